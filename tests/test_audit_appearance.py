@@ -1,4 +1,4 @@
-"""Brightness, contrast, sharpness and hidden compression have findings of their own, apart from the border."""
+"""Brightness, contrast, sharpness and compression apart from the border; columns that are no label in other words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from casewise.audit import regions
+from casewise.audit.columns import repeats
 from casewise.audit.regions import blockiness, in_files, standardised, without
 from tests.test_audit_shortcuts import corner, look, make
 
@@ -91,3 +93,54 @@ def test_what_covariates_explain_is_gone_and_the_rest_stays():
     assert np.corrcoef(rest[:, 1], own[:, 0])[0, 1] > 0.98
     pictures = random.integers(60, 160, (2, 20, 20)).astype(np.uint8)
     assert np.abs(standardised(pictures).astype(int) - standardised(pictures + 40)).max() <= 1
+
+
+GRADES = np.repeat([0.0, 1.0], 12)
+
+
+@pytest.mark.parametrize(("column", "level"), [("source", "error"), ("label_source", "warning"), ("ward", "warning")])
+def test_a_source_that_goes_with_the_label_one_to_one_stays_a_shortcut(tmp_path: Path, column: str, level: str) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        row[column] = 1 + (row["label"] == "ill")
+
+    found = {finding.id: finding for finding in look(make(tmp_path, change=change)).findings}
+    assert found[f"shortcut-{column}"].level == level
+    assert found[f"shortcut-{column}"].figures["value"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("taken_from", ("covid-dataset", "no finding archive")),
+        ("covid_site", ("1", "0")),
+        ("folder", ("covid", "no finding")),
+    ],
+)
+def test_a_collection_called_after_its_class_is_not_the_label_in_other_words(
+    name: str, values: tuple[str, str]
+) -> None:
+    cells = [values[0]] * 12 + [values[1]] * 12
+    assert not repeats(name, cells, GRADES, ["covid", "no_finding"])
+
+
+def test_a_border_without_its_appearance_states_the_border_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
+        if row["label"] == "ill":
+            pixels += 45
+            stripe = random.normal(15, 20)
+            pixels[:, :6] += stripe
+            pixels[:, -6:] -= stripe
+
+    # only the brightness and contrast of the picture are made equal, so that something remains
+    monkeypatch.setattr(regions, "without", lambda features, covariates: features)
+    found = look(make(tmp_path, change=change))
+    finding = next(finding for finding in found.findings if finding.id == "shortcut-border")
+    as_it_is = finding.figures["as_it_is"]
+    assert as_it_is["value"] > finding.figures["value"]
+    assert f"{as_it_is['value']:.2f}" in finding.sentence
+    assert "brightness" in finding.sentence
+    values = {test["evidence"]: test["value"] for test in found.tested if test["evidence"].startswith("border")}
+    assert values[finding.figures["evidence"]] == finding.figures["value"]
+    assert values[as_it_is["evidence"]] == as_it_is["value"]

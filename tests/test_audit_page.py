@@ -25,6 +25,7 @@ from casewise.report import audit_page
 from casewise.report.audit_page import difference, write_audit_page
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
+from casewise.study.schema import Study
 
 
 def film(number: int) -> np.ndarray:
@@ -45,8 +46,11 @@ def audited(folder: Path, pairs: int) -> tuple[Audit, pd.DataFrame, Any]:
     images = pd.DataFrame({"path": list(map(str, paths)), "subject": [f"s<{n}" for n in range(2 * pairs)]})
     twins = find_twins(store, images)
     assert len(twins) == pairs
+    study = Study.model_validate(
+        {"name": "t", "cohort": "t.csv", "backbones": ["resnet18"], "targets": {"score": {"range": (0, 4)}}}
+    )
     sides = {subject: n % 2 for n, subject in enumerate(images["subject"])}
-    return Audit(twin_findings(twins, images, [], sides)), images, store
+    return Audit(twin_findings(twins, images.assign(score=1.0), study, sides)), images, store
 
 
 def test_every_pair_stands_once_with_its_difference_and_nothing_is_loaded(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from casewise.audit import twins as twins_module
 from casewise.audit.hashes import NEGATIVE, Candidates, Hashes, close_pairs, flip, grey, hash_signs
-from casewise.audit.twin_findings import ImageNaming, twin_findings
+from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
 from casewise.audit.verify import (
     LARGE,
@@ -31,6 +32,7 @@ from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
 from casewise.plugins.phantoms.chest import make_chest, plant_twins
+from casewise.study.schema import Study
 
 SIZE = 128
 STRAIGHT_ON = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
@@ -126,7 +128,7 @@ def test_orientations_and_negatives_have_the_same_hash():
     for number in range(2 * NEGATIVE):
         both = np.concatenate([squares, flip(squares, number)])
         found = close_pairs(
-            Hashes(hash_signs(both), far, np.zeros(16, bool), hash_signs(both.swapaxes(1, 2))), np.arange(16), limit=0
+            Hashes(hash_signs(both), far, np.zeros(16, bool), hash_signs(both.swapaxes(1, 2))), np.arange(16)
         )
         exact = [pair for pair in zip(found.i, found.j, found.flip, strict=True) if {*pair[:2]} == {0, 8}]
         assert len(exact) == 1
@@ -145,11 +147,11 @@ def test_black_around_a_picture_goes_and_black_in_it_stays():
 @pytest.mark.parametrize("fit_as", ["pad", "stretch"])
 def test_altered_copies_are_found_and_different_films_are_not(fit_as: Fit):
     random = np.random.default_rng(5)
-    pictures = [film(number, 200, 150 + number % 3 * 30) for number in range(70)]
+    pictures = [film(number, 200, 150 + number % 3 * 30) for number in range(42)]
     kinds = [""] * len(pictures)
     sources = list(range(len(pictures)))
     for place, (kind, alter) in enumerate(ALTERED.items()):
-        for source in range(place * 8, place * 8 + 8):
+        for source in range(place * 5, place * 5 + 5):
             pictures.append(np.ascontiguousarray(alter(pictures[source], random)))
             kinds.append(kind)
             sources.append(source)
@@ -159,7 +161,7 @@ def test_altered_copies_are_found_and_different_films_are_not(fit_as: Fit):
     for kind in ALTERED:
         rows = [row for row in range(len(pictures)) if kinds[row] == kind]
         hits = [found[sources[row], row] for row in rows if (sources[row], row) in found]
-        assert len(hits) >= 0.95 * len(rows), kind
+        assert len(hits) == len(rows), kind
         mirrored = {"left-right": "left-right", "up-down": "up-down", "all": "left-right"}.get(kind, "none")
         assert {hit.flip for hit in hits} == {mirrored}
         assert {hit.kind for hit in hits} == {"near"}
@@ -171,12 +173,6 @@ def test_the_same_file_and_the_same_pixels_are_told_apart():
     assert [(twin.i, twin.j, twin.kind) for twin in found] == [(0, 2, "bytes"), (1, 3, "pixels")]
 
 
-def test_colour_and_grey_show_the_same():
-    pictures = [np.repeat(film(number)[..., None], 3, axis=2) for number in (0, 1, 0)]
-    pictures[2] = np.clip(pictures[2] * np.array([1.1, 1.0, 0.8]), 0, 255).astype(np.uint8)
-    assert [(twin.i, twin.j, twin.kind) for twin in find_twins(store_of(pictures), strangers(3))] == [(0, 2, "near")]
-
-
 def test_empty_images_are_no_twins():
     empty = [np.zeros((50, 50), np.uint8), np.zeros((50, 50), np.uint8), np.full((50, 50), 9, np.uint8)]
     assert find_twins(store_of([*empty, film(0)]), strangers(4)) == []
@@ -185,13 +181,6 @@ def test_empty_images_are_no_twins():
 def test_of_many_identical_images_each_is_paired_with_the_first():
     found = find_twins(store_of([film(0)] * 40), strangers(40))
     assert [(twin.i, twin.j) for twin in found] == [(0, row) for row in range(1, 40)]
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_cohort_may_be_as_small_as_it_likes(number: int):
-    store = store_of([film(0)])
-    few = TileStore(store.tiles[:number], store.index[:number], "", store.preparation, Path())
-    assert find_twins(few, strangers(number)) == []
 
 
 def test_tiles_of_other_images_are_refused():
@@ -296,9 +285,8 @@ def test_files_are_looked_at_and_tiles_only_where_they_are_gone(tmp_path: Path):
     assert (gone.blurred, gone.pixels) == (True, LARGE)
 
 
-@pytest.mark.parametrize("size", [32, 128])
-def test_subjects_photographed_in_one_pose_are_no_twins(phantom: Path, tmp_path: Path, size: int):
-    store, images = phantom_store(phantom, tmp_path / "tiles", size)
+def test_subjects_photographed_in_one_pose_are_no_twins(phantom: Path, tmp_path: Path):
+    store, images = phantom_store(phantom, tmp_path / "tiles", 32)
     assert find_twins(store, images) == []
 
 
@@ -313,8 +301,8 @@ def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_pa
     if kind == "psoriasis":
         cohort = Path(shutil.copytree(phantom.parent, tmp_path / "cohort")) / phantom.name
     else:
-        cohort = make_chest(tmp_path / "cohort", subjects=40, size=(200, 200), seed=5)
-    store, images = phantom_store(plant_twins(cohort, each=10), tmp_path / "tiles", 64)
+        cohort = make_chest(tmp_path / "cohort", subjects=24, size=(200, 200), seed=5)
+    store, images = phantom_store(plant_twins(cohort, each=5), tmp_path / "tiles", 64)
     row = {path: number for number, path in enumerate(images["path"])}
     planted = images[images["twin_of"] != ""]
     source = {
@@ -326,8 +314,8 @@ def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_pa
     for name, copies in planted.groupby("twin_kind"):
         hits = [(source[row[path]], row[path]) in found for path in copies["path"]]
         # small pictures of smooth skin have too few local features
-        few = {"exact": 10} | (dict.fromkeys(("off-centre", "tilted", "zoomed"), 1) if kind == "psoriasis" else {})
-        assert sum(hits) >= few.get(name, 9), name
+        few = {"exact": 5} | (dict.fromkeys(("off-centre", "tilted", "zoomed"), 1) if kind == "psoriasis" else {})
+        assert sum(hits) >= few.get(name, 4), name
 
 
 def tilted(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -348,15 +336,15 @@ CHANGED: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 
 def test_turned_cropped_framed_and_negative_copies_are_found_and_the_map_leads_to_them(tmp_path: Path):
     random = np.random.default_rng(3)
-    pictures = [film(number, 200, 160) for number in range(48)]
-    kinds = [kind for kind in CHANGED for _ in range(8)]
+    pictures = [film(number, 200, 160) for number in range(24)]
+    kinds = [kind for kind in CHANGED for _ in range(4)]
     pictures += [np.ascontiguousarray(CHANGED[kind](pictures[n], random)) for n, kind in enumerate(kinds)]
     store, images = written(pictures, tmp_path)
     found = {(twin.i, twin.j): twin for twin in find_twins(store, images)}
-    assert all(j == i + 48 for i, j in found)
+    assert all(j == i + 24 for i, j in found)
     for kind in CHANGED:
-        hits = [found[n, n + 48] for n in range(48) if kinds[n] == kind and (n, n + 48) in found]
-        assert len(hits) >= 7, kind
+        hits = [found[n, n + 24] for n in range(24) if kinds[n] == kind and (n, n + 24) in found]
+        assert len(hits) >= 3, kind
         assert {hit.negative for hit in hits} == {kind == "negative"}
         assert {7 < abs(hit.angle) < 13 for hit in hits if hit.flip == "none"} <= {kind == "tilted"}
     for (i, j), twin in found.items():
@@ -373,6 +361,10 @@ def test_neighbouring_fields_of_one_slide_are_no_twins(tmp_path: Path):
     assert find_twins(store, images.assign(subject="one")) == []
 
 
+def study_of(**values: Any) -> Study:
+    return Study.model_validate({"name": "t", "cohort": "/data/films/t.csv", "backbones": ["resnet18"], **values})
+
+
 def test_findings_say_where_twins_do_harm():
     twins = [
         Twin(0, 1, "near", 5, 0.9, "left-right"),
@@ -380,15 +372,11 @@ def test_findings_say_where_twins_do_harm():
         Twin(3, 4, "pixels"),
         Twin(5, 6, "near", blurred=True),
     ]
-    images = table(["a", "b", "c", "c", "d", "e", "f"], label=["x", "y", "x", "x", "x", "", "y"])
-    found = {
-        finding.id: finding for finding in twin_findings(twins, images, ["label"], {"a": 0, "b": 1, "c": 0, "d": 0})
-    }
+    images = table(["a", "b", "c", "c", "d", "e", "f"], label=[1.0, 0.0, 1.0, 1.0, 1.0, float("nan"), 0.0])
+    study = study_of(targets={"label": {"classes": ["x", "y"]}})
+    found = {f.id: f for f in twin_findings(twins, images, study, {"a": 0, "b": 1, "c": 0, "d": 0})}
     assert list(found) == [
-        "twins-across-subjects",
-        "twins-across-splits",
-        "twins-across-labels",
-        "twins-within-subject",
+        f"twins-{where}" for where in ("across-subjects", "across-splits", "across-labels", "within-subject")
     ]
     across = found["twins-across-subjects"]
     assert across.level == "error"
@@ -402,28 +390,25 @@ def test_findings_say_where_twins_do_harm():
     assert (split.level, split.pairs) == ("error", [("/x/0.png", "/x/1.png")])
     labels = found["twins-across-labels"]
     assert (labels.level, labels.pairs) == ("warning", [("/x/0.png", "/x/1.png")])
-    assert "0.png (a, x) and 1.png (b, y)" in labels.sentence
+    assert "0.png (a, y) and 1.png (b, x)" in labels.sentence
     within = found["twins-within-subject"]
     assert (within.level, within.pairs) == ("note", [("/x/2.png", "/x/3.png")])
     assert (within.figures["pairs"], within.figures["bytes"]) == (1, 1)
 
 
-def test_identical_images_with_two_labels_are_an_error():
-    twins = [Twin(0, 1, "near"), Twin(1, 2, "pixels")]
-    images = table(["a", "a", "a"], score=[1.0, 2.0, 3.5], label=["x", None, "x"])
-    found = [finding for finding in twin_findings(twins, images, ["score", "label"]) if "labels" in finding.id]
-    assert [(finding.id, finding.level) for finding in found] == [("twins-across-labels", "error")]
-    assert "1.png (a, 2) and 2.png (a, 3.5)" in found[0].sentence
-    assert "score" in found[0].remedy
+def test_identical_images_with_two_labels_are_an_error_and_remedies_write_paths_as_the_table():
+    images = table(["a", "b", "b"], score=[1.0, 2.0, 3.5])
+    images["path"] = [f"/data/films/{name}" for name in ("one.png", "deep/two.png", "three 3.png")]
+    study = study_of(targets={"score": {"range": (0, 4)}}, columns={"path": "file"})
+    found = {f.id: f for f in twin_findings([Twin(0, 1, "bytes"), Twin(1, 2, "near")], images, study)}
+    assert found["twins-across-labels"].level == "error"
+    assert "one.png (a, 1) and two.png (b, 2)" in found["twins-across-labels"].sentence
+    assert "`where_not: {file: [deep/two.png]}`" in found["twins-across-subjects"].remedy
+    assert '`where_not: {file: [one.png, deep/two.png, "three 3.png"]}`' in found["twins-across-labels"].remedy
+    assert '`where_not: {file: ["three 3.png"]}`' in found["twins-within-subject"].remedy
 
 
-def test_classes_are_told_by_name_not_by_number():
-    images = table(["P1", "P2"], disease=[1.0, 0.0])
-    found = twin_findings([Twin(0, 1, "bytes")], images, ["disease"], classes={"disease": ["normal", "ssc"]})
-    told = {finding.id: finding.sentence for finding in found}["twins-across-labels"]
-    assert "0.png (P1, ssc) and 1.png (P2, normal)" in told
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(("pack", "known"), [("covid-cxr", 11), ("severity-idrid", 6)])
 def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path: Path, pack: str, known: int):
     folder = shared / "data" / pack
@@ -441,14 +426,3 @@ def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path:
     assert pairs <= found
     # What else is found was looked at: films published twice, and one eye photographed twice.
     assert len(found) <= known + 6
-
-
-def test_the_remedy_names_paths_as_the_table_writes_them():
-    images = table(["a", "b", "b"], label=["x", "y", "y"])
-    images["path"] = [f"/data/films/{name}" for name in ("one.png", "deep/two.png", "three 3.png")]
-    twins = [Twin(0, 1, "bytes"), Twin(1, 2, "bytes")]
-    naming = ImageNaming(images, "file", Path("/data/films"))
-    found = {f.id: f.remedy for f in twin_findings(twins, images, ["label"], naming=naming)}
-    assert "`where_not: {file: [deep/two.png]}`" in found["twins-across-subjects"]
-    assert "`where_not: {file: [one.png, deep/two.png]}`" in found["twins-across-labels"]
-    assert '`where_not: {file: ["three 3.png"]}`' in found["twins-within-subject"]

@@ -148,7 +148,7 @@ def test_the_audit_tells_of_a_given_split_that_a_run_refuses(tmp_path: Path) -> 
     names = list(dict.fromkeys(rows["subject"]))[1:3]
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert f"puts 2 subjects on several sides: {names[0]} (test: " in " ".join(done.stderr.split())
+    assert f"puts 2 subjects on several sides: {names[0]}, " in " ".join(done.stderr.split())
     assert "error      subjects-across-splits" in done.stdout
     assert "error      twins-across-splits" in done.stdout
     found = {f["id"]: f for f in json.loads((tmp_path / "run" / "audit.json").read_text())["findings"]}

@@ -17,7 +17,7 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, SplitError
 from casewise.pipeline.read import number_lines
 from casewise.splits.assignment import needs_of_folds
-from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, file_series, series_of
+from casewise.splits.file_numbers import MOST_OF_PERSON, assign_runs, file_runs, series_of
 from casewise.splits.grouped import split
 from casewise.study.schema import Study
 
@@ -86,16 +86,6 @@ def test_folders_of_the_same_numbers_are_cut_at_the_same_numbers(tmp_path: Path)
     assert borders(of_folders[0]) == 4
 
 
-def test_folders_of_other_numbers_are_cut_by_themselves(tmp_path: Path) -> None:
-    names = [f"{'ab'[n // 50]}/{n}.png" for n in range(100)]
-    cohort, study = cohort_of(tmp_path, names, ["a"] * 50 + ["b"] * 50)
-    splits = split(cohort, study)
-    for first in (0, 50):
-        sides = [splits.side[f"x{n}"] for n in range(first, first + 50)]
-        assert sorted(np.bincount(sides).tolist()) == [10] * 5
-        assert borders(sides) == 4
-
-
 PAIRS = [
     ("{0:03}_left", "{0:03}_right"),
     ("left/{0}", "right/{0}"),
@@ -136,24 +126,6 @@ def test_persons_with_many_numbered_files_are_on_one_side(name: str) -> None:
     assert np.bincount(side[:, 0]).tolist() == [4] * 5
 
 
-def test_a_small_series_is_with_the_numbers_of_a_large_one() -> None:
-    paths = [f"left/{n}.png" for n in range(200)] + [f"right/{n}.png" for n in range(40)]
-    side = sides_of(paths, ["a"] * 200 + ["b"] * 40)
-    assert (side[:40] == side[200:]).all()
-    assert borders(side[:200].tolist()) < 60
-
-
-def test_folders_of_classes_are_divided() -> None:
-    paths = [f"{label}{label}/{n}.png" for label in LABELS for n in range(2)] + [f"a/{n}.png" for n in range(30)]
-    paths += [f"{folder}/{n}.png" for folder in "bcdefgh" for n in range(6)]
-    classes = np.array([Path(path).parent.name for path in paths])
-    records = classes[:, None] == np.unique(classes)
-    needs = needs_of_folds(records, 2)
-    side, how = assign_runs(paths, records.astype(float), [0.5, 0.5], needs, restarts=20, seed=0)
-    assert how["shortfall"] == 0
-    assert all(set(side[classes == name].tolist()) == {0, 1} for name in np.unique(classes))
-
-
 def test_a_test_set_is_of_neighbours_too(tmp_path: Path) -> None:
     cohort, study = cohort_of(tmp_path, [f"{n}.png" for n in range(100)], streaks(100, 2), split={"test": 0.1})
     splits = split(cohort, study)
@@ -165,7 +137,8 @@ def test_a_test_set_is_of_neighbours_too(tmp_path: Path) -> None:
 def test_a_given_test_set_leaves_the_others_to_runs(tmp_path: Path) -> None:
     names, labels = [f"{n}.png" for n in range(100)], streaks(100, 4)
     cohort, study = cohort_of(tmp_path, names, labels, split={"column": "official"})
-    sides = [side for n in range(100) if (side := split(cohort, study).side[f"x{n}"]) >= 0]
+    splits = split(cohort, study)
+    sides = [side for n in range(100) if (side := splits.side[f"x{n}"]) >= 0]
     assert (len(sides), borders(sides)) == (95, 4)
     cohort, study = cohort_of(tmp_path, names, labels, split={"column": "fold"})
     with pytest.raises(SplitError):
@@ -173,52 +146,6 @@ def test_a_given_test_set_leaves_the_others_to_runs(tmp_path: Path) -> None:
 
 
 # Class folders with one or two long series of numbers, names of few files, and some without a number.
-SERIES = {
-    "a": {"{:04}": range(616, 761), "bcc-{}": range(100, 108), "bcc{}": range(1, 4)},
-    "b": {"{}": [*range(232, 352, 3), *range(3721, 3857)], "nose{}": range(1, 6), "sk{}": (2, 6)},
-}
-
-
-def names_of_classes() -> list[str]:
-    numbered = [f"{label}/{name.format(n)}.jpg" for label in LABELS for name, ns in SERIES[label].items() for n in ns]
-    single = [f"{label}/{letter * 3}-{label}{end}.jpg" for label in LABELS for letter in "hijklmnop" for end in ("", 1)]
-    return numbered + single
-
-
-def pairs_apart(names: Sequence[str], side: np.ndarray) -> int:
-    """Neighbouring numbers of a series on two sides."""
-    side_of = dict(zip(names, side.tolist(), strict=True))
-    pairs = [
-        (f"{label}/{name.format(n)}.jpg", f"{label}/{name.format(n + 1)}.jpg")
-        for label in LABELS
-        for name, numbers in SERIES[label].items()
-        for n in numbers
-        if n + 1 in numbers
-    ]
-    return sum(side_of[first] != side_of[second] for first, second in pairs)
-
-
-@pytest.mark.parametrize("test", [0, 0.2])
-def test_a_long_series_beside_many_short_ones_is_divided(tmp_path: Path, test: float) -> None:
-    names = names_of_classes()
-    cohort, study = cohort_of(tmp_path, names, [name[0] for name in names], split={"test": test, "restarts": 1000})
-    splits = split(cohort, study)
-    side = np.array([splits.side[f"x{row}"] for row in range(len(names))])
-    sides = 5 if test == 0 else 6
-    for label in LABELS:
-        of_class = np.bincount(side[[name[0] == label for name in names]] + int(test > 0), minlength=sides)
-        assert of_class.min() > 0.5 * of_class.mean()
-        assert of_class.max() < 1.6 * of_class.mean()
-    assert pairs_apart(names, side) <= 4 * 2 * (1 if test == 0 else 2)
-    assert splits.record["assignment"]["folds"]["longest_run"] <= 1.5 * 176 / 5
-
-
-def test_a_series_of_few_files_stays_whole() -> None:
-    paths = [f"{'ab'[n % 2]}{n % 26}{chr(97 + n)}/{i}.jpg" for n in range(20) for i in range(20)]
-    labels = np.repeat(["b", *"a" * 19], 20)
-    holders = np.array([[label == known for known in LABELS] for label in labels])
-    run, _ = file_runs(paths, holders, 5)
-    assert (run.reshape(20, 20) == run.reshape(20, 20)[:, :1]).all()
 
 
 def test_cuts_are_at_gaps_in_the_numbers() -> None:
@@ -258,16 +185,6 @@ def test_runs_are_contiguous_limited_and_independent_of_the_order(
     assert (file_runs([paths[row] for row in order], holders[order], sides, factor)[0] == run[order]).all()
 
 
-@pytest.mark.parametrize("unnumbered", [1, 8])
-def test_files_without_a_number_are_of_their_own(tmp_path: Path, unnumbered: int) -> None:
-    names = [*(f"{chr(97 + n)}.png" for n in range(unnumbered)), *(f"{n}.png" for n in range(60))]
-    cohort, study = cohort_of(tmp_path, names, streaks(len(names), 3))
-    splits = split(cohort, study)
-    assert sorted(set(splits.side.values())) == list(range(5))
-    _, units = file_runs(names, np.zeros((len(names), 0), bool), 5, factor=8)
-    assert units == len(names)
-
-
 OF_WORDS = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}.png" for n in range(40)]
 OF_RANDOM_SIGNS = [f"{chr(97 + n)}{n}{chr(122 - n)}.png" for n in range(20)]
 
@@ -287,20 +204,6 @@ def test_known_subjects_and_left_out_sources_are_refused() -> None:
             Study(**stated, **more)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(8, 60), st.integers(2, 4), st.integers(0, 9))
-def test_every_side_has_files_and_every_file_a_side(count: int, folds: int, seed: int) -> None:
-    labels = np.random.default_rng(seed).integers(0, 2, count)
-    records = np.eye(2)[labels]
-    needs = needs_of_folds(records.astype(bool), folds)
-    paths = [f"f/{n}.png" for n in range(count)]
-    side, how = assign_runs(paths, records, [1 / folds] * folds, needs, restarts=5, seed=seed)
-    assert set(side.tolist()) == set(range(folds))
-    assert borders(side.tolist()) < how["runs"]
-    (rows,) = file_series(paths)
-    assert rows.tolist() == list(range(count))
-
-
 def test_streaks_are_reported_where_folds_are_random(tmp_path: Path) -> None:
     names = [f"IDRiD_{n:03}.jpg" for n in range(120)]
     cohort, study = cohort_of(tmp_path, names, streaks(120, 5), split={"by": "subject"})
@@ -314,12 +217,6 @@ def test_streaks_are_reported_where_folds_are_random(tmp_path: Path) -> None:
     by_number = study.model_copy(update={"split": study.split.model_copy(update={"by": "number"})})
     assert streak_findings(by_number, cohort) == []
     assert streak_findings(study.model_copy(update={"subjects_known": True}), cohort) == []
-
-
-def test_labels_without_an_order_are_not_reported(tmp_path: Path) -> None:
-    labels = [LABELS[label] for label in np.random.default_rng(3).integers(0, 2, 120)]
-    cohort, study = cohort_of(tmp_path, [f"{n}.jpg" for n in range(120)], labels, split={"by": "subject"})
-    assert streak_findings(study, cohort) == []
 
 
 def test_folders_of_classes_are_no_streaks(tmp_path: Path) -> None:

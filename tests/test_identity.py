@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -18,20 +17,17 @@ from casewise.cohort.cohort import read_cohort
 from casewise.cohort.identity import (
     REFUSE,
     groups_of_one,
-    marks_of_same,
-    own_marks,
     pseudonym,
     same_people,
     same_subjects,
 )
 from casewise.cohort.table import Problems
 from casewise.console import Silent
-from casewise.errors import CohortError, SplitError, StudyError
-from casewise.pipeline.external import _check_pretraining_subjects
+from casewise.errors import CohortError, SplitError
 from casewise.pipeline.read import read
 from casewise.run_folder import JobFolder
 from casewise.study.loading import read_study
-from casewise.study.schema import Pretraining, Study
+from casewise.study.schema import Study
 from tests.chest_study import THREE, chest_study
 from tests.conftest import absolute
 
@@ -104,15 +100,16 @@ def random_names(draw: random.Random) -> tuple[list[str], dict[str, Callable[[st
 
 def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
     seen: set[str] = set()
-    for seed in range(1000):
+    for seed in range(300):
         draw = random.Random(seed)
         names, spellings = random_names(draw)
         problems = Problems()
         check_alike(pd.Series(names), "subject", problems, people="refuse_similar")
         assert not problems.by_kind, (names, problems.by_kind)
-        name, kind = draw.choice(names), draw.choice(list(spellings))
+        kind = list(spellings)[seed % len(spellings)]
+        name = next((name for name in names if spellings[kind](name) != name), "")
         other = spellings[kind](name)
-        if other == name:
+        if not name:
             continue
         seen.add(kind)
         check_alike(pd.Series([*names, other]), "subject", problems, people="refuse_similar")
@@ -121,7 +118,6 @@ def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
         assert repr(other) in message, kind
         assert same_people([other], names) == {other: name}, kind
     assert seen == NAMES.keys() | NUMBERS.keys()
-    assert len(seen) >= 40
 
 
 @pytest.mark.parametrize(
@@ -194,12 +190,6 @@ def test_a_pair_of_a_larger_group_says_nothing_of_the_others() -> None:
     assert same_people(["01"], ["1", "001"], [["1", "01"]]) == {"01": "001"}
 
 
-@pytest.mark.parametrize("wrong", [[["1"]], [[1.0, "1"]], [["a", "a"]], ["a"]])
-def test_names_are_listed_in_groups_of_different_ones(tiny: Path, wrong: list[Any]) -> None:
-    with pytest.raises(StudyError, match="subject_names"):
-        read_study(tiny, subject_names=wrong)
-
-
 def test_a_bundle_of_people_with_the_same_names_is_declared(tiny: Path, tmp_path: Path) -> None:
     bundle = JobFolder(tmp_path / "bundle")
     facts = {"format": 1, "backbone": "x", "weights": "random", "weights_sha256": "", "network": {}}
@@ -242,16 +232,6 @@ def test_an_external_subject_may_not_be_one_of_pretraining(chests: Path, tmp_pat
         read(chest_study(chests, pretrain=pretrain, external=external), None, Silent())
     external["pretraining_subjects"] = "distinct"
     assert len(read(chest_study(chests, pretrain=pretrain, external=external), None, Silent()).cases)
-
-
-@pytest.mark.parametrize(("names", "said"), [(["1", "2"], "1 .there 001"), (["x", "y"], "none of its names")])
-def test_subjects_to_pretrain_on_are_the_same_or_refused(tmp_path: Path, names: list[str], said: str) -> None:
-    settings = Pretraining.model_validate(
-        {"cohort": tmp_path, "subjects": "shared", "targets": {"redness": {"range": (0, 4)}}}
-    )
-    cohort: Any = SimpleNamespace(images=pd.DataFrame({"subject": names}))
-    with pytest.raises(SplitError, match=said):
-        _check_pretraining_subjects(settings, cohort, {"001", "002"}, "refuse_similar")
 
 
 @pytest.mark.parametrize(
@@ -299,12 +279,6 @@ def test_hashed_names_match_as_plain_ones(declared: object) -> None:
     for name, other in product(MARKED, MARKED):
         plain = bool(same_people([name], [other], declared))  # type: ignore[arg-type]
         assert bool(same_subjects([name], [pseudonym(other, "salt")], declared)) == plain, (name, other)  # type: ignore[arg-type]
-
-
-def test_marks_agree_with_the_comparison_of_names() -> None:
-    for name, other in product(MARKED, MARKED):
-        plain = bool(same_people([name], [other]))
-        assert bool(set(marks_of_same(name)) & set(own_marks(other))) == plain, (name, other)
 
 
 def test_a_pseudonym_contains_no_name_and_depends_on_its_salt() -> None:

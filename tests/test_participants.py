@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,6 @@ import pytest
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.participants import Flow, cases_step, characteristics, described_columns
 from casewise.errors import CohortError
-from casewise.evaluation.results import Results, from_json
-from casewise.pipeline.evaluate import described_cohort
-from casewise.pipeline.external import read_external
-from casewise.report.sections.participants import characteristic_rows
-from casewise.run import Run, run
-from casewise.run_folder import RunFolder
 from tests.chest_study import chest_study
 
 
@@ -128,62 +121,3 @@ class TestColumnsOfSubgroups:
     def test_text_in_a_column_with_cut_points_is_refused(self, table: Path) -> None:
         with pytest.raises(CohortError, match=r"evaluation\.subgroups"):
             read_cohort(chest_study(table, **settings(subgroups=[{"sex": [1]}])))
-
-    def test_a_column_called_cohort_is_described_and_external_cases_without_predictions_are_not(
-        self, table: Path, tmp_path: Path
-    ) -> None:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False).assign(cohort=["A", "B"] * 12)
-        rows.to_csv(tmp_path / "cases.csv", index=False)
-        other = rows.assign(subject="X" + rows["subject"], cohort="C")
-        other[other["label"].isin(["covid", "no_finding"])].to_csv(tmp_path / "other.csv", index=False)
-        study = chest_study(
-            tmp_path / "cases.csv", **settings(subgroups=["cohort"]), external={"cohort": tmp_path / "other.csv"}
-        )
-        own, outside = read_cohort(study), read_external(study, read_cohort(study))[1]
-        folder = RunFolder(tmp_path / "run")
-        folder.path.mkdir()
-        kept = outside.images.iloc[:-1]
-        folder.external_cohort.write(kept.assign(case=f"{study.external_name}:" + kept["case"].astype(str)))
-        subjects = own.images["subject"].astype(str)
-        flow, sides, entries = described_cohort(study, own, {"subjects": dict.fromkeys(subjects, 1)}, folder)
-        assert flow.external is not None
-        assert flow.external.cohort["cases"] == len(outside.cases) - 1 == flow.external.steps[-1]["left"]["cases"]
-        entry = next(item for item in entries if item.name == "cohort")
-        by_code = {side.code: entry.sides[str(number)] for number, side in enumerate(sides)}
-        assert [level["name"] for level in entry.levels or []] == ["A", "B", "C"]
-        assert sum(by_code["all"].counts) == subjects.nunique()
-        assert by_code["external"].counts == [0, 0, len(outside.cases) - 1]
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, table: Path) -> Run:
-    study = chest_study(table, **settings(subgroups=["sex", {"age": [50]}]))
-    return run(study, tmp_path_factory.mktemp("participants") / "run")
-
-
-class TestRun:
-    def test_the_record_is_kept_with_the_metrics(self, finished_run: Run) -> None:
-        entry = json.loads((finished_run.folder / "metrics.json").read_text())
-        people = entry["participants"]
-        sides = {side["code"]: side for side in people["sides"]}
-        assert sides["all"]["subjects"] == sides["train"]["subjects"] + sides["test"]["subjects"]
-        evaluated = people["evaluated"]
-        assert evaluated["oof"]["subjects"] == sides["train"]["subjects"]
-        assert sum(n["cases"] - n["cases_with_reference"] for n in evaluated.values()) == 1
-        figures = people["precision"]["figures"]
-        for name, figure in figures.items():
-            main = entry["main"]["metrics"][name]
-            assert figure["half_width"] == pytest.approx((main["high"] - main["low"]) / 2, rel=1e-4)
-        groups = entry["subgroups"]["columns"][0]["groups"]
-        assert sum(g["n_subjects"] for g in groups) == people["precision"]["n_subjects"]
-
-    def test_a_side_without_values_has_no_mean(self, finished_run: Run) -> None:
-        metrics = json.loads(RunFolder(finished_run.folder).metrics.path.read_text())
-        for item in metrics["participants"]["characteristics"]:
-            for position in item["sides"]:
-                if item["kind"] == "numbers":
-                    item["sides"][position] = {"n": 0, "missing": 3}
-        entry = from_json(Results, metrics).participants
-        assert entry is not None
-        rows = characteristic_rows(finished_run.study, entry)
-        assert any(cell.text == "–" for row in rows for cell in row.cells)

@@ -66,7 +66,6 @@ DAYS = [["a.jpg", "Müller", datetime(2024, 1, 31), 1.5], ["b.jpg", "007", datet
         ("sep=;\r\n" + text(";", "\r\n", COMMAS)).encode("cp1252"),
         text("\t", "\r\n").encode("utf-16"),
         b"\xfe\xff" + text().encode("utf-16-be"),
-        text().encode("utf-32"),
         text().encode("cp1252"),
         workbook([HEADING, *DAYS]),
         workbook([HEADING, *ROWS]),
@@ -114,11 +113,6 @@ class TestText:
             cohort(tmp_path)
         assert len(str(caught.value)) <= MESSAGE
 
-    def test_decimal_commas_are_never_guessed_in_tables_with_commas(self, tmp_path: Path) -> None:
-        (tmp_path / "cohort.csv").write_text('path,subject,date,grade\na.jpg,A,,"1,5"\n')
-        with pytest.raises(CohortError, match=r"write 1\.5"):
-            cohort(tmp_path)
-
     @pytest.mark.parametrize(
         ("cells", "read"),
         [
@@ -153,24 +147,6 @@ class TestText:
 
 
 class TestWorkbooks:
-    def test_a_title_above_the_heading_is_skipped_and_noted(self, tmp_path: Path) -> None:
-        import openpyxl
-
-        book = openpyxl.Workbook()
-        for row in (["Skin study, May"], [], ["path", "subject"], ["a.png", "A"], ["b.png", "B"]):
-            book.active.append(row)
-        book.save(tmp_path / "t.xlsx")
-        table, notes = read_text_table(tmp_path / "t.xlsx", Problems())
-        assert table.to_dict("list") == {"path": ["a.png", "b.png"], "subject": ["A", "B"]}
-        assert table.index.tolist() == [4, 5], "rows are counted as the spreadsheet counts them"
-        assert len(notes) == 1
-        book = openpyxl.Workbook()
-        for row in (["path"], ["a.png"]):
-            book.active.append(row)
-        book.save(tmp_path / "t.xlsx")
-        table, notes = read_text_table(tmp_path / "t.xlsx", Problems())
-        assert (table.columns.tolist(), notes) == (["path"], [])
-
     def test_the_first_sheet_is_read_and_noted(self, tmp_path: Path) -> None:
         (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS], sheets=("Grades", "Notes")))
         read = cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
@@ -198,7 +174,7 @@ class TestWorkbooks:
     def test_a_workbook_that_would_fill_the_memory_is_refused(self, tmp_path: Path, monkeypatch: Any) -> None:
         monkeypatch.setattr("casewise.cohort.table_formats.LARGEST_UNPACKED", 1000)
         (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS]))
-        with pytest.raises(CohortError, match="at most 1,000"):
+        with pytest.raises(CohortError, match="1,000 bytes are read"):
             cohort(tmp_path, cohort=tmp_path / "cohort.xlsx")
 
     def test_other_archives_are_refused(self, tmp_path: Path) -> None:
@@ -233,39 +209,7 @@ class TestDates:
         assert "01/02/2024" not in read_dates(["01/02/2024", "13/02/2024", "02/13/2024"])
 
 
-class TestPathsOfOtherComputers:
-    def paths(self, folder: Path, cells: list[str], **values: Any) -> tuple[list[str], Problems, list[str]]:
-        problems, notes = Problems(), []
-        read, _ = check_files(
-            pd.Series(cells, index=range(2, 2 + len(cells))), study(folder, **values), problems, notes
-        )
-        return read.tolist(), problems, notes
-
-    def test_their_ends_are_looked_up_in_root(self, tmp_path: Path) -> None:
-        (tmp_path / "films" / "one").mkdir(parents=True)
-        (tmp_path / "films" / "one" / "a.jpg").write_bytes(b"a")
-        (tmp_path / "films" / "b.jpg").write_bytes(b"b")
-        cells = [r"C:\Users\x\films\one\a.jpg", "/Volumes/disk/films/b.jpg", r"\\server\share\b.jpg", r"one\a.jpg"]
-        paths, problems, notes = self.paths(tmp_path, cells, root=tmp_path / "films")
-        expected = ["one/a.jpg", "b.jpg", "b.jpg", "one/a.jpg"]
-        assert paths == [str(tmp_path / "films" / end) for end in expected]
-        assert not problems.by_kind
-        assert any(note.startswith("3 absolute paths") for note in notes)
-
-    def test_a_folder_that_is_not_here_is_not_replaced_by_another(self, tmp_path: Path) -> None:
-        for name in ("a/1.jpg", "1.jpg", "2.jpg"):
-            (tmp_path / "films" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "films" / name).write_bytes(name.encode())
-        cells = ["/data/a/1.jpg", "/data/b/1.jpg", "/data/2.jpg"]
-        _, problems, _ = self.paths(tmp_path, cells, root=tmp_path / "films")
-        assert [row for row, _ in problems.by_kind["path elsewhere"]] == [3]
-        assert set(problems.by_kind) == {"path elsewhere"}
-
-    def test_without_root_the_message_says_how_to_state_it(self, tmp_path: Path) -> None:
-        (tmp_path / "a.jpg").write_bytes(b"a")
-        _, problems, _ = self.paths(tmp_path, [r"C:\films\a.jpg"])
-        assert "`root: FOLDER`" in problems.by_kind["path missing"][0][1]
-
-    def test_an_end_that_is_nowhere_is_a_problem(self, tmp_path: Path) -> None:
-        _, problems, _ = self.paths(tmp_path, [r"C:\films\a.jpg"], root=tmp_path)
-        assert [row for row, _ in problems.by_kind["path missing"]] == [2]
+def test_a_path_of_another_computer_is_named_with_the_remedy(tmp_path: Path) -> None:
+    problems = Problems()
+    check_files(pd.Series([r"C:\films\a.jpg"], index=[2]), study(tmp_path), problems, [])
+    assert "`root: FOLDER`" in problems.by_kind["path missing"][0][1]

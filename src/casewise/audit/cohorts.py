@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit.metadata import file_features, file_rate
-from casewise.audit.probes import FEWEST_OF_CLASS, Floats, Labels, adjusted, probe
-
-if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
-    from casewise.modalities.store.store import TileStore
+from casewise.audit.probes import FEWEST_OF_CLASS, Floats, Labels, ProbeResult, adjusted, probe
+from casewise.cohort.cohort import Cohort
+from casewise.modalities.store.store import TileStore
 
 # Raise it whenever the comparison may give other figures for another reason than its constants and those of the probes.
 ALGORITHM = 1
@@ -37,40 +36,39 @@ def compare_cohorts(
         tests. `tests` is empty if a cohort has fewer than five subjects, or both have fewer than twenty together.
     """
     rows = [_one_of_each(cohort.images, seed) for cohort, _ in (own, external)]
+    counts = [len(numbers) for numbers in rows]
     subjects = [
         f"{number} {name}"
-        for number, ((cohort, _), numbers) in enumerate(zip((own, external), rows, strict=True))
-        for name in cohort.images["subject"].astype(str).iloc[numbers]
+        for number, (cohort, _) in enumerate((own, external))
+        for name in cohort.images["subject"].astype(str).iloc[rows[number]]
     ]
-    counts = [len(numbers) for numbers in rows]
-    result: dict[str, Any] = {"subjects": dict(zip(COHORTS, counts, strict=True)), "tests": {}}
-    cohort_numbers = np.repeat([0.0, 1.0], counts)
-    labels = Labels.of(cohort_numbers, subjects, COHORTS, permutations=permutations, seed=seed)
+    tests: dict[str, dict[str, float]] = {}
+    result = {"subjects": dict(zip(COHORTS, counts, strict=True)), "tests": tests}
+    labels = Labels.of(np.repeat([0.0, 1.0], counts), subjects, COHORTS, permutations=permutations, seed=seed)
     if labels is None or min(counts) < FEWEST_OF_CLASS:
         return result
     stores = [(store, numbers) for (_, store), numbers in zip((own, external), rows, strict=True)]
     # one image in memory at a time
-    pairs = [
-        (thumbnail(image), intensities(image))
-        for image in (_grey(store, int(row)) for store, numbers in stores for row in numbers)
-    ]
+    images = (
+        np.asarray(store.tiles[int(row)].mean(axis=0, dtype=np.float32)) for store, numbers in stores for row in numbers
+    )
+    thumbnails, values = zip(*((thumbnail(image), intensities(image)) for image in images), strict=True)
     index = pd.concat([store.index.iloc[numbers] for store, numbers in stores], ignore_index=True)
-    features = {
-        "thumbnail": np.stack([small for small, _ in pairs]),
-        "intensities": np.stack([values for _, values in pairs]),
-        "files": np.column_stack([file_features(index, subjects), file_rate(index)]),
-    }
-    probes = {name: probe(_varied(values), labels, seed=seed) for name, values in features.items()}
-    tested = {name: answer for name, answer in probes.items() if answer is not None}
+    files = np.column_stack([file_features(index, subjects), file_rate(index)])
+    tested: dict[str, ProbeResult] = {}
+    for name, features in (("thumbnail", np.stack(thumbnails)), ("intensities", np.stack(values)), ("files", files)):
+        # of columns in which fewer than five rows differ from the commonest value, nothing can be learned
+        commonest = np.array([np.unique(column, return_counts=True)[1].max() for column in features.T], int)
+        varying = features[:, len(features) - commonest >= FEWEST_OF_CLASS]
+        if (answer := probe(varying, labels, seed=seed)) is not None:
+            tested[name] = answer
     for (name, answer), p in zip(tested.items(), adjusted(list(tested.values())), strict=True):
-        result["tests"][name] = {"auroc": answer.value, "p": answer.p, "p_adjusted": p}
+        tests[name] = {"auroc": answer.value, "p": answer.p, "p_adjusted": p}
     return result
 
 
 def thumbnail(image: Floats) -> Floats:
     """(256,) the mean grey of 16 × 16 cells of an image (H, W)."""
-    import cv2
-
     method = cv2.INTER_AREA if min(image.shape) >= SIDE else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (SIDE, SIDE), interpolation=method), np.float32).ravel()
 
@@ -83,16 +81,6 @@ def intensities(image: Floats) -> Floats:
     """
     extremes = [(image < 1).mean(), (image > 254).mean()]
     return np.array([*np.quantile(image, QUANTILES), image.mean(), image.std(), *extremes])
-
-
-def _grey(store: TileStore, row: int) -> Floats:
-    return np.asarray(store.tiles[row].mean(axis=0, dtype=np.float32))
-
-
-def _varied(features: Floats) -> Floats:
-    """The columns in which at least five rows differ from the commonest value."""
-    counts = [np.unique(column, return_counts=True)[1].max() for column in features.T]
-    return features[:, len(features) - np.array(counts, int) >= FEWEST_OF_CLASS]
 
 
 def _one_of_each(images: pd.DataFrame, seed: int) -> NDArray[np.int64]:

@@ -7,20 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
+import pandas as pd
+
+from casewise.audit.metadata import audited_columns
 from casewise.audit.sentences import untested
 from casewise.cohort.checks import closest
 from casewise.console import readable
 from casewise.errors import AuditError, CohortError, RunError, counted, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.run_folder import JsonFile
-    from casewise.study.schema import Study
+from casewise.run_folder import JsonFile
+from casewise.study.schema import Study
 
 Level = Literal["note", "warning", "error"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 # The codes that a study can accept. A family takes any ending (a column, a probe): shortcut-source, shortcut-border.
 CODES = (
@@ -38,10 +38,8 @@ PAIRS_SHOWN = 5
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 _OUTSIDE = " from outside-anatomy"
 # Evidence besides the columns of the table, by the names in findings.
-PROBES = (
-    *("border", "thumbnail", "files", "file-size", "shape", "outside-anatomy"),
-    *("brightness", "contrast", "sharpness", "compression"),
-)
+APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
+PROBES = ("border", "thumbnail", "files", "file-size", "shape", "outside-anatomy", *APPEARANCE)
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,14 @@ class Finding:
 
     def __post_init__(self) -> None:
         """Check the level and the code, which only the program writes."""
-        if self.level not in get_args(Level):
-            raise ValueError(f"level must be one of {get_args(Level)}, got {self.level!r}")
-        if not is_code(self.id):
-            raise ValueError(f"{self.id!r} is not a code of casewise.audit.findings")
+        if self.level not in LEVELS or not is_code(self.id):
+            raise ValueError(f"no finding has the code {self.id!r} and the level {self.level!r}")
+
+    def shown_pairs(self) -> list[str]:
+        """A line for each of the first pairs, and one with the number of the others."""
+        lines = [f"  {first} = {second}" for first, second in self.pairs[:PAIRS_SHOWN]]
+        more = len(self.pairs) - PAIRS_SHOWN
+        return lines + ([f"  and {counted(more, 'more pair')}"] if more > 0 else [])
 
 
 def is_code(id: str) -> bool:
@@ -98,7 +100,7 @@ class Audit:
     def from_json(cls, record: Mapping[str, Any]) -> Audit:
         """The audit of the content of `audit.json`."""
         findings = [
-            Finding(**{**finding, "pairs": [(first, second) for first, second in finding["pairs"]]})
+            Finding(**finding | {"pairs": [(first, second) for first, second in finding["pairs"]]})
             for finding in record["findings"]
         ]
         return cls(findings, record["seconds"], record["facts"])
@@ -148,20 +150,26 @@ class Audit:
             already_shown: the findings were printed before, so the message only says how to accept them.
 
         Raises:
-            AuditError: an error is not accepted, an accepted code does not exist, or a reason is missing.
+            AuditError: an error is not accepted.
         """
-        check_accepted(accepted)
         stopping = [finding for finding in self.of("error") if finding.id not in accepted]
-        if stopping:
-            count = counted(len({finding.id for finding in stopping}), "error")
-            if already_shown:
-                reasons = ", ".join(dict.fromkeys(f'{finding.id}: "the reason"' for finding in stopping))
-                raise AuditError(
-                    f"The audit found {count} (see above), so a run would stop here. Errors that cannot be corrected "
-                    f"can be accepted in the study, each with a reason:\n    accept: {{{reasons}}}"
-                )
-            details = "\n\n".join(_details(finding) for finding in stopping)
-            raise AuditError(f"The audit found {count}, so nothing was trained.\n\n{details}")
+        if not stopping:
+            return
+        codes = dict.fromkeys(finding.id for finding in stopping)
+        if already_shown:
+            reasons = ", ".join(f'{code}: "the reason"' for code in codes)
+            raise AuditError(
+                f"The audit found {counted(len(codes), 'error')} (see above), so a run would stop here. Errors that "
+                f"cannot be corrected can be accepted in the study, each with a reason:\n    accept: {{{reasons}}}"
+            )
+        lines = []
+        for finding in stopping:
+            lines += ["", f"{finding.id}: {finding.sentence}", *finding.shown_pairs(), *filter(None, [finding.remedy])]
+            lines.append(
+                f'If it cannot be corrected, give the reason in the study:\n    accept: {{{finding.id}: "the reason"}}'
+            )
+        details = "\n".join(lines)
+        raise AuditError(f"The audit found {counted(len(codes), 'error')}, so nothing was trained.\n{details}")
 
     def accepted(self, accepted: Mapping[str, str]) -> dict[str, str]:
         """The reasons for accepted errors and warnings of this audit, by code."""
@@ -177,31 +185,31 @@ class Audit:
         ['The region outside the anatomy was not tested for label: too few images of each class have a mask.']
         """
         codes = {finding.id for finding in self.findings}
-        maskless = [item.removesuffix(_OUTSIDE) for item in self.facts.get("not_tested", []) if item.endswith(_OUTSIDE)]
-        _, rows = noun_of(self.facts)
-        masks = [
-            f"The region outside the anatomy was not tested for {name}: too few {rows} of each class have a mask."
-            for name in maskless
-        ]
         why = untested(self.facts) if self.of("error") or self.of("warning") else ""
-        reasons = [f"{why[0].upper()}{why[1:]}."] if why else []
-        unknown = [f"accept names {code}, which the audit did not find." for code in accepted if code not in codes]
-        return unknown + reasons + masks
+        rows = noun_of(self.facts)[1]
+        return [
+            *(f"accept names {code}, which the audit did not find." for code in accepted if code not in codes),
+            *([f"{why[0].upper()}{why[1:]}."] if why else []),
+            *(
+                f"The region outside the anatomy was not tested for {item.removesuffix(_OUTSIDE)}: too few {rows} of "
+                "each class have a mask."
+                for item in self.facts.get("not_tested", [])
+                if item.endswith(_OUTSIDE)
+            ),
+        ]
 
-    def as_json(self, accepted: Mapping[str, str]) -> dict[str, Any]:
+    def as_json(self, accepted: Mapping[str, str]) -> dict[str, object]:
         """The audit as plain values, worst findings first; NaN becomes null."""
-        worst_first = sorted(self.findings, key=lambda finding: -get_args(Level).index(finding.level))
-        plain: dict[str, Any] = _plain(
+        return _plain(
             {
                 "verdict": self.verdict,
-                "findings": [asdict(finding) for finding in worst_first],
+                "findings": [asdict(finding) for level in LEVELS[::-1] for finding in self.of(level)],
                 "accepted": self.accepted(accepted),
                 "notes": self.notes(accepted),
                 "facts": self.facts,
                 "seconds": self.seconds,
             }
         )
-        return plain
 
 
 def write_audit(file: JsonFile, audit: Audit, accepted: Mapping[str, str]) -> Path:
@@ -228,8 +236,6 @@ def check_settings(study: Study, images: pd.DataFrame) -> None:
         CohortError: `audit.columns` or `audit.mask` name a column that does not exist.
         AuditError: `accept` names no possible finding, or gives no reason.
     """
-    from casewise.audit.metadata import audited_columns
-
     audited_columns(study, images)
     mask, columns = study.audit.mask, [str(column) for column in images.columns]
     if mask and mask not in columns:
@@ -248,22 +254,17 @@ def possible_findings(study: Study, columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*CODES, *plain, *(f"{id}-{target}" for id in plain for target in study.outputs)]))
 
 
-def check_accepted(accepted: Mapping[str, str], possible: Sequence[str] | None = None) -> None:
-    """Check that the accepted codes exist (in `possible`, if the table was read) and have reasons.
+def check_accepted(accepted: Mapping[str, str], possible: Sequence[str]) -> None:
+    """Check that the accepted codes are `possible` and have reasons.
 
     Raises:
         AuditError: names the nearest code.
     """
     for code, reason in accepted.items():
-        if possible is not None and code not in possible:
-            hint = nearest(code, possible)
+        if code not in possible:
             codes = ", ".join(name for name in possible if not name.startswith("source-predictable-"))
-            raise AuditError(f"accept: this study cannot have a finding '{code}'.{hint or f' Possible are: {codes}.'}")
-        if not is_code(code):
-            endings = ", ".join(f"{family}…" for family in FAMILIES)
-            allowed = f"{', '.join(CODES)}, {endings}"
-            hint = nearest(code, [*CODES, *FAMILIES])
-            raise AuditError(f"accept: there is no finding '{code}'.{hint} Allowed are: {allowed}.")
+            hint = nearest(code, possible) or f" Possible are: {codes}."
+            raise AuditError(f"accept: this study cannot have a finding '{code}'.{hint}")
         if not str(reason or "").strip():
             raise AuditError(f"accept: {code} has no reason. Write why it is acceptable; the report prints the reason.")
 
@@ -279,18 +280,12 @@ def audit_text(audit: Audit, accepted: Mapping[str, str]) -> str:
     verdict    1 error: source alone predicts label.
     """
     lines: list[str] = []
-    for level in ("error", "warning", "note"):
-        for finding in audit.of(level):
-            reason = accepted.get(finding.id, "").strip()
-            lines += ["", f"{level:<10} {finding.id}{' (accepted)' if reason else ''}", *_wrapped(finding.sentence)]
-            for first, second in finding.pairs[:PAIRS_SHOWN]:
-                lines.append(f"{'':<10}   {first} = {second}")
-            if len(finding.pairs) > PAIRS_SHOWN:
-                lines.append(f"{'':<10}   and {counted(len(finding.pairs) - PAIRS_SHOWN, 'more pair')}")
-            if reason:
-                lines += _wrapped(f"Accepted: {reason}")
-            elif finding.remedy:
-                lines += _wrapped(finding.remedy)
+    for finding in (finding for level in LEVELS[::-1] for finding in audit.of(level)):
+        reason = accepted.get(finding.id, "").strip()
+        lines += ["", f"{finding.level:<10} {finding.id}{' (accepted)' if reason else ''}"]
+        remedy = f"Accepted: {reason}" if reason else finding.remedy
+        texts = [readable(text, None).split("\n") if text else [] for text in (finding.sentence, remedy)]
+        lines += [f"{'':<10} {line}" for line in (*texts[0], *finding.shown_pairs(), *texts[1])]
     return "\n".join([*lines, "", f"{'verdict':<10} {audit.verdict}"])
 
 
@@ -312,14 +307,10 @@ def with_noun(audit: Audit, singular: str, plural: str) -> Audit:
     >>> finding.sentence, finding.remedy
     ('All scans of images/a.png.', 'Leave `images` out.')
     """
-    findings = [
-        replace(
-            finding,
-            sentence=renamed(finding.sentence, singular, plural),
-            remedy=renamed(finding.remedy, singular, plural),
-        )
-        for finding in audit.findings
-    ]
+    findings = []
+    for finding in audit.findings:
+        sentence, remedy = (renamed(text, singular, plural) for text in (finding.sentence, finding.remedy))
+        findings.append(replace(finding, sentence=sentence, remedy=remedy))
     return replace(audit, findings=findings, facts={**audit.facts, "noun": [singular, plural]})
 
 
@@ -328,22 +319,6 @@ def renamed(text: str, singular: str, plural: str) -> str:
     pieces = text.split("`")
     pieces[::2] = [IMAGE.sub(lambda match: plural if match["plural"] else singular, piece) for piece in pieces[::2]]
     return "`".join(pieces)
-
-
-def _wrapped(text: str) -> list[str]:
-    return [f"{'':<10} {line}" for line in readable(text, None).split("\n")]
-
-
-def _details(finding: Finding) -> str:
-    """A finding with its first pairs, its remedy and the line that accepts it."""
-    lines = [f"{finding.id}: {finding.sentence}"]
-    lines += [f"  {first} = {second}" for first, second in finding.pairs[:PAIRS_SHOWN]]
-    if (more := len(finding.pairs) - PAIRS_SHOWN) > 0:
-        lines.append(f"  and {counted(more, 'more pair')}")
-    lines += [finding.remedy] * bool(finding.remedy)
-    lines.append("If it cannot be corrected, give the reason in the study:")
-    lines.append(f'    accept: {{{finding.id}: "the reason"}}')
-    return "\n".join(lines)
 
 
 def _plain(value: Any) -> Any:

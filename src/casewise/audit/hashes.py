@@ -9,18 +9,17 @@ signs. A crop changes every coefficient; each image is therefore also hashed wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from joblib import cpu_count
 from scipy.fft import dctn
 
-if TYPE_CHECKING:
-    from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store import TileStore
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -36,16 +35,11 @@ SIDE = 32
 LIMIT = 32
 # If all images look alike, the nearest suffice: each of 1,200 altered copies was among them.
 NEAREST = 30
-# The images that are compared at once: the counts of a block stay in a processor's second cache.
-ROWS, COLUMNS = 16, 4096
+# The images that are compared with all others at once.
+ROWS = 16
 
 _LOWEST = sorted((u + v, u, v) for u in range(16) for v in range(16))[1 : BITS + 1]
 _ROW, _COLUMN = (np.array([index[axis] for index in _LOWEST]) for axis in (1, 2))
-# The bits of coefficients of even and odd rows and columns: a (both even), b (odd row), c (odd column), d (both odd).
-_PARITY = [np.flatnonzero((row == _ROW % 2) & (column == _COLUMN % 2)) for column in (0, 1) for row in (0, 1)]
-_A, _B, _C, _D = map(len, _PARITY)
-# Twice the middle of a + b, c + d, a - b and c - d.
-_CENTRES = _A + _B, _C + _D, _A - _B, _C - _D
 
 
 @dataclass(frozen=True)
@@ -80,15 +74,13 @@ class Candidates:
 
     def of(self, numbers: np.ndarray) -> Candidates:
         """The pairs with these numbers."""
-        return Candidates(
-            self.i[numbers], self.j[numbers], self.distance[numbers], self.flip[numbers], self.inset[numbers]
-        )
+        return Candidates(*(getattr(self, values.name)[numbers] for values in fields(self)))
 
 
 def in_parallel(
-    function: Callable[[Item], Value], items: Iterable[Item], progress: Callable[[int], None] | None = None
+    function: Callable[[Item], Value], items: Sequence[Item], progress: Callable[[float], None] | None = None
 ) -> Iterator[Value]:
-    """The values of a function, computed by threads, in the order of the items; `progress` is called with their number.
+    """The values of a function, computed by threads, in the order of the items; `progress` is called with their share.
 
     >>> list(in_parallel(abs, [-2, 1]))
     [2, 1]
@@ -97,7 +89,7 @@ def in_parallel(
         for number, value in enumerate(pool.map(function, items), 1):
             yield value
             if progress:
-                progress(number)
+                progress(number / len(items))
 
 
 def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.ndarray:
@@ -115,8 +107,7 @@ def grey(store: TileStore, row: int, side: int, *, inset: float = 0.0) -> np.nda
     )
     # OpenCV's area filter repeats pixels when it enlarges
     method = cv2.INTER_AREA if min(plane.shape) >= side else cv2.INTER_LINEAR
-    square: np.ndarray = cv2.resize(plane.astype(np.float32), (side, side), interpolation=method)
-    return square
+    return cv2.resize(plane.astype(np.float32), (side, side), interpolation=method)
 
 
 def flip(square: np.ndarray, number: int) -> np.ndarray:
@@ -145,8 +136,8 @@ def hash_signs(squares: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.packbits(signs, axis=1)).view(np.uint64)
 
 
-def hash_store(store: TileStore, *, progress: Callable[[int], None] | None = None) -> Hashes:
-    """Hash every tile of a store; `progress` is called with the number of hashed tiles."""
+def hash_store(store: TileStore) -> Hashes:
+    """Hash every tile of a store."""
     whole, inset, transposed = np.zeros((3, len(store), 2), np.uint64)
     flat = np.zeros(len(store), bool)
     for start in range(0, len(store), 1000):
@@ -156,103 +147,53 @@ def hash_store(store: TileStore, *, progress: Callable[[int], None] | None = Non
         transposed[start : rows.stop] = hash_signs(squares.swapaxes(1, 2))
         inset[start : rows.stop] = hash_signs(np.stack([grey(store, row, SIDE, inset=INSET) for row in rows]))
         flat[start : rows.stop] = squares.std(axis=(1, 2)) < 1
-        if progress:
-            progress(rows.stop)
     return Hashes(whole, inset, flat, transposed)
 
 
 def close_pairs(
-    hashes: Hashes,
-    among: np.ndarray,
-    *,
-    limit: int = LIMIT,
-    nearest: int = NEAREST,
-    progress: Callable[[int], None] | None = None,
+    hashes: Hashes, among: np.ndarray, *, nearest: int = NEAREST, progress: Callable[[float], None] | None = None
 ) -> Candidates:
-    """Pairs of the images `among` (numbers) whose hashes, in any orientation or as negatives, differ in at most `limit`
-    of 128 bits.
+    """Pairs of the images `among` (numbers) whose hashes, in any orientation or as negatives, differ in at most
+    `LIMIT` of 128 bits.
 
     At most the `nearest` of each image are kept. Flat images have no hash and are left out. All images are compared
-    with all others, in blocks of which the counts fit into a processor's cache.
+    with all others.
     """
     among = among[~hashes.flat[among]]
     hashes = Hashes(*(bits[among] for bits in (hashes.whole, hashes.inset, hashes.flat, hashes.transposed)))
-    of_rows = _by_parity(hashes.whole), _by_parity(hashes.transposed)
-    of_columns = _by_parity(hashes.whole), _by_parity(hashes.inset)
-    starts = range(0, len(among), ROWS)
 
     def pairs_of(start: int) -> np.ndarray:
         rows = slice(start, min(start + ROWS, len(among)))
-        best = _smallest([[bits[rows] for bits in by_class] for by_class in of_rows], of_columns)
+        best = _smallest((hashes.whole[rows], hashes.transposed[rows]), (hashes.whole, hashes.inset))
         best[np.arange(len(best)), np.arange(rows.start, rows.stop)] = BITS
-        return _with_variants(_nearest(best, start, limit, nearest), hashes)
+        return _with_variants(_nearest(best, start, nearest), hashes)
 
-    report = progress or (lambda number: None)
-    blocks = in_parallel(pairs_of, starts, lambda number: report(min(number * ROWS, len(among))))
+    blocks = in_parallel(pairs_of, range(0, len(among), ROWS), progress)
     return _unique_pairs(np.concatenate([np.zeros((0, 4), np.int32), *blocks]), among)
 
 
 def _flip_masks() -> np.ndarray:
-    """The signs that each flip changes, (4, 1, 2) `uint64`."""
+    """The signs that each flip changes, (4, 2) `uint64`."""
     odd_column, odd_row = _COLUMN % 2 == 1, _ROW % 2 == 1
     signs = np.stack([odd_column & False, odd_column, odd_row, odd_column ^ odd_row])
-    return np.packbits(signs, axis=1).view(np.uint64)[:, None, :]
+    return np.packbits(signs, axis=1).view(np.uint64)
 
 
-def _by_parity(hashes: np.ndarray) -> list[np.ndarray]:
-    """The bits of hashes (N, 2) in the four classes of `_PARITY`, each (N,) `uint64` or `uint32`."""
-    signs = np.unpackbits(hashes.view(np.uint8), axis=1)
-    classes = []
-    for members in _PARITY:
-        word = np.zeros((len(hashes), 64 if len(members) > 32 else 32), np.uint8)
-        word[:, : len(members)] = signs[:, members]
-        classes.append(np.packbits(word, axis=1).view(np.uint64 if len(members) > 32 else np.uint32)[:, 0])
-    return classes
+def _smallest(of_rows: Sequence[np.ndarray], of_columns: Sequence[np.ndarray]) -> np.ndarray:
+    """(R, N) `uint8`: the fewest bits in which a row differs from a column, in any orientation or as a negative."""
+    furthest = np.zeros((len(of_rows[0]), len(of_columns[0])), np.uint8)
+    for first, second in ((hashes ^ mask).T for hashes in of_rows for mask in _flip_masks()):
+        for columns in of_columns:
+            different = np.bitwise_count(first[:, None] ^ columns[:, 0])
+            different += np.bitwise_count(second[:, None] ^ columns[:, 1])
+            np.maximum(furthest, np.maximum(different, BITS - different), out=furthest)
+    # as a negative, an image differs in all other bits
+    return BITS - furthest
 
 
-def _smallest(of_rows: Sequence[Sequence[np.ndarray]], of_columns: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """(R, N) `uint8`: the fewest bits in which a row differs from a column, in any orientation or as a negative.
-
-    A flip changes all signs of a class or none, so that the numbers of different bits a, b, c, d in the four classes
-    give the distances of all flips and negatives: with each number counted from half of its class, the largest of
-    |a + b| + |c + d| and |a - b| + |c - d| is 64 minus the smallest distance.
-    """
-    rows, columns = len(of_rows[0][0]), len(of_columns[0][0])
-    best = np.empty((rows, columns), np.uint8)
-    # arrays of this size are reused, because the system would clear the memory of new ones
-    differing = {dtype: np.empty((rows, COLUMNS), dtype) for dtype in (np.uint64, np.uint32)}
-    counts, sums = np.empty((4, rows, COLUMNS), np.uint8), np.empty((2, rows, COLUMNS), np.uint8)
-    for start in range(0, columns, COLUMNS):
-        block = slice(start, min(start + COLUMNS, columns))
-        width = slice(block.stop - start)
-        a, b, c, d = counts[:, :, width]
-        first, second = sums[:, :, width]
-        agreement = np.zeros((rows, block.stop - start), np.uint8)
-        for row_words in of_rows:
-            for column_words in of_columns:
-                for row, column, count in zip(row_words, column_words, (a, b, c, d), strict=True):
-                    different = differing[row.dtype.type][:, width]
-                    np.bitwise_count(np.bitwise_xor(row[:, None], column[block], out=different), out=count)
-                for combined, (ab, cd) in ((np.add, _CENTRES[:2]), (np.subtract, _CENTRES[2:])):
-                    _off_centre(combined(a, b, out=first), ab)
-                    first += _off_centre(combined(c, d, out=second), cd)
-                    np.maximum(agreement, first, out=agreement)
-        agreement >>= 1
-        np.subtract(BITS // 2, agreement, out=best[:, block])
-    return best
-
-
-def _off_centre(numbers: np.ndarray, centre: int) -> np.ndarray:
-    """Replace numbers x, `uint8` that may have wrapped below 0, by |2 x - centre|."""
-    numbers += numbers
-    signed = numbers.view(np.int8)
-    signed -= np.int8(centre)
-    return np.abs(signed, out=signed).view(np.uint8)
-
-
-def _nearest(best: np.ndarray, start: int, limit: int, nearest: int) -> np.ndarray:
+def _nearest(best: np.ndarray, start: int, nearest: int) -> np.ndarray:
     """The nearest columns of each row within the limit: (K, 3) row, column, distance."""
-    close = best <= limit
+    close = best <= LIMIT
     for number in np.flatnonzero(np.count_nonzero(close, axis=1) > nearest).tolist():
         close[number] = False
         close[number, np.argpartition(best[number], nearest - 1)[:nearest]] = True
@@ -264,7 +205,7 @@ def _with_variants(table: np.ndarray, hashes: Hashes) -> np.ndarray:
     """The pairs (K, 3) with the first variant of the smallest distance: (K, 4)."""
     row, column, least = table.T
     variant = np.full(len(table), -1, np.int32)
-    masks = _flip_masks()[:, 0]
+    masks = _flip_masks()
     for number in range(len(FLIPS)):
         flipped = (hashes.transposed if number & 4 else hashes.whole)[row] ^ masks[number & 3]
         for is_inset, others in enumerate((hashes.whole, hashes.inset)):

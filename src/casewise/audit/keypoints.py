@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,9 +20,7 @@ from casewise.audit.hashes import in_parallel
 from casewise.audit.verify import SIDE, Register
 from casewise.errors import ImageError
 from casewise.modalities.store.readers import read_image
-
-if TYPE_CHECKING:
-    from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store import TileStore
 
 # Features are found on images of this longest side, in the tile if it is not much smaller, else in the file.
 LONGEST, SMALLEST_TILE = 176, 128
@@ -72,24 +69,18 @@ def local_pairs(
         paths: the file of each image, read if tiles are small.
         progress: called with the share that is done.
     """
-    report = progress or (lambda share: None)
     if not 2 <= len(among) <= MOST:
         return []
-    features = extract(store, paths, among, progress=lambda share: report(0.6 * share))
+    features = extract(store, paths, among, progress=progress)
     position = {int(row): number for number, row in enumerate(among)}
     left_out = {(position[i], position[j]) for i, j in excluded if i in position and j in position}
     pairs = _nearest(_vectors(features), left_out)
-
-    def aligned(pair: tuple[int, int]) -> Register | None:
-        return _aligned(features[pair[0]], features[pair[1]])
-
-    results = []
-    for number, (pair, register) in enumerate(zip(pairs, in_parallel(aligned, pairs), strict=True)):
-        if register is not None:
-            results.append((int(among[pair[0]]), int(among[pair[1]]), register))
-        if number % 100 == 0:
-            report(0.6 + 0.4 * number / len(pairs))
-    return results
+    registers = in_parallel(lambda pair: _aligned(features[pair[0]], features[pair[1]]), pairs)
+    return [
+        (int(among[i]), int(among[j]), register)
+        for (i, j), register in zip(pairs, registers, strict=True)
+        if register is not None
+    ]
 
 
 def extract(
@@ -101,11 +92,7 @@ def extract(
     def features_of(row: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         return _sift(_picture(store, row, paths[row] if small else None))
 
-    raw = []
-    for number, item in enumerate(in_parallel(features_of, map(int, rows))):
-        raw.append(item)
-        if progress and number % 50 == 0:
-            progress(number / len(rows))
+    raw = list(in_parallel(features_of, rows.tolist(), progress))
     basis = _basis([descriptors for descriptors, _, _ in raw])
     raw.reverse()  # each item is given up as soon as it is reduced
     features = []
@@ -160,9 +147,8 @@ def _basis(descriptors: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(128, np.float32), np.eye(128, COMPONENTS, dtype=np.float32)
     values, vectors = np.linalg.eigh(np.cov((sample - sample.mean(axis=0)).T))
     strength = np.maximum(values[::-1][:COMPONENTS], 1e-9)
-    return sample.mean(axis=0).astype(np.float32), (vectors[:, ::-1][:, :COMPONENTS] / strength**0.25).astype(
-        np.float32
-    )
+    components = vectors[:, ::-1][:, :COMPONENTS] / strength**0.25
+    return sample.mean(axis=0).astype(np.float32), components.astype(np.float32)
 
 
 def _sample(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,43 +3,42 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest
 from casewise.cohort.dates import natural
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError
 from casewise.modalities.registry import modality_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.study.schema import Study
-
-Floats = NDArray[np.floating[Any]]
+from casewise.study.schema import Study
 
 # The report also counts classes by these.
 SOURCES = (
     *("source", "site", "centre", "center", "hospital", "institution", "institute", "clinic"),
     *("dataset", "database", "scanner"),
 )
-_DEVICES = ("device", "manufacturer", "vendor", "camera", "station", "modelname", "manufacturermodelname")
-_PEOPLE = ("sex", "gender", "age", "ethnicity", "race", "country", "city", "operator", "technician", "photographer")
-_TAKING = (
+USUAL = (
+    *SOURCES,
+    *("device", "manufacturer", "vendor", "camera", "station", "modelname", "manufacturermodelname"),
+    *("sex", "gender", "age", "ethnicity", "race", "country", "city", "operator", "technician", "photographer"),
     *("view", "viewposition", "projection", "position", "modality", "protocol", "sequence", "laterality", "side"),
     *("location", "magnification", "mpp", "stain", "batch"),
     *("date", "studydate", "examdate", "acquisitiondate", "scandate", "imagedate", "year"),
+    # facts of slides, see `casewise.plugins.slides.cohort.FACTS`
+    *("slidevendor", "slidempp", "slidemagnification", "slidesize"),
 )
-# Facts of slides, see `casewise.plugins.slides.cohort.FACTS`.
-_SLIDES = ("slidevendor", "slidempp", "slidemagnification", "slidesize")
-USUAL = (*SOURCES, *_DEVICES, *_PEOPLE, *_TAKING, *_SLIDES)
+# Columns of every cohort, and those that casewise itself adds to a table, by their beginnings.
+STANDARD = ("image", "path", "subject", "visit", "case", "day", "region", "panel")
+INTERNAL = ("tile_", "slide_", "sequence")
 RARE, MOST_LEVELS, MOSTLY = 5, 30, 0.9
 # A column with few distinct numbers is a code (1 = male), not a quantity.
 FEW_NUMBERS = 12
@@ -66,23 +65,20 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
     Raises:
         CohortError: a column that the study names is missing, or is a target.
     """
-    standard_columns = ["image", "path", "subject", "visit", "case", "day", "region", "panel"]
-    others = [str(c) for c in images.columns if c not in standard_columns and c not in study.targets]
+    others = [str(c) for c in images.columns if c not in STANDARD and c not in study.targets]
     by_name = {name: name for name in others} | {name.removeprefix("table_"): name for name in others}
-    annotated = _annotations(study)
-    if study.audit.columns is not None:
-        for name in study.audit.columns:
-            if name in study.targets or name in annotated:
-                raise CohortError(f"audit.columns: {name!r} is a target or its annotation. Name other columns.")
-            if name not in by_name and name not in ("region", "visit", "day"):
-                available = ", ".join(sorted(others, key=natural))
-                raise CohortError(
-                    f"audit.columns: {name!r} is not a column.{closest(name, list(by_name))} Columns are: {available}."
-                )
-    stated = [by_name.get(name, name) for name in dict.fromkeys(study.audit.columns or [])]
+    stated = study.audit.columns or []
+    for name in stated:
+        if name in study.targets or name in _annotations(study):
+            raise CohortError(f"audit.columns: {name!r} is a target or its annotation. Name other columns.")
+        if name not in by_name and name not in ("region", "visit", "day"):
+            available = ", ".join(sorted(others, key=natural))
+            raise CohortError(
+                f"audit.columns: {name!r} is not a column.{closest(name, list(by_name))} Columns are: {available}."
+            )
     used = columns_in_use(study) - {study.columns.get("date")}
-    usual = [name for name in others if _usual(name) in USUAL and name.removeprefix("table_") not in used]
-    return list(dict.fromkeys([*stated, *usual]))
+    usual = [name for name in others if is_usual(name) and name.removeprefix("table_") not in used]
+    return list(dict.fromkeys([*(by_name.get(name, name) for name in stated), *usual]))
 
 
 def columns_in_use(study: Study) -> set[str]:
@@ -184,10 +180,6 @@ def _looks_dated(cells: Sequence[str]) -> bool:
 
 def _dates(cells: Sequence[str]) -> Floats:
     """(n, 2) year and month of cells that look like dates; NaN where unknown."""
-    import warnings
-
-    import pandas as pd
-
     dates = dict.fromkeys(cells, (np.nan, np.nan))
     for cell in dates:
         if re.fullmatch(r"(18|19|20|21)\d\d", cell):
@@ -269,26 +261,3 @@ def _quantisation(path: str) -> float:
         # the file was readable when the tiles were made; later changes are not checked here
         return float("nan")
     return float(np.mean(next(iter(tables.values())))) if tables else float("nan")
-
-
-def one_size_one_class(
-    index: pd.DataFrame, classes: Sequence[str], subjects: Sequence[object]
-) -> list[tuple[str, str]]:
-    """Classes whose images all have one size that no image of another class has, with that size.
-
-    >>> import pandas as pd
-    >>> index = pd.DataFrame({"width": [9] * 5 + [7, 8], "height": 9})
-    >>> one_size_one_class(index, ["a"] * 5 + ["b"] * 2, range(7))
-    [('a', '9x9')]
-    """
-    import pandas as pd
-
-    sizes = index["width"].astype(str).to_numpy() + "x" + index["height"].astype(str).to_numpy()
-    table = pd.DataFrame({"size": sizes, "class": list(classes), "subject": [str(s) for s in subjects]})
-    unique = []
-    for name, rows in table.groupby("class", sort=True):
-        size = rows["size"].iloc[0]
-        alone = (rows["size"] == size).all() and not (table.loc[table["class"] != name, "size"] == size).any()
-        if alone and rows["subject"].nunique() >= RARE and table["class"].nunique() > 1:
-            unique.append((str(name), str(size)))
-    return unique

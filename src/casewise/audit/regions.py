@@ -10,27 +10,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit.hashes import in_parallel
+from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, ImageError
 from casewise.modalities.store.pixels import central_square, padded
 from casewise.modalities.store.preparation import Padding
 from casewise.modalities.store.readers import open_source, read_bytes
+from casewise.modalities.store.store import TileStore
+from casewise.study.schema import Study
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.modalities.store.store import TileStore
-    from casewise.study.schema import Study
-
-
-Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 # Tiles (n, C, H, W) `uint8` to features (n, d).
@@ -63,8 +59,6 @@ def has_bars(store: TileStore, rows: NDArray[np.integer[Any]]) -> bool:
 
 def pictures(store: TileStore, rows: NDArray[np.integer[Any]], *, bars: bool = True) -> Bytes:
     """(n, 96, 96) `uint8` grey pictures of what networks see of each image, with its bars or without them."""
-    import cv2
-
     pictures = np.empty((len(rows), SIDE, SIDE), np.uint8)
     for number, row in enumerate(rows):
         down, across = seen(store, int(row)) if bars else store.content(int(row))
@@ -177,25 +171,20 @@ def read_masks(study: Study, images: pd.DataFrame, store: TileStore) -> tuple[ND
 
 def _mask(path: Path, image: Path, store: TileStore, row: int) -> tuple[Bools | None, str]:
     """One mask as (96, 96), or a description of the problem."""
-    import cv2
-
     try:
         source = open_source(path, read_bytes(path))
         mask = source.read(source.target(None), "grey")[..., 0]
     except ImageError as error:
         return None, f"{image.name}: {error}"
-    label = f"{image.name}: mask {path}"
-    size = f"{mask.shape[1]} x {mask.shape[0]}"
+    label = f"{image.name}: mask {path} ({mask.shape[1]} x {mask.shape[0]})"
     width, height = int(store.index["width"].iat[row]), int(store.index["height"].iat[row])
     ratio = (mask.shape[1] / mask.shape[0]) / (width / height)
     if abs(np.log(ratio)) > RATIO_TOLERANCE:
-        return None, f"{label} has {size} pixels, the image {width} x {height}: another shape."
+        return None, f"{label} has another shape than the image, {width} x {height}."
     marked = mask > mask.max() / 2 if mask.max() else np.zeros_like(mask, bool)
-    if not marked.any():
-        return None, f"{label} ({size}) is empty: no pixel is marked."
     # a mask with one value everywhere marks all pixels or none
-    if marked.mean() > 0.99:
-        return None, f"{label} ({size}) marks all pixels."
+    if not 0 < marked.mean() <= 0.99:
+        return None, f"{label} marks {'all pixels' if marked.any() else 'no pixel'}."
     share = cv2.resize(_fitted(marked, store).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return share > COVERED, ""
 
@@ -243,8 +232,6 @@ def shape(store: TileStore, rows: NDArray[np.integer[Any]]) -> Floats | None:
 
 def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], masks: Bools | None) -> Floats:
     """(n, d) embeddings of tiles reduced to their border, or to the area outside `masks`."""
-    import cv2
-
     inner = np.kron(~_ring(), np.ones((CELL, CELL))).astype(bool)
     features = []
     for start in range(0, len(rows), BATCH):
@@ -260,7 +247,6 @@ def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], mas
     return np.concatenate(features)
 
 
-APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
 # Files that are decoded for sharpness and compression, and the central part that is examined.
 MOST_READ, PART = 800, 1024
 # JPEG divides an image into blocks of 8 pixels.
@@ -294,9 +280,8 @@ def in_files(paths: Sequence[str]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
             return None
         down, across = (max(0, (side - PART) // 2) for side in image.shape)
         centre = image[down : down + PART, across : across + PART].astype(np.float32)
-        return (
-            (*_sharpness(centre), blockiness(centre), blockiness(centre.T)) if min(centre.shape) >= 3 * BLOCK else None
-        )
+        small = min(centre.shape) < 3 * BLOCK
+        return None if small else (*_sharpness(centre), blockiness(centre), blockiness(centre.T))
 
     values = list(in_parallel(measured, paths))
     table = np.array([value or (0.0,) * 4 for value in values], float).reshape(len(values), 4)

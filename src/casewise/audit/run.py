@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from casewise.audit.findings import Audit
-from casewise.audit.predefined_splits import imported_findings
 from casewise.audit.shortcuts import find_shortcuts
-from casewise.audit.subjects import streak_findings, suffix_findings
-from casewise.audit.twin_findings import ImageNaming, twin_findings
+from casewise.audit.subjects import imported_findings, streak_findings, suffix_findings
+from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
-
-if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
-    from casewise.modalities.store.store import TileStore
-    from casewise.study.schema import Study
+from casewise.cohort.cohort import Cohort
+from casewise.modalities.store.store import TileStore
+from casewise.study.schema import Study
 
 # The share of the time that the search for twins takes.
 TWINS = 0.5
-
-
-class Progress(Protocol):
-    """Called with the progress of the audit."""
-
-    def __call__(self, done: float, total: float, text: str = "") -> None: ...
 
 
 def audit(
@@ -38,13 +27,14 @@ def audit(
     sides: Mapping[str, int] | None,
     *,
     embed: Callable[[np.ndarray], np.ndarray] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> Audit:
     """Search for duplicate pictures, for subjects and pictures on both sides of a split, and for shortcuts.
 
     Args:
         tiles: the tile of image i is row i.
         sides: the side of each subject in the split; None before there is one.
+        progress: called with what is done of how much, and its name.
         embed: a network that maps image numbers (n,) or tiles (n, C, H, W) `uint8` to features (n, d) of unit length.
 
     Returns:
@@ -54,34 +44,20 @@ def audit(
     Raises:
         CohortError: `audit.columns` or `audit.mask` name missing columns, or masks do not match their images.
     """
-    report = progress or (lambda done, total, text="": None)
-    seconds: dict[str, float] = {}
-    images = cohort.images
-    with _timed(seconds, "twins"):
-        twins = find_twins(
-            tiles, images, embed=embed, progress=lambda done, total: report(TWINS * done / total, 1.0, "twins")
-        )
-        targets, root = [name for name in study.outputs if name in study.targets], study.root or study.cohort.parent
-        column = study.columns.get("path", "path")
-        classes = {target: study.classes_of(target) for target in targets}
-        findings = twin_findings(
-            twins, images, targets, sides, naming=ImageNaming(images, column, root.absolute()), classes=classes
-        )
-    findings += suffix_findings(images["subject"].astype(str)) if study.subjects_known else []
-    findings += streak_findings(study, cohort)
-    with _timed(seconds, "imported splits"):
-        codes = {finding.id for finding in findings}
-        # a split column that the study uses is the split itself, whose twins are already reported
-        imported = imported_findings(images, study, twins)
-        findings += [finding for finding in imported if finding.level != "error" or finding.id not in codes]
-    with _timed(seconds, "shortcuts"):
-        shortcuts = find_shortcuts(
-            study,
-            cohort,
-            tiles,
-            embed=embed,
-            progress=lambda share, text: report(TWINS + (1 - TWINS) * share, 1.0, text),
-        )
+    report = progress or (lambda done, total, text: None)
+    images, started = cohort.images, time.monotonic()
+    twins = find_twins(tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "twins"))
+    findings = [
+        *twin_findings(twins, images, study, sides),
+        *(suffix_findings(images["subject"].astype(str)) if study.subjects_known else []),
+        *streak_findings(study, cohort),
+        *imported_findings(images, study),
+    ]
+    searched = time.monotonic()
+    shortcuts = find_shortcuts(
+        study, cohort, tiles, embed=embed, progress=lambda share, text: report(TWINS + (1 - TWINS) * share, 1.0, text)
+    )
+    seconds = {"twins": round(searched - started, 3), "shortcuts": round(time.monotonic() - searched, 3)}
     facts = {
         "subjects": int(images["subject"].nunique()),
         "images": len(images),
@@ -90,10 +66,3 @@ def audit(
         "not_tested": shortcuts.not_tested,
     }
     return Audit([*findings, *shortcuts.findings], seconds, facts)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    seconds[step] = round(time.monotonic() - start, 3)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,11 +13,11 @@ import pandas as pd
 from casewise.audit.findings import Finding, Level
 from casewise.audit.sentences import exclusion, fill
 from casewise.audit.twins import Kind, Twin, find_twins, shown_by
+from casewise.cohort.cohort import Cohort
 from casewise.errors import CohortError, counted
-
-if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
-    from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store import TileStore
+from casewise.splits.predefined import side_of
+from casewise.study.schema import Study
 
 # Pairs that an error names.
 SHOWN = 5
@@ -28,145 +27,109 @@ TURNED = ("both", "turned right", "turned left")
 ANGLE = 2.0
 # Pairs whose registration is recorded, for the page that shows them.
 RECORDED = 100
+ALTERED = {
+    "mirrored": "mirrored",
+    "turned": "turned",
+    "negative": "negatives",
+    "blurred": "compared only at the size of a tile",
+}
 KINDS: dict[Kind, str] = {"bytes": "the same file", "pixels": "the same pixels", "near": "near-identical"}
 
 
-@dataclass(frozen=True)
-class ImageNaming:
-    """How remedies name images: by the table's column of paths, relative to `root`."""
-
-    images: pd.DataFrame
-    column: str = "path"
-    root: Path | None = None
-
-    def exclusion(self, twins: Sequence[Twin], *, both: bool = False) -> str:
-        """The study key that excludes the second, or both, images of each pair."""
-        paths = self.images["path"].astype(str).tolist()
-        rows = [row for twin in twins for row in ((twin.i, twin.j) if both else (twin.j,))]
-        return exclusion([paths[row] for row in rows], column=self.column, root=self.root)
-
-
 def twin_findings(
-    twins: Sequence[Twin],
-    images: pd.DataFrame,
-    targets: Sequence[str],
-    sides: Mapping[str, int] | None = None,
-    *,
-    naming: ImageNaming | None = None,
-    classes: Mapping[str, Sequence[str]] | None = None,
+    twins: Sequence[Twin], images: pd.DataFrame, study: Study, sides: Mapping[str, int] | None = None
 ) -> list[Finding]:
     """The findings about pairs from `find_twins`: at most one for each kind of harm and target.
 
     Args:
         images: `Cohort.images` with the targets as columns.
-        sides: the side of each subject in the split.
-        classes: the class names of a target, if it has classes.
+        sides: the side of each subject in the split; None if it is impossible.
     """
-    naming = naming or ImageNaming(images)
-    subjects = images["subject"].astype(str).tolist()
+    subjects, paths = (images[name].astype(str).tolist() for name in ("subject", "path"))
+    column, root = study.columns.get("path", "path"), (study.root or study.cohort.parent).absolute()
+
+    def finding(code: str, level: Level, twins: Sequence[Twin], target: str = "", labels: Sequence[str] = ()) -> None:
+        if twins:
+            # both images of a pair with two labels, else the second
+            rows = [row for twin in twins for row in ((twin.i, twin.j) if target else (twin.j,))]
+            excluded = exclusion([paths[row] for row in rows], column=column, root=root)
+            findings.append(_finding(code, level, twins, paths, subjects, labels, target=target, exclusion=excluded))
+
+    findings: list[Finding] = []
     across = [twin for twin in twins if subjects[twin.i] != subjects[twin.j]]
-    findings = [_finding("twins-across-subjects", "error", across, images, {"exclusion": naming.exclusion(across)})]
-    if sides is not None:
-        separated = [twin for twin in across if _on_different_sides(sides, subjects[twin.i], subjects[twin.j])]
-        findings.append(
-            _finding("twins-across-splits", "error", separated, images, {"exclusion": naming.exclusion(separated)})
-        )
-    for target in targets:
-        differing = _with_different_labels(twins, images, target)
-        level: Level = "error" if any(twin.kind != "near" for twin in differing) else "warning"
-        values = {"target": target, "exclusion": naming.exclusion(differing, both=True)}
-        names = (classes or {}).get(target, ())
-        labels = [_class_name(label, names) for label in _labels(images, target)]
-        findings.append(_finding("twins-across-labels", level, differing, images, values, labels))
+    finding("twins-across-subjects", "error", across)
+    # an image without a side is on the same side as all others; an impossible split has sides of images only
+    side: list[object] = [(sides or {}).get(subject) for subject in subjects]
+    if sides is None and study.split.column in images:
+        side = [side_of(cell) or None for cell in images[study.split.column].astype(str)]
+    separated = [twin for twin in twins if None not in (side[twin.i], side[twin.j]) and side[twin.i] != side[twin.j]]
+    finding("twins-across-splits", "error", separated)
+    for target in (name for name in study.outputs if name in study.targets):
+        values = images[target].astype(object)
+        recorded = (values.notna() & (values != "")).tolist()
+        labels = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+        differing = [t for t in twins if recorded[t.i] and recorded[t.j] and labels[t.i] != labels[t.j]]
+        certain = any(twin.kind != "near" for twin in differing)
+        names = dict(enumerate(study.classes_of(target)))
+        named = [names.get(int(label), label) if label.isdecimal() else label for label in labels]
+        finding("twins-across-labels", "error" if certain else "warning", differing, target, named)
     # sequences of one case show the same places; a sequence stored under another name is refused at preparation
     sequences = images["sequence"].astype(str).tolist() if "sequence" in images else [""] * len(images)
-    within = [twin for twin in twins if subjects[twin.i] == subjects[twin.j] and sequences[twin.i] == sequences[twin.j]]
-    findings.append(_finding("twins-within-subject", "note", within, images, {"exclusion": naming.exclusion(within)}))
-    return [finding for finding in findings if finding is not None]
+    within = [t for t in twins if subjects[t.i] == subjects[t.j] and sequences[t.i] == sequences[t.j]]
+    finding("twins-within-subject", "note", within)
+    return findings
 
 
-def registrations(twins: Sequence[Twin]) -> list[dict[str, Any]]:
+def registrations(twins: Sequence[Twin]) -> list[dict[str, object]]:
     """How the first `RECORDED` pairs are registered, as plain values in the order of a finding's pairs."""
     names = ("kind", "likeness", "flip", "negative", "angle", "scale", "blurred", "warp")
     return [{name: getattr(twin, name) for name in names} for twin in twins[:RECORDED]]
-
-
-def _on_different_sides(sides: Mapping[str, int], first: str, second: str) -> bool:
-    """Whether two subjects are on different sides; a subject without a side differs from no other."""
-    return first in sides and second in sides and sides[first] != sides[second]
-
-
-def _labels(images: pd.DataFrame, target: str) -> list[str]:
-    """The recorded values of a target as text."""
-    return [f"{value:g}" if isinstance(value, float) else str(value) for value in images[target].astype(object)]
-
-
-def _with_different_labels(twins: Sequence[Twin], images: pd.DataFrame, target: str) -> list[Twin]:
-    """Twins with different values of a target."""
-    values, labels = images[target].astype(object), _labels(images, target)
-    recorded = (values.notna() & (values != "")).tolist()
-    return [twin for twin in twins if recorded[twin.i] and recorded[twin.j] and labels[twin.i] != labels[twin.j]]
-
-
-def _class_name(label: str, names: Sequence[str]) -> str:
-    """The name of a class index; any other value unchanged.
-
-    >>> _class_name("1", ["normal", "ssc"]), _class_name("2.5", []), _class_name("x", ["normal"])
-    ('ssc', '2.5', 'x')
-    """
-    return names[int(label)] if label.isdecimal() and int(label) < len(names) else label
 
 
 def _finding(
     code: str,
     level: Level,
     twins: Sequence[Twin],
-    images: pd.DataFrame,
-    values: Mapping[str, str],
-    labels: Sequence[str] | None = None,
-) -> Finding | None:
-    """A finding with the count, kinds and an example of `twins`, surest first; None if there are none."""
-    if not twins:
-        return None
+    paths: Sequence[str],
+    subjects: Sequence[str],
+    labels: Sequence[str],
+    **values: str,
+) -> Finding:
+    """A finding with the count, kinds and an example of `twins`, surest first."""
     twins = sorted(twins, key=lambda twin: (list(KINDS).index(twin.kind), -twin.likeness))
-    paths, subjects = images["path"].astype(str).tolist(), images["subject"].astype(str).tolist()
     rows = {row for twin in twins for row in (twin.i, twin.j)}
-    figures: dict[str, Any] = {
-        "pairs": len(twins),
-        "images": len(rows),
-        "subjects": len({subjects[row] for row in rows}),
-        **{kind: sum(twin.kind == kind for twin in twins) for kind in KINDS},
+    kinds: dict[str, int] = {kind: sum(twin.kind == kind for twin in twins) for kind in KINDS}
+    alterations = {
         "mirrored": sum(twin.flip in MIRRORED for twin in twins),
         "turned": sum(twin.flip in TURNED or abs(twin.angle) >= ANGLE for twin in twins),
         "negative": sum(twin.negative for twin in twins),
         "blurred": sum(twin.blurred for twin in twins),
-        "least_likeness": min(twin.likeness for twin in twins),
-        "registrations": registrations(twins),
     }
-    example = " and ".join(
+    counts = [f"{kinds[kind]:,} {words}" for kind, words in KINDS.items() if kinds[kind]]
+    counts += [f"{count:,} of them {ALTERED[name]}" for name, count in alterations.items() if count]
+    example = [
         f"{Path(paths[row]).name} ({subjects[row]}{f', {labels[row]}' if labels else ''})"
         for row in (twins[0].i, twins[0].j)
-    )
+    ]
     sentence = fill(
         "twins",
         count="1 pair of images shows" if len(twins) == 1 else f"{len(twins):,} pairs of images show",
         what=fill(code, **values),
-        kinds=_kinds(figures),
-        example=example,
+        kinds=", ".join(counts),
+        example=" and ".join(example),
         harm=fill(f"{code} harm"),
     )
+    figures: dict[str, object] = {
+        "pairs": len(twins),
+        "images": len(rows),
+        "subjects": len({subjects[row] for row in rows}),
+        **kinds,
+        **alterations,
+        "least_likeness": min(twin.likeness for twin in twins),
+        "registrations": registrations(twins),
+    }
     pairs = [(paths[twin.i], paths[twin.j]) for twin in twins]
     return Finding(code, level, sentence, figures, pairs, fill(f"{code} remedy", **values))
-
-
-def _kinds(figures: Mapping[str, Any]) -> str:
-    """The counts by kind, as text."""
-    counts = [f"{figures[kind]:,} {words}" for kind, words in KINDS.items() if figures[kind]]
-    counts += [f"{figures['mirrored']:,} of them mirrored"] * bool(figures["mirrored"])
-    counts += [f"{figures['turned']:,} of them turned"] * bool(figures["turned"])
-    counts += [f"{figures['negative']:,} of them negatives"] * bool(figures["negative"])
-    counts += [f"{figures['blurred']:,} of them compared only at the size of a tile"] * bool(figures["blurred"])
-    return ", ".join(counts)
 
 
 # ------------------------------------------------------------------------------------------------- two cohorts

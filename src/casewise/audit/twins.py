@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from casewise.audit.hashes import FLIPS, NEGATIVE, Candidates, Hashes, close_pairs, hash_store
 from casewise.audit.keypoints import containment, local_pairs
 from casewise.audit.verify import SIDE, Register, SecondCheck, compare, screen, second_check, worth_comparing
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store import TileStore
 
 Kind = Literal["bytes", "pixels", "near"]
 # Raise it whenever the search may find other pairs for another reason than its constants: in this file, or in hashes,
@@ -84,7 +81,7 @@ def find_twins(
     images: pd.DataFrame,
     *,
     embed: Embed | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> list[Twin]:
     """The pairs of images with the same picture; row i of `images` (`Cohort.images`) is tile i.
 
@@ -92,21 +89,18 @@ def find_twins(
 
     Args:
         embed: decides doubtful pairs; without it they do not count.
-        progress: called with (done, total) over four rounds.
+        progress: called with the share that is done.
     """
     if len(store) != len(images):
         raise ValueError(f"{len(store)} tiles do not match {len(images)} images")
-    total = 4 * len(store)
-    report = progress or (lambda done, total: None)
-    hashes = hash_store(store, progress=lambda done: report(done, total))
+    report = progress or (lambda share: None)
+    hashes = hash_store(store)
     exact, firsts = _identical(store, hashes.flat)
-    candidates = close_pairs(hashes, firsts, progress=lambda done: report(len(store) + done, total))
-    near = list(_near(store, images, candidates, embed, lambda share: report(int((2 + share) * len(store)), total)))
+    report(0.25)
+    candidates = close_pairs(hashes, firsts, progress=lambda share: report(0.25 + 0.25 * share))
+    near = list(_near(store, images, candidates, embed))
     near_pairs = {(twin.i, twin.j) for twin in near}
-    local = list(
-        _local(store, images, hashes, firsts, near_pairs, lambda share: report(int((3 + share) * len(store)), total))
-    )
-    report(total, total)
+    local = list(_local(store, images, hashes, firsts, near_pairs, lambda share: report(0.75 + 0.25 * share)))
     return sorted(exact + near + local, key=lambda twin: (twin.i, twin.j))
 
 
@@ -124,26 +118,18 @@ def _identical(store: TileStore, flat: np.ndarray) -> tuple[list[Twin], np.ndarr
     return twins, np.array([rows[0] for rows in groups.values()], dtype=np.int64)
 
 
-def _near(
-    store: TileStore, images: pd.DataFrame, pairs: Candidates, embed: Embed | None, report: Callable[[float], None]
-) -> Iterator[Twin]:
+def _near(store: TileStore, images: pd.DataFrame, pairs: Candidates, embed: Embed | None) -> Iterator[Twin]:
     """The candidates that are confirmed as the same picture."""
     peaks = screen(store, pairs)
     plausible_pairs = worth_comparing(pairs, peaks)
     pairs, peaks = pairs.of(plausible_pairs), peaks[plausible_pairs]
-    registers = list(compare(store, pairs, peaks, progress=lambda done: report(done / len(pairs) / 2)))
+    registers = list(compare(store, pairs, peaks))
     subject = images["subject"].to_numpy()
     same = (subject[pairs.i] == subject[pairs.j]).tolist()
     plausible = [(n, register) for n, register in enumerate(registers) if register and _plausible(register, same[n])]
     same = [same[n] for n, _ in plausible]
     pairs = pairs.of(np.array([n for n, _ in plausible], np.int64))
-    looks = second_check(
-        store,
-        shown_by(images),
-        pairs,
-        [register for _, register in plausible],
-        progress=lambda done: report((1 + done / len(pairs)) / 2),
-    )
+    looks = second_check(store, shown_by(images), pairs, [register for _, register in plausible])
     alike = [(n, look, look.register) for n, look in enumerate(looks) if look.register and _alike(look, same[n])]
     cosines = _cosines(pairs.of(np.array([n for n, _, _ in alike], np.int64)), embed)
     for (n, look, register), cosine in zip(alike, cosines, strict=True):
@@ -166,7 +152,7 @@ def _local(
     paths, subject = shown_by(images), images["subject"].to_numpy()
     local = [
         (i, j, register)
-        for i, j, register in local_pairs(store, paths, among, excluded, progress=lambda share: report(0.8 * share))
+        for i, j, register in local_pairs(store, paths, among, excluded, progress=report)
         if _promising(register, bool(subject[i] == subject[j]))
     ]
     if not local:
@@ -176,7 +162,6 @@ def _local(
     pairs = Candidates(i, j, distance, np.zeros(len(i), np.int64), np.zeros(len(i), bool))
     looks = second_check(store, paths, pairs, [register for _, _, register in local])
     for number, look in enumerate(looks):
-        report(0.8 + 0.2 * number / len(pairs))
         same = bool(subject[i[number]] == subject[j[number]])
         register = look.register
         if register is None or look.blurred or not _alike(look, same):

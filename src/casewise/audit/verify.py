@@ -15,11 +15,10 @@ texture up to the level of camera grain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -29,10 +28,7 @@ from casewise.audit.hashes import FLIPS, INSET, NEGATIVE, Candidates, flip, grey
 from casewise.errors import ImageError
 from casewise.modalities.store.pixels import central_square
 from casewise.modalities.store.readers import read_image
-
-if TYPE_CHECKING:
-    from casewise.modalities.store.store import TileStore
-
+from casewise.modalities.store.store import TileStore
 
 SIDE = 128
 COARSE = 48
@@ -77,7 +73,7 @@ class Register:
         return float(max(abs(self.warp[0, 1]), abs(self.warp[1, 0])))
 
 
-def screen(store: TileStore, pairs: Candidates, *, progress: Callable[[int], None] | None = None) -> np.ndarray:
+def screen(store: TileStore, pairs: Candidates) -> np.ndarray:
     """The height of the correlation peak of each pair, −1 to 1, and its relative position (x, y): (N, 3)."""
     rows, index = np.unique(np.concatenate([pairs.i, pairs.j[~pairs.inset]]), return_inverse=True)
     inset_rows, inset_index = np.unique(pairs.j[pairs.inset], return_inverse=True)
@@ -95,8 +91,6 @@ def screen(store: TileStore, pairs: Candidates, *, progress: Callable[[int], Non
         second, is_inset = np.empty_like(first), pairs.inset[batch]
         second[is_inset], second[~is_inset] = inset[right[batch][is_inset]], plain[right[batch][~is_inset]]
         out[batch] = _peaks(first, second)
-        if progress:
-            progress(batch.stop)
     return out
 
 
@@ -137,9 +131,7 @@ def worth_comparing(pairs: Candidates, peaks: np.ndarray) -> np.ndarray:
     return np.union1d(number[order[rank < HIGHEST]], np.flatnonzero(peaks[:, 0] >= SURE_PEAK))
 
 
-def compare(
-    store: TileStore, pairs: Candidates, peaks: np.ndarray, *, progress: Callable[[int], None] | None = None
-) -> Iterator[Register | None]:
+def compare(store: TileStore, pairs: Candidates, peaks: np.ndarray) -> Iterator[Register | None]:
     """Register each pair; None if registration fails."""
     side = SIDE if store.preparation.size >= SIDE else SIDE // 2
 
@@ -153,7 +145,7 @@ def compare(
         scale = 1 - 2 * INSET if pairs.inset[number] else 1.0
         return likeness(first, square(int(pairs.j[number])), scale=scale, shift=peaks[number, 1:])
 
-    return in_parallel(register, range(len(pairs)), progress)
+    return in_parallel(register, range(len(pairs)))
 
 
 def likeness(
@@ -219,8 +211,7 @@ def _by_block(first: np.ndarray, second: np.ndarray, both: np.ndarray) -> np.nda
     std_x, std_y = x.std(axis=1), y.std(axis=1)
     busy = np.minimum(std_x / (_rms(x) + 1e-6), std_y / (_rms(y) + 1e-6)) > BUSY
     agreement = (x * y).mean(axis=1) / (std_x * std_y + 1e-3)
-    block_agreement: np.ndarray = agreement[busy & (covered.mean(axis=1) > 0.9)]
-    return block_agreement
+    return agreement[busy & (covered.mean(axis=1) > 0.9)]
 
 
 def _rms(image: np.ndarray) -> float:
@@ -234,14 +225,12 @@ def _blocks(image: np.ndarray) -> np.ndarray:
 
 
 def _high_pass(image: np.ndarray, radius: float) -> np.ndarray:
-    passed: np.ndarray = image - cv2.GaussianBlur(image, (0, 0), radius)
-    return passed
+    return image - cv2.GaussianBlur(image, (0, 0), radius)
 
 
 def _normalised(detail: np.ndarray, radius: float) -> np.ndarray:
     """Detail divided by its local strength."""
-    normalised: np.ndarray = detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), radius) + 1.0)
-    return normalised
+    return detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), radius) + 1.0)
 
 
 # The side at which images are compared; smaller ones are enlarged.
@@ -280,12 +269,7 @@ class SecondCheck:
 
 
 def second_check(
-    store: TileStore,
-    paths: Sequence[str],
-    pairs: Candidates,
-    registers: Sequence[Register],
-    *,
-    progress: Callable[[int], None] | None = None,
+    store: TileStore, paths: Sequence[str], pairs: Candidates, registers: Sequence[Register]
 ) -> Iterator[SecondCheck]:
     """Compare each pair in the files `paths` (row i shows tile i), starting from `registers`.
 
@@ -319,7 +303,7 @@ def second_check(
         register = texture_likeness(flipped, second.astype(np.float32), registers[number].warp, least=least)
         return SecondCheck(register, pixels, blurred)
 
-    return in_parallel(look, range(len(pairs)), progress)
+    return in_parallel(look, range(len(pairs)))
 
 
 def texture_likeness(
@@ -365,10 +349,7 @@ def _reached(values: np.ndarray, weight: np.ndarray) -> float:
 
 
 def _texture(image: np.ndarray) -> np.ndarray:
-    texture: np.ndarray = cv2.GaussianBlur(image, (0, 0), FINE_TEXTURE) - cv2.GaussianBlur(
-        image, (0, 0), COARSE_TEXTURE
-    )
-    return texture
+    return cv2.GaussianBlur(image, (0, 0), FINE_TEXTURE) - cv2.GaussianBlur(image, (0, 0), COARSE_TEXTURE)
 
 
 def _coherence(image: np.ndarray) -> np.ndarray:
@@ -376,19 +357,16 @@ def _coherence(image: np.ndarray) -> np.ndarray:
     smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
     x, y = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     across, down, mixed = _mean(x * x), _mean(y * y), _mean(x * y)
-    coherence: np.ndarray = np.sqrt((across - down) ** 2 + 4 * mixed**2) / (across + down + 1e-6)
-    return coherence
+    return np.sqrt((across - down) ** 2 + 4 * mixed**2) / (across + down + 1e-6)
 
 
 def _mean(image: np.ndarray) -> np.ndarray:
     """The mean of each block: (S, S) to (S²/64,)."""
     side = len(image) // BLOCK
-    mean: np.ndarray = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).ravel()
-    return mean
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).ravel()
 
 
 def _square(image: np.ndarray) -> np.ndarray:
     # OpenCV's area filter only reduces
     method = cv2.INTER_AREA if min(image.shape) >= LARGE else cv2.INTER_CUBIC
-    square: np.ndarray = cv2.resize(image, (LARGE, LARGE), interpolation=method)
-    return square
+    return cv2.resize(image, (LARGE, LARGE), interpolation=method)

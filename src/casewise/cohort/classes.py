@@ -6,17 +6,17 @@ import re
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from casewise.cohort.checks import closest, number
 from casewise.cohort.dates import natural
 from casewise.cohort.identity import alike
-from casewise.cohort.table import Problems, names_text, rows_text
+from casewise.cohort.table import Problems, names_text
 from casewise.errors import counted, cut
 from casewise.study.schema import Study, Target
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.cohort.participants import Flow
 
 # about one wrong letter in five
@@ -69,14 +69,10 @@ def _one_slip(first: list[str], second: list[str]) -> bool:
     >>> _one_slip(["type", "a"], ["type", "b"]), _one_slip(["typical"], ["atypical"])
     (False, False)
     """
-    if len(first) != len(second):
+    pairs = [sorted(pair, key=len) for pair in zip(first, second, strict=False) if pair[0] != pair[1]]
+    if len(first) != len(second) or len(pairs) != 1 or len(pairs[0][0]) < SHORTEST_WORD:
         return False
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
-    if len(pairs) != 1:
-        return False
-    short, long = sorted(pairs[0], key=len)
-    if len(short) < SHORTEST_WORD or len(long) - len(short) > 1:
-        return False
+    short, long = pairs[0]
     start = next((n for n, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
     if len(long) > len(short):
         return short[start:] == long[start + 1 :] and (start > 0 or long[0] == long[1])
@@ -102,45 +98,31 @@ def keep_classes(
     A spelling that resembles a class is a problem, because it may be meant. For a closed kind of target, such as
     grades, every other class is a problem.
     """
-    import pandas as pd
-
     selected = pd.Series(True, index=cells.index)
     for name, column in columns.items():
         target = study.targets[name]
-        text = cells[column].str.strip()
+        text, closed = cells[column].str.strip(), kind_named(target.kind).closed
         spelt = {spelling: label for label, spellings in target.classes.items() for spelling in spellings}
         looks = {plain(spelling): label for spelling, label in spelt.items()}
         _check_apart(name, spelt, problems)
         written = {*text.unique(), *map(numbered, text.unique())}
         others = text[(text != "") & ~text.isin(list(spelt)) & ~text.map(numbered).isin(list(spelt))]
         for spelling, rows in others.groupby(others, sort=False).groups.items():
-            label = looks.get(plain(str(spelling)))
-            near = next((label for s, label in spelt.items() if s in written and nearly(str(spelling), s)), None)
-            if label is None and near is not None and not kind_named(target.kind).closed:
-                problems.add(
-                    "class alike",
-                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} looks much like the class {cut(near)}. Correct "
-                    f"the rows, or state that both are one class: `classes: {{{near}: "
-                    f"[{', '.join(target.classes[near])}, {spelling}]}}`. If it is another class, leave it out by "
-                    f"name: `where_not: {{{column}: {spelling}}}`.",
-                    row=rows[0],
+            written_as = plain(str(spelling))
+            likely = next((label for s, label in spelt.items() if s in written and nearly(str(spelling), s)), None)
+            if written_as in looks or (likely is not None and not closed):
+                label = looks.get(written_as, likely) or ""
+                message = (
+                    f"{cut(spelling)} looks like the class {cut(label)}. Correct the rows, or list both spellings of "
+                    f"one class: `classes: {{{label}: [{', '.join(target.classes[label])}, {spelling}]}}`. If it is "
+                    f"another class, leave it out by name: `where_not: {{{column}: {spelling}}}`."
                 )
-            elif label is not None:
-                problems.add(
-                    "class alike",
-                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} looks like the class {cut(label)}. Write the "
-                    f"same name, or list both as spellings of one class: `classes: {{{label}: "
-                    f"[{', '.join(target.classes[label])}, {spelling}]}}`.",
-                    row=rows[0],
-                )
-            elif kind_named(target.kind).closed:
-                problems.add(
-                    "grade unknown",
-                    f"{rows_text(rows, 4)}, {column}: {cut(spelling)} is none of the grades "
-                    f"{names_text(list(spelt), 12)}.{closest(str(spelling), list(spelt))}",
-                    row=rows[0],
-                )
-        if len(others) and not kind_named(target.kind).closed:
+                problems.add("class alike", message, rows, column)
+            elif closed:
+                hint = closest(str(spelling), list(spelt))
+                message = f"{cut(spelling)} is none of the grades {names_text(list(spelt), 12)}.{hint}"
+                problems.add("grade unknown", message, rows, column)
+        if len(others) and not closed:
             counts = others.value_counts()
             listed = names_text([f"{value} ({count:,})" for value, count in counts.items()], 6)
             rows = counted(len(others), "row of a class", "rows of classes")
@@ -158,11 +140,11 @@ def _check_apart(name: str, spelt: dict[str, str], problems: Problems) -> None:
     for spelling, label in spelt.items():
         other = first_spelling.setdefault(plain(spelling), spelling)
         if spelt[other] != label:
-            problems.add(
-                "class alike",
-                f"targets.{name}: {cut(other)} and {cut(spelling)} are two classes that look alike. If they are one "
-                f"class, write `classes: {{{spelt[other]}: [{other}, {spelling}]}}`; if not, let them differ in more.",
+            one = f"`classes: {{{spelt[other]}: [{other}, {spelling}]}}`"
+            text = (
+                f"targets.{name}: {cut(other)} and {cut(spelling)} are two classes that look alike. If they are one, "
             )
+            problems.add("class alike", f"{text}write {one}; if not, let them differ in more.")
 
 
 def _check_there(name: str, target: Target, text: pd.Series, problems: Problems) -> None:
@@ -172,12 +154,10 @@ def _check_there(name: str, target: Target, text: pd.Series, problems: Problems)
     for label, spellings in target.classes.items():
         for spelling in spellings:
             if present and spelling not in shapes and not any(plain(spelling) == plain(value) for value in present):
-                problems.add(
-                    "class absent",
-                    f"targets.{name}: no row has the class {cut(spelling)}"
-                    f"{'' if spelling == label else f' (of {label})'}.{closest(spelling, present)} "
-                    f"There are: {names_text([repr(value) for value in present], 8)}.",
-                )
+                of = "" if spelling == label else f" (of {label})"
+                listed = names_text([repr(value) for value in present], 8)
+                message = f"targets.{name}: no row has the class {cut(spelling)}{of}.{closest(spelling, present)}"
+                problems.add("class absent", f"{message} There are: {listed}.")
 
 
 def read_classes(target: Target, text: pd.Series) -> pd.Series:
@@ -197,19 +177,14 @@ def check_classes(images: pd.DataFrame, study: Study, problems: Problems) -> Non
                 for _, text in problems.by_kind.get("class absent", [])
             )
             if not len(rows) and images[name].notna().any() and not reported:
-                problems.add(
-                    "class left out",
-                    f"{name}: no row of the class {cut(label)} is left after the rows that the study leaves out. "
-                    "Leave it out of `classes`, or leave out less.",
+                text = (
+                    f"{name}: the study leaves out all rows of the class {cut(label)}. Leave it out of `classes` too."
                 )
-            if len(subjects) == 1 and len(rows):
-                problems.add(
-                    "class of one subject",
-                    f"{rows_text(rows.index, 4)}, {name}: the class {cut(label)} has one subject ({subjects[0]}); no "
-                    "subject is left for evaluation. Add subjects, merge it with another class, or leave it out of "
-                    "`classes`.",
-                    row=rows.index[0],
-                )
+                problems.add("class left out", text)
+            if len(subjects) == 1:
+                text = f"the class {cut(label)} has one subject ({subjects[0]}), and none is left for evaluation. "
+                text += "Add subjects, merge it with another class, or leave it out of `classes`."
+                problems.add("class of one subject", text, rows.index, name)
 
 
 def unknown_classes(cells: pd.DataFrame, study: Study, columns: dict[str, str], problems: Problems) -> None:
@@ -221,10 +196,9 @@ def unknown_classes(cells: pd.DataFrame, study: Study, columns: dict[str, str], 
         bad = text[(text != "") & ~text.isin(spelt) & ~text.map(numbered).isin(spelt)]
         for value in dict.fromkeys(bad):
             rows = bad.index[bad == value]
-            problems.add(
-                "class unknown",
-                f"{rows_text(rows, 4)}, {column}: the networks were not trained on the class {cut(value)}, only on "
-                f"{names_text(list(target.classes), 8)}.{closest(value, spelt)} Leave these rows out with "
-                f"`external: {{where_not: {{{column}: {value}}}}}`, or spell the class as the study does.",
-                row=rows[0],
+            message = (
+                f"the networks were not trained on the class {cut(value)}, only on {names_text(list(target.classes))}."
+                f"{closest(value, spelt)} Spell it as the study does, or leave it out: "
+                f"`external: {{where_not: {{{column}: {value}}}}}`."
             )
+            problems.add("class unknown", message, rows, column)

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from casewise.cohort.checks import (
-    STORED,
-    check_alike,
-    check_files,
-    check_same,
-    closest,
-    find_columns,
-    keep_rows,
-    read_days,
-    read_names,
-)
+import pandas as pd
+
+from casewise.cohort import checks
+from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
 from casewise.cohort.dates import is_unsorted_date, natural
 from casewise.cohort.groups import check_subgroups
-from casewise.cohort.identity import REFUSE, Declared
+from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared
 from casewise.cohort.participants import Flow
-from casewise.cohort.table import Problems, each, names_text, read_text_table, rows_text
+from casewise.cohort.table import Problems, each, names_text, read_text_table
 from casewise.cohort.targets import (
     check_readers,
     class_columns,
@@ -32,9 +25,6 @@ from casewise.cohort.targets import (
 )
 from casewise.errors import CohortError, counted, cut
 from casewise.study.schema import Study
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ def read_cohort(
     if cells is None:
         cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)
     flow = Flow.of(cells, study)
-    cells = keep_rows(cells, study, problems, notes, flow)
+    cells = checks.keep_rows(cells, study, problems, notes, flow)
     if "where" in problems.by_kind:
         # rows that should be left out would show problems that the study does not have
         problems.raise_any(study.cohort)
@@ -88,10 +78,9 @@ def read_cohort(
         unknown_classes(cells, study, classed, problems)
     if cells.empty:
         problems.raise_any(study.cohort)
-    columns = find_columns(study, cells.columns.tolist(), problems)
+    columns = checks.find_columns(study, cells.columns.tolist(), problems)
     # New cases are in no split, and names of files are no names of people.
-    compared = labelled and study.subjects_known and study.subject_names != "as_written"
-    people = study.subject_names if compared else None
+    people = study.subject_names if labelled and study.subjects_known else AS_WRITTEN
     images, marks = _standard_columns(cells, columns, study, problems, notes, people=people)
     targets = [name for name in study.targets if name not in STORED]
     for name in targets:
@@ -106,7 +95,7 @@ def read_cohort(
         check_classes(named, study, problems)
     _check_regions(named, study, problems, notes)
     _check_baseline(named, study, problems, notes)
-    check_same(cells, images, marks, problems)
+    checks.check_same(cells, images, marks, problems)
     problems.raise_any(study.cohort)
     cohort = _assembled(named, _other_columns(cells, columns, study, notes), study, notes, labelled)
     return replace(cohort, flow=flow.steps)
@@ -119,47 +108,42 @@ def _standard_columns(
     problems: Problems,
     notes: list[str],
     *,
-    people: Declared | None,
+    people: Declared,
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Path, subject, visit, case, day and region row by row, and an identity of each file.
 
-    With `people`, names of subjects that may mean one person are a problem (see `check_alike`).
+    Names of subjects that may mean one person are a problem, unless `people` states otherwise (see `check_alike`).
     """
-    import pandas as pd
-
     empty = pd.Series("", index=cells.index, dtype="str")
-    paths, marks, subjects, regions = empty, empty, empty, empty
+    paths, marks, subjects, regions, visits = empty, empty, empty, empty, empty + "1"
+    days = pd.Series(float("nan"), index=cells.index)
     if "path" in columns:
-        paths, marks = check_files(cells[columns["path"]], study, problems, notes)
+        paths, marks = checks.check_files(cells[columns["path"]], study, problems, notes)
     if "subject" in columns:
         raw = cells[columns["subject"]]
-        subjects = read_names(raw, "subject", problems, notes)
-        check_alike(raw, "subject", problems, people=people)
-        if study.subject_names == "as_written":
+        subjects = checks.read_names(raw, "subject", problems, notes)
+        checks.check_alike(raw, "subject", problems, people=people)
+        if study.subject_names == AS_WRITTEN:
             notes.append("Names of subjects that differ in spelling are different people (subject_names: as_written).")
         elif study.subject_names != REFUSE:
             groups = "; ".join(" and ".join(group) for group in study.subject_names)
             notes.append(f"Different people, as the study states (subject_names): {groups}.")
     if "visit" in columns and cells[columns["visit"]].str.strip().any():
         raw = cells[columns["visit"]]
-        visits = read_names(raw, "visit", problems, notes)
-        check_alike(raw, "visit", problems, within=subjects)
+        visits = checks.read_names(raw, "visit", problems, notes)
+        checks.check_alike(raw, "visit", problems, within=subjects)
     else:
-        visits = empty + "1"
         lacking = f"The column {columns['visit']} is empty" if "visit" in columns else "There is no visit column"
         notes.append(f"{lacking}: every subject is one case, at visit 1.")
     if "region" in columns:
-        regions = read_names(cells[columns["region"]], "region", problems, notes)
+        regions = checks.read_names(cells[columns["region"]], "region", problems, notes)
         for row, value in each(regions[(regions != "") & ~regions.isin(study.regions)]):
-            text = f"row {row}, region: {cut(value)} is none of {names_text(study.regions)}."
-            problems.add("region unknown", text + closest(value, study.regions), row=row)
-    days = pd.Series(float("nan"), index=cells.index)
+            text = f"{cut(value)} is none of {names_text(study.regions)}.{closest(value, study.regions)}"
+            problems.add("region unknown", text, [row], "region")
     if role := next((role for role in ("day", "date") if role in columns), None):
-        days = read_days(cells[columns[role]], subjects, role, columns[role], problems)
+        days = checks.read_days(cells[columns[role]], subjects, role, columns[role], problems)
     if role == "date":
         notes.append(f"Days are counted from each subject's first date (column {columns['date']}).")
-    elif role == "day" and "date" in cells and not study.columns.get("date"):
-        notes.append("The table has days, so its dates are not used.")
     if not study.subjects_known:
         notes.append(
             "Subjects are not known: images of one person may be on both sides of a split, so results may be too "
@@ -176,13 +160,13 @@ def _check_cases(images: pd.DataFrame, columns: dict[str, str], problems: Proble
         column = columns.get("day") or columns.get("date")
         days_text = " and ".join(f"{day:g}" for day in rows["day"].dropna().drop_duplicates())
         remedy = "Correct the rows" if "visit" in columns else f"Write `columns: {{visit: {column}}}`"
-        text = f"{rows_text(rows.index, 4)}, {column}: case {case} has the days {days_text}; a visit has one. {remedy}."
-        problems.add("day twice", text, row=rows.index[0])
+        text = f"case {case} has the days {days_text}; a visit has one. {remedy}."
+        problems.add("day twice", text, rows.index, column or "")
     images["day"] = days.transform("first")
     pairs = images.drop_duplicates(["subject", "visit"])
     for case, rows in pairs[pairs.duplicated("case", keep=False)].groupby("case", sort=False):
-        text = f"{rows_text(rows.index)}: two subjects have the case {case}. Leave '/' out of subjects and visits."
-        problems.add("case twice", text, row=rows.index[0])
+        text = f"two subjects have the case {case}. Leave '/' out of subjects and visits."
+        problems.add("case twice", text, rows.index)
 
 
 def _check_order(images: pd.DataFrame, problems: Problems) -> None:
@@ -190,16 +174,11 @@ def _check_order(images: pd.DataFrame, problems: Problems) -> None:
     cases = images.drop_duplicates("case")
     by_name = cases["day"].isna().groupby(cases["subject"]).transform("any") & cases["subject"].duplicated(keep=False)
     named = cases[by_name & cases["visit"].map(is_unsorted_date).astype(bool)]
-    if named.empty:
-        return
-    row, first = named.index[0], named.iloc[0]
-    text = (
-        f"row {row}, visit: {cut(first['visit'])} of subject {first['subject']} looks like a date, but visits without "
-        "days are ordered by their names, which would mix up days, months and years. Write dates as 2024-02-01 "
-        "(year-month-day), or add a `day` column."
-    )
-    more = "" if len(named) == 1 else f" {len(named):,} visits have such names."
-    problems.add("visit order", text + more, row=row)
+    if len(named):
+        first = named.iloc[0]
+        text = f"{cut(first['visit'])} of subject {first['subject']} looks like a date, and the order of such names is "
+        text += "not that of time. Write dates as 2024-02-01 (year-month-day), or add a `day` column."
+        problems.add("visit order", text, named.index, "visit")
 
 
 def _check_regions(images: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> None:
@@ -209,20 +188,17 @@ def _check_regions(images: pd.DataFrame, study: Study, problems: Problems, notes
     wrong = (~images["region"].isin(study.regions)).groupby(images["case"]).transform("any")
     counts = images.groupby("case")["region"].transform("nunique")
     lacking = [
-        (case, [region for region in study.regions if region not in set(rows)], rows.index)
+        (case, ", ".join(region for region in study.regions if region not in set(rows)), rows.index)
         for case, rows in images[~wrong & (counts < len(study.regions))].groupby("case", sort=False)["region"]
     ]
     if study.missing_regions == "allow" and lacking:
-        named = names_text([f"{case} ({', '.join(missing)})" for case, missing, _ in lacking], 5)
-        notes.append(
-            f"{counted(len(lacking), 'case lacks a region and is', 'cases lack a region and are')} predicted from the "
-            f"available ones: {named}."
-        )
+        named = names_text([f"{case} ({missing})" for case, missing, _ in lacking], 5)
+        cases = counted(len(lacking), "case lacks a region and is", "cases lack a region and are")
+        notes.append(f"{cases} predicted from the available ones: {named}.")
         return
     for case, missing, rows in lacking:
-        text = f"{rows_text(rows, 4)}: case {case} has no image of region {', '.join(missing)}. "
-        remedy = "Add the images, or write `missing_regions: allow` in the study."
-        problems.add("region missing", text + remedy, row=rows[0])
+        text = f"case {case} has no image of region {missing}. Add it, or write `missing_regions: allow` in the study."
+        problems.add("region missing", text, rows)
 
 
 def _check_baseline(images: pd.DataFrame, study: Study, problems: Problems, notes: list[str]) -> None:
@@ -238,14 +214,13 @@ def _check_baseline(images: pd.DataFrame, study: Study, problems: Problems, note
     has = images["visit"].eq(baseline).groupby(images["subject"]).transform("any")
     lacking = sorted(images.loc[~has, "subject"].unique(), key=natural)
     if lacking and study.evaluation.missing_baseline == "leave_out":
-        text = f"{counted(len(lacking), 'subject has', 'subjects have')} no visit {cut(baseline)}"
-        notes.append(f"{text} and no change from baseline: {names_text(lacking)}.")
+        subjects = counted(len(lacking), "subject has", "subjects have")
+        notes.append(f"{subjects} no visit {cut(baseline)} and no change from baseline: {names_text(lacking)}.")
         return
     for subject in lacking:
         rows = images.index[images["subject"] == subject]
-        text = f"{rows_text(rows, 4)}: subject {subject} has no visit {cut(baseline)}, the baseline. "
-        remedy = "Add it, or write `evaluation: {missing_baseline: leave_out}` in the study."
-        problems.add("baseline", text + remedy, row=rows[0])
+        text = f"subject {subject} has no visit {cut(baseline)}, the baseline. Add it, or write `evaluation: "
+        problems.add("baseline", text + "{missing_baseline: leave_out}` in the study.", rows)
 
 
 def _other_columns(
@@ -254,11 +229,10 @@ def _other_columns(
     """The columns of the table that are neither standard nor targets, unchanged; a reserved name is changed."""
     others: dict[str, pd.Series] = {}
     for column in cells.columns.tolist():
-        if column not in STORED and column not in study.targets:
+        target = column in study.targets
+        if column not in STORED and not target:
             others[column] = cells[column]
-        elif column in columns.values() or (column in study.targets and column in target_columns(column, study)):
-            continue
-        else:
+        elif column not in columns.values() and not (target and column in target_columns(column, study)):
             others[f"table_{column}"] = cells[column]
             notes.append(f"The table's column {column} is kept as table_{column}, because its name is reserved.")
     return others
@@ -268,8 +242,6 @@ def _assembled(
     images: pd.DataFrame, others: dict[str, pd.Series], study: Study, notes: list[str], labelled: bool
 ) -> Cohort:
     """Order and number images, panels and cases. Within a panel the order of the table is kept."""
-    import pandas as pd
-
     targets = list(study.targets)
     cases = images.drop_duplicates("case")[["case", "subject", "visit", "day"]]
     dated = cases["day"].notna().groupby(cases["subject"]).transform("all")
@@ -279,14 +251,20 @@ def _assembled(
         for subject, visit, day, by_day in zip(cases["subject"], cases["visit"], cases["day"], dated, strict=True)
     ]
     cases = cases.iloc[sorted(range(len(cases)), key=keys.__getitem__)].reset_index(drop=True)
-    position = pd.DataFrame({"case": images["case"].map({case: i for i, case in enumerate(cases["case"])})})
-    position["region"] = images["region"].map({region: i for i, region in enumerate(study.regions)})
+    rank = {case: number for number, case in enumerate(cases["case"])}
+    regions = {region: number for number, region in enumerate(study.regions)}
+    position = pd.DataFrame({"case": images["case"].map(rank), "region": images["region"].map(regions)})
     order = position.sort_values(["case", "region"] if study.regions else ["case"], kind="stable").index
     images, panels = with_panels(images.assign(**others).loc[order].reset_index(drop=True), study)
     for name in targets:
         if study.level_of(name) in ("case", "subject"):
             cases[name] = cases["case"].map(images.groupby("case")[name].first())
-    _note_order(cases, notes)
+    repeated = cases[cases["subject"].duplicated(keep=False)]
+    undated = repeated[repeated["day"].isna().groupby(repeated["subject"]).transform("any")]
+    if len(undated):
+        visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=natural), 12)
+        subjects = counted(undated["subject"].nunique(), "subject")
+        notes.append(f"For {subjects} without all days, visits are ordered by name: {visits}.")
     if labelled:
         _note_unscored(images, panels, targets, notes)
     return Cohort(images=images, panels=panels, cases=cases, notes=notes)
@@ -299,7 +277,15 @@ def with_panels(images: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, pd.Da
     units = level_keys(study.panels.by)
     panel = images.groupby(units, sort=False).ngroup() if units else images["image"]
     images.insert(list(images).index("region") + 1, "panel", panel)
-    return images, _panels(images, list(study.targets), whole=study.panels.by == "case")
+    groups = images.groupby("panel", sort=True)
+    panels = groups[["case", "subject", "visit", "day", "region"]].first().reset_index()
+    panels["day"] = panels["day"].astype(float)
+    if study.panels.by == "case":
+        panels["region"] = ""
+    panels["tiles"] = groups["image"].agg(list).to_list()
+    for name in study.targets:
+        panels[name] = groups[name].first().where(groups[name].nunique() < 2).to_numpy(dtype=float)
+    return images, panels
 
 
 def check_copied(study: Study, panels: pd.DataFrame) -> None:
@@ -310,34 +296,12 @@ def check_copied(study: Study, panels: pd.DataFrame) -> None:
     """
     slots, counts = study.panels.slots, panels["tiles"].map(len)
     if study.panels.offline_copies and counts.max() > slots:
-        case, largest, over = panels["case"][counts.idxmax()], counts.max(), int((counts > slots).sum())
+        case, over = panels["case"][counts.idxmax()], int((counts > slots).sum())
         raise CohortError(
             f"{study.cohort}: {over:,} of {len(panels):,} panels (by: {study.panels.by}) have more tiles than the "
-            f"{slots} they show at once, such as {case} with {largest}: fixed copies of them cannot be made "
-            f"(panels.offline_copies: {study.panels.offline_copies}). Write `by: image` under panels, a larger "
-            "`grid`, or leave out `offline_copies`."
+            f"{slots} they show at once, such as {case} with {counts.max()}, so panels.offline_copies cannot be made. "
+            "Write `by: image` under panels, a larger `grid`, or leave it out."
         )
-
-
-def _panels(images: pd.DataFrame, targets: list[str], *, whole: bool) -> pd.DataFrame:
-    groups = images.groupby("panel", sort=True)
-    panels = groups[["case", "subject", "visit", "day", "region"]].first().reset_index()
-    panels["day"] = panels["day"].astype(float)
-    if whole:
-        panels["region"] = ""
-    panels["tiles"] = groups["image"].agg(list).to_list()
-    for name in targets:
-        panels[name] = groups[name].first().where(groups[name].nunique() < 2).to_numpy(dtype=float)
-    return panels
-
-
-def _note_order(cases: pd.DataFrame, notes: list[str]) -> None:
-    repeated = cases[cases["subject"].duplicated(keep=False)]
-    undated = repeated[repeated["day"].isna().groupby(repeated["subject"]).transform("any")]
-    if len(undated):
-        visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=natural), 12)
-        count = undated["subject"].nunique()
-        notes.append(f"For {counted(count, 'subject')} without all days, visits are ordered by name: {visits}.")
 
 
 def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str], notes: list[str]) -> None:
@@ -352,5 +316,3 @@ def _note_unscored(images: pd.DataFrame, panels: pd.DataFrame, targets: list[str
     if len(empty):
         named = names_text([f"{c} {r}".strip() for c, r in zip(empty["case"], empty["region"], strict=True)], 5)
         notes.append(f"{len(empty):,} of {len(panels):,} panels have no target, although their case has one: {named}.")
-    if len(images) > 1 and images["subject"].is_unique:
-        notes.append("Each image shows a different subject.")

@@ -12,8 +12,7 @@ _TIME = r"(?:[T ]\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?(?: ?[AaPp][Mm])?(?:Z|[+-]\d\d:
 _YEAR_FIRST = re.compile(rf"(\d{{4}})([-/.]?)(\d\d?)\2(\d\d?){_TIME}", re.ASCII)
 _YEAR_LAST = re.compile(rf"(\d\d?)([-/.])(\d\d?)\2(\d{{4}}){_TIME}", re.ASCII)
 _NAMED = re.compile(r"(?:(\d\d?)[. -]+([A-Za-z]{3,9})\.?|([A-Za-z]{3,9})\.? (\d\d?)),?[ -]+(\d{4})", re.ASCII)
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_LONG_MONTHS = (
+_MONTHS = (
     *("january", "february", "march", "april", "may", "june", "july", "august"),
     *("september", "october", "november", "december"),
 )
@@ -64,8 +63,8 @@ def _named_day(text: str) -> int | None:
     if not match:
         return None
     name = (match[2] or match[3]).casefold()
-    names = _LONG_MONTHS if name in _LONG_MONTHS else _MONTHS
-    return _count(match[5], str(names.index(name) + 1), match[1] or match[4]) if name in names else None
+    month = next((n for n, month in enumerate(_MONTHS, 1) if name in (month, month[:3])), None)
+    return _count(match[5], str(month), match[1] or match[4]) if month else None
 
 
 def _count(year: str, month: str, day: str) -> int | None:

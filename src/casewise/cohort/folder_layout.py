@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from casewise.cohort.checks import natural
+from casewise.cohort.dates import natural
 from casewise.cohort.identity import alike
 from casewise.errors import CasewiseError, counted, cut, nearest_folder
 
@@ -93,14 +93,22 @@ def read_layout(source: Path, *, regions: list[str], classes: list[str] | None) 
         examples = ["/".join(next(p for p in split if len(p) - start - 1 == depth)) for depth in (usual, rare)]
         raise refuse("images are at different depths", *examples)
     tails = [p[start:] for p in split]
-    shape, images = _by_depth(paths, tails, regions, classes, refuse)
-    images = [replace(image, side=side) for image, side in zip(images, sides, strict=True)]
+    shape, images = _shape(tails, regions, classes, refuse), []
+    for path, tail, side in zip(paths, tails, sides, strict=True):
+        by_class, in_folder, stem = shape.startswith("class"), "region" in shape, tail[-1].rpartition(".")[0]
+        name = tail[-2] if in_folder else stem
+        region = find_region(name, regions) if regions else name * in_folder
+        if regions and not region:
+            where = "the name of its folder" if in_folder else "its file name"
+            raise refuse(f"the region ({', '.join(regions)}) of {path} does not follow from {where}", path)
+        subject, label = (stem, tail[0]) if by_class else (tail[0], "")
+        images.append(FolderImage(path, subject, tail[1] if "visit" in shape else "", region, label, side))
     if shape.startswith("class"):
         images = _own_subjects(images)
     with_train = next((p[start - 1] for p in split if start and p[start - 1].casefold().startswith("val")), "")
     rank = {region: position for position, region in enumerate(regions)}
     images.sort(key=lambda i: (i.side, natural(i.subject), natural(i.visit), rank.get(i.region, 0), natural(i.path)))
-    return Layout(shape=shape, images=images, skipped=skipped, put_with_train=with_train)
+    return Layout(shape, images, skipped, with_train)
 
 
 def _image_files(source: Path) -> tuple[list[str], list[str]]:
@@ -177,46 +185,23 @@ def find_region(name: str, regions: list[str]) -> str:
     return hits[0] if len(hits) == 1 else ""
 
 
-def _by_depth(
-    paths: list[str],
-    tails: list[tuple[str, ...]],
-    regions: list[str],
-    classes: list[str] | None,
-    refuse: Callable[..., CasewiseError],
-) -> tuple[str, list[FolderImage]]:
+def _shape(
+    tails: list[tuple[str, ...]], regions: list[str], classes: list[str] | None, refuse: Callable[..., CasewiseError]
+) -> str:
+    """The meaning of the folders, all of one depth."""
     depth = len(tails[0]) - 1
     if depth == 0:
         raise refuse("images are in one folder, so the subjects are not known")
     if depth > 3:
         raise refuse(f"images are {depth} folders deep")
-    lowest = {tail[-2] for tail in tails}
-    if depth == 1 and regions and all(find_region(name, regions) for name in lowest):
+    in_regions = bool(regions) and all(find_region(name, regions) for name in {tail[-2] for tail in tails})
+    if depth == 1 and in_regions:
         raise refuse("the folders are regions, so the subjects are not known")
     if depth == 1 and classes is not None and _are_classes({tail[0] for tail in tails}, classes, refuse):
-        shape = "class/*.jpg"
-    elif depth == 3 or (depth == 2 and regions and all(find_region(name, regions) for name in lowest)):
-        shape = "subject/visit/region/*.jpg" if depth == 3 else "subject/region/*.jpg"
-    else:
-        shape = "subject/visit/*.jpg" if depth == 2 else "subject/*.jpg"
-    in_folder = "region" in shape
-    images = []
-    for path, tail in zip(paths, tails, strict=True):
-        name = tail[-2] if in_folder else tail[-1].rpartition(".")[0]
-        region = find_region(name, regions) if regions else (name if in_folder else "")
-        if regions and not region:
-            where = "the name of its folder" if in_folder else "its file name"
-            raise refuse(f"the region ({', '.join(regions)}) of {path} does not follow from {where}", path)
-        by_class = shape == "class/*.jpg"
-        images.append(
-            FolderImage(
-                path=path,
-                subject=tail[-1].rpartition(".")[0] if by_class else tail[0],
-                visit=tail[1] if "visit" in shape else "",
-                region=region,
-                label=tail[0] if by_class else "",
-            )
-        )
-    return shape, images
+        return "class/*.jpg"
+    if depth == 2 and in_regions:
+        return "subject/region/*.jpg"
+    return {1: "subject/*.jpg", 2: "subject/visit/*.jpg", 3: "subject/visit/region/*.jpg"}[depth]
 
 
 def _are_classes(names: set[str], classes: list[str], refuse: Callable[..., CasewiseError]) -> bool:

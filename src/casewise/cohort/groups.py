@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.checks import closest, number
 from casewise.cohort.dates import natural
-from casewise.cohort.table import Problems, names_text, rows_text, text_of
+from casewise.cohort.table import Problems, names_text, text_of
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import cut
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 NOT_RECORDED, SEVERAL, OTHERS = "not_recorded", "several", "others"
 # A column with few distinct numbers is a code (1 = male), not a quantity.
@@ -70,8 +66,6 @@ def recorded(cells: pd.Series) -> pd.Series:
 
 def numbers_in(text: pd.Series) -> pd.Series | None:
     """The cells as numbers, NaN if empty; None if any other cell is not a number, or all are empty."""
-    import pandas as pd
-
     values = {cell: number(cell) for cell in text.unique() if cell}
     if not values or None in values.values():
         return None
@@ -170,16 +164,15 @@ def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> No
         if column not in cells:
             hint = closest(column, cells.columns.tolist())
             available = names_text(cells.columns.tolist(), 12)
-            problems.add(
-                "columns", f"evaluation.subgroups: {cut(column)} is not a column.{hint} There are: {available}."
-            )
+            text = f"evaluation.subgroups: {cut(column)} is not a column.{hint} There are: {available}."
+            problems.add("columns", text)
             continue
         text = recorded(cells[column])
         wrong = text[(text != "") & text.map(lambda cell: number(cell) is None)]
         if cuts and len(wrong):
+            message = (
+                f"{cut(str(wrong.iloc[0])[:80])} is not a number, and evaluation.subgroups states cut points for it."
+            )
             problems.add(
-                f"subgroup {column}",
-                f"{rows_text(wrong.index, 4)}, {column}: {cut(str(wrong.iloc[0])[:80])} is not a number, and "
-                "evaluation.subgroups states cut points for it. Correct the rows, or leave out the cut points.",
-                row=int(wrong.index[0]),
+                f"subgroup {column}", f"{message} Correct it, or leave out the cut points.", wrong.index, column
             )

@@ -33,7 +33,7 @@ _LONG = 6
 _READ_AS_DIGITS, _JOINED = " as digits", " without separators"
 # What a study states on names that look alike: `refuse_similar`, `as_written`, or lists of names of different people.
 Declared = str | Sequence[Sequence[str]]
-REFUSE = "refuse_similar"
+REFUSE, AS_WRITTEN = "refuse_similar", "as_written"
 
 
 def alike(text: str) -> str:
@@ -70,43 +70,26 @@ def identity(name: str) -> frozenset[str]:
     return frozenset(key or name for key in keys)
 
 
-def groups_alike(names: Iterable[str]) -> list[list[str]]:
-    """The groups of different names that differ only in case, spaces and invisible characters, in order.
-
-    >>> groups_alike(["Day 1", "Day -1", "day1"])
-    [['Day 1', 'day1']]
-    """
-    by_key: dict[str, list[str]] = defaultdict(list)
-    for name in dict.fromkeys(names):
-        by_key[alike(name)].append(name)
-    return [group for key, group in by_key.items() if key and len(group) > 1]
-
-
 def groups_of_one(names: Iterable[str], declared: Declared = REFUSE) -> list[list[str]]:
     """The groups of different names that may mean one person, in order; without pairs declared as different people.
+
+    With `as_written`, only case, spaces and invisible characters do not count.
 
     >>> groups_of_one(["1", "2", "01", "123-4567", "12-34567", "S1"])
     [['1', '01']]
     >>> groups_of_one(["1", "01", "S1", "s-1"], [["1", "01"]])
     [['S1', 's-1']]
+    >>> groups_of_one(["Day 1", "Day -1", "day1"], "as_written")
+    [['Day 1', 'day1']]
     """
     different = _different_pairs(declared)
     by_key: dict[str, list[str]] = defaultdict(list)
     for name in dict.fromkeys(names):
-        for key in sorted(identity(name)):
+        for key in [alike(name) or name] if declared == AS_WRITTEN else sorted(identity(name)):
             by_key[key].append(name)
     groups = []
     for key, group in by_key.items():
-        similar = [
-            name
-            for name in group
-            if any(
-                other != name
-                and frozenset((name.strip(), other.strip())) not in different
-                and _may_be_one(key, name, other)
-                for other in group
-            )
-        ]
+        similar = [name for name in group if any(_similar(key, name, other, different) for other in group)]
         groups += [tuple(similar)] if similar else []
     largest = [group for group in dict.fromkeys(groups) if not any(set(group) < set(other) for other in groups)]
     return [list(group) for group in largest]
@@ -121,7 +104,7 @@ def same_people(names: Iterable[str], others: Iterable[str], declared: Declared 
     >>> same_people(["001", "7"], ["1", "2"]), same_people(["001", "7"], ["1", "7"], [["1", "001"]])
     ({'001': '1'}, {'7': '7'})
     """
-    different, as_written = _different_pairs(declared), declared == "as_written"
+    different, as_written = _different_pairs(declared), declared == AS_WRITTEN
     by_key: dict[str, list[str]] = defaultdict(list)
     for other in others:
         for key in (alike(other),) if as_written else identity(other):
@@ -181,6 +164,11 @@ def spelling_pairs(similar: dict[str, str], most: int = 5) -> str:
 def _different_pairs(declared: Declared) -> set[frozenset[str]]:
     groups = [] if isinstance(declared, str) else declared
     return {frozenset(pair) for group in groups for pair in combinations(group, 2)}
+
+
+def _similar(key: str, name: str, other: str, different: set[frozenset[str]]) -> bool:
+    stated = frozenset((name.strip(), other.strip())) in different
+    return name != other and not stated and _may_be_one(key, name, other)
 
 
 def _may_be_one(key: str, name: str, other: str) -> bool:
@@ -271,7 +259,7 @@ def same_subjects(names: Iterable[str], others: Iterable[str], declared: Declare
 
 def _is_among(name: str, salt: str, people: list[set[str]], declared: Declared) -> bool:
     """Whether a name may mean one of the people with these hashes."""
-    as_written = declared == "as_written"
+    as_written = declared == AS_WRITTEN
     marks = {_hash(text, salt) for text in ([_spelled(name)] if as_written else [_exact(name), *marks_of_same(name)])}
     groups = [] if isinstance(declared, str) else [[other.strip() for other in group] for group in declared]
     others = {other for group in groups if name.strip() in group for other in group} - {name.strip()}

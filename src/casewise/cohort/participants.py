@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.checks import STORED
 from casewise.cohort.groups import NOT_RECORDED, grouping, is_quantity, numbers_in, recorded, table_column
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 
 class Flow:
     """The steps from the rows of the table to the cohort, collected where rows are left out.
 
     A step has a `code`, the numbers of `rows` and `subjects` that it leaves out (a subject counts if none of its rows
-    remains), and those that are `left`. The first step, `read`, leaves nothing out. Subjects are None where the table
-    has no such column.
+    remains), and those that are `left`. The first step, `read`, leaves nothing out.
 
     >>> import pandas as pd
     >>> flow = Flow(pd.Series(["A", "A", "B"], index=[2, 3, 4]))
@@ -31,37 +27,29 @@ class Flow:
     {'code': 'where', 'column': 'view', 'rows': 2, 'subjects': 1, 'left': {'rows': 1, 'subjects': 1}}
     """
 
-    def __init__(self, subjects: pd.Series | None, rows: int | None = None) -> None:
+    def __init__(self, subjects: pd.Series) -> None:
         self._subjects = subjects
-        self._rows = len(subjects) if subjects is not None else rows or 0
-        left = {"rows": self._rows, "subjects": self._count()}
-        self.steps: list[dict[str, Any]] = [{"code": "read", "rows": 0, "subjects": 0, "left": left}]
+        self.steps: list[dict[str, Any]] = [{"code": "read", "rows": 0, "subjects": 0, "left": self._left()}]
 
     @classmethod
     def of(cls, cells: pd.DataFrame, study: Study) -> Flow:
         """The flow of a table that was just read."""
         column = study.columns.get("subject", "subject")
-        return cls(cells[column].str.strip() if column in cells else None, len(cells))
+        return cls(cells[column].str.strip() if column in cells else pd.Series("", index=cells.index))
 
-    def leave_out(self, code: str, kept: pd.Series, **reason: Any) -> None:
+    def leave_out(self, code: str, kept: pd.Series, **reason: object) -> None:
         """Add a step; `kept` marks the rows that remain, by row number, and may still contain rows left out before."""
-        before = self.steps[-1]["left"]
-        if self._subjects is not None:
-            self._subjects = self._subjects[kept.reindex(self._subjects.index, fill_value=False)]
-            self._rows = len(self._subjects)
-        else:
-            self._rows = int(kept.sum())
-        left = {"rows": self._rows, "subjects": self._count()}
-        lost = None if left["subjects"] is None else before["subjects"] - left["subjects"]
-        step = {"code": code, **reason, "rows": before["rows"] - left["rows"], "subjects": lost, "left": left}
-        if step["rows"]:
-            self.steps.append(step)
+        self._subjects = self._subjects[kept.reindex(self._subjects.index, fill_value=False)]
+        before, left = self.steps[-1]["left"], self._left()
+        lost = {name: before[name] - left[name] for name in ("rows", "subjects")}
+        if lost["rows"]:
+            self.steps.append({"code": code, **reason, **lost, "left": left})
 
-    def _count(self) -> int | None:
-        return None if self._subjects is None else int(self._subjects[self._subjects != ""].nunique())
+    def _left(self) -> dict[str, int]:
+        return {"rows": len(self._subjects), "subjects": int(self._subjects[self._subjects != ""].nunique())}
 
 
-def cases_step(code: str, before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, Any]]:
+def cases_step(code: str, before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, object]]:
     """A step that leaves out whole cases, from the tables of cases before and after it; none if nothing changed."""
     lost = before[~before["case"].isin(after["case"])]
     if lost.empty:
@@ -130,7 +118,7 @@ def characteristics(
         several = text[text != ""].groupby(images["subject"]).nunique()
         unit = SUBJECT if (several <= 1).all() else CASE
         values = numbers_in(text)
-        entry: dict[str, Any] = {"name": name, "what": "column", "unit": unit}
+        entry: dict[str, object] = {"name": name, "what": "column", "unit": unit}
         if values is not None and (study.evaluation.subgroup_cuts.get(name) or is_quantity(values, images["subject"])):
             entries.append(entry | _numbers(values.groupby(images[unit]).transform("mean"), images[unit], sides))
         else:
@@ -162,8 +150,8 @@ def units_of(rows: pd.DataFrame, level: str) -> pd.Series:
     return rows["path" if level == "image" else level].astype(str)
 
 
-def _numbers(values: pd.Series, units: pd.Series, sides: Mapping[str, pd.Series]) -> dict[str, Any]:
-    described: dict[str, Any] = {}
+def _numbers(values: pd.Series, units: pd.Series, sides: Mapping[str, pd.Series]) -> dict[str, object]:
+    described: dict[str, dict[str, object]] = {}
     for side, rows in sides.items():
         of_side = values[rows][~units[rows].duplicated()]
         present = of_side.dropna().to_numpy(dtype=float)
@@ -178,7 +166,7 @@ def _numbers(values: pd.Series, units: pd.Series, sides: Mapping[str, pd.Series]
 
 def _categories(
     numbers: pd.Series, levels: Sequence[Mapping[str, str]], units: pd.Series, sides: Mapping[str, pd.Series]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """`numbers` are positions in `levels`; others are missing."""
     described = {}
     for side, rows in sides.items():

@@ -7,17 +7,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from casewise.cohort.table_formats import LARGEST, MOST_COLUMNS, Cells, parquet_cells, text_cells, workbook_cells
-from casewise.errors import MESSAGE, CohortError, cut, nearest, shortened
+from casewise.errors import CohortError, counted, cut, nearest, shortened
 from casewise.files import PICTURES, read_regular
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-# problems of a kind that are all shown, those shown of more, characters of each, and of the count of others
-_WHOLE, _SHOWN, _LINE, _COUNTED = 20, 5, 500, 60
+# problems that are shown, of all kinds together, and characters of each
+_SHOWN, _LINE = 10, 500
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -41,49 +39,31 @@ class Problems:
         """
         return f"`{self.section}: {{{text}}}`" if self.section else f"`{text}`"
 
-    def add(self, kind: str, text: str, *, row: int = 0) -> None:
-        """Add a problem; those of the same `kind` are shown together, ordered by `row` (0: the whole table)."""
-        self.by_kind.setdefault(kind, []).append((int(row), text))
+    def add(self, kind: str, text: str, rows: Iterable[int] = (), field: str = "") -> None:
+        """Add a problem of some rows, which are named in front of the text, or of the whole table.
+
+        Problems of the same `kind` are shown together, ordered by their rows.
+        """
+        numbers = [int(row) for row in rows]
+        where = f"{rows_text(numbers, 4)}{', ' * bool(field)}{field}: " if numbers else ""
+        self.by_kind.setdefault(kind, []).append((min(numbers, default=0), where + text))
 
     def wants_detail(self, kind: str) -> bool:
         """Whether the next problem of this kind may be shown in full, so that a hint is worth its computation."""
-        return len(self.by_kind.get(kind, ())) < _WHOLE
+        return len(self.by_kind.get(kind, ())) < _SHOWN
 
     def raise_any(self, source: Path) -> None:
-        """Raise all problems as one CohortError, if there are any."""
+        """Raise all problems as one CohortError, if there are any: some of each kind, and the numbers of the others."""
         if not self.by_kind:
             return
         kinds = sorted((sorted(items) for items in self.by_kind.values()), key=lambda items: items[0])
-        count = sum(map(len, kinds))
-        first = f"{source}: {count:,} {'problem' if count == 1 else 'problems'}."
-        lines, rest = self._shown(kinds, MESSAGE - len(first) - 100), count
-        text = [first]
-        for items, shown in zip(kinds, lines, strict=True):
-            text += shown
-            more = items[len(shown) :] if shown else []
-            rest -= len(shown) + len(more)
-            if more:
+        text, most = [f"{source}: {counted(sum(map(len, kinds)), 'problem')}."], max(1, _SHOWN // len(kinds))
+        for items in kinds:
+            text += [shortened(line, _LINE) for _, line in items[:most]]
+            if more := items[most:]:
                 rows = rows_text([row for row, _ in more if row])
                 text.append(f"and {len(more):,} more of this kind" + (f" ({rows})." if rows else "."))
-        if rest:
-            text.append(f"and {rest:,} of other kinds, which are shown when these are corrected.")
         raise CohortError("\n  ".join(text))
-
-    @staticmethod
-    def _shown(kinds: list[list[tuple[int, str]]], room: int) -> list[list[str]]:
-        """The problems of each kind that are shown in `room` characters: one of each kind first, then further ones."""
-        lines: list[list[str]] = [[] for _ in kinds]
-        for turn in range(_WHOLE):
-            for items, shown in zip(kinds, lines, strict=True):
-                if turn >= (len(items) if len(items) <= _WHOLE else _SHOWN) or len(shown) < turn:
-                    continue
-                line = shortened(items[turn][1], _LINE)
-                # a kind that is not shown whole ends with a count and the numbers of rows
-                cost = len(line) + 3 + (_COUNTED if not turn and len(items) > 1 else 0)
-                if cost <= room:
-                    shown.append(line)
-                    room -= cost
-        return lines
 
 
 def each(cells: pd.Series) -> Iterator[tuple[int, str]]:
@@ -112,10 +92,8 @@ def rows_text(rows: Iterable[int], limit: int = 8) -> str:
         else:
             runs.append([row, row])
     ranges = [f"{low}" if low == high else f"{low}-{high}" for low, high in runs]
-    if not ranges:
-        return ""
-    single = len(runs) == 1 and runs[0][0] == runs[0][1]
-    return f"{'row' if single else 'rows'} " + ", ".join(ranges[:limit]) + (" …" if len(ranges) > limit else "")
+    noun = "row" if len(runs) == 1 and runs[0][0] == runs[0][1] else "rows"
+    return f"{noun} {', '.join(ranges[:limit])}{' …' if len(ranges) > limit else ''}" if runs else ""
 
 
 def names_text(names: Sequence[str], limit: int = 8) -> str:
@@ -147,10 +125,7 @@ def read_text_table(path: Path, problems: Problems, *, sheet: str = "") -> tuple
     if sheet and not workbook:
         raise CohortError(f"{path}: sheet: only .xlsx workbooks have sheets, and this is none. Leave it out.")
     if data.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
-        raise CohortError(
-            f"{path} is a workbook of an old format, or has a password. Save it as .xlsx without a password, or as "
-            "'CSV UTF-8'."
-        )
+        raise CohortError(f"{path} is a workbook of an old format, or has a password. Save it as .xlsx without one.")
     if workbook:
         cells = workbook_cells(path, data, problems, sheet=sheet)
     elif data.startswith(b"PAR1"):
@@ -177,22 +152,17 @@ def _bytes(path: Path) -> bytes:
 
 
 def _framed(path: Path, cells: Cells, problems: Problems) -> tuple[pd.DataFrame, list[str]]:
-    import pandas as pd
-
     if not cells.numbers:
         raise CohortError(f"The cohort table {path} has a heading but no rows. It needs one row for each image.")
     if len(cells.heading) > MOST_COLUMNS:
-        raise CohortError(
-            f"The cohort table {path} has {len(cells.heading):,} columns, and at most {MOST_COLUMNS:,} are read. Leave "
-            "out those that are not used."
-        )
+        raise CohortError(f"The cohort table {path} has {len(cells.heading):,} columns; allowed are {MOST_COLUMNS:,}.")
     named: dict[str, list[str]] = {}
     for position, (raw, column) in enumerate(zip(cells.heading, cells.columns, strict=True), start=1):
         name = raw.strip()
         if not name:
             # spreadsheets add empty columns at the end, and pandas a count in front; neither needs a name
-            counted = position == 1 and column == [str(i) for i in range(len(column))]
-            if not counted and any(cell.strip() for cell in column):
+            numbered = position == 1 and column == [str(i) for i in range(len(column))]
+            if not numbered and any(cell.strip() for cell in column):
                 problems.add("heading", f"heading: column {position} has values but no name. Name it.")
         elif name in named:
             problems.add("heading", f"heading: {cut(name)} is repeated in column {position}. Rename one of them.")

@@ -24,15 +24,9 @@ DELIMITERS = (",", ";", "\t")
 # Cells that mean no value, whatever their case.
 NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknown", "missing"}
 # Limits of a table: bytes of its file, bytes of its parts when uncompressed, cells, columns, and characters of a cell.
-LARGEST, LARGEST_UNPACKED, MOST_CELLS, MOST_COLUMNS, LONGEST_CELL = (
-    200_000_000,
-    1_000_000_000,
-    20_000_000,
-    5000,
-    131_072,
-)
+LARGEST, LARGEST_UNPACKED, MOST_CELLS = 200_000_000, 1_000_000_000, 20_000_000
+MOST_COLUMNS, LONGEST_CELL = 5000, 131_072
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_UTF32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _FORMULA_WITHOUT_VALUE = re.compile(
     rb'<(?:\w+:)?c r="([A-Z]+\d+)"[^>]*>\s*<(?:\w+:)?f\b[^>]*(?:/>|>[^<]*</(?:\w+:)?f>)\s*'
@@ -87,7 +81,7 @@ def decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
     Raises:
         CohortError: the text has another encoding, or is damaged.
     """
-    name = "UTF-32" if data.startswith(_UTF32) else "UTF-16" if data.startswith(_UTF16) else "UTF-8"
+    name = "UTF-16" if data.startswith(_UTF16) else "UTF-8"
     notes: list[str] = []
     try:
         text = data.decode("utf-8-sig" if name == "UTF-8" else name)
@@ -102,10 +96,7 @@ def decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
         )
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise CohortError(
-            f"{path} is not a text table: line {line:,} contains a zero byte. In the spreadsheet, save it as 'CSV "
-            "UTF-8'."
-        )
+        raise CohortError(f"{path} is no text table: line {line:,} contains a zero byte. Save it as 'CSV UTF-8'.")
     return text, notes
 
 
@@ -127,16 +118,15 @@ def _windows_1252(data: bytes) -> tuple[str, int, str] | None:
 
 
 def _undecodable(path: Path, data: bytes, name: str, error: UnicodeDecodeError) -> str:
+    remedy = "In the spreadsheet, save it as 'CSV UTF-8'."
     if name != "UTF-8":
-        return f"{path} begins as {name} text and is not ({error.reason}). In the spreadsheet, save it as 'CSV UTF-8'."
+        return f"{path} begins as {name} text and is not ({error.reason}). {remedy}"
     # positions are counted after the mark that utf-8-sig skips
     start = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
-    row = data.count(b"\n", 0, start) + 1
-    low, high = data.rfind(b"\n", 0, start) + 1, data.find(b"\n", start) % (len(data) + 1)
-    near = data[max(low, start - 12) : min(high, start + 12)].decode("cp1252", "replace").strip()
+    line = data[data.rfind(b"\n", 0, start) + 1 :].partition(b"\n")[0][:80].decode("cp1252", "replace").strip()
     return (
-        f"{path} is neither UTF-8 nor Windows-1252 text: byte {start:,} in line {row} is 0x{data[start]:02x} (near "
-        f"{near!r}, read as Windows-1252). In the spreadsheet, save it as 'CSV UTF-8'."
+        f"{path} is neither UTF-8 nor Windows-1252 text: byte {start:,} in line {data.count(10, 0, start) + 1} is "
+        f"0x{data[start]:02x} (the line begins with {line!r}, read as Windows-1252). {remedy}"
     )
 
 
@@ -146,18 +136,24 @@ def _records(path: Path, text: str, delimiter: str) -> list[list[str]]:
     try:
         for record in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
             count += len(record)
-            if count > MOST_CELLS:
-                raise CohortError(f"{path} has more than {MOST_CELLS:,} cells. Leave out columns that are not used.")
+            _check_size(path, count)
             records.append(record)
     except csv.Error as error:
+        problem = f"the quotes are not closed or not doubled ({error})"
         if "field limit" in str(error):
             problem = f"a cell has more than {LONGEST_CELL:,} characters, probably because its quote is not closed"
-        else:
-            problem = f"the quotes are not closed or not doubled ({error})"
         raise CohortError(
             f'{path}, row {len(records) + 1}: {problem}. Quote a cell as "…" and a quote within it as "".'
         ) from None
     return records
+
+
+def _check_size(path: Path, cells: int, unpacked: int = 0) -> None:
+    if cells > MOST_CELLS or unpacked > LARGEST_UNPACKED:
+        raise CohortError(
+            f"{path} has {cells:,} cells or {unpacked:,} bytes unpacked; at most {MOST_CELLS:,} cells and "
+            f"{LARGEST_UNPACKED:,} bytes are read. Leave out columns that are not used."
+        )
 
 
 def _delimiter(text: str) -> str:
@@ -181,12 +177,8 @@ def _rectangle(
             blank += 1
             continue
         if len(record) < width or any(map(str.strip, record[width:])):
-            problems.add(
-                "cells",
-                f"row {number}: has {counted(len(record), 'cell')} where the heading has {width}. Quote cells that "
-                f"contain {separator}, and fill up short rows.",
-                row=number,
-            )
+            text = f"has {counted(len(record), 'cell')} where the heading has {width}. Quote cells that contain "
+            problems.add("cells", f"{text}{separator}, and fill up short rows.", [number])
         kept.append([unguarded(cell) for cell in record[:width]] + [""] * (width - len(record)))
         numbers.append(number)
     columns = [list(column) for column in zip(*kept, strict=True)]
@@ -225,9 +217,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > LARGEST_UNPACKED:
-                raise CohortError(f"{path} has {unpacked:,} bytes unpacked, and at most {LARGEST_UNPACKED:,} are read.")
+            _check_size(path, 0, sum(entry.file_size for entry in archive.infolist()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
@@ -236,24 +226,14 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 without_value = _FORMULA_WITHOUT_VALUE.findall(archive.read(book[name]._worksheet_path.lstrip("/")))
     except _UNREADABLE as error:
-        raise CohortError(
-            f"{path} cannot be read as an .xlsx workbook ({shortened(str(error).partition(chr(10))[0])}). Save it "
-            "again as .xlsx, or as 'CSV UTF-8'."
-        ) from None
+        reason = shortened(str(error).partition("\n")[0])
+        raise CohortError(f"{path} cannot be read as an .xlsx workbook ({reason}). Save it again.") from None
     if without_value:
         named = ", ".join(cell.decode() for cell in without_value[:8]) + (" …" if len(without_value) > 8 else "")
-        problems.add(
-            "formula",
-            f"cells {named}: {counted(len(without_value), 'formula has', 'formulas have')} no value. Open the workbook "
-            "in a spreadsheet program, and save it; or save it as 'CSV UTF-8'.",
-        )
+        formulas = counted(len(without_value), "formula has", "formulas have")
+        problems.add("formula", f"cells {named}: {formulas} no value. Save the workbook in a spreadsheet program.")
     if not rows:
         return Cells([], [], [])
-    titles = _titles(rows)
-    if titles:
-        skipped = counted(titles, "row above the heading was", "rows above the heading were")
-        notes = [*notes, f"{skipped} skipped, because only one cell was filled (row {rows[0][0]})."]
-        rows = rows[titles:]
     heading = rows[0][1]
     while not heading[-1].strip():
         heading = heading[:-1]
@@ -270,9 +250,8 @@ def _sheet(path: Path, book: Any, sheet: str, problems: Problems) -> tuple[str, 
     listed = ", ".join(cut(name) for name in names[:8]) + (" …" if len(names) > 8 else "")
     if sheet:
         if sheet not in [s.title for s in book.worksheets]:
-            raise CohortError(
-                f"{path}: sheet: there is no sheet {cut(sheet)}; there are {listed}." + nearest(sheet, names)
-            )
+            hint = nearest(sheet, names)
+            raise CohortError(f"{path}: sheet: there is no sheet {cut(sheet)}; there are {listed}.{hint}")
         return sheet, []
     if not names:
         raise CohortError(f"{path} is a workbook without a sheet.")
@@ -291,22 +270,11 @@ def _sheet_rows(path: Path, sheet: Any) -> list[tuple[int, list[str]]]:
         if not row:
             continue
         count += len(row)
-        if count > MOST_CELLS:
-            raise CohortError(f"{path} has more than {MOST_CELLS:,} cells. Leave out columns that are not used.")
+        _check_size(path, count)
         texts = [text_of_value(value) for value in row]
         if any(map(str.strip, texts)):
             rows.append((number, texts))
     return rows
-
-
-def _titles(rows: Sequence[tuple[int, list[str]]]) -> int:
-    """The number of rows above the heading, such as a title: one cell each, where rows below have several.
-
-    >>> _titles([(1, ["A study"]), (3, ["path", "subject"]), (4, ["a.png", "A"])]), _titles([(1, ["path"]), (2, ["a"])])
-    (1, 0)
-    """
-    widths = [sum(bool(text.strip()) for text in record) for _, record in rows[:20]]
-    return next((position for position, width in enumerate(widths) if width > 1), 0)
 
 
 def text_of_value(value: object) -> str:
@@ -342,11 +310,7 @@ def parquet_cells(path: Path, data: bytes) -> Cells:
         file = pq.ParquetFile(pa.BufferReader(data))
         facts = file.metadata
         unpacked = sum(facts.row_group(group).total_byte_size for group in range(facts.num_row_groups))
-        if facts.num_rows * facts.num_columns > MOST_CELLS or unpacked > LARGEST_UNPACKED:
-            raise CohortError(
-                f"{path} has {facts.num_rows:,} rows of {facts.num_columns:,} columns; at most {MOST_CELLS:,} cells "
-                f"and {LARGEST_UNPACKED:,} bytes are read. Leave out columns that are not used."
-            )
+        _check_size(path, facts.num_rows * facts.num_columns, unpacked)
         table = file.read(use_threads=False)
         columns = [[text_of_value(value) for value in column.to_pylist()] for column in table.columns]
     except (pa.ArrowException, *_UNREADABLE) as error:

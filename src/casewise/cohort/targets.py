@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.checks import STORED, closest, number
 from casewise.cohort.classes import read_classes
 from casewise.cohort.dates import natural
-from casewise.cohort.table import Problems, each, names_text, rows_text
+from casewise.cohort.table import Problems, each, names_text
 from casewise.errors import counted, cut
 from casewise.study.schema import Level, Study, Target
 from casewise.study.scores import study_scores
 from casewise.targets import by_form, kind_named
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.study.schema import Study
-
 
 _LEVELS: tuple[Level, ...] = ("image", "region", "case", "subject")
 
@@ -45,24 +39,21 @@ def class_columns(study: Study, headers: list[str]) -> dict[str, str]:
 
 def read_target(name: str, study: Study, cells: pd.DataFrame, problems: Problems) -> pd.Series:
     """One target, row by row: NaN if not scored, the mean if read from several columns."""
-    import pandas as pd
-
     target = study.targets[name]
     columns = target_columns(name, study)
-    empty = pd.Series(float("nan"), index=cells.index)
     missing = [column for column in columns if column not in cells]
-    for column in missing:
+    for column in missing if name not in study.columns else ():
         owner = "" if column == name else f" (target {name})"
-        text = f"column {column}{owner}: is missing.{closest(column, cells.columns.tolist())}"
-        if name not in study.columns:
-            stated = problems.setting(f"columns: {{{name}: NAME}}")
-            remedy = f"say {stated}" if problems.section else "name its column in the study's targets"
-            problems.add("columns", f"{text} Add it, or {remedy}.")
+        setting = problems.setting(f"columns: {{{name}: NAME}}")
+        remedy = f"say {setting}" if problems.section else "name its column in the study's targets"
+        hint = closest(column, cells.columns.tolist())
+        problems.add("columns", f"column {column}{owner}: is missing.{hint} Add it, or {remedy}.")
     if missing:
-        return empty
+        return pd.Series(float("nan"), index=cells.index)
+    if target.equals is not None:
+        return _read_indicator(name, target, cells[columns], problems)
     readers = {"number": _read_numbers, "classes": _read_class_names}
-    read = _read_indicator if target.equals is not None else by_form(target.kind, readers)
-    return read(name, target, cells[columns], problems)
+    return by_form(target.kind, readers)(name, target, cells[columns], problems)
 
 
 def _read_class_names(name: str, target: Target, cells: pd.DataFrame, problems: Problems) -> pd.Series:
@@ -73,8 +64,6 @@ def _read_class_names(name: str, target: Target, cells: pd.DataFrame, problems: 
 
 def _read_numbers(name: str, target: Target, cells: pd.DataFrame, problems: Problems) -> pd.Series:
     """The numbers of one column, or the mean of several."""
-    import pandas as pd
-
     labels = {column: column if column == name else f"{column} (target {name})" for column in cells}
     numbers = [
         _numbers(labels[column], target, cells[column].str.strip(), problems, setting=f"targets.{name}.range")
@@ -91,11 +80,9 @@ def _read_indicator(name: str, target: Target, cells: pd.DataFrame, problems: Pr
     text = cells[column].str.strip()
     present = sorted((value for value in text.unique() if value), key=natural)
     if present and indicator.strip() not in present:
-        problems.add(
-            "equals",
-            f"column {column} (target {name}): no row has {cut(indicator)}.{closest(indicator, present)} "
-            f"There are: {names_text([repr(value) for value in present], 6)}.",
-        )
+        listed, hint = names_text([repr(value) for value in present], 6), closest(indicator, present)
+        message = f"column {column} (target {name}): no row has {cut(indicator)}.{hint} There are: {listed}."
+        problems.add("equals", message)
     return (text == indicator.strip()).astype(float).where(text != "")
 
 
@@ -119,46 +106,33 @@ def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None
 
 def _numbers(label: str, target: Target, text: pd.Series, problems: Problems, *, setting: str) -> pd.Series:
     """The numbers of a column; `setting` is the key of the study file that states their range."""
-    import pandas as pd
-
     low, high = target.range
-    kind = "a whole number" if target.integer else "a number"
     values: dict[str, float] = {"": float("nan")}
     wrong: dict[str, str] = {}
-    for value in text.unique():
+    outside: dict[str, float] = {}
+    for value in filter(None, text.unique()):
         parsed = number(value)
-        if not value:
-            continue
         if parsed is None:
-            wrong[value] = f"{cut(value)} is not a number"
-            if re.fullmatch(r"[+-]?\d+,\d+", value):
-                wrong[value] += f" (write {value.replace(',', '.')})"
+            comma = re.fullmatch(r"[+-]?\d+,\d+", value)
+            wrong[value] = f"{cut(value)} is not a number" + (f" (write {value.replace(',', '.')})" if comma else "")
         elif not low <= parsed <= high:
-            wrong[value] = f"{value} is outside {low:g}..{high:g}"
+            outside[value] = parsed
         elif target.integer and not parsed.is_integer():
             wrong[value] = f"{value} is not whole"
         else:
             values[value] = parsed
-    outside = {value: parsed for value in wrong if (parsed := number(value)) is not None and not low <= parsed <= high}
     cells = text[text.isin(list(outside))]
     if len(cells) > 1:
-        least, most = min(outside[value] for value in cells), max(outside[value] for value in cells)
+        least, most = min(outside.values()), max(outside.values())
         span = f"{least:g} to {most:g}" if least < most else f"{most:g}"
-        problems.add(
-            f"range {label}",
-            f"{rows_text(cells.index.tolist())}, {label}: {counted(len(cells), 'cell')} outside {low:g}..{high:g} "
-            f"({span}). Correct them, or widen {setting}.",
-            row=cells.index[0],
-        )
-        wrong = {value: text for value, text in wrong.items() if value not in outside}
+        message = f"{counted(len(cells), 'cell')} outside {low:g}..{high:g} ({span}). Correct them, or widen {setting}."
+        problems.add(f"range {label}", message, cells.index, label)
+    else:
+        wrong |= {value: f"{value} is outside {low:g}..{high:g}" for value in outside}
+    allowed = f"Write {'a whole number' if target.integer else 'a number'} in {low:g}..{high:g}, or leave it empty if "
     for row, value in each(text[text.isin(list(wrong))]):
-        allowed = f"Write {kind} in {low:g}..{high:g}, or leave it empty if it was not scored."
-        allowed += (
-            f" If such values are possible, widen {setting}."
-            if wrong[value].endswith(f"outside {low:g}..{high:g}")
-            else ""
-        )
-        problems.add(f"value {label}", f"row {row}, {label}: {wrong[value]}. {allowed}", row=row)
+        widen = f" If such values are possible, widen {setting}." if value in outside else ""
+        problems.add(f"value {label}", f"{wrong[value]}. {allowed}it was not scored.{widen}", [row], label)
     return pd.to_numeric(text.map(values), errors="coerce").astype(float)
 
 
@@ -194,12 +168,8 @@ def _report_varying(
         recorded = unit[name].dropna()
         values = " and ".join(kind.shown(value, classes) for value in recorded.drop_duplicates())
         unit_name = unit[keys[0]].iloc[0] + (f", region {unit['region'].iloc[0]}" if "region" in keys else "")
-        problems.add(
-            f"varies {name} {rule}",
-            f"{rows_text(recorded.index, 4)}, {name}: {values} in {keys[0]} {unit_name}; it {rule}. "
-            "Correct the rows, or state its `level` in the study's targets.",
-            row=recorded.index[0],
-        )
+        text = f"{values} in {keys[0]} {unit_name}; it {rule}. Correct the rows, or state its `level` in the targets."
+        problems.add(f"varies {name} {rule}", text, recorded.index, name)
 
 
 def panel_values(panels: pd.DataFrame, study: Study, name: str) -> np.ndarray:

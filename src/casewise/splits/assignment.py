@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+# How an assignment was chosen, as `splits.json` keeps it (see `assign`).
+Assignment = dict[str, Any]
 # random assignments whose counts are computed at once
 _AT_ONCE = 256
 # exchanges of two subjects that are tried at once, and the numbers that they may take in memory
@@ -79,7 +81,7 @@ def imbalance(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 def assign(
     records: np.ndarray, shares: Sequence[float], needs: ClassNeeds, *, restarts: int, seed: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, Assignment]:
     """Assign subjects to sides by the best of `restarts` greedy and as many random assignments.
 
     If every candidate leaves a side without a class that it could have, pairs of subjects are exchanged until none
@@ -96,40 +98,29 @@ def assign(
     targets = np.asarray(shares, float)
     holders = needs.holders.astype(float)
     sides, gaps = greedy_candidates(records, targets, restarts=restarts, seed=seed)
-    lowest = {"greedy": float(gaps.min())}
-    best = _Best(needs)
-    best.offer("greedy", sides, gaps, _counts(sides, holders, len(targets)))
-    lowest["random"] = np.inf
+    offers: list[tuple[tuple[float, float], str, np.ndarray]] = []
+    lowest = {"greedy": np.inf, "random": np.inf}
+
+    def offer(method: str, sides: np.ndarray, gaps: np.ndarray) -> None:
+        shortfall = needs.shortfall(_counts(sides, holders, len(targets)))
+        first = int(np.lexsort((gaps, shortfall))[0])
+        offers.append(((float(shortfall[first]), float(gaps[first])), method, sides[first].astype(int)))
+        lowest[method] = min(lowest[method], float(gaps.min()))
+
+    offer("greedy", sides, gaps)
     for sides in _random_assignments(len(records), targets, restarts=restarts, seed=seed):
-        gaps = imbalance(_counts(sides, records, len(targets)), targets)
-        lowest["random"] = min(lowest["random"], float(gaps.min()))
-        best.offer("random", sides, gaps, _counts(sides, holders, len(targets)))
-    side, exchanges = _exchanged(best.side, records, targets, needs)
+        offer("random", sides, imbalance(_counts(sides, records, len(targets)), targets))
+    _, method, side = min(offers, key=lambda candidate: candidate[0])
+    side, exchanges = _exchanged(side, records, targets, needs)
     counts = _counts(side[None], records, len(targets))[0]
     return side, {
-        "method": best.method,
+        "method": method,
         "candidates": {"greedy": restarts, "random": restarts},
         "imbalance": float(imbalance(counts, targets)),
         "lowest_imbalance": lowest,
         "exchanges": exchanges,
         "shortfall": int(needs.shortfall(_counts(side[None], holders, len(targets))[0])),
     }
-
-
-class _Best:
-    """The best assignment offered so far, by shortfall and then imbalance."""
-
-    def __init__(self, needs: ClassNeeds) -> None:
-        self._needs, self._key = needs, (np.inf, np.inf)
-        self.side, self.method = np.zeros(0, int), ""
-
-    def offer(self, method: str, sides: np.ndarray, gaps: np.ndarray, holders_by_side: np.ndarray) -> None:
-        """Compare candidates (restarts, subjects) with the best one."""
-        shortfall = self._needs.shortfall(holders_by_side)
-        first = int(np.lexsort((gaps, shortfall))[0])
-        key = (float(shortfall[first]), float(gaps[first]))
-        if key < self._key:
-            self._key, self.side, self.method = key, sides[first].astype(int), method
 
 
 def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed: int) -> tuple[np.ndarray, float]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from casewise.cohort.dates import natural
 from casewise.errors import SplitError, counted, cut
-from casewise.splits.assignment import ClassNeeds, assign
+from casewise.splits.assignment import Assignment, ClassNeeds, assign
 
 # Runs of a fold that are tried: the fewest that give every side the classes that it can have.
 RUNS = (1, 2, 4, 8, 16, 32, 64)
@@ -75,16 +75,14 @@ def check_numbers(paths: Sequence[str]) -> None:
         return
     series = len({series_of(path) or path for path in paths})
     raise SplitError(
-        f"split.by: 'number' keeps neighbouring file numbers together, and {counted(len(paths), 'name')}, such as "
-        f"{cut(Path(paths[0]).name)}, form {series:,} series. A series needs {LEAST_SERIES} files on average; a name "
-        "without a number is a series of its own. Leave out `by: number`, or name the files in the order in which the "
-        "images were taken."
+        f"split.by: 'number' needs series of {LEAST_SERIES} numbered files on average; {counted(len(paths), 'name')}, "
+        f"such as {cut(Path(paths[0]).name)}, form {series:,} series. Leave it out, or number the files in their order."
     )
 
 
 def assign_runs(
     paths: Sequence[str], records: np.ndarray, shares: Sequence[float], needs: ClassNeeds, *, restarts: int, seed: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, Assignment]:
     """Assign runs of neighbouring file numbers to sides: (subjects,) the side of each, and how it was chosen.
 
     As few runs as possible: more of them are tried only if a side would lack a class that it could have. The record is
@@ -94,7 +92,7 @@ def assign_runs(
         paths: the file of each subject.
         records, shares, needs: as of `casewise.splits.assignment.assign`, by subject.
     """
-    best: tuple[np.ndarray, dict[str, Any]] | None = None
+    best: tuple[np.ndarray, Assignment] | None = None
     for factor in RUNS:
         run, keys = file_runs(paths, needs.holders, round(1 / min(shares)), factor)
         count = int(run.max()) + 1
@@ -132,28 +130,24 @@ def file_runs(paths: Sequence[str], holders: np.ndarray, sides: int, factor: int
 def identities(paths: Sequence[str]) -> list[list[Key]]:
     """What may identify the person of each file, the likeliest first: keys, equal for files of one person.
 
-    Folders and names that are more than the numbers in each of them; else the first number in folder and name with
-    enough values, then the next such number; without one, the number with most values.
+    Folders and names that are more than the numbers in each of them; then the first number in folder and name with
+    enough values, or without one the number with most values.
 
     >>> identities(["Normal_100x_7.png", "Normal_100x_12.png", "Normal_400x_7.png", "Normal_400x_8.png"])[0]
     [((), 7), ((), 12), ((), 7), ((), 8)]
     """
     numbers, series = [_numbers(path) for path in paths], [(natural(_shape(path)),) for path in paths]
-    positions: dict[int, list[int]] = {}
+    position: dict[int, int] = {}
     for length in {len(row) for row in numbers} - {0}:
         counts = [len(set(values)) for values in zip(*(row for row in numbers if len(row) == length), strict=True)]
-        enough = [position for position, count in enumerate(counts) if count >= LEAST_VALUES]
-        positions[length] = enough or [counts.index(max(counts))]
-    rankings: list[list[Key]] = []
-    for level in range(max(map(len, positions.values()), default=1)):
-        key_position = {length: of_length[min(level, len(of_length) - 1)] for length, of_length in positions.items()}
-        rankings.append(
-            [((), row[key_position[len(row)]]) if row else name for row, name in zip(numbers, series, strict=True)]
-        )
-    pairs = len(set(zip(series, rankings[0], strict=True)))
-    if len(set(series)) ** 2 > pairs:  # more series than numbers in each of them
-        rankings.insert(0, list(series))
-    return rankings
+        enough = (place for place, count in enumerate(counts) if count >= LEAST_VALUES)
+        position[length] = next(enough, counts.index(max(counts)))
+    of_numbers: list[Key] = [
+        ((), row[position[len(row)]]) if row else name for row, name in zip(numbers, series, strict=True)
+    ]
+    # more series than numbers in each of them
+    people = len(set(series)) ** 2 > len(set(zip(series, of_numbers, strict=True)))
+    return [list(series), of_numbers] if people else [of_numbers]
 
 
 def _stem(path: str) -> str:

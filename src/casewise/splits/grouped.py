@@ -6,23 +6,20 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from casewise.cohort.cohort import Cohort
 from casewise.cohort.targets import panel_values
 from casewise.errors import DamagedError, SplitError, counted
-from casewise.splits.assignment import ClassNeeds, assign, greedy, imbalance, needs_of_folds, needs_of_test
+from casewise.run_folder import JsonFile
+from casewise.splits.assignment import Assignment, ClassNeeds, assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.file_numbers import assign_runs, check_numbers
 from casewise.splits.predefined import TEST, imported, one_source_a_fold
+from casewise.study.schema import Study
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.cohort.cohort import Cohort
-    from casewise.run_folder import JsonFile
-    from casewise.study.schema import Study
 
 
 @dataclass(frozen=True)
@@ -65,63 +62,52 @@ def split(cohort: Cohort, study: Study) -> Splits:
     Raises:
         SplitError: there are too few subjects, or a predefined split has a subject on both sides.
     """
-    subjects = sorted(set(cohort.panels["subject"]))
-    settings = study.split.model_dump()
-    numbered, assignment_records = False, {}
-    if study.split.by == "number":
+    settings, column, leave_out = study.split, study.split.column, study.split.leave_out
+    subjects, folds = sorted(set(cohort.panels["subject"])), settings.folds
+    side: dict[str, int] = {}
+    sources: list[str] = []
+    assigned: dict[str, Assignment] = {}
+    if settings.by == "number":
         check_numbers(cohort.images["path"].astype(str).tolist())
-    if study.split.column:
-        side = imported(cohort.images, study.split.column)
-        folds = len({s for s in side.values() if s != TEST})
-        numbered = folds > 1
-        if numbered and study.split.by == "number":
-            raise SplitError(
-                f"The column {study.split.column!r} numbers the folds, so `split.by: number` has no effect. Leave out "
-                "one of them."
-            )
-        if TEST in side.values() and not any(s != TEST for s in side.values()):
-            raise SplitError(
-                f"The column {study.split.column!r} puts every subject in the test set, so there is none to train on."
-            )
-        training = [s for s in subjects if side[s] != TEST]
-        if folds == 1:
-            folds = study.split.folds
-            assigned, assignment_records["folds"] = _into_folds(cohort, study, training, folds)
-            side |= assigned
-    elif study.split.leave_out:
-        sources, side = one_source_a_fold(cohort.images, study.split.leave_out)
-        folds, training = len(sources), subjects
+    if column:
+        side = imported(cohort.images, column)
+    elif leave_out:
+        sources, side = one_source_a_fold(cohort.images, leave_out)
     else:
-        folds = study.split.folds
-        tested = max(1, round(study.split.test * len(subjects))) if study.split.test else 0
-        if len(subjects) - tested < folds:
-            most = len(subjects) - tested
+        tested = max(1, round(settings.test * len(subjects))) if settings.test else 0
+        most = len(subjects) - tested
+        if most < folds:
             remedy = f"Give split.folds at most {most}, or add subjects." if most >= 2 else "Add subjects."
             raise SplitError(
                 f"The cohort has {counted(len(subjects), 'subject')}, {tested} of them for the test set: "
                 f"too few for {folds} folds. {remedy}"
             )
-        side = {}
-        training = subjects
         if tested:
-            side, assignment_records["test"] = _into_test(cohort, study, subjects, tested / len(subjects))
-            training = [s for s in subjects if side[s] != TEST]
-        assigned, assignment_records["folds"] = _into_folds(cohort, study, training, folds)
-        side |= assigned
-    missing = [f for f in range(folds) if f not in side.values()]
-    if len(training) < folds or missing:
+            side, assigned["test"] = _into_test(cohort, study, subjects, tested / len(subjects))
+    training = [subject for subject in subjects if side.get(subject) != TEST]
+    given = {side[subject] for subject in training if subject in side}
+    numbered = bool(column) and len(given) > 1
+    if numbered and settings.by == "number":
+        raise SplitError(f"The column {column!r} numbers the folds, so leave out `split.by: number`.")
+    if not training:
+        raise SplitError(f"The column {column!r} puts every subject in the test set, so there is none to train on.")
+    if numbered or leave_out:
+        folds = len(given)
+    else:
+        of_fold, assigned["folds"] = _into_folds(cohort, study, training, folds)
+        side |= of_fold
+    if len(training) < folds or set(range(folds)) - set(side.values()):
         raise SplitError(f"{counted(len(training), 'subject')} cannot fill {folds} folds. Lower split.folds.")
-    how = f"column {study.split.column}" if study.split.column else "balanced"
     record = {
-        "how": f"leave out {study.split.leave_out}" if study.split.leave_out else how,
-        **({"left_out": sources} if study.split.leave_out else {}),
+        "how": f"leave out {leave_out}" if leave_out else f"column {column}" if column else "balanced",
+        **({"left_out": sources} if leave_out else {}),
         **({"numbered": True} if numbered else {}),
-        "settings": settings,
+        "settings": settings.model_dump(),
         "balance": guide_name(study),
-        "restarts": study.split.restarts,
+        "restarts": settings.restarts,
         "n": {_name(s): _counted(cohort.panels, {k for k, v in side.items() if v == s}) for s in [TEST, *range(folds)]},
-        "imbalance": measured_imbalance(cohort, study, side, folds, assignment_records),
-        "assignment": assignment_records,
+        "imbalance": measured_imbalance(cohort, study, side, folds, assigned),
+        "assignment": assigned,
         "classes_lacking": classes_lacking(cohort.panels, study, side, folds),
     }
     return Splits(side=dict(sorted(side.items())), folds=folds, record=record)
@@ -148,27 +134,30 @@ def panel_records(panels: pd.DataFrame, study: Study, subjects: list[str], name:
     name = name or guide_name(study)
     kind, n_classes = kind_named(study.kind_of(name)), len(study.classes_of(name))
     labels = kind.fold_labels(panel_values(panels, study, name), *study.range_of(name), n_classes)
-    row = {s: i for i, s in enumerate(subjects)}
+    row = panels["subject"].map({subject: number for number, subject in enumerate(subjects)})
     table = np.zeros((len(subjects), labels.max() + 1))
-    for subject, label in zip(panels["subject"], labels, strict=True):
-        if subject in row:
-            table[row[subject], label] += 1
+    np.add.at(table, (row[row.notna()].astype(int), labels[row.notna()]), 1)
     return table[:, table.sum(axis=0) > 0]
 
 
 def class_holders(panels: pd.DataFrame, study: Study, subjects: list[str]) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """(subjects, classes) whether a subject has a panel of each class of any output, and the (output, class) names."""
-    columns, names = [], []
-    for output in study.outputs:
-        values = panel_values(panels, study, output)
-        for code, label in enumerate(study.classes_of(output)):
-            holders = set(panels["subject"][values == code])
-            columns.append([subject in holders for subject in subjects])
-            names.append((output, label))
+    names = [(output, label) for output in study.outputs for label in study.classes_of(output)]
+    holders = holders_by_class(panels, study)
+    columns = [[subject in holders[name] for subject in subjects] for name in names]
     return np.array(columns, dtype=bool).reshape(len(names), len(subjects)).T, names
 
 
-def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], folds: int) -> list[dict[str, Any]]:
+def holders_by_class(panels: pd.DataFrame, study: Study) -> dict[tuple[str, str], set[str]]:
+    """The subjects with a panel of each class of each output."""
+    return {
+        (output, label): set(panels["subject"][panel_values(panels, study, output) == code].astype(str))
+        for output in study.outputs
+        for code, label in enumerate(study.classes_of(output))
+    }
+
+
+def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], folds: int) -> list[dict[str, object]]:
     """The classes without a subject on a side, with the reason.
 
     `too_few`: fewer subjects of the cohort have the class than there are sides; `not_assigned`: there are enough.
@@ -191,16 +180,14 @@ def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], fo
     ]
 
 
-def _into_test(
-    cohort: Cohort, study: Study, subjects: list[str], share: float
-) -> tuple[dict[str, int], dict[str, Any]]:
+def _into_test(cohort: Cohort, study: Study, subjects: list[str], share: float) -> tuple[dict[str, int], Assignment]:
     """The subjects of the test set and the others, and how they were assigned."""
     needs = needs_of_test(class_holders(cohort.panels, study, subjects)[0], study.split.folds)
     assigned, how = _assigned(cohort, study, subjects, [1 - share, share], needs, study.seed)
     return {subject: (0, TEST)[s] for subject, s in zip(subjects, assigned.tolist(), strict=True)}, how
 
 
-def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -> tuple[dict[str, int], dict[str, Any]]:
+def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -> tuple[dict[str, int], Assignment]:
     """The fold of each training subject, and how they were assigned."""
     needs = needs_of_folds(class_holders(cohort.panels, study, subjects)[0], folds)
     assigned, how = _assigned(cohort, study, subjects, [1 / folds] * folds, needs, study.seed + 1)
@@ -209,7 +196,7 @@ def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -
 
 def _assigned(
     cohort: Cohort, study: Study, subjects: list[str], shares: list[float], needs: ClassNeeds, seed: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, Assignment]:
     """The side of each subject, balanced on the guiding label; by runs of file numbers if the study states so."""
     records, restarts = panel_records(cohort.panels, study, subjects), study.split.restarts
     if study.split.by != "number":
@@ -246,9 +233,7 @@ def measured_imbalance(
 def inner_stop(records: np.ndarray, subjects: list[str], *, share: float, seed: int) -> tuple[list[str], list[str]]:
     """Divide the training subjects of a fold into those for fitting and those that decide about early stopping."""
     if len(subjects) < 2:
-        raise SplitError(
-            "One training subject cannot be divided for early stopping; add subjects or lower split.folds."
-        )
+        raise SplitError("One training subject cannot be divided for early stopping. Add subjects.")
     sides, _ = greedy(records, [1 - share, share], restarts=100, seed=seed)
     fitted, stopping = ([s for s, assigned in zip(subjects, sides, strict=True) if assigned == side] for side in (0, 1))
     return fitted, stopping
@@ -274,10 +259,7 @@ def read_splits(file: JsonFile) -> Splits:
     except (ValueError, TypeError, AttributeError) as error:
         raise DamagedError(f"{file.path} is not a split manifest ({error}). {file.remedy}") from error
     if manifest_hash(side) != values["hash"]:
-        raise SplitError(
-            f"{file.path}: the split was edited by hand and does not match its hash. Delete the run folder and run "
-            "again."
-        )
+        raise SplitError(f"{file.path}: the split does not match its hash. Delete the run folder and run again.")
     record = {k: v for k, v in values.items() if k not in ("hash", "subjects", "folds")}
     return Splits(side=side, folds=folds, record=record)
 
@@ -303,21 +285,15 @@ def inner_folds(panels: pd.DataFrame, study: Study, splits: Splits, fold: int, *
             inner fold would be without any recorded value.
     """
     training = splits.training(fold)
-    where = f"nested_cv: the {len(training)} training subjects of fold {fold + 1}"
+    where = f"the {len(training)} training subjects of fold {fold + 1}"
     remedy = "Lower nested_cv.folds or split.folds, merge the class with another, or add subjects."
     if len(training) < count:
-        raise SplitError(f"{where} cannot fill {count} inner folds. Lower nested_cv.folds or add subjects.")
-    holders = {
-        (name, label): set(panels["subject"][panel_values(panels, study, name) == code].astype(str)) & set(training)
-        for name in study.outputs
-        for code, label in enumerate(study.classes_of(name))
-    }
+        raise SplitError(f"nested_cv: {where} cannot fill {count} inner folds. {remedy}")
+    holders = {name: subjects & set(training) for name, subjects in holders_by_class(panels, study).items()}
     for (name, label), subjects in holders.items():
         if len(subjects) < count:
-            raise SplitError(
-                f"{name}: the class {label!r} has {len(subjects)} of {where.removeprefix('nested_cv: ')}, fewer than "
-                f"the {count} inner folds. {remedy}"
-            )
+            text = f"{name}: the class {label!r} has {len(subjects)} of {where}, fewer than the {count} inner folds."
+            raise SplitError(f"{text} {remedy}")
     seed = int.from_bytes(hashlib.sha256(f"{study.seed} inner folds of {fold}".encode()).digest()[:7], "big")
     sides, _ = greedy(panel_records(panels, study, training), [1 / count] * count, restarts=100, seed=seed)
     folds = [[s for s, side in zip(training, sides, strict=True) if side == k] for k in range(count)]
@@ -327,14 +303,12 @@ def inner_folds(panels: pd.DataFrame, study: Study, splits: Splits, fold: int, *
     for k, inner in enumerate(folds):
         rest = set(training) - set(inner)
         if not any(subjects & set(inner) for subjects in recorded.values()):
-            raise SplitError(f"{where}: no subject of inner fold {k + 1} has a recorded target. Lower nested_cv.folds.")
+            raise SplitError(f"nested_cv: {where}: inner fold {k + 1} has no recorded target. Lower nested_cv.folds.")
         for name, subjects in recorded.items():
             if not subjects & rest:
-                raise SplitError(f"{where}: {name} is recorded only in inner fold {k + 1}. Lower nested_cv.folds.")
+                raise SplitError(f"nested_cv: {where}: {name} is only in inner fold {k + 1}. Lower nested_cv.folds.")
         for (name, label), subjects in holders.items():
             if not subjects & rest:
-                raise SplitError(
-                    f"{where}: all {len(subjects)} with {name} {label!r} are in inner fold {k + 1}, so that networks "
-                    f"evaluated there could not learn it. {remedy}"
-                )
+                text = f"nested_cv: {where}: all {len(subjects)} with {name} {label!r} are in inner fold {k + 1}."
+                raise SplitError(f"{text} {remedy}")
     return folds

@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from casewise.cohort.cohort import Cohort
 from casewise.errors import CohortError, StudyError
 from casewise.splits.grouped import Splits, split
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.cohort.cohort import Cohort
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 # The column with the real subject of an image; no table of a study has a column of this name.
 PERSON = "subject (before the split by image)"
@@ -45,40 +43,32 @@ def image_split_of(study: Study, cohort: Cohort, splits: Splits) -> ImageSplit:
         StudyError: the primary outcome needs several regions.
     """
     if cohort.images["subject"].is_unique:
-        raise CohortError(
-            f"{study.cohort}: no subject has more than one image, so a split by image is a split by subject. "
-            "Leave out `split: {by: image}`."
-        )
+        raise CohortError(f"{study.cohort}: no subject has more than one image. Leave out `split: {{by: image}}`.")
     regional: set[str] = set()
     for name, score in study.scores.items():
         if "[" in score.formula or regional & set(re.findall(r"[^\W\d]\w*", score.formula)):
             regional.add(name)
     if study.primary_outcome in regional:
-        raise StudyError(
-            f"split.by: {study.primary_outcome!r} is computed over several regions, and a single image shows one; name "
-            "another `primary_outcome`, or leave out `by: image`."
-        )
-    by_subject = study.split.model_copy(
-        update={
-            "by": "subject",
-            "column": None,
-            "leave_out": None,
-            "test": len(splits.subjects(-1)) / len(splits.side),
-            "folds": splits.folds,
-            "restarts": min(study.split.restarts, RESTARTS),
-        }
-    )
-    other = study.model_copy(
-        update={
-            "name": f"{study.name}-by-image",
-            "title": f"{study.title or study.name}, split by image: for comparison only",
-            "primary_outcome": study.primary_outcome,
-            "scores": {name: score for name, score in study.scores.items() if name not in regional},
-            "split": by_subject,
-            "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}}),
-            "external": None,
-        }
-    )
+        text = f"split.by: {study.primary_outcome!r} is computed over several regions, and a single image shows one."
+        raise StudyError(f"{text} Name another `primary_outcome`, or leave out `by: image`.")
+    settings: dict[str, object] = {
+        "by": "subject",
+        "column": None,
+        "leave_out": None,
+        "test": len(splits.subjects(-1)) / len(splits.side),
+        "folds": splits.folds,
+        "restarts": min(study.split.restarts, RESTARTS),
+    }
+    changes = {
+        "name": f"{study.name}-by-image",
+        "title": f"{study.title or study.name}, split by image: for comparison only",
+        "primary_outcome": study.primary_outcome,
+        "scores": {name: score for name, score in study.scores.items() if name not in regional},
+        "split": study.split.model_copy(update=settings),
+        "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}}),
+        "external": None,
+    }
+    other = study.model_copy(update=changes)
     images = images_as_subjects(cohort)
     return ImageSplit(other, images, split(images, other))
 

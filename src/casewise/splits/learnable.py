@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import panel_values
 from casewise.errors import SplitError, StudyError, counted
 from casewise.predictions.stacking import EITHER_SIGN
-from casewise.splits.grouped import Splits, inner_folds
+from casewise.splits.grouped import Splits, holders_by_class, inner_folds
 from casewise.splits.predefined import TEST
 from casewise.study.learners import combined_learners
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 
 def missing_classes(record: Mapping[str, Any]) -> list[str]:
@@ -55,30 +52,35 @@ def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
     if either_sign and not splits.subjects(TEST):
         raise StudyError(
             f"stack: {either_sign[0]!r} has weights of either sign, which find signal out of fold where there is none. "
-            "They are judged on a test set, and this study has none. Use `weighted` or `mean`, or state a test set, "
-            "such as `split: {test: 20%}`."
+            "Use `weighted` or `mean`, or state a test set, such as `split: {test: 20%}`."
         )
     if either_sign and (tuned := next((name for name, rule in study.decisions.items() if rule == "kappa"), None)):
         raise StudyError(
             f"stack: {either_sign[0]!r} has no out-of-fold predictions, on which `decision: kappa` of {tuned!r} tunes "
             "its thresholds. Use `weighted` or `mean`, or the decision `median` or `mean`."
         )
-    _check_nested(splits, panels, study)
-    for name in study.outputs:
-        values = panel_values(panels, study, name)
-        for code, label in enumerate(study.classes_of(name)):
-            holders = set(panels["subject"][values == code])
-            for fold in range(splits.folds) if holders else ():
-                if not holders & set(splits.training(fold)):
-                    raise SplitError(_not_learnable(splits, study, name, label, holders, fold))
+    by_class, tested, nested = holders_by_class(panels, study), set(splits.subjects(TEST)), study.nested_cv
+    for (name, label), holders in by_class.items() if nested else ():
+        count = len(holders - tested)
+        # a source that is left out may lack a class
+        if count < splits.folds and not splits.record.get("left_out"):
+            outside = " outside the test set" if tested else ""
+            raise SplitError(
+                f"{name}: the class {label!r} has {counted(count, 'subject')}{outside}, fewer than the {splits.folds} "
+                "outer folds. Lower split.folds, merge the class with another, or add subjects."
+            )
+    for fold in range(splits.folds) if nested else ():
+        inner_folds(panels, study, splits, fold, count=nested.folds if nested else 0)
+    for (name, label), holders in by_class.items():
+        for fold in range(splits.folds) if holders else ():
+            if not holders & set(splits.training(fold)):
+                raise SplitError(_not_learnable(splits, study, name, label, holders, fold))
     for name in study.outputs if study.stack else []:
         scored = panels["subject"][~np.isnan(panel_values(panels, study, name))]
         folds = {splits.side[subject] for subject in scored} - {TEST}
         if len(folds) < 2:
-            raise SplitError(
-                f"{name!r} is recorded in {len(folds)} of {splits.folds} folds; a stacker needs two. "
-                "Leave out `stack:` or the target."
-            )
+            text = f"{name!r} is recorded in {len(folds)} of {splits.folds} folds; a stacker needs two."
+            raise SplitError(f"{text} Leave out `stack:` or the target.")
 
 
 def _not_learnable(splits: Splits, study: Study, name: str, label: str, holders: set[str], fold: int) -> str:
@@ -96,24 +98,3 @@ def _not_learnable(splits: Splits, study: Study, name: str, label: str, holders:
         f"{name}: the class {label!r} has {counted(len(holders), 'subject')}, and {where}: networks that are evaluated "
         f"there could not learn it. {remedy}"
     )
-
-
-def _check_nested(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
-    """Check that no outer or inner fold of a nested cross-validation lacks a class."""
-    if not study.nested_cv:
-        return
-    tested = set(splits.subjects(TEST))
-    for name in study.outputs:
-        values = panel_values(panels, study, name)
-        for code, label in enumerate(study.classes_of(name)):
-            holders = set(panels["subject"][values == code].astype(str)) - tested
-            # a source that is left out may lack a class
-            if len(holders) < splits.folds and not splits.record.get("left_out"):
-                outside = " outside the test set" if tested else ""
-                raise SplitError(
-                    f"{name}: the class {label!r} has {counted(len(holders), 'subject')}{outside}, fewer than the "
-                    f"{splits.folds} outer folds: some folds would be evaluated without it. Lower "
-                    "split.folds, merge the class with another, or add subjects."
-                )
-    for fold in range(splits.folds):
-        inner_folds(panels, study, splits, fold, count=study.nested_cv.folds)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from casewise.cohort.dates import natural
+from casewise.cohort.table import names_text
 from casewise.errors import BothSidesError, SplitError, counted, cut, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TEST = -1
 FEW = 3
@@ -33,10 +31,8 @@ def one_source_a_fold(images: pd.DataFrame, column: str) -> tuple[list[str], dic
     values = images[column].astype(str).str.strip()
     empty = images.loc[values.isin(["", "nan"]), "subject"]
     if len(empty):
-        raise SplitError(
-            f"split.leave_out: {counted(len(empty), 'image has', 'images have')} no {column}, the first of subject "
-            f"{cut(empty.iloc[0])}. Fill it in."
-        )
+        text = f"split.leave_out: {counted(len(empty), 'image has', 'images have')} no {column}, the first of subject "
+        raise SplitError(f"{text}{cut(empty.iloc[0])}. Fill it in.")
     by_subject = values.groupby(images["subject"]).unique()
     several = [subject for subject, names in by_subject.items() if len(names) > 1]
     if several:
@@ -74,7 +70,7 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     """Read sides from a column: `test`, `train` (with `validation`), or the fold's number from 1.
 
     Raises:
-        BothSidesError: subjects are on several sides; the message names them and their images.
+        BothSidesError: subjects are on several sides; the message names the first.
         SplitError: a cell names no side, or the sides contradict each other.
     """
     cells = images[column].astype(str)
@@ -83,49 +79,33 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     if len(unknown):
         cell, subject = cells[unknown[0]], table["subject"][unknown[0]]
         raise SplitError(
-            f"Column {cut(column)} contains {cut(cell)} for subject {cut(subject)}; "
-            f"allowed are {', '.join(dict.fromkeys(WORDS.values()))}, or the fold's number from 1."
-            f"{nearest(cell.strip().casefold(), WORDS)}"
+            f"Column {cut(column)} contains {cut(cell)} for subject {cut(subject)}; allowed are train, validation, "
+            f"test, or the fold's number from 1.{nearest(cell.strip().casefold(), WORDS)}"
         )
     validation = validation_in(cells)
     if validation and "test" not in set(table["side"]):
-        raise SplitError(
-            f"Column {cut(column)} contains {cut(validation)} and no test; some authors call the test set so. Write "
-            "test if these subjects are for testing, train if they are for training."
-        )
+        text = f"Column {cut(column)} contains {cut(validation)} and no test; some authors call the test set so."
+        raise SplitError(f"{text} Write test if these subjects are for testing, train if they are for training.")
     counts = table.groupby("subject")["side"].nunique()
     both = sorted(counts.index[counts > 1], key=natural)
     if both:
-        named = ", ".join(f"{name} ({_placed(table[table['subject'] == name])})" for name in both[:FEW])
-        more = f" … ({len(both):,} in all)" if len(both) > FEW else ""
         raise BothSidesError(
             f"The imported split in column {cut(column)} puts {counted(len(both), 'subject')} on several sides: "
-            f"{named}{more}. Images of one person on both sides make all results too optimistic. Give each subject "
-            "one side. `casewise audit` lists all of them in audit.json, with pictures that are on two sides."
+            f"{names_text(both, FEW)}. Images of one person on both sides make all results too optimistic. Give each "
+            "subject one side; `casewise audit` lists all of them with images."
         )
     side = {str(subject): _number(name) for subject, name in table.groupby("subject")["side"].first().items()}
     if "train" in set(table["side"]) and any(name.startswith("fold") for name in table["side"]):
         word = next(text.strip() for text in cells if side_of(text) == "train")
-        raise SplitError(
-            f"Column {cut(column)} mixes {cut(word)} with fold numbers. Number every fold, or write train and test."
-        )
+        text = f"Column {cut(column)} mixes {cut(word)} with fold numbers."
+        raise SplitError(f"{text} Number every fold, or write train and test.")
     numbers = sorted({s for s in side.values() if s != TEST})
     if numbers and numbers != list(range(len(numbers))):
-        raise SplitError(
-            f"Column {cut(column)} numbers its folds {[n + 1 for n in numbers]}; they must run from 1 without gaps."
-        )
+        listed = [n + 1 for n in numbers]
+        raise SplitError(f"Column {cut(column)} numbers its folds {listed}; they must run from 1 without gaps.")
     return side
 
 
 def _number(side: str) -> int:
     """The side as in `Splits`; training subjects without a fold are in the first."""
     return TEST if side == "test" else 0 if side == "train" else int(side.removeprefix("fold ")) - 1
-
-
-def _placed(rows: pd.DataFrame) -> str:
-    """The sides of a subject's images, with the name of the first image of each."""
-    sides = []
-    for side, paths in rows.groupby("side")["path"]:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        sides.append(f"{side}: {Path(paths.iloc[0]).name}{more}")
-    return "; ".join(sides)

@@ -66,8 +66,7 @@ class Study(StudyModel):
     sheet: str = ""
     """The sheet of an .xlsx workbook. Default: its first visible sheet."""
     root: Path | None = None
-    """Folder to which the paths in the table are relative. Default: the table's own folder. If it is stated, absolute
-    paths of another computer are looked up in it by their ends."""
+    """Folder to which the paths in the table are relative. Default: the table's own folder."""
     columns: dict[str, str] = {}
     """The table's column for a standard name or a target, such as `{visit: visit_no}`. `""` leaves it unused."""
     where: RowFilter = {}

@@ -28,7 +28,6 @@ class Number:
     closed = True
     guess: Literal["mean", "shares"] = "mean"
     stackers: tuple[str, ...] = ("linear", "linear+intercept", "ridge", "ridge+intercept", "mean", "weighted")
-    rank_correlation = False
     arithmetic = True
     balanced = False
     decisions: tuple[str, ...] = ()
@@ -90,7 +89,6 @@ class Classes:
     closed = False
     guess: Literal["mean", "shares"] = "shares"
     stackers: tuple[str, ...] = ("mean", "weighted", "logistic")
-    rank_correlation = False
     arithmetic = False
     balanced = True
     decisions: tuple[str, ...] = ()
@@ -153,7 +151,6 @@ class Grades(Classes):
     headline: tuple[str, ...] = ("kappa_quadratic", "accuracy")
     means = "agreement"
     closed = True
-    rank_correlation = True
     decisions: tuple[str, ...] = ("median", "mean", "kappa")
 
     def width(self, n_classes: int) -> int:

@@ -24,7 +24,6 @@ class TargetKind(Protocol):
         closed: whether a label that the study does not name is an error; otherwise such rows are left out.
         guess: the constant prediction to compare with: the 'mean', or the 'shares' of classes.
         stackers: the stackers that combine it.
-        rank_correlation: whether the audit adds the rank correlation of expected and recorded label.
         arithmetic: whether formulas, severity bands, readers and change from baseline apply to it.
         decisions: the rules by which its values can be decided, the default first (see
             `casewise.predictions.decisions`); empty where `decide` is the only one.
@@ -41,7 +40,6 @@ class TargetKind(Protocol):
     closed: bool
     guess: Literal["mean", "shares"]
     stackers: tuple[str, ...]
-    rank_correlation: bool
     arithmetic: bool
     balanced: bool
     decisions: tuple[str, ...]

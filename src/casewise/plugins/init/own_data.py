@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from casewise.audit.columns import INTERNAL, STANDARD, further_columns
-from casewise.audit.metadata import audited_columns, columns_in_use, is_usual
+from casewise.audit.columns import further_columns
+from casewise.audit.metadata import INTERNAL, STANDARD, audited_columns, columns_in_use, is_usual
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.table import Problems, names_text, read_text_table
 from casewise.cohort.table_formats import NO_VALUE
