@@ -183,13 +183,6 @@ def test_every_control_is_reached_by_the_keyboard(page: Page) -> None:
     assert wanted <= set(names)
 
 
-@pytest.mark.slow
-def test_the_interface_is_described_offline(page: Page, served: Running) -> None:
-    page.goto(served.url + "/docs")
-    page.get_by_role("heading", name="POST /api/predict").wait_for()
-    assert page.get_by_role("heading", name="GET /api/model").count() == 1
-
-
 # Tries to show or save something of one patient with the images or the label of another.
 
 
@@ -302,7 +295,7 @@ def restore(page: Page) -> None:
 
 
 def leave(page: Page) -> None:
-    page.goto(page.url + "docs")
+    page.goto(page.url + "health")
     again(page.go_back, page)
 
 

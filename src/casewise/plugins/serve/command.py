@@ -48,7 +48,7 @@ def serve(
         from casewise.plugins.serve.server import run_service
         from casewise.plugins.serve.settings import MEBI, ServiceSettings
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette", "h11", "multipart"):
+        if (error.name or "").partition(".")[0] not in ("uvicorn", "starlette", "h11", "python_multipart"):
             raise
         raise CasewiseError(
             "`casewise serve` needs an optional part of casewise: `pip install 'casewise[serve]'`."

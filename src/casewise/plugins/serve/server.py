@@ -23,7 +23,7 @@ from casewise.console import Silent
 from casewise.errors import CasewiseError, counted
 from casewise.plugins.serve.app import create_app
 from casewise.plugins.serve.guard import Guard
-from casewise.plugins.serve.pool import Counters, WorkerPlan, WorkerPool, work
+from casewise.plugins.serve.pool import WorkerPlan, WorkerPool, work
 from casewise.plugins.serve.settings import Json, ServiceSettings
 
 if TYPE_CHECKING:
@@ -48,26 +48,13 @@ def service(
         CasewiseError: the options do not agree, or the model cannot be loaded.
     """
     settings.check()
-    counters = Counters()
     with tempfile.TemporaryDirectory(prefix="casewise-serve-") as name:
         threads = max(1, (os.cpu_count() or 1) // settings.workers)
         plan = WorkerPlan(settings.bundle, settings.learner, settings.max_pixels, Path(name), threads, settings.trust)
-        pool = WorkerPool(
-            plan,
-            counters,
-            workers=settings.workers,
-            queue_length=settings.queue,
-            timeout=settings.timeout,
-            target=target,
-        )
-        counters.set("workers", settings.workers)
+        pool = WorkerPool(plan, settings, target)
         try:
             description = pool.start()
-            yield (
-                Guard(create_app(settings, pool, description, counters, Path(name)), settings, counters),
-                pool,
-                description,
-            )
+            yield Guard(create_app(settings, pool, description, Path(name)), settings), pool, description
         finally:
             pool.stop()
 

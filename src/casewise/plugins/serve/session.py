@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -82,11 +81,8 @@ class ModelSession:
     def description(self) -> Json:
         """The answer of /api/model (see `casewise.plugins.serve.description.describe`)."""
         networks = {member.model for member in self.ensemble.members}
-        maps = (
-            [name for name in self.explainer.explainable(self.model.members) if name in networks]
-            if self.explainer
-            else []
-        )
+        explainable = self.explainer.explainable(self.model.members) if self.explainer else []
+        maps = [name for name in explainable if name in networks]
         return describe(self.model, self.study, self.learner, maps) | {
             "networks": len(self.ensemble.members),
             "networks_in_memory": self.networks_kept,
@@ -116,16 +112,10 @@ class ModelSession:
         names = self.description["explained_learners"]
         learner = submission.learner or next(iter(names), "")
         if self.explainer is None or learner not in names:
-            raise ServiceError(
-                422,
-                "no_saliency",
-                f"There are no saliency maps of {learner or self.learner}. "
-                + (
-                    f"Choose one of: {', '.join(names)}."
-                    if names
-                    else "Its networks weight tiles by attention, or the plugin `explain` is not installed."
-                ),
-            )
+            why = "Its networks weight tiles by attention, or the plugin `explain` is not installed."
+            remedy = f"Choose one of: {', '.join(names)}." if names else why
+            message = f"There are no saliency maps of {learner or self.learner}. {remedy}"
+            raise ServiceError(422, "no_saliency", message)
         try:
             target = self.explainer.target_of(self.study, submission.target)
         except CasewiseError as error:
@@ -145,14 +135,13 @@ class ModelSession:
                     entry["explained_class"] = explained_class(rows, target.target, level, entry)
                     del entry["stored"]
                     maps.append(entry)
-        title = self.description["titles"].get(target.target, target.target)
         signed = any(entry["signed"] for entry in maps)
         return {
             "model": self._facts,
             "learner": learner,
             "learner_title": learner_name(learner),
             "target": target.target,
-            "title": title,
+            "title": self.description["titles"].get(target.target, target.target),
             "signed": signed,
             "meaning": self._meaning(learner, signed=signed, classes=bool(target.output.classes)),
             "maps": maps,
@@ -176,9 +165,8 @@ class ModelSession:
         check_slots(submission, self.description)
         check_pixels(submission, folder, self.max_pixels, self.description)
         try:
-            table = new_table(
-                self._cells(submission, folder), self.model.reader, work, columns=self._columns, root=folder
-            )
+            rows = self._cells(submission, folder)
+            table = new_table(rows, self.model.reader, work, columns=self._columns, root=folder)
             cells = table.cells()
             cases = cases_of(cells, table.study)
             if not predict:
@@ -202,10 +190,8 @@ class ModelSession:
     @property
     def _columns(self) -> dict[str, str]:
         """The headings of the tables of requests; a column that they do not have is empty."""
-        stated = {"path": "path", "subject": "subject", "visit": "visit"} | (
-            {"region": "region"} if self.study.regions else {}
-        )
-        return dict.fromkeys(self.model.reader.settings["columns"], "") | stated
+        stated = ["path", "subject", "visit", *(["region"] if self.study.regions else [])]
+        return dict.fromkeys(self.model.reader.settings["columns"], "") | {name: name for name in stated}
 
     def _cells(self, submission: Submission, folder: Path) -> pd.DataFrame:
         """One row for each image or scan; the DICOM files of one scan are moved into a folder."""
@@ -252,15 +238,8 @@ class ModelSession:
             own = by_visit[f"visit {number + 1}"]
             results = [self._result(submission, row) for row in own.to_dict("records")]
             images = [{"file": f.name, "region": f.slot} for f in submission.files if f.visit == number]
-            visits.append(
-                {
-                    "visit": visit.name,
-                    "day": visit.day,
-                    "images": images,
-                    "results": results,
-                    "flags": flags_of(results),
-                }
-            )
+            entry = {"visit": visit.name, "day": visit.day, "images": images, "results": results}
+            visits.append(entry | {"flags": flags_of(results)})
         return {
             "model": self._facts,
             "notice": self.description["notice"],
@@ -274,7 +253,7 @@ class ModelSession:
         facts = self.description["targets_by_name"][target]
         classes = facts["classes"]
         value = row["prediction"]
-        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        missing = plain(value) is None
         result: Json = {
             "target": target,
             "title": facts["title"],
@@ -283,12 +262,10 @@ class ModelSession:
             "prediction": None if missing else str(value) if classes else float(value),
         }
         if classes:
-            names = {name: plain(row[f"probability of {name}"]) for name in classes}
-            result["probabilities"] = names
+            result["probabilities"] = {name: plain(row[f"probability of {name}"]) for name in classes}
             result["prediction_set"] = [name for name in str(row["prediction set"]).split(" | ") if name]
         elif facts["bands"] and not missing:
-            names_of_bands = list(facts["bands"])
-            result["band"] = names_of_bands[int(band_of(np.array([float(value)]), facts["bands"])[0])]
+            result["band"] = list(facts["bands"])[int(band_of(np.array([float(value)]), facts["bands"])[0])]
         used = {*OTHER_FORM, "target", "region", *(name for name in row if str(name).startswith("probability of "))}
         result |= {str(name).replace(" ", "_"): plain(cell) for name, cell in row.items() if name not in used}
         result["flags"] = [submission.named(reason) for reason in reasons_of(str(row["flags"]))]
