@@ -129,9 +129,8 @@ def slot_column(study: Study) -> str:
 
 def needed_columns(study: Study) -> set[str]:
     """Columns that the settings of the modality name, without which there are no cases."""
-    settings = study.modality_settings
-    needed = {str(settings.slice_index)} if getattr(settings, "slice_index", None) else set()
-    return needed | ({"box_x0"} if getattr(settings, "roi", "") == "box" else set())
+    column = getattr(study.modality_settings, "slice_index", None)
+    return {str(column)} if column else set()
 
 
 def check_slots(submission: Submission, description: Mapping[str, Any]) -> None:

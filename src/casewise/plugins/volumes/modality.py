@@ -57,9 +57,9 @@ class VolumesModality(base.Modality):
         return columns
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-        from casewise.plugins.volumes.case_table import settle_sequences
+        from casewise.plugins.volumes.case_table import resolve_sequences
 
-        return settle_sequences(study, cohort)
+        return resolve_sequences(study, cohort)
 
     def described(self, study: Study, images: pd.DataFrame) -> str:
         sequences = " and ".join(", ".join(volumes_of(study).sequences).rsplit(", ", 1))

@@ -113,7 +113,7 @@ def _stack_masks(
     # all slices together, because a single slice may contain only compression noise around black
     values = binarise_masks(np.stack(planes, axis=-1), folder / str(named["mask"].max())).transpose(1, 0, 2)
     affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
-    return Scan(values.astype(np.float32), affine, folder / str(named["mask"].iloc[0]), {"format": "slice images"})
+    return Scan(values.astype(np.float32), affine, folder / str(named["mask"].iloc[0]))
 
 
 def to_scan(

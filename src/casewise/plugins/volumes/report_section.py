@@ -93,7 +93,7 @@ def _region(volumes: Volumes, side: int) -> str:
         return f"the central {side} × {side} pixels of every slice"
     around = {"none": "the whole plane", "mask": f"around the mask in the column {volumes.mask}"}
     margin = "" if volumes.roi == "none" else f" with a margin of {volumes.margin:g} mm"
-    return f"{around.get(volumes.roi, 'around the box in the table')}{margin}, resized to {side} × {side} pixels"
+    return f"{around[volumes.roi]}{margin}, resized to {side} × {side} pixels"
 
 
 def fusion(study: Study, name: str) -> str:

@@ -44,13 +44,12 @@ class Volumes(ModalitySettings):
     """`n4`: correct the bias field of every scan (N4, fitted on a coarser grid, applied at full resolution)."""
     smoothing: Literal["edge_preserving", "none"] = "edge_preserving"
     """`edge_preserving`: smooth every scan, but not across edges."""
-    roi: Literal["mask", "box", "centre", "none"] = "none"
+    roi: Literal["mask", "centre", "none"] = "none"
     """The region of the plane that networks see, the same square for all slices of a case, with a side of `images.size`
-    pixels: around a `mask`, around a `box` (columns `box_x0` to `box_z1`, in voxels of the file of the case's first
-    sequence, from 0, ends not included), the central pixels (`centre`, not resized), or the whole plane (`none`). Mask
-    and box also select the slices."""
+    pixels: around a `mask`, which also selects the slices, the central pixels (`centre`, not resized), or the whole
+    plane (`none`)."""
     margin: float = Field(10.0, ge=0, le=1000)
-    """Millimetres added around the mask or box, in plane and between slices."""
+    """Millimetres added around the mask, in plane and between slices."""
     mask: str = "mask"
     """With `roi: mask`, the column that names a case's mask, a volume; one for each case."""
     lesion: str | None = None

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ def _name(case: CaseSources, steps: Steps) -> str:
     from casewise.plugins.volumes.reading.scans import files_of
 
     digest = hashlib.sha256(steps.fingerprint().encode())
-    digest.update(json.dumps([case.sequences, asdict(case.box) if case.box else None, case.spacing]).encode())
+    digest.update(json.dumps([case.sequences, None, case.spacing]).encode())
     try:
         for paths in (*case.paths, (case.mask,) if case.mask else ()):
             digest.update(b"|")
@@ -209,7 +209,7 @@ def _prepare_file(number: int, case: CaseSources, steps: Steps, folder: Path) ->
     if loaded.problems:
         return number, "", loaded.problems
     try:
-        prepared = prepare_case(loaded.scans, steps, mask=loaded.mask, box=case.box)
+        prepared = prepare_case(loaded.scans, steps, mask=loaded.mask)
         if problems := [*empty_in(case, loaded.scans, prepared), *doubled_in(case, prepared)]:
             return number, "", problems
         notes = dict.fromkeys([*loaded.notes, *prepared.notes])

@@ -31,18 +31,13 @@ from casewise.plugins.volumes.reading.scans import (
     unread,
 )
 
-# The tag of each fact.
+# The tag of each fact, by which scans of one case are compared.
 FACTS = {
     "series_uid": "SeriesInstanceUID",
-    "series_number": "SeriesNumber",
-    "series_description": "SeriesDescription",
-    "protocol": "ProtocolName",
     "modality": "Modality",
     "patient_id": "PatientID",
     "study_uid": "StudyInstanceUID",
     "frame_of_reference": "FrameOfReferenceUID",
-    "manufacturer": "Manufacturer",
-    "model": "ManufacturerModelName",
 }
 # The functional group of each tag in a multi-frame file.
 GROUP_OF = {
@@ -90,15 +85,11 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
     affine, affine_notes = checked_affine(stack.affine, path)
     if voxels:
         values = _values(stack, pixels)
-        value_facts, value_notes = checked_values(values, path)
+        value_notes = checked_values(values, path)
     else:
         rows, columns = stack.slices[0].size
-        values, value_facts, value_notes = unread((columns, rows, len(stack.slices))), {}, []
-    facts: dict[str, str | float] = {"format": "DICOM"}
-    facts |= {name: text for name, tag in FACTS.items() if (text := series.text(tag))}
-    facts |= {"slices": len(stack.slices), **value_facts}
-    if (field := text_of(series.headers[0][1], "MagneticFieldStrength")).replace(".", "", 1).isdigit():
-        facts["field_strength"] = float(field)
+        values, value_notes = unread((columns, rows, len(stack.slices))), []
+    facts = {name: text for name, tag in FACTS.items() if (text := series.text(tag))}
     ignored = (("files that are not DICOM", others), ("DICOM files without an image", empty))
     ignored_notes = [
         f"{kind} were left aside ({names_text([f.name for f in names], 3)})" for kind, names in ignored if names
@@ -160,21 +151,16 @@ def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
     index = max(frame, 0)
     name = name if frame < 0 else f"frame {frame + 1} of {name}"
     numbers = {tag: _numbers(_value(header, index, tag)) for tag in GROUP_OF}
-    position, directions = numbers["ImagePositionPatient"], numbers["ImageOrientationPatient"]
-    spacing = numbers["PixelSpacing"]
-    for tag, values, count in (
-        ("ImagePositionPatient", position, 3),
-        ("ImageOrientationPatient", directions, 6),
-        ("PixelSpacing", spacing, 2),
-    ):
-        if len(values) != count:
-            problem = "does not state" if not values else "states in an impossible way"
+    for tag, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
+        if len(numbers[tag]) != count:
+            problem = "does not state" if not numbers[tag] else "states in an impossible way"
             label = path if frame < 0 else f"{path}, frame {frame + 1}"
             raise ImageError(
-                f"{label}: it {problem} its position in the patient ({tag}). Leave the file out if it is not a "
-                f"slice of "
-                "a volume (a report, a screenshot, ultrasound), or export the scan again from its archive."
+                f"{label}: it {problem} its position in the patient ({tag}). Leave the file out if it is not a slice "
+                "of a volume (a report, a screenshot, ultrasound), or export the scan again from its archive."
             )
+    position, directions = numbers["ImagePositionPatient"], numbers["ImageOrientationPatient"]
+    spacing = numbers["PixelSpacing"]
     row, column = np.array(directions[:3]), np.array(directions[3:])
     if max(abs(np.linalg.norm(row) - 1), abs(np.linalg.norm(column) - 1), abs(row @ column)) > UNIT_VECTOR:
         raise ImageError(

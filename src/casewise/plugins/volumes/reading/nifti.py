@@ -95,8 +95,8 @@ def read_nifti(path: Path, *, voxels: bool = True) -> Scan:
             raise ImageError(f"{path}: the gzip file is {problem}. {COPY_AGAIN}") from error
         except OSError as error:
             raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-    facts, value_notes = checked_values(values, path) if voxels else ({}, [])
-    return Scan(values, affine, path, _facts(header) | facts, (*notes, *value_notes))
+    value_notes = checked_values(values, path) if voxels else []
+    return Scan(values, affine, path, {}, (*notes, *value_notes))
 
 
 def _nibabel() -> ModuleType:
@@ -197,9 +197,8 @@ def _affine(path: Path, header: Any, nibabel: ModuleType) -> tuple[np.ndarray, l
     if form is None:
         # A guess would be right for most files and mirror the patient in the others, unnoticed.
         raise ImageError(
-            f"{path}: it does not state its position in the patient (its sform and qform codes are 0), so left "
-            f"and right, "
-            f"and the position of the other sequences, are unknown. {remedy}"
+            f"{path}: it does not state its position in the patient (its sform and qform codes are 0), so left and "
+            f"right, and the position of the other sequences, are unknown. {remedy}"
         )
     try:
         factor = TO_MM.get(header.get_xyzt_units()[0], 1.0)
@@ -259,14 +258,3 @@ def _values(path: Path, stream: IO[bytes], layout: _Layout) -> np.ndarray:
     if len(stream.read(MARGIN + 1)) > MARGIN:
         raise _surplus(path, layout, "more follows")
     return values.reshape(layout.shape, order="F")
-
-
-def _facts(header: Any) -> dict[str, str | float]:
-    """What else the header states."""
-    facts: dict[str, str | float] = {
-        "format": "NIfTI-2" if header.sizeof_hdr == 540 else "NIfTI-1",
-        "dtype": str(header.get_data_dtype().newbyteorder("=")),
-        "placed_by": "sform" if int(header["sform_code"]) > 0 else "qform",
-    }
-    description = bytes(header["descrip"].tobytes()).split(b"\0")[0].decode("latin-1").strip()
-    return facts | ({"description": description} if description.isprintable() and description else {})

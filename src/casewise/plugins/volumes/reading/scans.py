@@ -41,7 +41,7 @@ class Scan:
     values: np.ndarray
     affine: np.ndarray
     path: Path
-    facts: dict[str, str | float] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -126,8 +126,8 @@ def unread(shape: tuple[int, int, int]) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | float], list[str]]:
-    """Facts and notes on the voxels.
+def checked_values(values: np.ndarray, path: Path) -> list[str]:
+    """Notes on the voxels.
 
     Raises:
         ImageError: some are not finite.
@@ -144,9 +144,7 @@ def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | floa
             f"{path}: of {values.size:,} voxels {values_text}. Give them the value of the background (often 0) and "
             "save the scan again, or convert it again from its source."
         )
-    if low == high:
-        return {"constant": low}, [f"all its voxels are {low:g}: it shows nothing"]
-    return {}, []
+    return [f"all its voxels are {low:g}: it shows nothing"] if low == high else []
 
 
 def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
@@ -160,7 +158,7 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
         ImageError: two scans name different patients, two are of different examinations and not all name their patient,
             or two sequences are the same series.
     """
-    sequence_of: dict[str | float, str] = {}
+    sequence_of: dict[str, str] = {}
     for name, scan in scans.items():
         source = scan.facts.get("series_uid") or str(scan.path)
         if source in sequence_of:
@@ -290,4 +288,4 @@ def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels:
     else:
         values = unread((planes[0].shape[1], planes[0].shape[0], len(planes)))
     affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
-    return Scan(values, affine, Path(paths[0]), {"format": "slice images"})
+    return Scan(values, affine, Path(paths[0]))
