@@ -54,13 +54,13 @@ def placement(
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
     rows = sorted(set().union(*rows_by_region.values()))
     networks: dict[str, Record] = {}
-    folds, loaded = run.splits.folds, None
+    folds = run.splits.folds
     for number, model in enumerate(models):
         maps: dict[int, SaliencyMap] = {}
         for fold in range(folds):
             progress(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
             if targets := _targets(run, model, fold, rows):
-                loaded = load_model(run, model, fold, map_size=map_size, instead_of=loaded)
+                loaded = load_model(run, model, fold, map_size=map_size)
                 check_reproduces(run, loaded, list(targets))
                 maps |= maps_by_row(loaded, targets)
         networks[model] = {

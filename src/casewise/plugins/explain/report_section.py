@@ -43,7 +43,6 @@ Cases = list[tuple[str, list[tuple[Values, str]]]]
 MOST_CASES, MOST_UNFOLDED, MOST_NETWORKS, LONGEST = 8, 2, 12, 420
 _OWN = ("{0}", "random_weights_{1}", "{1}_over_random_weights", "prior_{1}", "{1}_over_prior")
 HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
-NEAR = ("near", "random_weights_near", "near_over_random_weights", "chance_near")
 SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
 COLUMNS = ("Network", "Panels", "Map", "Random weights", "Difference", "Centre", "Difference")
 GROUPS = {"correct": "predicted correctly", "erroneous": "predicted erroneously", "all": "all cases"}
@@ -93,7 +92,6 @@ RIVALS = (
     " these does not explain what was learned. Centre: a map that points at the middle of each image or of the panel,"
     " whichever hits more often. Shuffled cells: the network’s own map with its cells in random order."
 )
-NEARBY = "The same within half a cell of the mask, which is the resolution of a map."
 INSIDE = "The share of the total saliency that lies in the mask; a uniform map has the mask’s share of the image."
 SIMILAR = (
     "Similarity to the maps of the trained network when weights are drawn at random; 1 is the same map. Maps that stay"
@@ -207,18 +205,6 @@ def measured_rows(measured: Values, figures: Sequence[str]) -> list[Row]:
     return rows
 
 
-def as_line(row: Row, columns: Sequence[str]) -> str:
-    """A row of a table for a terminal.
-
-    >>> as_line(Row("net", [Cell("5"), Cell("40 %", "[20, 60]")]), ("Network", "Panels", "Map"))
-    'net: panels 5, map 40 % [20, 60]'
-    """
-    cells = [
-        f"{head.lower()} {cell.text} {cell.small}".strip() for head, cell in zip(columns[1:], row.cells, strict=True)
-    ]
-    return f"{row.name}: {', '.join(cells)}"
-
-
 def verdict(figure: Values) -> str:
     """What a paired difference shows: `more`, `less`, or `not shown to differ` if it may be 0 or subjects are few.
 
@@ -274,12 +260,10 @@ def _compared(measured: Values, confidence: str) -> list[Block]:
 
 
 def _measures(measured: Values) -> list[Block]:
-    """Near hits, shares, the similarity of maps of random weights, and deletion curves."""
+    """Shares, the similarity of maps of random weights, and deletion curves."""
     networks = {learner_name(name): entry for name, entry in measured["networks"].items() if entry.get("all")}
-    near = Table(["Network", "Panels", "Map", "Random weights", "Difference", "Shuffled cells"],
-                 measured_rows(measured, NEAR), NEARBY, wide=True)  # fmt: skip
     shares = Table([*COLUMNS, "Mask’s share of the image"], measured_rows(measured, SHARE), INSIDE, wide=True)
-    blocks: list[Block] = [near, shares, Facts([(name, _map_facts(entry)) for name, entry in networks.items()])]
+    blocks: list[Block] = [shares, Facts([(name, _map_facts(entry)) for name, entry in networks.items()])]
     if sanity := {name: entry["sanity"] for name, entry in networks.items() if entry.get("sanity")}:
         columns = ["Network", "Cases", "Head random: rank correlation", "SSIM", "All random: rank correlation", "SSIM"]
         blocks.append(Table(columns, [_sanity(name, entry) for name, entry in sanity.items()], SIMILAR))

@@ -142,18 +142,9 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
         # Positions are counted in steps of the grid, so that the curve fills it.
         steps = np.unique(boxes[:, 0], return_inverse=True)[1], np.unique(boxes[:, 1], return_inverse=True)[1]
         selected = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
-    all_notes = (*facts.notes, *notes, *tissue.notes)
-    return PlannedSlide(
-        slide.path,
-        facts,
-        boxes[selected],
-        shares[selected],
-        all_notes,
-        tissue.mask,
-        tissue.downsample,
-        picture,
-        len(enough),
-    )
+    all_notes, mask, downsample = (*facts.notes, *notes, *tissue.notes), tissue.mask, tissue.downsample
+    own = boxes[selected], shares[selected]
+    return PlannedSlide(slide.path, facts, *own, all_notes, mask, downsample, picture, len(enough))
 
 
 def read_tile(slide: Slide, x: int, y: int, span: int, *, side: int, channels: Channels = "rgb") -> np.ndarray:
@@ -201,7 +192,7 @@ def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, l
             )
         if facts.mpp is None:
             notes.append(
-                f"the file does not state the width of a pixel in microns; {mpp:g}, as stated in the study, is assumed"
+                f"the file does not state the width of a pixel; {mpp:g} µm, as stated in the study, is assumed"
             )
         target = plan.mpp / mpp
     elif plan.magnification is not None:
@@ -212,7 +203,9 @@ def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, l
             )
         target = facts.magnification / plan.magnification
     else:
-        return _of_level(facts, plan.level or 0)
+        level, last = plan.level or 0, len(facts.levels) - 1
+        missing = [f"there is no level {level}; level {last}, the coarsest, is used"] if level > last else []
+        return facts.levels[min(level, last)][2], missing
     level = facts.level_for(target)
     if target < 1 / SAME_LEVEL:
         notes.append(f"no level is as fine as {plan.resolution}; level 0 is read and enlarged by {1 / target:.2f}")
@@ -226,14 +219,6 @@ def _instead(name: str, value: float | None) -> str:
     if value is None:
         return "State `level` instead."
     return f"It states its {name}, {value:.4g}: state `{name}` instead."
-
-
-def _of_level(facts: SlideFacts, level: int) -> tuple[float, list[str]]:
-    """The downsample of a level; of the coarsest level if the level does not exist."""
-    last = len(facts.levels) - 1
-    if level <= last:
-        return facts.levels[level][2], []
-    return facts.levels[last][2], [f"there is no level {level}; level {last}, the coarsest, is used"]
 
 
 def _grid(path: Path, facts: SlideFacts, plan: TilePlan, target: float) -> np.ndarray:
@@ -259,8 +244,5 @@ def _at(facts: SlideFacts, plan: TilePlan) -> str:
     """The resolution of a plan on one slide, with the existing levels."""
     if plan.mpp is not None or plan.magnification is not None:
         return plan.resolution
-    last = len(facts.levels) - 1
-    used = min(plan.level or 0, last)
-    nearest_note = f", the nearest to level {plan.level} that it has" if used != (plan.level or 0) else ""
     sizes = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
-    return f"level {used}{nearest_note} ({'its levels are' if last else 'its only level is'} {sizes} px)"
+    return f"level {min(plan.level or 0, len(facts.levels) - 1)} (it has the levels {sizes} px)"

@@ -18,7 +18,6 @@ from casewise.plugins.slides.tiles import read_tile
 
 # Bytes of decoded neighbours that open slides may keep; rows are sorted by slide, so two large slides suffice.
 MAX_CACHE = 320 * 2**20
-BLOCK = 2**22
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ class SlideReader:
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, Slide] = OrderedDict()
         self._hashes: dict[Path, str] = {}
-        self._companion_hashes: dict[Path, str] = {}
         self._hashing: dict[Path, threading.Lock] = {}
 
     def sha256(self, source: SlideTile) -> str:
@@ -85,11 +83,7 @@ class SlideReader:
         others = files_beside(path)
         if not others:
             return _hashed(path)
-        # Several slides of a folder may share their other files: each is read once.
-        for file in others:
-            if file not in self._companion_hashes:
-                self._companion_hashes[file] = _hashed(file)
-        hashes = [_hashed(path), *(f"{file.name} {self._companion_hashes[file]}" for file in others)]
+        hashes = [_hashed(path), *(f"{file.name} {_hashed(file)}" for file in others)]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
     def tile(self, source: SlideTile, preparation: Preparation) -> np.ndarray:
@@ -112,11 +106,8 @@ class SlideReader:
 
 
 def _hashed(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-    return digest.hexdigest()

@@ -42,21 +42,8 @@ def rollout_by_sequence(network: Network, panels: Tensor) -> Tensor:
     Args:
         network: a network with a timm transformer; it is left unchanged.
         panels: (B, C, H, W) in 0–1.
-
-    Raises:
-        CasewiseError: the network is not such a transformer.
     """
     bodies: list[Any] = network.bodies
-    if not all(is_transformer(body) for body in bodies):
-        raise CasewiseError(
-            f"explain: {network.name} is not a transformer with attention over all patches, so attention rollout does "
-            "not apply; use grad-cam."
-        )
-    if any(pools_by_attention(body) for body in bodies):
-        raise CasewiseError(
-            f"explain: the head of {network.name} pools patches by a separate attention layer (global_pool: map), "
-            "which attention rollout does not cover; use grad-cam."
-        )
     recorders = [_AttentionRecorder(body) for body in bodies]
     attentions = [block.attn for body in bodies for block in body.blocks]
     with without_side_effects(network) as hooks, unfused_attention(attentions):
