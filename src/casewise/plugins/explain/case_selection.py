@@ -227,45 +227,31 @@ def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
     """The learners of these names, by default all of `learners_of`, after checking that their files exist.
 
     Raises:
-        RunError: the study has no such network, or its files are missing or belong to another split.
+        CasewiseError: the study has no such network, or its files are missing or belong to another split; or it has
+            only networks that take bags of tiles (see `learners_of`).
     """
     networks = learners_of(run)
+    if not networks:
+        raise CasewiseError(
+            f"The networks of {run.study.name} weight all tiles of a case by attention (panels: pooling: attention). The "
+            "weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
+        )
     wrong = [name for name in dict.fromkeys(names) if name not in networks]
     if wrong:
         hints = "".join(dict.fromkeys(nearest(name, networks) for name in wrong))
-        raise RunError(
-            f"The study {run.study.name} has {', '.join(networks)}, not "
-            f"{' and not '.join(f'{name!r}' for name in wrong)}.{hints}"
-        )
+        wrong_names = " and not ".join(map(repr, wrong))
+        raise RunError(f"The study {run.study.name} has {', '.join(networks)}, not {wrong_names}.{hints}")
     selected = [name for name in networks if name in names] if names else list(networks)
     for model in selected:
         for fold in range(run.splits.folds):
             job = run.files.job(model, fold)
             missing = [file.path for file in (job.weights, job.facts, job.record) if not file.exists()]
             if missing:
-                raise RunError(
-                    f"{missing[0]} is missing: the network {model} of fold {fold + 1} cannot be explained. "
-                    "Run the study again, or select other networks with --network."
-                )
+                which = f"{missing[0]} is missing: the network {model} of fold {fold + 1} cannot be explained."
+                raise RunError(f"{which} Run the study again, or select other networks with --network.")
             if job.facts.read()["split"] != run.splits.hash:
-                raise RunError(
-                    f"{job.path}: this network was trained on another split than that of {run.files.splits.path}. "
-                    "Run the study again."
-                )
+                raise RunError(f"{job.path}: this network was trained on another split. Run the study again.")
     return selected
-
-
-def check_explainable(run: FinishedRun) -> None:
-    """Stop if there is nothing to explain but networks that take bags of tiles (see `learners_of`).
-
-    Raises:
-        CasewiseError: the study's networks pool tiles by attention.
-    """
-    if not learners_of(run):
-        raise CasewiseError(
-            f"The networks of {run.study.name} weight all tiles of a case by attention (panels: pooling: attention). "
-            "The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
-        )
 
 
 def mask_to_measure(run: FinishedRun) -> tuple[MaskMeaning, str]:
@@ -278,15 +264,12 @@ def mask_to_measure(run: FinishedRun) -> tuple[MaskMeaning, str]:
     columns = run.modality.mask_columns(run.study)
     if not columns:
         raise RunError(
-            f"--measure: the study {run.study.name} names no masks to measure against. Name the table's column with "
-            "masks of lesions in `images: {lesion: COLUMN}` (of volumes: `volumes: {lesion: COLUMN}`), or with masks "
-            "of the anatomy in `audit: {mask: COLUMN}`, and run the study again; no network is trained again for this. "
-            "Masks of slides are not supported."
+            f"--measure: the study {run.study.name} names no masks to measure against. Name a column of masks "
+            "as `images: {lesion: COLUMN}`, `volumes: {lesion: COLUMN}` or `audit: {mask: COLUMN}`, and run the study "
+            "again; no network is trained again for this. Masks of slides are not supported."
         )
     for meaning, column in columns.items():
         if column not in run.cohort.images:
-            raise CohortError(
-                f"{run.study.cohort}: the column with masks ({meaning}): there is no column {column!r}."
-                f"{nearest(column, list(run.cohort.images))}"
-            )
+            hint = nearest(column, list(run.cohort.images))
+            raise CohortError(f"{run.study.cohort}: there is no column {column!r} with masks ({meaning}).{hint}")
     return next(iter(columns.items()))

@@ -49,8 +49,6 @@ def explain(
         outputs = explain_run(run_folder, settings, show=show)
     if quiet:
         return
-    if outputs.figure:
-        print(f"figure: {outputs.figure}")
     print(f"report: {outputs.report}")
 
 

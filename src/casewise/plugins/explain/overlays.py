@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,10 +69,7 @@ def overlay(picture: np.ndarray, values: np.ndarray, *, signed: bool = False) ->
     import matplotlib as mpl
 
     if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or picture.shape[:2] != values.shape:
-        raise CasewiseError(
-            f"explain: a map of {values.shape} does not fit a picture of {picture.shape} ({picture.dtype}); a "
-            "picture must be (H, W) or (H, W, 3) uint8, its map (H, W)."
-        )
+        raise CasewiseError(f"explain: a map of {values.shape} does not fit a picture of {picture.shape}.")
     base = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
     if signed:
         return _signed_overlay(base, np.clip(np.nan_to_num(values), -1, 1)[..., None])
@@ -90,38 +86,26 @@ def _signed_overlay(base: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(grey[..., None] * (1 - opacity) + paint * opacity), dtype=np.uint8)
 
 
-def save_overlay(path: Path, picture: np.ndarray, values: np.ndarray, *, signed: bool = False) -> Path:
-    """Write `overlay` as a PNG, atomically."""
+def save_png(path: Path, picture: np.ndarray) -> Path:
+    """Write a picture as a PNG, atomically."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(overlay(picture, values, signed=signed)).save(buffer, "PNG", compress_level=4)
-    return write_atomic(path, buffer.getvalue())
-
-
-def save_side_by_side(path: Path, rows: Sequence[FigureRow]) -> Path:
-    """Write a figure of cases (rows) and methods (columns) as PNG; equal figures have equal bytes.
-
-    The first column is the input. A blue frame means a correct prediction, an orange one an erroneous prediction.
-    """
-    buffer = io.BytesIO()
-    with _style():
-        side_by_side(rows).savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    Image.fromarray(picture).save(buffer, "PNG")
     return write_atomic(path, buffer.getvalue())
 
 
 def side_by_side(rows: Sequence[FigureRow]) -> Figure:
-    """The figure of cases (rows) and methods (columns)."""
-    with _style():
-        return _draw_figure(rows, list(dict.fromkeys(title for row in rows for title in row.maps)))
+    """The figure of cases (rows) and methods (columns).
 
-
-def _style() -> AbstractContextManager[None]:
+    The first column is the input. A blue frame means a correct prediction, an orange one an erroneous prediction.
+    """
     from matplotlib import rc_context
 
     from casewise.report.figures.drawing import STYLE
 
-    return rc_context(STYLE)
+    with rc_context(STYLE):
+        return _draw_figure(rows, list(dict.fromkeys(title for row in rows for title in row.maps)))
 
 
 def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]) -> Figure:
@@ -159,16 +143,9 @@ def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]) -> Figure:
             colour = PALE if correct is None else MODEL if correct else ACCENT
             for spine in axes.spines.values():
                 spine.set(visible=True, edgecolor=colour, linewidth=1.0 if correct is None else 2.2)
-            if title:
-                judged = "" if correct is None else "\ncorrect" if correct else "\nerroneous"
-                axes.set_xlabel(
-                    f"predicted: {row.predicted[title]}{judged}",
-                    color=SOFT if correct is None else colour,
-                    fontsize=9,
-                    labelpad=3,
-                )
-            else:
-                axes.set_xlabel(f"reference: {row.reference}", color=SOFT, fontsize=9, labelpad=3)
+            judged = "" if correct is None else "\ncorrect" if correct else "\nerroneous"
+            label = f"predicted: {row.predicted[title]}{judged}" if title else f"reference: {row.reference}"
+            axes.set_xlabel(label, color=SOFT if correct is None else colour, fontsize=9, labelpad=3)
         figure.text((LEFT - 8) / width, (bottom + CELL / 2) / height, row.name, ha="right", va="center", wrap=True)
     signed = set().union(*(row.signed for row in rows))
     scales: list[tuple[Any, str, list[float]]] = []

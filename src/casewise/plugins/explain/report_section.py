@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,10 @@ from casewise.report.blocks import (
 )
 from casewise.report.figures.drawing import MARKERS, SERIES, Drawing, canvas, frame, set_margins, svg
 from casewise.report.figures.pictures import data_uri
-from casewise.report.formatting import MISSING, capital, counted, interval, number, percent, probability, signed
+from casewise.report.formatting import MISSING, capital, counted, interval, number, probability, signed
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import METHODS, terms_of
-from casewise.study.learners import learner_name, learner_named
+from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -61,19 +61,6 @@ READING = (
     " prediction."
 )
 BRIGHT = "the brighter an area, the more it contributed, from least to most within each picture"
-COMPUTED = {
-    "grad-cam": "Later maps of a network have larger cells; earlier ones separate classes less well.",
-    "rollout": "The map is the same for every class, and does not depend on the head.",
-    "contributions": (
-        "The output of a linear model is a sum: the output for the average training image, the sum of the map, and what"
-        " has no place (maxima, and statistics of the whole image). Where the model is not linear, contributions are"
-        " summed along the line from the average image and hold for this image only. Measures use what {toward}."
-    ),
-}
-LATE = (
-    "Of networks with a branch for each sequence, the Grad-CAM maps of one panel share a scale; those of attention"
-    " rollout do not and must not be compared between sequences."
-)
 WHERE = (
     "Share of the map and of the area in each region, out of fold, on panels drawn at random; a uniform map has the"
     " same share of both. Empty maps count as uniform. Small print: {confidence} intervals by subject, and whether the"
@@ -124,9 +111,7 @@ def section(context: ReportContext) -> Section | None:
         blocks += [Text(ANATOMY, note=True)] if "anatomy" in places["regions"] else []
     if measured:
         blocks += [*_compared(measured, confidence), Fold("Further measures", _measures(measured))]
-    return Section(
-        "saliency", "Saliency", [*blocks, Fold("How the maps are computed", _computed(context, shown, form))]
-    )
+    return Section("saliency", "Saliency", blocks)
 
 
 def _reading(context: ReportContext, methods: Sequence[str], form: tuple[str, str, str]) -> list[tuple[str, str]]:
@@ -138,40 +123,6 @@ def _reading(context: ReportContext, methods: Sequence[str], form: tuple[str, st
         order = f"in the order of the column {study['order']}" if study["order"] else "from the feet to the head"
         facts.append(("A picture", f"the network’s panel of consecutive slices {order}, row by row"))
     return facts
-
-
-def _computed(context: ReportContext, shown: Values, form: tuple[str, str, str]) -> list[Block]:
-    """How the maps of each method are computed; of baselines, how much of their contributions has a place."""
-    methods = sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True)
-    layer = f"the last block with at least {counted(shown['cells'], 'cell')} a side"
-    facts = [(capital(METHODS.get(name, name)), COMPUTED.get(name, "").format(toward=form[0])) for name in methods]
-    if "grad-cam" in methods:
-        facts.append(("Layer of Grad-CAM", layer if shown["cells"] else "the last block with a stride of at most 16"))
-    facts += [(f"With a place, {learner_name(name)}", text) for name, text in placed_shares(shown["cases"]).items()]
-    late = modality_of(context.study).report_facts(context.study)["late"]
-    return [Facts(facts), *([Text(LATE, note=True)] if late else [])]
-
-
-def placed_shares(cases: Iterable[Values]) -> dict[str, str]:
-    """For each baseline how much of its net contributions has a place, as a mean over the maps of these cases.
-
-    The share of a map is |placed| / (|placed| + |unplaced|), of the two sums: what cancels within one counts as 0.
-
-    >>> rows = [{"maps": [{"network": "a", "sum": {"placed": -3.0, "unplaced": 1.0}}]}]
-    >>> placed_shares([{"rows": rows}])
-    {'a': '75 % of the net contributions, over 1 map'}
-    """
-    shares: dict[str, dict[tuple[float, float], float]] = {}
-    for entry in (entry for case in cases for row in case["rows"] for entry in row["maps"] if entry.get("sum")):
-        # a case has the same sum for each of its sequences
-        placed, unplaced = abs(entry["sum"]["placed"]), abs(entry["sum"]["unplaced"])
-        if placed + unplaced > 0:
-            shares.setdefault(entry["network"], {})[placed, unplaced] = placed / (placed + unplaced)
-    return {
-        name: f"{percent(sum(each.values()) / len(each))} of the net contributions, over {counted(len(each), 'map')}"
-        + (", for this image only" if learner_named(name).is_curved else "")
-        for name, each in shares.items()
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------- measures

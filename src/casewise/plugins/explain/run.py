@@ -13,7 +13,6 @@ from casewise.errors import CasewiseError
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import (
     CasePrediction,
-    check_explainable,
     check_networks,
     explain_target,
     mask_to_measure,
@@ -24,7 +23,7 @@ from casewise.plugins.explain.case_selection import (
     select_cases,
 )
 from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
-from casewise.plugins.explain.overlays import FigureRow, save_side_by_side
+from casewise.plugins.explain.overlays import FigureRow
 from casewise.plugins.explain.placement import placement
 from casewise.plugins.explain.results import Record, save_results
 from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
@@ -61,7 +60,6 @@ class Explanation:
 
     folder: Path
     table: Path
-    figure: Path | None
     measures: Record | None
     report: Path | None = None
 
@@ -74,7 +72,6 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
     """
     cases, output, map_size = settings.cases, settings.output, settings.map_size
     folder = ExplanationFolder(output) if output else run.files.explanation_folder
-    check_explainable(run)
     models = check_networks(run, settings.networks)
     if settings.measure:
         mask_to_measure(run)
@@ -82,9 +79,8 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
     if output:
         folder.begin()
     explanations = _explain_cases(run, models, selected, map_size, show)
-    written = write_outputs(run, explanations, folder.path, show)
-    folder.table.write(pd.DataFrame(written.table))
-    figure = save_side_by_side(folder.figure_path, written.figure) if written.figure else None
+    table, entries = write_outputs(run, explanations, folder.path, show)
+    folder.table.write(pd.DataFrame(table))
     counts = f"{counted(len(selected), 'case')} ({rule}), {counted(len(models), 'network')}"
     show.line("explain", f"{counts}, in {folder.path}")
     with show.bar("placement") as bar:
@@ -94,8 +90,8 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
         from casewise.plugins.explain.localisation import measure
 
         with show.bar("measure") as bar:
-            measures, table = measure(run, models, map_size=map_size, progress=bar)
-        folder.measurements.write(table)
+            measures, measured = measure(run, models, map_size=map_size, progress=bar)
+        folder.measurements.write(measured)
     # relative if it lies in the run folder, so that a run folder can be moved
     place, parent = folder.path.resolve(), run.files.path.resolve()
     shown = {
@@ -103,10 +99,10 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
         "folder": str(place.relative_to(parent) if place.is_relative_to(parent) else place),
         "target": explain_target(run).target,
         "cells": map_size,
-        "cases": written.entries,
+        "cases": entries,
     }
     save_results(run, shown, places, measures)
-    return Explanation(folder.path, folder.table.path, figure, measures)
+    return Explanation(folder.path, folder.table.path, measures)
 
 
 def explanations_of(
@@ -117,7 +113,6 @@ def explanations_of(
     Raises:
         CasewiseError: there is no case or network of this name, or files are missing or have changed.
     """
-    check_explainable(run)
     models, (name,) = check_networks(run, networks), named_cases(run, [case])
     explanations = _explain_cases(run, models, [name], map_size, show)[name]
     return name, explanations, figure_rows(run, name, explanations)

@@ -148,10 +148,8 @@ def _bound(settings: ServiceSettings) -> socket.socket:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((settings.host, settings.port), family=family, backlog=CONNECTIONS)
     except OSError as error:
-        raise CasewiseError(
-            f"--port: {settings.host} port {settings.port} cannot be used ({error.strerror or error}). Choose another "
-            "port, or 0 for a free one."
-        ) from error
+        reason = f"{settings.host} port {settings.port} cannot be used ({error.strerror or error})"
+        raise CasewiseError(f"--port: {reason}. Choose another port, or 0 for a free one.") from error
 
 
 def _log_requests(*, quiet: bool) -> None:

@@ -62,10 +62,8 @@ class ModelSession:
         self.model: TrainedModel = load_bundle(path, trust=trust)
         self.ensemble = Ensemble(self.model.members, self.model.combination, learner)
         if len(self.ensemble.learners) > 1:
-            raise RunError(
-                f"--learner: {learner} means {counted(len(self.ensemble.learners), 'learner')}; a service shows one. "
-                f"Choose one of: {', '.join(self.ensemble.learners)}."
-            )
+            names, count = ", ".join(self.ensemble.learners), counted(len(self.ensemble.learners), "learner")
+            raise RunError(f"--learner: {learner} means {count}; a service shows one. Choose one of: {names}.")
         self.max_pixels, self.explainer = max_pixels, explainer()
         self.learner = self.ensemble.learners[0]
         self._check_columns()
@@ -205,10 +203,8 @@ class ModelSession:
         """Refuse a model whose cases need more columns of a table than files and their regions or sequences state."""
         needed = set(modality_of(self.study).columns(self.study)) - {"path", slot_column(self.study)}
         if needed := needed | needed_columns(self.study):
-            raise RunError(
-                f"{self.model.folder}: its cases need the table's column {min(needed)!r}, which an upload does not "
-                "state. Use `casewise predict` with a table."
-            )
+            lacking = f"its cases need the table's column {min(needed)!r}, which an upload does not state"
+            raise RunError(f"{self.model.folder}: {lacking}. Use `casewise predict` with a table.")
 
     def _cpu_predictor(self, predictor: Predictor) -> Predictor:
         """The network where maps are computed: itself, or a copy of one that predicts on a GPU.

@@ -179,8 +179,8 @@ def refuse_slides(study: Study, cohort: Cohort) -> None:
         rows = "1 row names a whole slide" if len(slides) == 1 else f"{len(slides):,} rows name whole slides"
         names = names_text([short_path(path) for path in slides], 3)
         raise CohortError(
-            f"{study.cohort}: {rows} ({names}), and the study does not state how to cut them. Write for example `tiles: "
-            f"{{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) at one micron per pixel."
+            f"{study.cohort}: {rows} ({names}), and the study does not state how to cut them. Write for example "
+            f"`tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) at one micron per pixel."
         )
 
 

@@ -133,10 +133,10 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
         if not tissue.mask.any():
             raise ImageError(f"{slide.path}: there is no tissue on this slide. Leave it out of the table.")
         shares_text = f"{tissue.share:.1%} of it is tissue, and no tile has more than {shares.max():.0%}"
-        raise ImageError(
-            f"{slide.path}: there is too little tissue on this slide: {shares_text}, and the study requires "
-            f"{plan.min_tissue:.0%}. Leave it out of the table, or lower `min_tissue`."
+        problem = (
+            f"there is too little tissue on this slide: {shares_text}, and the study requires {plan.min_tissue:.0%}"
         )
+        raise ImageError(f"{slide.path}: {problem}. Leave it out of the table, or lower `min_tissue`.")
     selected = enough
     if plan.max_tiles is not None and len(enough) > plan.max_tiles:
         # Positions are counted in steps of the grid, so that the curve fills it.
@@ -185,11 +185,9 @@ def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, l
     if plan.mpp is not None:
         mpp = facts.mpp or plan.assume_mpp
         if mpp is None:
-            raise ImageError(
-                f"{path}: the slide does not state the width of a pixel in microns, so {plan.resolution} cannot be "
-                f"read from it. {_instead('magnification', facts.magnification)} Or state the width, if you know it: "
-                "`assume_mpp: 0.5`."
-            )
+            problem = f"the slide does not state the width of a pixel in microns, so {plan.resolution} cannot be read"
+            remedy = f"{_instead('magnification', facts.magnification)} Or state it as `assume_mpp`, if you know it."
+            raise ImageError(f"{path}: {problem}. {remedy}")
         if facts.mpp is None:
             notes.append(
                 f"the file does not state the width of a pixel; {mpp:g} µm, as stated in the study, is assumed"
@@ -197,10 +195,8 @@ def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, l
         target = plan.mpp / mpp
     elif plan.magnification is not None:
         if facts.magnification is None:
-            raise ImageError(
-                f"{path}: the slide does not state the magnification of its scan, so {plan.resolution} cannot "
-                f"be read from it. {_instead('mpp', facts.mpp)}"
-            )
+            problem = f"the slide does not state the magnification of its scan, so {plan.resolution} cannot be read"
+            raise ImageError(f"{path}: {problem}. {_instead('mpp', facts.mpp)}")
         target = facts.magnification / plan.magnification
     else:
         level, last = plan.level or 0, len(facts.levels) - 1

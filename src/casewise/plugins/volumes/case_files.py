@@ -234,7 +234,7 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
     cases, lesions = sources_of(study, cohort), lesions_of(study, cohort)
     problems: dict[str, list[str]] = {}
     notes: list[str] = []
-    slices = short = 0
+    slices = 0
     with show.bar("scans") as bar:
         for number, case in enumerate(cases):
             bar(number, len(cases))
@@ -247,19 +247,12 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
             if loaded.problems:
                 problems[case.case] = list(dict.fromkeys(loaded.problems))
             elif scans:
-                count = to_ras(scans[0]).shape[2]
-                slices += count
-                short += not study.panels.bags and count < study.panels.slots
+                slices += to_ras(scans[0]).shape[2]
             notes += dict.fromkeys(loaded.notes)
     if problems:
         raise not_prepared(problems, len(cases))
-    show.line(
-        "scans",
-        f"headers of {counted(len(cases), 'case')} in order, {counted(slices, 'slice')}; a run checks the voxels",
-    )
-    if short:
-        text = f"{short:,} of {len(cases):,} cases have fewer than {study.panels.slots} slices"
-        notes.insert(0, f"{text}; their first and last slices will be repeated around them.")
+    headers = f"headers of {counted(len(cases), 'case')} in order, {counted(slices, 'slice')}"
+    show.line("scans", f"{headers}; a run checks the voxels")
     for note in summed(notes, (study.root or study.cohort.parent).absolute()):
         show.line("", note)
 

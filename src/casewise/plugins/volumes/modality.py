@@ -35,10 +35,7 @@ class VolumesModality(base.Modality):
 
     def start(self, files: Sequence[Path] | None, study: Study) -> base.Start:
         if files is not None:
-            raise CasewiseError(
-                "--images makes tables of images and slides, not of scans. Leave --images out: the study file then "
-                "lists the columns of the table, which has one row for each scan."
-            )
+            raise CasewiseError("--images makes no tables of scans. Leave it out: the study file lists the columns.")
         return base.Start(study, [], [], "scan")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
@@ -114,8 +111,8 @@ class VolumesModality(base.Modality):
         self, store: base.StoreReference, study: Study, rows: np.ndarray, network: str | None
     ) -> base.FittedPreprocessing:
         """The network's sequences and, of each, the standard scale of intensities (None: not standardised)."""
+        from casewise.plugins.volumes import standardise
         from casewise.plugins.volumes.slice_store import BY_SUBJECT, open_slices
-        from casewise.plugins.volumes.standardise import standard_scales
 
         sequences = self.channels(study, network) if network else tuple(volumes_of(study).sequences)
         if volumes_of(study).standardise == "none":
@@ -127,7 +124,7 @@ class VolumesModality(base.Modality):
             # every subject counts once, however many of its slices are cases
             rows, fitted["landmarks"] = slices.subjects.one_case_each(rows), BY_SUBJECT
         landmarks, _ = slices.scale_of(rows, fitted)
-        return fitted | {"standard": standard_scales(landmarks, numbers)}
+        return fitted | {"standard": [standardise.fit(landmarks[:, number]).tolist() for number in numbers]}
 
     def dataset(
         self,

@@ -34,10 +34,7 @@ def new_scans(study: Study, paths: Sequence[Path]) -> pd.DataFrame:
 
     volumes = volumes_of(study)
     if needed := volumes.slice_index or (volumes.mask if volumes.roi == "mask" else ""):
-        raise CasewiseError(
-            f"cases: scans of this study need a table, because files do not state the column {needed!r}. Give a table "
-            "with the columns of the training table other than the labels."
-        )
+        raise CasewiseError(f"cases: scans of this study need a table, which states the column {needed!r} for each.")
     rows = [row for path in paths for row in _rows_of(path, list(volumes.sequences))]
     headings = [str(study.columns.get(role) or role) for role in ("path", "subject", "visit")]
     table = pd.DataFrame(rows, columns=[*headings, volumes.column])
@@ -58,9 +55,9 @@ def _rows_of(path: Path, sequences: list[str]) -> list[tuple[str, str, str, str]
     for file in files:
         *folders, name = file.relative_to(path).parts or (path.name,)
         if len(folders) > 2:
+            example = f"{len(folders)} folders deep, such as {file.relative_to(path)}"
             raise CasewiseError(
-                f"cases: {path} contains scans {len(folders)} folders deep, such as {file.relative_to(path)}. Allowed "
-                "are subject/visit/scan, subject/scan and single scans. Or give a table."
+                f"cases: {path} contains scans {example}. Allowed are subject/visit/scan and subject/scan."
             )
         subject, visit = (*folders, "", "")[:2]
         subject = subject or (path.name if len(sequences) > 1 else name)

@@ -89,11 +89,12 @@ def _geometry(volumes: Volumes) -> str:
 
 
 def _region(volumes: Volumes, side: int) -> str:
-    if volumes.roi == "centre":
-        return f"the central {side} × {side} pixels of every slice"
-    around = {"none": "the whole plane", "mask": f"around the mask in the column {volumes.mask}"}
-    margin = "" if volumes.roi == "none" else f" with a margin of {volumes.margin:g} mm"
-    return f"{around[volumes.roi]}{margin}, resized to {side} × {side} pixels"
+    return {
+        "centre": f"the central {side} × {side} pixels of every slice",
+        "none": f"the whole plane, resized to {side} × {side} pixels",
+        "mask": f"around the mask in the column {volumes.mask} with a margin of {volumes.margin:g} mm, resized to "
+        f"{side} × {side} pixels",
+    }[volumes.roi]
 
 
 def fusion(study: Study, name: str) -> str:

@@ -120,48 +120,32 @@ class Volumes(ModalitySettings):
         """A panel of slices is a window of one case, and all its slices are augmented together."""
         panels, images = study.panels, study.images
         if study.regions:
-            raise ValueError(
-                "regions: are photographed parts of one visit, and a scanned part is a separate case with `volumes`: "
-                "give each part its own visit, and leave out `regions`"
-            )
+            raise ValueError("regions: are of photographs; with `volumes`, give each scanned part its own visit")
         if panels.by != "case":
-            raise ValueError(
-                f"panels.by: {cut(panels.by)} is not for `volumes`; write `by: case`, a window of its slices"
-            )
+            raise ValueError(f"panels.by: {cut(panels.by)} is not for `volumes`; write `by: case`, a window of slices")
         if self.roi == "centre" and images.size > self.in_plane_size:
-            raise ValueError(
-                f"volumes.roi: the central {images.size} pixels (images.size) are more than the plane's "
-                f"{self.in_plane_size} (volumes.in_plane_size)"
-            )
+            sides = f"{images.size} pixels (images.size) are more than the plane's {self.in_plane_size}"
+            raise ValueError(f"volumes.roi: the central {sides} (volumes.in_plane_size)")
         if panels.rows != panels.columns:
             raise ValueError(f"panels.grid: slices fill a square, such as 3x3; found {cut(panels.grid)}")
         kept = {name: getattr(panels, name) for name in ("grid", "flip", "quarter_turns", "bag")}
         allowed_panels = Panels(by="case", pooling="maps" if panels.pooling == "maps" else "mean", **kept)
         if key := _first_difference(panels, allowed_panels, list(Panels.model_fields)):
-            raise ValueError(
-                f"panels.{key}: slices are augmented by `flip` and `quarter_turns` only, all slices of a panel "
-                f"together; leave {key} out"
-            )
+            raise ValueError(f"panels.{key}: slices are augmented by `flip` and `quarter_turns` only; leave {key} out")
         if panels.flip not in ("none", "horizontal"):
-            raise ValueError(
-                f"panels.flip: slices are mirrored from left to right only; write horizontal, not {panels.flip}"
-            )
+            raise ValueError(f"panels.flip: slices are mirrored left to right; write horizontal, not {panels.flip}")
         if images.lesion:
             raise ValueError("images.lesion: is for photographs; name the masks of scans as volumes.lesion")
         if key := _first_difference(images, Images(), ["channels", "fit", "padding", "store"]):
             raise ValueError(f"images.{key}: has no effect on slices; leave it out")
         if study.test_time_augmentation:
-            raise ValueError(
-                "test_time_augmentation: mirrors a whole panel, which would reorder its slices; leave it out"
-            )
+            raise ValueError("test_time_augmentation: mirrors a panel, which would reorder its slices; leave it out")
         allowed = [*(FUSIONS if len(self.sequences) > 1 else FUSIONS[:1]), *self.sequences]
         for name in study.backbones:
             backbone, at, fusion = name.partition("@")
             if at and (fusion not in allowed or not backbone):
-                raise ValueError(
-                    f"backbones: {cut(name)}: the name after @ is one of "
-                    f"{', '.join(allowed)}.{nearest(fusion, allowed)}"
-                )
+                hint = nearest(fusion, allowed)
+                raise ValueError(f"backbones: {cut(name)}: the name after @ is one of {', '.join(allowed)}.{hint}")
         duplicate = next((name for name, count in Counter(study.networks).items() if count > 1), None)
         if duplicate:
             raise ValueError(f"backbones: {cut(duplicate)} is listed twice")

@@ -128,17 +128,13 @@ def _slices(series: Series, where: Path) -> list[Slice]:
                 raise ImageError(f"{path}: it claims {columns} x {rows} pixels; each side must be at least 1.")
             total += rows * columns * frames
             if total * 4 > VOXEL_BYTES or len(slices) + frames > MOST_FILES:
-                raise ImageError(
-                    f"{where}: its files claim more than {VOXEL_BYTES / 1e9:g} GB of voxels ({path.name} {columns} x "
-                    f"{rows} x {frames}). They are damaged, or belong to several scans."
-                )
+                size = f"more than {VOXEL_BYTES / 1e9:g} GB of voxels ({path.name} {columns} x {rows} x {frames})"
+                raise ImageError(f"{where}: its files claim {size}. They are damaged, or belong to several scans.")
             colours = whole_number(header, "SamplesPerPixel", 1)
             kind = text_of(header, "PhotometricInterpretation") or "MONOCHROME2"
             if colours > 1 or kind not in {"MONOCHROME1", "MONOCHROME2"}:
-                raise ImageError(
-                    f"{path}: its pixels are colours ({kind}), as in a screenshot or a colour map, not values of the "
-                    "scanner. Leave the file out, or name the series from which it was derived."
-                )
+                problem = f"its pixels are colours ({kind}), not values of the scanner"
+                raise ImageError(f"{path}: {problem}. Leave the file out, or name the series of which it was made.")
             if "MOSAIC" in text_of(header, "ImageType"):
                 raise ImageError(f"{path}: it is a mosaic of all slices in one picture. Convert it to NIfTI.")
             name = str(path.relative_to(where)) if path != where else path.name
@@ -157,7 +153,7 @@ def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
             label = path if frame < 0 else f"{path}, frame {frame + 1}"
             raise ImageError(
                 f"{label}: it {problem} its position in the patient ({tag}). Leave the file out if it is not a slice "
-                "of a volume (a report, a screenshot, ultrasound), or export the scan again from its archive."
+                "of a volume, or export the scan again from its archive."
             )
     position, directions = numbers["ImagePositionPatient"], numbers["ImageOrientationPatient"]
     spacing = numbers["PixelSpacing"]
@@ -240,10 +236,8 @@ class Pixels:
             self._frames, self._path = decoded(image.path), image.path
         if max(image.frame, 0) >= len(self._frames) or self._frames.shape[1:] != image.size:
             shape = " x ".join(map(str, self._frames.shape))
-            raise ImageError(
-                f"{image.path}: header and pixels disagree: there are {shape} (frames, rows, columns), and the header "
-                f"states frames of {image.size[0]} x {image.size[1]}. Copy it again from its source."
-            )
+            stated = f"frames of {image.size[0]} x {image.size[1]}"
+            raise ImageError(f"{image.path}: header and pixels disagree: {stated} are stated, and {shape} are there.")
         return self._frames[max(image.frame, 0)].astype(np.float64) * image.slope + image.intercept
 
     def same(self, image: Slice, other: Slice) -> bool:

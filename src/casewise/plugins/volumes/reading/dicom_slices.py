@@ -19,6 +19,7 @@ UNEVEN, ROUNDED = 0.05, 0.02
 # Slices closer than this share of the typical gap lie at the same position.
 SAME_POSITION = 0.05
 SHOWN = 5
+ONE_STACK = "Put the slices of each stack in a separate folder."
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -100,7 +101,7 @@ def stacked(slices: Sequence[Slice], where: str, same: Callable[[Slice, Slice], 
 
 def _check_alike(slices: Sequence[Slice], where: str) -> None:
     first = slices[0]
-    remedy = "Put the slices of each stack in a separate folder."
+    remedy = ONE_STACK
     for other in slices[1:]:
         if other.size != first.size:
             sizes = [f"{image.name} has {image.size[1]} x {image.size[0]} pixels" for image in (first, other)]
@@ -108,10 +109,8 @@ def _check_alike(slices: Sequence[Slice], where: str) -> None:
         row, column = np.abs(other.along_row - first.along_row), np.abs(other.along_column - first.along_column)
         if max(row.max(), column.max()) > SAME_DIRECTION:
             angle = np.degrees(np.arccos(np.clip(other.normal @ first.normal, -1, 1)))
-            raise ImageError(
-                f"{where}: slices of different orientations: {first.name} and {other.name} are turned against each "
-                f"other (their normals by {angle:.1f}°), as in a localiser or a rotated projection. {remedy}"
-            )
+            turned = f"{first.name} and {other.name} are turned against each other (their normals by {angle:.1f}°)"
+            raise ImageError(f"{where}: slices of different orientations: {turned}. {ONE_STACK}")
         if not np.allclose(other.spacing, first.spacing, rtol=SAME_SPACING, atol=0):
             sizes = [f"{image.name} {image.spacing[0]:.4g} x {image.spacing[1]:.4g} mm" for image in (first, other)]
             raise ImageError(f"{where}: slices with pixels of different sizes: {', '.join(sizes)}. {remedy}")
@@ -181,11 +180,8 @@ def _check_line(slices: Sequence[Slice], step: np.ndarray, where: str) -> None:
     deviation = np.linalg.norm(np.array([image.position for image in slices]) - expected, axis=1)
     worst = int(deviation.argmax())
     if deviation[worst] > max(UNEVEN * float(np.linalg.norm(step)), 0.1):
-        raise ImageError(
-            f"{where}: its slices do not lie behind each other: {slices[worst].name} at {_mm(slices[worst])} is "
-            f"{deviation[worst]:.3g} mm off the line of the others. Put the slices of one stack in a folder of "
-            f"their own."
-        )
+        where_off = f"{slices[worst].name} at {_mm(slices[worst])} is {deviation[worst]:.3g} mm off the others' line"
+        raise ImageError(f"{where}: its slices do not lie behind each other: {where_off}. {ONE_STACK}")
 
 
 def _mm(image: Slice) -> str:

@@ -107,10 +107,7 @@ def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str
         )
     directions = affine[:3, :3] / np.array(spacing)
     if abs(np.linalg.det(directions)) < FLAT:
-        raise ImageError(
-            f"{path}: two axes of its affine point the same way (it is singular), so a position in the patient belongs "
-            f"to no voxel or to many. {remedy}"
-        )
+        raise ImageError(f"{path}: two axes of its affine point the same way (it is singular). {remedy}")
     worst = float(np.abs(directions.T @ directions - np.eye(3)).max())
     angle = np.degrees(np.arccos(min(worst, 1.0)))
     text = f"its axes are not at right angles ({angle:.1f}° instead of 90°), as with a tilted gantry"
@@ -140,10 +137,8 @@ def checked_values(values: np.ndarray, path: Path) -> list[str]:
         values_text = " and ".join(
             f"{count:,} are {name}" for count, name in ((nans, "NaN"), (infinite, "infinite")) if count
         )
-        raise ImageError(
-            f"{path}: of {values.size:,} voxels {values_text}. Give them the value of the background (often 0) and "
-            "save the scan again, or convert it again from its source."
-        )
+        remedy = "Give them the value of the background (often 0), or convert the scan again from its source."
+        raise ImageError(f"{path}: of {values.size:,} voxels {values_text}. {remedy}")
     return [f"all its voxels are {low:g}: it shows nothing"] if low == high else []
 
 
@@ -162,18 +157,14 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
     for name, scan in scans.items():
         source = scan.facts.get("series_uid") or str(scan.path)
         if source in sequence_of:
-            raise ImageError(
-                f"{scan.path}: {sequence_of[source]} and {name} of one case are the same series. Correct the paths in "
-                "the table, or name the sequences as the scanner does."
-            )
+            both = f"{sequence_of[source]} and {name} of one case are the same series"
+            raise ImageError(f"{scan.path}: {both}. Correct the paths in the table.")
         sequence_of[source] = name
     ids = {name: _id(scan) for name, scan in scans.items() if _id(scan)}
     if len({identity.casefold() for identity in ids.values()}) > 1:
         text = "; ".join(f"{name} is of patient {ids[name]!r} ({scans[name].path})" for name in ids)
-        raise ImageError(
-            f"The scans of one case are of different patients: {text}. Correct the paths in the table; if it is "
-            "one person under two ids, give the files one id."
-        )
+        remedy = "Correct the paths in the table; if it is one person under two ids, give the files one id."
+        raise ImageError(f"The scans of one case are of different patients: {text}. {remedy}")
     notes = _other_examinations(scans, same_subject=len(ids) == len(scans))
     frames = {name: str(scan.facts.get("frame_of_reference", "")) for name, scan in scans.items()}
     named = {name: frame for name, frame in frames.items() if frame}
@@ -195,10 +186,8 @@ def _other_examinations(scans: Mapping[str, Scan], *, same_subject: bool) -> lis
     text = f"{' and '.join(named)} are of different examinations (their StudyInstanceUIDs differ)"
     if not same_subject:
         files = ", ".join(str(scans[name].path) for name in named)
-        raise ImageError(
-            f"{text}, and not every file names its patient, so they may show different people: {files}. Correct "
-            "the paths in the table; if it is one person at one visit, give the files one PatientID."
-        )
+        remedy = "Correct the paths in the table; if it is one person, give the files one PatientID."
+        raise ImageError(f"{text}, and not every file names its patient: {files}. {remedy}")
     return [f"{text}: are they of one visit?"]
 
 
