@@ -71,13 +71,6 @@ def test_shares_are_of_each_image_of_a_panel_and_empty_slots_do_not_count() -> N
     assert shares_of(saliency_of(panel, [9, -1]), 0, mask) is None
 
 
-def test_planes_belong_to_the_slots_of_their_images() -> None:
-    mask = CaseMask(np.array([3, 8]), np.zeros((2, 4, 4), bool), marked=False)
-    assert mask.positions(np.array([[8, 3, -1], [9, 5, 2]])).tolist() == [[1, 0, -1], [-1, -1, -1]]
-    none = CaseMask(np.array([], int), np.zeros((0, 4, 4), bool), marked=False)
-    assert none.positions(np.array([0, -1])).tolist() == [-1, -1]
-
-
 @pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
 def test_masks_lie_on_tiles_as_their_images_do(how: Fit) -> None:
     """White films are prepared as tiles: masks of all pixels cover just them, whatever the shape."""

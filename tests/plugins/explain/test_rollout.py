@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from casewise.errors import CasewiseError
-from casewise.models.backbones import Body, Network, NetworkOptions, build_network
+from casewise.models.backbones import Body, Network, NetworkOptions
 from casewise.models.fusion import Fused
 from casewise.models.outputs import Output
 from casewise.plugins.explain.methods.dispatch import CellMaps, method_for, scaled
@@ -151,17 +150,6 @@ def test_patches_of_a_padded_panel_stay_where_they_are() -> None:
     assert middles is not None
     assert middles[0].tolist() == [3.5, 11.5, 19.5, 27.5, 35.5, 43.5]
     assert patch_centres((5, 5), (44, 44), (8, 8)) is None
-
-
-def test_attention_that_pools_is_not_overlooked() -> None:
-    """Where one more attention gathers the patches, rollout would tell of another head."""
-    torch.manual_seed(0)
-    network = build_network("vit_tiny_patch16_224", 1, side=64)
-    assert method_for(network) == "rollout"
-    network.body.global_pool = "map"  # type: ignore[assignment]
-    assert method_for(network) == "grad-cam"
-    with pytest.raises(CasewiseError, match="global_pool: map"):
-        rolled_out(network, torch.rand(1, 3, 64, 64))
 
 
 def test_a_map_that_hardly_varies_is_known_by_its_contrast_and_shares_are_not_stretched() -> None:

@@ -329,16 +329,6 @@ def test_a_change_ends_the_running_request(desk: Open, change: str) -> None:
     tab.check_empty()
 
 
-@pytest.mark.parametrize("change", some(["label", "image added", "visit added", "start again"], "label"))
-def test_a_change_ends_a_running_saliency_map(desk: Open, change: str) -> None:
-    tab = desk()
-    tab.predicted("A", "a")
-    tab.send("#explain")
-    CHANGES[change](tab)
-    tab.answer()
-    tab.check_empty()
-
-
 @pytest.mark.parametrize("order", [pytest.param((0, 1), marks=pytest.mark.slow), (1, 0)])
 def test_two_patients_one_after_another(desk: Open, order: tuple[int, int]) -> None:
     tab = desk()
@@ -354,17 +344,6 @@ def test_two_patients_one_after_another(desk: Open, order: tuple[int, int]) -> N
     tab.check_shown("B", "b")
 
 
-@pytest.mark.parametrize("visit", some(["b", "c"], "c"))
-def test_start_again_keeps_no_label_and_no_image(desk: Open, visit: str) -> None:
-    tab = desk()
-    tab.predicted("A", "a")
-    tab.check_shown("A", "a")
-    tab.page.locator("#clear").click()
-    assert tab.page.locator("#label").input_value() == ""
-    tab.predicted("", visit)
-    tab.check_shown("", visit)
-
-
 def test_a_saliency_map_of_the_patient_before(desk: Open) -> None:
     tab = desk()
     tab.predicted("A", "a")
@@ -375,17 +354,6 @@ def test_a_saliency_map_of_the_patient_before(desk: Open) -> None:
     tab.answer()
     assert tab.page.locator(".map").count() == 0
     tab.check_shown("B", "b")
-
-
-@pytest.mark.slow
-def test_a_saliency_map_of_the_target_before(desk: Open) -> None:
-    tab = desk()
-    tab.predicted("A", "a")
-    tab.send("#explain")
-    tab.page.locator("#saliency-target").select_option(index=1)
-    tab.answer()
-    assert tab.page.locator(".map").count() == 0
-    tab.check_shown("A", "a")
 
 
 @pytest.mark.slow
@@ -436,25 +404,6 @@ def test_an_error_leaves_no_answer(desk: Open, attempt: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_token_starts_again(desk: Open) -> None:
-    tab = desk()
-    tab.predicted("A", "a")
-    tab.send()
-    tab.answer(then=refused(401, "token"))
-    tab.page.locator("#token").fill(TOKEN)
-    before = tab.page.evaluate("arrived")
-    tab.page.keyboard.press("Enter")
-    tab.page.keyboard.press("Enter")
-    tab.wait(lambda: tab.page.evaluate("arrived") > before)
-    assert tab.page.locator("#token-form").is_hidden()
-    assert tab.page.locator("#visits fieldset").count() == 1
-    assert tab.page.locator(".files li").count() == 0
-    tab.hold = False
-    tab.predicted("B", "b")
-    tab.check_shown("B", "b")
-
-
-@pytest.mark.slow
 def test_an_image_that_was_changed_on_the_disk(desk: Open, tmp_path: Path) -> None:
     tab = desk()
     file = tmp_path / "upper.jpg"
@@ -467,23 +416,6 @@ def test_an_image_that_was_changed_on_the_disk(desk: Open, tmp_path: Path) -> No
     tab.page.locator("#predict").click()
     tab.page.get_by_role("alert").wait_for()
     tab.check_empty()
-
-
-@pytest.mark.slow
-def test_a_second_click_and_saving_while_a_request_runs(desk: Open) -> None:
-    tab = desk()
-    tab.predicted("A", "a")
-    tab.hold = True
-    tab.page.locator("#predict").dblclick()
-    tab.page.keyboard.press("Enter")
-    tab.wait(lambda: bool(tab.held))
-    tab.check_empty()
-    downloads: list[object] = []
-    tab.page.on("download", lambda download: downloads.append(download))
-    tab.page.evaluate("document.getElementById('save').click()")
-    tab.answer()
-    assert (len(tab.held), downloads) == (1, [])
-    tab.check_shown("A", "a")
 
 
 def test_two_tabs(desk: Open) -> None:

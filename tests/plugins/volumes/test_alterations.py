@@ -22,7 +22,6 @@ def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:
         present=np.ones((3, 2), bool),
         landmarks=random.random((3, 2, 4)).astype(np.float32),
         affines=np.tile(np.eye(4), (3, 1, 1)),
-        facts=[{"case": number} for number in range(3)],
         notes=[[], [], []],
         address="",
         folder=tmp_path,
@@ -31,7 +30,6 @@ def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:
     assert np.array_equal(same.slices, store.slices[[6, 7, 8, 0, 1, 2, 3]])
     assert (same.first.tolist(), same.count.tolist()) == ([0, 3], [3, 4])
     assert np.array_equal(same.landmarks, store.landmarks[[2, 0]])
-    assert [facts["case"] for facts in same.facts] == [2, 0]
     brighter = altered_slices(store, [2, 0], "brighter").slices.astype(int)
     assert (brighter >= same.slices.astype(int) - 130).all()
     assert brighter.mean() > same.slices.mean() + 1000

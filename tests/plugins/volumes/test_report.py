@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from casewise.plugins.volumes import report_section
-from casewise.plugins.volumes.preparation import central, central_panels, grid
+from casewise.plugins.volumes.preparation import central_panels, grid
 from casewise.plugins.volumes.slice_store import SliceStore
 from casewise.plugins.volumes.standardise import standard_scales
-from casewise.report import page, terms
 from casewise.report.context import ReportContext
 from casewise.study.schema import Study
-from tests.report_contexts import classes, section_of
+from tests.report_contexts import classes
 
 PLAIN = {"sequences": ["T1", "T2"], "bias": "none", "smoothing": "none"}
 
@@ -41,17 +40,6 @@ def of_volumes(context: ReportContext, **changes: Any) -> ReportContext:
 @pytest.fixture(scope="module")
 def classed() -> ReportContext:
     return classes()
-
-
-def test_scans_are_called_scans(classed: ReportContext) -> None:
-    context = of_volumes(classed)
-    assert terms.terms_of(context).picture == "scan"
-    assert "(T1 and T2)" in terms.subject_matter(context).pictures
-    text = page.render(context)
-    assert section_of(text, "preparation").count('class="panels"') == 1
-    assert "photograph" not in text
-    slices = of_volumes(classed, slice_index="slice_order", sequences=["T1"], fusion=["early"])
-    assert terms.terms_of(slices).picture == "slice"
 
 
 @pytest.mark.parametrize(
@@ -95,13 +83,6 @@ def test_preparation_is_shown(classed: ReportContext, changes: dict[str, Any], n
     assert dict(report_section.preparation(of_volumes(classed, **changes)))[name] == fact
 
 
-def test_single_cases_show_panels(classed: ReportContext) -> None:
-    context = of_volumes(classed)
-    shown = report_section.case_pictures(context, {"case": str(context.panels["case"].iloc[0])})
-    assert [name for name, _ in shown] == ["T1", "T2"]
-    assert all(uri.startswith("data:image/jpeg") for _, uri in shown)
-
-
 def test_central_panels_are_those_of_the_fold(classed: ReportContext) -> None:
     rng = np.random.default_rng(0)
     slices = rng.integers(0, 32768, (24, 2, 32, 32)).astype(np.uint16)
@@ -128,11 +109,3 @@ def test_central_panels_are_those_of_the_fold(classed: ReportContext) -> None:
     scales = (standard_scales(marks[[row]], [0]) for row in (0, 1))
     first, other = (central_panels(nyul, store, 0, {"sequences": ["T1"], "standard": scale}) for scale in scales)
     assert not np.array_equal(first[0].pixels, other[0].pixels)
-
-
-@pytest.mark.parametrize("count", [1, 9, 13])
-def test_the_central_window_has_as_many_slices_before_as_after(count: int) -> None:
-    found = central(count, 9)
-    assert len(found) == 9
-    assert abs(found[0] - (count - 1 - found[-1])) <= 1
-    assert set(np.diff(found)) <= ({1} if count >= 9 else {0, 1})

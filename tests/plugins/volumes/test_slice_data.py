@@ -101,16 +101,6 @@ def test_training_draws_whole_windows_of_the_case_in_every_way_there_is(slices: 
     assert {key[2:] for key in seen} == set(ways)
 
 
-@pytest.mark.parametrize(("every", "starts"), [(False, [[0, 1], [1, 0], [2, 2]]), (True, None)])
-def test_prediction_looks_at_the_central_window_or_at_all(
-    slices: Slices, every: bool, starts: list[list[int]] | None
-) -> None:
-    windows, owner = data(slices, all_windows=every).views()
-    expected = starts or [[0, 0], [0, 1], [0, 2], [1, 0], *([2, start] for start in range(6))]
-    assert windows.tolist() == expected
-    assert owner.tolist() == [case for case, _ in expected]
-
-
 def test_hiding_reaches_training_and_leaves_one_sequence(slices: Slices) -> None:
     part, generator = data(slices, drop=0.5), torch.Generator().manual_seed(1)
     hidden = []

@@ -233,8 +233,8 @@ def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
     networks = learners_of(run)
     if not networks:
         raise CasewiseError(
-            f"The networks of {run.study.name} weight all tiles of a case by attention (panels: pooling: attention). The "
-            "weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
+            f"The networks of {run.study.name} weight all tiles of a case by attention (panels: pooling: attention). "
+            "The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
         )
     wrong = [name for name in dict.fromkeys(names) if name not in networks]
     if wrong:
