@@ -22,8 +22,7 @@ from casewise.plugins.explain.case_selection import (
     prediction_of,
     select_cases,
 )
-from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
-from casewise.plugins.explain.overlays import FigureRow
+from casewise.plugins.explain.outputs import CaseExplanation, write_outputs
 from casewise.plugins.explain.placement import placement
 from casewise.plugins.explain.results import Record, save_results
 from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
@@ -78,7 +77,7 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
     selected, rule = (named_cases(run, cases), "selected by name") if cases else select_cases(run, models)
     if output:
         folder.begin()
-    explanations = _explain_cases(run, models, selected, map_size, show)
+    explanations = explain_cases(run, models, selected, map_size, show)
     table, entries = write_outputs(run, explanations, folder.path, show)
     folder.table.write(pd.DataFrame(table))
     counts = f"{counted(len(selected), 'case')} ({rule}), {counted(len(models), 'network')}"
@@ -105,20 +104,7 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
     return Explanation(folder.path, folder.table.path, measures)
 
 
-def explanations_of(
-    run: FinishedRun, case: str, networks: Sequence[str], *, map_size: int, show: Show
-) -> tuple[str, list[CaseExplanation], list[FigureRow]]:
-    """The name of a case, its explanation by each network, and the rows of its figure; nothing is written.
-
-    Raises:
-        CasewiseError: there is no case or network of this name, or files are missing or have changed.
-    """
-    models, (name,) = check_networks(run, networks), named_cases(run, [case])
-    explanations = _explain_cases(run, models, [name], map_size, show)[name]
-    return name, explanations, figure_rows(run, name, explanations)
-
-
-def _explain_cases(
+def explain_cases(
     run: FinishedRun, models: list[str], cases: list[str], map_size: int, show: Show
 ) -> dict[str, list[CaseExplanation]]:
     """The explanations of each case by each network; every network is loaded once."""
