@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.results import AlteredAnswers, CorrectAnswers
 from casewise.evaluation.robustness import counterfactual_caveats, counterfactual_figures
 from casewise.jobs.external import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
@@ -173,13 +172,3 @@ def test_the_interval_of_an_absolute_change_lies_above_zero() -> None:
     found = counterfactual_figures(pd.concat([rows, moved]), "score", classes=(), plan=Plan())["net"]["darker"]
     assert 0 < found["moved"]["low"] < found["moved"]["value"] < found["moved"]["high"]
     assert found["shift"]["low"] < 0
-
-
-def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> None:
-    shares = {"p0": [0.9, 0.2, 0.6, 0.9] * 2, "p1": [0.1, 0.8, 0.4, 0.1] * 2}
-    table = answers([0, 1, 0, 0], [1, 1, 1, 0], "classification", y_true=[0, 1, 1, np.nan] * 2, **shares)
-    figures_by_network = counterfactual_figures(table, "x", classes=["a", "b"], plan=Plan(50))
-    found = figures_by_network["net"]["darker"]
-    assert isinstance(found, AlteredAnswers)
-    assert found.before == {"a": 3, "b": 1}
-    assert found.correct == CorrectAnswers(before=2, after=2, of=3)

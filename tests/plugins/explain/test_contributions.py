@@ -66,17 +66,6 @@ def test_the_map_the_average_and_the_rest_add_up_to_the_output(
         assert torch.allclose(explained.output, output, atol=1e-4)
 
 
-def test_the_average_image_has_no_contributions() -> None:
-    network = linear([FeatureSpec("pixels", cells=4)])
-    panels = torch.rand(1, 3, 48, 48)
-    with torch.no_grad():
-        centre_at(network, network.features(panels)[0])
-        raw = network(panels)
-    explained = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
-    assert float(explained.maps.abs().max()) < 1e-9
-    assert float(explained.average) == pytest.approx(float(raw[0, 0]), abs=1e-5)
-
-
 def test_a_pixel_of_weight_stands_where_it_is() -> None:
     """A model that reads one cell has contributions in this cell alone, with the sign of the weight."""
     network = linear([FeatureSpec("pixels", cells=4)])
@@ -118,15 +107,6 @@ def test_positions_of_a_map_are_its_own(summary: Any) -> None:
     inside = explained.maps[..., :40, :40].abs().sum() / explained.maps.abs().sum()
     assert float(inside) > 0.5  # of a tenth of the area
     assert bool((explained.unplaced != 0).any()) == (summary == "moments")
-
-
-def test_the_predicted_class_is_explained_where_none_is_named() -> None:
-    network, panels = linear([FeatureSpec("pixels", cells=4)]), torch.rand(3, 3, 48, 48)
-    with torch.no_grad():
-        predicted = network(panels)[:, 1:4].argmax(dim=1)
-    weights = directions(network, panels, ExplainTarget(OUTPUTS, "label"))
-    assert torch.equal(weights[:, 1:4].argmax(dim=1), predicted)
-    assert torch.allclose(weights.sum(dim=1), torch.zeros(3, dtype=torch.float64))
 
 
 def sums_of(run: Any, model: str, fold: int, rows: list[int]) -> list[tuple[SaliencyMap, float]]:

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from casewise.errors import CasewiseError
 from casewise.models.backbones import Body, Network, NetworkOptions, build_network
 from casewise.models.fusion import Fused
-from casewise.models.outputs import Output, values_of
+from casewise.models.outputs import Output
 from casewise.plugins.explain.methods.dispatch import scaled
 from casewise.plugins.explain.methods.gradcam import gradcam_by_sequence, layer_of
 from casewise.plugins.explain.methods.target import ExplainTarget
@@ -140,20 +139,6 @@ def test_grades_are_explained_by_passing_and_stopping() -> None:
     assert middle[0, 0] > 0 > middle[0, 3]
 
 
-def test_scores_are_what_the_outputs_mean() -> None:
-    outputs = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
-    raw = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
-    values = values_of(raw, outputs)
-    assert torch.equal(ExplainTarget(outputs, "extent").score(raw), raw[:, 0])
-    assert torch.equal(ExplainTarget(outputs, "label").decide(raw), values[:, 1:4].argmax(dim=1))
-    assert torch.equal(ExplainTarget(outputs, "label").score(raw), raw[:, 1:4].amax(dim=1))
-    for grade in range(4):
-        score = ExplainTarget(outputs, "grade", class_index=grade).score(raw)
-        torch.testing.assert_close(score.exp(), values[:, 4 + grade])
-    passed = functional.sigmoid(raw[:, 4:]).cumprod(dim=1)
-    assert torch.equal(ExplainTarget(outputs, "grade").decide(raw), (passed > 0.5).sum(dim=1))
-
-
 @pytest.mark.parametrize("name", ["mobilenet_v2", "vit_tiny_patch16_224"])
 def test_the_network_is_left_as_it_was(name: str) -> None:
     network = built(name).train()
@@ -203,24 +188,6 @@ def test_late_fusion_has_a_map_for_each_sequence(kind: Any) -> None:
     assert explain(network, panels, NUMBER).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("name", "fusion"), [("resnet18", "late"), ("vit_small_patch16_224", "late-shared"), ("convnext_atto", "early")]
-)
-def test_fused_networks_with_a_sequence_missing(name: str, fusion: Any) -> None:
-    torch.manual_seed(0)
-    network = build_network(name, 3, fusion=fusion, sequences=2, missing="mask", side=64).train()
-    panels = torch.rand(3, 2, 64, 64)
-    panels[1, 0] = torch.nan
-    buffers = {key: value.clone() for key, value in network.state_dict().items()}
-    maps = explain(network, panels, ExplainTarget(LABEL, "label"))
-    assert maps.shape == (3, 64, 64)
-    assert maps.isfinite().all()
-    large = cell_maps(network, panels, ExplainTarget(LABEL, "label")).by_sequence()
-    assert large.shape == (3, 1 if fusion == "early" else 2, 64, 64)
-    assert all(torch.equal(value, buffers[key]) for key, value in network.state_dict().items())
-    assert all(module.training for module in network.modules())
-
-
 def test_finer_maps_come_from_earlier_blocks() -> None:
     network = built("resnet18")
     assert layer_of(network, (128, 128), 4) == "layer4"
@@ -247,12 +214,3 @@ def test_maps_are_taken_at_stride_16_where_a_network_has_it() -> None:
 @pytest.fixture(autouse=True)
 def _threads() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-
-
-def test_sequences_share_the_scale_of_grad_cam_and_not_that_of_rollout() -> None:
-    maps = torch.tensor([[[[0.0, 1.0]], [[0.0, 4.0]], [[torch.nan, torch.nan]]]])
-    together, apart = (scaled(maps, method)[0, :, 0] for method in ("grad-cam", "rollout"))
-    assert together[:2].tolist() == [[0, 0.25], [0, 1]]
-    assert apart[:2].tolist() == [[0, 1], [0, 1]]
-    assert together[2].isnan().all()
-    assert apart[2].isnan().all()

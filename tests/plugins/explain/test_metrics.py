@@ -10,14 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan, draw
 from casewise.evaluation.intervals import expanded
 from casewise.plugins.explain.aggregate import stronger_prior, summary
 from casewise.plugins.explain.metrics import (
     MEASURES,
-    by_slice,
-    centre_prior,
     chance_hit,
     delete_pixels,
     hit,
@@ -78,22 +75,6 @@ def test_chance_is_that_of_the_network_s_own_cells_shuffled() -> None:
     assert chance_hit(box((20, 20), 3, 3, 4)[None], slots, grid=(1, 1), peaks=peaks) == 0
 
 
-def test_a_slice_that_stands_twice_counts_once() -> None:
-    slots = np.array([0, 0, 1, 1])
-    mask = np.zeros((2, 4, 4), bool)
-    mask[1, 0, 0] = True
-    values = np.zeros((8, 8))
-    values[:4], values[4, 0], values[4, 4] = 0.1, 2.0, 6.0
-    own, kept = by_slice(values, slots, grid=(2, 2))
-    assert (own.shape, kept.tolist(), own[1, 0, 0]) == ((2, 4, 4), [0, 1], 4.0)
-    peaks = lattice(8, 8)
-    row = measure_map(values, mask, slots, grid=(2, 2), peaks=peaks)
-    assert row["hit"] == 1
-    assert row["share_inside"] == pytest.approx(4 / (1.6 + 4))
-    assert row["mask_share"] == pytest.approx(1 / 32)
-    assert row["chance_hit"] == pytest.approx(1 / 32)
-
-
 def test_the_stronger_of_two_priors_is_what_a_network_is_held_against() -> None:
     """A lesion on one slice of nine: a peak in every tile shares its hit, one at the panel's middle does not."""
     mask = np.zeros((9, 5, 5), bool)
@@ -106,17 +87,6 @@ def test_the_stronger_of_two_priors_is_what_a_network_is_held_against() -> None:
     found = summary(table, drawn(np.zeros((12, 5)), np.zeros((12, 5))), prior=stronger_prior(table), plan=PLAN)
     assert found["prior_hit"].value == 1
     assert found["hit_over_prior"].value == pytest.approx(1 / 25 - 1)
-
-
-def test_the_centre_prior_has_a_peak_in_every_tile() -> None:
-    prior = centre_prior((9, 15), grid=(3, 3))
-    assert (prior[1::3, 2::5] == prior.max()).all()
-    assert (prior == prior.max()).sum() == 9
-    assert prior.max() == 1
-    one = centre_prior((101, 101))
-    assert one[50, 60] == pytest.approx(np.exp(-0.5 * (10 / 25.25) ** 2))
-    with pytest.raises(CasewiseError, match="2 x 2"):
-        centre_prior((9, 9), grid=(2, 2))
 
 
 def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -159,17 +129,6 @@ def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
     assert found["share_over_prior"].value == pytest.approx(
         (table["share_inside"] - table["panel_centre_share"]).mean()
     )
-
-
-def test_the_interval_of_random_weights_holds_the_draws() -> None:
-    """Networks that differ and cases that do not: the draws alone make the interval wide."""
-    table = some_rows(30, 1)
-    same = np.tile([0.9, 0.1, 0.9, 0.1, 0.5], (30, 1))
-    found = summary(table, drawn(same, same), prior=PRIOR, plan=PLAN)["random_weights_hit"]
-    assert found.value == pytest.approx(0.5)
-    assert found.high - found.low > 0.2  # type: ignore[operator]
-    calm = summary(table, drawn(np.full((30, 5), 0.5), same), prior=PRIOR, plan=PLAN)["random_weights_hit"]
-    assert calm.high - calm.low < 1e-9  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.2646), (1.0, 0.7354, 1.0)])

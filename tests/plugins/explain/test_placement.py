@@ -11,13 +11,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import to_tile
 from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.pipeline.finished import FinishedRun
-from casewise.plugins.explain.case_selection import mask_to_measure
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.placement import border, placement, random_order, shares_of
 from casewise.plugins.explain.report_section import placement_rows
@@ -138,19 +136,6 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
 def masks_of(finished: Path) -> list[Path]:
     opened = FinishedRun.open(RunFolder(finished))
     return [opened.study.cohort.parent / name for name in opened.cohort.images["lung_mask"] if name]
-
-
-def test_a_named_lesion_comes_before_the_anatomy_and_must_fit(finished: Path, tmp_path: Path) -> None:
-    opened = FinishedRun.open(RunFolder(finished))
-    images = opened.study.images.model_copy(update={"lesion": "lung_mask"})
-    object.__setattr__(opened.prepared, "study", opened.study.model_copy(update={"images": images}))
-    assert mask_to_measure(opened) == ("lesion", "lung_mask")
-    # a film without a mask has no lesion, and unknown anatomy
-    assert [opened.modality.mask(opened.prepared, 0, m).planes.shape[0] for m in ("lesion", "anatomy")] == [1, 0]
-    Image.new("L", (60, 20), 255).save(tmp_path / "other.png")
-    opened.cohort.images["lung_mask"] = str(tmp_path / "other.png")
-    with pytest.raises(ImageError, match="60×20"):
-        opened.modality.mask(opened.prepared, 4, "lesion")
 
 
 def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from casewise.plugins.explain.localisation import measure
 from casewise.plugins.explain.methods.receptive_field import peak_pixels
 from casewise.plugins.explain.metrics import as_panel
 from casewise.plugins.explain.outputs import write_native
-from casewise.plugins.explain.results import measurement_source, read_results, same_source
+from casewise.plugins.explain.results import read_results
 from casewise.plugins.explain.run import ExplainSettings
 from casewise.plugins.explain.saliency import (
     SaliencyMap,
@@ -194,20 +194,6 @@ def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path)
     note = json.loads((folder / "fingerprint.json").read_text())
     RunFolder(folder).fingerprint.write(note | {"fingerprint": "other"})
     assert read_results(RunFolder(folder)) is None
-
-
-def test_measured_is_dropped_where_a_mask_changes(planted: Path, opened: FinishedRun, tmp_path: Path) -> None:
-    source = opened.study.cohort.parent
-    copied = Path(shutil.copytree(source, tmp_path / "cohort"))
-    images = opened.cohort.images
-    named = next(str(name) for name in images["lesion"] if str(name) not in ("", "nan"))
-    study = opened.study.model_copy(update={"cohort": copied / opened.study.cohort.name})
-    before = measurement_source(study, images)
-    assert before == measurement_source(opened.study, images)
-    assert before["masks"]
-    (copied / named).write_bytes((copied / named).read_bytes() + b" ")
-    assert not same_source(before, measurement_source(study, images))
-    assert not same_source(before, measurement_source(study.model_copy(update={"seed": 99}), images))
 
 
 def test_lesions_outside_the_slices_looked_at_are_not_measured(
@@ -476,30 +462,6 @@ def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
     assert all(Image.open(done.folder / name).size == (96, 64) for name in files)
     shown = json.loads((folder / "explanations.json").read_text())["shown"]
     assert shown["rule"] in done.report.read_text()
-
-
-@pytest.mark.slow
-def test_slides(tmp_path: Path) -> None:
-    """Maps of a slide's tiles lie on its small picture, each where its tile was cut."""
-    pytest.importorskip("openslide", reason="the package that reads slides is optional")
-    from casewise.plugins.phantoms.slides import make_slide_phantom
-
-    table = make_slide_phantom(tmp_path, subjects=6, classes=("normal", "late"), size=(640, 520), mpp=2.0, seed=3)
-    values = {
-        **SMALL,
-        "cohort": table,
-        "images": {"size": 32},
-        "tiles": {"mpp": 4.0, "max_tiles": 4},
-        "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
-        "split": {"test": 0.0, "folds": 2, "restarts": 20},
-        "recipe": {**SMALL["recipe"], "epochs": 1, "early_stopping": {"monitor": "none"}, "schedule": "cosine"},
-    }
-    folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
-    done = explain_run(folder, ExplainSettings())
-    table = pd.read_parquet(done.table)
-    files = {name for line in table["files"] for name in json.loads(line)}
-    assert len(files) == table["case"].nunique()
-    assert all((done.folder / name).is_file() for name in files)
 
 
 @pytest.mark.parametrize("values", [[0, 1, 255], list(range(0, 256, 8)), list(range(100, 140))])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -356,26 +355,6 @@ def test_a_saliency_map_of_the_patient_before(desk: Open) -> None:
     tab.check_shown("B", "b")
 
 
-@pytest.mark.slow
-def test_saliency_maps_after_a_visit_was_added(desk: Open) -> None:
-    tab = desk()
-    tab.predicted("A", "a")
-    tab.page.locator("#add-visit").click()
-    for image in tab.images["a2"]:
-        tab.choose(image, 1)
-    tab.page.locator("#predict").click()
-    tab.page.locator("#results").wait_for()
-    tab.page.locator("#explain").click()
-    tab.page.locator(".map").first.wait_for()
-    captions = tab.page.locator("figcaption").all_inner_texts()
-    names = [image["name"] for visit in ("a", "a2") for image in tab.images[visit]]
-    assert [next(name for name in names if name in caption) for caption in captions] == names
-    assert [("Visit 1" in caption, "Visit 2" in caption) for caption in captions] == [(True, False)] * 3 + [
-        (False, True)
-    ] * 3
-    tab.check_shown("A", "a", "a2")
-
-
 ERRORS: dict[str, Callable[[Route], None]] = {
     "refused": refused(422, "unreadable"),
     "token": refused(401, "token"),
@@ -400,21 +379,6 @@ def test_an_error_leaves_no_answer(desk: Open, attempt: str) -> None:
     tab.send(button)
     tab.answer(then=then)
     assert tab.page.get_by_role("alert").is_visible()
-    tab.check_empty()
-
-
-@pytest.mark.slow
-def test_an_image_that_was_changed_on_the_disk(desk: Open, tmp_path: Path) -> None:
-    tab = desk()
-    file = tmp_path / "upper.jpg"
-    file.write_bytes(tab.images["a"][0]["buffer"])
-    tab.page.locator("fieldset").get_by_label("Choose files of upper").set_input_files(file)
-    file.write_bytes(tab.images["b"][0]["buffer"])
-    os.utime(file, (0, 0))
-    for image in tab.images["a"][1:]:
-        tab.choose(image)
-    tab.page.locator("#predict").click()
-    tab.page.get_by_role("alert").wait_for()
     tab.check_empty()
 
 

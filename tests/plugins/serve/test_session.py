@@ -137,16 +137,3 @@ def test_a_class_that_is_explained_is_that_of_its_region_or_image() -> None:
     assert explained_class(rows, "dx", "image", shown | {"visit": 2, "stored": "upload-2.jpg"}) == ""
     assert explained_class(rows.iloc[:0], "dx", "case", shown) == ""
     assert explained_class(pd.DataFrame(columns=["subject", "prediction"]), "dx", "case", shown) == ""
-
-
-def test_a_run_folder_has_the_card_and_the_bands_of_its_bundle(served_run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(served_run, copy)
-    whole = ModelSession(copy / "bundle", "linear_pixels", max_pixels=1).description
-    of_run = ModelSession(copy, "linear_pixels", max_pixels=1).description
-    assert of_run == whole | {"checksum": ""}  # the run may have changed since the bundle was written
-    assert whole["checksum"] == load_bundle(copy / "bundle").checksum != ""
-    assert whole["card"]
-    shutil.rmtree(copy / "bundle")
-    without = load_bundle(copy)
-    assert (without.card, without.about) == ("", {})

@@ -17,12 +17,10 @@ from PIL import Image
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
 from casewise.errors import AuditError, CohortError, ImageError, StudyError
-from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
 from casewise.pipeline.audit import audit
-from casewise.pipeline.external import prepare_external
 from casewise.pipeline.read import RunInputs, prepare, read, split
 from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
@@ -30,7 +28,6 @@ from casewise.plugins.slides import cohort as slides
 from casewise.plugins.slides import plans as slide_plans
 from casewise.plugins.slides import report_section
 from casewise.plugins.slides import tiles as slide_tiles
-from casewise.plugins.slides.drawings import grid_of
 from casewise.report import page
 from casewise.report.blocks import Heading, Plots
 from casewise.report.context import ReportContext
@@ -251,15 +248,6 @@ class TestMaps:
         share = 0.9 if "/1.tiff" in note else 0.1
         assert np.allclose(drawn[0], 2 * share / report_section.MOST_WEIGHT)
 
-    def test_overlapping_tiles_are_averaged_where_they_lie(self) -> None:
-        boxes = np.array([[100, 40, 20], [110, 40, 20], [100, 70, 20]])
-        cells, corner = grid_of(boxes, np.array([0.0, 1.0, 0.5]), 10)
-        assert corner == (100.0, 40.0)
-        assert cells[:2].tolist() == [[0.0, 0.5, 1.0]] * 2
-        assert np.isnan(cells[2]).all()
-        assert cells[3:, :2].tolist() == [[0.5, 0.5]] * 2
-        assert np.isnan(cells[3:, 2]).all()
-
 
 def test_attention_leaves_the_weight_of_every_tile(skin: Path, tmp_path: Path) -> None:
     study = skin_study(skin, panels={"by": "case", "pooling": "attention", "bag": 4})
@@ -315,15 +303,6 @@ class TestCut:
         store = prepare(study, cohort, RunFolder(tmp_path), Silent())
         last = int(whole["image"].iloc[0])
         assert np.array_equal(store.tiles[last].transpose(1, 2, 0), read_image(region, size=SIDE))
-
-    def test_old_plans_are_swept_away(self, skin: Path, tmp_path: Path) -> None:
-        cut(skin_study(skin), tmp_path)
-        study = skin_study(skin, tiles={"mpp": 8.0})
-        cohort = cut(study, tmp_path)
-        assert len(list(tmp_path.glob("*.npz"))) == 24
-        slides.sweep(study, cohort, tmp_path)
-        assert len(list(tmp_path.glob("*.npz"))) == len(list(tmp_path.glob("*.jpg"))) == 12
-        assert slides.slide_of(study, cohort.images["path"].iloc[0], tmp_path).size == (640, 520)
 
     def test_a_damaged_plan_is_made_again(self, skin: Path, tmp_path: Path) -> None:
         study = skin_study(skin)
@@ -398,24 +377,6 @@ def test_one_slide_under_two_subjects_stops_the_run(skin: Path, tmp_path: Path) 
     twins = next(one for one in found if one["id"] == "twins-across-subjects")
     assert twins["figures"]["pairs"] == 1
     assert sorted(twins["pairs"][0]) == sorted([rows["path"].iloc[0], str(tmp_path / "copy.tiff")])
-
-
-def test_slides_elsewhere_are_cut_too(skin: Path, tmp_path: Path) -> None:
-    rows = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]])
-    subjects = sorted(set(rows["subject"]))
-    rows[rows["subject"].isin(subjects[:4])].to_csv(tmp_path / "ours.csv", index=False)
-    rows[rows["subject"].isin(subjects[4:])].to_csv(tmp_path / "theirs.csv", index=False)
-    study = skin_study(tmp_path / "ours.csv", external={"cohort": tmp_path / "theirs.csv", "name": "elsewhere"})
-    cohort = cut(study, tmp_path / "slides")
-    store = prepare(study, cohort, RunFolder(tmp_path), Silent())
-    own = PreparedCohort(study, cohort, RunFolder(tmp_path).images(), store)
-    external = prepare_external(own, RunFolder(tmp_path), Silent())
-    assert len(external.cohort.panels) == len(external.store) == 2 * 2 * 6
-    assert set(external.cohort.images["subject"]) == {f"elsewhere:{name}" for name in subjects[4:]}
-    ours = study.external.model_copy(update={"cohort": tmp_path / "ours.csv", "subjects": "distinct"})
-    again = study.model_copy(update={"external": ours})
-    with pytest.raises(CohortError, match="in the cohort to be tested on"):
-        prepare_external(dataclasses.replace(own, study=again), RunFolder(tmp_path), Silent())
 
 
 @pytest.mark.parametrize(

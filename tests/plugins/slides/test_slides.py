@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import re
 import struct
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from casewise.errors import CasewiseError, ImageError
+from casewise.errors import ImageError
 from casewise.modalities.store.pixels import LANCZOS
 from casewise.modalities.store.store_builder import Budget
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
@@ -109,25 +108,6 @@ def test_a_slide_is_told_by_its_content(pyramid: Path, tmp_path: Path) -> None:
     assert not any(is_slide(path) for path in (tmp_path / "text.svs", tmp_path, tmp_path / "missing.svs"))
 
 
-def test_without_the_package_it_says_what_to_install(
-    pyramid: Path, aperio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *rest: Any) -> Any:
-        if name.startswith("openslide"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    for read in (lambda: slide_facts(pyramid), lambda: is_slide(pyramid), lambda: is_slide(aperio)):
-        with pytest.raises(CasewiseError, match=r"pip install 'casewise\[slides\]'"):
-            read()
-    for name in ("a.jpg", "plain.tiff"):
-        Image.new("RGB", (30, 30)).save(tmp_path / name)
-        assert not is_slide(tmp_path / name)
-
-
 BAD: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
     "folder": (lambda path, _: path.mkdir(), "this is a folder"),
     "missing": (lambda path, data: path.with_name("a.svz").write_bytes(data), r"no such file\. Did you mean 'a\.svz'"),
@@ -161,15 +141,6 @@ def test_damage_is_found_while_reading_and_placed(pyramid: Path, tmp_path: Path)
     assert next(read).shape == next(read).shape == (3, 128, 128)
     with pytest.raises(ImageError, match=r"a\.tiff: 128 x 128 pixels at x 256, y 0 of level 0 .* copy it again"):
         next(read)
-
-
-def test_a_region_read_in_blocks_is_the_region(pyramid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Slide(pyramid) as slide:
-        for factor, box in ((1, (10, 20, 700, 500)), (6, (12, 30, 700, 500)), (4, (0, 0, WIDTH, HEIGHT))):
-            whole = slide.region(0, box)
-            monkeypatch.setattr(slides, "BLOCK", 150)
-            assert np.array_equal(slide.reduced(0, box, factor), whole.reduce(factor) if factor > 1 else whole)
-            monkeypatch.undo()
 
 
 def test_no_read_is_larger_than_a_block_however_large_the_slide(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from casewise.errors import SplitError, TrainingError, WeightsError
 from casewise.files import checksum
 from casewise.models.backbones import MEAN, STD, Network, build_network
-from casewise.models.freezing import freeze, layers, parameter_counts, split_at
+from casewise.models.freezing import split_at
 from casewise.models.fusion import adapted, first_layer
 from casewise.models.outputs import Output
 from casewise.models.weights import load_weights
@@ -131,17 +131,6 @@ class TestEarly:
             assert torch.allclose(found[:, channel], colours.mean(dim=1) * 1.5)
         assert torch.equal(adapted(colours, 1)[:, 0], colours.mean(dim=1) * 3)
 
-    def test_a_missing_sequence_is_its_learned_value(self) -> None:
-        network = built("mobilenet_v2", "early", 3, missing="mask").eval()
-        assert network.missing_token is not None
-        assert network.missing_token.tolist() == [0, 0, 0]
-        with torch.no_grad():
-            network.missing_token.copy_(torch.tensor([0.3, -0.2, 0.7]))
-            found = network.features(panels(3, 3, missing=((0, 1), (2, 0), (2, 1), (2, 2))))
-            filled = scaled(panels(3, 3))
-            filled[0, 1], filled[2, 0], filled[2, 1], filled[2, 2] = -0.2, 0.3, -0.2, 0.7
-            assert torch.allclose(found, network.bodies[0](filled), atol=1e-5)
-
 
 class TestLate:
     @torch.no_grad()
@@ -153,18 +142,6 @@ class TestLate:
         assert network.width == 3 * 1280
         assert torch.allclose(network.features(given), torch.cat(apart, dim=1), atol=1e-6)
         assert not torch.allclose(apart[0], network.bodies[1](scaled(given[:, :1]).repeat(1, 3, 1, 1)), atol=1e-3)
-
-    @torch.no_grad()
-    def test_one_body_for_all(self) -> None:
-        network = built("mobilenet_v2", "late-shared", 3).eval()
-        norms_moved(network)
-        given = panels(2, 3)
-        apart = [network.bodies[0](scaled(given[:, s : s + 1]).repeat(1, 3, 1, 1)) for s in range(3)]
-        assert torch.allclose(network.features(given), torch.cat(apart, dim=1), atol=1e-5)
-        swapped = network.features(given[:, [1, 0, 2]])
-        assert torch.allclose(swapped[:, :1280], network.features(given)[:, 1280:2560], atol=1e-5)
-        counts = [parameter_counts(built("mobilenet_v2", kind, 3).body).weights for kind in ("late-shared", "late")]
-        assert counts[1] == 3 * counts[0]
 
     @pytest.mark.parametrize("kind", ["late", "late-shared"])
     @torch.no_grad()
@@ -305,36 +282,6 @@ class TestWeights:
 
 
 class TestFreezing:
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_blocks_are_frozen_in_every_body(self, kind: str) -> None:
-        network, alone = built("mobilenet_v2", kind, 3, missing="mask"), build_network("mobilenet_v2", 2)
-        assert [name for name, _ in network.blocks] == [name for name, _ in alone.blocks]
-        assert [name for name, _ in layers(network)] == [name for name, _ in layers(alone)]
-        assert freeze(network, "11 blocks") == freeze(alone, "11 blocks") == "features.10"
-        wanted = [p.requires_grad for p in alone.body.parameters()]
-        for body in network.bodies:
-            assert [p.requires_grad for p in body.parameters()] == wanted
-        network.train()
-        for body in network.bodies:
-            assert not body.get_submodule("features.10").training
-            assert body.get_submodule("features.11").training
-        assert network.missing_token is not None
-        assert network.missing_token.requires_grad
-        bodies = 3 if kind == "late" else 1
-        if kind != "early":
-            assert parameter_counts(network).frozen == bodies * parameter_counts(alone).frozen
-        freeze(network, "all")
-        counts = parameter_counts(network.body)
-        assert counts.trainable == network.missing_token.numel()
-        freeze(network, "none")
-        assert parameter_counts(network).frozen == 0
-
-    @torch.no_grad()
-    def test_an_early_network_is_cut_as_any_other(self) -> None:
-        network = built("mobilenet_v2", "early").eval()
-        frozen, rest = split_at(network, "11 blocks")
-        assert torch.equal(rest(frozen(panels())), network.features(panels()))
-
     @pytest.mark.parametrize(("kind", "missing"), [("late", "require"), ("late-shared", "drop"), ("early", "mask")])
     def test_others_are_computed_at_every_step(self, kind: str, missing: str) -> None:
         with pytest.raises(TrainingError, match=f"fused \\({kind}\\).* computed at every step"):

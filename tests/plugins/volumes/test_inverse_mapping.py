@@ -89,13 +89,6 @@ def test_a_marked_pixel_of_a_photograph(
         assert abs(found - marked) <= step + 0.5
 
 
-def test_the_black_around_a_photograph_is_cut_away() -> None:
-    tile = np.zeros((8, 8))
-    tile[:2], tile[6:] = 9.0, 9.0
-    assert to_photograph(tile, width=80, height=40).max() == 0
-    assert to_photograph(tile, width=40, height=80).max() == 9
-
-
 def test_what_a_crop_cut_off_has_no_map() -> None:
     found = to_photograph(np.ones((8, 8)), width=40, height=20, fit="crop")
     assert np.isnan(found[:, :10]).all()
@@ -170,46 +163,6 @@ def test_the_grid_may_be_any_part_of_the_slices_in_any_order() -> None:
     maps[4] = 7.0
     back = to_scan(maps, [5, 3, 4, -1, 5], np.eye(4), (4, 4, 8), np.eye(4))
     assert back[1, 1].tolist() == [0, 0, 0, 3, 4, 6, 0, 0]
-
-
-def test_a_crop_s_slices_land_where_they_were_cut() -> None:
-    scan = np.diag([-1.0, -1.0, 2.0, 1.0])
-    tile = np.zeros((1, 8, 8))
-    tile[0, 2, 5] = 1
-    # rows of the prepared volume run along the scan's first axis here
-    affine = scan @ np.array([[2, 0, 0, 10.5], [0, 2, 0, 20.5], [0, 0, 1, 0], [0, 0, 0, 1]])
-    back = to_scan(tile, [4], affine, (40, 40, 6), scan)
-    assert {tuple(place) for place in np.argwhere(back == back.max()).tolist()} == {
-        (14, 30, 4),
-        (14, 31, 4),
-        (15, 30, 4),
-        (15, 31, 4),
-    }
-    assert back[:9].max() == 0
-    assert back[:, :, :4].max() == 0
-
-
-@pytest.mark.parametrize("turn", TURNS[::13])
-@pytest.mark.parametrize("tilt", [0.0, 0.2])
-def test_voxels_coarser_than_the_slices_miss_none_of_them(turn: np.ndarray, tilt: float) -> None:
-    """A scan of 6 mm slices and a network that saw every sixth slice of 1 mm, half way between their centres."""
-    cos, sin = np.cos(tilt), np.sin(tilt)
-    oblique = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    sides, thickness = (8, 10, 24), (2.0, 2.0, 6.0)
-    along = np.abs(turn).argmax(axis=0)
-    scan = np.eye(4)
-    scan[:3, :3] = oblique @ turn @ np.diag([thickness[axis] for axis in along])
-    shape = tuple({0: 10, 1: 12, 2: 6}[int(axis)] for axis in along)
-    affine = np.eye(4)
-    affine[:3, :3] = oblique
-    middle = (scan @ [*((np.array(shape) - 1) / 2), 1])[:3]
-    affine[:3, 3] = middle - affine[:3, :3] @ ((np.array(sides) - 1) / 2)
-    # the middle of the grid is the border of two voxels, so slices 0, 6, 12 and 18 are 3 mm from their centres
-    seen = np.array([0, 6, 12, 18])
-    back = to_scan(np.full((4, 8, 10), 0.75), seen, affine, shape, scan)
-    assert back.max() == pytest.approx(0.75)
-    depth = (np.argwhere(back > 0) @ scan[:3, :3].T + scan[:3, 3])[:, 2]
-    assert len(set(np.round(depth, 3))) == 4
 
 
 @pytest.mark.parametrize("turn", TURNS[::13])

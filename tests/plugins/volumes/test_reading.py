@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from itertools import count
 from pathlib import Path
 
@@ -75,19 +74,6 @@ def test_one_series_for_two_sequences() -> None:
     with pytest.raises(ImageError, match="T1 and T2 of one case are the same series"):
         check_same_subject({"T1": scan("a"), "T2": scan("a")})
     assert check_same_subject({"T1": scan("a", series_uid="1"), "T2": scan("a", series_uid="2")}) == []
-
-
-def test_real_nifti(real: Path) -> None:
-    rows = [row for row in csv.DictReader((real / "cases.csv").open()) if row["format"] == "nifti"]
-    assert len({row["orientation"] for row in rows}) == 3
-    for row in rows:
-        found = read_scan(real / row["path"])
-        assert "x".join(map(str, found.shape)) == row["shape"]
-        assert found.orientation == row["orientation"]
-        assert found.spacing == pytest.approx([float(side) for side in row["spacing"].split("x")], abs=5e-4)
-        assert (found.values.min(), found.values.max()) == pytest.approx(
-            (float(row["value_min"]), float(row["value_max"]))
-        )
 
 
 def test_real_dicom(real: Path) -> None:

@@ -57,12 +57,6 @@ def loop(slices: Slices, case: int, start: int, *, mirrored: bool = False, turns
     return panel
 
 
-@pytest.mark.parametrize(("case", "start"), [(0, 0), (0, 2), (1, 0), (2, 5)])
-def test_a_plain_panel_is_its_window_slice_by_slice(slices: Slices, case: int, start: int) -> None:
-    panel = data(slices).plain_batch(torch.tensor([[case, start]]), torch.device("cpu"))
-    np.testing.assert_array_equal(panel[0].numpy(), loop(slices, case, start))
-
-
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("turns", range(4))
 def test_a_varied_panel_has_all_its_slices_and_sequences_varied_alike(

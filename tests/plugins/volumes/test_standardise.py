@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from casewise.plugins.volumes.standardise import LEVELS, SCALE, fit, plain_tables, tables
+from casewise.plugins.volumes.standardise import LEVELS, SCALE, fit, tables
 
 marks = st.lists(st.floats(0, 32767), min_size=11, max_size=11).map(sorted)
 spread_marks = marks.filter(lambda own: own[-1] - own[0] > 100)
@@ -60,17 +59,3 @@ def test_landmarks_come_to_lie_on_the_standard(gaps: list[int], standard: np.nda
     own = np.cumsum([50, *gaps])
     table = tables(own[None].astype(float), standard)[0]
     np.testing.assert_allclose(table[own], SCALE[0] + (SCALE[1] - SCALE[0]) * standard, atol=1e-6)
-
-
-def test_beyond_the_ends_it_goes_on_as_in_the_last_piece_where_there_is_room() -> None:
-    table = tables(np.array([[2_000.0, 16_000.0, 30_000.0]]), np.array([0.0, 0.5, 1.0]))[0]
-    slope = (SCALE[1] - SCALE[0]) / 28_000
-    assert table[32_000] == pytest.approx(SCALE[1] + 2_000 * slope, abs=1e-6)
-    assert table[1_000] == pytest.approx(SCALE[0] - 1_000 * slope, abs=1e-6)
-
-
-def test_equal_landmarks_take_their_mean_and_a_flat_scan_is_only_scaled() -> None:
-    standard = np.array([0.0, 0.2, 0.6, 1.0])
-    table = tables(np.array([[1000.0, 2000.0, 2000.0, 3000.0]]), standard)[0]
-    assert table[2000] == pytest.approx(SCALE[0] + (SCALE[1] - SCALE[0]) * 0.4, abs=1e-6)
-    np.testing.assert_array_equal(tables(np.full((1, 4), 500.0), standard), plain_tables(1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from PIL import Image
 
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
-from casewise.errors import CasewiseError, CohortError
+from casewise.errors import CasewiseError
 from casewise.modalities.base import FittedPreprocessing, ImageFolder, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.external import read_external
 from casewise.plugins.volumes.slice_store import SliceStore, open_slices
 from casewise.plugins.volumes.standardise import SubjectScans, subject_scans, tables
 from casewise.study.loading import read_study
@@ -142,21 +140,6 @@ def test_landmarks_of_single_slices_never_replace_those_of_subjects(
         inputs(whole, fitted)
     with pytest.raises(CasewiseError, match="visit"):
         modality_of(whole.study).preview(whole, 0, fitted)
-
-
-@pytest.mark.parametrize(("columns", "refused"), [({}, True), ({"visit": "position"}, False)])
-def test_slices_of_an_external_cohort_are_cases_too(
-    both: tuple[PreparedCohort, PreparedCohort], columns: dict[str, str], refused: bool
-) -> None:
-    main = both[0].study
-    settings = {"cohort": main.cohort, "columns": columns, "subjects": "distinct"}
-    study = Study.model_validate(main.model_dump() | {"external": settings})
-    with pytest.raises(CohortError, match="visit: position") if refused else nullcontext():
-        read_external(study, read_cohort(study))
-    # without standardised intensities there are no landmarks to be mixed up
-    plain = main.model_dump()["volumes"] | {"standardise": "none"}
-    assert study.landmarks_of_subjects
-    assert not Study.model_validate(main.model_dump() | {"volumes": plain}).landmarks_of_subjects
 
 
 def test_pooled_percentiles_are_those_of_all_voxels() -> None:
