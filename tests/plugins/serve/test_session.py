@@ -14,9 +14,9 @@ import pytest
 
 from casewise.inference.model import load_bundle
 from casewise.modalities.base import NativeMap
+from casewise.plugins.serve.pool import answered
 from casewise.plugins.serve.results import explained_class, strongest_slice
 from casewise.plugins.serve.session import ModelSession
-from casewise.plugins.serve.settings import ServiceError
 from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, into_series, neutral_name
 from casewise.run import run
 from casewise.study.learners import the_learner
@@ -78,10 +78,9 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
         assert all("axial slice" in entry["note"] for entry in maps)
         assert {(entry["width"], entry["height"]) for entry in maps} == {(32, 32)}
     (tmp_path / submission.files[0].stored).write_bytes(b"no image")
-    with pytest.raises(ServiceError) as refused:
-        session.predict(submission, tmp_path)
-    assert refused.value.files == [rows["path"].iloc[0]]
-    assert str(tmp_path) not in refused.value.message
+    _, code, message, files = answered(session.predict, submission, tmp_path)["refused"]
+    assert (code, files) == ("unreadable", [rows["path"].iloc[0]])
+    assert str(tmp_path) not in message
 
 
 def test_the_slice_is_shown_as_radiologists_view_it() -> None:

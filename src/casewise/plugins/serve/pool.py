@@ -71,10 +71,11 @@ def work(connection: Connection, plan: WorkerPlan) -> None:
         except EOFError:
             return
         submission, folder = Submission.from_json(job["submission"]), Path(job["folder"])
-        _send(connection, _answered(answers[job["task"]], submission, folder))
+        _send(connection, answered(answers[job["task"]], submission, folder))
 
 
-def _answered(task: Callable[[Submission, Path], Json], submission: Submission, folder: Path) -> Json:
+def answered(task: Callable[[Submission, Path], Json], submission: Submission, folder: Path) -> Json:
+    """The answer, or the problem with the names that the client gave to its files."""
     try:
         return {"answer": task(submission, folder)}
     except ServiceError as error:
@@ -101,14 +102,6 @@ def _send(connection: Connection, message: Json) -> None:
         connection.send_bytes(json.dumps(message, allow_nan=False).encode())
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the service ended
-
-
-class WorkerDiedError(Exception):
-    """The process ended in the middle of a job."""
-
-
-class WorkerSlowError(Exception):
-    """The process did not answer in time."""
 
 
 class Worker:
@@ -141,26 +134,23 @@ class Worker:
         process.start()
         self._process = process
         other.close()
+        bundle = self._plan.bundle
         try:
             first = self._received(LOADING)
-        except (WorkerDiedError, WorkerSlowError) as error:
-            self.stop()
-            raise RunError(
-                f"{self._plan.bundle}: the process that loads the model ended. There may be too little memory."
-            ) from error
+        except (OSError, EOFError):
+            first = {"failed": f"{bundle}: the process that loads the model ended. There may be too little memory."}
+        if self.description and self.description != first.get("ready", self.description):
+            first = {"failed": f"{bundle}: it was changed since the service started. Start the service again."}
         if "failed" in first:
             self.stop()
             raise RunError(str(first["failed"]))
-        if self.description not in ({}, first["ready"]):
-            self.stop()
-            raise RunError(f"{self._plan.bundle}: it was changed since the service started. Start the service again.")
         self.description = first["ready"]
 
     def call(self, job: Json, timeout: float) -> Json:
         """The answer to a job.
 
         Raises:
-            WorkerDiedError, WorkerSlowError: the process is ended, and starts again with the next job.
+            TimeoutError, EOFError: it takes too long or the process died; a new one starts with the next job.
             RunError: it cannot be started.
         """
         if self._process is None or not self._process.is_alive():
@@ -171,22 +161,16 @@ class Worker:
             return self._received(timeout)
         except (OSError, EOFError) as error:
             self.stop()
-            raise WorkerDiedError from error
-        except (WorkerDiedError, WorkerSlowError):
-            self.stop()
-            raise
+            raise (error if isinstance(error, TimeoutError) else EOFError()) from error
 
     def _received(self, timeout: float) -> Json:
         assert self._pipe is not None
         ready = wait([self._pipe, self._process.sentinel], timeout)
         if not ready:
-            raise WorkerSlowError
+            raise TimeoutError
         if self._pipe not in ready:
-            raise WorkerDiedError
-        try:
-            message: Json = json.loads(self._pipe.recv_bytes())
-        except EOFError as error:
-            raise WorkerDiedError from error
+            raise EOFError
+        message: Json = json.loads(self._pipe.recv_bytes())
         return message
 
     def stop(self) -> None:
@@ -263,9 +247,9 @@ class WorkerPool:
             for attempt in (1, 2):
                 try:
                     return worker.call(job, self._timeout)
-                except WorkerDiedError:
+                except EOFError:
                     log.warning("a worker process ended during a request (attempt %d of 2)", attempt)
-                except WorkerSlowError:
+                except TimeoutError:
                     log.warning("a request took more than %g seconds and was stopped", self._timeout)
                     stopped = f"The prediction took more than {self._timeout:g} seconds and was stopped."
                     raise ServiceError(503, "timeout", f"{stopped} {SMALLER}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casewise.errors import CasewiseError, CohortError, ImageError, RunError, counted
+from casewise.errors import CasewiseError, ImageError, RunError, counted
 from casewise.evaluation.agreement import band_of
 from casewise.inference.ensemble import Ensemble
 from casewise.inference.input_flags import reasons_of
@@ -95,7 +95,7 @@ class ModelSession:
         """The answer of /api/predict for images in `folder`.
 
         Raises:
-            ServiceError: an image cannot be read, or one is missing.
+            CasewiseError: an image cannot be read, or one is missing.
         """
         with tempfile.TemporaryDirectory(dir=folder) as work:
             _, _, rows = self._prepared(submission, folder, Path(work))
@@ -105,7 +105,7 @@ class ModelSession:
         """The answer of /api/explain for images in `folder`.
 
         Raises:
-            ServiceError: as `predict`; or there is no such learner or target, or it has no maps.
+            CasewiseError: as `predict`; or there is no such learner or target, or it has no maps.
         """
         names = self.description["explained_learners"]
         learner = submission.learner or next(iter(names), "")
@@ -159,31 +159,27 @@ class ModelSession:
         """The table of all visits, the prepared cases, and their rows in the columns of the output table.
 
         Without `predict` there are no rows.
+
+        Raises:
+            CasewiseError: images cannot be read; the worker puts the client's names into the message.
         """
         check_slots(submission, self.description)
         check_pixels(submission, folder, self.max_pixels, self.description)
-        try:
-            rows = self._cells(submission, folder)
-            table = new_table(rows, self.model.reader, work, columns=self._columns, root=folder)
-            cells = table.cells()
-            cases = cases_of(cells, table.study)
-            if not predict:
-                prepared, refused = prepare_together(table, cells, cases, work / "prepared")
-                if refused:
-                    raise self._unreadable(submission, [reason for _, reason in refused], folder)
-                return table, prepared, pd.DataFrame(columns=self.model.table.columns)
-            rows, prepared = self.model.predict_together(self.ensemble, table, cells, cases, work / "prepared")
-        except (CohortError, ImageError) as error:
-            raise self._unreadable(submission, [str(error)], folder) from error
+        rows = self._cells(submission, folder)
+        table = new_table(rows, self.model.reader, work, columns=self._columns, root=folder)
+        cells = table.cells()
+        cases = cases_of(cells, table.study)
+        if not predict:
+            prepared, refused = prepare_together(table, cells, cases, work / "prepared")
+            if refused:
+                raise ImageError("\n".join(reason for _, reason in refused))
+            return table, prepared, pd.DataFrame(columns=self.model.table.columns)
+        rows, prepared = self.model.predict_together(self.ensemble, table, cells, cases, work / "prepared")
         problems = list(dict.fromkeys(rows.loc[rows["prediction"].isna() & (rows["problem"] != ""), "problem"]))
         answered = set(rows.loc[rows["prediction"].notna(), "case"])
         if problems and len(answered) < len(submission.visits):
-            raise self._unreadable(submission, problems, folder)
+            raise ImageError("\n".join(problems))
         return table, prepared, rows
-
-    def _unreadable(self, submission: Submission, problems: Sequence[str], folder: Path) -> ServiceError:
-        text = "\n".join(problems)
-        return ServiceError(422, "unreadable", submission.named(text, folder), submission.files_in(text))
 
     @property
     def _columns(self) -> dict[str, str]:
