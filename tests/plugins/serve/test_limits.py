@@ -140,7 +140,6 @@ def test_slow_clients_are_dropped(toy: Running) -> None:
 
 
 def test_the_death_of_a_worker_is_survived(toy: Running) -> None:
-    assert toy.pool.workers[0].pid is not None
     first = httpx.post(toy.url + "/api/predict", files=IMAGE).json()["pid"]
     once = httpx.post(toy.url + "/api/predict", files=IMAGE, data={"visit": "die once"}, timeout=60)
     assert once.status_code == 200

@@ -185,7 +185,7 @@ def _difference(figure: Values | None) -> Cell:
     return Cell(f"{signed(ends['value'], digits)} points", small, figure["value"])
 
 
-def _scaled(figure: Values) -> tuple[dict[str, Any], int]:
+def _scaled(figure: Values) -> tuple[Values, int]:
     """A share and its interval times 100, and their decimals."""
     ends = {key: None if figure.get(key) is None else 100 * figure[key] for key in ("value", "low", "high")}
     return ends, 0 if abs(ends["value"] or 0) >= 10 else 1

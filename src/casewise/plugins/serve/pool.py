@@ -60,7 +60,6 @@ def work(connection: Connection, plan: WorkerPlan) -> None:
         torch.set_num_threads(plan.threads)
         session = ModelSession(plan.bundle, plan.learner, max_pixels=plan.max_pixels, trust=plan.trust)
         _send(connection, {"ready": session.description})
-        session.warm_up()
     except CasewiseError as error:
         _send(connection, {"failed": str(error)})
         return
@@ -112,11 +111,6 @@ class Worker:
         self._process: Any = None
         self._pipe: Connection | None = None
         self.description: Json = {}
-
-    @property
-    def pid(self) -> int | None:
-        """The process, if there is one."""
-        return self._process.pid if self._process else None
 
     def start(self) -> None:
         """Start the process and wait until its model is loaded.

@@ -86,11 +86,6 @@ class ModelSession:
             "networks_in_memory": self.networks_kept,
         }
 
-    def warm_up(self) -> None:
-        """Import what saliency maps need, so that the first one is not slower than the next; it may be missing."""
-        if self.explainer:
-            self.explainer.warm_up()
-
     def predict(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/predict for images in `folder`.
 

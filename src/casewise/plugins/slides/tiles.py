@@ -89,16 +89,6 @@ class PlannedSlide:
         """Microns per pixel of level 0."""
         return self.facts.mpp
 
-    @property
-    def magnification(self) -> float | None:
-        """The objective's power."""
-        return self.facts.magnification
-
-    @property
-    def vendor(self) -> str:
-        """The maker of the scanner."""
-        return self.facts.vendor
-
     def read_picture(self) -> np.ndarray:
         """The slide as small as the mask, (h, w, 3) `uint8`."""
         if not isinstance(self.picture, Path):

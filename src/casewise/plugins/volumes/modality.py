@@ -165,7 +165,6 @@ class VolumesModality(base.Modality):
         return {
             "sliced": True,
             "order": volumes.slice_index,
-            "late": any("late" in str(fusion) for fusion in volumes.fusion),
             "windowed": volumes.slice_index is None,
         }
 

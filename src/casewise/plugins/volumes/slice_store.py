@@ -289,7 +289,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str]) -> Sli
                     written.write(np.ascontiguousarray(arrays["slices"], dtype=np.uint16).data)
     except OSError as error:
         raise RunError(storage_message(error, target)) from error
-    of_subjects: dict[str, Any] = {}
+    of_subjects: dict[str, np.ndarray] = {}
     if any(subjects):
         ranges, quantiles, voxels = (np.stack([arrays[name] for arrays in cases_read]) for name in HISTOGRAM)
         scans = subject_scans(list(subjects), ranges, quantiles, voxels, DECILES)
