@@ -192,22 +192,7 @@ class TestMaps:
                 ["the slide", "probability of scar (reference)", "probability of ssc (predicted)"],
                 "reference scar, predicted ssc (50 %); ",
             ),
-            (
-                {"kind": "ordinal", "range": "0..2"},
-                {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0, "kind": "ordinal", "y_true": 1.0},
-                ["Most confident, correct"],
-                ["the slide", "expected grade"],
-                "(50 %); ",
-            ),
-            (
-                "0..10",
-                {"y_pred": 4.0, "kind": "regression", "y_true": 2.0},
-                ["Closest to the reference", "Furthest from the reference"],
-                ["the slide", "disease"],
-                "reference 2.00, predicted 4.00; ",
-            ),
         ],
-        ids=["classes", "grades", "numbers"],
     )
     def test_maps_of_each_kind_of_target(
         self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch,

@@ -37,7 +37,7 @@ def test_slots_undo_the_fold(grid: str) -> None:
     panels = Panels(grid=grid)
     tiles = torch.rand(2, panels.rows * panels.columns, 1, 4, 5)
     folded = fold(tiles, panels)[:, 0].numpy()
-    assert (to_slots(folded, rows=panels.rows, columns=panels.columns) == tiles[:, :, 0].numpy()).all()
+    assert (to_slots(folded, (panels.rows, panels.columns)) == tiles[:, :, 0].flatten(0, 1).numpy()).all()
 
 
 def prepared(picture: np.ndarray, folder: Path, preparation: Preparation, orientation: int = 1) -> np.ndarray:

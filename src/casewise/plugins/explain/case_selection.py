@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.cohort.identity import alike
 from casewise.errors import CasewiseError, CohortError, RunError, nearest
 from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.target import ExplainTarget
-from casewise.predictions.nested_cv import NESTED
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -128,26 +126,13 @@ def named_cases(run: FinishedRun, names: Sequence[str]) -> list[str]:
         elif len(subject_cases := by_subject.get(name, [])) == 1:
             selected.append(subject_cases[0])
         else:
-            hint = case_hint(name, by_subject)
+            # never a case of another subject, whose name is often alike
+            own = by_subject.get(name.partition("/")[0], [])
+            hint = f" The subject has {', '.join(own[:8])}{' …' if len(own) > 8 else ''}." if own else ""
             problems.append(f"The run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
     if problems:
         raise CohortError("\n  ".join(problems))
     return list(dict.fromkeys(selected))
-
-
-def case_hint(name: str, by_subject: dict[str, list[str]]) -> str:
-    """The cases of the named subject; never those of another one, whose name is often alike.
-
-    >>> case_hint("P1/11", {"P1": ["P1/1", "P1/2"]}), case_hint("P2/1", {"P1": ["P1/1"]})
-    (" Did you mean 'P1/1'? The subject has P1/1, P1/2.", '')
-    """
-    named = alike(name)
-    subjects = [subject for subject in by_subject if named == alike(subject) or named.startswith(alike(subject) + "/")]
-    if not subjects:
-        return ""
-    own = by_subject[max(subjects, key=len)]
-    more = " …" if len(own) > 8 else ""
-    return f"{nearest(name, own) if '/' in name else ''} The subject has {', '.join(own[:8])}{more}."
 
 
 def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
@@ -196,15 +181,8 @@ def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataF
     otherwise (a stacker, for example) the first of `models`.
     """
     main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
-    nested = run.files.nested.read_if_exists() if main == NESTED else None
-    if nested:
-        folds = {int(fold): record["network"] for fold, record in nested["folds"].items()}
-        if set(folds.values()) <= set(models):
-            return "each fold’s chosen network", table[table["model"] == NESTED]
-    if main in models:
-        return main, table[table["model"] == main]
-    name = models[0]
-    phrase = f"{name} (in place of {main}, which the report shows)" if main else name
+    name = main if main in models else models[0]
+    phrase = f"{name} (in place of {main}, which the report shows)" if main != name else name
     return phrase, table[table["model"] == name]
 
 

@@ -20,15 +20,12 @@ from casewise.report.formatting import (
     case_label,
     class_name,
     counted,
-    digits_of,
-    display_name,
     listed,
     number,
     percent,
     probability,
 )
 from casewise.report.modality_sections import PHOTOGRAPHS
-from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import positive_and_other
 from casewise.study.learners import learner_name, without_baselines
 
@@ -49,8 +46,6 @@ TILES = (
 GROUPS = {
     "correct": "Most confident, correct",
     "wrong": "Most confident, wrong",
-    "closest": "Closest to the reference",
-    "furthest": "Furthest from the reference",
 }
 WEIGHTED = "Tiles with a large weight dominate the prediction; this does not show that there is disease in them."
 LABELLED = (
@@ -139,9 +134,9 @@ class Painting:
 
 
 def maps(context: ReportContext) -> list[Block]:
-    """A few cases predicted out of fold, each with its maps; nothing where no tile's own prediction is known."""
+    """A few cases predicted out of fold, each with its maps; nothing of numbers, or without predictions of tiles."""
     table = context.tile_predictions
-    if table is None or table.empty:
+    if table is None or table.empty or not context.classes:
         return []
     model = _model(context, set(without_baselines(table["model"].unique())))
     if model is None:
@@ -168,8 +163,7 @@ def maps(context: ReportContext) -> list[Block]:
         ("Colour", painting.meaning),
         ("Prediction of a case", "weighted by attention" if weighted else pooling),
     ]
-    if context.classes:
-        facts.append(("Cases predicted wrongly", f"{int((rows['y_pred'] != rows['y_true']).sum())} of {len(rows)}"))
+    facts.append(("Cases predicted wrongly", f"{int((rows['y_pred'] != rows['y_true']).sum())} of {len(rows)}"))
     ends = f"The colours, from {painting.ticks[0][1]} to {painting.ticks[-1][1]}."
     colours = Plots([Plot(draw.colour_bar(painting.scale, painting.ticks), ends)])
     return [Facts(facts), Text(f"{READING} {WEIGHTED if weighted else LABELLED}", note=True), colours, *groups]
@@ -185,10 +179,7 @@ def _model(context: ReportContext, names: set[str]) -> str | None:
 
 
 def _case_groups(context: ReportContext, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Groups of rows by code: of classes the surest correct and wrong ones, else the best and worst."""
-    if not context.classes:
-        ordered = rows.iloc[np.argsort((rows["y_pred"] - rows["y_true"]).abs(), kind="stable")]
-        return {"closest": ordered[:PER_GROUP], "furthest": ordered[PER_GROUP:][::-1][:PER_GROUP]}
+    """Groups of rows by code: the surest correct and the surest wrong ones."""
     sure = rows[[f"p{i}" for i in range(len(context.classes))]].to_numpy(float)
     rows = rows.iloc[np.argsort(-sure[range(len(rows)), rows["y_pred"].to_numpy(int)], kind="stable")]
     correct, wrong = rows[rows["y_pred"] == rows["y_true"]], rows[rows["y_pred"] != rows["y_true"]]
@@ -217,7 +208,7 @@ def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, pai
 
 
 def _painting(context: ReportContext, weighted: bool) -> Painting:
-    """How tiles are coloured, by the kind of the target or by the weights of attention."""
+    """How tiles are coloured: by the weights of attention, or by the probabilities of classes and grades."""
     study, outcome, names = context.study, context.outcome, context.classes
     if weighted:
         ticks = [(0.0, "0"), (1 / MOST_WEIGHT, "1"), (0.5, "2"), (1.0, f"{MOST_WEIGHT:g} or more")]
@@ -225,31 +216,10 @@ def _painting(context: ReportContext, weighted: bool) -> Painting:
         return Painting(
             meaning, "rising", ticks, lambda row, tiles: [("weight of each tile", tiles["share"].to_numpy(float))]
         )
-    if not names:
-        low, high = context.range_of(outcome)
-        digits = 0 if float(low).is_integer() and float(high).is_integer() else digits_of(low, high)
-        ticks = [(0.0, number(low, digits)), (1.0, number(high, digits))]
-        title = display_name(study, outcome)
-        return Painting(
-            "the value predicted for a tile",
-            "rising",
-            ticks,
-            lambda row, tiles: [(title, (tiles["y_pred"].to_numpy(float) - low) / (high - low))],
-        )
 
     def probability_of(place: int, tiles: pd.DataFrame, role: str = "") -> tuple[str, np.ndarray]:
         return f"probability of {class_name(study, outcome, names[place])}{role}", tiles[f"p{place}"].to_numpy(float)
 
-    if kind_report(context.kind).ordered:
-        grades = [f"p{i}" for i in range(len(names))]
-        return Painting(
-            "the mean grade predicted for a tile",
-            "rising",
-            [(0.0, names[0]), (1.0, names[-1])],
-            lambda row, tiles: [
-                ("expected grade", tiles[grades].to_numpy(float) @ np.arange(len(names)) / (len(names) - 1))
-            ],
-        )
     if pair := positive_and_other(context):
         place = names.index(study.positive_of(outcome) or "")
         ticks = [(0.0, f"0 %: {pair[1]}"), (0.5, "50 %"), (1.0, f"100 %: {pair[0]}")]
@@ -267,9 +237,6 @@ def _painting(context: ReportContext, weighted: bool) -> Painting:
 
 def _result(context: ReportContext, row: pd.Series) -> str:
     """The reference and the prediction of a case."""
-    if not context.classes:
-        digits = digits_of(*context.range_of(context.outcome))
-        return f"reference {number(row['y_true'], digits)}, predicted {number(row['y_pred'], digits)}"
     truth, predicted = (
         class_name(context.study, context.outcome, context.classes[int(row[key])]) for key in ("y_true", "y_pred")
     )

@@ -60,7 +60,7 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
     """Read a folder of DICOM files (with all folders in it), or one file, as one volume.
 
     Series are identified by their UID, slices sorted by position. `sequence` selects one of several series. Without
-    `voxels` only headers are read, and pixels only where two slices have the same position.
+    `voxels` only headers are read.
 
     Raises:
         ImageError: there is no DICOM image, none or several series match, files are damaged, or the slices do not form
@@ -80,11 +80,10 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
     series, notes = choose(candidates, sequence, path)
     slices = _slices(series, path)
     where = str(path) if len(candidates) == 1 else f"{path}, {series.description}"
-    pixels = Pixels()
-    stack = stacked(slices, where, pixels.same)
+    stack = stacked(slices, where)
     affine, affine_notes = checked_affine(stack.affine, path)
     if voxels:
-        values = _values(stack, pixels)
+        values = _values(stack)
         value_notes = checked_values(values, path)
     else:
         rows, columns = stack.slices[0].size
@@ -205,8 +204,9 @@ def _numbers(value: Any) -> list[float]:
     return numbers if np.isfinite(numbers).all() else []
 
 
-def _values(stack: Stack, pixels: Pixels) -> np.ndarray:
+def _values(stack: Stack) -> np.ndarray:
     """All slices as (columns, rows, slices) `float32`; MONOCHROME1 inverted with one maximum and minimum."""
+    pixels = Pixels()
     rows, columns = stack.slices[0].size
     values = np.empty((columns, rows, len(stack.slices)), np.float32, order="F")
     inverted = [i for i, image in enumerate(stack.slices) if image.inverted]
@@ -239,10 +239,6 @@ class Pixels:
             stated = f"frames of {image.size[0]} x {image.size[1]}"
             raise ImageError(f"{image.path}: header and pixels disagree: {stated} are stated, and {shape} are there.")
         return self._frames[max(image.frame, 0)].astype(np.float64) * image.slope + image.intercept
-
-    def same(self, image: Slice, other: Slice) -> bool:
-        """Whether two slices have the same pixels."""
-        return image.inverted == other.inverted and np.array_equal(self.of(image), self.of(other))
 
 
 def decoded(path: Path) -> np.ndarray:
