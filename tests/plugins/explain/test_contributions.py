@@ -34,7 +34,8 @@ def linear(
 ) -> Any:
     torch.manual_seed(0)
     plain = [spec.as_json() for spec in specs] or None
-    bank = {"encoder": encoder, "channels": channels, "specs": plain, "sequences": sequences}
+    encoders = [{"name": encoder}] if encoder else []
+    bank = {"encoders": encoders, "channels": channels, "specs": plain, "sequences": sequences}
     network = build_linear("linear_features", 7, bank, {"side": side}).eval()
     with torch.no_grad():
         network.head[-1].weight.copy_(torch.randn_like(network.head[-1].weight) / 20)

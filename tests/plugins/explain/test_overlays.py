@@ -34,7 +34,7 @@ def rows() -> list[FigureRow]:
 
 def test_the_figure_tells_methods_cases_and_what_was_right() -> None:
     figure = side_by_side(rows())
-    texts = [text.get_text() for text in figure.texts]
+    texts = [axes.get_title() for axes in figure.axes] + [axes.get_ylabel() for axes in figure.axes]
     assert {"ViT, rollout", "AlexNet, Grad-CAM", "P1/1", "P2/1"} <= set(texts)
     labels = [axes.get_xlabel() for axes in figure.axes]
     judged = [label.partition("\n")[2] for label in labels if "predicted" in label]

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from casewise.errors import CasewiseError
-
 # The measures of one map and its mask, and of naive maps.
 MEASURES = (
     *("hit", "share_inside", "chance_hit", "mask_share"),
@@ -30,7 +28,6 @@ def share_inside(values: np.ndarray, mask: np.ndarray) -> float:
     >>> share_inside(np.array([[3.0, 1.0]]), np.array([[True, False]]))
     0.75
     """
-    values, mask = _checked(values, mask)
     if not mask.any():
         return float("nan")
     total = float(values.sum())
@@ -45,7 +42,6 @@ def hit(values: np.ndarray, mask: np.ndarray) -> float:
     >>> hit(np.array([[0.0, 1.0, 1.0]]), np.array([[True, True, False]]))
     0.5
     """
-    values, mask = _checked(values, mask)
     if not mask.any():
         return float("nan")
     return float(mask[values == values.max()].mean())
@@ -208,12 +204,3 @@ def delete_pixels(
     deleted = (rank[None] < np.round(shares * flat.size)[:, None]).reshape(steps + 1, 1, *values.shape)
     outputs = np.asarray(predict(np.where(deleted & ~np.isnan(panel), panel.dtype.type(0), panel)), dtype=float)
     return DeletionCurve(shares, outputs, float(np.trapezoid(outputs, shares)))
-
-
-def _checked(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    values, mask = np.asarray(values, dtype=float), np.asarray(mask).astype(bool)
-    if values.shape != mask.shape:
-        raise CasewiseError(f"explain: a map of {values.shape} does not match a mask of {mask.shape}.")
-    if not np.isfinite(values).all() or values.min(initial=0) < 0:
-        raise CasewiseError("explain: the values of a map must be finite and at least 0.")
-    return values, mask

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = "inferno"
@@ -24,7 +25,6 @@ MEANING = "higher = more influence"
 FAVOUR, AGAINST = (230, 38, 30), (30, 100, 240)
 SIGNED_MEANING = "contributions: above 0 in favour, below 0 against"
 SIGNED_STRONGEST = 0.75
-CELL, GAP, LEFT, TOP, BOTTOM, RIGHT, BAR = 150.0, 8.0, 110.0, 26.0, 34.0, 64.0, 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,64 +101,51 @@ def side_by_side(rows: Sequence[FigureRow]) -> Figure:
     The first column is the input. A blue frame means a correct prediction, an orange one an erroneous prediction.
     """
     from matplotlib import rc_context
-
-    from casewise.report.figures.drawing import STYLE
-
-    with rc_context(STYLE):
-        return _draw_figure(rows, list(dict.fromkeys(title for row in rows for title in row.maps)))
-
-
-def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
 
+    from casewise.report.figures.drawing import STYLE
+
+    titles = ["", *dict.fromkeys(title for row in rows for title in row.maps)]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.2 * len(titles) + 1.5, 2.5 * len(rows)), dpi=72, layout="constrained")
+        FigureCanvasAgg(figure)
+        cells = figure.subplots(len(rows), len(titles), squeeze=False)
+        for row, line in zip(rows, cells, strict=True):
+            for title, axes in zip(titles, line, strict=True):
+                _draw(axes, row, title)
+            line[0].set_ylabel(row.name, rotation=0, ha="right", va="center")
+        for title, axes in zip(titles, cells[0], strict=True):
+            axes.set_title(title or "input", fontsize=11)
+        signed = set().union(*(row.signed for row in rows))
+        if set(titles[1:]) - signed:
+            figure.colorbar(ScalarMappable(cmap=COLOURS), ax=cells, ticks=[0, 0.5, 1], label=MEANING, aspect=40)
+        if signed:
+            colours = [tuple(np.array(colour) / 255) for colour in (AGAINST, (200, 200, 200), FAVOUR)]
+            scale = ScalarMappable(Normalize(-1, 1), LinearSegmentedColormap.from_list("contributions", colours))
+            label = "red: in favour, blue: against"
+            figure.colorbar(scale, ax=cells, ticks=[-1, 0, 1], label=label, aspect=40)
+        return figure
+
+
+def _draw(axes: Axes, row: FigureRow, title: str) -> None:
+    """The input of a row, or the map of one method on it; nothing where the row lacks it."""
     from casewise.report.figures.drawing import ACCENT, MODEL, PALE, SOFT
 
-    both_scales = len({title in row.signed for row in rows for title in row.maps}) > 1
-    width = LEFT + (CELL + GAP) * (len(titles) + 1) + RIGHT * (2 if both_scales else 1)
-    height = TOP + (CELL + BOTTOM) * len(rows)
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    FigureCanvasAgg(figure)
-    for column, title in enumerate(["input", *titles]):
-        # a row may lack some columns
-        middle = LEFT + column * (CELL + GAP) + CELL / 2
-        figure.text(middle / width, (height - TOP + 6) / height, title, ha="center", va="bottom", fontsize=11)
-    for number, row in enumerate(rows):
-        bottom = height - TOP - CELL - number * (CELL + BOTTOM)
-        for column, title in enumerate(["", *titles]):
-            if title and title not in row.maps:
-                continue
-            left = LEFT + column * (CELL + GAP)
-            axes = figure.add_axes((left / width, bottom / height, CELL / width, CELL / height))
-            axes.set_xticks([])
-            axes.set_yticks([])
-            image = row.picture
-            if title:
-                picture = row.pictures.get(title, row.picture)
-                image = overlay(picture, row.maps[title], signed=title in row.signed)
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            correct = row.correct.get(title) if title else None
-            colour = PALE if correct is None else MODEL if correct else ACCENT
-            for spine in axes.spines.values():
-                spine.set(visible=True, edgecolor=colour, linewidth=1.0 if correct is None else 2.2)
-            judged = "" if correct is None else "\ncorrect" if correct else "\nerroneous"
-            label = f"predicted: {row.predicted[title]}{judged}" if title else f"reference: {row.reference}"
-            axes.set_xlabel(label, color=SOFT if correct is None else colour, fontsize=9, labelpad=3)
-        figure.text((LEFT - 8) / width, (bottom + CELL / 2) / height, row.name, ha="right", va="center", wrap=True)
-    signed = set().union(*(row.signed for row in rows))
-    scales: list[tuple[Any, str, list[float]]] = []
-    if set(titles) - signed:
-        scales.append((ScalarMappable(cmap=COLOURS), MEANING, [0, 0.5, 1]))
-    if signed:
-        colours = [np.array(colour) / 255 for colour in (AGAINST, (200, 200, 200), FAVOUR)]
-        diverging = LinearSegmentedColormap.from_list("contributions", [tuple(colour) for colour in colours])
-        scales.append((ScalarMappable(Normalize(-1, 1), diverging), "red: in favour, blue: against", [-1, 0, 1]))
-    for number, (mappable, meaning, ticks) in enumerate(scales):
-        left = width - RIGHT * (len(scales) - number) + 8
-        box = (left / width, (BOTTOM + 4) / height, BAR / width, (height - TOP - BOTTOM - 4) / height)
-        scale = figure.colorbar(mappable, cax=figure.add_axes(box), ticks=ticks)
-        scale.set_label(meaning, color=SOFT, fontsize=9)
-        scale.ax.tick_params(length=0, labelsize=8)
-    return figure
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if title and title not in row.maps:
+        axes.set_axis_off()
+        return
+    image, label, correct = row.picture, f"reference: {row.reference}", row.correct.get(title)
+    if title:
+        image = overlay(row.pictures.get(title, row.picture), row.maps[title], signed=title in row.signed)
+        judged = "" if correct is None else "\ncorrect" if correct else "\nerroneous"
+        label = f"predicted: {row.predicted[title]}{judged}"
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    colour = PALE if correct is None else MODEL if correct else ACCENT
+    for spine in axes.spines.values():
+        spine.set(visible=True, edgecolor=colour, linewidth=1.0 if correct is None else 2.2)
+    axes.set_xlabel(label, color=SOFT if correct is None else colour, fontsize=9)

@@ -281,13 +281,6 @@ def notes_of(slides: Sequence[PlannedSlide], plan: TilePlan) -> list[str]:
         f"Slides give {fewest:,} to {most:,} tiles, {np.median(counts):,.0f} in the median, of {plan.side} pixels at "
         f"{plan.resolution}; at least {plan.min_tissue:.0%} of each is tissue."
     ]
-    thinned = sum(slide.candidates > len(slide) for slide in slides)
-    if thinned:
-        have = "has" if thinned == 1 else "have"
-        notes.append(
-            f"{thinned:,} of {len(slides):,} slides {have} more tiles than {plan.max_tiles:,}, of which an even "
-            f"selection is used."
-        )
     names = [short_path(slide.path) for slide in slides]
     poor = [name for slide, name in zip(slides, names, strict=True) if len(slide) < FEW]
     if poor and fewest < most:
