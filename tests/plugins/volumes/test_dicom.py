@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from casewise.errors import ImageError
-from casewise.plugins.volumes.reading.dicom import decoded, read_dicom
+from casewise.plugins.volumes.reading.dicom import read_dicom
 from casewise.plugins.volumes.reading.scans import Scan
 
 pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
@@ -287,31 +287,6 @@ def test_compressed_without_loss(tmp_path: Path) -> None:
         (tmp_path / "packed").unlink()
     assert data.file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
     np.testing.assert_array_equal(read_dicom(tmp_path).values, volume().transpose(2, 1, 0) * 0.5 - 3)
-
-
-def test_a_compression_that_nobody_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = series(tmp_path)[0]
-    data = pydicom.dcmread(path)
-    data.PixelData = pydicom.encaps.encapsulate([b"no such picture "])
-    data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
-    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
-    data.save_as(path)
-    # as where no decoder of JPEG-LS is installed
-    monkeypatch.setattr(pydicom.pixels.get_decoder(pydicom.uid.JPEGLSLossless), "_available", {})
-    told = r"compressed as JPEG-LS Lossless Image Compression, which cannot be decoded here\. Install .* or save the"
-    with pytest.raises(ImageError, match=told):
-        read_dicom(path)
-    data.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
-    data.save_as(path)
-    with pytest.raises(ImageError, match="which cannot be decoded here"):
-        decoded(path)
-    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
-    series(tmp_path)
-    data = pydicom.dcmread(path)
-    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
-    data.save_as(path)
-    with pytest.raises(ImageError, match="deflated as a whole"):
-        read_dicom(path)
 
 
 @pytest.mark.parametrize(("tag", "value"), [("RescaleSlope", "1e400"), ("RescaleIntercept", "nan")])

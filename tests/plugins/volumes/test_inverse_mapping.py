@@ -117,54 +117,6 @@ TURNS = [
 ]
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    turn=st.sampled_from(TURNS),
-    grid_turn=st.sampled_from(TURNS),
-    spacing=st.tuples(*[st.floats(0.8, 4.0)] * 3),
-    steps=st.tuples(*[st.floats(0.5, 1.0)] * 3),
-    tilt=st.floats(-0.3, 0.3),
-    at=st.tuples(*[st.floats(0.25, 0.75)] * 3),
-    corner=st.tuples(*[st.floats(-2, 2)] * 3),
-)
-def test_a_marked_voxel_of_a_scan(
-    turn: np.ndarray,
-    grid_turn: np.ndarray,
-    spacing: tuple[float, ...],
-    steps: tuple[float, ...],
-    tilt: float,
-    at: tuple[float, ...],
-    corner: tuple[float, ...],
-) -> None:
-    shape = (11, 13, 9)
-    cos, sin = np.cos(tilt), np.sin(tilt)
-    oblique = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    scan = np.eye(4)
-    scan[:3, :3] = oblique @ turn @ np.diag(spacing)
-    scan[:3, 3] = 7.0, -30.0, 100.0
-    marked = tuple(int(share * side) for share, side in zip(at, shape, strict=True))
-    millimetres = (scan @ [*marked, 1])[:3]
-    # a crop of another orientation around the mark, of pixels no larger than the scan's voxels
-    pixel = min(spacing) * np.array(steps)
-    affine = np.eye(4)
-    affine[:3, :3] = oblique @ grid_turn @ np.diag(pixel)
-    sides = (16, 20, 14)
-    affine[:3, 3] = millimetres - affine[:3, :3] @ (np.array(sides) / 2 + corner)
-    places = np.stack(np.meshgrid(*[np.arange(side) for side in sides], indexing="ij"), axis=-1)
-    away = places @ affine[:3, :3].T + affine[:3, 3] - millimetres
-    volume = np.exp(-0.5 * (away**2).sum(axis=-1) / min(spacing) ** 2)
-    back = to_scan(volume.transpose(2, 0, 1), np.arange(sides[2]), affine, shape, scan)
-    assert back.dtype == np.float32
-    assert peak(back) == marked
-
-
-def test_the_grid_may_be_any_part_of_the_slices_in_any_order() -> None:
-    maps = np.stack([np.full((4, 4), float(n)) for n in (5, 3, 4, 9, 5)])
-    maps[4] = 7.0
-    back = to_scan(maps, [5, 3, 4, -1, 5], np.eye(4), (4, 4, 8), np.eye(4))
-    assert back[1, 1].tolist() == [0, 0, 0, 3, 4, 6, 0, 0]
-
-
 @pytest.mark.parametrize("turn", TURNS[::13])
 @pytest.mark.parametrize("ratio", [(2, 3, 5), (1, 1, 4), (6, 6, 6)])
 def test_a_voxel_has_the_mean_of_its_pixels(turn: np.ndarray, ratio: tuple[int, int, int]) -> None:

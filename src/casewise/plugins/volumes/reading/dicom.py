@@ -21,7 +21,7 @@ from casewise.modalities.store.dicom_file import (
     whole_number,
 )
 from casewise.plugins.volumes.reading.dicom_series import ACQUIRED, Series, choose, find_series
-from casewise.plugins.volumes.reading.dicom_slices import Slice, Stack, stacked
+from casewise.plugins.volumes.reading.dicom_slices import Slice, stacked
 from casewise.plugins.volumes.reading.scans import (
     VOXEL_BYTES,
     Scan,
@@ -80,14 +80,14 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
     series, notes = choose(candidates, sequence, path)
     slices = _slices(series, path)
     where = str(path) if len(candidates) == 1 else f"{path}, {series.description}"
-    stack = stacked(slices, where)
-    affine, affine_notes = checked_affine(stack.affine, path)
+    ordered, affine, stack_notes = stacked(slices, where)
+    affine, affine_notes = checked_affine(affine, path)
     if voxels:
-        values = _values(stack)
+        values = _values(ordered)
         value_notes = checked_values(values, path)
     else:
-        rows, columns = stack.slices[0].size
-        values, value_notes = unread((columns, rows, len(stack.slices))), []
+        rows, columns = ordered[0].size
+        values, value_notes = unread((columns, rows, len(ordered))), []
     facts = {name: text for name, tag in FACTS.items() if (text := series.text(tag))}
     ignored = (("files that are not DICOM", others), ("DICOM files without an image", empty))
     ignored_notes = [
@@ -98,7 +98,7 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
         ignored_notes.append(
             f"its files state {stated} images, but {len(slices)} are present: the first or last may be missing"
         )
-    return Scan(values, affine, path, facts, (*notes, *ignored_notes, *stack.notes, *affine_notes, *value_notes))
+    return Scan(values, affine, path, facts, (*notes, *ignored_notes, *stack_notes, *affine_notes, *value_notes))
 
 
 def no_dicom_message(path: Path, others: Sequence[Path]) -> str:
@@ -204,13 +204,13 @@ def _numbers(value: Any) -> list[float]:
     return numbers if np.isfinite(numbers).all() else []
 
 
-def _values(stack: Stack) -> np.ndarray:
+def _values(slices: Sequence[Slice]) -> np.ndarray:
     """All slices as (columns, rows, slices) `float32`; MONOCHROME1 inverted with one maximum and minimum."""
     pixels = Pixels()
-    rows, columns = stack.slices[0].size
-    values = np.empty((columns, rows, len(stack.slices)), np.float32, order="F")
-    inverted = [i for i, image in enumerate(stack.slices) if image.inverted]
-    for i, image in enumerate(stack.slices):
+    rows, columns = slices[0].size
+    values = np.empty((columns, rows, len(slices)), np.float32, order="F")
+    inverted = [i for i, image in enumerate(slices) if image.inverted]
+    for i, image in enumerate(slices):
         with np.errstate(over="ignore", invalid="ignore"):
             values[:, :, i] = pixels.of(image).T
     if inverted:

@@ -58,17 +58,10 @@ class Slice:
         return np.cross(self.along_row, self.along_column)
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Slices in the order of their positions, which differ; `affine` maps (column, row, slice) to mm in RAS."""
-
-    slices: tuple[Slice, ...]
-    affine: np.ndarray
-    notes: tuple[str, ...] = ()
-
-
-def stacked(slices: Sequence[Slice], where: str) -> Stack:
+def stacked(slices: Sequence[Slice], where: str) -> tuple[list[Slice], np.ndarray, list[str]]:
     """Sort the slices by position and join them to one volume.
+
+    Returns the slices in order, the affine from (column, row, slice) to mm in RAS, and notes.
 
     Args:
         where: the files in words, for messages.
@@ -96,7 +89,7 @@ def stacked(slices: Sequence[Slice], where: str) -> Stack:
     affine[:3, 1] = first.along_column * first.spacing[0]
     affine[:3, 2] = step
     affine[:3, 3] = ordered[0].position
-    return Stack(tuple(ordered), TO_RAS @ affine, tuple(notes))
+    return ordered, TO_RAS @ affine, notes
 
 
 def _check_alike(slices: Sequence[Slice], where: str) -> None:
