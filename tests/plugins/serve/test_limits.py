@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import socket
 import threading
 import time
@@ -186,28 +184,15 @@ def test_a_prediction_that_takes_too_long_is_stopped() -> None:
         assert httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60).status_code == 200
 
 
-def test_nothing_is_stored_unless_it_is_asked_for(toy: Running, tmp_path: Path) -> None:
+def test_nothing_is_stored(toy: Running) -> None:
     httpx.post(toy.url + "/api/predict", files=IMAGE)
     assert not [path for path in toy.folder.rglob("*") if path.is_file() and b"Jane" in path.read_bytes()]
-    keep = tmp_path / "kept"
-    with running(ServiceSettings(Path("bundle"), keep=keep), toy_work) as service:
-        sent = httpx.post(service.url + "/api/predict", files=IMAGE, data={"subject": "P7"})
-        assert sent.status_code == 200
-        error_of(httpx.post(service.url + "/api/predict", data={"visit": "a"}), 415, "not_multipart")
-        (folder,) = keep.iterdir()
-        kept = json.loads((folder / "answer.json").read_text())
-        assert (kept["subject"], kept["files"]) == ("P7", {"upload-0.png": "Jane Doe.png"})
-        assert (folder / "images" / "upload-0.png").read_bytes() == b"pixels of Jane"
-        shutil.rmtree(keep)
-        keep.touch()
-        error_of(httpx.post(service.url + "/api/predict", files=IMAGE), 507, "not_kept")
-    with pytest.raises(CasewiseError, match="--keep"):
-        ServiceSettings(Path("bundle"), keep=keep).check()
+    error_of(httpx.post(toy.url + "/api/predict", data={"visit": "a"}), 415, "not_multipart")
 
 
 def test_the_log_has_neither_names_nor_content(toy: Running, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        data = {"visit": "Secret visit", "subject": "Jane"}
+        data = {"visit": "Secret visit of Jane"}
         httpx.post(toy.url + "/api/predict?name=Jane", files=IMAGE, data=data)
         httpx.get(toy.url + "/Jane/Doe.png")
         httpx.post(toy.url + "/api/predict", files={"Jane": ("Jane.png", b"x")})

@@ -25,9 +25,6 @@ def serve(
     learner: Annotated[str, typer.Option(help="The learner that predicts; headline: the one of the report.")] = (
         "headline"
     ),
-    keep: Annotated[
-        Path | None, typer.Option(help="Keep images and answers in this folder [default: nothing is stored].")
-    ] = None,
     max_size: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 512,
     max_files: Annotated[int, typer.Option(min=1, help="Images of one request.")] = 1000,
     max_pixels: Annotated[int, typer.Option(min=1, help="Million pixels of one photograph.")] = 100,
@@ -59,7 +56,6 @@ def serve(
         host=host,
         port=port,
         token=token,
-        keep=keep,
         max_bytes=max_size * MEBI,
         max_files=max_files,
         max_pixels=max_pixels * 1_000_000,

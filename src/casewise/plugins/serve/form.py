@@ -49,15 +49,12 @@ async def read_submission(
 def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Submission:
     names: dict[int, str] = {}
     days: dict[int, float] = {}
-    options = {"target": "", "learner": "", "subject": ""}
+    options = {"target": "", "learner": ""}
     files: list[UploadedFile] = []
-    total = 0
     for field, value in form.multi_items():
         number, name = _numbered(field, description)
         if not isinstance(value, str):
-            file, size = _file(value, field, number, name, len(files), folder, description)
-            files.append(file)
-            total += size
+            files.append(_file(value, field, number, name, len(files), folder, description))
         elif name == "visit":
             names[number] = _text(value, field)
         elif name == "day":
@@ -80,8 +77,7 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
         message = f"{lacking} has no day, and another visit has one. State the day of every visit, or none."
         raise ServiceError(422, "day_missing", message)
     stored = [UploadedFile(file.name, file.stored, file.slot, positions[file.visit]) for file in files]
-    extra = {"subject": options["subject"], "bytes": total}
-    return Submission(visits, stored, options["target"], options["learner"], extra)
+    return Submission(visits, stored, **options)
 
 
 def _numbered(field: str, description: Mapping[str, Any]) -> tuple[int, str]:
@@ -97,7 +93,7 @@ def _numbered(field: str, description: Mapping[str, Any]) -> tuple[int, str]:
 
 def _file(
     upload: UploadFile, field: str, number: int, slot: str, count: int, folder: Path, description: Mapping[str, Any]
-) -> tuple[UploadedFile, int]:
+) -> UploadedFile:
     name = shown_name(upload.filename or "")
     allowed = description["slots"] or [IMAGE]
     if slot not in allowed:
@@ -108,12 +104,12 @@ def _file(
             size += target.write(chunk)
     if not size:
         raise ServiceError(422, "empty_file", f"{name}: the file is empty (0 bytes). Copy it again.", [name])
-    return UploadedFile(name, stored, slot if description["slots"] else "", number), size
+    return UploadedFile(name, stored, slot if description["slots"] else "", number)
 
 
 def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file: str = "") -> ServiceError:
     slots = description["slots"] or [IMAGE]
-    options = slots if is_file else ["visit", "day", "target", "learner", "subject"]
+    options = slots if is_file else ["visit", "day", "target", "learner"]
     noun = "a file" if is_file else "a text field"
     allowed = f"There are {', '.join(options)}, for further visits with their number: 2.{options[0]}."
     message = f"{f'{file}: ' if file else ''}{cut(field)} is not the name of {noun}. {allowed}{nearest(field, options)}"

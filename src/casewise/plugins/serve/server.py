@@ -137,7 +137,7 @@ def run_service(settings: ServiceSettings, show: Show) -> None:
                 f"{kept} of {counted(networks, 'network')} stay in memory, because their weights are large. The others "
                 "are read again for every request, which takes longer.",
             )
-        show.line("", "Press Ctrl-C to stop." if settings.keep is None else f"Requests are kept in {settings.keep}.")
+        show.line("", "Press Ctrl-C to stop.")
         _log_requests(quiet=isinstance(show, Silent))
         server_of(app, settings).run(sockets=[listening])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,6 @@ class Submission:
     files: Sequence[UploadedFile]
     target: str = ""
     learner: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> Json:
         """As plain values, for another process."""
@@ -77,7 +76,7 @@ class Submission:
         """The inverse of `as_json`."""
         visits = [Visit(**visit) for visit in values["visits"]]
         files = [UploadedFile(**file) for file in values["files"]]
-        return cls(visits, files, values["target"], values["learner"], values["options"])
+        return cls(visits, files, values["target"], values["learner"])
 
     def named(self, text: str, folder: Path | None = None) -> str:
         """A message in which the client's names stand in place of the neutral ones of files, in `folder` if stated."""
