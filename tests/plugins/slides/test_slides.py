@@ -195,9 +195,9 @@ def test_a_resolution_that_is_not_said_is_never_guessed(nameless: Path, pyramid:
     bare = write(tmp_path / "a.svs", description="Aperio Image Library\r\n1x1 |AppMag = 20", mpp=None)
     facts = slide_facts(bare)
     assert (facts.mpp, facts.magnification) == (None, 20.0)
-    with pytest.raises(ImageError, match=r"magnification, 20: state `magnification` instead.* `assume_mpp: 0\.5`"):
+    with pytest.raises(ImageError, match=r"magnification, 20: state `magnification` instead.* `assume_mpp`"):
         plan_tiles(bare, TilePlan(mpp=1.0))
-    with pytest.raises(ImageError, match=r"State `level` instead.* `assume_mpp: 0\.5`"):
+    with pytest.raises(ImageError, match=r"State `level` instead.* `assume_mpp`"):
         plan_tiles(nameless, TilePlan(mpp=1.0))
     with pytest.raises(ImageError, match=r"states its mpp, 0\.5: state `mpp` instead"):
         plan_tiles(pyramid, TilePlan(magnification=10))
@@ -300,12 +300,8 @@ def test_real_slides(shared: Path) -> None:
 
 def test_a_level_without_room_for_a_tile_is_refused_with_the_levels_there_are(pyramid: Path) -> None:
     levels = r"0 of 1,024 x 768, 1 of 256 x 192, 2 of 64 x 48 px"
-    with pytest.raises(ImageError, match=rf"64 px at level 2 \(its levels are {levels}\) is 1,024 px wide"):
+    with pytest.raises(ImageError, match=rf"64 px at level 2 \(it has the levels {levels}\) is 1,024 px wide"):
         plan_tiles(pyramid, TilePlan(side=64, level=2))
-    with pytest.raises(
-        ImageError, match=rf"at level 2, the nearest to level 9 that it has \(its levels are {levels}\)"
-    ):
-        plan_tiles(pyramid, TilePlan(side=64, level=9, min_tissue=0))
 
 
 class TestSlidesOfSeveralFiles:

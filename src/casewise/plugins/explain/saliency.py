@@ -245,14 +245,15 @@ def compare_predictions(
     both = repeated.merge(
         recorded.drop_duplicates(keys), on=keys, how="left", suffixes=("_repeated", ""), indicator=True
     )
-    is_number = both["kind"].map(lambda kind: kind_named(kind).form == "number").astype(bool)
+    is_number = [kind_named(kind).form == "number" for kind in both["kind_repeated"]]
+    spans = np.where(is_number, [ranges[target] for target in both["target"]], np.inf)
     wrong = {"has no stored prediction": both["_merge"] != "both"}
     for name in ["y_pred", *(column for column in probability_columns(repeated) if column in recorded)]:
         repetition, first = both[f"{name}_repeated"], both[name]
         # a number has no probabilities: they are missing on both sides
         undefined = repetition.isna() | first.isna() if name == "y_pred" else repetition.isna() != first.isna()
         # a class may change by rounding alone, so only its probability is compared
-        allowed = both["target"].map(ranges).where(is_number, np.inf) if name == "y_pred" else 1.0
+        allowed = spans if name == "y_pred" else 1.0
         wrong |= {
             f"has a {name} that is not a number": undefined,
             f"has another {name}": (first - repetition).abs() / allowed > TOLERANCE,
