@@ -285,8 +285,8 @@ def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget
             by_sequence = by_sequence.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
         slot_tiles = data.slots_of(batch)
         for number, row in enumerate(owners.tolist()):
-            arrays = (slot_tiles, panels, raw, by_sequence, last.contrast())
-            views[row].append(tuple(values[number] for values in arrays))
+            of_batch = (slot_tiles, panels, raw, by_sequence, last.contrast())
+            views[row].append(tuple(values[number] for values in of_batch))
     if last is None:
         return []
     size = (int(last.maps.shape[2]), int(last.maps.shape[3]))

@@ -34,11 +34,9 @@ class Slides(Photographs):
     plans_size = False
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-
         return into_tiles(study, cohort, folder.of(FOLDER) if folder else None, show)
 
     def described(self, study: Study, images: pd.DataFrame) -> str:
-
         if TILE[0] not in images:
             return super().described(study, images)
         tiles = images[images["tile_side"] >= 0]
@@ -47,14 +45,12 @@ class Slides(Photographs):
         return f"{text} and {self.noun(study).counted(others)}" if others else text
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
-
         return without_tiles(study, cohort)
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
         """Slides are opened when the table is read."""
 
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
-
         sweep(study, cohort, folder.of(FOLDER))
         return super().prepare(study, cohort, folder, show, step)
 
@@ -75,7 +71,6 @@ class Slides(Photographs):
         return pictures(prepared.study, prepared.cohort, prepared.folder.of(FOLDER), show)
 
     def settings(self, study: Study) -> dict[str, Any]:
-
         tiles = tiles_of(study)
         assert tiles is not None
         return {"tiling": tiles.model_dump(mode="json")}
@@ -133,7 +128,6 @@ class Slides(Photographs):
 
     def overview(self, prepared: PreparedCohort, path: str) -> PlannedSlide | None:
         """The stored tiles of the slide at `path`; None if `path` is an image that is used whole."""
-
         images = prepared.cohort.images
         if not has_tiles(prepared.cohort) or not (images.loc[images["path"] == path, "tile_side"] >= 0).any():
             return None

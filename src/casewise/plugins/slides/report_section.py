@@ -83,7 +83,7 @@ def section(context: ReportContext) -> Section | None:
 def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and small pictures of the case's slides; of a case without slides its panels."""
     if not (slides := slides_of(context, str(row["case"]))):
-        return PHOTOGRAPHS.case_pictures(context, row)
+        return PHOTOGRAPHS.case_pictures(context, dict(row))
     shown = [(Path(path).name, draw.cropped(slide, draw.crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
     return [(name, data_uri(picture, longest=300)) for name, picture in shown]
 
@@ -191,10 +191,12 @@ def _case_groups(context: ReportContext, rows: pd.DataFrame) -> dict[str, pd.Dat
 def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, painting: Painting) -> Plots | None:
     """One case on its slide with the most tiles."""
     slides = slides_of(context, str(row["case"]))
-    tiles = predictions[(predictions["case"] == row["case"]) & (predictions["path"] == slides[0][0])] if slides else ()
-    if not len(tiles):
+    if not slides:
         return None
     path, slide = slides[0]
+    tiles = predictions[(predictions["case"] == row["case"]) & (predictions["path"] == path)]
+    if tiles.empty:
+        return None
     boxes = tiles[["tile_x", "tile_y", "tile_side"]].to_numpy(np.int64)
     overlap = settings.overlap if (settings := tiles_of(context.study)) else 0.0
     stride = max(round(int(boxes[0, 2]) * (1 - overlap)), 1)

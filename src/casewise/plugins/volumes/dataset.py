@@ -62,7 +62,8 @@ def slices_of(store: SliceStore, sequences: list[int], fitted: Mapping[str, Any]
             mappings[:, channel] = tables(marks[:, number], scale, None if spans is None else spans[:, number])
     stored = np.ascontiguousarray(store.slices[:, sequences]).view(np.int16)
     arrays = stored, store.first.copy(), store.count.copy(), store.present[:, sequences].copy()
-    return Slices(*map(torch.from_numpy, arrays), torch.from_numpy(mappings.reshape(cases * channels, -1)))
+    tensors = [torch.from_numpy(array) for array in (*arrays, mappings.reshape(cases * channels, -1))]
+    return Slices(tensors[0], tensors[1], tensors[2], tensors[3], tensors[4])
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,6 @@ class VolumesModality(base.Modality):
         return base.Start(study, [], [], "scan")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
-
         return new_scans(study, paths)
 
     def columns(self, study: Study) -> dict[str, str]:
@@ -60,7 +59,6 @@ class VolumesModality(base.Modality):
         return columns
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-
         return resolve_sequences(study, cohort)
 
     def described(self, study: Study, images: pd.DataFrame) -> str:
@@ -68,17 +66,14 @@ class VolumesModality(base.Modality):
         return f"{self.noun(study).counted(len(images))} ({sequences})"
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-
         check_headers(study, cohort, show)
 
     def prepare(
         self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles"
     ) -> base.ImageStore:
-
         return slices_and_pictures(study, cohort, folder.of(SCANS), show)
 
     def audited(self, prepared: base.PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
-
         assert isinstance(prepared.store, PreparedScans)
         return prepared.cohort, prepared.store.pictures
 
@@ -173,7 +168,6 @@ class VolumesModality(base.Modality):
 
     def preview(self, prepared: base.PreparedCohort, row: int, fitted: base.FittedPreprocessing) -> list[base.Picture]:
         """The central window of each sequence that the case has and that `fitted` knows."""
-
         slices = open_slices(Path(prepared.store.folder), prepared.store.address)
         return central_panels(prepared.study, slices, row, fitted)
 
@@ -181,7 +175,6 @@ class VolumesModality(base.Modality):
         self, prepared: base.PreparedCohort, maps: Sequence[base.SlotMaps], channel: str, *, side: int | None = None
     ) -> list[base.NativeMap]:
         """The map of one sequence on its scan or, for slice images, on each slice with a map."""
-
         return native_maps(prepared, maps[0], channel)
 
     def mask_columns(self, study: Study) -> dict[base.MaskMeaning, str]:
@@ -189,7 +182,6 @@ class VolumesModality(base.Modality):
         return {"lesion": column} if column else {}
 
     def mask(self, prepared: base.PreparedCohort, row: int, meaning: base.MaskMeaning) -> base.CaseMask:
-
         return read_lesion(prepared, row)
 
 

@@ -267,8 +267,8 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str]) -> Sli
     notes: list[list[str]] = []
     for file in files:
         with _case_file(file) as arrays:
-            names = ("present", "landmarks", "affine", *(HISTOGRAM if any(subjects) else ()))
-            cases_read.append({name: arrays[name] for name in names})
+            kept = ("present", "landmarks", "affine", *(HISTOGRAM if any(subjects) else ()))
+            cases_read.append({name: arrays[name] for name in kept})
             for name in ("slices", "present", "landmarks"):
                 content.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
                 content.update(np.ascontiguousarray(arrays[name]).tobytes())
@@ -289,7 +289,7 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str]) -> Sli
                     written.write(np.ascontiguousarray(arrays["slices"], dtype=np.uint16).data)
     except OSError as error:
         raise RunError(storage_message(error, target)) from error
-    of_subjects: dict[str, np.ndarray] = {}
+    of_subjects: dict[str, Any] = {}
     if any(subjects):
         ranges, quantiles, voxels = (np.stack([arrays[name] for arrays in cases_read]) for name in HISTOGRAM)
         scans = subject_scans(list(subjects), ranges, quantiles, voxels, DECILES)
