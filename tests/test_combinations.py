@@ -15,6 +15,7 @@ from casewise.study.loading import build_study
 from tests.combinations import KINDS, MODALITIES, REFUSED, WAYS, as_markdown, make_table, settings
 
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
+ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSettings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
 # Slides and volumes have runs of their own in the tests of their plugins.
@@ -72,7 +73,7 @@ def leave_one_out(result: Run, table: Path, kind: str) -> None:
 
 
 def explanation(result: Run, table: Path, kind: str) -> None:
-    assert explain_run(result.folder, cases=["here3/1"]).table.is_file()
+    assert explain_run(result.folder, ExplainSettings(cases=["here3/1"])).table.is_file()
 
 
 def new_cases(result: Run, table: Path, kind: str) -> None:
