@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from casewise.errors import CasewiseError
 from casewise.models.backbones import Body, Network, NetworkOptions, build_network
 from casewise.models.fusion import Fused
 from casewise.models.outputs import Output
@@ -186,19 +185,6 @@ def test_late_fusion_has_a_map_for_each_sequence(kind: Any) -> None:
     # what lowers the number only
     assert each[0, 1].max() == 0
     assert explain(network, panels, NUMBER).isfinite().all()
-
-
-def test_finer_maps_come_from_earlier_blocks() -> None:
-    network = built("resnet18")
-    assert layer_of(network, (128, 128), 4) == "layer4"
-    assert layer_of(network, (128, 128), 5) == "layer3.1"
-    assert layer_of(network, (64, 128), 5) == "layer2.1"
-    with pytest.raises(CasewiseError, match=r"resnet18 .* 100 cells .* 64"):
-        layer_of(network, (128, 128), 100)
-    late: Any = build_network("resnet18", 1, fusion="late", sequences=2, side=64)
-    assert layer_of(late, (64, 64), 4) == "layer3.1"
-    maps = explain(network, panels_of(), NUMBER, map_size=8)
-    assert not torch.equal(maps, explain(network, panels_of(), NUMBER, map_size=1))
 
 
 def test_maps_are_taken_at_stride_16_where_a_network_has_it() -> None:

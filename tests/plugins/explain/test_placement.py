@@ -12,9 +12,6 @@ import pytest
 from PIL import Image
 
 from casewise.modalities.base import CaseMask
-from casewise.modalities.masks import to_tile
-from casewise.modalities.store.pixels import fit
-from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.placement import border, placement, random_order, shares_of
@@ -67,20 +64,6 @@ def test_shares_are_of_each_image_of_a_panel_and_empty_slots_do_not_count() -> N
     # the second image has no mask: only the first one counts
     assert shares_of(saliency_of(panel, [5, 9]), 0, mask) == (0.25, 1 / 256)
     assert shares_of(saliency_of(panel, [9, -1]), 0, mask) is None
-
-
-@pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
-def test_masks_lie_on_tiles_as_their_images_do(how: Fit) -> None:
-    """White films are prepared as tiles: masks of all pixels cover just them, whatever the shape."""
-    for width, height in ((40, 100), (100, 40), (64, 64), (10, 7)):
-        tile = fit(np.full((height, width, 1), 255, np.uint8), Preparation(32, how, "black"))[..., 0] > 0
-        options: dict[str, Any] = {"width": width, "height": height, "side": 32, "fit": how}
-        for meaning in ("anatomy", "lesion"):
-            assert (to_tile(np.ones((height, width), bool), meaning=meaning, **options) == tile).all()
-        small = np.zeros((height, width), bool)
-        small[height // 2, width // 2] = True
-        # a lesion of a single pixel does not vanish
-        assert to_tile(small, meaning="lesion", **options).any()
 
 
 @pytest.fixture(scope="module")

@@ -252,7 +252,6 @@ def test_the_command_says_what_is_wrong(served_run: Path) -> None:
         taken = casewise("serve", bundle, "--port", str(used.getsockname()[1]))
     assert taken.returncode == 2
     assert "--port" in taken.stderr
-    for words in (["serve", bundle + "x"], ["serve", bundle, "--host", "0.0.0.0"], ["serve", bundle, "--learner", "x"]):
-        refused = casewise(*words, "--port", "0")
-        assert refused.returncode == 2, refused.stderr
-        assert "Traceback" not in refused.stderr
+    refused = casewise("serve", bundle, "--learner", "x", "--port", "0")
+    assert refused.returncode == 2, refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -47,15 +47,6 @@ def test_n4_finds_the_field_and_evens_the_tissues() -> None:
     assert np.log(out[mask] / values[mask]).mean() == pytest.approx(0, abs=1e-3)
 
 
-@pytest.mark.parametrize("slices", [1, 3])
-def test_few_slices_are_corrected_too(slices: int) -> None:
-    values, even, _ = two_tissues((32, 32, slices))
-    out = corrected(values, SPACING, even > 0)
-    assert out.shape == values.shape
-    assert np.isfinite(out).all()
-    assert out[even > 0].std() < values[even > 0].std()
-
-
 def test_a_body_between_the_steps_of_the_shrunk_grid_is_found() -> None:
     values = np.zeros((64, 64, 32), np.float32)
     values[1:2, 1:2, 1:3] = 50

@@ -20,7 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from casewise.console import Silent
-from casewise.errors import CasewiseError, counted
+from casewise.errors import CasewiseError
 from casewise.plugins.serve.app import create_app
 from casewise.plugins.serve.guard import Guard
 from casewise.plugins.serve.pool import WorkerPlan, WorkerPool, work
@@ -131,12 +131,6 @@ def run_service(settings: ServiceSettings, show: Show) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{listening.getsockname()[1]}/"
         show.line("serve", f"{description['title']}, {description['learner_title']}: {address}")
-        if (kept := description["networks_in_memory"]) < (networks := description["networks"]):
-            show.line(
-                "",
-                f"{kept} of {counted(networks, 'network')} stay in memory, because their weights are large. The others "
-                "are read again for every request, which takes longer.",
-            )
         show.line("", "Press Ctrl-C to stop.")
         _log_requests(quiet=isinstance(show, Silent))
         server_of(app, settings).run(sockets=[listening])

@@ -81,10 +81,7 @@ class ModelSession:
         networks = {member.model for member in self.ensemble.members}
         explainable = self.explainer.explainable(self.model.members) if self.explainer else []
         maps = [name for name in explainable if name in networks]
-        return describe(self.model, self.study, self.learner, maps) | {
-            "networks": len(self.ensemble.members),
-            "networks_in_memory": self.networks_kept,
-        }
+        return describe(self.model, self.study, self.learner, maps)
 
     def predict(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/predict for images in `folder`.
