@@ -11,7 +11,7 @@ from PIL import Image
 
 from casewise.plugins.explain import report_section
 from casewise.report import page
-from casewise.report.blocks import Block, Facts, Fold, Pictures, Plots, Table
+from casewise.report.blocks import Block, Facts, Fold, Pictures, Table
 from casewise.report.context import ReportContext
 from tests.report_contexts import classes, section_of
 
@@ -101,7 +101,6 @@ def test_maps_stand_beside_their_image_and_lost_ones_are_left_out(classed: Repor
     assert (facts["Cases shown"], facts["Green line"]) == ("cases named", "edge of the lesion")
     assert "12 × 14 cells; empty 0, nearly uniform 2" in facts["<vit>"]
     assert [len(block.rows) for block in blocks if isinstance(block, Table)] == [2, 2, 1, 1]
-    assert sum(len(block.plots) for block in blocks if isinstance(block, Plots)) == 1
     text = page.render(context)
     assert section_of(text, "saliency").count("vit&gt;") > 1
     assert "<vit>" not in text

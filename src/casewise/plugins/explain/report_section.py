@@ -18,14 +18,11 @@ from casewise.report.blocks import (
     Heading,
     Picture,
     Pictures,
-    Plot,
-    Plots,
     Row,
     Section,
     Table,
     Text,
 )
-from casewise.report.figures.drawing import MARKERS, SERIES, Drawing, canvas, frame, set_margins, svg
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import MISSING, capital, counted, interval, number, probability, signed
 from casewise.report.target_kind_sections import kind_report
@@ -136,7 +133,7 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
             share, column = figures["share"], placement["regions"][region]["column"]
             place = PLACES[region] + (f" (column {column})" if column else "")
             count = Cell(f"{share['n_cases']:,}", f"of {counted(share['n_subjects'], 'subject')}")
-            cells = [count, _share(share), _share(figures["area"]), _difference(figures["difference"])]
+            cells = [count, _share(share), _share(figures["area"]), _share(figures["difference"], difference=True)]
             empty = Cell(number(figures["empty_maps"], 0))
             rows.append(Row(f"{learner_name(name)}: {place}", [*cells, empty], mark=name == marked))
     return rows
@@ -148,7 +145,7 @@ def measured_rows(measured: Values, figures: Sequence[str]) -> list[Row]:
     for name, entry in measured["networks"].items():
         groups = [group for group in GROUPS if entry.get(group)]
         for group in groups:
-            values = [(_difference if "_over_" in key else _share)(entry[group].get(key)) for key in figures]
+            values = [_share(entry[group].get(key), difference="_over_" in key) for key in figures]
             cells = [Cell(str(entry[group]["hit"]["n_cases"])), *values]
             rows.append(Row(f"{learner_name(name)}, {GROUPS[group]}", cells, inner=group != "correct"))
         if not groups:
@@ -168,21 +165,16 @@ def verdict(figure: Values) -> str:
     return "more" if low > 0 else "less"
 
 
-def _share(figure: Values | None) -> Cell:
-    """A share in percent with its interval."""
+def _share(figure: Values | None, *, difference: bool = False) -> Cell:
+    """A share in percent, or a difference in percentage points and what it shows, with its interval."""
     if not figure or figure.get("value") is None:
         return Cell(MISSING)
     ends, digits = _scaled(figure)
-    return Cell(f"{number(ends['value'], digits)} %", _bounds(figure, ends, digits), figure["value"])
-
-
-def _difference(figure: Values | None) -> Cell:
-    """A difference of shares in percentage points with its interval, and what it shows."""
-    if not figure or figure.get("value") is None:
-        return Cell(MISSING)
-    ends, digits = _scaled(figure)
-    small = ", ".join(filter(None, [_bounds(figure, ends, digits), verdict(figure)]))
-    return Cell(f"{signed(ends['value'], digits)} points", small, figure["value"])
+    bounds, value = _bounds(figure, ends, digits), ends["value"]
+    if not difference:
+        return Cell(f"{number(value, digits)} %", bounds, figure["value"])
+    small = ", ".join(filter(None, [bounds, verdict(figure)]))
+    return Cell(f"{signed(value, digits)} points", small, figure["value"])
 
 
 def _scaled(figure: Values) -> tuple[Values, int]:
@@ -211,7 +203,7 @@ def _compared(measured: Values, confidence: str) -> list[Block]:
 
 
 def _measures(measured: Values) -> list[Block]:
-    """Shares, the similarity of maps of random weights, and deletion curves."""
+    """Shares, the similarity of maps of random weights, and deletion of pixels."""
     networks = {learner_name(name): entry for name, entry in measured["networks"].items() if entry.get("all")}
     shares = Table([*COLUMNS, "Mask’s share of the image"], measured_rows(measured, SHARE), INSIDE, wide=True)
     blocks: list[Block] = [shares, Facts([(name, _map_facts(entry)) for name, entry in networks.items()])]
@@ -222,11 +214,6 @@ def _measures(measured: Values) -> list[Block]:
         heads = ["Map", "Random map", "Middle of images", "Brightness"]
         columns = ["Network", "Cases", *heads, "Map − random", "Map − middle", "Map − brightness"]
         blocks.append(Table(columns, [_deletion(name, entry) for name, entry in deletion.items()], DELETION, wide=True))
-        curves = [
-            Plot(_curves(name, entry, f"deletion{index}"), f"Deletion curves of {name}.")
-            for index, (name, entry) in enumerate(deletion.items())
-        ]
-        blocks.append(Plots(curves))
     return blocks
 
 
@@ -250,22 +237,6 @@ def _deletion(name: str, entry: Values) -> Row:
     keys = (*ORDERS, "over_random", "over_centre", "over_brightness")
     cells = [Cell(number(entry[key]["value"], 2), _bounds(entry[key], entry[key], 2)) for key in keys]
     return Row(name, [Cell(str(entry["cases"])), *cells])
-
-
-def _curves(name: str, entry: Values, id: str) -> Drawing:
-    """The output of a network while pixels are blackened, in the order of the map and of naive orders."""
-    with canvas(360, 262) as (figure, axes):
-        set_margins(axes, 360, 262, left=50, bottom=82, right=10, top=24)
-        shares = [100 * share for share in entry["shares"]]
-        for series, (key, label) in enumerate(ORDERS.items()):
-            color, marker = SERIES[series], MARKERS[series]
-            axes.plot(shares, entry["curves"][key], color=color, marker=marker, markevery=4, label=label)
-        axes.set_xlabel("pixels blackened (%)")
-        axes.set_ylabel("network output")
-        axes.set_title(name)
-        figure.legend(loc="lower center", ncols=2, borderaxespad=0.2)
-        frame(axes)
-        return svg(figure, id)
 
 
 # ------------------------------------------------------------------------------------------------------------- cases
