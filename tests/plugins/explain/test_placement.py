@@ -92,8 +92,8 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
     content = json.loads((finished / "explanations.json").read_text())
     placement = content["placement"]
     assert placement["regions"] == {
-        "border": {"column": None, "sample": 12, "of": 12},
-        "anatomy": {"column": "lung_mask", "sample": 9, "of": 9},
+        "border": {"column": None, "sample": 12},
+        "anatomy": {"column": "lung_mask", "sample": 9},
     }
     figures = placement["networks"]["test_resnet"]
     assert figures["border"]["area"]["value"] == 0.4375
@@ -128,5 +128,5 @@ def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: 
     assert rows == random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
     monkeypatch.setattr("casewise.plugins.explain.placement.SAMPLE", 4)
     regions = placement(opened, ["test_resnet"], map_size=0, progress=lambda *_: None)["regions"]
-    assert regions["border"] == {"column": None, "sample": 4, "of": 12}
-    assert regions["anatomy"] == {"column": "lung_mask", "sample": 4, "of": None}
+    assert regions["border"] == {"column": None, "sample": 4}
+    assert regions["anatomy"] == {"column": "lung_mask", "sample": 4}

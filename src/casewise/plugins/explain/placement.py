@@ -46,11 +46,10 @@ def placement(
     out-of-fold images, or of those with a mask. Explained is the predicted class.
 
     Returns:
-        `regions`: by name the column, the number of panels of the sample and of those it was drawn from (`of`; None if
-        not all masks had to be read); `networks`: by name and region the mean share of the map, the mean share of the
-        area, and their paired difference.
+        `regions`: by name the column, and the number of panels of the sample; `networks`: by name and region the mean
+        share of the map, the mean share of the area, and their paired difference.
     """
-    rows_by_region, masks, available = _samples(run)
+    rows_by_region, masks = _samples(run)
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
     rows = sorted(set().union(*rows_by_region.values()))
     networks: dict[str, Record] = {}
@@ -71,7 +70,7 @@ def placement(
     progress(len(models) * folds, len(models) * folds, "")
     columns = run.modality.mask_columns(run.study)
     regions = {
-        region: {"column": columns.get(region), "sample": len(sample), "of": available[region]}  # type: ignore[call-overload]
+        region: {"column": columns.get(region), "sample": len(sample)}  # type: ignore[call-overload]
         for region, sample in rows_by_region.items()
     }
     return {"regions": regions, "networks": networks}
@@ -83,11 +82,10 @@ def out_of_fold_rows(run: FinishedRun) -> list[int]:
     return [row for row, side in enumerate(sides) if side >= 0]
 
 
-def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int, CaseMask]], dict[str, int | None]]:
-    """The panel rows of the sample of each region, the masks of these rows, and the number they were drawn from."""
+def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int, CaseMask]]]:
+    """The panel rows of the sample of each region, and the masks of these rows."""
     rows = random_order(run, out_of_fold_rows(run))
-    samples, available = {"border": rows[:SAMPLE]}, dict[str, int | None](border=len(rows))
-    masks: dict[str, dict[int, CaseMask]] = {}
+    samples, masks = {"border": rows[:SAMPLE]}, dict[str, dict[int, CaseMask]]()
     for meaning, column in run.modality.mask_columns(run.study).items():
         if column not in run.cohort.images:
             continue
@@ -100,8 +98,7 @@ def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int
             if mask.planes.any():
                 masked[row] = mask
         masks[meaning], samples[meaning] = masked, list(masked)
-        available[meaning] = None if len(masked) == SAMPLE else len(masked)
-    return samples, masks, available
+    return samples, masks
 
 
 def random_order(run: FinishedRun, rows: Sequence[int]) -> list[int]:
