@@ -24,7 +24,7 @@ from casewise.plugins.slides import plans as slide_plans
 from casewise.plugins.slides import reader as slides
 from casewise.plugins.slides import tiles as slide_tiles
 from casewise.plugins.slides import wsi_tile as pieces
-from casewise.plugins.slides.files import files_beside
+from casewise.plugins.slides.files import companion_files
 from casewise.plugins.slides.reader import Slide, is_slide, slide_facts
 from casewise.plugins.slides.tiles import TilePlan, plan_tiles
 from casewise.plugins.slides.tissue_mask import read_thumbnail
@@ -327,7 +327,7 @@ class TestSlidesOfSeveralFiles:
     @pytest.mark.parametrize("kind", ["mrxs", "vms", "dcm"])
     def test_a_replaced_file_is_another_plan_and_other_tiles(self, tmp_path: Path, kind: str) -> None:
         named, beside = self.made(tmp_path, kind)
-        assert files_beside(named) == [beside]
+        assert companion_files(named) == [beside]
         plan, piece = slide_plans.name_of(named, TilePlan()), pieces.SlideTile(named, 0, 0, 64)
         assert plan == slide_plans.name_of(named, TilePlan())
         beside.write_bytes(b"other pixels")

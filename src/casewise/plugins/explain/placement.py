@@ -39,7 +39,7 @@ def border(shape: tuple[int, int]) -> np.ndarray:
 def placement(
     run: FinishedRun, models: Sequence[str], *, map_size: int, progress: Callable[[int, int, str], None]
 ) -> Record:
-    """The share of each network's maps in each region, beside the region's share of the area, with intervals.
+    """The share of each network's maps in each region, with the region's share of the area, with intervals.
 
     Regions are the border (see `border`) of each image as the network sees it, with its padding, and each kind of mask
     that the study names. Every region has a random sample of its own, without regard to predictions: of all

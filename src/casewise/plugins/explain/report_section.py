@@ -1,4 +1,4 @@
-"""The section of the report on saliency: maps beside the images, where they lie, and how they compare with masks."""
+"""The section of the report on saliency: maps next to the images, where they lie, and how they compare with masks."""
 
 from __future__ import annotations
 
@@ -265,11 +265,11 @@ def _chosen(shown: Values, cases: Cases) -> list[tuple[str, str]]:
 
 
 def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str]) -> list[Block]:
-    """The maps of each case beside its input; all but the first cases are folded."""
+    """The maps of each case with its input; all but the first cases are folded."""
     folder = Path(shown["folder"])
     strips: list[list[Block]] = [
         [
-            Pictures(_beside(row, uri, folder, form), "" if place else title, "beside-each")
+            Pictures(_strip(row, uri, folder, form), "" if place else title, "beside-each")
             for place, (row, uri) in enumerate(rows)
         ]
         for title, rows in cases
@@ -278,7 +278,7 @@ def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str]) -> li
     return [*first, *([Fold(f"The other {counted(len(cases) - MOST_UNFOLDED, 'case')}", others)] if others else [])]
 
 
-def _beside(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> list[Picture]:
+def _strip(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> list[Picture]:
     """The input of the networks and the map of each."""
     name = f" on {row['name']}" if row["name"] else ""
     pictures = [

@@ -12,7 +12,7 @@ import numpy as np
 
 from casewise.errors import ImageError
 from casewise.modalities.store.preparation import Preparation
-from casewise.plugins.slides.files import checked_size, files_beside, mark_of
+from casewise.plugins.slides.files import checked_size, companion_files, companions_hash
 from casewise.plugins.slides.reader import Slide
 from casewise.plugins.slides.tiles import read_tile
 
@@ -24,7 +24,7 @@ MAX_CACHE = 320 * 2**20
 class SlideTile:
     """The square at x, y (level-0 pixels) of `side` level-0 pixels of a slide.
 
-    `beside`: a hash of the slide's other files; empty if the slide is one file. A tile store identifies a tile by its
+    `companions`: a hash of the slide's other files; empty if the slide is one file. A tile store identifies a tile by its
     text: if such a file is replaced, the tile has another text and is read again.
 
     >>> str(SlideTile(Path("a.svs"), 0, 128, 256))
@@ -35,11 +35,11 @@ class SlideTile:
     x: int
     y: int
     side: int
-    beside: str = field(init=False, default="")
+    companions: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         """Compute the hash of the slide's other files, of which most formats have none."""
-        object.__setattr__(self, "beside", mark_of(self.path))
+        object.__setattr__(self, "companions", companions_hash(self.path))
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -53,7 +53,7 @@ class SlideTile:
         return SlideReader()
 
     def __str__(self) -> str:
-        return f"{self.path} [{self.x}, {self.y}, {self.side}]{f' with {self.beside}' if self.beside else ''}"
+        return f"{self.path} [{self.x}, {self.y}, {self.side}]{f' with {self.companions}' if self.companions else ''}"
 
 
 class SlideReader:
@@ -80,7 +80,7 @@ class SlideReader:
 
     def _of_all(self, path: Path) -> str:
         """A hash of the bytes of a slide; of names and bytes if it consists of several files."""
-        others = files_beside(path)
+        others = companion_files(path)
         if not others:
             return _hashed(path)
         hashes = [_hashed(path), *(f"{file.name} {_hashed(file)}" for file in others)]
