@@ -24,7 +24,7 @@ MAX_CACHE = 320 * 2**20
 class SlideTile:
     """The square at x, y (level-0 pixels) of `side` level-0 pixels of a slide.
 
-    `companions`: a hash of the slide's other files; empty if the slide is one file. A tile store identifies a tile by its
+    `companions`: a hash of the slide's other files; empty if the slide is one file. A store identifies a tile by its
     text: if such a file is replaced, the tile has another text and is read again.
 
     >>> str(SlideTile(Path("a.svs"), 0, 128, 256))
