@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, orientation_of, read_scan
+from casewise.plugins.volumes.reading.files import read_scan
+from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, orientation_of
 from tests.plugins.volumes.test_dicom import series, volume
 from tests.plugins.volumes.test_nifti import oriented
 

@@ -18,7 +18,8 @@ from casewise.errors import CasewiseError, ImageError, counted
 from casewise.modalities.store.readers import image_facts
 from casewise.plugins.volumes.case_table import masks_in, number
 from casewise.plugins.volumes.grid import Grid, check_shown, covered, to_ras
-from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, read_scan, stack_images
+from casewise.plugins.volumes.reading.files import read_scan
+from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, stack_images
 from casewise.plugins.volumes.settings import volumes_of
 from casewise.study.schema import Study
 

@@ -180,7 +180,7 @@ def _name(case: CaseSources, steps: Steps) -> str:
     """The name of a case's file: a hash of the steps and of paths, sizes and times of its sources; empty if one is
     missing.
     """
-    from casewise.plugins.volumes.reading.scans import files_of
+    from casewise.plugins.volumes.reading.files import files_of
 
     digest = hashlib.sha256(steps.fingerprint().encode())
     digest.update(json.dumps([case.sequences, None, case.spacing]).encode())

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from casewise.errors import ImageError
-from casewise.modalities.store.dicom_file import dicom_files, head_of, is_dicom
 from casewise.modalities.store.file_check import size_of
 from casewise.modalities.store.readers import image_facts, read_image
 
@@ -205,49 +204,6 @@ def checked_size(path: Path) -> int:
     """
     remedy = "this is not a file. Name a .nii or .nii.gz file, or a folder of DICOM files."
     return size_of(path, folder=remedy, other=remedy)
-
-
-def read_scan(path: Path, *, sequence: str | None = None, voxels: bool = True) -> Scan:
-    """Read a .nii or .nii.gz file, a folder of DICOM files, or one DICOM file (a slice, or many frames).
-
-    `sequence`: the name of the sequence in the table; it selects one of several series in a folder. Without `voxels`
-    only headers are read: all values are 0.
-
-    Raises:
-        ImageError: it cannot be read as one volume; the message names the file, the problem and a remedy.
-        CasewiseError: the packages that read scans are not installed.
-    """
-    path = Path(path)
-    if path.is_dir():
-        from casewise.plugins.volumes.reading.dicom import read_dicom
-
-        return read_dicom(path, sequence=sequence, voxels=voxels)
-    checked_size(path)
-    if is_dicom(head_of(path)):
-        from casewise.plugins.volumes.reading.dicom import read_dicom
-
-        return read_dicom(path, voxels=voxels)
-    from casewise.plugins.volumes.reading.nifti import read_nifti
-
-    return read_nifti(path, voxels=voxels)
-
-
-def files_of(path: Path) -> list[Path]:
-    """The files that determine the result of `read_scan`, in a fixed order: the file, or all DICOM files of the folder.
-
-    Raises:
-        ImageError: the file does not exist, or the folder contains no DICOM file.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        checked_size(path)
-        return [path]
-    files, others = dicom_files(path)
-    if not files:
-        from casewise.plugins.volumes.reading.dicom import no_dicom_message
-
-        raise ImageError(no_dicom_message(path, others))
-    return files
 
 
 def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels: bool = True) -> Scan:
