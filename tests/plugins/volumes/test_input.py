@@ -326,7 +326,7 @@ def test_dicom_series_that_make_no_case(bench: Bench) -> None:
         "P1/1: " + str(folder / "gap") + ": 1 slice is missing",
         "P2/1: The scans of one case are of different patients: T1 is of patient 'A'",
         "P3/1: " + str(folder / "same2") + ": T1 and T2 of one case are the same series",
-        "P4/1: " + str(twice) + ": 8 of 8 slice positions are taken by more than one image",
+        "P4/1: " + str(twice) + ": slice positions are taken by more than one image",
         "its DICOM sequences are nested too deeply",
         "P6/1: T1 and T2 are of different examinations (their StudyInstanceUIDs differ)",
     )
