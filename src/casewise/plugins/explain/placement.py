@@ -85,7 +85,8 @@ def out_of_fold_rows(run: FinishedRun) -> list[int]:
 def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int, CaseMask]]]:
     """The panel rows of the sample of each region, and the masks of these rows."""
     rows = random_order(run, out_of_fold_rows(run))
-    samples, masks = {"border": rows[:SAMPLE]}, dict[str, dict[int, CaseMask]]()
+    samples = {"border": rows[:SAMPLE]}
+    masks: dict[str, dict[int, CaseMask]] = {}
     for meaning, column in run.modality.mask_columns(run.study).items():
         if column not in run.cohort.images:
             continue
