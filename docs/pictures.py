@@ -129,6 +129,8 @@ def volumes(folder: Path, opened: Any, shell: Shell) -> None:
     import numpy as np
     import pandas as pd
 
+    import casewise
+
     rows = pd.read_csv(folder / "scans" / "cohort.csv")
     rows = rows[(rows["grade"] == "high") & (rows["subject"] == rows.loc[rows["grade"] == "high", "subject"].iloc[0])]
     mask: Any = nibabel.load(folder / "scans" / rows["lesion"].iloc[0])
@@ -141,7 +143,9 @@ def volumes(folder: Path, opened: Any, shell: Shell) -> None:
         pictures.append(Image.fromarray(np.rot90(grey).astype("uint8")))
     save(montage(pictures, 2, size=(320, 320)), "volumes-scans.webp")
     save(shot(report(folder, opened, "pancreas")), "volumes-report.webp")
-    save(Image.open(folder / "runs" / "pancreas" / "explanations" / "side-by-side.png"), "volumes-saliency.webp")
+    maps = casewise.open_run(folder / "runs" / "pancreas").explain(str(rows["subject"].iloc[0]))
+    maps.figure().savefig(folder / "maps.png", dpi=144)
+    save(Image.open(folder / "maps.png"), "volumes-saliency.webp")
 
 
 def serve(folder: Path, opened: Any, shell: Shell) -> None:

@@ -73,7 +73,7 @@ def leave_one_out(result: Run, table: Path, kind: str) -> None:
 
 
 def explanation(result: Run, table: Path, kind: str) -> None:
-    assert explain_run(result.folder, ExplainSettings(["here3/1"])).table.is_file()
+    assert explain_run(result.folder, ExplainSettings(cases=["here3/1"])).table.is_file()
 
 
 def new_cases(result: Run, table: Path, kind: str) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.results import AlteredAnswers, CorrectAnswers
 from casewise.evaluation.robustness import counterfactual_caveats, counterfactual_figures
 from casewise.jobs.external import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
-from casewise.modalities.registry import modality_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
@@ -122,15 +118,6 @@ def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path
     assert again.results == with_shortcut.results
 
 
-def test_it_can_be_switched_off(without_shortcut: Run, tmp_path: Path) -> None:
-    study = without_shortcut.study
-    copied = Path(shutil.copytree(without_shortcut.folder, tmp_path / "run"))
-    settings = study.evaluation.model_copy(update={"counterfactual_cases": 0})
-    done = run(study.model_copy(update={"evaluation": settings}), copied)
-    assert "counterfactuals" not in done.results
-    assert not RunFolder(copied).counterfactuals.exists()
-
-
 def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None:
     finished = FinishedRun.open(RunFolder(without_shortcut.folder))
     settings = finished.study.evaluation.model_copy(update={"counterfactual_cases": 11})
@@ -142,14 +129,6 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None
         assert len(rows) == 6
         assert set(panels["subject"].iloc[rows]) <= set(finished.splits.subjects(fold))
         assert sorted(panels["label"].iloc[rows]) == [0, 0, 0, 1, 1, 1]
-
-
-def test_copies_of_large_images_are_fewer(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    finished = FinishedRun.open(RunFolder(without_shortcut.folder))
-    study = finished.study
-    monkeypatch.setattr("casewise.jobs.external.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
-    chosen = chosen_panels(study, finished.cohort.panels, finished.splits)
-    assert {len(rows) for rows in chosen.values()} == {4}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -164,24 +143,6 @@ def test_alterations_keep_what_they_should(name: str, channels: int) -> None:
     if name not in CROPS:
         assert after.shape == image.shape
     assert np.array_equal(after, image) == (name == UNALTERED)
-
-
-def test_the_border_is_mirrored_and_the_interior_stays() -> None:
-    image = np.zeros((40, 30, 1), np.uint8)
-    image[0, 2] = image[20, 10] = 200
-    after = altered(image, "border_mirrored")
-    assert np.argwhere(after[..., 0]).tolist() == [[0, 27], [20, 10]]
-    assert [altered(image, crop).shape[:2] for crop in CROPS] == [(32, 30), (40, 24)]
-
-
-def test_the_reference_is_prepared_as_in_training(without_shortcut: Run) -> None:
-    prepared = FinishedRun.open(RunFolder(without_shortcut.folder)).prepared
-    modality = modality_of(prepared.study)
-    rows = [3, 0, 7]
-    dataset = modality.altered(prepared, rows, UNALTERED)({})
-    trained = modality.dataset(prepared.store, prepared.study, prepared.cohort.panels, None, {}).subset(rows)
-    device = torch.device("cpu")
-    assert torch.equal(*(data.plain_batch(data.views()[0], device) for data in (dataset, trained)))
 
 
 def answers(before: list[float], after: list[float], kind: str, **columns: Any) -> pd.DataFrame:
@@ -211,28 +172,3 @@ def test_the_interval_of_an_absolute_change_lies_above_zero() -> None:
     found = counterfactual_figures(pd.concat([rows, moved]), "score", classes=(), plan=Plan())["net"]["darker"]
     assert 0 < found["moved"]["low"] < found["moved"]["value"] < found["moved"]["high"]
     assert found["shift"]["low"] < 0
-
-
-def test_no_change_leaves_an_interval() -> None:
-    shares = {"p0": [0.9, 0.2, 0.6, 0.1] * 2, "p1": [0.1, 0.8, 0.4, 0.9] * 2}
-    table = answers([0, 1, 0, 1], [0, 1, 0, 1], "classification", y_true=0.0, **shares)
-    found = counterfactual_figures(table, "x", classes=["a", "b"], plan=Plan(200))["net"]["darker"]
-    assert found["changed"] == 0
-    assert found["changes"] == []
-    assert found["share"]["value"] == 0
-    assert found["share"]["low"] is found["share"]["high"] is None  # two subjects
-    four = table.assign(subject=table["case"])
-    found = counterfactual_figures(four, "x", classes=["a", "b"], plan=Plan(200))["net"]["darker"]
-    # each case a subject: 1 − 0.025^(1/4)
-    assert (found["share"]["low"], found["share"]["high"]) == (0, pytest.approx(0.6024, abs=1e-4))
-    assert counterfactual_caveats({"net": {"darker": found}}, "x") == []
-
-
-def test_changes_to_a_class_are_counted_among_the_answers_of_other_classes() -> None:
-    shares = {"p0": [0.9, 0.2, 0.6, 0.9] * 2, "p1": [0.1, 0.8, 0.4, 0.1] * 2}
-    table = answers([0, 1, 0, 0], [1, 1, 1, 0], "classification", y_true=[0, 1, 1, np.nan] * 2, **shares)
-    figures_by_network = counterfactual_figures(table, "x", classes=["a", "b"], plan=Plan(50))
-    found = figures_by_network["net"]["darker"]
-    assert isinstance(found, AlteredAnswers)
-    assert found.before == {"a": 3, "b": 1}
-    assert found.correct == CorrectAnswers(before=2, after=2, of=3)

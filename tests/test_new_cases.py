@@ -87,8 +87,8 @@ def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: 
         ("P2", "w0", "T2", "T2 axial"),
     }
     assert "readme.txt" in caplog.text
-    boxed = study_of("volumes", volumes={"roi": "box"})
-    with pytest.raises(CasewiseError, match="box"):
+    boxed = study_of("volumes", volumes={"roi": "mask"})
+    with pytest.raises(CasewiseError, match="mask"):
         modality_of(boxed).new_table(boxed, [tmp_path])
 
 

@@ -228,10 +228,6 @@ class Explainer(Plugin, ABC):
     def overlay(self, picture: np.ndarray, values: np.ndarray, *, signed: bool) -> np.ndarray:
         """(H, W, 3) `uint8`: a map (H, W) over a picture (H, W) or (H, W, 3) `uint8`."""
 
-    @abstractmethod
-    def warm_up(self) -> None:
-        """Import what maps need, so that the first one is not slower than the next."""
-
 
 def explainer() -> Explainer | None:
     """The plugin that computes saliency maps; None if it is not installed."""

@@ -184,7 +184,7 @@ def read_mask(work: Work, draw: random.Random) -> None:
 
 def read_series(work: Work, draw: random.Random) -> None:
     """A scan as DICOM: several files, one of them changed, or one of many frames."""
-    from casewise.plugins.volumes.reading.scans import read_scan
+    from casewise.plugins.volumes.reading.files import read_scan
 
     files = list(draw.choice(samples.series()))
     number = draw.randrange(len(files))
@@ -200,7 +200,7 @@ def read_series(work: Work, draw: random.Random) -> None:
 def read_nifti(work: Work, draw: random.Random) -> None:
     """A scan or a mask as NIfTI; compressed ones are changed before or after their compression."""
     from casewise.plugins.volumes.grid import Grid
-    from casewise.plugins.volumes.reading.scans import read_scan
+    from casewise.plugins.volumes.reading.files import read_scan
     from casewise.plugins.volumes.roi import inside_of, region_of_mask
 
     sample = draw.choice(samples.scans())

@@ -62,7 +62,7 @@ class Overview(Protocol):
         mask: (h, w) `bool`, true for tissue; each of its pixels is `downsample` pixels wide.
         candidates: the number of tiles before `max_tiles` was applied.
         size: width and height in pixels of the full resolution.
-        mpp, magnification, vendor: as the file states them.
+        mpp: microns per pixel, as the file states them.
     """
 
     @property
@@ -82,10 +82,6 @@ class Overview(Protocol):
     def size(self) -> tuple[int, int]: ...
     @property
     def mpp(self) -> float | None: ...
-    @property
-    def magnification(self) -> float | None: ...
-    @property
-    def vendor(self) -> str: ...
     def __len__(self) -> int: ...
     def read_picture(self) -> np.ndarray: ...
 
@@ -369,10 +365,10 @@ class Modality(ABC):
     def report_facts(self, study: Study) -> dict[str, Any]:
         """The facts by which the report's templates choose.
 
-        `sliced`: panels show slices of one scan; `order`: the column that orders them; `late`: some network processes
-        channels separately; `windowed`: audits use a part of each scan.
+        `sliced`: panels show slices of one scan; `order`: the column that orders them; `windowed`: audits use a part
+        of each scan.
         """
-        return {"sliced": False, "order": None, "late": False, "windowed": False}
+        return {"sliced": False, "order": None, "windowed": False}
 
     def picture(self, prepared: PreparedCohort, image: int) -> np.ndarray | None:
         """A picture of one row of the cohort's images, (h, w, 3) `uint8`."""

@@ -38,11 +38,6 @@ class ExplanationFolder:
     # Agreement of maps and lesion masks, one row for each case and network.
     measurements = Part(TableFile, "measured.parquet")
 
-    @property
-    def figure_path(self) -> Path:
-        """All cases and networks in one picture."""
-        return self.path / "side-by-side.png"
-
     def begin(self) -> None:
         """Check that the folder is new, empty, or one of explanations, and mark it as one before it has a table.
 

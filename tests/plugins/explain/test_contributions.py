@@ -17,17 +17,13 @@ from casewise.models.outputs import Output
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import explain_target
 from casewise.plugins.explain.command import explain_run
-from casewise.plugins.explain.methods.contributions import centre_at, contributions, directions, spread
-from casewise.plugins.explain.methods.dispatch import method_for
+from casewise.plugins.explain.methods.contributions import centre_at, contributions, directions
 from casewise.plugins.explain.methods.target import ExplainTarget
-from casewise.plugins.explain.overlays import overlay
-from casewise.plugins.explain.report_section import placed_shares
 from casewise.plugins.explain.run import ExplainSettings
 from casewise.plugins.explain.saliency import SaliencyMap, load_model, saliency_maps
 from casewise.plugins.phantoms.pancreas import make_pancreas
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
-from tests.plugins.explain.maps import cell_maps, explain
 from tests.test_baselines import write_study
 
 OUTPUTS = (Output("extent"), Output("label", "classification", 3), Output("grade", "ordinal", 4))
@@ -38,7 +34,8 @@ def linear(
 ) -> Any:
     torch.manual_seed(0)
     plain = [spec.as_json() for spec in specs] or None
-    bank = {"encoder": encoder, "channels": channels, "specs": plain, "sequences": sequences}
+    encoders = [{"name": encoder}] if encoder else []
+    bank = {"encoders": encoders, "channels": channels, "specs": plain, "sequences": sequences}
     network = build_linear("linear_features", 7, bank, {"side": side}).eval()
     with torch.no_grad():
         network.head[-1].weight.copy_(torch.randn_like(network.head[-1].weight) / 20)
@@ -70,17 +67,6 @@ def test_the_map_the_average_and_the_rest_add_up_to_the_output(
         assert torch.allclose(explained.output, output, atol=1e-4)
 
 
-def test_the_average_image_has_no_contributions() -> None:
-    network = linear([FeatureSpec("pixels", cells=4)])
-    panels = torch.rand(1, 3, 48, 48)
-    with torch.no_grad():
-        centre_at(network, network.features(panels)[0])
-        raw = network(panels)
-    explained = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
-    assert float(explained.maps.abs().max()) < 1e-9
-    assert float(explained.average) == pytest.approx(float(raw[0, 0]), abs=1e-5)
-
-
 def test_a_pixel_of_weight_stands_where_it_is() -> None:
     """A model that reads one cell has contributions in this cell alone, with the sign of the weight."""
     network = linear([FeatureSpec("pixels", cells=4)])
@@ -109,17 +95,6 @@ def test_a_mirror_difference_contributes_on_both_sides_with_opposite_signs() -> 
     assert int((explained != 0).sum()) == 2 * 144
 
 
-@pytest.mark.parametrize("cells", [3, 4, 5])
-def test_mirror_differences_add_up_with_a_centre(cells: int) -> None:
-    """The centre counts half on each side, and a middle column has none."""
-    network = linear([FeatureSpec("pixels", (), (), "asymmetry", cells)])
-    panels = torch.rand(2, 3, 48, 48)
-    with torch.no_grad():
-        raw = network(panels).double()
-    explained = contributions(network, panels, ExplainTarget(OUTPUTS, "extent"))
-    assert torch.allclose(explained.output, raw[:, 0], atol=1e-5)
-
-
 @pytest.mark.parametrize("summary", ["grid", "asymmetry", "moments", "covariance"])
 def test_positions_of_a_map_are_its_own(summary: Any) -> None:
     """What is bright in one corner of the map contributes there, for each summary that has places."""
@@ -133,45 +108,6 @@ def test_positions_of_a_map_are_its_own(summary: Any) -> None:
     inside = explained.maps[..., :40, :40].abs().sum() / explained.maps.abs().sum()
     assert float(inside) > 0.5  # of a tenth of the area
     assert bool((explained.unplaced != 0).any()) == (summary == "moments")
-
-
-def test_cells_are_those_of_the_means_and_keep_their_sums() -> None:
-    values, maps = torch.randn(2, 3, 3, 5), torch.rand(2, 3, 14, 17)
-    spread_out = spread(values, (14, 17))
-    pooled = torch.nn.functional.adaptive_avg_pool2d(maps, (3, 5))
-    assert torch.allclose((spread_out * maps).sum(dim=(2, 3)), (values * pooled).sum(dim=(2, 3)), atol=1e-5)
-    assert torch.allclose(spread_out.sum(dim=(2, 3)), values.sum(dim=(2, 3)), atol=1e-5)
-
-
-def test_the_predicted_class_is_explained_where_none_is_named() -> None:
-    network, panels = linear([FeatureSpec("pixels", cells=4)]), torch.rand(3, 3, 48, 48)
-    with torch.no_grad():
-        predicted = network(panels)[:, 1:4].argmax(dim=1)
-    weights = directions(network, panels, ExplainTarget(OUTPUTS, "label"))
-    assert torch.equal(weights[:, 1:4].argmax(dim=1), predicted)
-    assert torch.allclose(weights.sum(dim=1), torch.zeros(3, dtype=torch.float64))
-
-
-def test_linear_models_have_contributions_and_nothing_else() -> None:
-    network, panels = linear([FeatureSpec("pixels", cells=4)]), torch.rand(2, 3, 48, 48)
-    target = ExplainTarget(OUTPUTS, "extent")
-    assert method_for(network) == "contributions"
-    assert float(cell_maps(network, panels, target).maps.min()) >= 0
-    assert float(explain(network, panels, target).max()) == pytest.approx(1)
-
-
-def test_a_sign_is_shown_by_hue_over_grey() -> None:
-    picture = np.full((1, 3, 3), 100, np.uint8)
-    shown = overlay(picture, np.array([[-1.0, 0.0, 1.0]]), signed=True)[0].astype(int)
-    assert shown[0, 2] > shown[0, 0]  # blue
-    assert shown[1].tolist() == [100, 100, 100]
-    assert shown[2, 0] > shown[2, 2]  # red
-
-
-def test_the_placed_share_counts_a_case_once() -> None:
-    entry = {"network": "a", "sum": {"placed": 1.0, "unplaced": -1.0}}
-    cases = [{"rows": [{"maps": [entry]}, {"maps": [entry, {"network": "cnn", "sum": None}]}]}]
-    assert placed_shares(cases) == {"a": "50 % of the net contributions, over 1 map"}
 
 
 def sums_of(run: Any, model: str, fold: int, rows: list[int]) -> list[tuple[SaliencyMap, float]]:

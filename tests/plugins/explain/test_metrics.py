@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -12,14 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan, draw
 from casewise.evaluation.intervals import expanded
 from casewise.plugins.explain.aggregate import stronger_prior, summary
 from casewise.plugins.explain.metrics import (
     MEASURES,
-    by_slice,
-    centre_prior,
     chance_hit,
     delete_pixels,
     hit,
@@ -66,11 +61,6 @@ def lattice(cells: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     return middles, middles
 
 
-def test_an_empty_mask_measures_nothing() -> None:
-    row = measure_map(np.eye(4), np.zeros((1, 4, 4)), np.array([0]), grid=(1, 1), peaks=lattice(4, 4))
-    assert all(np.isnan(row[name]) for name in MEASURES)
-
-
 def test_chance_is_that_of_the_network_s_own_cells_shuffled() -> None:
     """A cell's peak lies on the lattice of middles, which small lesions between them never meet."""
     rng = np.random.default_rng(0)
@@ -85,22 +75,6 @@ def test_chance_is_that_of_the_network_s_own_cells_shuffled() -> None:
     assert chance_hit(box((20, 20), 3, 3, 4)[None], slots, grid=(1, 1), peaks=peaks) == 0
 
 
-def test_a_slice_that_stands_twice_counts_once() -> None:
-    slots = np.array([0, 0, 1, 1])
-    mask = np.zeros((2, 4, 4), bool)
-    mask[1, 0, 0] = True
-    values = np.zeros((8, 8))
-    values[:4], values[4, 0], values[4, 4] = 0.1, 2.0, 6.0
-    own, kept = by_slice(values, slots, grid=(2, 2))
-    assert (own.shape, kept.tolist(), own[1, 0, 0]) == ((2, 4, 4), [0, 1], 4.0)
-    peaks = lattice(8, 8)
-    row = measure_map(values, mask, slots, grid=(2, 2), peaks=peaks)
-    assert row["hit"] == 1
-    assert row["share_inside"] == pytest.approx(4 / (1.6 + 4))
-    assert row["mask_share"] == pytest.approx(1 / 32)
-    assert row["chance_hit"] == pytest.approx(1 / 32)
-
-
 def test_the_stronger_of_two_priors_is_what_a_network_is_held_against() -> None:
     """A lesion on one slice of nine: a peak in every tile shares its hit, one at the panel's middle does not."""
     mask = np.zeros((9, 5, 5), bool)
@@ -113,25 +87,6 @@ def test_the_stronger_of_two_priors_is_what_a_network_is_held_against() -> None:
     found = summary(table, drawn(np.zeros((12, 5)), np.zeros((12, 5))), prior=stronger_prior(table), plan=PLAN)
     assert found["prior_hit"].value == 1
     assert found["hit_over_prior"].value == pytest.approx(1 / 25 - 1)
-
-
-def test_what_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(CasewiseError, match=r"\(4, 4\) .* \(4, 5\)"):
-        share_inside(np.eye(4), np.ones((4, 5)))
-    for bad in (-1.0, np.nan):
-        with pytest.raises(CasewiseError, match="finite"):
-            hit(np.full((2, 2), bad), np.ones((2, 2)))
-
-
-def test_the_centre_prior_has_a_peak_in_every_tile() -> None:
-    prior = centre_prior((9, 15), grid=(3, 3))
-    assert (prior[1::3, 2::5] == prior.max()).all()
-    assert (prior == prior.max()).sum() == 9
-    assert prior.max() == 1
-    one = centre_prior((101, 101))
-    assert one[50, 60] == pytest.approx(np.exp(-0.5 * (10 / 25.25) ** 2))
-    with pytest.raises(CasewiseError, match="2 x 2"):
-        centre_prior((9, 9), grid=(2, 2))
 
 
 def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -176,17 +131,6 @@ def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
     )
 
 
-def test_the_interval_of_random_weights_holds_the_draws() -> None:
-    """Networks that differ and cases that do not: the draws alone make the interval wide."""
-    table = some_rows(30, 1)
-    same = np.tile([0.9, 0.1, 0.9, 0.1, 0.5], (30, 1))
-    found = summary(table, drawn(same, same), prior=PRIOR, plan=PLAN)["random_weights_hit"]
-    assert found.value == pytest.approx(0.5)
-    assert found.high - found.low > 0.2  # type: ignore[operator]
-    calm = summary(table, drawn(np.full((30, 5), 0.5), same), prior=PRIOR, plan=PLAN)["random_weights_hit"]
-    assert calm.high - calm.low < 1e-9  # type: ignore[operator]
-
-
 @pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.2646), (1.0, 0.7354, 1.0)])
 def test_where_all_or_none_hit_the_interval_is_exact(value: float, low: float, high: float) -> None:
     """Clopper and Pearson's of 12 subjects; the difference from what is sure is no surer than that."""
@@ -195,14 +139,6 @@ def test_where_all_or_none_hit_the_interval_is_exact(value: float, low: float, h
     assert [found["hit"].low, found["hit"].high] == pytest.approx([low, high], abs=1e-4)
     over = found["hit_over_random_weights"]
     assert [over.low, over.high] == pytest.approx([low - 0.5, high - 0.5], abs=1e-4)
-
-
-def test_cases_without_a_mask_are_left_out_of_the_summary() -> None:
-    table, hits = some_rows(12, 1), np.random.default_rng(2).random((13, 4))
-    empty = table.iloc[:1].assign(subject="x", case="x/1", **dict.fromkeys(MEASURES, np.nan))
-    both = summary(pd.concat([table, empty]), drawn(hits, hits), prior=PRIOR, plan=PLAN)
-    assert both == summary(table, drawn(hits[:12], hits[:12]), prior=PRIOR, plan=PLAN)
-    assert summary(empty, drawn(hits[12:], hits[12:]), prior=PRIOR, plan=PLAN) == {}
 
 
 def test_deletion_by_the_right_order_falls_fastest() -> None:
@@ -231,11 +167,3 @@ def test_deletion_leaves_a_missing_sequence_missing() -> None:
     assert seen[0][-1, 0].tolist() == np.zeros((4, 4)).tolist()
     # a quarter is taken away: the four on the diagonal
     assert (seen[0][1, 0] == 0).tolist() == np.eye(4, dtype=bool).tolist()
-
-
-def test_what_measures_and_draws_needs_no_network_library() -> None:
-    imports = "".join(
-        f"import casewise.plugins.explain.{name}\n" for name in ("metrics", "aggregate", "overlays", "results")
-    )
-    code = imports + "import sys\nassert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import matplotlib as mpl
 import nibabel
 import numpy as np
-import pytest
-from PIL import Image
 
-from casewise.errors import CasewiseError, RunError
 from casewise.plugins.explain.outputs import save_scan
-from casewise.plugins.explain.overlays import STRONGEST, FigureRow, overlay, save_side_by_side, side_by_side
+from casewise.plugins.explain.overlays import FigureRow, overlay, side_by_side
 
 
 def test_nothing_is_laid_over_where_the_map_is_0_or_unknown() -> None:
@@ -27,19 +22,6 @@ def test_nothing_is_laid_over_where_the_map_is_0_or_unknown() -> None:
     assert changed[2, 3]
 
 
-def test_the_higher_the_more_opaque() -> None:
-    shares = np.linspace(0, 1, 5)
-    painted = overlay(np.zeros((1, 5), np.uint8), shares[None])[0]
-    expected = 255 * mpl.colormaps["inferno"](shares)[:, :3] * shares[:, None] * STRONGEST
-    assert painted.ravel().tolist() == pytest.approx(expected.ravel().tolist(), abs=1)
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    for picture in (np.zeros((4, 5), np.uint8), np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4))):
-        with pytest.raises(CasewiseError, match=r"\(4, 4\)"):
-            overlay(picture, np.zeros((4, 4)))
-
-
 def rows() -> list[FigureRow]:
     rng = np.random.default_rng(2)
     picture = rng.integers(0, 256, (24, 24), dtype=np.uint8)
@@ -50,19 +32,13 @@ def rows() -> list[FigureRow]:
     ]
 
 
-def test_the_figure_tells_methods_cases_and_what_was_right(tmp_path: Path) -> None:
+def test_the_figure_tells_methods_cases_and_what_was_right() -> None:
     figure = side_by_side(rows())
-    texts = [text.get_text() for text in figure.texts]
+    texts = [axes.get_title() for axes in figure.axes] + [axes.get_ylabel() for axes in figure.axes]
     assert {"ViT, rollout", "AlexNet, Grad-CAM", "P1/1", "P2/1"} <= set(texts)
     labels = [axes.get_xlabel() for axes in figure.axes]
     judged = [label.partition("\n")[2] for label in labels if "predicted" in label]
     assert sorted(judged) == ["", "correct", "correct", "erroneous"]
-    first, second = (save_side_by_side(tmp_path / name, rows()).read_bytes() for name in ("a.png", "b.png"))
-    assert first == second
-    image = np.asarray(Image.open(io.BytesIO(first)).convert("RGB")).astype(int)
-    # a blue frame for what was right, an orange one for what was not
-    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
-        assert (np.abs(image - colour).sum(axis=2) == 0).sum() > 300
 
 
 def test_a_scan_keeps_its_geometry(tmp_path: Path) -> None:
@@ -75,11 +51,3 @@ def test_a_scan_keeps_its_geometry(tmp_path: Path) -> None:
     assert nibabel.aff2axcodes(image.affine) == nibabel.aff2axcodes(affine)
     assert image.header.get_xyzt_units()[0] == "mm"
     assert save_scan(tmp_path / "again.nii.gz", values, affine).read_bytes() == path.read_bytes()
-
-
-def test_volumes_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(CasewiseError, match="a volume"):
-        save_scan(tmp_path / "a.nii", np.full((2, 2, 2), np.nan), np.eye(4))
-    (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"."):
-        save_scan(tmp_path / "file" / "a.nii", np.zeros((2, 2, 2)), np.eye(4))

@@ -11,13 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask
-from casewise.modalities.masks import to_tile
-from casewise.modalities.store.pixels import fit
-from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.pipeline.finished import FinishedRun
-from casewise.plugins.explain.case_selection import mask_to_measure
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.placement import border, placement, random_order, shares_of
 from casewise.plugins.explain.report_section import placement_rows
@@ -71,27 +66,6 @@ def test_shares_are_of_each_image_of_a_panel_and_empty_slots_do_not_count() -> N
     assert shares_of(saliency_of(panel, [9, -1]), 0, mask) is None
 
 
-def test_planes_belong_to_the_slots_of_their_images() -> None:
-    mask = CaseMask(np.array([3, 8]), np.zeros((2, 4, 4), bool), marked=False)
-    assert mask.positions(np.array([[8, 3, -1], [9, 5, 2]])).tolist() == [[1, 0, -1], [-1, -1, -1]]
-    none = CaseMask(np.array([], int), np.zeros((0, 4, 4), bool), marked=False)
-    assert none.positions(np.array([0, -1])).tolist() == [-1, -1]
-
-
-@pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
-def test_masks_lie_on_tiles_as_their_images_do(how: Fit) -> None:
-    """White films are prepared as tiles: masks of all pixels cover just them, whatever the shape."""
-    for width, height in ((40, 100), (100, 40), (64, 64), (10, 7)):
-        tile = fit(np.full((height, width, 1), 255, np.uint8), Preparation(32, how, "black"))[..., 0] > 0
-        options: dict[str, Any] = {"width": width, "height": height, "side": 32, "fit": how}
-        for meaning in ("anatomy", "lesion"):
-            assert (to_tile(np.ones((height, width), bool), meaning=meaning, **options) == tile).all()
-        small = np.zeros((height, width), bool)
-        small[height // 2, width // 2] = True
-        # a lesion of a single pixel does not vanish
-        assert to_tile(small, meaning="lesion", **options).any()
-
-
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chest(tmp_path_factory.mktemp("films"), subjects=12, size=(64, 72), seed=4)
@@ -118,8 +92,8 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
     content = json.loads((finished / "explanations.json").read_text())
     placement = content["placement"]
     assert placement["regions"] == {
-        "border": {"column": None, "sample": 12, "of": 12},
-        "anatomy": {"column": "lung_mask", "sample": 9, "of": 9},
+        "border": {"column": None, "sample": 12},
+        "anatomy": {"column": "lung_mask", "sample": 9},
     }
     figures = placement["networks"]["test_resnet"]
     assert figures["border"]["area"]["value"] == 0.4375
@@ -147,19 +121,6 @@ def masks_of(finished: Path) -> list[Path]:
     return [opened.study.cohort.parent / name for name in opened.cohort.images["lung_mask"] if name]
 
 
-def test_a_named_lesion_comes_before_the_anatomy_and_must_fit(finished: Path, tmp_path: Path) -> None:
-    opened = FinishedRun.open(RunFolder(finished))
-    images = opened.study.images.model_copy(update={"lesion": "lung_mask"})
-    object.__setattr__(opened.prepared, "study", opened.study.model_copy(update={"images": images}))
-    assert mask_to_measure(opened) == ("lesion", "lung_mask")
-    # a film without a mask has no lesion, and unknown anatomy
-    assert [opened.modality.mask(opened.prepared, 0, m).planes.shape[0] for m in ("lesion", "anatomy")] == [1, 0]
-    Image.new("L", (60, 20), 255).save(tmp_path / "other.png")
-    opened.cohort.images["lung_mask"] = str(tmp_path / "other.png")
-    with pytest.raises(ImageError, match="60×20"):
-        opened.modality.mask(opened.prepared, 4, "lesion")
-
-
 def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = FinishedRun.open(RunFolder(finished))
     rows = random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
@@ -167,5 +128,5 @@ def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: 
     assert rows == random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
     monkeypatch.setattr("casewise.plugins.explain.placement.SAMPLE", 4)
     regions = placement(opened, ["test_resnet"], map_size=0, progress=lambda *_: None)["regions"]
-    assert regions["border"] == {"column": None, "sample": 4, "of": 12}
-    assert regions["anatomy"] == {"column": "lung_mask", "sample": 4, "of": None}
+    assert regions["border"] == {"column": None, "sample": 4}
+    assert regions["anatomy"] == {"column": "lung_mask", "sample": 4}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from casewise.plugins.explain import report_section
 from casewise.report import page
-from casewise.report.blocks import Block, Facts, Fold, Pictures, Plots, Table
+from casewise.report.blocks import Block, Facts, Fold, Pictures, Table
 from casewise.report.context import ReportContext
 from tests.report_contexts import classes, section_of
 
@@ -40,7 +40,7 @@ def measured_of(group: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def group_of(**changes: dict[str, Any]) -> dict[str, Any]:
-    names = (*report_section.HIT, *report_section.SHARE, *report_section.NEAR)
+    names = (*report_section.HIT, *report_section.SHARE)
     return {name: figure(0.5, 0.3, 0.7) for name in names} | changes
 
 
@@ -87,11 +87,6 @@ def test_the_verdict_follows_the_interval(low: float | None, high: float | None,
     assert row.cells[3].small.endswith(wanted)
 
 
-def test_a_network_without_measures_has_dashes() -> None:
-    (row,) = report_section.measured_rows(measured_of(None), report_section.HIT)
-    assert [cell.text for cell in row.cells] == ["0", *"––––––"]
-
-
 def test_maps_stand_beside_their_image_and_lost_ones_are_left_out(classed: ReportContext, tmp_path: Path) -> None:
     context = explained(classed, tmp_path, measured=measured_of(group_of()))
     section = report_section.section(context)
@@ -105,16 +100,7 @@ def test_maps_stand_beside_their_image_and_lost_ones_are_left_out(classed: Repor
     assert (facts["Panels with a mask"], facts["Mask outside the panel"]) == ("9 of 12", "1 further panel")
     assert (facts["Cases shown"], facts["Green line"]) == ("cases named", "edge of the lesion")
     assert "12 × 14 cells; empty 0, nearly uniform 2" in facts["<vit>"]
-    assert [len(block.rows) for block in blocks if isinstance(block, Table)] == [2, 2, 2, 1, 1]
-    assert sum(len(block.plots) for block in blocks if isinstance(block, Plots)) == 1
+    assert [len(block.rows) for block in blocks if isinstance(block, Table)] == [2, 2, 1, 1]
     text = page.render(context)
     assert section_of(text, "saliency").count("vit&gt;") > 1
     assert "<vit>" not in text
-
-
-def test_nothing_is_shown_without_pictures_and_measures(classed: ReportContext, tmp_path: Path) -> None:
-    assert report_section.section(classed) is None
-    context = explained(classed, tmp_path)
-    assert report_section.section(context) is not None
-    (tmp_path / "input.png").unlink()
-    assert report_section.section(context) is None

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from casewise.errors import CasewiseError
-from casewise.models.backbones import Body, Network, NetworkOptions, build_network
+from casewise.models.backbones import Body, Network, NetworkOptions
 from casewise.models.fusion import Fused
 from casewise.models.outputs import Output
-from casewise.plugins.explain.methods.dispatch import CellMaps, method_for, scaled
+from casewise.plugins.explain.methods.dispatch import method_for, scaled
 from casewise.plugins.explain.methods.receptive_field import patch_centres
 from casewise.plugins.explain.methods.rollout import rollout_by_sequence
 from casewise.plugins.explain.methods.target import ExplainTarget
@@ -86,29 +83,6 @@ def test_it_is_the_product_of_layers(
     assert torch.allclose(found.sum(dim=(1, 2)), torch.ones(2))
 
 
-def test_the_network_is_left_as_it_was(panels: torch.Tensor) -> None:
-    network = tiny_vit().train()
-    body: Any = network.body
-    body.blocks[1].eval()
-    body.patch_embed.requires_grad_(False)
-    network(panels).sum().backward()
-    body.blocks[0].attn.fused_attn = False
-    was = [state_of(module) for module in network.modules()]
-    learned = [(p, p.requires_grad, p.grad, None if p.grad is None else p.grad.clone()) for p in network.parameters()]
-    rolled_out(network, panels)
-    assert [state_of(module) for module in network.modules()] == was
-    for parameter, learns, gradient, value in learned:
-        assert parameter.requires_grad == learns
-        assert parameter.grad is gradient
-        assert value is None or torch.equal(gradient, value)
-
-
-def state_of(module: nn.Module) -> tuple[Any, ...]:
-    """Mode, fused attention and number of hooks of a module."""
-    hooks = len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
-    return module.training, getattr(module, "fused_attn", None), hooks
-
-
 def test_late_fusion_has_a_map_for_each_sequence(panels: torch.Tensor) -> None:
     one, other = tiny_vit(), tiny_vit()
     plain: Any = ((0, 0, 0), (1, 1, 1))
@@ -151,26 +125,3 @@ def test_patches_of_a_padded_panel_stay_where_they_are() -> None:
     assert middles is not None
     assert middles[0].tolist() == [3.5, 11.5, 19.5, 27.5, 35.5, 43.5]
     assert patch_centres((5, 5), (44, 44), (8, 8)) is None
-
-
-def test_attention_that_pools_is_not_overlooked() -> None:
-    """Where one more attention gathers the patches, rollout would tell of another head."""
-    torch.manual_seed(0)
-    network = build_network("vit_tiny_patch16_224", 1, side=64)
-    assert method_for(network) == "rollout"
-    network.body.global_pool = "map"  # type: ignore[assignment]
-    assert method_for(network) == "grad-cam"
-    with pytest.raises(CasewiseError, match="global_pool: map"):
-        rolled_out(network, torch.rand(1, 3, 64, 64))
-
-
-def test_a_map_that_hardly_varies_is_known_by_its_contrast_and_shares_are_not_stretched() -> None:
-    nearly = torch.full((1, 1, 4, 4), 1 / 16)
-    nearly[0, 0, 0, 0] *= 1.02
-    found = CellMaps(nearly, (8, 8), None, "rollout")
-    assert float(found.contrast()) < 0.02
-    plain = found.on_panel()[0].numpy()
-    inside = np.zeros((8, 8), bool)
-    inside[:2, :2] = True
-    # stretched to 0–1 nearly all of it would lie there
-    assert plain[inside].sum() / plain.sum() == pytest.approx(1 / 16, rel=0.03)

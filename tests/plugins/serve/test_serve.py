@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 import signal
 import socket
@@ -108,17 +107,6 @@ def test_the_course_has_percent_change_and_response(served: Running, table: pd.D
     assert (some.status_code, some.json()["error"]["code"]) == (422, "day_missing")
     single = post(served, table[table["visit"] == table["visit"].iloc[0]]).json()
     assert single["trajectory"] is None
-
-
-def test_the_model_is_described(served: Running) -> None:
-    model = httpx.get(served.url + "/api/model").json()
-    assert (model["slots"], model["primary_outcome"], model["coverage"]) == (list(REGIONS), "pasi", 0.6)
-    assert model["synthetic"]
-    targets = {target["name"]: target for target in model["targets"]}
-    assert list(targets["pasi"]["bands"]) == ["clear", "mild", "moderate-to-severe"]
-    assert targets["area"]["range"] == [0, 6]
-    assert model["response"]["thresholds"] == [50, 75, 90, 100]
-    assert "# " in model["card"]
 
 
 def test_saliency_lies_over_the_original_images(served: Running, table: pd.DataFrame) -> None:
@@ -238,16 +226,6 @@ def test_bad_forms_are_typed_errors(served: Running) -> None:
     assert code_of(httpx.get(served.url + "/page/%2e%2e/app.py")) == (404, "not_found")
 
 
-def test_the_content_of_a_photograph_decides_not_its_type(served: Running) -> None:
-    files = good_form(trunk=("a.exe", picture(), "text/html"), lower=("b.jpg", picture(kind="PNG"), "application/pdf"))
-    answer = httpx.post(served.url + "/api/predict", files=files, timeout=300)
-    assert answer.status_code == 200, answer.text
-    both = picture() + b"\nPK\x03\x04<script>alert(1)</script>"
-    mixed = httpx.post(served.url + "/api/predict", files=good_form(trunk=("a.jpg", both)), timeout=300)
-    assert mixed.status_code in (200, 422)
-    assert "script" not in json.dumps(mixed.json())
-
-
 def test_the_command_serves_until_it_is_stopped(served_run: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "casewise.cli.main", "serve", str(served_run / "bundle"), "--port", "0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "CASEWISE_SERVE_TOKEN": "a-token-of-tests"}
@@ -274,7 +252,6 @@ def test_the_command_says_what_is_wrong(served_run: Path) -> None:
         taken = casewise("serve", bundle, "--port", str(used.getsockname()[1]))
     assert taken.returncode == 2
     assert "--port" in taken.stderr
-    for words in (["serve", bundle + "x"], ["serve", bundle, "--host", "0.0.0.0"], ["serve", bundle, "--learner", "x"]):
-        refused = casewise(*words, "--port", "0")
-        assert refused.returncode == 2, refused.stderr
-        assert "Traceback" not in refused.stderr
+    refused = casewise("serve", bundle, "--learner", "x", "--port", "0")
+    assert refused.returncode == 2, refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -12,19 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.errors import RunError
-from casewise.inference import members
 from casewise.inference.model import load_bundle
 from casewise.modalities.base import NativeMap
-from casewise.plugins.serve.results import explained_class, flags_of, strongest_slice
+from casewise.plugins.serve.pool import answered
+from casewise.plugins.serve.results import explained_class, strongest_slice
 from casewise.plugins.serve.session import ModelSession
-from casewise.plugins.serve.settings import ServiceError
 from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, into_series, neutral_name
 from casewise.run import run
 from casewise.study.learners import the_learner
 from casewise.study.loading import build_study
 from tests.combinations import make_table, settings
-from tests.conftest import absolute
 
 
 @pytest.fixture(scope="module", params=["volumes", "slides"])
@@ -81,15 +78,9 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
         assert all("axial slice" in entry["note"] for entry in maps)
         assert {(entry["width"], entry["height"]) for entry in maps} == {(32, 32)}
     (tmp_path / submission.files[0].stored).write_bytes(b"no image")
-    with pytest.raises(ServiceError) as refused:
-        session.predict(submission, tmp_path)
-    assert refused.value.files == [rows["path"].iloc[0]]
-    assert str(tmp_path) not in refused.value.message
-
-
-def test_a_service_shows_one_learner(served_run: Path) -> None:
-    with pytest.raises(RunError, match="--learner: networks means 2 learners"):
-        ModelSession(served_run / "bundle", "networks", max_pixels=1)
+    _, code, message, files = answered(session.predict, submission, tmp_path)["refused"]
+    assert (code, files) == ("unreadable", [rows["path"].iloc[0]])
+    assert str(tmp_path) not in message
 
 
 def test_the_slice_is_shown_as_radiologists_view_it() -> None:
@@ -132,16 +123,6 @@ def test_the_files_of_a_series_are_one_scan(tmp_path: Path) -> None:
     assert submission.named("upload-2.nii.gz: upside down. Far.") == "c.nii.gz: upside down. Far."
 
 
-def test_flags_of_the_results_are_those_of_their_visit() -> None:
-    result = {"distance": 0.5, "beyond": False, "flags": ["a; b.jpg: upside down", "nearly uniform"], "problem": ""}
-    (flag,) = flags_of([result, result])
-    assert flag["code"] == "unlike"
-    assert "a; b.jpg: upside down; nearly uniform." in flag["message"]
-    assert flags_of([result | {"flags": []}]) == []
-    codes = [flag["code"] for flag in flags_of([result | {"distance": 2.0, "beyond": True, "problem": "cut"}])]
-    assert codes == ["beyond", "unlike", "problem"]
-
-
 def test_a_class_that_is_explained_is_that_of_its_region_or_image() -> None:
     rows = pd.DataFrame(
         [
@@ -155,39 +136,3 @@ def test_a_class_that_is_explained_is_that_of_its_region_or_image() -> None:
     assert explained_class(rows, "dx", "image", shown | {"visit": 2, "stored": "upload-2.jpg"}) == ""
     assert explained_class(rows.iloc[:0], "dx", "case", shown) == ""
     assert explained_class(pd.DataFrame(columns=["subject", "prediction"]), "dx", "case", shown) == ""
-
-
-def test_networks_beyond_the_memory_are_read_for_each_request(
-    served_run: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = absolute(phantom)
-    rows = rows[rows["subject"] == rows["subject"].iloc[0]]
-    rows = rows[rows["visit"] == rows["visit"].iloc[0]].reset_index(drop=True)
-    answers = []
-    for kept in (members.KEPT_BYTES, 0):
-        monkeypatch.setattr(members, "KEPT_BYTES", kept)
-        session = ModelSession(served_run / "bundle", "test_resnet", max_pixels=10**8)
-        assert session.description["networks_in_memory"] == (2 if kept else 0)
-        folder = tmp_path / str(kept)
-        folder.mkdir()
-        files = []
-        for number, row in enumerate(rows.itertuples()):
-            stored = neutral_name(number, str(row.path))
-            shutil.copy(row.path, folder / stored)
-            files.append(UploadedFile(stored, stored, row.region, 0))
-        submission = Submission([Visit("week 0")], files)
-        answers.append((session.predict(submission, folder), session.explain(submission, folder)))
-    assert answers[0] == answers[1]
-
-
-def test_a_run_folder_has_the_card_and_the_bands_of_its_bundle(served_run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(served_run, copy)
-    whole = ModelSession(copy / "bundle", "linear_pixels", max_pixels=1).description
-    of_run = ModelSession(copy, "linear_pixels", max_pixels=1).description
-    assert of_run == whole | {"checksum": ""}  # the run may have changed since the bundle was written
-    assert whole["checksum"] == load_bundle(copy / "bundle").checksum != ""
-    assert whole["card"]
-    shutil.rmtree(copy / "bundle")
-    without = load_bundle(copy)
-    assert (without.card, without.about) == ("", {})

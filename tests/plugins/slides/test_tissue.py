@@ -59,14 +59,6 @@ def test_the_threshold_is_otsus(values: np.ndarray) -> None:
         assert between(values, cut) == pytest.approx(best, rel=1e-6)
 
 
-def test_two_values_are_divided_between_them_and_noise_is_not() -> None:
-    cut = tissue_threshold(np.array([40] * 30 + [90] * 10, np.uint8))
-    assert cut is not None
-    assert 40 <= cut < 90
-    assert tissue_threshold(np.array([40] * 30 + [50] * 10, np.uint8)) is None
-    assert tissue_threshold(np.array([], np.uint8)) is None
-
-
 @pytest.mark.parametrize(
     ("colour", "glass", "note"),
     [
@@ -92,13 +84,6 @@ def test_tissue_is_found_on_any_glass(colour: tuple[int, int, int], glass: tuple
 def test_bare_glass_has_no_tissue(glass: tuple[int, int, int]) -> None:
     picture, seen, _ = slide(glass, glass)
     assert not find_tissue(picture, seen, 8.0, mpp=0.5).mask.any()
-
-
-def test_where_no_glass_is_seen_all_is_tissue() -> None:
-    picture, seen, _ = slide((140, 90, 150), (230, 150, 190))
-    found = find_tissue(picture, seen, 8.0)
-    assert found.mask.all()
-    assert "no bare glass" in found.notes[0]
 
 
 def test_what_was_not_scanned_is_no_tissue() -> None:
@@ -140,14 +125,6 @@ def test_the_choice_is_of_distinct_places_in_order(places: set[tuple[int, int]],
     assert (np.diff(chosen) > 0).all()
     assert chosen[0] >= 0
     assert chosen[-1] < len(places)
-
-
-@pytest.mark.parametrize("most", [1, 16, 256])
-def test_the_choice_is_even(most: int) -> None:
-    rows, columns = np.divmod(np.arange(32 * 32), 32)
-    chosen = spread(np.stack([columns, rows], axis=1), most)
-    side = 32 // round(most**0.5)
-    assert len({(int(columns[i]) // side, int(rows[i]) // side) for i in chosen}) == most
 
 
 @pytest.mark.parametrize(

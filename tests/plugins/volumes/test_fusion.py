@@ -15,18 +15,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from casewise.errors import SplitError, StudyError, TrainingError, WeightsError
+from casewise.errors import SplitError, TrainingError, WeightsError
 from casewise.files import checksum
 from casewise.models.backbones import MEAN, STD, Network, build_network
-from casewise.models.freezing import freeze, layers, parameter_counts, split_at
-from casewise.models.fusion import Fused, adapted, first_layer
+from casewise.models.freezing import split_at
+from casewise.models.fusion import adapted, first_layer
 from casewise.models.outputs import Output
 from casewise.models.weights import load_weights
 from casewise.plugins.volumes.dataset import drop_sequences
 from casewise.study.schema import Recipe, Study
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import TrainingContext, fit
-from casewise.training.rates import layer_groups, unfreeze
 
 KINDS = ["early", "late", "late-shared"]
 NAME = "shufflenet_v2_x0_5"
@@ -132,32 +131,6 @@ class TestEarly:
             assert torch.allclose(found[:, channel], colours.mean(dim=1) * 1.5)
         assert torch.equal(adapted(colours, 1)[:, 0], colours.mean(dim=1) * 3)
 
-    @pytest.mark.parametrize(("name", "sequences"), [("resnet18", 5), ("test_vit", 2)])
-    def test_random_kernels_differ_by_sequence_and_spread_as_the_library_s(self, name: str, sequences: int) -> None:
-        torch.manual_seed(0)
-        with torch.no_grad():
-            spreads = []
-            for count in (3, sequences):
-                network = build_network(name, 1, fusion="early", sequences=count)
-                first = next(m for m in network.body.modules() if isinstance(m, nn.Conv2d))
-                spreads.append(float(first(torch.randn(8, count, 160, 160)).std()))
-                kernels = first.weight
-                assert kernels.shape[1] == first.in_channels == count
-                assert all(not torch.equal(kernels[:, 0], kernels[:, i]) for i in range(1, count))
-        if name != "test_vit":  # timm draws its own
-            assert 0.7 < spreads[1] / spreads[0] < 1.4
-
-    def test_a_missing_sequence_is_its_learned_value(self) -> None:
-        network = built("mobilenet_v2", "early", 3, missing="mask").eval()
-        assert network.missing_token is not None
-        assert network.missing_token.tolist() == [0, 0, 0]
-        with torch.no_grad():
-            network.missing_token.copy_(torch.tensor([0.3, -0.2, 0.7]))
-            found = network.features(panels(3, 3, missing=((0, 1), (2, 0), (2, 1), (2, 2))))
-            filled = scaled(panels(3, 3))
-            filled[0, 1], filled[2, 0], filled[2, 1], filled[2, 2] = -0.2, 0.3, -0.2, 0.7
-            assert torch.allclose(found, network.bodies[0](filled), atol=1e-5)
-
 
 class TestLate:
     @torch.no_grad()
@@ -169,18 +142,6 @@ class TestLate:
         assert network.width == 3 * 1280
         assert torch.allclose(network.features(given), torch.cat(apart, dim=1), atol=1e-6)
         assert not torch.allclose(apart[0], network.bodies[1](scaled(given[:, :1]).repeat(1, 3, 1, 1)), atol=1e-3)
-
-    @torch.no_grad()
-    def test_one_body_for_all(self) -> None:
-        network = built("mobilenet_v2", "late-shared", 3).eval()
-        norms_moved(network)
-        given = panels(2, 3)
-        apart = [network.bodies[0](scaled(given[:, s : s + 1]).repeat(1, 3, 1, 1)) for s in range(3)]
-        assert torch.allclose(network.features(given), torch.cat(apart, dim=1), atol=1e-5)
-        swapped = network.features(given[:, [1, 0, 2]])
-        assert torch.allclose(swapped[:, :1280], network.features(given)[:, 1280:2560], atol=1e-5)
-        counts = [parameter_counts(built("mobilenet_v2", kind, 3).body).weights for kind in ("late-shared", "late")]
-        assert counts[1] == 3 * counts[0]
 
     @pytest.mark.parametrize("kind", ["late", "late-shared"])
     @torch.no_grad()
@@ -199,50 +160,8 @@ class TestLate:
                 wanted = whole[case, part] if there[s] else network.missing_token[s]
                 assert torch.allclose(found[case, part], wanted, atol=1e-5)
 
-    @pytest.mark.parametrize(("kind", "runs"), [("late", [3, 1]), ("late-shared", [4])])
-    @torch.no_grad()
-    def test_no_body_looks_at_what_is_missing(self, kind: str, runs: list[int]) -> None:
-        network = built(kind=kind, missing="mask").eval()
-        rows: list[int] = []
-        for body in network.bodies:
-            body.register_forward_hook(lambda m, i, o: rows.append(len(i[0])))
-        network(panels(missing=((0, 1), (1, 1), (2, 1), (3, 0))))
-        assert rows == runs
-
-    @pytest.mark.parametrize("kind", ["late", "late-shared"])
-    @torch.no_grad()
-    def test_what_a_layer_gave_is_told_by_sequence(self, kind: str) -> None:
-        network = built(kind=kind, missing="mask").eval()
-        fused: Any = network.body
-        gone: list[Any] = [(), ((0, 1), (2, 0)), tuple((i, 0) for i in range(4))]
-        for pairs in gone:
-            batch = panels(missing=pairs)
-            seen: list[Tensor] = []
-            hooks = [
-                layer.register_forward_hook(lambda m, i, o, seen=seen: seen.append(o))
-                for layer in network.explain_layers
-            ]
-            features = network.features(batch).view(4, 2, -1)
-            for hook in hooks:
-                hook.remove()
-            maps = fused.by_sequence(seen, batch)
-            assert maps.shape[:2] == (4, 2)
-            there = ~batch[:, :, 0, 0].isnan()
-            assert torch.equal(~maps.flatten(2).isnan().any(dim=2), there)
-            assert torch.allclose(maps.mean(dim=(-2, -1))[there], features[there], atol=1e-5)
-
 
 class TestMissing:
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_in_half_the_precision(self, kind: str) -> None:
-        network = built("resnet18", kind, missing="mask").train()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            value = network(panels(missing=((0, 0), (1, 1))).to(memory_format=torch.channels_last))
-        value.square().mean().backward()
-        assert value.dtype == torch.float32
-        assert network.channels == 2
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("missing", ["require", "drop"])
     def test_where_none_may_be_it_is_an_error(self, kind: str, missing: str) -> None:
@@ -251,31 +170,6 @@ class TestMissing:
             network(panels(missing=((1, 1),)))
         with pytest.raises(ValueError, match="2 sequences was given panels of 3"):
             network(panels(sequences=3))
-
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize(
-        "gone",
-        [
-            tuple((i, 1) for i in range(4)),
-            tuple((i, s) for i in range(4) for s in range(2))[1:],
-        ],
-        ids=["one in all", "everything but one"],
-    )
-    def test_batches_that_lack_whole_sequences_are_learned_from(self, kind: str, gone: Any) -> None:
-        """At 32 px the last map of a ResNet is one pixel: a batch norm cannot use one row."""
-        network = built("resnet18", kind, missing="mask").train()
-        value = network(panels(side=32, missing=gone))
-        value.square().mean().backward()
-        assert value.isfinite().all()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
-        assert network.missing_token is not None
-        assert network.missing_token.grad is not None
-        learned = network.missing_token.grad.reshape(2, -1).abs().sum(dim=1) > 0
-        if kind == "early" and len(gone) == 8:
-            return  # a batch norm makes nothing of a batch that is the same everywhere
-        assert learned.tolist() == [any(s == sequence for _, s in gone) for sequence in range(2)]
-        assert all(b.isfinite().all() for b in network.buffers())
-        assert all(m.training for m in network.modules())
 
     def test_statistics_of_a_batch_norm_are_not_taken_from_one_row(self) -> None:
         network = built("resnet18", "late", missing="mask").train()
@@ -286,15 +180,6 @@ class TestMissing:
             for b, body in zip(before, network.bodies, strict=True)
         ]
         assert kept == [True, False]
-
-    def test_frozen_norms_stay_frozen(self) -> None:
-        network = built("resnet18", "late", missing="mask")
-        freeze(network, "layer2")
-        network.train()
-        network(panels(missing=((0, 0), (1, 0), (2, 0))))
-        for body in network.bodies:
-            assert not body.get_submodule("bn1").training
-            assert body.get_submodule("layer3.0.bn1").training
 
 
 class TestDropping:
@@ -313,13 +198,6 @@ class TestDropping:
         assert torch.equal(dropped[after], given[after])
         assert dropped[~after].isnan().all()
 
-    def test_by_the_rate_and_each_as_likely(self) -> None:
-        gone = drop_sequences(torch.zeros(20_000, 3, 1, 1), 0.4, torch.Generator().manual_seed(0)).isnan()[..., 0, 0]
-        share = 0.4 - 0.4**3 / 3
-        assert gone.float().mean(dim=0).tolist() == pytest.approx([share] * 3, abs=0.012)
-        assert gone.all(dim=1).sum() == 0
-        assert float((gone.sum(dim=1) == 2).float().mean()) == pytest.approx(3 * 0.4**2 * 0.6 + 0.4**3, abs=0.012)
-
 
 class TestWeights:
     @pytest.mark.parametrize(("kind", "bodies"), [("late", 2), ("late-shared", 1)])
@@ -334,25 +212,6 @@ class TestWeights:
         assert said.startswith(f"file {path}")
         assert ("each of 2 bodies" in said) == (bodies == 2)
         assert seen == []
-
-    def test_a_head_in_the_file_is_left_over_and_nothing_else(self, tmp_path: Path) -> None:
-        tensors = load_file(library_file(NAME, tmp_path))
-        save_file(tensors | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "head.safetensors")
-        load_weights(built(), str(tmp_path / "head.safetensors"))
-        for change, words in (({"more": torch.zeros(1)}, "more is unknown"), (None, "conv5.0.weight is missing")):
-            values = tensors | change if change else {k: v for k, v in tensors.items() if k != "conv5.0.weight"}
-            save_file(values, tmp_path / "wrong.safetensors")
-            for kind in KINDS:
-                with pytest.raises(WeightsError, match=words):
-                    load_weights(built(kind=kind), str(tmp_path / "wrong.safetensors"))
-
-    def test_kernels_that_are_no_colours_are_refused(self, tmp_path: Path) -> None:
-        tensors = load_file(library_file(NAME, tmp_path))
-        tensors["conv1.0.weight"] = torch.zeros(24, 4, 3, 3)
-        save_file(tensors, tmp_path / "four.safetensors")
-        with pytest.raises(WeightsError, match=r"conv1.0.weight is \(24, 4, 3, 3\) instead of \(24, 2, 3, 3\)"):
-            load_weights(built(), str(tmp_path / "four.safetensors"))
-        load_weights(built(sequences=4), str(tmp_path / "four.safetensors"))
 
     @staticmethod
     def bundle(network: Network, folder: Path, subjects: list[str]) -> str:
@@ -388,19 +247,6 @@ class TestWeights:
         with pytest.raises(WeightsError, match="T2, T1"):
             load_weights(built(kind="late", sequences=2), bundle, channels=("T2", "T1"))
 
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_a_trained_network_of_pictures_may_begin_a_fused_one(self, kind: str, tmp_path: Path) -> None:
-        torch.manual_seed(2)
-        trained = build_network(NAME, 1)
-        bundle = self.bundle(trained, tmp_path / "b", ["a"])
-        network = built(kind=kind)
-        said, _ = load_weights(network, bundle, held_out=["b"])
-        wanted = trained.body.get_submodule("conv5.0").weight
-        assert all(torch.equal(body.get_submodule("conv5.0").weight, wanted) for body in network.bodies)  # type: ignore[arg-type]
-        assert ("adapted to 2 sequences" in said) == (kind == "early")
-        with pytest.raises(SplitError):
-            load_weights(network, bundle, held_out=["a"])
-
     def test_of_another_fusion_it_is_refused(self, tmp_path: Path) -> None:
         bundle = self.bundle(built(kind="late"), tmp_path / "b", [])
         for other in (built(), built(kind="late-shared"), built(kind="late", sequences=3), built(kind=None)):
@@ -411,64 +257,10 @@ class TestWeights:
 
 
 class TestFreezing:
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_blocks_are_frozen_in_every_body(self, kind: str) -> None:
-        network, alone = built("mobilenet_v2", kind, 3, missing="mask"), build_network("mobilenet_v2", 2)
-        assert [name for name, _ in network.blocks] == [name for name, _ in alone.blocks]
-        assert [name for name, _ in layers(network)] == [name for name, _ in layers(alone)]
-        assert freeze(network, "11 blocks") == freeze(alone, "11 blocks") == "features.10"
-        wanted = [p.requires_grad for p in alone.body.parameters()]
-        for body in network.bodies:
-            assert [p.requires_grad for p in body.parameters()] == wanted
-        network.train()
-        for body in network.bodies:
-            assert not body.get_submodule("features.10").training
-            assert body.get_submodule("features.11").training
-        assert network.missing_token is not None
-        assert network.missing_token.requires_grad
-        bodies = 3 if kind == "late" else 1
-        if kind != "early":
-            assert parameter_counts(network).frozen == bodies * parameter_counts(alone).frozen
-        freeze(network, "all")
-        counts = parameter_counts(network.body)
-        assert counts.trainable == network.missing_token.numel()
-        freeze(network, "none")
-        assert parameter_counts(network).frozen == 0
-
-    def test_groups_of_layers_hold_those_of_every_body(self) -> None:
-        network = built("resnet18", "late")
-        unfreeze(network, 1, 3)
-        learning = {k for k, p in network.body.named_parameters() if p.requires_grad}
-        first = {k.removeprefix("bodies.0.") for k in learning if k.startswith("bodies.0.")}
-        assert {k.removeprefix("bodies.1.") for k in learning if k.startswith("bodies.1.")} == first != set()
-        grouped = {id(p) for group in layer_groups(network, 3) for m in group for p in m.parameters()}
-        assert grouped == {id(p) for p in network.body.parameters()}
-
-    @torch.no_grad()
-    def test_an_early_network_is_cut_as_any_other(self) -> None:
-        network = built("mobilenet_v2", "early").eval()
-        frozen, rest = split_at(network, "11 blocks")
-        assert torch.equal(rest(frozen(panels())), network.features(panels()))
-
     @pytest.mark.parametrize(("kind", "missing"), [("late", "require"), ("late-shared", "drop"), ("early", "mask")])
     def test_others_are_computed_at_every_step(self, kind: str, missing: str) -> None:
         with pytest.raises(TrainingError, match=f"fused \\({kind}\\).* computed at every step"):
             split_at(built("mobilenet_v2", kind, missing=missing), "11 blocks")
-
-
-class TestWhatIsRefused:
-    @pytest.mark.parametrize(
-        ("options", "words"),
-        [
-            ({"fusion": "erly"}, "fusion: must be one of early, late, late-shared, got 'erly'. Did you mean 'early'"),
-            ({"fusion": "late", "missing": "mast"}, "missing: must be one of .* got 'mast'. Did you mean 'mask'"),
-            ({"fusion": "late", "sequences": 0}, "sequences: there must be one at least, got 0"),
-            ({"fusion": "late", "pooling": "attention"}, "every sequence by itself"),
-        ],
-    )
-    def test_in_a_sentence(self, options: Any, words: str) -> None:
-        with pytest.raises(StudyError, match=words):
-            build_network("cnn", 1, **options)
 
 
 @dataclass(frozen=True)
@@ -519,31 +311,6 @@ def test_training_killed_and_continued_ends_in_the_same_bits(kind: str, tmp_path
     states = whole.network.state_dict(), continued.network.state_dict()
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
     assert whole.network.missing_token.any()
-
-
-BACKBONES = ["alexnet", "densenet121", "resnet18", "efficientnet_b5", "mobilenet_v2", "vit_small_patch16_224"]
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("resnet18", "late"),
-        ("mobilenet_v2", "early"),
-        ("vit_tiny_patch16_224", "late-shared"),
-        *(pytest.param(name, kind, marks=pytest.mark.slow) for name in BACKBONES for kind in KINDS),
-    ],
-)
-def test_every_backbone_of_the_study_learns_at_192(name: str, kind: str) -> None:
-    network = built(name, kind, side=192, missing="mask", outputs=3).train()
-    assert isinstance(network.body, Fused)
-    value = network(panels(2, side=192, missing=((1, 1),)))
-    value.square().mean().backward()
-    assert value.shape == (2, 3)
-    assert value.isfinite().all()
-    assert network.head[1].in_features == network.width
-    for key, parameter in network.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.isfinite().all(), key
 
 
 def test_a_planned_study_fuses_early_and_may_name_single_sequences() -> None:

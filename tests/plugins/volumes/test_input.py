@@ -17,8 +17,7 @@ import pytest
 
 from casewise.cli import main as cli
 from casewise.errors import CasewiseError
-from casewise.pipeline.read import prepare, read
-from casewise.run_folder import RunFolder
+from casewise.pipeline.read import read
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
@@ -269,16 +268,18 @@ def test_another_sequence_is_left_out_and_told(bench: Bench, sources: Path) -> N
     bench.table = pd.concat([bench.table, extra], ignore_index=True)
     assert "1 row shows another sequence (DWI) and is left out." in bench.taken()
     bench.table.loc[bench.row(2), "sequence"] = "DWI"
-    bench.refused("1 of 6 cases lacks a sequence: P2/1 (T1; it has DWI)")
+    bench.refused("1 of 6 cases lacks a sequence: P2/1 (T1)")
     bench.volumes = ", missing: drop"
-    assert "1 of 6 cases lacks a sequence and is left out: P2/1 (T1; it has DWI)." in bench.taken()
+    assert "1 of 6 cases lacks a sequence and is left out: P2/1 (T1)." in bench.taken()
 
 
 def test_cases_that_are_left_out_leave_every_class_to_learn_from(bench: Bench) -> None:
     bench.volumes = ", missing: drop"
     for subject in (1, 3, 5):
         bench.table.loc[bench.row(subject, "T2"), "sequence"] = "DWI"
-    bench.refused("grade: of the class 'high' no subject is left after the cases that lack a sequence. Add the scans")
+    bench.refused(
+        "grade: of the class 'high' 0 subjects would be left without the cases that lack a sequence. Add the scans"
+    )
     bench.volumes = ", missing: mask"
     assert "3 of 6 cases lack a sequence, which a learned stand-in replaces" in bench.taken()
 
@@ -299,64 +300,6 @@ def test_rows_that_make_no_case_are_told_together(bench: Bench) -> None:
         "mask: there is no file other.nii.gz",
         "volumes.lesion: there is no column 'lesoin'",
     )
-
-
-def test_a_mask_column_or_a_box_that_is_not_there(bench: Bench) -> None:
-    bench.table = bench.table.rename(columns={"mask": "masks"})
-    bench.volumes = ", roi: mask"
-    bench.refused("there is no column 'mask'. Add it, name it", "Did you mean 'masks'?")
-    bench.volumes = ", roi: box"
-    bench.refused("volumes.roi is box, and there is no column 'box_x0'")
-
-
-def test_boxes_that_cannot_be(bench: Bench) -> None:
-    bench.volumes = ", roi: box, margin: 0"
-    for name, value in zip(("x0", "y0", "z0", "x1", "y1", "z1"), (3, 3, 1, 12, 11, 6), strict=True):
-        bench.table[f"box_{name}"] = str(value)
-    assert "networks see the whole plane" not in bench.taken()
-    bench.put(1, "T2", "4", "box_x0")
-    for subject, column, text in ((2, "box_x0", "wide"), (3, "box_x1", "2")):
-        for sequence in ("T1", "T2"):
-            bench.put(subject, sequence, text, column)
-    for column in ("box_x0", "box_y0", "box_z0", "box_x1", "box_y1", "box_z1"):
-        for sequence in ("T1", "T2"):
-            bench.put(4, sequence, "", column)
-    bench.refused(
-        "4 problems.",
-        "case P1/1: its rows state different boxes (3 3 1 12 11 6 and 4 3 1 12 11 6)",
-        "case P2/1: its box is wide, 3, 1, 12, 11, 6; six numbers are needed",
-        "case P3/1: The box from (3.0, 3.0, 1.0) to (2.0, 11.0, 6.0) has no extent along x",
-        "case P4/1: volumes.roi is box, and its box is empty",
-    )
-
-
-def test_a_box_outside_the_volume(bench: Bench) -> None:
-    bench.volumes = ", roi: box, margin: 0"
-    for name, value in zip(("x0", "y0", "z0", "x1", "y1", "z1"), (3, 3, 1, 12, 11, 6), strict=True):
-        bench.table[f"box_{name}"] = str(value)
-    for sequence in ("T1", "T2"):
-        bench.put(1, sequence, "900", "box_x0")
-        bench.put(1, sequence, "990", "box_x1")
-        bench.put(2, sequence, "-20", "box_x0")
-    bench.refused(
-        "P1/1: The box from (900.0, 3.0, 1.0) to (990.0, 11.0, 6.0) does not touch the volume of",
-        "P2/1: The box from (-20.0, 3.0, 1.0) to (12.0, 11.0, 6.0) lies to 62% outside the volume of",
-    )
-
-
-def test_masks_that_mark_nothing_or_lie_elsewhere(bench: Bench) -> None:
-    bench.volumes = ", roi: mask"
-    far = AFFINE.copy()
-    far[:3, 3] += 900
-    one, two = np.zeros(SHAPE, np.uint8), np.ones(SHAPE, np.uint8)
-    for subject, path in (
-        (1, nifti(bench.folder / "blank.nii.gz", one)),
-        (2, nifti(bench.folder / "far.nii.gz", two, far)),
-    ):
-        for sequence in ("T1", "T2"):
-            bench.put(subject, sequence, path, "mask")
-    bench.refused("2 of 6 cases", "blank.nii.gz: the mask marks nothing", "far.nii.gz: the mask does not", by=("run",))
-    bench.refused("1 of 6 cases", "far.nii.gz: shows no part of the body", by=("validate",))
 
 
 def test_dicom_series_that_make_no_case(bench: Bench) -> None:
@@ -383,37 +326,10 @@ def test_dicom_series_that_make_no_case(bench: Bench) -> None:
         "P1/1: " + str(folder / "gap") + ": 1 slice is missing",
         "P2/1: The scans of one case are of different patients: T1 is of patient 'A'",
         "P3/1: " + str(folder / "same2") + ": T1 and T2 of one case are the same series",
-        "P4/1: " + str(twice) + ": 8 of 8 slice positions are taken by more than one image",
+        "P4/1: " + str(twice) + ": slice positions are taken by more than one image",
         "its DICOM sequences are nested too deeply",
         "P6/1: T1 and T2 are of different examinations (their StudyInstanceUIDs differ)",
     )
-
-
-def test_what_is_odd_of_scans_reaches_the_terminal_and_the_report(bench: Bench) -> None:
-    series = dicom(bench.folder / "both", blob(1), uid="1.1", patient="A", SeriesDescription="t2_tse")
-    dicom(series / "plan", blob(2), uid="1.2", patient="A", SeriesDescription="localizer")
-    bench.put(1, "T1", series)
-    other = dicom(bench.folder / "later", blob(3), uid="1.3", patient="A", StudyInstanceUID="9.9", SeriesNumber=3)
-    bench.put(1, "T2", other)
-    told = bench.taken()
-    for text in (
-        "both: series 1 't2_tse' (MR, 8 slices) was taken; left aside: series 1 'localizer'",
-        "both: the table calls it T1, but its files call it 't2_tse'",
-        "P1/1: T1 and T2 are of different examinations (their StudyInstanceUIDs differ): are they of one visit?",
-    ):
-        assert told.count(text) == 2, (text, told)
-    from casewise.console import Silent
-    from casewise.study.loading import read_study
-
-    study = read_study(bench.folder / "s.yaml")
-    cohort = read(study, None, Silent())
-    prepare(study, cohort, RunFolder(bench.folder / "run"), Silent())
-    assert any("was taken; left aside" in note for note in cohort.notes)
-
-
-def test_no_column_of_sequences(bench: Bench) -> None:
-    bench.table = bench.table.rename(columns={"sequence": "weighting"})
-    bench.refused("there is no column 'sequence' that states which of T1, T2", "There are:", "weighting")
 
 
 def test_slices_that_are_images(bench: Bench) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from itertools import count
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.modalities.store import dicom_file
-from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, files_of, orientation_of, read_scan
+from casewise.plugins.volumes.reading.files import read_scan
+from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, orientation_of
 from tests.plugins.volumes.test_dicom import series, volume
 from tests.plugins.volumes.test_nifti import oriented
 
@@ -61,33 +60,6 @@ def test_orientation(letters: str) -> None:
     assert orientation_of(wobble @ affine) == "".join(nibabel.aff2axcodes(wobble @ affine)) == letters
 
 
-def test_files_of(tmp_path: Path) -> None:
-    files = series(tmp_path / "d") + series(tmp_path / "d" / "deep", volume()[:2], SeriesInstanceUID="1.5")
-    (tmp_path / "d" / "notes.txt").write_text("hello")
-    assert files_of(tmp_path / "d") == sorted(files)
-    assert files_of(files[0]) == [files[0]]
-    with pytest.raises(ImageError, match="there is no such file"):
-        files_of(tmp_path / "nothing.nii")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match="the folder is empty"):
-        files_of(tmp_path / "empty")
-
-
-def test_a_whole_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    series(tmp_path)
-    monkeypatch.setattr(dicom_file, "MOST_FILES", 5)
-    with pytest.raises(ImageError, match=r"more than 5 files\. Name the folder of one scan"):
-        read_scan(tmp_path)
-
-
-def test_neither_kind(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(400))
-    with pytest.raises(
-        ImageError, match=r"a\.png: this is .*, not a scan that can be read \(\.nii, \.nii\.gz, or DICOM"
-    ):
-        read_scan(tmp_path / "a.png")
-
-
 def test_scans_of_different_people() -> None:
     told = r"different patients: T1 is of patient 'P1' \(a\); T2 is of patient 'P2' \(b\)"
     with pytest.raises(ImageError, match=told):
@@ -103,38 +75,6 @@ def test_one_series_for_two_sequences() -> None:
     with pytest.raises(ImageError, match="T1 and T2 of one case are the same series"):
         check_same_subject({"T1": scan("a"), "T2": scan("a")})
     assert check_same_subject({"T1": scan("a", series_uid="1"), "T2": scan("a", series_uid="2")}) == []
-
-
-def test_frames_of_reference_that_differ() -> None:
-    frames = {"T1": scan(frame_of_reference="1"), "T2": scan(frame_of_reference="2")}
-    (note,) = check_same_subject(frames)
-    assert "T1 and T2 have different frames of reference, and not every file names its patient" in note
-    assert check_same_subject({"T1": scan(frame_of_reference="1"), "T2": scan(frame_of_reference="1")}) == []
-    assert check_same_subject({"T1": scan(frame_of_reference="1"), "T2": scan()}) == []
-    named = {name: scan(frame_of_reference=name, patient_id="P1") for name in ("T1", "T2")}
-    assert "not every file" not in check_same_subject(named)[0]
-
-
-def test_real_nifti(real: Path) -> None:
-    rows = [row for row in csv.DictReader((real / "cases.csv").open()) if row["format"] == "nifti"]
-    assert len({row["orientation"] for row in rows}) == 3
-    for row in rows:
-        found = read_scan(real / row["path"])
-        assert "x".join(map(str, found.shape)) == row["shape"]
-        assert found.orientation == row["orientation"]
-        assert found.spacing == pytest.approx([float(side) for side in row["spacing"].split("x")], abs=5e-4)
-        assert (found.values.min(), found.values.max()) == pytest.approx(
-            (float(row["value_min"]), float(row["value_max"]))
-        )
-
-
-def test_real_sequences_of_one_subject_overlap(real: Path) -> None:
-    """The centres of the spinal cord, as three people marked it in three orientations, lie beside each other."""
-    centres = []
-    for name in ("t1w_seg-manual", "t2_seg-manual"):
-        mask = read_scan(real / "errsm_30" / f"{name}.nii.gz")
-        centres.append((mask.affine @ [*np.argwhere(mask.values > 0).mean(axis=0), 1])[:3])
-    assert abs(centres[0][0] - centres[1][0]) < 3
 
 
 def test_real_dicom(real: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from casewise.errors import CohortError, ImageError
+from casewise.errors import ImageError
 from casewise.plugins.volumes.grid import Grid, carried, plane_grid, to_ras
 from casewise.plugins.volumes.reading.scans import Scan
-from casewise.plugins.volumes.roi import Box, Region, mask_on, region_of_box, region_of_mask, slice_affine
+from casewise.plugins.volumes.roi import Region, mask_on, region_of_mask, slice_affine
 from tests.plugins.volumes.resampled_scans import in_plane
 
 LPS = np.diag([-2.0, -2.0, 5.0, 1.0])
@@ -29,21 +29,11 @@ def mask_of(scan: Scan, *where: slice, name: str = "mask.nii") -> Scan:
     return Scan(values, scan.affine, Path(name))
 
 
-def test_a_box_is_the_mask_of_the_same_voxels() -> None:
-    scan = scan_of()
-    grid = plane_grid(to_ras(scan), 60)
-    mask = mask_of(scan, slice(4, 9), slice(10, 20), slice(2, 5))
-    by_mask, by_box = region_of_mask(mask, scan, grid), region_of_box(Box((4, 10, 2), (9, 20, 5)), scan, grid)
-    assert by_mask == by_box
-    # Ten voxels of 2 mm in pixels of 1 mm.
-    assert (by_mask.side, by_mask.first, by_mask.end) == (20, 2, 5)
-
-
 def test_the_margin_is_in_mm_on_all_sides() -> None:
     scan = scan_of()
     grid = plane_grid(to_ras(scan), 60)
-    box = Box((8, 10, 3), (12, 14, 5))
-    bare, wide = region_of_box(box, scan, grid), region_of_box(box, scan, grid, 5.0)
+    mask = mask_of(scan, slice(8, 12), slice(10, 14), slice(3, 5))
+    bare, wide = region_of_mask(mask, scan, grid), region_of_mask(mask, scan, grid, 5.0)
     assert (wide.x, wide.y, wide.side) == (bare.x - 5, bare.y - 5, bare.side + 10)
     assert (wide.first, wide.end) == (bare.first - 1, bare.end + 1)
 
@@ -101,34 +91,6 @@ def test_an_empty_mask_is_refused() -> None:
     scan = scan_of()
     with pytest.raises(ImageError, match=r"mask\.nii: the mask marks nothing"):
         region_of_mask(mask_of(scan, slice(0, 0)), scan, plane_grid(to_ras(scan), 60))
-
-
-def test_a_region_partly_outside_is_cut_and_told() -> None:
-    scan = scan_of()
-    grid = plane_grid(to_ras(scan), 60)
-    region = region_of_box(Box((15, 10, 0), (23, 14, 8)), scan, grid)
-    assert region.notes == ("38% of the box lies outside the scan and was left out",)
-    shifted = LPS.copy()
-    shifted[2, 3] = -5
-    region = region_of_mask(dataclasses.replace(mask_of(scan, slice(4, 9)), affine=shifted), scan, grid)
-    assert region.notes == ("12% of the mask lies outside the scan and was left out",)
-    assert (region.first, region.end) == (0, 7)
-
-
-@pytest.mark.parametrize(
-    "box", [Box((40, 0, 0), (60, 9, 9)), Box((-30, 0, 0), (10, 9, 8)), Box((0, 0, 90), (9, 9, 99))]
-)
-def test_a_box_outside_is_refused(box: Box) -> None:
-    scan = scan_of()
-    with pytest.raises(ImageError, match=r"The box from .* the volume of t1\.nii"):
-        region_of_box(box, scan, plane_grid(to_ras(scan), 60))
-
-
-def test_what_is_no_box_is_refused() -> None:
-    with pytest.raises(CohortError, match="no extent along z"):
-        Box((0, 0, 5), (1, 1, 5))
-    with pytest.raises(CohortError, match="six numbers"):
-        Box((0, 0, float("nan")), (1, 1, 5))
 
 
 @pytest.mark.parametrize("size", [5, 10, 40])

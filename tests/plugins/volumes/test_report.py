@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from casewise.plugins.volumes import report_section
-from casewise.plugins.volumes.preparation import central, central_panels, grid
+from casewise.plugins.volumes.preparation import central_panels, grid
 from casewise.plugins.volumes.slice_store import SliceStore
-from casewise.plugins.volumes.standardise import standard_scales
-from casewise.report import page, terms
+from casewise.plugins.volumes.standardise import fit
 from casewise.report.context import ReportContext
 from casewise.study.schema import Study
-from tests.report_contexts import classes, section_of
+from tests.report_contexts import classes
 
 PLAIN = {"sequences": ["T1", "T2"], "bias": "none", "smoothing": "none"}
 
@@ -43,46 +42,27 @@ def classed() -> ReportContext:
     return classes()
 
 
-def test_scans_are_called_scans(classed: ReportContext) -> None:
-    context = of_volumes(classed)
-    assert terms.terms_of(context).picture == "scan"
-    assert "(T1 and T2)" in terms.subject_matter(context).pictures
-    text = page.render(context)
-    assert section_of(text, "preparation").count('class="panels"') == 1
-    assert "photograph" not in text
-    slices = of_volumes(classed, slice_index="slice_order", sequences=["T1"], fusion=["early"])
-    assert terms.terms_of(slices).picture == "slice"
-
-
 @pytest.mark.parametrize(
     ("changes", "name", "fact"),
     [
-        ({}, "Intensities", report_section.NYUL),
         ({"roi": "centre"}, "Region", "the central 32 × 32 pixels of every slice"),
         ({}, "Sequences", "T1 in 75, T2 in 75 of 150 cases"),
-        ({}, "Slices", "from the feet to the head"),
         (
             {"slice_index": "place", "sequences": ["T1"], "fusion": ["early"]},
             "Slices",
             "in the order of the column place",
         ),
         ({"standardise": "none"}, "Intensities", report_section.SCALED),
-        ({"bias": "n4"}, "Bias field", "corrected by N4, on a grid up to four times coarser"),
-        ({"smoothing": "edge_preserving"}, "Smoothing", "edge-preserving (curvature diffusion)"),
-        ({"roi": "none"}, "Region", "the whole plane, resized to 32 × 32 pixels"),
         (
             {"roi": "mask", "margin": 12},
             "Region",
             "around the mask in the column mask with a margin of 12 mm, resized to 32 × 32 pixels",
         ),
-        ({"missing": "drop"}, "Missing sequences", report_section.MISSING["drop"]),
         (
             {"missing": "mask", "sequence_dropout": 0.25},
             "Missing sequences",
             report_section.MISSING["mask"].format(share="25 %"),
         ),
-        ({"inference_windows": "all"}, "Prediction", "the mean over all windows"),
-        ({"fusion": ["early"]}, "Fusion", "early: 2 sequences as channels of one network"),
         (
             {"fusion": ["late-shared"]},
             "Fusion",
@@ -93,13 +73,6 @@ def test_scans_are_called_scans(classed: ReportContext) -> None:
 )
 def test_preparation_is_shown(classed: ReportContext, changes: dict[str, Any], name: str, fact: str) -> None:
     assert dict(report_section.preparation(of_volumes(classed, **changes)))[name] == fact
-
-
-def test_single_cases_show_panels(classed: ReportContext) -> None:
-    context = of_volumes(classed)
-    shown = report_section.case_pictures(context, {"case": str(context.panels["case"].iloc[0])})
-    assert [name for name, _ in shown] == ["T1", "T2"]
-    assert all(uri.startswith("data:image/jpeg") for _, uri in shown)
 
 
 def test_central_panels_are_those_of_the_fold(classed: ReportContext) -> None:
@@ -125,14 +98,6 @@ def test_central_panels_are_those_of_the_fold(classed: ReportContext) -> None:
     assert np.abs(found[0].pixels - wanted).max() <= 0.51
     assert [shown.name for shown in central_panels(study, store, 1, plain)] == ["T1"]
     nyul = of_volumes(classed, missing="mask").study
-    scales = (standard_scales(marks[[row]], [0]) for row in (0, 1))
+    scales = ([fit(marks[[row], 0]).tolist()] for row in (0, 1))
     first, other = (central_panels(nyul, store, 0, {"sequences": ["T1"], "standard": scale}) for scale in scales)
     assert not np.array_equal(first[0].pixels, other[0].pixels)
-
-
-@pytest.mark.parametrize("count", [1, 9, 13])
-def test_the_central_window_has_as_many_slices_before_as_after(count: int) -> None:
-    found = central(count, 9)
-    assert len(found) == 9
-    assert abs(found[0] - (count - 1 - found[-1])) <= 1
-    assert set(np.diff(found)) <= ({1} if count >= 9 else {0, 1})

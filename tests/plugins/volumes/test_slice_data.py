@@ -57,12 +57,6 @@ def loop(slices: Slices, case: int, start: int, *, mirrored: bool = False, turns
     return panel
 
 
-@pytest.mark.parametrize(("case", "start"), [(0, 0), (0, 2), (1, 0), (2, 5)])
-def test_a_plain_panel_is_its_window_slice_by_slice(slices: Slices, case: int, start: int) -> None:
-    panel = data(slices).plain_batch(torch.tensor([[case, start]]), torch.device("cpu"))
-    np.testing.assert_array_equal(panel[0].numpy(), loop(slices, case, start))
-
-
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("turns", range(4))
 def test_a_varied_panel_has_all_its_slices_and_sequences_varied_alike(
@@ -99,16 +93,6 @@ def test_training_draws_whole_windows_of_the_case_in_every_way_there_is(slices: 
             seen.add(found[0])
     assert {key[:2] for key in seen} == {(0, s) for s in range(3)} | {(2, s) for s in range(6)}
     assert {key[2:] for key in seen} == set(ways)
-
-
-@pytest.mark.parametrize(("every", "starts"), [(False, [[0, 1], [1, 0], [2, 2]]), (True, None)])
-def test_prediction_looks_at_the_central_window_or_at_all(
-    slices: Slices, every: bool, starts: list[list[int]] | None
-) -> None:
-    windows, owner = data(slices, all_windows=every).views()
-    expected = starts or [[0, 0], [0, 1], [0, 2], [1, 0], *([2, start] for start in range(6))]
-    assert windows.tolist() == expected
-    assert owner.tolist() == [case for case, _ in expected]
 
 
 def test_hiding_reaches_training_and_leaves_one_sequence(slices: Slices) -> None:

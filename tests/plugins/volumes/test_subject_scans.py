@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ from PIL import Image
 
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
-from casewise.errors import CasewiseError, CohortError
+from casewise.errors import CasewiseError
 from casewise.modalities.base import FittedPreprocessing, ImageFolder, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.external import read_external
-from casewise.plugins.volumes.slice_store import SliceStore, altered_slices, open_slices
+from casewise.plugins.volumes.slice_store import SliceStore, open_slices
 from casewise.plugins.volumes.standardise import SubjectScans, subject_scans, tables
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -111,16 +109,6 @@ def test_slices_are_standardised_as_the_scan_they_belong_to(both: tuple[Prepared
     assert (contrast(inputs(single, of_slices)) < 0.5 * contrast(wanted)).all()
 
 
-def test_one_grey_value_is_mapped_alike_in_all_slices_of_a_subject(both: tuple[PreparedCohort, PreparedCohort]) -> None:
-    single, _ = both
-    values = inputs(single, fitted_on(single, np.arange(2 * SLICES))).reshape(SUBJECTS, SLICES, SIDE, SIDE)
-    grey = np.stack([slices_of_subject(subject) for subject in range(SUBJECTS)])
-    for subject in range(SUBJECTS):
-        for level in np.unique(grey[subject, :, 10:22, 10:22])[1:-1]:
-            mapped = [v[g == level].mean() for v, g in zip(values[subject], grey[subject], strict=True) if level in g]
-            assert max(mapped) - min(mapped) < 0.02
-
-
 def test_only_training_subjects_decide_the_scale_and_each_counts_once(
     both: tuple[PreparedCohort, PreparedCohort],
 ) -> None:
@@ -152,32 +140,6 @@ def test_landmarks_of_single_slices_never_replace_those_of_subjects(
         inputs(whole, fitted)
     with pytest.raises(CasewiseError, match="visit"):
         modality_of(whole.study).preview(whole, 0, fitted)
-
-
-@pytest.mark.parametrize(("columns", "refused"), [({}, True), ({"visit": "position"}, False)])
-def test_slices_of_an_external_cohort_are_cases_too(
-    both: tuple[PreparedCohort, PreparedCohort], columns: dict[str, str], refused: bool
-) -> None:
-    main = both[0].study
-    settings = {"cohort": main.cohort, "columns": columns, "subjects": "distinct"}
-    study = Study.model_validate(main.model_dump() | {"external": settings})
-    with pytest.raises(CohortError, match="visit: position") if refused else nullcontext():
-        read_external(study, read_cohort(study))
-    # without standardised intensities there are no landmarks to be mixed up
-    plain = main.model_dump()["volumes"] | {"standardise": "none"}
-    assert study.landmarks_of_subjects
-    assert not Study.model_validate(main.model_dump() | {"volumes": plain}).landmarks_of_subjects
-
-
-def test_altered_slices_keep_the_landmarks_of_their_subject(both: tuple[PreparedCohort, PreparedCohort]) -> None:
-    single, _ = both
-    store = stored(single)
-    some = altered_slices(store, [7, 0, 6], "brighter")
-    assert store.subjects is not None
-    assert some.subjects is not None
-    assert some.subjects.first[0] == some.subjects.first[2] != some.subjects.first[1]
-    assert np.array_equal(some.subjects.landmarks, store.subjects.landmarks[[7, 0, 6]])
-    assert some.subjects.one_case_each(np.arange(3)).tolist() == [0, 1]
 
 
 def test_pooled_percentiles_are_those_of_all_voxels() -> None:

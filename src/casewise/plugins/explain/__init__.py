@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from casewise.plugin import Command, Explainer
@@ -70,10 +68,6 @@ class _Explain(Explainer):
         from casewise.plugins.explain.overlays import overlay
 
         return overlay(picture, values, signed=signed)
-
-    def warm_up(self) -> None:
-        with suppress(ImportError):
-            importlib.import_module("pytorch_grad_cam")
 
 
 plugin = _Explain()

@@ -16,20 +16,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PRIORS = ("tile_centre", "panel_centre")
-RANDOM = ("random_weights_hit", "random_weights_near", "random_weights_share")
+RANDOM = ("random_weights_hit", "random_weights_share")
 # Paired differences: the first minus the second.
 DIFFERENCES = {
     "hit_over_random_weights": ("hit", "random_weights_hit"),
-    "near_over_random_weights": ("near", "random_weights_near"),
     "hit_over_prior": ("hit", "prior_hit"),
     "hit_over_chance": ("hit", "chance_hit"),
     "share_over_random_weights": ("share_inside", "random_weights_share"),
     "share_over_prior": ("share_inside", "prior_share"),
 }
-HITS = (
-    *("hit", "near", "random_weights_hit", "random_weights_near", "prior_hit", "chance_hit", "chance_near"),
-    *("tile_centre_hit", "panel_centre_hit"),
-)
+HITS = ("hit", "random_weights_hit", "prior_hit", "chance_hit", "tile_centre_hit", "panel_centre_hit")
 
 
 def stronger_prior(table: pd.DataFrame) -> dict[str, str]:
@@ -53,7 +49,7 @@ def summary(
 
     Args:
         table: one row per panel with `subject`, `fold` and the `MEASURES`; rows with NaN are left out.
-        random_weights: (N, D, 3), the measures of `RANDOM` of each row for D networks with random weights.
+        random_weights: (N, D, 2), the measures of `RANDOM` of each row for D networks with random weights.
         prior: the entry of `PRIORS` that `prior_hit` and `prior_share` refer to, by `hit` and `share`.
     """
     defined = table["mask_share"].notna().to_numpy()

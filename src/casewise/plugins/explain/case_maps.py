@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError
-from casewise.plugins.explain.results import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,19 +58,12 @@ class CaseMaps:
         """What each network predicted for each panel: `learner`, `panel`, `reference`, `prediction`, `correct`."""
         import pandas as pd
 
-        rows: list[Record] = []
-        for row in self.rows:
-            rows += [
-                {
-                    "learner": network,
-                    "panel": row.name.partition("\n")[2],
-                    "reference": row.reference,
-                    "prediction": prediction,
-                    "correct": row.correct[network],
-                }
-                for network, prediction in row.predicted.items()
-            ]
-        return pd.DataFrame(rows)
+        cells = [
+            (network, row.name.partition("\n")[2], row.reference, prediction, row.correct[network])
+            for row in self.rows
+            for network, prediction in row.predicted.items()
+        ]
+        return pd.DataFrame(cells, columns=["learner", "panel", "reference", "prediction", "correct"])
 
     def figure(self) -> Figure:
         """The panels (rows) with the map of each network (columns)."""
@@ -113,11 +105,14 @@ def explain_case(folder: RunFolder, case: str, networks: Sequence[str], *, map_s
     """
     from casewise.console import default_show
     from casewise.pipeline.finished import FinishedRun
-    from casewise.plugins.explain.case_selection import explain_target
-    from casewise.plugins.explain.run import explanations_of
+    from casewise.plugins.explain.case_selection import check_networks, explain_target, named_cases
+    from casewise.plugins.explain.outputs import figure_rows
+    from casewise.plugins.explain.run import explain_cases
 
     folder.check_finished()
     with folder.lock():
         run = FinishedRun.open(folder)
-        name, explanations, rows = explanations_of(run, case, networks, map_size=map_size, show=default_show())
+        models, (name,) = check_networks(run, networks), named_cases(run, [case])
+        explanations = explain_cases(run, models, [name], map_size, default_show())[name]
+        rows = figure_rows(run, name, explanations)
     return CaseMaps(name, explain_target(run).target, {e.model: e for e in explanations}, rows)

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.cohort.identity import alike
 from casewise.errors import CasewiseError, CohortError, RunError, nearest
 from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.target import ExplainTarget
-from casewise.predictions.nested_cv import NESTED
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -128,26 +126,13 @@ def named_cases(run: FinishedRun, names: Sequence[str]) -> list[str]:
         elif len(subject_cases := by_subject.get(name, [])) == 1:
             selected.append(subject_cases[0])
         else:
-            hint = case_hint(name, by_subject)
+            # never a case of another subject, whose name is often alike
+            own = by_subject.get(name.partition("/")[0], [])
+            hint = f" The subject has {', '.join(own[:8])}{' …' if len(own) > 8 else ''}." if own else ""
             problems.append(f"The run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
     if problems:
         raise CohortError("\n  ".join(problems))
     return list(dict.fromkeys(selected))
-
-
-def case_hint(name: str, by_subject: dict[str, list[str]]) -> str:
-    """The cases of the named subject; never those of another one, whose name is often alike.
-
-    >>> case_hint("P1/11", {"P1": ["P1/1", "P1/2"]}), case_hint("P2/1", {"P1": ["P1/1"]})
-    (" Did you mean 'P1/1'? The subject has P1/1, P1/2.", '')
-    """
-    named = alike(name)
-    subjects = [subject for subject in by_subject if named == alike(subject) or named.startswith(alike(subject) + "/")]
-    if not subjects:
-        return ""
-    own = by_subject[max(subjects, key=len)]
-    more = " …" if len(own) > 8 else ""
-    return f"{nearest(name, own) if '/' in name else ''} The subject has {', '.join(own[:8])}{more}."
 
 
 def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
@@ -196,15 +181,8 @@ def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataF
     otherwise (a stacker, for example) the first of `models`.
     """
     main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
-    nested = run.files.nested.read_if_exists() if main == NESTED else None
-    if nested:
-        folds = {int(fold): record["network"] for fold, record in nested["folds"].items()}
-        if set(folds.values()) <= set(models):
-            return "each fold’s chosen network", table[table["model"] == NESTED]
-    if main in models:
-        return main, table[table["model"] == main]
-    name = models[0]
-    phrase = f"{name} (in place of {main}, which the report shows)" if main else name
+    name = main if main in models else models[0]
+    phrase = f"{name} (in place of {main}, which the report shows)" if main != name else name
     return phrase, table[table["model"] == name]
 
 
@@ -227,45 +205,31 @@ def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
     """The learners of these names, by default all of `learners_of`, after checking that their files exist.
 
     Raises:
-        RunError: the study has no such network, or its files are missing or belong to another split.
+        CasewiseError: the study has no such network, or its files are missing or belong to another split; or it has
+            only networks that take bags of tiles (see `learners_of`).
     """
     networks = learners_of(run)
+    if not networks:
+        raise CasewiseError(
+            f"The networks of {run.study.name} weight all tiles of a case by attention (panels: pooling: attention). "
+            "The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
+        )
     wrong = [name for name in dict.fromkeys(names) if name not in networks]
     if wrong:
         hints = "".join(dict.fromkeys(nearest(name, networks) for name in wrong))
-        raise RunError(
-            f"The study {run.study.name} has {', '.join(networks)}, not "
-            f"{' and not '.join(f'{name!r}' for name in wrong)}.{hints}"
-        )
+        wrong_names = " and not ".join(map(repr, wrong))
+        raise RunError(f"The study {run.study.name} has {', '.join(networks)}, not {wrong_names}.{hints}")
     selected = [name for name in networks if name in names] if names else list(networks)
     for model in selected:
         for fold in range(run.splits.folds):
             job = run.files.job(model, fold)
             missing = [file.path for file in (job.weights, job.facts, job.record) if not file.exists()]
             if missing:
-                raise RunError(
-                    f"{missing[0]} is missing: the network {model} of fold {fold + 1} cannot be explained. "
-                    "Run the study again, or select other networks with --network."
-                )
+                which = f"{missing[0]} is missing: the network {model} of fold {fold + 1} cannot be explained."
+                raise RunError(f"{which} Run the study again, or select other networks with --network.")
             if job.facts.read()["split"] != run.splits.hash:
-                raise RunError(
-                    f"{job.path}: this network was trained on another split than that of {run.files.splits.path}. "
-                    "Run the study again."
-                )
+                raise RunError(f"{job.path}: this network was trained on another split. Run the study again.")
     return selected
-
-
-def check_explainable(run: FinishedRun) -> None:
-    """Stop if there is nothing to explain but networks that take bags of tiles (see `learners_of`).
-
-    Raises:
-        CasewiseError: the study's networks pool tiles by attention.
-    """
-    if not learners_of(run):
-        raise CasewiseError(
-            f"The networks of {run.study.name} weight all tiles of a case by attention (panels: pooling: attention). "
-            "The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
-        )
 
 
 def mask_to_measure(run: FinishedRun) -> tuple[MaskMeaning, str]:
@@ -278,15 +242,12 @@ def mask_to_measure(run: FinishedRun) -> tuple[MaskMeaning, str]:
     columns = run.modality.mask_columns(run.study)
     if not columns:
         raise RunError(
-            f"--measure: the study {run.study.name} names no masks to measure against. Name the table's column with "
-            "masks of lesions in `images: {lesion: COLUMN}` (of volumes: `volumes: {lesion: COLUMN}`), or with masks "
-            "of the anatomy in `audit: {mask: COLUMN}`, and run the study again; no network is trained again for this. "
-            "Masks of slides are not supported."
+            f"--measure: the study {run.study.name} names no masks to measure against. Name a column of masks "
+            "as `images: {lesion: COLUMN}`, `volumes: {lesion: COLUMN}` or `audit: {mask: COLUMN}`, and run the study "
+            "again; no network is trained again for this. Masks of slides are not supported."
         )
     for meaning, column in columns.items():
         if column not in run.cohort.images:
-            raise CohortError(
-                f"{run.study.cohort}: the column with masks ({meaning}): there is no column {column!r}."
-                f"{nearest(column, list(run.cohort.images))}"
-            )
+            hint = nearest(column, list(run.cohort.images))
+            raise CohortError(f"{run.study.cohort}: there is no column {column!r} with masks ({meaning}).{hint}")
     return next(iter(columns.items()))

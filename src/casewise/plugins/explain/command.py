@@ -49,12 +49,10 @@ def explain(
         outputs = explain_run(run_folder, settings, show=show)
     if quiet:
         return
-    if outputs.figure:
-        print(f"figure: {outputs.figure}")
     print(f"report: {outputs.report}")
 
 
-def explain_run(path: Path, settings: ExplainSettings, *, show: Show | None = None) -> Explanation:
+def explain_run(path: Path, settings: ExplainSettings | None = None, *, show: Show | None = None) -> Explanation:
     """Explain cases of the finished run at `path` and write its report again.
 
     Raises:
@@ -66,6 +64,7 @@ def explain_run(path: Path, settings: ExplainSettings, *, show: Show | None = No
     from casewise.console import Silent
     from casewise.pipeline.finished import FinishedRun
     from casewise.pipeline.report import report
+    from casewise.plugins.explain.run import ExplainSettings
     from casewise.plugins.explain.run import explain as explain_opened
     from casewise.run_folder import RunFolder
 
@@ -73,6 +72,6 @@ def explain_run(path: Path, settings: ExplainSettings, *, show: Show | None = No
     folder.check_finished()
     with folder.lock():
         run = FinishedRun.open(folder)
-        explanation = explain_opened(run, settings, show or Silent())
+        explanation = explain_opened(run, settings or ExplainSettings(), show or Silent())
         page = report(run, Silent())
     return replace(explanation, report=page)

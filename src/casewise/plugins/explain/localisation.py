@@ -175,14 +175,14 @@ def _measure_cases(
 
 
 def _with_random_weights(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase], draw: int) -> np.ndarray:
-    """Hit, near, share inside and whether the map is empty, for each case with random weights, (N, 4).
+    """Hit, share inside and whether the map is empty, for each case with random weights, (N, 3).
 
     Every fold and draw has its own seed.
     """
     seed = (run.study.seed * 1000 + model.fold) * 100 + draw
     network = fully_randomised(model.network, seed=seed)
     rows, _ = _measure_cases(run, replace(model, predictor=replace(model.predictor, network=network)), cases)
-    return np.array([[row["hit"], row["near"], row["share_inside"], float(row["empty"])] for row in rows])
+    return np.array([[row["hit"], row["share_inside"], float(row["empty"])] for row in rows])
 
 
 def _summaries(table: pd.DataFrame, random_weights: np.ndarray, plan: Plan) -> Record:

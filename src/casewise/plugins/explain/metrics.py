@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from casewise.errors import CasewiseError
-
 # The measures of one map and its mask, and of naive maps.
 MEASURES = (
-    *("hit", "near", "share_inside", "chance_hit", "chance_near", "mask_share"),
+    *("hit", "share_inside", "chance_hit", "mask_share"),
     *("tile_centre_hit", "tile_centre_share", "panel_centre_hit", "panel_centre_share"),
 )
 
@@ -30,7 +28,6 @@ def share_inside(values: np.ndarray, mask: np.ndarray) -> float:
     >>> share_inside(np.array([[3.0, 1.0]]), np.array([[True, False]]))
     0.75
     """
-    values, mask = _checked(values, mask)
     if not mask.any():
         return float("nan")
     total = float(values.sum())
@@ -45,7 +42,6 @@ def hit(values: np.ndarray, mask: np.ndarray) -> float:
     >>> hit(np.array([[0.0, 1.0, 1.0]]), np.array([[True, True, False]]))
     0.5
     """
-    values, mask = _checked(values, mask)
     if not mask.any():
         return float("nan")
     return float(mask[values == values.max()].mean())
@@ -61,10 +57,6 @@ def centre_prior(shape: tuple[int, int], *, grid: tuple[int, int] = (1, 1)) -> n
     """
     sides = []
     for length, count in zip(shape, grid, strict=True):
-        if length % count:
-            raise CasewiseError(
-                f"explain: a map of {shape} pixels cannot be divided into a grid of {grid[0]} x {grid[1]} tiles."
-            )
         side = length // count
         distance = (np.arange(side) - (side - 1) / 2) / (side / 4)
         sides.append(np.tile(np.exp(-0.5 * distance**2), count))
@@ -135,17 +127,6 @@ def as_panel(tiles: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return tiles.reshape(*grid, height, width).transpose(0, 2, 1, 3).reshape(grid[0] * height, grid[1] * width)
 
 
-def dilated(mask: np.ndarray, by: tuple[float, float]) -> np.ndarray:
-    """Masks (N, h, w) dilated within each slice by a number of pixels vertically and horizontally.
-
-    >>> dilated(np.array([[[0, 0, 1, 0, 0]]]), (0.5, 1.9)).astype(int).tolist()
-    [[[0, 1, 1, 1, 0]]]
-    """
-    from scipy.ndimage import maximum_filter
-
-    return np.asarray(maximum_filter(np.asarray(mask, dtype=bool), size=(1, 2 * int(by[0]) + 1, 2 * int(by[1]) + 1)))
-
-
 def measure_map(
     values: np.ndarray,
     mask: np.ndarray,
@@ -156,9 +137,8 @@ def measure_map(
 ) -> dict[str, float]:
     """The measures of one map against its mask, by name; all NaN if no slice of the panel shows the mask.
 
-    `near` is a hit on the mask dilated by half a cell, the resolution of the map. `chance_hit` and `chance_near` refer
-    to the map with shuffled cells. `mask_share` is the share of pixels in the mask, the expected share of a uniform
-    map. The centre of each tile and the centre of the panel are priors that need no network.
+    `chance_hit` refers to the map with shuffled cells. `mask_share` is the share of pixels in the mask, the expected
+    share of a uniform map. The centre of each tile and the centre of the panel are priors that need no network.
 
     Args:
         values: (H, W), not scaled to 0–1, because the share inside depends on the scale.
@@ -171,14 +151,8 @@ def measure_map(
     if not inside.any():
         return dict.fromkeys(MEASURES, float("nan"))
     shape = (values.shape[0], values.shape[1])
-    wide = dilated(mask, (shape[0] / peaks[0].shape[1] / 2, shape[1] / peaks[1].shape[1] / 2))
-    measures = {
-        "hit": hit(slice_maps, inside),
-        "near": hit(slice_maps, wide[slices]),
-        "share_inside": share_inside(slice_maps, inside),
-    }
+    measures = {"hit": hit(slice_maps, inside), "share_inside": share_inside(slice_maps, inside)}
     measures |= {"chance_hit": chance_hit(mask, slots, grid=grid, peaks=peaks), "mask_share": float(inside.mean())}
-    measures["chance_near"] = chance_hit(wide, slots, grid=grid, peaks=peaks)
     for name, tiles in (("tile_centre", grid), ("panel_centre", (1, 1))):
         prior, _ = by_slice(centre_prior(shape, grid=tiles), slots, grid=grid)
         measures |= {f"{name}_hit": hit(prior, inside), f"{name}_share": share_inside(prior, inside)}
@@ -221,8 +195,6 @@ def delete_pixels(
     >>> curve.values.tolist(), curve.area
     ([1.0, 0.0, 0.0, 0.0, 0.0], 0.125)
     """
-    if steps < 1 or panel.ndim != 3 or values.shape != panel.shape[1:]:
-        raise CasewiseError(f"explain: a map of {values.shape} and {steps} steps do not fit a panel {panel.shape}.")
     flat = np.asarray(values, dtype=float).ravel()
     shuffled = np.random.default_rng(seed).permutation(flat.size)
     order = shuffled[np.argsort(-flat[shuffled], kind="stable")]
@@ -231,15 +203,4 @@ def delete_pixels(
     shares = np.linspace(0, 1, steps + 1)
     deleted = (rank[None] < np.round(shares * flat.size)[:, None]).reshape(steps + 1, 1, *values.shape)
     outputs = np.asarray(predict(np.where(deleted & ~np.isnan(panel), panel.dtype.type(0), panel)), dtype=float)
-    if outputs.shape != shares.shape:
-        raise CasewiseError(f"explain: predict must give one number a panel, {shares.shape}; it gave {outputs.shape}.")
     return DeletionCurve(shares, outputs, float(np.trapezoid(outputs, shares)))
-
-
-def _checked(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    values, mask = np.asarray(values, dtype=float), np.asarray(mask).astype(bool)
-    if values.shape != mask.shape:
-        raise CasewiseError(f"explain: a map of {values.shape} does not match a mask of {mask.shape}.")
-    if not np.isfinite(values).all() or values.min(initial=0) < 0:
-        raise CasewiseError("explain: the values of a map must be finite and at least 0.")
-    return values, mask

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from casewise.console import Show
-from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 from casewise.modalities.base import MaskMeaning
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import CasePrediction, explain_target
 from casewise.plugins.explain.metrics import as_panel
-from casewise.plugins.explain.overlays import MEANING, SIGNED_MEANING, FigureRow, overlay, save_overlay
+from casewise.plugins.explain.overlays import MEANING, SIGNED_MEANING, FigureRow, overlay, save_png
 from casewise.plugins.explain.results import Record
 from casewise.plugins.explain.saliency import SaliencyMap, native_maps
 from casewise.report.formatting import class_name, number
@@ -57,43 +55,30 @@ class CaseExplanation:
         return self.maps[index].picture(self.sequences.index(sequence) if sequence else None)
 
 
-@dataclass(frozen=True, eq=False)
-class OutputRecords:
-    """The rows of the table, the entries of the report, and the rows of the side-by-side figure."""
-
-    table: list[Record]
-    entries: list[Record]
-    figure: list[FigureRow]
-
-
 def write_outputs(
     run: FinishedRun, explanations: dict[str, list[CaseExplanation]], folder: Path, show: Show
-) -> OutputRecords:
-    """Write all maps of all cases into `folder`."""
-    written = OutputRecords([], [], [])
+) -> tuple[list[Record], list[Record]]:
+    """Write all maps of all cases into `folder`; the rows of the table, and the entries of the report."""
+    table, entries = [], []
     with show.bar("write") as bar:
         for done, (case, networks) in enumerate(explanations.items()):
             bar(done, len(explanations), case)
             for network in networks:
                 network_folder = folder / file_name(case) / file_name(network.model)
                 files = write_native(run, network.maps, network.sequences, network_folder)
-                written.table.extend(_table_rows(run, case, network, files, folder))
-            entries, rows = _side_by_side(run, case, networks, folder)
-            written.figure.extend(rows)
-            written.entries.append(_report_entry(run, case, networks, entries))
-    return written
-
-
-def _report_entry(run: FinishedRun, case: str, networks: list[CaseExplanation], rows: list[Record]) -> Record:
-    panel = run.cohort.panels[run.cohort.panels["case"].astype(str) == case].iloc[0]
-    return {
-        "case": case,
-        "subject": str(panel["subject"]),
-        "visit": str(panel["visit"]),
-        "stage": networks[0].predictions[0].stage,
-        "methods": sorted({network.method for network in networks}),
-        "rows": rows,
-    }
+                table += _table_rows(run, case, network, files, folder)
+            panel = run.cohort.panels[run.cohort.panels["case"].astype(str) == case].iloc[0]
+            entries.append(
+                {
+                    "case": case,
+                    "subject": str(panel["subject"]),
+                    "visit": str(panel["visit"]),
+                    "stage": networks[0].predictions[0].stage,
+                    "methods": sorted({network.method for network in networks}),
+                    "rows": _pictures(run, case, networks, folder),
+                }
+            )
+    return table, entries
 
 
 def _value_text(run: FinishedRun, target: str, value: float) -> str:
@@ -147,26 +132,18 @@ def _table_rows(
     return rows
 
 
-def _side_by_side(
-    run: FinishedRun, case: str, networks: list[CaseExplanation], folder: Path
-) -> tuple[list[Record], list[FigureRow]]:
-    """Write the panels and their overlays; the report's entries and the figure's rows for them."""
-    entries, figure = [], []
-    target = explain_target(run).target
-    case_folder = folder / file_name(case)
-    for index, name in _shown_panels(networks):
-        shown = _networks_with(networks, index, name)
-        if not shown:
-            continue
+def _pictures(run: FinishedRun, case: str, networks: list[CaseExplanation], folder: Path) -> list[Record]:
+    """Write the panels and their overlays; the report's entries for them."""
+    entries, target, case_folder = [], explain_target(run).target, folder / file_name(case)
+    for index, name, shown in _shown_panels(networks):
         label = "-".join(text for text in (file_name(name) if name else "", f"panel{index + 1}") if text)
         first = shown[0]
         meaning, mask = _mask_on_panel(run, first.maps[index])
-        picture = outlined(first.picture_of(index, name), mask)
         maps = []
         for network in shown:
             values, saliency, prediction = network.map_of(index, name), network.maps[index], network.predictions[index]
             overlaid = outlined(overlay(network.picture_of(index, name), values, signed=saliency.signed), mask)
-            file = _save(case_folder / file_name(network.model) / f"{label}.png", overlaid)
+            file = save_png(case_folder / file_name(network.model) / f"{label}.png", overlaid)
             empty = not bool(np.abs(values).max() > 0)
             maps.append(
                 {
@@ -182,58 +159,56 @@ def _side_by_side(
                     "sum": saliency.output_sum.as_json() if saliency.output_sum else None,
                 }
             )
-        row = _figure_row(run, case, shown, index, name)
+        file = save_png(case_folder / f"{label}.png", outlined(first.picture_of(index, name), mask))
         entries.append(
             {
-                "name": row.name.removeprefix(case).strip(),
-                "input": str(_save(case_folder / f"{label}.png", picture).relative_to(folder)),
+                "name": _title(run, first, index, name),
+                "input": str(file.relative_to(folder)),
                 "outlined": meaning,
-                "reference": row.reference,
+                "reference": _value_text(run, target, first.predictions[index].y_true),
                 "maps": maps,
             }
         )
-        figure.append(row)
-    return entries, figure
+    return entries
 
 
 def figure_rows(run: FinishedRun, case: str, networks: list[CaseExplanation]) -> list[FigureRow]:
     """The rows of the side-by-side figure of a case."""
-    panels = [(index, name, _networks_with(networks, index, name)) for index, name in _shown_panels(networks)]
-    return [_figure_row(run, case, shown, index, name) for index, name, shown in panels if shown]
+    rows, target = [], explain_target(run).target
+    for index, name, shown in _shown_panels(networks):
+        first = shown[0]
+        _, mask = _mask_on_panel(run, first.maps[index])
+        predictions = {network.model: network.predictions[index] for network in shown}
+        row = FigureRow(
+            f"{case}\n{_title(run, first, index, name)}".strip(),
+            outlined(first.picture_of(index, name), mask),
+            {network.model: enlarged(network.map_of(index, name)) for network in shown},
+            {model: prediction.correct for model, prediction in predictions.items()},
+            _value_text(run, target, first.predictions[index].y_true),
+            {model: _value_text(run, target, prediction.y_pred) for model, prediction in predictions.items()},
+            signed=frozenset(network.model for network in shown if network.maps[index].signed),
+            pictures={network.model: outlined(network.picture_of(index, name), None) for network in shown[1:]},
+        )
+        rows.append(row)
+    return rows
 
 
-def _networks_with(networks: list[CaseExplanation], index: int, name: str) -> list[CaseExplanation]:
-    """The networks that have a map of a sequence on a panel."""
-    shown = [network for network in networks if name in network.sequences]
-    return [network for network in shown if not np.isnan(network.map_of(index, name)).all()]
+def _title(run: FinishedRun, explained: CaseExplanation, index: int, name: str) -> str:
+    """The sequence and the region of a panel, where it has them."""
+    region = str(run.cohort.panels["region"].iloc[explained.maps[index].row] or "")
+    return " ".join(text for text in (name, region) if text)
 
 
-def _figure_row(run: FinishedRun, case: str, shown: list[CaseExplanation], index: int, name: str) -> FigureRow:
-    """A panel and its maps as a row of the figure."""
-    target, first = explain_target(run).target, shown[0]
-    region = str(run.cohort.panels["region"].iloc[first.maps[index].row] or "")
-    title = " ".join(text for text in (name, region) if text)
-    _, mask = _mask_on_panel(run, first.maps[index])
-    predictions = {network.model: network.predictions[index] for network in shown}
-    return FigureRow(
-        f"{case}\n{title}".strip(),
-        outlined(first.picture_of(index, name), mask),
-        {network.model: enlarged(network.map_of(index, name)) for network in shown},
-        {model: prediction.correct for model, prediction in predictions.items()},
-        _value_text(run, target, first.predictions[index].y_true),
-        {model: _value_text(run, target, prediction.y_pred) for model, prediction in predictions.items()},
-        signed=frozenset(network.model for network in shown if network.maps[index].signed),
-        pictures={network.model: outlined(network.picture_of(index, name), None) for network in shown[1:]},
-    )
-
-
-def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str]]:
-    """The panels of a case that are shown, one for each sequence; first the sequence that most networks see."""
+def _shown_panels(networks: list[CaseExplanation]) -> Iterator[tuple[int, str, list[CaseExplanation]]]:
+    """The panels that are shown, by sequence, with their networks; first the sequence that most networks see."""
     most_first = sorted(networks, key=lambda network: -len(network.sequences))
     names = list(dict.fromkeys(name for network in most_first for name in network.sequences))
     names.sort(key=lambda name: -sum(name in network.sequences for network in networks))
     for index in range(min(len(networks[0].maps), MAX_PANELS_SHOWN)):
-        yield from ((index, name) for name in names)
+        for name in names:
+            seeing = [network for network in networks if name in network.sequences]
+            if shown := [network for network in seeing if not np.isnan(network.map_of(index, name)).all()]:
+                yield index, name, shown
 
 
 def _mask_on_panel(run: FinishedRun, saliency: SaliencyMap) -> tuple[MaskMeaning | None, np.ndarray | None]:
@@ -273,14 +248,6 @@ def outlined(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return drawn
 
 
-def _save(path: Path, picture: np.ndarray) -> Path:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return write_atomic(path, buffer.getvalue())
-
-
 def file_name(text: str) -> str:
     """A case, network or sequence as a file name.
 
@@ -301,7 +268,7 @@ def write_native(
         for native in natives:
             name = file_name(native.name)
             if native.picture is not None:
-                path = save_overlay(folder / f"{name}.png", native.picture, native.values, signed=signed)
+                path = save_png(folder / f"{name}.png", overlay(native.picture, native.values, signed=signed))
             elif native.affine is not None:
                 path = save_scan(folder / f"{name}.nii.gz", native.values, native.affine, signed=signed)
             files[channel][path] = native.empty
@@ -314,13 +281,9 @@ def save_scan(path: Path, values: np.ndarray, affine: np.ndarray, *, signed: boo
     Args:
         affine: (4, 4) from voxels to mm (RAS), that of the scan.
 
-    Raises:
-        CasewiseError: the map is not a volume of finite numbers.
     """
     import nibabel
 
-    if values.ndim != 3 or not np.isfinite(values).all():
-        raise CasewiseError(f"{path}: a map must be a volume (X, Y, Z) of finite numbers, not {values.shape}.")
     image = nibabel.Nifti1Image(np.asarray(values, dtype=np.float32), np.asarray(affine, dtype=float))
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = (SIGNED_MEANING if signed else MEANING).encode()

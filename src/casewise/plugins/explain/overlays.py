@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from casewise.errors import CasewiseError
 from casewise.files import write_atomic
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = "inferno"
@@ -25,7 +25,6 @@ MEANING = "higher = more influence"
 FAVOUR, AGAINST = (230, 38, 30), (30, 100, 240)
 SIGNED_MEANING = "contributions: above 0 in favour, below 0 against"
 SIGNED_STRONGEST = 0.75
-CELL, GAP, LEFT, TOP, BOTTOM, RIGHT, BAR = 150.0, 8.0, 110.0, 26.0, 34.0, 64.0, 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +69,7 @@ def overlay(picture: np.ndarray, values: np.ndarray, *, signed: bool = False) ->
     import matplotlib as mpl
 
     if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or picture.shape[:2] != values.shape:
-        raise CasewiseError(
-            f"explain: a map of {values.shape} does not fit a picture of {picture.shape} ({picture.dtype}); a "
-            "picture must be (H, W) or (H, W, 3) uint8, its map (H, W)."
-        )
+        raise CasewiseError(f"explain: a map of {values.shape} does not fit a picture of {picture.shape}.")
     base = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
     if signed:
         return _signed_overlay(base, np.clip(np.nan_to_num(values), -1, 1)[..., None])
@@ -90,98 +86,66 @@ def _signed_overlay(base: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(grey[..., None] * (1 - opacity) + paint * opacity), dtype=np.uint8)
 
 
-def save_overlay(path: Path, picture: np.ndarray, values: np.ndarray, *, signed: bool = False) -> Path:
-    """Write `overlay` as a PNG, atomically."""
+def save_png(path: Path, picture: np.ndarray) -> Path:
+    """Write a picture as a PNG, atomically."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(overlay(picture, values, signed=signed)).save(buffer, "PNG", compress_level=4)
-    return write_atomic(path, buffer.getvalue())
-
-
-def save_side_by_side(path: Path, rows: Sequence[FigureRow]) -> Path:
-    """Write a figure of cases (rows) and methods (columns) as PNG; equal figures have equal bytes.
-
-    The first column is the input. A blue frame means a correct prediction, an orange one an erroneous prediction.
-    """
-    buffer = io.BytesIO()
-    with _style():
-        side_by_side(rows).savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    Image.fromarray(picture).save(buffer, "PNG")
     return write_atomic(path, buffer.getvalue())
 
 
 def side_by_side(rows: Sequence[FigureRow]) -> Figure:
-    """The figure of cases (rows) and methods (columns)."""
-    with _style():
-        return _draw_figure(rows, list(dict.fromkeys(title for row in rows for title in row.maps)))
+    """The figure of cases (rows) and methods (columns).
 
-
-def _style() -> AbstractContextManager[None]:
+    The first column is the input. A blue frame means a correct prediction, an orange one an erroneous prediction.
+    """
     from matplotlib import rc_context
-
-    from casewise.report.figures.drawing import STYLE
-
-    return rc_context(STYLE)
-
-
-def _draw_figure(rows: Sequence[FigureRow], titles: Sequence[str]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
 
+    from casewise.report.figures.drawing import STYLE
+
+    titles = ["", *dict.fromkeys(title for row in rows for title in row.maps)]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.2 * len(titles) + 1.5, 2.5 * len(rows)), dpi=72, layout="constrained")
+        FigureCanvasAgg(figure)
+        cells = figure.subplots(len(rows), len(titles), squeeze=False)
+        for row, line in zip(rows, cells, strict=True):
+            for title, axes in zip(titles, line, strict=True):
+                _draw(axes, row, title)
+            line[0].set_ylabel(row.name, rotation=0, ha="right", va="center")
+        for title, axes in zip(titles, cells[0], strict=True):
+            axes.set_title(title or "input", fontsize=11)
+        signed = set().union(*(row.signed for row in rows))
+        if set(titles[1:]) - signed:
+            figure.colorbar(ScalarMappable(cmap=COLOURS), ax=cells, ticks=[0, 0.5, 1], label=MEANING, aspect=40)
+        if signed:
+            colours = [tuple(np.array(colour) / 255) for colour in (AGAINST, (200, 200, 200), FAVOUR)]
+            scale = ScalarMappable(Normalize(-1, 1), LinearSegmentedColormap.from_list("contributions", colours))
+            label = "red: in favour, blue: against"
+            figure.colorbar(scale, ax=cells, ticks=[-1, 0, 1], label=label, aspect=40)
+        return figure
+
+
+def _draw(axes: Axes, row: FigureRow, title: str) -> None:
+    """The input of a row, or the map of one method on it; nothing where the row lacks it."""
     from casewise.report.figures.drawing import ACCENT, MODEL, PALE, SOFT
 
-    both_scales = len({title in row.signed for row in rows for title in row.maps}) > 1
-    width = LEFT + (CELL + GAP) * (len(titles) + 1) + RIGHT * (2 if both_scales else 1)
-    height = TOP + (CELL + BOTTOM) * len(rows)
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    FigureCanvasAgg(figure)
-    for column, title in enumerate(["input", *titles]):
-        # a row may lack some columns
-        middle = LEFT + column * (CELL + GAP) + CELL / 2
-        figure.text(middle / width, (height - TOP + 6) / height, title, ha="center", va="bottom", fontsize=11)
-    for number, row in enumerate(rows):
-        bottom = height - TOP - CELL - number * (CELL + BOTTOM)
-        for column, title in enumerate(["", *titles]):
-            if title and title not in row.maps:
-                continue
-            left = LEFT + column * (CELL + GAP)
-            axes = figure.add_axes((left / width, bottom / height, CELL / width, CELL / height))
-            axes.set_xticks([])
-            axes.set_yticks([])
-            image = row.picture
-            if title:
-                picture = row.pictures.get(title, row.picture)
-                image = overlay(picture, row.maps[title], signed=title in row.signed)
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            correct = row.correct.get(title) if title else None
-            colour = PALE if correct is None else MODEL if correct else ACCENT
-            for spine in axes.spines.values():
-                spine.set(visible=True, edgecolor=colour, linewidth=1.0 if correct is None else 2.2)
-            if title:
-                judged = "" if correct is None else "\ncorrect" if correct else "\nerroneous"
-                axes.set_xlabel(
-                    f"predicted: {row.predicted[title]}{judged}",
-                    color=SOFT if correct is None else colour,
-                    fontsize=9,
-                    labelpad=3,
-                )
-            else:
-                axes.set_xlabel(f"reference: {row.reference}", color=SOFT, fontsize=9, labelpad=3)
-        figure.text((LEFT - 8) / width, (bottom + CELL / 2) / height, row.name, ha="right", va="center", wrap=True)
-    signed = set().union(*(row.signed for row in rows))
-    scales: list[tuple[Any, str, list[float]]] = []
-    if set(titles) - signed:
-        scales.append((ScalarMappable(cmap=COLOURS), MEANING, [0, 0.5, 1]))
-    if signed:
-        colours = [np.array(colour) / 255 for colour in (AGAINST, (200, 200, 200), FAVOUR)]
-        diverging = LinearSegmentedColormap.from_list("contributions", [tuple(colour) for colour in colours])
-        scales.append((ScalarMappable(Normalize(-1, 1), diverging), "red: in favour, blue: against", [-1, 0, 1]))
-    for number, (mappable, meaning, ticks) in enumerate(scales):
-        left = width - RIGHT * (len(scales) - number) + 8
-        box = (left / width, (BOTTOM + 4) / height, BAR / width, (height - TOP - BOTTOM - 4) / height)
-        scale = figure.colorbar(mappable, cax=figure.add_axes(box), ticks=ticks)
-        scale.set_label(meaning, color=SOFT, fontsize=9)
-        scale.ax.tick_params(length=0, labelsize=8)
-    return figure
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if title and title not in row.maps:
+        axes.set_axis_off()
+        return
+    image, label, correct = row.picture, f"reference: {row.reference}", row.correct.get(title)
+    if title:
+        image = overlay(row.pictures.get(title, row.picture), row.maps[title], signed=title in row.signed)
+        judged = "" if correct is None else "\ncorrect" if correct else "\nerroneous"
+        label = f"predicted: {row.predicted[title]}{judged}"
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    colour = PALE if correct is None else MODEL if correct else ACCENT
+    for spine in axes.spines.values():
+        spine.set(visible=True, edgecolor=colour, linewidth=1.0 if correct is None else 2.2)
+    axes.set_xlabel(label, color=SOFT if correct is None else colour, fontsize=9)

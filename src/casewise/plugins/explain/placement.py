@@ -39,28 +39,27 @@ def border(shape: tuple[int, int]) -> np.ndarray:
 def placement(
     run: FinishedRun, models: Sequence[str], *, map_size: int, progress: Callable[[int, int, str], None]
 ) -> Record:
-    """The share of each network's maps in each region, beside the region's share of the area, with intervals.
+    """The share of each network's maps in each region, with the region's share of the area, with intervals.
 
     Regions are the border (see `border`) of each image as the network sees it, with its padding, and each kind of mask
     that the study names. Every region has a random sample of its own, without regard to predictions: of all
     out-of-fold images, or of those with a mask. Explained is the predicted class.
 
     Returns:
-        `regions`: by name the column, the number of panels of the sample and of those it was drawn from (`of`; None if
-        not all masks had to be read); `networks`: by name and region the mean share of the map, the mean share of the
-        area, and their paired difference.
+        `regions`: by name the column, and the number of panels of the sample; `networks`: by name and region the mean
+        share of the map, the mean share of the area, and their paired difference.
     """
-    rows_by_region, masks, available = _samples(run)
+    rows_by_region, masks = _samples(run)
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
     rows = sorted(set().union(*rows_by_region.values()))
     networks: dict[str, Record] = {}
-    folds, loaded = run.splits.folds, None
+    folds = run.splits.folds
     for number, model in enumerate(models):
         maps: dict[int, SaliencyMap] = {}
         for fold in range(folds):
             progress(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
             if targets := _targets(run, model, fold, rows):
-                loaded = load_model(run, model, fold, map_size=map_size, instead_of=loaded)
+                loaded = load_model(run, model, fold, map_size=map_size)
                 check_reproduces(run, loaded, list(targets))
                 maps |= maps_by_row(loaded, targets)
         networks[model] = {
@@ -71,7 +70,7 @@ def placement(
     progress(len(models) * folds, len(models) * folds, "")
     columns = run.modality.mask_columns(run.study)
     regions = {
-        region: {"column": columns.get(region), "sample": len(sample), "of": available[region]}  # type: ignore[call-overload]
+        region: {"column": columns.get(region), "sample": len(sample)}  # type: ignore[call-overload]
         for region, sample in rows_by_region.items()
     }
     return {"regions": regions, "networks": networks}
@@ -83,10 +82,10 @@ def out_of_fold_rows(run: FinishedRun) -> list[int]:
     return [row for row, side in enumerate(sides) if side >= 0]
 
 
-def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int, CaseMask]], dict[str, int | None]]:
-    """The panel rows of the sample of each region, the masks of these rows, and the number they were drawn from."""
+def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int, CaseMask]]]:
+    """The panel rows of the sample of each region, and the masks of these rows."""
     rows = random_order(run, out_of_fold_rows(run))
-    samples, available = {"border": rows[:SAMPLE]}, dict[str, int | None](border=len(rows))
+    samples = {"border": rows[:SAMPLE]}
     masks: dict[str, dict[int, CaseMask]] = {}
     for meaning, column in run.modality.mask_columns(run.study).items():
         if column not in run.cohort.images:
@@ -100,8 +99,7 @@ def _samples(run: FinishedRun) -> tuple[dict[str, list[int]], dict[str, dict[int
             if mask.planes.any():
                 masked[row] = mask
         masks[meaning], samples[meaning] = masked, list(masked)
-        available[meaning] = None if len(masked) == SAMPLE else len(masked)
-    return samples, masks, available
+    return samples, masks
 
 
 def random_order(run: FinishedRun, rows: Sequence[int]) -> list[int]:

@@ -1,8 +1,8 @@
-"""The section of the report on saliency: maps beside the images, where they lie, and how they compare with masks."""
+"""The section of the report on saliency: maps next to the images, where they lie, and how they compare with masks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,16 @@ from casewise.report.blocks import (
     Heading,
     Picture,
     Pictures,
-    Plot,
-    Plots,
     Row,
     Section,
     Table,
     Text,
 )
-from casewise.report.figures.drawing import MARKERS, SERIES, Drawing, canvas, frame, set_margins, svg
 from casewise.report.figures.pictures import data_uri
-from casewise.report.formatting import MISSING, capital, counted, interval, number, percent, probability, signed
+from casewise.report.formatting import MISSING, capital, counted, interval, number, probability, signed
 from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import METHODS, terms_of
-from casewise.study.learners import learner_name, learner_named
+from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -43,7 +40,6 @@ Cases = list[tuple[str, list[tuple[Values, str]]]]
 MOST_CASES, MOST_UNFOLDED, MOST_NETWORKS, LONGEST = 8, 2, 12, 420
 _OWN = ("{0}", "random_weights_{1}", "{1}_over_random_weights", "prior_{1}", "{1}_over_prior")
 HIT = (*(name.format("hit", "hit") for name in _OWN), "chance_hit")
-NEAR = ("near", "random_weights_near", "near_over_random_weights", "chance_near")
 SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
 COLUMNS = ("Network", "Panels", "Map", "Random weights", "Difference", "Centre", "Difference")
 GROUPS = {"correct": "predicted correctly", "erroneous": "predicted erroneously", "all": "all cases"}
@@ -62,19 +58,6 @@ READING = (
     " prediction."
 )
 BRIGHT = "the brighter an area, the more it contributed, from least to most within each picture"
-COMPUTED = {
-    "grad-cam": "Later maps of a network have larger cells; earlier ones separate classes less well.",
-    "rollout": "The map is the same for every class, and does not depend on the head.",
-    "contributions": (
-        "The output of a linear model is a sum: the output for the average training image, the sum of the map, and what"
-        " has no place (maxima, and statistics of the whole image). Where the model is not linear, contributions are"
-        " summed along the line from the average image and hold for this image only. Measures use what {toward}."
-    ),
-}
-LATE = (
-    "Of networks with a branch for each sequence, the Grad-CAM maps of one panel share a scale; those of attention"
-    " rollout do not and must not be compared between sequences."
-)
 WHERE = (
     "Share of the map and of the area in each region, out of fold, on panels drawn at random; a uniform map has the"
     " same share of both. Empty maps count as uniform. Small print: {confidence} intervals by subject, and whether the"
@@ -93,7 +76,6 @@ RIVALS = (
     " these does not explain what was learned. Centre: a map that points at the middle of each image or of the panel,"
     " whichever hits more often. Shuffled cells: the network’s own map with its cells in random order."
 )
-NEARBY = "The same within half a cell of the mask, which is the resolution of a map."
 INSIDE = "The share of the total saliency that lies in the mask; a uniform map has the mask’s share of the image."
 SIMILAR = (
     "Similarity to the maps of the trained network when weights are drawn at random; 1 is the same map. Maps that stay"
@@ -126,9 +108,7 @@ def section(context: ReportContext) -> Section | None:
         blocks += [Text(ANATOMY, note=True)] if "anatomy" in places["regions"] else []
     if measured:
         blocks += [*_compared(measured, confidence), Fold("Further measures", _measures(measured))]
-    return Section(
-        "saliency", "Saliency", [*blocks, Fold("How the maps are computed", _computed(context, shown, form))]
-    )
+    return Section("saliency", "Saliency", blocks)
 
 
 def _reading(context: ReportContext, methods: Sequence[str], form: tuple[str, str, str]) -> list[tuple[str, str]]:
@@ -142,40 +122,6 @@ def _reading(context: ReportContext, methods: Sequence[str], form: tuple[str, st
     return facts
 
 
-def _computed(context: ReportContext, shown: Values, form: tuple[str, str, str]) -> list[Block]:
-    """How the maps of each method are computed; of baselines, how much of their contributions has a place."""
-    methods = sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True)
-    layer = f"the last block with at least {counted(shown['cells'], 'cell')} a side"
-    facts = [(capital(METHODS.get(name, name)), COMPUTED.get(name, "").format(toward=form[0])) for name in methods]
-    if "grad-cam" in methods:
-        facts.append(("Layer of Grad-CAM", layer if shown["cells"] else "the last block with a stride of at most 16"))
-    facts += [(f"With a place, {learner_name(name)}", text) for name, text in placed_shares(shown["cases"]).items()]
-    late = modality_of(context.study).report_facts(context.study)["late"]
-    return [Facts(facts), *([Text(LATE, note=True)] if late else [])]
-
-
-def placed_shares(cases: Iterable[Values]) -> dict[str, str]:
-    """For each baseline how much of its net contributions has a place, as a mean over the maps of these cases.
-
-    The share of a map is |placed| / (|placed| + |unplaced|), of the two sums: what cancels within one counts as 0.
-
-    >>> rows = [{"maps": [{"network": "a", "sum": {"placed": -3.0, "unplaced": 1.0}}]}]
-    >>> placed_shares([{"rows": rows}])
-    {'a': '75 % of the net contributions, over 1 map'}
-    """
-    shares: dict[str, dict[tuple[float, float], float]] = {}
-    for entry in (entry for case in cases for row in case["rows"] for entry in row["maps"] if entry.get("sum")):
-        # a case has the same sum for each of its sequences
-        placed, unplaced = abs(entry["sum"]["placed"]), abs(entry["sum"]["unplaced"])
-        if placed + unplaced > 0:
-            shares.setdefault(entry["network"], {})[placed, unplaced] = placed / (placed + unplaced)
-    return {
-        name: f"{percent(sum(each.values()) / len(each))} of the net contributions, over {counted(len(each), 'map')}"
-        + (", for this image only" if learner_named(name).is_curved else "")
-        for name, each in shares.items()
-    }
-
-
 # ---------------------------------------------------------------------------------------------------------- measures
 
 
@@ -187,7 +133,7 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
             share, column = figures["share"], placement["regions"][region]["column"]
             place = PLACES[region] + (f" (column {column})" if column else "")
             count = Cell(f"{share['n_cases']:,}", f"of {counted(share['n_subjects'], 'subject')}")
-            cells = [count, _share(share), _share(figures["area"]), _difference(figures["difference"])]
+            cells = [count, _share(share), _share(figures["area"]), _share(figures["difference"], difference=True)]
             empty = Cell(number(figures["empty_maps"], 0))
             rows.append(Row(f"{learner_name(name)}: {place}", [*cells, empty], mark=name == marked))
     return rows
@@ -199,24 +145,12 @@ def measured_rows(measured: Values, figures: Sequence[str]) -> list[Row]:
     for name, entry in measured["networks"].items():
         groups = [group for group in GROUPS if entry.get(group)]
         for group in groups:
-            values = [(_difference if "_over_" in key else _share)(entry[group].get(key)) for key in figures]
+            values = [_share(entry[group].get(key), difference="_over_" in key) for key in figures]
             cells = [Cell(str(entry[group]["hit"]["n_cases"])), *values]
             rows.append(Row(f"{learner_name(name)}, {GROUPS[group]}", cells, inner=group != "correct"))
         if not groups:
             rows.append(Row(learner_name(name), [Cell("0"), *[Cell(MISSING)] * len(figures)]))
     return rows
-
-
-def as_line(row: Row, columns: Sequence[str]) -> str:
-    """A row of a table for a terminal.
-
-    >>> as_line(Row("net", [Cell("5"), Cell("40 %", "[20, 60]")]), ("Network", "Panels", "Map"))
-    'net: panels 5, map 40 % [20, 60]'
-    """
-    cells = [
-        f"{head.lower()} {cell.text} {cell.small}".strip() for head, cell in zip(columns[1:], row.cells, strict=True)
-    ]
-    return f"{row.name}: {', '.join(cells)}"
 
 
 def verdict(figure: Values) -> str:
@@ -231,24 +165,19 @@ def verdict(figure: Values) -> str:
     return "more" if low > 0 else "less"
 
 
-def _share(figure: Values | None) -> Cell:
-    """A share in percent with its interval."""
+def _share(figure: Values | None, *, difference: bool = False) -> Cell:
+    """A share in percent, or a difference in percentage points and what it shows, with its interval."""
     if not figure or figure.get("value") is None:
         return Cell(MISSING)
     ends, digits = _scaled(figure)
-    return Cell(f"{number(ends['value'], digits)} %", _bounds(figure, ends, digits), figure["value"])
+    bounds, value = _bounds(figure, ends, digits), ends["value"]
+    if not difference:
+        return Cell(f"{number(value, digits)} %", bounds, figure["value"])
+    small = ", ".join(filter(None, [bounds, verdict(figure)]))
+    return Cell(f"{signed(value, digits)} points", small, figure["value"])
 
 
-def _difference(figure: Values | None) -> Cell:
-    """A difference of shares in percentage points with its interval, and what it shows."""
-    if not figure or figure.get("value") is None:
-        return Cell(MISSING)
-    ends, digits = _scaled(figure)
-    small = ", ".join(filter(None, [_bounds(figure, ends, digits), verdict(figure)]))
-    return Cell(f"{signed(ends['value'], digits)} points", small, figure["value"])
-
-
-def _scaled(figure: Values) -> tuple[dict[str, Any], int]:
+def _scaled(figure: Values) -> tuple[Values, int]:
     """A share and its interval times 100, and their decimals."""
     ends = {key: None if figure.get(key) is None else 100 * figure[key] for key in ("value", "low", "high")}
     return ends, 0 if abs(ends["value"] or 0) >= 10 else 1
@@ -274,12 +203,10 @@ def _compared(measured: Values, confidence: str) -> list[Block]:
 
 
 def _measures(measured: Values) -> list[Block]:
-    """Near hits, shares, the similarity of maps of random weights, and deletion curves."""
+    """Shares, the similarity of maps of random weights, and deletion of pixels."""
     networks = {learner_name(name): entry for name, entry in measured["networks"].items() if entry.get("all")}
-    near = Table(["Network", "Panels", "Map", "Random weights", "Difference", "Shuffled cells"],
-                 measured_rows(measured, NEAR), NEARBY, wide=True)  # fmt: skip
     shares = Table([*COLUMNS, "Mask’s share of the image"], measured_rows(measured, SHARE), INSIDE, wide=True)
-    blocks: list[Block] = [near, shares, Facts([(name, _map_facts(entry)) for name, entry in networks.items()])]
+    blocks: list[Block] = [shares, Facts([(name, _map_facts(entry)) for name, entry in networks.items()])]
     if sanity := {name: entry["sanity"] for name, entry in networks.items() if entry.get("sanity")}:
         columns = ["Network", "Cases", "Head random: rank correlation", "SSIM", "All random: rank correlation", "SSIM"]
         blocks.append(Table(columns, [_sanity(name, entry) for name, entry in sanity.items()], SIMILAR))
@@ -287,11 +214,6 @@ def _measures(measured: Values) -> list[Block]:
         heads = ["Map", "Random map", "Middle of images", "Brightness"]
         columns = ["Network", "Cases", *heads, "Map − random", "Map − middle", "Map − brightness"]
         blocks.append(Table(columns, [_deletion(name, entry) for name, entry in deletion.items()], DELETION, wide=True))
-        curves = [
-            Plot(_curves(name, entry, f"deletion{index}"), f"Deletion curves of {name}.")
-            for index, (name, entry) in enumerate(deletion.items())
-        ]
-        blocks.append(Plots(curves))
     return blocks
 
 
@@ -315,22 +237,6 @@ def _deletion(name: str, entry: Values) -> Row:
     keys = (*ORDERS, "over_random", "over_centre", "over_brightness")
     cells = [Cell(number(entry[key]["value"], 2), _bounds(entry[key], entry[key], 2)) for key in keys]
     return Row(name, [Cell(str(entry["cases"])), *cells])
-
-
-def _curves(name: str, entry: Values, id: str) -> Drawing:
-    """The output of a network while pixels are blackened, in the order of the map and of naive orders."""
-    with canvas(360, 262) as (figure, axes):
-        set_margins(axes, 360, 262, left=50, bottom=82, right=10, top=24)
-        shares = [100 * share for share in entry["shares"]]
-        for series, (key, label) in enumerate(ORDERS.items()):
-            color, marker = SERIES[series], MARKERS[series]
-            axes.plot(shares, entry["curves"][key], color=color, marker=marker, markevery=4, label=label)
-        axes.set_xlabel("pixels blackened (%)")
-        axes.set_ylabel("network output")
-        axes.set_title(name)
-        figure.legend(loc="lower center", ncols=2, borderaxespad=0.2)
-        frame(axes)
-        return svg(figure, id)
 
 
 # ------------------------------------------------------------------------------------------------------------- cases
@@ -359,11 +265,11 @@ def _chosen(shown: Values, cases: Cases) -> list[tuple[str, str]]:
 
 
 def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str]) -> list[Block]:
-    """The maps of each case beside its input; all but the first cases are folded."""
+    """The maps of each case with its input; all but the first cases are folded."""
     folder = Path(shown["folder"])
     strips: list[list[Block]] = [
         [
-            Pictures(_beside(row, uri, folder, form), "" if place else title, "beside-each")
+            Pictures(_strip(row, uri, folder, form), "" if place else title, "beside-each")
             for place, (row, uri) in enumerate(rows)
         ]
         for title, rows in cases
@@ -372,7 +278,7 @@ def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str]) -> li
     return [*first, *([Fold(f"The other {counted(len(cases) - MOST_UNFOLDED, 'case')}", others)] if others else [])]
 
 
-def _beside(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> list[Picture]:
+def _strip(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> list[Picture]:
     """The input of the networks and the map of each."""
     name = f" on {row['name']}" if row["name"] else ""
     pictures = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,62 +28,24 @@ Record: TypeAlias = dict[str, Any]
 
 
 def save_results(run: FinishedRun, shown: Record, placement: Record, measures: Record | None) -> None:
-    """Write `explanations.json`; earlier measures of the same networks, masks and intervals are kept."""
+    """Write `explanations.json`; without new measures, earlier ones of the same networks and masks are kept."""
     from casewise.plugins.explain.case_selection import learners_of  # needs a network library
 
     before = run.files.explanations.read_or_none() or {}
-    weights = run.files.weights_sha256(learners_of(run))
     source = measurement_source(run.study, run.cohort.images)
-    same_weights = run.files.has_weights(before.get("weights_sha256"))
-    same_networks = before.get("fingerprint") == run.fingerprint and same_weights
-    earlier = before.get("measured") if same_networks else None
-    if earlier and not same_source(earlier.get("inputs") or {}, source):
-        earlier = None
     if measures is not None:
         measures = {"inputs": source, **measures}
-    if earlier and measures is None:
-        measures = earlier
-    elif earlier and measures and earlier["cells"] == measures["cells"]:
-        merged = {**earlier["networks"], **measures["networks"]}
-        measures = {**measures, "networks": {name: merged[name] for name in learners_of(run) if name in merged}}
+    elif before.get("fingerprint") == run.fingerprint and run.files.has_weights(before.get("weights_sha256")):
+        earlier = before.get("measured") or {}
+        measures = earlier if same_source(earlier.get("inputs") or {}, source) else None
     results = {
         "fingerprint": run.fingerprint,
-        "weights_sha256": weights,
+        "weights_sha256": run.files.weights_sha256(learners_of(run)),
         "shown": shown,
         "placement": placement,
         "measured": measures,
     }
     run.files.explanations.write(_without_nan(results))
-
-
-def stored_placement(run: FinishedRun, models: Sequence[str], inputs: Mapping[str, Any]) -> Record | None:
-    """The placement of these networks' maps from an earlier explanation; None if it was made from other inputs."""
-    before = run.files.explanations.read_or_none() or {}
-    placement = before.get("placement") or {}
-    earlier = placement.get("inputs") or {}
-    if before.get("fingerprint") != run.fingerprint or not run.files.has_weights(before.get("weights_sha256")):
-        return None
-    if earlier.get("cells") != inputs["cells"] or not same_source(earlier.get("source") or {}, inputs["source"]):
-        return None
-    if not set(models) <= set(placement["networks"]):
-        return None
-    return {**placement, "networks": {name: placement["networks"][name] for name in models}}
-
-
-def earlier_cases(
-    run: FinishedRun, shown: Mapping[str, Any], selected: Sequence[str]
-) -> tuple[list[Record], list[str], str]:
-    """The entries of cases that an earlier explanation put into the report and that can stay beside `selected`.
-
-    They stay if networks, weights, target, folder and cells of the maps are the same. Returns these entries, the names
-    of cases that cannot stay, and the earlier rule.
-    """
-    before = run.files.explanations.read_or_none() or {}
-    earlier = before.get("shown") or {}
-    others = [entry for entry in earlier.get("cases", []) if entry["case"] not in selected]
-    same = all(earlier.get(name) == shown[name] for name in ("folder", "target", "cells"))
-    same = same and before.get("fingerprint") == run.fingerprint and run.files.has_weights(before["weights_sha256"])
-    return (others, [], earlier["rule"]) if same else ([], [entry["case"] for entry in others], "")
 
 
 def read_results(folder: RunFolder) -> Record | None:
@@ -96,20 +58,17 @@ def read_results(folder: RunFolder) -> Record | None:
         return None
     if not folder.has_weights(results.get("weights_sha256")):
         return None
-    if results.get("measured") and not _is_current(folder, results["measured"]):
-        results["measured"] = None
+    if results.get("measured"):
+        try:
+            study = saved_study(folder.study.read(), source=str(folder.study.path))
+            source = measurement_source(study, folder.cohort.read())
+            current = same_source(results["measured"].get("inputs") or {}, source)
+        except RunError:
+            current = False
+        results["measured"] = results["measured"] if current else None
     if results.get("shown"):
         results["shown"]["folder"] = str(folder.path / results["shown"]["folder"])
     return results
-
-
-def _is_current(folder: RunFolder, measured: Record) -> bool:
-    try:
-        study = saved_study(folder.study.read(), source=str(folder.study.path))
-        images = folder.cohort.read()
-    except RunError:
-        return False
-    return same_source(measured.get("inputs") or {}, measurement_source(study, images))
 
 
 def measurement_source(study: Study, images: pd.DataFrame) -> Record:
@@ -124,13 +83,14 @@ def measurement_source(study: Study, images: pd.DataFrame) -> Record:
     folder = Path(study.root or study.cohort.parent).absolute()
     columns = [column for column in modality_of(study).mask_columns(study).values() if column in images]
     rows = [row for column in columns for row in zip(images["case"], images["path"], images[column], strict=True)]
+    masks = [(str(case), Path(str(path)).name, text_of(mask)) for case, path, mask in rows]
     return {
         "form": FORM,
         "columns": columns,
         "resamples": study.evaluation.bootstrap_resamples,
         "confidence": study.evaluation.confidence,
         "seed": study.seed,
-        "masks": _hash_of_masks((str(case), Path(str(path)).name, text_of(mask), folder) for case, path, mask in rows),
+        "masks": _hash_of_masks(masks, folder),
     }
 
 
@@ -145,10 +105,10 @@ def same_source(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return all(before.get(name) == value for name, value in after.items() if name != "masks" or masks_exist)
 
 
-def _hash_of_masks(rows: Iterable[tuple[str, str, str, Path]]) -> str | None:
+def _hash_of_masks(rows: list[tuple[str, str, str]], folder: Path) -> str | None:
     """A hash over case, slice, name and content of every mask; None if no mask file exists."""
     digest, exists = hashlib.sha256(), False
-    for case, slice_name, mask, folder in sorted(rows, key=lambda row: row[:3]):
+    for case, slice_name, mask in sorted(rows):
         if not mask:
             continue
         digest.update(f"{case}|{slice_name}|{mask}|".encode())

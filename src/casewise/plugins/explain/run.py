@@ -13,7 +13,6 @@ from casewise.errors import CasewiseError
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import (
     CasePrediction,
-    check_explainable,
     check_networks,
     explain_target,
     mask_to_measure,
@@ -23,11 +22,9 @@ from casewise.plugins.explain.case_selection import (
     prediction_of,
     select_cases,
 )
-from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
-from casewise.plugins.explain.overlays import FigureRow, save_side_by_side
+from casewise.plugins.explain.outputs import CaseExplanation, write_outputs
 from casewise.plugins.explain.placement import placement
-from casewise.plugins.explain.report_section import COLUMNS, HIT, PLACEMENT, as_line, measured_rows, placement_rows
-from casewise.plugins.explain.results import Record, earlier_cases, measurement_source, save_results, stored_placement
+from casewise.plugins.explain.results import Record, save_results
 from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
 from casewise.report.formatting import counted
 from casewise.run_folder import ExplanationFolder
@@ -62,7 +59,6 @@ class Explanation:
 
     folder: Path
     table: Path
-    figure: Path | None
     measures: Record | None
     report: Path | None = None
 
@@ -75,97 +71,47 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
     """
     cases, output, map_size = settings.cases, settings.output, settings.map_size
     folder = ExplanationFolder(output) if output else run.files.explanation_folder
-    check_explainable(run)
     models = check_networks(run, settings.networks)
     if settings.measure:
         mask_to_measure(run)
     selected, rule = (named_cases(run, cases), "selected by name") if cases else select_cases(run, models)
     if output:
         folder.begin()
-    explanations = _explain_cases(run, models, selected, map_size, show)
-    shown = {
-        "folder": _relative_to_run(folder.path, run.files.path),
-        "target": explain_target(run).target,
-        "cells": map_size,
-    }
-    kept, dropped, earlier_rule = earlier_cases(run, shown, selected)
-    written = write_outputs(run, explanations, folder.path, show)
-    folder.table.write(_table(folder, written.table, [entry["case"] for entry in kept]))
-    figure = save_side_by_side(folder.figure_path, written.figure) if written.figure else None
+    explanations = explain_cases(run, models, selected, map_size, show)
+    table, entries = write_outputs(run, explanations, folder.path, show)
+    folder.table.write(pd.DataFrame(table))
     counts = f"{counted(len(selected), 'case')} ({rule}), {counted(len(models), 'network')}"
     show.line("explain", f"{counts}, in {folder.path}")
-    if kept:
-        show.line("explain", f"{counted(len(kept), 'case')} explained earlier stay in the report, after these")
-    if dropped:
-        listed = f"{', '.join(dropped[:6])}{', …' if len(dropped) > 6 else ''}"
-        show.line("explain", f"no longer in the report, because they were explained in another way: {listed}")
-    places = _placement(run, models, map_size, show)
-    measures = _measure(run, models, map_size, folder, show) if settings.measure else None
-    rules = list(dict.fromkeys([*rule.split("; "), *(earlier_rule.split("; ") if kept else [])]))
-    save_results(run, {"rule": "; ".join(rules), **shown, "cases": [*written.entries, *kept]}, places, measures)
-    return Explanation(folder.path, folder.table.path, figure, measures)
+    with show.bar("placement") as bar:
+        places = placement(run, models, map_size=map_size, progress=bar)
+    measures = None
+    if settings.measure:
+        from casewise.plugins.explain.localisation import measure
+
+        with show.bar("measure") as bar:
+            measures, measured = measure(run, models, map_size=map_size, progress=bar)
+        folder.measurements.write(measured)
+    # relative if it lies in the run folder, so that a run folder can be moved
+    place, parent = folder.path.resolve(), run.files.path.resolve()
+    shown = {
+        "rule": rule,
+        "folder": str(place.relative_to(parent) if place.is_relative_to(parent) else place),
+        "target": explain_target(run).target,
+        "cells": map_size,
+        "cases": entries,
+    }
+    save_results(run, shown, places, measures)
+    return Explanation(folder.path, folder.table.path, measures)
 
 
-def explanations_of(
-    run: FinishedRun, case: str, networks: Sequence[str], *, map_size: int, show: Show
-) -> tuple[str, list[CaseExplanation], list[FigureRow]]:
-    """The name of a case, its explanation by each network, and the rows of its figure; nothing is written.
-
-    Raises:
-        CasewiseError: there is no case or network of this name, or files are missing or have changed.
-    """
-    check_explainable(run)
-    models, (name,) = check_networks(run, networks), named_cases(run, [case])
-    explanations = _explain_cases(run, models, [name], map_size, show)[name]
-    return name, explanations, figure_rows(run, name, explanations)
-
-
-def _placement(run: FinishedRun, models: list[str], map_size: int, show: Show) -> Record:
-    """Where the maps of all networks lie, with a sentence for each network and region; a stored one is not repeated."""
-    inputs = {"cells": map_size, "source": measurement_source(run.study, run.cohort.images)}
-    places = stored_placement(run, models, inputs)
-    if places is None:
-        with show.bar("placement") as bar:
-            places = {"inputs": inputs, **placement(run, models, map_size=map_size, progress=bar)}
-    for row in placement_rows(places):
-        show.line("placement", as_line(row, PLACEMENT))
-    return places
-
-
-def _measure(run: FinishedRun, models: list[str], map_size: int, folder: ExplanationFolder, show: Show) -> Record:
-    """Measure all networks, write the table, and show a sentence for each network."""
-    from casewise.plugins.explain.localisation import measure
-
-    with show.bar("measure") as bar:
-        measures, table = measure(run, models, map_size=map_size, progress=bar)
-    folder.measurements.write(table)
-    for row in measured_rows(measures, HIT):
-        show.line("measure", as_line(row, [*COLUMNS, "shuffled cells"]))
-    return measures
-
-
-def _table(folder: ExplanationFolder, rows: list[Record], kept: list[str]) -> pd.DataFrame:
-    """The table of the explained cases, with the rows of those that were explained earlier and stay."""
-    table = pd.DataFrame(rows)
-    if not kept or not folder.table.exists():
-        return table
-    earlier = folder.table.read()
-    return pd.concat([table, earlier[earlier["case"].isin(kept)]], ignore_index=True)
-
-
-def _relative_to_run(output: Path, folder: Path) -> str:
-    """The output folder, relative if it lies in the run folder, so that a run folder can be moved."""
-    output, folder = output.resolve(), folder.resolve()
-    return str(output.relative_to(folder) if output.is_relative_to(folder) else output)
-
-
-def _explain_cases(
+def explain_cases(
     run: FinishedRun, models: list[str], cases: list[str], map_size: int, show: Show
 ) -> dict[str, list[CaseExplanation]]:
     """The explanations of each case by each network; every network is loaded once."""
     explanations: dict[str, list[CaseExplanation]] = {case: [] for case in cases}
-    rows = {case: _sample(panel_rows(run, case)) for case in cases}
-    folds, loaded = run.splits.folds, None
+    rows = {case: panel_rows(run, case) for case in cases}
+    rows = {case: own[:: -(-len(own) // MAX_PANELS)] for case, own in rows.items()}
+    folds = run.splits.folds
     with show.bar("explain") as bar:
         for number, model in enumerate(models):
             maps: dict[str, list[list[SaliencyMap]]] = {}
@@ -175,25 +121,19 @@ def _explain_cases(
                 fold_cases = [case for case in cases if _is_predicted_by(predictions[case], fold)]
                 if not fold_cases:
                     continue
-                loaded = load_model(run, model, fold, map_size=map_size, instead_of=loaded)
+                loaded = load_model(run, model, fold, map_size=map_size)
                 check_reproduces(run, loaded, [row for case in fold_cases for row in rows[case]])
                 for case in fold_cases:
-                    targets = [
-                        (row, predicted_target(run, p))
-                        for row, p in zip(rows[case], predictions[case], strict=True)
-                        if p
-                    ]
-                    maps.setdefault(case, []).append(
-                        [saliency for row, target in targets for saliency in saliency_maps(loaded, [row], target)]
-                    )
+                    pairs = [(row, p) for row, p in zip(rows[case], predictions[case], strict=True) if p]
+                    by_row = [saliency_maps(loaded, [row], predicted_target(run, p)) for row, p in pairs]
+                    maps.setdefault(case, []).append([saliency for of_row in by_row for saliency in of_row])
             for case, by_fold in maps.items():
-                assert loaded is not None
                 available = [prediction for prediction in predictions[case] if prediction is not None]
-                label = (
-                    f"mean of {len(by_fold)} folds" if available[0].fold is None else f"fold {available[0].fold + 1}"
-                )
+                fold_of_case = available[0].fold
+                label = f"mean of {len(by_fold)} folds" if fold_of_case is None else f"fold {fold_of_case + 1}"
+                averaged = average_folds(by_fold)
                 explanations[case].append(
-                    CaseExplanation(model, label, loaded.method, loaded.sequences, average_folds(by_fold), available)
+                    CaseExplanation(model, label, loaded.method, loaded.sequences, averaged, available)
                 )
     missing = [case for case in cases if not explanations[case]]
     if missing:
@@ -204,8 +144,3 @@ def _explain_cases(
 def _is_predicted_by(predictions: Sequence[CasePrediction | None], fold: int) -> bool:
     """Whether the network of this fold predicted the case: out of fold one network, on the test set all."""
     return bool(predictions) and all(p is not None and p.fold in (fold, None) for p in predictions)
-
-
-def _sample(rows: list[int]) -> list[int]:
-    """At most `MAX_PANELS` rows, evenly spaced."""
-    return rows[:: -(-len(rows) // MAX_PANELS)]

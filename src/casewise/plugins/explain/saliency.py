@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from casewise.cohort.targets import label_table
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import read_distance
 from casewise.inference.predictor import Predictor, prediction_rows
@@ -184,24 +184,15 @@ class LoadedModel:
         return [slots[owner == number].numpy() for number in range(len(rows))]
 
 
-def load_model(
-    run: FinishedRun, model: str, fold: int, *, map_size: int = 0, instead_of: LoadedModel | None = None
-) -> LoadedModel:
+def load_model(run: FinishedRun, model: str, fold: int, *, map_size: int = 0) -> LoadedModel:
     """Load the network of a fold, with the panels of the run's cohort.
-
-    Args:
-        instead_of: a network that is no longer needed; if it is built alike, it gets the weights of the fold, which is
-            quicker than to build another one.
 
     Raises:
         RunError: its folder holds no usable network.
     """
     bundle = Bundle.open(run.files.job(model, fold).path)
-    alike = instead_of if instead_of and instead_of.predictor.bundle.network == bundle.network else None
-    network = bundle.load(into=alike.network if alike else None)
-    distance = (
-        read_distance(JobFolder(bundle.folder), bundle.distance, network.width) if reads_features(network) else None
-    )
+    network, folder = bundle.load(), JobFolder(bundle.folder)
+    distance = read_distance(folder, bundle.distance, network.width) if reads_features(network) else None
     predictor = Predictor(bundle, network, distance)  # on the CPU, where maps are computed
     return on_panels(predictor, run.prepared, label_table(run.cohort.panels, run.study), map_size=map_size)
 
@@ -238,53 +229,44 @@ def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) 
     repeated = prediction_rows(panels, study, values, stage="oof", model=model.model, fold=model.fold)
     recorded = run.files.job(model.model, model.fold).predictions.read()
     ranges = {target: float(np.ptp(study.range_of(target))) for target in set(repeated["target"])}
-    compare_predictions(recorded, repeated, ranges, model)
+    compare_predictions(recorded, repeated, ranges, model.label)
 
 
 def compare_predictions(
-    recorded: pd.DataFrame, repeated: pd.DataFrame, ranges: Mapping[str, float], model: LoadedModel
+    recorded: pd.DataFrame, repeated: pd.DataFrame, ranges: Mapping[str, float], label: str
 ) -> None:
     """Stop unless every repeated prediction was recorded, is a number, and agrees with the record.
 
     Args:
         ranges: the range of values of each target that is a number.
+        label: the network in messages.
 
     Raises:
         RunError: it names the case.
     """
     keys = ["case", "region", "image", "target"]
-    remedy = "Run the study again."
     both = repeated.merge(
         recorded.drop_duplicates(keys), on=keys, how="left", suffixes=("_repeated", ""), indicator=True
     )
-    if repeated.empty or (both["_merge"] != "both").any():
-        case = "" if repeated.empty else f" for case {both.loc[(both['_merge'] != 'both').idxmax(), 'case']}"
-        raise RunError(
-            f"{model.label}: predictions.parquet has no prediction{case}, so the maps cannot be checked. {remedy}"
-        )
-    columns = ["y_pred", *(column for column in probability_columns(repeated) if column in recorded)]
-    for name in columns:
-        repetition, first_value = both[f"{name}_repeated"], both[name]
+    is_number = [kind_named(kind).form == "number" for kind in both["kind_repeated"]]
+    spans = np.where(is_number, [ranges[target] for target in both["target"]], np.inf)
+    wrong = {"has no stored prediction": both["_merge"] != "both"}
+    for name in ["y_pred", *(column for column in probability_columns(repeated) if column in recorded)]:
+        repetition, first = both[f"{name}_repeated"], both[name]
         # a number has no probabilities: they are missing on both sides
-        undefined = repetition.isna() if name == "y_pred" else repetition.isna() != first_value.isna()
-        if undefined.any():
+        undefined = repetition.isna() | first.isna() if name == "y_pred" else repetition.isna() != first.isna()
+        # a class may change by rounding alone, so only its probability is compared
+        allowed = spans if name == "y_pred" else 1.0
+        wrong |= {
+            f"has a {name} that is not a number": undefined,
+            f"has another {name}": (first - repetition).abs() / allowed > TOLERANCE,
+        }
+    for problem, rows in wrong.items():
+        if repeated.empty or rows.any():
+            case = "" if repeated.empty else f" for case {both.loc[rows.idxmax(), 'case']}, which {problem}"
             raise RunError(
-                f"{model.label} gives no number for case {both.loc[undefined.idxmax(), 'case']}: its weights or the "
-                f"images contain values that are not numbers. {remedy}"
-            )
-        difference = (first_value - repetition).abs()
-        if name == "y_pred":
-            # a class may change by rounding alone, so only its probability is compared
-            is_number = both["kind"].map(lambda name: kind_named(name).form == "number")
-            difference = (difference / both["target"].map(ranges)).where(is_number)
-        differs = difference > TOLERANCE
-        if name == "y_pred":
-            differs |= first_value.isna()
-        if differs.any():
-            raise RunError(
-                f"{model.label} does not reproduce predictions.parquet for case "
-                f"{both.loc[differs.idxmax(), 'case']}: its weights, the images or their preparation have changed. "
-                f"{remedy}"
+                f"{label} does not reproduce predictions.parquet{case}: its weights, the images or their preparation "
+                "have changed. Run the study again."
             )
 
 
@@ -306,9 +288,8 @@ def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget
             by_sequence = by_sequence.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
         slot_tiles = data.slots_of(batch)
         for number, row in enumerate(owners.tolist()):
-            views[row].append(
-                tuple(values[number] for values in (slot_tiles, panels, raw, by_sequence, last.contrast()))
-            )
+            of_batch = (slot_tiles, panels, raw, by_sequence, last.contrast())
+            views[row].append(tuple(values[number] for values in of_batch))
     if last is None:
         return []
     size = (int(last.maps.shape[2]), int(last.maps.shape[3]))
@@ -318,12 +299,9 @@ def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget
         slot_tiles, panels, raw, by_sequence, contrast = map(torch.stack, zip(*case_views, strict=True))
         # one scale for all views and, for Grad-CAM, all sequences of a case, because they are compared by eye
         maps = scaled(raw[None], last.method)[0]
+        separate = maps[:, None].expand_as(by_sequence).masked_fill(by_sequence.isnan(), torch.nan)
         if late:
             separate = scaled(by_sequence.flatten(0, 1)[None], last.method)[0].reshape(by_sequence.shape)
-        else:
-            separate = (
-                maps[:, None].expand(-1, by_sequence.shape[1], -1, -1).masked_fill(by_sequence.isnan(), torch.nan)
-            )
         arrays = [values.numpy() for values in (slot_tiles, panels, maps, separate, raw, contrast)]
         results.append(SaliencyMap(int(row), *arrays, size, peaks, _grid(data)))  # type: ignore[arg-type,call-arg]
     return results
@@ -409,34 +387,20 @@ def native_maps(
         if all(np.isnan(saliency.by_sequence[:, number]).all() for saliency in maps):
             continue
         slot_maps = [
-            SlotMaps(
-                saliency.row,
-                np.concatenate(
-                    to_slots(saliency.by_sequence[:, number], rows=saliency.grid[0], columns=saliency.grid[1])
-                ),
-                saliency.slots.reshape(-1),
-            )
-            for saliency in maps
+            SlotMaps(each.row, to_slots(each.by_sequence[:, number], each.grid), each.slots.reshape(-1))
+            for each in maps
         ]
         by_channel[channel] = modality.to_native(prepared, slot_maps, channel, side=side)
     return by_channel
 
 
-def to_slots(maps: np.ndarray, *, rows: int, columns: int) -> np.ndarray:
-    """Cut panels into their slots, row by row: (B, rows·h, columns·w) → (B, S, h, w).
+def to_slots(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Cut panels into their slots, row by row: (B, rows·h, columns·w) → (B·S, h, w).
 
-    Raises:
-        CasewiseError: the map cannot be divided into these rows and columns.
-
-    >>> to_slots(np.arange(4).reshape(1, 2, 2), rows=2, columns=2)[0, :, 0, 0].tolist()
+    >>> to_slots(np.arange(4).reshape(1, 2, 2), (2, 2))[:, 0, 0].tolist()
     [0, 1, 2, 3]
     """
-    count, height, width = maps.shape
-    if height % rows or width % columns:
-        raise CasewiseError(
-            f"explain: a map of {height} x {width} pixels cannot be divided into {rows} x {columns} tiles."
-        )
-    tiles = maps.reshape(count, rows, height // rows, columns, width // columns)
-    return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4)).reshape(
-        count, rows * columns, height // rows, width // columns
-    )
+    rows, columns = grid
+    height, width = maps.shape[1] // rows, maps.shape[2] // columns
+    tiles = maps.reshape(-1, rows, height, columns, width).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(tiles).reshape(-1, height, width)

@@ -25,9 +25,6 @@ def serve(
     learner: Annotated[str, typer.Option(help="The learner that predicts; headline: the one of the report.")] = (
         "headline"
     ),
-    keep: Annotated[
-        Path | None, typer.Option(help="Keep images and answers in this folder [default: nothing is stored].")
-    ] = None,
     max_size: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 512,
     max_files: Annotated[int, typer.Option(min=1, help="Images of one request.")] = 1000,
     max_pixels: Annotated[int, typer.Option(min=1, help="Million pixels of one photograph.")] = 100,
@@ -48,7 +45,7 @@ def serve(
         from casewise.plugins.serve.server import run_service
         from casewise.plugins.serve.settings import MEBI, ServiceSettings
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette", "h11", "multipart"):
+        if (error.name or "").partition(".")[0] not in ("uvicorn", "starlette", "h11", "python_multipart"):
             raise
         raise CasewiseError(
             "`casewise serve` needs an optional part of casewise: `pip install 'casewise[serve]'`."
@@ -59,7 +56,6 @@ def serve(
         host=host,
         port=port,
         token=token,
-        keep=keep,
         max_bytes=max_size * MEBI,
         max_files=max_files,
         max_pixels=max_pixels * 1_000_000,

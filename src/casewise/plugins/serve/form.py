@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from casewise.errors import cut, nearest
 from casewise.plugins.serve.settings import ServiceError, shown_name
@@ -40,60 +38,23 @@ async def read_submission(
         ServiceError: the request is no multipart form, has too many parts, an unknown field, or no image.
     """
     if not request.headers.get("content-type", "").casefold().startswith("multipart/form-data"):
-        raise ServiceError(
-            415,
-            "not_multipart",
-            "The request must be a multipart/form-data form with the images as files, such as `curl -F "
-            f"{(description['slots'] or [IMAGE])[0]}=@photograph.jpg`.",
-        )
-    parser = DirectParser(
-        request.headers,
-        request.stream(),
-        max_files=settings.max_files,
-        max_fields=3 * MOST_VISITS,
-        max_part_size=FIELD_BYTES,
-    )
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(400, error.message) from error
-    try:
+        example = f"curl -F {(description['slots'] or [IMAGE])[0]}=@photograph.jpg"
+        message = f"The request must be a multipart/form-data form with the images as files, such as `{example}`."
+        raise ServiceError(415, "not_multipart", message)
+    limits = {"max_files": settings.max_files, "max_fields": 3 * MOST_VISITS, "max_part_size": FIELD_BYTES}
+    async with request.form(**limits) as form:
         return await run_in_threadpool(_stored, form, folder, description)
-    finally:
-        await form.close()
-
-
-class DirectParser(MultiPartParser):
-    """Writes a file where it arrives, in memory or on disk; a thread for each piece takes longer than the write."""
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        """Add a piece to the current field or file."""
-        if (upload := self._current_part.file) is None:
-            super().on_part_data(data, start, end)
-        else:
-            upload.file.write(data[start:end])
-
-    def on_part_end(self) -> None:
-        """Finish the current field or file."""
-        if (upload := self._current_part.file) is None:
-            super().on_part_end()
-        else:
-            upload.file.seek(0)
-            self.items.append((self._current_part.field_name, upload))
 
 
 def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Submission:
     names: dict[int, str] = {}
     days: dict[int, float] = {}
-    options = {"target": "", "learner": "", "subject": ""}
+    options = {"target": "", "learner": ""}
     files: list[UploadedFile] = []
-    total = 0
     for field, value in form.multi_items():
         number, name = _numbered(field, description)
         if not isinstance(value, str):
-            file, size = _file(value, field, number, name, len(files), folder, description)
-            files.append(file)
-            total += size
+            files.append(_file(value, field, number, name, len(files), folder, description))
         elif name == "visit":
             names[number] = _text(value, field)
         elif name == "day":
@@ -113,14 +74,10 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
         raise ServiceError(422, "same_visit", "Two visits have the same name. Give each its own.")
     if any(visit.day is None for visit in visits) and days:
         lacking = next(visit.name for visit in visits if visit.day is None)
-        raise ServiceError(
-            422,
-            "day_missing",
-            f"{lacking} has no day, and another visit has one. State the day of every visit, or none.",
-        )
+        message = f"{lacking} has no day, and another visit has one. State the day of every visit, or none."
+        raise ServiceError(422, "day_missing", message)
     stored = [UploadedFile(file.name, file.stored, file.slot, positions[file.visit]) for file in files]
-    extra = {"subject": options["subject"], "bytes": total}
-    return Submission(visits, stored, options["target"], options["learner"], extra)
+    return Submission(visits, stored, **options)
 
 
 def _numbered(field: str, description: Mapping[str, Any]) -> tuple[int, str]:
@@ -136,7 +93,7 @@ def _numbered(field: str, description: Mapping[str, Any]) -> tuple[int, str]:
 
 def _file(
     upload: UploadFile, field: str, number: int, slot: str, count: int, folder: Path, description: Mapping[str, Any]
-) -> tuple[UploadedFile, int]:
+) -> UploadedFile:
     name = shown_name(upload.filename or "")
     allowed = description["slots"] or [IMAGE]
     if slot not in allowed:
@@ -147,28 +104,23 @@ def _file(
             size += target.write(chunk)
     if not size:
         raise ServiceError(422, "empty_file", f"{name}: the file is empty (0 bytes). Copy it again.", [name])
-    return UploadedFile(name, stored, slot if description["slots"] else "", number), size
+    return UploadedFile(name, stored, slot if description["slots"] else "", number)
 
 
 def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file: str = "") -> ServiceError:
     slots = description["slots"] or [IMAGE]
-    options = slots if is_file else ["visit", "day", "target", "learner", "subject"]
+    options = slots if is_file else ["visit", "day", "target", "learner"]
     noun = "a file" if is_file else "a text field"
-    return ServiceError(
-        422,
-        "unknown_field",
-        f"{f'{file}: ' if file else ''}{cut(field)} is not the name of {noun}. There are {', '.join(options)}, for "
-        f"further visits with their number: 2.{options[0]}.{nearest(field, options)}",
-        [file] if file else [],
-    )
+    allowed = f"There are {', '.join(options)}, for further visits with their number: 2.{options[0]}."
+    message = f"{f'{file}: ' if file else ''}{cut(field)} is not the name of {noun}. {allowed}{nearest(field, options)}"
+    return ServiceError(422, "unknown_field", message, [file] if file else [])
 
 
 def _text(value: str, field: str) -> str:
     text = value.strip()
     if len(text) > LONGEST_TEXT or not text.isprintable():
-        raise ServiceError(
-            422, "bad_text", f"{cut(field)}: it must be at most {LONGEST_TEXT} printable characters on one line."
-        )
+        message = f"{cut(field)}: it must be at most {LONGEST_TEXT} printable characters on one line."
+        raise ServiceError(422, "bad_text", message)
     return text
 
 

@@ -1,4 +1,4 @@
-"""What surrounds every request: token, host, size, slow clients, headers of security, one line of log, and counters."""
+"""What surrounds every request: token, host, size, slow clients, headers of security, and one line of log."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from casewise.plugins.serve.pool import Counters, location_of
-from casewise.plugins.serve.settings import LOCAL_NAMES, Json, ServiceError, ServiceSettings, is_local
+from casewise.plugins.serve.pool import location_of
+from casewise.plugins.serve.settings import LOCAL_NAMES, ServiceError, ServiceSettings, is_local
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,23 +35,21 @@ HEADERS = {
 }
 # What is read and thrown away of a refused upload, so that its client reads the answer: bytes, and seconds.
 DRAINED, DRAINING = 64 * 2**20, 10.0
-# Paths by which requests are counted and logged; others may contain anything.
-PATHS = ("/", "/health", "/metrics", "/docs", "/api/model", "/api/predict", "/api/explain", "/api/openapi.json")
-OPEN_WITHOUT_TOKEN = ("/", "/health", "/docs")
+# Paths that are logged; others may contain anything.
+PATHS = ("/", "/health", "/api/model", "/api/predict", "/api/explain")
+OPEN_WITHOUT_TOKEN = ("/", "/health")
 
 
 class Guard:
     """An ASGI application around another one."""
 
-    def __init__(self, app: ASGIApp, settings: ServiceSettings, counters: Counters) -> None:
-        self._app, self._settings, self._counters = app, settings, counters
+    def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
+        self._app, self._settings = app, settings
         self._token = _digest(settings.token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
             return
         start, path = time.monotonic(), str(scope["path"])
         exchange = _Exchange(scope, receive, send, self._settings)
@@ -67,8 +65,6 @@ class Guard:
             await exchange.refuse(ServiceError(500, "fault", fault))
         seconds = time.monotonic() - start
         label = path if path in PATHS else "/page" if path.startswith("/page/") else "other"
-        self._counters.add("requests_total", path=label, status=str(exchange.status))
-        self._counters.add("request_seconds_total", seconds, path=label)
         log.info("%s %s %s %d %.2f s", exchange.name, scope["method"], label, exchange.status, seconds)
 
     def _check(self, scope: Scope) -> None:
@@ -76,9 +72,8 @@ class Guard:
         headers, path = _headers(scope), str(scope["path"])
         host = headers.get("host", "")
         if is_local(self._settings.host) and _part(f"//{host}", "hostname") not in (*LOCAL_NAMES, self._settings.host):
-            raise ServiceError(
-                421, "wrong_host", "This service answers requests for localhost and 127.0.0.1 only. Use one of these."
-            )
+            message = "This service answers requests for localhost and 127.0.0.1 only. Use one of these."
+            raise ServiceError(421, "wrong_host", message)
         origin = headers.get("origin", "")
         if origin and _part(origin, "netloc") != host:
             raise ServiceError(403, "other_site", "Pages of other sites cannot use this service.")
@@ -87,11 +82,8 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.casefold() != "bearer" or not hmac.compare_digest(_digest(token.strip()), self._token):
             what = "The token is wrong." if token else "The service needs a token."
-            raise ServiceError(
-                401,
-                "token",
-                f"{what} Send the one with which the service was started in the header `Authorization: Bearer TOKEN`.",
-            )
+            remedy = "Send the one with which the service was started in the header `Authorization: Bearer TOKEN`."
+            raise ServiceError(401, "token", f"{what} {remedy}")
 
 
 class _Exchange:
@@ -120,9 +112,8 @@ class _Exchange:
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.0))
         except TimeoutError as error:
-            raise ServiceError(
-                408, "slow_upload", "The upload was too slow and was stopped. Send it again, over a faster connection."
-            ) from error
+            message_text = "The upload was too slow and was stopped. Send it again, over a faster connection."
+            raise ServiceError(408, "slow_upload", message_text) from error
         self._count(message)
         if self._bytes > self._settings.max_bytes:
             raise self._too_large()
@@ -135,13 +126,8 @@ class _Exchange:
             self.status = int(message["status"])
             extra = {**HEADERS, "x-request": self.name}
             own = {name for name, _ in message["headers"]}
-            message = {
-                **message,
-                "headers": [
-                    *message["headers"],
-                    *((n.encode(), v.encode()) for n, v in extra.items() if n.encode() not in own),
-                ],
-            }
+            added = [(n.encode(), v.encode()) for n, v in extra.items() if n.encode() not in own]
+            message = {**message, "headers": [*message["headers"], *added]}
         await asyncio.wait_for(self._send(message), self._settings.idle_seconds)
 
     async def refuse(self, error: ServiceError) -> None:
@@ -172,13 +158,9 @@ class _Exchange:
         self._complete = message["type"] != "http.request" or not message.get("more_body", False)
 
     def _too_large(self) -> ServiceError:
-        limit = self._settings.max_bytes / 2**20
-        return ServiceError(
-            413,
-            "too_large",
-            f"The request is larger than {limit:,.0f} MiB. Send fewer or smaller images, or start the service with a "
-            "larger --max-size.",
-        )
+        remedy = "Send fewer or smaller images, or start the service with a larger --max-size."
+        too_large = f"The request is larger than {self._settings.max_bytes / 2**20:,.0f} MiB. {remedy}"
+        return ServiceError(413, "too_large", too_large)
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -197,9 +179,3 @@ def _part(address: str, name: str) -> str:
 def _digest(token: str) -> bytes:
     """Of fixed length, so that a comparison takes the same time for every token."""
     return hashlib.sha256(token.encode()).digest()
-
-
-def error_answer(error: ServiceError) -> Json:
-    """The arguments of a JSON response with an error."""
-    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
-    return {"content": error.as_json(), "status_code": error.status, "headers": headers}

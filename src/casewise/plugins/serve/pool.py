@@ -1,4 +1,4 @@
-"""Processes that predict, a bounded queue before them, and counters: the death of one loses no request of another."""
+"""Processes that predict, and a bounded queue before them: the death of one loses no request of another."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import queue
 import shutil
 import signal
 import tempfile
-import threading
 import traceback
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from casewise.errors import CasewiseError, RunError
-from casewise.plugins.serve.settings import Json, ServiceError
+from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings
 from casewise.plugins.serve.submission import Submission
 
 log = logging.getLogger("casewise.plugins.serve")
@@ -31,59 +29,7 @@ log = logging.getLogger("casewise.plugins.serve")
 # Seconds until a worker must have loaded its model.
 LOADING = 600.0
 RETRY_AFTER = 5
-PREFIX = "casewise_"
-HELP = {
-    "requests_total": ("counter", "Answered requests by path and status."),
-    "request_seconds_total": ("counter", "Time of these requests in seconds."),
-    "uploaded_images_total": ("counter", "Images that were uploaded for predictions or saliency maps."),
-    "uploaded_bytes_total": ("counter", "Bytes of these images."),
-    "visits_total": ("counter", "Visits that were predicted."),
-    "flagged_visits_total": ("counter", "Visits with a flag, such as images far from those of the training."),
-    "refused_total": ("counter", "Requests that were refused because the queue was full."),
-    "worker_restarts_total": ("counter", "Processes that ended during a request."),
-    "requests_in_progress": ("gauge", "Requests that are answered or wait."),
-    "workers": ("gauge", "Processes that predict."),
-}
-
-
-class Counters:
-    """Named numbers with labels, which several threads may change.
-
-    >>> counters = Counters()
-    >>> counters.add("requests_total", path="/health", status="200")
-    >>> [line for line in counters.text().splitlines() if line.startswith("casewise_requests_total")]
-    ['casewise_requests_total{path="/health",status="200"} 1']
-    """
-
-    def __init__(self) -> None:
-        self._values: dict[str, dict[tuple[tuple[str, str], ...], float]] = defaultdict(dict)
-        self._lock = threading.Lock()
-        for name in ("refused_total", "worker_restarts_total", "requests_in_progress", "visits_total"):
-            self._values[name][()] = 0.0
-
-    def add(self, name: str, amount: float = 1.0, **labels: str) -> None:
-        """Add to a counter; values of labels come from the service, never from clients."""
-        key = tuple(sorted(labels.items()))
-        with self._lock:
-            self._values[name][key] = self._values[name].get(key, 0.0) + amount
-
-    def set(self, name: str, value: float) -> None:
-        """Set a gauge."""
-        with self._lock:
-            self._values[name][()] = value
-
-    def text(self) -> str:
-        """All numbers, one a line."""
-        lines = []
-        with self._lock:
-            for name, (kind, description) in HELP.items():
-                if not self._values.get(name):
-                    continue
-                lines += [f"# HELP {PREFIX}{name} {description}", f"# TYPE {PREFIX}{name} {kind}"]
-                for labels, value in sorted(self._values[name].items()):
-                    inner = ",".join(f'{label}="{text}"' for label, text in labels)
-                    lines.append(f"{PREFIX}{name}{'{' + inner + '}' if inner else ''} {value:.6g}")
-        return "\n".join(lines) + "\n"
+SMALLER = "Send fewer or smaller images."
 
 
 @dataclass(frozen=True)
@@ -114,7 +60,6 @@ def work(connection: Connection, plan: WorkerPlan) -> None:
         torch.set_num_threads(plan.threads)
         session = ModelSession(plan.bundle, plan.learner, max_pixels=plan.max_pixels, trust=plan.trust)
         _send(connection, {"ready": session.description})
-        session.warm_up()
     except CasewiseError as error:
         _send(connection, {"failed": str(error)})
         return
@@ -125,23 +70,23 @@ def work(connection: Connection, plan: WorkerPlan) -> None:
         except EOFError:
             return
         submission, folder = Submission.from_json(job["submission"]), Path(job["folder"])
-        _send(connection, _answered(answers[job["task"]], submission, folder))
+        _send(connection, answered(answers[job["task"]], submission, folder))
 
 
-def _answered(task: Callable[[Submission, Path], Json], submission: Submission, folder: Path) -> Json:
+def answered(task: Callable[[Submission, Path], Json], submission: Submission, folder: Path) -> Json:
+    """The answer, or the problem with the names that the client gave to its files."""
     try:
         return {"answer": task(submission, folder)}
     except ServiceError as error:
-        problem, status = error, error.status
+        problem = error
     except CasewiseError as error:
         text = str(error)
         problem = ServiceError(422, "unreadable", submission.named(text, folder), submission.files_in(text))
-        status = problem.status
     except Exception as error:  # noqa: BLE001 (the client gets a typed error, and the log no content of files)
         log.error("an error in prediction: %s", location_of(error))
         message = "This request could not be answered because of a fault of casewise. Please report it."
-        problem, status = ServiceError(500, "fault", message), 500
-    return {"status": status, "code": problem.code, "message": problem.message, "files": list(problem.files)}
+        problem = ServiceError(500, "fault", message)
+    return {"refused": [problem.status, problem.code, problem.message, list(problem.files)]}
 
 
 def location_of(error: BaseException) -> str:
@@ -158,14 +103,6 @@ def _send(connection: Connection, message: Json) -> None:
         os._exit(0)  # the service ended
 
 
-class WorkerDiedError(Exception):
-    """The process ended in the middle of a job."""
-
-
-class WorkerSlowError(Exception):
-    """The process did not answer in time."""
-
-
 class Worker:
     """A process that answers jobs one by one; a dead one is started again with the next job."""
 
@@ -174,11 +111,6 @@ class Worker:
         self._process: Any = None
         self._pipe: Connection | None = None
         self.description: Json = {}
-
-    @property
-    def pid(self) -> int | None:
-        """The process, if there is one."""
-        return self._process.pid if self._process else None
 
     def start(self) -> None:
         """Start the process and wait until its model is loaded.
@@ -196,26 +128,23 @@ class Worker:
         process.start()
         self._process = process
         other.close()
+        bundle = self._plan.bundle
         try:
             first = self._received(LOADING)
-        except (WorkerDiedError, WorkerSlowError) as error:
-            self.stop()
-            raise RunError(
-                f"{self._plan.bundle}: the process that loads the model ended. There may be too little memory."
-            ) from error
+        except (OSError, EOFError):
+            first = {"failed": f"{bundle}: the process that loads the model ended. There may be too little memory."}
+        if self.description and self.description != first.get("ready", self.description):
+            first = {"failed": f"{bundle}: it was changed since the service started. Start the service again."}
         if "failed" in first:
             self.stop()
             raise RunError(str(first["failed"]))
-        if self.description not in ({}, first["ready"]):
-            self.stop()
-            raise RunError(f"{self._plan.bundle}: it was changed since the service started. Start the service again.")
         self.description = first["ready"]
 
     def call(self, job: Json, timeout: float) -> Json:
         """The answer to a job.
 
         Raises:
-            WorkerDiedError, WorkerSlowError: the process is ended, and starts again with the next job.
+            TimeoutError, EOFError: it takes too long or the process died; a new one starts with the next job.
             RunError: it cannot be started.
         """
         if self._process is None or not self._process.is_alive():
@@ -226,22 +155,16 @@ class Worker:
             return self._received(timeout)
         except (OSError, EOFError) as error:
             self.stop()
-            raise WorkerDiedError from error
-        except (WorkerDiedError, WorkerSlowError):
-            self.stop()
-            raise
+            raise (error if isinstance(error, TimeoutError) else EOFError()) from error
 
     def _received(self, timeout: float) -> Json:
         assert self._pipe is not None
         ready = wait([self._pipe, self._process.sentinel], timeout)
         if not ready:
-            raise WorkerSlowError
+            raise TimeoutError
         if self._pipe not in ready:
-            raise WorkerDiedError
-        try:
-            message: Json = json.loads(self._pipe.recv_bytes())
-        except EOFError as error:
-            raise WorkerDiedError from error
+            raise EOFError
+        message: Json = json.loads(self._pipe.recv_bytes())
         return message
 
     def stop(self) -> None:
@@ -260,27 +183,17 @@ class WorkerPool:
 
     Args:
         plan: of each worker; its folder is the one below which theirs are.
-        queue_length: requests that may wait in addition to those that are answered.
-        timeout: seconds for one job.
         target: the function of the processes.
     """
 
     def __init__(
-        self,
-        plan: WorkerPlan,
-        counters: Counters,
-        *,
-        workers: int,
-        queue_length: int,
-        timeout: float,
-        target: Callable[[Connection, WorkerPlan], None] = work,
+        self, plan: WorkerPlan, settings: ServiceSettings, target: Callable[[Connection, WorkerPlan], None] = work
     ) -> None:
-        self.workers = [Worker(plan, target) for _ in range(workers)]
-        self._counters, self._timeout = counters, timeout
-        self._capacity = workers + queue_length
-        self._taken = 0
+        self.workers = [Worker(plan, target) for _ in range(settings.workers)]
+        self._timeout, self._capacity = settings.timeout, settings.workers + settings.queue
+        self.taken = 0
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="worker")
+        self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="worker")
 
     def start(self) -> Json:
         """Start all processes; the description of the model.
@@ -299,21 +212,16 @@ class WorkerPool:
         Raises:
             ServiceError: 503, there is none.
         """
-        if self._taken >= self._capacity:
-            self._counters.add("refused_total")
-            raise ServiceError(
-                503,
-                "busy",
-                f"The service is busy: {self._capacity} requests are in progress. Try again in {RETRY_AFTER} seconds.",
-                retry_after=RETRY_AFTER,
+        if self.taken >= self._capacity:
+            message = (
+                f"The service is busy: {self._capacity} requests are in progress. Try again in {RETRY_AFTER} seconds."
             )
-        self._taken += 1
-        self._counters.set("requests_in_progress", self._taken)
+            raise ServiceError(503, "busy", message, retry_after=RETRY_AFTER)
+        self.taken += 1
 
     def leave(self) -> None:
         """Give the place back."""
-        self._taken -= 1
-        self._counters.set("requests_in_progress", self._taken)
+        self.taken -= 1
 
     async def answer(self, job: Json) -> Json:
         """The answer of some worker to a job.
@@ -325,7 +233,7 @@ class WorkerPool:
         if "answer" in message:
             answer: Json = message["answer"]
             return answer
-        raise ServiceError(message["status"], message["code"], message["message"], message["files"])
+        raise ServiceError(*message["refused"])
 
     def _run(self, job: Json) -> Json:
         worker = self._idle.get()
@@ -333,25 +241,18 @@ class WorkerPool:
             for attempt in (1, 2):
                 try:
                     return worker.call(job, self._timeout)
-                except WorkerDiedError:
-                    self._counters.add("worker_restarts_total")
+                except EOFError:
                     log.warning("a worker process ended during a request (attempt %d of 2)", attempt)
-                except WorkerSlowError:
-                    self._counters.add("worker_restarts_total")
+                except TimeoutError:
                     log.warning("a request took more than %g seconds and was stopped", self._timeout)
-                    return _problem(
-                        "timeout",
-                        f"The prediction took more than {self._timeout:g} seconds and was stopped. Send fewer or "
-                        "smaller images.",
-                    )
-            return _problem(
-                "worker_died",
-                "The process that predicts ended twice with this request, perhaps because an image needs too much "
-                "memory. Send fewer or smaller images.",
-            )
+                    stopped = f"The prediction took more than {self._timeout:g} seconds and was stopped."
+                    raise ServiceError(503, "timeout", f"{stopped} {SMALLER}") from None
+            died = "The process that predicts ended twice with this request, perhaps for lack of memory."
+            raise ServiceError(503, "worker_died", f"{died} {SMALLER}")
         except RunError as error:
             log.error("a worker process cannot be started again: %s", error)
-            return _problem("no_worker", "The model cannot be loaded at present. Tell whoever runs this service.")
+            message = "The model cannot be loaded at present. Tell whoever runs this service."
+            raise ServiceError(503, "no_worker", message) from error
         finally:
             self._idle.put(worker)
 
@@ -360,7 +261,3 @@ class WorkerPool:
         for worker in self.workers:
             worker.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _problem(code: str, message: str) -> Json:
-    return {"status": 503, "code": code, "message": message, "files": []}

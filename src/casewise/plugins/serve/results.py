@@ -63,14 +63,9 @@ def flags_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     flags = []
     distances = [result["distance"] for result in results if result["beyond"]]
     if distances:
-        flags.append(
-            {
-                "code": "beyond",
-                "message": "The images are far from those that the model was trained on (distance "
-                f"{max(distances):.2f}; one in twenty held-out cases of the study exceeds {FAR:g}). The results may "
-                "not apply.",
-            }
-        )
+        far = f"distance {max(distances):.2f}; one in twenty held-out cases of the study exceeds {FAR:g}"
+        message = f"The images are far from those that the model was trained on ({far}). The results may not apply."
+        flags.append({"code": "beyond", "message": message})
     unlike = dict.fromkeys(reason for result in results for reason in result["flags"])
     if unlike:
         message = f"Unlike the training cases: {SEPARATOR.join(unlike)}. The results may not apply."
@@ -87,78 +82,37 @@ def trajectory(visits: Sequence[Mapping[str, Any]], description: Mapping[str, An
     Where the study defines a response, each visit has `change` (percent from the baseline, negative when better) and
     `response`, by threshold; a baseline of zero gives None.
     """
-    outcome = description["primary_outcome"]
-    values = [_value(visit, outcome) for visit in visits]
-    if len(visits) < 2 or any(value is None for value in values):
+    outcome, rule = description["primary_outcome"], description["response"] or {}
+    results = [[result for result in visit["results"] if result["target"] == outcome] for visit in visits]
+    if len(visits) < 2 or not all(len(own) == 1 and isinstance(own[0]["prediction"], float) for own in results):
         return None
-    results = [value for value in values if value is not None]
     days = [visit["day"] for visit in visits]
-    dated = all(day is not None for day in days)
-    rows = pd.DataFrame(
-        {
-            "subject": SUBJECT,
-            "visit": [str(visit["visit"]) for visit in visits],
-            "day": days if dated else [float(n) for n in range(len(visits))],
-            "y_pred": [result["prediction"] for result in results],
-            "low": [result["prediction_low"] for result in results],
-            "high": [result["prediction_high"] for result in results],
-            "number": range(len(visits)),
-        }
-    ).assign(y_true=lambda table: table["y_pred"])
-    rule = description["response"]
-    named = (rule or {}).get("baseline", "first")
-    baseline = named if named != "first" and (rows["visit"] == named).sum() == 1 else "first"
-    changed = percent_change(rows, baseline=baseline)
-    responses: list[dict[str, bool]] = [{} for _ in range(len(changed))]
-    if rule:
-        for threshold in rule["thresholds"]:
-            responded = responds(
-                changed["predicted_change"].to_numpy(),
-                changed["y_pred"].to_numpy(),
-                threshold,
-                clear_at=rule["clear_at"],
-            )
-            for entry, yes in zip(responses, responded.tolist(), strict=True):
-                entry[f"{threshold:g}"] = yes
-    entries = [
-        _entry(row, response, with_change=rule is not None) | ({} if dated else {"day": None})
-        for row, response in zip(changed.to_dict("records"), responses, strict=True)
-    ]
-    start = next((entry["visit"] for entry in entries if entry["is_baseline"]), None)
+    dated = None not in days
+    rows = pd.DataFrame([own[0] for own in results])[["prediction", "prediction_low", "prediction_high"]].astype(float)
+    rows = rows.set_axis(["y_pred", "low", "high"], axis=1)
+    rows = rows.assign(
+        subject=SUBJECT, visit=[str(visit["visit"]) for visit in visits], y_true=rows["y_pred"], number=rows.index + 1
+    ).assign(day=days if dated else rows.index.astype(float))
+    named = rule.get("baseline", "first")
+    changed = percent_change(rows, baseline=named if (rows["visit"] == named).sum() == 1 else "first")
+    change, values = changed["predicted_change"].to_numpy(), changed["y_pred"].to_numpy()
+    responded = {f"{t:g}": responds(change, values, t, clear_at=rule["clear_at"]) for t in rule.get("thresholds", [])}
+    entries = []
+    for position, row in enumerate(changed.to_dict("records")):
+        since = -1 if row["since"] is pd.NA else row["since"]
+        entry = {name: plain(row[name]) for name in ("visit", "number", "low", "high")}
+        entry |= {"day": float(row["day"]) if dated else None, "value": row["y_pred"], "is_baseline": since == 0}
+        has_change = bool(rule) and since > 0 and not np.isnan(row["predicted_change"])
+        entry["change"] = float(row["predicted_change"]) if has_change else None
+        entry["response"] = {name: bool(yes[position]) for name, yes in responded.items()} if has_change else {}
+        entries.append(entry)
     return {
         "target": outcome,
         "title": description["titles"].get(outcome, outcome),
-        "baseline": start,
-        "clear_at": rule["clear_at"] if rule else None,
+        "baseline": next((entry["visit"] for entry in entries if entry["is_baseline"]), None),
+        "clear_at": rule.get("clear_at"),
         "visits": entries,
     }
-
-
-def _value(visit: Mapping[str, Any], outcome: str) -> Mapping[str, Any] | None:
-    """The result of the primary outcome at a visit, if there is one and it is a number."""
-    results = [result for result in visit["results"] if result["target"] == outcome]
-    single = len(results) == 1 and isinstance(results[0]["prediction"], float)
-    return results[0] if single else None
-
-
-def _entry(row: Mapping[Any, Any], response: Mapping[str, bool], *, with_change: bool) -> Json:
-    since = row["since"]
-    after = since is not pd.NA and since > 0
-    change = row["predicted_change"]
-    entry = {
-        "visit": row["visit"],
-        "number": int(row["number"]) + 1,
-        "day": float(row["day"]),
-        "value": float(row["y_pred"]),
-        "low": None if row["low"] is None or np.isnan(row["low"]) else float(row["low"]),
-        "high": None if row["high"] is None or np.isnan(row["high"]) else float(row["high"]),
-        "is_baseline": since is not pd.NA and since == 0,
-        "change": None,
-        "response": {},
-    }
-    if with_change and after and not np.isnan(change):
-        entry |= {"change": float(change), "response": dict(response)}
-    return entry
 
 
 def map_picture(explainer: Explainer, shown: Any, submission: Submission) -> Json:

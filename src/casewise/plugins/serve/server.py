@@ -20,10 +20,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from casewise.console import Silent
-from casewise.errors import CasewiseError, counted
+from casewise.errors import CasewiseError
 from casewise.plugins.serve.app import create_app
 from casewise.plugins.serve.guard import Guard
-from casewise.plugins.serve.pool import Counters, WorkerPlan, WorkerPool, work
+from casewise.plugins.serve.pool import WorkerPlan, WorkerPool, work
 from casewise.plugins.serve.settings import Json, ServiceSettings
 
 if TYPE_CHECKING:
@@ -48,26 +48,13 @@ def service(
         CasewiseError: the options do not agree, or the model cannot be loaded.
     """
     settings.check()
-    counters = Counters()
     with tempfile.TemporaryDirectory(prefix="casewise-serve-") as name:
         threads = max(1, (os.cpu_count() or 1) // settings.workers)
         plan = WorkerPlan(settings.bundle, settings.learner, settings.max_pixels, Path(name), threads, settings.trust)
-        pool = WorkerPool(
-            plan,
-            counters,
-            workers=settings.workers,
-            queue_length=settings.queue,
-            timeout=settings.timeout,
-            target=target,
-        )
-        counters.set("workers", settings.workers)
+        pool = WorkerPool(plan, settings, target)
         try:
             description = pool.start()
-            yield (
-                Guard(create_app(settings, pool, description, counters, Path(name)), settings, counters),
-                pool,
-                description,
-            )
+            yield Guard(create_app(settings, pool, description, Path(name)), settings), pool, description
         finally:
             pool.stop()
 
@@ -144,13 +131,7 @@ def run_service(settings: ServiceSettings, show: Show) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{listening.getsockname()[1]}/"
         show.line("serve", f"{description['title']}, {description['learner_title']}: {address}")
-        if (kept := description["networks_in_memory"]) < (networks := description["networks"]):
-            show.line(
-                "",
-                f"{kept} of {counted(networks, 'network')} stay in memory, because their weights are large. The others "
-                "are read again for every request, which takes longer.",
-            )
-        show.line("", "Press Ctrl-C to stop." if settings.keep is None else f"Requests are kept in {settings.keep}.")
+        show.line("", "Press Ctrl-C to stop.")
         _log_requests(quiet=isinstance(show, Silent))
         server_of(app, settings).run(sockets=[listening])
 
@@ -161,10 +142,8 @@ def _bound(settings: ServiceSettings) -> socket.socket:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((settings.host, settings.port), family=family, backlog=CONNECTIONS)
     except OSError as error:
-        raise CasewiseError(
-            f"--port: {settings.host} port {settings.port} cannot be used ({error.strerror or error}). Choose another "
-            "port, or 0 for a free one."
-        ) from error
+        reason = f"{settings.host} port {settings.port} cannot be used ({error.strerror or error})"
+        raise CasewiseError(f"--port: {reason}. Choose another port, or 0 for a free one.") from error
 
 
 def _log_requests(*, quiet: bool) -> None:

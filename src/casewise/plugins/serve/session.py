@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casewise.errors import CasewiseError, CohortError, ImageError, RunError, counted
+from casewise.errors import CasewiseError, ImageError, RunError, counted
 from casewise.evaluation.agreement import band_of
 from casewise.inference.ensemble import Ensemble
 from casewise.inference.input_flags import reasons_of
@@ -63,10 +62,8 @@ class ModelSession:
         self.model: TrainedModel = load_bundle(path, trust=trust)
         self.ensemble = Ensemble(self.model.members, self.model.combination, learner)
         if len(self.ensemble.learners) > 1:
-            raise RunError(
-                f"--learner: {learner} means {counted(len(self.ensemble.learners), 'learner')}; a service shows one. "
-                f"Choose one of: {', '.join(self.ensemble.learners)}."
-            )
+            names, count = ", ".join(self.ensemble.learners), counted(len(self.ensemble.learners), "learner")
+            raise RunError(f"--learner: {learner} means {count}; a service shows one. Choose one of: {names}.")
         self.max_pixels, self.explainer = max_pixels, explainer()
         self.learner = self.ensemble.learners[0]
         self._check_columns()
@@ -82,26 +79,15 @@ class ModelSession:
     def description(self) -> Json:
         """The answer of /api/model (see `casewise.plugins.serve.description.describe`)."""
         networks = {member.model for member in self.ensemble.members}
-        maps = (
-            [name for name in self.explainer.explainable(self.model.members) if name in networks]
-            if self.explainer
-            else []
-        )
-        return describe(self.model, self.study, self.learner, maps) | {
-            "networks": len(self.ensemble.members),
-            "networks_in_memory": self.networks_kept,
-        }
-
-    def warm_up(self) -> None:
-        """Import what saliency maps need, so that the first one is not slower than the next; it may be missing."""
-        if self.explainer:
-            self.explainer.warm_up()
+        explainable = self.explainer.explainable(self.model.members) if self.explainer else []
+        maps = [name for name in explainable if name in networks]
+        return describe(self.model, self.study, self.learner, maps)
 
     def predict(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/predict for images in `folder`.
 
         Raises:
-            ServiceError: an image cannot be read, or one is missing.
+            CasewiseError: an image cannot be read, or one is missing.
         """
         with tempfile.TemporaryDirectory(dir=folder) as work:
             _, _, rows = self._prepared(submission, folder, Path(work))
@@ -111,21 +97,15 @@ class ModelSession:
         """The answer of /api/explain for images in `folder`.
 
         Raises:
-            ServiceError: as `predict`; or there is no such learner or target, or it has no maps.
+            CasewiseError: as `predict`; or there is no such learner or target, or it has no maps.
         """
         names = self.description["explained_learners"]
         learner = submission.learner or next(iter(names), "")
         if self.explainer is None or learner not in names:
-            raise ServiceError(
-                422,
-                "no_saliency",
-                f"There are no saliency maps of {learner or self.learner}. "
-                + (
-                    f"Choose one of: {', '.join(names)}."
-                    if names
-                    else "Its networks weight tiles by attention, or the plugin `explain` is not installed."
-                ),
-            )
+            why = "Its networks weight tiles by attention, or the plugin `explain` is not installed."
+            remedy = f"Choose one of: {', '.join(names)}." if names else why
+            message = f"There are no saliency maps of {learner or self.learner}. {remedy}"
+            raise ServiceError(422, "no_saliency", message)
         try:
             target = self.explainer.target_of(self.study, submission.target)
         except CasewiseError as error:
@@ -145,14 +125,13 @@ class ModelSession:
                     entry["explained_class"] = explained_class(rows, target.target, level, entry)
                     del entry["stored"]
                     maps.append(entry)
-        title = self.description["titles"].get(target.target, target.target)
         signed = any(entry["signed"] for entry in maps)
         return {
             "model": self._facts,
             "learner": learner,
             "learner_title": learner_name(learner),
             "target": target.target,
-            "title": title,
+            "title": self.description["titles"].get(target.target, target.target),
             "signed": signed,
             "meaning": self._meaning(learner, signed=signed, classes=bool(target.output.classes)),
             "maps": maps,
@@ -172,40 +151,33 @@ class ModelSession:
         """The table of all visits, the prepared cases, and their rows in the columns of the output table.
 
         Without `predict` there are no rows.
+
+        Raises:
+            CasewiseError: images cannot be read; the worker puts the client's names into the message.
         """
         check_slots(submission, self.description)
         check_pixels(submission, folder, self.max_pixels, self.description)
-        try:
-            table = new_table(
-                self._cells(submission, folder), self.model.reader, work, columns=self._columns, root=folder
-            )
-            cells = table.cells()
-            cases = cases_of(cells, table.study)
-            if not predict:
-                prepared, refused = prepare_together(table, cells, cases, work / "prepared")
-                if refused:
-                    raise self._unreadable(submission, [reason for _, reason in refused], folder)
-                return table, prepared, pd.DataFrame(columns=self.model.table.columns)
-            rows, prepared = self.model.predict_together(self.ensemble, table, cells, cases, work / "prepared")
-        except (CohortError, ImageError) as error:
-            raise self._unreadable(submission, [str(error)], folder) from error
+        rows = self._cells(submission, folder)
+        table = new_table(rows, self.model.reader, work, columns=self._columns, root=folder)
+        cells = table.cells()
+        cases = cases_of(cells, table.study)
+        if not predict:
+            prepared, refused = prepare_together(table, cells, cases, work / "prepared")
+            if refused:
+                raise ImageError("\n".join(reason for _, reason in refused))
+            return table, prepared, pd.DataFrame(columns=self.model.table.columns)
+        rows, prepared = self.model.predict_together(self.ensemble, table, cells, cases, work / "prepared")
         problems = list(dict.fromkeys(rows.loc[rows["prediction"].isna() & (rows["problem"] != ""), "problem"]))
         answered = set(rows.loc[rows["prediction"].notna(), "case"])
         if problems and len(answered) < len(submission.visits):
-            raise self._unreadable(submission, problems, folder)
+            raise ImageError("\n".join(problems))
         return table, prepared, rows
-
-    def _unreadable(self, submission: Submission, problems: Sequence[str], folder: Path) -> ServiceError:
-        text = "\n".join(problems)
-        return ServiceError(422, "unreadable", submission.named(text, folder), submission.files_in(text))
 
     @property
     def _columns(self) -> dict[str, str]:
         """The headings of the tables of requests; a column that they do not have is empty."""
-        stated = {"path": "path", "subject": "subject", "visit": "visit"} | (
-            {"region": "region"} if self.study.regions else {}
-        )
-        return dict.fromkeys(self.model.reader.settings["columns"], "") | stated
+        stated = ["path", "subject", "visit", *(["region"] if self.study.regions else [])]
+        return dict.fromkeys(self.model.reader.settings["columns"], "") | {name: name for name in stated}
 
     def _cells(self, submission: Submission, folder: Path) -> pd.DataFrame:
         """One row for each image or scan; the DICOM files of one scan are moved into a folder."""
@@ -219,10 +191,8 @@ class ModelSession:
         """Refuse a model whose cases need more columns of a table than files and their regions or sequences state."""
         needed = set(modality_of(self.study).columns(self.study)) - {"path", slot_column(self.study)}
         if needed := needed | needed_columns(self.study):
-            raise RunError(
-                f"{self.model.folder}: its cases need the table's column {min(needed)!r}, which an upload does not "
-                "state. Use `casewise predict` with a table."
-            )
+            lacking = f"its cases need the table's column {min(needed)!r}, which an upload does not state"
+            raise RunError(f"{self.model.folder}: {lacking}. Use `casewise predict` with a table.")
 
     def _cpu_predictor(self, predictor: Predictor) -> Predictor:
         """The network where maps are computed: itself, or a copy of one that predicts on a GPU.
@@ -252,15 +222,8 @@ class ModelSession:
             own = by_visit[f"visit {number + 1}"]
             results = [self._result(submission, row) for row in own.to_dict("records")]
             images = [{"file": f.name, "region": f.slot} for f in submission.files if f.visit == number]
-            visits.append(
-                {
-                    "visit": visit.name,
-                    "day": visit.day,
-                    "images": images,
-                    "results": results,
-                    "flags": flags_of(results),
-                }
-            )
+            entry = {"visit": visit.name, "day": visit.day, "images": images, "results": results}
+            visits.append(entry | {"flags": flags_of(results)})
         return {
             "model": self._facts,
             "notice": self.description["notice"],
@@ -274,7 +237,7 @@ class ModelSession:
         facts = self.description["targets_by_name"][target]
         classes = facts["classes"]
         value = row["prediction"]
-        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        missing = plain(value) is None
         result: Json = {
             "target": target,
             "title": facts["title"],
@@ -283,12 +246,10 @@ class ModelSession:
             "prediction": None if missing else str(value) if classes else float(value),
         }
         if classes:
-            names = {name: plain(row[f"probability of {name}"]) for name in classes}
-            result["probabilities"] = names
+            result["probabilities"] = {name: plain(row[f"probability of {name}"]) for name in classes}
             result["prediction_set"] = [name for name in str(row["prediction set"]).split(" | ") if name]
         elif facts["bands"] and not missing:
-            names_of_bands = list(facts["bands"])
-            result["band"] = names_of_bands[int(band_of(np.array([float(value)]), facts["bands"])[0])]
+            result["band"] = list(facts["bands"])[int(band_of(np.array([float(value)]), facts["bands"])[0])]
         used = {*OTHER_FORM, "target", "region", *(name for name in row if str(name).startswith("probability of "))}
         result |= {str(name).replace(" ", "_"): plain(cell) for name, cell in row.items() if name not in used}
         result["flags"] = [submission.named(reason) for reason in reasons_of(str(row["flags"]))]

@@ -25,7 +25,6 @@ class ServiceSettings:
         bundle: a bundle (folder or zip file) or a run folder.
         learner: as in `casewise.inference.ensemble.Ensemble`.
         token: must be in the header of every request to the interface; empty for none.
-        keep: the folder in which requests and answers are kept; None keeps nothing.
         max_bytes: of one request; max_files: of one request; max_pixels: of one image.
         workers: processes that predict; queue: requests that may wait for one of them.
         timeout: seconds until a prediction is stopped; upload_seconds: until an upload must be complete;
@@ -38,7 +37,6 @@ class ServiceSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     token: str = ""
-    keep: Path | None = None
     max_bytes: int = 512 * MEBI
     max_files: int = 1000
     max_pixels: int = 100_000_000
@@ -65,8 +63,6 @@ class ServiceSettings:
                 f"--token: a token has at least {SHORTEST_TOKEN} characters of ASCII and no blanks. `python -c 'import "
                 "secrets; print(secrets.token_urlsafe())'` prints one."
             )
-        if self.keep is not None and self.keep.exists() and not self.keep.is_dir():
-            raise CasewiseError(f"--keep: {self.keep} is a file. Name a folder.")
 
 
 def is_local(host: str) -> bool:

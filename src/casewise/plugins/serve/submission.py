@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,6 @@ class Submission:
     files: Sequence[UploadedFile]
     target: str = ""
     learner: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> Json:
         """As plain values, for another process."""
@@ -77,7 +76,7 @@ class Submission:
         """The inverse of `as_json`."""
         visits = [Visit(**visit) for visit in values["visits"]]
         files = [UploadedFile(**file) for file in values["files"]]
-        return cls(visits, files, values["target"], values["learner"], values["options"])
+        return cls(visits, files, values["target"], values["learner"])
 
     def named(self, text: str, folder: Path | None = None) -> str:
         """A message in which the client's names stand in place of the neutral ones of files, in `folder` if stated."""
@@ -98,18 +97,13 @@ class Submission:
 
     @property
     def scans(self) -> list[str]:
-        """The slots of the series, in the order of their folders (see `series_name`)."""
+        """The slots of the series, in the order of their folders (`series-N`)."""
         return [slot for _, slot in dict.fromkeys((file.visit, file.slot) for file in self.files)]
 
     def files_in(self, text: str) -> list[str]:
         """The client's names of the files that a message mentions by their neutral names."""
         numbers = dict.fromkeys(int(match[2]) for match in STORED.finditer(text))
         return [self.files[number].name for number in numbers if number < len(self.files)]
-
-
-def series_name(number: int) -> str:
-    """The name of the folder with the DICOM files of a series."""
-    return f"series-{number}"
 
 
 def neutral_name(number: int, name: str) -> str:
@@ -134,9 +128,8 @@ def slot_column(study: Study) -> str:
 
 def needed_columns(study: Study) -> set[str]:
     """Columns that the settings of the modality name, without which there are no cases."""
-    settings = study.modality_settings
-    needed = {str(settings.slice_index)} if getattr(settings, "slice_index", None) else set()
-    return needed | ({"box_x0"} if getattr(settings, "roi", "") == "box" else set())
+    column = getattr(study.modality_settings, "slice_index", None)
+    return {str(column)} if column else set()
 
 
 def check_slots(submission: Submission, description: Mapping[str, Any]) -> None:
@@ -153,29 +146,15 @@ def check_slots(submission: Submission, description: Mapping[str, Any]) -> None:
             raise ServiceError(422, "no_image", f"The visit {visit.name!r} has no image. Add one, or leave it out.")
         lacking = [slot for slot in slots if slot not in {file.slot for file in files}]
         if lacking and description["all_slots"]:
-            raise ServiceError(
-                422,
-                "missing_image",
-                f"The visit {visit.name!r} has no image of the {noun} {' and '.join(lacking)}. The model needs every "
-                f"{noun}: {', '.join(slots)}.",
-            )
-        if description["series"]:
-            _check_single(files, visit.name)
-
-
-def _check_single(files: list[UploadedFile], visit: str) -> None:
-    by_slot: dict[str, list[UploadedFile]] = {}
-    for file in files:
-        by_slot.setdefault(file.slot, []).append(file)
-    for slot, own in by_slot.items():
-        if len(own) > 1 and any(_is_nifti(file.stored) for file in own):
-            raise ServiceError(
-                422,
-                "several_scans",
-                f"The visit {visit!r} has {len(own)} files for {slot}. Give one NIfTI file, or the DICOM files of one "
-                "series.",
-                [file.name for file in own],
-            )
+            message = f"The visit {visit.name!r} has no image of the {noun} {' and '.join(lacking)}."
+            all_slots = f"The model needs every {noun}: {', '.join(slots)}."
+            raise ServiceError(422, "missing_image", f"{message} {all_slots}")
+        for slot in slots if description["series"] else []:
+            own = [file for file in files if file.slot == slot]
+            if len(own) > 1 and any(_is_nifti(file.stored) for file in own):
+                remedy = "Give one NIfTI file, or the DICOM files of one series."
+                message = f"The visit {visit.name!r} has {len(own)} files for {slot}. {remedy}"
+                raise ServiceError(422, "several_scans", message, [file.name for file in own])
 
 
 def check_pixels(submission: Submission, folder: Path, limit: int, description: Mapping[str, Any]) -> None:
@@ -192,13 +171,9 @@ def check_pixels(submission: Submission, folder: Path, limit: int, description: 
             continue
         width, height = shape
         if width * height > limit or max(shape) > LONGEST_SIDE:
-            raise ServiceError(
-                413,
-                "image_too_large",
-                f"{file.name}: it has {width:,} x {height:,} pixels; at most {limit:,} pixels and sides of "
-                f"{LONGEST_SIDE:,} are read. Save it smaller.",
-                [file.name],
-            )
+            limits = f"at most {limit:,} pixels and sides of {LONGEST_SIDE:,} are read. Save it smaller."
+            message = f"{file.name}: it has {width:,} x {height:,} pixels; {limits}"
+            raise ServiceError(413, "image_too_large", message, [file.name])
 
 
 def into_series(submission: Submission, folder: Path) -> list[UploadedFile]:
@@ -211,7 +186,7 @@ def into_series(submission: Submission, folder: Path) -> list[UploadedFile]:
         if len(own) == 1 and _is_nifti(own[0].stored):
             scans.append(own[0])
             continue
-        series = folder / series_name(number)
+        series = folder / f"series-{number}"
         series.mkdir(exist_ok=True)
         for file in own:
             if (folder / file.stored).exists():  # a request that is repeated finds its files moved

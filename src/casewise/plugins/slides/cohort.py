@@ -54,15 +54,11 @@ def has_tiles(cohort: Cohort) -> bool:
 
 
 def plan_of(study: Study) -> TilePlan:
-    """The rules by which the study cuts its slides.
-
-    Raises:
-        CohortError: the study states none.
-    """
+    """The rules by which the study cuts its slides."""
     from casewise.plugins.slides.tiles import TilePlan
 
-    if (tiles := tiles_of(study)) is None:
-        raise CohortError(f"{study.cohort}: the study has no `tiles:`.")
+    tiles = tiles_of(study)
+    assert tiles is not None
     return TilePlan(side=study.images.size, **tiles.model_dump())
 
 
@@ -94,7 +90,7 @@ def into_tiles(study: Study, cohort: Cohort, folder: Path | None, show: Show) ->
     notes = [*cohort.notes, *notes_of(slides, plan)]
     if whole := [path for path, slide in zip(paths, planned, strict=True) if slide is None]:
         rows = "1 row names no slide" if len(whole) == 1 else f"{len(whole):,} rows name no slides"
-        names = names_text(called(whole), 3)
+        names = names_text([short_path(path) for path in whole], 3)
         notes.append(f"{rows} but images ({names}), which are used whole, as one tile each.")
     return dataclasses.replace(cohort, images=images, panels=panels, notes=notes)
 
@@ -181,10 +177,10 @@ def refuse_slides(study: Study, cohort: Cohort) -> None:
             slides.append(path)
     if slides:
         rows = "1 row names a whole slide" if len(slides) == 1 else f"{len(slides):,} rows name whole slides"
+        names = names_text([short_path(path) for path in slides], 3)
         raise CohortError(
-            f"{study.cohort}: {rows} ({names_text(called(slides), 3)}), and the study does not state how to cut "
-            f"them. Write for example `tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) "
-            "at one micron per pixel."
+            f"{study.cohort}: {rows} ({names}), and the study does not state how to cut them. Write for example "
+            f"`tiles: {{mpp: 1.0}}`: squares of {study.images.size} pixels (images.size) at one micron per pixel."
         )
 
 
@@ -194,8 +190,7 @@ def _check(study: Study, cohort: Cohort) -> None:
         if target.level == "image":
             raise CohortError(
                 f"targets.{name}: its level is image, but a label of a slide does not hold for each of its tiles. "
-                "Write `level: case`, or leave `level` out: tiles then learn the label of their case, and the case is "
-                "judged."
+                "Write `level: case`, or leave `level` out."
             )
     reserved = [name for name in (*TILE, *FACTS, PICTURE) if name in cohort.images]
     if reserved:
@@ -265,8 +260,8 @@ def _expanded(images: pd.DataFrame, planned: Sequence[PlannedSlide | None]) -> p
     boxes = [whole if slide is None else slide.boxes for slide in planned]
     rows = np.repeat(np.arange(len(images)), [len(tiles) for tiles in boxes])
     positions = dict(zip(TILE, np.concatenate(boxes).T, strict=True))
-    facts = [("", "", "", "") if slide is None else _facts(slide) for slide in planned]
-    fact_columns = {name: np.array([fact[i] for fact in facts], dtype=object)[rows] for i, name in enumerate(FACTS)}
+    facts = np.array([("",) * 4 if slide is None else _facts(slide) for slide in planned], dtype=object)
+    fact_columns = dict(zip(FACTS, facts[rows].T, strict=True))
     return images.iloc[rows].reset_index(drop=True).assign(**positions, **fact_columns)
 
 
@@ -282,23 +277,11 @@ def notes_of(slides: Sequence[PlannedSlide], plan: TilePlan) -> list[str]:
     """The numbers of tiles and deviations from the plan; similar notes of several slides are merged."""
     counts = np.array([len(slide) for slide in slides])
     fewest, most = int(counts.min()), int(counts.max())
-    counts_text = (
-        f"{fewest:,} {'tile' if fewest == 1 else 'tiles'} each"
-        if fewest == most
-        else f"{fewest:,} to {most:,} tiles, {np.median(counts):,.0f} in the median"
-    )
     notes = [
-        f"Slides give {counts_text}, of {plan.side} pixels at {plan.resolution}; at least "
-        f"{plan.min_tissue:.0%} of each is tissue."
+        f"Slides give {fewest:,} to {most:,} tiles, {np.median(counts):,.0f} in the median, of {plan.side} pixels at "
+        f"{plan.resolution}; at least {plan.min_tissue:.0%} of each is tissue."
     ]
-    thinned = sum(slide.candidates > len(slide) for slide in slides)
-    if thinned:
-        have = "has" if thinned == 1 else "have"
-        notes.append(
-            f"{thinned:,} of {len(slides):,} slides {have} more tiles than {plan.max_tiles:,}, of which an even "
-            f"selection is used."
-        )
-    names = called([slide.path for slide in slides])
+    names = [short_path(slide.path) for slide in slides]
     poor = [name for slide, name in zip(slides, names, strict=True) if len(slide) < FEW]
     if poor and fewest < most:
         verb = "gives" if len(poor) == 1 else "give"
@@ -316,21 +299,13 @@ def notes_of(slides: Sequence[PlannedSlide], plan: TilePlan) -> list[str]:
     return notes
 
 
-def called(paths: Sequence[Path]) -> list[str]:
-    """Each file by its name, with as many of its folders as are needed to distinguish files of the same name.
+def short_path(path: Path | str) -> str:
+    """A file with its folder: many files have the same name in folders of their own.
 
-    >>> called([Path("/data/S01/1.tiff"), Path("/data/S02/1.tiff"), Path("/data/S02/b.tiff")])
-    ['S01/1.tiff', 'S02/1.tiff', 'b.tiff']
+    >>> short_path("/data/B0001/1.tiff")
+    'B0001/1.tiff'
     """
-    names: dict[Path, str] = {}
-    alike, depth = list(dict.fromkeys(paths)), 0
-    while alike:
-        depth += 1
-        tails = Counter(path.parts[-depth:] for path in alike)
-        unique = [path for path in alike if tails[path.parts[-depth:]] == 1 or depth >= len(path.parts)]
-        names |= {path: "/".join(path.parts[-depth:]) for path in unique}
-        alike = [path for path in alike if path not in names]
-    return [names[path] for path in paths]
+    return "/".join(Path(path).parts[-2:])
 
 
 def start_with_slides(files: Sequence[Path], study: Study) -> Start | None:
@@ -378,13 +353,11 @@ def _lines(slide: Path, study: Study) -> list[str]:
     except CasewiseError:
         # The slide cannot be read here: `validate` says why.
         facts = None
-    resolution, others = "mpp: 1.0", "`magnification: 10`, or `level: 1` of each slide's pyramid"
+    resolution = "mpp: 1.0"
     if facts is not None and facts.mpp is None:
-        resolution, others = "level: 1", "`mpp: 1.0` with `assume_mpp: 0.5`, if you know how wide a pixel is"
-        if facts.magnification is not None:
-            resolution, others = "magnification: 10", "`level: 1` of each slide's pyramid"
+        resolution = "level: 1" if facts.magnification is None else "magnification: 10"
     return [
         f"# Slides are cut into squares of {study.images.size} pixels (images.size). A square is used if at least",
         "# half of it is tissue (`min_tissue`); of more than `max_tiles` squares an even selection is used.",
-        f"tiles: {{{resolution}, max_tiles: {MAX_TILES}}}  # or instead of {resolution.partition(':')[0]}: {others}",
+        f"tiles: {{{resolution}, max_tiles: {MAX_TILES}}}",
     ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from markupsafe import escape
@@ -23,8 +22,7 @@ COLOURS: dict[Scale, tuple[str, ...]] = {
     "two": ("#00507e", "#6aaed6", "#fff2b3", "#f0a35e", "#b04a00"),
     "rising": ("#fff6cf", "#c7e3b5", "#56b7b8", "#2468a6", "#1b2059"),
 }
-OUTLINE, GRID = "#0b6b3a", "#1f2933"
-OUTLINE_IN_DARK, GRID_IN_DARK = "#4be38a", "#c9d1d9"
+OUTLINE, GRID, IN_DARK = "#0b6b3a", "#1f2933", "#4be38a"
 # Of 255: a slide with a lower median is dark.
 DARK = 64
 # The share of the grey picture's contrast under the colours, and their opacity.
@@ -35,8 +33,7 @@ LONGEST = 760
 BARS = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 
 
-@dataclass(frozen=True)
-class Crop:
+class Crop(NamedTuple):
     """The part of a slide's thumbnail that contains its tissue and tiles, in pixels of the picture."""
 
     left: int
@@ -77,8 +74,10 @@ def cropped(slide: Overview, crop: Crop, *, grey: bool = False) -> np.ndarray:
 def taken(slide: Overview) -> Drawing:
     """The slide with its tissue outlined and a frame around every selected tile."""
     crop, dark = crop_of(slide), is_dark(slide)
-    edge = _outline(slide, crop, colour=OUTLINE_IN_DARK if dark else OUTLINE)
-    frames = _frames(slide, crop, colour=GRID_IN_DARK if dark else GRID)
+    squares = slide.boxes / slide.downsample - [crop.left, crop.top, 0]
+    path = "".join(f"M{x:.1f} {y:.1f}h{side:.1f}v{side:.1f}h-{side:.1f}Z" for x, y, side in squares)
+    frames = f'<path d="{path}" {_stroke(IN_DARK if dark else GRID, 1.0)}/>'
+    edge = _outline(slide, crop, colour=IN_DARK if dark else OUTLINE)
     return _drawing(slide, crop, [_image(cropped(slide, crop), crop), frames, edge])
 
 
@@ -98,15 +97,11 @@ def heat(slide: Overview, boxes: np.ndarray, values: np.ndarray, *, stride: floa
     """
     crop = crop_of(slide)
     cells, (left, top) = grid_of(boxes, values, stride)
-    corner = {
-        "x": left / slide.downsample - crop.left,
-        "y": top / slide.downsample - crop.top,
-        "width": cells.shape[1] * stride / slide.downsample,
-        "height": cells.shape[0] * stride / slide.downsample,
-    }
-    where = " ".join(f'{name}="{value:.2f}"' for name, value in corner.items())
+    x, y = left / slide.downsample - crop.left, top / slide.downsample - crop.top
+    height, width = (count * stride / slide.downsample for count in cells.shape)
     coloured = (
-        f'<image {where} href="{_png(_coloured(cells, scale))}" preserveAspectRatio="none" '
+        f'<image x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" '
+        f'href="{_png(_coloured(cells, scale))}" preserveAspectRatio="none" '
         'style="image-rendering:pixelated;mix-blend-mode:multiply"/>'
     )
     edge = _outline(slide, crop, holes=False)
@@ -193,14 +188,6 @@ def _outline(slide: Overview, crop: Crop, *, colour: str = OUTLINE, holes: bool 
         if len(line) > 2:
             lines.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z")
     return f'<path d="{"".join(lines)}" {_stroke(colour, 2.0)}/>'
-
-
-def _frames(slide: Overview, crop: Crop, *, colour: str = GRID) -> str:
-    """A square around every tile."""
-    shift = np.array([crop.left, crop.top, 0])
-    squares = slide.boxes / slide.downsample - shift
-    path = "".join(f"M{x:.1f} {y:.1f}h{side:.1f}v{side:.1f}h-{side:.1f}Z" for x, y, side in squares)
-    return f'<path d="{path}" {_stroke(colour, 1.0)}/>'
 
 
 def _stroke(colour: str, width: float) -> str:

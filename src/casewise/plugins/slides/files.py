@@ -98,10 +98,10 @@ def cut_short(path: Path) -> str:
     return ""
 
 
-def files_beside(path: Path) -> list[Path]:
+def companion_files(path: Path) -> list[Path]:
     """The other files of a slide, by name; empty if the slide is one file or they cannot be listed.
 
-    >>> files_beside(Path("a.svs"))
+    >>> companion_files(Path("a.svs"))
     []
     """
     suffix = path.suffix.lower()
@@ -120,10 +120,10 @@ def files_beside(path: Path) -> list[Path]:
     return []
 
 
-def mark_of(path: Path) -> str:
+def companions_hash(path: Path) -> str:
     """A hash of name, size and time of the other files of a slide; empty if the slide is one file."""
     stamps = []
-    for file in files_beside(path):
+    for file in companion_files(path):
         try:
             status = os.stat(file)
         except OSError:

@@ -10,6 +10,9 @@ import numpy as np
 
 from casewise.modalities.base import ImageFolder, ImageStore, MaskMeaning, NativeMap, Noun, PreparedCohort, SlotMaps
 from casewise.modalities.photographs.modality import Photographs
+from casewise.plugins.slides.cohort import FOLDER, TILE, has_tiles, into_tiles, pictures, slide_of, sweep, without_tiles
+from casewise.plugins.slides.settings import tiles_of
+from casewise.plugins.slides.wsi_tile import SlideTile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +34,9 @@ class Slides(Photographs):
     plans_size = False
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-        from casewise.plugins.slides.cohort import FOLDER, into_tiles
-
         return into_tiles(study, cohort, folder.of(FOLDER) if folder else None, show)
 
     def described(self, study: Study, images: pd.DataFrame) -> str:
-        from casewise.plugins.slides.cohort import TILE
-
         if TILE[0] not in images:
             return super().described(study, images)
         tiles = images[images["tile_side"] >= 0]
@@ -46,23 +45,17 @@ class Slides(Photographs):
         return f"{text} and {self.noun(study).counted(others)}" if others else text
 
     def whole(self, study: Study, cohort: Cohort) -> Cohort:
-        from casewise.plugins.slides.cohort import without_tiles
-
         return without_tiles(study, cohort)
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
         """Slides are opened when the table is read."""
 
     def prepare(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles") -> ImageStore:
-        from casewise.plugins.slides.cohort import FOLDER, sweep
-
         sweep(study, cohort, folder.of(FOLDER))
         return super().prepare(study, cohort, folder, show, step)
 
     def sources(self, cohort: Cohort) -> Sequence[ImageSource]:
         """A tile of a slide, or an image file that is used whole."""
-        from casewise.plugins.slides.cohort import TILE
-        from casewise.plugins.slides.wsi_tile import SlideTile
 
         if TILE[0] not in cohort.images:
             return super().sources(cohort)
@@ -72,15 +65,12 @@ class Slides(Photographs):
 
     def audited(self, prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
         """Slides and a small picture of each: tiles have no border and no file of their own."""
-        from casewise.plugins.slides.cohort import FOLDER, has_tiles, pictures
 
         if not has_tiles(prepared.cohort):
             return super().audited(prepared, show)
         return pictures(prepared.study, prepared.cohort, prepared.folder.of(FOLDER), show)
 
     def settings(self, study: Study) -> dict[str, Any]:
-        from casewise.plugins.slides.settings import tiles_of
-
         tiles = tiles_of(study)
         assert tiles is not None
         return {"tiling": tiles.model_dump(mode="json")}
@@ -138,8 +128,6 @@ class Slides(Photographs):
 
     def overview(self, prepared: PreparedCohort, path: str) -> PlannedSlide | None:
         """The stored tiles of the slide at `path`; None if `path` is an image that is used whole."""
-        from casewise.plugins.slides.cohort import FOLDER, has_tiles, slide_of
-
         images = prepared.cohort.images
         if not has_tiles(prepared.cohort) or not (images.loc[images["path"] == path, "tile_side"] >= 0).any():
             return None

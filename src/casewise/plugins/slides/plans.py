@@ -19,7 +19,7 @@ from PIL import Image
 
 from casewise.files import parsed_json, write_atomic
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
-from casewise.plugins.slides.files import mark_of
+from casewise.plugins.slides.files import companions_hash
 from casewise.plugins.slides.reader import SlideFacts
 from casewise.plugins.slides.tiles import PlannedSlide, TilePlan
 
@@ -34,7 +34,7 @@ def name_of(path: Path, plan: TilePlan) -> str:
         status = os.stat(path)
     except OSError:
         return ""
-    identity = [RULES, str(path), status.st_size, status.st_mtime_ns, mark_of(path), asdict(plan)]
+    identity = [RULES, str(path), status.st_size, status.st_mtime_ns, companions_hash(path), asdict(plan)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -27,8 +27,6 @@ from casewise.plugins.slides.files import (
 if TYPE_CHECKING:
     from types import ModuleType, TracebackType
 
-__all__ = ["Slide", "SlideFacts", "is_slide", "slide_facts"]
-
 # A 1x objective gives about 10 µm a pixel; a TIFF saved at 72 dpi states 353, which is a setting for printing.
 COARSEST_MPP = 10.0
 UNEVEN = 0.05

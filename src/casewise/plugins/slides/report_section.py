@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.plugins.slides import drawings as draw
+from casewise.plugins.slides.cohort import short_path
 from casewise.plugins.slides.settings import tiles_of
 from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Plot, Plots, Section, Text
 from casewise.report.figures.pictures import as_picture, data_uri
@@ -18,15 +20,12 @@ from casewise.report.formatting import (
     case_label,
     class_name,
     counted,
-    digits_of,
-    display_name,
     listed,
     number,
     percent,
     probability,
 )
 from casewise.report.modality_sections import PHOTOGRAPHS
-from casewise.report.target_kind_sections import kind_report
 from casewise.report.terms import positive_and_other
 from casewise.study.learners import learner_name, without_baselines
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 MOST_TILES = 18
 MOST_SLIDES = 3
-CORRECT, WRONG, UNDECIDED = 2, 2, 2
+PER_GROUP = 2
 # Weights of attention are drawn up to so many times an even share.
 MOST_WEIGHT = 4.0
 SLIDE = "maps slide"
@@ -47,16 +46,6 @@ TILES = (
 GROUPS = {
     "correct": "Most confident, correct",
     "wrong": "Most confident, wrong",
-    "undecided": "Undecided",
-    "closest": "Closest to the reference",
-    "furthest": "Furthest from the reference",
-}
-COLOURS = {
-    "weight": "the weight of a tile in its case; 1 is an equal share",
-    "number": "the value predicted for a tile",
-    "grade": "the mean grade predicted for a tile",
-    "positive": "the probability of the positive class predicted for a tile",
-    "class": "the probability of the class above the map predicted for a tile",
 }
 WEIGHTED = "Tiles with a large weight dominate the prediction; this does not show that there is disease in them."
 LABELLED = (
@@ -91,10 +80,10 @@ def section(context: ReportContext) -> Section | None:
     return Section("slides", "Slides and tiles", blocks)
 
 
-def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
+def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and small pictures of the case's slides; of a case without slides its panels."""
     if not (slides := slides_of(context, str(row["case"]))):
-        return PHOTOGRAPHS.case_pictures(context, row)
+        return PHOTOGRAPHS.case_pictures(context, dict(row))
     shown = [(Path(path).name, draw.cropped(slide, draw.crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
     return [(name, data_uri(picture, longest=300)) for name, picture in shown]
 
@@ -107,15 +96,6 @@ def slides_of(context: ReportContext, case: str) -> list[tuple[str, Overview]]:
     case_tiles = images[(images["case"] == case) & (images["tile_side"] >= 0)]
     paths = case_tiles["path"].value_counts(sort=True).index
     return [(str(path), slide) for path in paths if (slide := context.slide(str(path))) is not None]
-
-
-def short_path(path: str) -> str:
-    """A file with its folder: many files have the same name in folders of their own.
-
-    >>> short_path("/data/B0001/1.tiff")
-    'B0001/1.tiff'
-    """
-    return "/".join(Path(path).parts[-2:])
 
 
 def _example(context: ReportContext, tiles: pd.DataFrame) -> list[Block]:
@@ -143,195 +123,123 @@ def _example(context: ReportContext, tiles: pd.DataFrame) -> list[Block]:
 # ------------------------------------------------------------------------------------------------------------- maps
 
 
+@dataclass(frozen=True)
+class Painting:
+    """What colours of tiles mean, their scale with its labels, and the titles and values (N,) of a case's maps."""
+
+    meaning: str
+    scale: draw.Scale
+    ticks: list[tuple[float, str]]
+    values: Callable[[pd.Series, pd.DataFrame], list[tuple[str, np.ndarray]]]
+
+
 def maps(context: ReportContext) -> list[Block]:
-    """A few cases predicted out of fold, each with its maps; nothing where no tile's own prediction is known."""
+    """A few cases predicted out of fold, each with its maps; nothing of numbers, or without predictions of tiles."""
     table = context.tile_predictions
-    if table is None or table.empty:
+    if table is None or table.empty or not context.classes:
         return []
     model = _model(context, set(without_baselines(table["model"].unique())))
     if model is None:
         return []
     predictions = table[(table["model"] == model) & (table["stage"] == "oof")]
-    weighted = "weight" in predictions and bool(predictions["weight"].notna().any())
     predictions = predictions[predictions["target"].isin(["", context.outcome])]
+    weighted = "weight" in predictions and bool(predictions["weight"].notna().any())
+    if weighted:
+        # an even share is that of the case: its weights sum to one over all its slides
+        even = predictions.groupby("case")["weight"].transform("mean")
+        predictions = predictions.assign(share=predictions["weight"] / even / MOST_WEIGHT)
     rows = context.rows("oof", model)
     rows = rows[rows["case"].isin(set(predictions.loc[predictions["tile_side"] >= 0, "case"]))].reset_index(drop=True)
+    painting = _painting(context, weighted)
     groups: list[Block] = []
-    for code, row_numbers in _case_groups(context, rows) if len(rows) else ():
-        shown = [plots for i in row_numbers if (plots := _case(context, rows.loc[i], predictions, weighted))]
+    for code, chosen in _case_groups(context, rows).items() if len(rows) else ():
+        shown = [plots for _, row in chosen.iterrows() if (plots := _case(context, row, predictions, painting))]
         groups += [Heading(GROUPS[code]), *shown] if shown else []
     if not groups:
         return []
-    scale, ticks = _scale(context, weighted)
     pooling = "the largest prediction over its tiles" if context.study.panels.pooling == "max" else "their mean"
     facts = [
         ("Network", learner_name(model)),
-        ("Colour", COLOURS[_map_code(context, weighted)]),
+        ("Colour", painting.meaning),
         ("Prediction of a case", "weighted by attention" if weighted else pooling),
     ]
-    if context.classes:
-        facts.append(("Cases predicted wrongly", f"{int((rows['y_pred'] != rows['y_true']).sum())} of {len(rows)}"))
-    colours = Plot(draw.colour_bar(scale, ticks), f"The colours, from {ticks[0][1]} to {ticks[-1][1]}.")
-    return [Facts(facts), Text(f"{READING} {WEIGHTED if weighted else LABELLED}", note=True), Plots([colours]), *groups]
+    facts.append(("Cases predicted wrongly", f"{int((rows['y_pred'] != rows['y_true']).sum())} of {len(rows)}"))
+    ends = f"The colours, from {painting.ticks[0][1]} to {painting.ticks[-1][1]}."
+    colours = Plots([Plot(draw.colour_bar(painting.scale, painting.ticks), ends)])
+    return [Facts(facts), Text(f"{READING} {WEIGHTED if weighted else LABELLED}", note=True), colours, *groups]
 
 
 def _model(context: ReportContext, names: set[str]) -> str | None:
     """The network shown: the report's own, or where that combines several the best of them out of fold."""
     if context.learner in names:
         return context.learner
-    merits = {
-        name: figure["value"]
-        for name in context.learners
-        if name in names and (figure := context.metric("oof", name, context.merit))
-    }
+    figures = {name: context.metric("oof", name, context.merit) for name in context.learners if name in names}
+    merits = {name: figure["value"] for name, figure in figures.items() if figure}
     return max(merits, key=lambda name: merits[name]) if merits else next(iter(sorted(names)), None)
 
 
-def _case_groups(context: ReportContext, rows: pd.DataFrame) -> Iterator[tuple[str, list[int]]]:
-    """Groups of rows with a code: of classes the surest correct and wrong and the undecided, else best and worst."""
-    if not context.classes:
-        error = (rows["y_pred"] - rows["y_true"]).abs().sort_values(kind="stable")
-        yield "closest", list(error.index[:CORRECT])
-        yield "furthest", list(error.index[::-1][: min(WRONG, len(rows) - CORRECT)])
-        return
-    count = len(context.classes)
-    values = rows[[f"p{i}" for i in range(count)]].to_numpy(float)
-    predicted = rows["y_pred"].to_numpy(int)
-    correct = (rows["y_pred"] == rows["y_true"]).to_numpy()
-    order = np.argsort(-values[range(len(rows)), predicted], kind="stable")
-    surest = [int(i) for i in order if correct[i]]
-    # first one case of each class: a map is read best beside that of another class
-    firsts = [i for n, i in enumerate(surest) if predicted[i] not in predicted[surest[:n]]]
-    correct_rows = [*firsts, *(i for i in surest if i not in firsts)][: max(CORRECT, min(count, 3))]
-    yield "correct", correct_rows
-    wrong = [int(i) for i in order if not correct[i]][:WRONG]
-    yield "wrong", wrong
-    ranked = np.sort(values, axis=1)
-    undecided = [int(i) for i in np.argsort(ranked[:, -1] - ranked[:, -2], kind="stable")]
-    yield "undecided", [i for i in undecided if i not in correct_rows and i not in wrong][:UNDECIDED]
+def _case_groups(context: ReportContext, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Groups of rows by code: the surest correct and the surest wrong ones."""
+    sure = rows[[f"p{i}" for i in range(len(context.classes))]].to_numpy(float)
+    rows = rows.iloc[np.argsort(-sure[range(len(rows)), rows["y_pred"].to_numpy(int)], kind="stable")]
+    correct, wrong = rows[rows["y_pred"] == rows["y_true"]], rows[rows["y_pred"] != rows["y_true"]]
+    # first one case of each class: a map is read best next to that of another class
+    correct = correct.iloc[np.argsort(correct.duplicated("y_pred"), kind="stable")]
+    return {"correct": correct[: max(PER_GROUP, min(len(context.classes), 3))], "wrong": wrong[:PER_GROUP]}
 
 
-def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, weighted: bool) -> Plots | None:
+def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, painting: Painting) -> Plots | None:
     """One case on its slide with the most tiles."""
     slides = slides_of(context, str(row["case"]))
     if not slides:
         return None
     path, slide = slides[0]
-    whole = predictions[predictions["case"] == row["case"]]
-    tiles = whole[whole["path"] == path]
+    tiles = predictions[(predictions["case"] == row["case"]) & (predictions["path"] == path)]
     if tiles.empty:
         return None
     boxes = tiles[["tile_x", "tile_y", "tile_side"]].to_numpy(np.int64)
     overlap = settings.overlap if (settings := tiles_of(context.study)) else 0.0
     stride = max(round(int(boxes[0, 2]) * (1 - overlap)), 1)
-    scale, _ = _scale(context, weighted)
-    weights = whole["weight"].to_numpy(float) if weighted else None
     label = case_label(row.to_dict())
     plots = [Plot(draw.plain(slide), f"{label}: the slide.", "the slide")]
-    for title, values in _values(context, row, tiles, weights):
-        drawing = draw.heat(slide, boxes, values, stride=stride, scale=scale)
+    for title, values in painting.values(row, tiles):
+        drawing = draw.heat(slide, boxes, values, stride=stride, scale=painting.scale)
         plots.append(Plot(drawing, f"{label}: {title}, tile by tile.", title))
-    summary = weights_summary(whole, path) if weighted else tiles_summary(context, tiles)
-    pieces = [
-        capital(label),
-        _result(context, row),
-        summary,
-        f"{short_path(path)}, 1 of {counted(len(slides), 'slide')}",
-    ]
-    return Plots(plots, "; ".join(pieces), SLIDE)
+    where = f"{short_path(path)}, 1 of {counted(len(slides), 'slide')}"
+    return Plots(plots, f"{capital(label)}; {_result(context, row)}; {where}", SLIDE)
 
 
-def _map_code(context: ReportContext, weighted: bool) -> str:
-    """The meaning of a colour: `weight`, `number`, `grade`, `positive` class or the `class` above the map."""
-    if weighted:
-        return "weight"
-    if context.classes and not kind_report(context.kind).ordered:
-        return "positive" if positive_and_other(context) else "class"
-    return "grade" if context.classes else "number"
-
-
-def _values(
-    context: ReportContext, row: pd.Series, tiles: pd.DataFrame, weights: np.ndarray | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The title and values (N,) from 0 to 1 of what is drawn; `weights`: of all tiles of the case."""
+def _painting(context: ReportContext, weighted: bool) -> Painting:
+    """How tiles are coloured: by the weights of attention, or by the probabilities of classes and grades."""
     study, outcome, names = context.study, context.outcome, context.classes
-    code = _map_code(context, weights is not None)
-    if weights is not None:
-        # An even share is that of the case: its weights sum to one over all its slides.
-        even = weights.sum() / len(weights)
-        yield "weight of each tile", tiles["weight"].to_numpy(float) / even / MOST_WEIGHT
-        return
-    if code == "number":
-        low, high = study.range_of(outcome)
-        yield display_name(study, outcome), (tiles["y_pred"].to_numpy(float) - low) / (high - low)
-        return
-    values = tiles[[f"p{i}" for i in range(len(names))]].to_numpy(float)
-    if code == "grade":
-        yield "expected grade", values @ np.arange(len(names)) / (len(names) - 1)
-        return
-    if positive := study.positive_of(outcome):
-        yield f"probability of {class_name(study, outcome, positive)}", values[:, names.index(positive)]
-        return
-    truth, predicted = int(row["y_true"]), int(row["y_pred"])
-    roles = {truth: ["reference"]}
-    roles.setdefault(predicted, []).append("predicted")
-    for place, role in roles.items():
-        yield f"probability of {class_name(study, outcome, names[place])} ({listed(role)})", values[:, place]
+    if weighted:
+        ticks = [(0.0, "0"), (1 / MOST_WEIGHT, "1"), (0.5, "2"), (1.0, f"{MOST_WEIGHT:g} or more")]
+        meaning = "the weight of a tile in its case; 1 is an equal share"
+        return Painting(
+            meaning, "rising", ticks, lambda row, tiles: [("weight of each tile", tiles["share"].to_numpy(float))]
+        )
 
+    def probability_of(place: int, tiles: pd.DataFrame, role: str = "") -> tuple[str, np.ndarray]:
+        return f"probability of {class_name(study, outcome, names[place])}{role}", tiles[f"p{place}"].to_numpy(float)
 
-def _scale(context: ReportContext, weighted: bool) -> tuple[draw.Scale, list[tuple[float, str]]]:
-    """The colour scale and the labels below it."""
-    code, names = _map_code(context, weighted), context.classes
-    if code == "weight":
-        return "rising", [(0.0, "0"), (1 / MOST_WEIGHT, "1"), (0.5, "2"), (1.0, f"{MOST_WEIGHT:g} or more")]
-    if code == "number":
-        low, high = context.range_of(context.outcome)
-        digits = 0 if float(low).is_integer() and float(high).is_integer() else digits_of(low, high)
-        return "rising", [(0.0, number(low, digits)), (1.0, number(high, digits))]
-    if code == "grade":
-        return "rising", [(0.0, names[0]), (1.0, names[-1])]
     if pair := positive_and_other(context):
-        return "two", [(0.0, f"0 %: {pair[1]}"), (0.5, "50 %"), (1.0, f"100 %: {pair[0]}")]
-    return "rising", [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]
+        place = names.index(study.positive_of(outcome) or "")
+        ticks = [(0.0, f"0 %: {pair[1]}"), (0.5, "50 %"), (1.0, f"100 %: {pair[0]}")]
+        meaning = "the probability of the positive class predicted for a tile"
+        return Painting(meaning, "two", ticks, lambda row, tiles: [probability_of(place, tiles)])
+
+    def of_both(row: pd.Series, tiles: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
+        roles = {int(row["y_true"]): ["reference"]}
+        roles.setdefault(int(row["y_pred"]), []).append("predicted")
+        return [probability_of(place, tiles, f" ({listed(role)})") for place, role in roles.items()]
+
+    ticks = [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]
+    return Painting("the probability of the class above the map predicted for a tile", "rising", ticks, of_both)
 
 
 def _result(context: ReportContext, row: pd.Series) -> str:
     """The reference and the prediction of a case."""
-    if not context.classes:
-        digits = digits_of(*context.range_of(context.outcome))
-        return f"reference {number(row['y_true'], digits)}, predicted {number(row['y_pred'], digits)}"
     truth, predicted = (
         class_name(context.study, context.outcome, context.classes[int(row[key])]) for key in ("y_true", "y_pred")
     )
     return f"reference {truth}, predicted {predicted} ({probability(float(row[f'p{int(row.y_pred)}']))})"
-
-
-def weights_summary(whole: pd.DataFrame, path: str) -> str:
-    """The smallest number of tiles with half of the weight of a case, and the share of the weight on this slide.
-
-    >>> table = pd.DataFrame({"path": ["a"] * 3, "tile_side": [64] * 3, "weight": [0.1, 0.7, 0.2]})
-    >>> weights_summary(table, "a")
-    'half of the weight in 1 of 3 tiles; 3 of them and 100 % of the weight on this slide'
-    """
-    weights, on_slide = whole["weight"].to_numpy(float), (whole["path"] == path).to_numpy()
-    summed = np.cumsum(np.sort(weights)[::-1])
-    # Weights are kept in single precision: what misses the half by that much reaches it.
-    half = int(np.searchsorted(summed, summed[-1] * (0.5 - 1e-6)) + 1)
-    noun = "tile" if (whole["tile_side"] >= 0).all() else "tile or image"
-    here = f"{int(on_slide.sum()):,} of them and {probability(float(weights[on_slide].sum() / summed[-1]))}"
-    count = counted(len(weights), noun, "" if noun == "tile" else "tiles and images")
-    return f"half of the weight in {half:,} of {count}; {here} of the weight on this slide"
-
-
-def tiles_summary(context: ReportContext, tiles: pd.DataFrame) -> str:
-    """What is predicted for the tiles of a slide one by one."""
-    count = counted(len(tiles), "tile")
-    if not context.classes:
-        digits = digits_of(*context.range_of(context.outcome))
-        quartiles = np.quantile(tiles["y_pred"].to_numpy(float), [0.5, 0.25, 0.75])
-        middle, low, high = (number(value, digits) for value in quartiles)
-        return f"{count}: median {middle}, half of them between {low} and {high}"
-    counts = np.bincount(tiles["y_pred"].to_numpy(int), minlength=len(context.classes))
-    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    names = [class_name(context.study, context.outcome, context.classes[i]) for i in order]
-    return f"{count}: " + ", ".join(f"{int(counts[i]):,} {name}" for i, name in zip(order, names, strict=True))

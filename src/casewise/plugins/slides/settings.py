@@ -20,37 +20,22 @@ class Tiles(ModalitySettings):
     it is that of the slide's finest level.
     """
 
-    mpp: float | None = Field(
-        None,
-        gt=0,
-        description="Resolution in microns per pixel. The next finer level of the slide is read and reduced. Give at "
-        "most one of `mpp`, `magnification` and `level`; without any, the finest level is used.",
-    )
-    magnification: float | None = Field(
-        None,
-        gt=0,
-        description="Resolution as the power of the objective, such as `20`, for slides whose files state it.",
-    )
-    level: int | None = Field(
-        None,
-        ge=0,
-        description="Resolution as a level of the slide; 0 is the finest. If a slide has fewer levels, its coarsest "
-        "one is used, with a note. Levels may differ between scanners: prefer `mpp`.",
-    )
-    min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = Field(
-        0.5, description="Smallest fraction of a tile that must be tissue, detected by Otsu's threshold on colour."
-    )
-    max_tiles: int | None = Field(
-        None,
-        ge=1,
-        description="Largest number of tiles of a slide; they are spread evenly over its tissue. Default: no limit.",
-    )
-    overlap: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=0.9)] = Field(
-        0.0, description="Fraction of its side that a tile shares with the next one."
-    )
-    assume_mpp: float | None = Field(
-        None, gt=0, description="Microns per pixel of the finest level, for slides whose files do not state it."
-    )
+    mpp: float | None = Field(None, gt=0)
+    """Resolution in microns per pixel. The next finer level of the slide is read and reduced. Give at most one of
+    `mpp`, `magnification` and `level`; without any, the finest level is used."""
+    magnification: float | None = Field(None, gt=0)
+    """Resolution as the power of the objective, such as `20`, for slides whose files state it."""
+    level: int | None = Field(None, ge=0)
+    """Resolution as a level of the slide; 0 is the finest. If a slide has fewer levels, its coarsest one is used, with
+    a note. Levels may differ between scanners: prefer `mpp`."""
+    min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = 0.5
+    """Smallest fraction of a tile that must be tissue, detected by Otsu's threshold on colour."""
+    max_tiles: int | None = Field(None, ge=1)
+    """Largest number of tiles of a slide; they are spread evenly over its tissue. Default: no limit."""
+    overlap: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=0.9)] = 0.0
+    """Fraction of its side that a tile shares with the next one."""
+    assume_mpp: float | None = Field(None, gt=0)
+    """Microns per pixel of the finest level, for slides whose files do not state it."""
 
     @model_validator(mode="after")
     def _check_resolution(self) -> Tiles:
@@ -72,12 +57,10 @@ class Tiles(ModalitySettings):
 class SlidesKeys(StudyModel):
     """The key `tiles`."""
 
-    tiles: Tiles | None = Field(
-        None,
-        description="Which tiles are cut from whole slides (.svs, .ndpi, pyramidal .tiff and other formats that "
-        "OpenSlide reads). Required where the table names slides; other images are used whole. A target without "
-        "`level` is then at case level where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`.",
-    )
+    tiles: Tiles | None = None
+    """Which tiles are cut from whole slides (.svs, .ndpi, pyramidal .tiff and other formats that OpenSlide reads).
+    Required where the table names slides; other images are used whole. A target without `level` is then at case level
+    where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`."""
 
 
 def tiles_of(study: Study) -> Tiles | None:

@@ -89,16 +89,6 @@ class PlannedSlide:
         """Microns per pixel of level 0."""
         return self.facts.mpp
 
-    @property
-    def magnification(self) -> float | None:
-        """The objective's power."""
-        return self.facts.magnification
-
-    @property
-    def vendor(self) -> str:
-        """The maker of the scanner."""
-        return self.facts.vendor
-
     def read_picture(self) -> np.ndarray:
         """The slide as small as the mask, (h, w, 3) `uint8`."""
         if not isinstance(self.picture, Path):
@@ -133,27 +123,18 @@ def plan_tiles(path: Path, plan: TilePlan, budget: Budget | None = None) -> Plan
         if not tissue.mask.any():
             raise ImageError(f"{slide.path}: there is no tissue on this slide. Leave it out of the table.")
         shares_text = f"{tissue.share:.1%} of it is tissue, and no tile has more than {shares.max():.0%}"
-        raise ImageError(
-            f"{slide.path}: there is too little tissue on this slide: {shares_text}, and the study requires "
-            f"{plan.min_tissue:.0%}. Leave it out of the table, or lower `min_tissue`."
+        problem = (
+            f"there is too little tissue on this slide: {shares_text}, and the study requires {plan.min_tissue:.0%}"
         )
+        raise ImageError(f"{slide.path}: {problem}. Leave it out of the table, or lower `min_tissue`.")
     selected = enough
     if plan.max_tiles is not None and len(enough) > plan.max_tiles:
         # Positions are counted in steps of the grid, so that the curve fills it.
         steps = np.unique(boxes[:, 0], return_inverse=True)[1], np.unique(boxes[:, 1], return_inverse=True)[1]
         selected = enough[spread(np.stack(steps, axis=1)[enough], plan.max_tiles)]
-    all_notes = (*facts.notes, *notes, *tissue.notes)
-    return PlannedSlide(
-        slide.path,
-        facts,
-        boxes[selected],
-        shares[selected],
-        all_notes,
-        tissue.mask,
-        tissue.downsample,
-        picture,
-        len(enough),
-    )
+    all_notes, mask, downsample = (*facts.notes, *notes, *tissue.notes), tissue.mask, tissue.downsample
+    own = boxes[selected], shares[selected]
+    return PlannedSlide(slide.path, facts, *own, all_notes, mask, downsample, picture, len(enough))
 
 
 def read_tile(slide: Slide, x: int, y: int, span: int, *, side: int, channels: Channels = "rgb") -> np.ndarray:
@@ -194,25 +175,23 @@ def _downsample(path: Path, facts: SlideFacts, plan: TilePlan) -> tuple[float, l
     if plan.mpp is not None:
         mpp = facts.mpp or plan.assume_mpp
         if mpp is None:
-            raise ImageError(
-                f"{path}: the slide does not state the width of a pixel in microns, so {plan.resolution} cannot be "
-                f"read from it. {_instead('magnification', facts.magnification)} Or state the width, if you know it: "
-                "`assume_mpp: 0.5`."
-            )
+            problem = f"the slide does not state the width of a pixel in microns, so {plan.resolution} cannot be read"
+            remedy = f"{_instead('magnification', facts.magnification)} Or state it as `assume_mpp`, if you know it."
+            raise ImageError(f"{path}: {problem}. {remedy}")
         if facts.mpp is None:
             notes.append(
-                f"the file does not state the width of a pixel in microns; {mpp:g}, as stated in the study, is assumed"
+                f"the file does not state the width of a pixel; {mpp:g} µm, as stated in the study, is assumed"
             )
         target = plan.mpp / mpp
     elif plan.magnification is not None:
         if facts.magnification is None:
-            raise ImageError(
-                f"{path}: the slide does not state the magnification of its scan, so {plan.resolution} cannot "
-                f"be read from it. {_instead('mpp', facts.mpp)}"
-            )
+            problem = f"the slide does not state the magnification of its scan, so {plan.resolution} cannot be read"
+            raise ImageError(f"{path}: {problem}. {_instead('mpp', facts.mpp)}")
         target = facts.magnification / plan.magnification
     else:
-        return _of_level(facts, plan.level or 0)
+        level, last = plan.level or 0, len(facts.levels) - 1
+        missing = [f"there is no level {level}; level {last}, the coarsest, is used"] if level > last else []
+        return facts.levels[min(level, last)][2], missing
     level = facts.level_for(target)
     if target < 1 / SAME_LEVEL:
         notes.append(f"no level is as fine as {plan.resolution}; level 0 is read and enlarged by {1 / target:.2f}")
@@ -226,14 +205,6 @@ def _instead(name: str, value: float | None) -> str:
     if value is None:
         return "State `level` instead."
     return f"It states its {name}, {value:.4g}: state `{name}` instead."
-
-
-def _of_level(facts: SlideFacts, level: int) -> tuple[float, list[str]]:
-    """The downsample of a level; of the coarsest level if the level does not exist."""
-    last = len(facts.levels) - 1
-    if level <= last:
-        return facts.levels[level][2], []
-    return facts.levels[last][2], [f"there is no level {level}; level {last}, the coarsest, is used"]
 
 
 def _grid(path: Path, facts: SlideFacts, plan: TilePlan, target: float) -> np.ndarray:
@@ -259,8 +230,5 @@ def _at(facts: SlideFacts, plan: TilePlan) -> str:
     """The resolution of a plan on one slide, with the existing levels."""
     if plan.mpp is not None or plan.magnification is not None:
         return plan.resolution
-    last = len(facts.levels) - 1
-    used = min(plan.level or 0, last)
-    nearest_note = f", the nearest to level {plan.level} that it has" if used != (plan.level or 0) else ""
     sizes = ", ".join(f"{n} of {width:,} x {height:,}" for n, (width, height, _) in enumerate(facts.levels))
-    return f"level {used}{nearest_note} ({'its levels are' if last else 'its only level is'} {sizes} px)"
+    return f"level {min(plan.level or 0, len(facts.levels) - 1)} (it has the levels {sizes} px)"

@@ -16,8 +16,6 @@ from scipy import ndimage
 
 from casewise.plugins.slides.reader import Slide, on_white
 
-__all__ = ["Tissue", "find_tissue", "read_thumbnail", "spread", "tissue_shares", "tissue_threshold"]
-
 LONGEST = 1024
 # The blur in microns that merges nuclei and gaps between fibres, and its maximum in pixels. Fluorescence needs a wider
 # blur, because nothing shines between the nuclei.

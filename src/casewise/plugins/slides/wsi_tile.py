@@ -12,20 +12,19 @@ import numpy as np
 
 from casewise.errors import ImageError
 from casewise.modalities.store.preparation import Preparation
-from casewise.plugins.slides.files import checked_size, files_beside, mark_of
+from casewise.plugins.slides.files import checked_size, companion_files, companions_hash
 from casewise.plugins.slides.reader import Slide
 from casewise.plugins.slides.tiles import read_tile
 
 # Bytes of decoded neighbours that open slides may keep; rows are sorted by slide, so two large slides suffice.
 MAX_CACHE = 320 * 2**20
-BLOCK = 2**22
 
 
 @dataclass(frozen=True)
 class SlideTile:
     """The square at x, y (level-0 pixels) of `side` level-0 pixels of a slide.
 
-    `beside`: a hash of the slide's other files; empty if the slide is one file. A tile store identifies a tile by its
+    `companions`: a hash of the slide's other files; empty if the slide is one file. A store identifies a tile by its
     text: if such a file is replaced, the tile has another text and is read again.
 
     >>> str(SlideTile(Path("a.svs"), 0, 128, 256))
@@ -36,11 +35,11 @@ class SlideTile:
     x: int
     y: int
     side: int
-    beside: str = field(init=False, default="")
+    companions: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         """Compute the hash of the slide's other files, of which most formats have none."""
-        object.__setattr__(self, "beside", mark_of(self.path))
+        object.__setattr__(self, "companions", companions_hash(self.path))
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -54,7 +53,7 @@ class SlideTile:
         return SlideReader()
 
     def __str__(self) -> str:
-        return f"{self.path} [{self.x}, {self.y}, {self.side}]{f' with {self.beside}' if self.beside else ''}"
+        return f"{self.path} [{self.x}, {self.y}, {self.side}]{f' with {self.companions}' if self.companions else ''}"
 
 
 class SlideReader:
@@ -64,7 +63,6 @@ class SlideReader:
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, Slide] = OrderedDict()
         self._hashes: dict[Path, str] = {}
-        self._companion_hashes: dict[Path, str] = {}
         self._hashing: dict[Path, threading.Lock] = {}
 
     def sha256(self, source: SlideTile) -> str:
@@ -82,14 +80,10 @@ class SlideReader:
 
     def _of_all(self, path: Path) -> str:
         """A hash of the bytes of a slide; of names and bytes if it consists of several files."""
-        others = files_beside(path)
+        others = companion_files(path)
         if not others:
             return _hashed(path)
-        # Several slides of a folder may share their other files: each is read once.
-        for file in others:
-            if file not in self._companion_hashes:
-                self._companion_hashes[file] = _hashed(file)
-        hashes = [_hashed(path), *(f"{file.name} {self._companion_hashes[file]}" for file in others)]
+        hashes = [_hashed(path), *(f"{file.name} {_hashed(file)}" for file in others)]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
     def tile(self, source: SlideTile, preparation: Preparation) -> np.ndarray:
@@ -112,11 +106,8 @@ class SlideReader:
 
 
 def _hashed(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-    return digest.hexdigest()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,11 @@ import numpy as np
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError, ImageError, counted
 from casewise.modalities.store.readers import image_facts
-from casewise.plugins.volumes.case_table import box_in, masks_in, number
-from casewise.plugins.volumes.grid import Grid, check_shown, covered, plane_grid, to_ras
-from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, read_scan, stack_images
-from casewise.plugins.volumes.roi import Box, region_of_box
-from casewise.plugins.volumes.settings import Volumes, volumes_of
+from casewise.plugins.volumes.case_table import masks_in, number
+from casewise.plugins.volumes.grid import Grid, check_shown, covered, to_ras
+from casewise.plugins.volumes.reading.files import read_scan
+from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, stack_images
+from casewise.plugins.volumes.settings import volumes_of
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ class CaseSources:
     paths: tuple[tuple[Path, ...], ...]
     sequences: tuple[str, ...]
     mask: Path | None = None
-    box: Box | None = None
     spacing: tuple[float, float] | None = None
     subject: str = ""
 
@@ -65,17 +65,25 @@ class LoadedCase:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    @contextmanager
+    def noting_problems(self) -> Iterator[None]:
+        """Keep an error of the block as a problem of the case, once."""
+        try:
+            yield
+        except CasewiseError as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+
 
 def gather(case: CaseSources, *, voxels: bool = True) -> LoadedCase:
     """Read all files of a case; without `voxels` only headers."""
     loaded = LoadedCase()
 
     def read(make: Callable[[], Scan]) -> Scan | None:
-        try:
+        scan = None
+        with loaded.noting_problems():
             scan = make()
-        except CasewiseError as error:
-            if str(error) not in loaded.problems:
-                loaded.problems.append(str(error))
+        if scan is None:
             return None
         loaded.notes += [f"{scan.path}: {note}" for note in scan.notes]
         modality = str(scan.facts.get("modality") or "MR")
@@ -89,22 +97,15 @@ def gather(case: CaseSources, *, voxels: bool = True) -> LoadedCase:
         if not paths:
             loaded.scans.append(None)
         elif case.spacing is not None:
-            spacing = case.spacing
-            loaded.scans.append(read(lambda p=paths, s=spacing: stack_images(p, s, voxels=voxels)))  # type: ignore[misc]
+            loaded.scans.append(read(partial(stack_images, paths, case.spacing, voxels=voxels)))
         else:
-            loaded.scans.append(
-                read(lambda p=paths[0], s=sequence: read_scan(p, sequence=s, voxels=voxels))  # type: ignore[misc]
-            )
+            loaded.scans.append(read(partial(read_scan, paths[0], sequence=sequence, voxels=voxels)))
     if case.mask:
-        mask = case.mask
-        loaded.mask = read(lambda: read_scan(mask, voxels=voxels))
+        loaded.mask = read(partial(read_scan, case.mask, voxels=voxels))
     if case.spacing is None:
-        named_scans = zip(case.sequences, loaded.scans, strict=True)
-        try:
-            subject_notes = check_same_subject({name: scan for name, scan in named_scans if scan is not None})
-            loaded.notes += [f"{case.case}: {note}" for note in subject_notes]
-        except ImageError as error:
-            loaded.problems.append(str(error))
+        scans = {name: scan for name, scan in zip(case.sequences, loaded.scans, strict=True) if scan is not None}
+        with loaded.noting_problems():
+            loaded.notes += [f"{case.case}: {note}" for note in check_same_subject(scans)]
     return loaded
 
 
@@ -149,18 +150,14 @@ def empty_in(case: CaseSources, scans: list[Scan | None], prepared: Prepared) ->
     for sequence, (name, scan) in enumerate(zip(case.sequences, scans, strict=True)):
         if scan is None or prepared.slices[:, sequence].any():
             continue
-        flat = bool(np.isnan(prepared.landmarks[sequence]).all())
-        where = _named(scan.path, len(case.paths[sequence]))
+        flat, further = bool(np.isnan(prepared.landmarks[sequence]).all()), len(case.paths[sequence]) - 1
+        where = f"{scan.path} and {counted(further, 'more slice')}" if further else str(scan.path)
         defect = "all its voxels are equal" if flat else "all its voxels in the region of interest are dark"
         problems.append(
             f"{where}: it shows nothing ({defect}). Copy {name} again from its source, or delete its row: `volumes: "
             "{missing: …}` states how cases that lack a sequence are handled."
         )
     return problems
-
-
-def _named(path: Path, count: int) -> str:
-    return f"{path} and {counted(count - 1, 'more slice')}" if count > 1 else str(path)
 
 
 def summed(notes: Sequence[str], folder: Path) -> list[str]:
@@ -187,19 +184,16 @@ def summed(notes: Sequence[str], folder: Path) -> list[str]:
 
 def sources_of(study: Study, cohort: Cohort) -> list[CaseSources]:
     """The files of each case, in the order of the cohort's panels."""
-    volumes = volumes_of(study)
     groups = dict(iter(cohort.images.groupby("case", sort=False)))
-    sources = [_sources(study, volumes, str(case), groups[case]) for case in cohort.panels["case"]]
-    if not volumes_of(study).slice_is_case(study):
-        return sources
-    subjects = cohort.panels["subject"].astype(str)
-    return [dataclasses.replace(source, subject=name) for source, name in zip(sources, subjects, strict=True)]
+    subjects = cohort.panels["subject"].astype(str) if volumes_of(study).slice_is_case(study) else [""] * len(groups)
+    pairs = zip(cohort.panels["case"], subjects, strict=True)
+    return [_sources(study, str(case), groups[case], subject) for case, subject in pairs]
 
 
 def source_of(study: Study, cohort: Cohort, row: int) -> CaseSources:
     """The files of the case of one panel."""
     case = cohort.panels["case"].iloc[row]
-    return _sources(study, volumes_of(study), str(case), cohort.images[cohort.images["case"] == case])
+    return _sources(study, str(case), cohort.images[cohort.images["case"] == case])
 
 
 def lesions_of(study: Study, cohort: Cohort) -> dict[str, list[Path]]:
@@ -212,8 +206,8 @@ def lesions_of(study: Study, cohort: Cohort) -> dict[str, list[Path]]:
     return {str(case): [folder / name for name in masks_in(rows, column)] for case, rows in groups}
 
 
-def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> CaseSources:
-    paths = []
+def _sources(study: Study, case: str, rows: pd.DataFrame, subject: str = "") -> CaseSources:
+    volumes, paths = volumes_of(study), []
     for sequence in volumes.sequences:
         matches = rows[rows["sequence"] == sequence]
         if volumes.slice_index:
@@ -225,8 +219,8 @@ def _sources(study: Study, volumes: Volumes, case: str, rows: pd.DataFrame) -> C
         paths=tuple(paths),
         sequences=tuple(volumes.sequences),
         mask=folder / masks_in(rows, volumes.mask)[0] if volumes.roi == "mask" else None,
-        box=box_in(rows, case) if volumes.roi == "box" else None,
         spacing=(volumes.pixel_mm, volumes.slice_mm) if volumes.slice_index else None,
+        subject=subject,
     )
 
 
@@ -241,66 +235,43 @@ def check_headers(study: Study, cohort: Cohort, show: Show) -> None:
     cases, lesions = sources_of(study, cohort), lesions_of(study, cohort)
     problems: dict[str, list[str]] = {}
     notes: list[str] = []
-    slices = short = 0
+    slices = 0
     with show.bar("scans") as bar:
         for number, case in enumerate(cases):
             bar(number, len(cases))
             loaded = gather(case, voxels=False)
             scans = [scan for scan in loaded.scans if scan is not None]
             if scans and not loaded.problems:
-                _compare(study, case, loaded, scans)
+                for scan in [*scans[1:], *([loaded.mask] if loaded.mask else [])]:
+                    _overlap(scan, scans[0], loaded)
             _check_lesions(study, lesions.get(case.case, []), scans[0] if scans else None, loaded)
             if loaded.problems:
                 problems[case.case] = list(dict.fromkeys(loaded.problems))
             elif scans:
-                count = to_ras(scans[0]).shape[2]
-                slices += count
-                short += not study.panels.bags and count < study.panels.slots
+                slices += to_ras(scans[0]).shape[2]
             notes += dict.fromkeys(loaded.notes)
     if problems:
         raise not_prepared(problems, len(cases))
-    show.line(
-        "scans",
-        f"headers of {counted(len(cases), 'case')} in order, {counted(slices, 'slice')}; a run checks the voxels",
-    )
-    if short:
-        text = f"{short:,} of {len(cases):,} cases have fewer than {study.panels.slots} slices"
-        notes.insert(0, f"{text}; their first and last slices will be repeated around them.")
+    headers = f"headers of {counted(len(cases), 'case')} in order, {counted(slices, 'slice')}"
+    show.line("scans", f"{headers}; a run checks the voxels")
     for note in summed(notes, (study.root or study.cohort.parent).absolute()):
         show.line("", note)
 
 
-def _compare(study: Study, case: CaseSources, loaded: LoadedCase, scans: list[Scan]) -> None:
-    """Check that the scans of a case overlap, and that its region lies in them."""
-    reference = scans[0]
-    for scan in [*scans[1:], *([loaded.mask] if loaded.mask else [])]:
-        _overlap(scan, reference, loaded)
-    if case.box:
-        grid = plane_grid(to_ras(reference), volumes_of(study).in_plane_size)
-        try:
-            box_notes = region_of_box(case.box, reference, grid, volumes_of(study).margin).notes
-            loaded.notes += [f"{reference.path}: {note}" for note in box_notes]
-        except CasewiseError as error:
-            loaded.problems.append(str(error))
-
-
 def _overlap(scan: Scan, reference: Scan, loaded: LoadedCase) -> None:
     share = float(covered(scan.shape, scan.affine, Grid(reference.shape, reference.affine)).mean())
-    try:
+    with loaded.noting_problems():
         loaded.notes += check_shown(share, scan, reference)
-    except CasewiseError as error:
-        loaded.problems.append(str(error))
 
 
 def _check_lesions(study: Study, paths: list[Path], reference: Scan | None, loaded: LoadedCase) -> None:
     """Check that the masks of lesions can be read and overlap the scans of the case."""
-
     for path in paths:
-        try:
+        with loaded.noting_problems():
             if volumes_of(study).slice_index:
                 facts = image_facts(path)
                 if reference is not None and (facts["width"], facts["height"]) != reference.shape[:2]:
-                    loaded.problems.append(
+                    raise ImageError(
                         f"{path}: this mask is {facts['width']}×{facts['height']} pixels, its slice "
                         f"{reference.shape[0]}×{reference.shape[1]}. A mask must have the size of its slice."
                     )
@@ -309,5 +280,3 @@ def _check_lesions(study: Study, paths: list[Path], reference: Scan | None, load
                 loaded.notes += [f"{path}: {note}" for note in mask.notes]
                 if reference is not None:
                     _overlap(mask, reference, loaded)
-        except CasewiseError as error:
-            loaded.problems.append(str(error))

@@ -61,13 +61,9 @@ def slices_of(store: SliceStore, sequences: list[int], fitted: Mapping[str, Any]
             scale = np.asarray(standard[channel], dtype=np.float64)
             mappings[:, channel] = tables(marks[:, number], scale, None if spans is None else spans[:, number])
     stored = np.ascontiguousarray(store.slices[:, sequences]).view(np.int16)
-    return Slices(
-        torch.from_numpy(stored),
-        torch.from_numpy(store.first.copy()),
-        torch.from_numpy(store.count.copy()),
-        torch.from_numpy(store.present[:, sequences].copy()),
-        torch.from_numpy(mappings.reshape(cases * channels, -1)),
-    )
+    arrays = stored, store.first.copy(), store.count.copy(), store.present[:, sequences].copy()
+    tensors = [torch.from_numpy(array) for array in (*arrays, mappings.reshape(cases * channels, -1))]
+    return Slices(tensors[0], tensors[1], tensors[2], tensors[3], tensors[4])
 
 
 @dataclass(frozen=True)
@@ -249,8 +245,6 @@ def drop_sequences(panels: Tensor, rate: float, generator: torch.Generator) -> T
     >>> dropped.isnan().all(dim=(2, 3)).sum(dim=1).tolist()
     [2, 2]
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate must be 0 or more and less than 1, got {rate!r}")
     present = ~panels[:, :, 0, 0].isnan()
     drawn = torch.rand(present.shape, generator=generator, device=generator.device).to(present.device)
     # the present sequence with the highest draw is never left out

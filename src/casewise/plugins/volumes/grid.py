@@ -83,10 +83,8 @@ def check_shown(share: float, scan: Scan, reference: Scan) -> list[str]:
         ImageError: it shows nothing of it.
     """
     if share <= 0:
-        raise ImageError(
-            f"{scan.path}: shows no part of the body that {reference.path} shows, according to their headers. "
-            "Are they of one subject and one visit, and was neither saved without its geometry?"
-        )
+        problem = f"shows no part of the body that {reference.path} shows, according to their headers"
+        raise ImageError(f"{scan.path}: {problem}. Are they of one subject and visit, and both with their geometry?")
     return [f"{scan.path}: shows only {share:.0%} of what {reference.path} shows"] if share < LITTLE else []
 
 

@@ -10,7 +10,14 @@ import numpy as np
 
 from casewise.errors import CasewiseError
 from casewise.modalities import base
+from casewise.plugins.volumes import standardise
+from casewise.plugins.volumes.case_files import check_headers
+from casewise.plugins.volumes.case_table import resolve_sequences
+from casewise.plugins.volumes.native_space import native_maps, read_lesion
+from casewise.plugins.volumes.new_scans import new_scans
+from casewise.plugins.volumes.preparation import SCANS, PreparedScans, central_panels, slices_and_pictures
 from casewise.plugins.volumes.settings import volumes_of
+from casewise.plugins.volumes.slice_store import BY_SUBJECT, altered_slices, open_slices
 from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
@@ -35,15 +42,10 @@ class VolumesModality(base.Modality):
 
     def start(self, files: Sequence[Path] | None, study: Study) -> base.Start:
         if files is not None:
-            raise CasewiseError(
-                "--images makes tables of images and slides, not of scans. Leave --images out: the study file then "
-                "lists the columns of the table, which has one row for each scan."
-            )
+            raise CasewiseError("--images makes no tables of scans. Leave it out: the study file lists the columns.")
         return base.Start(study, [], [], "scan")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
-        from casewise.plugins.volumes.new_scans import new_scans
-
         return new_scans(study, paths)
 
     def columns(self, study: Study) -> dict[str, str]:
@@ -57,29 +59,21 @@ class VolumesModality(base.Modality):
         return columns
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
-        from casewise.plugins.volumes.case_table import settle_sequences
-
-        return settle_sequences(study, cohort)
+        return resolve_sequences(study, cohort)
 
     def described(self, study: Study, images: pd.DataFrame) -> str:
         sequences = " and ".join(", ".join(volumes_of(study).sequences).rsplit(", ", 1))
         return f"{self.noun(study).counted(len(images))} ({sequences})"
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        from casewise.plugins.volumes.case_files import check_headers
-
         check_headers(study, cohort, show)
 
     def prepare(
         self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles"
     ) -> base.ImageStore:
-        from casewise.plugins.volumes.preparation import SCANS, slices_and_pictures
-
         return slices_and_pictures(study, cohort, folder.of(SCANS), show)
 
     def audited(self, prepared: base.PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
-        from casewise.plugins.volumes.preparation import PreparedScans
-
         assert isinstance(prepared.store, PreparedScans)
         return prepared.cohort, prepared.store.pictures
 
@@ -114,8 +108,6 @@ class VolumesModality(base.Modality):
         self, store: base.StoreReference, study: Study, rows: np.ndarray, network: str | None
     ) -> base.FittedPreprocessing:
         """The network's sequences and, of each, the standard scale of intensities (None: not standardised)."""
-        from casewise.plugins.volumes.slice_store import BY_SUBJECT, open_slices
-        from casewise.plugins.volumes.standardise import standard_scales
 
         sequences = self.channels(study, network) if network else tuple(volumes_of(study).sequences)
         if volumes_of(study).standardise == "none":
@@ -127,7 +119,7 @@ class VolumesModality(base.Modality):
             # every subject counts once, however many of its slices are cases
             rows, fitted["landmarks"] = slices.subjects.one_case_each(rows), BY_SUBJECT
         landmarks, _ = slices.scale_of(rows, fitted)
-        return fitted | {"standard": standard_scales(landmarks, numbers)}
+        return fitted | {"standard": [standardise.fit(landmarks[:, number]).tolist() for number in numbers]}
 
     def dataset(
         self,
@@ -138,7 +130,6 @@ class VolumesModality(base.Modality):
         fitted: base.FittedPreprocessing,
     ) -> PanelDataset:
         from casewise.modalities.dataset import labels_tensor
-        from casewise.plugins.volumes.slice_store import open_slices
 
         slices = open_slices(store.folder, store.address)
         return _slice_data(slices, study, panels, labels_tensor(labels, len(panels)), fitted)
@@ -152,7 +143,6 @@ class VolumesModality(base.Modality):
     def altered(self, prepared: base.PreparedCohort, rows: Sequence[int], alteration: str) -> base.AlteredPanels:
         """The intensities of every slice altered before they are standardised with the scan's own landmarks."""
         from casewise.modalities.dataset import labels_tensor
-        from casewise.plugins.volumes.slice_store import altered_slices, open_slices
 
         panels = prepared.cohort.panels.iloc[list(rows)]
         stored = open_slices(Path(prepared.store.folder), prepared.store.address)
@@ -170,7 +160,6 @@ class VolumesModality(base.Modality):
         return {
             "sliced": True,
             "order": volumes.slice_index,
-            "late": any("late" in str(fusion) for fusion in volumes.fusion),
             "windowed": volumes.slice_index is None,
         }
 
@@ -179,9 +168,6 @@ class VolumesModality(base.Modality):
 
     def preview(self, prepared: base.PreparedCohort, row: int, fitted: base.FittedPreprocessing) -> list[base.Picture]:
         """The central window of each sequence that the case has and that `fitted` knows."""
-        from casewise.plugins.volumes.preparation import central_panels
-        from casewise.plugins.volumes.slice_store import open_slices
-
         slices = open_slices(Path(prepared.store.folder), prepared.store.address)
         return central_panels(prepared.study, slices, row, fitted)
 
@@ -189,8 +175,6 @@ class VolumesModality(base.Modality):
         self, prepared: base.PreparedCohort, maps: Sequence[base.SlotMaps], channel: str, *, side: int | None = None
     ) -> list[base.NativeMap]:
         """The map of one sequence on its scan or, for slice images, on each slice with a map."""
-        from casewise.plugins.volumes.native_space import native_maps
-
         return native_maps(prepared, maps[0], channel)
 
     def mask_columns(self, study: Study) -> dict[base.MaskMeaning, str]:
@@ -198,8 +182,6 @@ class VolumesModality(base.Modality):
         return {"lesion": column} if column else {}
 
     def mask(self, prepared: base.PreparedCohort, row: int, meaning: base.MaskMeaning) -> base.CaseMask:
-        from casewise.plugins.volumes.native_space import read_lesion
-
         return read_lesion(prepared, row)
 
 

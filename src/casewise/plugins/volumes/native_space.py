@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.cohort.table import text_of
-from casewise.errors import CasewiseError, ImageError
+from casewise.errors import ImageError
 from casewise.modalities.base import CaseMask, NativeMap, PreparedCohort, SlotMaps
 from casewise.modalities.masks import EMPTY, binarise_masks
 from casewise.modalities.store.readers import image_facts, read_image
 from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.plugins.volumes.case_table import masks_in
-from casewise.plugins.volumes.reading.scans import Scan, read_scan
+from casewise.plugins.volumes.reading.files import read_scan
+from casewise.plugins.volumes.reading.scans import Scan
 from casewise.plugins.volumes.roi import inside_of, mask_on
 from casewise.plugins.volumes.settings import volumes_of
 from casewise.plugins.volumes.slice_store import open_slices
@@ -113,7 +114,7 @@ def _stack_masks(
     # all slices together, because a single slice may contain only compression noise around black
     values = binarise_masks(np.stack(planes, axis=-1), folder / str(named["mask"].max())).transpose(1, 0, 2)
     affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
-    return Scan(values.astype(np.float32), affine, folder / str(named["mask"].iloc[0]), {"format": "slice images"})
+    return Scan(values.astype(np.float32), affine, folder / str(named["mask"].iloc[0]))
 
 
 def to_scan(
@@ -135,20 +136,15 @@ def to_scan(
         affine: (4, 4) from row, column and slice of the prepared volume to mm (RAS).
         shape: of the stored scan.
         scan_affine: (4, 4) from the scan's voxels to mm (RAS).
-
-    Raises:
-        CasewiseError: shapes do not match, or an affine is not invertible.
     """
     maps, slices = np.asarray(maps, dtype=np.float32), np.asarray(slots, dtype=int)
-    if maps.ndim != 3 or len(maps) != len(slices):
-        raise CasewiseError(f"explain: maps must be (N, h, w), one for each of {len(slices)} slices; got {maps.shape}.")
     result = np.zeros(shape, np.float32)
     if not (slices != EMPTY).any():
         return result
     volume, covered, first = _as_volume(maps[slices != EMPTY], slices[slices != EMPTY])
-    to_grid = _inverse(affine) @ np.asarray(scan_affine, dtype=float)
+    to_grid = np.linalg.inv(affine) @ scan_affine
     to_grid[2, 3] -= first
-    box = _bounding_box(_inverse(to_grid), volume.shape, shape)
+    box = _bounding_box(np.linalg.inv(to_grid), volume.shape, shape)
     per_plane = max(1, (box[0].stop - box[0].start) * (box[1].stop - box[1].start))
     deep = max(1, VOXELS_AT_ONCE // per_plane)
     for start in range(box[2].start, box[2].stop, deep):
@@ -201,14 +197,8 @@ def _interpolated(
     """The volume's values at the points of a block, 0 outside all slices, and which points a slice covers."""
     from scipy.ndimage import map_coordinates
 
-    voxels = [np.arange(s.start, s.stop, dtype=float) for s in block]
-    coordinates = [
-        to_grid[i, 0] * voxels[0][:, None, None]
-        + to_grid[i, 1] * voxels[1][None, :, None]
-        + to_grid[i, 2] * voxels[2][None, None, :]
-        + to_grid[i, 3]
-        for i in range(3)
-    ]
+    x, y, z = np.ogrid[block]
+    coordinates = [to_grid[i, 0] * x + to_grid[i, 1] * y + to_grid[i, 2] * z + to_grid[i, 3] for i in range(3)]
     inside = np.ones(coordinates[0].shape, bool)
     for axis, side in zip(coordinates, volume.shape, strict=True):
         # the tolerance keeps voxels on the edge despite rounding
@@ -225,10 +215,3 @@ def _interpolated(
     result[inside] = values
     inside[inside] = near
     return result, inside
-
-
-def _inverse(affine: np.ndarray) -> np.ndarray:
-    affine = np.asarray(affine, dtype=float)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
-        raise CasewiseError(f"explain: an affine must be an invertible 4 x 4 matrix, not {affine.tolist()}.")
-    return np.linalg.inv(affine)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,16 +22,6 @@ log = logging.getLogger("casewise")
 NIFTI = (".nii", ".nii.gz")
 
 
-@dataclass(frozen=True)
-class NewScan:
-    """A scan with the facts that its path states."""
-
-    path: Path
-    subject: str
-    visit: str
-    sequence: str
-
-
 def new_scans(study: Study, paths: Sequence[Path]) -> pd.DataFrame:
     """One row for each scan in `subject/visit/`, `subject/` or alone; its name contains that of its sequence.
 
@@ -44,50 +33,35 @@ def new_scans(study: Study, paths: Sequence[Path]) -> pd.DataFrame:
     import pandas as pd
 
     volumes = volumes_of(study)
-    if volumes.slice_index or volumes.roi in ("mask", "box"):
-        needed = volumes.slice_index or (volumes.mask if volumes.roi == "mask" else "box_x0")
-        raise CasewiseError(
-            f"cases: scans of this study need a table, because files do not state the column {needed!r}. Give a table "
-            "with the columns of the training table other than the labels."
-        )
-    scans = [scan for path in paths for scan in _scans_of(path, list(volumes.sequences))]
-    heading = {role: str(study.columns.get(role) or role) for role in ("path", "subject", "visit")}
-    table = {
-        heading["path"]: [str(scan.path) for scan in scans],
-        heading["subject"]: [scan.subject for scan in scans],
-        volumes.column: [scan.sequence for scan in scans],
-    }
-    if any(scan.visit for scan in scans):
-        table[heading["visit"]] = [scan.visit for scan in scans]
-    return pd.DataFrame(table)
+    if needed := volumes.slice_index or (volumes.mask if volumes.roi == "mask" else ""):
+        raise CasewiseError(f"cases: scans of this study need a table, which states the column {needed!r} for each.")
+    rows = [row for path in paths for row in _rows_of(path, list(volumes.sequences))]
+    headings = [str(study.columns.get(role) or role) for role in ("path", "subject", "visit")]
+    table = pd.DataFrame(rows, columns=[*headings, volumes.column])
+    return table if table[headings[2]].any() else table.drop(columns=headings[2])
 
 
-def _scans_of(path: Path, sequences: list[str]) -> list[NewScan]:
-    """The scans of one file or folder."""
+def _rows_of(path: Path, sequences: list[str]) -> list[tuple[str, str, str, str]]:
+    """The scans of one file or folder: path, subject, visit and sequence."""
     if not path.is_dir():
-        return [NewScan(path, path.name, "", _sequence(path.name, sequences))]
+        return [(str(path), path.name, "", _sequence(path.name, sequences))]
     files, others = _files(path)
     if not files:
         raise CasewiseError(f"cases: {path} contains no scans: neither NIfTI files nor folders of DICOM files.")
     if others:
-        log.warning(
-            "%s: %s no scan by name and left out, such as %s.",
-            path,
-            counted(len(others), "file is", "files are"),
-            others[0].relative_to(path),
-        )
+        count = counted(len(others), "file is", "files are")
+        log.warning("%s: %s no scan by name and left out, such as %s.", path, count, others[0].relative_to(path))
     scans = []
     for file in files:
         *folders, name = file.relative_to(path).parts or (path.name,)
         if len(folders) > 2:
+            example = f"{len(folders)} folders deep, such as {file.relative_to(path)}"
             raise CasewiseError(
-                f"cases: {path} contains scans {len(folders)} folders deep, such as {file.relative_to(path)}. Allowed "
-                "are subject/visit/scan, subject/scan and single scans. Or give a table."
+                f"cases: {path} contains scans {example}. Allowed are subject/visit/scan and subject/scan."
             )
         subject, visit = (*folders, "", "")[:2]
-        scans.append(
-            NewScan(file, subject or (path.name if len(sequences) > 1 else name), visit, _sequence(name, sequences))
-        )
+        subject = subject or (path.name if len(sequences) > 1 else name)
+        scans.append((str(file), subject, visit, _sequence(name, sequences)))
     return scans
 
 
@@ -119,18 +93,13 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _sequence(name: str, sequences: list[str]) -> str:
-    """The sequence that a name contains; the only one of a study; '' if it is not clear."""
-    return sequences[0] if len(sequences) == 1 else _longest(name, sequences)
+    """The sequence that a name contains; of T1 and T1c the longer one; the only one of a study; '' if it is not clear.
 
-
-def _longest(name: str, sequences: list[str]) -> str:
-    """The sequence in a name; of T1 and T1c, the longer one where both are in it.
-
-    >>> _longest("P01_T1c.nii.gz", ["T1", "T1c"]), _longest("P01_flair.nii", ["T1", "T2"])
+    >>> _sequence("P01_T1c.nii.gz", ["T1", "T1c"]), _sequence("P01_flair.nii", ["T1", "T2"])
     ('T1c', '')
     """
-    if exact := find_region(name, sequences):
-        return exact
+    if len(sequences) == 1 or (exact := find_region(name, sequences)):
+        return sequences[0] if len(sequences) == 1 else exact
     contained = [sequence for sequence in sequences if sequence.casefold() in name.casefold()]
     longest = max(contained, key=len, default="")
     return longest if all(sequence.casefold() in longest.casefold() for sequence in contained) else ""

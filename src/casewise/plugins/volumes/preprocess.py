@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -14,10 +14,8 @@ from casewise.plugins.volumes import roi as regions
 from casewise.plugins.volumes.correction import body, corrected, smoothed
 from casewise.plugins.volumes.grid import Grid, check_shown, covered, plane_grid, resampled, to_ras
 from casewise.plugins.volumes.reading.scans import Scan
-from casewise.plugins.volumes.roi import Box, Region
+from casewise.plugins.volumes.roi import Region
 from casewise.plugins.volumes.standardise import LEVELS
-
-__all__ = ["DECILES", "STEP_RULES", "Prepared", "Steps", "prepare_case"]
 
 # Increased whenever a change of these rules changes prepared slices: older stores are then prepared again.
 STEP_RULES = 1
@@ -37,7 +35,7 @@ class Steps:
     """The settings that determine prepared slices, as the study states and checks them.
 
     `in_plane_size`: axial slices are first resized to this number of pixels a side. `bias`: N4 or none. `smoothing`:
-    edge-preserving or none. `roi`: the region around a mask or a box, each with `margin` mm, the central `size` pixels
+    edge-preserving or none. `roi`: the region around a mask with `margin` mm, the central `size` pixels
     (`centre`) or the whole plane (`none`); the region is resized to `size`×`size`.
     """
 
@@ -83,9 +81,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare_case(
-    scans: Sequence[Scan | None], steps: Steps, *, mask: Scan | None = None, box: Box | None = None
-) -> Prepared:
+def prepare_case(scans: Sequence[Scan | None], steps: Steps, *, mask: Scan | None = None) -> Prepared:
     """Prepare the scans of one case, in the order of the study's sequences; None for an absent one.
 
     The first present scan determines the grid: its axial field as a square of `steps.in_plane_size` pixels and its own
@@ -93,7 +89,7 @@ def prepare_case(
     cases are prepared in parallel.
 
     Raises:
-        CohortError: there is no scan, or the mask or box of the region is missing.
+        CohortError: there is no scan.
         ImageError: two scans do not overlap, or the region lies outside the reference.
     """
     present_scans = [scan for scan in scans if scan is not None]
@@ -101,7 +97,7 @@ def prepare_case(
         raise CohortError("A case without any scan cannot be prepared.")
     reference = present_scans[0]
     grid = plane_grid(to_ras(reference), steps.in_plane_size)
-    region = _region(reference, grid, steps, mask, box)
+    region = _region(reference, grid, steps, mask)
     affine = regions.slice_affine(region, grid, steps.size)
     shape = (region.end - region.first, len(scans), steps.size, steps.size)
     slices = np.zeros(shape, dtype=np.uint16)
@@ -153,9 +149,10 @@ def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, st
     values = resampled(straight.values, straight.affine, grid, fill=float(scan.values.min()))
     bright, filled = body(values, shown)
     none = np.empty(0)
-    blank = _ResampledScan(values, shown, (float(values.min()),) * 2, none, none, 0, notes, flat=True)
+    nothing = (*notes, f"{scan.path}: hardly two voxels differ; it shows nothing and is stored as 0")
+    blank = _ResampledScan(values, shown, (float(values.min()),) * 2, none, none, 0, nothing, flat=True)
     if not bright.any():
-        return replace(blank, notes=(*notes, f"{scan.path}: all voxels are equal; it shows nothing and is stored as 0"))
+        return blank
     spacing = np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0))
     if steps.bias == "n4":
         values = corrected(values, spacing, bright)
@@ -166,9 +163,7 @@ def _prepare_scan(scan: Scan, reference: Scan, grid: Grid, field: np.ndarray, st
     *marks, high = np.percentile(values[filled], [*DECILES, BRIGHTEST])
     quantiles = np.percentile(values[filled], (np.arange(QUANTILES) + 0.5) / QUANTILES * 100)
     if high - low <= FLAT * max(abs(high), abs(low)):
-        return replace(
-            blank, notes=(*notes, f"{scan.path}: hardly two voxels differ; it shows nothing and is stored as 0")
-        )
+        return blank
     stored = ((np.array(marks) - low) / (high - low)).clip(0, 1) * (LEVELS - 1)
     return _ResampledScan(values, shown, (low, float(high)), stored, quantiles, int(filled.sum()), notes)
 
@@ -184,19 +179,14 @@ def _region_slices(
     return np.asarray(np.moveaxis(np.rint(scaled).astype(np.uint16), 2, 0))
 
 
-def _region(reference: Scan, grid: Grid, steps: Steps, mask: Scan | None, box: Box | None) -> Region:
+def _region(reference: Scan, grid: Grid, steps: Steps, mask: Scan | None) -> Region:
     """The region of interest that the study states."""
     if steps.roi == "none":
         return regions.whole(grid)
     if steps.roi == "centre":
         return regions.central(grid, steps.size)
-    if steps.roi == "mask":
-        if mask is None:
-            raise CohortError(f"{reference.path}: the region of interest is `roi: mask`, but the case has no mask.")
-        return regions.region_of_mask(mask, reference, grid, steps.margin)
-    if box is None:
-        raise CohortError(f"{reference.path}: the region of interest is `roi: box`, but the case has no box.")
-    return regions.region_of_box(box, reference, grid, steps.margin)
+    assert mask is not None, reference.path
+    return regions.region_of_mask(mask, reference, grid, steps.margin)
 
 
 def _thick(scan: Scan) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from casewise.plugins.volumes.settings import volumes_of
@@ -89,11 +90,12 @@ def _geometry(volumes: Volumes) -> str:
 
 
 def _region(volumes: Volumes, side: int) -> str:
-    if volumes.roi == "centre":
-        return f"the central {side} × {side} pixels of every slice"
-    around = {"none": "the whole plane", "mask": f"around the mask in the column {volumes.mask}"}
-    margin = "" if volumes.roi == "none" else f" with a margin of {volumes.margin:g} mm"
-    return f"{around.get(volumes.roi, 'around the box in the table')}{margin}, resized to {side} × {side} pixels"
+    return {
+        "centre": f"the central {side} × {side} pixels of every slice",
+        "none": f"the whole plane, resized to {side} × {side} pixels",
+        "mask": f"around the mask in the column {volumes.mask} with a margin of {volumes.margin:g} mm, resized to "
+        f"{side} × {side} pixels",
+    }[volumes.roi]
 
 
 def fusion(study: Study, name: str) -> str:
@@ -107,6 +109,6 @@ def fusion(study: Study, name: str) -> str:
     return f"{name}: {networks}, with the features concatenated before the last layer"
 
 
-def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
+def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each sequence's name and central panel."""
     return [(name, data_uri(panel, longest=SMALL)) for name, panel in context.grids(str(row["case"]))]

@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from casewise.errors import CohortError, ImageError
+from casewise.errors import ImageError
 from casewise.plugins.volumes.grid import Grid, carried, resampled
 from casewise.plugins.volumes.reading.scans import Scan
 
 # The smallest share of a region that must lie in the scan.
 LEAST_INSIDE = 0.5
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box in a scan: from `low` to `high` along each axis, `high` excluded.
-
-    They are indices into the file of the case's first present sequence as it is stored (as `values[low:high]`).
-
-    Raises:
-        CohortError: the values are not a box.
-
-    >>> Box((10, 20, 3), (40, 20, 9))
-    Traceback (most recent call last):
-    ...
-    casewise.errors.CohortError: The box from (10, 20, 3) to (40, 20, 9) has no extent along y.
-    """
-
-    low: tuple[float, float, float]
-    high: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        if not np.isfinite([*self.low, *self.high]).all():
-            raise CohortError(f"The box from {self.low} to {self.high} is not made of six numbers.")
-        for axis, low, high in zip("xyz", self.low, self.high, strict=True):
-            if not low < high:
-                raise CohortError(f"The box from {self.low} to {self.high} has no extent along {axis}.")
 
 
 @dataclass(frozen=True)
@@ -71,26 +43,6 @@ def central(grid: Grid, size: int) -> Region:
     return Region(start, start, side, 0, grid.shape[2])
 
 
-def region_of_box(box: Box, scan: Scan, grid: Grid, margin: float = 0.0) -> Region:
-    """The square and the slices of a plane grid that contain the box and `margin` mm around it.
-
-    `scan` is the file in whose voxels the box is given.
-
-    Raises:
-        ImageError: more than half of the box lies outside the scan.
-    """
-    corners = np.array(list(itertools.product(*zip(box.low, box.high, strict=True))), dtype=np.float64)
-    # A voxel begins half a voxel before its centre.
-    points = corners - 0.5
-    low, high = points.min(axis=0), points.max(axis=0)
-    edge = np.array(scan.shape) - 0.5
-    inside_low, inside_high = np.clip(low, -0.5, edge), np.clip(high, -0.5, edge)
-    inside = float(np.prod(inside_high - inside_low) / np.prod(high - low))
-    _check_inside(inside, f"The box from {box.low} to {box.high}", "Does it belong to this file?", scan)
-    box_corners = np.array(list(itertools.product(*zip(inside_low, inside_high, strict=True))))
-    return _around(carried(np.linalg.inv(grid.affine) @ scan.affine, box_corners), grid, margin, _notes(inside, "box"))
-
-
 def region_of_mask(mask: Scan, scan: Scan, grid: Grid, margin: float = 0.0) -> Region:
     """The square and the slices of a plane grid that contain all voxels of the mask above 0 and `margin` mm around
     them.
@@ -106,13 +58,14 @@ def region_of_mask(mask: Scan, scan: Scan, grid: Grid, margin: float = 0.0) -> R
             f"{mask.path}: the mask marks nothing; no voxel is above 0. Draw it again, or name the case's right mask."
         )
     in_scan = inside_of(mask, scan)
-    inside = float(in_scan.mean())
+    outside = 1 - float(in_scan.mean())
+    notes = (f"{outside:.0%} of the mask lies outside the scan and was left out",) if outside >= 1e-6 else ()
     between = np.linalg.inv(grid.affine) @ mask.affine
     centres = carried(between, marked[in_scan])
     # A marked voxel reaches half its length beyond its centre.
     reach = np.abs(between[:3, :3]).sum(axis=1) / 2
     ends = np.concatenate([centres.min(axis=0, keepdims=True) - reach, centres.max(axis=0, keepdims=True) + reach])
-    return _around(ends, grid, margin, _notes(inside, "mask"))
+    return _around(ends, grid, margin, notes)
 
 
 def inside_of(mask: Scan, scan: Scan) -> np.ndarray:
@@ -126,21 +79,11 @@ def inside_of(mask: Scan, scan: Scan) -> np.ndarray:
     doubt = "Is it a mask of another visit or subject?"
     if mask.shape == scan.shape:
         doubt = "They have the same number of voxels: was the mask saved without the scan's geometry?"
-    if len(in_scan):
-        _check_inside(float(in_scan.mean()), f"{mask.path}: the mask", doubt, scan)
-    return in_scan
-
-
-def _check_inside(inside: float, region_name: str, doubt: str, scan: Scan) -> None:
+    inside = float(in_scan.mean()) if len(in_scan) else 1.0
     if inside < LEAST_INSIDE:
         overlap = "does not touch" if inside <= 0 else f"lies to {1 - inside:.0%} outside"
-        raise ImageError(f"{region_name} {overlap} the volume of {scan.path}. {doubt}")
-
-
-def _notes(inside: float, region_name: str) -> tuple[str, ...]:
-    return (
-        () if inside > 1 - 1e-6 else (f"{1 - inside:.0%} of the {region_name} lies outside the scan and was left out",)
-    )
+        raise ImageError(f"{mask.path}: the mask {overlap} the volume of {scan.path}. {doubt}")
+    return in_scan
 
 
 def _around(points: np.ndarray, grid: Grid, margin: float, notes: tuple[str, ...]) -> Region:

@@ -26,89 +26,51 @@ class Volumes(ModalitySettings):
     `slice_index` a row names one slice image, and that column gives the order from the feet to the head.
     """
 
-    sequences: list[str] = Field(
-        min_length=1,
-        description="The sequences of a case in order, spelled as in the table's column: `[T1, T2]`. Rows with others "
-        "are left out and counted. The first sequence of a case defines the grid onto which the others "
-        "are resampled.",
-    )
-    column: str = Field("sequence", description="Column of the table that names the sequence of a row.")
-    slice_index: str | None = Field(
-        None,
-        description="For tables with one slice image in each row: the column with the position of the slice, rising "
-        "from the feet to the head. Empty: a row is a whole scan.",
-    )
-    pixel_mm: float = Field(
-        1.0, gt=0, description="For slice images (`slice_index`): distance between pixels in millimetres."
-    )
-    slice_mm: float = Field(
-        1.0, gt=0, description="For slice images (`slice_index`): distance between slices in millimetres."
-    )
-    in_plane_size: int = Field(
-        256,
-        ge=16,
-        le=1024,
-        description="Side in pixels of the square axial plane to which every slice is resampled before anything is "
-        "cropped.",
-    )
-    bias: Literal["n4", "none"] = Field(
-        "n4",
-        description="`n4`: correct the bias field of every scan (N4, fitted on a coarser grid, applied at full "
-        "resolution).",
-    )
-    smoothing: Literal["edge_preserving", "none"] = Field(
-        "edge_preserving", description="`edge_preserving`: smooth every scan, but not across edges."
-    )
-    roi: Literal["mask", "box", "centre", "none"] = Field(
-        "none",
-        description="The region of the plane that networks see, the same square for all slices of a case, with a side "
-        "of `images.size` pixels: around a `mask`, around a `box` (columns `box_x0` to `box_z1`, in "
-        "voxels of the file of the case's first sequence, from 0, ends not included), the central pixels "
-        "(`centre`, not resized), or the whole plane (`none`). Mask and box also select the slices.",
-    )
-    margin: float = Field(
-        10.0, ge=0, le=1000, description="Millimetres added around the mask or box, in plane and between slices."
-    )
-    mask: str = Field(
-        "mask", description="With `roi: mask`, the column that names a case's mask, a volume; one for each case."
-    )
-    lesion: str | None = Field(
-        None,
-        description="Column that names a case's lesion mask, against which explanations are measured. Not used in "
-        "training.",
-    )
-    standardise: Literal["nyul", "none"] = Field(
-        "nyul",
-        description="`nyul`: bring the intensities of all scans of a sequence onto one scale by histogram landmarks, "
-        "fitted on the training subjects of a network. `none`: scale each scan's own range to 0 to 1. "
-        "Units are lost in both cases.",
-    )
-    fusion: list[str] = Field(
-        ["early"],
-        min_length=1,
-        description="How several sequences are combined; each way in a list trains a separate network "
-        "(`BACKBONE@FUSION`): `early` (channels of the first layer), `late` (one body for each sequence, "
-        "features concatenated before the head), `late-shared` (one body for all sequences), or the name "
-        "of a single sequence. For a single backbone, write `BACKBONE@FUSION` in `backbones`.",
-    )
-    missing: Literal["require", "drop", "mask"] = Field(
-        "require",
-        description="Cases that lack a sequence: `require` refuses them, `drop` leaves them out, both with a list; "
-        "`mask` puts a learned token in place of the missing sequence. All `sequences` count, also for "
-        "networks that use only one.",
-    )
-    sequence_dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="With `missing: mask`, the probability that a sequence of a case is hidden in a training step; at "
-        "least one remains. Default: 0.2 with `mask`, else 0.",
-    )
-    inference_windows: Literal["central", "all"] = Field(
-        "central",
-        description="A prediction uses the `central` window of a case's slices, or the mean over `all` windows. In "
-        "training a window is drawn at random.",
-    )
+    sequences: list[str] = Field(min_length=1)
+    """The sequences of a case in order, spelled as in the table's column: `[T1, T2]`. Rows with others are left out and
+    counted. The first sequence of a case defines the grid onto which the others are resampled."""
+    column: str = "sequence"
+    """Column of the table that names the sequence of a row."""
+    slice_index: str | None = None
+    """For tables with one slice image in each row: the column with the position of the slice, rising from the feet to
+    the head. Empty: a row is a whole scan."""
+    pixel_mm: float = Field(1.0, gt=0)
+    """For slice images (`slice_index`): distance between pixels in millimetres."""
+    slice_mm: float = Field(1.0, gt=0)
+    """For slice images (`slice_index`): distance between slices in millimetres."""
+    in_plane_size: int = Field(256, ge=16, le=1024)
+    """Side in pixels of the square axial plane to which every slice is resampled before anything is cropped."""
+    bias: Literal["n4", "none"] = "n4"
+    """`n4`: correct the bias field of every scan (N4, fitted on a coarser grid, applied at full resolution)."""
+    smoothing: Literal["edge_preserving", "none"] = "edge_preserving"
+    """`edge_preserving`: smooth every scan, but not across edges."""
+    roi: Literal["mask", "centre", "none"] = "none"
+    """The region of the plane that networks see, the same square for all slices of a case, with a side of `images.size`
+    pixels: around a `mask`, which also selects the slices, the central pixels (`centre`, not resized), or the whole
+    plane (`none`)."""
+    margin: float = Field(10.0, ge=0, le=1000)
+    """Millimetres added around the mask, in plane and between slices."""
+    mask: str = "mask"
+    """With `roi: mask`, the column that names a case's mask, a volume; one for each case."""
+    lesion: str | None = None
+    """Column that names a case's lesion mask, against which explanations are measured. Not used in training."""
+    standardise: Literal["nyul", "none"] = "nyul"
+    """`nyul`: bring the intensities of all scans of a sequence onto one scale by histogram landmarks, fitted on the
+    training subjects of a network. `none`: scale each scan's own range to 0 to 1. Units are lost in both cases."""
+    fusion: list[str] = Field(["early"], min_length=1)
+    """How several sequences are combined; each way in a list trains a separate network (`BACKBONE@FUSION`): `early`
+    (channels of the first layer), `late` (one body for each sequence, features concatenated before the head),
+    `late-shared` (one body for all sequences), or the name of a single sequence. For a single backbone, write
+    `BACKBONE@FUSION` in `backbones`."""
+    missing: Literal["require", "drop", "mask"] = "require"
+    """Cases that lack a sequence: `require` refuses them, `drop` leaves them out, both with a list; `mask` puts a
+    learned token in place of the missing sequence. All `sequences` count, also for networks that use only one."""
+    sequence_dropout: float = Field(0.0, ge=0, lt=1)
+    """With `missing: mask`, the probability that a sequence of a case is hidden in a training step; at least one
+    remains. Default: 0.2 with `mask`, else 0."""
+    inference_windows: Literal["central", "all"] = "central"
+    """A prediction uses the `central` window of a case's slices, or the mean over `all` windows. In training a window
+    is drawn at random."""
 
     @field_validator("fusion", mode="before")
     @classmethod
@@ -158,48 +120,32 @@ class Volumes(ModalitySettings):
         """A panel of slices is a window of one case, and all its slices are augmented together."""
         panels, images = study.panels, study.images
         if study.regions:
-            raise ValueError(
-                "regions: are photographed parts of one visit, and a scanned part is a separate case with `volumes`: "
-                "give each part its own visit, and leave out `regions`"
-            )
+            raise ValueError("regions: are of photographs; with `volumes`, give each scanned part its own visit")
         if panels.by != "case":
-            raise ValueError(
-                f"panels.by: {cut(panels.by)} is not for `volumes`; write `by: case`, a window of its slices"
-            )
+            raise ValueError(f"panels.by: {cut(panels.by)} is not for `volumes`; write `by: case`, a window of slices")
         if self.roi == "centre" and images.size > self.in_plane_size:
-            raise ValueError(
-                f"volumes.roi: the central {images.size} pixels (images.size) are more than the plane's "
-                f"{self.in_plane_size} (volumes.in_plane_size)"
-            )
+            sides = f"{images.size} pixels (images.size) are more than the plane's {self.in_plane_size}"
+            raise ValueError(f"volumes.roi: the central {sides} (volumes.in_plane_size)")
         if panels.rows != panels.columns:
             raise ValueError(f"panels.grid: slices fill a square, such as 3x3; found {cut(panels.grid)}")
         kept = {name: getattr(panels, name) for name in ("grid", "flip", "quarter_turns", "bag")}
         allowed_panels = Panels(by="case", pooling="maps" if panels.pooling == "maps" else "mean", **kept)
         if key := _first_difference(panels, allowed_panels, list(Panels.model_fields)):
-            raise ValueError(
-                f"panels.{key}: slices are augmented by `flip` and `quarter_turns` only, all slices of a panel "
-                f"together; leave {key} out"
-            )
+            raise ValueError(f"panels.{key}: slices are augmented by `flip` and `quarter_turns` only; leave {key} out")
         if panels.flip not in ("none", "horizontal"):
-            raise ValueError(
-                f"panels.flip: slices are mirrored from left to right only; write horizontal, not {panels.flip}"
-            )
+            raise ValueError(f"panels.flip: slices are mirrored left to right; write horizontal, not {panels.flip}")
         if images.lesion:
             raise ValueError("images.lesion: is for photographs; name the masks of scans as volumes.lesion")
         if key := _first_difference(images, Images(), ["channels", "fit", "padding", "store"]):
             raise ValueError(f"images.{key}: has no effect on slices; leave it out")
         if study.test_time_augmentation:
-            raise ValueError(
-                "test_time_augmentation: mirrors a whole panel, which would reorder its slices; leave it out"
-            )
+            raise ValueError("test_time_augmentation: mirrors a panel, which would reorder its slices; leave it out")
         allowed = [*(FUSIONS if len(self.sequences) > 1 else FUSIONS[:1]), *self.sequences]
         for name in study.backbones:
             backbone, at, fusion = name.partition("@")
             if at and (fusion not in allowed or not backbone):
-                raise ValueError(
-                    f"backbones: {cut(name)}: the name after @ is one of "
-                    f"{', '.join(allowed)}.{nearest(fusion, allowed)}"
-                )
+                hint = nearest(fusion, allowed)
+                raise ValueError(f"backbones: {cut(name)}: the name after @ is one of {', '.join(allowed)}.{hint}")
         duplicate = next((name for name, count in Counter(study.networks).items() if count > 1), None)
         if duplicate:
             raise ValueError(f"backbones: {cut(duplicate)} is listed twice")
@@ -208,12 +154,9 @@ class Volumes(ModalitySettings):
 class VolumesKeys(StudyModel):
     """The key `volumes`."""
 
-    volumes: Volumes | None = Field(
-        None,
-        description="Which scans form a case (NIfTI files, DICOM series, or ordered slice images), and how networks "
-        "see them. Panels are then windows of a case's slices: `panels: {by: case, grid: 3x3}`. Needs `pip install "
-        "'casewise[volumes]'`.",
-    )
+    volumes: Volumes | None = None
+    """Which scans form a case (NIfTI files, DICOM series, or ordered slice images), and how networks see them. Panels
+    are then windows of a case's slices: `panels: {by: case, grid: 3x3}`. Needs `pip install 'casewise[volumes]'`."""
 
 
 def volumes_of(study: Study) -> Volumes:

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,22 +106,17 @@ def prepare_slices(
         raise RunError(f"{folder}: slices cannot be stored here: {error.strerror or error}.") from error
     names = [_name(case, steps) for case in cases]
     missing = [number for number, name in enumerate(names) if not name or not (case_folder / name).is_file()]
-    done = len(cases) - len(missing)
-    if progress:
-        progress(done, len(cases))
     problems: dict[int, list[str]] = {}
-    if missing:
-        workers = min(processes or cpu_count(), len(missing))
-        results = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(
-            delayed(_prepare_file)(number, cases[number], steps, case_folder) for number in missing
-        )
-        for number, name, problem in results:
-            names[number] = name
-            if problem:
-                problems[number] = problem
-            done += 1
-            if progress:
-                progress(done, len(cases))
+    workers = min(processes or cpu_count(), max(len(missing), 1))
+    results = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(
+        delayed(_prepare_file)(number, cases[number], steps, case_folder) for number in missing
+    )
+    for done, (number, name, problem) in enumerate(results, len(cases) - len(missing) + 1):
+        names[number] = name
+        if problem:
+            problems[number] = problem
+        if progress:
+            progress(done, len(cases))
     if problems:
         more = "" if len(problems) == len(cases) else " The others are kept for the next run."
         named = {cases[number].case: problems[number] for number in sorted(problems)}
@@ -185,10 +180,10 @@ def _name(case: CaseSources, steps: Steps) -> str:
     """The name of a case's file: a hash of the steps and of paths, sizes and times of its sources; empty if one is
     missing.
     """
-    from casewise.plugins.volumes.reading.scans import files_of
+    from casewise.plugins.volumes.reading.files import files_of
 
     digest = hashlib.sha256(steps.fingerprint().encode())
-    digest.update(json.dumps([case.sequences, asdict(case.box) if case.box else None, case.spacing]).encode())
+    digest.update(json.dumps([case.sequences, None, case.spacing]).encode())
     try:
         for paths in (*case.paths, (case.mask,) if case.mask else ()):
             digest.update(b"|")
@@ -209,7 +204,7 @@ def _prepare_file(number: int, case: CaseSources, steps: Steps, folder: Path) ->
     if loaded.problems:
         return number, "", loaded.problems
     try:
-        prepared = prepare_case(loaded.scans, steps, mask=loaded.mask, box=case.box)
+        prepared = prepare_case(loaded.scans, steps, mask=loaded.mask)
         if problems := [*empty_in(case, loaded.scans, prepared), *doubled_in(case, prepared)]:
             return number, "", problems
         notes = dict.fromkeys([*loaded.notes, *prepared.notes])
@@ -241,17 +236,8 @@ def _case_file(file: Path) -> Iterator[Any]:
 
 def _packed(prepared: Prepared) -> bytes:
     packed = io.BytesIO()
-    np.savez(
-        packed,
-        slices=prepared.slices,
-        present=prepared.present,
-        affine=prepared.affine,
-        ranges=prepared.ranges,
-        landmarks=prepared.landmarks,
-        quantiles=prepared.quantiles,
-        voxels=prepared.voxels,
-        notes=np.frombuffer(json.dumps(prepared.notes).encode(), dtype=np.uint8),
-    )
+    notes = np.frombuffer(json.dumps(prepared.notes).encode(), dtype=np.uint8)
+    np.savez(packed, **{**vars(prepared), "notes": notes})
     return packed.getvalue()
 
 
@@ -268,26 +254,21 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str]) -> Sli
             record = parsed_json(marker.read_text())
             if record.get("made_from") == made_from:
                 store = open_slices(folder)
-                files_and_sums = {record["slices"]: "sha256", record["index"]: "index_sha256"}
-                changed = [
-                    name for name, key in files_and_sums.items() if record.get(key) != checksum(Path(folder) / name)
-                ]
+                sums = {record["slices"]: record["sha256"], record["index"]: record["index_sha256"]}
+                changed = [name for name, stated in sums.items() if stated != checksum(Path(folder) / name)]
                 if not changed:
                     return store
-                log.warning(
-                    "%s: %s cannot be verified or has changed since it was written. The slices are joined again.",
-                    folder,
-                    " and ".join(changed),
-                )
-        except (RunError, ValueError, AttributeError):
+                names = " and ".join(changed)
+                log.warning("%s: %s has changed since it was written. The slices are joined again.", folder, names)
+        except (RunError, ValueError, AttributeError, KeyError):
             marker.unlink(missing_ok=True)
     content = hashlib.sha256()
     cases_read = []
     notes: list[list[str]] = []
     for file in files:
         with _case_file(file) as arrays:
-            names = ("present", "landmarks", "affine", *(HISTOGRAM if any(subjects) else ()))
-            cases_read.append({name: arrays[name] for name in names})
+            kept = ("present", "landmarks", "affine", *(HISTOGRAM if any(subjects) else ()))
+            cases_read.append({name: arrays[name] for name in kept})
             for name in ("slices", "present", "landmarks"):
                 content.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
                 content.update(np.ascontiguousarray(arrays[name]).tobytes())
@@ -336,11 +317,8 @@ def _joined(folder: Path, files: Sequence[Path], subjects: Sequence[str]) -> Sli
             "notes": notes,
         },
     )
-    for old in [*Path(folder).glob("slices-*.npy"), *Path(folder).glob("index-*.npz")]:
-        if address[:16] not in old.name:
-            old.unlink(missing_ok=True)
-    current = {file.name for file in files}
-    for old in (Path(folder) / "cases").glob("*.npz"):
-        if old.name not in current:
+    current = {target, index_file, *files}
+    for pattern in ("slices-*.npy", "index-*.npz", "cases/*.npz"):
+        for old in set(Path(folder).glob(pattern)) - current:
             old.unlink(missing_ok=True)
     return open_slices(folder, address)

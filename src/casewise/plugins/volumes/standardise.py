@@ -15,8 +15,6 @@ import numpy as np
 
 from casewise.errors import CasewiseError
 
-__all__ = ["LEVELS", "SCALE", "SubjectScans", "fit", "plain_tables", "standard_scales", "subject_scans", "tables"]
-
 # Stored values are 0 to 32767.
 LEVELS = 32768
 # The values of the first and last landmark in 0 to 1. Darker and brighter voxels need a range of their own, because a
@@ -112,17 +110,6 @@ def fit(landmarks: np.ndarray) -> np.ndarray:
         )
     low, high = marks[:, :1], marks[:, -1:]
     return np.asarray(((np.maximum.accumulate(marks, axis=1) - low) / (high - low)).clip(0, 1).mean(axis=0))
-
-
-def standard_scales(landmarks: np.ndarray, sequences: list[int]) -> list[list[float]]:
-    """The standard scale of each of these sequences from training cases, as plain numbers.
-
-    `landmarks`: (P, S, L), of the training cases and all stored sequences.
-
-    Raises:
-        CasewiseError: none of these cases has a scan of a sequence.
-    """
-    return [fit(landmarks[:, sequence]).tolist() for sequence in sequences]
 
 
 def tables(landmarks: np.ndarray, standard: np.ndarray, spans: np.ndarray | None = None) -> np.ndarray:

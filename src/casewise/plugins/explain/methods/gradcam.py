@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from casewise.errors import CasewiseError
 from casewise.models.backbones import Network
-from casewise.plugins.explain.methods.rollout import by_sequence, grid_of, is_transformer, without_side_effects
+from casewise.plugins.explain.methods.rollout import by_sequence, is_transformer, record_grids, without_side_effects
 from casewise.plugins.explain.methods.target import ExplainTarget
 
 TINY = 1e-30
@@ -49,12 +49,7 @@ def gradcam_by_sequence(network: Network, panels: Tensor, target: ExplainTarget,
     with without_side_effects(network) as hooks:
         hooks += [layer.register_forward_hook(_start_of_graph) for layer in layers]
         grids: list[tuple[int, int]] = []
-        for body in bodies if is_transformer(bodies[0]) else []:
-            hooks.append(
-                body.patch_embed.register_forward_hook(
-                    lambda m, i, o, body=body: grids.append(grid_of(body, o[0] if isinstance(o, tuple) else o, i[0]))
-                )
-            )
+        hooks += [record_grids(body, grids) for body in bodies if is_transformer(body)]
         if isinstance(bodies[0], DenseNet) and layers[0] is bodies[0].features:
             # the last ReLU of a DenseNet is a function, not a module, so the hook applies it; TINY keeps the gradient
             hooks += [layer.register_forward_hook(lambda m, i, o: o.relu() + TINY) for layer in layers]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,21 +43,8 @@ def rollout_by_sequence(network: Network, panels: Tensor) -> Tensor:
     Args:
         network: a network with a timm transformer; it is left unchanged.
         panels: (B, C, H, W) in 0–1.
-
-    Raises:
-        CasewiseError: the network is not such a transformer.
     """
     bodies: list[Any] = network.bodies
-    if not all(is_transformer(body) for body in bodies):
-        raise CasewiseError(
-            f"explain: {network.name} is not a transformer with attention over all patches, so attention rollout does "
-            "not apply; use grad-cam."
-        )
-    if any(pools_by_attention(body) for body in bodies):
-        raise CasewiseError(
-            f"explain: the head of {network.name} pools patches by a separate attention layer (global_pool: map), "
-            "which attention rollout does not cover; use grad-cam."
-        )
     recorders = [_AttentionRecorder(body) for body in bodies]
     attentions = [block.attn for body in bodies for block in body.blocks]
     with without_side_effects(network) as hooks, unfused_attention(attentions):
@@ -82,22 +70,30 @@ class _AttentionRecorder:
         self.grids: list[tuple[int, int]] = []
 
     def hooks(self) -> list[Any]:
-        handles = [self.body.patch_embed.register_forward_hook(self._record_grid)]
+        handles = [record_grids(self.body, self.grids)]
         for block, weights in zip(self.body.blocks, self.weights, strict=True):
             # the mean over heads is taken at once, because all heads of all layers need much memory
-            handles.append(
-                block.attn.attn_drop.register_forward_pre_hook(
-                    lambda m, i, weights=weights: weights.append(i[0].mean(dim=1))
-                )
-            )
+            hook = partial(_record_mean, weights)
+            handles.append(block.attn.attn_drop.register_forward_pre_hook(hook))
         return handles
-
-    def _record_grid(self, module: nn.Module, inputs: tuple[Tensor, ...], patches: Any) -> None:
-        self.grids.append(grid_of(self.body, patches[0] if isinstance(patches, tuple) else patches, inputs[0]))
 
     def maps(self) -> list[Tensor]:
         """One map (B, h, w) for each run of the backbone."""
         return [_rolled(self.body, [layer[run] for layer in self.weights], grid) for run, grid in enumerate(self.grids)]
+
+
+def _record_mean(weights: list[Tensor], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    weights.append(inputs[0].mean(dim=1))
+
+
+def record_grids(body: Any, grids: list[tuple[int, int]]) -> RemovableHandle:
+    """Record the grid of patches at every run of a transformer, until the handle is removed."""
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], patches: Any) -> None:
+        grids.append(grid_of(body, patches[0] if isinstance(patches, tuple) else patches, inputs[0]))
+
+    handle: RemovableHandle = body.patch_embed.register_forward_hook(record)
+    return handle
 
 
 def grid_of(body: Any, patches: Tensor, panels: Tensor) -> tuple[int, int]:
@@ -117,10 +113,8 @@ def _rolled(body: Any, weights: list[Tensor], grid: tuple[int, int]) -> Tensor:
     size, tokens, _ = weights[0].shape
     prefix = int(body.num_prefix_tokens)
     if tokens != prefix + grid[0] * grid[1]:
-        raise CasewiseError(
-            f"explain: {tokens} tokens are not {grid[0]} x {grid[1]} patches and {prefix} prefix tokens; this "
-            "transformer changes its number of patches, so use grad-cam."
-        )
+        layout = f"{grid[0]} x {grid[1]} patches and {prefix} prefix tokens"
+        raise CasewiseError(f"explain: {tokens} tokens are not {layout}: attention rollout does not apply.")
     # only the rows that the head reads are propagated from the last layer to the first
     row = _read_by_head(body, tokens, prefix).to(weights[0]).expand(size, 1, tokens)
     for layer in reversed(weights):

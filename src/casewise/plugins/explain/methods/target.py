@@ -25,7 +25,7 @@ class ExplainTarget:
         class_index: the class or grade; None for the predicted one, which may differ between panels.
 
     Raises:
-        CasewiseError: there is no such target or class.
+        CasewiseError: there is no such target.
     """
 
     outputs: tuple[Output, ...]
@@ -36,10 +36,7 @@ class ExplainTarget:
         names = [output.name for output in self.outputs]
         if self.target not in names:
             hint = nearest(self.target, names)
-            raise CasewiseError(f"explain: the network predicts {', '.join(names)}, not {self.target!r}.{hint}")
-        if self.class_index is not None and not 0 <= self.class_index < self.output.classes:
-            kind = f"has {self.output.classes} classes" if self.output.classes else "is a number and has no classes"
-            raise CasewiseError(f"explain: {self.target} {kind}; class {self.class_index} does not exist (first: 0).")
+            raise CasewiseError(f"target: the networks predict {', '.join(names)}, not {self.target!r}.{hint}")
 
     @classmethod
     def of_outcome(cls, study: Study) -> Self:
@@ -78,9 +75,6 @@ class ExplainTarget:
 
     def _logits(self, raw: Tensor) -> Tensor:
         """The raw outputs of the explained target."""
-        if raw.shape[1] != width_of(self.outputs):
-            expected = width_of(self.outputs)
-            raise CasewiseError(f"explain: the network gives {raw.shape[1]} outputs; its targets need {expected}.")
         return split_raw(raw, self.outputs)[self._position].float()
 
     @property

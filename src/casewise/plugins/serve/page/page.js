@@ -74,7 +74,7 @@ function describeModel() {
   get("lead").textContent = `Predicts ${listed(model.targets.filter((t) => t.primary || !model.targets.some((o) => o.primary)).map((t) => t.title))} from ${images}.` +
     (model.synthetic ? " The model was trained on synthetic images." : "");
   get("notice").textContent = model.notice;
-  const kept = model.limits.kept ? "Images and results are kept on the computer that runs this service." : "Images are removed as soon as the answer is there; nothing is kept.";
+  const kept = "Images are removed as soon as the answer is there; nothing is kept.";
   const all = model.slots.length ? ` For each visit: ${listed(model.slots)}.` : "";
   get("hint").textContent = `Choose or drop ${images}.${all} ${kept}`;
   get("footer").textContent = `${model.notice} ${kept}`;

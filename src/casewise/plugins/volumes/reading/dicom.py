@@ -21,7 +21,7 @@ from casewise.modalities.store.dicom_file import (
     whole_number,
 )
 from casewise.plugins.volumes.reading.dicom_series import ACQUIRED, Series, choose, find_series
-from casewise.plugins.volumes.reading.dicom_slices import Slice, Stack, stacked
+from casewise.plugins.volumes.reading.dicom_slices import Slice, stacked
 from casewise.plugins.volumes.reading.scans import (
     VOXEL_BYTES,
     Scan,
@@ -31,18 +31,13 @@ from casewise.plugins.volumes.reading.scans import (
     unread,
 )
 
-# The tag of each fact.
+# The tag of each fact, by which scans of one case are compared.
 FACTS = {
     "series_uid": "SeriesInstanceUID",
-    "series_number": "SeriesNumber",
-    "series_description": "SeriesDescription",
-    "protocol": "ProtocolName",
     "modality": "Modality",
     "patient_id": "PatientID",
     "study_uid": "StudyInstanceUID",
     "frame_of_reference": "FrameOfReferenceUID",
-    "manufacturer": "Manufacturer",
-    "model": "ManufacturerModelName",
 }
 # The functional group of each tag in a multi-frame file.
 GROUP_OF = {
@@ -65,7 +60,7 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
     """Read a folder of DICOM files (with all folders in it), or one file, as one volume.
 
     Series are identified by their UID, slices sorted by position. `sequence` selects one of several series. Without
-    `voxels` only headers are read, and pixels only where two slices have the same position.
+    `voxels` only headers are read.
 
     Raises:
         ImageError: there is no DICOM image, none or several series match, files are damaged, or the slices do not form
@@ -85,20 +80,15 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
     series, notes = choose(candidates, sequence, path)
     slices = _slices(series, path)
     where = str(path) if len(candidates) == 1 else f"{path}, {series.description}"
-    pixels = Pixels()
-    stack = stacked(slices, where, pixels.same)
-    affine, affine_notes = checked_affine(stack.affine, path)
+    ordered, affine, stack_notes = stacked(slices, where)
+    affine, affine_notes = checked_affine(affine, path)
     if voxels:
-        values = _values(stack, pixels)
-        value_facts, value_notes = checked_values(values, path)
+        values = _values(ordered)
+        value_notes = checked_values(values, path)
     else:
-        rows, columns = stack.slices[0].size
-        values, value_facts, value_notes = unread((columns, rows, len(stack.slices))), {}, []
-    facts: dict[str, str | float] = {"format": "DICOM"}
-    facts |= {name: text for name, tag in FACTS.items() if (text := series.text(tag))}
-    facts |= {"slices": len(stack.slices), **value_facts}
-    if (field := text_of(series.headers[0][1], "MagneticFieldStrength")).replace(".", "", 1).isdigit():
-        facts["field_strength"] = float(field)
+        rows, columns = ordered[0].size
+        values, value_notes = unread((columns, rows, len(ordered))), []
+    facts = {name: text for name, tag in FACTS.items() if (text := series.text(tag))}
     ignored = (("files that are not DICOM", others), ("DICOM files without an image", empty))
     ignored_notes = [
         f"{kind} were left aside ({names_text([f.name for f in names], 3)})" for kind, names in ignored if names
@@ -108,7 +98,7 @@ def read_dicom(path: Path, *, sequence: str | None = None, voxels: bool = True) 
         ignored_notes.append(
             f"its files state {stated} images, but {len(slices)} are present: the first or last may be missing"
         )
-    return Scan(values, affine, path, facts, (*notes, *ignored_notes, *stack.notes, *affine_notes, *value_notes))
+    return Scan(values, affine, path, facts, (*notes, *ignored_notes, *stack_notes, *affine_notes, *value_notes))
 
 
 def no_dicom_message(path: Path, others: Sequence[Path]) -> str:
@@ -137,17 +127,13 @@ def _slices(series: Series, where: Path) -> list[Slice]:
                 raise ImageError(f"{path}: it claims {columns} x {rows} pixels; each side must be at least 1.")
             total += rows * columns * frames
             if total * 4 > VOXEL_BYTES or len(slices) + frames > MOST_FILES:
-                raise ImageError(
-                    f"{where}: its files claim more than {VOXEL_BYTES / 1e9:g} GB of voxels ({path.name} {columns} x "
-                    f"{rows} x {frames}). They are damaged, or belong to several scans."
-                )
+                size = f"more than {VOXEL_BYTES / 1e9:g} GB of voxels ({path.name} {columns} x {rows} x {frames})"
+                raise ImageError(f"{where}: its files claim {size}. They are damaged, or belong to several scans.")
             colours = whole_number(header, "SamplesPerPixel", 1)
             kind = text_of(header, "PhotometricInterpretation") or "MONOCHROME2"
             if colours > 1 or kind not in {"MONOCHROME1", "MONOCHROME2"}:
-                raise ImageError(
-                    f"{path}: its pixels are colours ({kind}), as in a screenshot or a colour map, not values of the "
-                    "scanner. Leave the file out, or name the series from which it was derived."
-                )
+                problem = f"its pixels are colours ({kind}), not values of the scanner"
+                raise ImageError(f"{path}: {problem}. Leave the file out, or name the series of which it was made.")
             if "MOSAIC" in text_of(header, "ImageType"):
                 raise ImageError(f"{path}: it is a mosaic of all slices in one picture. Convert it to NIfTI.")
             name = str(path.relative_to(where)) if path != where else path.name
@@ -160,21 +146,16 @@ def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
     index = max(frame, 0)
     name = name if frame < 0 else f"frame {frame + 1} of {name}"
     numbers = {tag: _numbers(_value(header, index, tag)) for tag in GROUP_OF}
-    position, directions = numbers["ImagePositionPatient"], numbers["ImageOrientationPatient"]
-    spacing = numbers["PixelSpacing"]
-    for tag, values, count in (
-        ("ImagePositionPatient", position, 3),
-        ("ImageOrientationPatient", directions, 6),
-        ("PixelSpacing", spacing, 2),
-    ):
-        if len(values) != count:
-            problem = "does not state" if not values else "states in an impossible way"
+    for tag, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
+        if len(numbers[tag]) != count:
+            problem = "does not state" if not numbers[tag] else "states in an impossible way"
             label = path if frame < 0 else f"{path}, frame {frame + 1}"
             raise ImageError(
-                f"{label}: it {problem} its position in the patient ({tag}). Leave the file out if it is not a "
-                f"slice of "
-                "a volume (a report, a screenshot, ultrasound), or export the scan again from its archive."
+                f"{label}: it {problem} its position in the patient ({tag}). Leave the file out if it is not a slice "
+                "of a volume, or export the scan again from its archive."
             )
+    position, directions = numbers["ImagePositionPatient"], numbers["ImageOrientationPatient"]
+    spacing = numbers["PixelSpacing"]
     row, column = np.array(directions[:3]), np.array(directions[3:])
     if max(abs(np.linalg.norm(row) - 1), abs(np.linalg.norm(column) - 1), abs(row @ column)) > UNIT_VECTOR:
         raise ImageError(
@@ -223,12 +204,13 @@ def _numbers(value: Any) -> list[float]:
     return numbers if np.isfinite(numbers).all() else []
 
 
-def _values(stack: Stack, pixels: Pixels) -> np.ndarray:
+def _values(slices: Sequence[Slice]) -> np.ndarray:
     """All slices as (columns, rows, slices) `float32`; MONOCHROME1 inverted with one maximum and minimum."""
-    rows, columns = stack.slices[0].size
-    values = np.empty((columns, rows, len(stack.slices)), np.float32, order="F")
-    inverted = [i for i, image in enumerate(stack.slices) if image.inverted]
-    for i, image in enumerate(stack.slices):
+    pixels = Pixels()
+    rows, columns = slices[0].size
+    values = np.empty((columns, rows, len(slices)), np.float32, order="F")
+    inverted = [i for i, image in enumerate(slices) if image.inverted]
+    for i, image in enumerate(slices):
         with np.errstate(over="ignore", invalid="ignore"):
             values[:, :, i] = pixels.of(image).T
     if inverted:
@@ -254,15 +236,9 @@ class Pixels:
             self._frames, self._path = decoded(image.path), image.path
         if max(image.frame, 0) >= len(self._frames) or self._frames.shape[1:] != image.size:
             shape = " x ".join(map(str, self._frames.shape))
-            raise ImageError(
-                f"{image.path}: header and pixels disagree: there are {shape} (frames, rows, columns), and the header "
-                f"states frames of {image.size[0]} x {image.size[1]}. Copy it again from its source."
-            )
+            stated = f"frames of {image.size[0]} x {image.size[1]}"
+            raise ImageError(f"{image.path}: header and pixels disagree: {stated} are stated, and {shape} are there.")
         return self._frames[max(image.frame, 0)].astype(np.float64) * image.slope + image.intercept
-
-    def same(self, image: Slice, other: Slice) -> bool:
-        """Whether two slices have the same pixels."""
-        return image.inverted == other.inverted and np.array_equal(self.of(image), self.of(other))
 
 
 def decoded(path: Path) -> np.ndarray:

@@ -33,8 +33,7 @@ ACQUIRED = (
 )  # fmt: skip
 SERIES = (
     "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName", "Modality", "PatientID",
-    "StudyInstanceUID", "FrameOfReferenceUID", "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength",
-    "ImagesInAcquisition", "SOPClassUID", "SpecificCharacterSet",
+    "StudyInstanceUID", "FrameOfReferenceUID", "ImagesInAcquisition", "SOPClassUID", "SpecificCharacterSet",
 )  # fmt: skip
 # Names of sequences that exclude each other.
 SEQUENCES = ("t1", "t2", "flair", "dwi", "adc", "swi")

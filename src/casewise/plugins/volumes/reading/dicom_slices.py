@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ UNEVEN, ROUNDED = 0.05, 0.02
 # Slices closer than this share of the typical gap lie at the same position.
 SAME_POSITION = 0.05
 SHOWN = 5
+ONE_STACK = "Put the slices of each stack in a separate folder."
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -57,50 +58,43 @@ class Slice:
         return np.cross(self.along_row, self.along_column)
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Slices in the order of their positions, which differ; `affine` maps (column, row, slice) to mm in RAS."""
-
-    slices: tuple[Slice, ...]
-    affine: np.ndarray
-    notes: tuple[str, ...] = ()
-
-
-def stacked(slices: Sequence[Slice], where: str, same: Callable[[Slice, Slice], bool]) -> Stack:
+def stacked(slices: Sequence[Slice], where: str) -> tuple[list[Slice], np.ndarray, list[str]]:
     """Sort the slices by position and join them to one volume.
+
+    Returns the slices in order, the affine from (column, row, slice) to mm in RAS, and notes.
 
     Args:
         where: the files in words, for messages.
-        same: whether two slices have the same pixels; called only for slices at the same position.
 
     Raises:
-        ImageError: the slices differ in size, orientation or spacing; different images have the same position; slices
+        ImageError: the slices differ in size, orientation or spacing; images have the same position; slices
             are missing, unevenly spaced, or not in line.
     """
     _check_alike(slices, where)
     first = slices[0]
     normal = first.normal / np.linalg.norm(first.normal)
     ordered = sorted(slices, key=lambda image: (float(image.position @ normal), str(image.path), image.frame))
-    unique, notes = _without_copies(ordered, normal, where, same)
-    if len(unique) == 1:
+    notes = []
+    if len(ordered) == 1:
         step = normal * (first.thickness or 1.0)
         distance = "its thickness" if first.thickness else "1 mm, because the thickness is not stated,"
         notes.append(f"it has one slice; {distance} is taken as the distance between slices")
     else:
-        step = (unique[-1].position - unique[0].position) / (len(unique) - 1)
-        _check_gaps(unique, normal, where)
-        _check_line(unique, step, where)
+        _check_positions(ordered, normal, where)
+        step = (ordered[-1].position - ordered[0].position) / (len(ordered) - 1)
+        _check_gaps(ordered, normal, where)
+        _check_line(ordered, step, where)
     affine = np.eye(4)
     affine[:3, 0] = first.along_row * first.spacing[1]
     affine[:3, 1] = first.along_column * first.spacing[0]
     affine[:3, 2] = step
-    affine[:3, 3] = unique[0].position
-    return Stack(tuple(unique), TO_RAS @ affine, tuple(notes))
+    affine[:3, 3] = ordered[0].position
+    return ordered, TO_RAS @ affine, notes
 
 
 def _check_alike(slices: Sequence[Slice], where: str) -> None:
     first = slices[0]
-    remedy = "Put the slices of each stack in a separate folder."
+    remedy = ONE_STACK
     for other in slices[1:]:
         if other.size != first.size:
             sizes = [f"{image.name} has {image.size[1]} x {image.size[0]} pixels" for image in (first, other)]
@@ -108,47 +102,31 @@ def _check_alike(slices: Sequence[Slice], where: str) -> None:
         row, column = np.abs(other.along_row - first.along_row), np.abs(other.along_column - first.along_column)
         if max(row.max(), column.max()) > SAME_DIRECTION:
             angle = np.degrees(np.arccos(np.clip(other.normal @ first.normal, -1, 1)))
-            raise ImageError(
-                f"{where}: slices of different orientations: {first.name} and {other.name} are turned against each "
-                f"other (their normals by {angle:.1f}°), as in a localiser or a rotated projection. {remedy}"
-            )
+            turned = f"{first.name} and {other.name} are turned against each other (their normals by {angle:.1f}°)"
+            raise ImageError(f"{where}: slices of different orientations: {turned}. {ONE_STACK}")
         if not np.allclose(other.spacing, first.spacing, rtol=SAME_SPACING, atol=0):
             sizes = [f"{image.name} {image.spacing[0]:.4g} x {image.spacing[1]:.4g} mm" for image in (first, other)]
             raise ImageError(f"{where}: slices with pixels of different sizes: {', '.join(sizes)}. {remedy}")
 
 
-def _without_copies(
-    ordered: Sequence[Slice], normal: np.ndarray, where: str, same: Callable[[Slice, Slice], bool]
-) -> tuple[list[Slice], list[str]]:
-    """One slice for each position, and a note on slices that were left out as exact copies."""
+def _check_positions(ordered: Sequence[Slice], normal: np.ndarray, where: str) -> None:
     gaps = np.diff([image.position @ normal for image in ordered])
     real = gaps[gaps > ROUNDED]
     near = max(ROUNDED, SAME_POSITION * float(np.median(real))) if len(real) else ROUNDED
-    groups: list[list[Slice]] = [[ordered[0]]]
-    conflicts: list[tuple[Slice, Slice]] = []
-    for image, gap in zip(ordered[1:], gaps, strict=True):
-        if gap > near:
-            groups.append([image])
-            continue
-        groups[-1].append(image)
-        if not same(groups[-1][0], image):
-            conflicts.append((groups[-1][0], image))
-    if conflicts:
-        first, other = conflicts[0]
-        keys = [key for key in first.acquired | other.acquired if first.acquired.get(key) != other.acquired.get(key)]
-        # The number of an image always differs and explains least.
-        keys = [key for key in keys if key != "InstanceNumber"] or keys
-        differences = [f"{key} {first.acquired.get(key, '-')} and {other.acquired.get(key, '-')}" for key in keys]
-        reason = f" They differ in {', '.join(differences)}." if differences else ""
-        positions = sum(len(group) > 1 for group in groups)
-        raise ImageError(
-            f"{where}: {positions} of {len(groups)} slice positions are taken by more than one image, for example "
-            f"{first.name} and {other.name} at {_mm(first)}.{reason} Put the images of one volume (one echo, time or "
-            "reconstruction) in a separate folder."
-        )
-    copies = len(ordered) - len(groups)
-    note = f"{copies} of {len(ordered)} slices are copies with the same pixels, which are not used"
-    return [group[0] for group in groups], [note] if copies else []
+    doubled = np.flatnonzero(gaps <= near)
+    if not len(doubled):
+        return
+    first, other = ordered[doubled[0]], ordered[doubled[0] + 1]
+    keys = [key for key in first.acquired | other.acquired if first.acquired.get(key) != other.acquired.get(key)]
+    # The number of an image always differs and explains least.
+    keys = [key for key in keys if key != "InstanceNumber"] or keys
+    differences = [f"{key} {first.acquired.get(key, '-')} and {other.acquired.get(key, '-')}" for key in keys]
+    reason = f" They differ in {', '.join(differences)}." if differences else ""
+    raise ImageError(
+        f"{where}: slice positions are taken by more than one image, for example {first.name} and {other.name} at "
+        f"{_mm(first)}.{reason} Put the images of one volume (one echo, time or reconstruction) in a separate folder, "
+        "without copies."
+    )
 
 
 def _check_gaps(slices: Sequence[Slice], normal: np.ndarray, where: str) -> None:
@@ -181,11 +159,8 @@ def _check_line(slices: Sequence[Slice], step: np.ndarray, where: str) -> None:
     deviation = np.linalg.norm(np.array([image.position for image in slices]) - expected, axis=1)
     worst = int(deviation.argmax())
     if deviation[worst] > max(UNEVEN * float(np.linalg.norm(step)), 0.1):
-        raise ImageError(
-            f"{where}: its slices do not lie behind each other: {slices[worst].name} at {_mm(slices[worst])} is "
-            f"{deviation[worst]:.3g} mm off the line of the others. Put the slices of one stack in a folder of "
-            f"their own."
-        )
+        where_off = f"{slices[worst].name} at {_mm(slices[worst])} is {deviation[worst]:.3g} mm off the others' line"
+        raise ImageError(f"{where}: its slices do not lie behind each other: {where_off}. {ONE_STACK}")
 
 
 def _mm(image: Slice) -> str:

@@ -95,8 +95,8 @@ def read_nifti(path: Path, *, voxels: bool = True) -> Scan:
             raise ImageError(f"{path}: the gzip file is {problem}. {COPY_AGAIN}") from error
         except OSError as error:
             raise ImageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
-    facts, value_notes = checked_values(values, path) if voxels else ({}, [])
-    return Scan(values, affine, path, _facts(header) | facts, (*notes, *value_notes))
+    value_notes = checked_values(values, path) if voxels else []
+    return Scan(values, affine, path, {}, (*notes, *value_notes))
 
 
 def _nibabel() -> ModuleType:
@@ -126,10 +126,8 @@ def _header(path: Path, stream: IO[bytes], nibabel: ModuleType) -> Any:
         header = kind(head[:length], endianness=order, check=False)
         if header["magic"].tobytes().startswith(magic):
             return header
-        raise ImageError(
-            f"{path}: it has a header as of ANALYZE, or one whose voxels are in another file (.hdr and .img), where "
-            "left and right are not certain. Save the scan as one .nii or .nii.gz file."
-        )
+        problem = "it is ANALYZE, or its voxels are in another file (.hdr and .img): left and right are not certain"
+        raise ImageError(f"{path}: {problem}. Save the scan as one .nii or .nii.gz file.")
     packed = " inside gzip" if isinstance(stream, gzip.GzipFile) else ""
     raise ImageError(
         f"{path}: this is {name_content(head)}{packed}, not a scan that can be read (.nii, .nii.gz, or DICOM files)."
@@ -148,10 +146,8 @@ def _layout(path: Path, header: Any, nibabel: ModuleType) -> _Layout:
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) > 3:
-        raise ImageError(
-            f"{path}: it holds {len(shape)} dimensions, {text}: {int(np.prod(shape[3:], dtype=object)):,} volumes "
-            "(times, echoes or directions), and one row is one volume. Save the volume to use in a separate file."
-        )
+        volumes = f"{int(np.prod(shape[3:], dtype=object)):,} volumes (times, echoes or directions)"
+        raise ImageError(f"{path}: it holds {len(shape)} dimensions, {text}: {volumes}. Save one in a separate file.")
     if len(shape) < 2:
         raise ImageError(f"{path}: it holds one dimension of {text} voxels, which is not an image.")
     x, y, z = [*shape, 1][:3]
@@ -160,15 +156,11 @@ def _layout(path: Path, header: Any, nibabel: ModuleType) -> _Layout:
     except (nibabel.spatialimages.HeaderDataError, KeyError) as error:
         raise ImageError(f"{path}: the kind of its voxels is unknown (code {int(header['datatype'])}).") from error
     if dtype.kind not in "iuf":
-        raise ImageError(
-            f"{path}: its voxels are {'colours' if dtype.fields else dtype}, not one number each. Save them as "
-            "numbers, for example 16-bit integers."
-        )
+        kind = "colours" if dtype.fields else dtype
+        raise ImageError(f"{path}: its voxels are {kind}, not one number each. Save them as 16-bit integers.")
     if x * y * z * max(dtype.itemsize, 4) > VOXEL_BYTES:
-        raise ImageError(
-            f"{path}: its header claims {text} = {x * y * z:,} voxels, more than {VOXEL_BYTES / 1e9:g} GB. It is "
-            "damaged or made to exhaust the memory; if it is genuine, save it smaller."
-        )
+        claim = f"{text} = {x * y * z:,} voxels, more than {VOXEL_BYTES / 1e9:g} GB"
+        raise ImageError(f"{path}: its header claims {claim}. It is damaged or made to exhaust the memory.")
     start = float(header["vox_offset"])
     if not header.sizeof_hdr <= start <= MAX_OFFSET or start != int(start):
         raise ImageError(f"{path}: its header states that the voxels begin at byte {start:g}, which cannot be.")
@@ -196,11 +188,8 @@ def _affine(path: Path, header: Any, nibabel: ModuleType) -> tuple[np.ndarray, l
     form = qform if sform is None else sform
     if form is None:
         # A guess would be right for most files and mirror the patient in the others, unnoticed.
-        raise ImageError(
-            f"{path}: it does not state its position in the patient (its sform and qform codes are 0), so left "
-            f"and right, "
-            f"and the position of the other sequences, are unknown. {remedy}"
-        )
+        problem = "it does not state its position in the patient (its sform and qform codes are 0)"
+        raise ImageError(f"{path}: {problem}, so left and right are unknown. {remedy}")
     try:
         factor = TO_MM.get(header.get_xyzt_units()[0], 1.0)
     except KeyError:
@@ -222,10 +211,8 @@ def _check_size(path: Path, layout: _Layout, size: int, packed: bool) -> None:
     if packed and layout.end > (size + 1) * MAX_EXPANSION:
         raise ImageError(f"{path}: {promise}, but {size:,} bytes of gzip cannot hold them. {COPY_AGAIN}")
     if not packed and size < layout.end:
-        raise ImageError(
-            f"{path}: {promise}, {layout.end:,} bytes with the header, but the file has {size:,}. It is cut short, or "
-            f"its header belongs to another scan. {COPY_AGAIN}"
-        )
+        problem = f"{promise}, {layout.end:,} bytes with the header, but the file has {size:,}"
+        raise ImageError(f"{path}: {problem}. It is cut short, or its header is of another scan. {COPY_AGAIN}")
     if not packed and size > layout.end + MARGIN:
         raise _surplus(path, layout, f"the file has {size - layout.end:,} bytes more")
 
@@ -245,10 +232,8 @@ def _values(path: Path, stream: IO[bytes], layout: _Layout) -> np.ndarray:
         data = stream.read((stop - start) * layout.dtype.itemsize)
         available = start + len(data) // layout.dtype.itemsize
         if available < stop:
-            raise ImageError(
-                f"{path}: {layout.promise}, but only {available:,} of {layout.count:,} are there. It is cut short, or "
-                f"its header belongs to another scan. {COPY_AGAIN}"
-            )
+            problem = f"{layout.promise}, but only {available:,} of {layout.count:,} are there"
+            raise ImageError(f"{path}: {problem}. It is cut short, or its header is of another scan. {COPY_AGAIN}")
         piece = np.frombuffer(data, layout.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             if (layout.slope, layout.intercept) != (1.0, 0.0):
@@ -259,14 +244,3 @@ def _values(path: Path, stream: IO[bytes], layout: _Layout) -> np.ndarray:
     if len(stream.read(MARGIN + 1)) > MARGIN:
         raise _surplus(path, layout, "more follows")
     return values.reshape(layout.shape, order="F")
-
-
-def _facts(header: Any) -> dict[str, str | float]:
-    """What else the header states."""
-    facts: dict[str, str | float] = {
-        "format": "NIfTI-2" if header.sizeof_hdr == 540 else "NIfTI-1",
-        "dtype": str(header.get_data_dtype().newbyteorder("=")),
-        "placed_by": "sform" if int(header["sform_code"]) > 0 else "qform",
-    }
-    description = bytes(header["descrip"].tobytes()).split(b"\0")[0].decode("latin-1").strip()
-    return facts | ({"description": description} if description.isprintable() and description else {})

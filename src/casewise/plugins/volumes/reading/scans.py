@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from casewise.errors import ImageError
-from casewise.modalities.store.dicom_file import dicom_files, head_of, is_dicom
 from casewise.modalities.store.file_check import size_of
 from casewise.modalities.store.readers import image_facts, read_image
 
@@ -41,7 +40,7 @@ class Scan:
     values: np.ndarray
     affine: np.ndarray
     path: Path
-    facts: dict[str, str | float] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -107,10 +106,7 @@ def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str
         )
     directions = affine[:3, :3] / np.array(spacing)
     if abs(np.linalg.det(directions)) < FLAT:
-        raise ImageError(
-            f"{path}: two axes of its affine point the same way (it is singular), so a position in the patient belongs "
-            f"to no voxel or to many. {remedy}"
-        )
+        raise ImageError(f"{path}: two axes of its affine point the same way (it is singular). {remedy}")
     worst = float(np.abs(directions.T @ directions - np.eye(3)).max())
     angle = np.degrees(np.arccos(min(worst, 1.0)))
     text = f"its axes are not at right angles ({angle:.1f}° instead of 90°), as with a tilted gantry"
@@ -126,8 +122,8 @@ def unread(shape: tuple[int, int, int]) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | float], list[str]]:
-    """Facts and notes on the voxels.
+def checked_values(values: np.ndarray, path: Path) -> list[str]:
+    """Notes on the voxels.
 
     Raises:
         ImageError: some are not finite.
@@ -140,13 +136,9 @@ def checked_values(values: np.ndarray, path: Path) -> tuple[dict[str, str | floa
         values_text = " and ".join(
             f"{count:,} are {name}" for count, name in ((nans, "NaN"), (infinite, "infinite")) if count
         )
-        raise ImageError(
-            f"{path}: of {values.size:,} voxels {values_text}. Give them the value of the background (often 0) and "
-            "save the scan again, or convert it again from its source."
-        )
-    if low == high:
-        return {"constant": low}, [f"all its voxels are {low:g}: it shows nothing"]
-    return {}, []
+        remedy = "Give them the value of the background (often 0), or convert the scan again from its source."
+        raise ImageError(f"{path}: of {values.size:,} voxels {values_text}. {remedy}")
+    return [f"all its voxels are {low:g}: it shows nothing"] if low == high else []
 
 
 def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
@@ -160,22 +152,18 @@ def check_same_subject(scans: Mapping[str, Scan]) -> list[str]:
         ImageError: two scans name different patients, two are of different examinations and not all name their patient,
             or two sequences are the same series.
     """
-    sequence_of: dict[str | float, str] = {}
+    sequence_of: dict[str, str] = {}
     for name, scan in scans.items():
         source = scan.facts.get("series_uid") or str(scan.path)
         if source in sequence_of:
-            raise ImageError(
-                f"{scan.path}: {sequence_of[source]} and {name} of one case are the same series. Correct the paths in "
-                "the table, or name the sequences as the scanner does."
-            )
+            both = f"{sequence_of[source]} and {name} of one case are the same series"
+            raise ImageError(f"{scan.path}: {both}. Correct the paths in the table.")
         sequence_of[source] = name
     ids = {name: _id(scan) for name, scan in scans.items() if _id(scan)}
     if len({identity.casefold() for identity in ids.values()}) > 1:
         text = "; ".join(f"{name} is of patient {ids[name]!r} ({scans[name].path})" for name in ids)
-        raise ImageError(
-            f"The scans of one case are of different patients: {text}. Correct the paths in the table; if it is "
-            "one person under two ids, give the files one id."
-        )
+        remedy = "Correct the paths in the table; if it is one person under two ids, give the files one id."
+        raise ImageError(f"The scans of one case are of different patients: {text}. {remedy}")
     notes = _other_examinations(scans, same_subject=len(ids) == len(scans))
     frames = {name: str(scan.facts.get("frame_of_reference", "")) for name, scan in scans.items()}
     named = {name: frame for name, frame in frames.items() if frame}
@@ -197,10 +185,8 @@ def _other_examinations(scans: Mapping[str, Scan], *, same_subject: bool) -> lis
     text = f"{' and '.join(named)} are of different examinations (their StudyInstanceUIDs differ)"
     if not same_subject:
         files = ", ".join(str(scans[name].path) for name in named)
-        raise ImageError(
-            f"{text}, and not every file names its patient, so they may show different people: {files}. Correct "
-            "the paths in the table; if it is one person at one visit, give the files one PatientID."
-        )
+        remedy = "Correct the paths in the table; if it is one person, give the files one PatientID."
+        raise ImageError(f"{text}, and not every file names its patient: {files}. {remedy}")
     return [f"{text}: are they of one visit?"]
 
 
@@ -218,49 +204,6 @@ def checked_size(path: Path) -> int:
     """
     remedy = "this is not a file. Name a .nii or .nii.gz file, or a folder of DICOM files."
     return size_of(path, folder=remedy, other=remedy)
-
-
-def read_scan(path: Path, *, sequence: str | None = None, voxels: bool = True) -> Scan:
-    """Read a .nii or .nii.gz file, a folder of DICOM files, or one DICOM file (a slice, or many frames).
-
-    `sequence`: the name of the sequence in the table; it selects one of several series in a folder. Without `voxels`
-    only headers are read: all values are 0.
-
-    Raises:
-        ImageError: it cannot be read as one volume; the message names the file, the problem and a remedy.
-        CasewiseError: the packages that read scans are not installed.
-    """
-    path = Path(path)
-    if path.is_dir():
-        from casewise.plugins.volumes.reading.dicom import read_dicom
-
-        return read_dicom(path, sequence=sequence, voxels=voxels)
-    checked_size(path)
-    if is_dicom(head_of(path)):
-        from casewise.plugins.volumes.reading.dicom import read_dicom
-
-        return read_dicom(path, voxels=voxels)
-    from casewise.plugins.volumes.reading.nifti import read_nifti
-
-    return read_nifti(path, voxels=voxels)
-
-
-def files_of(path: Path) -> list[Path]:
-    """The files that determine the result of `read_scan`, in a fixed order: the file, or all DICOM files of the folder.
-
-    Raises:
-        ImageError: the file does not exist, or the folder contains no DICOM file.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        checked_size(path)
-        return [path]
-    files, others = dicom_files(path)
-    if not files:
-        from casewise.plugins.volumes.reading.dicom import no_dicom_message
-
-        raise ImageError(no_dicom_message(path, others))
-    return files
 
 
 def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels: bool = True) -> Scan:
@@ -290,4 +233,4 @@ def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels:
     else:
         values = unread((planes[0].shape[1], planes[0].shape[0], len(planes)))
     affine = np.diag([-spacing[0], -spacing[0], spacing[1], 1.0])
-    return Scan(values, affine, Path(paths[0]), {"format": "slice images"})
+    return Scan(values, affine, Path(paths[0]))
