@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, mean_absolu
 import casewise as cw
 from casewise.console import Silent, Terminal, default_show, shown_at
 from casewise.errors import CasewiseError, RunError
-from casewise.evaluation.figures import Headline
+from casewise.evaluation.results import Headline
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK
 from tests.chest_study import THREE, chest_study

@@ -11,8 +11,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, decision_curve, number_calibration
-from casewise.evaluation.figures import Headline
-from casewise.evaluation.results import Results
+from casewise.evaluation.results import Headline, Results
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.calibration import intercepts, logit, slopes, smoothed
 from casewise.metrics.classes import Classes, Samples, class_metrics

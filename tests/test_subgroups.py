@@ -13,9 +13,8 @@ import pytest
 from casewise.cohort.groups import grouping
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.figures import Headline, Subgroups, SubgroupTest
 from casewise.evaluation.judges import judge_of
-from casewise.evaluation.results import Results
+from casewise.evaluation.results import Headline, Results, Subgroups, SubgroupTest
 from casewise.evaluation.subgroups import subgroups
 from casewise.report.blocks import Cell, Table
 from casewise.report.context import ReportContext

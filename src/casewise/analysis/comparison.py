@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.analysis.run import Run
-    from casewise.evaluation.figures import ClassFigures, Figures, Headline
+    from casewise.evaluation.results import ClassFigures, Figures, Headline
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Choice:
     @property
     def as_main(self) -> Headline:
         """The choice as a headline."""
-        from casewise.evaluation.figures import Headline
+        from casewise.evaluation.results import Headline
 
         return Headline(self.target, self.stage, self.learner, None, self.estimates, self.kind)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from casewise.analysis.run import Run
-    from casewise.evaluation.figures import Calibration
+    from casewise.evaluation.results import Calibration
     from casewise.report.figures.drawing import Drawing
 
 # The figures of each form of target (see `TargetKind.form`); `calibration` is of both.

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from casewise.evaluation.figures import Seeds
-from casewise.evaluation.results import Results
+from casewise.evaluation.results import Results, Seeds
 from casewise.predictions.conformal import set_names, with_sets
 from casewise.predictions.table import final_rows
 from casewise.splits.predefined import TEST

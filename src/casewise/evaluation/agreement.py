@@ -11,7 +11,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError, StudyError, nearest
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject, estimates
-from casewise.evaluation.figures import Figures, GroupAgreement
+from casewise.evaluation.results import Figures, GroupAgreement
 from casewise.metrics.classes import category_agreement
 from casewise.metrics.numbers import sum_by_subject
 

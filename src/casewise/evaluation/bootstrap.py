@@ -19,8 +19,8 @@ import numpy as np
 
 from casewise.errors import StudyError
 from casewise.evaluation import intervals
-from casewise.evaluation.figures import Comparison, Difference, Estimate
 from casewise.evaluation.intervals import Basis, largest_difference
+from casewise.evaluation.results import Comparison, Difference, Estimate
 from casewise.metrics.numbers import moments, number_metrics, reason, sum_by_subject
 from casewise.metrics.registry import metric_of, metrics_of
 from casewise.study.learners import baselines_among

@@ -17,17 +17,13 @@ from casewise.evaluation.agreement import (
     group_agreement,
     with_readers,
 )
-from casewise.evaluation.bootstrap import FEWEST_SUBJECTS, PLAN, Plan
-from casewise.evaluation.caveats import (
-    caveat,
-    lower_on_test,
-    pooled_caveats,
-    reader_caveats,
-    response_caveats,
-    stage_caveats,
-)
+from casewise.evaluation.bootstrap import PLAN, Plan
+from casewise.evaluation.caveats import caveat, lower_on_test, pooled_caveats, response_caveats, stage_caveats
 from casewise.evaluation.classification import temperature_caveats
-from casewise.evaluation.figures import (
+from casewise.evaluation.headline import headline
+from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
+from casewise.evaluation.response import check_baseline, response
+from casewise.evaluation.results import (
     Bands,
     ClassFigures,
     Comparison,
@@ -37,12 +33,9 @@ from casewise.evaluation.figures import (
     Note,
     Readers,
     Response,
+    Results,
+    as_stored,
 )
-from casewise.evaluation.headline import headline
-from casewise.evaluation.intervals import ROUGH_BELOW
-from casewise.evaluation.judges import Judge, class_names, judge_of, shared_truth
-from casewise.evaluation.response import check_baseline, response
-from casewise.evaluation.results import Results, as_stored
 from casewise.predictions.table import STAGES, check, final_rows
 from casewise.targets import kind_named
 
@@ -88,7 +81,6 @@ def evaluate(
     bands: Mapping[str, float] | None = None,
     follow_up: FollowUp | None = None,
     readers: pd.DataFrame | None = None,
-    subjects_known: bool = True,
 ) -> Results:
     """Every metric of the study with its interval by subject.
 
@@ -98,7 +90,6 @@ def evaluate(
         follow_up: the response over time; None leaves it out.
         readers: one row for each case, target and reader (see `casewise.evaluation.agreement.check_readers`). Without
             a column `subject` it is taken from the predictions, and cases that are not there are left out.
-        subjects_known: whether `subject` identifies people; the caveat on intervals states it.
 
     Bands, response and readers apply to kinds of target that are numbers. The headline is never chosen on the cases
     that judge it (see `casewise.evaluation.headline`). Figures have the six digits with which they are stored.
@@ -142,7 +133,7 @@ def evaluate(
         if scored.empty:
             notes.append(caveat("stage_without_truth", stage=stage))
             continue
-        notes += stage_caveats(stage_rows, scored, stage, names, classes)
+        notes += stage_caveats(stage_rows, stage, names, classes)
         metrics[stage], comparisons[stage], blocks = _judge(scored, names, plan, judges)
         if classes:
             class_figures[stage] = blocks
@@ -157,31 +148,13 @@ def evaluate(
                 for learner, of_learner in cases.groupby("model", sort=False)
             }
             notes += response_caveats(next(iter(responses[stage].values())), stage)
-    if kind.arithmetic and (rows.loc[rows["target"] == primary, "region"] != "").any():
-        notes.append(caveat("outcome_by_region", target=primary))
     if not metrics:
         notes.append(caveat("nothing_judged"))
     main = headline(metrics, primary, kind.name, stated=outcomes.learner, sources_left_out=outcomes.sources_left_out)
     notes += pooled_caveats(metrics.get("oof", {}), list(classes))
     notes += lower_on_test(metrics, primary, main.learner, kind.merit, confidence=plan.confidence)
-    notes.append(
-        caveat("intervals", confidence=plan.confidence, subjects_known=subjects_known, rough_below=ROUGH_BELOW)
-    )
-    if any(comparisons.values()):
-        notes.append(
-            caveat(
-                "comparisons",
-                confidence=plan.confidence,
-                fewest=FEWEST_SUBJECTS,
-                resamples=plan.resamples,
-                seed=plan.seed,
-            )
-        )
     notes += temperature_caveats(class_figures)
-    notes += [caveat("macro_means")] if class_figures else []
-    return as_stored(
-        Results(metrics, comparisons, class_figures, responses, main, list(notes), band_figures, reader_figures)
-    )
+    return as_stored(Results(metrics, comparisons, class_figures, responses, main, notes, band_figures, reader_figures))
 
 
 def _checked_names(outcomes: Outcomes, predicted: Sequence[str]) -> list[str]:
@@ -221,7 +194,8 @@ def _compare_with_readers(
     figures.between[stage] = between_readers(target_readers, plan, only_cases=set(rows["case"]))
     figures.learners[stage] = with_readers(rows, target_readers, plan)
     shared = not rows.merge(target_readers[["case", "target"]].drop_duplicates()).empty
-    return reader_caveats(any(figures.learners[stage].values()), shared, stage)
+    compared = any(figures.learners[stage].values())
+    return [caveat("readers_at_other_level", stage=stage)] if shared and not compared else []
 
 
 def _judge(

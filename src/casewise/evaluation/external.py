@@ -12,10 +12,9 @@ import pandas as pd
 from casewise.cohort.dates import natural
 from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_in, recorded
 from casewise.evaluation.bootstrap import Plan, percentiles
-from casewise.evaluation.caveats import caveat
-from casewise.evaluation.figures import Drop, Figures, Note, SourceMean
 from casewise.evaluation.intervals import FEWEST, difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of
+from casewise.evaluation.results import Drop, Figures, SourceMean
 from casewise.metrics.records import CALIBRATED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
@@ -290,18 +289,6 @@ def _by_group(
             for learner, figures in metrics_by_learner.items()
         }
     return figures_by_group
-
-
-def one_class_by_source(left_out: Mapping[str, Mapping[str, Figures]], unit: str) -> list[Note]:
-    """The learners that predict one of two classes for all cases of a source."""
-    caveats = []
-    for source, by_learner in left_out.items():
-        for learner, figures in by_learner.items():
-            recall = {name[7:-1]: f.value for name, f in figures.items() if name.startswith("recall[")}
-            if len(recall) == 2 and set(recall.values()) == {0.0, 1.0}:
-                label = max(recall, key=lambda name: recall[name] or 0.0)
-                caveats.append(caveat("one_class_of_source", source=source, learner=learner, unit=unit, label=label))
-    return caveats
 
 
 def within_sources(left_out: Mapping[str, Mapping[str, Figures]]) -> dict[str, dict[str, SourceMean]]:

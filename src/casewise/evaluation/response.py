@@ -17,8 +17,8 @@ from casewise.cohort.dates import natural
 from casewise.errors import StudyError, nearest
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
-from casewise.evaluation.figures import GroupAgreement, Interval, Response, ResponseRates
 from casewise.evaluation.intervals import ROUGH_BELOW
+from casewise.evaluation.results import GroupAgreement, Interval, Response, ResponseRates
 
 _ZERO = 1e-9
 

@@ -11,7 +11,6 @@ import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan, estimates, mean_by_subject
 from casewise.evaluation.caveats import caveat
-from casewise.evaluation.figures import Estimate, Interval, Note
 from casewise.evaluation.intervals import ROUGH_BELOW, difference
 from casewise.evaluation.results import (
     AlteredAnswers,
@@ -20,7 +19,10 @@ from casewise.evaluation.results import (
     CorrectAnswers,
     DriftGap,
     DriftGroup,
+    Estimate,
+    Interval,
     LearnerDrift,
+    Note,
 )
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.table import SAMPLE_KEY, final_rows, probability_columns
@@ -101,41 +103,11 @@ def _moved(before: pd.DataFrame, after: pd.DataFrame, *, plan: Plan) -> AlteredN
     )
 
 
-def counterfactual_caveats(figures: Mapping[str, Mapping[str, Altered]], target: str) -> list[Note]:
-    """The network that alterations affect most, if they affect one more than they may.
-
-    >>> from casewise.evaluation.results import Estimate
-    >>> share, changes = Estimate(0.4, None, None, 10, 10, True), [ClassChange("a", "b", 4)]
-    >>> answers = AlteredAnswers(10, 10, 10, 4, share, changes, {"a": 7, "b": 3}, CorrectAnswers(9, 6, 10), 0.0)
-    >>> counterfactual_caveats({"net": {"brighter": answers}}, "label")[0].facts["alterations"]
-    [{'name': 'brighter', 'changed': 4, 'answers': 10, 'to': 'b', 'to_answers': 4, 'to_of': 7}]
-    """
-    affected = {
-        network: {name: entry for name, entry in by_alteration.items() if affects(entry)}
-        for network, by_alteration in figures.items()
-    }
-    affected = {network: entries for network, entries in affected.items() if entries}
-    if not affected:
-        return []
-    network = max(affected, key=lambda name: max(entry.effect for entry in affected[name].values()))
-    entries = sorted(affected[network].items(), key=lambda item: -item[1].effect)
-    code = "answers_altered" if isinstance(entries[0][1], AlteredAnswers) else "numbers_altered"
-    alterations = [{"name": name, **_summary(entry)} for name, entry in entries]
-    return [caveat(code, network=network, target=target, alterations=alterations, others=len(affected) - 1)]
-
-
 def affects(entry: Altered) -> bool:
     """Whether the effect is larger than that of an alteration that does not matter."""
     if isinstance(entry, AlteredAnswers):
         return entry.effect > MOST_CHANGED and entry.changed >= FEWEST_CHANGED
     return entry.effect > MOST_MOVED
-
-
-def _summary(entry: Altered) -> dict[str, Any]:
-    if isinstance(entry, AlteredAnswers):
-        return {"changed": entry.changed, "answers": entry.answers, **commonest(entry)}
-    moved, shift = entry.moved.value, entry.shift.value
-    return {"moved": moved, "shift": shift, "relative": entry.relative, "answers": entry.answers}
 
 
 def commonest(entry: AlteredAnswers) -> dict[str, Any]:

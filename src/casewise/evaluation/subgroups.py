@@ -19,9 +19,11 @@ import pandas as pd
 
 from casewise.cohort.groups import Group, Grouping
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.figures import (
+from casewise.evaluation.intervals import matching_quantile
+from casewise.evaluation.judges import Judge, judge_of, shared_truth
+from casewise.evaluation.results import (
     ColumnGroup,
-    GroupDifference,
+    Difference,
     GroupMean,
     Headline,
     Subgroup,
@@ -29,8 +31,6 @@ from casewise.evaluation.figures import (
     Subgroups,
     SubgroupTest,
 )
-from casewise.evaluation.intervals import matching_quantile
-from casewise.evaluation.judges import Judge, judge_of, shared_truth
 from casewise.metrics.classes import Classes
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
@@ -185,7 +185,7 @@ def _compare(groups: Sequence[GroupFigures], grouping: Grouping, name: str, plan
     halves = errors * from_normal_scale(matching_quantile(null, plan.confidence), fewest - 1)
     for number, difference, half in zip(tested, differences, halves, strict=True):
         ends = (float(difference - half), float(difference + half)) if defined and np.isfinite(half) else (None, None)
-        groups[number].values.differences[name] = GroupDifference(float(difference), *ends)
+        groups[number].values.differences[name] = Difference(float(difference), *ends)
     if not defined:
         return None
     return Comparison(tested, float(statistics.max()), null)
