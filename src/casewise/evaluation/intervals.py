@@ -285,8 +285,12 @@ def _correlated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, (x * y).sum(axis=0) / np.where(scale > 0, scale, 1.0), 0.0)
 
 
-# The largest difference of two values of a metric, by its scheme.
-_RANGES = {"correlation": 2.0, "kappa": 2.0, "logit": 1.0, "area": 1.0, "share": 1.0}
+# The range of the metrics of a scheme, where it is limited.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("correlation", "kappa"), (-1.0, 1.0)),
+    **dict.fromkeys(("logit", "area", "share"), (0.0, 1.0)),
+    "ratio": (0.0, np.inf),
+}
 
 
 def largest_difference(name: str) -> float:
@@ -296,7 +300,8 @@ def largest_difference(name: str) -> float:
     (1.0, 2.0, inf)
     """
     metric = metric_of(name)
-    return metric.largest or _RANGES.get(metric.interval or "", np.inf)
+    low, high = RANGES.get(metric.interval or "", (-np.inf, np.inf))
+    return metric.largest or high - low
 
 
 SCHEMES: dict[str, Scheme] = {

@@ -150,7 +150,7 @@ def _with_drift_and_altered_images(
 
 def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> Results:
     """The results with each source that was left out of training, the drop on an external cohort, and its groups."""
-    from casewise.evaluation.external import by_column, by_source, drop, mean_intervals, within_sources
+    from casewise.evaluation.external import by_column, by_source, drop, source_means
 
     target = study.primary_outcome
     judged: dict[str, Any] = {
@@ -164,13 +164,14 @@ def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Result
         folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
         sources = {subject: names[side - 1] for side, subject in folds}
         by_site = by_source(predictions, target, sources, **judged)
-        means = mean_intervals(within_sources(by_site), predictions, target, sources, **judged)
+        means = source_means(by_site, predictions, target, sources, **judged)
         results = replace(results, by_site=by_site, site_means=means)
     if study.external:
         table = folder.external_cohort.read()
         results = replace(
             results,
-            external_drop=drop(predictions, target, sources=sources or None, **judged),
+            # figures pooled over sources have no difference from others
+            external_drop={} if sources else drop(predictions, target, **judged),
             external_by={
                 column: by_column(predictions, target, table, column, **judged)
                 for column in external_groups(study, table)
