@@ -12,7 +12,7 @@ from casewise.cohort.classes import nearly, numbered, plain
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CohortError
 from casewise.study.schema import Study
-from casewise.targets.kinds import Classes, Number
+from casewise.targets import Classes, Number
 
 CHEST = [*["covid"] * 3, *["no_finding"] * 3, *["pneumonia"] * 4, *["sars"] * 2, ""]
 

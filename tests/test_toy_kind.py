@@ -38,8 +38,7 @@ from casewise.study.loading import build_study
 from casewise.study.recipe import Recipe
 from casewise.study.schema import Study
 from casewise.study.targets import Target
-from casewise.targets import kind_named, register_kind, unregister_kind
-from casewise.targets.kinds import Number
+from casewise.targets import Number, kind_named, register_kind, unregister_kind
 from casewise.training.losses import Scaling, guess_loss, loss_of
 
 

@@ -7,7 +7,7 @@ quickly.
 from __future__ import annotations
 
 from casewise.metrics.records import BUILT_IN, CALIBRATED, TABLES, Metric
-from casewise.targets.registry import kind_named
+from casewise.targets import kind_named
 
 _REGISTRY: dict[str, Metric] = {}
 

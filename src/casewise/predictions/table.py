@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError, nearest
-from casewise.targets import kind_named, kind_names
-from casewise.targets.registry import DEFAULT
+from casewise.targets import DEFAULT, kind_named, kind_names
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, WithJsonSchema, field_validator, model_vali
 
 from casewise.errors import cut, nearest
 from casewise.study.model import Level, Range, StudyModel, parse_range
-from casewise.targets.registry import DEFAULT, kind_named, kind_names
+from casewise.targets import DEFAULT, kind_named, kind_names
 
 MOST_CLASSES = 1000
 
