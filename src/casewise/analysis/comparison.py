@@ -127,37 +127,23 @@ def compare(
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of
 
-    first, second = (run if isinstance(run, Run) else Run.open(run) for run in (first, second))
+    runs = [run if isinstance(run, Run) else Run.open(run) for run in (first, second)]
     names = learner if isinstance(learner, tuple) else (learner, learner)
-    first_choice = choose(first, names[0], target, stage)
-    second_choice = choose(second, names[1], first_choice.target, first_choice.stage)
-    rows, study = _common_rows(first_choice, second_choice), first.study
-    settings = study.evaluation
-    plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
-    classes = study.classes_of(first_choice.target)
-    judgement = judge_of(rows, classes, study.positive_of(first_choice.target)).judge(rows, plan, whole=True)
+    choice = choose(runs[0], names[0], target, stage)
+    rows, study = _common_rows(choice, choose(runs[1], names[1], choice.target, choice.stage)), runs[0].study
+    plan = Plan(study.evaluation.bootstrap_resamples, study.evaluation.confidence, study.seed)
+    judge = judge_of(rows, study.classes_of(choice.target), study.positive_of(choice.target))
+    judgement = judge.judge(rows, plan, whole=True)
     lines = []
     for metric, entry in judgement.comparison.items():
-        gap = entry["differences"].get(FIRST) or entry["differences"].get(SECOND)
-        if gap is None:
-            continue
-        low, high, difference = gap["low"], gap["high"], gap["difference"]
-        if entry["best"] == SECOND:  # the difference is that of the first from the second
-            low, high, difference = (None if end is None else -end for end in (high, low, difference))
-        estimates = [judgement.metrics[name][metric] for name in (FIRST, SECOND)]
-        lines.append(
-            {
-                "metric": metric,
-                FIRST: estimates[0].value,
-                SECOND: estimates[1].value,
-                "difference": difference,
-                "low": low,
-                "high": high,
-                "n_subjects": entry["n_subjects"],
-                "n_cases": estimates[0].n_cases,
-                "distinguishable": not gap["indistinguishable"],
-            }
-        )
+        for gap in entry.differences.values():
+            ends: list[float | None] = [gap.low, gap.difference, gap.high]
+            if entry.best == SECOND:  # the difference is that of the first from the second
+                ends = [None if end is None else -end for end in reversed(ends)]
+            values = {name: judgement.metrics[name][metric].value for name in (FIRST, SECOND)}
+            counts = {"n_subjects": entry.n_subjects, "n_cases": judgement.metrics[FIRST][metric].n_cases}
+            line = {"metric": metric, **values, "difference": ends[1], "low": ends[0], "high": ends[2], **counts}
+            lines.append(line | {"distinguishable": not gap.indistinguishable})
     return pd.DataFrame(lines)
 
 
