@@ -28,7 +28,7 @@ from casewise.evaluation.results import (
     StageCoverage,
     TargetCoverage,
 )
-from casewise.metrics.calibration import intercepts, line, logit, slopes, smoothed
+from casewise.metrics.calibration import line, logistic, logit, smoothed
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.conformal import ROUNDING, Entry, fit_target, interval, members
 from casewise.predictions.table import final_rows
@@ -66,13 +66,14 @@ def _of_class(rows: pd.DataFrame, number: int, plan: Plan) -> Calibration:
     varying = x.std() >= LEAST_SPREAD
 
     def fitted(times: np.ndarray) -> dict[str, np.ndarray]:
-        slope = slopes(x if varying else np.zeros_like(x), of_class, subject, times)
-        return {"slope": slope, "intercept": intercepts(x, of_class, subject, times)}
+        slope = logistic(x if varying else np.zeros_like(x), of_class, subject, times, sloped=True)
+        return {"slope": slope, "intercept": logistic(x, of_class, subject, times, sloped=False)}
 
     def slope(mask: np.ndarray) -> float:
         count = int(mask.sum())
-        constant = x[mask].std() < LEAST_SPREAD
-        return np.nan if constant else float(slopes(x[mask], of_class[mask], np.arange(count), np.ones((1, count)))[0])
+        if x[mask].std() < LEAST_SPREAD:
+            return np.nan
+        return float(logistic(x[mask], of_class[mask], np.arange(count), np.ones((1, count)), sloped=True)[0])
 
     reason = "the probabilities separate the class from the others completely"
     if not of_class.any() or of_class.all():

@@ -51,9 +51,7 @@ def at_bound(temperature: float | None) -> bool:
     >>> at_bound(0.05), at_bound(1.3), at_bound(None)
     (True, False, False)
     """
-    if temperature is None:
-        return False
-    return temperature <= TEMPERATURES[0] * 1.001 or temperature >= TEMPERATURES[1] / 1.001
+    return temperature is not None and not TEMPERATURES[0] * 1.001 < temperature < TEMPERATURES[1] / 1.001
 
 
 def scaled(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
@@ -126,42 +124,28 @@ def logit(probability: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(p / (1 - p)))
 
 
-def slopes(x: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The slope of a logistic regression of the class on `x` (N,), in each of R resamples, (R,).
-
-    `subject` (N,) is the number of each case's subject and `counts` (R, S) how often each is drawn. NaN where the class
-    or every other one is missing, `x` is constant, or `x` separates them.
-
-    >>> x, y = np.array([-1.0, -1, -1, 1, 1, 1]), np.array([0, 0, 1, 0, 1, 1])
-    >>> round(float(slopes(x, y, np.arange(6), np.ones((1, 6)))[0]), 4)  # log 2, the odds being 1:2 and 2:1
-    0.6931
-    """
-    return _fitted(x, of_class, subject, counts, sloped=True)
-
-
-def intercepts(x: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The intercept of that regression with the slope fixed at 1, (R,); NaN where a side is missing.
-
-    >>> x, y = np.zeros(4), np.array([1, 1, 1, 0])
-    >>> round(float(intercepts(x, y, np.arange(4), np.ones((1, 4)))[0]), 4)  # log 3
-    1.0986
-    """
-    return _fitted(x, of_class, subject, counts, sloped=False)
-
-
-def _fitted(
+def logistic(
     x: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray, *, sloped: bool
 ) -> np.ndarray:
-    """Newton's method for all resamples of a block together."""
+    """The slope of a logistic regression of the class on `x` (N,), in each of R resamples, (R,).
+
+    If it is not `sloped`, the intercept of that regression with the slope fixed at 1. `subject` (N,) is the number of
+    each case's subject and `counts` (R, S) how often each is drawn. NaN where the class or every other one is missing,
+    and for a slope where `x` is constant or separates them.
+
+    >>> x, y = np.array([-1.0, -1, -1, 1, 1, 1]), np.array([0, 0, 1, 0, 1, 1])
+    >>> round(float(logistic(x, y, np.arange(6), np.ones((1, 6)), sloped=True)[0]), 4)  # log 2, the odds 1:2 and 2:1
+    0.6931
+    >>> round(float(logistic(np.zeros(4), np.arange(4) < 3, np.arange(4), np.ones((1, 4)), sloped=False)[0]), 4)
+    1.0986
+    """
     y, step = np.asarray(of_class, dtype=float), max(1, _AT_ONCE // max(len(x), 1))
-    results = [
-        _newton(x, y, counts[first : first + step].take(subject, axis=1), sloped=sloped)
-        for first in range(0, len(counts), step)
-    ]
-    return np.concatenate(results) if results else np.zeros(0)
+    blocks = (counts[first : first + step].take(subject, axis=1) for first in range(0, len(counts), step))
+    return np.concatenate([_newton(x, y, weights, sloped=sloped) for weights in blocks])
 
 
 def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) -> np.ndarray:
+    """Newton's method for all resamples of a block together."""
     total = weights.sum(axis=1)
     with np.errstate(all="ignore"):
         share = weights @ y / total

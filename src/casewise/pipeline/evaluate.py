@@ -75,7 +75,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":
-            results.notes.append(caveat("missing_regions", score=name, cases=len(cases)))
+            results.notes.append(caveat("missing_regions", score=name, cases=cases))
     results = _with_other_sources(study, predictions, results, folder)
     main = results.main
     if NESTED in set(predictions["model"]):
