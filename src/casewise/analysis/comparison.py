@@ -157,21 +157,18 @@ def _common_rows(first_choice: Choice, second_choice: Choice) -> pd.DataFrame:
 
     from casewise.predictions.table import SAMPLE_KEY
 
-    pair = f"{first_choice.run.folder} and {second_choice.run.folder}"
-    classes = [choice.run.study.classes_of(choice.target) for choice in (first_choice, second_choice)]
-    if first_choice.kind != second_choice.kind or classes[0] != classes[1]:
-        raise CasewiseError(
-            f"{pair} cannot be compared: {first_choice.target} is of another kind, or has other classes."
-        )
-    tables = [first_choice.rows.assign(model=FIRST), second_choice.rows.assign(model=SECOND)]
+    pair = f"{first_choice.run.folder} and {second_choice.run.folder} cannot be compared"
+    target, choices = first_choice.target, (first_choice, second_choice)
+    first, second = ((choice.kind, choice.run.study.classes_of(choice.target)) for choice in choices)
+    if first != second:
+        raise CasewiseError(f"{pair}: {target} is of another kind, or has other classes.")
+    tables = [choice.rows.assign(model=name) for choice, name in zip(choices, (FIRST, SECOND), strict=True)]
     both = tables[0].merge(tables[1], on=list(SAMPLE_KEY), suffixes=("", "_other"))
     if both.empty:
-        raise CasewiseError(f"{pair} cannot be compared: they have predicted {first_choice.target} for no common case.")
+        raise CasewiseError(f"{pair}: they have predicted {target} for no common case.")
     different = both[(both["y_true"] - both["y_true_other"]).abs() > 1e-5 * both["y_true"].abs().clip(lower=1)]
     if len(different):
-        raise CasewiseError(
-            f"{pair} cannot be compared: their reference values of {first_choice.target} differ for {len(different)} "
-            f"cases, the first of which is {different['case'].iloc[0]}."
-        )
+        count, case = len(different), different["case"].iloc[0]
+        raise CasewiseError(f"{pair}: their reference values of {target} differ for {count} cases, such as {case}.")
     common = both[list(SAMPLE_KEY)]
     return pd.concat([table.merge(common, on=list(SAMPLE_KEY)) for table in tables], ignore_index=True)

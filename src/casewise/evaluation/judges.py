@@ -20,10 +20,9 @@ from casewise.evaluation.classification import (
     widen,
 )
 from casewise.evaluation.results import ClassFigures, Comparison, Figures, OverFolds
-from casewise.metrics.classes import Classes, Samples, class_metrics
+from casewise.metrics.classes import Classes, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import columns
-from casewise.predictions.table import probability_columns
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -126,20 +125,12 @@ class ClassJudge:
         )
 
     def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """As `NumberJudge.by_fold`; a fold is like a resample with each of its subjects once, and no other subject."""
-        folds = rows["outer_fold"].to_numpy(dtype=int)
-        probabilities = rows[probability_columns(rows)[: len(self.classes.names)]].to_numpy(dtype=float)[:, None]
-        samples = Samples(
-            truth=rows["y_true"].to_numpy(dtype=int),
-            decided=rows["y_pred"].to_numpy(dtype=int)[:, None],
-            probabilities=probabilities,
-            calibrated=np.full_like(probabilities, np.nan),
-            subjects=np.array([f"{fold} {subject}" for fold, subject in zip(folds, rows["subject"], strict=True)]),
-        )
-        drawn = np.unique(samples.subjects)
-        counts = np.array([[float(name.startswith(f"{fold} ")) for name in drawn] for fold in np.unique(folds)])
-        values = class_metrics(samples, self.classes, counts)
-        return {name: values[name][:, 0] for name in self.names("folds")}
+        """As `NumberJudge.by_fold`, from counts."""
+        by_fold = []
+        for _, own in rows.groupby("outer_fold"):
+            samples = widen(own, self.classes, {}, crossed=False).samples
+            by_fold.append(class_metrics(samples, self.classes, np.ones((1, own["subject"].nunique()))))
+        return {name: np.array([each[name][0, 0] for each in by_fold]) for name in self.names("folds")}
 
     def names(self, table: str) -> list[str]:
         """As `NumberJudge.names`, of its kind and number of classes."""
