@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from casewise.metrics.numbers import moments, number_metrics
+
 
 def prediction_rows(
     subjects: Sequence[Any] | np.ndarray,
@@ -31,3 +33,10 @@ def prediction_rows(
     )  # fmt: skip
     probabilities = {f"p{number}": p for number, p in enumerate(values.T if values.ndim > 1 else ())}
     return rows.assign(**probabilities).assign(**columns)
+
+
+def metric_value(name: str, truth: np.ndarray, predicted: np.ndarray) -> float | None:
+    """One metric of two arrays, or None where it is undefined."""
+    sums = moments(truth, predicted, centre=float(np.nanmean(truth)) if len(truth) else 0.0).sum(axis=0)
+    result = float(number_metrics(sums)[name])
+    return None if np.isnan(result) else result

@@ -79,13 +79,8 @@ def by_source(
     rows = _scored(predictions, target, "oof")
     if rows.empty:
         return {}
-    return _by_group(
-        rows,
-        rows["subject"].map(dict(sources)),
-        list(dict.fromkeys(sources.values())),
-        judge_of(rows, classes, positive),
-        plan,
-    )
+    source_of, names = rows["subject"].map(dict(sources)), list(dict.fromkeys(sources.values()))
+    return _by_group(rows, source_of, names, judge_of(rows, classes, positive), plan)
 
 
 def by_column(
@@ -149,14 +144,11 @@ def _by_group(
 ) -> dict[str, dict[str, Figures]]:
     figures_by_group: dict[str, dict[str, Figures]] = {}
     for group in groups:
-        group_rows = rows[group_of == group]
-        if group_rows.empty:
-            continue
-        metrics_by_learner = judge.judge(group_rows, plan, whole=False).metrics
-        figures_by_group[str(group)] = {
-            learner: {name: estimate for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
-            for learner, figures in metrics_by_learner.items()
-        }
+        if len(group_rows := rows[group_of == group]):
+            figures_by_group[str(group)] = {
+                learner: {name: estimate for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
+                for learner, figures in judge.judge(group_rows, plan, whole=False).metrics.items()
+            }
     return figures_by_group
 
 

@@ -202,13 +202,13 @@ def over_folds(
             continue
         judge = judge_of(target_rows, (classes or {}).get(target))
         summary[target] = {
-            str(learner): {name: _summed(values) for name, values in judge.by_fold(learner_rows).items()}
+            str(learner): {name: _over_folds(values) for name, values in judge.by_fold(learner_rows).items()}
             for learner, learner_rows in target_rows.groupby("model", sort=False)
         }
     return summary
 
 
-def _summed(values: np.ndarray) -> OverFolds:
+def _over_folds(values: np.ndarray) -> OverFolds:
     defined = values[~np.isnan(values)]
     return OverFolds(
         mean=float(defined.mean()) if len(defined) else None,
