@@ -37,6 +37,7 @@ def prediction_rows(
 
 def metric_value(name: str, truth: np.ndarray, predicted: np.ndarray) -> float | None:
     """One metric of two arrays, or None where it is undefined."""
-    sums = moments(truth, predicted, centre=float(np.nanmean(truth)) if len(truth) else 0.0).sum(axis=0)
-    result = float(number_metrics(sums)[name])
+    present = truth[~np.isnan(truth)]
+    terms = moments(truth, predicted, centre=float(present.mean()) if present.size else 0.0)
+    result = float(number_metrics(terms.sum(axis=0))[name])
     return None if np.isnan(result) else result

@@ -18,22 +18,17 @@ from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.external import by_column, drop
-from casewise.files import checksum
+from casewise.evaluation.external import drop
 from casewise.inference.bundle import Bundle
-from casewise.jobs.external import predict_external
-from casewise.jobs.plan import expand
 from casewise.metrics.registry import metric_of
 from casewise.modalities.base import PreparedCohort
-from casewise.models.weights import bundle_subjects, read_tensors
+from casewise.models.weights import bundle_subjects
 from casewise.pipeline.external import prepare_external, read_external
-from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.table import mean_over_folds
 from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
-from casewise.training.checkpoint import write_tensors
 from tests.chest_study import THREE
 from tests.chest_study import chest_run_study as chest_study
 from tests.conftest import absolute
@@ -111,22 +106,6 @@ def test_every_image_there_is_predicted_by_the_mean_of_the_folds(done: Run, ther
     assert np.allclose(means[["p0", "p1", "p2"]].to_numpy(), shares.to_numpy())
 
 
-def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) -> None:
-    folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "run")))
-    finished = FinishedRun.open(folder)
-    other = prepare_external(finished.prepared, folder, Silent())
-    jobs = expand(finished.study, finished.splits, folder, finished.fingerprint)
-    predicted = [pd.DataFrame(), pd.DataFrame()]
-    for run_number in range(2):
-        predicted[run_number] = predict_external(jobs, other, tell=lambda done: None).set_index(["outer_fold", "case"])
-        job = jobs[0].folder
-        tensors = {name: values * 0.5 for name, values in read_tensors(job.weights.path).items()}
-        write_tensors(job.weights, tensors, {"format": "pt"})
-        job.facts.write(job.facts.read() | {"weights_sha256": checksum(job.weights.path)})
-    same = [np.array_equal(predicted[0].loc[fold, "p0"], predicted[1].loc[fold, "p0"]) for fold in (1, 2)]
-    assert same == [False, True]
-
-
 def test_the_drop_is_told_with_its_interval(done: Run) -> None:
     inside, outside = (done.results.metrics[stage][LEARNER]["label"] for stage in ("test", "external"))
     lost = done.results.external_drop[LEARNER]
@@ -180,37 +159,6 @@ def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there:
     assert "| lake | 6 |" in page
     with pytest.raises(CohortError, match=r"'sites' is not a column .*'site'"):
         read_external(chest_study(here, **external(table, by="sites")), read_cohort(chest_study(here)))
-
-
-def test_cases_with_images_of_several_sites_are_a_group_of_their_own() -> None:
-    case = {"visit": "1", "day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
-    case |= {"model": "m", "stage": "external", "target": "x", "kind": "regression"}
-    rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in "abc"])
-    images = pd.DataFrame({"case": list("aabc"), "path": list("1234"), "site": ["n", "s", "n", " "]})
-    images["subject"] = images["case"]
-    groups = by_column(rows, "x", images, "site", plan=Plan(100))
-    assert {name: by_learner["m"]["mae"].n_cases for name, by_learner in groups.items()} == {
-        "n": 1,
-        "n + s": 1,
-        "not recorded": 1,
-    }
-
-
-def by_groups(cells: list[str]) -> dict[str, int]:
-    """The number of cases of each group of external cases, one case of a number for each subject."""
-    names = [f"c{number}" for number in range(len(cells))]
-    case = {"visit": "1", "day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
-    case |= {"model": "m", "stage": "external", "target": "x", "kind": "regression"}
-    rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in names])
-    images = pd.DataFrame({"case": names, "subject": names, "path": names, "column": cells})
-    groups = by_column(rows, "x", images, "column", plan=Plan(50))
-    return {name: by_learner["m"]["mae"].n_cases for name, by_learner in groups.items()}
-
-
-def test_the_rarest_of_many_values_are_one_group() -> None:
-    counts = by_groups([f"w{number % 11}" for number in range(55)] + [f"rare{number}" for number in range(9)] + [""])
-    assert len(counts) == 13
-    assert list(counts.items())[-2:] == [("other values", 9), ("not recorded", 1)]
 
 
 def test_no_drop_where_both_cohorts_are_alike() -> None:

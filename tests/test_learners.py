@@ -16,19 +16,14 @@ import torch
 import casewise
 from casewise.inference.model import load_bundle
 from casewise.jobs import fitting
-from casewise.jobs.backends import Registrations
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
-from casewise.predictions.nested_cv import NESTED
-from casewise.predictions.stacking import META_LEARNERS
 from casewise.run_folder import RunFolder
 from casewise.study.learners import (
     LinearLearner,
     is_baseline,
-    learner_name,
     learner_named,
     register_learner,
-    the_learner,
     unregister_learner,
 )
 from casewise.study.loading import read_study
@@ -60,13 +55,6 @@ def test_every_study_has_baselines_unless_it_states_why_not(values: dict[str, An
     assert [name for name in study.learners if is_baseline(name)] == baselines
     assert study.learners[len(baselines) :] == study.networks
     assert Study.model_validate(study.model_dump(mode="json")) == study
-
-
-@pytest.mark.parametrize("name", [*META_LEARNERS, NESTED, "linear_pixels", "linear_features", "kernel_features"])
-def test_every_learner_that_is_no_network_has_a_readable_name(name: str) -> None:
-    assert "_" not in learner_name(name)
-    assert the_learner(name) == f"the {learner_name(name)}"
-    assert learner_name("timm:vit_small") == the_learner("timm:vit_small") == "timm:vit_small"
 
 
 @pytest.mark.parametrize("wrong", ["none", False, True, {"on": False}])
@@ -174,17 +162,6 @@ def test_a_third_kind_of_learner_is_one_file(tmp_path: Path, chests: Path) -> No
     assert "mean_colour" in run.report.read_text()
     facts = json.loads(RunFolder(run.folder).job("mean_colour", 0).facts.path.read_text())
     assert len(facts["network"]["bank"]["specs"]) == 1
-
-
-@pytest.mark.usefixtures("mean_colour")
-def test_processes_that_train_know_a_learner_that_the_user_registered() -> None:
-    registrations = Registrations.of(study_of(backbones=["cnn"]))
-    unregister_learner("mean_colour")
-    builder, fitter = build_model.BUILDERS.pop("mean_colour"), fitting.FITTERS.pop("mean_colour")
-    registrations.register()
-    assert learner_named("mean_colour").kind == "mean_colour"
-    assert build_model.BUILDERS["mean_colour"] is builder
-    assert fitting.FITTERS["mean_colour"] is fitter
 
 
 def test_a_network_beside_its_baselines_is_the_only_model() -> None:

@@ -40,18 +40,6 @@ def test_classes_as_scikit_learn_has_them() -> None:
             assert (told["mean"], told["sd"]) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
 
 
-def test_a_fold_without_a_class_has_no_macro_figure() -> None:
-    table = predicted()
-    table.loc[(table["outer_fold"] == 2) & (table["y_true"] == 1), "y_true"] = 0.0
-    told = over_folds(table, ["label"])["label"]["net"]
-    assert told["recall"]["folds"][1] is None
-    assert told["precision"]["folds"][1] is None
-    assert told["accuracy"]["folds"][1] is not None
-    others = [value for value in told["recall"]["folds"] if value is not None]
-    assert len(others) == 3
-    assert told["recall"]["mean"] == pytest.approx(np.mean(others))
-
-
 def test_numbers() -> None:
     table = predicted().assign(kind="regression", p0=np.nan, p1=np.nan, p2=np.nan)
     table["y_pred"] += np.random.default_rng(1).normal(size=len(table))
