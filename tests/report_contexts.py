@@ -578,7 +578,6 @@ def classes(
             positive={outcome: first} if (first := study.positive_of(outcome)) else {},
         ),
         Plan(50),
-        subjects_known=study.subjects_known,
     )
     metrics = with_sets(study, predictions, metrics)
     if outside:

@@ -187,7 +187,6 @@ class TestRun:
         main = done.results["main"]
         assert (main["learner"], main["chosen_on"]) == (NESTED, "inner folds")
         assert main["metrics"] == done.results["metrics"]["test"][NESTED]["label"]
-        assert any(note["code"] == "chosen_in_inner_folds" for note in done.results["notes"])
 
 
 @pytest.fixture(scope="module")

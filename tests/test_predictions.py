@@ -15,22 +15,9 @@ from casewise.run_folder import RunFolder
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    return {
-        "case": "s/1",
-        "subject": "s",
-        "visit": "1",
-        "day": 0.0,
-        "region": "",
-        "image": "",
-        "model": "net",
-        "stage": "oof",
-        "outer_fold": 0,
-        "inner_fold": None,
-        "target": "pasi",
-        "y_true": 1.0,
-        "y_pred": 2.0,
-        "kind": "regression",
-    } | changes
+    facts = {"case": "s/1", "subject": "s", "visit": "1", "day": 0.0, "region": "", "image": "", "model": "net"}
+    facts |= {"stage": "oof", "outer_fold": 0, "inner_fold": None, "target": "pasi", "kind": "regression"}
+    return {**facts, "y_true": 1.0, "y_pred": 2.0, **changes}
 
 
 def table(*rows: dict[str, Any]) -> pd.DataFrame:

@@ -31,22 +31,10 @@ def table(
 ) -> pd.DataFrame:
     """One case's rows from {(target, region): value}."""
     predicted = true if predicted is None else predicted
+    facts = {"case": case, "subject": case.split("/")[0], "visit": case.split("/")[1], "day": 0.0, "image": image}
+    facts |= {"model": model, "stage": stage, "outer_fold": fold, "inner_fold": None}
     rows = [
-        {
-            "case": case,
-            "subject": case.split("/")[0],
-            "visit": case.split("/")[1],
-            "day": 0.0,
-            "region": region,
-            "image": image,
-            "model": model,
-            "stage": stage,
-            "outer_fold": fold,
-            "inner_fold": None,
-            "target": target,
-            "y_true": true.get((target, region), np.nan),
-            "y_pred": value,
-        }
+        {**facts, "target": target, "region": region, "y_true": true.get((target, region), np.nan), "y_pred": value}
         for (target, region), value in predicted.items()
     ]
     return check(pd.DataFrame(rows))

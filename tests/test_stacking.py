@@ -37,24 +37,17 @@ def cohort(
                 truth = rng.uniform(0.5, 5.5)
                 for learner in range(learners):
                     for fold in range(folds) if test else [number % folds]:
+                        facts = {
+                            "case": f"s{number}/{visit}",
+                            "subject": f"s{number}",
+                            "visit": visit,
+                            "region": region,
+                        }
+                        facts |= {"model": f"net{learner}", "stage": "test" if test else "oof", "outer_fold": fold}
                         rows.append(
-                            {
-                                "case": f"s{number}/{visit}",
-                                "subject": f"s{number}",
-                                "visit": visit,
-                                "day": float(visit),
-                                "region": region,
-                                "image": "",
-                                "model": f"net{learner}",
-                                "stage": "test" if test else "oof",
-                                "outer_fold": fold,
-                                "inner_fold": None,
-                                "target": "area",
-                                "y_true": truth,
-                                "y_pred": 0.8 * truth + 0.2 * learner + rng.normal(0, noise),
-                            }
+                            {**facts, "y_true": truth, "y_pred": 0.8 * truth + 0.2 * learner + rng.normal(0, noise)}
                         )
-    return check(pd.DataFrame(rows))
+    return check(pd.DataFrame(rows).assign(day=0.0, image="", inner_fold=None, target="area"))
 
 
 def features(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
