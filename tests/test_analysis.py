@@ -13,7 +13,6 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, mean_absolute_error
 
 import casewise as cw
-from casewise.console import Silent, Terminal, default_show, shown_at
 from casewise.errors import CasewiseError, RunError
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK
@@ -240,14 +239,6 @@ def test_a_case_is_explained_without_writing(run: cw.Run) -> None:
         maps.map("cnn", panel=1)
 
 
-def test_new_cases_are_predicted(run: cw.Run, chests: Path) -> None:
-    table = pd.read_csv(chests).drop(columns="label").head(3)
-    new = run.predict(table, root=chests.parent)
-    assert set(new["learner"]) == {"cnn", "test_resnet"}
-    assert set(new["prediction"]) <= set(THREE)
-    assert len(new) == 6
-
-
 def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
     assert run.headline in repr(run)
     assert "\n" not in repr(run)
@@ -255,13 +246,3 @@ def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
     assert run.report.resolve().as_uri() in shown
     assert "synthetic" in shown
     assert len(shown) < 1000
-
-
-def test_progress_is_shown_in_interactive_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("sys.ps1", raising=False)
-    assert isinstance(default_show(), Silent)
-    assert isinstance(shown_at(True), Terminal)
-    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
-    assert isinstance(default_show(), Terminal)
-    assert isinstance(shown_at(None), Terminal)
-    assert isinstance(shown_at(False), Silent)

@@ -15,7 +15,6 @@ from casewise.evaluation.results import Headline, Results
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.calibration import logistic, logit, smoothed
 from casewise.pipeline.evaluate import with_calibration
-from casewise.study.evaluation import Evaluation
 from tests.prediction_rows import prediction_rows
 from tests.report_contexts import study_of_classes
 
@@ -145,13 +144,6 @@ class TestPredictiveValues:
         assert everyone["npv"].value is None
         assert everyone["npv"].reason == "every case is called positive"
         assert everyone["lr_negative"].value is None
-
-    def test_a_prevalence_is_of_two_classes(self) -> None:
-        assert Evaluation(prevalence={"finding": "2%"}).prevalence == {"finding": 0.02}
-        with pytest.raises(ValueError, match="prevalence"):
-            study_of_classes("classification", evaluation={"prevalence": {"finding": 0.1}})
-        with pytest.raises(ValueError, match="prevalence"):
-            Evaluation(prevalence={"finding": 0})
 
 
 class TestDecisions:

@@ -13,9 +13,7 @@ from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.robustness import affects, counterfactual_figures
-from casewise.jobs.external import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
-from casewise.pipeline.finished import FinishedRun
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
@@ -122,19 +120,6 @@ def test_it_can_be_switched_off(without_shortcut: Run, tmp_path: Path) -> None:
     done = run(study.model_copy(update={"evaluation": settings}), copied)
     assert "counterfactuals" not in done.results
     assert not RunFolder(copied).counterfactuals.exists()
-
-
-def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None:
-    finished = FinishedRun.open(RunFolder(without_shortcut.folder))
-    settings = finished.study.evaluation.model_copy(update={"counterfactual_cases": 11})
-    study = finished.study.model_copy(update={"evaluation": settings})
-    panels = finished.cohort.panels
-    chosen = chosen_panels(study, panels, finished.splits)
-    assert chosen == chosen_panels(study, panels, finished.splits)
-    for fold, rows in chosen.items():
-        assert len(rows) == 6
-        assert set(panels["subject"].iloc[rows]) <= set(finished.splits.subjects(fold))
-        assert sorted(panels["label"].iloc[rows]) == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

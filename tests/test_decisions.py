@@ -11,8 +11,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 import casewise
-from casewise.errors import CasewiseError, RunError
-from casewise.inference.output_table import OutputTable
+from casewise.errors import RunError
 from casewise.jobs.fingerprint import deciding_settings
 from casewise.predictions.decisions import ALL, apply_thresholds, best_thresholds, decide_grades, half_way, passed
 from casewise.predictions.table import COLUMNS
@@ -124,11 +123,6 @@ def test_rows_without_a_reference_are_decided_and_not_tuned_on() -> None:
     assert decided.rows["y_pred"].notna().all()
 
 
-def test_only_grades_have_a_rule(tmp_path: Path, chests: Path) -> None:
-    with pytest.raises(CasewiseError, match="decision"):
-        read_study(write_study(tmp_path, chests, targets="{label: {classes: [covid, pneumonia], decision: kappa}}"))
-
-
 @pytest.fixture(scope="module")
 def severities(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
     """A run of linear models whose grades are decided by tuned thresholds."""
@@ -227,12 +221,3 @@ def test_without_probabilities_there_is_no_grade() -> None:
         rows.loc[missing, columns] = np.nan
         decided = apply_thresholds(rows, {"grade": {"rule": "mean", "thresholds": {"cnn": {ALL: [0.5, 1.5, 2.5]}}}})
         assert (decided["y_pred"].isna() == rows["p0"].isna()).all()
-
-
-def test_a_case_without_a_grade_has_no_name_for_it() -> None:
-    rows = graded(2, stages=("external",)).assign(y_pred=[np.nan, 2.0], distance=np.nan, spread=np.nan)
-    rows = rows.assign(low=np.nan, high=np.nan, set="")
-    named = OutputTable({"grade": ["none", "mild", "late", "worst"]}, []).of_rows(rows)
-    assert named["prediction"].isna().tolist() == [True, False]
-    assert [bool(problem) for problem in named["problem"]] == [True, False]
-    assert named["prediction"].iloc[1] == "late"

@@ -383,27 +383,6 @@ def test_learners_are_compared_on_the_cases_that_all_predicted() -> None:
     assert found.comparisons["oof"]["dx"]["f1"] == both.comparisons["oof"]["dx"]["f1"]
 
 
-def test_numbers_beside_classes_are_judged_as_if_alone() -> None:
-    rows = table(subjects=30)
-    numbers = rows.drop(columns=["p0", "p1", "p2"]).assign(target="severity", kind="regression")
-    numbers["y_true"] += np.tile(np.arange(30) / 7, 3)
-    readers = numbers[numbers["model"] == "good"][["case", "target"]].assign(reader="senior", value=1.0)
-    readers["value"] += np.arange(30) / 9
-    options: dict[str, Any] = {"plan": Plan(50), "readers": readers}
-    alone = evaluate(numbers, Outcomes("severity"), **options)
-    both = evaluate(pd.concat([rows, numbers], ignore_index=True), Outcomes("severity"), **options)
-    assert both.metrics["oof"]["good"]["severity"] == alone.metrics["oof"]["good"]["severity"]
-    assert both.comparisons["oof"]["severity"] == alone.comparisons["oof"]["severity"]
-    assert both.readers == alone.readers
-    assert set(both.classes["oof"]["good"]) == {"dx"}
-    assert alone.classes == {}
-    assert (alone.main.kind, both.main.kind) == ("regression", "regression")
-    swapped = evaluate(pd.concat([rows, numbers], ignore_index=True), Outcomes("dx"), bands={"a": 0, "b": 1}, **options)
-    assert swapped.bands is None
-    readers = readers.assign(target="dx")
-    assert evaluate(rows, Outcomes("dx"), Plan(50), readers=readers).readers.between["all"] == {}
-
-
 def test_names_that_do_not_fit_are_refused() -> None:
     with pytest.raises(CasewiseError, match="2 classes"):
         evaluate(table(), Outcomes("dx", classes={"dx": ["covid", "none"]}))

@@ -32,6 +32,7 @@ from casewise.run_folder import JobFolder, RunFolder
 from tests.chest_study import THREE
 from tests.chest_study import chest_run_study as chest_study
 from tests.conftest import absolute
+from tests.prediction_rows import prediction_rows
 
 LEARNER = "test_resnet"
 
@@ -166,11 +167,7 @@ def test_no_drop_where_both_cohorts_are_alike() -> None:
     random = np.random.default_rng(0)
     truth = random.integers(0, 2, 60)
     p = np.clip(0.5 + 0.25 * (truth * 2 - 1) + 0.3 * random.standard_normal(60), 0.01, 0.99)
-    who = [f"s{i}" for i in range(60)]
-    told = {"target": "label", "kind": "classification", "model": "m", "stage": "test"}
-    nothing = {"day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
-    values = {"y_true": truth * 1.0, "y_pred": (p >= 0.5) * 1.0, "p0": 1 - p, "p1": p}
-    rows = pd.DataFrame({"case": [f"{s}/1" for s in who], "subject": who, "visit": "1", **told, **nothing, **values})
+    rows = prediction_rows(range(60), truth, np.stack([1 - p, p], axis=1), model="m", target="label")
     elsewhere = rows.assign(stage="external", subject="x:" + rows["subject"], case="x:" + rows["case"])
     plan = Plan(500, 0.95, 0)
     found = drop(pd.concat([rows, elsewhere], ignore_index=True), "label", classes=["a", "b"], positive="b", plan=plan)
@@ -302,17 +299,3 @@ def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
         with pytest.raises(CohortError, match="in the cohort to be tested on"):
             prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
     assert len(searches) == 3
-
-
-def test_what_is_missing_names_the_external_settings(here: Path, there: Path, tmp_path: Path) -> None:
-    rows = absolute(there).rename(columns={"label": "diagnosis"})
-    moved = tmp_path / "moved.csv"
-    rows.assign(path="nowhere.png").to_csv(moved, index=False)
-    study = chest_study(here, **external(moved))
-    main = read_cohort(study)
-    with pytest.raises(CohortError) as told:
-        read_external(study, main)
-    assert "`external.root` in the study sets another" in str(told.value)
-    assert "say `external: {columns: {label: NAME}}`" in str(told.value)
-    mapped = chest_study(here, **external(changed(there, tmp_path / "good.csv"), columns={"label": "label"}))
-    assert len(read_external(mapped, main)[1].cases)

@@ -7,11 +7,9 @@ import pytest
 from scipy import stats
 
 from casewise.evaluation import intervals
-from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import Estimate, Plan, by_subject, mean_by_subject
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.evaluation.intervals import Basis, ends
-from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from tests.prediction_rows import metric_value
@@ -116,19 +114,6 @@ def test_a_share_has_wilsons_interval() -> None:
     # two classes of 20 with fewer degrees of freedom together
     assert middle - 1.05 * half < found.low <= middle - half + 1e-3
     assert middle + half - 1e-3 <= found.high < middle + 1.05 * half
-
-
-def test_operating_points_and_bands_are_exact_too() -> None:
-    of_class = np.array([True] * 3 + [False] * 5)[:, None]
-    points = judge_thresholds(
-        of_class * 1.0, np.full((8, 1), 0.5), of_class, np.array(list("abcdefgh")), Plan(50), n_cases=8
-    )[0]
-    assert points["sensitivity"].low == pytest.approx(0.025 ** (1 / 3))
-    assert points["specificity"].low == pytest.approx(0.025 ** (1 / 5))
-    bands = group_agreement(np.arange(12) % 3, np.arange(12) % 3, np.arange(12), n_groups=3)
-    assert bands.agreement.low == pytest.approx(0.025 ** (1 / 12))
-    assert bands.kappa.low == pytest.approx(0.025 ** (1 / 4))
-    assert (bands.agreement.rough, bands.kappa.rough) == (False, True)
 
 
 @pytest.mark.parametrize("k", [2, 3])

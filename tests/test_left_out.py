@@ -12,9 +12,7 @@ import pytest
 
 from casewise.console import Silent
 from casewise.evaluation import Outcomes, Plan, evaluate
-from casewise.evaluation.bootstrap import Estimate
 from casewise.evaluation.external import by_source, source_means
-from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.read import validate
 from casewise.report.context import ReportContext
@@ -229,12 +227,3 @@ def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
     # nothing to tell apart where only one class is recorded
     alone = evaluate(both[both["subject"].str.startswith("west")], Outcomes("dx", classes={"dx": CLASSES}), Plan(50))
     assert alone["classes"]["oof"]["lazy"]["dx"]["constant_class"] is None
-
-
-def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
-    found = Estimate(0.85, 0.80, 0.91, 50, 50, rough=False)
-    assert reached("sensitivity >= 0.9", found) is True
-    assert reached("sensitivity >= 0.92", found) is False
-    assert reached("sensitivity >= 0.9", Estimate(None, None, None, 50, 50, rough=False)) is None
-    assert reached("sensitivity >= 0.9", Estimate(0.5, None, None, 2, 2, rough=True)) is None
-    assert reached("sensitivity >= 0.9", Estimate(1.0, None, None, 2, 2, rough=True)) is True

@@ -63,10 +63,6 @@ def test_a_missing_column_is_named_with_its_like() -> None:
         check(table({}).rename(columns={"y_pred": "ypred"}))
 
 
-def test_truths_that_differ_by_single_precision_are_one() -> None:
-    check(table({"y_true": 0.1}, {"y_true": float(np.float32(0.1)), "model": "b"}))
-
-
 def test_mean_over_folds() -> None:
     nets = [{"stage": "test", "outer_fold": fold, "y_pred": float(fold)} for fold in range(5)]
     others = [n | {"region": "upper", "y_pred": 7.0} for n in nets]

@@ -178,17 +178,6 @@ class TestSection:
         assert [rows[0].cells[0].text, rows[1].cells[0].text] == ["30", "30"]
         assert all(cell.small.startswith("[") for cell in rows[2].cells[1:])
 
-    def test_a_difference_is_shown_beside_its_p_value(self) -> None:
-        errors = np.where(np.arange(60) % 3 == 0, 6.0, 0.0)
-        context = self.context(numbers(60, errors), {"ward": ["odd" if i % 3 == 0 else "usual" for i in range(60)]})
-        entry = context.metrics.subgroups
-        assert entry is not None
-        cells = dict(
-            zip(entry.figures, (shown.test_cell(entry.columns[0], name) for name in entry.figures), strict=True)
-        )
-        assert cells["bias"].text == "differs"
-        assert cells["bias"].value < 0.05  # type: ignore[operator]
-
 
 class TestSettings:
     def test_cut_points_must_increase_and_columns_be_named_once(self) -> None:

@@ -67,7 +67,7 @@ def test_changed_answers_are_counted_among_those_of_other_classes(three: ReportC
     assert table.rows[0].cells[0].small == "30 % [0, 60]; correct 8, then 6"
     assert table.rows[1].cells[0].text == "0 of 10"
     assert facts["Cases"] == "10 of 10 subjects, drawn by the seed"
-    assert facts["Hardly varies, altered or not"] == f"{second} in 1 of 2 folds"
+    assert facts["Hardly varies, altered or not"] == f"{second} in 1 of 5 folds"
     assert set(facts["Not tested"].split(", ")).isdisjoint(figures)
     statement = altered(context)
     assert statement is not None
