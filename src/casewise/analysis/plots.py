@@ -105,7 +105,7 @@ class Plots:
         from casewise.report.figures.confusion import confusion
 
         chosen = self._chosen("confusion", names)
-        return _figure(confusion(chosen.classes.names, chosen.classes.confusion))
+        return _figure(confusion(chosen.classes.names, chosen.classes["confusion"]))
 
     def calibration(self, label: str | None = None, **names: Unpack[Names]) -> Figure:
         """The smoothed calibration curve with its band: of a number, or of the probability of the class `label`.

@@ -80,6 +80,11 @@ class Run:
         return self.finished.predictions
 
     @property
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """The networks that could not be trained and have no part in the results: for each the reason by fold."""
+        return self.finished.left_out
+
+    @property
     def learners(self) -> list[str]:
         """The names of the networks, of the baselines, and of the learners that combine them."""
         return self.finished.learners

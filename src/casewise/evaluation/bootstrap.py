@@ -180,9 +180,9 @@ def with_intervals(
                 undefined = "too many resamples are undefined: no interval"
                 why = undefined if basis is None else intervals.why_not(name, learner, basis)
             value = None if np.isnan(at) else float(at)
-            ends = (None, None) if why else (float(low), float(high))
+            bottom, top = (None, None) if why else (float(low), float(high))
             rough = intervals.rough(name, n_subjects if basis is None else int(basis.rests_on[name][learner]))
-            estimates_by_learner[learner][name] = Estimate(value, *ends, n_subjects, n_cases, rough, why)
+            estimates_by_learner[learner][name] = Estimate(value, bottom, top, n_subjects, n_cases, rough, why)
     return estimates_by_learner
 
 
@@ -373,6 +373,7 @@ def _differences_from(
     column = learners.index(reference)
     for learner, gap, half in zip(learners, pairs.difference[:, column], pairs.half_width[:, column], strict=True):
         if learner != reference and not np.isnan(gap):
-            ends = (None, None) if np.isnan(half) else (max(float(gap - half), -most), min(float(gap + half), most))
-            entries[learner] = Difference(float(gap), *ends, bool(np.isnan(half) or abs(gap) <= half))
+            none = bool(np.isnan(half))
+            low, high = (None, None) if none else (max(float(gap - half), -most), min(float(gap + half), most))
+            entries[learner] = Difference(float(gap), low, high, none or bool(abs(gap) <= half))
     return entries

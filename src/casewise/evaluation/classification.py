@@ -172,7 +172,7 @@ def judge_classes(
         of_group = with_intervals(
             points,
             {},
-            lambda name, _, support=support: reason(name, classes, support),
+            partial(_reason, classes, support),
             plan,
             n_subjects=n_subjects,
             n_cases=len(np.unique(wide.cases[rows])),
@@ -192,6 +192,10 @@ def judge_classes(
         if classes.kind in metric.compared
     }
     return by_learner, differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
+
+
+def _reason(classes: Classes, support: np.ndarray, name: str, _: int) -> str:
+    return reason(name, classes, support)
 
 
 def describe_classes(

@@ -50,11 +50,13 @@ def drop(
         ((inner,), (outer,)) = (judge.judge(each, plan, whole=False).metrics.values() for each in by_stage)
         drops[str(learner)] = {
             name: Drop(
-                *(internal.value, external.value, external.value - internal.value),
+                internal.value,
+                external.value,
+                external.value - internal.value,
                 *(difference(external, internal) or (None, None)),
-                internal_stage=inside,
-                rough=internal.rough or external.rough,
-                reason=external.reason or internal.reason or None,
+                inside,
+                internal.rough or external.rough,
+                external.reason or internal.reason or None,
             )
             for name in names
             if (internal := inner[name]).value is not None and (external := outer[name]).value is not None

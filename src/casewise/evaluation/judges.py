@@ -246,6 +246,8 @@ def right_on(rows: pd.DataFrame, study: Study) -> TrainMetrics | None:
     confusion = pd.crosstab(labelled["y_true"], labelled["y_pred"]).reindex(index=codes, columns=codes, fill_value=0)
     counts, right = confusion.sum(axis=1), np.diag(confusion)
     recall = [float(right[code] / counts[code]) if counts[code] else None for code in codes]
-    first, second = (None, None) if positive is None else (names.index(positive), 1 - names.index(positive))
-    shares = [None if code is None else recall[code] for code in (first, second)]
-    return TrainMetrics(float(right.sum() / len(labelled)), *shares, len(labelled), confusion.to_numpy().tolist())
+    sensitivity, specificity = None, None
+    if positive is not None:
+        sensitivity, specificity = recall[names.index(positive)], recall[1 - names.index(positive)]
+    accuracy, counted = float(right.sum() / len(labelled)), confusion.to_numpy().tolist()
+    return TrainMetrics(accuracy, sensitivity, specificity, len(labelled), counted)

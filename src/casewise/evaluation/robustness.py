@@ -64,14 +64,14 @@ def _changed(before: pd.DataFrame, after: pd.DataFrame, classes: Sequence[str], 
     pairs = pd.DataFrame({"before": before["y_pred"], "after": after["y_pred"]})[changed]
     counts = pairs.groupby(["before", "after"]).size().sort_values(ascending=False, kind="stable")
     columns, answers = probability_columns(before), before["y_pred"].value_counts()
-    right = [int((rows["y_pred"] == before["y_true"]).sum()) for rows in (before, after)]
+    was, now = (int((rows["y_pred"] == before["y_true"]).sum()) for rows in (before, after))
     return AlteredAnswers(
         *_sizes(before),
         changed=int(changed.sum()),
         share=mean_by_subject(changed, before["subject"], plan, name="share"),
         changes=[ClassChange(classes[int(old)], classes[int(new)], int(n)) for (old, new), n in counts.items()],
         before={name: int(answers.get(number, 0)) for number, name in enumerate(classes)},
-        correct=CorrectAnswers(*right, of=int(before["y_true"].notna().sum())),
+        correct=CorrectAnswers(was, now, of=int(before["y_true"].notna().sum())),
         confidence=float((after[columns].max(axis=1) - before[columns].max(axis=1)).mean()),
     )
 
@@ -142,13 +142,15 @@ def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: 
     groups = {name: _group(own, metric, plan, whole=name in ("internal", "external")) for name, own in rows.items()}
 
     def gap(first: str, second: str) -> DriftGap:
-        both, of_both = (rows[first], rows[second]), (groups[first], groups[second])
-        gaps = {name: _gap(*both, name, *(getattr(group, name) for group in of_both), plan) for name in names}
-        return DriftGap(any(group.rough for group in of_both), **gaps)
+        gaps = {
+            name: _gap(rows[first], rows[second], name, groups[first][name], groups[second][name], plan)
+            for name in ("quality", "confidence")
+            if name in external
+        }
+        return DriftGap(groups[first].rough or groups[second].rough, **gaps)
 
-    names = [name for name in ("quality", "confidence") if name in external]
-    between = {"outside_minus_inside": gap("outside", "inside"), "external_minus_internal": gap("external", "internal")}
-    return LearnerDrift(stage, metric, **groups, **between)
+    between = gap("outside", "inside"), gap("external", "internal")
+    return LearnerDrift(stage, metric, *groups.values(), *between)
 
 
 def _with_quality(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -196,11 +198,14 @@ def _gap(
         with np.errstate(all="ignore"):
             return {"difference": totals[..., 0] / totals[..., 1] - totals[..., 2] / totals[..., 3]}
 
-    basis = {"presence": presence, "rests_on": {"difference": presence.sum(axis=0).min(axis=-1)}}
-    (figures,) = estimates(sums, gap, lambda *_: "no cases", plan, n_cases=int(scored.sum()), **basis)
+    rests_on, n_cases = {"difference": presence.sum(axis=0).min(axis=-1)}, int(scored.sum())
+    (figures,) = estimates(
+        sums, gap, lambda *_: "no cases", plan, n_cases=n_cases, presence=presence, rests_on=rests_on
+    )
     low, high = figures["difference"].low, figures["difference"].high
-    ends = (low, high) if low is not None else difference(of_first, of_second) or (None, None)
-    return Interval(of_first.value - of_second.value, *ends)
+    if low is None:
+        low, high = difference(of_first, of_second) or (None, None)
+    return Interval(of_first.value - of_second.value, low, high)
 
 
 def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> list[Note]:
