@@ -150,15 +150,3 @@ def test_a_test_set_is_ranked_as_a_whole() -> None:
     external = pd.concat([inside, outside.assign(stage="external")])
     lost = drop(external, "dx", classes=("without", "with"), positive="with", plan=Plan(100))["net"]["auroc"]
     assert lost.internal == pytest.approx(found["oof"]["net"]["dx"]["auroc"].value, abs=1e-5)
-
-
-@pytest.mark.parametrize("folds", [2, 3])
-def test_an_area_of_one_rests_on_the_disjoint_pairs_within_the_folds(folds: int) -> None:
-    few = [[1] + [0] * 20, [0] + [1] * 20, [1] + [0] * 20][:folds]
-    truth, fold = np.concatenate(few), np.repeat(np.arange(1, folds + 1), 21)
-    auroc = judged(rows(0.2 + 0.6 * truth, truth, fold)).metrics["oof"]["net"]["dx"]["auroc"]
-    assert (auroc.value, auroc.rough) == (1.0, True)
-    if folds == 2:
-        assert (auroc.low, bool(auroc.reason)) == (None, True)
-    else:
-        assert auroc.low == pytest.approx(0.025 ** (1 / 3), abs=1e-5)

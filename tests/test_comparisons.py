@@ -6,25 +6,12 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from casewise.evaluation.bootstrap import Plan, by_subject, compare, differences, pair_intervals
+from casewise.evaluation.bootstrap import Plan, compare, differences, pair_intervals
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.metrics.classes import Classes, Samples
 from tests.test_evaluation_bootstrap import visits
 
 PLAN = Plan(resamples=400, seed=3)
-
-
-def test_differences_are_paired() -> None:
-    truth, predicted, subjects = visits(30, 3, 6)
-    learners = {"good": predicted, "shifted": predicted + 0.02 * np.abs(predicted - truth) * np.sign(predicted - truth)}
-    found = compare(truth, learners, subjects, PLAN, metrics=["mae"])["mae"]
-    figures = by_subject(truth, learners, subjects, PLAN)
-    difference = found.differences["shifted"]
-    assert found.best == "good"
-    assert difference.difference == pytest.approx(figures["shifted"]["mae"].value - figures["good"]["mae"].value)
-    # two per cent more error on every case: sure in pairs, though the two intervals overlap widely
-    assert not difference.indistinguishable
-    assert figures["good"]["mae"].high > figures["shifted"]["mae"].low
 
 
 def test_no_winner_inside_the_noise() -> None:

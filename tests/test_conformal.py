@@ -167,15 +167,6 @@ class TestSets:
         assert "rare (3 subjects" in table.interval_note("net", "outcome")
         assert "ill" not in table.interval_note("net", "outcome")
 
-    def test_without_a_case_of_a_class_its_coverage_is_none(self) -> None:
-        rows = drawn_classes(np.random.default_rng(1), 60)
-        rows = rows[rows["y_true"] != 2]
-        record = fit(rows, {}, 0.9)
-        entry = coverage(rows, "net", record, {"outcome": ["well", "ill", "rare"]}, PLAN)["targets"]["outcome"]
-        assert entry.calibration["classes"][2] == {"subjects": 0, "rows": 0, "quantile": None}
-        assert entry.stages["oof"]["by_class"]["rare"] is None
-        assert entry.stages["oof"]["by_class"]["ill"].value > 0.5
-
     def test_a_set_contains_the_prediction_and_grades_have_no_gaps(self) -> None:
         p = np.tile([[0.05, 0.0, 0.9, 0.05], [0.9, 0.05, 0.0, 0.05]], (20, 1))
         truth = np.tile([2, 0], 20)

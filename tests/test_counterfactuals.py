@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +110,6 @@ def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path
     again = run(study, folder.path)
     assert folder.counterfactuals.path.stat().st_mtime_ns == before
     assert again.results == with_shortcut.results
-
-
-def test_it_can_be_switched_off(without_shortcut: Run, tmp_path: Path) -> None:
-    study = without_shortcut.study
-    copied = Path(shutil.copytree(without_shortcut.folder, tmp_path / "run"))
-    settings = study.evaluation.model_copy(update={"counterfactual_cases": 0})
-    done = run(study.model_copy(update={"evaluation": settings}), copied)
-    assert "counterfactuals" not in done.results
-    assert not RunFolder(copied).counterfactuals.exists()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -113,16 +113,6 @@ def test_thresholds_stay_half_way_where_nothing_can_be_tuned(truth: list[float],
     assert best_thresholds(np.array(expected), np.array(truth), 3).tolist() == half_way(3).tolist()
 
 
-def test_rows_without_a_reference_are_decided_and_not_tuned_on() -> None:
-    table = graded(30, stages=("oof",))
-    table.loc[table["outer_fold"] != 1, "y_true"] = np.nan
-    decided = decide_grades(table, {"grade": "kappa"})
-    record = decided.records["grade"]
-    assert record["rows"]["cnn"] == {"1": 0, "2": 10, "3": 10, ALL: 10}
-    assert record["thresholds"]["cnn"]["1"] == half_way(3).tolist()
-    assert decided.rows["y_pred"].notna().all()
-
-
 @pytest.fixture(scope="module")
 def severities(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
     """A run of linear models whose grades are decided by tuned thresholds."""

@@ -18,7 +18,6 @@ from casewise.evaluation.robustness import drift, drift_caveats
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
-from casewise.jobs.predict import evenly
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
@@ -54,11 +53,6 @@ class TestDistance:
         random = np.random.default_rng(0)
         shares = [(random.normal(size=200) > held_out_quantile(random.normal(size=39))).mean() for _ in range(300)]
         assert np.mean(shares) == pytest.approx(0.05, abs=0.01)
-
-    def test_training_panels_are_taken_in_turn_from_all_subjects(self) -> None:
-        subjects = np.array(["a"] * 50 + ["b"] * 3 + ["c"])
-        rows = evenly(np.arange(54), subjects, 10, 0)
-        assert np.unique(subjects[rows], return_counts=True)[1].tolist() == [6, 3, 1]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.response import percent_change, rate, response, visits_in_order
+from casewise.evaluation.response import percent_change, rate, response
 from casewise.evaluation.results import plain
 
 PLAN = Plan(resamples=200)
@@ -35,19 +35,6 @@ def test_change_is_from_the_first_visit_by_day() -> None:
     assert found["true_change"].tolist() == [0, -75, -100]
     assert found["predicted_change"].tolist() == pytest.approx([0, -40, -90])
     assert found["since"].tolist() == [0, 1, 2]
-
-
-def test_without_days_the_visits_names_order_them() -> None:
-    found = percent_change(visits(("s", "week 16", 3, 5, 5), ("s", "week 4", None, 10, 10)))
-    assert found["visit"].tolist() == ["week 4", "week 16"]
-    assert visits_in_order(pd.Series(["4", "-5", "Week 2", "week 10", "w"])) == ["w", "Week 2", "week 10", "-5", "4"]
-    assert visits_in_order(pd.Series(["10", "9", "b²", "1a"])) == ["b²", "1a", "9", "10"]
-
-
-def test_the_first_scored_visit_is_the_baseline_of_both() -> None:
-    found = percent_change(visits(("s", "1", 0, None, 30), ("s", "2", 1, 10, 20), ("s", "3", 2, 5, 5)))
-    assert by_visit(found, "since") == {"1": -1, "2": 0, "3": 1}
-    assert found["predicted_change"].tolist() == [50, 0, -75]
 
 
 def test_a_named_baseline() -> None:

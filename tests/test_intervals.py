@@ -101,21 +101,6 @@ def test_all_right_is_not_certainty() -> None:
     assert [wrong.value, wrong.low, wrong.high] == pytest.approx([0.0, 0.0, 1 - 0.025 ** (1 / 6)])
 
 
-def test_a_share_has_wilsons_interval() -> None:
-    truth, decided = [0, 1] * 20, ([0, 1] * 20)[:-8] + [1, 0] * 4
-    found = judged(binary(truth, decided))["net0"]["accuracy"]
-    n = 39  # the jackknife's variance is that of n - 1
-    t = stats.t.ppf(0.975, 39)
-    weight = t**2 / n
-    middle = (0.8 + weight / 2) / (1 + weight)
-    half = np.sqrt(weight * (0.16 + weight / 4)) / (1 + weight)
-    assert found.low is not None
-    assert found.high is not None
-    # two classes of 20 with fewer degrees of freedom together
-    assert middle - 1.05 * half < found.low <= middle - half + 1e-3
-    assert middle + half - 1e-3 <= found.high < middle + 1.05 * half
-
-
 @pytest.mark.parametrize("k", [2, 3])
 def test_points_are_those_of_the_formulas_to_the_last_bit(k: int) -> None:
     rng = np.random.default_rng(k)
