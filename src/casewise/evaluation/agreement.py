@@ -34,7 +34,7 @@ def group_agreement(
     agreement = estimates(
         sums,
         category_agreement,
-        _one_group,
+        lambda *_: "no cases",
         plan,
         n_cases=len(truth),
         presence=presence,
@@ -54,15 +54,11 @@ def _one_sided(confusion: np.ndarray) -> str:
     """
     reference, predicted = ((confusion.sum(axis=axis) > 0).sum() for axis in (1, 0))
     if max(reference, predicted) < 2:
-        return _one_group("", confusion)
+        return "all cases are in one group, on both sides" if confusion.sum() else "no cases"
     if min(reference, predicted) > 1:
         return ""
     side = "model" if reference > 1 else "reference"
     return f"all cases are in one group of the {side}: kappa would be 0 by construction"
-
-
-def _one_group(_: str, sums: np.ndarray) -> str:
-    return "no cases" if not sums.sum() else "all cases are in one group, on both sides"
 
 
 def band_of(values: np.ndarray, bands: Mapping[str, float]) -> np.ndarray:

@@ -223,16 +223,11 @@ def by_subject(
     # learners with the same rows share one matrix product
     for rows, members in same_rows(present):
         n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
-        sums = _sums(truth[rows], matrix[rows][:, members], subjects[rows])
+        own, centre = truth[rows], float(truth[rows].mean()) if rows.any() else 0.0
+        sums = sum_by_subject(moments(own[:, None], matrix[rows][:, members], centre=centre), subjects[rows])
         group_estimates = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
         estimates_by_learner |= dict(zip(map(str, learners[members]), group_estimates, strict=True))
     return {learner: estimates_by_learner[learner] for learner in predicted}
-
-
-def _sums(truth: np.ndarray, matrix: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """Sums of `moments`, (subjects, learners, 8)."""
-    centre = float(truth.mean()) if truth.size else 0.0
-    return sum_by_subject(moments(truth[:, None], matrix, centre=centre), subjects)
 
 
 # with fewer subjects no difference is stated: their resamples do not show how far a difference varies

@@ -48,19 +48,14 @@ def drop(
         if any(each.empty for each in by_stage):
             continue
         ((inner,), (outer,)) = (judge.judge(each, plan, whole=False).metrics.values() for each in by_stage)
-        drops[str(learner)] = {
-            name: Drop(
-                internal.value,
-                external.value,
-                external.value - internal.value,
-                *(difference(external, internal) or (None, None)),
-                inside,
-                internal.rough or external.rough,
-                external.reason or internal.reason or None,
-            )
-            for name in names
-            if (internal := inner[name]).value is not None and (external := outer[name]).value is not None
-        }
+        drops[str(learner)] = {}
+        for name in names:
+            internal, external = inner[name], outer[name]
+            if internal.value is not None and external.value is not None:
+                low, high = difference(external, internal) or (None, None)
+                gap, rough = external.value - internal.value, internal.rough or external.rough
+                reason = external.reason or internal.reason or None
+                drops[str(learner)][name] = Drop(internal.value, external.value, gap, low, high, inside, rough, reason)
     return drops
 
 

@@ -153,7 +153,7 @@ class Note(Record):
     """A caveat: its code, with the names and numbers of its sentence (see `casewise.evaluation.caveats`)."""
 
     code: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.code if name == "code" else self.facts[name]
@@ -305,7 +305,7 @@ class StageCoverage(Record):
 class TargetCoverage(Record):
     """The calibration of a target (see `casewise.predictions.conformal.fit_target`) and its coverage by stage."""
 
-    calibration: dict[str, Any]
+    calibration: Mapping[str, Any]
     stages: dict[str, StageCoverage]
 
 
@@ -435,7 +435,7 @@ class WithinColumn(Record):
 class Flow(Record):
     """The steps that left rows out (`casewise.cohort.participants`) and the sizes of the cohort; `name` if external."""
 
-    steps: list[dict[str, Any]]
+    steps: list[Mapping[str, Any]]
     cohort: dict[str, int]
     external: Flow | None = None
     name: str | None = None
@@ -557,7 +557,7 @@ class Drift(Record):
     `cohorts` is how well simple features tell the cohorts apart (see `casewise.audit.cohorts.compare_cohorts`).
     """
 
-    cohorts: dict[str, Any]
+    cohorts: Mapping[str, Any]
     learners: dict[str, LearnerDrift]
 
 

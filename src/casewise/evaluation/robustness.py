@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -96,16 +97,16 @@ def affects(entry: Altered) -> bool:
     return entry.effect > MOST_MOVED
 
 
-def commonest(entry: AlteredAnswers) -> dict[str, Any]:
+def commonest(entry: AlteredAnswers) -> tuple[str, int, int]:
     """The class that most changed answers become, how many do, and how many were another class before.
 
     The class is empty if none changed.
     """
-    totals: dict[str, int] = {}
+    totals = Counter[str]()
     for change in entry.changes:
-        totals[change.after] = totals.get(change.after, 0) + change.answers
-    name = max(totals, key=lambda to: totals[to], default="")
-    return {"to": name, "to_answers": totals.get(name, 0), "to_of": entry.answers - entry.before.get(name, 0)}
+        totals[change.after] += change.answers
+    ((name, count),) = totals.most_common(1) or [("", 0)]
+    return name, count, entry.answers - entry.before.get(name, 0)
 
 
 # A case is outside where it lies further from the training cases than 19 of 20 held-out cases.
@@ -149,8 +150,8 @@ def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: 
         }
         return DriftGap(groups[first].rough or groups[second].rough, **gaps)
 
-    between = gap("outside", "inside"), gap("external", "internal")
-    return LearnerDrift(stage, metric, *groups.values(), *between)
+    sides = (groups[name] for name in ("internal", "external", "inside", "outside"))
+    return LearnerDrift(stage, metric, *sides, gap("outside", "inside"), gap("external", "internal"))
 
 
 def _with_quality(rows: pd.DataFrame, metric: str) -> pd.DataFrame:

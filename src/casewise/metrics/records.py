@@ -73,22 +73,13 @@ class Metric:
     rough_below: int = 10
 
 
-TABLES = {
-    "learners": "the report's table of learners",
-    "targets": "the report's table of all targets",
-    "classes": "the report's table of single classes",
-    "readers": "the report's table of readers",
-    "external": "the report's table of the external cohort",
-    "image_split": "the report's comparison with a split by image",
-    "points": "the report's table of operating points",
-    "subgroups": "the figures of subgroups",
-    "page": "the Markdown page",
-    "page_external": "the Markdown page's table of the external cohort",
-    "folds": "mean and standard deviation over the folds",
-    "drop": "the difference between the external cohort and the study's own cases",
-}
-
-
+# Tables of the report: of learners, all targets, single classes, readers, the external cohort, the comparison with a
+# split by image, operating points, subgroups; the Markdown page, its external table; mean and standard deviation over
+# the folds, and the difference between the external cohort and the study's own cases.
+TABLES = (
+    *("learners", "targets", "classes", "readers", "external", "image_split", "points", "subgroups"),
+    *("page", "page_external", "folds", "drop"),
+)
 IN_MOST_TABLES = (
     *("learners", "targets", "readers", "external", "image_split"),
     *("page", "page_external", "drop", "subgroups"),

@@ -60,7 +60,8 @@ def metrics_of(kind: str, n_classes: int | None = None) -> list[Metric]:
     return [
         metric
         for metric in _REGISTRY.values()
-        if names & set(metric.kinds) and (n_classes is None or _suits(metric, n_classes))
+        if names & set(metric.kinds)
+        and (n_classes is None or metric.n_classes[0] <= n_classes <= (metric.n_classes[1] or n_classes))
     ]
 
 
@@ -85,11 +86,6 @@ def columns(table: str, kind: str, n_classes: int | None = None, *, stage: str =
     """
     metrics = [metric for metric in metrics_of(kind, n_classes) if table in metric.tables]
     return [metric.name for metric in metrics if stage == "oof" or metric.across_folds != "pooled"]
-
-
-def _suits(metric: Metric, n_classes: int) -> bool:
-    low, high = metric.n_classes
-    return low <= n_classes and (high is None or n_classes <= high)
 
 
 for _metric in BUILT_IN:

@@ -34,23 +34,22 @@ class Decided:
     """
 
     rows: pd.DataFrame
-    records: dict[str, dict[str, Any]]
+    records: Mapping[str, Mapping[str, Any]]
 
 
 def decide_grades(table: pd.DataFrame, rules: Mapping[str, str]) -> Decided:
     """Decide the grades of the predictions table by the rule of each target; the median leaves its rows as they are."""
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Mapping[str, Any]] = {target: {"rule": rule} for target, rule in rules.items()}
     for target, rule in rules.items():
-        records[target] = {"rule": rule}
         if rule == "median":
             continue
         by_learner = {
             str(model): _fitted(rows, rule)
             for model, rows in table[table["target"] == target].groupby("model", sort=False)
         }
-        records[target]["thresholds"] = {model: thresholds for model, (thresholds, _) in by_learner.items()}
-        if rule == "kappa":
-            records[target]["rows"] = {model: counts for model, (_, counts) in by_learner.items()}
+        thresholds = {model: limits for model, (limits, _) in by_learner.items()}
+        rows_of = {"rows": {model: counts for model, (_, counts) in by_learner.items()}} if rule == "kappa" else {}
+        records[target] = {"rule": rule, "thresholds": thresholds, **rows_of}
     return Decided(apply_thresholds(table, records), records)
 
 

@@ -30,7 +30,7 @@ from casewise.predictions.weighted_mean import weights_of_classes, weights_of_nu
 from casewise.targets import kind_named
 
 # The coefficients of one stacker for one target, as plain values.
-Fitted: TypeAlias = dict[str, Any]
+Fitted: TypeAlias = Mapping[str, Any]
 # Those of all combined learners, by learner and target, as `stackers.json` holds them.
 Coefficients: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]
 

@@ -106,10 +106,10 @@ def cell(entry: Altered, digits: int) -> Cell:
         moved = figure_cell(entry.moved, digits)
         small = [moved.small, f"mean change {signed(entry.shift.value, digits)}"]
         return Cell(moved.text, "; ".join(filter(None, small)), moved.value)
-    share, into = percent_cell(entry.share), commonest(entry)
+    share, (name, count, total) = percent_cell(entry.share), commonest(entry)
     text = f"{entry.changed} of {entry.answers}"
-    if into["to"]:
-        text += f", {into['to_answers']} of {into['to_of']} to {plain(into['to'])}"
+    if name:
+        text += f", {count} of {total} to {plain(name)}"
     small_text = f"{share.text} {share.small}".strip()
     if entry.correct.of:
         small_text += f"; correct {entry.correct.before}, then {entry.correct.after}"
