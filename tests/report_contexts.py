@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.audit.findings import Audit, Finding
-from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.results import Drop, Estimate, Figures, Headline, ImageSplit, Results, as_stored, plain
 from casewise.predictions.table import COLUMNS
 from casewise.report.caveats import sentences

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import sklearn.metrics as sk
 
-from casewise.evaluation import Outcomes, evaluate
 from casewise.evaluation.bootstrap import Plan, draw, draw_within
 from casewise.evaluation.caveats import POOLED_GAP
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.registry import metric_of

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
-from casewise.evaluation.bootstrap import Estimate
+from casewise.evaluation.bootstrap import Estimate, Plan
 from casewise.evaluation.caveats import caveat, lower_on_test
+from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.results import Results, from_json, plain
 from casewise.metrics.registry import metric_of, metrics_of
 from casewise.predictions.scores import apply_scores

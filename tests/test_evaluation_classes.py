@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import CasewiseError
-from casewise.evaluation import Outcomes, Plan, evaluate
-from casewise.evaluation.bootstrap import draw
+from casewise.evaluation.bootstrap import Plan, draw
 from casewise.evaluation.caveats import caveat
 from casewise.evaluation.classification import classes_of, judge_classes, widen
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.results import Results, from_json, plain
 from casewise.evaluation.thresholds import choose_threshold
 from casewise.metrics.calibration import fit_temperature, scaled

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from casewise.console import Silent
-from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import by_source, source_means
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.read import validate

@@ -15,11 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise import targets
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.inference.model import load_bundle
 from casewise.jobs.backends import Registrations
-from casewise.metrics import metric_of, register_metric
-from casewise.metrics.registry import unregister_metric
+from casewise.metrics import registry
+from casewise.metrics.registry import metric_of, register_metric
 from casewise.models.outputs import (
     NETWORK_KINDS,
     NumberOutput,
@@ -38,7 +40,7 @@ from casewise.study.loading import build_study
 from casewise.study.recipe import Recipe
 from casewise.study.schema import Study
 from casewise.study.targets import Target
-from casewise.targets import Number, kind_named, register_kind, unregister_kind
+from casewise.targets import Number, kind_named, register_kind
 from casewise.training.losses import Scaling, guess_loss, loss_of
 
 
@@ -72,7 +74,7 @@ def counts() -> Iterator[None]:
     register_kind(Counts())
     register_network_kind("counts", CountOutput())
     yield
-    unregister_kind("counts")
+    targets._REGISTRY.pop("counts")
     del NETWORK_KINDS["counts"]
 
 
@@ -130,15 +132,15 @@ def test_processes_that_train_know_what_the_user_registered() -> None:
     }
     study = Study.model_validate(values)
     registrations = Registrations.of(study)
-    unregister_kind("counts")
-    unregister_metric(metric.name)
+    targets._REGISTRY.pop("counts")
+    registry._REGISTRY.pop(metric.name)
     output = NETWORK_KINDS.pop("counts")
     for _ in range(2):  # importing the user's modules may have registered everything already
         registrations.register()
     assert kind_named("counts").name == "counts"
     assert NETWORK_KINDS["counts"] is output
     assert metric_of(metric.name) is metric
-    unregister_metric(metric.name)
+    registry._REGISTRY.pop(metric.name)
 
 
 def write_photographs(folder: Path, subjects: int = 16) -> Path:

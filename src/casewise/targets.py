@@ -216,11 +216,6 @@ def register_kind(kind: TargetKind) -> TargetKind:
     return kind
 
 
-def unregister_kind(name: str) -> None:
-    """Remove a kind, for tests that add one."""
-    _REGISTRY.pop(name, None)
-
-
 def kind_names() -> list[str]:
     """The names of all kinds, as the study file writes them."""
     return list(_REGISTRY)

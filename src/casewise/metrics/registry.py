@@ -28,11 +28,6 @@ def register_metric(metric: Metric) -> Metric:
     return metric
 
 
-def unregister_metric(name: str) -> None:
-    """Remove a metric, for tests that added one."""
-    _REGISTRY.pop(name, None)
-
-
 def added_metrics() -> list[Metric]:
     """The registered metrics that are not built in: another process has to register them again."""
     return [metric for metric in _REGISTRY.values() if metric not in BUILT_IN]
