@@ -6,7 +6,7 @@ one of them (`composite[upper]`). Undefined values are None, never NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
@@ -435,7 +435,7 @@ class WithinColumn(Record):
 class Flow(Record):
     """The steps that left rows out (`casewise.cohort.participants`) and the sizes of the cohort; `name` if external."""
 
-    steps: list[Mapping[str, Any]]
+    steps: Sequence[Mapping[str, Any]]
     cohort: dict[str, int]
     external: Flow | None = None
     name: str | None = None

@@ -150,8 +150,13 @@ def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: 
         }
         return DriftGap(groups[first].rough or groups[second].rough, **gaps)
 
-    sides = (groups[name] for name in ("internal", "external", "inside", "outside"))
-    return LearnerDrift(stage, metric, *sides, gap("outside", "inside"), gap("external", "internal"))
+    return LearnerDrift(
+        stage,
+        metric,
+        **groups,
+        outside_minus_inside=gap("outside", "inside"),
+        external_minus_internal=gap("external", "internal"),
+    )
 
 
 def _with_quality(rows: pd.DataFrame, metric: str) -> pd.DataFrame:

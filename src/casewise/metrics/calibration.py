@@ -106,9 +106,9 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[tuple[floa
 
 # Probabilities of 0 and 1 count as this far from them.
 CLIP = 1e-6
-# A slope beyond this, or a fit that does not settle, means that the class is separated from the others.
+# A slope beyond this, or a fit that does not converge, means that the class is separated from the others.
 STEEPEST = 100.0
-ITERATIONS, SETTLED = 40, 1e-8
+ITERATIONS, CONVERGED = 40, 1e-8
 SPAN = 0.75
 # size of an intermediate array that fits into the cache of a processor
 _AT_ONCE = 2**19
@@ -155,7 +155,7 @@ def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) 
         a, b = np.zeros(len(weights)), np.full(len(weights), 0.0 if sloped else 1.0)
         if sloped:
             a = np.log(share / (1 - share))
-        settled = np.zeros(len(weights), dtype=bool)
+        converged = np.zeros(len(weights), dtype=bool)
         for _ in range(ITERATIONS):
             p = 1 / (1 + np.exp(-np.clip(a[:, None] + b[:, None] * x, -500, 500)))
             residual, curvature = weights * (y - p), weights * p * (1 - p)
@@ -169,11 +169,11 @@ def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) 
             # a step of Newton's method can go too far where few probabilities are near one half
             scale = np.minimum(1.0, 5.0 / np.maximum(np.abs(da), np.abs(db)))
             a, b = a + scale * da, b + scale * db
-            settled = (np.abs(da) < SETTLED * (1 + np.abs(a))) & (np.abs(db) < SETTLED * (1 + np.abs(b)))
-            if (settled | ~defined | ~np.isfinite(a + b)).all():
+            converged = (np.abs(da) < CONVERGED * (1 + np.abs(a))) & (np.abs(db) < CONVERGED * (1 + np.abs(b)))
+            if (converged | ~defined | ~np.isfinite(a + b)).all():
                 break
         value = b if sloped else a
-        return np.where(defined & settled & (np.abs(value) < STEEPEST), value, np.nan)
+        return np.where(defined & converged & (np.abs(value) < STEEPEST), value, np.nan)
 
 
 def line(x: np.ndarray, y: np.ndarray, subjects: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
