@@ -137,18 +137,6 @@ class TestSets:
         assert figures["test"]["coverage"] is None
         assert figures["test"]["without"] == len(few)
 
-    def test_intervals_are_clipped_to_the_range(self) -> None:
-        random = np.random.default_rng(0)
-        subjects, truth = np.arange(40), random.uniform(0, 4, 40)
-        rows = rows_of("regression", subjects, truth, np.clip(truth + random.normal(0, 1, 40), 0, 4))
-        record = fit(rows, {"outcome": (0, 4)}, 0.9)
-        half = record["learners"]["net"]["outcome"]["quantile"]
-        new = with_sets(as_test(rows), record)
-        assert new["low"].tolist() == pytest.approx((new["y_pred"] - half).clip(lower=0).tolist())
-        assert new["high"].tolist() == pytest.approx((new["y_pred"] + half).clip(upper=4).tolist())
-        assert (new["low"] == 0).any()
-        assert (new["high"] == 4).any()
-
     def test_a_class_of_too_few_subjects_is_in_every_set(self) -> None:
         rows = drawn_classes(np.random.default_rng(1), 60)
         rare = rows["y_true"] == 2

@@ -14,10 +14,10 @@ import casewise
 from casewise.errors import RunError
 from casewise.jobs.fingerprint import deciding_settings
 from casewise.predictions.decisions import ALL, apply_thresholds, best_thresholds, decide_grades, half_way, passed
-from casewise.predictions.table import COLUMNS
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.loading import read_study
 from casewise.targets import kind_named
+from tests.prediction_rows import prediction_rows
 from tests.test_baselines import write_study
 
 GRADES = 4
@@ -32,15 +32,11 @@ def graded(count: int = 240, *, seed: int = 0, stages: tuple[str, ...] = ("oof",
         centre = 0.45 * truth + 0.3 * random.normal(size=count)
         logits = -2 * (np.arange(GRADES) - centre[:, None]) ** 2
         values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        table = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(count))
-        table["subject"] = [f"{stage}{number}" for number in range(count)]
-        folds = [number % 3 + 1 if stage == "oof" else pd.NA for number in range(count)]
-        table = table.assign(
-            case=table["subject"] + "/1", model="cnn", target="grade", kind="ordinal", stage=stage, y_true=truth,
-            day=np.nan, outer_fold=pd.array(folds, dtype="Int64"),
-            inner_fold=pd.array([pd.NA] * count, dtype="Int64"), y_pred=kind_named("ordinal").decide(values),
-        )  # fmt: skip
-        tables.append(table.assign(**{f"p{number}": values[:, number] for number in range(GRADES)}))
+        subjects = [f"{stage}{number}" for number in range(count)]
+        folds = np.arange(count) % 3 + 1 if stage == "oof" else None
+        facts = {"model": "cnn", "target": "grade", "kind": "ordinal", "stage": stage}
+        rows = prediction_rows(subjects, truth, values, folds=folds, **facts)
+        tables.append(rows.assign(y_pred=kind_named("ordinal").decide(values)))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics as sk
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan, draw
@@ -24,7 +22,7 @@ from casewise.evaluation.thresholds import choose_threshold
 from casewise.metrics.calibration import fit_temperature, scaled
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.registry import metric_of
-from casewise.metrics.roc import curve, ranking
+from casewise.metrics.roc import curve
 from casewise.targets import kind_named
 
 OF_ALL = ("accuracy", "top2_accuracy", "log_loss", "brier", "recall[pneumonia]")
@@ -46,11 +44,13 @@ def table(
     number = np.repeat(np.arange(subjects + test_subjects), each)
     truth = rng.permutation(np.arange(subjects + test_subjects) % k)[number]
     frame = pd.DataFrame({"subject": [f"s{n:04d}" for n in number], "visit": np.arange(len(number)).astype(str)})
-    frame["case"] = frame["subject"] + "/" + frame["visit"]
-    frame = frame.assign(day=np.nan, region="", image="", inner_fold=pd.NA, target="dx", kind=kind)
-    frame["stage"] = np.where(number < subjects, "oof", "test")
+    frame = frame.assign(
+        case=frame["subject"] + "/" + frame["visit"], y_true=truth.astype(float), target="dx", kind=kind
+    )
+    frame = frame.assign(
+        day=np.nan, region="", image="", inner_fold=pd.NA, stage=np.where(number < subjects, "oof", "test")
+    )
     frame["outer_fold"] = pd.array([n % 3 if n < subjects else None for n in number], dtype="Int64")
-    frame["y_true"] = truth.astype(float)
     parts = []
     for model, strength in (skill or {"good": 2.0, "fair": 1.0, "poor": 0.2}).items():
         own = rng.normal(size=(subjects + test_subjects, k))[number]
@@ -142,28 +142,6 @@ def test_every_figure_is_scikit_learns_also_weighted(k: int, kind: str) -> None:
             assert set(theirs) == set(found)
             for name, value in theirs.items():
                 assert found[name][resample, learner] == pytest.approx(value, abs=1e-9), (name, resample, learner)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=25))
-def test_the_area_is_the_share_of_pairs_in_the_right_order(cases: list[tuple[int, bool, int]]) -> None:
-    scores, of_class, weights = (np.array(column) for column in zip(*cases, strict=True))
-    w = weights.astype(float)[None]
-    ranks = ranking(scores.astype(float), of_class, np.arange(len(cases)), w)
-    pairs = [
-        (a[2] * b[2], 1.0 if a[0] > b[0] else 0.5 if a[0] == b[0] else 0.0)
-        for a in cases
-        for b in cases
-        if a[1] and not b[1]
-    ]
-    total = sum(weight for weight, _ in pairs)
-    if total:
-        assert ranks.auroc[0] == pytest.approx(sum(weight * order for weight, order in pairs) / total)
-        backwards = ranking(-scores.astype(float), of_class, np.arange(len(cases)), w)
-        assert ranks.auroc[0] + backwards.auroc[0] == pytest.approx(1.0)
-    else:
-        assert np.isnan(ranks.auroc[0])
-    assert np.isnan(ranks.auprc[0]) == (not (weights * of_class).sum())
 
 
 def judge(rows: pd.DataFrame, names: tuple[str, ...] | None = None, **plan: Any) -> dict[str, Any]:

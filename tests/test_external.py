@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ import pytest
 
 from casewise import open_run
 from casewise.cohort.cohort import read_cohort
-from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import drop
 from casewise.inference.bundle import Bundle
 from casewise.metrics.registry import metric_of
-from casewise.modalities.base import PreparedCohort
 from casewise.models.weights import bundle_subjects
-from casewise.pipeline.external import prepare_external, read_external
+from casewise.pipeline.external import read_external
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.table import mean_over_folds
 from casewise.report.results_page import write_results
@@ -268,34 +265,3 @@ def test_the_same_picture_in_both(done: Run, here: Path, there: Path, tmp_path: 
     said = refused(here, tmp_path / "run", done, **external(table))
     assert "The same picture occurs in the cohort to be tested on:" in said
     assert Path(twin).name in said
-
-
-def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
-    here: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from casewise.audit import twin_findings
-    from casewise.pipeline.read import prepare, read
-
-    searches: list[int] = []
-    search = twin_findings.find_twins
-    monkeypatch.setattr(twin_findings, "find_twins", lambda *values: searches.append(1) or search(*values))
-    folder = RunFolder(tmp_path / "run")
-    study = chest_study(here, **external(there))
-    cohort = read(study, None, Silent())
-    tiles = prepare(study, cohort, folder, Silent())
-    own = PreparedCohort(study, cohort, folder.images(), tiles)
-    for other in (folder, folder, folder.seed(7)):
-        prepare_external(own, other, Silent())
-    assert len(searches) == 1
-    fewer = changed(there, tmp_path / "c.csv")
-    pd.read_csv(fewer).iloc[1:].to_csv(fewer, index=False)
-    prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
-    assert len(searches) == 2
-    # a search that found pictures of both cohorts refuses again
-    rows = pd.read_csv(fewer)
-    rows.loc[0, "path"] = str(here.parent / pd.read_csv(here)["path"][0])
-    rows.to_csv(fewer, index=False)
-    for _ in range(2):
-        with pytest.raises(CohortError, match="in the cohort to be tested on"):
-            prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
-    assert len(searches) == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +14,11 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import by_source, source_means
 from casewise.pipeline.evaluate import evaluate as evaluate_step
-from casewise.pipeline.read import validate
 from casewise.report.context import ReportContext
 from casewise.report.sections import learners, validation
 from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_name
 from casewise.study.loading import build_study
-from tests.chest_study import chest_study
 from tests.prediction_rows import prediction_rows
 from tests.report_contexts import classes as toy
 from tests.report_contexts import with_results
@@ -110,18 +107,6 @@ def test_weights_fitted_across_sources_are_not_the_headline(table: pd.DataFrame)
         assert evaluate(rows, outcomes, Plan(20))["main"]["learner"] == learner
 
 
-def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], table: pd.DataFrame) -> None:
-    for told in results["by_site"].values():
-        assert list(told) == ["fair", "pool", "meta_learner_logistic"]
-    assert results["by_site"]["north"]["meta_learner_logistic"]["auroc"]["value"] == 1
-    lost = table.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64"))
-    sources = {subject: subject[:-3] for subject in table["subject"]}
-    again = by_source(lost, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(20, 0.95, 0))
-    assert again["south"]["fair"]["auroc"]["value"] == pytest.approx(
-        results["by_site"]["south"]["fair"]["auroc"]["value"], abs=1e-5
-    )
-
-
 def test_means_within_sources_have_intervals_by_subject_within_each(results: dict[str, Any]) -> None:
     for figures in results["site_means"].values():
         mean = figures["accuracy"]
@@ -140,10 +125,8 @@ def test_the_interval_of_a_mean_of_small_sources_is_free_of_their_bias() -> None
         truth = random.standard_normal(50)
         predicted = 0.8 * truth + 0.6 * random.standard_normal(50)
         who = [f"{number // 10}:{number}" for number in range(50)]
-        row = {"visit": "1", "day": np.nan, "region": "", "image": "", "inner_fold": pd.NA, "model": "m"}
-        row |= {"stage": "oof", "target": "x", "kind": "regression"}
-        values = {"case": who, "subject": who, "y_true": truth, "y_pred": predicted, "outer_fold": 1}
-        told, sources = pd.DataFrame({**values, **row}), {name: name[0] for name in who}
+        told = prediction_rows(who, truth, predicted, folds=np.ones(50), model="m", target="x")
+        sources = {name: name[0] for name in who}
         by_site = by_source(told, "x", sources, plan=Plan(100))
         mean = source_means(by_site, told, "x", sources, plan=Plan(200))["m"]["ccc"]
         hits.append(mean["low"] <= 0.8 <= mean["high"])
@@ -175,19 +158,6 @@ def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
     alone = source_means(by_source(lone, "dx", sources, **judged), lone, "dx", sources, **judged)["m"]
     assert alone["accuracy"].low is None
     assert "one subject" in str(alone["accuracy"].reason)
-
-
-def test_validation_names_the_source_of_each_fold(chests: Path) -> None:
-    study = chest_study(chests, ["covid", "pneumonia"], split={"leave_out": "sex"})
-    rows = pd.read_csv(chests).query("label != 'no_finding'")
-    lines = validate(study, Silent())
-    for number, (sex, of_sex) in enumerate(rows.groupby("sex")):
-        first = next(n for n, line in enumerate(lines) if line.startswith(f"fold {number + 1}"))
-        count = of_sex["subject"].nunique()
-        assert f"sex {sex}: {count} subject" in lines[first]
-        for offset, label in enumerate(["covid", "pneumonia"], 1):
-            of_class = of_sex[of_sex["label"] == label]
-            assert f"label {label}: {of_class['subject'].nunique()} subject" in lines[first + offset]
 
 
 @pytest.fixture(scope="module")

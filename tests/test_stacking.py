@@ -132,21 +132,6 @@ def test_combining_beats_the_best_learner_on_new_subjects() -> None:
     assert error["meta_learner_ridge_w_intercept"] < 0.8 * error.drop("meta_learner_ridge_w_intercept").min()
 
 
-def test_rows_without_a_truth_teach_nothing_but_are_predicted() -> None:
-    table = cohort()
-    unscored = table["case"] == "s0/1"
-    table.loc[unscored, "y_true"] = np.nan
-    found = stack(table, ["linear"], ranges=RANGES)
-    told = found.coefficients["meta_learner"]["area"]
-    assert told["n_rows"] == 38
-    assert len(learned(stack(table, ["weighted"], ranges=RANGES).rows, "weighted", "oof").loc["s0/1"]) == 2
-    x, y, first = features(table[table["stage"] == "oof"])
-    known = first["y_true"].notna().to_numpy()
-    np.testing.assert_allclose(
-        list(told["weights"].values()), LinearRegression(fit_intercept=False).fit(x[known], y[known]).coef_
-    )
-
-
 def test_predictions_are_clipped_to_the_range() -> None:
     found = stack(cohort(noise=2.0), ["linear"], ranges={"area": (2.0, 3.0)}).rows["y_pred"]
     assert found.min() == 2.0

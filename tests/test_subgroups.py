@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pandas as pd
 import pytest
 
 from casewise.cohort.groups import grouping
-from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.judges import judge_of
 from casewise.evaluation.results import Headline, Results, Subgroups, SubgroupTest
@@ -21,7 +19,6 @@ from casewise.report.context import ReportContext
 from casewise.report.sections import subgroups as shown
 from casewise.report.tables import metric_format
 from casewise.study.evaluation import Evaluation
-from tests.chest_study import chest_study
 from tests.prediction_rows import prediction_rows
 from tests.report_contexts import study_of_numbers
 
@@ -60,12 +57,6 @@ class TestGroups:
         groups = grouping(pd.Series(["left", "right", "left", ""]), units, units, "side")
         assert [g.code for g in groups.groups] == ["value", "value", "several"]
         assert groups.of_units.to_dict() == {"a": 2, "b": 0}
-
-    def test_a_band_begins_with_its_cut_point(self) -> None:
-        who = people(4)
-        groups = grouping(pd.Series(["39.9", "40", "60", ""]), who, who, "age", (40.0, 60.0))
-        assert groups.of_units.tolist() == [0, 1, 2, 3]
-        assert not groups.planned
 
     def test_thirds_are_of_subjects_and_not_of_images(self) -> None:
         who = pd.concat([people(30), pd.Series(["S000"] * 300)], ignore_index=True)
@@ -185,12 +176,3 @@ class TestSettings:
             with pytest.raises(ValueError, match="subgroups"):
                 Evaluation(subgroups=bad)
         assert Evaluation(subgroups=["sex", {"age": [40, 60]}]).subgroup_cuts == {"sex": (), "age": (40.0, 60.0)}
-
-    @pytest.mark.parametrize("key", ["columns", "targets"])
-    def test_nor_can_the_column_that_it_is_read_from(self, key: str) -> None:
-        target = {"label": {"classes": ["covid", "no_finding"]}}
-        if key == "targets":
-            target["label"]["column"] = "diagnosis"  # type: ignore[assignment]
-        columns = {"columns": {"label": "diagnosis"}} if key == "columns" else {}
-        with pytest.raises(CasewiseError, match="subgroups"):
-            chest_study(Path("t.csv"), targets=target, evaluation={"subgroups": ["diagnosis"]}, **columns)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +41,7 @@ from casewise.study.schema import Study
 from casewise.study.targets import Target
 from casewise.targets import Number, kind_named, register_kind
 from casewise.training.losses import Scaling, guess_loss, loss_of
+from tests.prediction_rows import prediction_rows
 
 
 class Counts(Number):
@@ -103,12 +103,13 @@ def test_counts_go_from_the_study_file_to_the_metrics() -> None:
     truth, values = learned(outputs)
     kind = kind_named(target.kind)
     predicted = kind.decide(kind.normalise(values, *target.range))
-    facts: dict[str, Any] = {"visit": "", "day": np.nan, "region": "", "image": "", "target": "lesions"}
-    rows = pd.DataFrame({"case": [f"c{n:03d}" for n in range(len(truth))], "y_true": truth, **facts})
-    rows = rows.assign(subject=rows["case"], stage="oof", inner_fold=pd.NA, outer_fold=np.arange(len(rows)) % 3 + 1)
-    noise = np.random.default_rng(1).normal(size=len(rows))
-    parts = [rows.assign(model="net", y_pred=predicted), rows.assign(model="noisy", y_pred=predicted + noise)]
-    table = check(pd.concat(parts, ignore_index=True).assign(kind="counts"))
+    names, folds = [f"c{n:03d}" for n in range(len(truth))], np.arange(len(truth)) % 3 + 1
+    noise = np.random.default_rng(1).normal(size=len(truth))
+    parts = [
+        prediction_rows(names, truth, values, folds=folds, model=model, target="lesions", kind="counts")
+        for model, values in (("net", predicted), ("noisy", predicted + noise))
+    ]
+    table = check(pd.concat(parts, ignore_index=True))
 
     results = evaluate(table, Outcomes("lesions"), Plan(100))
     figures = results.metrics["oof"]["net"]["lesions"]
