@@ -376,7 +376,7 @@ def observed(runs: Path | None) -> list[str]:
             by_class = {name: each for name, each in of_stage.get("by_class", {}).items() if each}
             lowest = min(by_class, key=lambda name: by_class[name]["value"], default=None)
             least = f"{lowest}: {_share(by_class[lowest])}, n = {by_class[lowest]['n_subjects']}" if lowest else "–"
-            side = "out of fold, cross-fitted" if of_stage["cross_fitted"] else STAGES[stage]
+            side = "out of fold, cross-fitted" if stage == "oof" else STAGES[stage]
             if share["value"] < LEAST:
                 contains = share["high"] is not None and share["high"] >= results["prediction_sets"]["level"]
                 ends = "contains" if contains else "does not contain"

@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from casewise.evaluation import Plan, evaluate
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import evaluate
 from casewise.evaluation.headline import against_baselines
 from casewise.evaluation.results import AlteredAnswers, ClassChange, CorrectAnswers
 from casewise.pipeline.evaluate import outcomes

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from casewise.metrics.numbers import moments, number_metrics
+
 
 def prediction_rows(
     subjects: Sequence[Any] | np.ndarray,
@@ -31,3 +33,11 @@ def prediction_rows(
     )  # fmt: skip
     probabilities = {f"p{number}": p for number, p in enumerate(values.T if values.ndim > 1 else ())}
     return rows.assign(**probabilities).assign(**columns)
+
+
+def metric_value(name: str, truth: np.ndarray, predicted: np.ndarray) -> float | None:
+    """One metric of two arrays, or None where it is undefined."""
+    present = truth[~np.isnan(truth)]
+    terms = moments(truth, predicted, centre=float(present.mean()) if present.size else 0.0)
+    result = float(number_metrics(terms.sum(axis=0))[name])
+    return None if np.isnan(result) else result

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.audit.findings import Audit, Finding
-from casewise.evaluation import FollowUp, Outcomes, Plan, evaluate
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.results import Drop, Estimate, Figures, Headline, ImageSplit, Results, as_stored, plain
 from casewise.predictions.table import COLUMNS
 from casewise.report.caveats import sentences
@@ -578,7 +579,6 @@ def classes(
             positive={outcome: first} if (first := study.positive_of(outcome)) else {},
         ),
         Plan(50),
-        subjects_known=study.subjects_known,
     )
     metrics = with_sets(study, predictions, metrics)
     if outside:

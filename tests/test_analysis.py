@@ -13,9 +13,7 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, mean_absolute_error
 
 import casewise as cw
-from casewise.console import Silent, Terminal, default_show, shown_at
 from casewise.errors import CasewiseError, RunError
-from casewise.evaluation.figures import Headline
 from casewise.run_folder import RunFolder
 from casewise.run_folder.job_folder import LOCK
 from tests.chest_study import THREE, chest_study
@@ -61,11 +59,6 @@ def test_predictions_have_a_row_for_each_learner_and_case_with_names_of_classes(
     raw = run.rows.query("stage == 'oof'").set_index(["model", "case"])
     tidy = table.query("stage == 'oof'").set_index(["learner", "case"])
     assert [THREE[int(code)] for code in raw["y_pred"].loc[list(tidy.index)]] == tidy["prediction"].tolist()
-
-
-def test_predictions_of_numbers_are_numbers(ages: cw.Run) -> None:
-    assert pd.api.types.is_float_dtype(ages.predictions["prediction"])
-    assert pd.api.types.is_float_dtype(ages.predictions["reference"])
 
 
 def test_metrics_are_those_of_the_predictions(run: cw.Run, ages: cw.Run) -> None:
@@ -158,12 +151,10 @@ def test_a_mistyped_name_gets_the_nearest_one(run: cw.Run, mistake: Any, meant: 
 @pytest.mark.parametrize(
     ("mistake", "error", "named"),
     [
-        (lambda run: run.plot.rock(), AttributeError, ("roc", "calibration")),
-        (lambda run: run.metric, AttributeError, ("metrics",)),
         (lambda run: cw.open_run(run.folder.parent), RunError, ("films",)),
         (lambda run: cw.run(5), CasewiseError, ("path", "5")),
     ],
-    ids=["figure", "attribute", "folder above", "no study"],
+    ids=["folder above", "no study"],
 )
 def test_a_mistake_in_python_is_answered_with_what_there_is(
     run: cw.Run, mistake: Any, error: type[Exception], named: tuple[str, ...]
@@ -171,18 +162,7 @@ def test_a_mistake_in_python_is_answered_with_what_there_is(
     with pytest.raises(error) as refused:
         mistake(run)
     assert all(name in str(refused.value) for name in named)
-    assert not hasattr(run, "_repr_svg_")
     assert "roc()" in repr(run.plot)
-
-
-def test_an_error_within_an_attribute_is_not_hidden(run: cw.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: object) -> None:
-        raise AttributeError("the true cause")
-
-    for owner, name in ((run, "headline"), (run.plot, "names")):
-        monkeypatch.setattr(type(owner), name, property(broken))
-        with pytest.raises(AttributeError, match="the true cause"):
-            getattr(owner, name)
 
 
 def test_a_number_has_one_calibration_curve(ages: cw.Run) -> None:
@@ -259,36 +239,10 @@ def test_a_case_is_explained_without_writing(run: cw.Run) -> None:
         maps.map("cnn", panel=1)
 
 
-def test_new_cases_are_predicted(run: cw.Run, chests: Path) -> None:
-    table = pd.read_csv(chests).drop(columns="label").head(3)
-    new = run.predict(table, root=chests.parent)
-    assert set(new["learner"]) == {"cnn", "test_resnet"}
-    assert set(new["prediction"]) <= set(THREE)
-    assert len(new) == 6
-
-
 def test_a_run_says_what_it_is_in_a_few_lines(run: cw.Run) -> None:
     assert run.headline in repr(run)
     assert "\n" not in repr(run)
     shown = run._repr_html_()
     assert run.report.resolve().as_uri() in shown
     assert "synthetic" in shown
-    figures = run.results["main"]["metrics"]
-    assert 1 < shown.count("<tr>") <= 1 + len(figures)
     assert len(shown) < 1000
-
-
-def test_a_run_without_figures_is_shown_without_them(run: cw.Run) -> None:
-    nothing = Headline("label", stage=None, learner=None, chosen_on=None, metrics=None, kind="classification")
-    bare = replace(run, finished=replace(run.finished, results=replace(run.results, main=nothing)))
-    assert "<table>" not in bare._repr_html_()
-
-
-def test_progress_is_shown_in_interactive_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("sys.ps1", raising=False)
-    assert isinstance(default_show(), Silent)
-    assert isinstance(shown_at(True), Terminal)
-    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
-    assert isinstance(default_show(), Terminal)
-    assert isinstance(shown_at(None), Terminal)
-    assert isinstance(shown_at(False), Silent)

@@ -11,14 +11,10 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, decision_curve, number_calibration
-from casewise.evaluation.figures import Headline
-from casewise.evaluation.results import Results
+from casewise.evaluation.results import Headline, Results
 from casewise.evaluation.thresholds import judge_thresholds
-from casewise.metrics.calibration import intercepts, logit, slopes, smoothed
-from casewise.metrics.classes import Classes, Samples, class_metrics
-from casewise.metrics.classes import reason as class_reason
+from casewise.metrics.calibration import logistic, logit, smoothed
 from casewise.pipeline.evaluate import with_calibration
-from casewise.study.evaluation import Evaluation
 from tests.prediction_rows import prediction_rows
 from tests.report_contexts import study_of_classes
 
@@ -46,24 +42,18 @@ class TestLines:
         p, truth = drawn(200)
         subject = np.arange(200) // 2
         counts = np.random.default_rng(1).multinomial(100, np.full(100, 0.01), size=5).astype(float)
-        fitted = slopes(logit(p), truth == 0, subject, counts)
+        fitted = logistic(logit(p), truth == 0, subject, counts, sloped=True)
         for number in range(5):
             weights = counts[number][subject]
             model = LogisticRegression(C=1e10, tol=1e-10, max_iter=2000)
             model.fit(logit(p)[:, None], truth == 0, sample_weight=weights)
             assert fitted[number] == pytest.approx(model.coef_[0, 0], rel=1e-4)
 
-    def test_the_intercept_makes_the_mean_probability_right(self) -> None:
-        p, truth = drawn(300, intercept=-1)
-        (a,) = intercepts(logit(p), truth == 0, np.arange(300), np.ones((1, 300)))
-        assert (1 / (1 + np.exp(-(a + logit(p))))).mean() == pytest.approx((truth == 0).mean(), abs=1e-9)
-
     def test_undefined_slopes_are_nan(self) -> None:
         x, ones = np.array([-2.0, -1, 1, 2]), np.ones((1, 4))
-        assert np.isnan(slopes(x, x > 0, np.arange(4), ones)[0])
-        assert np.isnan(slopes(np.ones(4), x > 0, np.arange(4), ones)[0])
-        assert np.isnan(slopes(x, x > -9, np.arange(4), ones)[0])
-        assert np.isnan(intercepts(x, x > -9, np.arange(4), ones)[0])
+        for values, of_class in ((x, x > 0), (np.ones(4), x > 0), (x, x > -9)):
+            assert np.isnan(logistic(values, of_class, np.arange(4), ones, sloped=True)[0])
+        assert np.isnan(logistic(x, x > -9, np.arange(4), ones, sloped=False)[0])
 
     def test_a_smoothed_line_is_a_line_and_stays_defined_at_ties(self) -> None:
         x = np.repeat([0.2, 0.8], 10)
@@ -107,13 +97,6 @@ class TestClasses:
             class_calibration(rows_of(p[:n], truth[:n], per_subject=1), ["a", "b"], "a", PLAN)["a"] for n in (40, 100)
         ]
         assert [entry.slope.rough for entry in entries] == [True, False]
-
-    def test_of_three_classes_each_has_its_own(self) -> None:
-        random = np.random.default_rng(0)
-        p = random.dirichlet([2, 2, 2], 90)
-        truth = np.array([random.choice(3, p=q) for q in p])
-        rows = rows_of(p[:, 0], truth).assign(p1=p[:, 1], p2=p[:, 2])
-        assert list(class_calibration(rows, ["a", "b", "c"], None, PLAN)) == ["a", "b", "c"]
 
 
 def test_the_line_of_a_number_is_that_of_scikit_learn() -> None:
@@ -161,22 +144,6 @@ class TestPredictiveValues:
         assert everyone["npv"].value is None
         assert everyone["npv"].reason == "every case is called positive"
         assert everyone["lr_negative"].value is None
-
-    def test_decisions_have_them_too(self) -> None:
-        truth, decided = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 1, 0])[:, None]
-        p = np.full((6, 1, 2), 0.5)
-        classes = Classes(("ill", "well"), positive=0)
-        values = class_metrics(Samples(truth, decided, p, p, np.array(list("abcdef"))), classes, np.ones((1, 6)))
-        assert values["npv"][0, 0] == pytest.approx(2 / 3)
-        assert values["lr_positive"][0, 0] == pytest.approx(2.0)
-        assert class_reason("lr_positive", classes, np.array([3, 3])) == "no case is a false positive"
-
-    def test_a_prevalence_is_of_two_classes(self) -> None:
-        assert Evaluation(prevalence={"finding": "2%"}).prevalence == {"finding": 0.02}
-        with pytest.raises(ValueError, match="prevalence"):
-            study_of_classes("classification", evaluation={"prevalence": {"finding": 0.1}})
-        with pytest.raises(ValueError, match="prevalence"):
-            Evaluation(prevalence={"finding": 0})
 
 
 class TestDecisions:

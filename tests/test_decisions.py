@@ -11,15 +11,13 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 import casewise
-from casewise.errors import CasewiseError, RunError
-from casewise.inference.output_table import OutputTable
+from casewise.errors import RunError
 from casewise.jobs.fingerprint import deciding_settings
-from casewise.pipeline.audit import EXCLUDED
 from casewise.predictions.decisions import ALL, apply_thresholds, best_thresholds, decide_grades, half_way, passed
-from casewise.predictions.table import COLUMNS
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.loading import read_study
 from casewise.targets import kind_named
+from tests.prediction_rows import prediction_rows
 from tests.test_baselines import write_study
 
 GRADES = 4
@@ -34,15 +32,11 @@ def graded(count: int = 240, *, seed: int = 0, stages: tuple[str, ...] = ("oof",
         centre = 0.45 * truth + 0.3 * random.normal(size=count)
         logits = -2 * (np.arange(GRADES) - centre[:, None]) ** 2
         values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        table = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(count))
-        table["subject"] = [f"{stage}{number}" for number in range(count)]
-        folds = [number % 3 + 1 if stage == "oof" else pd.NA for number in range(count)]
-        table = table.assign(
-            case=table["subject"] + "/1", model="cnn", target="grade", kind="ordinal", stage=stage, y_true=truth,
-            day=np.nan, outer_fold=pd.array(folds, dtype="Int64"),
-            inner_fold=pd.array([pd.NA] * count, dtype="Int64"), y_pred=kind_named("ordinal").decide(values),
-        )  # fmt: skip
-        tables.append(table.assign(**{f"p{number}": values[:, number] for number in range(GRADES)}))
+        subjects = [f"{stage}{number}" for number in range(count)]
+        folds = np.arange(count) % 3 + 1 if stage == "oof" else None
+        facts = {"model": "cnn", "target": "grade", "kind": "ordinal", "stage": stage}
+        rows = prediction_rows(subjects, truth, values, folds=folds, **facts)
+        tables.append(rows.assign(y_pred=kind_named("ordinal").decide(values)))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -115,21 +109,6 @@ def test_thresholds_stay_half_way_where_nothing_can_be_tuned(truth: list[float],
     assert best_thresholds(np.array(expected), np.array(truth), 3).tolist() == half_way(3).tolist()
 
 
-def test_rows_without_a_reference_are_decided_and_not_tuned_on() -> None:
-    table = graded(30, stages=("oof",))
-    table.loc[table["outer_fold"] != 1, "y_true"] = np.nan
-    decided = decide_grades(table, {"grade": "kappa"})
-    record = decided.records["grade"]
-    assert record["rows"]["cnn"] == {"1": 0, "2": 10, "3": 10, ALL: 10}
-    assert record["thresholds"]["cnn"]["1"] == half_way(3).tolist()
-    assert decided.rows["y_pred"].notna().all()
-
-
-def test_only_grades_have_a_rule(tmp_path: Path, chests: Path) -> None:
-    with pytest.raises(CasewiseError, match="decision"):
-        read_study(write_study(tmp_path, chests, targets="{label: {classes: [covid, pneumonia], decision: kappa}}"))
-
-
 @pytest.fixture(scope="module")
 def severities(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
     """A run of linear models whose grades are decided by tuned thresholds."""
@@ -142,10 +121,9 @@ def severities(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
 
 def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: Path, tmp_path: Path) -> None:
     folder = RunFolder(severities.folder)
-    record = severities.results.decision_rules["label"]
+    record = folder.decisions.read()["label"]
     assert record["rule"] == "kappa"
     assert set(record["thresholds"]["linear_pixels"]) == {"1", "2", ALL}
-    assert any(note.code == "grades_decided" and note["rule"] == "kappa" for note in severities.results.notes)
     table = pd.read_parquet(folder.predictions.path)
     expected = table["p1"] + 2 * table["p2"]
     for fold, rows in table.groupby(table["outer_fold"].astype(object).map(lambda f: ALL if pd.isna(f) else str(f))):
@@ -162,7 +140,7 @@ def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: 
 def test_the_network_of_a_fold_has_the_thresholds_of_its_fold(severities: Any, tmp_path: Path) -> None:
     folder = RunFolder(severities.folder)
     job = folder.job("linear_pixels", 1)
-    stored = severities.results.decision_rules["label"]["thresholds"]["linear_pixels"]["2"]
+    stored = folder.decisions.read()["label"]["thresholds"]["linear_pixels"]["2"]
     model = casewise.load_bundle(job.path)
     assert model.decisions["label"]["thresholds"]["linear_pixels"][ALL] == stored
     copied = JobFolder(tmp_path)
@@ -170,12 +148,6 @@ def test_the_network_of_a_fold_has_the_thresholds_of_its_fold(severities: Any, t
         (tmp_path / file.path.name).write_bytes(file.path.read_bytes())
     with pytest.raises(RunError, match="decisions"):
         casewise.load_bundle(copied.path)
-
-
-def test_new_cases_are_decided_by_the_thresholds_of_all_folds() -> None:
-    rows = graded(5, stages=("external",))
-    decided = apply_thresholds(rows, {"grade": {"rule": "kappa", "thresholds": {"cnn": {ALL: [-1.0, -1.0, 9.0]}}}})
-    assert (decided["y_pred"] == 2).all()
 
 
 def test_no_network_depends_on_the_rule(severities: Any, tmp_path: Path, chests: Path) -> None:
@@ -190,18 +162,6 @@ def test_no_network_depends_on_the_rule(severities: Any, tmp_path: Path, chests:
         study = read_study(write_study(tmp_path / name, chests, targets=target.format(more=more)))
         decided.append(deciding_settings(study, read(study, RunFolder(tmp_path / name / "run"), Silent())))
     assert decided[0] == decided[1]
-
-
-def test_the_audit_does_not_depend_on_the_rule(tmp_path: Path, chests: Path) -> None:
-    target = "{{label: {{kind: ordinal, classes: [no_finding, covid, pneumonia]{more}}}}}"
-    studies = [
-        read_study(write_study(tmp_path, chests, targets=target.format(more=more))) for more in ("", ", decision: mean")
-    ]
-    assert studies[0].decisions == {"label": "median"}
-    assert studies[1].decisions == {"label": "mean"}
-    first, second = (study.model_dump(mode="json", exclude=EXCLUDED) for study in studies)
-    assert first == second
-    assert "seeds" not in first
 
 
 def by_stored_thresholds(table: pd.DataFrame, record: Any) -> np.ndarray:
@@ -232,21 +192,11 @@ def several(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
 
 @pytest.mark.parametrize("name", ["counterfactuals", "tile_predictions"])
 def test_altered_images_and_tiles_are_decided_by_the_rule(several: Any, name: str) -> None:
-    table = getattr(RunFolder(several.folder), name).read()
-    record = several.results.decision_rules["label"]
+    folder = RunFolder(several.folder)
+    table, record = getattr(folder, name).read(), folder.decisions.read()["label"]
     assert (table["y_pred"] == by_stored_thresholds(table, record)).all()
     median = kind_named("ordinal").decide(table[["p0", "p1", "p2"]].to_numpy(dtype=float))
     assert (table["y_pred"] != median).any()
-
-
-def test_correct_answers_before_an_alteration_are_those_of_the_predictions(several: Any) -> None:
-    folder = RunFolder(several.folder)
-    altered, predictions = folder.counterfactuals.read(), folder.predictions.read()
-    for model, by_alteration in several.results.counterfactuals.items():
-        rows = predictions[(predictions["model"] == model) & (predictions["stage"] == "oof")]
-        rows = rows[rows["case"].isin(altered["case"])]
-        correct = int((rows["y_pred"] == rows["y_true"]).sum())
-        assert {entry.correct.before for entry in by_alteration.values()} == {correct}
 
 
 def test_without_probabilities_there_is_no_grade() -> None:
@@ -257,20 +207,3 @@ def test_without_probabilities_there_is_no_grade() -> None:
         rows.loc[missing, columns] = np.nan
         decided = apply_thresholds(rows, {"grade": {"rule": "mean", "thresholds": {"cnn": {ALL: [0.5, 1.5, 2.5]}}}})
         assert (decided["y_pred"].isna() == rows["p0"].isna()).all()
-
-
-def test_a_row_without_probabilities_does_not_tune() -> None:
-    table = graded(30, stages=("oof",))
-    table.loc[0, [f"p{number}" for number in range(GRADES)]] = np.nan
-    decided = decide_grades(table, {"grade": "kappa"})
-    assert decided.records["grade"]["rows"]["cnn"] == {"1": 20, "2": 19, "3": 19, ALL: 29}
-    assert decided.rows["y_pred"].isna().tolist() == [True] + [False] * 29
-
-
-def test_a_case_without_a_grade_has_no_name_for_it() -> None:
-    rows = graded(2, stages=("external",)).assign(y_pred=[np.nan, 2.0], distance=np.nan, spread=np.nan)
-    rows = rows.assign(low=np.nan, high=np.nan, set="")
-    named = OutputTable({"grade": ["none", "mild", "late", "worst"]}, []).of_rows(rows)
-    assert named["prediction"].isna().tolist() == [True, False]
-    assert [bool(problem) for problem in named["problem"]] == [True, False]
-    assert named["prediction"].iloc[1] == "late"

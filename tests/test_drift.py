@@ -18,7 +18,6 @@ from casewise.evaluation.robustness import drift, drift_caveats
 from casewise.inference.bundle import Bundle
 from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
-from casewise.jobs.predict import evenly
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
@@ -45,43 +44,15 @@ class TestDistance:
         assert (distance.raw(torch.stack([along, off])) > 2).all()
         assert distance.raw(distance.mean[None])[0] < 0.1
 
-    @pytest.mark.parametrize(("count", "width"), [(60, 8), (12, 40), (2, 5)])
-    def test_whitened_values_agree_with_the_covariance(self, count: int, width: int) -> None:
-        features = torch.randn(count, width, generator=torch.Generator().manual_seed(2))
-        distance = FeatureDistance.fit(features, count)
-        assert distance is not None
-        kept = len(distance.variances)
-        assert kept == max(1, min(count // 10, width))
-        gram = distance.components.double() @ distance.components.double().T
-        assert torch.allclose(gram, torch.eye(kept, dtype=torch.float64), atol=1e-5)
-        covariance = np.cov(features.double().numpy().T, bias=True)
-        along = distance.components.double().numpy()
-        assert np.allclose(np.diag(along @ covariance @ along.T), distance.variances.numpy(), atol=1e-5)
-
     def test_features_that_do_not_vary_have_none(self) -> None:
         assert FeatureDistance.fit(torch.ones(9, 4), 9) is None
         assert FeatureDistance.fit(torch.ones(1, 4), 1) is None
         assert FeatureDistance.fit(torch.full((3, 4), torch.nan), 3) is None
 
-    def test_one_in_twenty_held_out_cases_exceeds_one(self) -> None:
-        distance = FeatureDistance.fit(torch.randn(50, 3, generator=torch.Generator().manual_seed(3)), 50)
-        assert distance is not None
-        scaled = distance.scaled_by(rows_of([float(n) for n in range(1, 100)]))
-        assert scaled is not None
-        assert scaled.scale == {"x": 95.0}
-        assert scaled.scaled(rows_of([190.0]))["distance"].tolist() == [2.0]
-        assert np.isnan(scaled.scaled(rows_of([190.0], "other"))["distance"]).all()
-        assert distance.scaled_by(rows_of([np.nan])) is None
-
     def test_the_quantile_holds_for_further_cases(self) -> None:
         random = np.random.default_rng(0)
         shares = [(random.normal(size=200) > held_out_quantile(random.normal(size=39))).mean() for _ in range(300)]
         assert np.mean(shares) == pytest.approx(0.05, abs=0.01)
-
-    def test_training_panels_are_taken_in_turn_from_all_subjects(self) -> None:
-        subjects = np.array(["a"] * 50 + ["b"] * 3 + ["c"])
-        rows = evenly(np.arange(54), subjects, 10, 0)
-        assert np.unique(subjects[rows], return_counts=True)[1].tolist() == [6, 3, 1]
 
 
 @pytest.fixture(scope="module")
@@ -152,22 +123,8 @@ def test_new_cases_have_the_distance_of_the_external_cohort(done: Run, there: Pa
     assert np.allclose(predicted, expected.loc[predicted.index], rtol=1e-4)
 
 
-def test_a_finished_run_is_opened_without_its_other_cohorts(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from casewise.pipeline.finished import FinishedRun
-
-    monkeypatch.setattr("casewise.pipeline.read.read_external", lambda *_: pytest.fail("it is not needed"))
-    assert len(FinishedRun.open(RunFolder(done.folder)).cohort.cases)
-
-
-def test_the_cohorts_are_told_apart(done: Run) -> None:
-    cohorts = done.results["drift"]["cohorts"]
-    assert cohorts["subjects"] == {"own": 24, "external": 20}
-    assert cohorts["tests"]["thumbnail"]["auroc"] > 0.6
-
-
 def test_parts_of_one_cohort_are_not_told_apart(done: Run, chests: Path) -> None:
     from casewise.pipeline.finished import FinishedRun
-    from casewise.run_folder import RunFolder
 
     prepared = FinishedRun.open(RunFolder(done.folder)).prepared
     halves = []
@@ -242,17 +199,3 @@ def test_numbers_have_errors_and_no_confidence() -> None:
     assert entry["quality"] == "mae"
     assert (entry["inside"]["quality"]["value"], entry["outside"]["quality"]["value"]) == (2, 1)
     assert entry.external.confidence is None
-
-
-def test_shares_have_the_intervals_of_all_other_figures() -> None:
-    """One method: the accuracy of a group of cases is that of the headline's figures."""
-    from casewise.evaluation.judges import judge_of
-
-    rows = table_of("external", [1] * 13 + [0] * 12, [0.7] * 25, [0.9] * 25).assign(
-        subject=[f"s{number // 2}" for number in range(25)]
-    )
-    other = table_of("oof", [1] * 20, [0.7] * 20, [0.9] * 20)
-    entry = drift(pd.concat([other, rows], ignore_index=True), "label", Plan(100))["net"]["external"]["quality"]
-    judge = judge_of(rows, ["a", "b"], None)
-    estimate = judge.judge(rows, Plan(100), whole=False).metrics["net"]["accuracy"]
-    assert (entry["low"], entry["high"]) == pytest.approx((estimate.low, estimate.high), rel=0.02)

@@ -9,18 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from casewise.errors import CasewiseError, StudyError
 from casewise.evaluation.agreement import (
     band_of,
     between_readers,
     category_agreement,
-    check_bands,
-    check_readers,
     group_agreement,
     with_readers,
 )
 from casewise.evaluation.bootstrap import Plan
-from casewise.metrics.numbers import value
+from tests.prediction_rows import metric_value
 
 PLAN = Plan(resamples=200)
 
@@ -70,79 +67,22 @@ def test_group_agreement_counts_and_resamples_subjects() -> None:
 
 def test_bands() -> None:
     bands = {"moderate to severe": 10, "clear": 0, "mild": 1}
-    assert list(check_bands(bands)) == ["clear", "mild", "moderate to severe"]
     assert band_of(np.array([-1, 0, 0.99, 1, 9.99, 10, 72]), bands).tolist() == [0, 0, 0, 1, 1, 2, 2]
     assert band_of(np.array([0.1 * 3]), {"a": 0, "b": 0.3}).tolist() == [1]
-    for wrong in ({"clear": 0}, {"clear": 0, "mild": 0}):
-        with pytest.raises(StudyError, match="bands"):
-            check_bands(wrong)
 
 
-def scored(n: int = 40, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """The readers' table, two learners' rows, and the truth, over two regions."""
-    rng = np.random.default_rng(seed)
-    truth = rng.uniform(0, 3, n)
-    cases = pd.DataFrame(
-        {
-            "case": [f"s{i // 4}/{i // 2 % 2}" for i in range(n)],
-            "subject": [f"s{i // 4}" for i in range(n)],
-            "region": [("A", "B")[i % 2] for i in range(n)],
-            "target": "zone",
-        }
-    )
-    readers = [
-        cases.assign(reader=name, value=truth + rng.normal(0, sd, n)) for name, sd in [("senior", 0.2), ("junior", 0.6)]
-    ]
-    rows = [
-        cases.assign(model=name, image="", y_pred=truth + rng.normal(0, sd, n)) for name, sd in [("a", 0.3), ("b", 1.0)]
-    ]
-    return pd.concat(readers, ignore_index=True), pd.concat(rows, ignore_index=True), truth
-
-
-def test_readers_agree_as_the_metrics_say() -> None:
-    readers, _, _ = scored()
-    found = between_readers(readers, PLAN)
-    assert list(found) == ["zone", "zone[A]", "zone[B]"]
-    pair = found["zone"]["junior | senior"]
-    junior, senior = (readers.loc[readers["reader"] == r, "value"].to_numpy() for r in ("junior", "senior"))
+def test_readers_agree_with_each_other_and_with_learners_as_the_metrics_say() -> None:
+    rng = np.random.default_rng(0)
+    truth, subjects = rng.uniform(0, 3, 40), [f"s{n // 4}" for n in range(40)]
+    cases = pd.DataFrame({"case": [f"{s}/{n}" for n, s in enumerate(subjects)], "subject": subjects, "target": "score"})
+    scored = {name: truth + rng.normal(0, sd, 40) for name, sd in (("senior", 0.2), ("junior", 0.6))}
+    readers = pd.concat([cases.assign(reader=name, value=values) for name, values in scored.items()])
+    pair = between_readers(readers, PLAN)["score"]["junior | senior"]
     for name in ("mae", "pcc", "ccc", "icc", "bias"):
-        assert pair[name].value == pytest.approx(value(name, junior, senior))
-    assert (pair["mae"].n_subjects, pair["mae"].n_cases) == (10, 20)
-    fewer = between_readers(readers, PLAN, only_cases={"s0/0", "s1/0", "s2/0"})
-    assert fewer["zone"]["junior | senior"]["mae"].n_cases == 3
-
-
-def test_learners_beside_each_reader() -> None:
-    readers, rows, _ = scored()
-    found = with_readers(rows, readers.iloc[:-2], PLAN)
-    assert set(found) == {"a", "b"}
-    senior = readers.loc[readers["reader"] == "senior", "value"].to_numpy()
-    predicted = rows.loc[rows["model"] == "b", "y_pred"].to_numpy()
-    assert found["b"]["zone"]["senior"]["mae"].value == pytest.approx(value("mae", senior, predicted))
-    assert found["a"]["zone[A]"]["junior"]["mae"].n_cases == 19
-    assert found["a"]["zone"]["senior"]["mae"].value < found["b"]["zone"]["senior"]["mae"].value
-
-
-def test_readers_of_cases_stand_beside_the_mean_of_the_images() -> None:
-    readers, rows, _ = scored()
-    films = pd.concat([rows.assign(image=f"film{n}", y_pred=rows["y_pred"] + n) for n in (-1, 1)])
-    assert with_readers(films, readers, PLAN)["a"]["zone"]["senior"]["mae"].value == pytest.approx(
-        with_readers(rows, readers, PLAN)["a"]["zone"]["senior"]["mae"].value
-    )
-    by_film = pd.concat([readers.assign(image=f"film{n}", value=readers["value"] + n) for n in (-1, 1)])
-    found = with_readers(films, by_film, PLAN)["a"]["zone"]["senior"]["mae"]
-    assert found.value == pytest.approx(with_readers(rows, readers, PLAN)["a"]["zone"]["senior"]["mae"].value)
-    assert found.n_cases == 20
-
-
-def test_a_readers_table_that_cannot_be_used() -> None:
-    readers, _, _ = scored()
-    with pytest.raises(CasewiseError, match="lacks the column"):
-        check_readers(readers.drop(columns="subject"))
-    with pytest.raises(CasewiseError, match="scored zone of case 's0/0' twice"):
-        check_readers(pd.concat([readers, readers.iloc[:1]]))
-    with pytest.raises(CasewiseError, match="Did you mean 'zones'"):
-        check_readers(readers, targets=["zones"])
-    with pytest.raises(CasewiseError, match="as 'many'"):
-        check_readers(readers.astype({"value": object}).replace({"value": {readers.loc[0, "value"]: "many"}}))
-    assert len(check_readers(readers.assign(value=readers["value"].where(readers.index > 4)))) == len(readers) - 5
+        assert pair[name].value == pytest.approx(metric_value(name, scored["junior"], scored["senior"]))
+    assert (pair["mae"].n_subjects, pair["mae"].n_cases) == (10, 40)
+    # two images of a case, whose predictions are averaged
+    rows = [cases.assign(model="net", region="", image=f"film{n}", y_pred=truth + n) for n in (-1, 2)]
+    found = with_readers(pd.concat(rows), readers.iloc[:-2], PLAN)["net"]["score"]
+    assert found["senior"]["mae"].value == pytest.approx(metric_value("mae", scored["senior"], truth + 0.5))
+    assert found["junior"]["mae"].n_cases == 38

@@ -8,11 +8,11 @@ import warnings
 import numpy as np
 import pytest
 
-from casewise.errors import StudyError
 from casewise.evaluation.bootstrap import Plan, by_subject, draw, percentiles, resample
 from casewise.evaluation.results import plain
-from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
+from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import metrics_of
+from tests.prediction_rows import metric_value
 
 PLAN = Plan(resamples=400, seed=3)
 
@@ -38,8 +38,8 @@ def test_resamples_are_of_whole_subjects_by_hand() -> None:
             [np.flatnonzero(subjects == n) for n, c in zip(names, counts, strict=True) for _ in range(int(c))]
         )
         for name in NUMBER_METRICS:
-            assert samples[name][number, 0] == pytest.approx(value(name, truth[rows], predicted[rows]))
-    assert points["mae"][0] == pytest.approx(value("mae", truth, predicted))
+            assert samples[name][number, 0] == pytest.approx(metric_value(name, truth[rows], predicted[rows]))
+    assert points["mae"][0] == pytest.approx(metric_value("mae", truth, predicted))
 
 
 def test_rows_doubled_within_subjects_do_not_narrow_the_interval() -> None:
@@ -64,14 +64,6 @@ def test_the_interval_covers_about_as_often_as_it_says() -> None:
         rows_covered += by_row.low <= 0 <= by_row.high
     assert 0.88 <= covered / 150 <= 0.99
     assert rows_covered / 150 < 0.8  # taking rows for independent would promise too much
-
-
-def test_draws_are_of_whole_subjects_and_the_same_for_a_seed() -> None:
-    counts = draw(7, PLAN)
-    assert counts.shape == (400, 7)
-    assert (counts.sum(axis=1) == 7).all()
-    assert (draw(7, Plan(resamples=400, seed=3)) == counts).all()
-    assert (draw(7, Plan(resamples=400, seed=4)) != counts).any()
 
 
 def test_percentiles_are_numpys_where_all_are_defined() -> None:
@@ -111,9 +103,3 @@ def test_a_learner_is_judged_on_the_rows_it_predicted() -> None:
     assert list(found) == ["all", "part"]
     assert found["part"] == alone["part"]
     assert (found["all"]["mae"].n_subjects, found["part"]["mae"].n_subjects) == (12, 9)
-
-
-@pytest.mark.parametrize("settings", [{"resamples": 0}, {"confidence": 1.0}, {"confidence": 95}])
-def test_a_plan_that_cannot_be(settings: dict[str, float]) -> None:
-    with pytest.raises(StudyError):
-        Plan(**settings)  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,22 @@ import pytest
 
 from casewise import open_run
 from casewise.cohort.cohort import read_cohort
-from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.external import by_column, drop
-from casewise.files import checksum
+from casewise.evaluation.external import drop
 from casewise.inference.bundle import Bundle
-from casewise.jobs.external import predict_external
-from casewise.jobs.plan import expand
 from casewise.metrics.registry import metric_of
-from casewise.modalities.base import PreparedCohort
-from casewise.models.weights import bundle_subjects, read_tensors
-from casewise.pipeline.external import prepare_external, read_external
-from casewise.pipeline.finished import FinishedRun
+from casewise.models.weights import bundle_subjects
+from casewise.pipeline.external import read_external
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.table import mean_over_folds
 from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
-from casewise.training.checkpoint import write_tensors
 from tests.chest_study import THREE
 from tests.chest_study import chest_run_study as chest_study
 from tests.conftest import absolute
+from tests.prediction_rows import prediction_rows
 
 LEARNER = "test_resnet"
 
@@ -111,22 +104,6 @@ def test_every_image_there_is_predicted_by_the_mean_of_the_folds(done: Run, ther
     assert np.allclose(means[["p0", "p1", "p2"]].to_numpy(), shares.to_numpy())
 
 
-def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) -> None:
-    folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "run")))
-    finished = FinishedRun.open(folder)
-    other = prepare_external(finished.prepared, folder, Silent())
-    jobs = expand(finished.study, finished.splits, folder, finished.fingerprint)
-    predicted = [pd.DataFrame(), pd.DataFrame()]
-    for run_number in range(2):
-        predicted[run_number] = predict_external(jobs, other, tell=lambda done: None).set_index(["outer_fold", "case"])
-        job = jobs[0].folder
-        tensors = {name: values * 0.5 for name, values in read_tensors(job.weights.path).items()}
-        write_tensors(job.weights, tensors, {"format": "pt"})
-        job.facts.write(job.facts.read() | {"weights_sha256": checksum(job.weights.path)})
-    same = [np.array_equal(predicted[0].loc[fold, "p0"], predicted[1].loc[fold, "p0"]) for fold in (1, 2)]
-    assert same == [False, True]
-
-
 def test_the_drop_is_told_with_its_interval(done: Run) -> None:
     inside, outside = (done.results.metrics[stage][LEARNER]["label"] for stage in ("test", "external"))
     lost = done.results.external_drop[LEARNER]
@@ -180,47 +157,12 @@ def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there:
         read_external(chest_study(here, **external(table, by="sites")), read_cohort(chest_study(here)))
 
 
-def test_cases_with_images_of_several_sites_are_a_group_of_their_own() -> None:
-    case = {"visit": "1", "day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
-    case |= {"model": "m", "stage": "external", "target": "x", "kind": "regression"}
-    rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in "abc"])
-    images = pd.DataFrame({"case": list("aabc"), "path": list("1234"), "site": ["n", "s", "n", " "]})
-    images["subject"] = images["case"]
-    groups = by_column(rows, "x", images, "site", plan=Plan(100))
-    assert {name: by_learner["m"]["mae"].n_cases for name, by_learner in groups.items()} == {
-        "n": 1,
-        "n + s": 1,
-        "not recorded": 1,
-    }
-
-
-def by_groups(cells: list[str]) -> dict[str, int]:
-    """The number of cases of each group of external cases, one case of a number for each subject."""
-    names = [f"c{number}" for number in range(len(cells))]
-    case = {"visit": "1", "day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
-    case |= {"model": "m", "stage": "external", "target": "x", "kind": "regression"}
-    rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in names])
-    images = pd.DataFrame({"case": names, "subject": names, "path": names, "column": cells})
-    groups = by_column(rows, "x", images, "column", plan=Plan(50))
-    return {name: by_learner["m"]["mae"].n_cases for name, by_learner in groups.items()}
-
-
-def test_the_rarest_of_many_values_are_one_group() -> None:
-    counts = by_groups([f"w{number % 11}" for number in range(55)] + [f"rare{number}" for number in range(9)] + [""])
-    assert len(counts) == 13
-    assert list(counts.items())[-2:] == [("other values", 9), ("not recorded", 1)]
-
-
 def test_no_drop_where_both_cohorts_are_alike() -> None:
     """The same predictions on both sides: no difference, and an interval about nought."""
     random = np.random.default_rng(0)
     truth = random.integers(0, 2, 60)
     p = np.clip(0.5 + 0.25 * (truth * 2 - 1) + 0.3 * random.standard_normal(60), 0.01, 0.99)
-    who = [f"s{i}" for i in range(60)]
-    told = {"target": "label", "kind": "classification", "model": "m", "stage": "test"}
-    nothing = {"day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
-    values = {"y_true": truth * 1.0, "y_pred": (p >= 0.5) * 1.0, "p0": 1 - p, "p1": p}
-    rows = pd.DataFrame({"case": [f"{s}/1" for s in who], "subject": who, "visit": "1", **told, **nothing, **values})
+    rows = prediction_rows(range(60), truth, np.stack([1 - p, p], axis=1), model="m", target="label")
     elsewhere = rows.assign(stage="external", subject="x:" + rows["subject"], case="x:" + rows["case"])
     plan = Plan(500, 0.95, 0)
     found = drop(pd.concat([rows, elsewhere], ignore_index=True), "label", classes=["a", "b"], positive="b", plan=plan)
@@ -321,48 +263,3 @@ def test_the_same_picture_in_both(done: Run, here: Path, there: Path, tmp_path: 
     said = refused(here, tmp_path / "run", done, **external(table))
     assert "The same picture occurs in the cohort to be tested on:" in said
     assert Path(twin).name in said
-
-
-def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
-    here: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from casewise.audit import twin_findings
-    from casewise.pipeline.read import prepare, read
-
-    searches: list[int] = []
-    search = twin_findings.find_twins
-    monkeypatch.setattr(twin_findings, "find_twins", lambda *values: searches.append(1) or search(*values))
-    folder = RunFolder(tmp_path / "run")
-    study = chest_study(here, **external(there))
-    cohort = read(study, None, Silent())
-    tiles = prepare(study, cohort, folder, Silent())
-    own = PreparedCohort(study, cohort, folder.images(), tiles)
-    for other in (folder, folder, folder.seed(7)):
-        prepare_external(own, other, Silent())
-    assert len(searches) == 1
-    fewer = changed(there, tmp_path / "c.csv")
-    pd.read_csv(fewer).iloc[1:].to_csv(fewer, index=False)
-    prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
-    assert len(searches) == 2
-    # a search that found pictures of both cohorts refuses again
-    rows = pd.read_csv(fewer)
-    rows.loc[0, "path"] = str(here.parent / pd.read_csv(here)["path"][0])
-    rows.to_csv(fewer, index=False)
-    for _ in range(2):
-        with pytest.raises(CohortError, match="in the cohort to be tested on"):
-            prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
-    assert len(searches) == 3
-
-
-def test_what_is_missing_names_the_external_settings(here: Path, there: Path, tmp_path: Path) -> None:
-    rows = absolute(there).rename(columns={"label": "diagnosis"})
-    moved = tmp_path / "moved.csv"
-    rows.assign(path="nowhere.png").to_csv(moved, index=False)
-    study = chest_study(here, **external(moved))
-    main = read_cohort(study)
-    with pytest.raises(CohortError) as told:
-        read_external(study, main)
-    assert "`external.root` in the study sets another" in str(told.value)
-    assert "say `external: {columns: {label: NAME}}`" in str(told.value)
-    mapped = chest_study(here, **external(changed(there, tmp_path / "good.csv"), columns={"label": "label"}))
-    assert len(read_external(mapped, main)[1].cases)

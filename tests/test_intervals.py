@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
-from casewise.evaluation import Outcomes, evaluate, intervals
-from casewise.evaluation.agreement import group_agreement
+from casewise.evaluation import intervals
 from casewise.evaluation.bootstrap import Estimate, Plan, by_subject, mean_by_subject
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
 from casewise.evaluation.intervals import Basis, ends
-from casewise.evaluation.thresholds import judge_thresholds
 from casewise.metrics.classes import Classes, Samples, class_metrics
-from casewise.metrics.numbers import moments, number_metrics, sum_by_subject, value
-from casewise.metrics.records import Metric
-from casewise.metrics.registry import metric_names, metric_of, register_metric, unregister_metric
+from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
+from tests.prediction_rows import metric_value
 
 TWO = Classes(("negative", "positive"), "classification", 1)
 
@@ -37,12 +33,6 @@ def binary(truth: list[int], decided: list[int], subjects: list[str] | None = No
     p = np.stack([1 - positive, positive], axis=-1)[:, None]
     names = subjects or [f"s{n:03d}" for n in range(len(truth))]
     return Samples(np.array(truth), np.array(decided)[:, None], p, p * np.nan, np.array(names))
-
-
-def test_every_metric_names_a_scheme() -> None:
-    for name in metric_names():
-        assert metric_of(name).interval in {*intervals.SCHEMES, None}
-        assert metric_of(name).rough_below in (10, 80)
 
 
 def test_limits_of_agreement_of_skewed_differences_miss_on_both_sides_alike() -> None:
@@ -81,8 +71,9 @@ def test_the_figures_left_out_are_those_without_a_subject() -> None:
     truth, subjects = rng.uniform(0, 40, 30), np.repeat([f"s{n:02d}" for n in range(10)], 3)
     predicted = truth + rng.normal(0, 4, 30)
     found = by_subject(truth, {"net": predicted}, subjects)["net"]
+    without = [subjects != name for name in np.unique(subjects)]
     left = {
-        name: np.array([value(name, truth[subjects != s], predicted[subjects != s]) for s in np.unique(subjects)])
+        name: np.array([metric_value(name, truth[rows], predicted[rows]) for rows in without])
         for name in ("mae", "ccc")
     }
     for name, transform, back in (("mae", np.log, np.exp), ("ccc", np.arctanh, np.tanh)):
@@ -108,40 +99,6 @@ def test_all_right_is_not_certainty() -> None:
     assert found["kappa"].low == pytest.approx(0.025 ** (1 / 3))
     wrong = judged(binary(truth, [1 - k for k in truth]))["net0"]["accuracy"]
     assert [wrong.value, wrong.low, wrong.high] == pytest.approx([0.0, 0.0, 1 - 0.025 ** (1 / 6)])
-
-
-def test_cases_of_a_subject_are_one_trial() -> None:
-    truth = [0, 1] * 20
-    found = judged(binary(truth, truth, [f"s{n % 8}" for n in range(40)]))["net0"]["accuracy"]
-    assert (found.low, found.n_cases) == (pytest.approx(0.025 ** (1 / 8)), 40)
-
-
-def test_a_share_has_wilsons_interval() -> None:
-    truth, decided = [0, 1] * 20, ([0, 1] * 20)[:-8] + [1, 0] * 4
-    found = judged(binary(truth, decided))["net0"]["accuracy"]
-    n = 39  # the jackknife's variance is that of n - 1
-    t = stats.t.ppf(0.975, 39)
-    weight = t**2 / n
-    middle = (0.8 + weight / 2) / (1 + weight)
-    half = np.sqrt(weight * (0.16 + weight / 4)) / (1 + weight)
-    assert found.low is not None
-    assert found.high is not None
-    # two classes of 20 with fewer degrees of freedom together
-    assert middle - 1.05 * half < found.low <= middle - half + 1e-3
-    assert middle + half - 1e-3 <= found.high < middle + 1.05 * half
-
-
-def test_operating_points_and_bands_are_exact_too() -> None:
-    of_class = np.array([True] * 3 + [False] * 5)[:, None]
-    points = judge_thresholds(
-        of_class * 1.0, np.full((8, 1), 0.5), of_class, np.array(list("abcdefgh")), Plan(50), n_cases=8
-    )[0]
-    assert points["sensitivity"].low == pytest.approx(0.025 ** (1 / 3))
-    assert points["specificity"].low == pytest.approx(0.025 ** (1 / 5))
-    bands = group_agreement(np.arange(12) % 3, np.arange(12) % 3, np.arange(12), n_groups=3)
-    assert bands.agreement.low == pytest.approx(0.025 ** (1 / 12))
-    assert bands.kappa.low == pytest.approx(0.025 ** (1 / 4))
-    assert (bands.agreement.rough, bands.kappa.rough) == (False, True)
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -190,36 +147,6 @@ def test_the_difference_of_two_means_is_that_of_independent_samples() -> None:
     first, second = Estimate(5.0, 4.0, 6.0, 9, 9, rough=False), Estimate(3.0, 2.25, 3.75, 9, 9, rough=False)
     assert intervals.difference(first, second) == pytest.approx((2 - 1.25, 2 + 1.25))
     assert intervals.difference(first, Estimate(3.0, None, None, 2, 2, rough=True)) is None
-
-
-def test_an_added_metric_has_an_interval_of_its_scheme() -> None:
-    register_metric(
-        Metric("halved", lambda sums: sums.mean_absolute_error / 2, ("regression",), "t", "p", "g", interval="ratio")
-    )
-    try:
-        rng = np.random.default_rng(0)
-        truth = rng.normal(size=20)
-        found = by_subject(truth, {"net": truth + rng.normal(size=20)}, np.arange(20))["net"]
-    finally:
-        unregister_metric("halved")
-    assert found["halved"].low == pytest.approx(found["mae"].low / 2)  # type: ignore[operator]
-
-
-def test_a_temperature_at_its_bound_and_classes_of_few_subjects_are_remarked_on() -> None:
-    rng = np.random.default_rng(0)
-    truth = np.repeat([0, 1], [30, 5])
-    frame = pd.DataFrame({"subject": [f"s{n:02d}" for n in range(35)], "visit": "1", "y_true": truth * 1.0})
-    frame["case"] = frame["subject"] + "/1"
-    frame = frame.assign(day=np.nan, region="", image="", inner_fold=pd.NA, target="dx", kind="classification")
-    frame = frame.assign(stage="oof", outer_fold=pd.array(np.arange(35) % 3, dtype="Int64"), model="sure")
-    # always right, but hardly sure: the best temperature is as low as can be
-    p = np.where(truth == 1, 0.6, 0.4) + rng.uniform(-0.05, 0.05, 35)
-    frame = frame.assign(y_pred=truth * 1.0, p0=1 - p, p1=p)
-    notes = evaluate(frame, Outcomes("dx", classes={"dx": ["no", "yes"]}), Plan(20)).notes
-    by_code = {note["code"]: note for note in notes}
-    bound = by_code["temperature_at_bound"]
-    assert (bound["learner"], bound["temperatures"], bound["folds"], bound["of"]) == ("sure", [0.05], 3, 3)
-    assert by_code["few_of_class"]["subjects"] == {"yes": 5}
 
 
 def test_an_interval_ends_at_the_largest_value_of_a_metric() -> None:

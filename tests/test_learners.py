@@ -16,27 +16,20 @@ import torch
 import casewise
 from casewise.inference.model import load_bundle
 from casewise.jobs import fitting
-from casewise.jobs.backends import Registrations
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
-from casewise.predictions.nested_cv import NESTED
-from casewise.predictions.stacking import META_LEARNERS
 from casewise.run_folder import RunFolder
 from casewise.study.learners import (
     LinearLearner,
     is_baseline,
-    learner_name,
     learner_named,
     register_learner,
-    the_learner,
     unregister_learner,
 )
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from casewise.training.stages import Learned
-from tests.report_contexts import numbers
-
-WITHOUT = "baselines: {off: tests of networks}\n"
+from tests.chest_study import chest_run_study
 
 
 def study_of(**values: Any) -> Study:
@@ -62,61 +55,27 @@ def test_every_study_has_baselines_unless_it_states_why_not(values: dict[str, An
     assert Study.model_validate(study.model_dump(mode="json")) == study
 
 
-@pytest.mark.parametrize("name", [*META_LEARNERS, NESTED, "linear_pixels", "linear_features", "kernel_features"])
-def test_every_learner_that_is_no_network_has_a_readable_name(name: str) -> None:
-    assert "_" not in learner_name(name)
-    assert the_learner(name) == f"the {learner_name(name)}"
-    assert learner_name("timm:vit_small") == the_learner("timm:vit_small") == "timm:vit_small"
-
-
 @pytest.mark.parametrize("wrong", ["none", False, True, {"on": False}])
 def test_baselines_are_not_left_out_without_a_reason(wrong: Any) -> None:
     with pytest.raises(ValueError, match="baselines"):
         study_of(backbones=["resnet18"], baselines=wrong)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> dict[bool, casewise.Run]:
-    """One preset, with baselines (True) and without; their stacker is fitted on the predictions of two networks."""
-    from tests.conftest import TINY
-
-    folder, finished = tmp_path_factory.mktemp("preset"), {}
-    text = (
-        TINY.format(cohort=phantom)
-        .replace("epochs: 3", "epochs: 1")
-        .replace("counterfactual_cases: 6", "counterfactual_cases: 0")
-    )
-    assert WITHOUT in text
-    for on in (True, False):
-        path = folder / f"{on}.yaml"
-        path.write_text(text.replace(WITHOUT, "") if on else text)
-        finished[on] = casewise.run(path, folder / str(on))
-    return finished
-
-
-def test_baselines_change_no_bit_of_a_preset(runs: dict[bool, casewise.Run]) -> None:
-    """Neither the predictions of networks and stackers, nor their figures, nor the headline."""
-    rows = {on: run.rows for on, run in runs.items()}
-    assert set(rows[True]["model"]) - set(rows[False]["model"]) == {"linear_pixels"}
-    beside = rows[True][rows[True]["model"] != "linear_pixels"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(beside, rows[False].reset_index(drop=True), check_exact=True)
-    folders = {on: RunFolder(run.folder) for on, run in runs.items()}
-    assert folders[True].stackers.read() == folders[False].stackers.read()
-    for network in ("shufflenet_v2_x0_5", "mobilenet_v3_small"):
-        weights = [folders[on].job(network, 0).weights.path.read_bytes() for on in (True, False)]
-        assert weights[0] == weights[1]
-    results = {on: run.results for on, run in runs.items()}
-    assert results[True]["main"] == results[False]["main"]
-    for stage, by_learner in results[False]["metrics"].items():
-        assert {name: results[True]["metrics"][stage][name] for name in by_learner} == by_learner
-
-
-def test_new_cases_are_read_by_the_settings_of_the_networks(runs: dict[bool, casewise.Run], phantom: Path) -> None:
-    """A baseline has panels of its own, and stands first in a bundle."""
-    rows = {on: load_bundle(run.folder).predict(phantom) for on, run in runs.items()}
-    assert set(rows[True]["learner"]) - set(rows[False]["learner"]) == {"linear_pixels"}
-    of_networks = rows[True][rows[True]["learner"] != "linear_pixels"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(of_networks, rows[False].reset_index(drop=True), check_exact=True)
+def test_baselines_change_no_bit_of_a_network(chest_run: casewise.Run, chests: Path, tmp_path: Path) -> None:
+    """Neither its predictions, nor its figures, nor the headline; a baseline has panels of its own."""
+    study = chest_run_study(chests).model_copy(update={"baselines": "auto"})
+    both = casewise.run(study, tmp_path / "run")
+    assert set(both.rows["model"]) == {"linear_pixels", "test_resnet"}
+    own = both.rows[both.rows["model"] == "test_resnet"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, chest_run.rows, check_exact=True)
+    weights = [RunFolder(run.folder).job("test_resnet", 0).weights.path.read_bytes() for run in (both, chest_run)]
+    assert weights[0] == weights[1]
+    assert both.results.main == chest_run.results.main
+    for stage, by_learner in chest_run.results.metrics.items():
+        assert both.results.metrics[stage]["test_resnet"] == by_learner["test_resnet"]
+    new, alone = (load_bundle(run.folder).predict(chests) for run in (both, chest_run))
+    of_network = new[new["learner"] == "test_resnet"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of_network, alone.reset_index(drop=True), check_exact=True)
 
 
 @dataclass(frozen=True)
@@ -174,22 +133,3 @@ def test_a_third_kind_of_learner_is_one_file(tmp_path: Path, chests: Path) -> No
     assert "mean_colour" in run.report.read_text()
     facts = json.loads(RunFolder(run.folder).job("mean_colour", 0).facts.path.read_text())
     assert len(facts["network"]["bank"]["specs"]) == 1
-
-
-@pytest.mark.usefixtures("mean_colour")
-def test_processes_that_train_know_a_learner_that_the_user_registered() -> None:
-    registrations = Registrations.of(study_of(backbones=["cnn"]))
-    unregister_learner("mean_colour")
-    builder, fitter = build_model.BUILDERS.pop("mean_colour"), fitting.FITTERS.pop("mean_colour")
-    registrations.register()
-    assert learner_named("mean_colour").kind == "mean_colour"
-    assert build_model.BUILDERS["mean_colour"] is builder
-    assert fitting.FITTERS["mean_colour"] is fitter
-
-
-def test_a_network_beside_its_baselines_is_the_only_model() -> None:
-    context = numbers(learners=1, metas=0)
-    beside = context.predictions.assign(model="linear_pixels")
-    context = replace(context, predictions=pd.concat([beside, context.predictions], ignore_index=True))
-    assert context.learners == [*context.candidates, "linear_pixels"]
-    assert context.learner == context.candidates[0]

@@ -19,7 +19,6 @@ from casewise.cohort.cohort import Cohort
 from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
 from casewise.inference.model import load_bundle
-from casewise.inference.run_members import job_fingerprint
 from casewise.jobs import nested
 from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint
 from casewise.jobs.job import JobInputs, run_job
@@ -31,7 +30,7 @@ from casewise.pipeline.read import split as split_step
 from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
-from casewise.splits.grouped import Splits, inner_folds, split
+from casewise.splits.grouped import Splits, split
 from casewise.splits.learnable import check_learnable
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
@@ -173,11 +172,6 @@ class TestRun:
         assert len(rows[rows["model"] == NESTED])
         assert rows[rows["model"] == NESTED][values].equals(rows[rows["model"] == network][values])
 
-    def test_combined_learners_are_made_of_networks_alone(self, done: Run) -> None:
-        table = done.rows[done.rows["stage"] == "oof"].set_index(["model", "case"])
-        mean = (table.loc[NETWORKS[0], "p0"] + table.loc[NETWORKS[1], "p0"]) / 2
-        assert np.allclose(table.loc["mean_of_learners", "p0"], mean.loc[table.loc["mean_of_learners"].index])
-
     def test_the_bundle_predicts_with_the_network_chosen_inside(self, done: Run, chests: Path) -> None:
         model = load_bundle(done.folder / "bundle")
         assert model.headline == "nested"
@@ -192,14 +186,6 @@ class TestRun:
         main = done.results["main"]
         assert (main["learner"], main["chosen_on"]) == (NESTED, "inner folds")
         assert main["metrics"] == done.results["metrics"]["test"][NESTED]["label"]
-        assert any(note["code"] == "chosen_in_inner_folds" for note in done.results["notes"])
-
-    def test_figures_over_the_folds_are_in_metrics(self, done: Run) -> None:
-        table = done.rows.query(f"stage == 'oof' and model == '{NESTED}'")
-        right = (table["y_true"] == table["y_pred"]).groupby(table["outer_fold"]).mean()
-        found = done.results["over_folds"]["label"][NESTED]["accuracy"]
-        assert found["mean"] == pytest.approx(right.mean(), abs=1e-6)
-        assert found["sd"] == pytest.approx(right.std(), abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -389,14 +375,6 @@ class TestRefused:
         checked(split={"folds": 3, "test": 0})
         checked(split={"folds": 4, "test": 0}, nested_cv=None)
 
-    def test_inner_folds_hold_every_training_subject_once(self, plain: Any) -> None:
-        material = plain[0]
-        for fold in range(3):
-            parts = inner_folds(material.cohort.panels, material.study, material.splits, fold, count=2)
-            assert sorted(s for part in parts for s in part) == material.splits.training(fold)
-            labels = material.cohort.panels.set_index("subject")["label"]
-            assert all(set(labels.loc[part]) == {0.0, 1.0} for part in parts)
-
 
 def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -436,22 +414,3 @@ class TestFingerprint:
         decided = deciding_settings(material.study, material.cohort) | {"pretraining": None}
         with pytest.raises(RunError, match="nested_cv was None"):
             lock_fingerprint(RunFolder(tmp_path), decided, material.study)
-
-    def test_without_the_record_of_the_run_its_networks_are_compared(self, plain: Any, tmp_path: Path) -> None:
-        study, folder = plain[0].study, RunFolder(tmp_path)
-        decided = deciding_settings(study, plain[0].cohort) | {"pretraining": None}
-        fingerprint, network = lock_fingerprint(folder, decided, study), study.networks[0]
-        own = job_fingerprint(fingerprint, study, network, "abc")
-        folder.job(network, 0).finish({"model": network, "fold": 1, "fingerprint": own, "first_weights": "abc"})
-        folder.fingerprint.path.write_text("{")
-        assert lock_fingerprint(folder, decided, study) == fingerprint
-        folder.fingerprint.remove()
-        with pytest.raises(RunError):
-            lock_fingerprint(folder, decided | {"seed": 99}, study)
-        assert folder.job(network, 0).record.exists()
-
-    def test_choosing_among_networks_decides_no_bit(self, plain: Any) -> None:
-        study, cohort = plain[0].study, plain[0].cohort
-        apart = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"among": False})})
-        fewer = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"folds": 3})})
-        assert deciding_settings(apart, cohort) == deciding_settings(study, cohort) != deciding_settings(fewer, cohort)

@@ -8,21 +8,23 @@ import pytest
 from sklearn.metrics import accuracy_score, precision_score, recall_score
 
 from casewise.evaluation.judges import over_folds
+from tests.prediction_rows import prediction_rows
 
 
 def predicted(seed: int = 0, *, folds: int = 4, each: int = 20) -> pd.DataFrame:
     drawn = np.random.default_rng(seed)
     count = folds * each
     truth = np.concatenate([drawn.permutation(np.arange(each) % 3) for _ in range(folds)])
-    parts = []
-    for model in ("net", "other"):
-        shares = drawn.dirichlet([1, 1, 1], count)
-        facts = {"case": [f"c{n}" for n in range(count)], "subject": [f"s{n // 2}" for n in range(count)]}
-        rows = pd.DataFrame({**facts, "region": "", "image": "", "model": model, "stage": "oof", "target": "label"})
-        rows[["p0", "p1", "p2"]] = shares
-        rows["outer_fold"] = pd.array(np.repeat(np.arange(folds) + 1, each), dtype="Int64")
-        parts.append(rows.assign(kind="classification", y_true=truth * 1.0, y_pred=shares.argmax(axis=1) * 1.0))
-    return pd.concat(parts, ignore_index=True)
+    subjects, folds_of = [f"s{n // 2}" for n in range(count)], np.repeat(np.arange(folds) + 1, each)
+    return pd.concat(
+        [
+            prediction_rows(
+                subjects, truth, drawn.dirichlet([1, 1, 1], count), folds=folds_of, model=model, target="label"
+            )
+            for model in ("net", "other")
+        ],
+        ignore_index=True,
+    )
 
 
 def test_classes_as_scikit_learn_has_them() -> None:
@@ -38,18 +40,6 @@ def test_classes_as_scikit_learn_has_them() -> None:
             told = found[model][name]
             assert told["folds"] == pytest.approx(each)
             assert (told["mean"], told["sd"]) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
-
-
-def test_a_fold_without_a_class_has_no_macro_figure() -> None:
-    table = predicted()
-    table.loc[(table["outer_fold"] == 2) & (table["y_true"] == 1), "y_true"] = 0.0
-    told = over_folds(table, ["label"])["label"]["net"]
-    assert told["recall"]["folds"][1] is None
-    assert told["precision"]["folds"][1] is None
-    assert told["accuracy"]["folds"][1] is not None
-    others = [value for value in told["recall"]["folds"] if value is not None]
-    assert len(others) == 3
-    assert told["recall"]["mean"] == pytest.approx(np.mean(others))
 
 
 def test_numbers() -> None:

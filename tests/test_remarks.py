@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.evaluation.caveats import constant_predictions, guess, hopeless
+from casewise.evaluation.caveats import constant_folds, guess, no_better
 from casewise.pipeline.status import environment
 from casewise.report.caveats import result_line
 
@@ -19,17 +19,8 @@ def plain_study(outcome: str) -> Any:
 
 def table(stage: str, truths: list[float], folds: list[int | None]) -> pd.DataFrame:
     cases = [f"{stage}{i}/1" for i in range(len(truths))]
-    return pd.DataFrame(
-        {
-            "stage": stage,
-            "case": cases,
-            "region": "",
-            "image": "",
-            "target": "pasi",
-            "y_true": truths,
-            "outer_fold": folds,
-        }
-    )
+    facts = {"stage": stage, "case": cases, "region": "", "image": "", "target": "pasi", "kind": "regression"}
+    return pd.DataFrame({**facts, "y_true": truths, "outer_fold": folds})
 
 
 def test_guessing_uses_training_subjects_only() -> None:
@@ -43,26 +34,12 @@ def test_guessing_uses_training_subjects_only() -> None:
     )  # (15 + 13 + 9 + 19) / 4
 
 
-def test_a_network_that_learned_nothing_is_named() -> None:
-    def folder(*records: dict[str, Any]) -> Any:
-        named = [{"model": "resnet18", **record} for record in records]
-        return SimpleNamespace(job_records=lambda networks: named)
-
-    study: Any = SimpleNamespace(
-        networks=["resnet18"],
-        primary_outcome="pasi",
-        kind_of=lambda name: "regression",
-        recipe=SimpleNamespace(early_stopping=SimpleNamespace(monitor="inner")),
-        nested_cv=None,
-    )
-    stopped = folder(*({"history": [{"stop_loss": loss} for loss in own]} for own in ([1.4, 1.1], [1.2, 0.6])))
-    assert hopeless(study, stopped)[0]["count"] == 1
-    study.recipe.early_stopping.monitor = "none"
-    assert hopeless(study, stopped) == []
-    study.nested_cv = object()
-    nested = folder(*({"inner": {"chosen": {"loss": loss, "guess_loss": 0.69}}} for loss in (0.7, 0.6)))
-    note = hopeless(study, nested)[0]
-    assert (note["count"], note["networks"], note["network"], note["judged_on"]) == (1, 2, "resnet18", "inner_folds")
+def test_a_network_that_learned_nothing_is_found() -> None:
+    for losses, nothing in (([1.4, 1.1], True), ([1.2, 0.6], False)):
+        assert no_better({"history": [{"stop_loss": loss} for loss in losses]}) is nothing
+    for loss, nothing in ((0.7, True), (0.6, False)):
+        assert no_better({"inner": {"chosen": {"loss": loss, "guess_loss": 0.69}}}) is nothing
+    assert no_better({"history": []}) is None
 
 
 def test_the_headline_marks_rough_intervals() -> None:
@@ -99,9 +76,7 @@ def test_a_network_that_says_the_same_of_every_case_is_named() -> None:
         for (model, fold), spread in spreads.items()
         for case, p1 in enumerate(0.5 + spread * np.linspace(-1, 1, 6))
     ]
-    told = constant_predictions(pd.DataFrame(rows), "t", ["still", "moved"])
-    assert len(told) == 1
-    assert (told[0]["network"], told[0]["folds"], told[0]["of"]) == ("still", 1, 2)
-    assert constant_predictions(pd.DataFrame(rows), "t", ["nobody"]) == []
-    numbers = pd.DataFrame(rows).drop(columns="p1").assign(y_pred=lambda table: 3 + 0.0001 * table.index)
-    assert constant_predictions(numbers, "t", ["moved"])[0]["folds"] == 2
+    table = pd.DataFrame(rows)
+    assert [constant_folds(table, "t", name) for name in ("still", "moved", "nobody")] == [(1, 2), (0, 2), (0, 0)]
+    numbers = table.drop(columns="p1").assign(y_pred=lambda table: 3 + 0.0001 * table.index)
+    assert constant_folds(numbers, "t", "moved") == (2, 2)

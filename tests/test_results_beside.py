@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.evaluation.figures import Comparison, Difference, Headline
-from casewise.evaluation.results import Results, plain
+from casewise.evaluation.results import Comparison, Difference, Headline, Results, plain
 from casewise.metrics.registry import columns
 from casewise.predictions.table import check
 from casewise.report.beside import beside, comparisons

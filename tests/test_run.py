@@ -455,9 +455,6 @@ def test_further_seeds_are_trained_on_the_same_split(tiny: Path, tmp_path: Path)
             assert mae.by_seed[0] != mae.by_seed[1]
             assert (mae["min"], mae["max"]) == (min(mae.by_seed), max(mae.by_seed))
             assert mae["mean"] == pytest.approx(np.mean(mae.by_seed), rel=1e-4)
-    spread = done.seeds.set_index(["learner", "target", "stage", "metric"]).sort_index()
-    shown = spread.loc[("shufflenet_v2_x0_5", outcome, "oof", "mae")]
-    assert (shown["trainings"], shown["sd"]) == (2, entry.metrics["oof"]["shufflenet_v2_x0_5"][outcome]["mae"]["sd"])
     assert RunFolder(done.folder).metrics.read()["seeds"] == plain(entry)
     assert "Variation between trainings" in done.report.read_text()
     before = {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}

@@ -17,7 +17,7 @@ from casewise.splits.grouped import TEST, check_apart, inner_stop, read_splits, 
 from casewise.splits.learnable import check_learnable, missing_classes
 from casewise.study.recipe import Baselines
 from casewise.study.schema import Study
-from casewise.targets.kinds import Classes
+from casewise.targets import Classes
 
 
 def cohort(subjects: int, per: int = 6, seed: int = 0, **columns: object) -> SimpleNamespace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,17 @@ import pandas as pd
 import pytest
 
 from casewise.cohort.groups import grouping
-from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.figures import Headline, Subgroups, SubgroupTest
 from casewise.evaluation.judges import judge_of
-from casewise.evaluation.results import Results
+from casewise.evaluation.results import Headline, Results, Subgroups, SubgroupTest
 from casewise.evaluation.subgroups import subgroups
-from casewise.report.blocks import Cell, Table
+from casewise.report.blocks import Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import subgroups as shown
 from casewise.report.tables import metric_format
 from casewise.study.evaluation import Evaluation
-from tests.chest_study import chest_study
 from tests.prediction_rows import prediction_rows
-from tests.report_contexts import study_of_classes, study_of_numbers, with_results
+from tests.report_contexts import study_of_numbers
 
 PLAN = Plan(400, 0.95, 0)
 
@@ -56,23 +52,11 @@ def judged(rows: pd.DataFrame, columns: dict[str, list[str]], **settings: Any) -
 
 
 class TestGroups:
-    def test_spellings_of_missing_values_are_not_recorded(self) -> None:
-        who = people(6)
-        groups = grouping(pd.Series(["F", "f ", "M", "n/a", "", "Unknown"]), who, who, "sex")
-        assert [(g.name, g.code) for g in groups.groups] == [("F", "value"), ("M", "value"), ("", "not_recorded")]
-        assert groups.of_units.tolist() == [0, 0, 1, 2, 2, 2]
-
     def test_a_unit_with_two_values_is_in_neither_group(self) -> None:
         units = pd.Series(["a", "a", "b", "b"])
         groups = grouping(pd.Series(["left", "right", "left", ""]), units, units, "side")
         assert [g.code for g in groups.groups] == ["value", "value", "several"]
         assert groups.of_units.to_dict() == {"a": 2, "b": 0}
-
-    def test_a_band_begins_with_its_cut_point(self) -> None:
-        who = people(4)
-        groups = grouping(pd.Series(["39.9", "40", "60", ""]), who, who, "age", (40.0, 60.0))
-        assert groups.of_units.tolist() == [0, 1, 2, 3]
-        assert not groups.planned
 
     def test_thirds_are_of_subjects_and_not_of_images(self) -> None:
         who = pd.concat([people(30), pd.Series(["S000"] * 300)], ignore_index=True)
@@ -81,18 +65,6 @@ class TestGroups:
         assert groups.planned
         assert groups.cuts == (29.7, 39.3)
         assert np.bincount(groups.of_units).tolist() == [10, 10, 10]
-
-    def test_codes_of_few_numbers_are_categories_in_order(self) -> None:
-        who = people(20)
-        groups = grouping(pd.Series([str(i % 6 + 1) for i in range(20)]), who, who, "skin_type")
-        assert [g.name for g in groups.groups] == list("123456")
-
-    def test_the_rarest_of_many_values_share_a_group(self) -> None:
-        cells = pd.Series([f"w{i % 11}" for i in range(110)] + [f"rare{i}" for i in range(9)])
-        who = people(len(cells))
-        groups = grouping(cells, who, who, "ward")
-        assert [g.code for g in groups.groups].count("others") == 1
-        assert int((groups.of_units == len(groups.groups) - 1).sum()) == 9
 
 
 class TestFigures:
@@ -133,16 +105,6 @@ class TestFigures:
             significant.add(excluded)
         assert significant == {True, False}
 
-    def test_the_adjustment_never_lowers_a_p_value(self) -> None:
-        random = np.random.default_rng(0)
-        rows = numbers(90, random.normal(0, 1, 90))
-        columns = {f"c{k}": [str(v) for v in random.integers(0, 3, 90)] for k in range(6)}
-        result = judged(rows, columns)
-        tests = [test for column in result["columns"] for test in column["tests"].values()]
-        assert result["n_tests"] == len(tests) == 18
-        assert all(test["p_adjusted"] >= test["p"] for test in tests)
-        assert max(test["p_adjusted"] for test in tests) > max(test["p"] for test in tests) - 1e-9
-
     def test_small_groups_are_small_and_below_ten_not_compared(self) -> None:
         cells = ["few"] * 9 + ["many"] * 40
         (column,) = judged(numbers(49, np.zeros(49)), {"ward": cells})["columns"]
@@ -163,15 +125,6 @@ class TestFigures:
         assert first["small"] == ["auroc", "sensitivity"]
         assert second["small"] == []
         assert column["tests"]["sensitivity"]["groups"] == [0, 1]
-
-    def test_a_group_without_a_class_has_a_reason_and_no_test(self) -> None:
-        truth = np.array([0, 1] * 20 + [1] * 20)
-        probability = np.where(truth == 0, 0.8, 0.3) + np.linspace(-0.1, 0.1, 60)
-        settings = {"classes": ["ill", "well"], "positive": "ill"}
-        (column,) = judged(binary(truth, probability), {"ward": ["A"] * 40 + ["B"] * 20}, **settings)["columns"]
-        assert column["groups"][1].metrics["auroc"].value is None
-        assert column["groups"][1].metrics["auroc"].reason
-        assert column["tests"]["auroc"]["p"] is None
 
     def test_missing_values_are_shown_and_not_compared(self) -> None:
         errors = np.array([0.0] * 60 + [9.0] * 30)
@@ -216,25 +169,6 @@ class TestSection:
         assert [rows[0].cells[0].text, rows[1].cells[0].text] == ["30", "30"]
         assert all(cell.small.startswith("[") for cell in rows[2].cells[1:])
 
-    def test_a_difference_is_shown_beside_its_p_value(self) -> None:
-        errors = np.where(np.arange(60) % 3 == 0, 6.0, 0.0)
-        context = self.context(numbers(60, errors), {"ward": ["odd" if i % 3 == 0 else "usual" for i in range(60)]})
-        entry = context.metrics.subgroups
-        assert entry is not None
-        cells = dict(
-            zip(entry.figures, (shown.test_cell(entry.columns[0], name) for name in entry.figures), strict=True)
-        )
-        assert cells["bias"].text == "differs"
-        assert cells["bias"].value < 0.05  # type: ignore[operator]
-
-    def test_one_group_is_not_tested(self) -> None:
-        context = self.context(numbers(30, np.zeros(30)), {"sex": ["F"] * 25 + [""] * 5})
-        entry = context.metrics.subgroups
-        assert entry is not None
-        assert shown.test_cell(entry.columns[0], "mae") == Cell("not tested", "one group")
-        assert shown.largest_difference(entry.columns[0], "mae", metric_format(context.study, "pasi")).text == "–"
-        assert shown.section(with_results(context, subgroups=None)) is None
-
 
 class TestSettings:
     def test_cut_points_must_increase_and_columns_be_named_once(self) -> None:
@@ -242,16 +176,3 @@ class TestSettings:
             with pytest.raises(ValueError, match="subgroups"):
                 Evaluation(subgroups=bad)
         assert Evaluation(subgroups=["sex", {"age": [40, 60]}]).subgroup_cuts == {"sex": (), "age": (40.0, 60.0)}
-
-    def test_what_is_predicted_cannot_define_groups(self) -> None:
-        with pytest.raises((CasewiseError, ValueError), match="subgroups"):
-            study_of_classes("binary", evaluation={"subgroups": ["finding"]})
-
-    @pytest.mark.parametrize("key", ["columns", "targets"])
-    def test_nor_can_the_column_that_it_is_read_from(self, key: str) -> None:
-        target = {"label": {"classes": ["covid", "no_finding"]}}
-        if key == "targets":
-            target["label"]["column"] = "diagnosis"  # type: ignore[assignment]
-        columns = {"columns": {"label": "diagnosis"}} if key == "columns" else {}
-        with pytest.raises(CasewiseError, match="subgroups"):
-            chest_study(Path("t.csv"), targets=target, evaluation={"subgroups": ["diagnosis"]}, **columns)

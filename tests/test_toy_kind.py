@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise import targets
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.inference.model import load_bundle
 from casewise.jobs.backends import Registrations
-from casewise.metrics import metric_of, register_metric
-from casewise.metrics.registry import unregister_metric
+from casewise.metrics import registry
+from casewise.metrics.registry import metric_of, register_metric
 from casewise.models.outputs import (
     NETWORK_KINDS,
     NumberOutput,
@@ -38,9 +39,9 @@ from casewise.study.loading import build_study
 from casewise.study.recipe import Recipe
 from casewise.study.schema import Study
 from casewise.study.targets import Target
-from casewise.targets import kind_named, register_kind, unregister_kind
-from casewise.targets.kinds import Number
+from casewise.targets import Number, kind_named, register_kind
 from casewise.training.losses import Scaling, guess_loss, loss_of
+from tests.prediction_rows import prediction_rows
 
 
 class Counts(Number):
@@ -73,7 +74,7 @@ def counts() -> Iterator[None]:
     register_kind(Counts())
     register_network_kind("counts", CountOutput())
     yield
-    unregister_kind("counts")
+    targets._REGISTRY.pop("counts")
     del NETWORK_KINDS["counts"]
 
 
@@ -102,12 +103,13 @@ def test_counts_go_from_the_study_file_to_the_metrics() -> None:
     truth, values = learned(outputs)
     kind = kind_named(target.kind)
     predicted = kind.decide(kind.normalise(values, *target.range))
-    facts: dict[str, Any] = {"visit": "", "day": np.nan, "region": "", "image": "", "target": "lesions"}
-    rows = pd.DataFrame({"case": [f"c{n:03d}" for n in range(len(truth))], "y_true": truth, **facts})
-    rows = rows.assign(subject=rows["case"], stage="oof", inner_fold=pd.NA, outer_fold=np.arange(len(rows)) % 3 + 1)
-    noise = np.random.default_rng(1).normal(size=len(rows))
-    parts = [rows.assign(model="net", y_pred=predicted), rows.assign(model="noisy", y_pred=predicted + noise)]
-    table = check(pd.concat(parts, ignore_index=True).assign(kind="counts"))
+    names, folds = [f"c{n:03d}" for n in range(len(truth))], np.arange(len(truth)) % 3 + 1
+    noise = np.random.default_rng(1).normal(size=len(truth))
+    parts = [
+        prediction_rows(names, truth, values, folds=folds, model=model, target="lesions", kind="counts")
+        for model, values in (("net", predicted), ("noisy", predicted + noise))
+    ]
+    table = check(pd.concat(parts, ignore_index=True))
 
     results = evaluate(table, Outcomes("lesions"), Plan(100))
     figures = results.metrics["oof"]["net"]["lesions"]
@@ -131,15 +133,15 @@ def test_processes_that_train_know_what_the_user_registered() -> None:
     }
     study = Study.model_validate(values)
     registrations = Registrations.of(study)
-    unregister_kind("counts")
-    unregister_metric(metric.name)
+    targets._REGISTRY.pop("counts")
+    registry._REGISTRY.pop(metric.name)
     output = NETWORK_KINDS.pop("counts")
     for _ in range(2):  # importing the user's modules may have registered everything already
         registrations.register()
     assert kind_named("counts").name == "counts"
     assert NETWORK_KINDS["counts"] is output
     assert metric_of(metric.name) is metric
-    unregister_metric(metric.name)
+    registry._REGISTRY.pop(metric.name)
 
 
 def write_photographs(folder: Path, subjects: int = 16) -> Path:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 
 import pytest
 
-from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, ClassChange, CorrectAnswers, Headline, Note
+from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, ClassChange, CorrectAnswers, Headline
 from casewise.evaluation.robustness import Altered
+from casewise.predictions.table import probability_columns
 from casewise.report.blocks import Facts, Fold, Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import counterfactuals
@@ -34,12 +34,8 @@ def reported(context: ReportContext, learner: str) -> Headline:
     return dataclasses.replace(context.metrics.main, learner=learner)
 
 
-def with_altered(
-    context: ReportContext, figures: dict[str, dict[str, Altered]], notes: Iterable[Note] = ()
-) -> ReportContext:
-    return dataclasses.replace(
-        context, metrics=dataclasses.replace(context.metrics, counterfactuals=figures, notes=list(notes))
-    )
+def with_altered(context: ReportContext, figures: dict[str, dict[str, Altered]]) -> ReportContext:
+    return dataclasses.replace(context, metrics=dataclasses.replace(context.metrics, counterfactuals=figures, notes=[]))
 
 
 def shown_of(context: ReportContext) -> tuple[dict[str, str], Table]:
@@ -60,7 +56,10 @@ def test_changed_answers_are_counted_among_those_of_other_classes(three: ReportC
         second: {"darker": of_ten(6), "cropped_rows": of_ten(1)},
         first: {"darker": of_ten(3), "cropped_rows": of_ten(0)},
     }
-    context = with_altered(three, figures, [Note("constant_predictions", {"network": second, "folds": 1, "of": 2})])
+    predictions = three.predictions.copy()
+    still = (predictions["model"] == second) & (predictions["outer_fold"] == 1) & (predictions["stage"] == "oof")
+    predictions.loc[still, probability_columns(predictions)] = 0.5
+    context = with_altered(dataclasses.replace(three, predictions=predictions), figures)
     facts, table = shown_of(context)
     assert list(table.columns) == ["Image", first, second]
     assert [row.name for row in table.rows] == ["Made darker", "Cropped above and below"]
@@ -68,7 +67,7 @@ def test_changed_answers_are_counted_among_those_of_other_classes(three: ReportC
     assert table.rows[0].cells[0].small == "30 % [0, 60]; correct 8, then 6"
     assert table.rows[1].cells[0].text == "0 of 10"
     assert facts["Cases"] == "10 of 10 subjects, drawn by the seed"
-    assert facts["Hardly varies, altered or not"] == f"{second} in 1 of 2 folds"
+    assert facts["Hardly varies, altered or not"] == f"{second} in 1 of 5 folds"
     assert set(facts["Not tested"].split(", ")).isdisjoint(figures)
     statement = altered(context)
     assert statement is not None

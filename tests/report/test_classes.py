@@ -9,8 +9,7 @@ import pytest
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.evaluation.figures import ReliabilityBin
-from casewise.evaluation.results import SourceMean, Threshold
+from casewise.evaluation.results import ReliabilityBin, SourceMean, Threshold
 from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
 from casewise.evaluation.results import Drop
 from casewise.report.blocks import Facts, Table

@@ -9,8 +9,7 @@ import pytest
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import groups_of_rows
-from casewise.evaluation.figures import Difference
-from casewise.evaluation.results import Comparison, WithinColumn
+from casewise.evaluation.results import Comparison, Difference, WithinColumn
 from casewise.evaluation.subgroups import headline_rows, within_column
 from casewise.report.blocks import Cell, Table
 from casewise.report.context import ReportContext

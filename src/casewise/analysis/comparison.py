@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.analysis.run import Run
-    from casewise.evaluation.figures import ClassFigures, Figures, Headline
+    from casewise.evaluation.results import ClassFigures, Figures, Headline
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Choice:
     @property
     def as_main(self) -> Headline:
         """The choice as a headline."""
-        from casewise.evaluation.figures import Headline
+        from casewise.evaluation.results import Headline
 
         return Headline(self.target, self.stage, self.learner, None, self.estimates, self.kind)
 
@@ -127,37 +127,23 @@ def compare(
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of
 
-    first, second = (run if isinstance(run, Run) else Run.open(run) for run in (first, second))
+    runs = [run if isinstance(run, Run) else Run.open(run) for run in (first, second)]
     names = learner if isinstance(learner, tuple) else (learner, learner)
-    first_choice = choose(first, names[0], target, stage)
-    second_choice = choose(second, names[1], first_choice.target, first_choice.stage)
-    rows, study = _common_rows(first_choice, second_choice), first.study
-    settings = study.evaluation
-    plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
-    classes = study.classes_of(first_choice.target)
-    judgement = judge_of(rows, classes, study.positive_of(first_choice.target)).judge(rows, plan, whole=True)
+    choice = choose(runs[0], names[0], target, stage)
+    rows, study = _common_rows(choice, choose(runs[1], names[1], choice.target, choice.stage)), runs[0].study
+    plan = Plan(study.evaluation.bootstrap_resamples, study.evaluation.confidence, study.seed)
+    judge = judge_of(rows, study.classes_of(choice.target), study.positive_of(choice.target))
+    judgement = judge.judge(rows, plan, whole=True)
     lines = []
     for metric, entry in judgement.comparison.items():
-        gap = entry["differences"].get(FIRST) or entry["differences"].get(SECOND)
-        if gap is None:
-            continue
-        low, high, difference = gap["low"], gap["high"], gap["difference"]
-        if entry["best"] == SECOND:  # the difference is that of the first from the second
-            low, high, difference = (None if end is None else -end for end in (high, low, difference))
-        estimates = [judgement.metrics[name][metric] for name in (FIRST, SECOND)]
-        lines.append(
-            {
-                "metric": metric,
-                FIRST: estimates[0].value,
-                SECOND: estimates[1].value,
-                "difference": difference,
-                "low": low,
-                "high": high,
-                "n_subjects": entry["n_subjects"],
-                "n_cases": estimates[0].n_cases,
-                "distinguishable": not gap["indistinguishable"],
-            }
-        )
+        for gap in entry.differences.values():
+            ends: list[float | None] = [gap.low, gap.difference, gap.high]
+            if entry.best == SECOND:  # the difference is that of the first from the second
+                ends = [None if end is None else -end for end in reversed(ends)]
+            values = {name: judgement.metrics[name][metric].value for name in (FIRST, SECOND)}
+            counts = {"n_subjects": entry.n_subjects, "n_cases": judgement.metrics[FIRST][metric].n_cases}
+            line = {"metric": metric, **values, "difference": ends[1], "low": ends[0], "high": ends[2], **counts}
+            lines.append(line | {"distinguishable": not gap.indistinguishable})
     return pd.DataFrame(lines)
 
 
@@ -171,21 +157,18 @@ def _common_rows(first_choice: Choice, second_choice: Choice) -> pd.DataFrame:
 
     from casewise.predictions.table import SAMPLE_KEY
 
-    pair = f"{first_choice.run.folder} and {second_choice.run.folder}"
-    classes = [choice.run.study.classes_of(choice.target) for choice in (first_choice, second_choice)]
-    if first_choice.kind != second_choice.kind or classes[0] != classes[1]:
-        raise CasewiseError(
-            f"{pair} cannot be compared: {first_choice.target} is of another kind, or has other classes."
-        )
-    tables = [first_choice.rows.assign(model=FIRST), second_choice.rows.assign(model=SECOND)]
+    pair = f"{first_choice.run.folder} and {second_choice.run.folder} cannot be compared"
+    target, choices = first_choice.target, (first_choice, second_choice)
+    first, second = ((choice.kind, choice.run.study.classes_of(choice.target)) for choice in choices)
+    if first != second:
+        raise CasewiseError(f"{pair}: {target} is of another kind, or has other classes.")
+    tables = [choice.rows.assign(model=name) for choice, name in zip(choices, (FIRST, SECOND), strict=True)]
     both = tables[0].merge(tables[1], on=list(SAMPLE_KEY), suffixes=("", "_other"))
     if both.empty:
-        raise CasewiseError(f"{pair} cannot be compared: they have predicted {first_choice.target} for no common case.")
+        raise CasewiseError(f"{pair}: they have predicted {target} for no common case.")
     different = both[(both["y_true"] - both["y_true_other"]).abs() > 1e-5 * both["y_true"].abs().clip(lower=1)]
     if len(different):
-        raise CasewiseError(
-            f"{pair} cannot be compared: their reference values of {first_choice.target} differ for {len(different)} "
-            f"cases, the first of which is {different['case'].iloc[0]}."
-        )
+        count, case = len(different), different["case"].iloc[0]
+        raise CasewiseError(f"{pair}: their reference values of {target} differ for {count} cases, such as {case}.")
     common = both[list(SAMPLE_KEY)]
     return pd.concat([table.merge(common, on=list(SAMPLE_KEY)) for table in tables], ignore_index=True)

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from casewise.analysis.comparison import Choice, choose, named
-from casewise.errors import CasewiseError, nearest
+from casewise.errors import CasewiseError
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from casewise.analysis.run import Run
-    from casewise.evaluation.figures import Calibration
+    from casewise.evaluation.results import Calibration
     from casewise.report.figures.drawing import Drawing
 
-# The figures of each form of target (see `TargetKind.form`); `calibration` is of both.
-FIGURES = {"number": ("agreement", "bland_altman"), "classes": ("roc", "precision_recall", "reliability", "confusion")}
-BOTH = ("calibration",)
+T = TypeVar("T")
+# The figures of each form of target (see `casewise.targets.Number`).
+FIGURES = {
+    "number": ("agreement", "bland_altman", "calibration"),
+    "classes": ("roc", "precision_recall", "reliability", "confusion", "calibration"),
+}
 DPI = 144
+
+
+class Names(TypedDict, total=False):
+    """What a figure is about; by default that of the headline."""
+
+    learner: str | None
+    target: str | None
+    stage: str | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,103 +54,81 @@ class Plots:
     @property
     def names(self) -> tuple[str, ...]:
         """The figures of the primary outcome, the names of methods; further targets may have others."""
-        return (*FIGURES[kind_named(self.run.study.kind_of(self.run.study.primary_outcome)).form], *BOTH)
+        return FIGURES[kind_named(self.run.study.kind_of(self.run.study.primary_outcome)).form]
 
     def __repr__(self) -> str:
         return f"Plots of {str(self.run.folder)!r}: {', '.join(f'{name}()' for name in self.names)}"
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or hasattr(type(self), name):
-            return object.__getattribute__(self, name)  # raises the error of the attribute itself
-        raise AttributeError(
-            f"There is no figure {name[:80]!r}. The figures of {self.run.study.primary_outcome} are "
-            f"{', '.join(self.names)}.{nearest(name, self.names)}",
-            name=name,
-        )
-
-    def agreement(self, *, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Figure:
+    def agreement(self, **names: Unpack[Names]) -> Figure:
         """Predicted against recorded values, with the identity and the limits of agreement."""
         from casewise.report.figures.agreement import scatter
-        from casewise.report.formatting import display_name
 
-        chosen = self._chosen("agreement", learner, target, stage)
-        label, scale = display_name(self.run.study, chosen.target), self.run.study.range_of(chosen.target)
-        return _figure(partial(scatter, chosen.rows, self._limits(chosen), scale=scale, label=label))
+        chosen = self._chosen("agreement", names)
+        scale = self.run.study.range_of(chosen.target)
+        return _figure(scatter(chosen.rows, self._limits(chosen), scale=scale, label=self._label(chosen)))
 
-    def bland_altman(
-        self, *, learner: str | None = None, target: str | None = None, stage: str | None = None
-    ) -> Figure:
+    def bland_altman(self, **names: Unpack[Names]) -> Figure:
         """The difference of prediction and recorded value over their mean, with bias and limits of agreement."""
         from casewise.report.figures.agreement import bland_altman
-        from casewise.report.formatting import digits_of, display_name
+        from casewise.report.formatting import digits_of
 
-        chosen = self._chosen("bland_altman", learner, target, stage)
-        label, digits = display_name(self.run.study, chosen.target), digits_of(*self.run.study.range_of(chosen.target))
-        return _figure(partial(bland_altman, chosen.rows, self._limits(chosen), digits=digits, label=label))
+        chosen = self._chosen("bland_altman", names)
+        digits = digits_of(*self.run.study.range_of(chosen.target))
+        return _figure(bland_altman(chosen.rows, self._limits(chosen), digits=digits, label=self._label(chosen)))
 
-    def roc(self, *, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Figure:
+    def roc(self, **names: Unpack[Names]) -> Figure:
         """The ROC curve of each class with its AUROC; dots are the operating points. Out of fold, means over folds."""
         from casewise.report.figures.classes import curves_of, roc
 
-        chosen = self._chosen("roc", learner, target, stage)
-        curves = curves_of(chosen.classes, chosen.estimates)
-        if not curves:
-            raise CasewiseError(f"{chosen.label}: there is no ROC curve, because the cases are all of one class.")
-        return _figure(partial(roc, curves))
+        chosen = self._chosen("roc", names)
+        return _figure(roc(_some(chosen, curves_of(chosen.classes, chosen.estimates))))
 
-    def precision_recall(
-        self, *, learner: str | None = None, target: str | None = None, stage: str | None = None
-    ) -> Figure:
+    def precision_recall(self, **names: Unpack[Names]) -> Figure:
         """The precision-recall curve of each class, of all cases together, with the average precision."""
         from casewise.report.figures.classes import precision_recall, recall_curves
 
-        chosen = self._chosen("precision_recall", learner, target, stage)
-        names = self.run.study.classes_of(chosen.target)
-        curves = recall_curves(chosen.rows, names, chosen.classes, chosen.estimates)
-        if not curves:
-            raise CasewiseError(f"{chosen.label}: there is no such curve, because the cases are all of one class.")
-        return _figure(partial(precision_recall, curves))
+        chosen = self._chosen("precision_recall", names)
+        classes = self.run.study.classes_of(chosen.target)
+        curves = recall_curves(chosen.rows, classes, chosen.classes, chosen.estimates)
+        return _figure(precision_recall(_some(chosen, curves)))
 
-    def reliability(self, *, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Figure:
+    def reliability(self, **names: Unpack[Names]) -> Figure:
         """The share of correct predictions by probability, before and after temperature scaling."""
         from casewise.report.figures.classes import reliability
 
-        chosen = self._chosen("reliability", learner, target, stage)
+        chosen = self._chosen("reliability", names)
         errors = [chosen.estimates.get(name) for name in ("ece", "ece_calibrated")]
-        bins = [chosen.classes.reliability, chosen.classes.reliability_calibrated]
-        return _figure(partial(reliability, *bins, ece=errors))
+        return _figure(reliability(chosen.classes.reliability, chosen.classes.reliability_calibrated, ece=errors))
 
-    def confusion(self, *, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Figure:
+    def confusion(self, **names: Unpack[Names]) -> Figure:
         """The confusion matrix: reference classes by rows, predicted ones by columns."""
         from casewise.report.figures.confusion import confusion
 
-        chosen = self._chosen("confusion", learner, target, stage)
-        return _figure(partial(confusion, chosen.classes["names"], chosen.classes["confusion"]))
+        chosen = self._chosen("confusion", names)
+        return _figure(confusion(chosen.classes.names, chosen.classes["confusion"]))
 
-    def calibration(
-        self,
-        label: str | None = None,
-        *,
-        learner: str | None = None,
-        target: str | None = None,
-        stage: str | None = None,
-    ) -> Figure:
+    def calibration(self, label: str | None = None, **names: Unpack[Names]) -> Figure:
         """The smoothed calibration curve with its band: of a number, or of the probability of the class `label`.
 
         By default the positive one of two classes, or the first one of several.
         """
         from casewise.report.figures.calibration import curve
-        from casewise.report.formatting import display_name, plain
+        from casewise.report.formatting import plain
 
-        chosen = self._chosen("calibration", learner, target, stage)
+        chosen = self._chosen("calibration", names)
         entries = self._calibration(chosen)
         if label is not None and list(entries) == [""]:
             raise CasewiseError(f"{chosen.label}: a number has one calibration curve; leave out the label {label!r}.")
         name = named("calibration curve of", label, list(entries), self.run)
-        if not entries[name]["curve"]:
+        if not entries[name].curve:
             raise CasewiseError(f"{chosen.label}: there is no calibration curve, because the predictions do not vary.")
-        title = plain(name) or display_name(self.run.study, chosen.target)
-        return _figure(partial(curve, entries[name]["curve"], title=title, percent=bool(name), name="calibration"))
+        title = plain(name) or self._label(chosen)
+        return _figure(curve(entries[name].curve, title=title, percent=bool(name), name="calibration"))
+
+    def _label(self, chosen: Choice) -> str:
+        from casewise.report.formatting import display_name
+
+        return display_name(self.run.study, chosen.target)
 
     def _calibration(self, chosen: Choice) -> dict[str, Calibration]:
         """The entries of the results, which are of the headline; those of another choice are computed."""
@@ -153,14 +141,14 @@ class Plots:
         chosen_results = replace(self.run.results, main=chosen.as_main)
         return (with_calibration(self.run.study, self.run.rows, chosen_results).calibration or {})[chosen.stage]
 
-    def _chosen(self, figure: str, learner: str | None, target: str | None, stage: str | None) -> Choice:
+    def _chosen(self, figure: str, names: Names) -> Choice:
         """The choice, whose target the figure applies to.
 
         Raises:
             CasewiseError: there is no such learner, target or stage, or the figure is for another kind of target.
         """
-        chosen = choose(self.run, learner, target, stage)
-        possible = (*FIGURES[kind_named(chosen.kind).form], *BOTH)
+        chosen = choose(self.run, **names)
+        possible = FIGURES[kind_named(chosen.kind).form]
         if figure not in possible:
             raise CasewiseError(
                 f"{figure} does not apply to {chosen.target}, which is a target of the kind {chosen.kind}. Its figures "
@@ -182,11 +170,17 @@ class Plots:
         return limits
 
 
-def _figure(draw: Callable[[], Drawing]) -> Figure:
+def _some(chosen: Choice, curves: list[T]) -> list[T]:
+    """The curves, if there are any."""
+    if not curves:
+        raise CasewiseError(f"{chosen.label}: there is no such curve, because the cases are all of one class.")
+    return curves
+
+
+def _figure(drawing: Drawing) -> Figure:
     """The figure of a drawing."""
-    figure = draw().figure
-    assert figure is not None  # drawn by matplotlib
-    return for_notebooks(figure)
+    assert drawing.figure is not None  # drawn by matplotlib
+    return for_notebooks(drawing.figure)
 
 
 def for_notebooks(figure: Figure) -> Figure:

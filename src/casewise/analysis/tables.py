@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from casewise.evaluation.figures import Seeds
 from casewise.evaluation.results import Results
 from casewise.predictions.conformal import set_names, with_sets
 from casewise.predictions.table import final_rows
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 CASE = ["case", "subject", "visit", "day", "region", "image"]
-NAMES = ["learner", "target", "stage", "metric"]
 ESTIMATE = ["value", "low", "high", "n_subjects", "n_cases", "rough", "reason"]
 FINDING = ["id", "level", "sentence", "remedy"]
 
@@ -53,29 +52,15 @@ def predictions_table(rows: pd.DataFrame, study: Study, intervals: Mapping[str, 
 
 def metrics_table(results: Results) -> pd.DataFrame:
     """Every estimate of `metrics.json`, a row each."""
-    rows = [row | dict(estimate) for row, estimate in _by_name(results.metrics)]
-    return (
-        pd.DataFrame(rows).reindex(columns=[*NAMES, *ESTIMATE]).astype(dict.fromkeys(("value", "low", "high"), float))
-    )
-
-
-def seeds_table(results: Results) -> pd.DataFrame:
-    """The spread of every metric over several seeds, a row each; without rows where there is one training."""
-    entry, spread = results.seeds or Seeds([], {}), ["mean", "min", "max", "sd"]
     rows = [
-        row | {"trainings": len(entry.seeds)} | {name: getattr(figures, name) for name in spread}
-        for row, figures in _by_name(entry.metrics)
+        {"learner": learner, "target": target, "stage": stage, "metric": metric, **estimate}
+        for stage, by_learner in results.metrics.items()
+        for learner, by_target in by_learner.items()
+        for target, by_metric in by_target.items()
+        for metric, estimate in by_metric.items()
     ]
-    return pd.DataFrame(rows, columns=[*NAMES, "trainings", *spread]).astype(dict.fromkeys(spread, float))
-
-
-def _by_name(figures: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], Any]]:
-    """The figures by stage, learner, target and metric, each with these names."""
-    for stage, by_learner in figures.items():
-        for learner, by_target in by_learner.items():
-            for target, by_metric in by_target.items():
-                for metric, figure in by_metric.items():
-                    yield dict(zip(NAMES, (learner, target, stage, metric), strict=True)), figure
+    table = pd.DataFrame(rows).reindex(columns=["learner", "target", "stage", "metric", *ESTIMATE])
+    return table.astype(dict.fromkeys(("value", "low", "high"), float))
 
 
 def cohort_table(images: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -90,14 +75,10 @@ def cohort_table(images: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 def splits_table(splits: Splits) -> pd.DataFrame:
     """The side and fold of each subject."""
-    sides = list(splits.side.values())
-    return pd.DataFrame(
-        {
-            "subject": list(splits.side),
-            "side": ["test" if side == TEST else "train" for side in sides],
-            "fold": pd.array([pd.NA if side == TEST else side + 1 for side in sides], dtype="Int64"),
-        }
-    )
+    sides = pd.Series(splits.side, dtype=int)
+    tested = sides.to_numpy() == TEST
+    folds = (sides + 1).astype("Int64").mask(tested).array
+    return pd.DataFrame({"subject": sides.index, "side": np.where(tested, "test", "train"), "fold": folds})
 
 
 def findings_table(audit: Mapping[str, Any]) -> pd.DataFrame:

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from casewise.errors import StudyError
 from casewise.evaluation import intervals
-from casewise.evaluation.figures import Comparison, Difference, Estimate
 from casewise.evaluation.intervals import Basis, largest_difference
+from casewise.evaluation.results import Comparison, Difference, Estimate
 from casewise.metrics.numbers import moments, number_metrics, reason, sum_by_subject
 from casewise.metrics.registry import metric_of, metrics_of
 from casewise.study.learners import baselines_among
@@ -39,12 +38,6 @@ class Plan:
     resamples: int = 2000
     confidence: float = 0.95
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.resamples < 1:
-            raise StudyError(f"resamples: at least 1 is needed, not {self.resamples}.")
-        if not 0 < self.confidence < 1:
-            raise StudyError(f"confidence: must be between 0 and 1, such as 0.95, not {self.confidence:g}.")
 
 
 PLAN = Plan()
@@ -93,16 +86,15 @@ def percentiles(samples: np.ndarray, confidence: float) -> tuple[np.ndarray, np.
     """The ends of the interval over the defined samples (resamples, ...); NaN if too few are defined."""
     ordered = np.sort(samples, axis=0)  # NaN last
     n_defined = (~np.isnan(ordered)).sum(axis=0)
-    ends = []
-    for share in ((1 - confidence) / 2, (1 + confidence) / 2):
-        position = share * np.maximum(n_defined - 1, 0)
+    last = np.maximum(n_defined - 1, 0)
+
+    def end(share: float) -> np.ndarray:
+        position = share * last
         below = np.floor(position).astype(int)
-        above = np.minimum(below + 1, np.maximum(n_defined - 1, 0))
-        at_below = np.take_along_axis(ordered, below[None], axis=0)[0]
-        at_above = np.take_along_axis(ordered, above[None], axis=0)[0]
-        end = at_below + (position - below) * (at_above - at_below)
-        ends.append(np.where(n_defined >= _LEAST_DEFINED * len(samples), end, np.nan))
-    return ends[0], ends[1]
+        at, after = (np.take_along_axis(ordered, n[None], axis=0)[0] for n in (below, np.minimum(below + 1, last)))
+        return np.where(n_defined >= _LEAST_DEFINED * len(samples), at + (position - below) * (after - at), np.nan)
+
+    return end((1 - confidence) / 2), end((1 + confidence) / 2)
 
 
 def estimates(
@@ -125,6 +117,7 @@ def estimates(
         presence = np.ones((n_subjects, 1, 1), dtype=bool)
     groups = intervals.groups_of(n_subjects, plan.seed)
     left_out = dict(statistic(whole - intervals.by_group(sums, groups)))
+    subjects = {name: np.full(point.shape, n_subjects) for name, point in points.items()} | dict(rests_on or {})
     return with_intervals(
         points,
         {},
@@ -132,12 +125,7 @@ def estimates(
         plan,
         n_subjects=n_subjects,
         n_cases=n_cases,
-        basis=Basis(
-            left_out,
-            intervals.by_group(presence, groups) > 0,
-            {name: np.full(point.shape, n_subjects) for name, point in points.items()} | dict(rests_on or {}),
-            plan.confidence,
-        ),
+        basis=Basis(left_out, intervals.by_group(presence, groups) > 0, subjects, plan.confidence),
     )
 
 
@@ -191,16 +179,10 @@ def with_intervals(
             elif np.isnan(low):
                 undefined = "too many resamples are undefined: no interval"
                 why = undefined if basis is None else intervals.why_not(name, learner, basis)
-            rests_on = n_subjects if basis is None else int(basis.rests_on[name][learner])
-            estimates_by_learner[learner][name] = Estimate(
-                value=None if np.isnan(at) else float(at),
-                low=None if why else float(low),
-                high=None if why else float(high),
-                n_subjects=n_subjects,
-                n_cases=n_cases,
-                rough=intervals.rough(name, rests_on),
-                reason=why,
-            )
+            value = None if np.isnan(at) else float(at)
+            bottom, top = (None, None) if why else (float(low), float(high))
+            rough = intervals.rough(name, n_subjects if basis is None else int(basis.rests_on[name][learner]))
+            estimates_by_learner[learner][name] = Estimate(value, bottom, top, n_subjects, n_cases, rough, why)
     return estimates_by_learner
 
 
@@ -241,16 +223,11 @@ def by_subject(
     # learners with the same rows share one matrix product
     for rows, members in same_rows(present):
         n_cases = len(np.unique(np.asarray(cases)[rows])) if cases is not None else int(rows.sum())
-        sums = _sums(truth[rows], matrix[rows][:, members], subjects[rows])
+        own, centre = truth[rows], float(truth[rows].mean()) if rows.any() else 0.0
+        sums = sum_by_subject(moments(own[:, None], matrix[rows][:, members], centre=centre), subjects[rows])
         group_estimates = estimates(sums, partial(number_metrics, kind=kind), reason, plan, n_cases=n_cases)
         estimates_by_learner |= dict(zip(map(str, learners[members]), group_estimates, strict=True))
     return {learner: estimates_by_learner[learner] for learner in predicted}
-
-
-def _sums(truth: np.ndarray, matrix: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """Sums of `moments`, (subjects, learners, 8)."""
-    centre = float(truth.mean()) if truth.size else 0.0
-    return sum_by_subject(moments(truth[:, None], matrix, centre=centre), subjects)
 
 
 # with fewer subjects no difference is stated: their resamples do not show how far a difference varies
@@ -358,47 +335,40 @@ def differences(
     `effective` is the effective number of subjects for each metric that is compared.
     """
     few = n_subjects < FEWEST_SUBJECTS
-    baselines = baselines_among(learners)
     comparison: dict[str, Comparison] = {}
     for name, subjects in effective.items():
-        sign = -1.0 if metric_of(name).larger_is_better else 1.0
-        point = points[name]
+        sign, point, most = -1.0 if metric_of(name).larger_is_better else 1.0, points[name], largest_difference(name)
         if np.isnan(point).all():
             continue
-        best, most = int(np.nanargmin(sign * point)), largest_difference(name)
         pairs = pair_intervals(
             point, samples[name], n_subjects=n_subjects, effective=subjects, confidence=plan.confidence
         )
-        half_width = np.full_like(pairs.half_width, np.nan) if few else pairs.half_width
-
-        from_best = _differences_from(best, learners, pairs.difference, half_width, most)
+        if few:
+            pairs = replace(pairs, half_width=np.full_like(pairs.half_width, np.nan))
+        best = learners[int(np.nanargmin(sign * point))]
+        from_best = _differences_from(best, learners, pairs, most)
         comparison[name] = Comparison(
-            best=learners[best],
-            indistinguishable=[learners[best], *(n for n, gap in from_best.items() if gap.indistinguishable)],
+            best=best,
+            indistinguishable=[best, *(n for n, gap in from_best.items() if gap.indistinguishable)],
             n_subjects=n_subjects,
             rough=few,
             differences=from_best,
             from_baseline={
-                baseline: _differences_from(learners.index(baseline), learners, pairs.difference, half_width, most)
-                for baseline in baselines
+                baseline: _differences_from(baseline, learners, pairs, most) for baseline in baselines_among(learners)
             },
         )
     return comparison
 
 
 def _differences_from(
-    reference: int, learners: Sequence[str], difference: np.ndarray, half_width: np.ndarray, most: float
+    reference: str, learners: Sequence[str], pairs: PairIntervals, most: float
 ) -> dict[str, Difference]:
-    """For each learner but the reference, its difference from it; `difference` and `half_width` are (L, L)."""
+    """For each learner but the reference, its difference from it, which is at most `most`."""
     entries: dict[str, Difference] = {}
-    for number, learner in enumerate(learners):
-        gap, half = float(difference[number, reference]), float(half_width[number, reference])
-        if number == reference or np.isnan(gap):
-            continue
-        entries[learner] = Difference(
-            gap,
-            low=None if np.isnan(half) else max(gap - half, -most),
-            high=None if np.isnan(half) else min(gap + half, most),
-            indistinguishable=bool(np.isnan(half) or abs(gap) <= half),
-        )
+    column = learners.index(reference)
+    for learner, gap, half in zip(learners, pairs.difference[:, column], pairs.half_width[:, column], strict=True):
+        if learner != reference and not np.isnan(gap):
+            none = bool(np.isnan(half))
+            low, high = (None, None) if none else (max(float(gap - half), -most), min(float(gap + half), most))
+            entries[learner] = Difference(float(gap), low, high, none or bool(abs(gap) <= half))
     return entries

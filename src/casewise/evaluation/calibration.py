@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from casewise.evaluation.bootstrap import Plan, draw, mean_by_subject, percentiles, with_intervals
-from casewise.evaluation.figures import (
+from casewise.evaluation.bootstrap import Plan, draw, mean_by_subject, percentiles, resample, with_intervals
+from casewise.evaluation.intervals import FEWEST
+from casewise.evaluation.results import (
     Calibration,
     CurvePoint,
     Estimate,
@@ -29,8 +28,7 @@ from casewise.evaluation.figures import (
     StageCoverage,
     TargetCoverage,
 )
-from casewise.evaluation.intervals import FEWEST
-from casewise.metrics.calibration import intercepts, line, logit, slopes, smoothed
+from casewise.metrics.calibration import line, logistic, logit, smoothed
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.conformal import ROUNDING, Entry, fit_target, interval, members
 from casewise.predictions.table import final_rows
@@ -55,94 +53,73 @@ def class_calibration(
     `rows` are scored rows of one learner. Out of fold there is a slope of each fold, None where undefined; the curve
     has no points where the predictions are all the same.
     """
-    shown = [classes.index(positive)] if positive is not None else list(range(len(classes)))
-    subjects, subject, counts = _drawn(rows, plan)
-    truth = rows["y_true"].to_numpy(dtype=int)
-    p = rows[[f"p{number}" for number in range(len(classes))]].to_numpy(dtype=float)
-    by_class: dict[str, Calibration] = {}
-    for number in shown:
-        x, of_class = logit(p[:, number]), truth == number
+    return {
+        name: _of_class(rows, number, plan)
+        for number, name in enumerate(classes)
+        if positive is None or name == positive
+    }
 
-        def fitted(times: np.ndarray, x: np.ndarray = x, of_class: np.ndarray = of_class) -> dict[str, np.ndarray]:
-            varying = x.std() >= LEAST_SPREAD
-            return {
-                "slope": slopes(x if varying else np.zeros_like(x), of_class, subject, times)[:, None],
-                "intercept": intercepts(x, of_class, subject, times)[:, None],
-            }
 
-        why = _class_reason(x, of_class)
-        curve: list[CurvePoint] = []
-        if x.std() >= LEAST_SPREAD:
-            curve = _curve(p[:, number], of_class.astype(float), subjects, counts, plan, bounds=(0.0, 1.0))
-        by_class[classes[number]] = Calibration(
-            **_rough_if_rare(_with_intervals(fitted, counts, why, plan, rows), rows, of_class),
-            slope_by_fold=_by_fold(rows, partial(_slope, x, of_class)),
-            curve=curve,
-        )
-    return by_class
+def _of_class(rows: pd.DataFrame, number: int, plan: Plan) -> Calibration:
+    p, of_class = rows[f"p{number}"].to_numpy(dtype=float), rows["y_true"].to_numpy(dtype=int) == number
+    x, subject = logit(p), np.unique(rows["subject"].astype(str), return_inverse=True)[1]
+    varying = x.std() >= LEAST_SPREAD
+
+    def fitted(times: np.ndarray) -> dict[str, np.ndarray]:
+        slope = logistic(x if varying else np.zeros_like(x), of_class, subject, times, sloped=True)
+        return {"slope": slope, "intercept": logistic(x, of_class, subject, times, sloped=False)}
+
+    def slope(mask: np.ndarray) -> float:
+        count = int(mask.sum())
+        if x[mask].std() < LEAST_SPREAD:
+            return np.nan
+        return float(logistic(x[mask], of_class[mask], np.arange(count), np.ones((1, count)), sloped=True)[0])
+
+    reason = "the probabilities separate the class from the others completely"
+    if not of_class.any() or of_class.all():
+        reason = "no case is truly of the class" if not of_class.any() else "every case is truly of the class"
+    elif not varying:
+        reason = "the probabilities are nearly all the same"
+    fewest = min(rows.loc[mask, "subject"].nunique() for mask in (of_class, ~of_class))
+    figures = _estimates(rows, fitted, reason, plan)
+    return Calibration(
+        **{name: replace(figure, rough=figure.rough or fewest < FEW_OF_CLASS) for name, figure in figures.items()},
+        slope_by_fold=_by_fold(rows, slope),
+        curve=_curve(rows, p, of_class.astype(float), plan, bounds=(0.0, 1.0)) if varying else [],
+    )
 
 
 def number_calibration(rows: pd.DataFrame, plan: Plan) -> Calibration:
     """The regression of the reference on the prediction: as an entry of `class_calibration`."""
-    subjects, _, counts = _drawn(rows, plan)
+    subjects = rows["subject"].astype(str).to_numpy()
     predicted, truth = rows["y_pred"].to_numpy(dtype=float), rows["y_true"].to_numpy(dtype=float)
-
     least = LEAST_SPREAD_OF_NUMBERS * float(truth.std())
     varying = float(predicted.std()) >= least
 
     def fitted(times: np.ndarray) -> dict[str, np.ndarray]:
         intercept, slope = line(predicted if varying else np.zeros_like(predicted), truth, subjects, times)
-        return {"slope": slope[:, None], "intercept": intercept[:, None]}
+        return {"slope": slope, "intercept": intercept}
 
-    def in_fold(mask: np.ndarray) -> float:
-        if predicted[mask].std() < least:
-            return float("nan")
-        return float(line(predicted[mask], truth[mask], np.arange(mask.sum()), np.ones((1, int(mask.sum()))))[1][0])
+    def slope(mask: np.ndarray) -> float:
+        x, count = predicted[mask], int(mask.sum())
+        return np.nan if x.std() < least else float(line(x, truth[mask], np.arange(count), np.ones((1, count)))[1][0])
 
     return Calibration(
-        **_with_intervals(fitted, counts, "the predictions are nearly all the same", plan, rows),
-        slope_by_fold=_by_fold(rows, in_fold),
-        curve=_curve(predicted, truth, subjects, counts, plan, bounds=(-np.inf, np.inf)) if varying else [],
+        **_estimates(rows, fitted, "the predictions are nearly all the same", plan),
+        slope_by_fold=_by_fold(rows, slope),
+        curve=_curve(rows, predicted, truth, plan, bounds=(-np.inf, np.inf)) if varying else [],
     )
 
 
-def _drawn(rows: pd.DataFrame, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The subject of each row, its number, and how often each subject is in each resample."""
-    subjects = rows["subject"].astype(str).to_numpy()
-    names, subject = np.unique(subjects, return_inverse=True)
-    return subjects, subject, draw(len(names), plan)
-
-
-def _with_intervals(
-    fitted: Callable[[np.ndarray], dict[str, np.ndarray]], counts: np.ndarray, why: str, plan: Plan, rows: pd.DataFrame
+def _estimates(
+    rows: pd.DataFrame, fitted: Callable[[np.ndarray], dict[str, np.ndarray]], reason: str, plan: Plan
 ) -> dict[str, Estimate]:
-    points = {name: values[0] for name, values in fitted(np.ones((1, counts.shape[1]))).items()}
-    (estimates,) = with_intervals(
-        points, fitted(counts), lambda *_: why, plan, n_subjects=counts.shape[1], n_cases=int(rows["case"].nunique())
-    )
-    return estimates
-
-
-def _rough_if_rare(entry: dict[str, Estimate], rows: pd.DataFrame, of_class: np.ndarray) -> dict[str, Estimate]:
-    """Mark the figures of a class as rough where it, or the others together, have few subjects."""
-    fewest = min(rows.loc[mask, "subject"].nunique() for mask in (of_class, ~of_class))
-    return {name: replace(figure, rough=figure.rough or fewest < FEW_OF_CLASS) for name, figure in entry.items()}
-
-
-def _class_reason(x: np.ndarray, of_class: np.ndarray) -> str:
-    """Why a slope or an intercept is undefined."""
-    if not of_class.any() or of_class.all():
-        return "no case is truly of the class" if not of_class.any() else "every case is truly of the class"
-    if x.std() < LEAST_SPREAD:
-        return "the probabilities are nearly all the same"
-    return "the probabilities separate the class from the others completely"
-
-
-def _slope(x: np.ndarray, of_class: np.ndarray, mask: np.ndarray) -> float:
-    count = int(mask.sum())
-    if x[mask].std() < LEAST_SPREAD:
-        return float("nan")
-    return float(slopes(x[mask], of_class[mask], np.arange(count), np.ones((1, count)))[0])
+    """The figures of `fitted`, (R,) each from how often each subject counts in R resamples."""
+    n_subjects = rows["subject"].astype(str).nunique()
+    points = fitted(np.ones((1, n_subjects)))
+    samples = {name: values[:, None] for name, values in fitted(draw(n_subjects, plan)).items()}
+    n_cases = int(rows["case"].nunique())
+    return with_intervals(points, samples, lambda *_: reason, plan, n_subjects=n_subjects, n_cases=n_cases)[0]
 
 
 def _by_fold(rows: pd.DataFrame, slope: Callable[[np.ndarray], float]) -> dict[str, float | None]:
@@ -150,23 +127,22 @@ def _by_fold(rows: pd.DataFrame, slope: Callable[[np.ndarray], float]) -> dict[s
     folds = rows["outer_fold"]
     if folds.isna().any():
         return {}
-    values = {str(fold): slope((folds == fold).to_numpy(dtype=bool)) for fold in sorted(folds.unique())}
-    return {fold: None if np.isnan(value) else value for fold, value in values.items()}
+    return {str(fold): _or_none(slope((folds == fold).to_numpy(dtype=bool))) for fold in sorted(folds.unique())}
 
 
 def _curve(
-    x: np.ndarray, y: np.ndarray, subjects: np.ndarray, counts: np.ndarray, plan: Plan, *, bounds: tuple[float, float]
+    rows: pd.DataFrame, x: np.ndarray, y: np.ndarray, plan: Plan, *, bounds: tuple[float, float]
 ) -> list[CurvePoint]:
     """The points of the smoothed curve with its pointwise band."""
     low, high = (float(value) for value in np.quantile(x, [TAIL, 1 - TAIL]))
     if high - low < SAME or np.ptp(y) == 0:
         return []
-    grid = np.linspace(low, high, POINTS)
-    middle = np.clip(smoothed(x, y, subjects, np.ones((1, counts.shape[1])), grid)[0], *bounds)
-    lows, highs = percentiles(np.clip(smoothed(x, y, subjects, counts, grid), *bounds), plan.confidence)
-    if counts.shape[1] < FEWEST:
-        lows = highs = np.full(POINTS, np.nan)
-    values = zip(grid, middle, lows, highs, strict=True)
+    grid, subjects = np.linspace(low, high, POINTS), rows["subject"].astype(str).to_numpy()
+    n_subjects = len(np.unique(subjects))
+    middle = np.clip(smoothed(x, y, subjects, np.ones((1, n_subjects)), grid)[0], *bounds)
+    drawn = np.clip(smoothed(x, y, subjects, draw(n_subjects, plan), grid), *bounds)
+    ends = percentiles(drawn, plan.confidence) if n_subjects >= FEWEST else np.full((2, POINTS), np.nan)
+    values = zip(grid, middle, *ends, strict=True)
     return [CurvePoint(float(at), float(value), _or_none(bottom), _or_none(top)) for at, value, bottom, top in values]
 
 
@@ -184,29 +160,19 @@ def decision_curve(rows: pd.DataFrame, number: int, thresholds: Sequence[float],
     (Vickers and Elkin 2006); treating none has 0. `over_all` is the model's minus that of treating all. All are
     estimates by resampling subjects.
     """
-    p, of_class = (
-        rows[f"p{number}"].to_numpy(dtype=float)[:, None],
-        rows["y_true"].to_numpy(dtype=int)[:, None] == number,
-    )
+    p, of_class = rows[[f"p{number}"]].to_numpy(dtype=float), rows[["y_true"]].to_numpy(dtype=int) == number
     levels = np.asarray(thresholds, dtype=float)
-    odds = levels / (1 - levels)
-    treated = p >= levels
-    gain = np.where(of_class, 1.0, -odds)
-    terms = np.stack([np.ones_like(gain), np.where(treated, gain, 0.0), gain], axis=-1)
+    gain = np.where(of_class, 1.0, -levels / (1 - levels))
+    terms = np.stack([np.ones_like(gain), np.where(p >= levels, gain, 0.0), gain], axis=-1)
     sums = sum_by_subject(terms, rows["subject"].to_numpy())
-    samples = (draw(len(sums), plan) @ sums.reshape(len(sums), -1)).reshape(plan.resamples, len(levels), 3)
 
     def benefits(totals: np.ndarray) -> dict[str, np.ndarray]:
         n, model, everyone = np.moveaxis(totals, -1, 0)
         return {"model": model / n, "treat_all": everyone / n, "over_all": (model - everyone) / n}
 
+    n_cases = int(rows["case"].nunique())
     points = with_intervals(
-        benefits(sums.sum(axis=0)),
-        benefits(samples),
-        lambda *_: "no cases",
-        plan,
-        n_subjects=len(sums),
-        n_cases=int(rows["case"].nunique()),
+        *resample(sums, benefits, plan), lambda *_: "no cases", plan, n_subjects=len(sums), n_cases=n_cases
     )
     return [
         NetBenefit(float(level), point["model"], point["treat_all"], point["over_all"])
@@ -227,67 +193,50 @@ def coverage(
     rows = rows[rows["y_true"].notna() & rows["y_pred"].notna()]
     targets: dict[str, TargetCoverage] = {}
     for target, entry in record["learners"].get(learner, {}).items():
-        own = rows[rows["target"] == target]
+        own, names = rows[rows["target"] == target], classes.get(target, ())
         by_stage = {name: own[own["stage"] == name] for name in own["stage"].unique()}
-        stages: dict[str, StageCoverage] = {}
-        if "test" in by_stage:
-            stages["test"] = _figures([(by_stage["test"], entry)], classes.get(target, ()), plan)
-        elif "oof" in by_stage and by_stage["oof"]["outer_fold"].notna().all():
-            pairs = _of_other_folds(by_stage["oof"], entry, float(record["level"]))
-            if pairs:
-                stages["oof"] = replace(_figures(pairs, classes.get(target, ()), plan), cross_fitted=True)
-        if "external" in by_stage:
-            stages["external"] = _figures([(by_stage["external"], entry)], classes.get(target, ()), plan)
-        targets[target] = TargetCoverage(dict(entry), stages)
+        pairs = {stage: [(by_stage[stage], entry)] for stage in ("test", "external") if stage in by_stage}
+        if "test" not in by_stage and "oof" in by_stage:
+            crossed = _of_other_folds(by_stage["oof"], entry, float(record["level"]))
+            pairs = ({"oof": crossed} if crossed else {}) | pairs
+        targets[target] = TargetCoverage(dict(entry), {stage: _figures(of, names, plan) for stage, of in pairs.items()})
     return PredictionSets(record["level"], learner, record["fewest"], targets)
 
 
 def _of_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -> list[tuple[pd.DataFrame, Entry]]:
     """The rows of each fold, with the entry of a calibration on the other folds; none for a single fold."""
-    limits = entry.get("range", ())  # classes have none
-    folds = rows["outer_fold"].unique()
-    if len(folds) < 2:
+    limits, fold_of = entry.get("range", ()), rows["outer_fold"]  # classes have no range
+    if fold_of.isna().any() or fold_of.nunique() < 2:
         return []
-    return [
-        (rows[rows["outer_fold"] == fold], fit_target(rows[rows["outer_fold"] != fold], limits, level))
-        for fold in folds
-    ]
+    return [(rows[fold_of == fold], fit_target(rows[fold_of != fold], limits, level)) for fold in fold_of.unique()]
 
 
 def _figures(pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str], plan: Plan) -> StageCoverage:
     """The figures of one stage, from rows with the entry that belongs to each."""
     rows = pd.concat([own for own, _ in pairs])
     subjects, truth = rows["subject"].astype(str).to_numpy(), rows["y_true"].to_numpy(dtype=float)
+
+    def mean(values: np.ndarray, mask: np.ndarray, name: str = "mean") -> Estimate | None:
+        """The mean over subjects of each subject's mean; None without rows."""
+        if not mask.any():
+            return None
+        by_subject = pd.Series(values[mask].astype(float)).groupby(subjects[mask]).mean()
+        figure = mean_by_subject(by_subject.to_numpy(), by_subject.index.to_numpy(), plan, name=name)
+        return replace(figure, n_cases=int(mask.sum()))
+
+    every = np.ones(len(rows), dtype=bool)
     if classes:
         inside = np.concatenate([members(own, entry) for own, entry in pairs])
-        right = inside[np.arange(len(rows)), truth.astype(int)].astype(float)
-        size = inside.sum(axis=1).astype(float)
-        of_class = {name: truth == number for number, name in enumerate(classes)}
+        right, size = inside[np.arange(len(rows)), truth.astype(int)], inside.sum(axis=1)
         return StageCoverage(
-            coverage=_mean(right, subjects, plan, name="share"),
+            coverage=mean(right, every, "share"),
             without=0,
-            cross_fitted=False,
-            size=_mean(size, subjects, plan),
-            single=_mean((size == 1).astype(float), subjects, plan, name="share"),
-            by_class={
-                name: _mean(right[mask], subjects[mask], plan, name="share") if mask.any() else None
-                for name, mask in of_class.items()
-            },
+            size=mean(size, every),
+            single=mean(size == 1, every, "share"),
+            by_class={name: mean(right, truth == number, "share") for number, name in enumerate(classes)},
         )
     ends = [interval(own["y_pred"].to_numpy(dtype=float), entry) for own, entry in pairs]
-    low, high = (np.concatenate([pair[side] for pair in ends]) for side in (0, 1))
+    low, high = (np.concatenate(side) for side in zip(*ends, strict=True))
     has = ~np.isnan(low)
-    right = ((truth >= low - ROUNDING) & (truth <= high + ROUNDING)).astype(float)
-    return StageCoverage(
-        coverage=_mean(right[has], subjects[has], plan, name="share") if has.any() else None,
-        without=int((~has).sum()),
-        cross_fitted=False,
-        width=_mean((high - low)[has], subjects[has], plan) if has.any() else None,
-    )
-
-
-def _mean(values: NDArray[np.float64], subjects: NDArray[Any], plan: Plan, *, name: str = "mean") -> Estimate:
-    """The mean over subjects of each subject's mean."""
-    by_subject = pd.Series(values).groupby(subjects).mean()
-    figure = mean_by_subject(by_subject.to_numpy(), by_subject.index.to_numpy(), plan, name=name)
-    return replace(figure, n_cases=len(values))
+    right = (truth >= low - ROUNDING) & (truth <= high + ROUNDING)
+    return StageCoverage(mean(right, has, "share"), int((~has).sum()), width=mean(high - low, has))

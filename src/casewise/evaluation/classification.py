@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,8 @@ from casewise.evaluation.bootstrap import (
     with_intervals,
 )
 from casewise.evaluation.caveats import caveat
-from casewise.evaluation.figures import (
+from casewise.evaluation.intervals import Basis, by_group, groups_of
+from casewise.evaluation.results import (
     ClassFigures,
     Comparison,
     Figures,
@@ -30,7 +30,6 @@ from casewise.evaluation.figures import (
     ReliabilityBin,
     Threshold,
 )
-from casewise.evaluation.intervals import Basis, by_group, groups_of
 from casewise.evaluation.thresholds import (
     ByFold,
     choose,
@@ -167,38 +166,36 @@ def judge_classes(
     A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted.
     """
     by_learner: dict[str, Figures] = {}
-    compared: dict[str, Comparison] = {}
-    groups = same_rows(wide.predicted)
-    for rows, members in groups:
+    for rows, members in same_rows(wide.predicted):
         points, basis, n_subjects = left_out(_chosen(wide, rows, members), classes, plan)
         support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
-
-        def why(name: str, _: int, support: np.ndarray = support) -> str:
-            return reason(name, classes, support)
-
         of_group = with_intervals(
             points,
             {},
-            why,
+            partial(_reason, classes, support),
             plan,
             n_subjects=n_subjects,
             n_cases=len(np.unique(wide.cases[rows])),
             basis=basis,
         )
         by_learner |= {wide.learners[n]: of_group[position] for position, n in enumerate(members)}
+    by_learner = {learner: by_learner[learner] for learner in wide.learners}
     shared = np.asarray(wide.predicted.all(axis=1))
-    if comparing and len(wide.learners) > 1 and shared.any():
-        points, samples, n_subjects = resampled(wide, shared, np.arange(len(wide.learners)), classes, plan)
-        effective = effective_subjects(wide.samples.subjects[shared])
-        everyone = _chosen(wide, shared, np.arange(len(wide.learners)))
-        behind = subjects_behind(everyone, classes)
-        metrics = {
-            metric.name: min(effective, float(behind[metric.name].min()))
-            for metric in classes.registered
-            if classes.kind in metric.compared
-        }
-        compared = differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
-    return {learner: by_learner[learner] for learner in wide.learners}, compared
+    if not comparing or len(wide.learners) < 2 or not shared.any():
+        return by_learner, {}
+    everyone = _chosen(wide, shared, np.arange(len(wide.learners)))
+    points, samples, n_subjects = resampled(everyone, classes, plan)
+    effective, behind = effective_subjects(everyone.subjects), subjects_behind(everyone, classes)
+    metrics = {
+        metric.name: min(effective, float(behind[metric.name].min()))
+        for metric in classes.registered
+        if classes.kind in metric.compared
+    }
+    return by_learner, differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
+
+
+def _reason(classes: Classes, support: np.ndarray, name: str, _: int) -> str:
+    return reason(name, classes, support)
 
 
 def describe_classes(
@@ -218,14 +215,24 @@ def describe_classes(
     by_learner: dict[str, ClassFigures] = {}
     for number, learner in enumerate(wide.learners):
         rows, k = wide.predicted[:, number], len(classes.names)
-        samples = wide.samples
-        truth, decided, p = samples.truth[rows], samples.decided[rows, number], samples.probabilities[rows, number]
-        calibrated = samples.calibrated[rows, number]
+        own = _chosen(wide, rows, np.array([number]))
+        truth, decided, p = own.truth, own.decided[:, 0], own.probabilities[:, 0]
         scores = one_against_rest(p, classes)
-        folds = None if samples.folds is None else samples.folds[rows, number]
+        folds = None if own.folds is None else own.folds[:, 0]
         curves = {classes.names[c]: drawn_curve(scores[:, c], truth == c, folds) for c in _shown(classes)}
-        temperatures = choice.temperatures.get(learner, {})
+        temperatures, thresholds = choice.temperatures.get(learner, {}), choice.thresholds.get(learner, {})
         confusion = np.bincount(truth * k + decided, minlength=k * k).reshape(k, k)
+        points = []
+        if thresholds:
+            points = judge_thresholds(
+                np.stack([scores[:, c] for c, _ in thresholds], axis=1),
+                np.stack([of_rows(t, wide.folds[rows, number], crossed=crossed) for t in thresholds.values()], axis=1),
+                np.stack([truth == c for c, _ in thresholds], axis=1),
+                own.subjects,
+                plan,
+                n_cases=len(np.unique(wide.cases[rows])),
+                prevalence=prevalence,
+            )
         by_learner[learner] = ClassFigures(
             names=list(classes.names),
             positive=None if classes.positive is None else classes.names[classes.positive],
@@ -234,80 +241,48 @@ def describe_classes(
             constant_class=_constant_class(confusion, classes),
             temperature=stated(temperatures, crossed=crossed),
             temperature_fitted_on=chosen_on,
-            roc={name: points for name, points in curves.items() if points},
+            roc={name: curve for name, curve in curves.items() if curve},
             reliability=[ReliabilityBin(*each) for each in reliability(p, truth)],
-            reliability_calibrated=[ReliabilityBin(*each) for each in reliability(calibrated, truth)],
-            operating=[],
-            temperature_by_fold=_by_fold(temperatures) if crossed else None,
-        )
-        thresholds = choice.thresholds.get(learner, {})
-        if not thresholds:
-            continue
-        estimates = judge_thresholds(
-            np.stack([scores[:, c] for c, _ in thresholds], axis=1),
-            np.stack([of_rows(t, wide.folds[rows, number], crossed=crossed) for t in thresholds.values()], axis=1),
-            np.stack([truth == c for c, _ in thresholds], axis=1),
-            samples.subjects[rows],
-            plan,
-            n_cases=len(np.unique(wide.cases[rows])),
-            prevalence=prevalence,
-        )
-        for ((c, rule), by_fold), estimate in zip(thresholds.items(), estimates, strict=True):
-            threshold = stated(by_fold, crossed=crossed)
-            by_learner[learner].operating.append(
+            reliability_calibrated=[ReliabilityBin(*each) for each in reliability(own.calibrated[:, 0], truth)],
+            operating=[
                 OperatingPoint(
                     label=classes.names[c],
                     rule=rule,
                     chosen_on=chosen_on,
-                    threshold=None if threshold is None else Threshold(threshold),
+                    threshold=None if (value := stated(by_fold, crossed=crossed)) is None else Threshold(value),
                     prevalence=prevalence,
-                    reached=reached(rule, estimate["sensitivity"]),
-                    figures=estimate,
+                    reached=reached(rule, figures["sensitivity"]),
+                    figures=figures,
                     threshold_by_fold=_by_fold(by_fold) if crossed else None,
                 )
-            )
+                for ((c, rule), by_fold), figures in zip(thresholds.items(), points, strict=True)
+            ],
+            temperature_by_fold=_by_fold(temperatures) if crossed else None,
+        )
     return by_learner
-
-
-def one_class_caveats(
-    blocks: Mapping[str, Mapping[str, Mapping[str, ClassFigures]]], units: Mapping[str, str]
-) -> list[Note]:
-    """The learners that predict only one class; `blocks` is `Results.classes`, `units` by target."""
-    return [
-        caveat("one_class", stage=stage, learner=learner, target=target, unit=units[target], label=block.constant_class)
-        for stage, learners in blocks.items()
-        for learner, targets in learners.items()
-        for target, block in targets.items()
-        if target in units and block.constant_class
-    ]
 
 
 def temperature_caveats(blocks: Mapping[str, Mapping[str, Mapping[str, ClassFigures]]]) -> list[Note]:
     """The learners with a temperature at the bound of its range; `blocks` is `Results.classes`."""
-    caveats = []
-    for stage, learners in blocks.items():
-        for learner, targets in learners.items():
-            for target, block in targets.items():
-                if values := temperatures_at_bound(block.temperature, block.temperature_by_fold):
-                    caveats.append(
-                        caveat("temperature_at_bound", stage=stage, target=target, learner=learner, **values)
-                    )
-    return caveats
+    return [
+        caveat("temperature_at_bound", stage=stage, target=target, learner=learner)
+        for stage, learners in blocks.items()
+        for learner, targets in learners.items()
+        for target, block in targets.items()
+        if temperatures_at_bound(block.temperature, block.temperature_by_fold)[0]
+    ]
 
 
 def temperatures_at_bound(
     temperature: float | None, by_fold: Mapping[str, float | None] | None = None
-) -> dict[str, Any] | None:
-    """The temperatures of a learner at a bound of their range: their values, and in how many folds of how many.
+) -> tuple[int, int]:
+    """In how many folds of how many a learner's temperature lies at a bound of its range; one without folds is one.
 
-    >>> temperatures_at_bound(20.0), temperatures_at_bound(1.3)
-    ({'temperatures': [20.0], 'folds': 1, 'of': 1}, None)
-    >>> temperatures_at_bound(0.4, {"1": 0.05, "2": 0.75})
-    {'temperatures': [0.05], 'folds': 1, 'of': 2}
+    >>> temperatures_at_bound(20.0), temperatures_at_bound(1.3), temperatures_at_bound(0.4, {"1": 0.05, "2": 0.75})
+    ((1, 1), (0, 1), (1, 2))
     """
     temperatures = list((by_fold or {"": temperature}).values())
-    extreme = [round(float(t), 2) for t in temperatures if t is not None and at_bound(t)]
-    return {"temperatures": sorted(set(extreme)), "folds": len(extreme), "of": len(temperatures)} if extreme else None
+    return sum(at_bound(t) for t in temperatures), len(temperatures)
 
 
 def _constant_class(confusion: np.ndarray, classes: Classes) -> str | None:
@@ -346,14 +321,13 @@ def left_out(samples: Samples, classes: Classes, plan: Plan) -> tuple[dict[str, 
 
 
 def resampled(
-    wide: PredictionMatrix, rows: np.ndarray, members: np.ndarray, classes: Classes, plan: Plan
+    samples: Samples, classes: Classes, plan: Plan
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
-    """Metrics (L,) of some learners on some rows, those of every resample (R, L), and the number of subjects.
+    """Metrics (L,) of the learners, those of every resample (R, L), and the number of subjects.
 
     Metrics that are computed within folds are resampled within folds, if every subject is in the same fold for all
     learners.
     """
-    samples = _chosen(wide, rows, members)
     n_subjects = len(np.unique(np.asarray(samples.subjects, dtype=str)))
     points = {name: at[0] for name, at in class_metrics(samples, classes, np.ones((1, n_subjects))).items()}
     folds = _fold_of_subject(samples)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,9 @@ import pandas as pd
 from casewise.cohort.dates import natural
 from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_in, recorded
 from casewise.evaluation.bootstrap import Plan, percentiles
-from casewise.evaluation.caveats import caveat
-from casewise.evaluation.figures import Drop, Figures, Note, SourceMean
-from casewise.evaluation.intervals import FEWEST, difference, scheme_of
+from casewise.evaluation.intervals import FEWEST, RANGES, difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of
+from casewise.evaluation.results import Drop, Figures, SourceMean
 from casewise.metrics.records import CALIBRATED
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
@@ -24,161 +22,41 @@ from casewise.predictions.table import final_rows
 NOT_RECORDED = "not recorded"
 # The group of the rarest of many values.
 OTHER_VALUES = "other values"
-# The range of the metrics of a scheme of intervals, where it is limited.
-_RANGES = {
-    "share": (0.0, 1.0),
-    "area": (0.0, 1.0),
-    "correlation": (-1.0, 1.0),
-    "kappa": (-1.0, 1.0),
-    "ratio": (0.0, None),
-}
-
-
-@dataclass(frozen=True)
-class WithinSources:
-    """One learner's metrics averaged over the sources, by metric: values, those of every resample (R,), and roughness.
-
-    `rough`: the metric rests on too few subjects in one of its sources; `fewest`: the subjects of the smallest source.
-    """
-
-    points: dict[str, float]
-    samples: dict[str, np.ndarray]
-    rough: dict[str, bool]
-    fewest: int
 
 
 def drop(
-    predictions: pd.DataFrame,
-    target: str,
-    *,
-    sources: Mapping[str, str] | None = None,
-    classes: Sequence[str] = (),
-    positive: str | None = None,
-    plan: Plan,
+    predictions: pd.DataFrame, target: str, *, classes: Sequence[str] = (), positive: str | None = None, plan: Plan
 ) -> dict[str, dict[str, Drop]]:
     """The difference of each learner between the external cohort and the study, by learner and metric.
 
     It is the external value minus the internal one (of the test set, else out of fold), with the interval that follows
-    from those of the two values, because the two sets of subjects are different people. With `sources`, the source of
-    each subject where each was left out in turn, the internal value is the mean over the values within each source,
-    `internal_stage` is `within`, and both sets of subjects are resampled. Metrics by class are those of the classes
-    (`recall[covid]`).
+    from those of the two values, because the two sets of subjects are different people. Metrics by class are those of
+    the classes (`recall[covid]`).
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna()]
     inside = next((stage for stage in ("test", "oof") if (rows["stage"] == stage).any()), None)
     if inside is None or not (rows["stage"] == "external").any():
         return {}
-    within = sources if inside == "oof" else None
-    drops: dict[str, dict[str, Drop]] = {}
     judge = judge_of(rows, classes, positive)
-    for learner, learner_rows in rows.groupby("model", sort=False):
-        internal_rows, external_rows = (learner_rows[learner_rows["stage"] == stage] for stage in (inside, "external"))
-        if internal_rows.empty or external_rows.empty:
-            continue
-        drops[str(learner)] = (
-            _drop_within(judge, internal_rows, external_rows, within, plan)
-            if within
-            else _drop_between(judge, internal_rows, external_rows, plan)
-        )
-    return drops
-
-
-def _drop_between(judge: Judge, inside: pd.DataFrame, outside: pd.DataFrame, plan: Plan) -> dict[str, Drop]:
-    """The differences of one learner's metrics, each with the interval that follows from those of both values."""
-    ((inner,), (outer,)) = (judge.judge(rows, plan, whole=False).metrics.values() for rows in (inside, outside))
-    drops: dict[str, Drop] = {}
-    for name in _drop_names(judge):
-        internal, external = inner[name], outer[name]
-        if internal.value is None or external.value is None:
-            continue
-        low, high = difference(external, internal) or (None, None)
-        drops[name] = Drop(
-            internal=internal.value,
-            external=external.value,
-            difference=external.value - internal.value,
-            low=low,
-            high=high,
-            internal_stage=str(inside["stage"].iloc[0]),
-            rough=internal.rough or external.rough,
-            reason=external.reason or internal.reason or None,
-        )
-    return drops
-
-
-def _drop_within(
-    judge: Judge, inside: pd.DataFrame, outside: pd.DataFrame, sources: Mapping[str, str], plan: Plan
-) -> dict[str, Drop]:
-    """The differences of one learner's metrics from their means within sources; both sets of subjects are resampled."""
-    own = _within(judge, inside, sources, plan)
-    other, redrawn, n_other = judge.resampled(outside, replace(plan, seed=plan.seed + 1))
-    (outer,) = judge.judge(outside, plan, whole=False).metrics.values()
-    drops: dict[str, Drop] = {}
-    for name in _drop_names(judge):
-        gap = other[name] - own.points[name]
-        if np.isnan(gap):
-            continue
-        samples, fewest = redrawn[name] - own.samples[name], min(own.fewest, n_other)
-        low, high, reason = _interval(name, gap, samples, plan, fewest)
-        rough = own.rough[name] or outer[name].rough
-        drops[name] = Drop(own.points[name], other[name], gap, low, high, "within", rough, reason)
-    return drops
-
-
-def _drop_names(judge: Judge) -> list[str]:
     names = judge.names("drop")
     labels = judge.classes.names if judge.classes else ()
-    return [*names, *(f"{name}[{label}]" for name in names if metric_of(name).by_class for label in labels)]
-
-
-def _interval(
-    name: str, value: float, samples: np.ndarray, plan: Plan, fewest: int
-) -> tuple[float | None, float | None, str | None]:
-    """The interval of a mean over sources, or of a difference from it, from its resamples (R,); else the reason.
-
-    `fewest` is the number of subjects of the smallest source.
-
-    The bias of a metric in resamples of small sources does not average out in the mean over them, so the interval is
-    shifted by twice the distance between their median and the value; it always contains the value. In simulations of
-    the CCC in 3 to 5 sources of 10 to 30 subjects, 95 to 96 % of such intervals held the true value, and 69 to 88 % of
-    those without the shift.
-    """
-    low, high = (float(end[0]) for end in percentiles(samples[:, None], plan.confidence))
-    why = ""
-    if scheme_of(name) is None:
-        why = "biased upwards by chance: no interval"
-    elif fewest < FEWEST:
-        why = f"{('no subject', 'one subject', 'two subjects')[fewest]} in a source: no interval"
-    elif np.isnan(low):
-        why = "too many resamples are undefined: no interval"
-    if why:
-        return None, None, why
-    shift = 2 * (float(percentiles(samples[:, None], 0.0)[0][0]) - value)
-    return min(low - shift, value), max(high - shift, value), None
-
-
-def _within(judge: Judge, rows: pd.DataFrame, sources: Mapping[str, str], plan: Plan) -> WithinSources:
-    """One learner's metrics averaged over the sources.
-
-    Subjects are resampled within each source. A metric is averaged over the sources in which it is defined.
-    """
-    source_of = rows["subject"].map(dict(sources))
-    results, rough = [], dict[str, bool]()
-    for number, source in enumerate(dict.fromkeys(sources.values())):
-        source_rows = rows[source_of == source]
-        if source_rows.empty:
+    names += [f"{name}[{label}]" for name in names if metric_of(name).by_class for label in labels]
+    drops: dict[str, dict[str, Drop]] = {}
+    for learner, own in rows.groupby("model", sort=False):
+        by_stage = [own[own["stage"] == stage] for stage in (inside, "external")]
+        if any(each.empty for each in by_stage):
             continue
-        results.append(judge.resampled(source_rows, replace(plan, seed=plan.seed + 2 + number)))
-        (figures,) = judge.judge(source_rows, plan, whole=False).metrics.values()
-        for name, figure in figures.items():
-            rough[name] = rough.get(name, False) or (figure.rough and figure.value is not None)
-    points: dict[str, float] = {}
-    samples: dict[str, np.ndarray] = {}
-    for name in results[0][0]:
-        defined = [(at[name], drawn[name]) for at, drawn, _ in results if not np.isnan(at[name])]
-        points[name] = float(np.mean([at for at, _ in defined])) if defined else float("nan")
-        samples[name] = np.mean([drawn for _, drawn in defined], axis=0) if defined else results[0][1][name]
-    return WithinSources(points, samples, rough, min(n for *_, n in results))
+        ((inner,), (outer,)) = (judge.judge(each, plan, whole=False).metrics.values() for each in by_stage)
+        drops[str(learner)] = {}
+        for name in names:
+            internal, external = inner[name], outer[name]
+            if internal.value is not None and external.value is not None:
+                low, high = difference(external, internal) or (None, None)
+                gap, rough = external.value - internal.value, internal.rough or external.rough
+                reason = external.reason or internal.reason or None
+                drops[str(learner)][name] = Drop(internal.value, external.value, gap, low, high, inside, rough, reason)
+    return drops
 
 
 def by_source(
@@ -198,13 +76,8 @@ def by_source(
     rows = _scored(predictions, target, "oof")
     if rows.empty:
         return {}
-    return _by_group(
-        rows,
-        rows["subject"].map(dict(sources)),
-        list(dict.fromkeys(sources.values())),
-        judge_of(rows, classes, positive),
-        plan,
-    )
+    source_of, names = rows["subject"].map(dict(sources)), list(dict.fromkeys(sources.values()))
+    return _by_group(rows, source_of, names, judge_of(rows, classes, positive), plan)
 
 
 def by_column(
@@ -236,39 +109,26 @@ def groups_of_rows(rows: pd.DataFrame, images: pd.DataFrame, column: str) -> tup
     have several values is in a group of its own (`north + south`); of more than twelve groups, those of fewest cases
     are one, `OTHER_VALUES`. A case without a value is in the last group, `NOT_RECORDED`.
     """
-    text, subjects = recorded(images[column]), images["subject"].astype(str)
+    text, subjects, order = recorded(images[column]), images["subject"].astype(str), dict[str, int]()
     numbers = numbers_in(text)
-    by_unit = _bands_by_unit if numbers is not None and is_quantity(numbers, subjects) else _values_by_unit
-    of_case, of_image = (by_unit(text, images[key].astype(str), subjects) for key in ("case", "path"))
-    group_of = rows["image"].map(of_image.names).where(rows["image"] != "", rows["case"].map(of_case.names))
+    named: dict[str, pd.Series] = {}
+    for key in ("case", "path"):
+        units = images[key].astype(str)
+        if numbers is not None and is_quantity(numbers, subjects):
+            bands = grouping(text, units, subjects, "")
+            names = [group.name or NOT_RECORDED for group in bands.groups]
+            named[key] = bands.of_units.map(dict(enumerate(names)))
+            order |= {name: position for position, name in enumerate(names)} if key == "case" else {}
+        else:
+            values = text.replace({"": NOT_RECORDED}).groupby(units)
+            named[key] = values.agg(lambda texts: " + ".join(sorted(set(texts), key=natural)))
+    group_of = rows["image"].map(named["path"]).where(rows["image"] != "", rows["case"].map(named["case"]))
     common = group_of[group_of != NOT_RECORDED].value_counts()
     if len(common) > MOST_GROUPS:
         group_of = group_of.where(~group_of.isin(common.index[MOST_GROUPS - 1 :]), OTHER_VALUES)
-    last = (OTHER_VALUES, NOT_RECORDED)
-    order = {name: number for number, name in enumerate(of_case.order)}
-    groups = sorted(
-        group_of.dropna().unique(),
-        key=lambda group: (last.index(group) + 1 if group in last else 0, order.get(group, 0), natural(group)),
-    )
-    return group_of, groups
-
-
-class _Named(NamedTuple):
-    """The name of the group of each unit, and the order of the groups; empty where it is that of their names."""
-
-    names: pd.Series
-    order: list[str]
-
-
-def _values_by_unit(text: pd.Series, units: pd.Series, subjects: pd.Series) -> _Named:
-    named = text.replace({"": NOT_RECORDED})
-    return _Named(named.groupby(units).agg(lambda texts: " + ".join(sorted(set(texts), key=natural))), [])
-
-
-def _bands_by_unit(text: pd.Series, units: pd.Series, subjects: pd.Series) -> _Named:
-    bands = grouping(text, units, subjects, "")
-    names = [group.name or NOT_RECORDED for group in bands.groups]
-    return _Named(bands.of_units.map(dict(enumerate(names))), names)
+    last = {OTHER_VALUES: 1, NOT_RECORDED: 2}
+    groups = group_of.dropna().unique()
+    return group_of, sorted(groups, key=lambda name: (last.get(name, 0), order.get(name, 0), natural(name)))
 
 
 def _scored(predictions: pd.DataFrame, target: str, stage: str) -> pd.DataFrame:
@@ -281,55 +141,16 @@ def _by_group(
 ) -> dict[str, dict[str, Figures]]:
     figures_by_group: dict[str, dict[str, Figures]] = {}
     for group in groups:
-        group_rows = rows[group_of == group]
-        if group_rows.empty:
-            continue
-        metrics_by_learner = judge.judge(group_rows, plan, whole=False).metrics
-        figures_by_group[str(group)] = {
-            learner: {name: estimate for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
-            for learner, figures in metrics_by_learner.items()
-        }
+        if len(group_rows := rows[group_of == group]):
+            figures_by_group[str(group)] = {
+                learner: {name: estimate for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
+                for learner, figures in judge.judge(group_rows, plan, whole=False).metrics.items()
+            }
     return figures_by_group
 
 
-def one_class_by_source(left_out: Mapping[str, Mapping[str, Figures]], unit: str) -> list[Note]:
-    """The learners that predict one of two classes for all cases of a source."""
-    caveats = []
-    for source, by_learner in left_out.items():
-        for learner, figures in by_learner.items():
-            recall = {name[7:-1]: f.value for name, f in figures.items() if name.startswith("recall[")}
-            if len(recall) == 2 and set(recall.values()) == {0.0, 1.0}:
-                label = max(recall, key=lambda name: recall[name] or 0.0)
-                caveats.append(caveat("one_class_of_source", source=source, learner=learner, unit=unit, label=label))
-    return caveats
-
-
-def within_sources(left_out: Mapping[str, Mapping[str, Figures]]) -> dict[str, dict[str, SourceMean]]:
-    """Each learner's metrics averaged over the sources, by learner and metric, without intervals."""
-    learners = dict.fromkeys(learner for by_learner in left_out.values() for learner in by_learner)
-    means: dict[str, dict[str, SourceMean]] = {}
-    for learner in learners:
-        figures = {source: by_learner.get(learner) or {} for source, by_learner in left_out.items()}
-        names = dict.fromkeys(name for source_figures in figures.values() for name in source_figures if "[" not in name)
-        means[learner] = {}
-        for name in names:
-            values = {
-                source: source_figures[name].value if name in source_figures else None
-                for source, source_figures in figures.items()
-            }
-            defined = {source: value for source, value in values.items() if value is not None}
-            means[learner][name] = SourceMean(
-                value=float(np.mean(list(defined.values()))) if defined else None,
-                sources=list(defined),
-                undefined=[source for source in values if source not in defined],
-                low=None,
-                high=None,
-            )
-    return means
-
-
-def mean_intervals(
-    means: dict[str, dict[str, SourceMean]],
+def source_means(
+    by_site: Mapping[str, Mapping[str, Figures]],
     predictions: pd.DataFrame,
     target: str,
     sources: Mapping[str, str],
@@ -338,27 +159,78 @@ def mean_intervals(
     positive: str | None = None,
     plan: Plan,
 ) -> dict[str, dict[str, SourceMean]]:
-    """The means of `within_sources` with their intervals, and the subjects of the smallest source.
+    """Each learner's metrics of `by_source` averaged over the sources in which they are defined, with intervals.
 
     Subjects are resampled within each source: the interval says how much the mean over these sources varies with their
-    subjects, and nothing on further sources. Without it a `reason` states why.
+    subjects, and nothing on further sources. Without it a `reason` states why. A mean is rough if the metric rests on
+    too few subjects in one of its sources.
     """
     rows = _scored(predictions, target, "oof")
     if rows.empty:
-        return means
+        return {}
     judge = judge_of(rows, classes, positive)
-    results: dict[str, dict[str, SourceMean]] = {}
+    means: dict[str, dict[str, SourceMean]] = {}
     for learner, learner_rows in rows.groupby("model", sort=False):
-        own = _within(judge, learner_rows, sources, plan)
-        results[str(learner)] = {}
-        for name, mean in means[str(learner)].items():
-            mean = replace(mean, fewest_subjects=own.fewest, rough=own.rough[name])
-            if mean.value is None:
-                results[str(learner)][name] = mean
-                continue
-            low, high, reason = _interval(name, mean.value, own.samples[name], plan, own.fewest)
-            least, most = _RANGES.get(str(scheme_of(name)), (None, None))
-            low = max(low, least) if low is not None and least is not None else low
-            high = min(high, most) if high is not None and most is not None else high
-            results[str(learner)][name] = replace(mean, low=low, high=high, reason=reason)
-    return results
+        figures = {source: by_learner.get(str(learner), {}) for source, by_learner in by_site.items()}
+        samples, fewest = _resampled_means(judge, learner_rows, sources, plan)
+        means[str(learner)] = {}
+        for name in dict.fromkeys(name for each in figures.values() for name in each if "[" not in name):
+            defined = {
+                source: each[name] for source, each in figures.items() if name in each and each[name].value is not None
+            }
+            value = float(np.mean([figure.value for figure in defined.values()])) if defined else None
+            means[str(learner)][name] = SourceMean(
+                value,
+                list(defined),
+                [source for source in figures if source not in defined],
+                *(_interval(name, value, samples[name], plan, fewest) if value is not None else (None, None)),
+                rough=any(figure.rough for figure in defined.values()),
+                reason=_why_not(name, samples[name], plan, fewest) if value is not None else None,
+            )
+    return means
+
+
+def _resampled_means(
+    judge: Judge, rows: pd.DataFrame, sources: Mapping[str, str], plan: Plan
+) -> tuple[dict[str, np.ndarray], int]:
+    """The means over the sources of one learner's metrics in every resample (R,), and the fewest subjects of a source.
+
+    Subjects are resampled within each source. A metric is averaged over the sources in which it is defined.
+    """
+    source_of, results = rows["subject"].map(dict(sources)), []
+    for number, source in enumerate(dict.fromkeys(sources.values())):
+        if len(source_rows := rows[source_of == source]):
+            results.append(judge.resampled(source_rows, replace(plan, seed=plan.seed + 2 + number)))
+    samples = {}
+    for name, first in results[0][1].items():
+        defined = [drawn[name] for at, drawn, _ in results if not np.isnan(at[name])]
+        samples[name] = np.mean(defined, axis=0) if defined else first
+    return samples, min(n for *_, n in results)
+
+
+def _why_not(name: str, samples: np.ndarray, plan: Plan, fewest: int) -> str | None:
+    """Why a mean over sources has no interval; `fewest` is the number of subjects of the smallest source."""
+    if scheme_of(name) is None:
+        return "biased upwards by chance: no interval"
+    if fewest < FEWEST:
+        return f"{('no subject', 'one subject', 'two subjects')[fewest]} in a source: no interval"
+    undefined = np.isnan(percentiles(samples[:, None], plan.confidence)[0][0])
+    return "too many resamples are undefined: no interval" if undefined else None
+
+
+def _interval(
+    name: str, value: float, samples: np.ndarray, plan: Plan, fewest: int
+) -> tuple[float | None, float | None]:
+    """The interval of a mean over sources from its resamples (R,), within the range of the metric.
+
+    The bias of a metric in resamples of small sources does not average out in the mean over them, so the interval is
+    shifted by twice the distance between their median and the value; it always contains the value. In simulations of
+    the CCC in 3 to 5 sources of 10 to 30 subjects, 95 to 96 % of such intervals held the true value, and 69 to 88 % of
+    those without the shift.
+    """
+    if _why_not(name, samples, plan, fewest):
+        return None, None
+    low, high = (float(end[0]) for end in percentiles(samples[:, None], plan.confidence))
+    shift = 2 * (float(percentiles(samples[:, None], 0.0)[0][0]) - value)
+    least, most = RANGES.get(str(scheme_of(name)), (-np.inf, np.inf))
+    return max(min(low - shift, value), least), min(max(high - shift, value), most)

@@ -6,9 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from casewise.evaluation.caveats import caveat
-from casewise.evaluation.figures import AgainstBaseline, Headline, Metrics, Note
-from casewise.evaluation.results import Results
+from casewise.evaluation.results import AgainstBaseline, Headline, Metrics, Results
 from casewise.study.learners import baselines_among, is_baseline, without_baselines
 from casewise.targets import kind_named
 
@@ -54,16 +52,13 @@ def headline(metrics: Metrics, main: str, kind: str, *, stated: str = "", source
     return Headline(main, stage, learner, chosen_on, figures[learner], kind)
 
 
-def headline_inside(main: Headline, metrics: Metrics, learner: str, notes: list[Note]) -> Headline:
-    """Put the learner whose networks were chosen by inner folds in the headline, because its metrics are unbiased.
+def internal_headline(main: Headline, metrics: Metrics, learner: str) -> Headline:
+    """The headline of the learner whose networks were chosen by inner folds, because its metrics are unbiased.
 
     They are metrics of the whole procedure, including the choice.
     """
     figures = metrics.get(str(main.stage), {}).get(learner, {}).get(main.target)
-    if figures is None:
-        return main
-    notes.append(caveat("chosen_in_inner_folds", learner=learner))
-    return replace(main, learner=learner, chosen_on="inner folds", metrics=figures)
+    return main if figures is None else replace(main, learner=learner, chosen_on="inner folds", metrics=figures)
 
 
 def _rank(merit: float | None, loss: float | None) -> tuple[float, float]:

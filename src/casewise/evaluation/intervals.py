@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv, expit, logit, ndtr, stdtrit
 
-from casewise.metrics.registry import metric_of
+from casewise.metrics.registry import Metric, metric_of
 
 # above this number subjects are left out in groups
 GROUPS = 1000
@@ -103,11 +103,11 @@ def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     """The ends of a figure's interval for L learners, NaN where it has none: see `why_not`."""
     scheme = scheme_of(name)
     if scheme is None or len(basis.presence) < FEWEST:
-        return np.full_like(points[name], np.nan), np.full_like(points[name], np.nan)
+        return (np.full_like(points[name], np.nan),) * 2
     with np.errstate(all="ignore"):
         low, high = SCHEMES[scheme](name, points, basis)
-    if _registered(name) and (largest := metric_of(name).largest) is not None:
-        high = np.minimum(high, largest)
+    if (metric := _registered(name)) and metric.largest is not None:
+        high = np.minimum(high, metric.largest)
     undefined = (basis.rests_on[name] < FEWEST) | ~np.isfinite(low) | ~np.isfinite(high)
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 
@@ -128,12 +128,13 @@ def why_not(name: str, learner: int, basis: Basis) -> str:
 
 def rough(name: str, rests_on: int) -> bool:
     """Whether a figure rests on fewer subjects than its interval needs to contain the true value as often as stated."""
-    return rests_on < (ROUGH_BELOW if name in _UNREGISTERED or not _registered(name) else metric_of(name).rough_below)
+    metric = None if name in _UNREGISTERED else _registered(name)
+    return rests_on < (metric.rough_below if metric else ROUGH_BELOW)
 
 
 def scheme_of(name: str) -> str | None:
     """The scheme of a figure's interval; figures outside the registry are means."""
-    return metric_of(name).interval if _registered(name) else _UNREGISTERED.get(name, "mean")
+    return metric.interval if (metric := _registered(name)) else _UNREGISTERED.get(name, "mean")
 
 
 def expanded(confidence: float, n_subjects: int) -> float:
@@ -171,12 +172,12 @@ def difference(first: Any, second: Any) -> tuple[float, float] | None:
     return float(gap - below), float(gap + above)
 
 
-def _registered(name: str) -> bool:
+def _registered(name: str) -> Metric | None:
+    """The metric of a figure; None for a mean that is not in the registry."""
     try:
-        metric_of(name)
+        return metric_of(name)
     except KeyError:
-        return False
-    return True
+        return None
 
 
 def _mean(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
@@ -200,10 +201,8 @@ def _correlation(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> E
 
 
 def _kappa(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
-    low, high = _correlation(name, points, basis)
-    lowest, _ = _exact(name, basis)
-    perfect = points[name] >= 1 - _NO_CHANGE
-    return np.where(perfect, lowest, low), np.where(perfect, 1.0, high)
+    (low, high), perfect = _correlation(name, points, basis), points[name] >= 1 - _NO_CHANGE
+    return np.where(perfect, _exact(name, basis), low), np.where(perfect, 1.0, high)
 
 
 def _logit(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
@@ -213,7 +212,7 @@ def _logit(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
 
 
 def _area(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
-    return _within(name, points, basis, _logit(name, points, basis))
+    return _within(name, points, basis, *_logit(name, points, basis))
 
 
 def _share(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
@@ -223,39 +222,34 @@ def _share(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     weight = np.where(error > _NO_CHANGE, t**2 * error**2 / variance, np.nan)
     middle = (point + weight / 2) / (1 + weight)
     half = np.sqrt(weight * (variance + weight / 4)) / (1 + weight)
-    return _within(name, points, basis, _of_few_events(name, points, basis, (middle - half, middle + half)))
-
-
-def _of_few_events(name: str, points: Mapping[str, np.ndarray], basis: Basis, wilson: Ends) -> Ends:
-    """The narrower of Wilson's interval and that of Clopper and Pearson where few subjects are right, or few wrong."""
-    point, (error, _) = points[name], basis.spread(basis.left_out[name])
+    # where few subjects are right, or few wrong, that of Clopper and Pearson if it is narrower
     change = basis.left_out[name] - point
     right, wrong = (change < -_NO_CHANGE).sum(axis=0), (change > _NO_CHANGE).sum(axis=0)
-    n = np.minimum(point * (1 - point) / error**2, basis.rests_on[name])
+    n = np.minimum(variance / error**2, basis.rests_on[name])
     outside = (1 - basis.confidence) / 2
     low = betaincinv(point * n, (1 - point) * n + 1, outside)
     high = betaincinv(point * n + 1, (1 - point) * n, 1 - outside)
     few = (np.where(point < 0.5, right, wrong) < _FEW_EVENTS) & (error > _NO_CHANGE)
-    taken = few & (high - low < wilson[1] - wilson[0])
-    return np.where(taken, low, wilson[0]), np.where(taken, high, wilson[1])
+    taken = few & (high - low < (middle + half) - (middle - half))
+    ends = np.where(taken, low, middle - half), np.where(taken, high, middle + half)
+    return _within(name, points, basis, *ends)
 
 
-def _within(name: str, points: Mapping[str, np.ndarray], basis: Basis, inner: Ends) -> Ends:
+def _within(name: str, points: Mapping[str, np.ndarray], basis: Basis, low: np.ndarray, high: np.ndarray) -> Ends:
     """The ends of a figure from 0 to 1, exact at 0 and 1."""
-    point, (lowest, highest) = points[name], _exact(name, basis)
+    point, lowest = points[name], _exact(name, basis)
     at_zero, at_one = point <= _NO_CHANGE, point >= 1 - _NO_CHANGE
-    low = np.where(at_zero, 0.0, np.where(at_one, lowest, inner[0]))
-    return low, np.where(at_one, 1.0, np.where(at_zero, highest, inner[1]))
+    low = np.where(at_zero, 0.0, np.where(at_one, lowest, low))
+    return low, np.where(at_one, 1.0, np.where(at_zero, 1 - lowest, high))
 
 
-def _exact(name: str, basis: Basis) -> Ends:
-    """The lowest share that all subjects may have by chance, and the highest that none may have.
+def _exact(name: str, basis: Basis) -> np.ndarray:
+    """The lowest share that all subjects may have by chance; the highest that none may have is one minus it.
 
     For an area under the ROC curve of 1: k disjoint pairs of a case of the class and another are all in order, where k
     is the smaller of both numbers of subjects.
     """
-    bound = ((1 - basis.confidence) / 2) ** (1 / np.maximum(basis.rests_on[name], 1))
-    return bound, 1 - bound
+    return ((1 - basis.confidence) / 2) ** (1 / np.maximum(basis.rests_on[name], 1))
 
 
 def _limits(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
@@ -269,12 +263,12 @@ def _limits(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     centre = -(len(changes) - 1) * changes.mean(axis=0)
     shorter = np.maximum(1 - np.exp(centre - u * relative), 0) * np.abs(apart)
     longer = np.maximum(np.exp(centre + u * relative) - 1, 0) * np.abs(apart)
-    below, above = np.where(apart < 0, longer, shorter), np.where(apart < 0, shorter, longer)
     # where differences are skewed, the bias and the distance of a limit from it vary together
-    together = _correlated(basis.left_out["bias"], apart_left_out)
-    half = t * error
-    below = np.sqrt(np.maximum(half**2 + below**2 + 2 * together * half * below, 0))
-    above = np.sqrt(np.maximum(half**2 + above**2 + 2 * together * half * above, 0))
+    together, half = _correlated(basis.left_out["bias"], apart_left_out), t * error
+    below, above = (
+        np.sqrt(np.maximum(half**2 + end**2 + 2 * together * half * end, 0))
+        for end in (np.where(apart < 0, longer, shorter), np.where(apart < 0, shorter, longer))
+    )
     return points[name] - below, points[name] + above
 
 
@@ -285,8 +279,12 @@ def _correlated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, (x * y).sum(axis=0) / np.where(scale > 0, scale, 1.0), 0.0)
 
 
-# The largest difference of two values of a metric, by its scheme.
-_RANGES = {"correlation": 2.0, "kappa": 2.0, "logit": 1.0, "area": 1.0, "share": 1.0}
+# The range of the metrics of a scheme, where it is limited.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("correlation", "kappa"), (-1.0, 1.0)),
+    **dict.fromkeys(("logit", "area", "share"), (0.0, 1.0)),
+    "ratio": (0.0, np.inf),
+}
 
 
 def largest_difference(name: str) -> float:
@@ -296,7 +294,8 @@ def largest_difference(name: str) -> float:
     (1.0, 2.0, inf)
     """
     metric = metric_of(name)
-    return metric.largest or _RANGES.get(metric.interval or "", np.inf)
+    low, high = RANGES.get(metric.interval or "", (-np.inf, np.inf))
+    return metric.largest or high - low
 
 
 SCHEMES: dict[str, Scheme] = {

@@ -19,12 +19,11 @@ from casewise.evaluation.classification import (
     resampled,
     widen,
 )
-from casewise.evaluation.figures import ClassFigures, Comparison, Figures, OverFolds
-from casewise.metrics.classes import Classes, Samples, class_metrics
+from casewise.evaluation.results import ClassFigures, Comparison, Figures, OverFolds
+from casewise.metrics.classes import Classes, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.metrics.registry import columns
-from casewise.predictions.table import probability_columns
-from casewise.targets import by_form, kind_named
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +62,9 @@ class NumberJudge:
         predicted = {learner: wide[learner].to_numpy(dtype=float) for learner in learners}
         cases = wide.index.get_level_values("case").to_numpy()
         metrics = by_subject(truth, predicted, subjects, plan, cases=cases, kind=self._metrics_of)
-        several = whole and len(predicted) > 1
-        return Judgement(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of) if several else {})
+        if not whole or len(predicted) < 2:
+            return Judgement(metrics)
+        return Judgement(metrics, compare(truth, predicted, subjects, plan, kind=self._metrics_of))
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
         """One learner's metrics, those of every resample (R,), and the number of subjects, from sums by subject."""
@@ -81,9 +81,7 @@ class NumberJudge:
         truth, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
         terms = moments(truth, predicted, centre=float(truth.mean()))
         fold_metrics = [number_metrics(terms[folds == fold].sum(axis=0), self._metrics_of) for fold in np.unique(folds)]
-        return {
-            name: np.array([of_fold[name] for of_fold in fold_metrics], dtype=float) for name in self.names("folds")
-        }
+        return {name: np.array([each[name] for each in fold_metrics], dtype=float) for name in self.names("folds")}
 
     def names(self, table: str) -> list[str]:
         """The metrics that a table shows of this target."""
@@ -111,18 +109,15 @@ class ClassJudge:
         crossed = bool((rows["stage"] == "oof").all())
         wide = widen(rows, self.classes, self.choice.temperatures, crossed=crossed)
         metrics, compared = judge_classes(wide, self.classes, plan, comparing=whole)
-        blocks = {}
-        if whole:
-            blocks = describe_classes(
-                wide, self.classes, self.choice, plan, crossed=crossed, prevalence=self.prevalence
-            )
-        return Judgement(metrics, compared, blocks)
+        if not whole:
+            return Judgement(metrics, compared)
+        described = describe_classes(wide, self.classes, self.choice, plan, crossed=crossed, prevalence=self.prevalence)
+        return Judgement(metrics, compared, described)
 
     def resampled(self, rows: pd.DataFrame, plan: Plan) -> tuple[dict[str, float], dict[str, np.ndarray], int]:
         """As `NumberJudge.resampled`, from counts by subject."""
         wide = widen(rows, self.classes, {}, crossed=bool((rows["stage"] == "oof").all()))
-        every = np.ones(len(wide.cases), dtype=bool)
-        points, drawn, n_subjects = resampled(wide, every, np.array([0]), self.classes, plan)
+        points, drawn, n_subjects = resampled(wide.samples, self.classes, plan)
         return (
             {name: float(value[0]) for name, value in points.items()},
             {name: value[:, 0] for name, value in drawn.items()},
@@ -130,20 +125,12 @@ class ClassJudge:
         )
 
     def by_fold(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """As `NumberJudge.by_fold`; a fold is like a resample with each of its subjects once, and no other subject."""
-        folds = rows["outer_fold"].to_numpy(dtype=int)
-        probabilities = rows[probability_columns(rows)[: len(self.classes.names)]].to_numpy(dtype=float)[:, None]
-        samples = Samples(
-            truth=rows["y_true"].to_numpy(dtype=int),
-            decided=rows["y_pred"].to_numpy(dtype=int)[:, None],
-            probabilities=probabilities,
-            calibrated=np.full_like(probabilities, np.nan),
-            subjects=np.array([f"{fold} {subject}" for fold, subject in zip(folds, rows["subject"], strict=True)]),
-        )
-        drawn = np.unique(samples.subjects)
-        counts = np.array([[float(name.startswith(f"{fold} ")) for name in drawn] for fold in np.unique(folds)])
-        values = class_metrics(samples, self.classes, counts)
-        return {name: values[name][:, 0] for name in self.names("folds")}
+        """As `NumberJudge.by_fold`, from counts."""
+        by_fold = []
+        for _, own in rows.groupby("outer_fold"):
+            samples = widen(own, self.classes, {}, crossed=False).samples
+            by_fold.append(class_metrics(samples, self.classes, np.ones((1, own["subject"].nunique()))))
+        return {name: np.array([each[name][0, 0] for each in by_fold]) for name in self.names("folds")}
 
     def names(self, table: str) -> list[str]:
         """As `NumberJudge.names`, of its kind and number of classes."""
@@ -169,27 +156,18 @@ def judge_of(
         CasewiseError: the numbers of names and probabilities differ; `positive` is not one of two names.
     """
     kind = str(rows["kind"].iloc[0])
-
-    def of_numbers() -> Judge:
+    if kind_named(kind).form == "number":
         return NumberJudge(kind)
-
-    def of_classes() -> Judge:
-        classes = classes_of(rows, names or None, positive)
-        if sensitivities is None:
-            return ClassJudge(kind, classes)
-        return ClassJudge(kind, classes, choose_out_of_fold(_scored_oof(rows), classes, sensitivities), prevalence)
-
-    return by_form(kind, {"number": of_numbers, "classes": of_classes})()
+    classes = classes_of(rows, names or None, positive)
+    if sensitivities is None:
+        return ClassJudge(kind, classes)
+    oof = shared_truth(rows[rows["stage"] == "oof"])
+    return ClassJudge(kind, classes, choose_out_of_fold(oof[oof["y_true"].notna()], classes, sensitivities), prevalence)
 
 
 def shared_truth(rows: pd.DataFrame) -> pd.DataFrame:
     """Give the rows of all learners the reference value of their sample, even if only one learner's row has it."""
     return rows.assign(y_true=rows.groupby(_SAMPLE, sort=False)["y_true"].transform("first"))
-
-
-def _scored_oof(rows: pd.DataFrame) -> pd.DataFrame:
-    oof = shared_truth(rows[rows["stage"] == "oof"])
-    return oof[oof["y_true"].notna()]
 
 
 def class_names(judges: Mapping[str, Judge]) -> dict[str, Classes]:
@@ -224,13 +202,13 @@ def over_folds(
             continue
         judge = judge_of(target_rows, (classes or {}).get(target))
         summary[target] = {
-            str(learner): {name: _summed(values) for name, values in judge.by_fold(learner_rows).items()}
+            str(learner): {name: _over_folds(values) for name, values in judge.by_fold(learner_rows).items()}
             for learner, learner_rows in target_rows.groupby("model", sort=False)
         }
     return summary
 
 
-def _summed(values: np.ndarray) -> OverFolds:
+def _over_folds(values: np.ndarray) -> OverFolds:
     defined = values[~np.isnan(values)]
     return OverFolds(
         mean=float(defined.mean()) if len(defined) else None,
@@ -260,19 +238,16 @@ def right_on(rows: pd.DataFrame, study: Study) -> TrainMetrics | None:
         rows: as `casewise.inference.to_table.prediction_rows` makes them, of one network; those of the main outcome
             are judged.
     """
-    names = study.classes_of(study.primary_outcome)
-    if not names:
-        return None
+    names, positive = study.classes_of(study.primary_outcome), study.positive_of(study.primary_outcome)
     labelled = rows[(rows["target"] == study.primary_outcome) & rows["y_true"].notna()]
-    if labelled.empty:
+    if not names or labelled.empty:
         return None
-    recorded, predicted = (labelled[column].to_numpy(int) for column in ("y_true", "y_pred"))
-    confusion = np.bincount(recorded * len(names) + predicted, minlength=len(names) ** 2).reshape(len(names), -1)
-    shares: dict[str, float | None] = {"sensitivity": None, "specificity": None}
-    if (positive := study.positive_of(study.primary_outcome)) is not None:
-        positive_code = names.index(positive)
-        for name, line in (("sensitivity", positive_code), ("specificity", 1 - positive_code)):
-            count = confusion[line].sum()
-            shares[name] = float(confusion[line, line] / count) if count else None
-    accuracy = float((recorded == predicted).mean())
-    return TrainMetrics(accuracy, shares["sensitivity"], shares["specificity"], len(labelled), confusion.tolist())
+    codes = range(len(names))
+    confusion = pd.crosstab(labelled["y_true"], labelled["y_pred"]).reindex(index=codes, columns=codes, fill_value=0)
+    counts, right = confusion.sum(axis=1), np.diag(confusion)
+    recall = [float(right[code] / counts[code]) if counts[code] else None for code in codes]
+    sensitivity, specificity = None, None
+    if positive is not None:
+        sensitivity, specificity = recall[names.index(positive)], recall[1 - names.index(positive)]
+    accuracy, counted = float(right.sum() / len(labelled)), confusion.to_numpy().tolist()
+    return TrainMetrics(accuracy, sensitivity, specificity, len(labelled), counted)

@@ -14,27 +14,12 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.dates import natural
-from casewise.errors import StudyError, nearest
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
-from casewise.evaluation.figures import GroupAgreement, Interval, Response, ResponseRates
 from casewise.evaluation.intervals import ROUGH_BELOW
+from casewise.evaluation.results import GroupAgreement, Interval, Response, ResponseRates
 
 _ZERO = 1e-9
-
-
-def check_baseline(visits: pd.Series, baseline: str) -> None:
-    """Check that the named baseline visit exists.
-
-    Raises:
-        StudyError: no subject has this visit.
-    """
-    if baseline != "first" and baseline not in set(visits):
-        existing = visits_in_order(visits)
-        raise StudyError(
-            f"baseline: no subject has a visit '{baseline}'; there are {', '.join(existing)}, or 'first'."
-            f"{nearest(baseline, existing)}"
-        )
 
 
 def percent_change(rows: pd.DataFrame, *, baseline: str = "first") -> pd.DataFrame:
@@ -85,9 +70,6 @@ def response(
     stands once at a visit). `rough` is true below ten subjects. `undefined` names every other subject once, with the
     first reason that holds. For the threshold of 100 %, a score of the model counts as clear up to `clear_limit`.
     """
-    wrong = [threshold for threshold in thresholds if not 0 < threshold <= 100]
-    if wrong:
-        raise StudyError(f"responders: a threshold is above 0 and at most 100 %, not {wrong[0]:g}.")
     change = percent_change(rows, baseline=baseline)
     clear_at = clear_limit(rows["y_true"].to_numpy(dtype=float))
     rounded = f", which rounds to zero in the physician's smallest step of {2 * clear_at:g}" if clear_at else ""

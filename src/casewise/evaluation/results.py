@@ -1,40 +1,19 @@
-"""Everything that was measured of a study, written to and read from `metrics.json`."""
+"""Everything that was measured of a study as frozen records, written to and read from `metrics.json`.
+
+Figures are found by stage, learner, target key and metric: a key is a target over all its regions (`composite`) or in
+one of them (`composite[upper]`). Undefined values are None, never NaN.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
 
 import numpy as np
 
 from casewise.errors import DamagedError
-from casewise.evaluation.figures import (
-    AgainstBaseline,
-    Bands,
-    Calibration,
-    ClassFigures,
-    Comparison,
-    Drop,
-    Estimate,
-    Figures,
-    Headline,
-    Interval,
-    Metrics,
-    NetBenefit,
-    Note,
-    OverFolds,
-    PredictionSets,
-    Readers,
-    Record,
-    Response,
-    Seeds,
-    SourceMean,
-    Subgroups,
-    Threshold,
-    WithinColumn,
-)
 
 if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
@@ -43,17 +22,425 @@ _DIGITS = 6
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+class Record(Mapping[str, Any]):
+    """A frozen dataclass, also read like a mapping of its fields; those that are None by default are missing then."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in iter(self):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (each.name for each in fields(self) if each.default is not None or getattr(self, each.name) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Threshold(float):
+    """A threshold; it is written with all its digits, because scores are compared with it."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(cls, core_schema.float_schema())
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
+class Estimate(Record):
+    """A figure with its interval; `rough` if it rests on too few subjects; a reason if something is undefined.
+
+    `n_subjects` are all subjects. A figure of a class rests on those with a case of the class.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n_subjects: int
+    n_cases: int
+    rough: bool
+    reason: str | None = None
+
+
+# By metric.
+Figures: TypeAlias = dict[str, Estimate]
+# By stage, learner and target key.
+Metrics: TypeAlias = dict[str, dict[str, dict[str, Figures]]]
+
+
+class Interval(Record):
+    """A value with its interval, without a count of subjects."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class SourceMean(Record):
+    """A figure averaged over the sources in which it is defined, each with the same weight."""
+
+    value: float | None
+    sources: list[str]
+    undefined: list[str]
+    low: float | None
+    high: float | None
+    rough: bool | None = None
+    reason: str | None = None
+
+
+class Difference(Record):
+    """A learner's figure minus that of another, or a group's minus the mean of the other groups.
+
+    The interval holds for all pairs of learners, or all groups, at once; only learners are `indistinguishable`.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    indistinguishable: bool | None = None
+
+
+class Comparison(Record):
+    """The learners by one metric: the best, those that may be as good, and the differences of all others from it."""
+
+    best: str
+    indistinguishable: list[str]
+    n_subjects: int
+    rough: bool
+    differences: dict[str, Difference]
+    from_baseline: dict[str, dict[str, Difference]]
+
+
+class AgainstBaseline(Record):
+    """The reported learner, or the best network, against the best baseline.
+
+    `chosen` is the number of networks among which the learner was chosen on the cases that are compared, else 0.
+    """
+
+    learner: str
+    baseline: str
+    stage: str
+    merit: str
+    n_subjects: int
+    rough: bool
+    chosen: int
+    differences: dict[str, Difference]
+    network: AgainstBaseline | None = None
+
+
+class Headline(Record):
+    """The learner that the report is about, the stage at which it is judged, and its figures by metric."""
+
+    target: str
+    stage: str | None
+    learner: str | None
+    chosen_on: str | None
+    metrics: Figures | None
+    kind: str
+
+
+class Note(Record):
+    """A caveat: its code, with the names and numbers of its sentence (see `casewise.evaluation.caveats`)."""
+
+    code: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.code if name == "code" else self.facts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from ("code", *self.facts)
+
+
+# ----------------------------------------------------------------------------------------------------------- classes
+
+
+class OperatingPoint(Record):
+    """A threshold of a class's probability, chosen by a rule on other cases, and its figures on these."""
+
+    label: str
+    rule: str
+    chosen_on: str
+    threshold: Threshold | None
+    prevalence: float | None
+    reached: bool | None
+    figures: Figures
+    threshold_by_fold: dict[str, Threshold | None] | None = None
+
+
+class ReliabilityBin(Record):
+    """Cases whose largest probability lies between two bounds: their number, mean probability and accuracy."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+class ClassFigures(Record):
+    """Confusion counts (rows are the reference), temperature, curves and operating points of one learner."""
+
+    names: list[str]
+    positive: str | None
+    support: list[int]
+    confusion: list[list[int]]
+    constant_class: str | None
+    temperature: float | None
+    temperature_fitted_on: str
+    roc: dict[str, dict[str, list[float]]]
+    reliability: list[ReliabilityBin]
+    reliability_calibrated: list[ReliabilityBin]
+    operating: list[OperatingPoint]
+    temperature_by_fold: dict[str, Threshold | None] | None = None
+
+
+# ----------------------------------------------------------------------------------------- numbers, readers, response
+
+
+class GroupAgreement(Record):
+    """Two groupings of cases: their confusion counts (rows are the reference), share of agreement and kappas."""
+
+    confusion: list[list[int]]
+    agreement: Estimate
+    kappa: Estimate
+    kappa_quadratic: Estimate
+
+
+class Bands(Record):
+    """The severity bands, name -> lower bound, and the agreement on them by stage and learner."""
+
+    lower_bounds: dict[str, float]
+    stages: dict[str, dict[str, GroupAgreement]]
+
+
+class Readers(Record):
+    """Agreement in pairs of readers, and of learners with readers.
+
+    `between`: stage, or `all` -> target key -> 'first | second' -> figures; `learners`: stage -> learner -> target key
+    -> reader -> figures.
+    """
+
+    between: dict[str, dict[str, dict[str, Figures]]]
+    learners: dict[str, dict[str, dict[str, dict[str, Figures]]]]
+
+
+class ResponseRates(Record):
+    """The share of responders at a visit by the physician and by the model, by threshold in percent."""
+
+    n_subjects: int
+    rates: dict[str, dict[str, Interval]]
+
+
+class Response(Record):
+    """One learner's response over time and the physician's (see `casewise.evaluation.response.response`)."""
+
+    baseline: str
+    clear_rule: str
+    n_subjects: int
+    n_visits: int
+    rough: bool
+    undefined: dict[str, list[str]]
+    change: Figures | None = None
+    responders: dict[str, GroupAgreement] | None = None
+    by_visit: dict[str, ResponseRates] | None = None
+
+
+class CurvePoint(Record):
+    """A point of the smoothed calibration curve, with its pointwise band."""
+
+    predicted: float
+    observed: float
+    low: float | None
+    high: float | None
+
+
+class Calibration(Record):
+    """Slope and intercept of the calibration, the slope in each fold, and the points of the smoothed curve."""
+
+    slope: Estimate
+    intercept: Estimate
+    slope_by_fold: dict[str, float | None]
+    curve: list[CurvePoint]
+
+
+class NetBenefit(Record):
+    """The net benefit of treating above a threshold, of treating everyone, and their difference."""
+
+    threshold: float
+    model: Estimate
+    treat_all: Estimate
+    over_all: Estimate
+    declared: bool = False
+
+
+# ----------------------------------------------------------------------------------- prediction intervals and spread
+
+
+class StageCoverage(Record):
+    """How often intervals or sets contain the reference, as means over subjects.
+
+    `width` is of intervals; `size`, `single` (the share of sets with one class) and `by_class` are of sets. `without`
+    counts rows without an interval.
+    """
+
+    coverage: Estimate | None
+    without: int
+    width: Estimate | None = None
+    size: Estimate | None = None
+    single: Estimate | None = None
+    by_class: dict[str, Estimate | None] | None = None
+
+
+class TargetCoverage(Record):
+    """The calibration of a target (see `casewise.predictions.conformal.fit_target`) and its coverage by stage."""
+
+    calibration: Mapping[str, Any]
+    stages: dict[str, StageCoverage]
+
+
+class PredictionSets(Record):
+    """Prediction intervals and sets of the reported learner at a level; `fewest` subjects are needed."""
+
+    level: float
+    learner: str
+    fewest: int
+    targets: dict[str, TargetCoverage]
+
+
+class OverFolds(Record):
+    """A metric of each fold in order, None where undefined, with their mean and standard deviation (n - 1)."""
+
+    mean: float | None
+    sd: float | None
+    folds: list[float | None]
+
+
+class OverSeeds(Record):
+    """A metric of each seed in order, with mean, extremes and standard deviation (n - 1)."""
+
+    by_seed: list[float | None]
+    mean: float | None
+    min: float | None
+    max: float | None
+    sd: float | None
+
+
+class Seeds(Record):
+    """The spread over seeds by stage, learner, target key and metric; the first value is that of the study."""
+
+    seeds: list[int]
+    metrics: dict[str, dict[str, dict[str, dict[str, OverSeeds]]]]
+
+
+# ------------------------------------------------------------------------------------------- other people, subgroups
+
+
+class Drop(Record):
+    """A figure of an external cohort minus the internal one (of a stage, or `within` sources), with its interval."""
+
+    internal: float
+    external: float
+    difference: float
+    low: float | None
+    high: float | None
+    internal_stage: str
+    rough: bool
+    reason: str | None = None
+
+
+class Subgroup(Record):
+    """The figures of one group; `small` names those of too few subjects."""
+
+    name: str
+    code: str
+    n_subjects: int
+    n_cases: int
+    metrics: Figures
+    small: list[str]
+    differences: dict[str, Difference]
+    subjects_by_class: dict[str, int] | None = None
+
+
+class SubgroupTest(Record):
+    """Whether a figure differs between the groups of a column, or the code of the reason why it is not tested."""
+
+    p: float | None
+    p_adjusted: float | None
+    groups: list[int]
+    reason: str | None = None
+
+
+class SubgroupColumn(Record):
+    """The groups of a column; `varies` if a subject may be in several."""
+
+    column: str
+    planned: bool
+    varies: bool
+    tests: dict[str, SubgroupTest]
+    groups: list[Subgroup]
+
+
+class Subgroups(Record):
+    """The reported learner's figures by group."""
+
+    target: str
+    stage: str
+    learner: str
+    figures: list[str]
+    columns: list[SubgroupColumn]
+
+
+class ColumnGroup(Record):
+    """One value of a column: numbers of subjects and cases, also of each class, and the AUROC within it."""
+
+    n_subjects: int
+    n_cases: int
+    classes: dict[str, dict[str, int]]
+    metrics: Figures
+
+
+class GroupMean(Record):
+    """A figure averaged over the groups in which it has an interval."""
+
+    value: float | None
+    groups: list[str]
+    undefined: list[str]
+
+
+class WithinColumn(Record):
+    """The AUROC within each value of a column that predicts the classes."""
+
+    column: str
+    target: str
+    stage: str
+    learner: str
+    groups: dict[str, ColumnGroup]
+    means: dict[str, GroupMean]
+
+
+# ------------------------------------------------------------------------------------- the cohort, altered images
+
+
 class Flow(Record):
     """The steps that left rows out (`casewise.cohort.participants`) and the sizes of the cohort; `name` if external."""
 
-    steps: list[dict[str, Any]]
+    steps: Sequence[Mapping[str, Any]]
     cohort: dict[str, int]
     external: Flow | None = None
     name: str | None = None
 
 
-@dataclass(frozen=True)
 class Side(Record):
     """A side of the split: `all`, `train`, `test`, a `fold` or `external`, with its name and sizes."""
 
@@ -64,7 +451,6 @@ class Side(Record):
     images: int
 
 
-@dataclass(frozen=True)
 class NumberSummary(Record):
     """A characteristic that is a number, on one side: mean, standard deviation, median and quartiles of `n` units."""
 
@@ -77,7 +463,6 @@ class NumberSummary(Record):
     high: float | None = None
 
 
-@dataclass(frozen=True)
 class CategoryCounts(Record):
     """A characteristic with categories, on one side: units by level."""
 
@@ -85,7 +470,6 @@ class CategoryCounts(Record):
     missing: int
 
 
-@dataclass(frozen=True)
 class Characteristic(Record):
     """A column or target on each side of the split, by the side's position (see `casewise.cohort.participants`)."""
 
@@ -97,7 +481,6 @@ class Characteristic(Record):
     levels: list[dict[str, str]] | None = None
 
 
-@dataclass(frozen=True)
 class HalfWidth(Record):
     """Half the width of a figure's interval."""
 
@@ -105,7 +488,6 @@ class HalfWidth(Record):
     rough: bool
 
 
-@dataclass(frozen=True)
 class Precision(Record):
     """The precision of the headline's figures, and the numbers of subjects and cases behind them.
 
@@ -121,7 +503,6 @@ class Precision(Record):
     subjects_by_class: dict[str, int]
 
 
-@dataclass(frozen=True)
 class Participants(Record):
     """The flow of participants, their characteristics on each side of the split, and what the sample size gives."""
 
@@ -132,7 +513,6 @@ class Participants(Record):
     precision: Precision | None
 
 
-@dataclass(frozen=True)
 class DriftGroup(Record):
     """A group of cases: predictions, subjects, quality where the reference is known, confidence, share outside.
 
@@ -147,7 +527,6 @@ class DriftGroup(Record):
     outside: Estimate | None = None
 
 
-@dataclass(frozen=True)
 class DriftGap(Record):
     """The differences between two groups, where both have the figure."""
 
@@ -156,7 +535,6 @@ class DriftGap(Record):
     confidence: Interval | None = None
 
 
-@dataclass(frozen=True)
 class LearnerDrift(Record):
     """One learner's cases of the study and of the external cohort, the latter also by whether they lie outside.
 
@@ -173,18 +551,16 @@ class LearnerDrift(Record):
     external_minus_internal: DriftGap
 
 
-@dataclass(frozen=True)
 class Drift(Record):
     """How external cases differ from those of the training: of the cohorts, and by learner.
 
     `cohorts` is how well simple features tell the cohorts apart (see `casewise.audit.cohorts.compare_cohorts`).
     """
 
-    cohorts: dict[str, Any]
+    cohorts: Mapping[str, Any]
     learners: dict[str, LearnerDrift]
 
 
-@dataclass(frozen=True)
 class ClassChange(Record):
     """The number of answers that an alteration turns from one class into another."""
 
@@ -193,7 +569,6 @@ class ClassChange(Record):
     answers: int
 
 
-@dataclass(frozen=True)
 class CorrectAnswers(Record):
     """Answers that agree with the reference before and after an alteration, of those with one."""
 
@@ -202,7 +577,6 @@ class CorrectAnswers(Record):
     of: int
 
 
-@dataclass(frozen=True)
 class AlteredAnswers(Record):
     """An alteration's effect on classes: changed answers, most common change first.
 
@@ -226,7 +600,6 @@ class AlteredAnswers(Record):
         return self.share.value or 0.0
 
 
-@dataclass(frozen=True)
 class AlteredNumbers(Record):
     """An alteration's effect on numbers: mean absolute change, mean change, and the error of the unaltered images.
 
@@ -247,7 +620,6 @@ class AlteredNumbers(Record):
         return self.relative or 0.0
 
 
-@dataclass(frozen=True)
 class ImageSplit(Record):
     """The figures of the primary outcome if images of a subject may be on both sides of the split."""
 
@@ -262,7 +634,6 @@ class ImageSplit(Record):
 # ----------------------------------------------------------------------------------------------------------- results
 
 
-@dataclass(frozen=True)
 class Results(Record):
     """Everything that was measured of a study.
 
@@ -274,7 +645,6 @@ class Results(Record):
         over_folds: by target, learner and metric.
         calibration: of the reported learner by stage and class; a number has one entry, with an empty name.
         decision_curves: of the reported learner by stage and class.
-        decision_rules: by target, how grades are decided (see `casewise.predictions.decisions`).
         by_site: by source, learner and metric, where each source was left out of training in turn.
         site_means: by learner and metric.
         external_drop: by learner and metric.
@@ -295,7 +665,6 @@ class Results(Record):
     against_baselines: AgainstBaseline | None = None
     calibration: dict[str, dict[str, Calibration]] | None = None
     decision_curves: dict[str, dict[str, list[NetBenefit]]] | None = None
-    decision_rules: dict[str, Any] | None = None
     prediction_sets: PredictionSets | None = None
     within_column: WithinColumn | None = None
     participants: Participants | None = None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeAlias
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan, estimates, mean_by_subject
 from casewise.evaluation.caveats import caveat
-from casewise.evaluation.figures import Estimate, Interval, Note
 from casewise.evaluation.intervals import ROUGH_BELOW, difference
 from casewise.evaluation.results import (
     AlteredAnswers,
@@ -20,11 +19,14 @@ from casewise.evaluation.results import (
     CorrectAnswers,
     DriftGap,
     DriftGroup,
+    Estimate,
+    Interval,
     LearnerDrift,
+    Note,
 )
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.table import SAMPLE_KEY, final_rows, probability_columns
-from casewise.targets import by_form
+from casewise.targets import kind_named
 
 Altered: TypeAlias = AlteredAnswers | AlteredNumbers
 UNALTERED = "unaltered"
@@ -41,20 +43,15 @@ def counterfactual_figures(
     Args:
         table: predictions with the column `alteration`, whose value is `unaltered` for the reference.
     """
-    rows = table[table["target"] == target]
-    if rows.empty:
-        return {}
-    functions: dict[str, Callable[..., Altered]] = {
-        "classes": partial(_changed, classes=classes, plan=plan),
-        "number": partial(_moved, plan=plan),
-    }
-    compare = by_form(str(rows["kind"].iloc[0]), functions)
+    rows = table[table["target"] == target].set_index(list(SAMPLE_KEY))
     figures: dict[str, dict[str, Altered]] = {}
-    for model, of_model in rows.groupby("model", sort=False):
-        by_alteration = {str(name): group.set_index(list(SAMPLE_KEY)) for name, group in of_model.groupby("alteration")}
-        before = by_alteration[UNALTERED]
-        names = [str(name) for name in of_model["alteration"].drop_duplicates() if name != UNALTERED]
-        figures[str(model)] = {name: compare(before, by_alteration[name].reindex(before.index)) for name in names}
+    for (model, name), after in rows.groupby(["model", "alteration"], sort=False):
+        before = rows[(rows["model"] == model) & (rows["alteration"] == UNALTERED)]
+        if name == UNALTERED:
+            figures.setdefault(str(model), {})
+        else:
+            compared = _changed if classes else _moved
+            figures.setdefault(str(model), {})[str(name)] = compared(before, after.reindex(before.index), classes, plan)
     return figures
 
 
@@ -63,65 +60,34 @@ def _sizes(rows: pd.DataFrame) -> tuple[int, int, int]:
     return int(rows.index.get_level_values("case").nunique()), int(rows["subject"].nunique()), len(rows)
 
 
-def _changed(before: pd.DataFrame, after: pd.DataFrame, *, classes: Sequence[str], plan: Plan) -> AlteredAnswers:
+def _changed(before: pd.DataFrame, after: pd.DataFrame, classes: Sequence[str], plan: Plan) -> AlteredAnswers:
     changed = (before["y_pred"] != after["y_pred"]).to_numpy()
     pairs = pd.DataFrame({"before": before["y_pred"], "after": after["y_pred"]})[changed]
     counts = pairs.groupby(["before", "after"]).size().sort_values(ascending=False, kind="stable")
     columns, answers = probability_columns(before), before["y_pred"].value_counts()
-    confidence = after[columns].max(axis=1) - before[columns].max(axis=1)
+    was, now = (int((rows["y_pred"] == before["y_true"]).sum()) for rows in (before, after))
     return AlteredAnswers(
         *_sizes(before),
         changed=int(changed.sum()),
         share=mean_by_subject(changed, before["subject"], plan, name="share"),
-        changes=[
-            ClassChange(classes[int(first)], classes[int(second)], int(count))
-            for (first, second), count in counts.items()
-        ],
+        changes=[ClassChange(classes[int(old)], classes[int(new)], int(n)) for (old, new), n in counts.items()],
         before={name: int(answers.get(number, 0)) for number, name in enumerate(classes)},
-        correct=CorrectAnswers(
-            before=int((before["y_pred"] == before["y_true"]).sum()),
-            after=int((after["y_pred"] == before["y_true"]).sum()),
-            of=int(before["y_true"].notna().sum()),
-        ),
-        confidence=float(confidence.mean()),
+        correct=CorrectAnswers(was, now, of=int(before["y_true"].notna().sum())),
+        confidence=float((after[columns].max(axis=1) - before[columns].max(axis=1)).mean()),
     )
 
 
-def _moved(before: pd.DataFrame, after: pd.DataFrame, *, plan: Plan) -> AlteredNumbers:
+def _moved(before: pd.DataFrame, after: pd.DataFrame, _: Sequence[str], plan: Plan) -> AlteredNumbers:
     change = (after["y_pred"] - before["y_pred"]).to_numpy(dtype=float)
-    error = (before["y_pred"] - before["y_true"]).abs().mean()
-    mae = float(error) if np.isfinite(error) else None
+    error = float((before["y_pred"] - before["y_true"]).abs().mean())
     moved = mean_by_subject(np.abs(change), before["subject"], plan, name="mae")
     return AlteredNumbers(
         *_sizes(before),
         moved=moved,
         shift=mean_by_subject(change, before["subject"], plan),
-        mae=mae,
-        relative=moved.value / mae if mae and moved.value is not None else None,
+        mae=error if np.isfinite(error) else None,
+        relative=moved.value / error if error > 0 and np.isfinite(error) and moved.value is not None else None,
     )
-
-
-def counterfactual_caveats(figures: Mapping[str, Mapping[str, Altered]], target: str) -> list[Note]:
-    """The network that alterations affect most, if they affect one more than they may.
-
-    >>> from casewise.evaluation.results import Estimate
-    >>> share, changes = Estimate(0.4, None, None, 10, 10, True), [ClassChange("a", "b", 4)]
-    >>> answers = AlteredAnswers(10, 10, 10, 4, share, changes, {"a": 7, "b": 3}, CorrectAnswers(9, 6, 10), 0.0)
-    >>> counterfactual_caveats({"net": {"brighter": answers}}, "label")[0].facts["alterations"]
-    [{'name': 'brighter', 'changed': 4, 'answers': 10, 'to': 'b', 'to_answers': 4, 'to_of': 7}]
-    """
-    affected = {
-        network: {name: entry for name, entry in by_alteration.items() if affects(entry)}
-        for network, by_alteration in figures.items()
-    }
-    affected = {network: entries for network, entries in affected.items() if entries}
-    if not affected:
-        return []
-    network = max(affected, key=lambda name: max(entry.effect for entry in affected[name].values()))
-    entries = sorted(affected[network].items(), key=lambda item: -item[1].effect)
-    code = "answers_altered" if isinstance(entries[0][1], AlteredAnswers) else "numbers_altered"
-    alterations = [{"name": name, **_summary(entry)} for name, entry in entries]
-    return [caveat(code, network=network, target=target, alterations=alterations, others=len(affected) - 1)]
 
 
 def affects(entry: Altered) -> bool:
@@ -131,23 +97,16 @@ def affects(entry: Altered) -> bool:
     return entry.effect > MOST_MOVED
 
 
-def _summary(entry: Altered) -> dict[str, Any]:
-    if isinstance(entry, AlteredAnswers):
-        return {"changed": entry.changed, "answers": entry.answers, **commonest(entry)}
-    moved, shift = entry.moved.value, entry.shift.value
-    return {"moved": moved, "shift": shift, "relative": entry.relative, "answers": entry.answers}
-
-
-def commonest(entry: AlteredAnswers) -> dict[str, Any]:
+def commonest(entry: AlteredAnswers) -> tuple[str, int, int]:
     """The class that most changed answers become, how many do, and how many were another class before.
 
     The class is empty if none changed.
     """
-    totals: dict[str, int] = {}
+    totals = Counter[str]()
     for change in entry.changes:
-        totals[change.after] = totals.get(change.after, 0) + change.answers
-    name = max(totals, key=lambda to: totals[to], default="")
-    return {"to": name, "to_answers": totals.get(name, 0), "to_of": entry.answers - entry.before.get(name, 0)}
+        totals[change.after] += change.answers
+    ((name, count),) = totals.most_common(1) or [("", 0)]
+    return name, count, entry.answers - entry.before.get(name, 0)
 
 
 # A case is outside where it lies further from the training cases than 19 of 20 held-out cases.
@@ -177,19 +136,15 @@ def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, Learn
 
 
 def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: Plan) -> LearnerDrift:
-    metric, external = _with_quality(external)
-    rows = {"internal": _with_quality(internal)[1], "external": external}
+    metric = "accuracy" if kind_named(str(external["kind"].iloc[0])).form == "classes" else "mae"
+    internal, external = (_with_quality(rows, metric) for rows in (internal, external))
     far = external["distance"] > OUTSIDE
-    rows |= {"inside": external[~far], "outside": external[far]}
-    groups = {
-        name: _group(of_group, metric, plan, whole=name in ("internal", "external")) for name, of_group in rows.items()
-    }
+    rows = {"internal": internal, "external": external, "inside": external[~far], "outside": external[far]}
+    groups = {name: _group(own, metric, plan, whole=name in ("internal", "external")) for name, own in rows.items()}
 
     def gap(first: str, second: str) -> DriftGap:
         gaps = {
-            name: _gap(
-                rows[first], rows[second], name, getattr(groups[first], name), getattr(groups[second], name), plan
-            )
+            name: _gap(rows[first], rows[second], name, groups[first][name], groups[second][name], plan)
             for name in ("quality", "confidence")
             if name in external
         }
@@ -204,14 +159,13 @@ def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: 
     )
 
 
-def _with_quality(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """The name of a metric, and rows with its value for each scored prediction (`quality`), of classes `confidence`."""
+def _with_quality(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows with the value of the metric for each scored prediction (`quality`), and of classes the `confidence`."""
     scored = rows["y_true"].notna()
-    if by_form(str(rows["kind"].iloc[0]), {"classes": True, "number": False}):
-        right = (rows["y_pred"] == rows["y_true"]).astype(float).where(scored)
-        return "accuracy", rows.assign(quality=right, confidence=rows[probability_columns(rows)].max(axis=1))
-    error = (rows["y_pred"] - rows["y_true"]).abs().fillna(0.0).where(scored)
-    return "mae", rows.assign(quality=error)
+    if metric == "mae":
+        return rows.assign(quality=(rows["y_pred"] - rows["y_true"]).abs().fillna(0.0).where(scored))
+    right = (rows["y_pred"] == rows["y_true"]).astype(float).where(scored)
+    return rows.assign(quality=right, confidence=rows[probability_columns(rows)].max(axis=1))
 
 
 def _group(rows: pd.DataFrame, metric: str, plan: Plan, *, whole: bool) -> DriftGroup:
@@ -238,13 +192,12 @@ def _gap(
     """
     if of_first.value is None or of_second.value is None:
         return None
-    subjects = pd.concat([rows["stage"] + "/" + rows["subject"].astype(str) for rows in (first, second)])
-    values = np.concatenate([rows[name].to_numpy(dtype=float) for rows in (first, second)])
-    scored, in_first = ~np.isnan(values), np.arange(len(values)) < len(first)
-    columns = [
-        column for side in (in_first & scored, ~in_first & scored) for column in (np.where(side, values, 0), side)
-    ]
-    sums = sum_by_subject(np.stack(columns, axis=1).astype(float), subjects)[:, None, :]
+    rows = pd.concat([first, second])
+    values, in_first = rows[name].to_numpy(dtype=float), np.arange(len(rows)) < len(first)
+    scored = ~np.isnan(values)
+    sides = [side & scored for side in (in_first, ~in_first)]
+    terms = np.stack([column for side in sides for column in (np.where(side, values, 0), side)], axis=1)
+    sums = sum_by_subject(terms.astype(float), rows["stage"] + "/" + rows["subject"].astype(str))[:, None, :]
     presence = sums[..., 1::2] > 0
 
     def gap(totals: np.ndarray) -> dict[str, np.ndarray]:
@@ -255,11 +208,10 @@ def _gap(
     (figures,) = estimates(
         sums, gap, lambda *_: "no cases", plan, n_cases=n_cases, presence=presence, rests_on=rests_on
     )
-    estimate = figures["difference"]
-    ends = (estimate.low, estimate.high)
-    if estimate.low is None:
-        ends = difference(of_first, of_second) or (None, None)
-    return Interval(of_first.value - of_second.value, *ends)
+    low, high = figures["difference"].low, figures["difference"].high
+    if low is None:
+        low, high = difference(of_first, of_second) or (None, None)
+    return Interval(of_first.value - of_second.value, low, high)
 
 
 def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> list[Note]:
@@ -267,18 +219,17 @@ def drift_caveats(figures: Mapping[str, LearnerDrift], learner: str | None) -> l
     entry = figures.get(str(learner))
     if entry is None:
         return []
-    caveats = []
+    caveats, stage = [], entry.internal_stage
     outside, internal = entry.external.outside, entry.internal.outside
     if outside and internal and outside.low is not None and outside.low > MANY_OUTSIDE and not outside.rough:
-        shares = {"share": outside.value, "internal": internal.value, "stage": entry.internal_stage}
-        caveats.append(caveat("external_outside", learner=learner, **shares))
+        shares = {"share": outside.value, "internal": internal.value}
+        caveats.append(caveat("external_outside", learner=learner, stage=stage, **shares))
     gap = entry.external_minus_internal
-    if entry.quality != "accuracy" or gap.rough or not gap.quality or not gap.confidence:
-        return caveats
-    if gap.quality.high is not None and gap.confidence.high is not None and gap.quality.high < 0 <= gap.confidence.high:
+    ends = [figure.high for figure in (gap.quality, gap.confidence) if figure and figure.high is not None]
+    if entry.quality == "accuracy" and not gap.rough and len(ends) == 2 and ends[0] < 0 <= ends[1]:
         groups = {"internal": entry.internal, "external": entry.external}
         accuracy = {side: group.quality.value for side, group in groups.items()}
         confidence = {side: group.confidence.value for side, group in groups.items() if group.confidence}
-        facts = {"stage": entry.internal_stage, "falls": gap.confidence.value < 0}
-        caveats.append(caveat("confident_outside", learner=learner, accuracy=accuracy, confidence=confidence, **facts))
+        facts = {"stage": stage, "accuracy": accuracy, "confidence": confidence}
+        caveats.append(caveat("confident_outside", learner=learner, **facts))
     return caveats

@@ -11,7 +11,7 @@ its groups at once, and one of them excludes 0 exactly where the p-value before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,9 +19,11 @@ import pandas as pd
 
 from casewise.cohort.groups import Group, Grouping
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.figures import (
+from casewise.evaluation.intervals import matching_quantile
+from casewise.evaluation.judges import Judge, judge_of, shared_truth
+from casewise.evaluation.results import (
     ColumnGroup,
-    GroupDifference,
+    Difference,
     GroupMean,
     Headline,
     Subgroup,
@@ -29,8 +31,6 @@ from casewise.evaluation.figures import (
     Subgroups,
     SubgroupTest,
 )
-from casewise.evaluation.intervals import matching_quantile
-from casewise.evaluation.judges import Judge, judge_of, shared_truth
 from casewise.metrics.classes import Classes
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
@@ -51,11 +51,6 @@ class GroupFigures:
     values: Subgroup
     drawn: dict[str, np.ndarray] = field(default_factory=dict)
     fewest: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def subjects(self) -> int:
-        """The number of its subjects."""
-        return self.values.n_subjects
 
 
 @dataclass(frozen=True)
@@ -97,27 +92,24 @@ def subgroups(
     for grouping, units in groupings:
         numbers = units.map(grouping.of_units).to_numpy()
         varies = bool((pd.Series(numbers).groupby(rows["subject"].to_numpy()).nunique() > 1).any())
-        groups = [
-            _figures(
-                rows[numbers == number], group, judge, names, replace(plan, seed=_seed(plan, len(columns), number))
-            )
-            for number, group in enumerate(grouping.groups)
-        ]
-        tests: dict[str, SubgroupTest] = {}
+        groups = []
+        for number, group in enumerate(grouping.groups):
+            # another seed for each group, as the groups are other people
+            seed = int(np.random.SeedSequence([plan.seed, len(columns), number]).generate_state(1)[0])
+            groups.append(_figures(rows[numbers == number], group, judge, names, replace(plan, seed=seed)))
+        tests = {name: SubgroupTest(None, None, [], "too_few") for name in names}
         for name in names:
-            comparison = _compare(groups, grouping, name, plan)
-            tests[name] = SubgroupTest(None, None, [], "too_few")
-            if comparison is not None:
+            if (comparison := _compare(groups, name, plan)) is not None:
                 compared.append((tests, name, comparison))
-        present = [figures.values for figures in groups if figures.subjects]
-        columns.append(SubgroupColumn(grouping.column, list(grouping.cuts), grouping.planned, varies, tests, present))
-    _set_p_values(compared)
-    return Subgroups(main.target, str(main.stage), str(main.learner), names, columns, len(compared))
-
-
-def _seed(plan: Plan, column: int, group: int) -> int:
-    """Another seed for each group, as the groups are other people."""
-    return int(np.random.SeedSequence([plan.seed, column, group]).generate_state(1)[0])
+        present = [figures.values for figures in groups if figures.values.n_subjects]
+        columns.append(SubgroupColumn(grouping.column, grouping.planned, varies, tests, present))
+    largest = np.max([comparison.null for *_, comparison in compared], axis=0) if compared else np.zeros(0)
+    for tests, name, comparison in compared:
+        p, adjusted = (
+            float((1 + (null >= comparison.statistic).sum()) / (len(null) + 1)) for null in (comparison.null, largest)
+        )
+        tests[name] = SubgroupTest(p, adjusted, comparison.groups)
+    return Subgroups(main.target, str(main.stage), str(main.learner), names, columns)
 
 
 def _figures(rows: pd.DataFrame, group: Group, judge: Judge, names: Sequence[str], plan: Plan) -> GroupFigures:
@@ -129,66 +121,55 @@ def _figures(rows: pd.DataFrame, group: Group, judge: Judge, names: Sequence[str
     if not n_subjects:
         return GroupFigures(values)
     (figures,) = judge.judge(rows, plan, whole=False).metrics.values()
-    counts_of = _class_counts(judge.classes, list((counts or {}).values()))
-    small = [name for name in names if n_subjects < FEW_SUBJECTS or min(counts_of(name)) < FEW_OF_CLASS]
-    fewest = {name: int(min(n_subjects, *counts_of(name))) for name in names}
+    fewest_of_class = {name: _fewest_of_class(name, judge.classes, counts) for name in names}
+    fewest = {name: int(min(n_subjects, fewest_of_class[name])) for name in names}
+    small = [name for name in names if n_subjects < FEW_SUBJECTS or fewest_of_class[name] < FEW_OF_CLASS]
     tested = [name for name in names if fewest[name] >= FEW_SUBJECTS]
-    drawn: dict[str, np.ndarray] = {}
-    if tested:
-        resamples = judge.resampled(rows, plan)[1]
-        drawn = {name: np.asarray(resamples[name], dtype=float) for name in tested}
-    metrics = {name: figures[name] for name in names}
-    return GroupFigures(replace(values, metrics=metrics, small=small), drawn, fewest)
+    resamples = judge.resampled(rows, plan)[1] if tested else {}
+    drawn = {name: np.asarray(resamples[name], dtype=float) for name in tested}
+    return GroupFigures(replace(values, metrics={name: figures[name] for name in names}, small=small), drawn, fewest)
 
 
-def _class_counts(classes: Classes | None, subjects: Sequence[int]) -> Callable[[str], list[float]]:
-    """A function from a figure to the numbers of subjects of the classes that it is about; of others no limit."""
-
-    def counts_of(name: str) -> list[float]:
-        if classes is None:
-            return [np.inf]
-        counts = [float(count) for count in subjects]
-        if name == "sensitivity" and classes.positive is not None:
-            return [counts[classes.positive]]
-        if name == "specificity" and classes.positive is not None:
-            return [counts[1 - classes.positive]]
-        return counts if metric_of(name).by_class else [np.inf]
-
-    return counts_of
+def _fewest_of_class(name: str, classes: Classes | None, counts: Mapping[str, int] | None) -> float:
+    """The fewest subjects of the classes that a figure is about; infinite where it is not about single classes."""
+    if classes is None or counts is None:
+        return np.inf
+    subjects = list(counts.values())
+    if name in ("sensitivity", "specificity") and classes.positive is not None:
+        return subjects[classes.positive if name == "sensitivity" else 1 - classes.positive]
+    return min(subjects) if metric_of(name).by_class else np.inf
 
 
-def _compare(groups: Sequence[GroupFigures], grouping: Grouping, name: str, plan: Plan) -> Comparison | None:
+def _compare(groups: Sequence[GroupFigures], name: str, plan: Plan) -> Comparison | None:
     """Compare the groups that can be, and set their differences; None if fewer than two can be."""
     tested = [
         number
-        for number, (group, figures) in enumerate(zip(grouping.groups, groups, strict=True))
-        if group.code == "value"
+        for number, figures in enumerate(groups)
+        if figures.values.code == "value"
         and name in figures.drawn
         and figures.values.metrics[name].value is not None
         and np.isfinite(figures.drawn[name]).mean() >= LEAST_DEFINED
     ]
     if len(tested) < 2:
         return None
-    sizes = np.array([groups[number].subjects for number in tested], dtype=float)
-    points = np.array([groups[number].values.metrics[name].value for number in tested], dtype=float)
-    drawn = np.stack([groups[number].drawn[name] for number in tested], axis=1)
-    contrasts = contrast_weights(sizes)
+    of_tested = [groups[number] for number in tested]
+    points = np.array([figures.values.metrics[name].value for figures in of_tested], dtype=float)
+    drawn = np.stack([figures.drawn[name] for figures in of_tested], axis=1)
+    contrasts = contrast_weights(np.array([figures.values.n_subjects for figures in of_tested], dtype=float))
     differences, resampled = contrasts @ points, drawn @ contrasts.T
     with np.errstate(all="ignore"):
         spread = np.nanstd(resampled, axis=0, ddof=1)
-        fewest = min(groups[number].fewest[name] for number in tested)
+        fewest = min(figures.fewest[name] for figures in of_tested)
         # resamples of n subjects vary by (n - 1) / n of the variance
         errors = spread * np.sqrt(fewest / (fewest - 1))
         statistics = on_normal_scale(np.abs(differences) / errors, fewest - 1)
         null = np.nan_to_num(np.abs(resampled - np.nanmean(resampled, axis=0)) / spread).max(axis=1)
     defined = bool((spread > 0).all())
     halves = errors * from_normal_scale(matching_quantile(null, plan.confidence), fewest - 1)
-    for number, difference, half in zip(tested, differences, halves, strict=True):
+    for figures, difference, half in zip(of_tested, differences, halves, strict=True):
         ends = (float(difference - half), float(difference + half)) if defined and np.isfinite(half) else (None, None)
-        groups[number].values.differences[name] = GroupDifference(float(difference), *ends)
-    if not defined:
-        return None
-    return Comparison(tested, float(statistics.max()), null)
+        figures.values.differences[name] = Difference(float(difference), *ends)
+    return Comparison(tested, float(statistics.max()), null) if defined else None
 
 
 def contrast_weights(sizes: np.ndarray) -> np.ndarray:
@@ -222,16 +203,6 @@ def from_normal_scale(statistic: float, freedom: int) -> float:
     from scipy.stats import norm, t
 
     return float(t.isf(norm.sf(statistic), freedom))
-
-
-def _set_p_values(compared: Sequence[tuple[dict[str, SubgroupTest], str, Comparison]]) -> None:
-    if not compared:
-        return
-    largest = np.max([comparison.null for *_, comparison in compared], axis=0)
-    for tests, name, comparison in compared:
-        count = len(comparison.null) + 1
-        p, adjusted = (float((1 + (null >= comparison.statistic).sum()) / count) for null in (comparison.null, largest))
-        tests[name] = SubgroupTest(p, adjusted, comparison.groups)
 
 
 def within_column(
@@ -269,16 +240,9 @@ def within_column(
     means = {}
     for name in names:
         estimates = {group: entry.metrics.get(name) for group, entry in by_group.items()}
-        defined = {
-            group: entry.value
-            for group, entry in estimates.items()
-            if entry and entry.low is not None and entry.value is not None
-        }
-        means[name] = GroupMean(
-            value=float(np.mean(list(defined.values()))) if defined else None,
-            groups=list(defined),
-            undefined=[group for group in estimates if group not in defined],
-        )
+        defined = {group: entry.value for group, entry in estimates.items() if entry and entry.low is not None}
+        value = float(np.mean(list(defined.values()))) if defined else None
+        means[name] = GroupMean(value, list(defined), [group for group in estimates if group not in defined])
     return by_group, means
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from casewise.evaluation.bootstrap import Plan, estimates
-from casewise.evaluation.figures import Estimate
+from casewise.evaluation.results import Estimate
 from casewise.metrics.numbers import sum_by_subject
 from casewise.metrics.roc import curve
 
@@ -107,7 +107,7 @@ def reached(rule: str, sensitivity: Estimate) -> bool | None:
     if not aims or sensitivity.value is None:
         return None
     if sensitivity.high is None:
-        return True if sensitivity.value >= float(least) else None
+        return sensitivity.value >= float(least) or None
     return sensitivity.high >= float(least)
 
 
@@ -158,10 +158,8 @@ def judge_thresholds(
     cells = np.stack([of_class & positive, of_class & ~positive, ~of_class & positive, ~of_class & ~positive], axis=-1)
     cells = np.where(np.isnan(thresholds)[..., None], np.nan, cells.astype(float))
     sums = sum_by_subject(cells, subjects)
-    with np.errstate(invalid="ignore"):
-        presence = np.stack([sums[..., 0] + sums[..., 1], sums[..., 2] + sums[..., 3]], axis=-1) > 0
-        predicted = (sums[..., 0] + sums[..., 2] > 0).sum(axis=0)
-        others_predicted = (sums[..., 1] + sums[..., 3] > 0).sum(axis=0)
+    presence = np.stack([sums[..., 0] + sums[..., 1], sums[..., 2] + sums[..., 3]], axis=-1) > 0
+    predicted, others_predicted = ((sums[..., n] + sums[..., n + 2] > 0).sum(axis=0) for n in (0, 1))
     of_class, rest = np.moveaxis(presence.sum(axis=0), -1, 0)
     both = np.minimum(of_class, rest)
     rests_on = {
@@ -174,16 +172,14 @@ def judge_thresholds(
     statistic = partial(_of_cells, prevalence=prevalence)
     by_point = estimates(sums, statistic, _reason, plan, n_cases=n_cases, presence=presence, rests_on=rests_on)
     in_cells = (sums > 0).sum(axis=0)
-    return [_rough(figures, cells) for figures, cells in zip(by_point, in_cells, strict=True)]
-
-
-def _rough(figures: Mapping[str, Estimate], in_cells: np.ndarray) -> dict[str, Estimate]:
-    """The figures of an operating point, rough where a cell has few subjects; `in_cells` (4,) are the subjects."""
     few = (in_cells > 0) & (in_cells < FEW_IN_CELL)
-    return {
-        name: replace(figure, rough=figure.rough or bool(few[list(CELLS.get(name, ()))].any()))
-        for name, figure in figures.items()
-    }
+    return [
+        {
+            name: replace(figure, rough=figure.rough or bool(few[point, list(CELLS.get(name, ()))].any()))
+            for name, figure in figures.items()
+        }
+        for point, figures in enumerate(by_point)
+    ]
 
 
 def _of_cells(cells: np.ndarray, *, prevalence: float | None) -> dict[str, np.ndarray]:

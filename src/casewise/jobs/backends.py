@@ -22,7 +22,7 @@ from casewise.metrics.registry import added_metrics, metric_names, register_metr
 from casewise.modalities.registry import modality_of, register
 from casewise.plugin import plugins
 from casewise.study.learners import added_learners, register_learner
-from casewise.targets.registry import added_kinds, kind_names, register_kind
+from casewise.targets import added_kinds, kind_names, register_kind
 from casewise.training.cost import keep_memory
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.study.learners import Learner
     from casewise.study.schema import Study
-    from casewise.targets.registry import TargetKind
+    from casewise.targets import TargetKind
     from casewise.training.compute_plan import ComputePlan
 
 

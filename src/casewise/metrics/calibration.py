@@ -51,9 +51,7 @@ def at_bound(temperature: float | None) -> bool:
     >>> at_bound(0.05), at_bound(1.3), at_bound(None)
     (True, False, False)
     """
-    if temperature is None:
-        return False
-    return temperature <= TEMPERATURES[0] * 1.001 or temperature >= TEMPERATURES[1] / 1.001
+    return temperature is not None and not TEMPERATURES[0] * 1.001 < temperature < TEMPERATURES[1] / 1.001
 
 
 def scaled(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
@@ -108,9 +106,9 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[tuple[floa
 
 # Probabilities of 0 and 1 count as this far from them.
 CLIP = 1e-6
-# A slope beyond this, or a fit that does not settle, means that the class is separated from the others.
+# A slope beyond this, or a fit that does not converge, means that the class is separated from the others.
 STEEPEST = 100.0
-ITERATIONS, SETTLED = 40, 1e-8
+ITERATIONS, CONVERGED = 40, 1e-8
 SPAN = 0.75
 # size of an intermediate array that fits into the cache of a processor
 _AT_ONCE = 2**19
@@ -126,42 +124,28 @@ def logit(probability: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(p / (1 - p)))
 
 
-def slopes(x: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The slope of a logistic regression of the class on `x` (N,), in each of R resamples, (R,).
-
-    `subject` (N,) is the number of each case's subject and `counts` (R, S) how often each is drawn. NaN where the class
-    or every other one is missing, `x` is constant, or `x` separates them.
-
-    >>> x, y = np.array([-1.0, -1, -1, 1, 1, 1]), np.array([0, 0, 1, 0, 1, 1])
-    >>> round(float(slopes(x, y, np.arange(6), np.ones((1, 6)))[0]), 4)  # log 2, the odds being 1:2 and 2:1
-    0.6931
-    """
-    return _fitted(x, of_class, subject, counts, sloped=True)
-
-
-def intercepts(x: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The intercept of that regression with the slope fixed at 1, (R,); NaN where a side is missing.
-
-    >>> x, y = np.zeros(4), np.array([1, 1, 1, 0])
-    >>> round(float(intercepts(x, y, np.arange(4), np.ones((1, 4)))[0]), 4)  # log 3
-    1.0986
-    """
-    return _fitted(x, of_class, subject, counts, sloped=False)
-
-
-def _fitted(
+def logistic(
     x: np.ndarray, of_class: np.ndarray, subject: np.ndarray, counts: np.ndarray, *, sloped: bool
 ) -> np.ndarray:
-    """Newton's method for all resamples of a block together."""
+    """The slope of a logistic regression of the class on `x` (N,), in each of R resamples, (R,).
+
+    If it is not `sloped`, the intercept of that regression with the slope fixed at 1. `subject` (N,) is the number of
+    each case's subject and `counts` (R, S) how often each is drawn. NaN where the class or every other one is missing,
+    and for a slope where `x` is constant or separates them.
+
+    >>> x, y = np.array([-1.0, -1, -1, 1, 1, 1]), np.array([0, 0, 1, 0, 1, 1])
+    >>> round(float(logistic(x, y, np.arange(6), np.ones((1, 6)), sloped=True)[0]), 4)  # log 2, the odds 1:2 and 2:1
+    0.6931
+    >>> round(float(logistic(np.zeros(4), np.arange(4) < 3, np.arange(4), np.ones((1, 4)), sloped=False)[0]), 4)
+    1.0986
+    """
     y, step = np.asarray(of_class, dtype=float), max(1, _AT_ONCE // max(len(x), 1))
-    results = [
-        _newton(x, y, counts[first : first + step].take(subject, axis=1), sloped=sloped)
-        for first in range(0, len(counts), step)
-    ]
-    return np.concatenate(results) if results else np.zeros(0)
+    blocks = (counts[first : first + step].take(subject, axis=1) for first in range(0, len(counts), step))
+    return np.concatenate([_newton(x, y, weights, sloped=sloped) for weights in blocks])
 
 
 def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) -> np.ndarray:
+    """Newton's method for all resamples of a block together."""
     total = weights.sum(axis=1)
     with np.errstate(all="ignore"):
         share = weights @ y / total
@@ -171,7 +155,7 @@ def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) 
         a, b = np.zeros(len(weights)), np.full(len(weights), 0.0 if sloped else 1.0)
         if sloped:
             a = np.log(share / (1 - share))
-        settled = np.zeros(len(weights), dtype=bool)
+        converged = np.zeros(len(weights), dtype=bool)
         for _ in range(ITERATIONS):
             p = 1 / (1 + np.exp(-np.clip(a[:, None] + b[:, None] * x, -500, 500)))
             residual, curvature = weights * (y - p), weights * p * (1 - p)
@@ -185,11 +169,11 @@ def _newton(x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, sloped: bool) 
             # a step of Newton's method can go too far where few probabilities are near one half
             scale = np.minimum(1.0, 5.0 / np.maximum(np.abs(da), np.abs(db)))
             a, b = a + scale * da, b + scale * db
-            settled = (np.abs(da) < SETTLED * (1 + np.abs(a))) & (np.abs(db) < SETTLED * (1 + np.abs(b)))
-            if (settled | ~defined | ~np.isfinite(a + b)).all():
+            converged = (np.abs(da) < CONVERGED * (1 + np.abs(a))) & (np.abs(db) < CONVERGED * (1 + np.abs(b)))
+            if (converged | ~defined | ~np.isfinite(a + b)).all():
                 break
         value = b if sloped else a
-        return np.where(defined & settled & (np.abs(value) < STEEPEST), value, np.nan)
+        return np.where(defined & converged & (np.abs(value) < STEEPEST), value, np.nan)
 
 
 def line(x: np.ndarray, y: np.ndarray, subjects: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -39,15 +39,6 @@ class Classes:
         metrics = metrics_of(self.kind, len(self.names))
         return [metric for metric in metrics if self.positive is not None or metric.n_classes[1] != 2]
 
-    def keys(self, *, by_fold: bool = False) -> list[str]:
-        """The keys of all metrics in metrics.json, in order; `by_fold`: of samples whose folds are known."""
-        keys: list[str] = []
-        for metric in self.registered:
-            if metric.across_folds == "pooled" and not by_fold:
-                continue
-            keys += [metric.name, *(f"{metric.name}[{c}]" for c in self.names if metric.by_class)]
-        return [*keys, *(metric.name + CALIBRATED for metric in self.registered if metric.calibrated)]
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -118,26 +109,19 @@ def subjects_behind(samples: Samples, classes: Classes) -> dict[str, np.ndarray]
 
     A mean over the classes rests on those of the class with the fewest.
     """
-    true, predicted = presence(samples, len(classes.names))
+    k = len(classes.names)
+    true, predicted = presence(samples, k)
     n_of_class, rest = (np.broadcast_to(n, predicted.shape[1:]) for n in _sides(true))
-    subjects = ClassSubjects(
-        classes,
-        total=len(true),
-        of_class=n_of_class,
-        rest=rest,
-        predicted=np.minimum(n_of_class, predicted.sum(axis=0)),
-        paired=np.minimum(n_of_class, rest)
-        if samples.folds is None
-        else _paired(samples, samples.folds, len(classes.names)),
-    )
+    paired = np.minimum(n_of_class, rest) if samples.folds is None else _paired(samples, samples.folds, k)
+    named = np.minimum(n_of_class, predicted.sum(axis=0))
+    subjects = ClassSubjects(classes, len(true), n_of_class, rest, named, paired)
     numbers: dict[str, np.ndarray] = {}
     for metric in classes.registered:
         rests_on = metric.rests_on(subjects)
-        if metric.by_class and rests_on.ndim > 1:
-            numbers |= {f"{metric.name}[{c}]": rests_on[:, n] for n, c in enumerate(classes.names)}
-            rests_on = rests_on.min(axis=-1)
-        elif metric.by_class:
-            numbers |= {f"{metric.name}[{c}]": rests_on for c in classes.names}
+        if metric.by_class:
+            by_class = rests_on if rests_on.ndim > 1 else np.stack([rests_on] * k, axis=-1)
+            numbers |= {f"{metric.name}[{c}]": by_class[:, n] for n, c in enumerate(classes.names)}
+            rests_on = by_class.min(axis=-1)
         numbers[metric.name] = rests_on
         if metric.calibrated:
             numbers[metric.name + CALIBRATED] = rests_on
@@ -184,19 +168,23 @@ class ClassSums:
         sums = sum_by_subject(_terms(samples, k), samples.subjects)
         flat = counts @ sums.reshape(len(sums), -1)
         self._sums = flat.reshape(len(counts), learners, -1)
-        self._rest = self._sums[..., k * k :]
-        self._first = 1
         self.confusion = self._sums[..., : k * k].reshape(*self._sums.shape[:-1], k, k)
         self.right = np.diagonal(self.confusion, axis1=-2, axis2=-1)
         self.true, self.named = self.confusion.sum(axis=-1), self.confusion.sum(axis=-2)
         self.n = self.true.sum(axis=-1)
-        self.in_top_two = self._rest[..., 0]
+        self.in_top_two = self._sums[..., k * k]
+        self._score(k * k + 1)
 
     def after_calibration(self) -> ClassSums:
         """The same sums with the probabilities after temperature scaling."""
         calibrated = copy.copy(self)
-        calibrated._first = 3 + BINS
+        calibrated._score(len(self.classes.names) ** 2 + 3 + BINS)
         return calibrated
+
+    def _score(self, first: int) -> None:
+        """Set the scores of the probabilities, whose sums begin at `first`."""
+        self.brier, self.log_loss = (self._sums[..., number] / self.n for number in (first, first + 1))
+        self.calibration_error = np.abs(self._sums[..., first + 2 : first + 2 + BINS]).sum(axis=-1) / self.n
 
     @cached_property
     def recall(self) -> np.ndarray:
@@ -239,22 +227,6 @@ class ClassSums:
         steps = np.arange(len(self.classes.names))
         error = (self.confusion * np.abs(np.subtract.outer(steps, steps))).sum(axis=(-2, -1)) / self.n
         return np.asarray(error)
-
-    @property
-    def brier(self) -> np.ndarray:
-        """(R, L)."""
-        return np.asarray(self._rest[..., self._first] / self.n)
-
-    @property
-    def log_loss(self) -> np.ndarray:
-        """(R, L)."""
-        return np.asarray(self._rest[..., self._first + 1] / self.n)
-
-    @property
-    def calibration_error(self) -> np.ndarray:
-        """(R, L)."""
-        first = self._first + 2
-        return np.asarray(np.abs(self._rest[..., first : first + BINS]).sum(axis=-1) / self.n)
 
     @property
     def auroc(self) -> np.ndarray:
@@ -316,23 +288,21 @@ def class_metrics(
     >>> {name: round(float(values[name][0, 0]), 3) for name in ("accuracy", "auroc", "sensitivity", "brier")}
     {'accuracy': 0.667, 'auroc': 1.0, 'sensitivity': 1.0, 'brier': 0.327}
     """
-    values: dict[str, np.ndarray] = {}
+    values, after_scaling = dict[str, np.ndarray](), dict[str, np.ndarray]()
     with np.errstate(all="ignore"):
         sums = ClassSums(samples, classes, counts, within_folds)
         calibrated = sums.after_calibration()
         for metric in classes.registered:
             if metric.across_folds == "pooled" and samples.folds is None:
                 continue
-            result = metric.function(sums)
+            values[metric.name] = result = metric.function(sums)
             if metric.by_class:
                 # undefined if the metric of any class is
                 values[metric.name] = result.mean(axis=-1)
                 values |= {f"{metric.name}[{c}]": result[..., n] for n, c in enumerate(classes.names)}
-            else:
-                values[metric.name] = result
             if metric.calibrated:
-                values[metric.name + CALIBRATED] = metric.function(calibrated)
-    return {name: values[name] for name in classes.keys(by_fold=samples.folds is not None)}
+                after_scaling[metric.name + CALIBRATED] = metric.function(calibrated)
+    return values | after_scaling
 
 
 def one_against_rest(probabilities: np.ndarray, classes: Classes) -> np.ndarray:
@@ -362,18 +332,19 @@ def reason(name: str, classes: Classes, support: np.ndarray) -> str:
         return "no temperature: it takes out-of-fold predictions of two folds or more"
     if name.startswith("kappa"):
         return "all cases are in one class, on both sides"
-    if not missing:
-        undefined = {"npv": "no case is called negative", "lr_positive": "no case is a false positive"}
-        if name in undefined or name == "lr_negative":
-            return undefined.get(name, "no case is a true negative")
-    of_class = name[name.index("[") + 1 : -1] if name.endswith("]") else None
+    undefined = {
+        "npv": "no case is called negative",
+        "lr_positive": "no case is a false positive",
+        "lr_negative": "no case is a true negative",
+    }
+    if not missing and name in undefined:
+        return undefined[name]
+    of_class = name.partition("[")[2][:-1]
     if not missing and metric_of(name).across_folds == "within":
         return f"no fold has cases of {of_class or 'a class'} and cases of another class"
-    if of_class is not None and of_class not in missing:
+    if of_class and of_class not in missing:
         return f"every case is truly {of_class}"
-    if of_class is not None:
-        return f"no case is truly {of_class}"
-    return f"no case is truly {' or '.join(missing)}"
+    return f"no case is truly {of_class or ' or '.join(missing)}"
 
 
 def _terms(samples: Samples, k: int) -> np.ndarray:

@@ -123,21 +123,6 @@ def reason(name: str, sums: np.ndarray) -> str:
     return f"the {'true' if constant else 'predicted'} values are all the same"
 
 
-def value(name: str, truth: np.ndarray, predicted: np.ndarray) -> float | None:
-    """Return one metric of two arrays, or None where it is undefined.
-
-    >>> value("mae", np.array([0., 1., 2.]), np.array([0., 1., 5.]))
-    1.0
-    >>> value("pcc", np.array([2., 2., 2.]), np.array([0., 1., 5.])) is None
-    True
-    """
-    truth = np.asarray(truth, dtype=float)
-    present = truth[~np.isnan(truth)]
-    centre = float(present.mean()) if present.size else 0.0
-    result = float(number_metrics(moments(truth, predicted, centre=centre).sum(axis=0))[name])
-    return None if np.isnan(result) else result
-
-
 def sum_by_subject(terms: np.ndarray, subjects: np.ndarray) -> np.ndarray:
     """Add terms (N, ...) up by subject: (subjects, ...), the subjects in sorted order.
 

@@ -73,22 +73,13 @@ class Metric:
     rough_below: int = 10
 
 
-TABLES = {
-    "learners": "the report's table of learners",
-    "targets": "the report's table of all targets",
-    "classes": "the report's table of single classes",
-    "readers": "the report's table of readers",
-    "external": "the report's table of the external cohort",
-    "image_split": "the report's comparison with a split by image",
-    "points": "the report's table of operating points",
-    "subgroups": "the figures of subgroups",
-    "page": "the Markdown page",
-    "page_external": "the Markdown page's table of the external cohort",
-    "folds": "mean and standard deviation over the folds",
-    "drop": "the difference between the external cohort and the study's own cases",
-}
-
-
+# Tables of the report: of learners, all targets, single classes, readers, the external cohort, the comparison with a
+# split by image, operating points, subgroups; the Markdown page, its external table; mean and standard deviation over
+# the folds, and the difference between the external cohort and the study's own cases.
+TABLES = (
+    *("learners", "targets", "classes", "readers", "external", "image_split", "points", "subgroups"),
+    *("page", "page_external", "folds", "drop"),
+)
 IN_MOST_TABLES = (
     *("learners", "targets", "readers", "external", "image_split"),
     *("page", "page_external", "drop", "subgroups"),
@@ -100,8 +91,7 @@ BUILT_IN = (
     Metric(
         "mae", lambda sums: sums.mean_absolute_error, (*NUMBERS, *GRADES), title="MAE", phrase="mean absolute error",
         glossary="Mean absolute error: the mean distance between prediction and reference, in points or grades.",
-        larger_is_better=False, digits=None, compared=NUMBERS, tables=(*IN_MOST_TABLES, "folds"),
-        interval="ratio",
+        larger_is_better=False, digits=None, compared=NUMBERS, tables=(*IN_MOST_TABLES, "folds"), interval="ratio",
     ),
     Metric(
         "mse", lambda sums: sums.mean_squared_error, NUMBERS, title="MSE", phrase="mean squared error",
@@ -118,14 +108,13 @@ BUILT_IN = (
     ),
     Metric(
         "ccc", lambda sums: sums.concordance, NUMBERS, title="CCC", phrase="concordance (CCC)",
-        glossary="Lin's concordance correlation coefficient: 1 where every prediction equals the reference, 0 "
-        "without agreement; scatter, offset and scale errors all lower it.",
+        glossary="Lin's concordance correlation coefficient: 1 where every prediction equals the reference, 0 without "
+        "agreement; scatter, offset and scale errors all lower it.",
         digits=2, fewest_cases=3, compared=NUMBERS, chance=0.0, tables=IN_MOST_TABLES, interval="correlation",
     ),
     Metric(
         "icc", lambda sums: sums.intraclass_correlation, NUMBERS, title="ICC(2,1)", phrase="intraclass correlation",
-        glossary="Intraclass correlation ICC(2,1): the agreement of two raters who score the same cases; 1 is "
-        "perfect.",
+        glossary="Intraclass correlation ICC(2,1): the agreement of two raters who score the same cases; 1 is perfect.",
         digits=2, fewest_cases=3, compared=NUMBERS, tables=("learners", "targets", "readers", "page"),
         interval="correlation",
     ),
@@ -176,11 +165,11 @@ BUILT_IN = (
     ),
     Metric(
         "auroc", lambda sums: sums.auroc, CLASSES, title="AUROC", phrase="AUROC",
-        glossary="Area under the ROC curve of one class against the rest: the probability that a case of the class "
-        "is ranked above a case of another class; 0.5 is chance. Out of fold, only cases of the same fold are ranked "
-        "against each other, because each fold has networks of its own: it is the mean of the areas within the "
-        "folds, where a fold counts by its number of pairs of a case of the class and another case. A fold without "
-        "such a pair does not count.",
+        glossary="Area under the ROC curve of one class against the rest: the probability that a case of the class is "
+        "ranked above a case of another class; 0.5 is chance. Out of fold, only cases of the same fold are ranked "
+        "against each other, because each fold has networks of its own: it is the mean of the areas within the folds, "
+        "where a fold counts by its number of pairs of a case of the class and another case. A fold without such a "
+        "pair does not count.",
         by_class=True, compared=CLASSES, chance=0.5, across_folds="within",
         tables=("learners", "classes", "external", "image_split", "page", "page_external", "drop", "subgroups"),
         interval="area", rests_on=lambda subjects: subjects.paired,
@@ -195,10 +184,9 @@ BUILT_IN = (
     ),
     Metric(
         "auprc", lambda sums: sums.auprc, CLASSES, title="AUPRC", phrase="AUPRC",
-        glossary="Average precision of one class against the rest; chance is the share of the class. Out of fold it "
-        "is pooled over the cases of all folds, because within a fold of few cases it is above the share of the "
-        "class even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between "
-        "folds.",
+        glossary="Average precision of one class against the rest; chance is the share of the class. Out of fold it is"
+        " pooled over the cases of all folds, because within a fold of few cases it is above the share of the class "
+        "even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between folds.",
         by_class=True, chance_is_share=True, tables=("classes", "page"), interval="area",
         rests_on=lambda subjects: subjects.both,
     ),
@@ -217,9 +205,8 @@ BUILT_IN = (
     Metric(
         "f1", lambda sums: sums.f1, CLASSES, title="F1", phrase="F1",
         glossary="Harmonic mean of precision and recall.",
-        by_class=True, of_decisions=True, compared=CLASSES,
-        tables=("learners", "classes", "external", "page", "drop"), interval="share",
-        rests_on=lambda subjects: subjects.of_class,
+        by_class=True, of_decisions=True, compared=CLASSES, tables=("learners", "classes", "external", "page", "drop"),
+        interval="share", rests_on=lambda subjects: subjects.of_class,
     ),
     Metric(
         "kappa", lambda sums: sums.kappa["kappa"], CLASSES, title="Kappa", phrase="kappa",
@@ -249,18 +236,16 @@ BUILT_IN = (
         rests_on=lambda subjects: subjects.predicted[..., 1 - subjects.classes.positive],
     ),
     Metric(
-        "lr_positive", lambda sums: sums.likelihood_ratios[0], CLASSES, title="LR+",
-        phrase="positive likelihood ratio",
-        glossary="Positive likelihood ratio, with two classes or one class against the others: how many times as "
-        "often a positive case is called positive as a negative one; sensitivity / (1 − specificity).",
+        "lr_positive", lambda sums: sums.likelihood_ratios[0], CLASSES, title="LR+", phrase="positive likelihood ratio",
+        glossary="Positive likelihood ratio, with two classes or one class against the others: how many times as often"
+        " a positive case is called positive as a negative one; sensitivity / (1 − specificity).",
         digits=2, n_classes=(2, 2), of_decisions=True, chance=1.0, tables=("points",), interval="ratio",
         rests_on=lambda subjects: subjects.smallest,
     ),
     Metric(
-        "lr_negative", lambda sums: sums.likelihood_ratios[1], CLASSES, title="LR−",
-        phrase="negative likelihood ratio",
-        glossary="Negative likelihood ratio, with two classes or one class against the others: how many times as "
-        "often a positive case is called negative as a negative one; (1 − sensitivity) / specificity.",
+        "lr_negative", lambda sums: sums.likelihood_ratios[1], CLASSES, title="LR−", phrase="negative likelihood ratio",
+        glossary="Negative likelihood ratio, with two classes or one class against the others: how many times as often"
+        " a positive case is called negative as a negative one; (1 − sensitivity) / specificity.",
         larger_is_better=False, digits=2, n_classes=(2, 2), of_decisions=True, chance=1.0, tables=("points",),
         interval="ratio", rests_on=lambda subjects: subjects.smallest,
     ),
@@ -269,8 +254,8 @@ BUILT_IN = (
         phrase="quadratic weighted kappa",
         glossary="Cohen's kappa with quadratic weights: an error counts by the square of its distance in grades.",
         of_decisions=True, compared=GRADES, chance=0.0,
-        tables=("learners", "external", "image_split", "page", "page_external", "drop", "subgroups"),
-        interval="kappa", rests_on=lambda subjects: subjects.smallest,
+        tables=("learners", "external", "image_split", "page", "page_external", "drop", "subgroups"), interval="kappa",
+        rests_on=lambda subjects: subjects.smallest,
     ),
     Metric(
         "log_loss", lambda sums: sums.log_loss, CLASSES, title="Log loss", phrase="log loss",
@@ -280,8 +265,8 @@ BUILT_IN = (
     ),
     Metric(
         "ece", lambda sums: sums.calibration_error, CLASSES, title="ECE", phrase="calibration error (ECE)",
-        glossary="Expected calibration error over 15 equal bins of the highest probability: the mean distance "
-        "between this probability and the share of correct predictions.",
+        glossary="Expected calibration error over 15 equal bins of the highest probability: the mean distance between "
+        "this probability and the share of correct predictions.",
         larger_is_better=False, calibrated=True, tables=("external", "page", "drop"), interval=None,
     ),
     Metric(

@@ -7,7 +7,7 @@ quickly.
 from __future__ import annotations
 
 from casewise.metrics.records import BUILT_IN, CALIBRATED, TABLES, Metric
-from casewise.targets.registry import kind_named
+from casewise.targets import kind_named
 
 _REGISTRY: dict[str, Metric] = {}
 
@@ -26,11 +26,6 @@ def register_metric(metric: Metric) -> Metric:
         raise ValueError(f"Metric {metric.name!r}: {sorted(unknown)} are not among the tables {', '.join(TABLES)}.")
     _REGISTRY[metric.name] = metric
     return metric
-
-
-def unregister_metric(name: str) -> None:
-    """Remove a metric, for tests that added one."""
-    _REGISTRY.pop(name, None)
 
 
 def added_metrics() -> list[Metric]:
@@ -60,7 +55,8 @@ def metrics_of(kind: str, n_classes: int | None = None) -> list[Metric]:
     return [
         metric
         for metric in _REGISTRY.values()
-        if names & set(metric.kinds) and (n_classes is None or _suits(metric, n_classes))
+        if names & set(metric.kinds)
+        and (n_classes is None or metric.n_classes[0] <= n_classes <= (metric.n_classes[1] or n_classes))
     ]
 
 
@@ -85,11 +81,6 @@ def columns(table: str, kind: str, n_classes: int | None = None, *, stage: str =
     """
     metrics = [metric for metric in metrics_of(kind, n_classes) if table in metric.tables]
     return [metric.name for metric in metrics if stage == "oof" or metric.across_folds != "pooled"]
-
-
-def _suits(metric: Metric, n_classes: int) -> bool:
-    low, high = metric.n_classes
-    return low <= n_classes and (high is None or n_classes <= high)
 
 
 for _metric in BUILT_IN:

@@ -137,11 +137,15 @@ def drawn_curve(
     weights = np.array([of_class[rows].sum() * (~of_class[rows]).sum() for rows in fold_rows], dtype=float)
     fpr, tpr = curves[0] if len(curves) == 1 else _mean_curve(curves, weights / weights.sum())
     fpr, tpr = np.append(0.0, fpr), np.append(0.0, tpr)
-    if len(fpr) > most:
-        length = fpr + tpr
-        shown = np.unique(np.searchsorted(length, np.linspace(0, length[-1], most)).clip(max=len(length) - 1))
-        fpr, tpr = fpr[shown], tpr[shown]
-    return {"fpr": fpr.tolist(), "tpr": tpr.tolist()}
+    shown = _thinned(fpr + tpr, most)
+    return {"fpr": fpr[shown].tolist(), "tpr": tpr[shown].tolist()}
+
+
+def _thinned(length: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` positions, evenly along a curve whose length up to each is given."""
+    if len(length) <= most:
+        return np.arange(len(length))
+    return np.unique(np.searchsorted(length, np.linspace(0, length[-1], most)).clip(max=len(length) - 1))
 
 
 def drawn_precision_recall(
@@ -161,11 +165,9 @@ def drawn_precision_recall(
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))
     reached = np.cumsum(inside)[ends]
     recall, precision = reached / inside.sum(), reached / (ends + 1)
-    if len(ends) > most:
-        length = np.cumsum(np.abs(np.diff(recall, prepend=0.0)) + np.abs(np.diff(precision, prepend=precision[0])))
-        shown = np.unique(np.searchsorted(length, np.linspace(0, length[-1], most)).clip(max=len(length) - 1))
-        recall, precision = recall[shown], precision[shown]
-    return {"recall": recall.tolist(), "precision": precision.tolist()}
+    steps = np.abs(np.diff(recall, prepend=0.0)) + np.abs(np.diff(precision, prepend=precision[0]))
+    shown = _thinned(np.cumsum(steps), most)
+    return {"recall": recall[shown].tolist(), "precision": precision[shown].tolist()}
 
 
 def _mean_curve(curves: list[tuple[np.ndarray, np.ndarray]], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

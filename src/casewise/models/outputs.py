@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from casewise.targets import kind_named
-from casewise.targets.registry import DEFAULT
+from casewise.targets import DEFAULT, kind_named
 
 if TYPE_CHECKING:
     from casewise.study.schema import Recipe, Study
-    from casewise.targets.registry import TargetKind
+    from casewise.targets import TargetKind
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": functional.mse_loss,

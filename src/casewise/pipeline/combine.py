@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -94,7 +95,7 @@ def conformal(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> Non
     folder.conformal.write(calibrated(study, predictions))
 
 
-def calibrated(study: Study, predictions: pd.DataFrame) -> dict[str, Any]:
+def calibrated(study: Study, predictions: pd.DataFrame) -> Mapping[str, Any]:
     """The record of `casewise.predictions.conformal.fit`, with the ranges and the level of the study."""
     names = [name for name in (*study.outputs, *study.scores) if not study.classes_of(name)]
     ranges = {name: study.range_of(name) for name in names}

@@ -18,11 +18,11 @@ from casewise.console import shown
 from casewise.errors import counted
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, decision_curve, number_calibration
-from casewise.evaluation.caveats import caveat, constant_predictions, guess, hopeless, in_parts
+from casewise.evaluation.caveats import caveat, guess
 from casewise.evaluation.evaluate import FollowUp, Outcomes
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
-from casewise.evaluation.headline import against_baselines
+from casewise.evaluation.headline import against_baselines, internal_headline
 from casewise.evaluation.results import (
     Calibration,
     Characteristic,
@@ -72,22 +72,23 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         bands=settings.bands or None,
         follow_up=FollowUp(settings.baseline, tuple(settings.responders)) if settings.response else None,
         readers=readers_table(study, cohort),
-        subjects_known=study.subjects_known,
     )
     for name, cases in cases_with_missing_regions(predictions, study_scores(study)).items():
         if cases and study.missing_regions == "allow":
-            results.notes.append(caveat("missing_regions", score=name, cases=len(cases)))
+            results.notes.append(caveat("missing_regions", score=name, cases=cases))
     results = _with_other_sources(study, predictions, results, folder)
-    results = _with_final_headline(study, predictions, results)
+    main = results.main
+    if NESTED in set(predictions["model"]):
+        main = internal_headline(main, results.metrics, NESTED)
+    results = replace(results, main=main)
     classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
     results = replace(
         results,
         over_folds=over_folds(predictions, names, classes_by_target),
         against_baselines=against_baselines(results, networks=study.networks),
-        decision_rules=folder.decisions.read() if study.decisions else None,
         prediction_sets=prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
-        notes=[*results.notes, *_caveats(study, predictions, results, folder)],
+        notes=[*results.notes, *guess(predictions, study.primary_outcome), *_left_out(study, folder)],
     )
     results = with_calibration(study, predictions, results)
     if not folder.image_split_mark.exists():  # there, images count as subjects
@@ -122,43 +123,6 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
     )
 
 
-def _with_final_headline(study: Study, predictions: pd.DataFrame, results: Results) -> Results:
-    """The results with the headline of the networks that inner folds chose, and caveats on sources left out."""
-    from casewise.evaluation.external import one_class_by_source
-    from casewise.evaluation.headline import headline_inside
-
-    main, notes = results.main, []
-    if results.by_site is not None:
-        column = study.split.leave_out or "source"
-        notes.append(caveat("pooled_over_sources", column=column, kind=main.kind))
-        notes += one_class_by_source(results.by_site, study.level_of(study.primary_outcome))
-    if NESTED in set(predictions["model"]):
-        main = headline_inside(main, results.metrics, NESTED, notes)
-    return replace(results, main=main, notes=[*results.notes, *notes])
-
-
-def _caveats(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> list[Note]:
-    """The caveats on all figures of the run."""
-    from casewise.evaluation.classification import one_class_caveats
-
-    target = study.primary_outcome
-    names = [*study.outputs, *study.scores]
-    nouns = {name: study.level_of(name) for name in names if study.classes_of(name)}
-    drops = [figure for by_metric in (results.external_drop or {}).values() for figure in by_metric.values()]
-    by_all_folds = any(figure.internal_stage == "oof" for figure in drops)
-    return [
-        *one_class_caveats(results.classes, nouns),
-        *([caveat("external_by_all_folds")] if by_all_folds else []),
-        *[caveat("grades_decided", target=name, rule=rule) for name, rule in study.decisions.items()],
-        caveat("conditional_on_networks", seeds=1),
-        *guess(predictions, target, study.classes_of(target)),
-        *_left_out(study, folder),
-        *in_parts(study.networks, folder),
-        *hopeless(study, folder),
-        *constant_predictions(predictions, target, study.networks),
-    ]
-
-
 def _left_out(study: Study, folder: RunFolder) -> list[Note]:
     """The networks that could not be trained, with the reason for each fold."""
     record = folder.left_out.read_if_exists()
@@ -169,7 +133,7 @@ def _with_drift_and_altered_images(
     study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder
 ) -> Results:
     """The results with what differs for external cases that are unlike the training, and for altered images."""
-    from casewise.evaluation.robustness import counterfactual_caveats, counterfactual_figures, drift, drift_caveats
+    from casewise.evaluation.robustness import counterfactual_figures, drift, drift_caveats
 
     target, plan = study.primary_outcome, _plan(study)
     if study.external:
@@ -178,17 +142,15 @@ def _with_drift_and_altered_images(
         notes = [*results.notes, *drift_caveats(distances, results.main.learner)]
         results = replace(results, drift=Drift(compared, distances), notes=notes)
     if folder.counterfactuals.exists():
-        altered = counterfactual_figures(
-            folder.counterfactuals.read(), target, classes=study.classes_of(target), plan=plan
-        )
-        notes = [*results.notes, *counterfactual_caveats(altered, target)]
-        results = replace(results, counterfactuals=altered, notes=notes)
+        table = folder.counterfactuals.read()
+        altered = counterfactual_figures(table, target, classes=study.classes_of(target), plan=plan)
+        results = replace(results, counterfactuals=altered)
     return results
 
 
 def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> Results:
     """The results with each source that was left out of training, the drop on an external cohort, and its groups."""
-    from casewise.evaluation.external import by_column, by_source, drop, mean_intervals, within_sources
+    from casewise.evaluation.external import by_column, by_source, drop, source_means
 
     target = study.primary_outcome
     judged: dict[str, Any] = {
@@ -202,13 +164,14 @@ def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Result
         folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
         sources = {subject: names[side - 1] for side, subject in folds}
         by_site = by_source(predictions, target, sources, **judged)
-        means = mean_intervals(within_sources(by_site), predictions, target, sources, **judged)
+        means = source_means(by_site, predictions, target, sources, **judged)
         results = replace(results, by_site=by_site, site_means=means)
     if study.external:
         table = folder.external_cohort.read()
         results = replace(
             results,
-            external_drop=drop(predictions, target, sources=sources or None, **judged),
+            # figures pooled over sources have no difference from others
+            external_drop={} if sources else drop(predictions, target, **judged),
             external_by={
                 column: by_column(predictions, target, table, column, **judged)
                 for column in external_groups(study, table)

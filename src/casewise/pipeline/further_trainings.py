@@ -12,8 +12,7 @@ from casewise.console import Silent
 from casewise.errors import counted
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
-from casewise.evaluation.figures import OverSeeds
-from casewise.evaluation.results import ImageSplit, Metrics, Results, Seeds, write_results
+from casewise.evaluation.results import ImageSplit, Metrics, OverSeeds, Results, Seeds, write_results
 from casewise.pipeline.evaluate import evaluate, outcomes
 from casewise.pipeline.read import RunInputs
 from casewise.pipeline.train import train_again
@@ -43,11 +42,7 @@ def seeds(inputs: RunInputs, results: Results, show: Show) -> Results:
         values = [value, *(other.get((stage, learner, target, metric)) for other in points[1:])]
         by_target = spread.setdefault(stage, {}).setdefault(learner, {}).setdefault(target, {})
         by_target[metric] = OverSeeds(values, **spread_of(values))
-    notes = [
-        replace(note, facts={"seeds": len(numbers)}) if note.code == "conditional_on_networks" else note
-        for note in results.notes
-    ]
-    return write_results(inputs.folder, replace(results, seeds=Seeds(numbers, spread), notes=notes))
+    return write_results(inputs.folder, replace(results, seeds=Seeds(numbers, spread)))
 
 
 def spread_of(values: Sequence[float | None]) -> dict[str, float | None]:

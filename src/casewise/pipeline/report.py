@@ -22,7 +22,7 @@ from casewise.pipeline.status import environment, machine
 from casewise.plugin import explainer
 from casewise.report.caveats import sentences
 from casewise.study.learners import added_learners
-from casewise.targets.registry import added_kinds
+from casewise.targets import added_kinds
 from casewise.version import __version__
 
 if TYPE_CHECKING:

@@ -62,7 +62,7 @@ def fewest_subjects(level: float) -> int:
     return int(np.ceil(level / (1 - level) - ROUNDING))
 
 
-def fit(predictions: pd.DataFrame, ranges: Mapping[str, tuple[float, float]], level: float) -> dict[str, Any]:
+def fit(predictions: pd.DataFrame, ranges: Mapping[str, tuple[float, float]], level: float) -> Mapping[str, Any]:
     """The quantiles of every learner and target, from the out-of-fold rows with a reference.
 
     Args:

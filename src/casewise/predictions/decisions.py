@@ -34,29 +34,23 @@ class Decided:
     """
 
     rows: pd.DataFrame
-    records: dict[str, dict[str, Any]]
+    records: Mapping[str, Mapping[str, Any]]
 
 
 def decide_grades(table: pd.DataFrame, rules: Mapping[str, str]) -> Decided:
     """Decide the grades of the predictions table by the rule of each target; the median leaves its rows as they are."""
-    table = table.reset_index(drop=True)
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Mapping[str, Any]] = {target: {"rule": rule} for target, rule in rules.items()}
     for target, rule in rules.items():
-        records[target] = {"rule": rule}
         if rule == "median":
             continue
-        thresholds: dict[str, dict[str, list[float]]] = {}
-        counts: dict[str, dict[str, int]] = {}
-        for model, rows in table[table["target"] == target].groupby("model", sort=False):
-            expected, steps = expected_grades(rows)
-            fitted = _fitted(rows, expected, steps, rule)
-            thresholds[str(model)] = {fold: limits.tolist() for fold, (limits, _) in fitted.items()}
-            counts[str(model)] = {fold: count for fold, (_, count) in fitted.items()}
-            table.loc[rows.index, "y_pred"] = _by_fold(rows, expected, thresholds[str(model)])
-        records[target]["thresholds"] = thresholds
-        if rule == "kappa":
-            records[target]["rows"] = counts
-    return Decided(table, records)
+        by_learner = {
+            str(model): _fitted(rows, rule)
+            for model, rows in table[table["target"] == target].groupby("model", sort=False)
+        }
+        thresholds = {model: limits for model, (limits, _) in by_learner.items()}
+        rows_of = {"rows": {model: counts for model, (_, counts) in by_learner.items()}} if rule == "kappa" else {}
+        records[target] = {"rule": rule, "thresholds": thresholds, **rows_of}
+    return Decided(apply_thresholds(table, records), records)
 
 
 def apply_thresholds(table: pd.DataFrame, records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -70,7 +64,11 @@ def apply_thresholds(table: pd.DataFrame, records: Mapping[str, Mapping[str, Any
             continue
         for model, rows in table[table["target"] == target].groupby("model", sort=False):
             expected, _ = expected_grades(rows)
-            table.loc[rows.index, "y_pred"] = _by_fold(rows, expected, record["thresholds"][str(model)])
+            folds, grades = _fold_names(rows), np.empty(len(rows))
+            for fold in set(folds):
+                members = folds == fold
+                grades[members] = passed(expected[members], np.array(record["thresholds"][str(model)][str(fold)]))
+            table.loc[rows.index, "y_pred"] = grades
     return table
 
 
@@ -102,18 +100,6 @@ def passed(expected: NDArray[np.float64], thresholds: NDArray[np.float64]) -> ND
     return np.where(np.isnan(expected), np.nan, grades)
 
 
-def _by_fold(
-    rows: pd.DataFrame, expected: NDArray[np.float64], thresholds: Mapping[str, list[float]]
-) -> NDArray[np.float64]:
-    """The grades (N,) of rows of one learner and target, each by the thresholds of its fold."""
-    grades = np.empty(len(rows))
-    folds = _fold_names(rows)
-    for fold in set(folds):
-        members = folds == fold
-        grades[members] = passed(expected[members], np.array(thresholds[str(fold)]))
-    return grades
-
-
 def _fold_names(rows: pd.DataFrame) -> NDArray[np.object_]:
     """The fold of each out-of-fold row as text, `ALL` for rows of other stages."""
     out_of_fold = ((rows["stage"] == "oof") & rows["outer_fold"].notna()).to_numpy()
@@ -121,21 +107,18 @@ def _fold_names(rows: pd.DataFrame) -> NDArray[np.object_]:
     return np.where(out_of_fold, names, ALL)
 
 
-def _fitted(
-    rows: pd.DataFrame, expected: NDArray[np.float64], steps: int, rule: str
-) -> dict[str, tuple[NDArray[np.float64], int]]:
+def _fitted(rows: pd.DataFrame, rule: str) -> tuple[dict[str, list[float]], dict[str, int]]:
     """For each fold and for all of them the thresholds, and the number of rows by which they were tuned."""
-    names = _fold_names(rows)
-    folds = sorted({str(name) for name in names if name != ALL}, key=int)
-    truth = rows["y_true"].to_numpy(dtype=float)
+    expected, steps = expected_grades(rows)
+    names, truth = _fold_names(rows), rows["y_true"].to_numpy(dtype=float)
     scored = (names != ALL) & ~np.isnan(truth) & ~np.isnan(expected)
-    fitted = {}
-    for fold in [*folds, ALL]:
+    thresholds, counts = dict[str, list[float]](), dict[str, int]()
+    for fold in [*sorted({str(name) for name in names if name != ALL}, key=int), ALL]:
         members = scored & (names != fold)
-        tuned = rule == "kappa" and bool(members.any())
-        limits = best_thresholds(expected[members], truth[members], steps) if tuned else half_way(steps)
-        fitted[fold] = (limits, int(members.sum()) if tuned else 0)
-    return fitted
+        counts[fold] = int(members.sum()) if rule == "kappa" else 0
+        limits = best_thresholds(expected[members], truth[members], steps) if counts[fold] else half_way(steps)
+        thresholds[fold] = limits.tolist()
+    return thresholds, counts
 
 
 def best_thresholds(expected: NDArray[np.float64], truth: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
@@ -153,13 +136,15 @@ def best_thresholds(expected: NDArray[np.float64], truth: NDArray[np.float64], s
     # a threshold between two equal values would separate nothing
     cuts = np.flatnonzero(np.diff(values) > 2 * ROUNDING) + 1
     middles = (values[cuts - 1] + values[cuts]) / 2
-    best = _kappa(*_sums(passed(values, thresholds), labels), labels)
+    best = float(_kappa(_sums(passed(values, thresholds), labels), labels))
     for _ in range(MOST_ROUNDS):
         moved = False
         for number in range(steps):
             base = passed(values, np.delete(thresholds, number))
-            total, squares, products = (_after(sums, cuts) for sums in _steps(base, labels))
-            kappas = _kappa(total, squares, products, labels)
+            # what each value above a further threshold adds to the sums, and so do all values from a cut on
+            added = np.stack([np.ones_like(base), 2 * base + 1, labels])
+            from_here = np.cumsum(added[:, ::-1], axis=1)[:, ::-1]
+            kappas = _kappa(_sums(base, labels)[:, None] + from_here[:, cuts], labels)
             if not len(kappas) or not kappas.max() > best + ROUNDING:
                 continue
             equal = np.flatnonzero(kappas >= kappas.max() - ROUNDING)
@@ -170,27 +155,14 @@ def best_thresholds(expected: NDArray[np.float64], truth: NDArray[np.float64], s
     return np.sort(thresholds)
 
 
-def _sums(grades: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[Any, Any, Any]:
-    """The sums of grades, of their squares, and of their products with the labels."""
-    return grades.sum(), (grades**2).sum(), (grades * labels).sum()
+def _sums(grades: NDArray[np.float64], labels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums of grades, of their squares, and of their products with the labels, (3,)."""
+    return np.array([grades.sum(), (grades**2).sum(), (grades * labels).sum()])
 
 
-def _steps(base: NDArray[np.float64], labels: NDArray[np.float64]) -> list[tuple[float, NDArray[np.float64]]]:
-    """Each sum without a further threshold, and what every value above that threshold adds to it."""
-    totals = _sums(base, labels)
-    return list(zip(totals, (np.ones_like(base), 2 * base + 1, labels), strict=True))
-
-
-def _after(sums: tuple[float, NDArray[np.float64]], cuts: NDArray[np.intp]) -> NDArray[np.float64]:
-    """The sum for each cut, at which all later values pass the threshold."""
-    total, added = sums
-    from_here = np.append(np.cumsum(added[::-1])[::-1], 0.0)
-    return total + from_here[cuts]
-
-
-def _kappa(total: Any, squares: Any, products: Any, labels: NDArray[np.float64]) -> Any:
-    """Quadratic kappa from the sums of predicted grades; it needs no table of counts."""
-    n, label_total, label_squares = len(labels), labels.sum(), (labels**2).sum()
+def _kappa(sums: NDArray[np.float64], labels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quadratic kappa from the sums (3, ...) of predicted grades; it needs no table of counts."""
+    (total, squares, products), label_squares = sums, (labels**2).sum()
     disagreement = squares + label_squares - 2 * products
-    by_chance = squares + label_squares - 2 * total * label_total / n
-    return 1 - disagreement / by_chance
+    by_chance = squares + label_squares - 2 * total * labels.sum() / len(labels)
+    return np.asarray(1 - disagreement / by_chance)

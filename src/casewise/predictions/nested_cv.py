@@ -50,7 +50,7 @@ def best_of(losses: Mapping[float, Sequence[Sequence[float]]], *, epochs: bool) 
     return best
 
 
-def chosen_networks(jobs: Iterable[Mapping[str, Any]], networks: Sequence[str]) -> dict[str, Any]:
+def chosen_networks(jobs: Iterable[Mapping[str, Any]], networks: Sequence[str]) -> Mapping[str, Any]:
     """The network with the lowest inner loss: in each outer fold, and over all folds for other patients.
 
     `jobs` are the contents of `job.json`. Of equal losses the network that the study states first is chosen.
@@ -73,7 +73,7 @@ def chosen_networks(jobs: Iterable[Mapping[str, Any]], networks: Sequence[str]) 
     return {"chosen_by": "mean inner loss", "folds": by_fold, "final": _lowest(means)}
 
 
-def _lowest(losses: dict[str, float]) -> dict[str, Any]:
+def _lowest(losses: dict[str, float]) -> Mapping[str, Any]:
     return {"network": min(losses, key=lambda name: losses[name]), "losses": losses}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.predictions.table import COLUMNS
-from casewise.study.scores import Array, Level, Score, check_scores
+from casewise.study.scores import Array, Score
 
 
 def apply_scores(
@@ -17,7 +17,7 @@ def apply_scores(
     scores: Sequence[Score],
     *,
     missing_regions: Literal["refuse", "allow"] = "refuse",
-    regions: Sequence[str] | None = None,
+    regions: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Add rows for each score to the table of predictions, with its reference and its prediction.
 
@@ -27,31 +27,26 @@ def apply_scores(
     directly, its prediction is kept.
 
     A case that lacks a region has no score with `missing_regions='refuse'`. With 'allow' the predicted value of the
-    missing region is the mean over the other regions of the case, and the case has no reference. A score of a
+    missing region is the mean over the other `regions` of the case, and the case has no reference. A score of a
     prediction that is NaN is NaN.
-    `cases_with_missing_regions` lists them. `regions` are those of the study, by default those in the table.
     """
-    study_regions = list(regions) if regions is not None else _regions_of(table)
-    check_scores(scores, targets=_levels_of(table), regions=study_regions)
     table = table.reset_index(drop=True)
     for score in scores:
-        table = _with_score(table, score, fill=missing_regions == "allow", regions=study_regions)
+        table = _with_score(table, score, fill=missing_regions == "allow", regions=regions)
     return table
 
 
-def cases_with_missing_regions(table: pd.DataFrame, scores: Sequence[Score]) -> dict[str, dict[str, list[str]]]:
-    """For each score over regions, the cases that lack some of them, with the missing regions."""
+def cases_with_missing_regions(table: pd.DataFrame, scores: Sequence[Score]) -> dict[str, int]:
+    """For each score over regions, the number of cases that lack some of them."""
     present = table.groupby("case", sort=False)["region"].agg(set)
-    by_score: dict[str, dict[str, list[str]]] = {}
-    for score in (score for score in scores if score.regions):
-        lacking = {
-            str(case): [r for r in score.regions if r not in case_regions] for case, case_regions in present.items()
-        }
-        by_score[score.name] = {case: regions for case, regions in lacking.items() if regions}
-    return by_score
+    return {
+        score.name: sum(not regions.issuperset(score.regions) for regions in present)
+        for score in scores
+        if score.regions
+    }
 
 
-def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[str]) -> pd.DataFrame:
+def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: Sequence[str]) -> pd.DataFrame:
     takes_regions = bool(score.regions)
     inputs = table[table["target"].isin([score.name, *score.targets])]
     if score.level == "region":
@@ -102,12 +97,3 @@ def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: list[
         stated_rows = inputs.index[direct]
         table.loc[stated_rows, "y_true"] = np.where(np.isnan(true[direct]), y_true[group[direct]], true[direct])
     return pd.concat([table, rows], ignore_index=True)
-
-
-def _regions_of(table: pd.DataFrame) -> list[str]:
-    return [str(region) for region in table["region"].unique() if region]
-
-
-def _levels_of(table: pd.DataFrame) -> dict[str, Level]:
-    regional = set(table.loc[table["region"] != "", "target"])
-    return {str(t): "region" if t in regional else "case" for t in table["target"].unique()}

@@ -9,15 +9,14 @@ of the learners' probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from casewise.errors import CasewiseError, RunError, SplitError, StudyError, nearest
+from casewise.errors import CasewiseError, RunError, SplitError
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import (
     COLUMNS,
@@ -28,10 +27,10 @@ from casewise.predictions.table import (
     with_mean_distances,
 )
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
-from casewise.targets import by_form, kind_named
+from casewise.targets import kind_named
 
 # The coefficients of one stacker for one target, as plain values.
-Fitted: TypeAlias = dict[str, Any]
+Fitted: TypeAlias = Mapping[str, Any]
 # Those of all combined learners, by learner and target, as `stackers.json` holds them.
 Coefficients: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -97,78 +96,73 @@ def stack(
     Ridge regression chooses its penalty by the squared error over groups of subjects.
 
     Raises:
-        StudyError: a stacker is unknown.
         SplitError: a subject is in two folds, or out of fold and in the test set.
         CasewiseError: a base learner lacks rows that the others have; a target has too few reference values or folds.
     """
-    for name in names:
-        if name not in STACKERS:
-            raise StudyError(f"stack: '{name}' is not one of {', '.join(STACKERS)}.{nearest(name, STACKERS)}")
     predictions = predictions[~predictions["model"].isin(META_LEARNERS) & predictions["target"].isin(list(ranges))]
     learners = [str(model) for model in predictions["model"].unique()]
     oof = predictions[(predictions["stage"] == "oof") & predictions["inner_fold"].isna()]
     fresh = predictions[predictions["stage"] != "oof"]
     _check_subjects(oof, fresh)
     means = final_rows(fresh)
-    tables: list[pd.DataFrame] = []
+    tables: list[pd.DataFrame] = [predictions.iloc[:0][list(COLUMNS)]]
     coefficients: dict[str, dict[str, Fitted]] = {STACKERS[name].learner: {} for name in names}
-    for target, (low, high) in ranges.items():
-        target_rows, target_means = oof[oof["target"] == target], means[means["target"] == target]
-        if target_rows.empty:
+    for target, limits in ranges.items():
+        of_target = oof[oof["target"] == target]
+        if of_target.empty:
             raise CasewiseError(f"stack: there are no predictions of '{target}' at stage 'oof'.")
-        kind = str(target_rows["kind"].iloc[0])
-        if wrong := next((name for name in names if name not in kind_named(kind).stackers), None):
-            raise StudyError(f"stack: {wrong!r} does not combine a target of kind {kind} such as {target!r}.")
-        functions: dict[str, Callable[..., Any]] = {
-            "number": partial(_stack_numbers, low=low, high=high),
-            "classes": stack_classes,
-        }
-        stack_target = by_form(kind, functions)
-        rows, fitted = stack_target(target_rows, target_means, learners, names)
-        tables += rows
+        rows, values, columns = _values(of_target, learners)
+        of_stages = means[means["target"] == target].groupby("stage", sort=False)
+        unseen = [_values(of_stage, learners) for _, of_stage in of_stages]
         for name in names:
-            coefficients[STACKERS[name].learner][target] = fitted[name]
-    rows = pd.concat(tables, ignore_index=True) if tables else predictions.iloc[:0][list(COLUMNS)]
-    return StackingResult(rows, coefficients)
+            stacker = STACKERS[name]
+            crossed, entry = _stacked(stacker, rows, values, learners, limits)
+            coefficients[stacker.learner][target] = entry
+            combined = [] if crossed is None else [(rows, crossed)]
+            combined += [(new_rows, _combine(entry, new_values)) for new_rows, new_values, _ in unseen]
+            tables += [_decided(own, stacker.learner, columns, outputs) for own, outputs in combined]
+    return StackingResult(pd.concat(tables[1:] or tables, ignore_index=True), coefficients)
 
 
-def _stack_numbers(
-    oof: pd.DataFrame, means: pd.DataFrame, learners: list[str], names: Sequence[str], *, low: float, high: float
-) -> tuple[list[pd.DataFrame], dict[str, Fitted]]:
-    """Combine the base learners' numbers of one target; return the combined rows and the coefficients."""
-    target = str(oof["target"].iloc[0])
-    rows, features = _number_table(oof, learners, target, "oof")
-    truth = rows["y_true"].to_numpy(dtype=float)
-    scored = np.isfinite(truth)
-    subjects, folds = rows["subject"].to_numpy(), rows["outer_fold"].to_numpy()
-    if scored.sum() < 2:
-        raise CasewiseError(
-            f"stack: {int(scored.sum())} rows of '{target}' have a reference value; a stacker needs two."
-        )
+def _stacked(
+    stacker: Stacker,
+    rows: pd.DataFrame,
+    values: np.ndarray,
+    learners: list[str],
+    limits: Sequence[float],
+) -> tuple[np.ndarray | None, Fitted]:
+    """The cross-fitted predictions (N, K), None with weights of either sign, and the coefficients of all rows."""
+    truth, folds = rows["y_true"].to_numpy(dtype=float), rows["outer_fold"].to_numpy()
+    subjects, scored = rows["subject"].to_numpy(), np.isfinite(truth)
     if len(set(folds[scored])) < 2:
-        raise CasewiseError(f"stack: the scored rows of '{target}' are in one fold; a stacker needs two folds.")
-    unseen = [
-        _number_table(stage_rows, learners, target, str(stage))
-        for stage, stage_rows in means.groupby("stage", sort=False)
-    ]
-    tables: list[pd.DataFrame] = []
-    coefficients: dict[str, Fitted] = {}
-    for name in names:
-        stacker = STACKERS[name]
-        crossed = np.empty(len(rows))
-        for fold in () if stacker.either_sign else set(folds):
-            train, held_out = scored & (folds != fold), folds == fold
-            fitted = _fit(stacker, features[train], truth[train], subjects[train], learners)
-            crossed[held_out] = combine(fitted | {"low": low, "high": high}, features[held_out])
-        if not stacker.either_sign:
-            tables.append(rows.assign(model=stacker.learner, y_pred=crossed))
-        fitted = _fit(stacker, features[scored], truth[scored], subjects[scored], learners)
-        coefficients[name] = fitted | {"low": float(low), "high": float(high)}
-        tables += [
-            new_rows.assign(model=stacker.learner, y_pred=combine(coefficients[name], new_features))
-            for new_rows, new_features in unseen
-        ]
-    return tables, coefficients
+        target = rows["target"].iloc[0]
+        raise CasewiseError(f"stack: the scored rows of '{target}' are in fewer than two folds; a stacker needs two.")
+
+    def fitted(train: np.ndarray) -> Fitted:
+        if kind_named(str(rows["kind"].iloc[0])).form == "number":
+            return _fit(stacker, values[train, :, 0], truth[train], subjects[train], learners, limits)
+        return _fit_classes(stacker, values[train], truth[train].astype(int), subjects[train], learners)
+
+    if stacker.either_sign:
+        return None, fitted(scored)
+    if stacker.equal and values.shape[2] > 1:
+        return values.mean(axis=1), fitted(scored)
+    crossed = np.empty(values.shape[::2])
+    for fold in set(folds):
+        crossed[folds == fold] = _combine(fitted(scored & (folds != fold)), values[folds == fold])
+    return crossed, fitted(scored)
+
+
+def _combine(entry: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
+    """The predictions (N, K) of a meta learner from those of its learners, (N, learners, K)."""
+    return combine(entry, values[:, :, 0])[:, None] if "low" in entry else combine_classes(entry, values)
+
+
+def _decided(rows: pd.DataFrame, learner: str, columns: list[str], values: np.ndarray) -> pd.DataFrame:
+    """Rows of a meta learner with its numbers or probabilities."""
+    rows = rows.assign(model=learner)
+    rows[columns] = values
+    return with_decisions(rows)
 
 
 def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray:
@@ -185,23 +179,27 @@ def combine(coefficients: Mapping[str, Any], features: np.ndarray) -> np.ndarray
 
 
 def _fit(
-    stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects: np.ndarray, learners: list[str]
+    stacker: Stacker,
+    features: np.ndarray,
+    truth: np.ndarray,
+    subjects: np.ndarray,
+    learners: list[str],
+    limits: Sequence[float],
 ) -> Fitted:
     from sklearn.linear_model import LinearRegression, Ridge
 
     choice: Fitted = {}
-    if stacker.equal:
-        weights, intercept = np.full(features.shape[1], 1 / features.shape[1]), 0.0
-    elif stacker.weighted:
-        weights, intercept = weights_of_numbers(features, truth, subjects), 0.0
-    elif stacker.ridge:
-        penalty, folds = _penalty(stacker, features, truth, subjects)
-        choice = {"penalty": float(penalty), "penalty_chosen_over": folds}
-        # with singular values, identical learners cause no warning
-        model = Ridge(alpha=penalty, fit_intercept=stacker.intercept, solver="svd").fit(features, truth)
-        weights, intercept = model.coef_, model.intercept_
+    if stacker.equal or stacker.weighted:
+        equal = np.full(features.shape[1], 1 / features.shape[1])
+        weights, intercept = equal if stacker.equal else weights_of_numbers(features, truth, subjects), 0.0
     else:
-        model = LinearRegression(fit_intercept=stacker.intercept).fit(features, truth)
+        model = LinearRegression(fit_intercept=stacker.intercept)
+        if stacker.ridge:
+            penalty, folds = _penalty(stacker, features, truth, subjects)
+            choice = {"penalty": float(penalty), "penalty_chosen_over": folds}
+            # with singular values, identical learners cause no warning
+            model = Ridge(alpha=penalty, fit_intercept=stacker.intercept, solver="svd")
+        model.fit(features, truth)
         weights, intercept = model.coef_, model.intercept_
     return {
         "weights": dict(zip(learners, map(float, weights), strict=True)),
@@ -209,6 +207,7 @@ def _fit(
         "n_rows": len(truth),
         "n_subjects": len(set(subjects)),
         **choice,
+        **dict(zip(("low", "high"), map(float, limits), strict=True)),
     }
 
 
@@ -232,23 +231,23 @@ def _penalty(stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects
     return scale * float(_PENALTIES[int(np.argmin(error))]), f"{n_groups} groups of subjects"
 
 
-def _number_table(
-    predictions: pd.DataFrame, learners: list[str], target: str, stage: str
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """One row for each sample, in the standard columns, and the predictions, (N, learners)."""
-    rows = predictions.drop_duplicates(_SAMPLE)[list(COLUMNS)]
-    wide = predictions.pivot(index=_SAMPLE, columns="model", values="y_pred").reindex(columns=learners)
-    wide = wide.reindex(pd.MultiIndex.from_frame(rows[_SAMPLE]))
+def _values(predictions: pd.DataFrame, learners: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """One row for each sample of one target, the learners' values, (N, learners, K), and the columns of these."""
+    columns = [name for name in probability_columns(predictions) if predictions[name].notna().any()] or ["y_pred"]
+    kept = list(COLUMNS) if columns == ["y_pred"] else list(predictions.columns)
+    rows = predictions.drop_duplicates(_SAMPLE)[kept].reset_index(drop=True)
+    index, values = pd.MultiIndex.from_frame(rows[_SAMPLE]), []
     for learner in learners:
-        lacking = wide.index[wide[learner].isna()]
+        own = predictions[predictions["model"] == learner].set_index(_SAMPLE)[columns].reindex(index)
+        lacking = index[own[columns[0]].isna()]
         if len(lacking):
-            case, region, _ = lacking[0]
-            where = f"{target}[{region}]" if region else target
+            target, stage = rows[["target", "stage"]].iloc[0]
             raise CasewiseError(
-                f"stack: {learner} lacks {len(lacking)} of {len(wide)} predictions of '{target}' at stage '{stage}' "
-                f"that other learners have, the first being {where} of case '{case}'. Finish its jobs or leave it out."
+                f"stack: {learner} lacks {len(lacking)} of {len(index)} predictions of '{target}' at stage '{stage}' "
+                f"that other learners have, the first of case '{lacking[0][0]}'. Finish its jobs or leave it out."
             )
-    return rows.reset_index(drop=True), wide.to_numpy(dtype=float)
+        values.append(own.to_numpy(dtype=float))
+    return rows, np.stack(values, axis=1), columns
 
 
 def _check_subjects(oof: pd.DataFrame, fresh: pd.DataFrame) -> None:
@@ -271,54 +270,15 @@ INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
 _LEAST = 1e-6
 
 
-def stack_classes(
-    oof: pd.DataFrame, means: pd.DataFrame, learners: Sequence[str], names: Sequence[str]
-) -> tuple[list[pd.DataFrame], dict[str, Fitted]]:
-    """Combine the base learners' class probabilities of one target; return the combined rows and the coefficients.
-
-    Rows of the stage 'oof' are cross-fitted: those of a fold come from a stacker fitted on the other folds; `logistic`,
-    whose weights are of either sign, has none (see `casewise.predictions.stacking.Stacker`). At other stages the
-    stacker is fitted on all out-of-fold rows and applied to the means over the folds' networks.
-
-    Raises:
-        CasewiseError: a base learner lacks rows that the others have; fewer than two folds have a reference value.
-    """
-    columns = [c for c in probability_columns(oof) if oof[c].notna().any()]
-    rows, probabilities = _probability_table(oof, learners, columns)
-    truth = rows["y_true"].to_numpy(dtype=float)
-    scored, folds = np.isfinite(truth), rows["outer_fold"].to_numpy()
-    subjects = rows["subject"].to_numpy()
-    if len(set(folds[scored])) < 2:
-        raise CasewiseError(f"stack: '{rows['target'].iloc[0]}' is recorded in one fold; a stacker needs two.")
-    unseen = [_probability_table(stage_rows, learners, columns) for _, stage_rows in means.groupby("stage", sort=False)]
-    tables: list[pd.DataFrame] = []
-    coefficients: dict[str, Fitted] = {}
-    for name in names:
-        crossed: np.ndarray | None = None
-        if name == "mean":
-            coefficients[name] = {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
-            crossed = probabilities.mean(axis=1)
-        elif name == "weighted":
-            crossed = np.empty(probabilities.shape[::2])
-            for fold in set(folds):
-                train = scored & (folds != fold)
-                fold_weights = weights_of_classes(probabilities[train], truth[train], subjects[train])
-                crossed[folds == fold] = np.einsum("nlk,l->nk", probabilities[folds == fold], fold_weights)
-            weights = weights_of_classes(probabilities[scored], truth[scored], subjects[scored])
-            coefficients[name] = {
-                "weights": dict(zip(learners, weights.tolist(), strict=True)),
-                "intercept": 0.0,
-                "n_rows": int(scored.sum()),
-            }
-        else:
-            coefficients[name] = _fitted(probabilities[scored], truth[scored].astype(int), subjects[scored])
-            coefficients[name] |= {"learners": list(learners), "n_rows": int(scored.sum())}
-        others = [(stage_rows, combine_classes(coefficients[name], new)) for stage_rows, new in unseen]
-        for stage_rows, values in [*([(rows, crossed)] if crossed is not None else []), *others]:
-            combined = stage_rows.assign(model=STACKERS[name].learner)
-            combined[columns] = values
-            tables.append(with_decisions(combined))
-    return tables, coefficients
+def _fit_classes(
+    stacker: Stacker, probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray, learners: list[str]
+) -> Fitted:
+    if stacker.equal:
+        return {"weights": dict.fromkeys(learners, 1 / len(learners)), "intercept": 0.0}
+    if stacker.weighted:
+        weights = weights_of_classes(probabilities, truth, subjects).tolist()
+        return {"weights": dict(zip(learners, weights, strict=True)), "intercept": 0.0, "n_rows": len(truth)}
+    return {**_logistic(probabilities, truth, subjects), "learners": learners, "n_rows": len(truth)}
 
 
 def combine_classes(coefficients: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
@@ -342,7 +302,7 @@ def _features(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.clip(probabilities, _LEAST, 1.0)).reshape(len(probabilities), -1)
 
 
-def _fitted(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> Fitted:
+def _logistic(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> Fitted:
     """A logistic regression with a penalty chosen over groups of subjects; one row of coefficients for each class."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -369,25 +329,6 @@ def _fitted(probabilities: np.ndarray, truth: np.ndarray, subjects: np.ndarray) 
     else:
         coefficients[present], intercepts[present] = model.coef_, model.intercept_
     return {"inverse_penalty": inverse, "coefficients": coefficients.tolist(), "intercepts": intercepts.tolist()}
-
-
-def _probability_table(
-    predictions: pd.DataFrame, learners: Sequence[str], columns: list[str]
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """One row for each sample, and the learners' probabilities, (N, learners, K)."""
-    rows = predictions.drop_duplicates(_SAMPLE).reset_index(drop=True)
-    index = pd.MultiIndex.from_frame(rows[_SAMPLE])
-    probabilities = []
-    for learner in learners:
-        learner_table = predictions[predictions["model"] == learner].set_index(_SAMPLE)[columns].reindex(index)
-        lacking = index[learner_table[columns[0]].isna()]
-        if len(lacking):
-            raise CasewiseError(
-                f"stack: {learner} lacks {len(lacking)} of {len(index)} predictions of '{rows['target'].iloc[0]}' that "
-                f"other learners have, the first being of case '{lacking[0][0]}'. Finish its jobs or leave it out."
-            )
-        probabilities.append(learner_table.to_numpy(dtype=float))
-    return rows, np.stack(probabilities, axis=1)
 
 
 def with_combined(rows: pd.DataFrame, coefficients: Coefficients, nested: str = "") -> pd.DataFrame:
@@ -418,22 +359,10 @@ def _combined(rows: pd.DataFrame, learner: str, target: str, entry: Mapping[str,
     key = list(SAMPLE_KEY)
     first = single[single["model"] == names[0]].reset_index(drop=True)
     index = pd.MultiIndex.from_frame(first[key])
-    kind = str(first["kind"].iloc[0])
-    present = [column for column in probability_columns(first) if first[column].notna().any()]
-    columns = by_form(kind, {"number": ["y_pred"], "classes": present})
+    columns = [name for name in probability_columns(first) if first[name].notna().any()]
+    if kind_named(str(first["kind"].iloc[0])).form == "number":
+        columns = ["y_pred"]
     if not columns:  # the first learner gave no number
         return first.assign(model=learner)
-    # (N, learners, K)
-    values = np.stack(
-        [
-            single[single["model"] == name].set_index(key)[columns].reindex(index).to_numpy(dtype=float)
-            for name in names
-        ],
-        axis=1,
-    )
-    combined = first.assign(model=learner)
-    combined[columns] = by_form(
-        kind,
-        {"number": lambda: combine(entry, values[:, :, 0])[:, None], "classes": lambda: combine_classes(entry, values)},
-    )()
-    return with_mean_distances(with_decisions(combined), single)
+    own = [single[single["model"] == name].set_index(key)[columns].reindex(index).to_numpy(float) for name in names]
+    return with_mean_distances(_decided(first, learner, columns, _combine(entry, np.stack(own, axis=1))), single)

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError, nearest
-from casewise.targets import kind_named, kind_names
-from casewise.targets.registry import DEFAULT
+from casewise.targets import DEFAULT, kind_named, kind_names
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -27,7 +26,7 @@ KEY = ("model", "stage", "outer_fold", "inner_fold", *SAMPLE_KEY)
 
 _TEXT = ("case", "subject", "visit", "region", "image", "model", "stage", "target", "kind")
 _MAY_BE_EMPTY = ("visit", "region", "image")
-_NUMBERS = ("day", "y_true", "y_pred")
+_NUMBERS = ("day", "y_true", "y_pred", "distance")
 _FOLDS = ("outer_fold", "inner_fold")
 _PROBLEMS = {
     "no shares of one": "the probabilities p0, p1, … do not add up to 1",
@@ -55,31 +54,24 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         table = table.assign(kind=DEFAULT)
     absent = [name for name in COLUMNS if name not in table.columns]
     if absent:
-        hints = "".join(nearest(name, [str(c) for c in table.columns if c not in COLUMNS]) for name in absent[:1])
-        raise CasewiseError(f"The predictions lack the column(s) {', '.join(absent)}.{hints}")
+        hint = nearest(absent[0], [str(c) for c in table.columns if c not in COLUMNS])
+        raise CasewiseError(f"The predictions lack the column(s) {', '.join(absent)}.{hint}")
     table = table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]].reset_index(drop=True)
     for name in _TEXT:
-        empty = table[name].isna() if name not in _MAY_BE_EMPTY else pd.Series(False, index=table.index)
         table[name] = table[name].astype(object).where(table[name].notna(), "").astype(str)
         if name not in _MAY_BE_EMPTY:
-            _refuse(table, empty | (table[name] == ""), f"'{name}' is empty")
-    for name in (*_NUMBERS, *(["distance"] if "distance" in table else [])):
+            _refuse(table, table[name] == "", f"'{name}' is empty")
+    for name in (name for name in (*_NUMBERS, *_FOLDS) if name in table):
         numbers = pd.to_numeric(table[name], errors="coerce").astype("float64")
         _refuse(table, numbers.isna() & table[name].notna(), f"'{name}' is not a number")
         _refuse(table, numbers.abs() == np.inf, f"'{name}' is infinite")
-        table[name] = numbers
-    for name in _FOLDS:
-        numbers = pd.to_numeric(table[name], errors="coerce").astype("Float64")
-        whole = numbers.isna() | (numbers == numbers.round())
-        _refuse(table, (numbers.isna() & table[name].notna()) | ~whole, f"'{name}' is not a whole number")
-        table[name] = numbers.astype("Int64")
+        if name in _FOLDS:
+            _refuse(table, numbers.notna() & (numbers != numbers.round()), f"'{name}' is not a whole number")
+        table[name] = numbers.astype("Int64") if name in _FOLDS else numbers
     _refuse(table, table["y_pred"].isna(), "'y_pred' is missing")
-    wrong = sorted(set(table["stage"]) - set(STAGES))
-    if wrong:
-        _refuse(table, table["stage"] == wrong[0], f"'stage' is '{wrong[0]}', not one of {', '.join(STAGES)}")
-    wrong = sorted(set(table["kind"]) - set(kind_names()))
-    if wrong:
-        _refuse(table, table["kind"] == wrong[0], f"'kind' is '{wrong[0]}', not one of {', '.join(kind_names())}")
+    for name, options in (("stage", STAGES), ("kind", kind_names())):
+        for wrong in sorted(set(table[name]) - set(options)):
+            _refuse(table, table[name] == wrong, f"'{name}' is '{wrong}', not one of {', '.join(options)}")
     _check_probabilities(table)
     _refuse(table, table.duplicated(list(KEY)), "this case, region, image, target, model, stage and fold occur twice")
     cases = table[["case", "subject", "visit", "day"]].drop_duplicates()
@@ -88,8 +80,7 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         if len(several):
             values = ", ".join(sorted(map(repr, cases.loc[cases["case"] == several.iloc[0], name].unique())))
             raise CasewiseError(f"Predictions: case '{several.iloc[0]}' has more than one {name}: {values}.")
-    truths = table.loc[table["y_true"].notna(), [*SAMPLE_KEY, "y_true"]].drop_duplicates()
-    spread = truths.groupby(list(SAMPLE_KEY), sort=False)["y_true"].agg(["min", "max"])
+    spread = table.groupby(list(SAMPLE_KEY), sort=False)["y_true"].agg(["min", "max"])
     # reference values in single precision may differ in their last digits
     conflicting = spread[(spread["max"] - spread["min"]) > 1e-5 * np.maximum(1.0, spread["max"].abs())]
     if len(conflicting):
@@ -143,13 +134,10 @@ def final_rows(table: pd.DataFrame) -> pd.DataFrame:
     networks, which is the row without a fold if there is one.
     """
     is_final = table["inner_fold"].isna() & ((table["stage"] == "oof") | table["outer_fold"].isna())
-    group = ["model", "stage", "target"]
-    complete = pd.MultiIndex.from_frame(table.loc[is_final, group].drop_duplicates())
-    open_rows = table[~is_final & ~pd.MultiIndex.from_frame(table[group]).isin(complete)]
-    tables = [table[is_final]]
+    complete = is_final.groupby([table[name] for name in ("model", "stage", "target")], sort=False).transform("any")
+    open_rows, rows = table[~is_final & ~complete], table[is_final].reset_index(drop=True)
     if len(open_rows):
-        tables.append(_mean_over_networks(open_rows))
-    rows = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0].reset_index(drop=True)
+        rows = pd.concat([rows, _mean_over_networks(open_rows)], ignore_index=True)
     doubled = rows.duplicated(["model", "stage", *SAMPLE_KEY])
     if doubled.any():
         row = rows[doubled].iloc[0]

@@ -348,12 +348,11 @@ def measures(context: ReportContext) -> str:
 
 
 def uncertainty(context: ReportContext) -> str:
-    notes, unit = {note.code: note.facts for note in context.metrics.notes}, _unit(context)
-    if "intervals" not in notes:
-        return ""
-    text = f"{percent(notes['intervals']['confidence'])} jackknife intervals, leaving out one {unit} at a time"
-    if resamples := notes.get("comparisons", {}).get("resamples"):
-        text += f"; differences of learners: {resamples:,} resamples of {unit}s, with intervals that hold for all pairs"
+    settings, unit = context.study.evaluation, _unit(context)
+    text = f"{percent(settings.confidence)} jackknife intervals, leaving out one {unit} at a time"
+    if any(context.metrics.comparisons.values()):
+        resamples = f"{settings.bootstrap_resamples:,} resamples of {unit}s"
+        text += f"; differences of learners: {resamples}, with intervals that hold for all pairs"
     return f"{text}. Intervals are conditional on the trained networks."
 
 

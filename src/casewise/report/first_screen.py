@@ -27,7 +27,7 @@ from casewise.study.learners import is_baseline, learner_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from casewise.evaluation.figures import Difference
+    from casewise.evaluation.results import Difference
 
 MOST_CLASSES, MOST_RANGES, MOST_SOURCES = 8, 6, 4
 

@@ -21,7 +21,7 @@ from casewise.study.recipe import Baselines, Compute, Recipe
 from casewise.study.split import NestedCV, Split
 from casewise.study.targets import ScoreFormula, Target
 from casewise.study.yaml_text import Values
-from casewise.targets.registry import kind_named
+from casewise.targets import kind_named
 
 Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean", "weighted"]
 # What a study with a planned recipe has besides, where it does not state it.

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, WithJsonSchema, model_validator
 from casewise.errors import cut, nearest
 from casewise.study.model import Level, Range, StudyModel, parse_range, refuse
 from casewise.study.yaml_text import Values
-from casewise.targets.registry import DEFAULT, kind_named, kind_names
+from casewise.targets import DEFAULT, kind_named, kind_names
 
 MOST_CLASSES = 1000
 

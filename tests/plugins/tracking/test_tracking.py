@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from casewise.errors import StudyError
-from casewise.evaluation.figures import Estimate, Headline
-from casewise.evaluation.results import Results, write_results
+from casewise.evaluation.results import Estimate, Headline, Results, write_results
 from casewise.pipeline.train import COLUMNS, epochs_of, following, record_trained
 from casewise.plugins.tracking import plugin, sending
 from casewise.plugins.tracking.sending import TRACKERS, check_packages, send_missing, tensorboard_path, tracking_path

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from casewise.evaluation.figures import ReliabilityBin
-    from casewise.evaluation.results import ClassFigures, Estimate, Figures
+    from casewise.evaluation.results import ClassFigures, Estimate, Figures, ReliabilityBin
 
 MOST_CURVES = len(SERIES)
 WRITE = MetricFormat()

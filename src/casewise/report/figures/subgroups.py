@@ -9,7 +9,7 @@ from casewise.report.figures.drawing import INK, MODEL, SOFT, Drawing, canvas, f
 from casewise.report.formatting import capital, group_label, plain, shortened
 
 if TYPE_CHECKING:
-    from casewise.evaluation.figures import Subgroup, SubgroupColumn
+    from casewise.evaluation.results import Subgroup, SubgroupColumn
 
 WIDTH, ROW, NAME = 440.0, 20.0, 34
 

@@ -13,8 +13,7 @@ from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
-    from casewise.evaluation.figures import StageCoverage
-    from casewise.evaluation.results import Calibration, NetBenefit, Results
+    from casewise.evaluation.results import Calibration, NetBenefit, Results, StageCoverage
     from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 

@@ -31,8 +31,7 @@ from casewise.report.terms import brackets, evaluated, place, terms_of
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from casewise.evaluation.figures import OperatingPoint, ReliabilityBin
-    from casewise.evaluation.results import ClassFigures, Figures
+    from casewise.evaluation.results import ClassFigures, Figures, OperatingPoint, ReliabilityBin
     from casewise.report.context import ReportContext
 
 POINT_FIGURES = {"sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision"}
@@ -276,8 +275,8 @@ def temperature(entry: ClassFigures) -> list[tuple[str, str]]:
         ("Temperature", value),
         ("Fitted", fitted if fitted == "out of fold" else f"on {fitted}" if fitted else MISSING),
     ]
-    bound = temperatures_at_bound(entry.temperature, entry.temperature_by_fold)
+    bound, total = temperatures_at_bound(entry.temperature, entry.temperature_by_fold)
     if bound:
-        folds = f" in {bound['folds']} of {bound['of']} folds" if bound["of"] > 1 else ""
+        folds = f" in {bound} of {total} folds" if total > 1 else ""
         facts.append(("At the bound of its range", f"yes{folds}: scaled probabilities are not to be trusted"))
     return facts

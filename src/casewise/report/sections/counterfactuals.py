@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from casewise.evaluation.caveats import constant_folds
 from casewise.evaluation.results import AlteredAnswers
 from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Row, Section, Table, Text
@@ -80,11 +81,11 @@ def _facts(context: ReportContext, networks: list[str]) -> list[tuple[str, str]]
     )
     if apart:
         facts.append(("Not tested", ", ".join(map(learner_name, apart))))
-    still = [note for note in context.metrics.notes if note.code == "constant_predictions"]
-    for note in still:
-        if note["network"] in networks:
-            where = f"{note['folds']} of {counted(note['of'], 'fold')}"
-            facts.append(("Hardly varies, altered or not", f"{learner_name(note['network'])} in {where}"))
+    for network in networks:
+        constant, folds = constant_folds(context.predictions, context.outcome, network)
+        if constant:
+            where = f"{constant} of {counted(folds, 'fold')}"
+            facts.append(("Hardly varies, altered or not", f"{learner_name(network)} in {where}"))
     if len(networks) > MOST_NETWORKS:
         facts.append(("Further networks", f"{len(networks) - MOST_NETWORKS}, in `metrics.json`"))
     return facts
@@ -105,10 +106,10 @@ def cell(entry: Altered, digits: int) -> Cell:
         moved = figure_cell(entry.moved, digits)
         small = [moved.small, f"mean change {signed(entry.shift.value, digits)}"]
         return Cell(moved.text, "; ".join(filter(None, small)), moved.value)
-    share, into = percent_cell(entry.share), commonest(entry)
+    share, (name, count, total) = percent_cell(entry.share), commonest(entry)
     text = f"{entry.changed} of {entry.answers}"
-    if into["to"]:
-        text += f", {into['to_answers']} of {into['to_of']} to {plain(into['to'])}"
+    if name:
+        text += f", {count} of {total} to {plain(name)}"
     small_text = f"{share.text} {share.small}".strip()
     if entry.correct.of:
         small_text += f"; correct {entry.correct.before}, then {entry.correct.after}"

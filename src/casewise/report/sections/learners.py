@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.audit.columns import leading_column
-from casewise.evaluation.figures import Difference
 from casewise.evaluation.headline import FITTED
+from casewise.evaluation.results import Difference
 from casewise.predictions.nested_cv import NESTED
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import ReportContext, is_number
@@ -23,8 +23,7 @@ from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import is_baseline, learner_name, learner_named
 
 if TYPE_CHECKING:
-    from casewise.evaluation.figures import ColumnGroup
-    from casewise.evaluation.results import Comparison, Estimate, OverFolds, WithinColumn
+    from casewise.evaluation.results import ColumnGroup, Comparison, Estimate, OverFolds, WithinColumn
     from casewise.report.context import ReportContext
 
 

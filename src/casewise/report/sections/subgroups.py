@@ -14,7 +14,7 @@ from casewise.report.terms import brackets, place, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
-    from casewise.evaluation.figures import Subgroup, SubgroupColumn
+    from casewise.evaluation.results import Subgroup, SubgroupColumn
     from casewise.report.context import ReportContext
 
 TESTS = "{learner}, {place}: do the figures differ between the groups? p is adjusted for all comparisons of the table."

@@ -43,8 +43,7 @@ from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
-    from casewise.evaluation.figures import OverSeeds
-    from casewise.evaluation.results import Estimate
+    from casewise.evaluation.results import Estimate, OverSeeds
     from casewise.study.schema import Study
 
 Job = Mapping[str, Any]

@@ -1,13 +1,15 @@
-"""The kinds of target: a number within a range, one of several classes, and grades (classes in rising order)."""
+"""Kinds of target: a number within a range, one of several classes, and grades (classes in rising order).
+
+Everything that depends on the kind is defined here. A new kind is a subclass of `Number` or `Classes`, registered here,
+and a class with the members of `casewise.models.outputs.NetworkKind` for the network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import numpy as np
-
-from casewise.targets.registry import register_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +19,24 @@ FEW_VALUES, BANDS = 8, 5
 
 
 class Number:
-    """A number within a range, such as a score from 0 to 72."""
+    """A number within a range, such as a score from 0 to 72. A new kind inherits from it or from `Classes`.
+
+    Attributes:
+        name: as in the study file and in the column `kind` of the predictions table.
+        form: 'number' where a prediction is one number, 'classes' where it is a probability for each class.
+        metrics_of: the kind whose metrics apply to it; its own name unless it shares another kind's.
+        merit: the metric by which the learner of the headline is chosen; larger is better.
+        tie_breaker: the metric that decides between learners of equal merit; smaller is better.
+        headline: the metrics that the headline states.
+        means: the interpretation of the merit.
+        closed: whether a label that the study does not name is an error; otherwise such rows are left out.
+        guess: the constant prediction to compare with: the 'mean', or the 'shares' of classes.
+        stackers: the stackers that combine it.
+        arithmetic: whether formulas, severity bands, readers and change from baseline apply to it.
+        balanced: whether `recipe.imbalance` can balance its classes in training.
+        decisions: the rules by which its values can be decided, the default first (see
+            `casewise.predictions.decisions`); empty where `decide` is the only one.
+    """
 
     name = "regression"
     form: Literal["number", "classes"] = "number"
@@ -33,27 +52,29 @@ class Number:
     decisions: tuple[str, ...] = ()
 
     def width(self, n_classes: int) -> int:
-        """One raw output."""
+        """The number of raw outputs of a network: one."""
         return 1
 
     def columns(self, n_classes: int) -> list[str]:
-        """The prediction itself."""
+        """The columns of the predictions table with the values of a network: the prediction itself."""
         return ["y_pred"]
 
     def decide(self, values: np.ndarray) -> np.ndarray:
-        """The number unchanged."""
+        """The predictions (N,) from the values of `columns`, (N, C): the numbers unchanged."""
         return values[:, 0]
 
     def normalise(self, values: np.ndarray, low: float, high: float) -> np.ndarray:
-        """Numbers clipped to their range."""
+        """Averaged values (N, C), clipped to their range."""
         return values.clip(low, high)
 
     def prominence(self, n_classes: int, positive: int | None) -> list[float] | None:
-        """The largest number is the most conspicuous one."""
+        """Weights of the columns whose weighted sum ranks panels by conspicuousness; None: each column separately."""
         return None
 
     def fold_labels(self, values: np.ndarray, low: float, high: float, n_classes: int) -> np.ndarray:
-        """The integers if there are few, else five equal bands.
+        """Integer labels (N,) for balancing splits: the integers if there are few, else five equal bands.
+
+        A missing value is the last label.
 
         >>> Number().fold_labels(np.array([0.0, 2.0, np.nan]), 0, 2, 0).tolist()
         [0, 2, 3]
@@ -73,7 +94,7 @@ class Number:
         return f"{value:g}"
 
     def check_probabilities(self, rows: pd.DataFrame, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        """A number has no probabilities."""
+        """Codes of problems in rows of the predictions table, each with a mask of the rows; a number has none."""
         return []
 
 
@@ -172,5 +193,51 @@ class Grades(Classes):
         return super().prominence(n_classes, positive) or [float(number) for number in range(n_classes)]
 
 
-for _kind in (Number(), Classes(), Grades()):
-    register_kind(_kind)
+TargetKind: TypeAlias = Number | Classes
+T = TypeVar("T")
+DEFAULT = "regression"
+_REGISTRY: dict[str, TargetKind] = {kind.name: kind for kind in (Number(), Classes(), Grades())}
+BUILT_IN = tuple(_REGISTRY)
+
+
+def register_kind(kind: TargetKind) -> TargetKind:
+    """Add a kind of target to the registry.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if kind.name in _REGISTRY:
+        raise ValueError(f"A kind of target named {kind.name!r} is registered already.")
+    _REGISTRY[kind.name] = kind
+    return kind
+
+
+def kind_names() -> list[str]:
+    """The names of all kinds, as the study file writes them."""
+    return list(_REGISTRY)
+
+
+def kind_named(name: str) -> TargetKind:
+    """The kind of a name.
+
+    Raises:
+        KeyError: no such kind is registered.
+
+    >>> kind_named("ordinal").width(5), kind_named("classification").columns(2)
+    (4, ['p0', 'p1'])
+    """
+    return _REGISTRY[name]
+
+
+def added_kinds() -> list[TargetKind]:
+    """The registered kinds that are not built in: another process has to register them again."""
+    return [kind for name, kind in _REGISTRY.items() if name not in BUILT_IN]
+
+
+def by_form(name: str, options: Mapping[str, T]) -> T:
+    """The option for a kind of target: that of its name, else that of its form, 'number' or 'classes'.
+
+    >>> by_form("ordinal", {"number": "a mean", "classes": "shares"})
+    'shares'
+    """
+    return options[name] if name in options else options[kind_named(name).form]
