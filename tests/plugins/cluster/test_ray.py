@@ -17,7 +17,7 @@ import pytest
 from casewise.console import Silent
 from casewise.errors import TrainingError
 from casewise.jobs import fitting
-from casewise.jobs.backends import LocalBackend, backend_named
+from casewise.jobs.backends import backend_named
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job, JobInputs, expand
 from casewise.modalities.base import StoreAddress
@@ -208,7 +208,6 @@ def baselines(folder: RunFolder, models: Sequence[str]) -> list[Job]:
 def test_registrations_and_failures_pass_between_machines(
     inputs: JobInputs, machines: RayMachines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Baselines, whose linear algebra uses the threads of their plans, have the same predictions as here, too."""
     monkeypatch.setitem(build_model.BUILDERS, "own", LinearBuilder())
     monkeypatch.setitem(fitting.FITTERS, "own", fit_own)
     register_learner(Own("own"))
@@ -219,19 +218,11 @@ def test_registrations_and_failures_pass_between_machines(
             run = tmp_path / f"run{seed}"
             run.mkdir()
             folder = RunFolder(run)
-            models = ["own", "linear_pixels"] if seed == 0 else ["own"]
-            jobs = baselines(folder, models)
+            jobs = baselines(folder, ["own", "linear_pixels"] if seed == 0 else ["own"])
             with backend_named("ray", machines.address) as where:
                 if seed == 0:
                     run_jobs(jobs, ours, folder, tell=lambda *_: None, backend=where)
                     assert all(job.intact() for job in jobs)
-                    here = RunFolder(tmp_path / "here")
-                    here.path.mkdir()
-                    same = baselines(here, models)
-                    run_jobs(same, with_jobs(ours, 1), here, tell=lambda *_: None, backend=LocalBackend())
-                    for job, other in zip(jobs, same, strict=True):
-                        of_cluster, of_local = job.folder.predictions.read(), other.folder.predictions.read()
-                        pd.testing.assert_frame_equal(of_cluster, of_local, check_exact=True)
                     continue
                 with pytest.raises(TrainingError, match="13 brings bad luck") as error:
                     run_jobs(jobs, ours, folder, tell=lambda *_: None, backend=where)

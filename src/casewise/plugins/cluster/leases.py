@@ -19,12 +19,11 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.errors import RunError
-from casewise.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job
@@ -62,15 +61,12 @@ class Leases:
     def read(cls, path: Path) -> Leases | None:
         """The leases; None if there is no such file, or not a whole one at this moment."""
         try:
-            checksum, _, text = path.read_text(encoding="utf-8").partition(" ")
-            text = text.partition("\n")[0]
-            if checksum != f"{zlib.crc32(text.encode()):08x}":
-                return None
-            values = json.loads(text)
-            valid, withdrawn = frozenset(values["valid"]), frozenset(values["withdrawn"])
-            return cls(str(values["session"]), int(values["beat"]), valid, withdrawn)
-        except (OSError, ValueError, LookupError, TypeError):
+            checksum, text = path.read_text(encoding="utf-8").partition("\n")[0].split(" ", 1)
+            values = json.loads(text) if checksum == f"{zlib.crc32(text.encode()):08x}" else None
+        except (OSError, ValueError):
             return None
+        sets = {name: frozenset(values[name]) for name in ("valid", "withdrawn")} if values else {}
+        return cls(**(values | sets)) if values else None
 
     def write(self, path: Path) -> None:
         """Write them in place: network file systems show a replaced file late. Half a file is recognised and ignored.
@@ -78,13 +74,7 @@ class Leases:
         Raises:
             OSError: the file cannot be written.
         """
-        values = {
-            "session": self.session,
-            "beat": self.beat,
-            "valid": sorted(self.valid),
-            "withdrawn": sorted(self.withdrawn),
-        }
-        text = json.dumps(values)
+        text = json.dumps(asdict(self), default=sorted)
         content = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
         handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
@@ -281,7 +271,6 @@ def end_earlier(folder: Path, jobs: Iterable[Job], *, safe: float = SAFE) -> boo
         time.sleep(safe)
         for job in jobs:
             break_lock(job)
-        break_feature_locks(RunFolder(folder))
     for leftover in folder.glob(f"{LEASES}*"):
         with suppress(OSError):
             leftover.unlink(missing_ok=True)
@@ -292,10 +281,3 @@ def break_lock(job: Job) -> None:
     """Remove the lock of a job whose machine is gone: its file system may keep it for ever."""
     with suppress(OSError):
         job.folder.lock_path.unlink(missing_ok=True)
-
-
-def break_feature_locks(folder: RunFolder) -> None:
-    """Remove the locks of features that the baselines of a run compute together; none of them may be at work."""
-    for path in folder.jobs_folder.glob("features*.lock"):
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
