@@ -121,7 +121,7 @@ def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) 
         predicted[run_number] = predict_external(jobs, other, tell=lambda done: None).set_index(["outer_fold", "case"])
         job = jobs[0].folder
         tensors = {name: values * 0.5 for name, values in read_tensors(job.weights.path).items()}
-        write_tensors(job.weights, tensors, {"format": "pt"})
+        write_tensors(job.weights, tensors)
         job.facts.write(job.facts.read() | {"weights_sha256": checksum(job.weights.path)})
     same = [np.array_equal(predicted[0].loc[fold, "p0"], predicted[1].loc[fold, "p0"]) for fold in (1, 2)]
     assert same == [False, True]

@@ -213,13 +213,13 @@ def record(
     """Write weights, facts, predictions and, last, the record by which the job counts as finished."""
     job, study, choice, learned = planned.job, planned.inputs.study, planned.choice, fitted.learned
     check_finite(learned.network.state_dict(), f"{job.name}: ", f"Lower recipe.lr, or take {job.model} out.")
-    write_tensors(job.folder.weights, learned.network.state_dict(), {"format": "pt"})
+    write_tensors(job.folder.weights, learned.network.state_dict())
     bundle = fitted.predictor.bundle
     origin = bundle.origin | {"weights_sha256": checksum(job.folder.weights.path)}
     job.folder.distance.remove()
     distance = None
     if predictions.distance:
-        write_tensors(job.folder.distance, predictions.distance.tensors, {"format": "pt"})
+        write_tensors(job.folder.distance, predictions.distance.tensors)
         distance = predictions.distance.as_json(checksum(job.folder.distance.path))
     job.folder.facts.write(as_json(replace(bundle, origin=origin, distance=distance)))
     job.folder.predictions.remove()

@@ -88,6 +88,6 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
     fitted = fit(whole, study.recipe, data, data.subset([0]), context)
     body = {name: tensor.contiguous() for name, tensor in whole.body.state_dict().items()}
     folder.history.write({"epochs": fitted.history})
-    write_tensors(folder.body, body, {"format": "pt"})
+    write_tensors(folder.body, body)
     network.body.load_state_dict(body)
     return used

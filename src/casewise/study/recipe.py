@@ -246,13 +246,9 @@ class Recipe(StudyModel):
     layers after another while the loss improves (`gradual_unfreezing`)."""
     gradual_unfreezing: GradualUnfreezing = GradualUnfreezing()
     """Settings of `tuning: gradual_unfreezing`."""
-    discriminative: float = Field(1.0, ge=1)
-    """Divisor of the learning rate from one of `gradual_unfreezing.groups` groups of layers to the next towards the
-    input. 1: the same rate for all."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Factor on the learning rate from one layer to the next towards the input, as is usual for transformers (0.65 to
-    0.9). Layers are the blocks and the embedding of a transformer, or the freeze points of another network. Not with
-    `discriminative`."""
+    0.9). Layers are the blocks and the embedding of a transformer, or the freeze points of another network."""
     batch_norm: BatchNorm = "update"
     """`keep_statistics`: keep the running statistics of the first weights instead of updating them. With `update`,
     those of frozen layers are kept as well."""
@@ -349,12 +345,6 @@ class Recipe(StudyModel):
                 raise ValueError(f"warmup: {self.warmup} epochs must be fewer than the {name}, {epochs}")
         return self
 
-    @model_validator(mode="after")
-    def _check_layer_rates(self) -> Recipe:
-        if self.layer_decay != 1 and self.discriminative != 1:
-            raise ValueError("layer_decay and discriminative both reduce the rate of lower layers; give one")
-        return self
-
 
 class Baselines(StudyModel):
     """Simple models on pixels and on the features of a pretrained network, fitted in every study.
@@ -392,7 +382,7 @@ class Compute(StudyModel):
     """Settings that depend on the machine. `auto` is decided by a measurement of about two seconds."""
 
     plan: dict[str, NetworkPlan] | Path | None = None
-    """A compute plan to repeat: a run folder or its `compute.json`, or for each network `device`, `precision`,
+    """A compute plan to repeat: a run folder, or for each network `device`, `precision`,
     `memory_format` and `threads`. Nothing is measured then, and the same study and seed give the same bits on the same
     kind of machine. Default: the first run measures, and records its plan."""
 
