@@ -243,7 +243,7 @@ def record(
         **planned.progress.timer.cost(),
         "peak_memory_mb": round(peak_memory_mb, 1),
         **{k: v for k, v in asdict(planned.plan).items() if k in ("device", "precision", "threads")},
-        "memory_format": memory_format(planned.plan),
+        "memory_format": planned.plan.memory_format.replace("_", "-"),
         **({"parts": planned.plan.parts} if planned.plan.parts > 1 else {}),
         "guess_loss": fitted.guess_loss,
         "finder": learned.finder and asdict(learned.finder),
@@ -286,8 +286,3 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
                 "have it are held out or decide when to stop. Add subjects, merge the class with another, lower "
                 "split.folds, or write `recipe: {early_stopping: {monitor: none}}`."
             )
-
-
-def memory_format(plan: ComputePlan) -> str:
-    """The name of a plan's memory format in records."""
-    return "channels-last" if plan.channels_last else "contiguous"

@@ -161,8 +161,8 @@ class Training:
             names = list(dict.fromkeys(self.data.names[row] for row in rows if self.data.names))
             raise TrainingError(
                 f"the loss is no longer a number in epoch {epoch + 1}, batch {number + 1} "
-                f"(cases {names_text(names, CASES_SHOWN) or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), or "
-                "look at these images"
+                f"(cases {names_text(names, CASES_SHOWN) or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), "
+                "or look at these images"
             )
         self.optimizer.zero_grad()
         loss.backward()
