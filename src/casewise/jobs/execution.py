@@ -205,9 +205,6 @@ def _now(record: Mapping[str, Any]) -> str:
     return f"{stage}epoch {record['done'] + 1} of {record['total']}" + ("" if loss is None else f", loss {loss:.3g}")
 
 
-log = logging.getLogger("casewise")
-
-
 def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, ComputePlan], study: Study) -> int:
     """The number of jobs side by side, at most `workers`, whose measured peaks fit in the available memory.
 
@@ -228,35 +225,19 @@ def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, Comp
     fitting = fitting or int(descending[0] <= for_one)
     if fitting == workers:
         return workers
-    needed = gigabytes(sum(descending[:workers]))
     largest = max((job.model for job in waiting), key=lambda model: plans[model].peak_mb)
     recipe = study.recipe
+    message = (
+        f"training {counted(workers, 'network')} at a time takes {gigabytes(sum(descending[:workers]))} of memory (the "
+        f"largest, {largest}, {gigabytes(descending[0])}), and {gigabytes(available)} are available"
+    )
     partial = recipe.tuning == "head_only" or bool(recipe.phases)
-    if study.compute.jobs != "auto" and workers > 1 and not partial:
-        advice = (
-            f"Write `compute: {{jobs: {fitting}}}`, or lower"
-            if fitting
-            else f"Take {largest} out of `backbones`, lower"
-        )
+    if not partial and (not fitting or study.compute.jobs != "auto"):
+        advice = f"Write `compute: {{jobs: {fitting}}}`" if fitting else f"Take {largest} out of `backbones`"
         raise CasewiseError(
-            f"compute.jobs: {counted(workers, 'network')} side by side need {needed} of memory (the largest, "
-            f"{largest}, {gigabytes(descending[0])}), and {gigabytes(available)} are available. {advice} "
-            f"recipe.batch_size (now {recipe.batch_size}) or images.size (now {study.images.size}), or close other "
-            "programs."
-        )
-    if not fitting and not partial:
-        raise CasewiseError(
-            f"{largest}: training it takes {gigabytes(descending[0])} of memory, and {gigabytes(for_one)} "
-            f"are available. Lower recipe.batch_size (now {recipe.batch_size}) or images.size (now "
-            f"{study.images.size}), take {largest} out of `backbones`, or close other programs."
+            f"compute.jobs: {message}. {advice}, lower recipe.batch_size (now {recipe.batch_size}) or images.size (now "
+            f"{study.images.size}), or close other programs."
         )
     if workers > 1:
-        log.warning(
-            "compute.jobs: %s side by side would need %s of memory, and %s are available, so that %s trained at a "
-            "time. The results are the same.",
-            counted(workers, "network"),
-            needed,
-            gigabytes(available),
-            "one is" if fitting < 2 else f"{fitting} are",
-        )
+        log.warning("compute.jobs: %s. Only %d at a time will be; the results are the same.", message, max(1, fitting))
     return max(1, fitting)

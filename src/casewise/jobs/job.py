@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from casewise.cohort.targets import label_table
 from casewise.errors import SplitError
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
 from casewise.inference.predictor import Predictor
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
 from casewise.jobs.nested import choose_inside
-from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside, fit_preprocessing
+from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.modalities.dataset import FeatureData, PanelDataset
-from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import Output, outputs_of
 from casewise.models.weights import check_finite
@@ -36,7 +33,6 @@ from casewise.training.cost import PeakMemory, Timer, give_memory_back
 from casewise.training.frozen_features import MEMORY
 from casewise.training.loop import standardise
 from casewise.training.losses import class_counts, guess_loss
-from casewise.training.stages import Learned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,40 +148,20 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     Raises:
         SplitError: one of the two sides has no recorded target, or no training subject has one of the classes.
     """
-    job, inputs, choice = planned.job, planned.inputs, planned.choice
-    study, panels = inputs.study, inputs.cohort.panels
-    labels = label_table(panels, study)
-    subjects = panels["subject"].astype(str)
-    scored = ~np.isnan(labels).all(axis=1)
-    fit_rows, stop_rows = (
-        np.flatnonzero(scored & subjects.isin(set(names)).to_numpy())
-        for names in (choice.fit_subjects, choice.stop_subjects)
-    )
-    if study.recipe.early_stopping.monitor == "none":
-        stop_rows = fit_rows[:1]  # evaluated after every epoch, without an effect
-    preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=job.model)
-    dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
-    train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
-    where = job.name
-    _check_labels(study, train, stop, where=where)
-    standardise(model.network, train.truth, model.outputs)
-    data = FoldData(dataset, fit_rows, stop_rows, [str(subjects.iloc[row]) for row in fit_rows], preprocessing)
-    learned, predicted_from = FITTERS[learner_named(job.model).kind](planned, model.network, model.outputs, data)
-    return _fitted(planned, model, learned, predicted_from, data)
-
-
-def _fitted(
-    planned: PlannedJob, model: StudyModel, learned: Learned, dataset: PanelDataset | FeatureData, data: FoldData
-) -> FittedModel:
-    """The trained network with the facts of its bundle; it predicts from `dataset`."""
-    job, inputs, plan, study = planned.job, planned.inputs, planned.plan, planned.inputs.study
-    panels, fit_rows, stop_rows = inputs.cohort.panels, data.fit_rows, data.stop_rows
-    train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
-    guess = (
-        guess_loss(train.truth, stop.truth, model.outputs, study.recipe)
-        if study.recipe.early_stopping.monitor != "none"
-        else None
-    )
+    job, inputs, plan, choice = planned.job, planned.inputs, planned.plan, planned.choice
+    study, panels, outputs = inputs.study, inputs.cohort.panels, model.outputs
+    data = FoldData.of(inputs, job.model, choice.fit_subjects, choice.stop_subjects, alone=False)
+    for purpose, rows in (("training", data.fit_rows), ("early stopping", data.stop_rows)):
+        if not len(rows):
+            raise SplitError(
+                f"{job.name}: none of the subjects chosen for {purpose} has a recorded target. "
+                "Lower split.folds, raise recipe.early_stopping.val_fraction, or add cases."
+            )
+    train, stop = data.train.truth, data.stop.truth
+    check_classes(study, train, where=job.name)
+    standardise(model.network, train, outputs)
+    learned, dataset = FITTERS[learner_named(job.model).kind](planned, model.network, outputs, data)
+    stops = study.recipe.early_stopping.monitor != "none"
     people = training_subjects(panels, model.subjects)
     trained_on = training_subjects(panels, model.subjects - model.stop_subjects)["subjects"]
     bundle = Bundle(
@@ -193,7 +169,7 @@ def _fitted(
         model=job.model,
         fold=job.fold,
         network=scaled_facts(network_facts(study, job.model), learned.network),
-        outputs=output_facts(study, model.outputs, learned.network),
+        outputs=output_facts(study, outputs, learned.network),
         settings=settings_of(study, job.model),
         fitted=data.preprocessing,
         compute=ComputeFacts.of(plan),
@@ -204,7 +180,8 @@ def _fitted(
         | ({"earlier_subjects": sorted(model.earlier_subjects)} if model.earlier_subjects else {})
         | ({"final": True} if job.final else {}),
     )
-    return FittedModel(Predictor(bundle, learned.network), learned, dataset, fit_rows, stop_rows, guess)
+    guess = guess_loss(train, stop, outputs, study.recipe) if stops else None
+    return FittedModel(Predictor(bundle, learned.network), learned, dataset, data.fit_rows, data.stop_rows, guess)
 
 
 def record(
@@ -257,17 +234,6 @@ def record(
     job.folder.finish(facts)
     job.folder.remove_training()
     job.folder.parts.remove()
-
-
-def _check_labels(study: Study, train: PanelDataset, stop: PanelDataset, *, where: str) -> None:
-    """Check that both sides have labels, and that every class has training subjects."""
-    for purpose, data in (("training", train), ("early stopping", stop)):
-        if not len(data):
-            raise SplitError(
-                f"{where}: none of the subjects chosen for {purpose} has a recorded target. "
-                "Lower split.folds, raise recipe.early_stopping.val_fraction, or add cases."
-            )
-    check_classes(study, train.truth, where=where)
 
 
 def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:

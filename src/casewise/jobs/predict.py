@@ -147,12 +147,8 @@ def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.n
     if len(rows) <= most:
         return rows
     order = np.random.default_rng(mixed_seed(seed, "distance")).permutation(len(rows))
-    turn = np.zeros(len(rows), int)
-    counts: dict[object, int] = {}
-    for position in order:
-        turn[position] = counts.get(subjects[position], 0)
-        counts[subjects[position]] = turn[position] + 1
-    return np.sort(rows[order[np.argsort(turn[order], kind="stable")[:most]]])
+    turns = pd.Series(subjects[order]).groupby(subjects[order]).cumcount().to_numpy()
+    return np.sort(rows[order[np.argsort(turns, kind="stable")[:most]]])
 
 
 # If a stage has more panels, an evenly spaced subset is kept.

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from casewise.cohort.targets import label_table
-from casewise.jobs.plan import Job, ReportEpoch, fit_preprocessing
+from casewise.jobs.fitting import fit_preprocessing
+from casewise.jobs.plan import Job, ReportEpoch
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
