@@ -19,13 +19,13 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from casewise.errors import CasewiseError, RunError, TrainingError
 from casewise.files import TEMPORARY, cache_folder, replacing
-from casewise.modalities.dataset import PanelData, PanelDataset, encode_bags
+from casewise.modalities.dataset import FeatureData, PanelData, PanelDataset, encode_bags
 from casewise.modalities.panels import augmented
 from casewise.models.backbones import Network, form_of, of_tiles
 from casewise.models.forward import mean_over_views
@@ -46,56 +46,6 @@ from casewise.training.compute_plan import cpu_name
 MEMORY = 2 * 2**30
 CHUNK = 64
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@dataclass(frozen=True)
-class FixedData:
-    """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point, without augmentation.
-
-    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. If views are
-    bags, `bag` is the number of tiles of the largest one.
-    """
-
-    values: Tensor
-    truth: Tensor
-    names: list[str] = field(default_factory=list)
-    owner: Tensor | None = None
-    bag: int = 1
-    # values are not augmented, and the size of a bag matters only for features
-    bags: ClassVar[bool] = False
-    varied: ClassVar[bool] = False
-    subsampled: ClassVar[bool] = False
-    copyable: ClassVar[bool] = False
-
-    def __len__(self) -> int:
-        return len(self.truth)
-
-    def training_batch(
-        self, rows: list[int], generator: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Values (B, ...), panels in 0–1, and their truth (B, T)."""
-        return self._of(torch.tensor(rows), device), self.truth[rows].to(device)
-
-    def with_variations(self, changes: Mapping[str, Any]) -> FixedData:
-        """Fixed copies do not vary."""
-        return self
-
-    def views(self) -> tuple[Tensor, Tensor]:
-        """All views, and the panel of each."""
-        rows = torch.arange(len(self.values))
-        return rows.unsqueeze(1), rows if self.owner is None else self.owner
-
-    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
-        """Values (B, ...) of the rows."""
-        return self._of(slots[:, 0], device)
-
-    def eval_batch_size(self, batch: int, device: torch.device) -> int:
-        """The number of rows in a batch of prediction: four training batches, fewer if bags are large."""
-        return max(1, 4 * batch // self.bag)
-
-    def _of(self, rows: Tensor, device: torch.device) -> Tensor:
-        values = self.values[rows].to(device)
-        return values.float().div_(255) if values.dtype == torch.uint8 else values
 
 
 class Buffer:
@@ -143,7 +93,7 @@ def _reserve(path: Path, size: int) -> None:
         ) from error
 
 
-def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer) -> FixedData:
+def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer) -> FeatureData:
     """All panels, followed by `copies` of each, augmented once as the study states and stored with 8 bits.
 
     The copies of a panel are on the side of its subject.
@@ -171,7 +121,7 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer
                 computed = data.plain_batch(slot_chunk, torch.device("cpu"))
             at = copy * len(data) + start
             values[at : at + len(slot_chunk)] = computed.mul(255).round_().to(torch.uint8)
-    return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
+    return FeatureData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
 
 
 class UpperLayers(nn.Module):
@@ -207,14 +157,14 @@ class UpperLayers(nn.Module):
 
 def activations(
     frozen: nn.Module,
-    data: FixedData | PanelDataset,
+    data: FeatureData | PanelDataset,
     *,
     layers: Callable[[Tensor], Tensor],
     bf16: bool,
     form: torch.memory_format,
     path: Path,
     buffer: Buffer,
-) -> FixedData:
+) -> FeatureData:
     """The outputs of frozen `layers` of a module in eval mode for every panel: (P, ...), `bfloat16` with `bf16`.
 
     For bags it is (P, K, ...), with NaN if a bag has fewer than K tiles.
@@ -228,14 +178,14 @@ def activations(
             bag_activations = encode_bags(
                 layers, data, slots, device, form, empty=lambda shape, dtype: buffer.empty(shape, dtype, path)
             )
-            return FixedData(bag_activations, data.truth, data.names, owner, data.bag)
+            return FeatureData(bag_activations, data.truth, data.names, owner, data.bag)
         for start in range(0, len(slots), CHUNK):
             computed = layers(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
             if result is None:
                 result = _laid_out(buffer, (len(slots), *computed.shape[1:]), computed.dtype, path, form)
             result[start : start + len(computed)] = computed
     assert result is not None
-    return FixedData(result, data.truth, data.names, owner)
+    return FeatureData(result, data.truth, data.names, owner)
 
 
 def _laid_out(

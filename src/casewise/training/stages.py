@@ -24,7 +24,7 @@ from casewise.run_folder.job_folder import Stage as StageFiles
 from casewise.study.model import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
-from casewise.training.frozen_features import Buffer, FixedData, UpperLayers, activations, features, fixed
+from casewise.training.frozen_features import Buffer, UpperLayers, activations, features, fixed
 from casewise.training.linear_models import CandidateLosses, probe
 from casewise.training.loop import TrainingContext, fit
 from casewise.training.lr_finder import RateSearch, find_rate
@@ -127,7 +127,7 @@ def _in_phases(
 ) -> Learned:
     """Train phase after phase; with early stopping the best epoch of all phases is kept, else the last one."""
     copies, buffer = train.settings.offline_copies, Buffer(context.memory)
-    fixed_panels: FixedData | None = None
+    fixed_panels: FeatureData | None = None
     history: list[dict[str, float]] = []
     records: list[dict[str, Any]] = []
     best, best_epoch, best_weights = math.inf, 0, dict[str, Tensor]()
@@ -137,7 +137,7 @@ def _in_phases(
         if copies and fixed_panels is None and train.copyable:
             panels = cast(PanelData, train)
             fixed_panels = fixed(panels, copies, seed=context.seed, path=context.files.copies, buffer=buffer)
-        shown = (train if fixed_panels is None else fixed_panels).with_variations(phase.variations)
+        shown = fixed_panels or train.with_variations(phase.variations)
         seed = mixed_seed(context.seed, "phase", number) if number else context.seed
         of_phase = replace(context.after(len(history)), seed=seed, folder=folder, memory=buffer.left)
         return _phase(network, recipe, phase, shown, stop, of_phase)
@@ -161,7 +161,7 @@ def _phase(
     network: Network,
     recipe: Recipe,
     phase: Phase,
-    train: PanelDataset | FixedData,
+    train: PanelDataset | FeatureData,
     stop: PanelDataset,
     context: TrainingContext,
 ) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _shortened(
     network: Network,
     phase: Phase,
     recipe: Recipe,
-    train: PanelDataset | FixedData,
+    train: PanelDataset | FeatureData,
     stop: PanelDataset,
     context: TrainingContext,
 ) -> tuple[Learner, Batches, Batches, str]:
@@ -226,22 +226,22 @@ def _shortened(
     network.to(memory_format=form)  # type: ignore[call-overload]
     how = {"activations": context.choice.precision, "form": str(form)}
 
-    def computed(data: FixedData | PanelDataset, path: Path) -> FixedData:
+    def computed(data: FeatureData | PanelDataset, path: Path) -> FeatureData:
         layers: Callable[[Tensor], Tensor] = network.features if whole else frozen
         bf16 = context.choice.precision == "bf16"
         compute = partial(activations, frozen, layers=layers, bf16=bf16, form=form, path=path)
         # maps are large, and panels of several views have several rows
-        if sharing and whole and not isinstance(data, FixedData) and not data.bags:
+        if sharing and whole and not isinstance(data, FeatureData) and not data.bags:
             slots, owner = data.views()
             if len(slots) == len(data):
                 values = sharing.of(
                     data,
                     network,
-                    lambda panels: compute(panels, buffer=Buffer(LARGE)).values,
+                    lambda panels: compute(panels, buffer=Buffer(LARGE)).features,
                     how,
                     empty=partial(buffer.empty, path=path),
                 )
-                return FixedData(values, data.truth, data.names, owner)
+                return FeatureData(values, data.truth, data.names, owner)
         return compute(data, buffer=buffer)
 
     once, watched = (computed(data, path) for path, data in zip(context.files.activations, (train, stop), strict=True))
