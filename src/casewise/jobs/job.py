@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from casewise.errors import SplitError
@@ -19,7 +17,7 @@ from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
 from casewise.jobs.pretraining import PretrainingSettings, pretrain
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
-from casewise.models.outputs import Output, outputs_of
+from casewise.models.outputs import outputs_of
 from casewise.models.weights import check_finite
 from casewise.predictions.table import check
 from casewise.splits.grouped import check_apart
@@ -35,7 +33,6 @@ from casewise.training.loop import standardise
 from casewise.training.losses import class_counts, guess_loss
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
     from casewise.models.backbones import Network
 
@@ -44,15 +41,13 @@ if TYPE_CHECKING:
 class StudyModel:
     """A network with its first weights, their origin, and all subjects that influence it.
 
-    `stop_subjects` are used only for early stopping. `earlier_subjects` influenced it through its first weights and are
-    other people than those of the study, whose names they may have.
+    `earlier_subjects` influenced it through its first weights and are other people than those of the study, whose names
+    they may have.
     """
 
     network: Network
-    outputs: tuple[Output, ...]
     origin: str
     subjects: frozenset[str]
-    stop_subjects: frozenset[str]
     earlier_subjects: frozenset[str] = frozenset()
 
 
@@ -75,12 +70,12 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     with PeakMemory() as memory:
         progress.begin()
         choice = choose(job, inputs, plan, progress)
-        model = build(job, inputs, plan, choice, progress)
         planned = PlannedJob(job, inputs, plan, choice, progress, MEMORY // side_by_side)
+        model = build(planned)
         fitted = fit(planned, model)
         give_memory_back()  # predictions need other blocks than training steps
         predictions = predict(job, inputs, fitted)
-    record(planned, model, fitted, predictions, peak_memory_mb=memory.peak_mb)
+    record(planned, model.origin, fitted, predictions, peak_memory_mb=memory.peak_mb)
 
 
 def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -> Choice:
@@ -102,9 +97,9 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -
     return Choice(held_out, fit_subjects, stop_subjects, recipe, inner)
 
 
-def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice, progress: Progress) -> StudyModel:
+def build(planned: PlannedJob) -> StudyModel:
     """The network with its first weights, pretrained on another cohort if the study states so."""
-    study = inputs.study
+    job, inputs, choice, study = planned.job, planned.inputs, planned.choice, planned.inputs.study
     seed = mixed_seed(study.seed, job.model, job.fold)
     torch.manual_seed(seed)
     network = network_of(study, job.model)
@@ -117,29 +112,16 @@ def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice, progre
     # All subjects that influence the network: by training, by early stopping, and through its first weights.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle}
     if inputs.pretraining:
-        tell = progress.pretraining(epochs_inside(study))
-        settings = PretrainingSettings(job.folder.pretraining, tuple(choice.excluded_subjects), seed, plan, tell)
+        tell, excluded = planned.progress.pretraining(epochs_inside(study)), tuple(choice.excluded_subjects)
+        settings = PretrainingSettings(job.folder.pretraining, excluded, seed, planned.plan, tell)
         used = pretrain(network, inputs.pretraining, job, settings)
         subjects |= set(used)
-        pack = inputs.pretraining.study.cohort.parent.name
-        subjects_there = inputs.pretraining.cohort.panels["subject"].nunique()
-        origin += f"; then pretrained on {pretrained_text(len(used), subjects_there, pack)}"
-    return StudyModel(
-        network, outputs_of(study), origin, frozenset(subjects), frozenset(choice.stop_subjects), frozenset(earlier)
-    )
-
-
-def pretrained_text(used: int, subjects: int, cohort: str) -> str:
-    """How many subjects of a cohort with so many were used, and whether held-out ones were among the others.
-
-    >>> pretrained_text(30, 38, "films")
-    '30 subjects of films (8 held-out subjects left out)'
-    >>> pretrained_text(38, 38, "films")
-    '38 subjects of films (none of them is a held-out subject by name)'
-    """
-    left_out = subjects - used
-    without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
-    return f"{used} subjects of {cohort} ({without})"
+        left_out = inputs.pretraining.cohort.panels["subject"].nunique() - len(used)
+        without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
+        origin += (
+            f"; then pretrained on {len(used)} subjects of {inputs.pretraining.study.cohort.parent.name} ({without})"
+        )
+    return StudyModel(network, origin, frozenset(subjects), frozenset(earlier))
 
 
 def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
@@ -148,8 +130,8 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     Raises:
         SplitError: one of the two sides has no recorded target, or no training subject has one of the classes.
     """
-    job, inputs, plan, choice = planned.job, planned.inputs, planned.plan, planned.choice
-    study, panels, outputs = inputs.study, inputs.cohort.panels, model.outputs
+    job, inputs, choice = planned.job, planned.inputs, planned.choice
+    study, panels, outputs = inputs.study, inputs.cohort.panels, outputs_of(inputs.study)
     data = FoldData.of(inputs, job.model, choice.fit_subjects, choice.stop_subjects, alone=False)
     for purpose, rows in (("training", data.fit_rows), ("early stopping", data.stop_rows)):
         if not len(rows):
@@ -163,7 +145,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
     learned, dataset = FITTERS[learner_named(job.model).kind](planned, model.network, outputs, data)
     stops = study.recipe.early_stopping.monitor != "none"
     people = training_subjects(panels, model.subjects)
-    trained_on = training_subjects(panels, model.subjects - model.stop_subjects)["subjects"]
+    trained_on = training_subjects(panels, model.subjects - set(choice.stop_subjects))["subjects"]
     bundle = Bundle(
         folder=job.folder.path,
         model=job.model,
@@ -172,7 +154,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         outputs=output_facts(study, outputs, learned.network),
         settings=settings_of(study, job.model),
         fitted=data.preprocessing,
-        compute=ComputeFacts.of(plan),
+        compute=ComputeFacts.of(planned.plan),
         batch_size=study.recipe.batch_size,
         stop_subjects=frozenset(people["subjects"]) - frozenset(trained_on),
         subjects=frozenset(people.pop("subjects")),
@@ -181,28 +163,28 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         | ({"final": True} if job.final else {}),
     )
     guess = guess_loss(train, stop, outputs, study.recipe) if stops else None
-    return FittedModel(Predictor(bundle, learned.network), learned, dataset, data.fit_rows, data.stop_rows, guess)
+    return FittedModel(Predictor(bundle, learned.network), learned, dataset, data, guess)
 
 
 def record(
-    planned: PlannedJob, model: StudyModel, fitted: FittedModel, predictions: JobPredictions, *, peak_memory_mb: float
+    planned: PlannedJob, weights: str, fitted: FittedModel, predictions: JobPredictions, *, peak_memory_mb: float
 ) -> None:
     """Write weights, facts, predictions and, last, the record by which the job counts as finished."""
-    job, study, choice, learned = planned.job, planned.inputs.study, planned.choice, fitted.learned
+    job, choice, learned = planned.job, planned.choice, fitted.learned
+    monitor = planned.inputs.study.recipe.early_stopping.monitor
     check_finite(learned.network.state_dict(), f"{job.name}: ", f"Lower recipe.lr, or take {job.model} out.")
     write_tensors(job.folder.weights, learned.network.state_dict())
     bundle = fitted.predictor.bundle
     origin = bundle.origin | {"weights_sha256": checksum(job.folder.weights.path)}
-    job.folder.distance.remove()
+    for file in (job.folder.distance, job.folder.predictions, job.folder.tile_predictions):
+        file.remove()  # of an earlier training
     distance = None
     if predictions.distance:
         write_tensors(job.folder.distance, predictions.distance.tensors)
         distance = predictions.distance.as_json(checksum(job.folder.distance.path))
     job.folder.facts.write(as_json(replace(bundle, origin=origin, distance=distance)))
-    job.folder.predictions.remove()
     if predictions.rows is not None:
         job.folder.predictions.write(check(predictions.rows))
-    job.folder.tile_predictions.remove()
     if predictions.by_tile is not None:
         job.folder.tile_predictions.write(predictions.by_tile)
     facts = {
@@ -210,11 +192,11 @@ def record(
         "fold": job.fold + 1,
         "fingerprint": job.fingerprint,
         "first_weights": job.first_weights,
-        "weights": model.origin,
+        "weights": weights,
         "parameters": sum(p.numel() for p in learned.network.parameters()),
         "epochs": len(learned.history),
-        "best_epoch": len(learned.history) if study.recipe.early_stopping.monitor == "none" else learned.best_epoch + 1,
-        "stopped_on": study.recipe.early_stopping.monitor,
+        "best_epoch": len(learned.history) if monitor == "none" else learned.best_epoch + 1,
+        "stopped_on": monitor,
         "n_fitted": len(choice.fit_subjects),
         "n_stopped": len(choice.stop_subjects),
         **planned.progress.timer.cost(),
@@ -243,12 +225,10 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
         SplitError: naming the class without training subjects.
     """
     for column, output in enumerate(outputs_of(study)):
-        absent: Sequence[int] | NDArray[Any] = (
-            np.flatnonzero(class_counts(labels[:, column], output) == 0) if output.classes else ()
-        )
-        for code in absent:
+        counts = class_counts(labels[:, column], output).tolist() if output.classes else []
+        if 0 in counts:
             raise SplitError(
-                f"{where}: no training subject has {output.name} {study.classes_of(output.name)[code]!r}; all who "
-                "have it are held out or decide when to stop. Add subjects, merge the class with another, lower "
-                "split.folds, or write `recipe: {early_stopping: {monitor: none}}`."
+                f"{where}: no training subject has {output.name} {study.classes_of(output.name)[counts.index(0)]!r}; "
+                "all who have it are held out or decide when to stop. Add subjects, merge the class with another, "
+                "lower split.folds, or write `recipe: {early_stopping: {monitor: none}}`."
             )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from casewise.inference.predictor import Predictor
+    from casewise.jobs.fitting import FoldData
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import PanelDataset
     from casewise.modalities.dataset import FeatureData
@@ -34,13 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A trained network, its training rows, and its rows for early stopping."""
+    """A trained network, the panels or features that it predicts from, and its training data."""
 
     predictor: Predictor
     learned: Learned
     panels: PanelDataset | FeatureData
-    fit_rows: NDArray[np.intp]
-    stop_rows: NDArray[np.intp]
+    data: FoldData
     guess_loss: float | None
 
 
@@ -65,7 +65,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     """
     study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
     subjects = panels["subject"].astype(str)
-    distance = training_distance(fitted.predictor, fitted.panels, fitted.fit_rows, subjects, study.seed)
+    distance = training_distance(fitted.predictor, fitted.panels, fitted.data.fit_rows, subjects, study.seed)
     if job.final:
         distance = distance.scaled_like(scales_of_folds(job.folder.folds(inputs.splits.folds))) if distance else None
         return JobPredictions(None, None, {}, distance)
@@ -105,9 +105,9 @@ def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str
     study, panels = inputs.study, inputs.cohort.panels
     if not (study.recipe.phases and study.classes_of(study.primary_outcome)):
         return {}
-    sides = {"on_training": fitted.fit_rows}
+    sides = {"on_training": fitted.data.fit_rows}
     if study.recipe.early_stopping.monitor != "none":
-        sides["on_inner"] = fitted.stop_rows
+        sides["on_inner"] = fitted.data.stop_rows
     metrics = {}
     for name, rows in sides.items():
         values = fitted.predictor.predict(fitted.panels.subset(rows.tolist()))
