@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from casewise.console import end_process
 from casewise.errors import CasewiseError, RunError, TrainingError, cut, nearest
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from casewise.training.compute_plan import ComputePlan
 
 
+# The compute plan of each learner.
+Plans: TypeAlias = "Mapping[str, ComputePlan]"
 LESS_MEMORY = "Lower `compute.jobs`, `recipe.batch_size` or `images.size`."
 # How long, in seconds, a job waits for the process of an earlier run that is about to end.
 PATIENCE = 30
@@ -65,18 +67,18 @@ class Backend(Protocol):
     It is a context: it connects to other machines, if there are any, at its begin, and leaves them at its end.
     """
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        """Nothing is open."""
 
     @property
     def notice(self) -> str:
         """Where jobs are executed, in words; empty for this machine."""
-        ...
+        return ""
 
-    def prepare(
-        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
-    ) -> dict[str, ComputePlan]:
+    def prepare(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int) -> Plans:
         """Get ready to execute jobs of a run folder; return the compute plans of their networks.
 
         Plans are measured where the jobs are executed.
@@ -87,22 +89,21 @@ class Backend(Protocol):
         Raises:
             CasewiseError: as `compute_plans`, or the machines cannot execute the jobs.
         """
-        ...
+        from casewise.jobs.compute_plans import compute_plans
+
+        for plugin in plugins():
+            plugin.before_jobs(folder.path, jobs)
+        return compute_plans(jobs, inputs, folder, threads)
 
     def execute(
-        self,
-        jobs: Sequence[Job],
-        inputs: JobInputs,
-        plans: Mapping[str, ComputePlan],
-        workers: int,
-        *,
-        protected: bool = False,
+        self, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int, *, protected: bool
     ) -> dict[str, Failure]:
         """Execute jobs, `workers` of them side by side; return the failures by the names of their jobs.
 
         A job whose process was ended by the system has a failure, too, and the others are executed nevertheless.
 
         Args:
+            plans: those of the jobs' learners.
             protected: never in this process, which would end with the job.
         """
         ...
@@ -202,35 +203,11 @@ def _registries() -> tuple[dict[str, Any], ...]:
     return NETWORK_KINDS, BUILDERS, FITTERS
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """Executes jobs in this process, or several side by side in processes of their own."""
 
-    notice = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing is open."""
-
-    def prepare(
-        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
-    ) -> dict[str, ComputePlan]:
-        """See `Backend.prepare`."""
-        from casewise.jobs.compute_plans import compute_plans
-
-        for plugin in plugins():
-            plugin.before_jobs(folder.path, jobs)
-        return compute_plans(jobs, inputs, folder, threads)
-
     def execute(
-        self,
-        jobs: Sequence[Job],
-        inputs: JobInputs,
-        plans: Mapping[str, ComputePlan],
-        workers: int,
-        *,
-        protected: bool = False,
+        self, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int, *, protected: bool
     ) -> dict[str, Failure]:
         """See `Backend.execute`."""
         if workers == 1 and not protected:
@@ -239,9 +216,7 @@ class LocalBackend:
         return _in_processes(jobs, inputs, plans, workers)
 
 
-def _in_processes(
-    jobs: Sequence[Job], inputs: JobInputs, plans: Mapping[str, ComputePlan], workers: int
-) -> dict[str, Failure]:
+def _in_processes(jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int) -> dict[str, Failure]:
     """Execute jobs in other processes.
 
     When the system ends one of them, the jobs that were in work have failed, because it is not known whose process it

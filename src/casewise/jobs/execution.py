@@ -84,10 +84,12 @@ def run_jobs(
     watcher = threading.Thread(target=_watch, args=(named_jobs, tell, over), daemon=True)
     watcher.start()
     try:
-        failures = backend.execute(waiting, inputs, plans, workers)
+        failures = backend.execute(waiting, inputs, plans, workers, protected=False)
         tried: set[str] = set()
         alone = workers == 1 and isinstance(backend, LocalBackend)  # elsewhere, others may run beside the only one here
-        while again := _again(waiting, failures, tried, most_parts(inputs, alone)):
+        most = min(MOST_PARTS, inputs.study.recipe.batch_size // 2)
+        # jobs that were not alone may have failed for that reason, and are not yet computed in parts
+        while again := _again(waiting, failures, tried, most if alone else 1):
             for job in waiting:
                 if job.name in again:
                     with suppress(OSError):
@@ -103,11 +105,6 @@ def run_jobs(
     done += len(waiting) - len(failures)
     tell(done, f"{counted(done, 'network')} trained")
     return failures
-
-
-def most_parts(inputs: JobInputs, alone: bool) -> int:
-    """The largest number of parts of a batch; 1 if the failed jobs were not alone, which may have been the reason."""
-    return min(MOST_PARTS, inputs.study.recipe.batch_size // 2) if alone else 1
 
 
 def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[str], most: int) -> set[str]:
@@ -133,6 +130,7 @@ def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[s
 
 
 def summary_of(failures: Mapping[str, Failure], jobs: int) -> str:
+    """How many of the jobs failed, and why."""
     others = "; the others are finished and kept" if len(failures) < jobs else ""
     messages = "\n  ".join(failure.message for failure in failures.values())
     return f"{len(failures)} of {jobs} networks could not be trained{others}.\n  {messages}"
@@ -170,28 +168,25 @@ def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[flo
     Early stopping makes the fractions a lower bound.
 
     Args:
-        start: when the jobs were started, in seconds since 1970; older records of progress do not count.
+        start: when the jobs were started, in seconds since 1970; older records of progress do not count as running.
         finished: numbers of the jobs that are known to be finished, to which others are added.
     """
     failed, shares, running = 0, 0.0, []
     for number, job in enumerate(jobs):
         if number in finished or job.finished:
             finished.add(number)
-        elif (record := job.folder.read_progress(start)) is not None:
+        elif (record := job.folder.read_progress(0.0)) is not None:
+            is_running = job.folder.read_progress(start) is not None
             if record["stage"] == FAILED:
-                failed += 1
+                failed += is_running
                 continue
-            shares += min(record["share"], 0.99)
-            running.append(f"{job.name}: {_now(record)}")
-        elif (record := job.folder.read_progress(0.0)) is not None and record["stage"] != FAILED:
-            shares += min(record["share"], 0.99)  # an interrupted job, which continues from there
+            shares += min(record["share"], 0.99)  # also of an interrupted job, which continues from there
+            if is_running:
+                running.append(f"{job.name}: {_now(record)}")
     waiting = len(jobs) - len(finished) - failed - len(running)
     noun = "networks" if any(learner_named(job.model).by_steps for job in jobs) else "baselines"
-    counts = [
-        f"{len(finished)} of {len(jobs)} {noun} done",
-        *([f"{failed} failed"] if failed else []),
-        *([f"{waiting} waiting"] if waiting else []),
-    ]
+    counts = [f"{len(finished)} of {len(jobs)} {noun} done"]
+    counts += [f"{count} {state}" for count, state in ((failed, "failed"), (waiting, "waiting")) if count]
     more = [f"and {len(running) - JOBS_SHOWN} more"] if len(running) > JOBS_SHOWN else []
     return len(finished) + failed + shares, "\n".join([", ".join(counts), *running[:JOBS_SHOWN], *more])
 

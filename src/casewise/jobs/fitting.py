@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -28,7 +28,6 @@ from casewise.training.stages import Learned, frozen_features, learn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from casewise.jobs.nested import InnerCVResult
     from casewise.jobs.plan import Job, JobInputs, Progress
     from casewise.modalities.base import FittedPreprocessing, PanelDataset, StoreAddress
     from casewise.models.backbones import Network
@@ -39,13 +38,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """The choices of a job: its training subjects, those for early stopping (if any), and its recipe."""
+    """The choices of a job: its training subjects, those for early stopping (if any), and its recipe.
+
+    `inner` is the record of the inner trainings that chose the recipe's learning rate and the number of epochs.
+    """
 
     held_out: list[str]
     fit_subjects: list[str]
     stop_subjects: list[str]
     recipe: Recipe
-    inner: InnerCVResult | None
+    inner: Mapping[str, Any] | None = None
 
     @property
     def excluded_subjects(self) -> list[str]:
@@ -140,7 +142,7 @@ def fit_by_steps(
         "last" if study.recipe.early_stopping.monitor == "none" else "best",
         planned.progress.training(epochs_inside(study)),
         study.compute.frozen_once,
-        choice.inner.params.epochs if choice.inner else None,
+        choice.inner["chosen"]["epochs"] if choice.inner else None,
         memory=planned.memory,
         shared=_shared_features(planned, data, sides),
     )

@@ -15,7 +15,7 @@ from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
 from casewise.jobs.nested import choose_inside
 from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
-from casewise.jobs.pretraining import PretrainingSettings, pretrain
+from casewise.jobs.pretraining import pretrain
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
 from casewise.models.outputs import outputs_of
 from casewise.models.weights import check_finite
@@ -33,7 +33,6 @@ from casewise.training.loop import standardise
 from casewise.training.losses import class_counts, guess_loss
 
 if TYPE_CHECKING:
-
     from casewise.models.backbones import Network
 
 
@@ -92,8 +91,10 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -
     if study.recipe.early_stopping.monitor == "inner":
         check_apart(fit_subjects, stop_subjects, where=f"{where}, inner part")
     check_apart(fit_subjects, held_out, where=where)
-    inner = choose_inside(progress, plan, study.nested_cv) if study.nested_cv else None
-    recipe = study.recipe.model_copy(update={"lr": inner.params.lr}) if inner else study.recipe
+    if not study.nested_cv:
+        return Choice(held_out, fit_subjects, stop_subjects, study.recipe)
+    inner = choose_inside(progress, plan, study.nested_cv)
+    recipe = study.recipe.model_copy(update={"lr": inner["chosen"]["lr"]})
     return Choice(held_out, fit_subjects, stop_subjects, recipe, inner)
 
 
@@ -112,9 +113,16 @@ def build(planned: PlannedJob) -> StudyModel:
     # All subjects that influence the network: by training, by early stopping, and through its first weights.
     subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle}
     if inputs.pretraining:
-        tell, excluded = planned.progress.pretraining(epochs_inside(study)), tuple(choice.excluded_subjects)
-        settings = PretrainingSettings(job.folder.pretraining, excluded, seed, planned.plan, tell)
-        used = pretrain(network, inputs.pretraining, job, settings)
+        used = pretrain(
+            network,
+            inputs.pretraining,
+            job,
+            folder=job.folder.pretraining,
+            excluded=choice.excluded_subjects,
+            seed=seed,
+            plan=planned.plan,
+            tell=planned.progress.pretraining(epochs_inside(study)),
+        )
         subjects |= set(used)
         left_out = inputs.pretraining.cohort.panels["subject"].nunique() - len(used)
         without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
@@ -208,7 +216,7 @@ def record(
         "finder": learned.finder and asdict(learned.finder),
         "stages": learned.stages,
         "phases": learned.phases,
-        **({"inner": choice.inner.record} if choice.inner else {}),
+        **({"inner": choice.inner} if choice.inner else {}),
         **predictions.train_metrics,
         **({"candidates": [asdict(losses) for losses in learned.candidates]} if learned.candidates else {}),
         "history": learned.history,

@@ -20,11 +20,11 @@ import torch
 
 from casewise.errors import TrainingError
 from casewise.jobs.fitting import FoldData
-from casewise.jobs.pretraining import PretrainingSettings, pretrain
+from casewise.jobs.pretraining import pretrain
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.outputs import outputs_of
-from casewise.predictions.nested_cv import TunedParams, best_of
+from casewise.predictions.nested_cv import best_of
 from casewise.splits.grouped import check_apart, inner_folds
 from casewise.study.model import mixed_seed
 from casewise.training.loop import TrainingContext, standardise
@@ -36,14 +36,6 @@ if TYPE_CHECKING:
     from casewise.models.backbones import Network
     from casewise.study.schema import NestedCV
     from casewise.training.compute_plan import ComputePlan
-
-
-@dataclass(frozen=True)
-class InnerCVResult:
-    """The choice of the inner trainings, and their record, which becomes part of the job's."""
-
-    params: TunedParams
-    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,8 +53,8 @@ class _Training:
         return f"lr{self.candidate}-fold{self.fold + 1}"
 
 
-def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> InnerCVResult:
-    """Train the job's network for each learning rate on each inner fold, and choose.
+def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> dict[str, Any]:
+    """Train the job's network for each learning rate on each inner fold; return what was chosen, and all trainings.
 
     Finished inner trainings of an interrupted job are read from its folder; the interrupted one continues to the same
     bits.
@@ -98,7 +90,7 @@ def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Inne
     rates = [{"lr": rate} | (asdict(params) if params else unknown) for rate, params in best_by_rate.items()]
     mean_guess_loss = fmean(record["guess_loss"] for record in records if record["candidate"] == 0)
     chosen = {**asdict(best), "guess_loss": mean_guess_loss}
-    return InnerCVResult(best, {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records})
+    return {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records}
 
 
 def _trained(training: _Training, progress: Progress, plan: ComputePlan, before: int) -> dict[str, Any]:
@@ -160,7 +152,7 @@ def _first_network(training: _Training, progress: Progress, plan: ComputePlan, s
     if inputs.pretraining:
         folder = job.folder.inner(f"fold{training.fold + 1}").folder.pretraining
         tell = progress.pretraining(before)
-        pretrain(network, inputs.pretraining, job, PretrainingSettings(folder, tuple(left_out), seed, plan, tell))
+        pretrain(network, inputs.pretraining, job, folder=folder, excluded=left_out, seed=seed, plan=plan, tell=tell)
     return network
 
 

@@ -16,12 +16,9 @@ from casewise.inference.predictor import prediction_rows
 from casewise.modalities.dataset import encode_bags
 from casewise.modalities.panels import EMPTY
 from casewise.models.outputs import outputs_of, value_columns
-from casewise.run_folder import JobFolder
 from casewise.study.model import mixed_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from casewise.inference.predictor import Predictor
@@ -58,6 +55,10 @@ class JobPredictions:
     distance: FeatureDistance | None
 
 
+# Training panels whose features are computed once more after training.
+MOST_PANELS = 1000
+
+
 def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     """Predict the held-out fold and the test set; with phases, measure on the training subjects as well.
 
@@ -65,10 +66,14 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     """
     study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
     subjects = panels["subject"].astype(str)
-    distance = training_distance(fitted.predictor, fitted.panels, fitted.data.fit_rows, subjects, study.seed)
+    fit_rows = fitted.data.fit_rows
+    rows = evenly(fit_rows, subjects.iloc[fit_rows].to_numpy(), MOST_PANELS, study.seed)
+    _, features = fitted.predictor.predict_with_features(fitted.panels.subset(rows.tolist()))
+    distance = FeatureDistance.fit(features, int(subjects.iloc[rows].nunique()))
     if job.final:
-        distance = distance.scaled_like(scales_of_folds(job.folder.folds(inputs.splits.folds))) if distance else None
-        return JobPredictions(None, None, {}, distance)
+        facts = [folder.facts.read() for folder in job.folder.folds(splits.folds)]
+        scales = [network["distance"]["scale"] if network.get("distance") else {} for network in facts]
+        return JobPredictions(None, None, {}, distance.scaled_like(scales) if distance else None)
     tables, tile_tables = [], []
     for stage, side in (("oof", job.fold), ("test", -1)):
         rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
@@ -117,25 +122,6 @@ def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str
         judged = right_on(side_predictions, study)
         metrics[name] = None if judged is None else asdict(judged)
     return metrics
-
-
-# Training panels whose features are computed once more after training.
-MOST_PANELS = 1000
-
-
-def training_distance(
-    predictor: Predictor, panels: PanelDataset | FeatureData, fit_rows: np.ndarray, subjects: pd.Series, seed: int
-) -> FeatureDistance | None:
-    """The distance from the training panels `fit_rows`, at most a thousand of them, without its scale."""
-    rows = evenly(fit_rows, subjects.iloc[fit_rows].to_numpy(), MOST_PANELS, seed)
-    _, features = predictor.predict_with_features(panels.subset(rows.tolist()))
-    return FeatureDistance.fit(features, int(subjects.iloc[rows].nunique()))
-
-
-def scales_of_folds(folders: Sequence[JobFolder]) -> list[dict[str, float]]:
-    """The scales of the distance in the networks of the folds; empty for one without."""
-    facts = [folder.facts.read() for folder in folders]
-    return [network["distance"]["scale"] if network.get("distance") else {} for network in facts]
 
 
 def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.ndarray:

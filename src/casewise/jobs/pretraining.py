@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,22 +41,22 @@ class Pretrained:
     address: str
 
 
-@dataclass(frozen=True)
-class PretrainingSettings:
-    """The settings of pretraining.
-
-    `excluded_subjects` are those on whom the network is tested later; `tell` receives the progress.
-    """
-
-    folder: PretrainingFolder
-    excluded_subjects: tuple[str, ...]
-    seed: int
-    plan: ComputePlan
-    tell: ReportEpoch
-
-
-def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: PretrainingSettings) -> list[str]:
+def pretrain(
+    network: Network,
+    pretraining: Pretrained,
+    job: Job,
+    *,
+    folder: PretrainingFolder,
+    excluded: Sequence[str],
+    seed: int,
+    plan: ComputePlan,
+    tell: ReportEpoch,
+) -> list[str]:
     """Train the network's body on the other cohort for a fixed number of epochs; return the subjects of that cohort.
+
+    Args:
+        excluded: the subjects on whom the network is tested later.
+        tell: receives the progress.
 
     Raises:
         SplitError: an excluded subject is among them.
@@ -64,9 +65,9 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
 
     study, panels = pretraining.study, pretraining.cohort.panels
     subjects = panels["subject"].astype(str)
-    used = sorted(set(subjects) - set(settings.excluded_subjects))
-    check_apart(used, settings.excluded_subjects, where=f"{job.name}, pretraining")
-    folder, seed = settings.folder, mixed_seed(settings.seed, "pretrain")
+    used = sorted(set(subjects) - set(excluded))
+    check_apart(used, excluded, where=f"{job.name}, pretraining")
+    seed = mixed_seed(seed, "pretrain")
     if folder.body.intact():
         network.body.load_state_dict(load_file(folder.body.path))
         return used
@@ -82,9 +83,7 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
     standardise(whole, data.truth, outputs)
     if study.recipe.head == "probe" and not folder.state.intact():
         probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch_size)
-    context = TrainingContext(
-        outputs, folder.path, seed, settings.plan, study.compute.save_every, "last", settings.tell
-    )
+    context = TrainingContext(outputs, folder.path, seed, plan, study.compute.save_every, "last", tell)
     # evaluated after every epoch, without an effect
     fitted = fit(whole, study.recipe, data, data.subset([0]), context)
     body = {name: tensor.contiguous() for name, tensor in whole.body.state_dict().items()}

@@ -282,23 +282,14 @@ class FeatureStore:
         return self.folder / address[:2] / f"{address}.safetensors"
 
     def _trim(self) -> None:
-        """Remove the least recently used files above the limit, and what killed processes left behind."""
-        try:
-            with FileLock(self.folder / "lock-trim").acquire(timeout=0):
-                files = []
-                for path in self.folder.glob("*/*"):
-                    with suppress(OSError):
-                        status = path.stat()
-                        files.append((status.st_mtime_ns, status.st_size, path))
-                total = sum(size for _, size, _ in files)
-                for _, size, path in sorted(files, key=lambda file: (not file[2].name.startswith(TEMPORARY), file[0])):
-                    if total <= self.limit:
-                        break
-                    with suppress(OSError):
-                        path.unlink()
-                        total -= size
-        except Timeout:  # another process does it
-            return
+        """Remove the least recently used files above the limit, and before them what killed processes left behind."""
+        left = self.limit
+        files = {path: path.stat() for path in self.folder.glob("*/*")}
+        newest = sorted(files, key=lambda path: (path.name.startswith(TEMPORARY), -files[path].st_mtime_ns))
+        for path in newest:
+            left -= files[path].st_size
+            if left < 0:
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, eq=False)

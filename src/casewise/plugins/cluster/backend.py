@@ -21,7 +21,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from casewise.errors import CasewiseError, RunError, counted
-from casewise.jobs.backends import Failure, Registrations, lost
+from casewise.jobs.backends import Backend, Failure, Plans, Registrations, lost
 from casewise.plugins.cluster import worker as ray_worker
 from casewise.plugins.cluster.leases import SAFE, LeaseError, Lessor, break_lock, end_earlier
 from casewise.plugins.cluster.machines import (
@@ -41,7 +41,6 @@ from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
-    from casewise.training.compute_plan import ComputePlan
 
 log = logging.getLogger("casewise")
 
@@ -83,7 +82,7 @@ class Session:
         return self.inputs, str(self.lessor.path), self.lessor.session
 
 
-class RayBackend:
+class RayBackend(Backend):
     """Executes jobs on a Ray cluster, or on a Ray of its own on this machine.
 
     Args:
@@ -125,9 +124,7 @@ class RayBackend:
         hardware = counted(cores, "core") + (f" and {counted(gpus, 'GPU')}" if gpus else "")
         return f"networks are trained on {counted(len(nodes), 'machine')} with {hardware}"
 
-    def prepare(
-        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
-    ) -> dict[str, ComputePlan]:
+    def prepare(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int) -> Plans:
         """See `Backend.prepare`: checks that all machines share the folder, and measures the plans on one of them.
 
         Raises:
@@ -145,19 +142,13 @@ class RayBackend:
         call = _pickled(ray_worker.plans_of, jobs, folder, threads)
         task = Task("measuring the machine", call, cores_of(threads, gpus, nodes), gpus)
         check_room([task], nodes)
-        plans: dict[str, ComputePlan] | Failure = self._run([task], 1)[task.name]
+        plans: Plans | Failure = self._run([task], 1)[task.name]
         if isinstance(plans, Failure):
             raise RunError(plans.message)
         return plans
 
     def execute(
-        self,
-        jobs: Sequence[Job],
-        inputs: JobInputs,
-        plans: Mapping[str, ComputePlan],
-        workers: int,
-        *,
-        protected: bool = False,
+        self, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int, *, protected: bool
     ) -> dict[str, Failure]:
         """See `Backend.execute`; how many jobs run side by side follows from the cluster, unless the study says it."""
         nodes, compute = nodes_alive(), inputs.study.compute
