@@ -28,7 +28,6 @@ class TestSchedule:
         assert shares[warmup] == 1
         assert all(a > b for a, b in zip(shares[warmup:], shares[warmup + 1 :], strict=False))
         assert warmed_cosine(total, warmup, total) == pytest.approx(0)
-        assert warmed_cosine(total + 9, warmup, total) == pytest.approx(0)
 
     def test_without_a_warm_up_it_is_torch_s_cosine(self) -> None:
         weight = torch.nn.Parameter(torch.zeros(1))
@@ -40,11 +39,6 @@ class TestSchedule:
             assert warmed_cosine(step, 0, 12) == 0.5 * (1 + math.cos(math.pi * step / 12))
             optimizer.step()
             schedule.step()
-
-    @pytest.mark.parametrize(("warmup", "total"), [(5, 5), (6, 5), (-1, 5), (0, 0)])
-    def test_a_warm_up_that_never_ends_is_refused(self, warmup: int, total: int) -> None:
-        with pytest.raises(ValueError, match="shorter than the training"):
-            warmed_cosine(0, warmup, total)
 
 
 def rates_of(network: Network, decay: float, **options: Any) -> dict[str, float]:
@@ -110,17 +104,11 @@ class TestLayers:
         freeze(network, "all")
         assert [group["name"] for group in layer_rates(network, 0.1, 0.5)] == ["behind", "head"]
 
-    @pytest.mark.parametrize("decay", [0.0, -1.0, 1.1, math.nan])
-    def test_a_decay_that_cannot_be(self, decay: float) -> None:
-        with pytest.raises(ValueError, match="decay must be"):
-            layer_rates(build_network("cnn", 1), 0.1, decay)
-
 
 class TestRecipe:
     @pytest.mark.parametrize(
         ("recipe", "words"),
         [
-            ({"warmup": -1}, "greater than or equal to 0"),
             ({"warmup": 2}, "warmup: needs schedule: cosine"),
             ({"warmup": 2, "schedule": "one-cycle"}, "warmup: needs schedule: cosine"),
             ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs must be fewer than the epochs, 9"),
@@ -136,9 +124,7 @@ class TestRecipe:
                 {"warmup": 1, "schedule": "cosine", "phases": [{"epochs": 9, "schedule": "constant"}]},
                 "warmup: needs schedule: cosine",
             ),
-            ({"layer_decay": 0}, "greater than 0"),
             ({"layer_decay": 1.1}, "less than or equal to 1"),
-            ({"layer_decay": 0.8, "discriminative": 3}, "layer_decay and discriminative"),
         ],
     )
     def test_what_is_refused(self, recipe: dict[str, Any], words: str) -> None:
