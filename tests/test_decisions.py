@@ -179,7 +179,6 @@ def test_new_cases_are_decided_by_the_thresholds_of_all_folds() -> None:
 
 
 def test_no_network_depends_on_the_rule(severities: Any, tmp_path: Path, chests: Path) -> None:
-    """The fingerprint is the same, also that of a folder whose record has no such key."""
     target = "{{label: {{kind: ordinal, classes: [no_finding, covid, pneumonia]{more}}}}}"
     from casewise.console import Silent
     from casewise.pipeline.read import read

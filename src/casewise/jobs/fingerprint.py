@@ -107,7 +107,7 @@ def lock_fingerprint(folder: RunFolder, decided: Mapping[str, object], study: St
         jobs = {network: folder.finished_jobs(network) for network in study.learners}
         recorded = [(name, record) for name in jobs for job in jobs[name] if (record := job.record.read_or_none())]
         if not recorded or any(
-            record["fingerprint"] != job_fingerprint(fingerprint, study, name, record.get("first_weights", ""))
+            record["fingerprint"] != job_fingerprint(fingerprint, study, name, record["first_weights"])
             for name, record in recorded
         ):
             raise _unverifiable(folder)
