@@ -13,12 +13,12 @@ from torch import Tensor
 from casewise.errors import SplitError
 from casewise.modalities.dataset import PanelData, epoch_batches
 from casewise.models.backbones import build_network
-from casewise.models.outputs import Output, value_columns, values_of, width_of
+from casewise.models.outputs import Output, class_counts, value_columns, values_of, width_of
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.linear_models import probe
 from casewise.training.loop import standardise
-from casewise.training.losses import Scaling, balanced, class_counts, class_weights, guess_loss, loss_of
+from casewise.training.losses import Scaling, balanced, class_weights, guess_loss, loss_of
 
 LABEL, GRADE, NUMBER = Output("label", "classification", 3), Output("grade", "ordinal", 4), Output("extent")
 NAN = float("nan")

@@ -156,24 +156,22 @@ def fit_by_steps(
 def fit_on_features(
     fit: Callable[..., LinearFit], planned: PlannedJob, network: Network, outputs: tuple[Output, ...], data: FoldData
 ) -> tuple[Learned, FeatureData]:
-    """Fit the head of a model on fixed features, from which it predicts.
-
-    The features of all candidates are computed once for all baselines, folds and runs.
-    """
-    bank = bank_of(network)
-    how = {
-        "specs": [spec.as_json() for spec in bank.specs],
-        "encoders": [encoder.facts for encoder in bank.encoders],
-        "side": network.side,
-        "pooling": network.pooling.name if network.pooling else "",
-    }
-    shared = _shared_features(planned, data, ())
-    values = shared.of(data.panels, bank, partial(compute_features, network), how)
-    features = FeatureData(values, data.panels.truth, data.panels.names)
+    """Fit the head of a model on fixed features, from which it predicts; they are computed once for all folds."""
+    features = feature_data(planned, network, data)
     seed = mixed_seed(planned.inputs.study.seed, planned.job.model, planned.job.fold)
     fitted = fit(network, features.subset(data.fit_rows.tolist()), data.subjects, outputs, seed=seed)
     learned = Learned(network.eval(), [], 0, math.nan, candidates=fitted.candidates)
-    return learned, replace(features, features=values[:, fitted.columns])
+    return learned, replace(features, features=features.features[:, fitted.columns])
+
+
+def feature_data(planned: PlannedJob, network: Network, data: FoldData) -> FeatureData:
+    """The features of all candidates for every panel, computed once for all baselines, folds and runs."""
+    bank = bank_of(network)
+    candidates = {"specs": [spec.as_json() for spec in bank.specs], "encoders": [e.facts for e in bank.encoders]}
+    how = {**candidates, "side": network.side, "pooling": network.pooling.name if network.pooling else ""}
+    shared = _shared_features(planned, data, ())
+    values = shared.of(data.panels, bank, partial(compute_features, network), how)
+    return FeatureData(values, data.panels.truth, data.panels.names)
 
 
 def _shared_features(

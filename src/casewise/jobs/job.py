@@ -17,7 +17,7 @@ from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
 from casewise.jobs.pretraining import pretrain
 from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
-from casewise.models.outputs import outputs_of
+from casewise.models.outputs import class_counts, outputs_of
 from casewise.models.weights import check_finite
 from casewise.predictions.table import check
 from casewise.splits.grouped import check_apart
@@ -30,7 +30,7 @@ from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
 from casewise.training.frozen_features import MEMORY
 from casewise.training.loop import standardise
-from casewise.training.losses import class_counts, guess_loss
+from casewise.training.losses import guess_loss
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
