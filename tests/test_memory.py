@@ -59,45 +59,34 @@ def machine(root: Path, files: dict[str, str]) -> Path:
 GB = 2**30
 
 
+def limited(folder: str, names: str, limit: int, usage: int, dropped: int = 0) -> dict[str, str]:
+    """The files of a cgroup, whose limit, usage and files that can be dropped have these names."""
+    limit_name, usage_name, dropped_name = names.split()
+    values = {limit_name: f"{limit}\n", usage_name: f"{usage}\n", "memory.stat": f"anon 5\n{dropped_name} {dropped}\n"}
+    return {f"sys/fs/cgroup/{folder}{name}": text for name, text in values.items()}
+
+
+FIRST = "memory.limit_in_bytes memory.usage_in_bytes total_inactive_file"
+SECOND = "memory.max memory.current inactive_file"
+
+
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("cgroup", "files", "expected"),
     [
-        ({}, 4000.0),
+        ("", {}, 4000.0),
         # a container, whose limit leaves 3 GB with the files that can be dropped
+        ("0::/app.slice/run\n", limited("app.slice/", SECOND, 4 * GB, 2 * GB, GB), 3072.0),
         (
-            {
-                "proc/self/cgroup": "0::/app.slice/run\n",
-                "sys/fs/cgroup/app.slice/memory.max": f"{4 * GB}\n",
-                "sys/fs/cgroup/app.slice/memory.current": f"{2 * GB}\n",
-                "sys/fs/cgroup/app.slice/memory.stat": f"anon 5\ninactive_file {GB}\n",
-                "sys/fs/cgroup/app.slice/run/memory.max": "max\n",
-            },
-            3072.0,
-        ),
-        (
-            {
-                "proc/self/cgroup": "5:cpu:/x\n4:memory:/job\n0::/\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n",
-                "sys/fs/cgroup/memory/job/memory.limit_in_bytes": f"{2 * GB}\n",
-                "sys/fs/cgroup/memory/job/memory.usage_in_bytes": f"{GB}\n",
-                "sys/fs/cgroup/memory/job/memory.stat": "total_inactive_file 0\n",
-            },
+            "5:cpu:/x\n4:memory:/job\n0::/\n",
+            limited("memory/", FIRST, 2**63 - 4096, 0) | limited("memory/job/", FIRST, 2 * GB, GB),
             1024.0,
         ),
         # only the top of a container's own cgroup is visible
-        (
-            {
-                "proc/self/cgroup": "0::/host/path\n",
-                "sys/fs/cgroup/memory.max": f"{GB}\n",
-                "sys/fs/cgroup/memory.current": f"{2 * GB}\n",
-                "sys/fs/cgroup/memory.stat": "inactive_file 0\n",
-            },
-            0.0,
-        ),
+        ("0::/host/path\n", limited("", SECOND, GB, 2 * GB), 0.0),
     ],
 )
-def test_limits_of_containers_count(files: dict[str, str], expected: float, tmp_path: Path) -> None:
-    assert available_mb(machine(tmp_path, files)) == expected
+def test_limits_of_containers_count(cgroup: str, files: dict[str, str], expected: float, tmp_path: Path) -> None:
+    assert available_mb(machine(tmp_path, {"proc/self/cgroup": cgroup, **files})) == expected
 
 
 def fitted(available: float, workers: int, monkeypatch: pytest.MonkeyPatch, **stated: Any) -> int:

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze
 from casewise.study.schema import Recipe
-from casewise.training.frozen_features import UpperLayers
 from casewise.training.rates import layer_rates, parameter_groups, unfreeze, warmed_cosine
 
 
@@ -89,12 +88,6 @@ class TestLayers:
         if kind:
             assert found["body.missing_token"] == 0.1
 
-    @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "deit_tiny_distilled_patch16_224", "test_vit3"])
-    def test_other_transformers_have_every_weight_in_one_group(self, name: str) -> None:
-        found = rates_of(build_network(name, 1), 0.7)
-        assert min(found.values()) < 0.05
-        assert max(found.values()) == 0.1
-
     def test_what_is_frozen_is_in_no_group(self) -> None:
         network = build_network("test_vit", 1, fusion="late", sequences=2, missing="mask")
         freeze(network, "blocks.1")
@@ -130,15 +123,6 @@ class TestRecipe:
     def test_what_is_refused(self, recipe: dict[str, Any], words: str) -> None:
         with pytest.raises(ValidationError, match=words):
             Recipe.model_validate(recipe)
-
-    def test_the_optimiser_s_groups_follow_it(self) -> None:
-        network = build_network("test_vit", 1, fusion="late", sequences=2, missing="mask")
-        recipe = Recipe(layer_decay=0.5, head_lr=3)
-        groups = parameter_groups(network, recipe, 0.1)
-        assert [g["lr"] for g in groups] == [g["lr"] for g in layer_rates(network, 0.1, 0.5, head_lr=3)]
-        assert groups[-2]["lr"] == 0.1 > groups[0]["lr"]
-        alone = parameter_groups(UpperLayers(network), recipe, 0.1)
-        assert [g["lr"] for g in alone] == pytest.approx([0.3])
 
     def test_what_stands_in_learns_with_the_body(self) -> None:
         network = build_network("cnn", 1, fusion="late", sequences=2, missing="mask")

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from casewise.errors import CasewiseError, RunError, StudyError
-from casewise.jobs import backends
-from casewise.jobs.compute_plans import compute_plans, try_size
+from casewise.jobs.compute_plans import compute_plans
 from casewise.jobs.execution import _side_by_side
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
@@ -25,8 +24,7 @@ from casewise.run_folder import RunFolder, StateFile, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import load_state, save_state, write_tensors
-from casewise.training.compute_plan import ComputePlan, Option, Step, _agrees, choose
-from casewise.training.linear_models import probe
+from casewise.training.compute_plan import ComputePlan, Option, Step, choose
 from casewise.training.loop import Fitted, Training, TrainingContext, fit
 
 NUMBERS = (Output("one"), Output("two"))
@@ -155,45 +153,6 @@ def test_more_tiles_than_slots_are_averaged_over_views() -> None:
     assert float(found[0]) == pytest.approx(float(sum(single)) / 2, abs=1e-5)
 
 
-def test_a_probe_starts_the_head_at_a_ridge_regression() -> None:
-    torch.manual_seed(0)
-    network = build_network("mobilenet_v3_small", 2)
-    part = data(range(20))
-    with torch.no_grad():
-        bright = torch.tensor([part.store[t].float().mean() for t in part.tiles])
-    part.truth[:, 1] = bright
-    network.target_mean.copy_(torch.tensor([0.5, float(bright.mean())]))
-    network.target_std.copy_(torch.tensor([0.3, float(bright.std())]))
-    before = predict_together([network], part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[0][0][
-        :, 1
-    ]
-    probe(network, part, [str(i // 2) for i in range(20)], NUMBERS, batch=4)
-    after = predict_together([network], part, NUMBERS, batch=4, channels_last=False, bf16=False, flips=False)[0][0][
-        :, 1
-    ]
-    assert (after - bright).square().mean() < (before - bright).square().mean()
-
-
-def test_fused_networks_are_measured_on_their_own_sequences(tmp_path: Path) -> None:
-    kinds: list[dict[str, Any]] = [
-        {"fusion": "early", "sequences": 2},
-        {"fusion": "early", "sequences": 2, "missing": "mask"},
-        {"fusion": "late", "sequences": 2},
-        {"fusion": "late", "sequences": 1},
-        {},
-    ]
-    memo = tmp_path / "memo.json"
-    for number, kind in enumerate(kinds, 1):
-        network = build_network("cnn", 1, **kind)
-        try_size(network, 32, 32)
-        compute = Compute(device="cpu", precision="fp32")
-        assert choose(network, compute, side=32, batch=2, threads=1, memo=memo).measured
-        assert len(json.loads(memo.read_text())) == number
-        assert _agrees(network, 32)
-    with pytest.raises(StudyError, match=r"cannot take panels of 40×40"):
-        try_size(build_network("test_vit", 1, fusion="early", sequences=2, side=32), 40, 40)
-
-
 def options_of(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[Option], float]) -> list[list[Option]]:
     """Let steps take these seconds, and bfloat16 be possible; the options that are measured each time."""
     measured: list[list[Option]] = []
@@ -244,16 +203,6 @@ def test_bfloat16_is_taken_where_it_agrees_with_the_weights_of_the_run(
     assert len(measured) == before  # times are remembered, whichever weights
     choose(build_network("test_resnet", 1, pooling="attention"), Compute(device="cpu", precision="fp32"), **given)
     assert len(measured) == before + 1  # not those with attention
-
-
-@pytest.mark.parametrize("kept", [True, False])
-def test_a_worker_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    monkeypatch.setattr(backends, "keep_memory", lambda: calls.append("kept"))
-    for name in ("signal.signal", "threading.Thread.start", "atexit.register"):
-        monkeypatch.setattr(f"casewise.jobs.backends.{name}", lambda *given: None)
-    backends._begin_worker(1, SimpleNamespace(register=lambda: None), (), kept)  # type: ignore[arg-type]
-    assert calls == ["kept"] * kept
 
 
 @pytest.fixture

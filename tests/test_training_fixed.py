@@ -79,16 +79,6 @@ def test_a_full_disk_is_told_and_kills_nothing(tmp_path: Path, monkeypatch: pyte
     assert not kept(tmp_path)
 
 
-def test_where_space_cannot_be_reserved_what_is_free_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unable(*given: int) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(os, "posix_fallocate", unable, raising=False)
-    assert Buffer(0).empty((10,), torch.float32, tmp_path / "a.bin").shape == (10,)
-    with pytest.raises(RunError, match="the disk is full"):
-        Buffer(0).empty((2**50,), torch.float32, tmp_path / "b.bin")
-
-
 def test_all_that_is_kept_shares_one_memory(tmp_path: Path) -> None:
     room = Buffer(1000)
     for name, size in (("a", 600), ("b", 600), ("c", 400), ("d", 1)):
@@ -179,15 +169,6 @@ class TestLargeBags:
         with torch.inference_mode():
             assert rows["weight"][:200].to_numpy() == pytest.approx(head.weights(expected)[0].numpy(), abs=1e-5)
         assert (rows["case"].value_counts().to_dict(), max(most)) == ({"a": 200, "b": 70, "c": 1}, 64)
-
-    def test_while_training(self, bags: PanelData, network: Network, most: list[int], tmp_path: Path) -> None:
-        recipe = Recipe(batch_size=2, schedule="constant", phases=[Phase(epochs=1, freeze="all")])
-        learn(network, recipe, bags, bags, ["a", "b", "c"], TrainingContext(OUTPUTS, tmp_path, 0, ComputePlan()))
-        assert (sum(most), max(most)) == (542, 64)  # of those who teach and those who decide, once
-        most.clear()
-        anew = TrainingContext(OUTPUTS, tmp_path / "anew", 0, ComputePlan(), frozen_once=False)
-        learn(network, recipe, bags, bags, ["a", "b", "c"], anew)
-        assert (sum(most), max(most)) == (271, 64)  # of those who decide, each epoch
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is mapped")

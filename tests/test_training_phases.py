@@ -250,17 +250,6 @@ def test_frozen_parts_are_computed_once_for_every_pooling(
     assert torch.allclose(first, second, atol=1e-5)
 
 
-def test_a_map_below_the_freeze_point_is_computed_at_every_step(tmp_path: Path) -> None:
-    network = build_network("mobilenet_v2", 2, map_cells=2, side=64)
-    recipe = RECIPE.model_copy(update={"phases": [Phase(epochs=1, freeze="17 blocks")]})
-    rows = data(Panels(by="image"))
-    before = {name: value.clone() for name, value in network.body.named_parameters()}
-    context = TrainingContext(OUTPUTS, tmp_path, 3, ComputePlan(), keep="last")
-    result = learn(network, recipe, rows, rows, [str(i) for i in range(12)], context)
-    assert "every step" in result.phases[0]["way"]
-    assert all(torch.equal(before[name], value) for name, value in result.network.body.named_parameters())
-
-
 def test_a_freeze_point_that_no_network_has_is_told_before_anything_is_read(tmp_path: Path) -> None:
     phases = [Phase(epochs=1, freeze="all"), Phase(epochs=1, freeze="99 layers")]
     update = {"backbones": ["mobilenet_v2"], "recipe": Recipe(schedule="constant", phases=phases)}
