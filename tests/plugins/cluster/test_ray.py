@@ -119,11 +119,7 @@ def name_of(job: JobFolder | None) -> str:
 
 
 def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
-    inputs: JobInputs,
-    local: Path,
-    machines: RayMachines,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    inputs: JobInputs, local: Path, machines: RayMachines, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed: list[psutil.Process] = []
 
