@@ -296,7 +296,7 @@ def volumes(changed: tuple[int, ...]) -> SliceStore:
         marks[case] /= 2
     first = np.arange(12) * 9
     present = np.ones((12, 1), dtype=bool)
-    return SliceStore(slices, first, np.full(12, 9), present, marks, np.tile(np.eye(4), (12, 1, 1)), [], [], "", Path())
+    return SliceStore(slices, first, np.full(12, 9), present, marks, np.tile(np.eye(4), (12, 1, 1)), [], "", Path())
 
 
 def volume_study() -> Study:
@@ -402,15 +402,15 @@ def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
 ) -> None:
     kept_out: list[set[str]] = []
 
-    def spy(network: Any, *given: Any, excluded: list[str], **named: Any) -> list[str]:
+    def spy(network: Any, pretraining: Any, job: Any, excluded: list[str], *given: Any) -> list[str]:
         kept_out.append(set(excluded))
         before = next(network.body.parameters()).clone()
-        used = pretrain(network, *given, excluded=excluded, **named)
+        used = pretrain(network, pretraining, job, excluded, *given)
         assert not torch.equal(before, next(network.body.parameters()))
         assert not set(used) & kept_out[-1]
         return used
 
-    monkeypatch.setattr("casewise.jobs.nested.pretrain", spy)
+    monkeypatch.setattr("casewise.jobs.pretraining.pretrain", spy)
     targets = {"size": {"range": (0, 10)}}
     table = small_table(tmp_path / "cohort")
     pretraining = {"cohort": table, "subjects": "shared", "targets": targets, "epochs": 1}

@@ -15,8 +15,8 @@ from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
 from casewise.jobs.nested import choose_inside
 from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
-from casewise.jobs.pretraining import pretrain
-from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
+from casewise.jobs.pretraining import first_network
+from casewise.models.build_model import network_facts, scaled_facts
 from casewise.models.outputs import class_counts, outputs_of
 from casewise.models.weights import check_finite
 from casewise.predictions.table import check
@@ -102,34 +102,22 @@ def build(planned: PlannedJob) -> StudyModel:
     """The network with its first weights, pretrained on another cohort if the study states so."""
     job, inputs, choice, study = planned.job, planned.inputs, planned.choice, planned.inputs.study
     seed = mixed_seed(study.seed, job.model, job.fold)
-    torch.manual_seed(seed)
-    network = network_of(study, job.model)
-    origin, of_bundle = load_first_weights(network, study, job.model, choice.excluded_subjects)
-    earlier: set[str] = set()
+    tell, excluded = planned.progress.pretraining(epochs_inside(study)), choice.excluded_subjects
+    first = first_network(inputs, job, planned.plan, seed, excluded, job.folder.pretraining, tell)
+    origin, of_bundle = first.origin, first.of_bundle
+    earlier: list[str] = []
     if of_bundle and study.bundle_subjects == "distinct":
         # Their names may be those of other people of the study.
-        earlier, of_bundle = set(of_bundle), []
+        earlier, of_bundle = of_bundle, []
         origin += "; its subjects are other people than those of the study, as the study states"
     # All subjects that influence the network: by training, by early stopping, and through its first weights.
-    subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle}
+    subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle, *first.pretrained_on}
     if inputs.pretraining:
-        used = pretrain(
-            network,
-            inputs.pretraining,
-            job,
-            folder=job.folder.pretraining,
-            excluded=choice.excluded_subjects,
-            seed=seed,
-            plan=planned.plan,
-            tell=planned.progress.pretraining(epochs_inside(study)),
-        )
-        subjects |= set(used)
-        left_out = inputs.pretraining.cohort.panels["subject"].nunique() - len(used)
+        left_out = inputs.pretraining.cohort.panels["subject"].nunique() - len(first.pretrained_on)
         without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
-        origin += (
-            f"; then pretrained on {len(used)} subjects of {inputs.pretraining.study.cohort.parent.name} ({without})"
-        )
-    return StudyModel(network, origin, frozenset(subjects), frozenset(earlier))
+        cohort = inputs.pretraining.study.cohort.parent.name
+        origin += f"; then pretrained on {len(first.pretrained_on)} subjects of {cohort} ({without})"
+    return StudyModel(first.network, origin, frozenset(subjects), frozenset(earlier))
 
 
 def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:

@@ -16,13 +16,10 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from casewise.errors import TrainingError
 from casewise.jobs.fitting import FoldData
-from casewise.jobs.pretraining import pretrain
+from casewise.jobs.pretraining import first_network
 from casewise.modalities.registry import modality_of
-from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.outputs import outputs_of
 from casewise.predictions.nested_cv import best_of
 from casewise.splits.grouped import check_apart, inner_folds
@@ -33,7 +30,6 @@ from casewise.training.stages import learn
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Progress
-    from casewise.models.backbones import Network
     from casewise.study.schema import NestedCV
     from casewise.training.compute_plan import ComputePlan
 
@@ -103,7 +99,13 @@ def _trained(training: _Training, progress: Progress, plan: ComputePlan, before:
         return finished
     start = time.monotonic()
     seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold, training.candidate)
-    outputs, network = outputs_of(study), _first_network(training, progress, plan, seed, before)
+    # of several candidates, the network is pretrained once for each inner fold
+    of_fold = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold) if inputs.pretraining else seed
+    left_out = sorted({*inputs.splits.held_out(job.fold), *training.validation_subjects})
+    folder = job.folder.inner(f"fold{training.fold + 1}").folder.pretraining
+    tell = progress.pretraining(before)
+    network = first_network(inputs, job, plan, of_fold, left_out, folder, tell).network
+    outputs = outputs_of(study)
     data = FoldData.of(inputs, job.model, training.fit_subjects, training.validation_subjects, alone=True)
     train, validation = data.train, data.stop
     standardise(network, train.truth, outputs)
@@ -137,23 +139,6 @@ def _trained(training: _Training, progress: Progress, plan: ComputePlan, before:
     inner.record.write(record)
     shutil.rmtree(inner.folder.path, ignore_errors=True)
     return record
-
-
-def _first_network(training: _Training, progress: Progress, plan: ComputePlan, seed: int, before: int) -> Network:
-    """The network before an inner training; it and its pretraining have not used the subjects on the other side."""
-    job, inputs = progress.job, progress.inputs
-    study = inputs.study
-    left_out = sorted({*inputs.splits.held_out(job.fold), *training.validation_subjects})
-    if inputs.pretraining:  # once for all candidates of an inner fold
-        seed = mixed_seed(study.seed, job.model, job.fold, "inner", training.fold)
-    torch.manual_seed(seed)
-    network = network_of(study, job.model)
-    load_first_weights(network, study, job.model, left_out)
-    if inputs.pretraining:
-        folder = job.folder.inner(f"fold{training.fold + 1}").folder.pretraining
-        tell = progress.pretraining(before)
-        pretrain(network, inputs.pretraining, job, folder=folder, excluded=left_out, seed=seed, plan=plan, tell=tell)
-    return network
 
 
 def _subjects_of(names: Sequence[str]) -> dict[str, object]:

@@ -12,11 +12,11 @@ import torch
 
 from casewise.cohort.targets import label_table
 from casewise.jobs.fitting import fit_preprocessing
-from casewise.jobs.plan import Job, ReportEpoch
+from casewise.jobs.plan import Job, JobInputs, ReportEpoch
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
-from casewise.models.build_model import network_of
+from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.outputs import outputs_of
 from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart
@@ -41,26 +41,55 @@ class Pretrained:
     address: str
 
 
+@dataclass(frozen=True)
+class FirstNetwork:
+    """A network before its training: the origin of its weights, and the subjects of a bundle and of pretraining."""
+
+    network: Network
+    origin: str
+    of_bundle: list[str]
+    pretrained_on: list[str]
+
+
+def first_network(
+    inputs: JobInputs,
+    job: Job,
+    plan: ComputePlan,
+    seed: int,
+    excluded: Sequence[str],
+    folder: PretrainingFolder,
+    tell: ReportEpoch,
+) -> FirstNetwork:
+    """The job's network with its first weights, pretrained on another cohort if the study states so.
+
+    Args:
+        excluded: the subjects on whom the network is tested later; none of them has been used.
+        folder: the folder of pretraining.
+        tell: receives the progress of pretraining.
+
+    Raises:
+        SplitError: an excluded subject has been used.
+    """
+    torch.manual_seed(seed)
+    network = network_of(inputs.study, job.model)
+    origin, of_bundle = load_first_weights(network, inputs.study, job.model, excluded)
+    used: list[str] = []
+    if inputs.pretraining:
+        used = pretrain(network, inputs.pretraining, job, excluded, folder, seed, plan, tell)
+    return FirstNetwork(network, origin, list(of_bundle), used)
+
+
 def pretrain(
     network: Network,
     pretraining: Pretrained,
     job: Job,
-    *,
-    folder: PretrainingFolder,
     excluded: Sequence[str],
+    folder: PretrainingFolder,
     seed: int,
     plan: ComputePlan,
     tell: ReportEpoch,
 ) -> list[str]:
-    """Train the network's body on the other cohort for a fixed number of epochs; return the subjects of that cohort.
-
-    Args:
-        excluded: the subjects on whom the network is tested later.
-        tell: receives the progress.
-
-    Raises:
-        SplitError: an excluded subject is among them.
-    """
+    """Train the network's body on the other cohort for a fixed number of epochs; return the subjects of that cohort."""
     from safetensors.torch import load_file
 
     study, panels = pretraining.study, pretraining.cohort.panels
