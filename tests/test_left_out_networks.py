@@ -194,7 +194,7 @@ def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_b
     [
         ("squeezenet1_0", "Did you mean 'squeezenet1_1'?"),
         ("squeezenet1_1:3", "'squeezenet1_1:3' names no fold of the study, which has folds 1 to 2"),
-        ("squeezenet1_1:", "names no fold after the colon"),
+        ("squeezenet1_1:", "'squeezenet1_1:' names no fold of the study"),
         (" , ", "--only: names no network"),
     ],
 )

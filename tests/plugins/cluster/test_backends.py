@@ -16,15 +16,15 @@ from casewise.errors import CasewiseError, RunError
 from casewise.jobs.backends import BACKENDS, LocalBackend, backend_named, chosen_backend, executing_on
 from casewise.jobs.plan import Job
 from casewise.plugins.cluster import leases
-from casewise.plugins.cluster.leases import LEASES, LeaseError, Leases, Lessor, end_earlier, held, sees
+from casewise.plugins.cluster.leases import LEASES, LeaseError, Leases, Lessor, end_earlier, locked, reads
 from casewise.run_folder import RunFolder
 from tests.test_cli import casewise as command
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from casewise.plugins.cluster.leases import held
-with held(Path(sys.argv[1]), sys.argv[2], sys.argv[3], "machine-7", float(sys.argv[4])):
+from casewise.plugins.cluster.leases import locked
+with locked(Path(sys.argv[1]), sys.argv[2], sys.argv[3], "machine-7", float(sys.argv[4])):
     print("held", flush=True)
     time.sleep(120)
 print("let go", flush=True)
@@ -171,7 +171,7 @@ def test_a_process_ends_when_its_lease_is_withdrawn(tmp_path: Path) -> None:
     lessor = Lessor(tmp_path)
     first, second = lessor.grant(), lessor.grant()
     withdrawn, kept = holder(lessor, first, 60), holder(lessor, second, 60)
-    assert lessor.place(first) == "machine-7"
+    assert lessor.node_of(first) == "machine-7"
     lessor.withdraw([first])
     assert withdrawn.communicate(timeout=30)[0] == ""
     assert withdrawn.returncode == 1
@@ -179,7 +179,7 @@ def test_a_process_ends_when_its_lease_is_withdrawn(tmp_path: Path) -> None:
     state = Leases.read(lessor.path)
     assert state is not None
     assert (state.valid, state.withdrawn) == ({second}, {first})
-    with pytest.raises(LeaseError), held(lessor.path, lessor.session, first, "here"):
+    with pytest.raises(LeaseError), locked(lessor.path, lessor.session, first, "here"):
         pass
     lessor.ended(first)
     lessor.close()
@@ -196,12 +196,12 @@ def test_a_lease_that_is_seen_late_is_held(tmp_path: Path, monkeypatch: pytest.M
     late, read = [None, stale, stale], Leases.read
     monkeypatch.setattr(Leases, "read", lambda path: late.pop() if late else read(path))
     entered = False
-    with held(lessor.path, lessor.session, lease, "machine-7", expiry=60):
+    with locked(lessor.path, lessor.session, lease, "machine-7", expiry=60):
         entered = True
     assert entered
     assert late == []
     monkeypatch.setattr(leases, "DELAY", 0.0)
-    with pytest.raises(LeaseError), held(lessor.path, lessor.session, "never granted", "machine-7"):
+    with pytest.raises(LeaseError), locked(lessor.path, lessor.session, "never granted", "machine-7"):
         pass
     lessor.ended(lease)
     lessor.close()
@@ -222,9 +222,9 @@ def test_another_folder_at_the_same_path_is_noticed(tmp_path: Path, monkeypatch:
     here.mkdir()
     there.mkdir()
     lessor, other = Lessor(here), Lessor(there)
-    assert sees(lessor.path, lessor.session)
-    assert not sees(other.path, lessor.session)
-    assert not sees(tmp_path / "nowhere" / LEASES, lessor.session)
+    assert reads(lessor.path, lessor.session)
+    assert not reads(other.path, lessor.session)
+    assert not reads(tmp_path / "nowhere" / LEASES, lessor.session)
     for either in (lessor, other):
         either.close()
     assert list(here.iterdir()) == []
@@ -266,12 +266,12 @@ def test_a_pause_of_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     lessor._over.set()
     lessor._thread.join()
     begun = time.monotonic()
-    assert not lessor.lapsed(begun)
+    assert not lessor.expired(begun)
     later = begun + leases.EXPIRY
     monkeypatch.setattr(leases.time, "monotonic", lambda: later)
-    assert lessor.lapsed(begun)
+    assert lessor.expired(begun)
     lease = lessor.grant()
-    assert lessor.lapsed(begun)
-    assert not lessor.lapsed(later)
+    assert lessor.expired(begun)
+    assert not lessor.expired(later)
     lessor.ended(lease)
     lessor.close()

@@ -257,7 +257,7 @@ class RayBackend(Backend):
         self._losses += machine_lost
         ending = []
         for ref, attempt in list(at_work.items()):
-            node = self._begun.lessor.place(attempt.lease)
+            node = self._begun.lessor.node_of(attempt.lease)
             if node in nodes or not (node or machine_lost):
                 continue
             del at_work[ref]
@@ -290,7 +290,7 @@ class RayBackend(Backend):
                 raise error.cause from None
             raise
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-            if lessor.lapsed(attempt.since):
+            if lessor.expired(attempt.since):
                 return self._lost(attempt)
             failure = lost(task.job) if task.job else Failure(f"{task.name}: there was not enough memory.", True)
             return self._ending(attempt, failure)

@@ -128,17 +128,17 @@ class Lessor:
             self._valid.discard(lease)
             self._withdrawn.discard(lease)
         with suppress(OSError):
-            _place_path(self.path, lease).unlink(missing_ok=True)
+            _node_path(self.path, lease).unlink(missing_ok=True)
 
-    def lapsed(self, since: float) -> bool:
+    def expired(self, since: float) -> bool:
         """Whether leases were not renewed, after `since` (`time.monotonic`), for so long that processes may end."""
         with self._lock:
             return self._lapse > since or time.monotonic() - self._last > EXPIRY / 2
 
-    def place(self, lease: str) -> str:
-        """The machine on which the process of a lease is, as `held` was given it; empty before it has begun."""
+    def node_of(self, lease: str) -> str:
+        """The machine on which the process of a lease is, as `locked` was given it; empty before it has begun."""
         try:
-            return _place_path(self.path, lease).read_text(encoding="utf-8")
+            return _node_path(self.path, lease).read_text(encoding="utf-8")
         except OSError:
             return ""
 
@@ -172,11 +172,11 @@ class Lessor:
 
 
 @contextmanager
-def held(path: Path, session: str, lease: str, place: str, expiry: float = EXPIRY) -> Iterator[None]:
+def locked(path: Path, session: str, lease: str, node: str, expiry: float = EXPIRY) -> Iterator[None]:
     """Hold a lease while the block is executed: the process ends when the lease is withdrawn or not renewed.
 
     Args:
-        place: the machine of this process, for `Lessor.place`.
+        node: the machine of this process, for `Lessor.node_of`.
 
     Raises:
         RunError: the folder of `path` is not that of the run.
@@ -185,7 +185,7 @@ def held(path: Path, session: str, lease: str, place: str, expiry: float = EXPIR
     leases = _of_session(path, session, lease)
     if lease not in leases.valid:
         raise LeaseError(lease)
-    _place_path(path, lease).write_text(place, encoding="utf-8")
+    _node_path(path, lease).write_text(node, encoding="utf-8")
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(path, session, lease, leases.beat, expiry, over), daemon=True)
     watcher.start()
@@ -200,11 +200,11 @@ class LeaseError(Exception):
     """A lease was withdrawn before its job began, or its machine does not see that it was granted."""
 
 
-def _place_path(path: Path, lease: str) -> Path:
+def _node_path(path: Path, lease: str) -> Path:
     return path.with_name(f"{LEASES}-{lease}")
 
 
-def sees(path: Path, session: str) -> bool:
+def reads(path: Path, session: str) -> bool:
     """Whether this machine sees the leases of the run, and so its folder, at this path."""
     try:
         _of_session(path, session)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.jobs.backends import Failure, attempt
-from casewise.plugins.cluster.leases import held, sees
+from casewise.plugins.cluster.leases import locked, reads
 from casewise.training.cost import keep_memory
 from casewise.version import __version__
 
@@ -55,7 +55,7 @@ class NodeReport:
 def look(inputs: tuple[bytes, bytes], path: str, session: str, folders: Sequence[Path]) -> NodeReport:
     """Load the inputs, and report what this machine sees of the run whose leases are in the file at `path`."""
     _loaded(inputs)
-    shares = sees(Path(path), session) and os.access(Path(path).parent, os.W_OK)
+    shares = reads(Path(path), session) and os.access(Path(path).parent, os.W_OK)
     return NodeReport.of_this(shares=shares, missing=[str(folder) for folder in folders if not folder.exists()])
 
 
@@ -64,7 +64,7 @@ def work(inputs: tuple[bytes, bytes], path: str, session: str, lease: str, call:
     import ray
     import ray.cloudpickle
 
-    with held(Path(path), session, lease, ray.get_runtime_context().get_node_id()), _warnings() as warnings:
+    with locked(Path(path), session, lease, ray.get_runtime_context().get_node_id()), _warnings() as warnings:
         loaded = _loaded(inputs)
         function, arguments = ray.cloudpickle.loads(call)
         return function(loaded, *arguments), warnings
