@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -195,7 +195,7 @@ class Registrations:
                 register_metric(metric)
 
 
-def _registries() -> tuple[dict[str, Any], ...]:
+def _registries() -> tuple[MutableMapping[str, Any], ...]:
     from casewise.jobs.fitting import FITTERS
     from casewise.models.build_model import BUILDERS
     from casewise.models.outputs import NETWORK_KINDS

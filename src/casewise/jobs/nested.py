@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.errors import TrainingError
 from casewise.jobs.fitting import FoldData
@@ -26,7 +26,7 @@ from casewise.splits.grouped import check_apart, inner_folds
 from casewise.study.model import mixed_seed
 from casewise.training.loop import TrainingContext, standardise
 from casewise.training.losses import guess_loss
-from casewise.training.stages import learn
+from casewise.training.stages import Record, learn
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Progress
@@ -49,7 +49,7 @@ class _Training:
         return f"lr{self.candidate}-fold{self.fold + 1}"
 
 
-def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> dict[str, Any]:
+def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> Record:
     """Train the job's network for each learning rate on each inner fold; return what was chosen, and all trainings.
 
     Finished inner trainings of an interrupted job are read from its folder; the interrupted one continues to the same
@@ -65,7 +65,7 @@ def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> dict
     panels = modality_of(study).whole(study, inputs.cohort).panels
     folds = inner_folds(panels, study, splits, job.fold, count=tune.folds)
     every = sorted(s for validation_subjects in folds for s in validation_subjects)
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     losses: dict[float, list[list[float]]] = {}
     for number, rate in enumerate(study.rates):
         for fold, validation_subjects in enumerate(folds):
@@ -89,7 +89,7 @@ def choose_inside(progress: Progress, plan: ComputePlan, tune: NestedCV) -> dict
     return {"folds": len(folds), "chosen": chosen, "rates": rates, "trainings": records}
 
 
-def _trained(training: _Training, progress: Progress, plan: ComputePlan, before: int) -> dict[str, Any]:
+def _trained(training: _Training, progress: Progress, plan: ComputePlan, before: int) -> Record:
     """Train one candidate on one inner fold, or read the record of the finished training."""
     job, inputs = progress.job, progress.inputs
     study = inputs.study
@@ -120,7 +120,7 @@ def _trained(training: _Training, progress: Progress, plan: ComputePlan, before:
         study.compute.frozen_once,
     )
     subjects = inputs.cohort.panels["subject"].astype(str)
-    record: dict[str, Any] = {
+    record: Record = {
         "fold": training.fold + 1,
         "candidate": training.candidate,
         "lr": training.lr,

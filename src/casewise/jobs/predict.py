@@ -19,6 +19,8 @@ from casewise.models.outputs import outputs_of, value_columns
 from casewise.study.model import mixed_seed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from casewise.inference.predictor import Predictor
@@ -51,7 +53,7 @@ class JobPredictions:
 
     rows: pd.DataFrame | None
     by_tile: pd.DataFrame | None
-    train_metrics: dict[str, Any]
+    train_metrics: Mapping[str, object]
     distance: FeatureDistance | None
 
 
@@ -105,7 +107,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     )
 
 
-def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str, Any]:
+def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> Mapping[str, object]:
     """Metrics on the subjects for training and early stopping; their predictions are not stored."""
     study, panels = inputs.study, inputs.cohort.panels
     if not (study.recipe.phases and study.classes_of(study.primary_outcome)):

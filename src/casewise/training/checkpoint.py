@@ -37,7 +37,7 @@ def load_state(path: Path) -> Any:
     try:
         with safe_open(str(WeightsFile(path).verified()), framework="pt", device="cpu") as file:
 
-            def restored(value: dict[str, Any]) -> Any:
+            def restored(value: dict[str, str]) -> object:
                 return file.get_tensor(value["tensor"]) if value.keys() == {"tensor"} else value
 
             state = json.loads(file.metadata()["structure"], object_hook=restored)

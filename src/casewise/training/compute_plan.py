@@ -149,11 +149,11 @@ def _quickest(step: Step, options: Sequence[Option], *, several: bool, memo: Pat
         choice = replace(choice, measured=names, why=why)
     if memo:
         with suppress(RunError):  # only a cache: the run continues if it cannot be written
-            write_json(memo, remembered | {key: asdict(choice)})
+            write_json(memo, {**remembered, key: asdict(choice)})
     return choice
 
 
-def _remembered(memo: Path | None) -> dict[str, Any]:
+def _remembered(memo: Path | None) -> Mapping[str, Any]:
     try:
         return dict(json.loads(memo.read_text())) if memo and memo.is_file() else {}
     except (OSError, ValueError):

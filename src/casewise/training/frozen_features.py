@@ -19,7 +19,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -314,7 +314,7 @@ class SharedFeatures:
         data: PanelDataset,
         layers: nn.Module,
         compute: Callable[[PanelDataset], Tensor],
-        how: dict[str, Any],
+        how: Mapping[str, object],
         *,
         empty: Callable[..., Tensor] | None = None,
     ) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -233,7 +233,7 @@ class Training:
         patience = self.recipe.early_stopping.patience
         return not math.isfinite(last["stop_loss"]) or last["epoch"] - self.best_epoch >= patience
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Mapping[str, object]:
         """The state from which training continues after this epoch."""
         return {
             "network": self.network.state_dict(),
@@ -244,7 +244,7 @@ class Training:
             "best": [self.best, self.best_loss, self.best_epoch],
         }
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""
         self.network.load_state_dict(state["network"])
         numbered = {int(number): values for number, values in state["optimizer"]["state"].items()}

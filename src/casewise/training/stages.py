@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # In bytes: the activations of a block of panels, which are always in memory.
 LARGE = 2**40
 Learner: TypeAlias = "Network | UpperLayers"
+# What a file of a finished stage or training holds.
+Record: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Learned:
     best_epoch: int
     best_loss: float
     finder: RateSearch | None = None
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    phases: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[Record] = field(default_factory=list)
+    phases: list[Record] = field(default_factory=list)
     candidates: list[CandidateLosses] = field(default_factory=list)
 
 
@@ -110,7 +112,7 @@ def _search_rate(
     return RateSearch(**values)
 
 
-def _stage(network: Network, files: StageFiles, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _stage(network: Network, files: StageFiles, train: Callable[[], Record]) -> Record:
     """The record of a stage, after which the network has its weights: of a finished one, or of one that is trained."""
     if files.finished():
         network.load_state_dict(load_file(files.weights.path))
@@ -129,10 +131,10 @@ def _in_phases(
     copies, buffer = train.settings.offline_copies, Buffer(context.memory)
     fixed_panels: FeatureData | None = None
     history: list[dict[str, float]] = []
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     best, best_epoch, best_weights = math.inf, 0, dict[str, Tensor]()
 
-    def trained(number: int, phase: Phase, folder: Path) -> dict[str, Any]:
+    def trained(number: int, phase: Phase, folder: Path) -> Record:
         nonlocal fixed_panels
         if copies and fixed_panels is None and train.copyable:
             panels = cast(PanelData, train)
@@ -164,7 +166,7 @@ def _phase(
     train: PanelDataset | FeatureData,
     stop: PanelDataset,
     context: TrainingContext,
-) -> dict[str, Any]:
+) -> Record:
     """Train one phase; return the frozen part, the number of trained weights, the method and the cost."""
     stated = {name: getattr(phase, name) for name in ("lr", "schedule", "batch_norm")}
     phase_recipe = recipe.model_copy(
@@ -260,10 +262,10 @@ def _gradually(
     settings = recipe.gradual_unfreezing
     stage_recipe = recipe.model_copy(update={"epochs": settings.epochs})
     history: list[dict[str, float]] = []
-    stages: list[dict[str, Any]] = []
+    stages: list[Record] = []
     best, best_epoch = math.inf, 0
 
-    def trained(unfrozen: int, folder: Path) -> dict[str, Any]:
+    def trained(unfrozen: int, folder: Path) -> Record:
         seed = mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed
         of_stage = replace(context.after(len(history)), folder=folder, seed=seed)
         learner, data = (network, panels) if unfrozen else (UpperLayers(network), heads)

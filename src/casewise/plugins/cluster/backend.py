@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import ray
 import ray.cloudpickle
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
 
 log = logging.getLogger("casewise")
+
+# The results or failures of tasks by their names.
+Results: TypeAlias = dict[str, Any]
 
 # How long, in seconds: to start a process on every machine, and to wait for a machine with room.
 START, ROOM = 600.0, 60.0
@@ -212,11 +215,11 @@ class RayBackend(Backend):
                 log.warning("The machine %s of the Ray cluster was lost.", host)
         return reports
 
-    def _run(self, tasks: Sequence[Task], limit: int | None) -> dict[str, Any]:
+    def _run(self, tasks: Sequence[Task], limit: int | None) -> Results:
         """Execute tasks, at most `limit` at a time; return their results, or failures, by name."""
         lessor = self._begun.lessor
         waiting, at_work, ending = deque(tasks), dict[Any, Attempt](), list[Ended]()
-        results: dict[str, Any] = {}
+        results: Results = {}
         nodes, looked = nodes_alive(), time.monotonic()
         roomy = looked
         try:
@@ -273,7 +276,7 @@ class RayBackend(Backend):
             options["memory"] = self._losses
         return self._work.options(**options).remote(*session.arguments, attempt.lease, task.call)
 
-    def _collect(self, ref: Any, attempt: Attempt, results: dict[str, Any]) -> list[Ended]:
+    def _collect(self, ref: Any, attempt: Attempt, results: Results) -> list[Ended]:
         """Store the result of a task that is done; how it ends, if its process or its machine was lost.
 
         Raises:

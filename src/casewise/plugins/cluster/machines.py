@@ -84,7 +84,7 @@ def reach(address: str) -> None:
         ) from error
 
 
-def nodes_alive() -> dict[str, dict[str, Any]]:
+def nodes_alive() -> Mapping[str, Mapping[str, Any]]:
     """The resources of every machine of the cluster that is connected, with its `host`, by Ray's name of it."""
     return {
         node["NodeID"]: {**node["Resources"], "host": node.get("NodeManagerHostname") or node["NodeManagerAddress"]}
