@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from casewise.console import end_process
 from casewise.errors import CasewiseError, RunError, TrainingError, cut, nearest
@@ -61,7 +61,7 @@ class Failure:
     folder: bool = False
 
 
-class Backend(Protocol):
+class Backend:
     """Executes jobs; their results, checkpoints and progress are in the run folder.
 
     It is a context: it connects to other machines, if there are any, at its begin, and leaves them at its end.
@@ -106,7 +106,7 @@ class Backend(Protocol):
             plans: those of the jobs' learners.
             protected: never in this process, which would end with the job.
         """
-        ...
+        raise NotImplementedError
 
 
 def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Failure | None:

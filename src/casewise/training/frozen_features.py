@@ -445,7 +445,7 @@ def _deciding(layers: nn.Module) -> Iterator[str | Tensor]:
 
 def digest(values: Iterable[str | Tensor]) -> str:
     """A hash of texts and tensors."""
-    hashed = hashlib.sha256()
+    hashed: Any = hashlib.sha256()
     for value in values:
         if isinstance(value, Tensor):
             hashed.update(f"{value.dtype} {list(value.shape)}".encode())
@@ -455,7 +455,7 @@ def digest(values: Iterable[str | Tensor]) -> str:
     return hashed.hexdigest()
 
 
-def machine(layers: nn.Module) -> list[str | int]:
+def machine(layers: nn.Module) -> list[object]:
     """Facts that decide the last bits besides the values: versions, processor, number of threads."""
     device = next((tensor.device for tensor in layers.state_dict().values()), torch.device("cpu"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""

@@ -269,7 +269,7 @@ def _gradually(
         seed = mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed
         of_stage = replace(context.after(len(history)), folder=folder, seed=seed)
         learner, data = (network, panels) if unfrozen else (UpperLayers(network), heads)
-        fitted = fit(learner, stage_recipe, *data, of_stage)
+        fitted = fit(learner, stage_recipe, data[0], data[1], of_stage)
         return {"unfrozen": unfrozen} | {name: getattr(fitted, name) for name in ("best_loss", "best_epoch", "history")}
 
     for unfrozen in range(len(layer_groups(network, settings.groups)) + 1):
