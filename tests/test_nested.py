@@ -420,7 +420,8 @@ def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
     expected = []
     for record in RunFolder(done.folder).job_records(study.networks):
         held_out = {name for name, side in splits["subjects"].items() if side in ("test", record["fold"])}
-        expected += [held_out | set(training["judged_on"]["subjects"]) for training in record["inner"]["trainings"]]
+        trainings = record["inner"]["trainings"]
+        expected += [held_out, *(held_out | set(training["judged_on"]["subjects"]) for training in trainings)]
     assert sorted(map(sorted, kept_out)) == sorted(map(sorted, expected))
 
 
