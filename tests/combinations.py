@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 
 from casewise.errors import StudyError
@@ -68,59 +69,32 @@ def state(modality: str, way: str) -> str:
     return f"refused: {refused.reason}" if refused else "works"
 
 
-# Settings that contradict each other: what they combine, the modality, the kind of target, and the settings.
-CONTRADICTIONS: list[tuple[str, str, str, dict[str, Any]]] = [
-    ("volumes with tiles of slides", "volumes", "number", {"tiles": {}}),
-    ("volumes with `regions`", "volumes", "number", {"regions": ["head", "tail"]}),
-    ("volumes with panels of single images", "volumes", "number", {"panels": {"by": "image"}}),
-    ("volumes with rotation", "volumes", "number", {"panels": {"rotate": 10}}),
-    ("volumes with test-time augmentation", "volumes", "number", {"test_time_augmentation": True}),
-    ("a fusion without volumes", "photographs", "number", {"backbones": ["test_resnet@late"]}),
-    ("`quarter_turns` without volumes", "photographs", "number", {"panels": {"quarter_turns": True}}),
-    ("a formula over classes", "photographs", "classes", {"scores": {"s": {"formula": "classes", "range": "0..1"}}}),
-    ("classes with a linear stacker", "photographs", "classes", {"stack": ["ridge"]}),
-    ("numbers with a logistic stacker", "photographs", "number", {"stack": ["logistic"]}),
-    ("classes with severity bands", "photographs", "classes", {"evaluation": {"bands": {"mild": 0, "severe": 1}}}),
-    ("classes with readers", "photographs", "classes", {"evaluation": {"readers": {"classes": {"one": "site"}}}}),
-    ("numbers with `imbalance`", "photographs", "number", {"recipe": {"imbalance": "weights"}}),
-    ("fixed copies without phases", "photographs", "number", {"panels": {"offline_copies": 2, "flip": "both"}}),
-    ("fixed copies with attention", "photographs", "number", {"panels": {"offline_copies": 2, "pooling": "attention"}}),
-    (
-        "nested cross-validation with phases",
-        "photographs",
-        "number",
-        {"nested_cv": {"folds": 2}, "recipe": {"phases": [{"epochs": 1}]}},
-    ),
-    (
-        "nested cross-validation with gradual unfreezing",
-        "photographs",
-        "number",
-        {"nested_cv": {"folds": 2}, "recipe": {"tuning": "gradual_unfreezing"}},
-    ),
-    (
-        "nested cross-validation with early stopping",
-        "photographs",
-        "number",
-        {"nested_cv": {"folds": 2}, "recipe": {"early_stopping": {"monitor": "inner"}}},
-    ),
-    (
-        "nested cross-validation with a split by image",
-        "photographs",
-        "number",
-        {"nested_cv": {"folds": 2}, "panels": {"by": "image"}, "split": {"by": "image"}},
-    ),
-    ("a split by image with panels by case", "photographs", "number", {"split": {"by": "image"}}),
-    (
-        "a split by image with pretraining",
-        "photographs",
-        "number",
-        {
-            "split": {"by": "image"},
-            "panels": {"by": "image"},
-            "pretrain": {"cohort": "there.csv", "subjects": "distinct", "targets": {"number": "0..4"}},
-        },
-    ),
-]
+# Settings that contradict each other: what they combine, the modality and the kind of target if they are not
+# photographs and a number, and the settings.
+CONTRADICTIONS = """
+volumes with tiles of slides | volumes number | {tiles: {}}
+volumes with `regions` | volumes number | {regions: [head, tail]}
+volumes with panels of single images | volumes number | {panels: {by: image}}
+volumes with rotation | volumes number | {panels: {rotate: 10}}
+volumes with test-time augmentation | volumes number | {test_time_augmentation: true}
+a fusion without volumes | {backbones: [test_resnet@late]}
+`quarter_turns` without volumes | {panels: {quarter_turns: true}}
+a formula over classes | photographs classes | {scores: {s: {formula: classes, range: "0..1"}}}
+classes with a linear stacker | photographs classes | {stack: [ridge]}
+numbers with a logistic stacker | {stack: [logistic]}
+classes with severity bands | photographs classes | {evaluation: {bands: {mild: 0, severe: 1}}}
+classes with readers | photographs classes | {evaluation: {readers: {classes: {one: site}}}}
+numbers with `imbalance` | {recipe: {imbalance: weights}}
+fixed copies without phases | {panels: {offline_copies: 2, flip: both}}
+fixed copies with attention | {panels: {offline_copies: 2, pooling: attention}}
+nested cross-validation with phases | {nested_cv: {folds: 2}, recipe: {phases: [{epochs: 1}]}}
+nested cross-validation with gradual unfreezing | {nested_cv: {folds: 2}, recipe: {tuning: gradual_unfreezing}}
+nested cross-validation with early stopping | {nested_cv: {folds: 2}, recipe: {early_stopping: {monitor: inner}}}
+nested cross-validation with a split by image | {nested_cv: {folds: 2}, panels: {by: image}, split: {by: image}}
+a split by image with panels by case | {split: {by: image}}
+a split by image with pretraining | {split: {by: image}, panels: {by: image}, \
+pretrain: {cohort: "there.csv", subjects: distinct, targets: {number: "0..4"}}}
+"""
 
 
 def contradiction(modality: str, kind: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -160,8 +134,10 @@ def as_markdown() -> str:
         "Settings that contradict each other are refused before anything is read. The message names the key:",
         "",
     ]
-    for title, *study in CONTRADICTIONS:
-        key, _, reason = refusal(contradiction(*study)).partition(": ")
+    for line in CONTRADICTIONS.strip().splitlines():
+        title, *place, changes = line.split(" | ")
+        modality, kind = (place[0] if place else "photographs number").split()
+        key, _, reason = refusal(contradiction(modality, kind, yaml.safe_load(changes))).partition(": ")
         assert reason, title
         lines.append(f"- {title}: `{key}`")
     return "\n".join(lines) + "\n"

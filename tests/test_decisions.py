@@ -151,7 +151,6 @@ def test_the_network_of_a_fold_has_the_thresholds_of_its_fold(severities: Any, t
 
 
 def test_no_network_depends_on_the_rule(severities: Any, tmp_path: Path, chests: Path) -> None:
-    """The fingerprint is the same, also that of a folder whose record has no such key."""
     target = "{{label: {{kind: ordinal, classes: [no_finding, covid, pneumonia]{more}}}}}"
     from casewise.console import Silent
     from casewise.pipeline.read import read

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
@@ -18,8 +17,6 @@ from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
-from casewise.plugins.phantoms.chest import make_chest
-from casewise.run import run
 from casewise.study.recipe import Phase
 from casewise.study.schema import Panels, Recipe
 from casewise.training import frozen_features as frozen_features_file
@@ -27,7 +24,6 @@ from casewise.training.compute_plan import ComputePlan
 from casewise.training.frozen_features import FeatureStore, SharedFeatures, cached_or_computed, features
 from casewise.training.loop import TrainingContext
 from casewise.training.stages import frozen_features, learn
-from tests.chest_study import chest_study
 
 HOW = {"features": "fp32"}
 PANELS = Panels(by="image")
@@ -107,19 +103,7 @@ def other_weights(data: PanelData, network: Network) -> tuple[PanelData, Network
     return data, network
 
 
-def other_statistics(data: PanelData, network: Network) -> tuple[PanelData, Network]:
-    next(buffer for name, buffer in network.body.named_buffers() if name.endswith("running_mean"))[0] += 1e-3
-    return data, network
-
-
-def other_scaling(data: PanelData, network: Network) -> tuple[PanelData, Network]:
-    network.mean += 0.01
-    return data, network
-
-
-@pytest.mark.parametrize(
-    ("change", "computed"), [(other_pixels, 6), (other_weights, 20), (other_statistics, 20), (other_scaling, 20)]
-)
+@pytest.mark.parametrize(("change", "computed"), [(other_pixels, 6), (other_weights, 20)])
 def test_nothing_is_shared_where_pixels_or_layers_differ(
     tmp_path: Path, change: Callable[[PanelData, Network], tuple[PanelData, Network]], computed: int
 ) -> None:
@@ -144,17 +128,14 @@ def test_another_head_and_other_targets_share_and_another_precision_does_not(tmp
     assert compute.panels == 20
 
 
-@pytest.mark.parametrize("damage", ["bits", "cut", "empty", "gone"])
+@pytest.mark.parametrize("damage", ["bits", "cut"])
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
     store = FeatureStore(tmp_path)
     expected = values(shared(panels(), store), Counted(network()))
     file = sorted(tmp_path.glob("*/*.safetensors"))[0]
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
-    if damage == "gone":
-        file.unlink()
-    else:
-        file.write_bytes({"bits": bytes(content), "cut": bytes(content[: len(content) // 2]), "empty": b""}[damage])
+    file.write_bytes({"bits": bytes(content), "cut": bytes(content[: len(content) // 2])}[damage])
     got = values(shared(panels(), store), compute := Counted(network()))
     assert compute.panels in (6, 2)  # one block, of which the last has two panels
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
@@ -183,13 +164,6 @@ def test_a_block_that_another_process_computes_is_left_for_later(tmp_path: Path)
         assert cached_or_computed(store, address, lambda: torch.ones(3), wait=0) is None
     assert torch.equal(cached_or_computed(store, address, lambda: torch.ones(3), wait=0), torch.ones(3))
     assert torch.equal(cached_or_computed(store, address, lambda: torch.zeros(3)), torch.ones(3))
-
-
-def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    got = values(shared(panels(), FeatureStore(tmp_path / "file")), compute := Counted(network()))
-    assert compute.panels == 20
-    assert torch.equal(got[0], values(shared(panels(), FeatureStore(tmp_path, 0)), Counted(network()))[0])
 
 
 @pytest.mark.parametrize("text", ["many", "-1", "nan", "inf"])
@@ -263,17 +237,3 @@ def test_features_replace_panels_only_where_a_head_predicts_from_the_same_ones(t
     assert not replaced(data, flips=True)
     assert not replaced(data, "full")
     assert not replaced(data, "gradual_unfreezing")
-
-
-@pytest.mark.slow
-def test_a_run_predicts_the_same_bits_with_and_without_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = make_chest(tmp_path / "films", subjects=24, size=(64, 64), seed=3)
-    tables = []
-    for number, size in enumerate(("1", "1", "0")):
-        monkeypatch.setenv(frozen_features_file.VARIABLE, size)
-        study = chest_study(table, recipe={"epochs": 3, "lr": 0.001, "tuning": "head_only"})
-        folder = tmp_path / f"run{number}"
-        run(study, folder)
-        tables.append(pd.read_parquet(folder / "predictions.parquet"))
-    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
-    pd.testing.assert_frame_equal(tables[0], tables[2], check_exact=True)

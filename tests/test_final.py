@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import CasewiseError
 from casewise.inference.model import load_bundle
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
@@ -67,14 +67,6 @@ def test_new_cases_are_predicted_by_these_networks(folds: Run, refitted: Run) ->
     assert by_all.loc[numbers, "prediction low"].notna().equals(by_folds.loc[numbers, "prediction low"].notna())
     differences = by_all.loc[numbers, "prediction"].astype(float) - by_folds.loc[numbers, "prediction"].astype(float)
     assert np.abs(differences).max() > 1e-6
-
-
-def test_a_missing_network_is_named(refitted: Run, tmp_path: Path) -> None:
-    shutil.copytree(refitted.folder, tmp_path / "run")
-    learner = refitted.study.learners[0]
-    RunFolder(tmp_path / "run").final_job(learner).record.path.unlink()
-    with pytest.raises(RunError, match=r"final.job\.json is missing"):
-        load_bundle(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

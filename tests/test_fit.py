@@ -104,14 +104,6 @@ def test_what_is_stated_is_kept() -> None:
     assert planned(Images(padding="mean"), [(80, 60)])[0].padding == "mean"
 
 
-@pytest.mark.parametrize("fit_as", ["crop", "stretch"])
-def test_padding_without_bars_is_refused(fit_as: Fit) -> None:
-    with pytest.raises(ValueError, match="padding") as refusal:
-        Images(fit=fit_as, padding="mean")
-    assert "fit: pad" in str(refusal.value)
-    assert Images(fit=fit_as).padding == "auto"
-
-
 def test_padding_that_the_plan_leaves_unused_is_remarked_on() -> None:
     sizes = [(80, 60), (60, 60)]
     images, reason = planned(Images(padding="mean"), sizes)
@@ -175,15 +167,6 @@ def test_the_audit_sees_black_bars_at_the_border(films: Path, tmp_path: Path) ->
     assert "shape" not in hidden
 
 
-def test_a_bar_of_one_pixel_is_seen(films: Path, tmp_path: Path) -> None:
-    study, cohort, store = prepared(films, tmp_path, fit="pad", padding="black")
-    index = store.index.assign(width=640, height=np.where(store.index["height"] == 64, 630, 640))
-    assert content_box(640, 630, SIZE, "pad")[2] == SIZE - 1
-    finding = shape_finding(study, cohort, replace(store, index=index))
-    assert finding is not None
-    assert finding.level == "error"
-
-
 def test_a_letter_inside_the_bars_is_found(tmp_path: Path) -> None:
     """All films have one shape, and the letter of the class lies below the bar, not in the border of the tile."""
     table = make_chest(tmp_path / "films", subjects=90, size=(96, 96), seed=2, marker="corner")
@@ -195,18 +178,6 @@ def test_a_letter_inside_the_bars_is_found(tmp_path: Path) -> None:
     tests = {test["evidence"]: test["by_class"] for test in found.tested}
     assert tests["border (its corners inside the bars)"]["no_finding"] > 0.8
     assert "border (its corners)" not in tests  # they are black in all films
-
-
-def test_one_shape_is_no_evidence(tmp_path: Path) -> None:
-    table = make_chest(tmp_path / "films", subjects=24, size=(64, 64), seed=1)
-    for path in (table.parent / str(name) for name in pd.read_csv(table)["path"]):
-        Image.open(path).resize((80, 60)).save(path)
-    study, cohort, store = prepared(table, tmp_path)
-    assert (study.images.fit, study.images.padding) == ("pad", "black")
-    assert open_shapes(store.folder) is None
-    found = find_shortcuts(study, cohort, store)
-    assert "shape" not in {test["evidence"] for test in found.tested}
-    assert not any(text.endswith("shape") for text in found.not_tested)
 
 
 @pytest.mark.parametrize("fit_as", ["pad", "crop", "stretch"])
@@ -246,20 +217,6 @@ def test_bars_are_drawn_anew_and_nothing_but_the_image_is_in_them(
     assert ((varied >= floor - 1e-3) & (varied <= floor + 1.001)).all()
     again = Bars(boxes, fill).varied(tiles, torch.arange(len(shapes)), torch.Generator().manual_seed(seed))
     assert torch.equal(varied, again)
-
-
-def test_a_square_image_gets_the_bars_of_another() -> None:
-    side = 16
-    ramp = torch.arange(side * side, dtype=torch.float32).view(1, 1, side, side)
-    tiles = torch.cat([ramp, torch.zeros_like(ramp)])
-    tiles[1, :, 4:12] = ramp[0, :, 4:12]
-    boxes = torch.tensor([[0, 0, side, side], [4, 0, 8, side]])
-    draws = [Bars(boxes, "mean").varied(tiles, torch.arange(2), torch.Generator().manual_seed(s)) for s in range(40)]
-    # rows of one value are bars
-    heights = [[int((tile[0] != tile[0, :, :1]).any(dim=1).sum()) for tile in draw] for draw in draws]
-    assert {first for first, _ in heights} == {8, 16}
-    assert {second for _, second in heights} == {8}
-    assert len({tuple(draw[1, 0, :, 0].tolist()) for draw in draws}) > 4
 
 
 def test_shapes_vary_between_those_of_training_images_alone() -> None:

@@ -14,7 +14,7 @@ from casewise.models.backbones import build_network, keep_statistics
 from casewise.models.freezing import freeze, split_at
 from casewise.models.layers import FoldingSequential, replace_layers
 from casewise.study.schema import Recipe
-from casewise.training.loop import forward_in_parts
+from casewise.training.loop import split_batch
 
 NETWORKS = {"mobilenet_v2": 52, "shufflenet_v2_x0_5": 56, "resnet18": 3}
 
@@ -62,7 +62,7 @@ def folding(*layers: nn.Module) -> nn.Sequential:
 
 def gradients(network: Any, panels: Tensor, parts: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
     """The outputs in training, and the gradient of every parameter that is trained."""
-    outputs = forward_in_parts(network, panels, parts)
+    outputs = split_batch(network, panels, parts)
     (outputs * torch.arange(outputs.numel()).reshape(outputs.shape)).sum().backward()
     return outputs.detach(), {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
 

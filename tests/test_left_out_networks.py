@@ -20,7 +20,7 @@ from casewise.predictions.stacking import STACKERS
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
-from casewise.training.loop import forward_in_parts
+from casewise.training.loop import split_batch
 from tests.test_baselines import write_study
 from tests.test_cli import casewise as command
 
@@ -125,7 +125,7 @@ def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
     gradients = []
     for parts in (1, 2, 3, 7, 20):
         network.zero_grad()
-        forward_in_parts(network, panels, parts).square().mean().backward()
+        split_batch(network, panels, parts).square().mean().backward()
         gradients.append([parameter.grad.clone() for parameter in network.parameters()])
     for other in gradients[1:]:
         for expected, found in zip(gradients[0], other, strict=True):
@@ -136,7 +136,7 @@ def test_no_part_has_a_single_panel() -> None:
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
     for panels in (1, 2, 5, 16):
         network.train(panels > 1)
-        assert forward_in_parts(network, torch.rand(panels, 3, 4, 4), 16).shape == (panels, 3, 1, 1)
+        assert split_batch(network, torch.rand(panels, 3, 4, 4), 16).shape == (panels, 3, 1, 1)
 
 
 def test_running_statistics_count_every_part_once() -> None:
@@ -145,7 +145,7 @@ def test_running_statistics_count_every_part_once() -> None:
     expected = nn.BatchNorm2d(3)
     for part in panels.tensor_split(2):
         expected(part)
-    forward_in_parts(norm, panels, 2).sum().backward()
+    split_batch(norm, panels, 2).sum().backward()
     torch.testing.assert_close(norm.running_mean, expected.running_mean, rtol=0, atol=0)
     torch.testing.assert_close(norm.running_var, expected.running_var, rtol=0, atol=0)
     assert norm.num_batches_tracked == 2
@@ -156,7 +156,7 @@ def test_the_second_computation_of_a_part_draws_the_same_dropout() -> None:
     torch.manual_seed(0)
     drop = nn.Sequential(nn.Dropout(0.5), nn.Linear(50, 1, bias=False))
     panels = torch.ones(4, 50)
-    outputs = forward_in_parts(drop, panels, 2)
+    outputs = split_batch(drop, panels, 2)
     outputs.sum().backward()
     # the sum of the outputs is the sum over weights of weight times what was kept, which is the gradient
     weight = drop[1].weight
@@ -194,7 +194,7 @@ def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_b
     [
         ("squeezenet1_0", "Did you mean 'squeezenet1_1'?"),
         ("squeezenet1_1:3", "'squeezenet1_1:3' names no fold of the study, which has folds 1 to 2"),
-        ("squeezenet1_1:", "names no fold after the colon"),
+        ("squeezenet1_1:", "'squeezenet1_1:' names no fold of the study"),
         (" , ", "--only: names no network"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,18 +82,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "adamw, cosine": {"optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.05},
     "radam, warm-up": {"optimizer": "radam", "schedule": "cosine", "warmup": 2},
     "one-cycle": {"optimizer": "adam", "schedule": "one-cycle"},
-    "clipped": {"optimizer": "sgd", "lr": 0.5, "clip_gradients": 0.1},
     "weights": {"optimizer": "adam", "imbalance": "weights", "label_smoothing": 0.1},
     "sampling": {"optimizer": "adam", "imbalance": "sampling"},
     "huber": {"loss": "huber", "head_lr": 3.0},
-    "l1": {"loss": "l1", "optimizer": "adamw"},
     "early end": {"optimizer": "sgd", "lr": 0.3, "epochs": 40, "early_stopping": {"patience": 2}},
     "nothing watched": {"schedule": "constant", "early_stopping": {"monitor": "none"}},
 }
 
 
-@pytest.mark.parametrize("bag", [0, 3])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("name", "bag"), [*((name, 0) for name in RECIPES), ("sgd, plateau", 3), ("one-cycle", 3)])
 def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, bag: int) -> None:
     outputs = (LABEL, EXTENT, GRADE)
     recipe = Recipe(**{"lr": 0.02, "batch_size": 4, "epochs": 6, **RECIPES[name]})
@@ -104,21 +102,14 @@ def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, bag
 
     def kill(epoch: int, _: float) -> None:
         epochs.append(epoch)
-        if epoch == 2:
+        if epochs == [1, 2]:
             raise KilledError
 
-    def note(epoch: int, _: float) -> None:
-        epochs.append(epoch)
-
     killed = context_of(tmp_path / "killed", outputs, save_every=0.0, tell=kill)
+    again = network_of(outputs, 0.4, pooling="attention" * bool(bag))
     with pytest.raises(KilledError):
-        fit(UpperLayers(network_of(outputs, 0.4, pooling="attention" * bool(bag))), recipe, *data, killed)
-    continued = fit(
-        UpperLayers(network_of(outputs, 0.4, pooling="attention" * bool(bag))),
-        recipe,
-        *data,
-        replace(killed, tell=note),
-    )
+        fit(UpperLayers(copy.deepcopy(again)), recipe, *data, killed)
+    continued = fit(UpperLayers(again), recipe, *data, killed)
     same(whole, continued)
     assert epochs == list(range(1, len(whole.history) + 1))
 

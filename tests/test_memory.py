@@ -23,13 +23,12 @@ from casewise.pipeline.status import RunStatus
 from casewise.report.sections.training import job_rows
 from casewise.study.schema import Compute, Recipe
 from casewise.training import compute_plan
-from casewise.training.compute_plan import ComputePlan, choose, step_memory
+from casewise.training.compute_plan import ComputePlan, Option, Step, choose
 from casewise.training.cost import PeakMemory, available_mb
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-@LINUX
 def touched(megabytes: int) -> None:
     """Use memory for a moment, of the system itself: what other tests have freed may be kept for tensors."""
     with mmap.mmap(-1, megabytes * 2**20) as block:
@@ -37,6 +36,7 @@ def touched(megabytes: int) -> None:
             block[page] = 1
 
 
+@LINUX
 def test_the_peak_is_that_of_the_block_alone() -> None:
     touched(100)
     with PeakMemory() as first:
@@ -49,11 +49,6 @@ def test_the_peak_is_that_of_the_block_alone() -> None:
         assert 0 < second.own_mb < second.peak_mb
 
 
-def test_without_a_peak_that_can_be_set_back_it_is_that_of_the_process(tmp_path: Path) -> None:
-    with PeakMemory(tmp_path / "absent") as memory:
-        assert memory.peak_mb >= PeakMemory.own_now()
-
-
 def machine(root: Path, files: dict[str, str]) -> Path:
     for name, text in ({"proc/meminfo": "MemTotal: 8192000 kB\nMemAvailable: 4096000 kB\n"} | files).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -64,45 +59,34 @@ def machine(root: Path, files: dict[str, str]) -> Path:
 GB = 2**30
 
 
+def limited(folder: str, names: str, limit: int, usage: int, dropped: int = 0) -> dict[str, str]:
+    """The files of a cgroup, whose limit, usage and files that can be dropped have these names."""
+    limit_name, usage_name, dropped_name = names.split()
+    values = {limit_name: f"{limit}\n", usage_name: f"{usage}\n", "memory.stat": f"anon 5\n{dropped_name} {dropped}\n"}
+    return {f"sys/fs/cgroup/{folder}{name}": text for name, text in values.items()}
+
+
+FIRST = "memory.limit_in_bytes memory.usage_in_bytes total_inactive_file"
+SECOND = "memory.max memory.current inactive_file"
+
+
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("cgroup", "files", "expected"),
     [
-        ({}, 4000.0),
+        ("", {}, 4000.0),
         # a container, whose limit leaves 3 GB with the files that can be dropped
+        ("0::/app.slice/run\n", limited("app.slice/", SECOND, 4 * GB, 2 * GB, GB), 3072.0),
         (
-            {
-                "proc/self/cgroup": "0::/app.slice/run\n",
-                "sys/fs/cgroup/app.slice/memory.max": f"{4 * GB}\n",
-                "sys/fs/cgroup/app.slice/memory.current": f"{2 * GB}\n",
-                "sys/fs/cgroup/app.slice/memory.stat": f"anon 5\ninactive_file {GB}\n",
-                "sys/fs/cgroup/app.slice/run/memory.max": "max\n",
-            },
-            3072.0,
-        ),
-        (
-            {
-                "proc/self/cgroup": "5:cpu:/x\n4:memory:/job\n0::/\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n",
-                "sys/fs/cgroup/memory/job/memory.limit_in_bytes": f"{2 * GB}\n",
-                "sys/fs/cgroup/memory/job/memory.usage_in_bytes": f"{GB}\n",
-                "sys/fs/cgroup/memory/job/memory.stat": "total_inactive_file 0\n",
-            },
+            "5:cpu:/x\n4:memory:/job\n0::/\n",
+            limited("memory/", FIRST, 2**63 - 4096, 0) | limited("memory/job/", FIRST, 2 * GB, GB),
             1024.0,
         ),
         # only the top of a container's own cgroup is visible
-        (
-            {
-                "proc/self/cgroup": "0::/host/path\n",
-                "sys/fs/cgroup/memory.max": f"{GB}\n",
-                "sys/fs/cgroup/memory.current": f"{2 * GB}\n",
-                "sys/fs/cgroup/memory.stat": "inactive_file 0\n",
-            },
-            0.0,
-        ),
+        ("0::/host/path\n", limited("", SECOND, GB, 2 * GB), 0.0),
     ],
 )
-def test_limits_of_containers_count(files: dict[str, str], expected: float, tmp_path: Path) -> None:
-    assert available_mb(machine(tmp_path, files)) == expected
+def test_limits_of_containers_count(cgroup: str, files: dict[str, str], expected: float, tmp_path: Path) -> None:
+    assert available_mb(machine(tmp_path, {"proc/self/cgroup": cgroup, **files})) == expected
 
 
 def fitted(available: float, workers: int, monkeypatch: pytest.MonkeyPatch, **stated: Any) -> int:
@@ -134,8 +118,18 @@ def test_as_many_jobs_run_in_parallel_as_fit(
     [
         (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
         (2949.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
-        (3500.0, 2, {"jobs": 2}, ("compute.jobs: 2 networks", "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
-        (2000.0, 2, {"jobs": 2}, ("compute.jobs: 2 networks", "out of `backbones`, lower recipe.batch_size")),
+        (
+            3500.0,
+            2,
+            {"jobs": 2},
+            ("training 2 networks at a time", "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)"),
+        ),
+        (
+            2000.0,
+            2,
+            {"jobs": 2},
+            ("training 2 networks at a time", "Take large out of `backbones`, lower recipe.batch_size"),
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -147,28 +141,21 @@ def test_what_does_not_fit_is_refused(
         assert text in str(refusal.value)
 
 
-def test_a_single_job_has_the_memory_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fitted(2950.0, 1, monkeypatch) == 1
-
-
 def test_a_recipe_that_trains_some_of_the_layers_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fitted(2000.0, 2, monkeypatch, tuning="head_only") == 1
     assert fitted(2000.0, 2, monkeypatch, tuning="head_only", jobs=2) == 1
 
 
-@LINUX
-def test_a_step_with_kept_statistics_needs_less_memory() -> None:
-    option = ("fp32", True, 1)
-    updating, kept = (
-        step_memory(build_network("mobilenet_v2", 1), option, side=96, batch=32, kept=kept) for kept in (False, True)
-    )
-    assert kept < updating - 50
-
-
 def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, memo = build_network("test_resnet", 1), tmp_path / "speed.json"
     weights = 3 * 4 * sum(parameter.numel() for parameter in network.parameters()) / 2**20
-    monkeypatch.setattr(compute_plan, "step_memory", lambda *given, side, batch, kept: 100.0 * batch / (1 + kept))
+    tried: list[int] = []
+
+    def memory(step: Step, option: Option, batch: int) -> float:
+        tried.append(batch)
+        return 100.0 * batch / (1 + step.kept)
+
+    monkeypatch.setattr(Step, "memory", memory)
     monkeypatch.setattr(compute_plan, "available_mb", lambda: 1e6)
     given: Any = {"side": 32, "batch": 9, "threads": 1, "memo": memo}
     stated = Compute(device="cpu", precision="fp32", memory_format="channels_last")
@@ -177,13 +164,9 @@ def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pyte
     assert plan.described() == ComputePlan().described()
     # batch norms that keep their statistics need less
     assert choose(network, stated, **given, kept=True).peak_mb == pytest.approx(450 + weights, abs=0.1)
-    monkeypatch.setattr(compute_plan, "step_memory", None)
+    tried.clear()
     assert choose(network, stated, **given) == plan  # remembered
     # a step for which there is no memory is not tried, and the choice is not remembered for other days
-    tried: list[int] = []
-    monkeypatch.setattr(
-        compute_plan, "step_memory", lambda *given, side, batch, kept: tried.append(batch) or 100.0 * batch
-    )
     monkeypatch.setattr(compute_plan, "available_mb", lambda: 0.0)
     monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 0.0))
     before = memo.read_text()
@@ -238,9 +221,3 @@ def test_relu6_that_keeps_no_copy_has_the_same_gradients(dtype: torch.dtype) -> 
     assert copies[0] - copies[1] == 4 * 8 * 10 * 10 * dtype.itemsize
     with torch.no_grad():
         assert torch.equal(plain(panels), lean(panels))
-
-
-def test_the_peak_of_a_job_that_is_computed_in_parts_is_not_known() -> None:
-    jobs: Any = [SimpleNamespace(model="large", parts=lambda: 2)]
-    plans = {"large": ComputePlan(peak_mb=1e9)}
-    assert jobs_that_fit(1, jobs, plans, Any) == 1  # type: ignore[arg-type]

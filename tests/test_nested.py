@@ -19,7 +19,7 @@ from casewise.cohort.cohort import Cohort
 from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
 from casewise.inference.model import load_bundle
-from casewise.jobs import nested
+from casewise.jobs import fitting, nested
 from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint
 from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job
@@ -256,16 +256,16 @@ class TestNothingLeaks:
             )
 
         fitted: list[list[int]] = []
-        original = nested.fit_preprocessing
+        original = fitting.fit_preprocessing
 
         def spied(*args: Any, **named: Any) -> Any:
             fitted.append([int(row) for row in args[2]])
             return original(*args, **named)
 
-        monkeypatch.setattr(nested, "fit_preprocessing", spied)
+        monkeypatch.setattr(fitting, "fit_preprocessing", spied)
         record, weights = first()
         told = [[int(s[1:]) for s in t["fitted_on"]["subjects"]] for t in record["inner"]["trainings"]]
-        assert fitted == told
+        assert fitted[:-1] == told  # the last one is that of the job
         again, others = first((0, 3, 6, 9))
         assert without_times(again) == without_times(record)
         assert same(others, weights)
@@ -381,15 +381,15 @@ def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
 ) -> None:
     kept_out: list[set[str]] = []
 
-    def spy(network: Any, pretraining: Any, job: Any, settings: Any) -> list[str]:
-        kept_out.append(set(settings.excluded_subjects))
+    def spy(network: Any, pretraining: Any, job: Any, excluded: list[str], *given: Any) -> list[str]:
+        kept_out.append(set(excluded))
         before = next(network.body.parameters()).clone()
-        used = pretrain(network, pretraining, job, settings)
+        used = pretrain(network, pretraining, job, excluded, *given)
         assert not torch.equal(before, next(network.body.parameters()))
         assert not set(used) & kept_out[-1]
         return used
 
-    monkeypatch.setattr("casewise.jobs.nested.pretrain", spy)
+    monkeypatch.setattr("casewise.jobs.pretraining.pretrain", spy)
     targets = {"size": {"range": (0, 10)}}
     table = small_table(tmp_path / "cohort")
     pretraining = {"cohort": table, "subjects": "shared", "targets": targets, "epochs": 1}
@@ -399,7 +399,8 @@ def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
     expected = []
     for record in RunFolder(done.folder).job_records(study.networks):
         held_out = {name for name, side in splits["subjects"].items() if side in ("test", record["fold"])}
-        expected += [held_out | set(training["judged_on"]["subjects"]) for training in record["inner"]["trainings"]]
+        trainings = record["inner"]["trainings"]
+        expected += [held_out, *(held_out | set(training["judged_on"]["subjects"]) for training in trainings)]
     assert sorted(map(sorted, kept_out)) == sorted(map(sorted, expected))
 
 
@@ -414,3 +415,9 @@ class TestFingerprint:
         decided = deciding_settings(material.study, material.cohort) | {"pretraining": None}
         with pytest.raises(RunError, match="nested_cv was None"):
             lock_fingerprint(RunFolder(tmp_path), decided, material.study)
+
+    def test_choosing_among_networks_decides_no_bit(self, plain: Any) -> None:
+        study, cohort = plain[0].study, plain[0].cohort
+        apart = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"among": False})})
+        fewer = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"folds": 3})})
+        assert deciding_settings(apart, cohort) == deciding_settings(study, cohort) != deciding_settings(fewer, cohort)

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from casewise.errors import TrainingError
-from casewise.jobs.backends import LocalBackend
-from casewise.jobs.execution import progress, run_jobs
+from casewise.jobs.execution import progress
 from casewise.jobs.plan import Job, Progress
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -74,15 +72,6 @@ def test_pretraining_is_a_part_of_the_job_and_weighs_as_much_as_its_images(job: 
         assert share(job) == pytest.approx(expected)
 
 
-def test_inner_trainings_are_a_part_of_the_job(job: Job) -> None:
-    # four inner trainings of 3 epochs, then 3 more
-    recorder = progress_of(job, inputs(3, nested={"folds": 2, "lr": [0.1, 0.01]}))
-    recorder.training(3, "inner training lr0-fold2")(2, None)
-    assert share(job) == pytest.approx(5 / 15)
-    recorder.training(12)(1, None)
-    assert share(job) == pytest.approx(13 / 15)
-
-
 def test_a_job_that_continues_begins_where_it_was(job: Job) -> None:
     progress_of(job, inputs(8)).training()(6, 0.25)
     now = time.time() + 60
@@ -96,16 +85,3 @@ def test_a_job_that_failed_begins_anew(job: Job) -> None:
     assert progress([job], time.time() + 60, set())[0] == 0
     progress_of(job, inputs(8)).begin()
     assert progress([job], 0.0, set())[1].endswith("epoch 1 of 8")
-
-
-def test_what_was_done_before_does_not_count_as_work_of_this_run(job: Job, tmp_path: Path) -> None:
-    progress_of(job, inputs(8)).training()(6, 0.25)
-    told: list[float] = []
-
-    class Preparing(LocalBackend):
-        def prepare(self, *args: Any, **options: Any) -> Any:
-            raise TrainingError("the test ends here")
-
-    with pytest.raises(TrainingError):
-        run_jobs([job], inputs(8), RunFolder(tmp_path), tell=lambda done, text: told.append(done), backend=Preparing())
-    assert told == [0.75]

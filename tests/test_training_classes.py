@@ -13,12 +13,12 @@ from torch import Tensor
 from casewise.errors import SplitError
 from casewise.modalities.dataset import PanelData, epoch_batches
 from casewise.models.backbones import build_network
-from casewise.models.outputs import Output, value_columns, values_of, width_of
+from casewise.models.outputs import Output, class_counts, value_columns, values_of, width_of
 from casewise.study.schema import Panels, Recipe, Study
 from casewise.targets import kind_named
 from casewise.training.linear_models import probe
 from casewise.training.loop import standardise
-from casewise.training.losses import Scaling, balanced, class_counts, class_weights, guess_loss, loss_of
+from casewise.training.losses import Scaling, balanced, class_weights, guess_loss, loss_of
 
 LABEL, GRADE, NUMBER = Output("label", "classification", 3), Output("grade", "ordinal", 4), Output("extent")
 NAN = float("nan")
@@ -67,12 +67,6 @@ class TestTheLoss:
         found = loss(self.raw, self.truth, LABEL, weights=[torch.tensor(w)])
         assert float(found) == pytest.approx(expected, abs=1e-6)
 
-    def test_what_stops_has_neither_smoothing_nor_weights(self) -> None:
-        found = loss(
-            self.raw, self.truth, LABEL, plain=True, weights=[torch.tensor([9.0, 1.0, 1.0])], label_smoothing=0.3
-        )
-        assert float(found) == pytest.approx(float(loss(self.raw, self.truth, LABEL)))
-
     @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 3.0, 0.5, 2.0])], ids=["plain", "weighted"])
     def test_of_grades_is_the_likelihood_of_the_grade(self, weights: Tensor | None) -> None:
         raw, grade = drawn(6, 3, seed=1), torch.tensor([0, 1, 2, 3, 3, 0])
@@ -99,15 +93,6 @@ class TestTheLoss:
         ]
         assert float(together) == pytest.approx(float(sum(apart)) / 3, abs=1e-6)
 
-    def test_a_target_that_no_row_has_adds_nothing(self) -> None:
-        raw = drawn(2, 4).requires_grad_()
-        truth = torch.tensor([[NAN, 1.0], [NAN, 2.0]])
-        found = loss(raw, truth, LABEL, NUMBER)
-        found.backward()
-        assert float(found.detach()) == pytest.approx(float(loss(raw.detach()[:, 3:], truth[:, 1:], NUMBER)) / 2)
-        assert raw.grad is not None
-        assert raw.grad[:, :3].abs().max() == 0
-
 
 logits = arrays(np.float32, (3, 7), elements=st.floats(-30, 30, width=32))
 
@@ -125,12 +110,6 @@ class TestWhatIsPredicted:
         assert (np.diff(above, axis=1) <= 1e-6).all()
         assert np.allclose(above[:, 0], 1 / (1 + np.exp(-raw[:, 3].astype(float))), atol=1e-5)
         assert np.array_equal(number[:, 0], raw[:, 6])
-
-    def test_grades_multiply_what_was_passed(self) -> None:
-        p = torch.tensor([0.9, 0.5, 0.2])
-        found = values_of(torch.logit(p)[None], [GRADE])[0]
-        assert found.tolist() == pytest.approx([0.1, 0.9 * 0.5, 0.9 * 0.5 * 0.8, 0.9 * 0.5 * 0.2], abs=1e-6)
-        assert kind_named("ordinal").decide(found[None].numpy()).tolist() == [1.0]
 
 
 class TestImbalance:

@@ -19,14 +19,6 @@ from tests.test_training_learn import LABEL, TRAIN, CutError, cut_after, learned
 
 # Losses of single batches as recorded in real searches from 1e-7 to 1 in 60 steps, and between which rates they fall.
 RECORDED: dict[str, tuple[str, float, float]] = {
-    "slow": (
-        "0.82 0.82 0.82 0.79 0.87 0.91 0.69 0.74 0.77 0.80 0.84 1.02 0.89 0.74 0.78 1.03 0.85 0.70 "
-        "0.90 0.85 0.66 0.83 0.99 0.69 0.81 0.83 0.84 0.68 0.78 0.96 0.74 0.51 0.75 0.79 0.79 0.78 "
-        "0.81 0.69 0.72 0.70 0.70 0.88 0.63 0.71 0.80 0.76 0.56 0.49 0.47 0.74 0.48 0.64 0.65 0.59 "
-        "0.62 0.89 0.94 0.64 0.83 2.48",
-        0.001,
-        0.1,
-    ),
     "early_stop": (
         "0.93 0.89 0.79 0.76 0.89 0.79 1.07 0.89 0.69 1.04 0.88 0.80 0.89 0.91 0.77 1.03 0.99 0.82 "
         "0.88 0.89 0.99 0.91 0.93 0.82 0.87 0.84 0.47 0.88 1.07 1.05 0.85 0.94 0.76 0.90 0.63 0.45 "
@@ -34,13 +26,6 @@ RECORDED: dict[str, tuple[str, float, float]] = {
         "3.01",
         0.0003,
         0.004,
-    ),
-    "grades_one": (
-        "5.05 4.53 5.12 3.24 5.26 5.69 4.81 5.88 6.21 6.01 6.09 5.41 5.73 3.66 6.69 5.98 5.21 4.83 "
-        "5.40 4.29 3.92 6.60 4.05 5.08 5.62 5.03 5.51 5.44 4.51 4.96 4.82 3.84 2.65 2.44 2.94 2.08 "
-        "2.19 3.04 3.89 3.75 4.14 3.83 8.01 3.07 3.72 4.59 5.68 5.18 3.54 5.28 15.40",
-        0.0002,
-        0.002,
     ),
     "grades_two": (
         "12.07 12.08 9.85 13.56 13.17 10.31 11.17 13.73 6.57 9.36 9.60 11.38 13.52 10.40 7.94 14.26 11.22 12.92 "
@@ -55,13 +40,6 @@ RECORDED: dict[str, tuple[str, float, float]] = {
         "1.40 2.68 3.69",
         0.0001,
         0.001,
-    ),
-    "classes_three": (
-        "5.84 7.46 5.39 7.59 7.69 7.74 6.14 5.95 8.30 6.04 6.77 8.13 6.03 4.51 6.66 7.76 8.48 6.53 "
-        "7.12 4.34 7.56 6.14 6.09 7.00 6.00 6.44 4.82 5.80 5.45 6.58 5.00 3.32 1.85 2.38 1.67 1.94 "
-        "1.65 1.58 2.74 1.05 9.17",
-        0.0002,
-        0.002,
     ),
 }
 RATES = np.geomspace(1e-7, 1, 60)
@@ -130,11 +108,6 @@ class TestTheChoice:
         assert chosen is None or chosen >= float(f"{RATES[6]:.1e}")
         assert steepest(RATES, np.concatenate([np.linspace(2, 1, 5), np.ones(55)])) is None
 
-    def test_losses_that_are_no_numbers_are_left_out(self) -> None:
-        rates, losses = falling(0, 1e-3, 0.05)
-        losses[-1] = np.nan
-        assert steepest(rates, losses) == steepest(rates[:-1], losses[:-1])
-
 
 class TestTheFinder:
     recipe = Recipe.model_validate({"lr": "find", "batch_size": 8, "optimizer": "radam", "finder": {"steps": 60}})
@@ -162,13 +135,10 @@ class TestTheFinder:
 
     def test_a_finder_that_diverges_says_what_to_do(self, tmp_path: Path) -> None:
         recipe = {"lr": "find", "epochs": 1, "optimizer": "sgd", "finder": {"low": 100.0, "high": 1e9}}
-        with pytest.raises(TrainingError) as told:
+        with pytest.raises(
+            TrainingError, match=r"(?s)^test_resnet: .*between 100 and 1e\+09.*State recipe.lr .*out of"
+        ):
             learned(tmp_path, recipe)
-        said = str(told.value)
-        assert said.startswith("test_resnet: the learning-rate finder found no rate between 100 and 1e+09 at which ")
-        assert "clearly falls (" in said
-        assert "State recipe.lr (safe values are 0.0003 for the adam family and 0.01 for sgd), or set " in said
-        assert "recipe.finder.steps to 120 to average more batches, or widen recipe.finder, or take test_resnet" in said
         assert not (tmp_path / "finder.json").exists()
 
     def test_it_is_not_run_again_after_a_kill(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

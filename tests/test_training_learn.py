@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from casewise.errors import TrainingError
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output
 from casewise.run_folder import TrainingFolder
 from casewise.study.schema import Panels, Recipe
-from casewise.training import stages as learning
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import Training, fit
-from casewise.training.rates import layer_groups, parameter_groups, unfreeze, warmed_cosine
+from casewise.training.rates import parameter_groups, unfreeze, warmed_cosine
 from casewise.training.stages import Learned, TrainingContext, learn
 
 LABEL = (Output("label", "classification", 3),)
@@ -118,9 +115,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 RESUMED = {
-    "deep": {"epochs": 5},
     "sampled, finder": {"epochs": 4, "imbalance": "sampling", "lr": "find", "finder": {"low": 1e-4, "steps": 20}},
-    "cosine, weights, smoothing": {"epochs": 4, "schedule": "cosine", "imbalance": "weights", "label_smoothing": 0.1},
     "warm-up": {"epochs": 5, "schedule": "cosine", "warmup": 3, "layer_decay": 0.7},
     "last epoch": {"epochs": 4, "early_stopping": {"monitor": "none"}, "head": "probe"},
     "shallow": {"epochs": 6, "tuning": "head_only", "head": "probe"},
@@ -210,32 +205,11 @@ class TestFineTuning:
         TrainingFolder(tmp_path / "cut").remove_state()
         assert {path.name for path in (tmp_path / "cut").rglob("*") if path.is_file()} == {"checksums.json"}
 
-    def test_killed_between_stages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = learned(tmp_path / "whole", self.recipe)
-        calls: list[Path] = []
-
-        def first_only(plain: Callable[..., Any]) -> Callable[..., Any]:
-            def fit_or_cut(*args: Any) -> Any:
-                calls.append(args[-1].folder)
-                if len(calls) == 2:
-                    raise CutError
-                return plain(*args)
-
-            return fit_or_cut
-
-        monkeypatch.setattr(learning, "fit", first_only(learning.fit))
-        with pytest.raises(CutError):
-            learned(tmp_path / "cut", self.recipe)
-        alike(whole, learned(tmp_path / "cut", self.recipe))
-        assert [path.name for path in calls[:3]] == ["stage0", "stage1", "stage1"]  # what was done is not redone
-
 
 @pytest.mark.parametrize(
     ("recipe", "cut", "names"),
     [
-        ({"epochs": 4, "early_stopping": {"monitor": "none"}}, 2, ["state.safetensors"]),
         ({"epochs": 4, "tuning": "head_only"}, 2, ["state.safetensors"]),
-        ({"tuning": "gradual_unfreezing", "gradual_unfreezing": FINE}, 1, ["stage0/state.safetensors"]),
         (
             {"tuning": "gradual_unfreezing", "gradual_unfreezing": FINE},
             3,
@@ -256,22 +230,6 @@ def test_a_damaged_state_begins_again_with_the_probe(
     alike(whole, learned(tmp_path / "cut", recipe, keep=keep))
 
 
-def test_layers_below_learn_more_slowly() -> None:
-    network = network_of()
-    recipe = Recipe.model_validate({"discriminative": 4, "head_lr": 3, "gradual_unfreezing": {"groups": GROUPS}})
-    groups = parameter_groups(network, recipe, 0.1)
-    assert [group["lr"] for group in groups] == pytest.approx([0.1 / 16, 0.1 / 4, 0.1, 0.3])
-    placed = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(placed) == sorted(id(parameter) for parameter in network.parameters())
-    first, last = (next(part[0].parameters()) for part in (layer_groups(network, 3)[0], layer_groups(network, 3)[-1]))
-    assert id(first) in {id(p) for p in groups[0]["params"]}
-    assert id(last) in {id(p) for p in groups[2]["params"]}
-    unfreeze(network, 1, GROUPS)
-    assert [group["lr"] for group in parameter_groups(network, recipe, 0.1)] == pytest.approx([0.1, 0.3])
-    plain = parameter_groups(network_of(), recipe.model_copy(update={"discriminative": 1.0}), 0.1)
-    assert [group["lr"] for group in plain] == pytest.approx([0.1, 0.3])
-
-
 @pytest.mark.parametrize("policy", ["update", "keep_statistics"])
 def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path, policy: str) -> None:
     network = network_of()
@@ -289,22 +247,3 @@ def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path, policy: str) -
     assert changed - statistics <= learns
     assert {key for key in statistics if "running" in key} == (may if policy == "update" else set())
     assert may
-
-
-def test_after_a_probe_batch_norms_follow_what_they_see(tmp_path: Path) -> None:
-    """Looking at features puts the network in eval mode; it must not be trained in it."""
-    found = learned(tmp_path, {"epochs": 1, "lr": 1e-5, "head": "probe"}, keep="last")
-    before = state(network_of())
-    running = [key for key in before if "running" in key]
-    assert running
-    assert not any(torch.equal(before[key], found.network.state_dict()[key]) for key in running)
-
-
-def test_a_loss_that_is_no_number_names_the_cases(tmp_path: Path) -> None:
-    broken = replace(TRAIN, truth=TRAIN.truth.clone())
-    network = network_of()
-    with torch.no_grad():
-        network.head[-1].weight.fill_(float("nan"))
-    recipe = Recipe.model_validate({"batch_size": 4, "epochs": 2, "lr": 0.01})
-    with pytest.raises(TrainingError, match=r"test_resnet: .* epoch 1, batch 1 \(cases (S\d+/1, ){3}S\d+/1\)\. Lower"):
-        fit(network, recipe, broken, STOP, TrainingContext(LABEL, tmp_path, 0, ComputePlan()))

@@ -88,16 +88,6 @@ def killed_and_continued(place: Path, recipe: Recipe, *, after: int, keep: Liter
     return learned(place, recipe)
 
 
-def test_working_out_frozen_parts_once_changes_nothing(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    quick, plain = learned(tmp_path / "a"), learned(tmp_path / "b", once=False)
-    assert "once" in quick.phases[0]["way"]
-    assert "once" in quick.phases[1]["way"]
-    assert "every step" in plain.phases[1]["way"]
-    for (name, one), other in zip(quick.network.state_dict().items(), plain.network.state_dict().values(), strict=True):
-        assert torch.allclose(one.double(), other.double(), atol=1e-5), name
-
-
 def test_phases_are_told_with_their_counts(tmp_path: Path) -> None:
     found = learned(tmp_path / "a")
     assert [entry["phase"] for entry in found.history] == [0, 0, 1, 1]
@@ -138,32 +128,6 @@ def test_the_best_of_all_phases_is_kept(tmp_path: Path) -> None:
     assert found.history[found.best_epoch]["stop_loss"] == found.best_loss
 
 
-def test_a_killed_phase_that_stops_on_others_gives_the_same_history(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    recipe = RECIPE.model_copy(update={"early_stopping": RECIPE.early_stopping.model_copy(update={"monitor": "inner"})})
-    whole = learned(tmp_path / "a", recipe)
-
-    again = killed_and_continued(tmp_path / "b", recipe, after=1, keep="best")
-    assert [phase["stretches"] for phase in again.phases] == [2, 1]
-    assert again.history == whole.history
-    assert all({"train_accuracy", "stop_accuracy"} <= set(entry) for entry in whole.history)
-
-
-def test_accuracy_is_told_where_somebody_decides(tmp_path: Path) -> None:
-    found = learned(tmp_path / "a")
-    assert all(0 <= entry["train_accuracy"] <= 1 for entry in found.history)
-    assert {round(24 * entry["train_accuracy"], 6) % 1 for entry in found.history} == {0.0}  # of 24 rows, all counted
-    assert not any("stop_accuracy" in entry for entry in found.history)
-
-
-def test_numbers_have_no_accuracy() -> None:
-    raw, truth = torch.zeros(2, 3), torch.zeros(2, 2)
-    label = Output("label", "classification", 2)
-    assert hits(raw, truth, [Output("extent", main=True), label]) is None
-    assert hits(raw, truth, [Output("extent"), label]) is None  # the main outcome is a score of several targets
-    assert hits(raw, truth, [Output("extent"), Output("label", "classification", 2, True)]) is not None
-
-
 @pytest.mark.parametrize("kind", ["classification", "ordinal"])
 def test_hits_decide_as_predictions_do(kind: str) -> None:
     drawn = torch.Generator().manual_seed(4)
@@ -179,13 +143,6 @@ def test_hits_decide_as_predictions_do(kind: str) -> None:
     assert found is not None
     assert found.tolist() == [right.sum(), known.sum()]
     assert 0 < right.sum() < known.sum()
-
-
-def test_rates_that_differ_by_layer_are_computed_anew(tmp_path: Path) -> None:
-    found = learned(tmp_path / "a", RECIPE.model_copy(update={"layer_decay": 0.8}))
-    head, tuned = found.phases
-    assert "once" in head["way"]  # no layer of the body has a rate there
-    assert "rates differ by layer" in tuned["way"]
 
 
 def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Path) -> None:
@@ -237,26 +194,17 @@ def test_nobody_of_a_class_leaves_its_figure_open() -> None:
     [
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"epochs": 1, "freeze": "10 leyers"}, r"such as features\.6 \(did you mean 'layers'\?\)"),
-        ({"epochs": 1, "freeze": True}, "must be none, all"),
         ({"epochs": 1, "freeze": None}, "must be none, all"),
         ({"freeze": "all"}, "epochs\n  Field required"),
         ({"epochs": 1, "variations": {"rotat": 3}}, "'rotat'.*Did you mean 'rotate'"),
         ({"epochs": 1, "variations": {"rotate": "lots"}}, "rotate: input should be a valid number.*found 'lots'"),
-        ({"epochs": 1, "variations": {"offline_copies": 3}}, "'offline_copies'"),
         ({"epochs": 1, "variations": {"grid": "2x2"}}, "'grid'"),
-        ({"epochs": 1, "variations": {"flip": "up"}}, "flip: input should be 'none'"),
         ({"epochs": 1, "freeze": "120%"}, "between 0 and 1"),
     ],
 )
 def test_a_phase_that_cannot_be_is_refused(wrong: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Phase.model_validate(wrong)
-
-
-def test_what_differs_in_a_phase_is_read_as_in_panels() -> None:
-    phase = Phase.model_validate({"epochs": 1, "freeze": "ALL", "variations": {"rotate": "any", "flip": "both"}})
-    assert phase.variations == {"rotate": 180.0, "flip": "both"}
-    assert phase.freeze == "all"
 
 
 def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
@@ -268,8 +216,10 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("freeze", ["all", "6 layers"])
-@pytest.mark.parametrize("pooling", ["mean", "maps", "attention"])
-@pytest.mark.parametrize(("cells", "channels_last"), [(0, False), (2, True)])
+@pytest.mark.parametrize(
+    ("pooling", "cells", "channels_last"),
+    [("mean", 0, False), ("mean", 2, True), ("maps", 0, True), ("attention", 2, False)],
+)
 def test_frozen_parts_are_computed_once_for_every_pooling(
     tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool
 ) -> None:
@@ -298,17 +248,6 @@ def test_frozen_parts_are_computed_once_for_every_pooling(
     for (name, value), other in zip(states[0].items(), states[1].values(), strict=True):
         assert torch.allclose(value.double(), other.double(), atol=1e-5), name
     assert torch.allclose(first, second, atol=1e-5)
-
-
-def test_a_map_below_the_freeze_point_is_computed_at_every_step(tmp_path: Path) -> None:
-    network = build_network("mobilenet_v2", 2, map_cells=2, side=64)
-    recipe = RECIPE.model_copy(update={"phases": [Phase(epochs=1, freeze="17 blocks")]})
-    rows = data(Panels(by="image"))
-    before = {name: value.clone() for name, value in network.body.named_parameters()}
-    context = TrainingContext(OUTPUTS, tmp_path, 3, ComputePlan(), keep="last")
-    result = learn(network, recipe, rows, rows, [str(i) for i in range(12)], context)
-    assert "every step" in result.phases[0]["way"]
-    assert all(torch.equal(before[name], value) for name, value in result.network.body.named_parameters())
 
 
 def test_a_freeze_point_that_no_network_has_is_told_before_anything_is_read(tmp_path: Path) -> None:

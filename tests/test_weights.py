@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from casewise.console import Silent
 from casewise.errors import RunError, SplitError, WeightsError
 from casewise.files import checksum
+from casewise.jobs.fitting import PlannedJob
 from casewise.jobs.job import JobInputs, build, choose
 from casewise.jobs.plan import Job, Progress
 from casewise.modalities.base import StoreAddress
@@ -167,7 +168,7 @@ def test_a_bundle_trained_on_the_subjects_that_stop_a_training_is_refused(chests
     assert choice.excluded_subjects == sorted({*inputs.splits.held_out(0), *choice.stop_subjects})
     study = study.model_copy(update={"weights": f"bundle:{bundle(tmp_path, choice.stop_subjects)}"})
     with pytest.raises(SplitError):
-        build(job, replace(inputs, study=study), ComputePlan(), choice, progress)
+        build(PlannedJob(job, replace(inputs, study=study), ComputePlan(), choice, progress))
 
 
 def test_a_bundle_that_saw_a_held_out_subject_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ def main() -> int:
             seed=options.seed,
             lanes=options.lanes,
             only=options.only,
-            progress=True,
         )
     print(summary(tallies))
     killed = sum(sum(tally.kills.values()) for tally in tallies)

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.durability import checks
 from tests.durability.runs import Ending, Plan, load, mark_steps, run, workers_watched
-from tests.durability.scenarios import SCENARIOS, Scenario, scenario_named
+from tests.durability.scenarios import SCENARIOS, Scenario
 from tests.durability.tracing import Shared
 
 # How a full disk, a read-only one, one that is gone and one that fails answer.
@@ -54,7 +54,6 @@ class Reference:
     study: Path
     results: dict[str, str]
     seconds: float
-    core_seconds: float
     operations: int
 
 
@@ -73,7 +72,7 @@ def reference(scenario: Scenario, folder: Path, shared: Shared) -> Reference:
     if problems:
         raise RuntimeError(f"{scenario.name}: the run without interruption fails: {problems}")
     load(modules.read_text(encoding="utf-8").split())
-    found = Reference(study, checks.results(work), ending.seconds, ending.core_seconds, ending.operations)
+    found = Reference(study, checks.results(work), ending.seconds, ending.operations)
     _discard(work)
     return found
 
@@ -193,9 +192,7 @@ def _discard(work: Path, *, keep: bool = False) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def durability(
-    folder: Path, *, kills: int, faults: int, seed: int, lanes: int = 1, only: str = "", progress: bool = False
-) -> list[Tally]:
+def durability(folder: Path, *, kills: int, faults: int, seed: int, lanes: int = 1, only: str = "") -> list[Tally]:
     """Kill `kills` runs in all, and let the disk fail in `faults`, shared evenly by the scenarios.
 
     Args:
@@ -212,7 +209,7 @@ def durability(
     ]
     with workers_watched(folder):
         load()
-        children = [_lane(tasks[lane::lanes], folder, folder / f"lane-{lane}.json", progress) for lane in range(lanes)]
+        children = [_lane(tasks[lane::lanes], folder, folder / f"lane-{lane}.json") for lane in range(lanes)]
         for child in children:
             os.waitpid(child, 0)
     tallies = {scenario.name: Tally(scenario.name) for scenario in scenarios}
@@ -242,7 +239,7 @@ def _tally(entry: dict[str, Any]) -> Tally:
     return Tally(**entry | {"kills": Counter(entry["kills"]), "faults": Counter(entry["faults"])})
 
 
-def _lane(tasks: list[Task], folder: Path, file: Path, progress: bool) -> int:
+def _lane(tasks: list[Task], folder: Path, file: Path) -> int:
     """Work on scenarios one after another in a fork of this process; their tallies are written to `file`."""
     child = os.fork()
     if child:
@@ -256,19 +253,12 @@ def _lane(tasks: list[Task], folder: Path, file: Path, progress: bool) -> int:
             for _ in range(1 if warm else 2):
                 whole = reference(task.scenario, place, shared)
             warm = True
-            if progress:
-                cost = f"{whole.seconds} s, {whole.core_seconds} core seconds, {whole.operations} operations on files"
-                print(f"{task.scenario.name}, without interruption: {cost}", flush=True)
             draw = random.Random(task.seed)
             tally = killed(task.scenario, whole, place, task.kills, draw, shared)
             tally.add(failed_disks(task.scenario, whole, place, task.faults, draw, shared))
             entries.append(vars(tally))
             file.write_text(json.dumps(entries), encoding="utf-8")
-            if progress:
-                print(f"{summary_line(tally)}, {time.monotonic() - start:.0f} s", flush=True)
-                print(
-                    "\n".join(f"  {failure}" for failure in tally.failures), end="\n"[: len(tally.failures)], flush=True
-                )
+            print(f"{summary_line(tally)}, {time.monotonic() - start:.0f} s", flush=True)
     except BaseException:  # noqa: BLE001 (the process must end here, whatever happened)
         traceback.print_exc()
     finally:
@@ -303,6 +293,3 @@ def summary(tallies: list[Tally]) -> str:
     kills = sum(sum(tally.kills.values()) for tally in tallies)
     lines.append(f"{kills} kills, {sum(t.epochs_again for t in tallies)} epochs again, {len(failures)} failures")
     return "\n".join([*lines, *failures])
-
-
-__all__ = ["Tally", "durability", "scenario_named", "summary"]

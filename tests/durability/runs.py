@@ -49,16 +49,12 @@ PATIENCE = 900
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: its code (negative for a signal), step, operations on files, seconds and what it printed.
-
-    `seconds` are of the clock, `core_seconds` of the processor.
-    """
+    """How a run ended: its code (negative for a signal), step, operations on files, seconds and what it printed."""
 
     code: int
     step: str
     operations: int
     seconds: float
-    core_seconds: float
     output: str
 
 
@@ -119,27 +115,26 @@ def run(commands: list[list[str]], work: Path, shared: Shared, plan: Plan | None
     child = os.fork()
     if child == 0:
         _as_child(commands, work, shared, plan, output, modules)
-    status, core_seconds = _waited(child, start + plan.seconds if plan.seconds else 0.0, start + PATIENCE)
+    status = _waited(child, start + plan.seconds if plan.seconds else 0.0, start + PATIENCE)
     seconds = time.monotonic() - start
     _wait_for_group(child)
     text = output.read_text(encoding="utf-8", errors="replace")
     code, step = os.waitstatus_to_exitcode(status), NAMES[shared.get(STEP)]
-    return Ending(code, step, shared.get(OPERATIONS), round(seconds, 2), round(core_seconds, 2), text)
+    return Ending(code, step, shared.get(OPERATIONS), round(seconds, 2), text)
 
 
-def _waited(child: int, kill_at: float, give_up_at: float) -> tuple[int, float]:
-    """The status of a run and the seconds of its processor, after killing it at its moment."""
+def _waited(child: int, kill_at: float, give_up_at: float) -> int:
+    """The status of a run, after killing it at its moment."""
     while True:
-        ended, status, usage = os.wait4(child, os.WNOHANG)
+        ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return status, usage.ru_utime + usage.ru_stime
+            return status
         if (kill_at and time.monotonic() >= kill_at) or time.monotonic() >= give_up_at:
             try:
                 os.killpg(child, signal.SIGKILL)
             except ProcessLookupError:  # it has not begun its group yet
                 os.kill(child, signal.SIGKILL)
-            _, status, usage = os.wait4(child, 0)
-            return status, usage.ru_utime + usage.ru_stime
+            return os.waitpid(child, 0)[1]
         time.sleep(0.005)
 
 

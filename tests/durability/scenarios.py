@@ -157,8 +157,3 @@ evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 0}}
 """,
     ),
 ]
-
-
-def scenario_named(name: str) -> Scenario:
-    """The scenario of this name."""
-    return next(scenario for scenario in SCENARIOS if scenario.name == name)

@@ -137,7 +137,7 @@ def weights() -> list[Sample]:
     tensors = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.zeros(2, dtype=torch.float16)}
     stream = io.BytesIO()
     torch.save(tensors, stream)
-    return [Sample(save(tensors, {"format": "pt"}), ".safetensors"), Sample(stream.getvalue(), ".pth")]
+    return [Sample(save(tensors), ".safetensors"), Sample(stream.getvalue(), ".pth")]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from casewise.console import end_process
 from casewise.errors import CasewiseError, RunError, TrainingError, cut, nearest
@@ -23,16 +23,13 @@ from casewise.modalities.registry import modality_of, register
 from casewise.plugin import plugins
 from casewise.study.learners import added_learners, register_learner
 from casewise.targets import added_kinds, kind_names, register_kind
-from casewise.training.cost import keep_memory
+from casewise.training.cost import give_memory_back, keep_memory
 
 if TYPE_CHECKING:
     from casewise.console import Show
-    from casewise.jobs.fitting import Fitter
     from casewise.jobs.plan import Job, JobInputs
     from casewise.metrics.records import Metric
     from casewise.modalities.base import Modality
-    from casewise.models.build_model import Builder
-    from casewise.models.outputs import NetworkKind
     from casewise.run_folder import RunFolder
     from casewise.study.learners import Learner
     from casewise.study.schema import Study
@@ -40,6 +37,8 @@ if TYPE_CHECKING:
     from casewise.training.compute_plan import ComputePlan
 
 
+# The compute plan of each learner.
+Plans: TypeAlias = "Mapping[str, ComputePlan]"
 LESS_MEMORY = "Lower `compute.jobs`, `recipe.batch_size` or `images.size`."
 # How long, in seconds, a job waits for the process of an earlier run that is about to end.
 PATIENCE = 30
@@ -62,24 +61,24 @@ class Failure:
     folder: bool = False
 
 
-class Backend(Protocol):
+class Backend:
     """Executes jobs; their results, checkpoints and progress are in the run folder.
 
     It is a context: it connects to other machines, if there are any, at its begin, and leaves them at its end.
     """
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        """Nothing is open."""
 
     @property
     def notice(self) -> str:
         """Where jobs are executed, in words; empty for this machine."""
-        ...
+        return ""
 
-    def prepare(
-        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
-    ) -> dict[str, ComputePlan]:
+    def prepare(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int) -> Plans:
         """Get ready to execute jobs of a run folder; return the compute plans of their networks.
 
         Plans are measured where the jobs are executed.
@@ -90,25 +89,24 @@ class Backend(Protocol):
         Raises:
             CasewiseError: as `compute_plans`, or the machines cannot execute the jobs.
         """
-        ...
+        from casewise.jobs.compute_plans import compute_plans
+
+        for plugin in plugins():
+            plugin.before_jobs(folder.path, jobs)
+        return compute_plans(jobs, inputs, folder, threads)
 
     def execute(
-        self,
-        jobs: Sequence[Job],
-        inputs: JobInputs,
-        plans: Mapping[str, ComputePlan],
-        workers: int,
-        *,
-        protected: bool = False,
+        self, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int, *, protected: bool
     ) -> dict[str, Failure]:
         """Execute jobs, `workers` of them side by side; return the failures by the names of their jobs.
 
         A job whose process was ended by the system has a failure, too, and the others are executed nevertheless.
 
         Args:
+            plans: those of the jobs' learners.
             protected: never in this process, which would end with the job.
         """
-        ...
+        raise NotImplementedError
 
 
 def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Failure | None:
@@ -117,7 +115,6 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
     from threadpoolctl import threadpool_limits
 
     from casewise.jobs.job import run_job
-    from casewise.training.cost import give_memory_back
 
     try:
         check_anchors(job.folder.path)
@@ -138,28 +135,23 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
     except OSError as error:
         where = error.filename or job.folder.path
         check_anchors(job.folder.path)
-        message = f"{job.name}: {error.strerror or error} ({where}).{_remedy(error, where)}"
-        return replace(failed(job, message, transient=True), folder=True)
+        remedy = REMEDIES.get(error.errno or 0, "").format(folder=Path(where).parent)
+        message = f"{job.name}: {error.strerror or error} ({where}).{f' {remedy}.' if remedy else ''}"
+        return failed(job, message, transient=True, folder=True)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         message = f"{job.name}: there was not enough memory. {LESS_MEMORY}"
-        return replace(failed(job, message, transient=True), memory=True)
+        return failed(job, message, transient=True, memory=True)
     finally:
         give_memory_back()
 
 
-def _remedy(error: OSError, where: Path | str) -> str:
-    """The remedy for a failure of the disk; empty for other errors."""
-    remedy = REMEDIES.get(error.errno or 0)
-    return f" {remedy.format(folder=Path(where).parent)}." if remedy else ""
-
-
-def failed(job: Job, message: str, *, transient: bool) -> Failure:
+def failed(job: Job, message: str, *, transient: bool, memory: bool = False, folder: bool = False) -> Failure:
     """The failure of a job, which is recorded in its folder, if it can be written, for other processes."""
     with suppress(OSError, RunError):  # the reason may be a full disk; the failure is reported all the same
         job.folder.write_failure(message, transient=transient)
-    return Failure(message, transient)
+    return Failure(message, transient, memory, folder)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -175,74 +167,47 @@ class Registrations:
 
     modality: Modality
     kinds: list[TargetKind]
-    network_kinds: dict[str, NetworkKind]
     metrics: list[Metric]
     learners: list[Learner]
-    builders: dict[str, Builder]
-    fitters: dict[str, Fitter]
+    # what belongs to these kinds and learners, in the order of `_registries`
+    entries: list[dict[str, object]]
 
     @classmethod
     def of(cls, study: Study) -> Registrations:
         """Collect the registrations of this process."""
-        from casewise.jobs.fitting import FITTERS
-        from casewise.models.build_model import BUILDERS
-        from casewise.models.outputs import NETWORK_KINDS
-
         kinds, learners = added_kinds(), added_learners()
-        network_kinds = {kind.name: NETWORK_KINDS[kind.name] for kind in kinds if kind.name in NETWORK_KINDS}
-        builders = {learner.kind: BUILDERS[learner.kind] for learner in learners}
-        fitters = {learner.kind: FITTERS[learner.kind] for learner in learners}
-        return cls(modality_of(study), kinds, network_kinds, added_metrics(), learners, builders, fitters)
+        names = {kind.name for kind in kinds} | {learner.kind for learner in learners}
+        entries = [{name: registry[name] for name in names & registry.keys()} for registry in _registries()]
+        return cls(modality_of(study), kinds, added_metrics(), learners, entries)
 
     def register(self) -> None:
         """Repeat the registrations in another process, except those that importing their modules has made."""
-        from casewise.jobs.fitting import FITTERS
-        from casewise.models.build_model import BUILDERS
-        from casewise.models.outputs import NETWORK_KINDS
-
         register(self.modality)
-        BUILDERS.update(self.builders)
-        FITTERS.update(self.fitters)
+        for registry, entries in zip(_registries(), self.entries, strict=True):
+            registry.update(entries)
         for learner in self.learners:
             register_learner(learner)
         for kind in self.kinds:
             if kind.name not in kind_names():
                 register_kind(kind)
-        NETWORK_KINDS.update(self.network_kinds)
         for metric in self.metrics:
             if metric.name not in metric_names():
                 register_metric(metric)
 
 
-class LocalBackend:
+def _registries() -> tuple[MutableMapping[str, Any], ...]:
+    from casewise.jobs.fitting import FITTERS
+    from casewise.models.build_model import BUILDERS
+    from casewise.models.outputs import NETWORK_KINDS
+
+    return NETWORK_KINDS, BUILDERS, FITTERS
+
+
+class LocalBackend(Backend):
     """Executes jobs in this process, or several side by side in processes of their own."""
 
-    notice = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing is open."""
-
-    def prepare(
-        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
-    ) -> dict[str, ComputePlan]:
-        """See `Backend.prepare`."""
-        from casewise.jobs.compute_plans import compute_plans
-
-        for plugin in plugins():
-            plugin.before_jobs(folder.path, jobs)
-        return compute_plans(jobs, inputs, folder, threads)
-
     def execute(
-        self,
-        jobs: Sequence[Job],
-        inputs: JobInputs,
-        plans: Mapping[str, ComputePlan],
-        workers: int,
-        *,
-        protected: bool = False,
+        self, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int, *, protected: bool
     ) -> dict[str, Failure]:
         """See `Backend.execute`."""
         if workers == 1 and not protected:
@@ -251,9 +216,7 @@ class LocalBackend:
         return _in_processes(jobs, inputs, plans, workers)
 
 
-def _in_processes(
-    jobs: Sequence[Job], inputs: JobInputs, plans: Mapping[str, ComputePlan], workers: int
-) -> dict[str, Failure]:
+def _in_processes(jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int) -> dict[str, Failure]:
     """Execute jobs in other processes.
 
     When the system ends one of them, the jobs that were in work have failed, because it is not known whose process it
@@ -262,24 +225,25 @@ def _in_processes(
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    compute = inputs.study.compute
     failures: dict[str, Failure] = {}
     while jobs:
         begun = time.time()
+        parallel = Parallel(
+            n_jobs=max(2, workers),  # with one, joblib would execute jobs in this process
+            backend="loky",
+            max_nbytes=None,
+            batch_size=1,
+            pre_dispatch=workers,
+            initializer=_begin_worker,
+            initargs=(os.getpid(), Registrations.of(inputs.study), anchors(), compute.keep_memory),
+        )
         try:
-            with (
-                _without_leak_warnings(),
-                Parallel(
-                    n_jobs=max(2, workers),  # with one, joblib would execute jobs in this process
-                    backend="loky",
-                    max_nbytes=None,
-                    batch_size=1,
-                    pre_dispatch=workers,
-                    initializer=_begin_worker,
-                    initargs=(os.getpid(), Registrations.of(inputs.study), anchors(), inputs.study.compute.keep_memory),
-                ) as parallel,
-            ):
-                attempts = parallel(delayed(_named)(job, inputs, plans[job.model], workers) for job in jobs)
-            return failures | {name: failure for name, failure in attempts if failure}
+            with warnings.catch_warnings(), parallel:
+                # workers keep freed memory on purpose, which joblib reports as a leak
+                warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+                attempts = parallel(delayed(attempt)(job, inputs, plans[job.model], workers) for job in jobs)
+            return failures | {job.name: failure for job, failure in zip(jobs, attempts, strict=True) if failure}
         except TerminatedWorkerError:
             unfinished = [job for job in jobs if not job.finished]
             ended = _ended(unfinished, begun)
@@ -305,24 +269,11 @@ def _ended(unfinished: Sequence[Job], begun: float) -> dict[str, Failure]:
 
 def lost(job: Job) -> Failure:
     """The failure of a job whose process was ended."""
-    return replace(failed(job, _LOST.format(job=job.name), transient=True), memory=True)
-
-
-_LOST = (
-    "{job}: its process, or one beside it, was ended by the system, most often because memory ran out. " + LESS_MEMORY
-)
-
-
-def _named(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> tuple[str, Failure | None]:
-    return job.name, attempt(job, inputs, plan, workers)
-
-
-@contextmanager
-def _without_leak_warnings() -> Iterator[None]:
-    """Workers keep freed memory on purpose (`casewise.training.cost.keep_memory`), which joblib reports as a leak."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-        yield
+    message = (
+        f"{job.name}: its process, or one beside it, was ended by the system, most often because memory ran out. "
+        f"{LESS_MEMORY}"
+    )
+    return failed(job, message, transient=True, memory=True)
 
 
 def _begin_worker(
@@ -346,9 +297,6 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-DEFAULT = "local"
-
-
 def _local(address: str | None) -> Backend:
     if address is not None:
         raise CasewiseError(
@@ -359,7 +307,8 @@ def _local(address: str | None) -> Backend:
 
 
 # From the name of a back end of the core to what makes it for an address; plugins have others.
-BACKENDS: dict[str, Callable[[str | None], Backend]] = {"local": _local}
+DEFAULT = "local"
+BACKENDS: dict[str, Callable[[str | None], Backend]] = {DEFAULT: _local}
 
 _CHOSEN: ContextVar[Backend | None] = ContextVar("backend", default=None)
 

@@ -84,10 +84,12 @@ def run_jobs(
     watcher = threading.Thread(target=_watch, args=(named_jobs, tell, over), daemon=True)
     watcher.start()
     try:
-        failures = backend.execute(waiting, inputs, plans, workers)
+        failures = backend.execute(waiting, inputs, plans, workers, protected=False)
         tried: set[str] = set()
         alone = workers == 1 and isinstance(backend, LocalBackend)  # elsewhere, others may run beside the only one here
-        while again := _again(waiting, failures, tried, most_parts(inputs, alone)):
+        most = min(MOST_PARTS, inputs.study.recipe.batch_size // 2)
+        # jobs that were not alone may have failed for that reason, and are not yet computed in parts
+        while again := _again(waiting, failures, tried, most if alone else 1):
             for job in waiting:
                 if job.name in again:
                     with suppress(OSError):
@@ -103,11 +105,6 @@ def run_jobs(
     done += len(waiting) - len(failures)
     tell(done, f"{counted(done, 'network')} trained")
     return failures
-
-
-def most_parts(inputs: JobInputs, alone: bool) -> int:
-    """The largest number of parts of a batch; 1 if the failed jobs were not alone, which may have been the reason."""
-    return min(MOST_PARTS, inputs.study.recipe.batch_size // 2) if alone else 1
 
 
 def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[str], most: int) -> set[str]:
@@ -133,6 +130,7 @@ def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[s
 
 
 def summary_of(failures: Mapping[str, Failure], jobs: int) -> str:
+    """How many of the jobs failed, and why."""
     others = "; the others are finished and kept" if len(failures) < jobs else ""
     messages = "\n  ".join(failure.message for failure in failures.values())
     return f"{len(failures)} of {jobs} networks could not be trained{others}.\n  {messages}"
@@ -170,28 +168,25 @@ def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[flo
     Early stopping makes the fractions a lower bound.
 
     Args:
-        start: when the jobs were started, in seconds since 1970; older records of progress do not count.
+        start: when the jobs were started, in seconds since 1970; older records of progress do not count as running.
         finished: numbers of the jobs that are known to be finished, to which others are added.
     """
     failed, shares, running = 0, 0.0, []
     for number, job in enumerate(jobs):
         if number in finished or job.finished:
             finished.add(number)
-        elif (record := job.folder.read_progress(start)) is not None:
+        elif (record := job.folder.read_progress(0.0)) is not None:
+            is_running = job.folder.read_progress(start) is not None
             if record["stage"] == FAILED:
-                failed += 1
+                failed += is_running
                 continue
-            shares += min(record["share"], 0.99)
-            running.append(f"{job.name}: {_now(record)}")
-        elif (record := job.folder.read_progress(0.0)) is not None and record["stage"] != FAILED:
-            shares += min(record["share"], 0.99)  # an interrupted job, which continues from there
+            shares += min(record["share"], 0.99)  # also of an interrupted job, which continues from there
+            if is_running:
+                running.append(f"{job.name}: {_now(record)}")
     waiting = len(jobs) - len(finished) - failed - len(running)
     noun = "networks" if any(learner_named(job.model).by_steps for job in jobs) else "baselines"
-    counts = [
-        f"{len(finished)} of {len(jobs)} {noun} done",
-        *([f"{failed} failed"] if failed else []),
-        *([f"{waiting} waiting"] if waiting else []),
-    ]
+    counts = [f"{len(finished)} of {len(jobs)} {noun} done"]
+    counts += [f"{count} {state}" for count, state in ((failed, "failed"), (waiting, "waiting")) if count]
     more = [f"and {len(running) - JOBS_SHOWN} more"] if len(running) > JOBS_SHOWN else []
     return len(finished) + failed + shares, "\n".join([", ".join(counts), *running[:JOBS_SHOWN], *more])
 
@@ -203,9 +198,6 @@ def _now(record: Mapping[str, Any]) -> str:
         return f"{stage}finished" if record["stage"] == PRETRAINING else f"{stage}predicting"
     loss = record.get("loss")
     return f"{stage}epoch {record['done'] + 1} of {record['total']}" + ("" if loss is None else f", loss {loss:.3g}")
-
-
-log = logging.getLogger("casewise")
 
 
 def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, ComputePlan], study: Study) -> int:
@@ -228,35 +220,19 @@ def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, Comp
     fitting = fitting or int(descending[0] <= for_one)
     if fitting == workers:
         return workers
-    needed = gigabytes(sum(descending[:workers]))
     largest = max((job.model for job in waiting), key=lambda model: plans[model].peak_mb)
     recipe = study.recipe
+    message = (
+        f"training {counted(workers, 'network')} at a time takes {gigabytes(sum(descending[:workers]))} of memory (the "
+        f"largest, {largest}, {gigabytes(descending[0])}), and {gigabytes(available)} are available"
+    )
     partial = recipe.tuning == "head_only" or bool(recipe.phases)
-    if study.compute.jobs != "auto" and workers > 1 and not partial:
-        advice = (
-            f"Write `compute: {{jobs: {fitting}}}`, or lower"
-            if fitting
-            else f"Take {largest} out of `backbones`, lower"
-        )
+    if not partial and (not fitting or study.compute.jobs != "auto"):
+        advice = f"Write `compute: {{jobs: {fitting}}}`" if fitting else f"Take {largest} out of `backbones`"
         raise CasewiseError(
-            f"compute.jobs: {counted(workers, 'network')} side by side need {needed} of memory (the largest, "
-            f"{largest}, {gigabytes(descending[0])}), and {gigabytes(available)} are available. {advice} "
-            f"recipe.batch_size (now {recipe.batch_size}) or images.size (now {study.images.size}), or close other "
-            "programs."
-        )
-    if not fitting and not partial:
-        raise CasewiseError(
-            f"{largest}: training it takes {gigabytes(descending[0])} of memory, and {gigabytes(for_one)} "
-            f"are available. Lower recipe.batch_size (now {recipe.batch_size}) or images.size (now "
-            f"{study.images.size}), take {largest} out of `backbones`, or close other programs."
+            f"compute.jobs: {message}. {advice}, lower recipe.batch_size (now {recipe.batch_size}) or images.size (now "
+            f"{study.images.size}), or close other programs."
         )
     if workers > 1:
-        log.warning(
-            "compute.jobs: %s side by side would need %s of memory, and %s are available, so that %s trained at a "
-            "time. The results are the same.",
-            counted(workers, "network"),
-            needed,
-            gigabytes(available),
-            "one is" if fitting < 2 else f"{fitting} are",
-        )
+        log.warning("compute.jobs: %s. Only %d at a time will be; the results are the same.", message, max(1, fitting))
     return max(1, fitting)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Callable[[int], None]) -> pd.DataFrame:
     """Rows of the stage 'external', one set for each network, stored in the jobs' folders; stored ones are read."""
+    from casewise.inference.predictor import Predictor
+
     study, panels = external.study, external.cohort.panels
     inputs = f"{table_hash(external.cohort, study)} {external.store.address} {study.test_time_augmentation}"
     made_from = hashlib.sha256(inputs.encode()).hexdigest()
@@ -34,8 +35,6 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
         file, mark = job.folder.external_predictions, job.folder.external_mark
         expected = f"{made_from} {job.fingerprint} {job.folder.weights_sha256()}"
         if not (mark.read_or_none() == expected and file.intact()):
-            from casewise.inference.predictor import Predictor
-
             mark.remove()
             predictor = Predictor.load(job.folder.path)
             file.write(check(predictor.predict_cases(study, panels, external.store, stage="external")))
@@ -95,12 +94,8 @@ def _in_turn(cases: pd.DataFrame, random: np.random.Generator) -> list[str]:
     """The names of the cases in random order, in turn from each label, first cases of subjects first."""
     shuffled = cases.iloc[random.permutation(len(cases))]
     shuffled = shuffled.iloc[np.argsort(shuffled.groupby("subject").cumcount().to_numpy(), kind="stable")]
-    taken: Counter[float] = Counter()
-    turns = []
-    for label in shuffled["label"].fillna(-1.0):
-        turns.append(taken[label])
-        taken[label] += 1
-    return [str(case) for case in shuffled["case"].iloc[np.argsort(turns, kind="stable")]]
+    turns = shuffled.groupby(shuffled["label"].fillna(-1.0)).cumcount().to_numpy()
+    return shuffled["case"].iloc[np.argsort(turns, kind="stable")].tolist()
 
 
 def predict_altered(

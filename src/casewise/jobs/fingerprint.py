@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.errors import DamagedError, RunError
+from casewise.errors import RunError
 from casewise.inference.run_members import job_fingerprint
 from casewise.modalities.registry import modality_of
 from casewise.splits.grouped import guide_name
@@ -42,7 +42,11 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
     """The inputs that determine a network before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
     decided = {name: plain[name] for name in SETTINGS}
-    decided["targets"] = _without_decisions(plain["targets"])
+    # the rules by which grades are decided apply after training
+    decided["targets"] = {
+        name: {key: value for key, value in target.items() if key != "decision"}
+        for name, target in plain["targets"].items()
+    }
     if study.recipe.auto:
         # the plan follows when it is made
         decided |= {"recipe": Recipe(auto=True).model_dump(mode="json"), "test_time_augmentation": "planned"}
@@ -62,11 +66,6 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
     decided |= modality_of(study).settings(study)
     decided["cohort"] = table_hash(cohort, study)
     return decided
-
-
-def _without_decisions(targets: Mapping[str, dict[str, object]]) -> dict[str, object]:
-    """The targets without the rules by which grades are decided after training."""
-    return {name: {key: v for key, v in values.items() if key != "decision"} for name, values in targets.items()}
 
 
 def with_images(
@@ -92,12 +91,10 @@ def table_hash(cohort: Cohort, study: Study) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    return str(value)
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
 
 
-def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study) -> str:
+def lock_fingerprint(folder: RunFolder, decided: Mapping[str, object], study: Study) -> str:
     """Record the inputs of the networks in the run folder, and return the fingerprint.
 
     Raises:
@@ -106,62 +103,25 @@ def lock_fingerprint(folder: RunFolder, decided: Mapping[str, Any], study: Study
     """
     refuse_other(folder, decided, study)
     fingerprint = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-    if _verified_fingerprint(folder) is None:
-        _compare_jobs(folder, fingerprint, study)
+    if folder.fingerprint.read_or_none() is None and folder.has_networks():
+        jobs = {network: folder.finished_jobs(network) for network in study.learners}
+        recorded = [(name, record) for name in jobs for job in jobs[name] if (record := job.record.read_or_none())]
+        if not recorded or any(
+            record["fingerprint"] != job_fingerprint(fingerprint, study, name, record["first_weights"])
+            for name, record in recorded
+        ):
+            raise _unverifiable(folder)
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm")}
     record = {"fingerprint": fingerprint, "casewise": __version__, **versions, "decided": dict(decided)}
     folder.fingerprint.write(record)
     return fingerprint
 
 
-def _compare_jobs(folder: RunFolder, fingerprint: str, study: Study) -> None:
-    """Compare the study with the fingerprints of finished networks, if the run's record is missing.
-
-    Raises:
-        RunError: a network has other inputs, or there are networks and none can be compared.
-    """
-    compared = False
-    for network in study.learners:
-        for job in folder.finished_jobs(network):
-            record = job.record.read_or_none()
-            if record is None:
-                continue
-            if record["fingerprint"] != job_fingerprint(fingerprint, study, network, record.get("first_weights", "")):
-                raise RunError(
-                    f"{job.path} holds a network of another study, and {folder.fingerprint.path.name}, which would "
-                    "show what changed, is missing or damaged. Results of both must not be mixed. Choose another "
-                    "folder with --output, or undo the change."
-                )
-            compared = True
-    if folder.has_networks() and not compared:
-        raise _unverifiable(folder)
-
-
-def _verified_fingerprint(folder: RunFolder) -> Mapping[str, Any] | None:
-    """The folder's fingerprint; None if it is missing or damaged (it is then set aside with a warning).
-
-    Raises:
-        RunError: the folder contains networks, and neither the fingerprint nor a record of them can be verified.
-            Nothing
-            is changed then.
-    """
-    damage = None
-    try:
-        if folder.fingerprint.exists():
-            return folder.fingerprint.read()
-    except DamagedError as error:
-        damage = error
-    if folder.has_networks() and not any(job.record.is_verified() for job in folder.finished_jobs()):
-        raise _unverifiable(folder)
-    if damage:
-        folder.fingerprint.report_damage(damage)
-    return None
-
-
 def _unverifiable(folder: RunFolder) -> RunError:
     return RunError(
-        f"{folder.path} holds networks, but neither {folder.fingerprint.path.name} nor the records of the networks can "
-        "be verified, so they may belong to another study. Choose another folder with --output."
+        f"{folder.path} holds networks, {folder.fingerprint.path.name} is missing or damaged, and the records of the "
+        "networks do not show that they belong to this study. Results of two studies must not be mixed. Choose another "
+        "folder with --output."
     )
 
 
@@ -176,7 +136,7 @@ def changed_settings(folder: RunFolder, study: Study, section: str) -> list[str]
     return [line for name in names for line in _differences(f"{section}.{name}", before[name], current[name])]
 
 
-def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | None = None) -> None:
+def refuse_other(folder: RunFolder, decided: Mapping[str, object], study: Study | None = None) -> None:
     """Check that the folder contains no finished networks with inputs other than `decided`.
 
     With `study`, settings of the images are named one by one.
@@ -184,8 +144,12 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, Any], study: Study | N
     Raises:
         RunError: naming the changes, or stating that the inputs of the networks cannot be verified.
     """
-    recorded = _verified_fingerprint(folder)
-    if not recorded or not folder.finished_jobs():
+    finished = folder.finished_jobs()
+    records = [folder.fingerprint, *(job.record for job in finished)]
+    if folder.has_networks() and not any(record.is_verified() for record in records):
+        raise _unverifiable(folder)  # before a damaged file is set aside
+    recorded = folder.fingerprint.read_or_none()
+    if not recorded or not finished:
         return
     before = recorded["decided"]
     changed = _differences("tiles", before.get("tiling"), decided["tiling"]) if "tiling" in decided else []

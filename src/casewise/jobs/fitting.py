@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
+import numpy as np
 
+from casewise.cohort.targets import label_table
+from casewise.errors import CasewiseError, TrainingError
 from casewise.jobs.plan import epochs_inside
 from casewise.modalities.dataset import FeatureData
-from casewise.modalities.registry import own_modalities
+from casewise.modalities.registry import modality_of, own_modalities
 from casewise.models.forward import compute_features
 from casewise.models.linear import bank_of
 from casewise.study.learners import added_learners
@@ -24,27 +26,28 @@ from casewise.training.loop import TrainingContext
 from casewise.training.stages import Learned, frozen_features, learn
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from casewise.jobs.nested import InnerCVResult
     from casewise.jobs.plan import Job, JobInputs, Progress
-    from casewise.modalities.base import FittedPreprocessing, PanelDataset
+    from casewise.modalities.base import FittedPreprocessing, PanelDataset, StoreAddress
     from casewise.models.backbones import Network
     from casewise.models.outputs import Output
-    from casewise.study.schema import Recipe
+    from casewise.study.schema import Recipe, Study
     from casewise.training.compute_plan import ComputePlan
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The choices of a job: its training subjects, those for early stopping (if any), and its recipe."""
+    """The choices of a job: its training subjects, those for early stopping (if any), and its recipe.
+
+    `inner` is the record of the inner trainings that chose the recipe's learning rate and the number of epochs.
+    """
 
     held_out: list[str]
     fit_subjects: list[str]
     stop_subjects: list[str]
     recipe: Recipe
-    inner: InnerCVResult | None
+    inner: Mapping[str, Any] | None = None
 
     @property
     def excluded_subjects(self) -> list[str]:
@@ -77,6 +80,47 @@ class FoldData:
     subjects: list[str]
     preprocessing: FittedPreprocessing
 
+    @classmethod
+    def of(
+        cls, inputs: JobInputs, model: str, fit_subjects: Sequence[str], stop_subjects: Sequence[str], *, alone: bool
+    ) -> FoldData:
+        """The data of these subjects, from whose training panels everything is fitted; `alone` hides other labels."""
+        study, panels = inputs.study, inputs.cohort.panels
+        subjects, labels = panels["subject"].astype(str), label_table(panels, study)
+        if alone:
+            labels[~subjects.isin([*fit_subjects, *stop_subjects]).to_numpy()] = np.nan
+        scored = ~np.isnan(labels).all(axis=1)
+        fit_rows, stop_rows = (
+            np.flatnonzero(scored & subjects.isin(names).to_numpy()) for names in (fit_subjects, stop_subjects)
+        )
+        if study.recipe.early_stopping.monitor == "none" and not alone:
+            stop_rows = fit_rows[:1]  # evaluated after every epoch, without an effect
+        preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=model)
+        dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
+        return cls(dataset, fit_rows, stop_rows, subjects.iloc[fit_rows].tolist(), preprocessing)
+
+    @cached_property
+    def train(self) -> PanelDataset:
+        """The training panels."""
+        return self.panels.subset(self.fit_rows.tolist())
+
+    @cached_property
+    def stop(self) -> PanelDataset:
+        """The panels of early stopping."""
+        return self.panels.subset(self.stop_rows.tolist())
+
+
+def fit_preprocessing(study: Study, store: StoreAddress, rows: NDArray[np.intp], *, model: str) -> FittedPreprocessing:
+    """The values that preprocessing derives from a network's training cases, the panels `rows`.
+
+    Raises:
+        TrainingError: nothing can be derived from these cases.
+    """
+    try:
+        return modality_of(study).fit(store, study, rows, model)
+    except CasewiseError as error:
+        raise TrainingError(f"{model}: {error}") from error
+
 
 Fitter: TypeAlias = Callable[
     ["PlannedJob", "Network", "tuple[Output, ...]", FoldData], "tuple[Learned, PanelDataset | FeatureData]"
@@ -88,9 +132,7 @@ def fit_by_steps(
 ) -> tuple[Learned, PanelDataset | FeatureData]:
     """Train a network by its recipe; it predicts from panels, or from the features of its head."""
     job, plan, choice, study = planned.job, planned.plan, planned.choice, planned.inputs.study
-    train, stop = data.panels.subset(data.fit_rows.tolist()), data.panels.subset(data.stop_rows.tolist())
-    sides = (train, data.fit_rows.tolist()), (stop, data.stop_rows.tolist())
-    shared = _shared_features(planned, data, sides)
+    sides = (data.train, data.fit_rows.tolist()), (data.stop, data.stop_rows.tolist())
     context = TrainingContext(
         outputs,
         job.folder.path,
@@ -100,14 +142,13 @@ def fit_by_steps(
         "last" if study.recipe.early_stopping.monitor == "none" else "best",
         planned.progress.training(epochs_inside(study)),
         study.compute.frozen_once,
-        choice.inner.params.epochs if choice.inner else None,
+        choice.inner["chosen"]["epochs"] if choice.inner else None,
         memory=planned.memory,
-        shared=shared,
+        shared=_shared_features(planned, data, sides),
     )
-    learned = learn(network, choice.recipe, train, stop, data.subjects, context)
+    learned = learn(network, choice.recipe, data.train, data.stop, data.subjects, context)
     # If all phases were finished before an interruption, the network was only loaded, in the format of a new one.
-    form = torch.channels_last if plan.channels_last else torch.contiguous_format
-    learned.network.to("cuda" if plan.device == "cuda" else "cpu").to(memory_format=form)  # type: ignore[call-overload]
+    learned.network.to(plan.device).to(memory_format=context.memory_format)  # type: ignore[call-overload]
     flips = study.test_time_augmentation
     return learned, frozen_features(network, data.panels, choice.recipe, context, flips=flips) or data.panels
 
@@ -127,14 +168,10 @@ def feature_data(planned: PlannedJob, network: Network, data: FoldData) -> Featu
     """The features of all candidates for every panel, computed once for all baselines, folds and runs."""
     bank = bank_of(network)
     candidates = {"specs": [spec.as_json() for spec in bank.specs], "encoders": [e.facts for e in bank.encoders]}
-    pooling = network.pooling.name if network.pooling else ""
-    of_panels = _shared_features(planned, data, ()).of(
-        data.panels,
-        bank,
-        lambda panels: compute_features(network, panels),
-        {**candidates, "side": network.side, "pooling": pooling},
-    )
-    return FeatureData(of_panels, data.panels.truth, data.panels.names)
+    how = {**candidates, "side": network.side, "pooling": network.pooling.name if network.pooling else ""}
+    shared = _shared_features(planned, data, ())
+    values = shared.of(data.panels, bank, partial(compute_features, network), how)
+    return FeatureData(values, data.panels.truth, data.panels.names)
 
 
 def _shared_features(

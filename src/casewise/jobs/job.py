@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from casewise.cohort.targets import label_table
 from casewise.errors import SplitError
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
 from casewise.inference.predictor import Predictor
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
 from casewise.jobs.nested import choose_inside
-from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside, fit_preprocessing
+from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
-from casewise.jobs.pretraining import PretrainingSettings, pretrain
-from casewise.modalities.dataset import FeatureData, PanelDataset
-from casewise.modalities.registry import modality_of
-from casewise.models.build_model import load_first_weights, network_facts, network_of, scaled_facts
-from casewise.models.outputs import Output, outputs_of
+from casewise.jobs.pretraining import first_network
+from casewise.models.build_model import network_facts, scaled_facts
+from casewise.models.outputs import class_counts, outputs_of
 from casewise.models.weights import check_finite
 from casewise.predictions.table import check
 from casewise.splits.grouped import check_apart
@@ -35,12 +30,9 @@ from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
 from casewise.training.frozen_features import MEMORY
 from casewise.training.loop import standardise
-from casewise.training.losses import class_counts, guess_loss
-from casewise.training.stages import Learned
+from casewise.training.losses import guess_loss
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from casewise.models.backbones import Network
 
 
@@ -48,15 +40,13 @@ if TYPE_CHECKING:
 class StudyModel:
     """A network with its first weights, their origin, and all subjects that influence it.
 
-    `stop_subjects` are used only for early stopping. `earlier_subjects` influenced it through its first weights and are
-    other people than those of the study, whose names they may have.
+    `earlier_subjects` influenced it through its first weights and are other people than those of the study, whose names
+    they may have.
     """
 
     network: Network
-    outputs: tuple[Output, ...]
     origin: str
     subjects: frozenset[str]
-    stop_subjects: frozenset[str]
     earlier_subjects: frozenset[str] = frozenset()
 
 
@@ -79,12 +69,12 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     with PeakMemory() as memory:
         progress.begin()
         choice = choose(job, inputs, plan, progress)
-        model = build(job, inputs, plan, choice, progress)
         planned = PlannedJob(job, inputs, plan, choice, progress, MEMORY // side_by_side)
+        model = build(planned)
         fitted = fit(planned, model)
         give_memory_back()  # predictions need other blocks than training steps
         predictions = predict(job, inputs, fitted)
-    record(planned, model, fitted, predictions, peak_memory_mb=memory.peak_mb)
+    record(planned, model.origin, fitted, predictions, peak_memory_mb=memory.peak_mb)
 
 
 def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -> Choice:
@@ -101,49 +91,33 @@ def choose(job: Job, inputs: JobInputs, plan: ComputePlan, progress: Progress) -
     if study.recipe.early_stopping.monitor == "inner":
         check_apart(fit_subjects, stop_subjects, where=f"{where}, inner part")
     check_apart(fit_subjects, held_out, where=where)
-    inner = choose_inside(progress, plan, study.nested_cv) if study.nested_cv else None
-    recipe = study.recipe.model_copy(update={"lr": inner.params.lr}) if inner else study.recipe
+    if not study.nested_cv:
+        return Choice(held_out, fit_subjects, stop_subjects, study.recipe)
+    inner = choose_inside(progress, plan, study.nested_cv)
+    recipe = study.recipe.model_copy(update={"lr": inner["chosen"]["lr"]})
     return Choice(held_out, fit_subjects, stop_subjects, recipe, inner)
 
 
-def build(job: Job, inputs: JobInputs, plan: ComputePlan, choice: Choice, progress: Progress) -> StudyModel:
+def build(planned: PlannedJob) -> StudyModel:
     """The network with its first weights, pretrained on another cohort if the study states so."""
-    study = inputs.study
+    job, inputs, choice, study = planned.job, planned.inputs, planned.choice, planned.inputs.study
     seed = mixed_seed(study.seed, job.model, job.fold)
-    torch.manual_seed(seed)
-    network = network_of(study, job.model)
-    origin, of_bundle = load_first_weights(network, study, job.model, choice.excluded_subjects)
-    earlier: set[str] = set()
+    tell, excluded = planned.progress.pretraining(epochs_inside(study)), choice.excluded_subjects
+    first = first_network(inputs, job, planned.plan, seed, excluded, job.folder.pretraining, tell)
+    origin, of_bundle = first.origin, first.of_bundle
+    earlier: list[str] = []
     if of_bundle and study.bundle_subjects == "distinct":
         # Their names may be those of other people of the study.
-        earlier, of_bundle = set(of_bundle), []
+        earlier, of_bundle = of_bundle, []
         origin += "; its subjects are other people than those of the study, as the study states"
     # All subjects that influence the network: by training, by early stopping, and through its first weights.
-    subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle}
+    subjects = {*inputs.splits.training(job.fold), *choice.stop_subjects, *of_bundle, *first.pretrained_on}
     if inputs.pretraining:
-        tell = progress.pretraining(epochs_inside(study))
-        settings = PretrainingSettings(job.folder.pretraining, tuple(choice.excluded_subjects), seed, plan, tell)
-        used = pretrain(network, inputs.pretraining, job, settings)
-        subjects |= set(used)
-        pack = inputs.pretraining.study.cohort.parent.name
-        subjects_there = inputs.pretraining.cohort.panels["subject"].nunique()
-        origin += f"; then pretrained on {pretrained_text(len(used), subjects_there, pack)}"
-    return StudyModel(
-        network, outputs_of(study), origin, frozenset(subjects), frozenset(choice.stop_subjects), frozenset(earlier)
-    )
-
-
-def pretrained_text(used: int, subjects: int, cohort: str) -> str:
-    """How many subjects of a cohort with so many were used, and whether held-out ones were among the others.
-
-    >>> pretrained_text(30, 38, "films")
-    '30 subjects of films (8 held-out subjects left out)'
-    >>> pretrained_text(38, 38, "films")
-    '38 subjects of films (none of them is a held-out subject by name)'
-    """
-    left_out = subjects - used
-    without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
-    return f"{used} subjects of {cohort} ({without})"
+        left_out = inputs.pretraining.cohort.panels["subject"].nunique() - len(first.pretrained_on)
+        without = f"{left_out} held-out subjects left out" if left_out else "none of them is a held-out subject by name"
+        cohort = inputs.pretraining.study.cohort.parent.name
+        origin += f"; then pretrained on {len(first.pretrained_on)} subjects of {cohort} ({without})"
+    return StudyModel(first.network, origin, frozenset(subjects), frozenset(earlier))
 
 
 def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
@@ -153,50 +127,30 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         SplitError: one of the two sides has no recorded target, or no training subject has one of the classes.
     """
     job, inputs, choice = planned.job, planned.inputs, planned.choice
-    study, panels = inputs.study, inputs.cohort.panels
-    labels = label_table(panels, study)
-    subjects = panels["subject"].astype(str)
-    scored = ~np.isnan(labels).all(axis=1)
-    fit_rows, stop_rows = (
-        np.flatnonzero(scored & subjects.isin(set(names)).to_numpy())
-        for names in (choice.fit_subjects, choice.stop_subjects)
-    )
-    if study.recipe.early_stopping.monitor == "none":
-        stop_rows = fit_rows[:1]  # evaluated after every epoch, without an effect
-    preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=job.model)
-    dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
-    train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
-    where = job.name
-    _check_labels(study, train, stop, where=where)
-    standardise(model.network, train.truth, model.outputs)
-    data = FoldData(dataset, fit_rows, stop_rows, [str(subjects.iloc[row]) for row in fit_rows], preprocessing)
-    learned, predicted_from = FITTERS[learner_named(job.model).kind](planned, model.network, model.outputs, data)
-    return _fitted(planned, model, learned, predicted_from, data)
-
-
-def _fitted(
-    planned: PlannedJob, model: StudyModel, learned: Learned, dataset: PanelDataset | FeatureData, data: FoldData
-) -> FittedModel:
-    """The trained network with the facts of its bundle; it predicts from `dataset`."""
-    job, inputs, plan, study = planned.job, planned.inputs, planned.plan, planned.inputs.study
-    panels, fit_rows, stop_rows = inputs.cohort.panels, data.fit_rows, data.stop_rows
-    train, stop = dataset.subset(fit_rows.tolist()), dataset.subset(stop_rows.tolist())
-    guess = (
-        guess_loss(train.truth, stop.truth, model.outputs, study.recipe)
-        if study.recipe.early_stopping.monitor != "none"
-        else None
-    )
+    study, panels, outputs = inputs.study, inputs.cohort.panels, outputs_of(inputs.study)
+    data = FoldData.of(inputs, job.model, choice.fit_subjects, choice.stop_subjects, alone=False)
+    for purpose, rows in (("training", data.fit_rows), ("early stopping", data.stop_rows)):
+        if not len(rows):
+            raise SplitError(
+                f"{job.name}: none of the subjects chosen for {purpose} has a recorded target. "
+                "Lower split.folds, raise recipe.early_stopping.val_fraction, or add cases."
+            )
+    train, stop = data.train.truth, data.stop.truth
+    check_classes(study, train, where=job.name)
+    standardise(model.network, train, outputs)
+    learned, dataset = FITTERS[learner_named(job.model).kind](planned, model.network, outputs, data)
+    stops = study.recipe.early_stopping.monitor != "none"
     people = training_subjects(panels, model.subjects)
-    trained_on = training_subjects(panels, model.subjects - model.stop_subjects)["subjects"]
+    trained_on = training_subjects(panels, model.subjects - set(choice.stop_subjects))["subjects"]
     bundle = Bundle(
         folder=job.folder.path,
         model=job.model,
         fold=job.fold,
         network=scaled_facts(network_facts(study, job.model), learned.network),
-        outputs=output_facts(study, model.outputs, learned.network),
+        outputs=output_facts(study, outputs, learned.network),
         settings=settings_of(study, job.model),
         fitted=data.preprocessing,
-        compute=ComputeFacts.of(plan),
+        compute=ComputeFacts.of(planned.plan),
         batch_size=study.recipe.batch_size,
         stop_subjects=frozenset(people["subjects"]) - frozenset(trained_on),
         subjects=frozenset(people.pop("subjects")),
@@ -204,28 +158,29 @@ def _fitted(
         | ({"earlier_subjects": sorted(model.earlier_subjects)} if model.earlier_subjects else {})
         | ({"final": True} if job.final else {}),
     )
-    return FittedModel(Predictor(bundle, learned.network), learned, dataset, fit_rows, stop_rows, guess)
+    guess = guess_loss(train, stop, outputs, study.recipe) if stops else None
+    return FittedModel(Predictor(bundle, learned.network), learned, dataset, data, guess)
 
 
 def record(
-    planned: PlannedJob, model: StudyModel, fitted: FittedModel, predictions: JobPredictions, *, peak_memory_mb: float
+    planned: PlannedJob, weights: str, fitted: FittedModel, predictions: JobPredictions, *, peak_memory_mb: float
 ) -> None:
     """Write weights, facts, predictions and, last, the record by which the job counts as finished."""
-    job, study, choice, learned = planned.job, planned.inputs.study, planned.choice, fitted.learned
+    job, choice, learned = planned.job, planned.choice, fitted.learned
+    monitor = planned.inputs.study.recipe.early_stopping.monitor
     check_finite(learned.network.state_dict(), f"{job.name}: ", f"Lower recipe.lr, or take {job.model} out.")
-    write_tensors(job.folder.weights, learned.network.state_dict(), {"format": "pt"})
+    write_tensors(job.folder.weights, learned.network.state_dict())
     bundle = fitted.predictor.bundle
     origin = bundle.origin | {"weights_sha256": checksum(job.folder.weights.path)}
-    job.folder.distance.remove()
+    for file in (job.folder.distance, job.folder.predictions, job.folder.tile_predictions):
+        file.remove()  # of an earlier training
     distance = None
     if predictions.distance:
-        write_tensors(job.folder.distance, predictions.distance.tensors, {"format": "pt"})
+        write_tensors(job.folder.distance, predictions.distance.tensors)
         distance = predictions.distance.as_json(checksum(job.folder.distance.path))
     job.folder.facts.write(as_json(replace(bundle, origin=origin, distance=distance)))
-    job.folder.predictions.remove()
     if predictions.rows is not None:
         job.folder.predictions.write(check(predictions.rows))
-    job.folder.tile_predictions.remove()
     if predictions.by_tile is not None:
         job.folder.tile_predictions.write(predictions.by_tile)
     facts = {
@@ -233,23 +188,23 @@ def record(
         "fold": job.fold + 1,
         "fingerprint": job.fingerprint,
         "first_weights": job.first_weights,
-        "weights": model.origin,
+        "weights": weights,
         "parameters": sum(p.numel() for p in learned.network.parameters()),
         "epochs": len(learned.history),
-        "best_epoch": len(learned.history) if study.recipe.early_stopping.monitor == "none" else learned.best_epoch + 1,
-        "stopped_on": study.recipe.early_stopping.monitor,
+        "best_epoch": len(learned.history) if monitor == "none" else learned.best_epoch + 1,
+        "stopped_on": monitor,
         "n_fitted": len(choice.fit_subjects),
         "n_stopped": len(choice.stop_subjects),
         **planned.progress.timer.cost(),
         "peak_memory_mb": round(peak_memory_mb, 1),
         **{k: v for k, v in asdict(planned.plan).items() if k in ("device", "precision", "threads")},
-        "memory_format": memory_format(planned.plan),
+        "memory_format": planned.plan.memory_format.replace("_", "-"),
         **({"parts": planned.plan.parts} if planned.plan.parts > 1 else {}),
         "guess_loss": fitted.guess_loss,
         "finder": learned.finder and asdict(learned.finder),
         "stages": learned.stages,
         "phases": learned.phases,
-        **({"inner": choice.inner.record} if choice.inner else {}),
+        **({"inner": choice.inner} if choice.inner else {}),
         **predictions.train_metrics,
         **({"candidates": [asdict(losses) for losses in learned.candidates]} if learned.candidates else {}),
         "history": learned.history,
@@ -259,17 +214,6 @@ def record(
     job.folder.parts.remove()
 
 
-def _check_labels(study: Study, train: PanelDataset, stop: PanelDataset, *, where: str) -> None:
-    """Check that both sides have labels, and that every class has training subjects."""
-    for purpose, data in (("training", train), ("early stopping", stop)):
-        if not len(data):
-            raise SplitError(
-                f"{where}: none of the subjects chosen for {purpose} has a recorded target. "
-                "Lower split.folds, raise recipe.early_stopping.val_fraction, or add cases."
-            )
-    check_classes(study, train.truth, where=where)
-
-
 def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
     """Check that every class has training subjects.
 
@@ -277,17 +221,10 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
         SplitError: naming the class without training subjects.
     """
     for column, output in enumerate(outputs_of(study)):
-        absent: Sequence[int] | NDArray[Any] = (
-            np.flatnonzero(class_counts(labels[:, column], output) == 0) if output.classes else ()
-        )
-        for code in absent:
+        counts = class_counts(labels[:, column], output).tolist() if output.classes else []
+        if 0 in counts:
             raise SplitError(
-                f"{where}: no training subject has {output.name} {study.classes_of(output.name)[code]!r}; all who "
-                "have it are held out or decide when to stop. Add subjects, merge the class with another, lower "
-                "split.folds, or write `recipe: {early_stopping: {monitor: none}}`."
+                f"{where}: no training subject has {output.name} {study.classes_of(output.name)[counts.index(0)]!r}; "
+                "all who have it are held out or decide when to stop. Add subjects, merge the class with another, "
+                "lower split.folds, or write `recipe: {early_stopping: {monitor: none}}`."
             )
-
-
-def memory_format(plan: ComputePlan) -> str:
-    """The name of a plan's memory format in records."""
-    return "channels-last" if plan.channels_last else "contiguous"

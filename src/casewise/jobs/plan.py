@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table
-from casewise.errors import CasewiseError, StudyError, TrainingError, cut, nearest
+from casewise.errors import StudyError, cut, nearest
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
-from casewise.modalities.base import FittedPreprocessing, StoreAddress
-from casewise.modalities.registry import modality_of
+from casewise.modalities.base import StoreAddress
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.run_folder.job_folder import FAILED, PRETRAINING
 from casewise.splits.grouped import Splits, inner_stop, panel_records
@@ -114,30 +112,17 @@ def named_jobs(study: Study, folds: int, only: Sequence[str]) -> set[str]:
         StudyError: there is no such learner or fold.
     """
     names = set()
-    for model, fold in map(partial(_named, study), only):
-        if fold and not (fold.isdecimal() and 1 <= int(fold) <= folds):
+    for text in only:
+        model, colon, fold = (text, "", "") if text in study.learners else text.rpartition(":")
+        if model not in study.learners:
             raise StudyError(
-                f"--only: {cut(f'{model}:{fold}')} names no fold of the study, which has folds 1 to {folds}."
+                f"--only: the study has no learner {cut(model or text)}; it has {names_text(study.learners, 8)}."
+                f"{nearest(model or text, study.learners)}"
             )
-        names |= {f"{model}, fold {number}" for number in ([int(fold)] if fold else range(1, folds + 1))}
+        if colon and not (fold.isdecimal() and 1 <= int(fold) <= folds):
+            raise StudyError(f"--only: {cut(text)} names no fold of the study, which has folds 1 to {folds}.")
+        names |= {f"{model}, fold {number}" for number in ([int(fold)] if colon else range(1, folds + 1))}
     return names
-
-
-def _named(study: Study, text: str) -> tuple[str, str]:
-    """The learner of `resnet34:2`, and the fold; the fold of `resnet34` is empty."""
-    if text in study.learners:
-        return text, ""
-    model, colon, fold = text.rpartition(":") if ":" in text else (text, "", "")
-    if colon and not model:
-        raise StudyError(f"--only: {cut(text)} names no network before the colon.")
-    if model not in study.learners:
-        raise StudyError(
-            f"--only: the study has no learner {cut(model)}; it has {names_text(study.learners, 8)}."
-            f"{nearest(model, study.learners)}"
-        )
-    if not fold:
-        raise StudyError(f"--only: {cut(text)} names no fold after the colon. Write a number, or leave out the colon.")
-    return model, fold
 
 
 def final_jobs(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:
@@ -188,18 +173,6 @@ def fitted_rows(study: Study, panels: pd.DataFrame, splits: Splits, fold: int) -
     subjects, _ = divided(study, panels, splits, fold)
     selected = panels["subject"].astype(str).isin(set(subjects)).to_numpy()
     return np.flatnonzero(selected & ~np.isnan(label_table(panels, study)).all(axis=1))
-
-
-def fit_preprocessing(study: Study, store: StoreAddress, rows: NDArray[np.intp], *, model: str) -> FittedPreprocessing:
-    """The values that preprocessing derives from a network's training cases, the panels `rows`.
-
-    Raises:
-        TrainingError: nothing can be derived from these cases.
-    """
-    try:
-        return modality_of(study).fit(store, study, rows, model)
-    except CasewiseError as error:
-        raise TrainingError(f"{model}: {error}") from error
 
 
 # Receives the number of epochs done and the training loss of the last one.

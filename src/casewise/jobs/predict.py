@@ -16,15 +16,15 @@ from casewise.inference.predictor import prediction_rows
 from casewise.modalities.dataset import encode_bags
 from casewise.modalities.panels import EMPTY
 from casewise.models.outputs import outputs_of, value_columns
-from casewise.run_folder import JobFolder
 from casewise.study.model import mixed_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from casewise.inference.predictor import Predictor
+    from casewise.jobs.fitting import FoldData
     from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import PanelDataset
     from casewise.modalities.dataset import FeatureData
@@ -34,13 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A trained network, its training rows, and its rows for early stopping."""
+    """A trained network, the panels or features that it predicts from, and its training data."""
 
     predictor: Predictor
     learned: Learned
     panels: PanelDataset | FeatureData
-    fit_rows: NDArray[np.intp]
-    stop_rows: NDArray[np.intp]
+    data: FoldData
     guess_loss: float | None
 
 
@@ -54,8 +53,12 @@ class JobPredictions:
 
     rows: pd.DataFrame | None
     by_tile: pd.DataFrame | None
-    train_metrics: dict[str, Any]
+    train_metrics: Mapping[str, object]
     distance: FeatureDistance | None
+
+
+# Training panels whose features are computed once more after training.
+MOST_PANELS = 1000
 
 
 def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
@@ -65,10 +68,14 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     """
     study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
     subjects = panels["subject"].astype(str)
-    distance = training_distance(fitted.predictor, fitted.panels, fitted.fit_rows, subjects, study.seed)
+    fit_rows = fitted.data.fit_rows
+    rows = evenly(fit_rows, subjects.iloc[fit_rows].to_numpy(), MOST_PANELS, study.seed)
+    _, features = fitted.predictor.predict_with_features(fitted.panels.subset(rows.tolist()))
+    distance = FeatureDistance.fit(features, int(subjects.iloc[rows].nunique()))
     if job.final:
-        distance = distance.scaled_like(scales_of_folds(job.folder.folds(inputs.splits.folds))) if distance else None
-        return JobPredictions(None, None, {}, distance)
+        facts = [folder.facts.read() for folder in job.folder.folds(splits.folds)]
+        scales = [network["distance"]["scale"] if network.get("distance") else {} for network in facts]
+        return JobPredictions(None, None, {}, distance.scaled_like(scales) if distance else None)
     tables, tile_tables = [], []
     for stage, side in (("oof", job.fold), ("test", -1)):
         rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
@@ -100,14 +107,14 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     )
 
 
-def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str, Any]:
+def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> Mapping[str, object]:
     """Metrics on the subjects for training and early stopping; their predictions are not stored."""
     study, panels = inputs.study, inputs.cohort.panels
     if not (study.recipe.phases and study.classes_of(study.primary_outcome)):
         return {}
-    sides = {"on_training": fitted.fit_rows}
+    sides = {"on_training": fitted.data.fit_rows}
     if study.recipe.early_stopping.monitor != "none":
-        sides["on_inner"] = fitted.stop_rows
+        sides["on_inner"] = fitted.data.stop_rows
     metrics = {}
     for name, rows in sides.items():
         values = fitted.predictor.predict(fitted.panels.subset(rows.tolist()))
@@ -119,25 +126,6 @@ def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> dict[str
     return metrics
 
 
-# Training panels whose features are computed once more after training.
-MOST_PANELS = 1000
-
-
-def training_distance(
-    predictor: Predictor, panels: PanelDataset | FeatureData, fit_rows: np.ndarray, subjects: pd.Series, seed: int
-) -> FeatureDistance | None:
-    """The distance from the training panels `fit_rows`, at most a thousand of them, without its scale."""
-    rows = evenly(fit_rows, subjects.iloc[fit_rows].to_numpy(), MOST_PANELS, seed)
-    _, features = predictor.predict_with_features(panels.subset(rows.tolist()))
-    return FeatureDistance.fit(features, int(subjects.iloc[rows].nunique()))
-
-
-def scales_of_folds(folders: Sequence[JobFolder]) -> list[dict[str, float]]:
-    """The scales of the distance in the networks of the folds; empty for one without."""
-    facts = [folder.facts.read() for folder in folders]
-    return [network["distance"]["scale"] if network.get("distance") else {} for network in facts]
-
-
 def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.ndarray:
     """At most `most` of the rows, in order, taken in turn from each of their subjects in random order.
 
@@ -147,12 +135,8 @@ def evenly(rows: np.ndarray, subjects: np.ndarray, most: int, seed: int) -> np.n
     if len(rows) <= most:
         return rows
     order = np.random.default_rng(mixed_seed(seed, "distance")).permutation(len(rows))
-    turn = np.zeros(len(rows), int)
-    counts: dict[object, int] = {}
-    for position in order:
-        turn[position] = counts.get(subjects[position], 0)
-        counts[subjects[position]] = turn[position] + 1
-    return np.sort(rows[order[np.argsort(turn[order], kind="stable")[:most]]])
+    turns = pd.Series(subjects[order]).groupby(subjects[order]).cumcount().to_numpy()
+    return np.sort(rows[order[np.argsort(turns, kind="stable")[:most]]])
 
 
 # If a stage has more panels, an evenly spaced subset is kept.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 
 from casewise.cohort.targets import label_table
-from casewise.jobs.plan import Job, ReportEpoch, fit_preprocessing
+from casewise.jobs.fitting import fit_preprocessing
+from casewise.jobs.plan import Job, JobInputs, ReportEpoch
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
-from casewise.models.build_model import network_of
+from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.outputs import outputs_of
 from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart
@@ -40,32 +42,61 @@ class Pretrained:
 
 
 @dataclass(frozen=True)
-class PretrainingSettings:
-    """The settings of pretraining.
+class FirstNetwork:
+    """A network before its training: the origin of its weights, and the subjects of a bundle and of pretraining."""
 
-    `excluded_subjects` are those on whom the network is tested later; `tell` receives the progress.
-    """
-
-    folder: PretrainingFolder
-    excluded_subjects: tuple[str, ...]
-    seed: int
-    plan: ComputePlan
-    tell: ReportEpoch
+    network: Network
+    origin: str
+    of_bundle: list[str]
+    pretrained_on: list[str]
 
 
-def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: PretrainingSettings) -> list[str]:
-    """Train the network's body on the other cohort for a fixed number of epochs; return the subjects of that cohort.
+def first_network(
+    inputs: JobInputs,
+    job: Job,
+    plan: ComputePlan,
+    seed: int,
+    excluded: Sequence[str],
+    folder: PretrainingFolder,
+    tell: ReportEpoch,
+) -> FirstNetwork:
+    """The job's network with its first weights, pretrained on another cohort if the study states so.
+
+    Args:
+        excluded: the subjects on whom the network is tested later; none of them has been used.
+        folder: the folder of pretraining.
+        tell: receives the progress of pretraining.
 
     Raises:
-        SplitError: an excluded subject is among them.
+        SplitError: an excluded subject has been used.
     """
+    torch.manual_seed(seed)
+    network = network_of(inputs.study, job.model)
+    origin, of_bundle = load_first_weights(network, inputs.study, job.model, excluded)
+    used: list[str] = []
+    if inputs.pretraining:
+        used = pretrain(network, inputs.pretraining, job, excluded, folder, seed, plan, tell)
+    return FirstNetwork(network, origin, list(of_bundle), used)
+
+
+def pretrain(
+    network: Network,
+    pretraining: Pretrained,
+    job: Job,
+    excluded: Sequence[str],
+    folder: PretrainingFolder,
+    seed: int,
+    plan: ComputePlan,
+    tell: ReportEpoch,
+) -> list[str]:
+    """Train the network's body on the other cohort for a fixed number of epochs; return the subjects of that cohort."""
     from safetensors.torch import load_file
 
     study, panels = pretraining.study, pretraining.cohort.panels
     subjects = panels["subject"].astype(str)
-    used = sorted(set(subjects) - set(settings.excluded_subjects))
-    check_apart(used, settings.excluded_subjects, where=f"{job.name}, pretraining")
-    folder, seed = settings.folder, mixed_seed(settings.seed, "pretrain")
+    used = sorted(set(subjects) - set(excluded))
+    check_apart(used, excluded, where=f"{job.name}, pretraining")
+    seed = mixed_seed(seed, "pretrain")
     if folder.body.intact():
         network.body.load_state_dict(load_file(folder.body.path))
         return used
@@ -81,13 +112,11 @@ def pretrain(network: Network, pretraining: Pretrained, job: Job, settings: Pret
     standardise(whole, data.truth, outputs)
     if study.recipe.head == "probe" and not folder.state.intact():
         probe(whole, data, [str(subjects.iloc[r]) for r in rows], outputs, batch=study.recipe.batch_size)
-    context = TrainingContext(
-        outputs, folder.path, seed, settings.plan, study.compute.save_every, "last", settings.tell
-    )
+    context = TrainingContext(outputs, folder.path, seed, plan, study.compute.save_every, "last", tell)
     # evaluated after every epoch, without an effect
     fitted = fit(whole, study.recipe, data, data.subset([0]), context)
     body = {name: tensor.contiguous() for name, tensor in whole.body.state_dict().items()}
     folder.history.write({"epochs": fitted.history})
-    write_tensors(folder.body, body, {"format": "pt"})
+    write_tensors(folder.body, body)
     network.body.load_state_dict(body)
     return used

@@ -144,39 +144,56 @@ class PanelDataset(ABC):
 
 @dataclass(frozen=True)
 class FeatureData:
-    """Features of panels computed once, (P, width), or of bags (P, K, width), for training a head alone."""
+    """What is computed once for panels: copies (V, C, H, W) `uint8`, activations (V, ...), or features (V, width).
+
+    The features of bags are (P, K, width). Nothing varies in training.
+
+    Attributes:
+        truth: (P, T) of panels.
+        owner: (V,) the panel of each view; without it every view is a panel.
+        bag: the number of tiles of the largest bag, if views are activations of bags.
+    """
 
     features: Tensor
     truth: Tensor
     names: list[str] = field(default_factory=list)
+    owner: Tensor | None = None
+    bag: int = 1
+    # the size of a bag matters only before its features are computed
     bags: ClassVar[bool] = False
+    varied: ClassVar[bool] = False
+    subsampled: ClassVar[bool] = False
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.truth)
 
     def training_batch(
         self, rows: list[int], generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Features (B, width) and their truth (B, T); nothing varies."""
-        return self.features[rows].to(device), self.truth[rows].to(device)
+        """Features (B, ...), copies in 0–1, and their truth (B, T)."""
+        return self._of(torch.tensor(rows), device), self.truth[rows].to(device)
 
     def views(self) -> tuple[Tensor, Tensor]:
-        """Every row once."""
-        rows = torch.arange(len(self))
-        return rows.unsqueeze(1), rows
+        """All views, and the panel of each."""
+        rows = torch.arange(len(self.features))
+        return rows.unsqueeze(1), rows if self.owner is None else self.owner
 
     def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
-        """Features (B, width) of the rows."""
-        return self.features[slots[:, 0]].to(device)
+        """Features (B, ...) of the rows."""
+        return self._of(slots[:, 0], device)
+
+    def _of(self, rows: Tensor, device: torch.device) -> Tensor:
+        features = self.features[rows].to(device)
+        return features.float().div_(255) if features.dtype == torch.uint8 else features
 
     def subset(self, rows: Sequence[int]) -> FeatureData:
-        """Some of the rows."""
+        """Some of the panels, each of which has one view."""
         names = [self.names[row] for row in rows] if self.names else []
         return replace(self, features=self.features[list(rows)], truth=self.truth[list(rows)], names=names)
 
     def eval_batch_size(self, batch: int, device: torch.device) -> int:
-        """The number of rows that are evaluated together: four training batches."""
-        return 4 * batch
+        """The number of rows that are evaluated together: four training batches, fewer if bags are large."""
+        return max(1, 4 * batch // self.bag)
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,9 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
         for plugin in plugins():
             plugin.check_study(study)
     if to_train and study.compute.plan is not None:
-        from casewise.jobs.compute_plans import check_stated
+        from casewise.jobs.compute_plans import stated_plans
 
-        check_stated(study)
+        stated_plans(study)
     cohort = read_cohort(study)
     check_settings(study, cohort.images)
     levels: dict[str, Literal["region", "case"]] = {

@@ -244,11 +244,9 @@ class Recipe(StudyModel):
     after another while the loss improves (`gradual_unfreezing`)."""
     gradual_unfreezing: GradualUnfreezing = GradualUnfreezing()
     """Settings of `tuning: gradual_unfreezing`."""
-    discriminative: float = Field(1.0, ge=1)
-    """Divisor of the learning rate from one of `gradual_unfreezing.groups` to the next towards the input."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Factor on the learning rate from one layer to the next towards the input, as is usual for transformers (0.65 to
-    0.9). Layers are blocks and the embedding, or the freeze points of other networks. Not with `discriminative`."""
+    0.9). Layers are the blocks and the embedding of a transformer, or the freeze points of another network."""
     batch_norm: BatchNorm = "update"
     """`keep_statistics`: keep all running statistics of the first weights; `update`: only those of frozen layers."""
     head: Literal["random", "probe"] = "random"
@@ -299,7 +297,6 @@ class Recipe(StudyModel):
         completed, planned = self.completed, "; a planned recipe has phases" if self.auto else ""
         phases, monitor = completed.phases, completed.early_stopping.monitor
         plateau = (monitor, completed.schedule) == ("none", "plateau")
-        both = self.layer_decay != 1 and self.discriminative != 1
         gradual = self.tuning == "gradual_unfreezing" and self.early_stopping.monitor == "none"
         # the saved study of a run states every default
         own_epochs = self.phases and "epochs" in self.model_fields_set and self.epochs != 1000
@@ -312,7 +309,6 @@ class Recipe(StudyModel):
             "constant": plateau,
             "tuning: gradual_unfreezing continues while a loss improves; it needs early_stopping.monitor inner (or "
             "fold)": gradual,
-            "layer_decay and discriminative both reduce the rate of lower layers; give one": both,
         }
         refuse(problems)
         return self
@@ -374,7 +370,7 @@ class Compute(StudyModel):
     """Settings that depend on the machine. `auto` is decided by a measurement of about two seconds."""
 
     plan: dict[str, NetworkPlan] | Path | None = None
-    """A compute plan to repeat, for the same bits on the same kind of machine: a run folder or its `compute.json`, or
+    """A compute plan to repeat, for the same bits on the same kind of machine: a run folder, or
     for each network `device`, `precision`, `memory_format` and `threads`. Default: the first run measures."""
 
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

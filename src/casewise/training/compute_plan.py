@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from casewise.errors import CasewiseError, RunError, counted
-from casewise.files import cache_folder, write_json
+from casewise.files import write_json
 from casewise.models.backbones import Network, keep_statistics
 from casewise.study.schema import Compute
 from casewise.training.cost import MB, PeakMemory, available_mb, give_memory_back, memory_is_kept
 
 # Precision, whether channels-last, threads.
-Option = tuple[str, bool, int]
+Option = tuple[Literal["fp32", "bf16"], bool, int]
 # A plan other than the default must take less than this share of its time.
 WORTH = 0.87
 # Copies of the weights beside a step of training: two moments of the optimizer, and the best epoch.
@@ -39,14 +39,19 @@ class ComputePlan:
             the copies of the weights that training keeps. 0 if it is not known. Results do not depend on it.
     """
 
-    device: str = "cpu"
-    precision: str = "fp32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     threads: int = 1
     measured: tuple[tuple[str, float], ...] = ()
     why: str = "stated by the study"
     parts: int = 1
     peak_mb: float = 0.0
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ComputePlan:
+        """The plan of an entry of a file, which is `asdict` of it."""
+        return cls(**{**values, "measured": tuple((name, seconds) for name, seconds in values["measured"])})
 
     @property
     def step_seconds(self) -> float:
@@ -55,13 +60,18 @@ class ComputePlan:
         seconds = dict(self.measured)
         return seconds.get(_name(option, True), seconds.get(_name(option, False), 0.0))
 
+    @property
+    def memory_format(self) -> Literal["channels_last", "contiguous"]:
+        """The memory format, as a study states it."""
+        return "channels_last" if self.channels_last else "contiguous"
+
     def described(self) -> str:
         """Everything that determines the bits of a network, in words.
 
         >>> ComputePlan().described()
         'fp32, channels-last, 1 thread on cpu'
         """
-        form = "channels-last" if self.channels_last else "contiguous"
+        form = self.memory_format.replace("_", "-")
         parts = f", every batch in {self.parts} parts" if self.parts > 1 else ""
         return f"{self.precision}, {form}, {counted(self.threads, 'thread')} on {self.device}{parts}"
 
@@ -84,120 +94,73 @@ def choose(
     step that would not fit in this machine's memory is not tried; the plan then has only an estimate of its memory.
     With `kept`, batch norms keep their statistics in these steps, which takes less time and memory.
     """
-    stated = compute.threads != "auto"
-    threads = threads if compute.threads == "auto" else compute.threads
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise CasewiseError(
             "compute.device: the study states cuda, but this machine has no CUDA device. Use cpu or auto."
         )
+    several = compute.threads == "auto" and threads > 1
+    threads = threads if compute.threads == "auto" else compute.threads
     if compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available()):
         return ComputePlan(
-            "cuda", "fp32" if compute.precision == "fp32" else "bf16", True, threads, (), "a CUDA device"
+            "cuda", "fp32" if compute.precision == "fp32" else "bf16", True, threads, why="a CUDA device"
         )
     formats = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}[compute.memory_format]
-    precisions = {"auto": ("fp32", "bf16"), "fp32": ("fp32",), "bf16": ("bf16",)}[compute.precision]
-    options: list[Option] = [
-        (p, f, threads) for p in precisions for f in formats if p == "fp32" or has_bf16() or compute.precision == "bf16"
-    ]
-    options = [o for o in options if o[:2] != ("bf16", False) or len(options) == 1]
-    fewer = () if stated or threads == 1 else (1,)
-    memory_use = "kept" if memory_is_kept() else "given back"
-    exact = [option for option in options if option[0] == "fp32"]
-    quickest = _quickest(network, options, fewer, side=side, batch=batch, kept=kept, memory_use=memory_use, memo=memo)
+    exact: list[Option] = [("fp32", form, threads) for form in formats]
+    quick: list[Option] = [("bf16", True in formats, threads)]
+    if compute.precision == "fp32" or (compute.precision == "auto" and not (has_bf16() and True in formats)):
+        quick = []
+    if compute.precision == "bf16":
+        exact = []
+    step = Step(network, side, batch, kept)
+    quickest = _quickest(step, [*exact, *quick], several=several, memo=memo)
     if quickest.precision == "fp32" or not exact or _agrees(network, side):
         return quickest
-    choice = _quickest(network, exact, fewer, side=side, batch=batch, kept=kept, memory_use=memory_use, memo=memo)
+    choice = _quickest(step, exact, several=several, memo=memo)
     why = f"{quickest.why}; bfloat16, which is quicker, gives other features with these weights"
     return replace(choice, measured=choice.measured or quickest.measured, why=why)
 
 
-def _quickest(
-    network: Network,
-    options: list[Option],
-    fewer: tuple[int, ...],
-    *,
-    side: int,
-    batch: int,
-    kept: bool,
-    memory_use: str,
-    memo: Path | None,
-) -> ComputePlan:
-    """The fastest option, remembered or measured."""
-    cpu = [torch.__version__, platform.machine(), cpu_name()]
-    fused = [network.fusion, network.channels, network.missing_token is not None]
-    gathers = network.pooling.name if network.pooling else "one panel"
-    key = "|".join(
-        map(str, [network.name, *fused, gathers, side, batch, kept, options[0][2], fewer, options, memory_use, *cpu])
-    )
+def _quickest(step: Step, options: Sequence[Option], *, several: bool, memo: Path | None) -> ComputePlan:
+    """The fastest option, with its threads or with one if they are `several`; remembered or measured."""
+    network = step.network
+    pooling = network.pooling.name if network.pooling else "one panel"
+    inputs = [network.name, network.fusion, network.channels, network.missing_token is not None, pooling]
+    machine = [torch.__version__, platform.machine(), cpu_name(), memory_is_kept()]
+    key = "|".join(map(str, [*inputs, step.side, step.batch, step.kept, options, several, *machine]))
     remembered = _remembered(memo)
     if key in remembered:
-        values = remembered[key]
-        return ComputePlan(**{**values, "measured": tuple((str(n), float(s)) for n, s in values["measured"])})
-    fits, estimate = _step_fits(network, options[0], side=side, batch=batch, kept=kept)
-    if not fits:
-        return ComputePlan("cpu", *options[0], why="not measured, because memory is short", peak_mb=estimate)
-    choice = ComputePlan("cpu", *options[0])
-    if len(options) > 1 or fewer:
-        choice = _measured(network, options, fewer, side=side, batch=batch, kept=kept)
-    option = (choice.precision, choice.channels_last, choice.threads)
-    peak = step_memory(network, option, side=side, batch=batch, kept=kept) + _weight_copies(network)
-    choice = replace(choice, peak_mb=round(peak, 1))
+        return ComputePlan.from_json(remembered[key])
+    copies = WEIGHT_COPIES * sum(weights.numel() * weights.element_size() for weights in network.parameters()) / MB
+    if step.batch > 2 * MORE:
+        few, more = (step.memory(options[0], panels) for panels in (FEW, MORE))
+        estimate = more + max(0.0, more - few) / (MORE - FEW) * (step.batch - MORE)
+        if estimate - PeakMemory.own_now() > available_mb():
+            peak_mb = round(estimate + copies, 1)
+            return ComputePlan("cpu", *options[0], why="not measured, because memory is short", peak_mb=peak_mb)
+    seconds = step.seconds(options) if len(options) > 1 else {}
+    option = _worth(seconds, options[0])
+    if several:
+        of_threads = step.seconds([option, (*option[:2], 1)])
+        seconds, option = seconds | of_threads, _worth(of_threads, option)
+    choice = ComputePlan("cpu", *option, peak_mb=round(step.memory(option, step.batch) + copies, 1))
+    if seconds:
+        names = tuple((_name(option, several), round(value, 4)) for option, value in seconds.items())
+        why = f"measured, seconds a step of {step.batch} panels of {step.side} px"
+        choice = replace(choice, measured=names, why=why)
     if memo:
         with suppress(RunError):  # only a cache: the run continues if it cannot be written
-            write_json(memo, remembered | {key: asdict(choice)})
+            write_json(memo, {**remembered, key: asdict(choice)})
     return choice
 
 
-def _remembered(memo: Path | None) -> dict[str, Any]:
+def _remembered(memo: Path | None) -> Mapping[str, Any]:
     try:
         return dict(json.loads(memo.read_text())) if memo and memo.is_file() else {}
     except (OSError, ValueError):
         return {}
 
 
-def _measured(
-    network: Network, options: list[Option], fewer: tuple[int, ...], *, side: int, batch: int, kept: bool = False
-) -> ComputePlan:
-    seconds_by_option = (
-        least(step_seconds(network, options, side=side, batch=batch, kept=kept)) if len(options) > 1 else {}
-    )
-    quickest = _worth(seconds_by_option, options[0])
-    if fewer:
-        both = [quickest, *[(*quickest[:2], threads) for threads in fewer]]
-        fewer_threads = least(step_seconds(network, both, side=side, batch=batch, kept=kept))
-        seconds_by_option, quickest = seconds_by_option | fewer_threads, _worth(fewer_threads, quickest)
-    names = tuple((_name(option, bool(fewer)), round(seconds, 4)) for option, seconds in seconds_by_option.items())
-    return ComputePlan("cpu", *quickest, names, f"measured, seconds a step of {batch} panels of {side} px")
-
-
-def _step_fits(network: Network, option: Option, *, side: int, batch: int, kept: bool = False) -> tuple[bool, float]:
-    """Whether a step has enough memory, and the peak of a job, extrapolated from steps of a few panels."""
-    if batch <= 2 * MORE:
-        return True, 0.0
-    few, more = (step_memory(network, option, side=side, batch=panels, kept=kept) for panels in (FEW, MORE))
-    step = more + max(0.0, more - few) / (MORE - FEW) * (batch - MORE)
-    return step - PeakMemory.own_now() <= available_mb(), round(step + _weight_copies(network), 1)
-
-
-def _weight_copies(network: Network) -> float:
-    return WEIGHT_COPIES * sum(weights.numel() * weights.element_size() for weights in network.parameters()) / MB
-
-
-def step_memory(network: Network, option: Option, *, side: int, batch: int, kept: bool = False) -> float:
-    """The own memory of this process (MB, see `PeakMemory.own_mb`) at the peak of a step of training."""
-    threads = torch.get_num_threads()
-    give_memory_back()
-    try:
-        with PeakMemory() as memory:
-            _step(network, option, torch.rand(batch, network.channels, side, side), kept=kept)
-            return memory.own_mb
-    finally:
-        torch.set_num_threads(threads)
-        network.zero_grad(set_to_none=True)
-        give_memory_back()
-
-
-def _worth(seconds_by_option: dict[Option, float], usual: Option) -> Option:
+def _worth(seconds_by_option: Mapping[Option, float], usual: Option) -> Option:
     """The fastest option, if it is sufficiently faster than the default."""
     best = min(seconds_by_option, key=lambda option: seconds_by_option[option], default=usual)
     return best if best != usual and seconds_by_option[best] < WORTH * seconds_by_option[usual] else usual
@@ -209,44 +172,65 @@ def _name(option: Option, with_threads: bool) -> str:
     return f"{name}, {counted(threads, 'thread')}" if with_threads else name
 
 
-def step_seconds(
-    network: Network, options: Sequence[Option], *, side: int, batch: int, kept: bool = False, least_rounds: int = 3
-) -> dict[Option, list[float]]:
-    """Seconds of training steps by option, measured in turn; the first step of each is left out."""
-    panels = torch.rand(batch, network.channels, side, side)
-    times: dict[Option, list[float]] = {option: [] for option in options}
-    before, start, rounds = torch.get_num_threads(), time.perf_counter(), 0
-    try:
-        while rounds < least_rounds or (rounds < 6 and time.perf_counter() - start < 2):
-            for option in options:
-                times[option].append(_step(network, option, panels, kept=kept))
-            rounds += 1
-    finally:
-        torch.set_num_threads(before)
+@dataclass(frozen=True)
+class Step:
+    """A training step of a network on (batch, C, side, side) panels; with `kept`, batch norms keep their statistics."""
+
+    network: Network
+    side: int
+    batch: int
+    kept: bool = False
+
+    def seconds(self, options: Sequence[Option]) -> dict[Option, float]:
+        """The fastest of several steps of each option, because only other load makes a step slower.
+
+        They are measured in turn; the first of each is left out.
+        """
+        panels = torch.rand(self.batch, self.network.channels, self.side, self.side)
+        times: dict[Option, list[float]] = {option: [] for option in options}
+        start, rounds = time.perf_counter(), 0
+        with self._undisturbed():
+            while rounds < 3 or (rounds < 6 and time.perf_counter() - start < 2):
+                for option in options:
+                    times[option].append(self._take(option, panels))
+                rounds += 1
+        return {option: min(seconds[1:]) for option, seconds in times.items()}
+
+    def memory(self, option: Option, batch: int) -> float:
+        """The own memory of this process (MB, see `PeakMemory.own_mb`) at the peak of a step of `batch` panels."""
+        give_memory_back()
+        try:
+            with self._undisturbed(), PeakMemory() as memory:
+                self._take(option, torch.rand(batch, self.network.channels, self.side, self.side))
+                return memory.own_mb
+        finally:
+            give_memory_back()
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Restore the number of threads, and remove the gradients of the steps."""
+        threads = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            self.network.zero_grad(set_to_none=True)
+
+    def _take(self, option: Option, panels: torch.Tensor) -> float:
+        """Seconds of a step; the number of threads stays that of the option."""
+        precision, channels_last, threads = option
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        network = self.network.to(memory_format=form).train()  # type: ignore[call-overload]
+        if self.kept:
+            keep_statistics(network)
+        shaped = panels.to(memory_format=form)
+        started = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            network(shaped).square().mean().backward()
         network.zero_grad(set_to_none=True)
-    return {option: seconds[1:] for option, seconds in times.items()}
-
-
-def _step(network: Network, option: Option, panels: torch.Tensor, *, kept: bool) -> float:
-    """Seconds of a step of training; the number of threads stays that of the option."""
-    precision, channels_last, threads = option
-    if threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
-    form = torch.channels_last if channels_last else torch.contiguous_format
-    network.to(memory_format=form).train()  # type: ignore[call-overload]
-    if kept:
-        keep_statistics(network)
-    shaped = panels.to(memory_format=form)
-    started = time.perf_counter()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-        network(shaped).square().mean().backward()
-    network.zero_grad(set_to_none=True)
-    return time.perf_counter() - started
-
-
-def least(times: dict[Option, list[float]]) -> dict[Option, float]:
-    """The fastest step of each option, because only other load makes a step slower."""
-    return {option: min(seconds) for option, seconds in times.items()}
+        return time.perf_counter() - started
 
 
 def _agrees(network: Network, side: int) -> bool:
@@ -268,8 +252,3 @@ def cpu_name() -> str:
         return names[0] if names else platform.processor()
     except OSError:
         return platform.processor() or platform.machine()
-
-
-def memo_path() -> Path:
-    """The file with the choices of this machine."""
-    return cache_folder() / "speed.json"

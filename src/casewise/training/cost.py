@@ -6,6 +6,7 @@ import ctypes
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -18,6 +19,7 @@ from casewise.run_folder import JsonFile, TrainingFolder
 MB = 2**20
 # A limit above this many bytes is none: cgroups write a number near 2^63 then.
 NO_LIMIT = 2**60
+STATUS = Path("/proc/self/status")
 
 
 # Whether freed memory is kept in this process.
@@ -65,14 +67,9 @@ class PeakMemory:
     True
     """
 
-    def __init__(self, process: Path = Path("/proc/self")) -> None:
-        self._process = process
-        self._resettable = False
-
     def __enter__(self) -> Self:
         with suppress(OSError):
-            (self._process / "clear_refs").write_text("5")
-            self._resettable = "VmHWM" in status_mb(self._process)
+            Path("/proc/self/clear_refs").write_text("5")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -81,8 +78,8 @@ class PeakMemory:
     @property
     def peak_mb(self) -> float:
         """The peak so far, with the pages of files that other processes may share."""
-        if self._resettable:
-            return status_mb(self._process)["VmHWM"]
+        if peak := _figures(STATUS).get("VmHWM"):
+            return peak
         import resource  # not on every system
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MB
@@ -90,34 +87,26 @@ class PeakMemory:
     @property
     def own_mb(self) -> float:
         """The peak so far without pages of files, which the system can drop and processes share."""
-        return self.peak_mb - _of_files(self._process)
+        return self.peak_mb - _of_files()
 
     @staticmethod
     def own_now() -> float:
         """The resident memory of this process without pages of files."""
-        return resident_mb() - _of_files(Path("/proc/self"))
+        return float(psutil.Process().memory_info().rss) / MB - _of_files()
 
 
-def _of_files(process: Path) -> float:
+def _of_files() -> float:
+    figures = _figures(STATUS)
+    return figures.get("RssFile", 0.0) + figures.get("RssShmem", 0.0)
+
+
+def _figures(path: Path) -> dict[str, float]:
+    """Figures in kB of a file such as `/proc/meminfo`, in MB; none on other systems."""
     try:
-        status = status_mb(process)
+        rows = [line.split() for line in path.read_text().splitlines()]
     except OSError:
-        return 0.0
-    return status.get("RssFile", 0.0) + status.get("RssShmem", 0.0)
-
-
-def resident_mb() -> float:
-    """The resident memory of this process."""
-    return float(psutil.Process().memory_info().rss) / MB
-
-
-def status_mb(process: Path) -> dict[str, float]:
-    """The memory figures of `/proc/PID/status`, such as `VmHWM`; empty on other systems.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    return _figures((process / "status").read_text()) if sys.platform == "linux" else {}
+        return {}
+    return {row[0].rstrip(":"): int(row[1]) / 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 def available_mb(root: Path = Path("/")) -> float:
@@ -128,52 +117,34 @@ def available_mb(root: Path = Path("/")) -> float:
     Args:
         root: the folder that contains `proc` and `sys`.
     """
-    try:
-        machine = _figures((root / "proc/meminfo").read_text())["MemAvailable"]
-    except (OSError, KeyError):
-        machine = float(psutil.virtual_memory().available) / MB
+    machine = _figures(root / "proc/meminfo").get("MemAvailable", psutil.virtual_memory().available / MB)
     return max(0.0, min([machine, *_left_by_cgroups(root)]))
 
 
-def _left_by_cgroups(root: Path) -> list[float]:
+def _left_by_cgroups(root: Path) -> Iterator[float]:
     """The memory that the limits of this process's cgroup and of those above it leave, for both versions of cgroups."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    left = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            top = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        # In a container the path may be that of the host, of which only the top is visible.
-        levels = [level for level in path.split("/") if level and level != ".."]
-        folders = [top.joinpath(*levels[:depth]) for depth in range(len(levels) + 1)]
-        left += [room for folder in folders if (room := _left_in(folder, *names)) is not None]
-    return left
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                top = root / "sys/fs/cgroup/memory"
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            # In a container the path may be that of the host, of which only the top is visible.
+            levels = [level for level in path.split("/") if level and level != ".."]
+            for depth in range(len(levels) + 1):
+                yield from _left_in(top.joinpath(*levels[:depth]), *names)
 
 
-def _left_in(folder: Path, limit_name: str, usage_name: str, dropped_name: str) -> float | None:
-    try:
-        limit = (folder / limit_name).read_text().strip()
-        if limit == "max" or int(limit) > NO_LIMIT:
-            return None
-        pairs = [line.split() for line in (folder / "memory.stat").read_text().splitlines()]
-        dropped = {name: int(value) for name, value in pairs}.get(dropped_name, 0)
-        return (int(limit) - int((folder / usage_name).read_text()) + dropped) / MB
-    except (OSError, ValueError):
-        return None
-
-
-def _figures(text: str) -> dict[str, float]:
-    """Figures in kB of a text such as `/proc/meminfo`, in MB."""
-    rows = [line.split() for line in text.splitlines()]
-    return {row[0].rstrip(":"): int(row[1]) / 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
+def _left_in(folder: Path, limit_name: str, usage_name: str, dropped_name: str) -> Iterator[float]:
+    with suppress(OSError, ValueError):  # without a limit it is `max`
+        limit = int((folder / limit_name).read_text())
+        dropped = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines()).get(dropped_name, 0)
+        if limit <= NO_LIMIT:
+            yield (limit - int((folder / usage_name).read_text()) + int(dropped)) / MB
 
 
 class Timer:

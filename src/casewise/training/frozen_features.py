@@ -17,14 +17,15 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -34,68 +35,17 @@ from torch import Tensor, nn
 
 from casewise.errors import CasewiseError, RunError, TrainingError
 from casewise.files import TEMPORARY, cache_folder, replacing
-from casewise.modalities.dataset import PanelData, PanelDataset, encode_bags
+from casewise.modalities.dataset import FeatureData, PanelData, PanelDataset, encode_bags
 from casewise.modalities.panels import augmented
 from casewise.models.backbones import Network, form_of, of_tiles
 from casewise.models.forward import mean_over_views
 from casewise.study.model import mixed_seed
 from casewise.training.compute_plan import cpu_name
-from casewise.version import __version__
 
 # In bytes, for all simultaneous jobs together.
 MEMORY = 2 * 2**30
 CHUNK = 64
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@dataclass(frozen=True)
-class FixedData:
-    """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point, without augmentation.
-
-    `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. If views are
-    bags, `bag` is the number of tiles of the largest one.
-    """
-
-    values: Tensor
-    truth: Tensor
-    names: list[str] = field(default_factory=list)
-    owner: Tensor | None = None
-    bag: int = 1
-    # values are not augmented, and the size of a bag matters only for features
-    bags: ClassVar[bool] = False
-    varied: ClassVar[bool] = False
-    subsampled: ClassVar[bool] = False
-    copyable: ClassVar[bool] = False
-
-    def __len__(self) -> int:
-        return len(self.truth)
-
-    def training_batch(
-        self, rows: list[int], generator: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Values (B, ...), panels in 0–1, and their truth (B, T)."""
-        return self._of(torch.tensor(rows), device), self.truth[rows].to(device)
-
-    def with_variations(self, changes: Mapping[str, Any]) -> FixedData:
-        """Fixed copies do not vary."""
-        return self
-
-    def views(self) -> tuple[Tensor, Tensor]:
-        """All views, and the panel of each."""
-        rows = torch.arange(len(self.values))
-        return rows.unsqueeze(1), rows if self.owner is None else self.owner
-
-    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
-        """Values (B, ...) of the rows."""
-        return self._of(slots[:, 0], device)
-
-    def eval_batch_size(self, batch: int, device: torch.device) -> int:
-        """The number of rows in a batch of prediction: four training batches, fewer if bags are large."""
-        return max(1, 4 * batch // self.bag)
-
-    def _of(self, rows: Tensor, device: torch.device) -> Tensor:
-        values = self.values[rows].to(device)
-        return values.float().div_(255) if values.dtype == torch.uint8 else values
 
 
 class Buffer:
@@ -126,35 +76,24 @@ def _reserve(path: Path, size: int) -> None:
     """Reserve the space of a file, because the process is killed if the disk of a mapped file is full."""
     try:
         with path.open("wb") as file:
-            if not _allocated(file.fileno(), size) and shutil.disk_usage(path.parent).free < size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except (OSError, AttributeError) as error:  # not every system and file system can
+                if getattr(error, "errno", None) in _FULL or shutil.disk_usage(path.parent).free < size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             file.truncate(size)
     except OSError as error:
         path.unlink(missing_ok=True)
         if error.errno not in _FULL:
             raise
-        free = shutil.disk_usage(path.parent).free
         raise RunError(
-            f"{path.parent}: the disk is full. What frozen layers make of the panels needs {size / 1e6:,.1f} MB there, "
-            f"and {free / 1e6:,.1f} MB are free. Make room and run the same command again, or write `compute: "
-            "{frozen_once: false}`, which keeps nothing and takes longer."
+            f"{path.parent}: the disk is full. What frozen layers make of the panels needs {size / 1e6:,.1f} MB there. "
+            "Make room and run the same command again, or write `compute: {frozen_once: false}`, which keeps nothing "
+            "and takes longer."
         ) from error
 
 
-def _allocated(file: int, size: int) -> bool:
-    """Whether the system has reserved the space; not every file system supports this."""
-    if not hasattr(os, "posix_fallocate"):
-        return False
-    try:
-        os.posix_fallocate(file, 0, size)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
-            raise
-        return False
-    return True
-
-
-def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer) -> FixedData:
+def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer) -> FeatureData:
     """All panels, followed by `copies` of each, augmented once as the study states and stored with 8 bits.
 
     The copies of a panel are on the side of its subject.
@@ -182,7 +121,7 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer
                 computed = data.plain_batch(slot_chunk, torch.device("cpu"))
             at = copy * len(data) + start
             values[at : at + len(slot_chunk)] = computed.mul(255).round_().to(torch.uint8)
-    return FixedData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
+    return FeatureData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
 
 
 class UpperLayers(nn.Module):
@@ -218,14 +157,14 @@ class UpperLayers(nn.Module):
 
 def activations(
     frozen: nn.Module,
-    data: FixedData | PanelDataset,
+    data: FeatureData | PanelDataset,
     *,
     layers: Callable[[Tensor], Tensor],
     bf16: bool,
     form: torch.memory_format,
     path: Path,
     buffer: Buffer,
-) -> FixedData:
+) -> FeatureData:
     """The outputs of frozen `layers` of a module in eval mode for every panel: (P, ...), `bfloat16` with `bf16`.
 
     For bags it is (P, K, ...), with NaN if a bag has fewer than K tiles.
@@ -239,14 +178,14 @@ def activations(
             bag_activations = encode_bags(
                 layers, data, slots, device, form, empty=lambda shape, dtype: buffer.empty(shape, dtype, path)
             )
-            return FixedData(bag_activations, data.truth, data.names, owner, data.bag)
+            return FeatureData(bag_activations, data.truth, data.names, owner, data.bag)
         for start in range(0, len(slots), CHUNK):
             computed = layers(data.plain_batch(slots[start : start + CHUNK], device).to(memory_format=form)).cpu()
             if result is None:
                 result = _laid_out(buffer, (len(slots), *computed.shape[1:]), computed.dtype, path, form)
             result[start : start + len(computed)] = computed
     assert result is not None
-    return FixedData(result, data.truth, data.names, owner)
+    return FeatureData(result, data.truth, data.names, owner)
 
 
 def _laid_out(
@@ -263,16 +202,15 @@ def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
     """The body's features of every panel, without augmentation: (P, width), the mean over views; bags (P, K, width)."""
     network.eval()
     slots, owner = data.views()
-    computed = []
     device, form = network.mean.device, form_of(network.body)
-    if data.bags:
-        with torch.inference_mode():
-            whole = encode_bags(network.features, data, slots, device, form).float().cpu()
-        return whole.clone()
     with torch.inference_mode():
+        if data.bags:
+            return encode_bags(network.features, data, slots, device, form).float().cpu().clone()
         size = data.eval_batch_size(batch, device)
-        for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
-            computed.append((network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers))
+        computed = [
+            (network.features(data.plain_batch(view_slots, device)).float().cpu(), panel_numbers)
+            for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True)
+        ]
     return mean_over_views(computed, len(data)).clone()
 
 
@@ -280,8 +218,7 @@ def features(network: Network, data: PanelDataset, *, batch: int) -> Tensor:
 BLOCK, VIEWS = 128, 16
 # The locks of a store: two processes wait for each other if they compute blocks with the same lock.
 LOCKS = 64
-# In bytes: what the store keeps by default.
-LIMIT = 4 * 2**30
+# The size of the store in GB.
 VARIABLE = "CASEWISE_FEATURE_CACHE"
 
 
@@ -293,7 +230,7 @@ class FeatureStore:
     """
 
     folder: Path
-    limit: int = LIMIT
+    limit: int = 4 * 2**30
 
     @classmethod
     def of_user(cls) -> FeatureStore:
@@ -302,15 +239,10 @@ class FeatureStore:
         Raises:
             CasewiseError: the variable is not a number of at least 0.
         """
-        text = os.environ.get(VARIABLE, "")
-        try:
-            gigabytes = float(text) if text else LIMIT / 2**30
-            limit = int(gigabytes * 2**30)
-        except (ValueError, OverflowError):
-            limit = -1
-        if limit < 0:
+        text = os.environ.get(VARIABLE) or "4"
+        if not re.fullmatch(r"\d{1,9}(\.\d*)?", text):
             raise CasewiseError(f"{VARIABLE}: must be a number of GB of at least 0, such as 4, not {text[:80]!r}.")
-        return cls(cache_folder() / "features", limit)
+        return cls(cache_folder() / "features", int(float(text) * 2**30))
 
     def read(self, address: str) -> Tensor | None:
         """The values at this address; None if they are not stored or damaged."""
@@ -321,7 +253,7 @@ class FeatureStore:
                 checksum = (file.metadata() or {}).get("sha256")
         except (SafetensorError, OSError, ValueError):  # it is missing or damaged
             return None
-        if checksum != _checksum(values):
+        if checksum != digest([values]):
             return None
         with suppress(OSError):
             os.utime(path)  # it was used
@@ -334,7 +266,7 @@ class FeatureStore:
         values = values.contiguous()
         with suppress(CasewiseError, SafetensorError, OSError):  # a full disk, or a folder that cannot be written
             with replacing(self._path(address), durable=False) as temporary:
-                save_file({"features": values}, temporary, metadata={"sha256": _checksum(values)})
+                save_file({"features": values}, temporary, metadata={"sha256": digest([values])})
             # the folder is searched once in a while, not after each block
             _unchecked[self.folder] = _unchecked.get(self.folder, self.limit) + values.nbytes
             if _unchecked[self.folder] > self.limit // 32:
@@ -350,23 +282,14 @@ class FeatureStore:
         return self.folder / address[:2] / f"{address}.safetensors"
 
     def _trim(self) -> None:
-        """Remove the least recently used files above the limit, and what killed processes left behind."""
-        try:
-            with FileLock(self.folder / "lock-trim").acquire(timeout=0):
-                files = []
-                for path in self.folder.glob("*/*"):
-                    with suppress(OSError):
-                        status = path.stat()
-                        files.append((status.st_mtime_ns, status.st_size, path))
-                total = sum(size for _, size, _ in files)
-                for _, size, path in sorted(files, key=lambda file: (not file[2].name.startswith(TEMPORARY), file[0])):
-                    if total <= self.limit:
-                        break
-                    with suppress(OSError):
-                        path.unlink()
-                        total -= size
-        except Timeout:  # another process does it
-            return
+        """Remove the least recently used files above the limit, and before them what killed processes left behind."""
+        left = self.limit
+        files = {path: path.stat() for path in self.folder.glob("*/*")}
+        newest = sorted(files, key=lambda path: (path.name.startswith(TEMPORARY), -files[path].st_mtime_ns))
+        for path in newest:
+            left -= files[path].st_size
+            if left < 0:
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -391,7 +314,7 @@ class SharedFeatures:
         data: PanelDataset,
         layers: nn.Module,
         compute: Callable[[PanelDataset], Tensor],
-        how: dict[str, Any],
+        how: Mapping[str, object],
         *,
         empty: Callable[..., Tensor] | None = None,
     ) -> Tensor:
@@ -408,7 +331,7 @@ class SharedFeatures:
         rows = self._rows(data)
         if rows is None:
             return compute(data)
-        facts = json.dumps([digest_of(layers), how, machine(layers)], sort_keys=True)
+        facts = json.dumps([digest(_deciding(layers)), how, machine(layers)], sort_keys=True)
         if empty is not None:
             return self._computed(rows, facts, compute, empty)
         if facts not in self._whole:
@@ -429,7 +352,7 @@ class SharedFeatures:
             for block in list(waiting):
                 values = cached_or_computed(
                     self.store,
-                    _sha256(f"{hashes[block]} {facts}") if hashes else None,
+                    digest([hashes[block], facts]) if hashes else None,
                     partial(compute, self.block(block)),
                     wait=wait,
                 )
@@ -492,77 +415,56 @@ _hashes: dict[str, tuple[str, ...]] = {}
 
 def _hashes_of_blocks(shared: SharedFeatures) -> tuple[str, ...]:
     """The hash of the pixels of each block of panels; computed once in this process if panels have an identity."""
-    views = hashlib.sha256()
-    for numbers in shared.panels.views():
-        _update(views, numbers)
-    key = _sha256(f"{shared.store.folder} {shared.identity} {views.hexdigest()} {len(shared.panels)}")
+    key = digest([str(shared.store.folder), shared.identity, *shared.panels.views(), str(len(shared.panels))])
     hashes = _hashes.get(key) if shared.identity else None
     if hashes is None:
-        hashes = tuple(digest_of_panels(shared.block(number)) for number in range(-(-len(shared.panels) // BLOCK)))
-        _hashes[key] = hashes
+        count = -(-len(shared.panels) // BLOCK)
+        _hashes[key] = hashes = tuple(digest(_pixels(shared.block(number))) for number in range(count))
     return hashes
 
 
-def digest_of_panels(data: PanelDataset) -> str:
-    """A hash of the pixels of every view of some panels, and of the panel of each view."""
-    digest = hashlib.sha256()
+def _pixels(data: PanelDataset) -> Iterator[str | Tensor]:
+    """The pixels of every view of some panels, and the panel of each view."""
     slots, owner = data.views()
-    digest.update(json.dumps([len(data), owner.tolist()]).encode())
+    yield from (str(len(data)), owner)
     for views in slots.split(VIEWS):
-        _update(digest, data.plain_batch(views, torch.device("cpu")).cpu())
-    return digest.hexdigest()
+        yield data.plain_batch(views, torch.device("cpu"))
 
 
-def digest_of(layers: nn.Module) -> str:
-    """A hash of layers: their weights, statistics and settings, without a network's head and its targets."""
-    digest = hashlib.sha256()
-    body = layers.body if isinstance(layers, Network) else layers
-    digest.update(repr(body).encode())
+def _deciding(layers: nn.Module) -> Iterator[str | Tensor]:
+    """The weights, statistics and settings of layers, without a network's head and its targets."""
+    body = layers
     if isinstance(layers, Network):
-        digest.update(f"{layers.name} {layers.read_map} {layers.map_cells} {layers.fusion}".encode())
-        for tensor in (layers.mean, layers.std):
-            _update(digest, tensor.cpu())
+        body = layers.body
+        yield f"{layers.name} {layers.read_map} {layers.map_cells} {layers.fusion}"
+        yield from (layers.mean, layers.std)
+    yield repr(body)
     for name, tensor in (*body.named_parameters(), *body.named_buffers()):
-        digest.update(name.encode())
-        _update(digest, tensor.detach().cpu())
-    return digest.hexdigest()
+        yield from (name, tensor)
 
 
-def _update(digest: Any, tensor: Tensor) -> None:
-    digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-    digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+def digest(values: Iterable[str | Tensor]) -> str:
+    """A hash of texts and tensors."""
+    hashed: Any = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            hashed.update(f"{value.dtype} {list(value.shape)}".encode())
+            hashed.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        else:
+            hashed.update(f"{len(value)} {value}".encode())
+    return hashed.hexdigest()
 
 
-def _checksum(values: Tensor) -> str:
-    digest = hashlib.sha256()
-    _update(digest, values)
-    return digest.hexdigest()
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def machine(layers: nn.Module) -> list[Any]:
+def machine(layers: nn.Module) -> list[object]:
     """Facts that decide the last bits besides the values: versions, processor, number of threads."""
     device = next((tensor.device for tensor in layers.state_dict().values()), torch.device("cpu"))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return [*_versions(), device.type, name, torch.get_num_threads(), torch.backends.mkldnn.enabled]
 
 
 @lru_cache(maxsize=1)
-def _processor() -> str:
-    return f"{cpu_name()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-
-
-@lru_cache(maxsize=1)
 def _versions() -> tuple[str, ...]:
-    """The versions of the libraries, and a hash of casewise's own code."""
-    source = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
-        source.update(path.read_bytes())
-    versions = [__version__, source.hexdigest()]
-    for package in ("torch", "torchvision", "timm", "numpy"):
-        with suppress(PackageNotFoundError):
-            versions.append(f"{package} {version(package)}")
-    return tuple(versions)
+    """The processor, the versions of the libraries, and a hash of casewise's own code."""
+    sources = (path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.parent.rglob("*.py")))
+    versions = [f"{package} {version(package)}" for package in ("torch", "torchvision", "timm", "numpy")]
+    return (cpu_name(), platform.machine(), torch.backends.cpu.get_cpu_capability(), digest(sources), *versions)

@@ -34,8 +34,8 @@ INNER_FOLDS = 5
 # Directions of smaller variance hardly change a penalised model.
 MOST_DIRECTIONS = 400
 # Penalties relative to the mean squared length of a row: strengths of ridge, inverse strengths of logistic regression.
-RIDGE = np.logspace(-3, 3, 13)
-LOGISTIC = np.logspace(-1, 3, 9)
+RIDGE = np.logspace(-3, 3, 13).tolist()
+LOGISTIC = np.logspace(-1, 3, 9).tolist()
 # Penalties that are tried after the one with the smallest loss so far.
 PATIENCE = 2
 # The most steps of the solver from one inverse strength to the next.
@@ -119,14 +119,13 @@ def linear_model(
     """
     directions = Directions.of(values, standardise=standardise)
     problems: dict[str, type[_Ridge | _Logistic]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
-    problem = by_form(output.kind, problems)(output.classes)
-    folds = [problem.losses(directions.scores, labels, train, left_out) for train, left_out in group_folds(groups)]
+    problem = by_form(output.kind, problems)(directions.scores, labels, output.classes)
+    folds = [problem.losses(train, left_out) for train, left_out in group_folds(groups)]
     losses = losses_until_they_rise(folds) or [0.0]
     chosen = int(np.argmin(losses))
-    every = np.arange(len(labels))
-    weight, bias = problem.fit(directions.scores, labels, every, problem.penalties[chosen])
+    weight, bias = problem.fit(np.arange(len(labels)), problem.penalties[chosen])
     own_weight, own_bias = directions.in_own_units(weight, bias)
-    return LinearModel(own_weight, own_bias, float(losses[chosen]) / len(labels), float(problem.penalties[chosen]))
+    return LinearModel(own_weight, own_bias, losses[chosen] / len(labels), problem.penalties[chosen])
 
 
 def losses_until_they_rise(folds: Sequence[Iterable[float]]) -> list[float]:
@@ -151,36 +150,48 @@ def group_folds(groups: NDArray[np.object_]) -> list[tuple[NDArray[np.intp], NDA
     return list(GroupKFold(folds).split(groups, groups=groups)) if folds > 1 else []
 
 
-class _Ridge:
+@dataclass(frozen=True)
+class _Problem:
+    """A target to fit: directions (N, R), labels (N,), the number of classes, and the most steps of a solver."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    classes: int
+    most_steps: int = MOST_STEPS
+
+    def outputs(self, lines: Lines, rows: np.ndarray) -> np.ndarray:
+        """The raw outputs (N, O) of some rows."""
+        weight, bias = lines
+        return np.asarray(self.scores[rows] @ weight.T + bias)
+
+
+class _Ridge(_Problem):
     """One number: all penalties from one decomposition."""
 
     penalties = RIDGE
 
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-
-    def _weights(self, scores: np.ndarray, labels: np.ndarray, penalties: np.ndarray) -> Lines:
+    def _weights(self, rows: np.ndarray, penalties: Sequence[float]) -> Lines:
         """(P, R) and (P,)."""
+        scores, labels = self.scores[rows], self.labels[rows]
         centre, mean = scores.mean(axis=0), float(labels.mean())
         left, lengths, right = np.linalg.svd(scores - centre, full_matrices=False)
         projected = left.T @ (labels - mean)
-        shrunk = lengths[:, None] / (lengths[:, None] ** 2 + penalties) * projected[:, None]
+        shrunk = lengths[:, None] / (lengths[:, None] ** 2 + np.asarray(penalties)) * projected[:, None]
         weight = (right.T @ shrunk).T
         return weight, mean - weight @ centre
 
-    def losses(self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray) -> list[float]:
+    def losses(self, train: np.ndarray, left_out: np.ndarray) -> list[float]:
         """The summed squared error of the left-out rows at each penalty, in variances of all labels."""
-        weight, bias = self._weights(scores[train], labels[train], self.penalties)
-        errors = scores[left_out] @ weight.T + bias - labels[left_out, None]
-        squared: list[float] = ((errors**2).sum(axis=0) / max(float(labels.var()), 1e-12)).tolist()
+        errors = self.outputs(self._weights(train, self.penalties), left_out) - self.labels[left_out, None]
+        squared: list[float] = ((errors**2).sum(axis=0) / max(float(self.labels.var()), 1e-12)).tolist()
         return squared
 
-    def fit(self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float) -> Lines:
+    def fit(self, rows: np.ndarray, penalty: float) -> Lines:
         """Weights (1, R) and bias (1,)."""
-        return self._weights(scores[rows], labels[rows], np.array([penalty]))
+        return self._weights(rows, [penalty])
 
 
-class _Logistic:
+class _Logistic(_Problem):
     """Classes by multinomial regression; a class without rows keeps a bias that never chooses it.
 
     The inner losses are those of a path from strong to weak penalties, each model fitted from the one before; the model
@@ -189,26 +200,24 @@ class _Logistic:
 
     penalties = LOGISTIC
 
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-
-    def path(self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray) -> Iterator[Lines]:
+    def path(self, rows: np.ndarray, penalties: Sequence[float]) -> Iterator[Lines]:
         """Weights (K, R) and biases (K,); of two classes, each has half of the line between them."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
-        present = sorted(set(labels[rows].astype(int).tolist()))
+        scores, labels = self.scores[rows], self.labels[rows].astype(int)
+        present = sorted(set(labels.tolist()))
         absent = np.full(self.classes, ABSENT)
         if len(present) == 1:
             absent[present[0]] = 0.0
             yield from [(np.zeros((self.classes, scores.shape[1])), absent)] * len(penalties)
             return
-        model = LogisticRegression(max_iter=MOST_STEPS, tol=1e-4, warm_start=True)
+        model = LogisticRegression(max_iter=self.most_steps, tol=1e-4, warm_start=True)
         for penalty in penalties:
             with warnings.catch_warnings():
                 # weak penalties need more steps, and stopping early is a penalty of its own
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.set_params(C=penalty).fit(scores[rows], labels[rows].astype(int))
+                model.set_params(C=penalty).fit(scores, labels)
             coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
             if len(present) == 2:
                 coefficients = np.stack([-coefficients[0] / 2, coefficients[0] / 2])
@@ -217,43 +226,41 @@ class _Logistic:
             weight[present], bias[present] = coefficients, intercepts
             yield weight, bias
 
-    def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
-        """The summed negative log-likelihood of classes (N,), each counted up to `ABSENT`."""
+    def loss(self, lines: Lines, rows: np.ndarray) -> float:
+        """The summed negative log-likelihood of some rows, each counted up to `ABSENT`."""
         from scipy.special import log_softmax
 
-        chosen = log_softmax(raw, axis=1)[np.arange(len(labels)), labels.astype(int)]
+        labels = self.labels[rows].astype(int)
+        chosen = log_softmax(self.outputs(lines, rows), axis=1)[np.arange(len(labels)), labels]
         return float(-np.maximum(chosen, ABSENT).sum())
 
-    def fit(self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalty: float) -> Lines:
+    def fit(self, rows: np.ndarray, penalty: float) -> Lines:
         """Weights (O, R) and biases (O,)."""
-        return next(self.path(scores, labels, rows, np.array([penalty])))
+        return next(self.path(rows, [penalty]))
 
-    def losses(
-        self, scores: np.ndarray, labels: np.ndarray, train: np.ndarray, left_out: np.ndarray
-    ) -> Iterator[float]:
+    def losses(self, train: np.ndarray, left_out: np.ndarray) -> Iterator[float]:
         """The loss of the left-out rows at one penalty after another."""
-        for weight, bias in self.path(scores, labels, train, self.penalties):
-            yield self.loss(scores[left_out] @ weight.T + bias, labels[left_out])
+        return (self.loss(lines, left_out) for lines in self.path(train, self.penalties))
 
 
 class _Steps(_Logistic):
     """Grades: one line for each step, fitted on the rows that reach it."""
 
-    def path(self, scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, penalties: np.ndarray) -> Iterator[Lines]:
+    def path(self, rows: np.ndarray, penalties: Sequence[float]) -> Iterator[Lines]:
         """Weights (K − 1, R) and biases (K − 1,) of the logits of passing each grade."""
         paths: list[Iterable[Lines]] = []
         for step in range(self.classes - 1):
-            reached = rows[labels[rows] >= step]
-            passed = (labels > step).astype(float)
-            nothing = [(np.zeros((2, scores.shape[1])), np.zeros(2))] * len(penalties)
-            paths.append(_Logistic(2).path(scores, passed, reached, penalties) if len(reached) else nothing)
+            reached = rows[self.labels[rows] >= step]
+            passed = _Logistic(self.scores, (self.labels > step).astype(float), 2)
+            nothing = [(np.zeros((2, self.scores.shape[1])), np.zeros(2))] * len(penalties)
+            paths.append(passed.path(reached, penalties) if len(reached) else nothing)
         for lines in zip(*paths, strict=True):
             biases = np.clip([bias[1] - bias[0] for _, bias in lines], ABSENT, -ABSENT)
             yield np.stack([weight[1] - weight[0] for weight, _ in lines]), biases
 
-    def loss(self, raw: np.ndarray, labels: np.ndarray) -> float:
-        """The summed negative log-likelihood of grades (N,)."""
-        steps, grade = np.arange(self.classes - 1), labels[:, None]
+    def loss(self, lines: Lines, rows: np.ndarray) -> float:
+        """The summed negative log-likelihood of the grades of some rows."""
+        steps, grade, raw = np.arange(self.classes - 1), self.labels[rows, None], self.outputs(lines, rows)
         signed = np.where(steps < grade, raw, -raw)
         return float((np.logaddexp(0.0, -signed) * (steps <= grade)).sum())
 
@@ -261,6 +268,7 @@ class _Steps(_Logistic):
 # Penalties of a probed head: of ridge, and inverse ones of logistic regression.
 PROBE_RIDGE = np.logspace(0, 5, 11)
 PROBE_LOGISTIC = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+MOST_PROBE_STEPS = 300
 Line: TypeAlias = tuple[np.ndarray, float]
 
 
@@ -323,31 +331,18 @@ def _ridge(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: in
 
 def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
     """One line for each class; classes without cases keep their random line."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-
-    labels = labels.astype(int)
-    present = sorted(set(labels.tolist()))
-    fitted_lines: list[Line | None] = [None] * classes
+    present = set(labels.tolist())
     if len(present) < 2:
-        return fitted_lines
+        return [None] * classes
+    model = _Logistic(rows, labels, classes, MOST_PROBE_STEPS)
     # a fold without all classes on its training side is not informative about the penalty
     folds = [(t, v) for t, v in group_folds(groups) if len(set(labels[t].tolist())) == len(present)]
-    losses = np.zeros(len(PROBE_LOGISTIC))
-    for train, left_out in folds:
-        for number, inverse in enumerate(PROBE_LOGISTIC):
-            model = LogisticRegression(C=inverse, max_iter=300).fit(rows[train], labels[train])
-            losses[number] += log_loss(labels[left_out], model.predict_proba(rows[left_out]), labels=present)
-    inverse_penalty = PROBE_LOGISTIC[int(losses.argmin())]
-    model = LogisticRegression(C=inverse_penalty, max_iter=300).fit(rows, labels)
-    if len(present) == 2:
-        # one line separates two classes: half of it for each
-        weight, bias = model.coef_[0] / 2, float(model.intercept_[0]) / 2
-        fitted_lines[present[0]], fitted_lines[present[1]] = (-weight, -bias), (weight, bias)
-    else:
-        for line, label in enumerate(present):
-            fitted_lines[label] = (model.coef_[line], float(model.intercept_[line]))
-    return fitted_lines
+
+    def loss(penalty: float) -> float:
+        return sum(model.loss(model.fit(train, penalty), left_out) / len(left_out) for train, left_out in folds)
+
+    weight, bias = model.fit(np.arange(len(labels)), min(PROBE_LOGISTIC, key=loss))
+    return [(weight[label], float(bias[label])) if label in present else None for label in range(classes)]
 
 
 def _steps(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:
@@ -355,10 +350,8 @@ def _steps(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: in
     fitted_lines: list[Line | None] = []
     for step in range(classes - 1):
         reached = labels >= step
-        lines = _logistic(rows[reached], (labels[reached] > step).astype(int), groups[reached], 2)
-        below, above = lines
-        both = below is not None and above is not None
-        fitted_lines.append((above[0] - below[0], above[1] - below[1]) if both and above and below else None)
+        below, above = _logistic(rows[reached], (labels[reached] > step).astype(float), groups[reached], 2)
+        fitted_lines.append((above[0] - below[0], above[1] - below[1]) if below and above else None)
     return fitted_lines
 
 
@@ -403,12 +396,11 @@ def fit_head(
         subjects: the subject of each row; inner folds keep the rows of a subject together.
         seed: of the frequencies of a radial head; a linear one draws nothing.
     """
-    blocks = blocks_of(network, train)
-    chosen = choose_candidates(network, blocks, train, subjects, outputs, averaged=AVERAGED)
-    columns = keep_only(network, chosen.specs)
+    chosen, records = choose_candidates(network, blocks_of(network, train), train, subjects, outputs, averaged=AVERAGED)
+    columns = keep_only(network, _specs(chosen))
     bank = bank_of(network)
     set_weights(network.head[-1], bank.specs, bank.widths, chosen, outputs)
-    return LinearFit(columns, chosen.records)
+    return LinearFit(columns, records)
 
 
 def blocks_of(network: Network, train: FeatureData) -> dict[FeatureSpec, NDArray[np.float32]]:
@@ -418,17 +410,13 @@ def blocks_of(network: Network, train: FeatureData) -> dict[FeatureSpec, NDArray
     return dict(zip(bank.specs, blocks, strict=True))
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The models that are averaged, one mapping for each target, and the record of all inner losses."""
+# The models of one target that are averaged.
+Models: TypeAlias = "dict[FeatureSpec, LinearModel]"
 
-    used: list[dict[FeatureSpec, LinearModel]]
-    records: list[CandidateLosses]
 
-    @property
-    def specs(self) -> list[FeatureSpec]:
-        """All candidates that a target uses."""
-        return list(dict.fromkeys(spec for by_spec in self.used for spec in by_spec))
+def _specs(chosen: Sequence[Models]) -> list[FeatureSpec]:
+    """All candidates that a target uses."""
+    return list(dict.fromkeys(spec for by_spec in chosen for spec in by_spec))
 
 
 def choose_candidates(
@@ -440,37 +428,39 @@ def choose_candidates(
     *,
     averaged: int,
     standardise: bool = True,
-) -> Chosen:
-    """Fit every candidate to every target, and choose for each target those with the smallest inner loss."""
+) -> tuple[list[Models], list[CandidateLosses]]:
+    """Fit every candidate to every target; for each target, those with the smallest inner loss, and all losses."""
     groups = np.asarray(subjects, dtype=object)
-    used: list[dict[FeatureSpec, LinearModel]] = []
-    records = []
+    chosen, records = [], []
     for output, _, scored, labels in labelled(network, train.truth, outputs):
         models = {
             spec: linear_model(block[scored].astype(float), labels, groups[scored], output, standardise=standardise)
             for spec, block in blocks.items()
         }
         order = sorted(models, key=lambda spec: models[spec].loss)[:averaged]
-        used.append({spec: models[spec] for spec in order})
+        chosen.append({spec: models[spec] for spec in order})
         losses = {spec.name: model.loss for spec, model in models.items()}
         records.append(CandidateLosses(output.name, losses, [spec.name for spec in order]))
-    return Chosen(used, records)
+    return chosen, records
 
 
 def set_weights(
-    linear: Any, specs: Sequence[FeatureSpec], widths: Sequence[int], chosen: Chosen, outputs: Sequence[Output]
+    linear: Any,
+    specs: Sequence[FeatureSpec],
+    widths: Sequence[int],
+    chosen: Sequence[Models],
+    outputs: Sequence[Output],
 ) -> None:
     """Fill a linear layer, whose input has the candidates `specs` side by side, with the mean of the chosen models."""
     weight, bias = np.zeros(tuple(linear.weight.shape)), np.zeros(len(linear.bias))
+    ends = dict(zip(specs, np.cumsum(widths), strict=True))
     row = 0
-    for by_spec, output in zip(chosen.used, outputs, strict=True):
-        column = 0
-        for spec, width in zip(specs, widths, strict=True):
-            if (model := by_spec.get(spec)) is not None:
-                weight[row : row + output.width, column : column + width] = model.weight / len(by_spec)
-                bias[row : row + output.width] += model.bias / len(by_spec)
-            column += width
-        row += output.width
+    for models, output in zip(chosen, outputs, strict=True):
+        rows = slice(row, row := row + output.width)
+        for spec in [spec for spec in specs if spec in models]:
+            own_weight, own_bias = models[spec].weight / len(models), models[spec].bias / len(models)
+            weight[rows, ends[spec] - own_weight.shape[1] : ends[spec]] = own_weight
+            bias[rows] += own_bias
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))
@@ -492,8 +482,10 @@ def fit_radial_head(
         fourier[spec].fill(directions.centre, directions.back, seed)
     with torch.no_grad():
         values = {spec: fourier[spec](torch.from_numpy(block)).numpy() for spec, block in blocks.items()}
-    chosen = choose_candidates(network, values, train, subjects, outputs, averaged=AVERAGED_RADIAL, standardise=False)
-    columns = keep_only(network, chosen.specs)
+    chosen, records = choose_candidates(
+        network, values, train, subjects, outputs, averaged=AVERAGED_RADIAL, standardise=False
+    )
+    columns = keep_only(network, _specs(chosen))
     bank = bank_of(network)
     head = RadialHead(
         bank.widths, [len(fourier[spec].back) for spec in bank.specs], FREQUENCIES, network.target_mean.numel()
@@ -501,7 +493,7 @@ def fit_radial_head(
     head.blocks = torch.nn.ModuleList(fourier[spec] for spec in bank.specs)
     set_weights(head.linear, bank.specs, [2 * FREQUENCIES] * len(bank.specs), chosen, outputs)
     network.head[-1] = head.double()
-    return LinearFit(columns, chosen.records)
+    return LinearFit(columns, records)
 
 
 def radial_candidates(blocks: Mapping[FeatureSpec, Values]) -> dict[FeatureSpec, Values]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,6 +73,11 @@ class TrainingContext:
         """The files of the folder."""
         return TrainingFolder(self.folder)
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The format of panels and weights."""
+        return torch.channels_last if self.choice.channels_last else torch.contiguous_format
+
     def after(self, done: int) -> TrainingContext:
         """The same context, whose progress includes the `done` epochs of earlier stages."""
         tell = self.tell
@@ -99,9 +104,7 @@ class Training:
     def __init__(
         self, network: Network | UpperLayers, recipe: Recipe, train: Batches, context: TrainingContext
     ) -> None:
-        choice = context.choice
-        self.device = torch.device(choice.device)
-        self.format = torch.channels_last if choice.channels_last else torch.contiguous_format
+        self.device, self.format = torch.device(context.choice.device), context.memory_format
         self.network: Any = network.to(self.device).to(memory_format=self.format)  # type: ignore[call-overload]
         self.recipe, self.data, self.context = recipe, train, context
         if recipe.batch_norm_momentum:
@@ -145,15 +148,22 @@ class Training:
             TrainingError: the loss is not finite.
         """
         seed = self.context.seed
-        _seed_draws(mixed_seed(seed, "dropout", epoch, number), self.device)
+        # `torch.manual_seed` also formats its call stack, which takes as long as the step of a head
+        seed_layers = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
+        seed_layers(mixed_seed(seed, "dropout", epoch, number))
         generator = torch.Generator().manual_seed(mixed_seed(seed, "panels", epoch, number))
         panels, truth = self.data.training_batch(rows, generator, self.device)
         with self._precision():
             panels = panels.to(memory_format=self.format) if panels.ndim == 4 else panels
-            raw = forward_in_parts(self.network, panels, self.context.choice.parts)
+            raw = split_batch(self.network, panels, self.context.choice.parts)
             loss = self.loss(raw, truth)
         if not torch.isfinite(loss):
-            raise self._non_finite(rows, epoch, number)
+            names = list(dict.fromkeys(self.data.names[row] for row in rows if self.data.names))
+            raise TrainingError(
+                f"the loss is no longer a number in epoch {epoch + 1}, batch {number + 1} "
+                f"(cases {names_text(names, CASES_SHOWN) or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), "
+                "or look at these images"
+            )
         self.optimizer.zero_grad()
         loss.backward()
         if self.recipe.clip_gradients:
@@ -223,7 +233,7 @@ class Training:
         patience = self.recipe.early_stopping.patience
         return not math.isfinite(last["stop_loss"]) or last["epoch"] - self.best_epoch >= patience
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Mapping[str, object]:
         """The state from which training continues after this epoch."""
         return {
             "network": self.network.state_dict(),
@@ -234,23 +244,16 @@ class Training:
             "best": [self.best, self.best_loss, self.best_epoch],
         }
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        numbered = {int(number): values for number, values in state["optimizer"]["state"].items()}
+        self.optimizer.load_state_dict(state["optimizer"] | {"state": numbered})
         self.plateau.load_state_dict(state["plateau"])
         if self.cycle:
             self.cycle.load_state_dict(state["cycle"])
         self.history = state["history"]
         self.best, self.best_loss, self.best_epoch = state["best"]
-
-    def _non_finite(self, rows: list[int], epoch: int, number: int) -> TrainingError:
-        names = self.data.names
-        named = names_text(list(dict.fromkeys(names[row] for row in rows if names)), CASES_SHOWN)
-        return TrainingError(
-            f"the loss is no longer a number in epoch {epoch + 1}, batch {number + 1} "
-            f"(cases {named or 'not named'}). Lower recipe.lr (now {self.recipe.lr:g}), or look at these images"
-        )
 
 
 def fit(
@@ -268,7 +271,7 @@ def fit(
     if file.intact():
         training.load(load_state(file.path))
     saved, interval = time.monotonic(), context.save_every
-    with _naming(network), out_of_place(network), _threads(1 if _is_linear(network) else None):
+    with naming(network), out_of_place(network), _threads(1 if _is_linear(network) else None):
         while len(training.history) < (context.until or recipe.epochs) and not training.stopped:
             training.run_epoch(stop)
             start = time.monotonic()
@@ -279,19 +282,19 @@ def fit(
                 interval = max(interval, SAVING * (saved - start)) if interval else interval
             if context.tell:
                 context.tell(len(training.history), training.history[-1]["train_loss"])
-    history, best = training.history, context.keep == "best"
-    if not all(math.isfinite(h["train_loss"] + h["stop_loss"]) for h in history) or (best and not training.best):
-        raise TrainingError(
-            f"{network.name}: the loss on the subjects that decide when to stop is no longer a number after "
-            f"{len(history)} epochs. Lower recipe.lr (now {recipe.lr:g}), or take {network.name} out of `backbones`."
-        )
+        history, best = training.history, context.keep == "best"
+        if not all(math.isfinite(h["train_loss"] + h["stop_loss"]) for h in history) or (best and not training.best):
+            raise TrainingError(
+                "the loss on the subjects that decide when to stop is no longer a number after "
+                f"{len(history)} epochs. Lower recipe.lr (now {recipe.lr:g})"
+            )
     if best:
         network.load_state_dict(training.best)
     return Fitted(network.eval(), history, training.best_epoch, training.best_loss)
 
 
 @contextmanager
-def _naming(network: Any) -> Iterator[None]:
+def naming(network: nn.Module) -> Iterator[None]:
     """Add the network's name to an error of its training."""
     try:
         yield
@@ -318,18 +321,6 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _seed_draws(seed: int, device: torch.device) -> None:
-    """Seed what layers on `device` draw, such as dropout.
-
-    On a CPU `torch.manual_seed` would draw the same, but it also formats its call stack for each kind of accelerator,
-    which takes as long as the step of a head.
-    """
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)
-    else:
-        torch.manual_seed(seed)
-
-
 def standardise(network: Network, truth: Tensor, outputs: Sequence[Output]) -> None:
     """Set the mean and standard deviation of the network's numbers, from its training labels; classes have none.
 
@@ -349,7 +340,7 @@ def standardise(network: Network, truth: Tensor, outputs: Sequence[Output]) -> N
         start += output.width
 
 
-def forward_in_parts(network: nn.Module, panels: Tensor, parts: int) -> Tensor:
+def split_batch(network: nn.Module, panels: Tensor, parts: int) -> Tensor:
     """The outputs (B, W) of a batch of panels (B, ...), computed in `parts` of nearly equal size.
 
     A part is computed a second time when its gradients are needed, so that memory holds the intermediate values of one
@@ -358,7 +349,7 @@ def forward_in_parts(network: nn.Module, panels: Tensor, parts: int) -> Tensor:
     dropout.
 
     >>> network = nn.Linear(3, 2)
-    >>> forward_in_parts(network, torch.ones(5, 3), 2).shape
+    >>> split_batch(network, torch.ones(5, 3), 2).shape
     torch.Size([5, 2])
     """
     # A part of one panel has no statistics for a batch norm.

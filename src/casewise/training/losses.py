@@ -11,8 +11,6 @@ from torch import Tensor
 from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, split_raw
 from casewise.study.schema import Recipe
 
-__all__ = ["Scaling", "balanced", "class_counts", "class_weights", "guess_loss", "loss_of"]
-
 
 @dataclass(frozen=True)
 class Scaling:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.errors import TrainingError
-from casewise.training.loop import Training
+from casewise.training.loop import Training, naming
 
 if TYPE_CHECKING:
     from casewise.modalities.dataset import Batches
@@ -54,11 +54,6 @@ class Fall:
         return self.depth > CLEAR * self.noise and self.depth > 0.01 * abs(self.curve[0]) and self.begin <= self.end
 
 
-def diverged(losses: list[float]) -> bool:
-    """Whether the loss explodes: the median of the last three, because a single batch may be an outlier."""
-    return bool(np.median(losses[-3:]) > DIVERGED * min(losses) + 1)
-
-
 def _swept(
     network: Network | UpperLayers, recipe: Recipe, rates: np.ndarray, train: Batches, context: TrainingContext
 ) -> list[float]:
@@ -67,16 +62,19 @@ def _swept(
     training = Training(copy.deepcopy(network), constant, train, context)
     training.rates = [rate / float(rates[0]) for rate in training.rates]
     losses: list[float] = []
-    for epoch in itertools.count():
-        for number, rows in enumerate(training.batches(epoch)):
-            training.set_rates(float(rates[len(losses)]))
-            try:
-                losses.append(float(training.step(rows, epoch, number)[0]))
-            except TrainingError:
-                return losses
-            if len(losses) == len(rates) or diverged(losses):
-                return losses
-    raise AssertionError("an endless loop has ended")
+    batches = (
+        (epoch, number, rows) for epoch in itertools.count() for number, rows in enumerate(training.batches(epoch))
+    )
+    for rate, (epoch, number, rows) in zip(rates, batches, strict=False):
+        training.set_rates(float(rate))
+        try:
+            losses.append(float(training.step(rows, epoch, number)[0]))
+        except TrainingError:
+            break
+        # the median of the last three, because a single batch may be an outlier
+        if np.median(losses[-3:]) > DIVERGED * min(losses) + 1:
+            break
+    return losses
 
 
 def find_rate(network: Network | UpperLayers, recipe: Recipe, train: Batches, context: TrainingContext) -> RateSearch:
@@ -87,31 +85,17 @@ def find_rate(network: Network | UpperLayers, recipe: Recipe, train: Batches, co
     """
     finder = recipe.finder
     rates = np.geomspace(finder.low, finder.high, finder.steps)
-    losses = _swept(network, recipe, rates, train, context)
-    rate = steepest(rates[: len(losses)], np.array(losses))
-    if rate is None:
-        raise TrainingError(
-            f"the learning-rate finder found no rate between {finder.low:g} and {finder.high:g} at which the loss "
-            f"clearly falls ({_fall_text(rates, losses)}). State recipe.lr (safe values are 0.0003 for "
-            f"the adam family and 0.01 for sgd), or{_finder_hint(finder.steps)} widen recipe.finder"
-        )
-    fall = deepest(rates[: len(losses)], np.array(losses))
-    smoothed = [round(float(v), 6) for v in fall.curve] if fall else []
-    return RateSearch([float(r) for r in rates[: len(losses)]], [round(v, 6) for v in losses], rate, smoothed)
-
-
-def _fall_text(rates: np.ndarray, losses: list[float]) -> str:
-    if not losses:
-        return "it is not finite at the first step"
-    fall = deepest(rates[: len(losses)], np.array(losses))
-    if fall is None:
-        return f"it is {losses[0]:.3g} at {rates[0]:.1g} and not finite after step {len(losses)}"
-    depth = f"falls by at most {fall.depth:.2g}" if fall.depth > 0 else "does not fall"
-    return f"the smoothed loss {depth}; chance alone can cause a fall of {CLEAR * fall.noise:.2g}"
-
-
-def _finder_hint(steps: int) -> str:
-    return "" if steps >= 1000 else f" set recipe.finder.steps to {min(2 * steps, 1000)} to average more batches, or"
+    with naming(network):
+        losses = np.array(_swept(network, recipe, rates, train, context))
+        rates = rates[: len(losses)]
+        fall, rate = deepest(rates, losses), steepest(rates, losses)
+        if fall is None or rate is None:
+            raise TrainingError(
+                f"the learning-rate finder found no rate between {finder.low:g} and {finder.high:g} at which the loss "
+                "clearly falls. State recipe.lr (safe values are 0.0003 for the adam family and 0.01 for sgd), set "
+                f"recipe.finder.steps (now {finder.steps}) to average more batches, or widen recipe.finder"
+            )
+    return RateSearch(rates.tolist(), losses.round(6).tolist(), rate, fall.curve.round(6).tolist())
 
 
 def weights(rates: np.ndarray) -> np.ndarray:
@@ -138,12 +122,10 @@ def without_outliers(losses: np.ndarray) -> np.ndarray:
 
 
 def deepest(rates: np.ndarray, losses: np.ndarray) -> Fall | None:
-    """The fall from the initial level to the minimum of the smoothed loss; None with fewer than five finite losses.
+    """The fall from the initial level to the minimum of the smoothed loss; None with fewer than five losses.
 
     It begins after the last step with less than a tenth of its depth, and ends at the first with nine tenths.
     """
-    finite = np.isfinite(losses)
-    rates, losses = rates[finite], losses[finite]
     steps = len(losses)
     if steps < 5:
         return None
@@ -179,7 +161,6 @@ def steepest(rates: np.ndarray, losses: np.ndarray) -> float | None:
     >>> 1e-3 < steepest(rates, losses) < 2e-2
     True
     """
-    rates, losses = rates[np.isfinite(losses)], losses[np.isfinite(losses)]
     fall = deepest(rates, losses)
     if fall is None or not fall.clear:
         return None

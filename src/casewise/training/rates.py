@@ -51,36 +51,12 @@ def unfreeze(network: Network, groups: int, count: int) -> None:
 
 
 def parameter_groups(network: Any, recipe: Recipe, lr: float) -> list[Group]:
-    """The optimiser's groups: one for the body, or several if rates differ by layer, then one for the head.
-
-    With `discriminative` d the last group of layers has the stated rate, and each group below it 1/d of the next one's;
-    with `layer_decay` see `layer_rates`.
-    """
+    """The optimiser's groups: one for the body, or several with `layer_decay`, then one for the head."""
     head = {"params": list(network.head.parameters()), "lr": lr * recipe.head_lr}
     body = [p for p in network.body.parameters() if p.requires_grad]
-    if not body:
-        return [head]
-    if recipe.layer_decay != 1:
+    if body and recipe.layer_decay != 1:
         return layer_rates(network, lr, recipe.layer_decay, head_lr=recipe.head_lr)
-    if recipe.discriminative == 1:
-        return [{"params": body, "lr": lr}, head]
-    groups = layer_groups(network, recipe.gradual_unfreezing.groups)
-    body_groups: list[Group] = []
-    grouped: set[int] = set()
-    for position, group in enumerate(groups):
-        group_parameters = [
-            p for module in group for p in module.parameters() if p.requires_grad and id(p) not in grouped
-        ]
-        grouped |= {id(p) for p in group_parameters}
-        if group_parameters:
-            body_groups.append(
-                {"params": group_parameters, "lr": lr / recipe.discriminative ** (len(groups) - 1 - position)}
-            )
-    rest = [p for p in body if id(p) not in grouped]
-    if rest:
-        # tokens and positions belong to no block and count as the input layer
-        body_groups.insert(0, {"params": rest, "lr": lr / recipe.discriminative ** (len(groups) - 1)})
-    return [*body_groups, head]
+    return [{"params": body, "lr": lr}, head] if body else [head]
 
 
 def optimizer_of(groups: list[Group], recipe: Recipe) -> torch.optim.Optimizer:
@@ -98,7 +74,7 @@ def cosine_share(recipe: Recipe, epoch: int, batch: int, steps: int) -> float:
     """The share of the full rate with `schedule: cosine`: that of the epoch, or with a warm-up that of the step."""
     if recipe.warmup:
         return warmed_cosine(epoch * steps + batch, recipe.warmup * steps, recipe.epochs * steps)
-    return 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+    return warmed_cosine(epoch, 0, recipe.epochs)
 
 
 def warmed_cosine(step: int, warmup: int, total: int) -> float:
@@ -110,11 +86,9 @@ def warmed_cosine(step: int, warmup: int, total: int) -> float:
     >>> [round(warmed_cosine(step, 2, 6), 3) for step in range(6)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
     """
-    if not 0 <= warmup < total:
-        raise ValueError(f"a warm-up must be shorter than the training: {warmup} of {total} steps")
     if step < warmup:
         return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (min(step, total) - warmup) / (total - warmup)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
 def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1.0) -> list[Group]:
@@ -124,47 +98,27 @@ def layer_rates(network: Network, lr: float, decay: float, *, head_lr: float = 1
     input has `decay` times the rate of the next one: the blocks one after another, then the embedding (patches,
     positions, tokens). The norm of a transformer after its blocks has `lr`. Networks that are not transformers
     have their blocks in this order (`Network.blocks`). Bodies of late fusion have the same rates.
-
-    Args:
-        decay: 0 < decay ≤ 1; 1 means the same rate everywhere.
     """
-    if not 0 < decay <= 1:
-        raise ValueError(f"decay must be more than 0 and at most 1, got {decay!r}")
-    names = _layers(network)
-    top = len(names)
-    rates = {name: lr * decay ** (top - position) for position, name in enumerate(names)}
-    by_layer: dict[str, list[nn.Parameter]] = {name: [] for name in names}
-    behind: list[nn.Parameter] = []
+    names = [name for name, _ in network.blocks]
+    first = network.bodies[0]
+    transformer = hasattr(first, "patch_embed") and isinstance(getattr(first, "blocks", None), nn.Sequential)
+    if transformer:
+        names = [EMBEDDING, *[name for name in names if name.startswith("blocks.")]]
+    by_layer: dict[str, list[nn.Parameter]] = {name: [] for name in [*names, "behind"]}
     for body in network.bodies:
         for key, parameter in body.named_parameters():
-            if parameter.requires_grad:
-                by_layer.get(_layer_of(key, names), behind).append(parameter)
-    if network.missing_token is not None and network.missing_token.requires_grad:
-        behind.append(network.missing_token)
-    head = [parameter for parameter in network.head.parameters() if parameter.requires_grad]
-    groups = [{"params": by_layer[name], "lr": rates[name], "name": name} for name in names]
-    groups += [{"params": behind, "lr": lr, "name": "behind"}, {"params": head, "lr": lr * head_lr, "name": "head"}]
+            if transformer and re.match(rf"({'|'.join(INPUT)})\b", key):
+                layer = EMBEDDING
+            else:
+                # outside the blocks of other networks are tokens and positions, which belong to the input
+                rest = "behind" if transformer else names[0]
+                layer = next((name for name in names if key.startswith(f"{name}.")), rest)
+            by_layer[layer].append(parameter)
+    if network.missing_token is not None:
+        by_layer["behind"].append(network.missing_token)
+    rates = {name: lr * decay ** (len(names) - position) for position, name in enumerate([*names, "behind"])}
+    groups: list[Group] = [{"params": by_layer[name], "lr": rates[name], "name": name} for name in by_layer]
+    groups.append({"params": list(network.head.parameters()), "lr": lr * head_lr, "name": "head"})
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
     return [group for group in groups if group["params"]]
-
-
-def _layers(network: Network) -> list[str]:
-    """The layers with separate rates, from the input on."""
-    names = [name for name, _ in network.blocks]
-    if _transformer(network):
-        return [EMBEDDING, *[name for name in names if name.partition(".")[0] == "blocks"]]
-    return names
-
-
-def _transformer(network: Network) -> bool:
-    first = network.bodies[0]
-    return hasattr(first, "patch_embed") and isinstance(getattr(first, "blocks", None), nn.Sequential)
-
-
-def _layer_of(key: str, names: list[str]) -> str:
-    """The layer that a parameter of a body belongs to; empty for those after a transformer's last block."""
-    transformer = names[0] == EMBEDDING
-    if transformer and re.match(rf"({'|'.join(INPUT)})\b", key):
-        return EMBEDDING
-    # parameters outside the blocks of other networks are tokens and positions, which belong to the input
-    rest = "" if transformer else names[0]
-    return next((name for name in names if key.startswith(f"{name}.")), rest)

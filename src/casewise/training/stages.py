@@ -14,19 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from casewise.errors import TrainingError
 from casewise.modalities.dataset import Batches, FeatureData, PanelData, PanelDataset
 from casewise.models.freezing import freeze, parameter_counts, split_at
-from casewise.run_folder import TrainingFolder
 from casewise.run_folder.job_folder import Stage as StageFiles
 from casewise.study.model import mixed_seed
 from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
-from casewise.training.frozen_features import Buffer, FixedData, UpperLayers, activations, features, fixed
+from casewise.training.frozen_features import Buffer, UpperLayers, activations, features, fixed
 from casewise.training.linear_models import CandidateLosses, probe
 from casewise.training.loop import TrainingContext, fit
 from casewise.training.lr_finder import RateSearch, find_rate
@@ -40,6 +38,8 @@ if TYPE_CHECKING:
 # In bytes: the activations of a block of panels, which are always in memory.
 LARGE = 2**40
 Learner: TypeAlias = "Network | UpperLayers"
+# What a file of a finished stage or training holds.
+Record: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Learned:
     best_epoch: int
     best_loss: float
     finder: RateSearch | None = None
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    phases: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[Record] = field(default_factory=list)
+    phases: list[Record] = field(default_factory=list)
     candidates: list[CandidateLosses] = field(default_factory=list)
 
 
@@ -76,7 +76,8 @@ def learn(
     resuming = context.files.can_resume()
     heads: tuple[FeatureData, FeatureData] | None = None
     if recipe.tuning in ("head_only", "gradual_unfreezing"):
-        heads = _featured(network, train, recipe, context), _featured(network, stop, recipe, context)
+        batch = recipe.batch_size
+        heads = head_input(network, train, batch, context), head_input(network, stop, batch, context)
     search = None
     if recipe.lr == "find" and heads:
         # before the probe, because no rate reduces the loss of a fitted head
@@ -107,25 +108,17 @@ def _search_rate(
 ) -> RateSearch:
     """The curve of the learning-rate search, from its file if an interrupted job has written it."""
     if (values := file.read_or_none()) is None:
-        try:
-            search = find_rate(network, recipe, train, context)
-        except TrainingError as error:
-            raise TrainingError(f"{network.name}: {error}, or take {network.name} out of `backbones`.") from None
-        file.write(values := asdict(search))
+        file.write(values := asdict(find_rate(network, recipe, train, context)))
     return RateSearch(**values)
 
 
-def _finished(network: Network, files: StageFiles) -> dict[str, Any] | None:
-    """The record of a finished stage, after which the network has its weights; None if the stage is not finished."""
-    if not files.finished():
-        return None
-    network.load_state_dict(load_file(files.weights.path))
-    return files.record.read()
-
-
-def _written(network: Network, files: StageFiles, record: dict[str, Any]) -> dict[str, Any]:
-    """The record of a stage that was just trained, which is written with its weights."""
-    write_tensors(files.weights, network.state_dict(), {"format": "pt"})
+def _stage(network: Network, files: StageFiles, train: Callable[[], Record]) -> Record:
+    """The record of a stage, after which the network has its weights: of a finished one, or of one that is trained."""
+    if files.finished():
+        network.load_state_dict(load_file(files.weights.path))
+        return files.record.read()
+    record = train()
+    write_tensors(files.weights, network.state_dict())
     files.record.write(record)
     files.folder.state.before.remove()
     return record
@@ -136,23 +129,24 @@ def _in_phases(
 ) -> Learned:
     """Train phase after phase; with early stopping the best epoch of all phases is kept, else the last one."""
     copies, buffer = train.settings.offline_copies, Buffer(context.memory)
-    fixed_panels: FixedData | None = None
+    fixed_panels: FeatureData | None = None
     history: list[dict[str, float]] = []
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     best, best_epoch, best_weights = math.inf, 0, dict[str, Tensor]()
+
+    def trained(number: int, phase: Phase, folder: Path) -> Record:
+        nonlocal fixed_panels
+        if copies and fixed_panels is None and train.copyable:
+            panels = cast(PanelData, train)
+            fixed_panels = fixed(panels, copies, seed=context.seed, path=context.files.copies, buffer=buffer)
+        shown = fixed_panels or train.with_variations(phase.variations)
+        seed = mixed_seed(context.seed, "phase", number) if number else context.seed
+        of_phase = replace(context.after(len(history)), seed=seed, folder=folder, memory=buffer.left)
+        return _phase(network, recipe, phase, shown, stop, of_phase)
+
     for number, phase in enumerate(recipe.phases):
         files = context.files.stage(number)
-        seed = mixed_seed(context.seed, "phase", number) if number else context.seed
-        phase_context = replace(context.after(len(history)), seed=seed)
-        record = _finished(network, files)
-        if record is None:
-            if copies and fixed_panels is None and train.copyable:
-                panels = cast(PanelData, train)
-                fixed_panels = fixed(panels, copies, seed=context.seed, path=context.files.copies, buffer=buffer)
-            shown = (train if fixed_panels is None else fixed_panels).with_variations(phase.variations)
-            phase_context = replace(phase_context, memory=buffer.left)
-            record = _phase(network, recipe, phase, shown, stop, phase_context, files.folder)
-            record = _written(network, files, record)
+        record = _stage(network, files, partial(trained, number, phase, files.folder.path))
         files.folder.remove_caches()
         if record["best_loss"] < best:
             best, best_epoch = record["best_loss"], len(history) + record["best_epoch"]
@@ -169,11 +163,10 @@ def _phase(
     network: Network,
     recipe: Recipe,
     phase: Phase,
-    train: PanelDataset | FixedData,
+    train: PanelDataset | FeatureData,
     stop: PanelDataset,
     context: TrainingContext,
-    folder: TrainingFolder,
-) -> dict[str, Any]:
+) -> Record:
     """Train one phase; return the frozen part, the number of trained weights, the method and the cost."""
     stated = {name: getattr(phase, name) for name in ("lr", "schedule", "batch_norm")}
     phase_recipe = recipe.model_copy(
@@ -181,8 +174,8 @@ def _phase(
     )
     last = freeze(network, phase.freeze)
     counts = parameter_counts(network)
-    timer = Timer(folder.path)
-    learner, data, watched, method = _shortened(network, phase, recipe, train, stop, context, folder)
+    timer = Timer(context.folder)
+    learner, data, watched, method = _shortened(network, phase, recipe, train, stop, context)
     timer.note()
 
     def tell(epoch: int, loss: float) -> None:
@@ -190,7 +183,7 @@ def _phase(
         if context.tell:
             context.tell(epoch, loss)
 
-    fitted = fit(learner, phase_recipe, data, watched, replace(context, tell=tell, folder=folder.path))
+    fitted = fit(learner, phase_recipe, data, watched, replace(context, tell=tell))
     return {
         "freeze": phase.freeze,
         "last_frozen": last,
@@ -209,10 +202,9 @@ def _shortened(
     network: Network,
     phase: Phase,
     recipe: Recipe,
-    train: PanelDataset | FixedData,
+    train: PanelDataset | FeatureData,
     stop: PanelDataset,
     context: TrainingContext,
-    folder: TrainingFolder,
 ) -> tuple[Learner, Batches, Batches, str]:
     """The trained module and its data: the network and panels, or the trained layers and activations of frozen ones."""
     plain = (network, train, stop)
@@ -223,7 +215,7 @@ def _shortened(
         ", as the study states": not context.frozen_once,
         ", since panels vary": train.varied,
         ", since more tiles than slots are drawn at random": train.subsampled,
-        ", since rates differ by layer": (recipe.discriminative != 1 or recipe.layer_decay != 1) and not whole,
+        ", since rates differ by layer": recipe.layer_decay != 1 and not whole,
     }
     for reason, applies in obstacles.items():
         if applies:
@@ -232,30 +224,29 @@ def _shortened(
         frozen, rest = (network, None) if whole else split_at(network, phase.freeze)
     except TrainingError as error:
         return *plain, f"frozen layers computed at every step: {error}"
-    form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
+    form, buffer, sharing = context.memory_format, Buffer(context.memory), context.shared
     network.to(memory_format=form)  # type: ignore[call-overload]
-    bf16, buffer = context.choice.precision == "bf16", Buffer(context.memory)
-    layers: Callable[[Tensor], Tensor] = network.features if whole else frozen
+    how = {"activations": context.choice.precision, "form": str(form)}
 
-    def computed(data: FixedData | PanelDataset, path: Path) -> FixedData:
-        return activations(frozen, data, layers=layers, bf16=bf16, form=form, path=path, buffer=buffer)
-
-    def shared(data: FixedData | PanelDataset, path: Path) -> FixedData:
+    def computed(data: FeatureData | PanelDataset, path: Path) -> FeatureData:
+        layers: Callable[[Tensor], Tensor] = network.features if whole else frozen
+        bf16 = context.choice.precision == "bf16"
+        compute = partial(activations, frozen, layers=layers, bf16=bf16, form=form, path=path)
         # maps are large, and panels of several views have several rows
-        if context.shared is None or not whole or isinstance(data, FixedData) or data.bags:
-            return computed(data, path)
-        if len(data.views()[0]) != len(data):
-            return computed(data, path)
-        how = {"activations": context.choice.precision, "form": str(form)}
+        if sharing and whole and not isinstance(data, FeatureData) and not data.bags:
+            slots, owner = data.views()
+            if len(slots) == len(data):
+                values = sharing.of(
+                    data,
+                    network,
+                    lambda panels: compute(panels, buffer=Buffer(LARGE)).features,
+                    how,
+                    empty=partial(buffer.empty, path=path),
+                )
+                return FeatureData(values, data.truth, data.names, owner)
+        return compute(data, buffer=buffer)
 
-        def of_block(panels: PanelDataset) -> Tensor:
-            blocks = Buffer(LARGE)
-            return activations(frozen, panels, layers=layers, bf16=bf16, form=form, path=path, buffer=blocks).values
-
-        values = context.shared.of(data, network, of_block, how, empty=partial(buffer.empty, path=path))
-        return FixedData(values, data.truth, data.names, data.views()[1])
-
-    once, watched = (shared(data, path) for path, data in zip(folder.activations, (train, stop), strict=True))
+    once, watched = (computed(data, path) for path, data in zip(context.files.activations, (train, stop), strict=True))
     return UpperLayers(network, rest), once, watched, "output of the frozen layers computed once per panel"
 
 
@@ -271,8 +262,16 @@ def _gradually(
     settings = recipe.gradual_unfreezing
     stage_recipe = recipe.model_copy(update={"epochs": settings.epochs})
     history: list[dict[str, float]] = []
-    stages: list[dict[str, Any]] = []
+    stages: list[Record] = []
     best, best_epoch = math.inf, 0
+
+    def trained(unfrozen: int, folder: Path) -> Record:
+        seed = mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed
+        of_stage = replace(context.after(len(history)), folder=folder, seed=seed)
+        learner, data = (network, panels) if unfrozen else (UpperLayers(network), heads)
+        fitted = fit(learner, stage_recipe, data[0], data[1], of_stage)
+        return {"unfrozen": unfrozen} | {name: getattr(fitted, name) for name in ("best_loss", "best_epoch", "history")}
+
     for unfrozen in range(len(layer_groups(network, settings.groups)) + 1):
         unfreeze(network, unfrozen, settings.groups)
         if search and unfrozen == 1:
@@ -283,16 +282,9 @@ def _gradually(
                 stage_recipe = stage_recipe.model_copy(update={"lr": search.chosen})
         files = context.files.stage(unfrozen)
         before = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        seed = mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed
-        stage_context = replace(context.after(len(history)), folder=files.folder.path, seed=seed)
-        learner, data = (network, panels) if unfrozen else (UpperLayers(network), heads)
-        stage = _finished(network, files)
-        if stage is None:
-            fitted = fit(learner, stage_recipe, data[0], data[1], stage_context)
-            of_stage = {name: getattr(fitted, name) for name in ("best_loss", "best_epoch", "history")}
-            stage = _written(network, files, {"unfrozen": unfrozen, **of_stage})
+        stage = _stage(network, files, partial(trained, unfrozen, files.folder.path))
         improved = stage["best_loss"] < best
-        stages.append({**{k: stage[k] for k in ("unfrozen", "best_loss")}, "kept": improved})
+        stages.append({"unfrozen": unfrozen, "best_loss": stage["best_loss"], "kept": improved})
         if improved:
             best, best_epoch = stage["best_loss"], len(history) + stage["best_epoch"]
         history += [{**entry, "epoch": len(history) + i} for i, entry in enumerate(stage["history"])]
@@ -301,10 +293,6 @@ def _gradually(
             break
     network.requires_grad_(True)
     return Learned(network.eval(), history, best_epoch, best, search, stages)
-
-
-def _featured(network: Network, data: PanelDataset, recipe: Recipe, context: TrainingContext) -> FeatureData:
-    return FeatureData(head_input(network, data, recipe.batch_size, context), data.truth, data.names)
 
 
 def frozen_features(
@@ -317,20 +305,15 @@ def frozen_features(
     """
     slots, _ = panels.views()
     same = context.choice.precision == "fp32" and not flips and not panels.bags and len(slots) == len(panels)
-    if recipe.tuning != "head_only" or not same:
-        return None
-    return _featured(network, panels, recipe, context)
+    return head_input(network, panels, recipe.batch_size, context) if recipe.tuning == "head_only" and same else None
 
 
-def head_input(network: Network, data: PanelDataset, batch: int, context: TrainingContext) -> Tensor:
+def head_input(network: Network, data: PanelDataset, batch: int, context: TrainingContext) -> FeatureData:
     """The features of every panel of `data` for its head, shared with other folds if the context states how."""
-
-    def compute(panels: PanelDataset) -> Tensor:
-        return features(network, panels, batch=batch)
-
+    compute = partial(features, network, batch=batch)
     if context.shared is None or data.bags:
-        return compute(data)
+        return FeatureData(compute(data), data.truth, data.names)
     # the format in which the network predicts
-    form = torch.channels_last if context.choice.channels_last else torch.contiguous_format
-    network.eval().to(memory_format=form)  # type: ignore[call-overload]
-    return context.shared.of(data, network, compute, {"features": "fp32", "form": str(form), "batch": batch})
+    network.eval().to(memory_format=context.memory_format)  # type: ignore[call-overload]
+    how = {"features": "fp32", "form": str(context.memory_format), "batch": batch}
+    return FeatureData(context.shared.of(data, network, compute, how), data.truth, data.names)

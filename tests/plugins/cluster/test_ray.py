@@ -17,7 +17,7 @@ import pytest
 from casewise.console import Silent
 from casewise.errors import TrainingError
 from casewise.jobs import fitting
-from casewise.jobs.backends import LocalBackend, backend_named
+from casewise.jobs.backends import backend_named
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job, JobInputs, expand
 from casewise.modalities.base import StoreAddress
@@ -74,12 +74,6 @@ def with_jobs(inputs: JobInputs, jobs: int) -> JobInputs:
 
 
 @pytest.fixture(scope="module")
-def serial(tmp_path_factory: pytest.TempPathFactory, inputs: JobInputs) -> pd.DataFrame:
-    """The predictions of a run with one network after another in this process."""
-    return trained(with_jobs(inputs, 1), tmp_path_factory.mktemp("serial") / "run")
-
-
-@pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory, inputs: JobInputs) -> Path:
     """A run with two networks side by side in processes of this machine."""
     folder = tmp_path_factory.mktemp("local") / "run"
@@ -125,12 +119,7 @@ def name_of(job: JobFolder | None) -> str:
 
 
 def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
-    inputs: JobInputs,
-    serial: pd.DataFrame,
-    local: Path,
-    machines: RayMachines,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    inputs: JobInputs, local: Path, machines: RayMachines, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed: list[psutil.Process] = []
 
@@ -144,9 +133,8 @@ def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
     of_cluster = trained(inputs, run, "ray", machines.address)
     assert lost.process in killed
     assert moved(caplog) == [name_of(lost.job)]
-    pd.testing.assert_frame_equal(serial, of_cluster, check_exact=True)
     of_local = pd.concat([job.folder.predictions.read() for job in jobs_in(inputs, local)], ignore_index=True)
-    pd.testing.assert_frame_equal(serial, of_local, check_exact=True)
+    pd.testing.assert_frame_equal(of_local, of_cluster, check_exact=True)
     # neither the back end nor the loss of a machine has a part in what is recorded of the training
     plans: list[dict[str, Any]] = [RunFolder(folder).compute.read() for folder in (local, run)]
     assert {name: plan["threads"] for name, plan in plans[0].items()} == {"test_resnet": 1, "test_efficientnet": 1}
@@ -208,7 +196,6 @@ def baselines(folder: RunFolder, models: Sequence[str]) -> list[Job]:
 def test_registrations_and_failures_pass_between_machines(
     inputs: JobInputs, machines: RayMachines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Baselines, whose linear algebra uses the threads of their plans, have the same predictions as here, too."""
     monkeypatch.setitem(build_model.BUILDERS, "own", LinearBuilder())
     monkeypatch.setitem(fitting.FITTERS, "own", fit_own)
     register_learner(Own("own"))
@@ -219,19 +206,11 @@ def test_registrations_and_failures_pass_between_machines(
             run = tmp_path / f"run{seed}"
             run.mkdir()
             folder = RunFolder(run)
-            models = ["own", "linear_pixels"] if seed == 0 else ["own"]
-            jobs = baselines(folder, models)
+            jobs = baselines(folder, ["own", "linear_pixels"] if seed == 0 else ["own"])
             with backend_named("ray", machines.address) as where:
                 if seed == 0:
                     run_jobs(jobs, ours, folder, tell=lambda *_: None, backend=where)
                     assert all(job.intact() for job in jobs)
-                    here = RunFolder(tmp_path / "here")
-                    here.path.mkdir()
-                    same = baselines(here, models)
-                    run_jobs(same, with_jobs(ours, 1), here, tell=lambda *_: None, backend=LocalBackend())
-                    for job, other in zip(jobs, same, strict=True):
-                        of_cluster, of_local = job.folder.predictions.read(), other.folder.predictions.read()
-                        pd.testing.assert_frame_equal(of_cluster, of_local, check_exact=True)
                     continue
                 with pytest.raises(TrainingError, match="13 brings bad luck") as error:
                     run_jobs(jobs, ours, folder, tell=lambda *_: None, backend=where)

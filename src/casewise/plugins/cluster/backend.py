@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import ray
 import ray.cloudpickle
@@ -21,9 +21,9 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from casewise.errors import CasewiseError, RunError, counted
-from casewise.jobs.backends import LESS_MEMORY, Failure, Registrations, failed
+from casewise.jobs.backends import Backend, Failure, Plans, Registrations, lost
 from casewise.plugins.cluster import worker as ray_worker
-from casewise.plugins.cluster.leases import SAFE, LeaseError, Lessor, break_feature_locks, break_lock, end_earlier
+from casewise.plugins.cluster.leases import SAFE, LeaseError, Lessor, break_lock, end_earlier
 from casewise.plugins.cluster.machines import (
     REACH,
     Task,
@@ -38,13 +38,14 @@ from casewise.plugins.cluster.machines import (
 )
 from casewise.plugins.cluster.worker import NodeReport
 from casewise.run_folder import JobFolder, RunFolder
-from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
-    from casewise.training.compute_plan import ComputePlan
 
 log = logging.getLogger("casewise")
+
+# The results or failures of tasks by their names.
+Results: TypeAlias = dict[str, Any]
 
 # How long, in seconds: to start a process on every machine, and to wait for a machine with room.
 START, ROOM = 600.0, 60.0
@@ -52,14 +53,6 @@ START, ROOM = 600.0, 60.0
 MOVES = 5
 # Seconds between two looks at the machines of the cluster.
 NODES = 2.0
-
-_LOST = (
-    "{job}: its process on a machine of the cluster was ended by the system, most often because memory ran out. "
-    + LESS_MEMORY
-)
-_MOVED = "{job}: the connection to its machine was lost. It continues on another machine from its last saved state."
-_REPEATED = "{job}: the connection to its machine was lost. It is repeated on another machine."
-_MOVED_OFTEN = "{job}: the connection to its machine was lost {times} times."
 
 
 class Attempt(NamedTuple):
@@ -86,8 +79,13 @@ class Session:
     lessor: Lessor
     inputs: Any
 
+    @property
+    def arguments(self) -> tuple[Any, str, str]:
+        """The first arguments of every function of the workers."""
+        return self.inputs, str(self.lessor.path), self.lessor.session
 
-class RayBackend:
+
+class RayBackend(Backend):
     """Executes jobs on a Ray cluster, or on a Ray of its own on this machine.
 
     Args:
@@ -124,22 +122,21 @@ class RayBackend:
     @property
     def notice(self) -> str:
         """Where jobs are executed."""
-        nodes = nodes_alive()
-        cores, gpus = (int(sum(node.get(kind, 0) for node in nodes.values())) for kind in ("CPU", "GPU"))
-        machines = counted(sum(1 for node in nodes.values() if node.get("CPU", 0) >= 1), "machine")
-        return f"networks are trained on {machines} with {counted(cores, 'core')}" + (
-            f" and {counted(gpus, 'GPU')}" if gpus else ""
-        )
+        nodes = [node for node in nodes_alive().values() if node.get("CPU", 0) >= 1]
+        cores, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+        hardware = counted(cores, "core") + (f" and {counted(gpus, 'GPU')}" if gpus else "")
+        return f"networks are trained on {counted(len(nodes), 'machine')} with {hardware}"
 
-    def prepare(
-        self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int
-    ) -> dict[str, ComputePlan]:
+    def prepare(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int) -> Plans:
         """See `Backend.prepare`: checks that all machines share the folder, and measures the plans on one of them.
 
         Raises:
             RunError: a machine does not see the folder or has other versions, or none has enough cores.
         """
         folder = RunFolder(folder.path.absolute(), folder.images_of and folder.images_of.absolute())
+        pretraining = inputs.pretraining and replace(inputs.pretraining, tiles=inputs.pretraining.tiles.absolute())
+        store = replace(inputs.store, folder=inputs.store.folder.absolute())
+        inputs = replace(inputs, store=store, pretraining=pretraining)
         session = self._begin(jobs, inputs, folder)
         nodes = nodes_alive()
         refuse(self._reports(session, inputs, nodes), NodeReport.of_this(), folder)
@@ -148,19 +145,13 @@ class RayBackend:
         call = _pickled(ray_worker.plans_of, jobs, folder, threads)
         task = Task("measuring the machine", call, cores_of(threads, gpus, nodes), gpus)
         check_room([task], nodes)
-        plans: dict[str, ComputePlan] | Failure = self._run([task], 1)[task.name]
+        plans: Plans | Failure = self._run([task], 1)[task.name]
         if isinstance(plans, Failure):
             raise RunError(plans.message)
         return plans
 
     def execute(
-        self,
-        jobs: Sequence[Job],
-        inputs: JobInputs,
-        plans: Mapping[str, ComputePlan],
-        workers: int,
-        *,
-        protected: bool = False,
+        self, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int, *, protected: bool
     ) -> dict[str, Failure]:
         """See `Backend.execute`; how many jobs run side by side follows from the cluster, unless the study says it."""
         nodes, compute = nodes_alive(), inputs.study.compute
@@ -184,15 +175,15 @@ class RayBackend:
             self._session = None
         if self._session is None:
             end_earlier(folder.path, jobs)
-            lessor = Lessor(folder.path)
-        else:
-            lessor = self._session.lessor
-        pretraining = inputs.pretraining and replace(inputs.pretraining, tiles=inputs.pretraining.tiles.absolute())
-        store = replace(inputs.store, folder=inputs.store.folder.absolute())
-        shared = replace(inputs, store=store, pretraining=pretraining)
+        lessor = self._session.lessor if self._session else Lessor(folder.path)
         # registrations come first, since the inputs may need them
-        parts = (ray.cloudpickle.dumps(Registrations.of(inputs.study)), ray.cloudpickle.dumps(shared))
+        parts = (ray.cloudpickle.dumps(Registrations.of(inputs.study)), ray.cloudpickle.dumps(inputs))
         self._session = Session(folder, lessor, ray.put(parts))
+        return self._session
+
+    @property
+    def _begun(self) -> Session:
+        assert self._session is not None  # `prepare` has begun it
         return self._session
 
     def _reports(self, session: Session, inputs: JobInputs, nodes: Mapping[str, Any]) -> list[NodeReport]:
@@ -201,40 +192,36 @@ class RayBackend:
         Raises:
             RunError: a machine does not answer, or cannot load what the study uses.
         """
-        folders = [inputs.store.folder.absolute()]
-        if inputs.pretraining:
-            folders.append(inputs.pretraining.tiles.absolute())
-        refs = {}
+        folders = [inputs.store.folder, *([inputs.pretraining.tiles] if inputs.pretraining else [])]
+        hosts = {}
         for name, node in nodes.items():
             if node.get("CPU", 0) >= 1:
                 here = NodeAffinitySchedulingStrategy(name, soft=False)
-                arguments = (session.inputs, str(session.lessor.path), session.lessor.session, folders)
-                refs[self._look.options(scheduling_strategy=here).remote(*arguments)] = name
-        _, late = ray.wait(list(refs), num_returns=len(refs), timeout=START) if refs else ([], [])
+                ref = self._look.options(scheduling_strategy=here).remote(*session.arguments, folders)
+                hosts[ref] = node["host"]
+        _, late = ray.wait(list(hosts), num_returns=len(hosts), timeout=START) if hosts else ([], [])
         reports = []
-        for ref, name in refs.items():
-            where = nodes[name]["host"]
+        for ref, host in hosts.items():
             if ref in late:
-                raise RunError(f"The machine {where} of the Ray cluster did not start a process in {START:.0f} s.")
+                raise RunError(f"The machine {host} of the Ray cluster did not start a process in {START:.0f} s.")
             try:
                 reports.append(ray.get(ref))
             except (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError, RuntimeError) as error:
                 raise RunError(
-                    f"The machine {where} of the Ray cluster cannot load casewise or what the study uses: "
+                    f"The machine {host} of the Ray cluster cannot load casewise or what the study uses: "
                     f"{last_line(error)}. Install the same packages on every machine."
                 ) from error
             except ray.exceptions.RayError:
-                log.warning("The machine %s of the Ray cluster was lost.", where)
+                log.warning("The machine %s of the Ray cluster was lost.", host)
         return reports
 
-    def _run(self, tasks: Sequence[Task], limit: int | None) -> dict[str, Any]:
+    def _run(self, tasks: Sequence[Task], limit: int | None) -> Results:
         """Execute tasks, at most `limit` at a time; return their results, or failures, by name."""
-        assert self._session is not None  # `prepare` has begun it
-        lessor = self._session.lessor
+        lessor = self._begun.lessor
         waiting, at_work, ending = deque(tasks), dict[Any, Attempt](), list[Ended]()
-        results: dict[str, Any] = {}
+        results: Results = {}
         nodes, looked = nodes_alive(), time.monotonic()
-        roomy, baseline_lost = looked, False
+        roomy = looked
         try:
             while waiting or at_work or ending:
                 side_by_side = limit or max(1, int(sum(node.get("CPU", 0) for node in nodes.values())))
@@ -242,20 +229,10 @@ class RayBackend:
                     attempt = Attempt(waiting.popleft(), lessor.grant(), time.monotonic())
                     at_work[self._submit(attempt)] = attempt
                 for ref in _done(at_work):
-                    attempt = at_work.pop(ref)
-                    if (ended := self._collect(ref, attempt, results)) is not None:
-                        ending.append(ended)
+                    ending += self._collect(ref, at_work.pop(ref), results)
                 if (now := time.monotonic()) - looked > NODES:
                     before, nodes, looked = nodes, nodes_alive(), now
-                    of_lost, queued = _of_lost_nodes(at_work, lessor, nodes), {}
-                    if before.keys() - nodes.keys():
-                        self._losses += 1
-                        queued = _not_begun(at_work, lessor)
-                    for ref, attempt in (of_lost | queued).items():
-                        del at_work[ref]
-                        ending.append(self._lost(attempt) if ref in of_lost else self._ending(attempt, None))
-                        with suppress(ray.exceptions.RayError):
-                            ray.cancel(ref, force=True)
+                    ending += self._removed(at_work, nodes, machine_lost=bool(before.keys() - nodes.keys()))
                     if any(fits(task, nodes) for task in (*waiting, *(attempt.task for attempt in at_work.values()))):
                         roomy = now
                     elif waiting and now - roomy > ROOM:
@@ -266,39 +243,48 @@ class RayBackend:
                     task = ended.attempt.task
                     if task.job:
                         break_lock(task.job)
-                        baseline_lost |= _shares_features(task)
                     if ended.failure:
                         results[task.name] = ended.failure
                     else:
                         waiting.appendleft(task)
-                alive = [*at_work.values(), *(ended.attempt for ended in ending)]
-                if baseline_lost and not any(_shares_features(attempt.task) for attempt in alive):
-                    break_feature_locks(self._session.folder)
-                    baseline_lost = False
             return results
         finally:
             self._cancel(at_work)
 
+    def _removed(self, at_work: dict[Any, Attempt], nodes: Mapping[str, Any], *, machine_lost: bool) -> list[Ended]:
+        """Remove the attempts whose results Ray may await for minutes or without end.
+
+        They are on machines that the cluster has given up, or, after a machine was lost, on none: Ray may have asked
+        the lost one for room.
+        """
+        self._losses += machine_lost
+        ending = []
+        for ref, attempt in list(at_work.items()):
+            node = self._begun.lessor.node_of(attempt.lease)
+            if node in nodes or not (node or machine_lost):
+                continue
+            del at_work[ref]
+            ending += self._lost(attempt) if node else self._ending(attempt, None)
+            with suppress(ray.exceptions.RayError):
+                ray.cancel(ref, force=True)
+        return ending
+
     def _submit(self, attempt: Attempt) -> Any:
-        assert self._session is not None
-        task, lessor = attempt.task, self._session.lessor
+        task, session = attempt.task, self._begun
         options = {"num_cpus": task.cpus, "num_gpus": task.gpus, "name": f"casewise: {task.name}"}
         if self._losses:  # some bytes, by which Ray tells tasks apart: like ones wait for the answer of a lost machine
             options["memory"] = self._losses
-        return self._work.options(**options).remote(
-            self._session.inputs, str(lessor.path), lessor.session, attempt.lease, task.call
-        )
+        return self._work.options(**options).remote(*session.arguments, attempt.lease, task.call)
 
-    def _collect(self, ref: Any, attempt: Attempt, results: dict[str, Any]) -> Ended | None:
+    def _collect(self, ref: Any, attempt: Attempt, results: Results) -> list[Ended]:
         """Store the result of a task that is done; how it ends, if its process or its machine was lost.
 
         Raises:
             CasewiseError: the task ended with it.
         """
-        assert self._session is not None
-        lessor, task = self._session.lessor, attempt.task
+        lessor, task = self._begun.lessor, attempt.task
         try:
-            result, warnings = ray.get(ref)
+            results[task.name], warnings = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, LeaseError):
                 return self._lost(attempt)
@@ -307,53 +293,46 @@ class RayBackend:
                 raise error.cause from None
             raise
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-            if lessor.lapsed(attempt.since):
+            if lessor.expired(attempt.since):
                 return self._lost(attempt)
-            message = _LOST.format(job=task.name)
-            failure = failed(task.job, message, transient=True) if task.job else Failure(message, transient=True)
-            failure = replace(failure, memory=True)
+            failure = lost(task.job) if task.job else Failure(f"{task.name}: there was not enough memory.", True)
             return self._ending(attempt, failure)
         except ray.exceptions.RayError:
             return self._lost(attempt)
         for message in warnings:
             log.warning("%s", message)
         lessor.ended(attempt.lease)
-        results[task.name] = result
-        return None
+        return []
 
-    def _lost(self, attempt: Attempt) -> Ended:
+    def _lost(self, attempt: Attempt) -> list[Ended]:
         """A task whose machine was lost: it moves when its process has ended, unless it has moved too often."""
-        task = attempt.task
-        if task.moves < MOVES:
-            continues = task.job is not None and task.job.folder.can_resume()
-            log.warning("%s", (_MOVED if continues else _REPEATED).format(job=task.name))
-            return self._ending(attempt._replace(task=task._replace(moves=task.moves + 1)), None)
-        message = _MOVED_OFTEN.format(job=task.name, times=task.moves + 1)
-        return self._ending(attempt, Failure(message, transient=False))
+        task, message = attempt.task, f"{attempt.task.name}: the connection to its machine was lost"
+        if task.moves >= MOVES:
+            return self._ending(attempt, Failure(f"{message} {task.moves + 1} times.", transient=False))
+        continues = task.job is not None and task.job.folder.can_resume()
+        how = (
+            "continues on another machine from its last saved state" if continues else "is repeated on another machine"
+        )
+        log.warning("%s. It %s.", message, how)
+        return self._ending(attempt._replace(task=task._replace(moves=task.moves + 1)), None)
 
-    def _ending(self, attempt: Attempt, failure: Failure | None) -> Ended:
-        assert self._session is not None
-        self._session.lessor.withdraw([attempt.lease])
-        return Ended(attempt, time.monotonic() + SAFE, failure)
+    def _ending(self, attempt: Attempt, failure: Failure | None) -> list[Ended]:
+        self._begun.lessor.withdraw([attempt.lease])
+        return [Ended(attempt, time.monotonic() + SAFE, failure)]
 
     def _cancel(self, at_work: Mapping[Any, Attempt]) -> None:
         """End the processes of these attempts; the leases of those that do not answer remain withdrawn."""
-        if not at_work or not self._session:
+        if not at_work:
             return
-        lessor = self._session.lessor
+        lessor = self._begun.lessor
         lessor.withdraw(attempt.lease for attempt in at_work.values())
         for ref in at_work:
             with suppress(ray.exceptions.RayError):
                 ray.cancel(ref, force=True)
-        done, _ = ray.wait(list(at_work), num_returns=len(at_work), timeout=REACH)
-        for ref in done:
-            try:
-                ray.get(ref)
-            except (ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError):
-                lessor.ended(at_work[ref].lease)
-            except ray.exceptions.RayError:
-                continue
-            else:
+        for ref in ray.wait(list(at_work), num_returns=len(at_work), timeout=REACH)[0]:
+            with suppress(ray.exceptions.RayError):  # of a lost machine, whose process may go on
+                with suppress(ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError):
+                    ray.get(ref)
                 lessor.ended(at_work[ref].lease)
 
 
@@ -364,22 +343,6 @@ def _done(at_work: Mapping[Any, Attempt]) -> list[Any]:
         return []
     done: list[Any] = ray.wait(list(at_work), num_returns=1, timeout=0.5)[0]
     return done
-
-
-def _of_lost_nodes(at_work: Mapping[Any, Attempt], lessor: Lessor, nodes: Mapping[str, Any]) -> dict[Any, Attempt]:
-    """The attempts on machines that the cluster has given up; Ray itself may wait for their results for minutes."""
-    node_of = {ref: lessor.place(attempt.lease) for ref, attempt in at_work.items()}
-    return {ref: at_work[ref] for ref, node in node_of.items() if node and node not in nodes}
-
-
-def _not_begun(at_work: Mapping[Any, Attempt], lessor: Lessor) -> dict[Any, Attempt]:
-    """The attempts without a machine; Ray may wait for one that is lost, and has been asked for room, without end."""
-    return {ref: attempt for ref, attempt in at_work.items() if not lessor.place(attempt.lease)}
-
-
-def _shares_features(task: Task) -> bool:
-    """Whether it may compute features together with others, as baselines do."""
-    return task.job is not None and not learner_named(task.job.model).by_steps
 
 
 def _absolute(job: Job) -> Job:

@@ -19,12 +19,11 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.errors import RunError
-from casewise.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job
@@ -62,15 +61,12 @@ class Leases:
     def read(cls, path: Path) -> Leases | None:
         """The leases; None if there is no such file, or not a whole one at this moment."""
         try:
-            checksum, _, text = path.read_text(encoding="utf-8").partition(" ")
-            text = text.partition("\n")[0]
-            if checksum != f"{zlib.crc32(text.encode()):08x}":
-                return None
-            values = json.loads(text)
-            valid, withdrawn = frozenset(values["valid"]), frozenset(values["withdrawn"])
-            return cls(str(values["session"]), int(values["beat"]), valid, withdrawn)
-        except (OSError, ValueError, LookupError, TypeError):
+            checksum, text = path.read_text(encoding="utf-8").partition("\n")[0].split(" ", 1)
+            values = json.loads(text) if checksum == f"{zlib.crc32(text.encode()):08x}" else None
+        except (OSError, ValueError):
             return None
+        sets = {name: frozenset(values[name]) for name in ("valid", "withdrawn")} if values else {}
+        return cls(**(values | sets)) if values else None
 
     def write(self, path: Path) -> None:
         """Write them in place: network file systems show a replaced file late. Half a file is recognised and ignored.
@@ -78,13 +74,7 @@ class Leases:
         Raises:
             OSError: the file cannot be written.
         """
-        values = {
-            "session": self.session,
-            "beat": self.beat,
-            "valid": sorted(self.valid),
-            "withdrawn": sorted(self.withdrawn),
-        }
-        text = json.dumps(values)
+        text = json.dumps(asdict(self), default=sorted)
         content = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
         handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
@@ -138,17 +128,17 @@ class Lessor:
             self._valid.discard(lease)
             self._withdrawn.discard(lease)
         with suppress(OSError):
-            _place_path(self.path, lease).unlink(missing_ok=True)
+            _node_path(self.path, lease).unlink(missing_ok=True)
 
-    def lapsed(self, since: float) -> bool:
+    def expired(self, since: float) -> bool:
         """Whether leases were not renewed, after `since` (`time.monotonic`), for so long that processes may end."""
         with self._lock:
             return self._lapse > since or time.monotonic() - self._last > EXPIRY / 2
 
-    def place(self, lease: str) -> str:
-        """The machine on which the process of a lease is, as `held` was given it; empty before it has begun."""
+    def node_of(self, lease: str) -> str:
+        """The machine on which the process of a lease is, as `locked` was given it; empty before it has begun."""
         try:
-            return _place_path(self.path, lease).read_text(encoding="utf-8")
+            return _node_path(self.path, lease).read_text(encoding="utf-8")
         except OSError:
             return ""
 
@@ -182,11 +172,11 @@ class Lessor:
 
 
 @contextmanager
-def held(path: Path, session: str, lease: str, place: str, expiry: float = EXPIRY) -> Iterator[None]:
+def locked(path: Path, session: str, lease: str, node: str, expiry: float = EXPIRY) -> Iterator[None]:
     """Hold a lease while the block is executed: the process ends when the lease is withdrawn or not renewed.
 
     Args:
-        place: the machine of this process, for `Lessor.place`.
+        node: the machine of this process, for `Lessor.node_of`.
 
     Raises:
         RunError: the folder of `path` is not that of the run.
@@ -195,7 +185,7 @@ def held(path: Path, session: str, lease: str, place: str, expiry: float = EXPIR
     leases = _of_session(path, session, lease)
     if lease not in leases.valid:
         raise LeaseError(lease)
-    _place_path(path, lease).write_text(place, encoding="utf-8")
+    _node_path(path, lease).write_text(node, encoding="utf-8")
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(path, session, lease, leases.beat, expiry, over), daemon=True)
     watcher.start()
@@ -210,11 +200,11 @@ class LeaseError(Exception):
     """A lease was withdrawn before its job began, or its machine does not see that it was granted."""
 
 
-def _place_path(path: Path, lease: str) -> Path:
+def _node_path(path: Path, lease: str) -> Path:
     return path.with_name(f"{LEASES}-{lease}")
 
 
-def sees(path: Path, session: str) -> bool:
+def reads(path: Path, session: str) -> bool:
     """Whether this machine sees the leases of the run, and so its folder, at this path."""
     try:
         _of_session(path, session)
@@ -281,7 +271,6 @@ def end_earlier(folder: Path, jobs: Iterable[Job], *, safe: float = SAFE) -> boo
         time.sleep(safe)
         for job in jobs:
             break_lock(job)
-        break_feature_locks(RunFolder(folder))
     for leftover in folder.glob(f"{LEASES}*"):
         with suppress(OSError):
             leftover.unlink(missing_ok=True)
@@ -292,10 +281,3 @@ def break_lock(job: Job) -> None:
     """Remove the lock of a job whose machine is gone: its file system may keep it for ever."""
     with suppress(OSError):
         job.folder.lock_path.unlink(missing_ok=True)
-
-
-def break_feature_locks(folder: RunFolder) -> None:
-    """Remove the locks of features that the baselines of a run compute together; none of them may be at work."""
-    for path in folder.jobs_folder.glob("features*.lock"):
-        with suppress(OSError):
-            path.unlink(missing_ok=True)

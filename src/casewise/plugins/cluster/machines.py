@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
@@ -55,65 +54,37 @@ def connect(address: str) -> None:
         options |= {"num_cpus": joblib.cpu_count(), "include_dashboard": False, "object_store_memory": OBJECTS}
     elif address != "auto":
         reach(address)
-    elif last := last_cluster():
-        reach(last, f"auto, which is {last}")  # Ray would wait for minutes if it has ended
     try:
         ray.init(address=address, **options)
     except (SystemExit, Exception) as error:  # Ray raises many kinds, and ends the process for some
-        how = (
-            "Start one with `ray start --head`, or give --address HOST:PORT."
-            if address == "auto"
-            else "`ray start --head` prints the address, and both machines need the same versions of Ray and Python."
-        )
-        text = f"--address {address}: no Ray cluster could be joined: {last_line(error)}. {how}".strip()
-        raise CasewiseError(text) from error
+        raise CasewiseError(
+            f"--address {address}: no Ray cluster could be joined: {last_line(error)}. `ray start --head` starts one "
+            "and prints its address; all machines need the same versions of Ray and Python."
+        ) from error
 
 
-def last_cluster() -> str:
-    """The address of the cluster that was started or joined last on this machine, which may have ended; else empty."""
-    if os.environ.get("RAY_ADDRESS"):
-        return ""
-    try:
-        file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 (Ray's own)
-        address = file.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return ""
-    host, _, port = address.rpartition(":")
-    return address if host and port.isdecimal() else ""
-
-
-def reach(address: str, named: str = "") -> None:
-    """Check that something like Ray answers at `host:port`; Ray itself would wait for minutes and end the process.
+def reach(address: str) -> None:
+    """Check that something answers at `host:port`; Ray itself would wait for minutes and end the process.
 
     Raises:
-        CasewiseError: nothing answers, it is something else, or the address has another form.
+        CasewiseError: nothing answers, or the address has another form.
     """
-    option = f"--address {named or address}"
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise CasewiseError(
-            f"{option}: not the address of a Ray cluster, which is HOST:PORT, such as 10.0.0.5:6379, or "
+            f"--address {address}: not the address of a Ray cluster, which is HOST:PORT, such as 10.0.0.5:6379, or "
             "auto. Start the run on a machine of the cluster."
         )
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH) as connection:
-            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-            connection.settimeout(REACH)
-            # Ray speaks gRPC, which begins with a frame of HTTP/2 settings (RFC 9113, 6.5)
-            answer = connection.recv(4)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
     except OSError as error:
-        reason = "it does not answer" if isinstance(error, TimeoutError) else error.strerror or error
         raise CasewiseError(
-            f"{option}: no Ray cluster was reached: {reason}. Start one with `ray start --head`, which "
-            "prints its address."
+            f"--address {address}: no Ray cluster was reached: {error.strerror or 'it does not answer'}. Start one "
+            "with `ray start --head`, which prints its address."
         ) from error
-    if os.environ.get("RAY_USE_TLS") != "1" and answer[3:4] != b"\x04":
-        raise CasewiseError(
-            f"{option}: what answers there is not a Ray cluster. `ray start --head` prints its address."
-        )
 
 
-def nodes_alive() -> dict[str, dict[str, Any]]:
+def nodes_alive() -> Mapping[str, Mapping[str, Any]]:
     """The resources of every machine of the cluster that is connected, with its `host`, by Ray's name of it."""
     return {
         node["NodeID"]: {**node["Resources"], "host": node.get("NodeManagerHostname") or node["NodeManagerAddress"]}
@@ -156,15 +127,14 @@ def refuse(reports: Sequence[NodeReport], this: NodeReport, folder: RunFolder) -
     if not reports:
         raise RunError("No machine of the Ray cluster has a core for a network. Add machines with `ray start`.")
     problems = []
-    if blind := [report.host for report in reports if not report.sees]:
+    if blind := [report.host for report in reports if not report.shares]:
         problems.append(
             f"{folder.path} is not a shared folder: {', '.join(blind)} of the Ray cluster does not see the files that "
-            "this machine writes there. With --output, name a folder that all machines have at the same path."
+            "this machine writes there, or cannot write. With --output, name a folder that all machines have at the "
+            "same path."
         )
-    elif read_only := [report.host for report in reports if not report.writes]:
-        problems.append(f"{folder.path} cannot be written on {', '.join(read_only)} of the Ray cluster.")
     for report in reports:
-        if report.sees and report.missing:
+        if report.shares and report.missing:
             problems.append(
                 f"{', '.join(report.missing)} is not on {report.host} of the Ray cluster. Prepared images must be in a "
                 "folder that all machines have at the same path: see `images.store`."

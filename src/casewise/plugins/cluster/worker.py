@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import platform
-import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.files import TEMPORARY
 from casewise.jobs.backends import Failure, attempt
-from casewise.plugins.cluster.leases import held, sees
+from casewise.plugins.cluster.leases import locked, reads
 from casewise.training.cost import keep_memory
 from casewise.version import __version__
 
@@ -34,32 +33,30 @@ class NodeReport:
     """What a machine of the cluster is like.
 
     Attributes:
-        sees, writes: whether it sees the run folder as the machine that began the run does, and can write there.
+        shares: whether it sees the run folder as the machine that began the run does, and can write there.
         missing: folders of prepared images that it does not see.
     """
 
     host: str
     versions: str
     processor: str
-    sees: bool = True
-    writes: bool = True
+    shares: bool = True
     missing: tuple[str, ...] = ()
 
     @classmethod
-    def of_this(cls, *, sees: bool = True, writes: bool = True, missing: Sequence[str] = ()) -> NodeReport:
+    def of_this(cls, *, shares: bool = True, missing: Sequence[str] = ()) -> NodeReport:
         """The report of the machine of this process."""
         from casewise.training.compute_plan import cpu_name
 
         versions = f"casewise {__version__}, Python {platform.python_version()} and torch {metadata.version('torch')}"
-        return cls(socket.gethostname(), versions, cpu_name(), sees, writes, tuple(missing))
+        return cls(socket.gethostname(), versions, cpu_name(), shares, tuple(missing))
 
 
 def look(inputs: tuple[bytes, bytes], path: str, session: str, folders: Sequence[Path]) -> NodeReport:
     """Load the inputs, and report what this machine sees of the run whose leases are in the file at `path`."""
     _loaded(inputs)
-    visible = sees(Path(path), session)
-    missing = [str(folder) for folder in folders if not folder.exists()]
-    return NodeReport.of_this(sees=visible, writes=visible and _writes(Path(path).parent), missing=missing)
+    shares = reads(Path(path), session) and os.access(Path(path).parent, os.W_OK)
+    return NodeReport.of_this(shares=shares, missing=[str(folder) for folder in folders if not folder.exists()])
 
 
 def work(inputs: tuple[bytes, bytes], path: str, session: str, lease: str, call: bytes) -> tuple[Any, list[str]]:
@@ -67,7 +64,7 @@ def work(inputs: tuple[bytes, bytes], path: str, session: str, lease: str, call:
     import ray
     import ray.cloudpickle
 
-    with held(Path(path), session, lease, ray.get_runtime_context().get_node_id()), _warnings() as warnings:
+    with locked(Path(path), session, lease, ray.get_runtime_context().get_node_id()), _warnings() as warnings:
         loaded = _loaded(inputs)
         function, arguments = ray.cloudpickle.loads(call)
         return function(loaded, *arguments), warnings
@@ -98,16 +95,6 @@ def _loaded(inputs: tuple[bytes, bytes]) -> Any:
         if _LOADED[key].study.compute.keep_memory:
             keep_memory()
     return _LOADED[key]
-
-
-def _writes(folder: Path) -> bool:
-    path = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
-    try:
-        path.touch(exist_ok=False)
-        path.unlink()
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager
