@@ -112,7 +112,7 @@ class Plots:
 
     def confusion(self, *, learner: str | None = None, target: str | None = None, stage: str | None = None) -> Figure:
         """The confusion matrix: reference classes by rows, predicted ones by columns."""
-        from casewise.report.figures.confusion import confusion
+        from casewise.report.figures.classes import confusion
 
         chosen = self._chosen("confusion", learner, target, stage)
         return _figure(partial(confusion, chosen.classes["names"], chosen.classes["confusion"]))

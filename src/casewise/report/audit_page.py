@@ -16,10 +16,9 @@ from casewise.audit.verify import SIDE, in_pixels
 from casewise.errors import ImageError
 from casewise.files import write_atomic
 from casewise.modalities.store.readers import read_image
-from casewise.report.blocks import Block, Facts, Items, Picture, Pictures, Section, Text
+from casewise.report.blocks import FOLDER, Block, Facts, Items, Picture, Pictures, Section, Text, plain_page
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.sections.audit import all_tests, findings, worst_first
-from casewise.report.templating import FOLDER, plain_page
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from casewise.files import write_atomic
 from casewise.report import first_screen
-from casewise.report.blocks import Section, rendered
+from casewise.report.blocks import FOLDER, Section, rendered, templates
 from casewise.report.context import ReportContext
 from casewise.report.modality_sections import model_input, plugin_sections
 from casewise.report.sections import (
@@ -29,7 +29,7 @@ from casewise.report.sections import (
     training,
     validation,
 )
-from casewise.report.templating import FOLDER, templates
+from casewise.report.terms import report_title
 
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     agreement.agreement,
@@ -79,6 +79,7 @@ def render(context: ReportContext) -> str:
         style=Markup((FOLDER / "report.css").read_text()),  # noqa: S704 (our own file)
         script=Markup((FOLDER / "page.js").read_text()),  # noqa: S704 (our own file)
         study=context.study,
+        title=report_title(context.study),
         version=context.environment.get("casewise", ""),
         date=context.environment.get("date", ""),
         screen=first_screen.screen(context),

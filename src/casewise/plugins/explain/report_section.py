@@ -25,10 +25,10 @@ from casewise.report.blocks import (
     Table,
     Text,
 )
-from casewise.report.figures.drawing import MARKERS, SERIES, Drawing, canvas, frame, set_margins, svg
+from casewise.report.figures.drawing import MARKERS, SERIES, Drawing, canvas, svg
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import MISSING, capital, counted, interval, number, percent, probability, signed
-from casewise.report.target_kind_sections import kind_report
+from casewise.report.tables import kind_report
 from casewise.report.terms import METHODS, terms_of
 from casewise.study.learners import learner_name, learner_named
 from casewise.targets import kind_named
@@ -319,8 +319,7 @@ def _deletion(name: str, entry: Values) -> Row:
 
 def _curves(name: str, entry: Values, id: str) -> Drawing:
     """The output of a network while pixels are blackened, in the order of the map and of naive orders."""
-    with canvas(360, 262) as (figure, axes):
-        set_margins(axes, 360, 262, left=50, bottom=82, right=10, top=24)
+    with canvas(360, 262, (50, 82, 10, 24)) as (figure, axes):
         shares = [100 * share for share in entry["shares"]]
         for series, (key, label) in enumerate(ORDERS.items()):
             color, marker = SERIES[series], MARKERS[series]
@@ -329,7 +328,6 @@ def _curves(name: str, entry: Values, id: str) -> Drawing:
         axes.set_ylabel("network output")
         axes.set_title(name)
         figure.legend(loc="lower center", ncols=2, borderaxespad=0.2)
-        frame(axes)
         return svg(figure, id)
 
 

@@ -26,7 +26,7 @@ from casewise.report.formatting import (
     probability,
 )
 from casewise.report.modality_sections import PHOTOGRAPHS
-from casewise.report.target_kind_sections import kind_report
+from casewise.report.tables import kind_report
 from casewise.report.terms import positive_and_other
 from casewise.study.learners import learner_name, without_baselines
 

@@ -11,9 +11,8 @@ from casewise.audit.probes import ALPHA, FEWEST
 from casewise.audit.sentences import untested
 from casewise.modalities.registry import modality_of
 from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Picture, Pictures, Row, Section, Table, Text
-from casewise.report.context import is_number
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.formatting import MISSING, capital, counted, duration, number, p_value, plain
+from casewise.report.formatting import MISSING, capital, counted, duration, is_number, number, p_value, plain
 from casewise.report.modality_sections import modality_report
 
 if TYPE_CHECKING:
