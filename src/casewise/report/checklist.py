@@ -379,7 +379,8 @@ def external_cohort(context: ReportContext) -> str:
 def sites(context: ReportContext) -> str:
     if not (site := _site(context)):
         return ""
-    return f"Each of {counted(int(context.splits['folds']), site)} was left out in turn; the report has the figures of each."
+    count = counted(int(context.splits["folds"]), site)
+    return f"Each of {count} was left out in turn; the report has the figures of each."
 
 
 def readers(context: ReportContext) -> str:

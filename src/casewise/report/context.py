@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 EXTERNAL = "external"
 
 
+# The content of a JSON file of the run.
+Json = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class ReportContext:
     """The source of everything in a report; nothing is trained, predicted or resampled for it.
@@ -58,16 +62,16 @@ class ReportContext:
     cohort_images: pd.DataFrame
     panels: pd.DataFrame
     cases: pd.DataFrame
-    splits: dict[str, Any]
+    splits: Json
     predictions: pd.DataFrame
     metrics: Results
-    jobs: list[dict[str, Any]]
+    jobs: list[Json]
     notes: list[str] = field(default_factory=list)
-    stackers: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    audit: dict[str, Any] | None = None
-    explanations: dict[str, Any] | None = None
-    plan: dict[str, Any] | None = None
+    stackers: Json = field(default_factory=dict)
+    environment: Json = field(default_factory=dict)
+    audit: Json | None = None
+    explanations: Json | None = None
+    plan: Json | None = None
     tile_predictions: pd.DataFrame | None = None
     tiles: Callable[[list[int]], Any] = lambda _: None
     photograph: Callable[[int], np.ndarray | None] = lambda _: None

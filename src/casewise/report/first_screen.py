@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.metrics.registry import metric_of
+from casewise.modalities.registry import modality_of
 from casewise.report.context import EXTERNAL, ReportContext, defined
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, plain, signed
-from casewise.report.modality_sections import modality_report
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.learners import beside_column
 from casewise.report.statements import Statement, statements
@@ -122,7 +122,7 @@ def lead(context: ReportContext) -> str:
     if names:
         grades = f": {len(names)} grades from {names[0]} to {names[-1]}"
         values = grades if kind_report(context.kind).ordered else f": {listed(names, 'or')}"
-    source = modality_report(study).counted(context)
+    source = modality_of(study).described(study, context.cohort_images)
     source += f" of {counted(context.cases['subject'].nunique(), 'subject')}" if study.subjects_known else ""
     source += f" at {counted(len(context.cases), 'visit')}" if context.repeated else ""
     return f"{terms.heading}{values}, predicted from {source}."

@@ -40,16 +40,6 @@ def number(value: Any, digits: int) -> str:
     return text.replace("-", "−")
 
 
-def formatted(template: str, *values: Any) -> str:
-    """A value in a template of printf, without minus zero.
-
-    >>> formatted("%.2f", -0.001), formatted("%.2f", -0.01), formatted("%g", -0.0)
-    ('0.00', '-0.01', '0')
-    """
-    text = template % values
-    return text[1:] if re.fullmatch(r"-0(\.0+)?", text) else text
-
-
 def escaped(value: Any) -> str:
     """A name or a cell for a Markdown page, on one line and without markup; figures stay as they are.
 

@@ -80,7 +80,7 @@ def nothing_learned(context: ReportContext) -> Found:
     whose = {"own": f" of {name}", "combined": f" that {name} uses", "study": " of this study"}[facts.whose]
     never = f"{'was' if facts.count == 1 else 'were'} never better than guessing during training"
     text = f"{count}{whose} {'did on average no better than guessing' if facts.inner else never}."
-    return "flag" if facts.void else "bad", text, "training"
+    return "bad" if facts.whose == "study" else "flag", text, "training"
 
 
 def elsewhere(context: ReportContext) -> Found:

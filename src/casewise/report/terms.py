@@ -9,7 +9,6 @@ from casewise.evaluation.caveats import constant_folds, no_better
 from casewise.modalities.registry import modality_of
 from casewise.report.context import ReportContext
 from casewise.report.formatting import capital, class_name, counted, display_name, plain
-from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
 from casewise.study.learners import learner_name
 
@@ -41,11 +40,6 @@ class Unlearned:
     whose: str = "own"
     inner: bool = False
 
-    @property
-    def void(self) -> bool:
-        """Whether the reported learner is concerned, and not other networks of the study."""
-        return self.whose != "study"
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -76,7 +70,7 @@ def terms_of(context: ReportContext) -> Terms:
     noun = {"region": "region", "image": "image"}.get(study.level_of(context.outcome), case)
     digits = metric_format(study, context.outcome).digits("mae")
     confidence = f"{100 * study.evaluation.confidence:g} %"
-    return Terms(label, capital(label), noun, case, modality_report(study).noun(study), digits, confidence)
+    return Terms(label, capital(label), noun, case, modality_of(study).picture_noun(study).singular, digits, confidence)
 
 
 def report_title(study: Study) -> str:

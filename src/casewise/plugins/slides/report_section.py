@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from casewise.report.formatting import (
     percent,
     probability,
 )
-from casewise.report.modality_sections import PHOTOGRAPHS
+from casewise.report.sections import preparation
 from casewise.report.tables import kind_report
 from casewise.report.terms import positive_and_other
 from casewise.study.learners import learner_name, without_baselines
@@ -91,10 +91,10 @@ def section(context: ReportContext) -> Section | None:
     return Section("slides", "Slides and tiles", blocks)
 
 
-def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
+def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and small pictures of the case's slides; of a case without slides its panels."""
     if not (slides := slides_of(context, str(row["case"]))):
-        return PHOTOGRAPHS.case_pictures(context, row)
+        return preparation.case_pictures(context, row)
     shown = [(Path(path).name, draw.cropped(slide, draw.crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
     return [(name, data_uri(picture, longest=300)) for name, picture in shown]
 

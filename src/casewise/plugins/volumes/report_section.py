@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from casewise.plugins.volumes.settings import volumes_of
@@ -107,6 +108,6 @@ def fusion(study: Study, name: str) -> str:
     return f"{name}: {networks}, with the features concatenated before the last layer"
 
 
-def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
+def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each sequence's name and central panel."""
     return [(name, data_uri(panel, longest=SMALL)) for name, panel in context.grids(str(row["case"]))]

@@ -19,6 +19,7 @@ from casewise.report.figures.drawing import (
     SERIES,
     SOFT,
     Drawing,
+    Look,
     canvas,
     svg,
 )
@@ -86,12 +87,12 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
             (limits.bias, limits.bias_interval, ACCENT, "-", "bias"),
             (limits.low, limits.low_interval, SOFT, dashed, "lower limit"),
         ]
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        place: Look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
         for value, edges, colour, style, name in lines:
             if edges:
                 axes.axhspan(*edges, color=colour, alpha=0.12, linewidth=0)
             axes.axhline(value, color=colour, linewidth=1.2, linestyle=style)
-            look: dict[str, Any] = {"fontsize": 9.5, "color": colour, "linespacing": 1.15, "annotation_clip": False}
+            look: Look = {"fontsize": 9.5, "color": colour, "linespacing": 1.15, "annotation_clip": False}
             axes.annotate(f"{name}\n{signed(value, digits)}", (1, value), (5, 0), **place, **look)
         titles = _points(axes, rows, mean, difference)
         if slope is not None:
@@ -135,7 +136,7 @@ def _below(rows: pd.DataFrame) -> float:
 def _dots(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, size: float) -> dict[str, list[str]]:
     """All cases in one colour; many cases are drawn as pixels, which keeps the page small."""
     alpha = 0.75 if len(x) <= 100 else 0.5 if len(x) <= 600 else 0.3
-    look: dict[str, Any] = {"color": MODEL, "markersize": size, "alpha": alpha, "markeredgewidth": 0}
+    look: Look = {"color": MODEL, "markersize": size, "alpha": alpha, "markeredgewidth": 0}
     axes.plot(x, y, "o", rasterized=len(x) > MANY, gid="dots", **look)
     return {"dots": [_title(row) for row in rows.to_dict("records")]}
 
@@ -146,7 +147,7 @@ def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> dic
         return _dots(axes, rows, x, y, size=4.8)
     titles: dict[str, list[str]] = {}
     subjects = rows["subject"].to_numpy()
-    look: dict[str, Any] = {"markersize": 6, "alpha": 0.85, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    look: Look = {"markersize": 6, "alpha": 0.85, "markeredgecolor": "white", "markeredgewidth": 0.6}
     for i, subject in enumerate(sorted(set(subjects), key=natural)):
         own, gid = subjects == subject, f"points{i}"
         label = shortened(subject, 12)

@@ -18,6 +18,7 @@ from casewise.report.figures.drawing import (
     SERIES,
     Canvas,
     Drawing,
+    Look,
     canvas,
     in_percent,
     svg,
@@ -116,7 +117,7 @@ def roc(curves: list[Curve]) -> Drawing:
                 f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in curve.points
             ]
             x, y = [x for x, _ in curve.points], [y for _, y in curve.points]
-            edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 1, "zorder": 5}
+            edge: Look = {"markeredgecolor": "white", "markeredgewidth": 1, "zorder": 5}
             axes.plot(x, y, "o", color=SERIES[i], markersize=6.5, gid=f"operating{i}", **edge)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _key(axes)
@@ -129,7 +130,7 @@ def precision_recall(curves: list[RecallCurve]) -> Drawing:
         for i, curve in enumerate(curves):
             label = f"{shortened(curve.name, 24)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
             axes.axhline(curve.share, color=SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
-            look: dict[str, Any] = {"color": SERIES[i], "linestyle": DASHES[i], "linewidth": 1.9, "label": label}
+            look: Look = {"color": SERIES[i], "linestyle": DASHES[i], "linewidth": 1.9, "label": label}
             precision = np.append(curve.precision[0], curve.precision)
             axes.step(np.append(0.0, curve.recall), precision, where="pre", **look)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -157,7 +158,7 @@ def reliability(
             if not bins:
                 continue
             x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
-            look: dict[str, Any] = {"color": colour, "linestyle": dash}
+            look: Look = {"color": colour, "linestyle": dash}
             axes.plot(x, y, linewidth=1.1, alpha=0.55, **look)
             label = f"{title}: ECE {_key_figure('ece', error)}"
             axes.plot([], [], marker=marker, linewidth=1.4, label=label, **look)
@@ -174,7 +175,7 @@ def confusion(names: Sequence[str], counts: np.ndarray) -> Drawing:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [shortened(plain(label), 18) for label in names]
     longest, cells = max(map(len, labels)), 84.0 * len(names)
-    tilted: dict[str, Any] = {"rotation": 20, "ha": "right"} if longest > 11 else {}
+    tilted: Look = {"rotation": 20, "ha": "right"} if longest > 11 else {}
     left, bottom = 46 + 6.2 * longest, 86 if tilted else 46
     with canvas(left + cells + 12, cells + bottom + 10, (left, bottom, 12, 10), grid=None) as (figure, axes):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -202,7 +203,7 @@ def _square(lines: int, x: str, y: str) -> Iterator[Canvas]:
 
 def _key(axes: Axes) -> None:
     """The key below the axes, a line per curve."""
-    look: dict[str, Any] = {"handlelength": 2.6, "borderaxespad": 0.1, "fontsize": 10.5}
+    look: Look = {"handlelength": 2.6, "borderaxespad": 0.1, "fontsize": 10.5}
     axes.figure.legend(*axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(48 / WIDTH, 0), **look)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+# Settings of a line, marker or text.
+Look = dict[str, Any]
 Canvas: TypeAlias = "tuple[Figure, Axes]"
 Margins = tuple[float, float, float, float]
 Grid = Literal["both", "x", "y"] | None
@@ -95,7 +97,7 @@ def in_percent(*axes: Axis, digits: str = ".0f") -> None:
 def headed(figure: Figure, title: str, note: str = "", colour: str = INK) -> None:
     """Write a title at the top left, and a note at the top right."""
     width, height = figure.get_size_inches() * 72
-    look: dict[str, Any] = {"y": 1 - 12 / height, "va": "center"}
+    look: Look = {"y": 1 - 12 / height, "va": "center"}
     figure.text(x=4 / width, s=title, fontsize=11, fontweight="bold", **look)
     figure.text(x=1 - 4 / width, s=note, fontsize=9.5, ha="right", color=colour, **look)
 

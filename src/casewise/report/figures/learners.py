@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SOFT, Drawing, canvas, in_percent, place, svg
+from casewise.report.figures.drawing import (
+    ACCENT,
+    INK,
+    MODEL,
+    PALE,
+    SOFT,
+    Drawing,
+    Look,
+    canvas,
+    in_percent,
+    place,
+    svg,
+)
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import is_number, rate, shortened
 
@@ -70,7 +82,7 @@ def forest(
             at = [f.value for _, f in drawn if f.value is not None]
             if len(bars):
                 axes.hlines(*bars.T, color=each.colour, linewidth=each.line)
-            look: dict[str, Any] = {"color": each.colour, "markerfacecolor": each.face or each.colour}
+            look: Look = {"color": each.colour, "markerfacecolor": each.face or each.colour}
             axes.plot(at, [y for y, _ in drawn], each.marker, markersize=each.size, label=each.label, **look)
             values += [*at, *bars[:, 1:].ravel()] if len(bars) else at
         if dashed is not None:

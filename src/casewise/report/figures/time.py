@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.cohort.dates import natural
 from casewise.evaluation.response import percent_change
-from casewise.report.figures.drawing import MODEL, PHYSICIAN, Drawing, canvas, headed, svg
+from casewise.report.figures.drawing import MODEL, PHYSICIAN, Drawing, Look, canvas, headed, svg
 from casewise.report.formatting import number, shortened
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
         headed(figure, shortened(track.subject, 24), f"mean error {number(track.error, digits)}")
         rows = ((38.0, PHYSICIAN, track.changes[0]), (52.0, MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
-            look: dict[str, Any] = {"fontsize": 9.5, "color": colour, "va": "center"}
+            look: Look = {"fontsize": 9.5, "color": colour, "va": "center"}
             figure.text(4 / WIDTH, 1 - below / height, "%", **look)
-            at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            at: Look = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
             for i in shown:
                 axes.annotate(number(changes[i], 0), (x[i], 1), (0, 64 - below), ha="center", **at, **look)
         return svg(figure, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from casewise.report.blocks import (
 from casewise.report.context import defined
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
+from casewise.report.figures.drawing import Look
 from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
 from casewise.report.sections.classes import further_tables, pooled
 from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
@@ -150,7 +151,7 @@ def _trajectories(context: ReportContext, tracks: list[draw_time.Track], *, days
     digits, label = terms_of(context).digits, display_name(context.study, context.outcome)
     top = max(float(np.nanmax([*track.physician, *track.model])) for track in tracks) or 1.0
     evenly, change = draw_time.spaced_evenly(tracks), context.study.evaluation.response
-    look: dict[str, Any] = {"top": top, "evenly": evenly, "days": days, "change": change, "digits": digits}
+    look: Look = {"top": top, "evenly": evenly, "days": days, "change": change, "digits": digits}
     plots = []
     for i, track in enumerate(tracks):
         visits = zip(track.names, track.physician, track.model, strict=True)

@@ -75,14 +75,12 @@ def _facts(context: ReportContext, networks: list[str]) -> list[tuple[str, str]]
     entries = figures[networks[0]].values()
     cases, subjects = (max(getattr(entry, name) for entry in entries) for name in ("cases", "subjects"))
     facts = [("Cases", f"{cases:,} of {counted(subjects, 'subject')}, drawn by the seed")]
-    apart = sorted(
-        {*context.learners, context.learner} - set(figures), key=lambda name: (name != context.learner, name)
-    )
+    apart = {*context.learners, context.learner} - set(figures)
     if apart:
-        facts.append(("Not tested", ", ".join(map(learner_name, apart))))
-    still = [note for note in context.metrics.notes if note.code == "constant_predictions"]
-    for note in still:
-        if note["network"] in networks:
+        names = sorted(apart, key=lambda name: (name != context.learner, name))
+        facts.append(("Not tested", ", ".join(map(learner_name, names))))
+    for note in context.metrics.notes:
+        if note.code == "constant_predictions" and note["network"] in networks:
             where = f"{note['folds']} of {counted(note['of'], 'fold')}"
             facts.append(("Hardly varies, altered or not", f"{learner_name(note['network'])} in {where}"))
     if len(networks) > MOST_NETWORKS:

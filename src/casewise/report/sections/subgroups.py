@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from casewise.evaluation.subgroups import FEW_OF_CLASS, FEW_SUBJECTS, SIGNIFICANT
 from casewise.report.blocks import Block, Cell, Fold, Heading, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import defined
+from casewise.report.figures.drawing import Look
 from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital, group_label, p_value, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
@@ -67,7 +68,7 @@ def forest_of(columns: Sequence[SubgroupColumn], metric: str, overall: Estimate 
                 figures[metric in group.small][len(rows)] = figure
             rows.append((f"{group_label(group)} ({group.n_subjects:,})", False))
     series = [Series("", figures[0]), Series("", figures[1], face="white")]
-    look: dict[str, Any] = {"label": write.title(metric), "name": f"subgroups-{metric}"}
+    look: Look = {"label": write.title(metric), "name": f"subgroups-{metric}"}
     drawing = forest(rows, series, dashed=overall.value if overall else None, percent=write.in_percent(metric), **look)
     return Plot(drawing, f"{write.title(metric)} by subgroup with intervals; the values are in the tables.")
 
