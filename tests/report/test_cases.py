@@ -11,7 +11,7 @@ from casewise.report.context import ReportContext
 from casewise.report.figures.pictures import grid_picture
 from casewise.report.formatting import number, probability
 from casewise.report.sections import cases, preparation
-from tests.report_contexts import nothing
+from tests.report_contexts import without_truth
 
 
 def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext) -> None:
@@ -48,9 +48,7 @@ def test_single_cases_stand_on_the_page_only(report_of_numbers: ReportContext) -
 
 
 def test_without_truth_or_pictures_nothing_is_shown(report_of_numbers: ReportContext) -> None:
-    unknown = report_of_numbers.predictions.assign(y_true=np.nan)
-    bare = dataclasses.replace(report_of_numbers, predictions=unknown, metrics=nothing(report_of_numbers))
-    assert cases.section(bare) is None
+    assert cases.section(without_truth(report_of_numbers)) is None
     assert preparation.section(dataclasses.replace(report_of_numbers, tiles=lambda _: None)) is None
 
 

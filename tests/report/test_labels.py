@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from casewise.audit.metadata import SOURCES
-from casewise.report.blocks import Fold, Plots
+from casewise.report.blocks import Plots
 from casewise.report.context import ReportContext
 from casewise.report.figures import cohort as draw
 from casewise.report.sections import labels
+from tests.report.shared import blocks_of
 
 
 def test_classes_are_counted_by_side_and_source(report_of_classes: ReportContext) -> None:
@@ -57,21 +58,8 @@ def test_without_columns_the_predictions_have_the_classes(report_of_classes: Rep
     assert labels.section(bare) is not None
 
 
-def test_the_balanced_target_is_marked_unless_the_split_was_given(report_of_numbers: ReportContext) -> None:
-    splits = report_of_numbers.splits
-    assert any(row.mark for row in labels.imbalance_rows(report_of_numbers))
-    for change in ({"how": "column part"}, {"left_out": ["a", "b"]}):
-        given = dataclasses.replace(report_of_numbers, splits={**splits, **change})
-        assert not any(row.mark for row in labels.imbalance_rows(given))
-    assert labels.imbalance_rows(dataclasses.replace(report_of_numbers, splits={})) == []
-
-
 def test_each_target_that_is_a_number_has_a_distribution(report_of_numbers: ReportContext) -> None:
-    section = labels.section(report_of_numbers)
-    assert section is not None
-    (fold,) = [block for block in section.blocks if isinstance(block, Fold) and isinstance(block.blocks[0], Plots)]
-    plots = fold.blocks[0]
-    assert isinstance(plots, Plots)
+    (plots,) = blocks_of(labels.section(report_of_numbers), Plots)
     assert len(plots.plots) == 6
     assert plots.plots[0].alt.startswith("Distribution of PASI: 72 values, median")
 

@@ -12,23 +12,17 @@ from casewise.evaluation.external import groups_of_rows
 from casewise.evaluation.figures import Difference
 from casewise.evaluation.results import Comparison, WithinColumn
 from casewise.evaluation.subgroups import headline_rows, within_column
-from casewise.report.blocks import Cell, Table
+from casewise.report.blocks import Cell, Heading, Matrix, Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import learners, validation
 from casewise.study.learners import learner_name
-from tests.report_contexts import classes, estimate, nothing, numbers, with_own, with_results
+from tests.report.shared import cells_of, fold_of
+from tests.report_contexts import classes, estimate, numbers, with_own, with_results, without_truth
 
 
 @pytest.fixture(scope="module")
 def three() -> ReportContext:
     return classes()
-
-
-def cells(table: Table | None, row: str) -> dict[str, Cell]:
-    """The cells of a row by the heading of their column."""
-    assert table is not None
-    line = next(each for each in table.rows if each.name == row)
-    return dict(zip(table.columns[1:], line.cells, strict=True))
 
 
 def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
@@ -39,15 +33,15 @@ def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": entry}}})
     table = learners.learner_table(context, context.stage)
     column = f"Against {best}"
-    assert [cells(table, name)[column].text for name in (best, other, last)] == ["–", "worse", "not shown to differ"]
-    assert cells(table, other)[column].small == "+0.5 [0.2, 0.8]"
+    assert [cells_of(table, name)[column].text for name in (best, other, last)] == ["–", "worse", "no clear difference"]
+    assert cells_of(table, other)[column].small == "+0.5 [0.2, 0.8]"
     assert [row.name for row in table.rows if row.mark] == [best]  # type: ignore[union-attr]
     mirrored = learners.gap_between(entry, best, other)
     assert mirrored == Difference(-0.5, -0.8, -0.2, False)
     assert learners.gap_between(entry, other, last) is None
     few = dataclasses.replace(entry, differences={other: Difference(0.5, None, None, True)}, rough=True)
     context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": few}}})
-    assert cells(learners.learner_table(context, context.stage), other)[column] == Cell("–")
+    assert cells_of(learners.learner_table(context, context.stage), other)[column] == Cell("–")
 
 
 def test_published_values_stand_below_the_learners() -> None:
@@ -55,21 +49,25 @@ def test_published_values_stand_below_the_learners() -> None:
     table = learners.learner_table(context, context.stage)
     assert table is not None
     assert table.rows[-1].name == "Somebody 2020"
-    published = cells(table, "Somebody 2020")
+    published = cells_of(table, "Somebody 2020")
     assert (published["Kind"].text, published["MAE"].text, published["CCC"].text) == ("published", "3.3", "–")
     assert published["Accuracy"].text == "50.0 %"
 
 
 def test_a_learner_that_predicts_one_class_is_marked(three: ReportContext) -> None:
     context = with_own(three, constant_class="no_finding")
-    kind = cells(learners.learner_table(context, context.stage), learner_name(context.learner))["Kind"]
+    kind = cells_of(learners.learner_table(context, context.stage), learner_name(context.learner))["Kind"]
     assert kind == Cell(
         "network" if context.learner in context.study.networks else "combined", "predicts only no finding"
     )
 
 
-def test_nothing_evaluated_has_no_section(three: ReportContext) -> None:
-    assert learners.section(dataclasses.replace(three, metrics=nothing(three))) is None
+def test_other_learners_have_tables_of_single_classes_and_none_without_truth(
+    three: ReportContext,
+) -> None:
+    blocks = fold_of(learners.section(three), "Class by class").blocks
+    assert [type(block) for block in blocks] == [Heading, Table, Matrix] * (len(three.learners) - 1)
+    assert learners.section(without_truth(three)) is None
 
 
 def with_column(context: ReportContext, by_class: dict[str, float]) -> ReportContext:
@@ -94,8 +92,9 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     within = context.metrics.within_column
     assert within is not None
     # one source has no other class than a single subject's: its area says nothing
-    assert by_name["covid"].mean is None
-    assert by_name["pneumonia"].mean == pytest.approx(within.groups["nih"].metrics["auroc[pneumonia]"].value)
+    means = {name: row.mean.value if row.mean else None for name, row in by_name.items()}
+    assert means["covid"] is None
+    assert means["pneumonia"] == pytest.approx(within.groups["nih"].metrics["auroc[pneumonia]"].value)
     group = within.groups[column.values[0]]
     count = f"{group.classes['covid']['n_subjects']} of {group.n_subjects} subjects"
     assert by_name["covid"].within[0][1] == count

@@ -14,6 +14,7 @@ from casewise.plugins.volumes.slice_store import SliceStore
 from casewise.plugins.volumes.standardise import standard_scales
 from casewise.report import page, terms
 from casewise.report.context import ReportContext
+from casewise.report.first_screen import lead
 from casewise.study.schema import Study
 from tests.report_contexts import classes, section_of
 
@@ -46,7 +47,7 @@ def classed() -> ReportContext:
 def test_scans_are_called_scans(classed: ReportContext) -> None:
     context = of_volumes(classed)
     assert terms.terms_of(context).picture == "scan"
-    assert "(T1 and T2)" in terms.subject_matter(context).pictures
+    assert "(T1 and T2)" in lead(context)
     text = page.render(context)
     assert section_of(text, "preparation").count('class="panels"') == 1
     assert "photograph" not in text
