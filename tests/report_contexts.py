@@ -84,7 +84,7 @@ def numbers(
                 rows.append({"panel": len(rows), "person": number, **row, "region": region, **truth})
     table = pd.DataFrame(rows)
     images = table.loc[table.index.repeat(table["region"].map(PHOTOGRAPHS))].reset_index(drop=True)
-    images = images[[*CASE, "region", "panel"]].assign(image=range(len(images)))
+    images = images[[*CASE, "region", "panel", *TARGETS]].assign(image=range(len(images)))
     images["path"] = images["case"] + "/" + images["image"].astype(str) + ".jpg"
     panels = table.assign(tiles=images.groupby("panel")["image"].agg(list)).drop(columns="person")
     sides: dict[str, Any] = {names.format(i): "test" if i < test else i % 5 + 1 for i in range(subjects)}

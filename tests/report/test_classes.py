@@ -11,6 +11,7 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.figures import ClassFigures, ReliabilityBin
 from casewise.evaluation.results import SourceMean, Threshold
+from casewise.evaluation.thresholds import judge_thresholds
 from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
@@ -123,3 +124,18 @@ def test_a_temperature_at_its_bound_is_a_fact(three: ReportContext) -> None:
     facts = dict(classes.temperature(dataclasses.replace(entry, temperature_by_fold=by_fold)))
     assert facts["Temperature"] == "1.00 to 20.00 by fold"
     assert "2 of 5 folds" in facts["At the bound of its range"]
+
+
+def test_operating_points_are_rough_where_a_cell_has_few_subjects() -> None:
+    of_class = np.repeat([True, False], 60)[:, None]
+    scores = np.where(of_class, 0.9, 0.8)
+    scores[:2], scores[60:63] = 0.1, 0.1  # two false negatives, three true negatives
+    people = np.arange(120).astype(str)
+    (point,) = judge_thresholds(scores, np.full((120, 1), 0.5), of_class, people, Plan(50), n_cases=120)
+    rough = {name: estimate.rough for name, estimate in point.items()}
+    few = {"specificity", "sensitivity", "lr_negative", "npv"}
+    assert {name for name, is_rough in rough.items() if is_rough} == few
+    assert point["specificity"].low is not None
+    scores[2:12], scores[63:90] = 0.1, 0.1
+    (point,) = judge_thresholds(scores, np.full((120, 1), 0.5), of_class, people, Plan(50), n_cases=120)
+    assert not any(estimate.rough for estimate in point.values())

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from casewise.audit.columns import leading_column
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import groups_of_rows
 from casewise.evaluation.figures import Difference
 from casewise.evaluation.results import Comparison, WithinColumn
 from casewise.evaluation.subgroups import headline_rows, within_column
+from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report.blocks import Cell, Heading, Matrix, Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import learners, validation
+from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_name
 from tests.report.shared import cells_of, fold_of
 from tests.report_contexts import classes, estimate, numbers, with_own, with_results, without_truth
@@ -108,6 +114,47 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     assert other is not None
     assert other.values == []
     assert learners.beside_column_blocks(dataclasses.replace(context, audit=None)) == []
+
+
+def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportContext, tmp_path: Path) -> None:
+    folder, cohort = RunFolder(tmp_path / "run"), SimpleNamespace(images=three.cohort_images)
+    known = with_column(three, {"covid": 0.97}).metrics.within_column
+    assert known is not None
+    arguments: Any = (three.study, cohort, three.predictions, three.metrics, folder)
+    assert within_shortcut_column(*arguments) is None
+    folder.audit.write(three.audit or {})
+    entry = within_shortcut_column(*arguments)
+    assert entry is not None
+    assert entry.column == "source"
+    assert set(entry.groups) == {"cohen", "nih"}
+    both = [each.groups["nih"].metrics["auroc[pneumonia]"].value for each in (entry, known)]
+    assert both[0] == pytest.approx(both[1])
+    by_site = dataclasses.replace(three.metrics, by_site={})
+    assert within_shortcut_column(*arguments[:3], by_site, folder) is None
+    dates = three.cohort_images.assign(source=[f"2020-{n}" for n in range(len(three.cohort_images))])
+    assert within_shortcut_column(three.study, SimpleNamespace(images=dates), *arguments[2:]) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "expected"),
+    [
+        ({}, None, "site"),
+        ({"level": "note"}, None, None),
+        ({"id": "source-predictable-ill"}, None, None),
+        ({"figures": {"evidence": "border (its corners)"}}, None, None),
+        ({"figures": {"evidence": "ward"}}, None, None),
+        ({"figures": {"evidence": "ward"}}, ["ward"], "ward"),
+        ({"figures": {"by_class": {}}}, None, None),
+        ({"figures": {"target": "another"}}, None, None),
+    ],
+)
+def test_only_columns_that_should_not_predict_stand_beside(
+    change: dict[str, Any], named: list[str] | None, expected: str | None
+) -> None:
+    figures = {"target": "label", "evidence": "site", "value": 0.9, "by_class": {"ill": 0.9}}
+    finding = {"id": "shortcut-x", "level": "error", **change, "figures": figures | change.get("figures", {})}
+    column = leading_column({"findings": [finding]}, "label", named)
+    assert (column or {}).get("name") == expected
 
 
 def test_each_source_left_out_has_its_line(three: ReportContext) -> None:
