@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from casewise.report.beside import beside, comparisons
 
 from casewise.errors import RunError
 from casewise.evaluation.figures import Comparison, Difference, Headline
 from casewise.evaluation.results import Results, plain
 from casewise.metrics.registry import columns
 from casewise.predictions.table import check
-from casewise.report.beside import beside, comparisons
 from casewise.report.context import read_context
 from casewise.report.results_page import write_results
 from casewise.run_folder import RunFolder
