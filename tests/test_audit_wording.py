@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
 from casewise.audit import regions
 from casewise.audit.columns import has_code, repeats
-from casewise.audit.probes import Labels, ProbeResult
-from casewise.audit.sentences import shortcut_sentence
-from casewise.audit.shortcuts import Evidence, Kind, ShortcutTest
 from tests.test_audit_shortcuts import look, make
 
 Row = dict[str, Any]
@@ -113,17 +110,3 @@ def test_a_border_without_its_appearance_states_the_border_as_it_is(
     values = {test["evidence"]: test["value"] for test in found.tested if test["evidence"].startswith("border")}
     assert values[finding.figures["evidence"]] == finding.figures["value"]
     assert values[as_it_is["evidence"]] == as_it_is["value"]
-
-
-@pytest.mark.parametrize("kind", get_args(Kind))
-def test_every_evidence_has_a_sentence_with_one_verb(kind: Kind) -> None:
-    result = ProbeResult(0.9, {"ill": 0.9, "well": 0.9}, np.zeros(9), np.zeros((40, 2)))
-    evidence, labels = (
-        Evidence("ward", kind, np.arange(40), np.zeros((40, 1))),
-        Labels.of(np.repeat([0.0, 1.0], 20), range(40), ("ill", "well"), permutations=9, seed=0),
-    )
-    assert labels is not None
-    answer = ShortcutTest(evidence, "label", labels, result, p=0.001, within="ill")
-    sentence = shortcut_sentence(answer, source="site")
-    assert sentence.count(" predicts ") == 1
-    assert "AUROC 0.90 (chance 0.50, p = 0.001)" in sentence

@@ -31,10 +31,8 @@ def run_of(folder: Path, error: float, *, target: str = "extent", study: Any = (
     """
     subjects, drawn, run = changed.pop("subjects", 30), np.random.default_rng(1), RunFolder(folder)
     truth = drawn.uniform(0, 10, subjects)
-    values: dict[str, Any] = {
-        "case": [f"S{i}/1" for i in range(subjects)],
-        "subject": [f"S{i}" for i in range(subjects)],
-    }
+    names = [f"S{i}" for i in range(subjects)]
+    values: dict[str, Any] = {"case": [f"{name}/1" for name in names], "subject": names}
     values |= {"visit": "1", "day": np.nan, "region": "", "image": "", "model": "net", "stage": "oof", "outer_fold": 1}
     values |= {"inner_fold": pd.NA, "target": target, "kind": "regression", "y_true": truth}
     values |= {"y_pred": truth + error * drawn.normal(size=subjects)}

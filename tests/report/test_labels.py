@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from casewise.audit.metadata import SOURCES
 from casewise.report.blocks import Plots
 from casewise.report.context import ReportContext
 from casewise.report.figures import cohort as draw
@@ -42,12 +41,6 @@ def test_a_class_without_a_case_has_no_source(report_of_classes: ReportContext) 
     table = labels.reference_classes(report_of_classes)
     rows = labels.largest_sources(report_of_classes, table[table["value"] != 0], "source")
     assert [cell.text for cell in rows[0].cells] == ["–", "–"]
-
-
-@pytest.mark.parametrize("name", [*SOURCES, "Data Set"])
-def test_the_source_is_found_by_its_name(report_of_classes: ReportContext, name: str) -> None:
-    images = report_of_classes.cohort_images.rename(columns={"source": name})
-    assert labels.source_column(dataclasses.replace(report_of_classes, cohort_images=images)) == name
 
 
 def test_without_columns_the_predictions_have_the_classes(report_of_classes: ReportContext) -> None:
