@@ -6,13 +6,11 @@ import dataclasses
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from casewise.errors import RunError
 from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.report import formatting
-from casewise.report.blocks import Cell
 from casewise.report.context import ReportContext
 from casewise.report.figures.drawing import canvas, svg
 from casewise.report.first_screen import evaluated, lead, screen
@@ -22,7 +20,6 @@ from casewise.report.statements import statements
 from casewise.report.tables import metric_format
 from casewise.study.schema import Study
 from tests.report_contexts import (
-    Page,
     check_page,
     classes,
     estimate,
@@ -51,7 +48,8 @@ def context(request: pytest.FixtureRequest) -> ReportContext:
 def test_the_page_is_whole_loads_nothing_and_shows_the_figures(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for name, sections in SECTIONS.items():
         context = request.getfixturevalue(name)
-        text = render(context)
+        path = write_report(context, tmp_path / name / "report.html")
+        text = path.read_text()
         page = check_page(text)
         assert set(re.findall(r'<section id="([^"]+)"', text)) == sections
         assert page.svgs > 6
@@ -63,14 +61,10 @@ def test_the_page_is_whole_loads_nothing_and_shows_the_figures(request: pytest.F
                 cell = write.cell(metric, figure)
                 assert f"{cell.text} {cell.small}" in page.text.replace("\u00a0", " ")
         assert context.splits["hash"] in page.text
+        assert ("net00 +0.333" in page.text) == (name == "report_of_numbers")
         assert all(note in page.text for note in context.notes)
-        path = write_report(context, tmp_path / name / "report.html")
-        assert path.read_text() == text
         assert [p.name for p in path.parent.iterdir()] == ["report.html"]
-
-
-def test_weights_of_combined_learners_are_shown(report_of_numbers: ReportContext) -> None:
-    assert "net00 +0.333" in Page(render(report_of_numbers)).text
+        assert name != "report_of_numbers" or render(context) == text
 
 
 def test_the_learner_is_chosen_out_of_fold_never_on_the_test_set(context: ReportContext) -> None:
@@ -94,16 +88,13 @@ def test_names_cannot_break_the_page() -> None:
     check_page(text)
 
 
-def test_without_a_test_set() -> None:
-    assert evaluated(numbers(test=0, subjects=8)).startswith("48 visits of 8 subjects")
-
-
 def test_the_stage_is_that_of_the_headline(report_of_numbers: ReportContext) -> None:
     context = report_of_numbers
     unscored = with_results(context, main=dataclasses.replace(context.metrics.main, stage="oof"))
     assert (unscored.stage, unscored.stages) == ("oof", ["oof", "test"])
     assert "test set" not in evaluated(unscored)
     check_page(render(unscored))
+    assert evaluated(unscored).startswith("54 visits of 9 subjects")
     only_oof = context.predictions[context.predictions["stage"] == "oof"]
     assert dataclasses.replace(context, predictions=only_oof).stage == "oof"
 
@@ -188,12 +179,6 @@ def test_figures_keep_user_text_out_of_markup_and_digits_in_text() -> None:
     assert all(name.startswith("one-") for name in ids)
 
 
-def test_a_constant_prediction_has_no_precise_interval() -> None:
-    cell = metric_format(study_of_numbers(), "pasi").cell("ccc", estimate(0.0, 0.0, 0.001))
-    assert cell == Cell("0.00", "the predictions hardly vary", 0.0)
-    assert np.isfinite(cell.value)
-
-
 @pytest.mark.parametrize(
     ("name", "shown"),
     [("pasi", "PASI"), ("some_target", "some target"), ("pas", "pas"), ("extent", "extent"), ("brixia", "Brixia")],
@@ -204,8 +189,7 @@ def test_display_name_takes_the_spelling_of_the_description(name: str, shown: st
 
 
 @pytest.mark.parametrize(
-    ("name", "column", "shown"),
-    [("Befund_0_8", "Befund (0-8)", "Befund (0-8)"), ("extent", "x_0 (8)", "extent")],
+    ("name", "column", "shown"), [("Befund_0_8", "Befund (0-8)", "Befund (0-8)"), ("extent", "x_0 (8)", "extent")]
 )
 def test_a_target_is_called_by_the_heading_of_its_column(name: str, column: str, shown: str) -> None:
     target = {name: {"range": "0..8", "column": column}}
