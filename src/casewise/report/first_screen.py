@@ -294,11 +294,11 @@ def rivals(context: ReportContext) -> list[Rival]:
     if chance is not None and not context.by_site:
         text = write.text(metric, chance, short=True)
         rows.append(Rival("a guess without images", text, "", verdict_beside(figure, chance, metric)))
-    column = beside_column(context) if context.classes else None
-    for row in [row for row in column.rows if row.alone is not None][:2] if column else []:
-        name = f"column “{column.name}” alone, no image" if column else ""
-        name += f" ({row.name})" if context.study.positive_of(context.outcome) is None else ""
-        rows.append(Rival(name, number(row.alone, 2), "", row.verdict))
+    if context.classes and (column := beside_column(context)):
+        several = context.study.positive_of(context.outcome) is None
+        for row in [row for row in column.rows if row.alone is not None][:2]:
+            name = f"column “{column.name}” alone, no image{f' ({row.name})' if several else ''}"
+            rows.append(Rival(name, number(row.alone, 2), "", row.verdict))
     return rows
 
 
