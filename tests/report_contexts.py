@@ -242,41 +242,22 @@ VOID = {"meta", "link", "img", "br", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Reads what matters: balanced tags, identifiers, anchors, headings, and everything that would be loaded."""
+    """The words and elements of a page, which must be balanced."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
         self.open: list[str] = []
-        self.ids: list[str] = []
-        self.anchors: list[str] = []
-        self.loads: list[str] = []
-        self.alts: list[str] = []
-        self.svgs = 0
         self.words: list[str] = []
-        self.headings: list[int] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-        if values.get("id"):
-            self.ids.append(str(values["id"]))
-        if tag == "a":
-            self.anchors.append(str(values["href"]).removeprefix("#"))
-        elif "href" in values or "src" in values or "srcset" in values:
-            self.loads.append(str(values.get("src") or values.get("href")))
-        if tag in ("img", "svg"):
-            self.alts.append(values.get("alt") or values.get("aria-label") or "")
-            self.svgs += tag == "svg"
-        if re.fullmatch(r"h[1-6]", tag):
-            self.headings.append(int(tag[1]))
+        self.elements.append((tag, dict(attrs)))
+        self.open += [] if tag in VOID else [tag]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open, f"</{tag}> closes nothing"
@@ -290,21 +271,26 @@ class Page(HTMLParser):
     def text(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.words))
 
+    def every(self, name: str, *, links: bool | None = None) -> list[str]:
+        """The values of an attribute; of links only, or of other elements only."""
+        chosen = (values.get(name) for tag, values in self.elements if links is None or links == (tag == "a"))
+        return [value for value in chosen if value]
+
 
 def check_page(text: str) -> Page:
     """What must hold for every report."""
     page = Page(text)
+    ids, tags = page.every("id"), [tag for tag, _ in page.elements]
+    loads = [load for name in ("href", "src", "srcset") for load in page.every(name, links=False)]
     assert page.open == []
-    assert len(page.ids) == len(set(page.ids))
-    assert set(page.anchors) <= set(page.ids)
-    inside = [load for load in page.loads if load.startswith("#")]
-    assert {load[1:] for load in inside} <= set(page.ids)
-    assert all(load.startswith("data:") for load in page.loads if not load.startswith("#"))
+    assert len(ids) == len(set(ids))
+    assert {anchor.removeprefix("#") for anchor in page.every("href", links=True)} <= set(ids)
+    assert all(load.startswith("data:") or load.removeprefix("#") in ids for load in loads)
     assert not re.search(r"url\((?!#|'?data:)|@import", text)
-    assert all(page.alts)
-    assert page.headings[0] == 1
-    assert page.headings.count(1) == 1
-    assert max(np.diff(page.headings)) <= 1
+    assert all(values.get("alt") or values.get("aria-label") for tag, values in page.elements if tag in ("img", "svg"))
+    headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert (headings[0], headings.count(1)) == (1, 1)
+    assert max(np.diff(headings)) <= 1
     assert not re.search(r"\bnan\b|None|Undefined|<NA>", page.text.split("Study file as run")[0])
     return page
 

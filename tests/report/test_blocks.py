@@ -47,7 +47,7 @@ def test_both_pages_have_the_same_words(pages: tuple[str, str]) -> None:
 def test_every_block_is_valid_html(pages: tuple[str, str]) -> None:
     head = "<!doctype html><html lang='en'><head><title>x</title></head><body><h1>x</h1>"
     page = check_page(f"{head}{pages[0]}</body></html>")
-    assert page.ids == ["one", "two"]
+    assert page.every("id") == ["one", "two"]
     assert "&lt;b&gt;" in pages[0]
 
 
