@@ -121,11 +121,14 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
     code = verdict(drop.low, drop.high, metric) if drop else "untested"
     if drop and drop.rough and code != "untested":
         code = "rough"
-    entry, absent, found = results.classes.get(EXTERNAL, {}).get(learner, {}).get(outcome), [], []
-    for place, support in enumerate(entry.support if entry and not all(entry.support) else []):
-        name = class_name(study, outcome, entry.names[place])
-        right = entry.confusion[place][place]
-        (found if support else absent).append(f"{right} of {support} of {name} recognised" if support else name)
+    entry = results.classes.get(EXTERNAL, {}).get(learner, {}).get(outcome)
+    absent: list[str] = []
+    found: list[str] = []
+    if entry and not all(entry.support):
+        for place, (label, support) in enumerate(zip(entry.names, entry.support, strict=True)):
+            name = class_name(study, outcome, label)
+            right = f"{entry.confusion[place][place]} of {support} of {name} recognised"
+            (found if support else absent).append(right if support else name)
     return ExternalResult(
         code=code if metric in inside else "not_inside",
         metric=metric,

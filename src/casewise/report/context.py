@@ -216,7 +216,7 @@ class ReportContext:
         return (entry.constant_class or "") if entry else ""
 
 
-F = TypeVar("F", "Estimate", "SourceMean")
+F = TypeVar("F", bound="Estimate | SourceMean")
 
 
 def defined(figure: F | None) -> F | None:
@@ -224,9 +224,7 @@ def defined(figure: F | None) -> F | None:
     return figure if figure and is_number(figure.value) else None
 
 
-def quoted_figures(
-    study: Study, results: Results, learner: str, stage: str
-) -> Mapping[str, Estimate] | Mapping[str, SourceMean]:
+def quoted_figures(study: Study, results: Results, learner: str, stage: str) -> Mapping[str, Estimate | SourceMean]:
     """The figures of the primary outcome that are quoted: out of fold with sources left out, the means within them."""
     if stage == "oof" and results.site_means:
         return results.site_means.get(learner, {})

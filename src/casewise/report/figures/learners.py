@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from casewise.evaluation.results import Estimate
 
 Job = Mapping[str, Any]
-DASHED = {"color": SOFT, "linestyle": (0, (3, 2)), "zorder": 0}
+DASHED: Look = {"color": SOFT, "linestyle": (0, (3, 2)), "zorder": 0}
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def limits_from(estimates: Figures, rows: pd.DataFrame) -> draw.Limits | None:
     figures = [figure for name in ("bias", "loa_low", "loa_high") if (figure := defined(estimates.get(name)))]
     if len(figures) == 3:
         edges = [(f.low, f.high) if f.low is not None and f.high is not None else None for f in figures]
-        return draw.Limits(*(float(f.value or 0.0) for f in figures), *edges)
+        bias, low, high = (float(f.value or 0.0) for f in figures)
+        return draw.Limits(bias, low, high, *edges)
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
     if len(difference) < 3:
         return None
@@ -285,8 +286,8 @@ def detail(context: ReportContext) -> Section | None:
         for each in ranges:
             errors = [write.cell(metric, figure) for metric, figure in each.figures.items()]
             rows.append(Row(each.name, [Cell(str(each.subjects)), Cell(str(each.count)), *errors]))
-        table = Table(heads, rows, f"{evaluated(context)} {brackets(context)}")
-        blocks.append(Fold("Error by range of the score, with intervals", [table]))
+        by_range = Table(heads, rows, f"{evaluated(context)} {brackets(context)}")
+        blocks.append(Fold("Error by range of the score, with intervals", [by_range]))
     if readers := reader_tables(context):
         blocks.append(Fold("Agreement between readers, and of the model with each", readers))
     if plots := _scatters(context):

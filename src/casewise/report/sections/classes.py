@@ -95,7 +95,7 @@ def section(context: ReportContext) -> Section | None:
         facts = temperature(entry)
         if (decision := context.study.decisions.get(context.outcome)) in DECISIONS:
             facts.append(("Predicted grade", f"{DECISIONS[decision]}; the scores are of the likeliest grade"))
-        inside = [Table(["", "As predicted", "After temperature scaling"], scores, caption), Facts(facts)]
+        inside: list[Block] = [Table(["", "As predicted", "After temperature scaling"], scores, caption), Facts(facts)]
         blocks.append(Fold("Scores of the probabilities, and temperature scaling", inside))
     if others := further_tables(context):
         blocks.append(Fold("Further targets with classes, and regions", others))
