@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
     from casewise.report.context import ReportContext
 
-MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 6, 8, 8, 8, 8
-FIRST = 2
+FIRST, MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 2, 6, 8, 8, 8, 8
 NOTE = (
     "The largest errors {place}, with the model’s input. Look for wrong labels and for features other than the disease."
 )

@@ -16,7 +16,6 @@ from casewise.study.learners import learner_name
 if TYPE_CHECKING:
     from casewise.evaluation.results import Figures
 
-MOST_LEARNERS = 16
 WHICH = (
     "Use the figures by subject: no subject was predicted by a network trained on that subject, as for a new patient."
     " In a split by image, a network can recognise subjects whose other images it was trained on."
@@ -39,7 +38,7 @@ def section(context: ReportContext) -> Section | None:
     own = {name: context.figures(stage, name) for name in context.learners}
     by_image = {name: entry.metrics.get(stage, {}).get(name, {}).get(context.outcome, {}) for name in context.learners}
     names = [name for name in context.learners if own[name] and by_image[name]]
-    names = sorted(names, key=lambda name: name != context.learner)[:MOST_LEARNERS]
+    names = sorted(names, key=lambda name: name != context.learner)
     if not names:
         return None
     same, judged = same_values(context)
@@ -47,7 +46,6 @@ def section(context: ReportContext) -> Section | None:
         ("Subjects on both sides of the split by image", f"{entry.subjects_on_both_sides:,} of {entry.subjects:,}"),
         ("Subjects whose reference values are all the same", f"{same:,} of {judged:,}"),
         ("Images", f"{entry.images:,}"),
-        ("Learners shown", f"{len(names)} of {len(context.learners)}"),
     ]
     details: list[Block] = [Facts(facts), table(context, own, by_image, names), Text(HOW, note=True)]
     blocks: list[Block] = [

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from casewise.evaluation.figures import ColumnGroup, GroupMean
     from casewise.evaluation.results import Comparison, Estimate, OverFolds
 
-MOST_REPORTS = 16
-MOST_STACKERS, MOST_STACKED = 6, 10
+MOST_REPORTS, MOST_SHOWN = 16, 4
 
 ORDER = "{stage}, the best {order} first; marked: the reported learner. Brackets: {confidence} intervals by {unit}."
 AGAINST = (
@@ -199,9 +198,8 @@ def reports(context: ReportContext) -> list[Block]:
 def weights(context: ReportContext) -> list[Block]:
     """For each combined learner a line per network with its weight for each target; the intercept last."""
     tables: list[Block] = []
-    for learner, by_target in list(context.stackers.items())[:MOST_STACKERS]:
+    for learner, by_target in context.stackers.items():
         fits = {name: fit for name, fit in by_target.items() if isinstance(fit, dict) and fit.get("weights")}
-        fits = dict(list(fits.items())[:MOST_STACKED])
         networks = dict.fromkeys(network for fit in fits.values() for network in fit["weights"])
         lines = {learner_name(name): [fit["weights"].get(name) for fit in fits.values()] for name in networks}
         lines["intercept"] = [fit.get("intercept", 0.0) for fit in fits.values()]
@@ -273,7 +271,6 @@ def _merit(context: ReportContext, learner: str) -> float:
 # ---------------------------------------------------------------------------------------------- beside a column alone
 
 
-MOST_SHOWN = 4
 COLUMN = (
     "Alone: a linear model on the column, without an image, for subjects not used for fitting it. The model counts as"
     " better than the column if the interval of its AUROC lies above; otherwise its AUROC is no evidence that it uses"

@@ -55,9 +55,7 @@ TUNING = {
     "head_only": "only the heads, on features computed once",
     "gradual_unfreezing": "the heads first, then one further group of layers at a time together with them",
 }
-MOST_CURVES = 12
-MOST_FINDERS = 12
-MOST_NOTES = 40
+MOST_CURVES, MOST_FINDERS, MOST_NOTES = 12, 12, 40
 CURVES = (
     "Loss, and accuracy if recorded, by epoch; one line per fold. Blue: subjects that decide when to stop, with a dot"
     " at the epoch kept; grey: training, computed with augmentation and dropout. Without a blue line there is no"
