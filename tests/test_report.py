@@ -27,7 +27,6 @@ from tests.report_contexts import (
     finished,
     numbers,
     study_of_numbers,
-    with_own,
     with_results,
     without_truth,
 )
@@ -140,19 +139,6 @@ def test_classes_that_folds_lack_are_on_the_first_page(report_of_classes: Report
     page = render(dataclasses.replace(report_of_classes, splits=splits))
     text = page.split('data-code="classes_missing"')[1].split("</li>")[0]
     assert all(words in text for words in ("fold 2", "183 subjects", "&lt;flat&gt;"))
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "rough", "code"),
-    [(0.3, 0.45, True, "open"), (0.3, 0.45, False, "worse"), (0.4, 0.6, False, "open"), (0.6, 0.8, True, "better")],
-)
-def test_a_rough_interval_below_chance_does_not_say_worse_than_chance(
-    report_of_classes: ReportContext, low: float, high: float, rough: bool, code: str
-) -> None:
-    figures = report_of_classes.figures(report_of_classes.stage, report_of_classes.learner)
-    auroc = estimate(0.5 * (low + high), low, high, rough=rough)
-    rivals = screen(with_own(report_of_classes, {**figures, "auroc": auroc})).rivals
-    assert next(row.verdict for row in rivals if row.name.startswith("a guess")) == code
 
 
 def test_operating_points_do_not_depend_on_external_labels(report_of_classes: ReportContext) -> None:

@@ -12,7 +12,7 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.figures import ClassFigures, ReliabilityBin
 from casewise.evaluation.results import SourceMean, Threshold
 from casewise.evaluation.thresholds import judge_thresholds
-from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table
+from casewise.report.blocks import Fold, Matrix, Plots, Table
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
 from casewise.report.sections import classes
@@ -99,12 +99,6 @@ def test_figures_pooled_over_sources_have_a_note(report_of_two_classes: ReportCo
     assert section is not None
     assert isinstance(section.blocks[0], Matrix)
     assert "pooled over each" in section.blocks[0].caption
-
-
-def test_more_points_than_are_shown_are_counted(three: ReportContext) -> None:
-    points = entry_of(three).operating
-    facts = next(block for block in points_of(with_own(three, operating=points * 5)).blocks if isinstance(block, Facts))
-    assert facts.facts[0][1] == str(5 * len(points) - classes.MOST_POINTS)
 
 
 def test_probabilities_stand_beside_the_share_that_is_correct(three: ReportContext) -> None:
