@@ -1,4 +1,4 @@
-"""All learners side by side: tables with intervals and verdicts, forest plots, weights, classification reports."""
+"""All learners side by side: tables with intervals and verdicts, forest plots, weights, single classes."""
 
 from __future__ import annotations
 
