@@ -51,16 +51,10 @@ def kernel_study(folder: Path) -> ReportContext:
     predictions = predictions_of(study, 120, LEARNERS, test=0, outside=0).replace(
         {"model": {"mean_of_learners": WEIGHTED}}
     )
-    primary, plan = outcomes(study, predictions), Plan(50)
-    results = evaluate(predictions, primary, plan)
-    counterfactuals: dict[str, Any] = {
-        name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]
-    }
-    metrics = dataclasses.replace(
-        results,
-        against_baselines=against_baselines(results, networks=study.networks),
-        counterfactuals=counterfactuals,
-    )
+    results = evaluate(predictions, outcomes(study, predictions), Plan(50))
+    changed = {name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]}
+    compared = against_baselines(results, networks=study.networks)
+    metrics = dataclasses.replace(results, against_baselines=compared, counterfactuals=changed)
     return dataclasses.replace(
         context,
         predictions=predictions,
@@ -74,18 +68,9 @@ def kernel_study(folder: Path) -> ReportContext:
 def _explained(folder: Path, target: str) -> dict[str, Any]:
     """Contributions of a linear model and of the model with a kernel for one case."""
     Image.new("RGB", (8, 8)).save(folder / "picture.png")
-    maps = [
-        {
-            "network": name,
-            "method": "contributions",
-            "file": "picture.png",
-            "predicted": "covid",
-            "probability": 0.9,
-            "correct": True,
-            "sum": {"output": 1.0, "average": 0.2, "placed": 0.6, "unplaced": 0.2},
-        }
-        for name in ("linear_features", "kernel_features")
-    ]
+    total = {"output": 1.0, "average": 0.2, "placed": 0.6, "unplaced": 0.2}
+    entry = {"method": "contributions", "file": "picture.png", "predicted": "covid", "probability": 0.9}
+    maps = [{**entry, "network": name, "correct": True, "sum": total} for name in LEARNERS[1:3]]
     row = {"name": "", "input": "picture.png", "outlined": None, "reference": "covid", "maps": maps}
     case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["contributions"], "rows": [row]}
     shown = {"rule": "cases named", "folder": str(folder), "target": target, "cells": 0, "cases": [case]}

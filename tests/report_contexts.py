@@ -1,10 +1,11 @@
-"""Small contexts of made-up studies, and readers of the page, for the tests of the report."""
+"""Small contexts of made-up studies, and a reader of the page, for the tests of the report."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from casewise.audit.findings import Audit, Finding
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.results import Drop, Estimate, Figures, Headline, ImageSplit, Results, as_stored, plain
-from casewise.predictions.table import COLUMNS
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.run_folder import RunFolder
@@ -27,10 +27,15 @@ METAS = ["meta_learner", "meta_learner_w_intercept", "meta_learner_ridge", "meta
 TARGETS = {"erythema": (0, 4), "induration": (0, 4), "scaling": (0, 4), "area": (0, 6)}
 WEIGHTS = {"upper": 0.2, "trunk": 0.3, "lower": 0.4}
 PHOTOGRAPHS = {"upper": 4, "trunk": 2, "lower": 2}
+DAYS = (0, 7, 28, 56, 84, 112, 140, 168)
+CASE = ["case", "subject", "visit", "day"]
+ENVIRONMENT = {"python": "3.11", "torch": "2", "processor": "a processor", "cores": 2, "date": "2026-01-01"}
 
 
 def study_of_numbers(**changes: Any) -> Study:
     """A study like One-Step PASI."""
+    pasi = "+".join(f"{weight}*composite[{region}]" for region, weight in WEIGHTS.items())
+    composite = {"formula": "(erythema+induration+scaling)*area", "range": (0, 72), "level": "region"}
     values: dict[str, Any] = {
         "name": "toy",
         "title": "One-Step PASI",
@@ -40,31 +45,16 @@ def study_of_numbers(**changes: Any) -> Study:
         "images": {"size": 64},
         "panels": {"by": "region", "grid": "2x2", "shuffle": True},
         "targets": {name: {"range": scale, "integer": True} for name, scale in TARGETS.items()},
-        "scores": {
-            "composite": {"formula": "(erythema+induration+scaling)*area", "range": (0, 72), "level": "region"},
-            "pasi": {
-                "formula": "0.2*composite[upper]+0.3*composite[trunk]+0.4*composite[lower]",
-                "range": (0, 64.8),
-            },
-        },
+        "scores": {"composite": composite, "pasi": {"formula": pasi, "range": (0, 64.8)}},
         "backbones": BACKBONES[:3],
         "evaluation": {"bands": {"clear": 0, "mild": 1, "moderate-to-severe": 10}},
     }
     return Study.model_validate(values | changes)
 
 
-def tile(number: int, size: int = 64, channels: int = 3) -> np.ndarray:
-    """A skin-coloured tile with red blobs."""
-    random = np.random.default_rng(number)
-    yy, xx = np.mgrid[:size, :size] / size
-    skin = np.array([222, 184, 158])[:, None, None] * (0.75 + 0.25 * np.exp(-(((xx - 0.5) / 0.35) ** 2)))
-    for _ in range(4):
-        x, y, r = random.uniform([0.2, 0.2, 0.04], [0.8, 0.8, 0.12])
-        inside = (xx - x) ** 2 + (yy - y) ** 2 < r**2
-        skin = np.where(inside, np.array([190, 84, 76])[:, None, None], skin)
-    skin = skin + random.normal(0, 3, skin.shape)
-    skin[:, :, : size // 6] = skin[:, :, -size // 6 :] = 0
-    return np.clip(skin, 0, 255).astype(np.uint8)[:channels]
+def picture(number: int, size: int = 64, channels: int = 3) -> np.ndarray:
+    """A picture (channels, size, size) of one colour."""
+    return np.full((channels, size, size), 37 * number % 255, np.uint8)
 
 
 def numbers(
@@ -75,127 +65,67 @@ def numbers(
     metas: int = 0,
     test: int = 3,
     names: str = "S{:03d}",
-    resamples: int = 50,
     **changes: Any,
 ) -> ReportContext:
     """Material of a made-up study: subjects improve over the visits, learners differ in noise."""
     from casewise.cohort.targets import study_scores
     from casewise.predictions.scores import apply_scores
 
-    study = study_of_numbers(backbones=BACKBONES[:learners], **changes)
-    random = np.random.default_rng(1)
-    people = [names.format(i) for i in range(subjects)]
-    rows, panels, images = [], [], []
-    for p, subject in enumerate(people):
+    study, random = study_of_numbers(backbones=BACKBONES[:learners], **changes), np.random.default_rng(1)
+    rows = []
+    for number in range(subjects):
         start, speed = random.uniform(0.35, 1.0), random.uniform(0.1, 0.7)
-        for v in range(visits):
-            day = float([0, 7, 28, 56, 84, 112, 140, 168][v])
-            case = f"{subject}/week {day / 7:g}"
-            for region in study.regions:
+        for v, day in enumerate(DAYS[:visits]):
+            subject, visit = names.format(number), f"week {day / 7:g}"
+            row = {"case": f"{subject}/{visit}", "subject": subject, "visit": visit, "day": float(day)}
+            for region in WEIGHTS:
                 severity = float(np.clip(start * np.exp(-speed * v) + random.normal(0, 0.08), 0, 1))
-                truth = {
-                    n: float(np.clip(np.rint(severity * top + random.normal(0, 0.4)), 0, top))
-                    for n, (_, top) in TARGETS.items()
-                }
-                tiles = []
-                for _ in range(PHOTOGRAPHS[region]):
-                    tiles.append(len(images))
-                    images.append(
-                        {
-                            "image": len(images),
-                            "path": f"{case}/{len(images)}.jpg",
-                            "subject": subject,
-                            "visit": f"week {day / 7:g}",
-                            "case": case,
-                            "day": day,
-                            "region": region,
-                            "panel": len(panels),
-                        }
-                    )
-                panels.append(
-                    {
-                        "panel": len(panels),
-                        "case": case,
-                        "subject": subject,
-                        "visit": f"week {day / 7:g}",
-                        "day": day,
-                        "region": region,
-                        "tiles": tiles,
-                        **truth,
-                    }
-                )
-                rows.append((p, case, subject, f"week {day / 7:g}", day, region, truth))
+                drawn = {n: severity * top + random.normal(0, 0.4) for n, (_, top) in TARGETS.items()}
+                truth = {n: float(np.clip(np.rint(value), 0, TARGETS[n][1])) for n, value in drawn.items()}
+                rows.append({"panel": len(rows), "person": number, **row, "region": region, **truth})
+    table = pd.DataFrame(rows)
+    images = table.loc[table.index.repeat(table["region"].map(PHOTOGRAPHS))].reset_index(drop=True)
+    images = images[[*CASE, "region", "panel", *TARGETS]].assign(image=range(len(images)))
+    images["path"] = images["case"] + "/" + images["image"].astype(str) + ".jpg"
+    panels = table.assign(tiles=images.groupby("panel")["image"].agg(list)).drop(columns="person")
+    sides: dict[str, Any] = {names.format(i): "test" if i < test else i % 5 + 1 for i in range(subjects)}
+    long = table.loc[table.index.repeat(len(TARGETS)), [*CASE, "region", "person"]].reset_index(drop=True)
+    side = long["subject"].map(sides)
+    long["outer_fold"] = side.where(side != "test").astype("Int64")
+    long = long.assign(image="", inner_fold=pd.NA, stage=np.where(side == "test", "test", "oof"), kind="regression")
+    long = long.assign(target=list(TARGETS) * len(table), y_true=table[list(TARGETS)].to_numpy().ravel())
+    top, true = np.tile([high for _, high in TARGETS.values()], len(table)), long["y_true"].to_numpy()
     parts = []
+    for k, learner in enumerate(study.backbones):
+        leaning = random.normal(0, 0.45, subjects)[long["person"]]
+        noise = random.normal(0, 0.35 + 0.03 * ((k * 7) % 11), len(long))
+        guess = 0.25 + 0.82 * true + leaning * (0.3 + true / top) + noise
+        parts.append(long.drop(columns="person").assign(model=learner, y_pred=np.clip(guess, 0, top)))
+    weights = dict.fromkeys(study.backbones, 1 / learners)
     stackers = {
-        meta: {
-            n: {"weights": dict.fromkeys(study.backbones, 1 / learners), "intercept": -0.1 * ("intercept" in meta)}
-            for n in TARGETS
-        }
+        meta: {name: {"weights": weights, "intercept": -0.1 * ("intercept" in meta)} for name in TARGETS}
         for meta in METAS[:metas]
     }
-    sides: dict[str, Any] = {s: "test" if i < test else i % 5 + 1 for i, s in enumerate(people)}
-    for k, learner in enumerate(study.backbones):
-        noise = 0.35 + 0.03 * ((k * 7) % 11)
-        leaning = random.normal(0, 0.45, subjects)
-        for p, case, subject, visit, day, region, truth in rows:
-            for name, value in truth.items():
-                top = TARGETS[name][1]
-                guess = float(
-                    np.clip(0.25 + 0.82 * value + leaning[p] * (0.3 + value / top) + random.normal(0, noise), 0, top)
-                )
-                fold = None if sides[subject] == "test" else sides[subject]
-                parts.append(
-                    (
-                        case,
-                        subject,
-                        visit,
-                        day,
-                        region,
-                        "",
-                        learner,
-                        "test" if fold is None else "oof",
-                        fold,
-                        None,
-                        name,
-                        value,
-                        guess,
-                        "regression",
-                    )
-                )
-    predictions = pd.DataFrame(parts, columns=list(COLUMNS)).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
-    predictions = apply_scores(with_stackers(predictions, stackers), study_scores(study))
-    metrics = evaluate(
-        predictions,
-        Outcomes(study.primary_outcome),
-        Plan(resamples),
-        bands=study.evaluation.bands or None,
-        follow_up=FollowUp(),
-    )
+    predictions = with_stackers(pd.concat(parts, ignore_index=True).astype({"inner_fold": "Int64"}), stackers)
+    predictions = apply_scores(predictions, study_scores(study))
+    outcome, bands = Outcomes(study.primary_outcome), study.evaluation.bands or None
+    metrics = evaluate(predictions, outcome, Plan(50), bands=bands, follow_up=FollowUp())
     metrics = with_sets(study, predictions, metrics)
-    images_table, panels_table = pd.DataFrame(images), pd.DataFrame(panels)
+    environment = {"casewise": "0.1.0", **ENVIRONMENT, "command": "casewise run toy.yaml", "seconds": 4321.0}
     return ReportContext(
         study=study,
-        cohort_images=images_table,
-        panels=panels_table,
-        cases=panels_table.drop_duplicates("case")[["case", "subject", "visit", "day"]].reset_index(drop=True),
+        cohort_images=images,
+        panels=panels,
+        cases=panels.drop_duplicates("case")[CASE].reset_index(drop=True),
         notes=["Two photographs could not be read and were left out.", *sentences(metrics.notes)],
-        splits=splits_of(study, sides, panels_table),
+        splits=splits_of(study, sides, panels),
         predictions=predictions,
         metrics=metrics,
         jobs=jobs_of(study),
         stackers=stackers,
-        tiles=lambda numbers: np.stack([tile(n) for n in numbers]),
-        photograph=lambda n: np.ascontiguousarray(tile(n, 120).transpose(1, 2, 0)),
-        environment={
-            "casewise": "0.1.0",
-            "python": "3.11",
-            "torch": "2",
-            "processor": "a processor",
-            "cores": 2,
-            "date": "2026-01-01",
-            "command": "casewise run toy.yaml",
-            "seconds": 4321.0,
-        },
+        tiles=lambda numbers: np.stack([picture(n) for n in numbers]),
+        photograph=lambda n: picture(n, 120).transpose(1, 2, 0),
+        environment=environment,
     )
 
 
@@ -209,7 +139,7 @@ def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Resu
     return as_stored(dataclasses.replace(results, prediction_sets=sets))
 
 
-def with_stackers(predictions: pd.DataFrame, stackers: dict[str, Any]) -> pd.DataFrame:
+def with_stackers(predictions: pd.DataFrame, stackers: Mapping[str, Any]) -> pd.DataFrame:
     """The predictions of networks, with those of stackers that have these weights and intercepts."""
     key = ["case", "region", "target"]
     first = predictions[predictions["model"] == predictions["model"].iloc[0]]
@@ -223,65 +153,42 @@ def with_stackers(predictions: pd.DataFrame, stackers: dict[str, Any]) -> pd.Dat
     return pd.concat(tables, ignore_index=True)
 
 
-def splits_of(study: Study, sides: dict[str, Any], panels: pd.DataFrame) -> dict[str, Any]:
+def splits_of(study: Study, sides: Mapping[str, Any], panels: pd.DataFrame) -> dict[str, Any]:
     """A manifest as `casewise.splits.grouped.write_splits` leaves it, with the numbers of the cohort."""
-    side_of = panels["subject"].map(sides).map(lambda side: side if side == "test" else f"fold {side}")
-    n: dict[str, Any] = {}
-    for name in ["test", *(f"fold {fold}" for fold in range(1, 6))]:
-        own = panels[side_of == name]
-        n[name] = {"subjects": own["subject"].nunique(), "cases": own["case"].nunique(), "panels": len(own)}
-    tested = n["test"]["subjects"]
+    side_of, n = panels["subject"].map(sides), {}
+    for side in ("test", 1, 2, 3, 4, 5):
+        own = panels[side_of == side]
+        counts = {"subjects": own["subject"].nunique(), "cases": own["case"].nunique(), "panels": len(own)}
+        n["test" if side == "test" else f"fold {side}"] = counts
+    record = {"hash": "ab" * 32, "subjects": sides, "n": n, "balance": list(study.targets)[-1], "restarts": 1000}
     shares = {name: 0.01 * (i + 1) for i, name in enumerate(study.targets)}
-    return {
-        "hash": "ab" * 32,
-        "subjects": sides,
-        "n": n,
-        "balance": list(study.targets)[-1],
-        "restarts": 1000,
-        "imbalance": {"test": shares if tested else {}, "folds": shares},
-        "settings": {},
-    }
+    return {**record, "imbalance": {"test": shares if n["test"]["subjects"] else {}, "folds": shares}, "settings": {}}
 
 
 def jobs_of(study: Study) -> list[dict[str, Any]]:
     """Five networks a backbone, with losses that fall."""
     random = np.random.default_rng(2)
+    common = {"seconds": 61.5, "weights": "torchvision, IMAGENET1K_V1", "precision": "bf16", "stopped_on": "inner"}
+    common |= {"memory_format": "channels-last", "parameters": 21_300_000}
     jobs = []
     for model in study.backbones:
         for fold in range(1, 6):
             epochs = int(random.integers(20, 60))
             falls = np.exp(-np.arange(epochs) / 8)
+            train, stop = 0.02 + falls * 0.5, 0.08 + falls * 0.6 + random.normal(0, 0.01, epochs)
             history = [
-                {
-                    "epoch": e,
-                    "train_loss": float(0.02 + falls[e] * 0.5),
-                    "stop_loss": float(0.08 + falls[e] * 0.6 + random.normal(0, 0.01)),
-                    "lr": 0.01,
-                }
+                {"epoch": e, "train_loss": float(train[e]), "stop_loss": float(stop[e]), "lr": 0.01}
                 for e in range(epochs)
             ]
-            best = int(np.argmin([h["stop_loss"] for h in history])) + 1
+            best = int(stop.argmin()) + 1
             jobs.append(
-                {
-                    "model": model,
-                    "fold": fold,
-                    "epochs": epochs,
-                    "best_epoch": best,
-                    "seconds": 61.5,
-                    "weights": "torchvision, IMAGENET1K_V1",
-                    "precision": "bf16",
-                    "memory_format": "channels-last",
-                    "parameters": 21_300_000,
-                    "stopped_on": "inner",
-                    "history": history,
-                }
+                {"model": model, "fold": fold, "epochs": epochs, "best_epoch": best, "history": history, **common}
             )
     return jobs
 
 
 def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext:
     """Material of a study without regions: one film a case, some subjects come twice, two readers, one learner."""
-
     settings: dict[str, Any] = {
         "title": "Severity of chest films",
         "description": "Extent, and the Brixia score (six zones).",
@@ -296,55 +203,38 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
         "evaluation": {"readers": {"brixia": {"senior": "a", "junior": "b"}}, "response": False},
         "recipe": {"early_stopping": {"monitor": "fold"}},
     }
-    study = study_of_numbers(**settings | changes)
-    random = np.random.default_rng(5)
-    rows, images, panels, read = [], [], [], []
+    study, random = study_of_numbers(**settings | changes), np.random.default_rng(5)
+    rows, panels, read = [], [], []
     sides: dict[str, Any] = {f"P{p}": "test" if p < test else p % 5 + 1 for p in range(subjects)}
-    for p in range(subjects):
-        for v in range(1 + p % 3 % 2):
-            subject, case = f"P{p}", f"P{p}/{v * 3}"
-            true = float(random.uniform(0, 16))
-            both = {name: float(np.clip(np.rint(true + random.normal(0, 1.3)), 0, 18)) for name in ("senior", "junior")}
-            read += [
-                {"case": case, "subject": subject, "target": "brixia", "reader": n, "value": x} for n, x in both.items()
-            ]
-            values = {"brixia": float(np.mean(list(both.values()))), "extent": true / 2 if p % 2 else float("nan")}
-            common = {"subject": subject, "visit": str(v * 3), "case": case, "day": float("nan"), "region": ""}
-            images.append({"image": len(images), "path": f"{case}.jpg", "panel": len(panels), **common, **values})
-            panels.append({"panel": len(panels), "tiles": [len(images) - 1], **common, **values})
-            fold = None if sides[subject] == "test" else sides[subject]
-            for name, value in values.items():
-                top = study.range_of(name)[1]
-                guess = float(np.clip(0.2 * top + 0.6 * true * top / 18 + random.normal(0, 0.1 * top), 0, top))
-                rows.append(
-                    {
-                        **common,
-                        "image": "",
-                        "model": "densenet121",
-                        "stage": "test" if fold is None else "oof",
-                        "outer_fold": fold,
-                        "inner_fold": None,
-                        "target": name,
-                        "y_true": value,
-                        "y_pred": guess,
-                    }
-                )
+    for p, v in [(person, visit) for person in range(subjects) for visit in range(1 + person % 3 % 2)]:
+        subject, true = f"P{p}", float(random.uniform(0, 16))
+        case = {"case": f"P{p}/{v * 3}", "subject": subject}
+        both = {name: float(np.clip(np.rint(true + random.normal(0, 1.3)), 0, 18)) for name in ("senior", "junior")}
+        read += [{**case, "target": "brixia", "reader": n, "value": x} for n, x in both.items()]
+        values = {"brixia": float(np.mean(list(both.values()))), "extent": true / 2 if p % 2 else float("nan")}
+        common = {**case, "visit": str(v * 3), "day": float("nan"), "region": ""}
+        panels.append({"panel": len(panels), "tiles": [len(panels)], **common, **values})
+        fold = None if sides[subject] == "test" else sides[subject]
+        common |= {"image": "", "model": "densenet121", "stage": "oof" if fold else "test", "outer_fold": fold}
+        for name, value in values.items():
+            top = study.range_of(name)[1]
+            guess = float(np.clip(0.2 * top + 0.6 * true * top / 18 + random.normal(0, 0.1 * top), 0, top))
+            rows.append({**common, "inner_fold": None, "target": name, "y_true": value, "y_pred": guess})
     predictions = pd.DataFrame(rows).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
     metrics = evaluate(predictions, Outcomes("brixia"), Plan(50), readers=pd.DataFrame(read))
     table = pd.DataFrame(panels)
     return ReportContext(
         study=study,
-        cohort_images=pd.DataFrame(images),
+        cohort_images=table.drop(columns="tiles").assign(image=table["panel"], path=table["case"] + ".jpg"),
         panels=table,
-        cases=table[["case", "subject", "visit", "day", "brixia", "extent"]],
+        cases=table[[*CASE, "brixia", "extent"]],
         notes=sentences(metrics.notes),
         splits=splits_of(study, sides, table),
         predictions=predictions,
         metrics=metrics,
         jobs=jobs_of(study),
-        stackers={},
-        tiles=lambda numbers: np.stack([tile(n, channels=1) for n in numbers]),
-        photograph=lambda n: None if n % 7 == 0 else np.ascontiguousarray(tile(n, 120).transpose(1, 2, 0)),
+        tiles=lambda numbers: np.stack([picture(n, channels=1) for n in numbers]),
+        photograph=lambda n: None if n % 7 == 0 else picture(n, 120).transpose(1, 2, 0),
         environment={"casewise": "0.1.0", "seconds": 400.0},
     )
 
@@ -353,41 +243,22 @@ VOID = {"meta", "link", "img", "br", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Reads what matters: balanced tags, identifiers, anchors, headings, and everything that would be loaded."""
+    """The words and elements of a page, which must be balanced."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
         self.open: list[str] = []
-        self.ids: list[str] = []
-        self.anchors: list[str] = []
-        self.loads: list[str] = []
-        self.alts: list[str] = []
-        self.svgs = 0
         self.words: list[str] = []
-        self.headings: list[int] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-        if values.get("id"):
-            self.ids.append(str(values["id"]))
-        if tag == "a":
-            self.anchors.append(str(values["href"]).removeprefix("#"))
-        elif "href" in values or "src" in values or "srcset" in values:
-            self.loads.append(str(values.get("src") or values.get("href")))
-        if tag in ("img", "svg"):
-            self.alts.append(values.get("alt") or values.get("aria-label") or "")
-            self.svgs += tag == "svg"
-        if re.fullmatch(r"h[1-6]", tag):
-            self.headings.append(int(tag[1]))
+        self.elements.append((tag, dict(attrs)))
+        self.open += [] if tag in VOID else [tag]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open, f"</{tag}> closes nothing"
@@ -401,22 +272,27 @@ class Page(HTMLParser):
     def text(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.words))
 
+    def every(self, name: str, *, links: bool | None = None) -> list[str]:
+        """The values of an attribute; of links only, or of other elements only."""
+        chosen = (values.get(name) for tag, values in self.elements if links is None or links == (tag == "a"))
+        return [value for value in chosen if value]
+
 
 def check_page(text: str) -> Page:
     """What must hold for every report."""
     page = Page(text)
+    ids, tags = page.every("id"), [tag for tag, _ in page.elements]
+    loads = [load for name in ("href", "src", "srcset") for load in page.every(name, links=False)]
     assert page.open == []
-    assert len(page.ids) == len(set(page.ids))
-    assert set(page.anchors) <= set(page.ids)
-    inside = [load for load in page.loads if load.startswith("#")]
-    assert {load[1:] for load in inside} <= set(page.ids)
-    assert all(load.startswith("data:") for load in page.loads if not load.startswith("#"))
+    assert len(ids) == len(set(ids))
+    assert {anchor.removeprefix("#") for anchor in page.every("href", links=True)} <= set(ids)
+    assert all(load.startswith("data:") or load.removeprefix("#") in ids for load in loads)
     assert not re.search(r"url\((?!#|'?data:)|@import", text)
-    assert all(page.alts)
-    assert page.headings[0] == 1
-    assert page.headings.count(1) == 1
-    assert max(np.diff(page.headings)) <= 1
-    assert not re.search(r"\bnan\b|None|Undefined|<NA>", page.text.split("The study as it was run")[0])
+    assert all(values.get("alt") or values.get("aria-label") for tag, values in page.elements if tag in ("img", "svg"))
+    headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert (headings[0], headings.count(1)) == (1, 1)
+    assert max(np.diff(headings)) <= 1
+    assert not re.search(r"\bnan\b|None|Undefined|<NA>", page.text.split("Study file as run")[0])
     return page
 
 
@@ -425,29 +301,22 @@ CLASSES = {
     "binary": ["covid", "no_finding"],
     "ordinal": ["0", "1", "2", "3", "4"],
 }
-EIGHT = [
-    "efficientnet_b4",
-    "efficientnet_b7",
-    "resnet101",
-    "resnet152",
-    "densenet169",
-    "densenet201",
-    "mobilenet_v2",
-    "vgg19_bn",
-]
+EIGHT = ["efficientnet_b4", "efficientnet_b7", "resnet101", "resnet152"]
+EIGHT += ["densenet169", "densenet201", "mobilenet_v2", "vgg19_bn"]
 REASON = "Both public collections are used as published; see the figures within one source."
 
 
 def study_of_classes(kind: str, **changes: Any) -> Study:
     """A study like the published one on chest radiographs, or of grades."""
-    target: dict[str, Any] = {"kind": "ordinal" if kind == "ordinal" else "classification", "classes": CLASSES[kind]}
+    grades = kind == "ordinal"
+    target: dict[str, Any] = {"kind": "ordinal" if grades else "classification", "classes": CLASSES[kind]}
     values: dict[str, Any] = {
         "name": f"toy-{kind}",
-        "title": "Diabetic retinopathy" if kind == "ordinal" else "COVID-19 on chest radiographs",
-        "description": "Retinopathy by grade." if kind == "ordinal" else "Radiographs of two public collections.",
+        "title": "Diabetic retinopathy" if grades else "COVID-19 on chest radiographs",
+        "description": "Retinopathy by grade." if grades else "Radiographs of two public collections.",
         "cohort": "cases.csv",
         "images": {"size": 64, "channels": "grey"},
-        "targets": {"retinopathy" if kind == "ordinal" else "finding": target},
+        "targets": {"retinopathy" if grades else "finding": target},
         "backbones": EIGHT[:3],
         "split": {"test": 0, "folds": 5},
         "recipe": {"lr": "find"},
@@ -461,55 +330,34 @@ def predictions_of(study: Study, subjects: int, learners: list[str], *, test: in
     from casewise.targets import kind_named
 
     random, outcome = np.random.default_rng(7), study.primary_outcome
-    names, kind = study.classes_of(outcome), study.kind_of(outcome)
-    k = len(names)
+    kind, k = study.kind_of(outcome), len(study.classes_of(outcome))
     rows: list[dict[str, Any]] = []
     for stage, count, letter in (("in", subjects, "P"), ("external", outside, "E")):
         shares = np.array([1.0, 1.3, 1.2, 0.5, 0.4][:k]) / sum([1.0, 1.3, 1.2, 0.5, 0.4][:k])
         truths = random.choice(k, count, p=shares)
         truths[: 2 * k] = (np.arange(2 * k) % k)[:count]
-        for s in range(count):
-            for visit in range(1 + (s % 4 == 0)):
-                common = {"subject": f"{letter}{s:03d}", "visit": str(visit + 1), "day": float("nan"), "region": ""}
-                common |= {"case": f"{letter}{s:03d}/{visit + 1}", "image": "", "inner_fold": None, "target": outcome}
-                hard = random.normal(0, 1, k)
-                where = "external" if stage == "external" else "test" if s < test else "oof"
-                before: list[np.ndarray] = []
-                for i, learner in enumerate(learners):
-                    logits = -1.1 * np.abs(np.arange(k) - truths[s]) if kind == "ordinal" else np.eye(k)[truths[s]] * 2
-                    logits = (
-                        logits + hard * (0.9 if where != "external" else 1.5) + random.normal(0, 0.45 + 0.07 * i, k)
-                    )
-                    p = np.exp(2.6 * logits)
-                    p = p / p.sum()
-                    p = np.mean(before, axis=0) if learner == "mean_of_learners" else p
-                    before.append(p)
-                    fold = None if where != "oof" else s % 5 + 1
-                    said = float(kind_named(kind).decide(p[None])[0])
-                    row = {**common, "model": learner, "stage": where, "outer_fold": fold, "kind": kind}
-                    rows.append(
-                        {**row, "y_true": float(truths[s]), "y_pred": said, **{f"p{j}": p[j] for j in range(k)}}
-                    )
+        for s, visit in [(person, visit) for person in range(count) for visit in range(1 + (person % 4 == 0))]:
+            subject, where = f"{letter}{s:03d}", stage if stage == "external" else "test" if s < test else "oof"
+            common = {"case": f"{subject}/{visit + 1}", "subject": subject, "visit": str(visit + 1), "day": np.nan}
+            common |= {"region": "", "image": "", "inner_fold": None, "target": outcome, "stage": where, "kind": kind}
+            common |= {"outer_fold": s % 5 + 1 if where == "oof" else None, "y_true": float(truths[s])}
+            hard, before = random.normal(0, 1, k), []
+            for i, learner in enumerate(learners):
+                logits = -1.1 * np.abs(np.arange(k) - truths[s]) if kind == "ordinal" else np.eye(k)[truths[s]] * 2
+                noise = random.normal(0, 0.45 + 0.07 * i, k)
+                p = np.exp(2.6 * (logits + hard * (0.9 if where != "external" else 1.5) + noise))
+                p = np.mean(before, axis=0) if learner == "mean_of_learners" else p / p.sum()
+                before.append(p)
+                said = float(kind_named(kind).decide(p[None])[0])
+                rows.append({**common, "model": learner, "y_pred": said, **{f"p{j}": p[j] for j in range(k)}})
     return pd.DataFrame(rows).astype({"outer_fold": "Int64", "inner_fold": "Int64"})
-
-
-def film(number: int, size: int = 64) -> np.ndarray:
-    """A grey picture with two dark lungs."""
-    random = np.random.default_rng(number)
-    y, x = np.mgrid[:size, :size] / size
-    picture = 190 - 40 * np.abs(x - 0.5)
-    for centre in (0.32, 0.68):
-        picture = picture - 120 * np.exp(-((((x - centre) / 0.13) ** 2 + ((y - 0.5) / 0.28) ** 2) ** 2))
-    spot = random.uniform(0.3, 0.7, 2)
-    picture = picture + 60 * np.exp(-(((x - spot[0]) / 0.08) ** 2 + ((y - spot[1]) / 0.1) ** 2))
-    return np.clip(picture + random.normal(0, 4, picture.shape), 0, 255).astype(np.uint8)[None]
 
 
 def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
     """What an audit of the chest cohort may leave behind."""
-    paths = images["path"].tolist()
+    paths, subjects = images["path"].tolist(), images["subject"].nunique()
     probe = {"target": "finding", "metric": "auroc", "p": 0.001, "p_adjusted": 0.001, "images": len(images)}
-    probe |= {"subjects": images["subject"].nunique(), "subjects_of_smallest": 9}
+    probe |= {"subjects": subjects, "subjects_of_smallest": 9}
     twins = {"pairs": 4, "images": 8, "subjects": 8, "bytes": 1, "pixels": 0, "near": 3, "mirrored": 1}
     source = {**probe, "evidence": "source", "value": 0.914, "by_class": {"covid": 0.97}}
     within = {**probe, "evidence": "image", "value": 0.97, "within": "no_finding"}
@@ -542,18 +390,9 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
         Finding("twins-within-subject", "note", "1 pair of images shows the same picture of one subject twice.", twins),
     ]
     border = {**probe, "evidence": "border (its corners)", "value": 0.52, "p": 0.31, "p_adjusted": 0.4}
-    asked = [source, border, within]
+    facts = {"subjects": subjects, "images": len(images), "tests": [source, border, within]}
     seconds = {"twins": 23.1, "shortcuts": 9.7}
-    return Audit(
-        found,
-        seconds,
-        {
-            "subjects": images["subject"].nunique(),
-            "images": len(images),
-            "tests": asked,
-            "not_tested": ["finding from view"],
-        },
-    ).as_json(accepted)
+    return Audit(found, seconds, {**facts, "not_tested": ["finding from view"]}).as_json(accepted)
 
 
 def classes(
@@ -571,55 +410,38 @@ def classes(
     outcome, names = study.primary_outcome, study.classes_of(study.primary_outcome)
     known = [*study.backbones, "mean_of_learners"] if networks > 1 else list(study.backbones)
     predictions = predictions_of(study, subjects, known, test=test, outside=outside)
-    metrics = evaluate(
-        predictions,
-        Outcomes(
-            outcome,
-            classes={outcome: names},
-            positive={outcome: first} if (first := study.positive_of(outcome)) else {},
-        ),
-        Plan(50),
-    )
+    positive = {outcome: first} if (first := study.positive_of(outcome)) else {}
+    metrics = evaluate(predictions, Outcomes(outcome, classes={outcome: names}, positive=positive), Plan(50))
     metrics = with_sets(study, predictions, metrics)
     if outside:
-        stage = "test" if test else "oof"
-        drop = {name: drop_of(metrics, stage, name, outcome) for name in known}
+        drop = {name: drop_of(metrics, "test" if test else "oof", name, outcome) for name in known}
         metrics = dataclasses.replace(metrics, external_drop=drop)
     own = predictions[(predictions["model"] == known[0]) & (predictions["stage"] != "external")].reset_index(drop=True)
-    images = own[["subject", "visit", "case", "day", "region"]].assign(
-        image=range(len(own)), panel=range(len(own)), path=[f"images/film-{i:04d}.png" for i in range(len(own))]
-    )
+    paths = [f"images/film-{i:04d}.png" for i in range(len(own))]
+    images = own[[*CASE, "region"]].assign(image=own.index, panel=own.index, path=paths)
     images[outcome] = own["y_true"]
     images["source"] = np.where((own["y_true"] == 0) | (own.index % 25 == 0), "cohen", "nih")
-    panels = images.assign(tiles=[[i] for i in range(len(own))])[
-        ["panel", "case", "subject", "visit", "day", "region", "tiles", outcome]
-    ]
+    panels = images.assign(tiles=[[i] for i in own.index])[["panel", *CASE, "region", "tiles", outcome]]
     sides: dict[str, Any] = {f"P{i:03d}": "test" if i < test else i % 5 + 1 for i in range(subjects)}
-    jobs = jobs_of(study)
-    lr = np.geomspace(1e-7, 1, 60)
+    jobs, lr = jobs_of(study), np.geomspace(1e-7, 1, 60)
+    loss = 1.1 - 0.6 / (1 + np.exp(-1.6 * (np.log10(lr) + 3.6))) + 1.6 * np.maximum(np.log10(lr) + 1.4, 0) ** 3
     for i, job in enumerate(jobs):
-        loss = (
-            1.1 - 0.6 / (1 + np.exp(-1.6 * (np.log10(lr) + 3.6))) + 0.04 * np.maximum(np.log10(lr) + 1.4, 0) ** 3 * 40
-        )
-        loss = loss + np.random.default_rng(i).normal(0, 0.05, len(lr))
         job["finder"] = {"rates": lr.tolist(), "losses": loss.tolist(), "chosen": 1e-4 if i % 2 else 2.4e-4}
         if job["model"] == study.backbones[-1]:
-            job["stages"] = [
-                {"unfrozen": g, "best_loss": 0.8 - 0.1 * g, "kept": True} for g in range(3 if i % 2 else 4)
-            ]
+            groups = range(3 if i % 2 else 4)
+            job["stages"] = [{"unfrozen": g, "best_loss": 0.8 - 0.1 * g, "kept": True} for g in groups]
     return ReportContext(
         study=study,
         cohort_images=images,
         panels=panels,
-        cases=panels.drop_duplicates("case")[["case", "subject", "visit", "day", outcome]].reset_index(drop=True),
+        cases=panels.drop_duplicates("case")[[*CASE, outcome]].reset_index(drop=True),
         notes=["Twelve rows of other classes were left out.", *sentences(metrics.notes)],
         splits=splits_of(study, sides, panels),
         predictions=predictions,
         metrics=metrics,
         jobs=jobs,
-        stackers={},
-        tiles=lambda numbers: np.stack([film(n) for n in numbers]),
-        photograph=lambda n: film(n, 160)[0],
+        tiles=lambda numbers: np.stack([picture(n, channels=1) for n in numbers]),
+        photograph=lambda n: picture(n, 160, 1)[0],
         environment={"casewise": "0.1.0", "seconds": sum(job["seconds"] for job in jobs) + 300},
         audit=audit_of(images, {"shortcut-source": REASON} if accepted is None else accepted),
     )
@@ -627,30 +449,20 @@ def classes(
 
 def drop_of(results: Results, stage: str, learner: str, outcome: str) -> dict[str, Drop]:
     """The figures of the external cohort minus those of a stage, with intervals of a fixed width."""
-    drops = {}
+    drops, outside = {}, results.figures("external", learner, outcome)
     for metric, internal in results.figures(stage, learner, outcome).items():
-        external = results.figures("external", learner, outcome)[metric]
-        if external.value is not None and internal.value is not None:
-            d = external.value - internal.value
-            drops[metric] = Drop(internal.value, external.value, d, d - 0.05, d + 0.05, stage, False)
+        if (there := outside[metric].value) is not None and internal.value is not None:
+            d = there - internal.value
+            drops[metric] = Drop(internal.value, there, d, d - 0.05, d + 0.05, stage, False)
     return drops
 
 
-FREEZE = ("all", "11 blocks")
-SIZES = {
-    "all": {"frozen": 2_223_872, "trainable": 1_281, "running_statistics": 34_112, "last_frozen": "body"},
-    "11 blocks": {
-        "frozen": 298_432,
-        "trainable": 1_926_721,
-        "running_statistics": 34_112,
-        "last_frozen": "features.11",
-    },
-}
-RECIPE = {
-    "lr": 0.001,
-    "schedule": "constant",
-    "phases": [{"epochs": 60, "freeze": "all"}, {"epochs": 15, "freeze": "11 blocks", "lr": 1e-5}],
-}
+PHASES = [
+    {"freeze": "all", "frozen": 2_223_872, "trainable": 1_281, "running_statistics": 34_112, "last_frozen": "body"},
+    {"freeze": "11 blocks", "frozen": 298_432, "trainable": 1_926_721, "running_statistics": 34_112},
+]
+PHASES[0] |= {"way": "output of the frozen layers computed once per panel", "epochs": 60}
+PHASES[1] |= {"last_frozen": "features.11", "way": "all at every step", "epochs": 15}
 
 
 def history(fold: int, *, stop: bool) -> list[dict[str, Any]]:
@@ -666,65 +478,39 @@ def history(fold: int, *, stop: bool) -> list[dict[str, Any]]:
 
 def in_phases(context: ReportContext, *, stop: str = "inner") -> ReportContext:
     """The context as it would be had its networks been trained in two phases."""
-    study = context.study
-    recipe = {**RECIPE, "early_stopping": {"monitor": stop}}
-    study = type(study).model_validate({**study.model_dump(), "recipe": recipe})
-    names = study.classes_of(study.primary_outcome)
-    jobs = copy.deepcopy(context.jobs)
+    stated = [{"epochs": 60, "freeze": "all"}, {"epochs": 15, "freeze": "11 blocks", "lr": 1e-5}]
+    recipe = {"lr": 0.001, "schedule": "constant", "phases": stated, "early_stopping": {"monitor": stop}}
+    study = Study.model_validate({**context.study.model_dump(), "recipe": recipe})
+    names, jobs = study.classes_of(study.primary_outcome), copy.deepcopy(context.jobs)
     for job in jobs:
         fold = job["fold"]
-        each = [
-            {
-                "freeze": freeze,
-                **SIZES[freeze],
-                "way": "output of the frozen layers computed once per panel"
-                if freeze == "all"
-                else "all at every step",
-                "epochs": 60 if freeze == "all" else 15,
-                "rows": 400 + fold,
-                "seconds": 10.0 * fold,
-                "core_seconds": 20.0 * fold,
-            }
-            for freeze in FREEZE
-        ]
-        job |= {"seconds": sum(phase["seconds"] for phase in each) + 1.5}
-        job |= {"phases": each, "history": history(fold, stop=stop != "none"), "epochs": 75, "best_epoch": 75}
-        job |= {"stages": [], "finder": None, "stopped_on": stop}
+        cost = {"rows": 400 + fold, "seconds": 10.0 * fold, "core_seconds": 20.0 * fold}
+        job |= {"phases": [phase | cost for phase in PHASES], "seconds": 20.0 * fold + 1.5, "stopped_on": stop}
+        job |= {"history": history(fold, stop=stop != "none"), "epochs": 75, "best_epoch": 75}
+        job |= {"stages": [], "finder": None}
         if names:
-            right = np.eye(len(names), dtype=int) * 50
-            right[0, 1] = fold
-            n = int(right.sum())
-            seen = {"accuracy": 50 * len(names) / n, "n": n, "confusion": right.tolist()}
-            both = {"sensitivity": 50 / (50 + fold), "specificity": 1.0} if len(names) == 2 else {}
-            job["on_training"] = {"sensitivity": None, "specificity": None, **seen, **both}
+            n = 50 * len(names) + fold
+            both = len(names) == 2
+            rates = {"sensitivity": 50 / (50 + fold) if both else None, "specificity": 1.0 if both else None}
+            job["on_training"] = {**rates, "accuracy": 50 * len(names) / n, "n": n}
             if stop != "none":
                 job["on_inner"] = {**job["on_training"], "accuracy": 0.8, "n": 20}
     return dataclasses.replace(context, study=study, jobs=jobs)
 
 
-def split_by_image(context: ReportContext, value: float, metric: str = "accuracy") -> ReportContext:
+def split_by_image(context: ReportContext, value: float) -> ReportContext:
     """The context with what a split by image would have claimed of every learner."""
-    outcome, stage = context.study.primary_outcome, context.stage
-    changed = ("auroc", "sensitivity", "specificity", metric)
-    figures: dict[str, dict[str, Figures]] = {}
+    outcome, stage, ends = context.outcome, context.stage, {"value": value, "low": value - 0.02, "high": value + 0.01}
+    changed = ("auroc", "sensitivity", "specificity", "accuracy")
+    by_learner: dict[str, dict[str, Figures]] = {}
     for learner in context.learners:
-        figures[learner] = {
-            outcome: {
-                name: dataclasses.replace(figure, value=value, low=value - 0.02, high=value + 0.01)
-                if figure.value is not None and name in changed
-                else figure
-                for name, figure in context.figures(stage, learner, outcome).items()
-            }
-        }
+        figures = dict(context.figures(stage, learner))
+        new = {name: dataclasses.replace(f, **ends) for name, f in figures.items() if name in changed}
+        by_learner[learner] = {outcome: figures | new}
     images = context.cohort_images.groupby("subject").size()
-    split = ImageSplit(
-        metrics={stage: figures},
-        main={"target": outcome, "stage": stage, "learner": context.learner, "kind": context.kind},
-        subjects_on_both_sides=int((images > 1).sum()) - 2,
-        subjects_with_several_images=int((images > 1).sum()),
-        subjects=len(images),
-        images=int(images.sum()),
-    )
+    several = int((images > 1).sum())
+    main = {"target": outcome, "stage": stage, "learner": context.learner, "kind": context.kind}
+    split = ImageSplit({stage: by_learner}, main, several - 2, several, len(images), int(images.sum()))
     return with_results(context, image_split=split)
 
 
@@ -733,11 +519,10 @@ def with_results(context: ReportContext, **changes: Any) -> ReportContext:
     return dataclasses.replace(context, metrics=dataclasses.replace(context.metrics, **changes))
 
 
-def with_figure(context: ReportContext, metric: str, low: float, value: float, high: float) -> ReportContext:
-    metrics = copy.deepcopy(context.metrics.metrics)
-    figures = metrics[context.stage][context.learner][context.study.primary_outcome]
-    figures[metric] = dataclasses.replace(figures[metric], low=low, value=value, high=high)
-    return with_results(context, metrics=metrics)
+def without_truth(context: ReportContext) -> ReportContext:
+    """The context had no case a reference value."""
+    results = Results({}, {}, {}, {}, Headline(context.outcome, None, None, None, None, context.kind), [])
+    return dataclasses.replace(context, metrics=results, predictions=context.predictions.assign(y_true=np.nan))
 
 
 def finished(context: ReportContext, folder: Path, **changes: Any) -> Path:
@@ -768,60 +553,9 @@ def finish(run: RunFolder) -> None:
     run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
 
 
-class Outline(HTMLParser):
-    """The words of a page line by line, with the identifiers of sections and the descriptions of figures."""
-
-    BLOCKS = ("p", "li", "h1", "h2", "h3", "h4", "tr", "dt", "dd", "summary", "figcaption", "title")
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.lines: list[str] = [""]
-        self.hidden = 0
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag in ("style", "script", "svg"):
-            self.hidden += 1
-        if tag in ("svg", "img"):
-            self.lines += [f"[{tag}: {values.get('aria-label') or values.get('alt')}]", ""]
-        elif tag == "section":
-            self.lines += [f"==== {values.get('id')}", ""]
-        elif tag in self.BLOCKS:
-            self.lines.append({"h2": "## ", "h3": "### ", "h4": "#### ", "li": "- "}.get(tag, ""))
-        elif tag in ("td", "th"):
-            self.lines[-1] += " | "
-
-    def handle_endtag(self, tag: str) -> None:
-        self.hidden -= tag in ("style", "script", "svg")
-        if tag in self.BLOCKS:
-            self.lines.append("")
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.lines[-1] += data
-
-
-def outline(text: str) -> str:
-    """The page as plain text, up to the study file that it repeats."""
-    lines = (re.sub(r"\s+", " ", line).strip() for line in Outline(text).lines)
-    return "\n".join(line for line in lines if line).partition("### Study file as run")[0]
-
-
 def section_of(text: str, id: str) -> str:
     """The part of a page from the beginning of a section to its end."""
     return text.split(f'<section id="{id}"')[1].split("</section>")[0]
-
-
-def codes(text: str) -> set[str]:
-    """The codes of the sentences of a page."""
-    return set(re.findall(r'data-code="([^"]+)"', text))
-
-
-def nothing(context: ReportContext) -> Results:
-    """The results of a run without a reference value."""
-    return Results({}, {}, {}, {}, Headline(context.outcome, None, None, None, None, context.kind), [])
 
 
 def estimate(

@@ -1,5 +1,8 @@
+"""Caveats of learners that learned nothing, the line of results, and the record of the command."""
+
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,30 +11,17 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation.caveats import constant_folds, guess, no_better
+from casewise.evaluation.results import Estimate, Headline, Results
 from casewise.pipeline.status import environment
 from casewise.report.caveats import result_line
 
 
-def plain_study(outcome: str) -> Any:
-    """What the result line asks of a study."""
-    return SimpleNamespace(primary_outcome=outcome, split=SimpleNamespace(leave_out=None), level_of=lambda name: "case")
-
-
-def table(stage: str, truths: list[float], folds: list[int | None]) -> pd.DataFrame:
-    cases = [f"{stage}{i}/1" for i in range(len(truths))]
-    facts = {"stage": stage, "case": cases, "region": "", "image": "", "target": "pasi", "kind": "regression"}
-    return pd.DataFrame({**facts, "y_true": truths, "outer_fold": folds})
-
-
 def test_guessing_uses_training_subjects_only() -> None:
-    oof = table("oof", [0.0, 2.0, 10.0, 20.0], [1, 1, 2, 2])
-    tested = table("test", [9.0], [None])
-    told = guess(pd.concat([oof, tested], ignore_index=True), "pasi")
-    assert (told[0]["stage"], told[0]["error"]) == ("test", 1.0)  # |9 − (0 + 2 + 10 + 20) / 4|
-    assert (told[1]["stage"], told[1]["error"]) == (
-        "oof",
-        14.0,
-    )  # (15 + 13 + 9 + 19) / 4
+    truths, folds = [0.0, 2.0, 10.0, 20.0, 9.0], [1, 1, 2, 2, None]
+    rows = pd.DataFrame({"stage": ["oof"] * 4 + ["test"], "y_true": truths, "outer_fold": folds, "target": "pasi"})
+    rows = rows.assign(case=[f"S{i}/1" for i in range(5)], region="", image="")
+    told = [(each["stage"], each["error"]) for each in guess(rows, "pasi")]
+    assert told == [("test", 1.0), ("oof", 14.0)]  # |9 − (0 + 2 + 10 + 20) / 4|, and (15 + 13 + 9 + 19) / 4
 
 
 def test_a_network_that_learned_nothing_is_found() -> None:
@@ -42,22 +32,25 @@ def test_a_network_that_learned_nothing_is_found() -> None:
     assert no_better({"history": []}) is None
 
 
+def line(outcome: str, stage: str, kind: str, figures: dict[str, Estimate]) -> str:
+    """The line of results of a study whose headline has these figures."""
+    main = Headline(outcome, stage, "net", None, figures, kind)
+    study: Any = SimpleNamespace(primary_outcome=outcome, external_name="")
+    study.kind_of, study.classes_of = (lambda name: kind), (lambda name: [])
+    return result_line(study, Results({}, {}, {}, {}, main, []))
+
+
 def test_the_headline_marks_rough_intervals() -> None:
-    figure = {"value": 2.0, "low": 1.0, "high": 3.0, "n_cases": 9, "n_subjects": 4, "rough": True}
-    main = {"stage": "test", "learner": "resnet18", "kind": "regression"}
-    main |= {"metrics": {"mae": figure, "ccc": {**figure, "low": None}}}
-    said = result_line(plain_study("pasi"), {"main": main})
-    assert said == "pasi, test set, 9 cases of 4 subjects, resnet18: MAE 2.00 [1.00, 3.00, rough], CCC 2.00"
+    figure = Estimate(2.0, 1.0, 3.0, 4, 9, rough=True)
+    said = line("pasi", "test", "regression", {"mae": figure, "ccc": dataclasses.replace(figure, low=None)})
+    assert said == "pasi, test set, 9 cases of 4 subjects, net: MAE 2.00 [1.00, 3.00, rough], CCC 2.00"
 
 
 def test_the_headline_of_classes_and_grades() -> None:
-    figure = {"value": 0.8, "low": 0.7, "high": 0.9, "n_cases": 9, "n_subjects": 9}
-    names = ("accuracy", "auroc", "kappa_quadratic", "mae")
-    main = {"stage": "oof", "learner": "net", "metrics": dict.fromkeys(names, figure), "kind": "classification"}
-    study = plain_study("dx")
-    said = result_line(study, {"main": main})
+    figures = dict.fromkeys(("accuracy", "auroc", "kappa_quadratic", "mae"), Estimate(0.8, 0.7, 0.9, 9, 9, rough=False))
+    said = line("dx", "oof", "classification", figures)
     assert said == "dx, out of fold, 9 cases of 9 subjects, net: Accuracy 0.80 [0.70, 0.90], AUROC 0.80 [0.70, 0.90]"
-    said = result_line(study, {"main": {**main, "kind": "ordinal", "stage": "external"}})
+    said = line("dx", "external", "ordinal", figures)
     assert said.startswith("dx, external cohort, 9 cases")
     assert said.endswith("net: Weighted kappa 0.80 [0.70, 0.90], Accuracy 0.80 [0.70, 0.90]")
 

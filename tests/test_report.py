@@ -1,4 +1,4 @@
-"""The report of numbers: self-contained, true to metrics.json, safe against names, the same for the same context."""
+"""The report: self-contained, true to metrics.json, safe against names, the same for the same context."""
 
 from __future__ import annotations
 
@@ -6,95 +6,85 @@ import dataclasses
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from casewise.errors import RunError
-from casewise.report import formatting, terms
+from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise.report import formatting
 from casewise.report.context import ReportContext
 from casewise.report.figures.drawing import canvas, svg
-from casewise.report.first_screen import evaluated, screen
+from casewise.report.first_screen import evaluated, lead, screen
 from casewise.report.page import render, write_report
 from casewise.report.results_page import write_results
 from casewise.report.statements import statements
+from casewise.report.tables import metric_format
 from casewise.study.schema import Study
 from tests.report_contexts import (
-    Page,
     check_page,
+    classes,
     estimate,
     films,
     finished,
-    nothing,
     numbers,
     study_of_numbers,
     with_results,
+    without_truth,
 )
 
-
-@pytest.fixture(scope="module")
-def text(report_of_numbers: ReportContext) -> str:
-    return render(report_of_numbers)
-
-
-def test_page_is_whole_and_loads_nothing(text: str) -> None:
-    page = check_page(text)
-    assert page.svgs > 10
-    assert "http" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)
-    assert len(text) < 5_000_000
-    sections = {"summary", "agreement", "time", "targets", "learners", "labels", "preparation", "worst", "training"}
-    assert sections < set(page.ids)
-    assert not {"classes", "external", "image-split", "nested", "audit"} & set(page.ids)
+OF_BOTH = {"summary", "learners", "labels", "preparation", "worst", "training", "glossary"}
+SECTIONS = {
+    "report_of_numbers": OF_BOTH | {"agreement", "time", "targets", "prediction-sets"},
+    "report_of_classes": OF_BOTH | {"classes", "external", "audit", "prediction-sets"},
+    "report_of_grades": OF_BOTH | {"classes", "audit", "prediction-sets"},
+}
 
 
-def test_page_shows_the_figures_of_the_metrics(report_of_numbers: ReportContext, text: str) -> None:
-    page, context = Page(text), report_of_numbers
-    assert context.stage == "test"
-    for learner in context.learners:
-        for metric in ("mae", "ccc"):
-            entry = context.metrics["metrics"]["test"][learner]["pasi"][metric]
-            digits = 1 if metric == "mae" else 2
-            low, high = (formatting.number(entry[k], digits) for k in ("low", "high"))
-            assert f"{formatting.number(entry['value'], digits)} [{low}, {high}]" in page.text
-    assert context.splits["hash"] in page.text
-    assert "net00 +0.333" in page.text
-    assert all(note in page.text for note in context.notes)
+@pytest.fixture(params=SECTIONS)
+def context(request: pytest.FixtureRequest) -> ReportContext:
+    return request.getfixturevalue(request.param)
 
 
-def test_learner_is_chosen_out_of_fold_never_on_the_test_set(report_of_numbers: ReportContext) -> None:
-    context = report_of_numbers
-    oof = {name: context.metric("oof", name, "ccc")["value"] for name in context.learners}  # type: ignore[index]
-    assert context.learner == max(oof, key=oof.__getitem__)
-    other = next(name for name in context.learners if name != context.learner)
-    test = {name: {"pasi": {"ccc": estimate(float(name == other))}} for name in context.learners}
-    metrics = {**context.metrics.metrics, "test": test}
-    assert with_results(context, metrics=metrics, main=nothing(context).main).learner == context.learner
+def test_the_page_is_whole_loads_nothing_and_shows_the_figures(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    for name, sections in SECTIONS.items():
+        context = request.getfixturevalue(name)
+        path = write_report(context, tmp_path / name / "report.html")
+        text = path.read_text()
+        page = check_page(text)
+        assert set(re.findall(r'<section id="([^"]+)"', text)) == sections
+        assert text.count("<svg") > 6
+        assert "http" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)
+        assert len(text) < 5_000_000
+        write = metric_format(context.study, context.outcome)
+        for metric, figure in context.figures(context.stage, context.learner).items():
+            if metric in context.columns("learners", context.stage):
+                cell = write.cell(metric, figure)
+                assert f"{cell.text} {cell.small}" in page.text.replace("\u00a0", " ")
+        assert context.splits["hash"] in page.text
+        assert ("net00 +0.333" in page.text) == (name == "report_of_numbers")
+        assert all(note in page.text for note in context.notes)
+        assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+        assert name != "report_of_numbers" or render(context) == text
 
 
-def test_same_context_gives_the_same_bytes(report_of_numbers: ReportContext, text: str, tmp_path: Path) -> None:
-    path = write_report(report_of_numbers, tmp_path / "runs" / "report.html")
-    assert path.read_text() == text
-    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+def test_the_learner_is_chosen_out_of_fold_never_on_the_test_set(context: ReportContext) -> None:
+    unstated = with_results(context, main=without_truth(context).metrics.main)
+    merits = {name: figure.value for name in context.learners if (figure := context.metric("oof", name, context.merit))}
+    assert unstated.learner == max(merits, key=lambda name: merits[name] or 0.0)
+    other = next(name for name in context.learners if name != unstated.learner)
+    test = {name: {context.outcome: {context.merit: estimate(float(name == other))}} for name in context.learners}
+    assert with_results(unstated, metrics={**context.metrics.metrics, "test": test}).learner == unstated.learner
 
 
 def test_names_cannot_break_the_page() -> None:
     evil = "<script>alert('x')</script>&\"$x_{{}}{:03d}-->"
     text = render(numbers(test=3, learners=1, names=evil, title="<b>Trial</b> & more", name="a<i>", visits=4))
-    assert "<b>Trial" not in text
-    assert "a<i>" not in text
-    assert "<script>alert" not in text
+    assert not any(part in text for part in ("<b>Trial", "a<i>", "<script>alert"))
     assert text.count("<script") == 1
     assert "<script>alert('x')</script>" in check_page(text).text
-
-
-def test_without_a_test_set() -> None:
-    context = numbers(test=0, subjects=8)
-    check_page(render(context))
-    assert evaluated(context).startswith("48 visits of 8 subjects")
-
-
-def test_stopping_on_inner_subjects_needs_no_statement() -> None:
-    inner = films(recipe={"early_stopping": {"monitor": "inner"}})
-    assert "stopped_on_fold" not in {statement.id for statement in statements(inner)}
+    target = {"kind": "classification", "classes": ["<i>a</i>", 'b"&{{x}}', "c$_1"]}
+    text = render(classes(subjects=40, networks=1, targets={"<b>what</b>": target}))
+    assert not any(part in text for part in ("<i>a</i>", "<b>what"))
+    check_page(text)
 
 
 def test_the_stage_is_that_of_the_headline(report_of_numbers: ReportContext) -> None:
@@ -103,6 +93,7 @@ def test_the_stage_is_that_of_the_headline(report_of_numbers: ReportContext) -> 
     assert (unscored.stage, unscored.stages) == ("oof", ["oof", "test"])
     assert "test set" not in evaluated(unscored)
     check_page(render(unscored))
+    assert evaluated(unscored).startswith("54 visits of 9 subjects")
     only_oof = context.predictions[context.predictions["stage"] == "oof"]
     assert dataclasses.replace(context, predictions=only_oof).stage == "oof"
 
@@ -110,54 +101,63 @@ def test_the_stage_is_that_of_the_headline(report_of_numbers: ReportContext) -> 
 def test_results_page_beside_a_run_without_the_stage(report_of_numbers: ReportContext, tmp_path: Path) -> None:
     context = report_of_numbers
     run = finished(context, tmp_path / "run")
-    results = nothing(context)
-    oof = dataclasses.replace(results, metrics={"oof": context.metrics.metrics["oof"]})
+    nothing = without_truth(context).metrics
+    oof = dataclasses.replace(nothing, metrics={"oof": context.metrics.metrics["oof"]})
     other = finished(dataclasses.replace(context, metrics=oof), tmp_path / "other")
-    empty = finished(dataclasses.replace(context, metrics=results), tmp_path / "empty")
-    for folder in (other, empty):
-        with pytest.raises(RunError, match=str(folder)):
-            write_results(run, tmp_path / "page.md", others=[folder])
-    with pytest.raises(RunError, match=str(empty)):
-        write_results(empty, tmp_path / "page.md")
+    empty = finished(dataclasses.replace(context, metrics=nothing), tmp_path / "empty")
+    for first, others in ((run, [other]), (run, [empty]), (empty, [])):
+        with pytest.raises(RunError, match=str((others or [first])[0])):
+            write_results(first, tmp_path / "page.md", others=others)
     assert not (tmp_path / "page.md").exists()
     assert "| net00 (toy) |" in write_results(run, tmp_path / "page.md", others=[run]).read_text()
 
 
-def test_missing_artefacts_are_left_out(report_of_numbers: ReportContext) -> None:
-    bare = dataclasses.replace(
-        report_of_numbers,
-        metrics=nothing(report_of_numbers),
-        jobs=[],
-        stackers={},
-        splits={},
-        notes=[],
-        environment={},
-        photograph=lambda n: None,
-    )
+def test_missing_artefacts_are_left_out(context: ReportContext) -> None:
+    lacking = {"jobs": [], "stackers": {}, "splits": {}, "notes": [], "environment": {}, "audit": None}
+    bare = dataclasses.replace(without_truth(context), photograph=lambda n: None, **lacking)
     page = check_page(render(bare))
-    assert "learners" not in page.ids
+    assert "nothing can be evaluated" in page.text
+    assert "learners" not in page.every("id")
     assert screen(bare).sizes == []
-
-
-def test_outcome_without_any_truth(report_of_numbers: ReportContext) -> None:
-    table = report_of_numbers.predictions.copy()
-    table["y_true"] = np.where(table["target"] == "pasi", np.nan, table["y_true"])
-    context = dataclasses.replace(report_of_numbers, predictions=table, metrics=nothing(report_of_numbers))
-    assert "nothing can be evaluated" in check_page(render(context)).text
 
 
 def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
     context = films(subjects_known=False, test=10)
-    assert "subject" not in evaluated(context)
+    assert "subject" not in evaluated(context) + lead(context)
     assert next(each for each in statements(context) if each.id == "subjects_apart").level == "bad"
-    assert terms.subject_matter(context).subjects == 0
     check_page(render(context))
 
 
+def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(report_of_grades: ReportContext) -> None:
+    assert (report_of_grades.merit, report_of_grades.learner) == ("kappa_quadratic", "mean_of_learners")
+    assert all(row.name.startswith("retinopathy ") for row in screen(report_of_grades).failures)
+
+
+def test_classes_that_folds_lack_are_on_the_first_page(report_of_classes: ReportContext) -> None:
+    lacking = [{"side": "fold 2", "target": "dx", "class": "<flat>", "subjects": 183, "reason": "not_assigned"}]
+    splits = report_of_classes.splits | {"classes_lacking": lacking}
+    page = render(dataclasses.replace(report_of_classes, splits=splits))
+    text = page.split('data-code="classes_missing"')[1].split("</li>")[0]
+    assert all(words in text for words in ("fold 2", "183 subjects", "&lt;flat&gt;"))
+
+
+def test_operating_points_do_not_depend_on_external_labels(report_of_classes: ReportContext) -> None:
+    rows, outcome = report_of_classes.predictions, report_of_classes.outcome
+    outside = rows["stage"] == "external"
+    other = rows.assign(y_true=rows["y_true"].where(~outside, (rows["y_true"] + 1) % 3))
+    points = []
+    for table in (rows, other):
+        results = evaluate(table, Outcomes(outcome, classes={outcome: report_of_classes.classes}), Plan(20))
+        entry = results.classes["external"][report_of_classes.learner][outcome]
+        points.append([(point.label, point.rule, point.threshold) for point in entry.operating])
+        assert entry.temperature_fitted_on == "out of fold"
+    assert points[0] == points[1]
+
+
 def test_figures_keep_user_text_out_of_markup_and_digits_in_text() -> None:
-    with canvas(100, 100) as (figure_, axes):
+    with canvas(100, 100) as (figure, axes):
         axes.set_title("$a <b> 0.12345")
-        drawn = svg(figure_, "one").svg('an "alt" <text>')
+        drawn = svg(figure, "one").svg('an "alt" <text>')
     assert "$a &lt;b&gt; 0.12345" in drawn
     assert 'aria-label="an &#34;alt&#34; &lt;text&gt;"' in drawn
     ids = re.findall(r' id="([^"]+)"', drawn)
@@ -165,17 +165,19 @@ def test_figures_keep_user_text_out_of_markup_and_digits_in_text() -> None:
     assert all(name.startswith("one-") for name in ids)
 
 
-def test_display_name_takes_the_spelling_of_the_description() -> None:
-    study = study_of_numbers(title="Trial", description="PASI without head.")
-    assert formatting.display_name(study, "pasi") == "PASI"
-    assert formatting.display_name(study, "some_target") == "some target"
-    assert formatting.display_name(study, "pas") == "pas"
-    values = {"name": "a", "cohort": "a.csv", "targets": {"Befund_0_8": {"range": "0..8", "column": "Befund (0-8)"}}}
-    headed = Study.model_validate(values | {"title": "befund 0 8"})
-    assert formatting.display_name(headed, "Befund_0_8") == "Befund (0-8)"
-    other = Study.model_validate({**values, "targets": {"extent": {"range": "0..8", "column": "x_0 (8)"}}})
-    assert formatting.display_name(other, "extent") == "extent"
-    assert formatting.own_heading(study, "pasi") == ""
-    described = study_of_numbers(description="Extent and the Brixia score.")
-    assert formatting.display_name(described, "extent") == "extent"
-    assert formatting.display_name(described, "brixia") == "Brixia"
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("pasi", "PASI"), ("some_target", "some target"), ("pas", "pas"), ("extent", "extent"), ("brixia", "Brixia")],
+)
+def test_display_name_takes_the_spelling_of_the_description(name: str, shown: str) -> None:
+    study = study_of_numbers(title="Trial", description="PASI without head. Extent and the Brixia score.")
+    assert formatting.display_name(study, name) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "shown"), [("Befund_0_8", "Befund (0-8)", "Befund (0-8)"), ("extent", "x_0 (8)", "extent")]
+)
+def test_a_target_is_called_by_the_heading_of_its_column(name: str, column: str, shown: str) -> None:
+    target = {name: {"range": "0..8", "column": column}}
+    study = Study.model_validate({"name": "a", "cohort": "a.csv", "targets": target, "title": "befund 0 8"})
+    assert formatting.display_name(study, name) == shown

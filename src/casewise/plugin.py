@@ -88,7 +88,7 @@ class Plugin:
         name: as in messages; that of its folder in `casewise.plugins`.
         extra: the optional dependencies of casewise that it needs; empty if none.
         section: the key of `study_keys` with the settings of its modality; empty if it has none.
-        report: the module with its section of the report, for `casewise.report.modality_sections`; empty if none.
+        report: the module with its section of the report, for `casewise.report.sections.preparation`; empty if none.
     """
 
     name: str

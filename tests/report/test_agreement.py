@@ -8,19 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from casewise.report.blocks import Block, Facts, Fold, Matrix, Plots, Section, Table
+from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table
 from casewise.report.context import ReportContext
 from casewise.report.figures import time as draw_time
 from casewise.report.formatting import number, signed
 from casewise.report.sections import agreement
-from tests.report_contexts import estimate, films, nothing, numbers, with_own, with_results
-
-
-def blocks_of(section: Section | None, form: type) -> list[Block]:
-    """The blocks of one form, also those within folds."""
-    assert section is not None
-    every = [each for block in section.blocks for each in (block.blocks if isinstance(block, Fold) else [block])]
-    return [block for block in every if isinstance(block, form)]
+from tests.report.shared import blocks_of, first_table
+from tests.report_contexts import estimate, films, numbers, with_own, with_results, without_truth
 
 
 def test_bias_limits_and_slope_are_those_of_the_results(report_of_numbers: ReportContext) -> None:
@@ -42,8 +36,7 @@ def test_the_proportional_bias_is_drawn_beyond_chance_only(low: float, high: flo
 
 def test_one_subject_has_figures_and_reasons_but_no_intervals() -> None:
     (table,) = blocks_of(agreement.agreement(numbers(test=1, learners=1)), Table)
-    assert all(not row.cells[0].small.startswith("[") for row in table.rows)
-    assert all(row.cells[0].small for row in table.rows)
+    assert all(row.cells[0].small and not row.cells[0].small.startswith("[") for row in table.rows)
 
 
 def test_limits_without_figures_are_computed_from_the_rows() -> None:
@@ -57,12 +50,7 @@ def test_limits_without_figures_are_computed_from_the_rows() -> None:
 def test_sections_of_numbers_need_numbers_and_truth(
     report_of_classes: ReportContext, report_of_numbers: ReportContext
 ) -> None:
-    unknown = dataclasses.replace(
-        report_of_numbers,
-        predictions=report_of_numbers.predictions.assign(y_true=np.nan),
-        metrics=nothing(report_of_numbers),
-    )
-    for context in (report_of_classes, unknown):
+    for context in (report_of_classes, without_truth(report_of_numbers)):
         for section in (agreement.agreement, agreement.over_time, agreement.detail):
             assert section(context) is None
 
@@ -77,56 +65,33 @@ def test_each_subject_has_a_plot_and_responders_are_counted(report_of_numbers: R
     assert sum(len(block.plots) for block in blocks_of(section, Plots)) == 3
     response, visits = blocks_of(section, Table)
     entry = report_of_numbers.metrics.response["test"][report_of_numbers.learner]
-    assert entry.responders
-    for row, figures in zip(response.rows, entry.responders.values(), strict=True):
+    for row, figures in zip(response.rows, (entry.responders or {}).values(), strict=True):
         counts = np.array(figures.confusion)
-        assert [row.cells[0].text, row.cells[1].text, row.cells[2].text] == [
-            f"{counts[1].sum()} of {counts.sum()}",
-            f"{counts[:, 1].sum()} of {counts.sum()}",
-            str(counts[1, 1]),
-        ]
-    assert [row.cells[0].text for row in visits.rows] == [str(each.n_subjects) for each in entry.by_visit.values()]
+        both = [f"{own.sum()} of {counts.sum()}" for own in (counts[1], counts[:, 1])]
+        assert [cell.text for cell in row.cells[:3]] == [*both, str(counts[1, 1])]
+    subjects = [str(each.n_subjects) for each in (entry.by_visit or {}).values()]
+    assert [row.cells[0].text for row in visits.rows] == subjects
     # few subjects have counts but no shares
     assert all(not cell.small for row in visits.rows for cell in row.cells)
-
-
-def test_subjects_left_out_of_the_response_are_facts(report_of_numbers: ReportContext) -> None:
-    context = report_of_numbers
-    entry = dataclasses.replace(
-        context.metrics.response["test"][context.learner], undefined={"no_baseline": ["a", "b"]}
-    )
-    changed = with_results(context, response={"test": {context.learner: entry}})
+    entry = dataclasses.replace(entry, undefined={"no_baseline": ["a", "b"]})
+    changed = with_results(report_of_numbers, response={"test": {report_of_numbers.learner: entry}})
     (facts,) = blocks_of(agreement.over_time(changed), Facts)
     assert ("Left out: no scored baseline visit", "2 subjects") in facts.facts
 
 
-def test_visits_without_days_are_no_change_over_time() -> None:
+def test_visits_without_days_are_no_change_over_time(report_of_numbers: ReportContext) -> None:
     """Visits may be counted (1, 2, 3), so that the order of their names is not one in time."""
-    context = numbers(visits=3, subjects=20, test=5, learners=1)
-    undated = dataclasses.replace(context, predictions=context.predictions.assign(day=np.nan))
+    undated = dataclasses.replace(report_of_numbers, predictions=report_of_numbers.predictions.assign(day=np.nan))
     section = agreement.over_time(undated)
     assert section is not None
     assert section.heading == "Visits of each subject"
-
-
-def test_subjects_beyond_the_cap_are_not_drawn() -> None:
-    section = agreement.over_time(numbers(subjects=30, test=0, learners=1, visits=2))
-    assert sum(len(block.plots) for block in blocks_of(section, Plots)) == 24
-    assert section is not None
-    assert "20 further subjects of 30" in [block.summary for block in section.blocks if isinstance(block, Fold)]
-    assert agreement.over_time(numbers(visits=1, subjects=20, test=5, learners=1)) is None
+    assert agreement.over_time(numbers(visits=1, subjects=8, learners=1)) is None
 
 
 def test_tracks_start_at_the_baseline_and_follow_the_days() -> None:
-    rows = pd.DataFrame(
-        {
-            "subject": ["a"] * 3 + ["b"],
-            "visit": ["w4", "w0", "w8", "w0"],
-            "day": [28.0, 0.0, 56.0, 0.0],
-            "y_true": [5.0, 20.0, 0.0, 7.0],
-            "y_pred": [8.0, 16.0, 4.0, 7.0],
-        }
-    )
+    visits = {"visit": ["w4", "w0", "w8", "w0"], "day": [28.0, 0.0, 56.0, 0.0]}
+    values = {"y_true": [5.0, 20.0, 0.0, 7.0], "y_pred": [8.0, 16.0, 4.0, 7.0]}
+    rows = pd.DataFrame({"subject": ["a"] * 3 + ["b"], **visits, **values})
     (track,) = draw_time.tracks(rows, baseline="first")
     assert (track.subject, track.names, track.days.tolist()) == ("a", ["w0", "w4", "w8"], [0, 28, 56])
     np.testing.assert_allclose(track.changes, [[0, -75, -100], [0, -50, -75]])
@@ -159,7 +124,11 @@ def test_ranges_of_the_score_hold_every_case(report_of_numbers: ReportContext, b
     assert sum(each.count for each in ranges) == len(rows)
     error = (rows["y_pred"] - rows["y_true"]).abs().mean()
     assert sum(each.error * each.count for each in ranges) / len(rows) == pytest.approx(error)
-    for each, row in zip(ranges, agreement.range_rows(context), strict=True):
+    section = agreement.detail(context)
+    assert section is not None
+    folds = {block.summary: block.blocks for block in section.blocks if isinstance(block, Fold)}
+    table = first_table(folds["Error by range of the score, with intervals"])
+    for each, row in zip(ranges, table.rows, strict=True):
         assert [cell.text for cell in row.cells[:2]] == [str(each.subjects), str(each.count)]
         # three subjects are few
         assert "rough" in row.cells[2].small or "no interval" in row.cells[2].small
@@ -173,8 +142,10 @@ def test_bands_targets_and_regions_are_shown(report_of_numbers: ReportContext) -
     (bands,) = blocks_of(section, Matrix)
     assert bands.counts.rows[1][0] == "mild, 1 to below 10"
     assert sum(total for _, total, _ in bands.counts.rows) == len(context.headline_rows)
-    rows, left_out = agreement.target_rows(context, "test")
-    assert (rows[0].name, rows[0].inner, left_out) == ("PASI", False, 0)
+    table = agreement.target_table(context, "test")
+    assert table is not None
+    rows = table.rows
+    assert (rows[0].name, rows[0].inner) == ("PASI", False)
     assert [row.name for row in rows if row.inner][:3] == ["upper", "trunk", "lower"]
     value = context.metrics.figures("test", context.learner, "pasi")["mae"].value
     assert rows[0].cells[1].text == number(value, 1)
@@ -192,6 +163,9 @@ def test_readers_stand_beside_the_model_with_each_of_them() -> None:
 
 def test_undefined_figures_have_their_reason(report_of_numbers: ReportContext) -> None:
     context = report_of_numbers
-    figures = context.metrics.figures(context.stage, context.learner, context.outcome)
-    changed = with_own(context, {**figures, "ccc": estimate(None, reason="one value only")})
-    assert "one value only" in {cell.small for cell in agreement.target_rows(changed, context.stage)[0][0].cells}
+    figures = context.figures(context.stage, context.learner)
+    table = agreement.target_table(
+        with_own(context, {**figures, "ccc": estimate(None, reason="one value only")}), "test"
+    )
+    assert table is not None
+    assert "one value only" in {cell.small for cell in table.rows[0].cells}

@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import pytest
 
 from casewise.audit.findings import CODES, Audit, Finding
-from casewise.report.blocks import Block, Facts, Fold, Items, Pictures, Section, Table, rendered
+from casewise.report.blocks import Items, Pictures, Table, rendered
 from casewise.report.context import ReportContext
 from casewise.report.sections import audit
-from casewise.report.statements import Statement, audited
-from tests.report_contexts import REASON, audit_of, classes, films
+from casewise.report.statements import Statement, statements
+from tests.report.shared import blocks_of, facts_of
+from tests.report_contexts import REASON, audit_of, films
 
 
-@pytest.fixture(scope="module")
-def three() -> ReportContext:
-    return classes()
-
-
-def with_audit(context: ReportContext, found: list[Finding], facts: object = None, **accepted: str) -> ReportContext:
+def with_audit(
+    context: ReportContext, found: list[Finding], facts: Mapping[str, object], **accepted: str
+) -> ReportContext:
     reasons = {name.replace("_", "-"): reason for name, reason in accepted.items()}
-    return dataclasses.replace(context, audit=Audit(found, {}, dict(facts or {})).as_json(reasons))  # type: ignore[call-overload]
-
-
-def section_of(context: ReportContext) -> Section:
-    section = audit.section(context)
-    assert section is not None
-    return section
-
-
-def flat(blocks: Iterable[Block]) -> list[Block]:
-    return [inner for block in blocks for inner in (flat(block.blocks) if isinstance(block, Fold) else [block])]
-
-
-def facts_of(section: Section) -> dict[str, str]:
-    return dict(fact for block in flat(section.blocks) if isinstance(block, Facts) for fact in block.facts)
+    return dataclasses.replace(context, audit=Audit(found, {}, dict(facts)).as_json(reasons))
 
 
 def statement_of(context: ReportContext) -> Statement:
-    statement = audited(context)
-    assert statement is not None
-    return statement
+    return next(each for each in statements(context) if each.id == "audited")
 
 
-def test_findings_twins_and_tests_are_tables(three: ReportContext) -> None:
-    section = section_of(three)
-    found, twins, tests = (block for block in flat(section.blocks) if isinstance(block, Table))
+def as_page(context: ReportContext, *, html: bool = False) -> str:
+    section = audit.section(context)
+    assert section is not None
+    return rendered([section], html=html)
+
+
+def test_findings_twins_and_tests_are_tables(report_of_classes: ReportContext) -> None:
+    section = audit.section(report_of_classes)
+    found, twins, tests = blocks_of(section, Table)
     assert [(row.name, *(cell.text for cell in row.cells)) for row in found.rows] == [
         ("Finding from the column source", "error", "AUROC 0.91", "0.001"),
         ("The source from the image, within no finding", "warning", "AUROC 0.97", "0.001"),
@@ -58,30 +46,29 @@ def test_findings_twins_and_tests_are_tables(three: ReportContext) -> None:
     assert [cell.text for cell in twins.rows[0].cells] == ["4", "1", "0", "3", "1"]
     assert tests.rows[1].name == "Finding from the image border (its corners)"
     assert [cell.text for cell in tests.rows[1].cells] == ["AUROC 0.52", "0.400", "150", "120", "9"]
-    pairs = [block for block in flat(section.blocks) if isinstance(block, Pictures)]
-    assert [len(pair.pictures) for pair in pairs] == [2, 2, 2]
+    assert [len(pair.pictures) for pair in blocks_of(section, Pictures)] == [2, 2, 2]
     facts = facts_of(section)
     assert (facts["Errors"], facts["Warnings"], facts["Time"]) == ("1 (1 accepted by the study)", "2", "33 s")
     assert facts["Could not be tested"] == "finding from view"
-    (meanings,) = (block for block in flat(section.blocks) if isinstance(block, Items))
+    (meanings,) = blocks_of(section, Items)
     assert meanings.texts[0].endswith(f"Accepted by the study: {REASON}")
 
 
-def test_the_first_screen_names_the_first_finding_and_why_it_is_accepted(three: ReportContext) -> None:
-    accepted = statement_of(three)
+def test_the_first_screen_names_the_first_finding_and_why_it_is_accepted(report_of_classes: ReportContext) -> None:
+    accepted = statement_of(report_of_classes)
     assert accepted.level == "bad"
     assert accepted.text.startswith("Audit: 1 error and 2 warnings. First: finding from the column source (AUROC 0.91)")
     assert accepted.text.endswith(f"accepted by the study: {REASON.rstrip('.')}.")
-    unaccepted = dataclasses.replace(three, audit=audit_of(three.cohort_images, {}))
+    unaccepted = dataclasses.replace(report_of_classes, audit=audit_of(report_of_classes.cohort_images, {}))
     assert "accepted" not in statement_of(unaccepted).text
-    assert "not accepted" in rendered([section_of(unaccepted)], html=False)
+    assert "not accepted" in as_page(unaccepted)
 
 
-def test_a_clean_audit_is_good_and_none_is_a_warning(three: ReportContext) -> None:
-    clean = with_audit(three, [], {"subjects": 120, "images": 150})
+def test_a_clean_audit_is_good_and_none_is_a_warning(report_of_classes: ReportContext) -> None:
+    clean = with_audit(report_of_classes, [], {"subjects": 120, "images": 150})
     assert statement_of(clean).level == "good"
-    assert [block.form for block in section_of(clean).blocks] == ["facts", "fold"]
-    without = dataclasses.replace(three, audit=None)
+    assert blocks_of(audit.section(clean), Table) == []
+    without = dataclasses.replace(report_of_classes, audit=None)
     assert audit.section(without) is None
     assert statement_of(without).level == "warning"
 
@@ -89,28 +76,28 @@ def test_a_clean_audit_is_good_and_none_is_a_warning(three: ReportContext) -> No
 @pytest.mark.parametrize(
     ("subjects", "why"), [(12, "fewer than 20 subjects"), (40, "too few cases, or nothing varies")]
 )
-def test_an_audit_that_tested_no_shortcut_says_so(three: ReportContext, subjects: int, why: str) -> None:
+def test_an_audit_that_tested_no_shortcut_says_so(report_of_classes: ReportContext, subjects: int, why: str) -> None:
     facts = {"subjects": subjects, "images": 24, "tests": [], "not_tested": ["finding from border"]}
-    context = with_audit(three, [], facts)
+    context = with_audit(report_of_classes, [], facts)
     assert statement_of(context).level == "open"
-    shown = facts_of(section_of(context))
+    shown = facts_of(audit.section(context))
     assert (shown["Shortcuts"], shown["Could not be tested"]) == (f"not tested: {why}", "finding from border")
-    twins = with_audit(three, [Finding("twins-across-subjects", "error", "Two.")], facts)
+    twins = with_audit(report_of_classes, [Finding("twins-across-subjects", "error", "Two.")], facts)
     assert statement_of(twins).level == "bad"
-    assert facts_of(section_of(twins))["Shortcuts"] == f"not tested: {why}"
+    assert facts_of(audit.section(twins))["Shortcuts"] == f"not tested: {why}"
 
 
 def test_numbers_have_correlations() -> None:
     figures = {"target": "extent", "metric": "r", "value": 0.42, "p": 0.01}
-    context = with_audit(films(), [Finding("shortcut-site", "warning", "site alone tells extent.", figures)])
-    (table,) = (block for block in flat(section_of(context).blocks) if isinstance(block, Table))
+    context = with_audit(films(), [Finding("shortcut-site", "warning", "site alone tells extent.", figures)], {})
+    (table,) = blocks_of(audit.section(context), Table)
     assert (table.rows[0].name, table.rows[0].cells[1].text) == ("Extent from the column site", "r = 0.42")
 
 
-def test_findings_cannot_break_the_page(three: ReportContext) -> None:
+def test_findings_cannot_break_the_page(report_of_classes: ReportContext) -> None:
     evil = "<script>alert('x')</script>`<b>`"
     found = [Finding("shortcut-source", "error", evil, remedy=evil)]
-    text = rendered([section_of(with_audit(three, found, shortcut_source=evil))], html=True)
+    text = as_page(with_audit(report_of_classes, found, {}, shortcut_source=evil), html=True)
     assert "<script" not in text
     assert "<b>" not in text
 

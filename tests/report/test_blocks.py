@@ -6,48 +6,27 @@ import re
 
 import pytest
 
-from casewise.report.blocks import (
-    Block,
-    Card,
-    Cards,
-    Cell,
-    Code,
-    Counts,
-    Facts,
-    Fold,
-    Heading,
-    Items,
-    Matrix,
-    Picture,
-    Pictures,
-    Plot,
-    Plots,
-    Row,
-    Section,
-    Table,
-    Text,
-    counts_line,
-    rendered,
-)
+from casewise.report import blocks as b
+from casewise.report.blocks import Cell, Counts, Picture, Plot, Row, Section, Text, counts_line, rendered
 from casewise.report.figures.drawing import Drawing
 from tests.report_contexts import check_page
 
 NAME = "<b>|a`b"
 PICTURE = Picture("data:image/png;base64,AAAA", "tile 1", "upper")
-ON_BOTH: list[Block] = [
+ON_BOTH: list[b.Block] = [
     Text("A note on `seeds: 3`.", note=True),
-    Heading("Part"),
-    Items(["one", "two"]),
-    Facts([("Level", "90 %")]),
-    Code("name: x\nseed: 1"),
-    Table(["Class", "Recall"], [Row(NAME, [Cell("0.75", "[0.50, 0.90]", 0.75)], mark=True)], "Recall by class."),
-    Matrix(Counts(["a", "b"], [counts_line("a", [3, 1]), counts_line("b", [0, 0])]), "Classes.", "reference"),
-    Fold("More", [Text("inside")]),
+    b.Heading("Part"),
+    b.Items(["one", "two"]),
+    b.Facts([("Level", "90 %")]),
+    b.Code("name: x\nseed: 1"),
+    b.Table(["Class", "Recall"], [Row(NAME, [Cell("0.75", "[0.50, 0.90]", 0.75)], mark=True)], "Recall by class."),
+    b.Matrix(Counts(["a", "b"], [counts_line("a", [3, 1]), counts_line("b", [0, 0])]), "Classes.", "reference"),
+    b.Fold("More", [Text("inside")]),
 ]
-ON_THE_PAGE: list[Block] = [
-    Plots([Plot(Drawing(10, 10, "<path/>"), "a curve", "its caption")], "how to read it"),
-    Pictures([PICTURE], "Tiles"),
-    Cards([Card("subject 1", [PICTURE], [Text("predicted a")])]),
+ON_THE_PAGE: list[b.Block] = [
+    b.Plots([Plot(Drawing(10, 10, "<path/>"), "a curve", "its caption")], "how to read it"),
+    b.Pictures([PICTURE], "Tiles"),
+    b.Cards([b.Card("subject 1", [PICTURE], [Text("predicted a")])]),
 ]
 
 
@@ -68,7 +47,7 @@ def test_both_pages_have_the_same_words(pages: tuple[str, str]) -> None:
 def test_every_block_is_valid_html(pages: tuple[str, str]) -> None:
     head = "<!doctype html><html lang='en'><head><title>x</title></head><body><h1>x</h1>"
     page = check_page(f"{head}{pages[0]}</body></html>")
-    assert page.ids == ["one", "two"]
+    assert page.every("id") == ["one", "two"]
     assert "&lt;b&gt;" in pages[0]
 
 

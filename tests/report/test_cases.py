@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from casewise.report.blocks import Facts, Pictures, Table
 from casewise.report.context import ReportContext
-from casewise.report.figures.pictures import grid_picture
 from casewise.report.formatting import number, probability
 from casewise.report.sections import cases, preparation
-from tests.report_contexts import nothing
+from tests.report.shared import blocks_of
+from tests.report_contexts import without_truth
 
 
 def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext) -> None:
@@ -48,9 +46,7 @@ def test_single_cases_stand_on_the_page_only(report_of_numbers: ReportContext) -
 
 
 def test_without_truth_or_pictures_nothing_is_shown(report_of_numbers: ReportContext) -> None:
-    unknown = report_of_numbers.predictions.assign(y_true=np.nan)
-    bare = dataclasses.replace(report_of_numbers, predictions=unknown, metrics=nothing(report_of_numbers))
-    assert cases.section(bare) is None
+    assert cases.section(without_truth(report_of_numbers)) is None
     assert preparation.section(dataclasses.replace(report_of_numbers, tiles=lambda _: None)) is None
 
 
@@ -68,15 +64,6 @@ def test_panels_follow_their_photographs(report_of_numbers: ReportContext) -> No
 
 
 def test_single_images_are_shown_beside_their_tiles(report_of_classes: ReportContext) -> None:
-    section = preparation.section(report_of_classes)
-    assert section is not None
-    (pictures,) = [block for block in section.blocks if isinstance(block, Pictures)]
-    assert [picture.alt.split()[0] for picture in pictures.pictures] == ["Image", "Tile"] * (
-        len(pictures.pictures) // 2
-    )
-
-
-def test_grid_is_row_by_row_with_black_empty_slots() -> None:
-    tiles = np.stack([np.full((1, 2, 2), value, np.uint8) for value in (10, 20, 30)])
-    grid = grid_picture(tiles, rows=2, columns=2)
-    assert grid[::2, ::2].tolist() == [[10, 20], [30, 0]]
+    (pictures,) = blocks_of(preparation.section(report_of_classes), Pictures)
+    assert {picture.alt.split()[0] for picture in pictures.pictures[::2]} == {"Image"}
+    assert {picture.alt.split()[0] for picture in pictures.pictures[1::2]} == {"Tile"}

@@ -11,26 +11,27 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import drop
 from casewise.evaluation.results import Drop
 from casewise.report.blocks import Facts, Table
+from casewise.report.caveats import external_result
 from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.external_validation import external_result
 from casewise.report.sections import external
 from casewise.report.statements import statements
+from tests.report.shared import blocks_of, cells_of
 from tests.report_contexts import classes, with_results
 
 
-@pytest.fixture(scope="module")
-def three() -> ReportContext:
-    return classes(test=30, outside=60)
+@pytest.fixture
+def three(report_of_classes: ReportContext) -> ReportContext:
+    return report_of_classes
 
 
 @pytest.mark.parametrize(
     ("low", "high", "rough", "code", "cell"),
     [
         (-0.2, -0.01, False, "worse", "worse"),
-        (-0.2, 0.01, False, "not_shown", "not shown to differ"),
-        (-0.2, -0.01, True, "rough", "–"),
+        (-0.2, 0.01, False, "open", "no clear difference"),
+        (-0.2, -0.01, True, "rough", "not tested"),
         (0.1, 0.2, False, "better", "better"),
-        (0.1, None, False, "no_interval", "–"),
+        (0.1, None, False, "untested", "not tested"),
     ],
 )
 def test_a_drop_is_called_one_only_beyond_chance(
@@ -47,7 +48,7 @@ def test_a_drop_is_called_one_only_beyond_chance(
     assert result is not None
     assert (result.code, result.inside, result.figure.value) == (code, inside, outside)
     statement = next(each for each in statements(context) if each.id == "elsewhere")
-    assert statement.level == {"worse": "flag", "better": "good", "not_shown": "good"}.get(code, "open")
+    assert statement.level == {"worse": "flag", "better": "good", "open": "good"}.get(code, "open")
 
 
 def test_without_reference_values_nothing_is_evaluated(three: ReportContext) -> None:
@@ -69,16 +70,11 @@ def test_without_a_class_what_is_defined_is_shown(three: ReportContext, absent: 
     context = dataclasses.replace(three, predictions=rows, metrics=dataclasses.replace(results, external_drop=fall))
     result = external_result(context.study, context.metrics, context.learner, context.stage)
     assert result is not None
-    assert (result.metric, result.undefined) == ("accuracy", True)
+    assert result.metric == "accuracy"
     outside = rows[(rows["stage"] == EXTERNAL) & (rows["model"] == context.learner)]
     assert result.figure.value == pytest.approx((outside["y_true"] == outside["y_pred"]).mean(), abs=1e-6)
-    assert result.classes is not None
-    assert len(result.classes.absent) == len(absent)
-    assert result.classes.predicted.of == len(outside)
-    section = external.section(context)
-    assert section is not None
-    table = next(block for block in section.blocks if isinstance(block, Table))
-    auroc = next(row for row in table.rows if row.name == "AUROC")
-    assert auroc.cells[1].text == "–"
-    assert "no case is truly" in auroc.cells[1].small
-    assert auroc.cells[3].text == "–"
+    assert (len(result.absent), len(result.found)) == (len(absent), 3 - len(absent))
+    auroc = cells_of(blocks_of(external.section(context), Table)[0], "AUROC")
+    assert auroc["External"].text == "–"
+    assert "no case is truly" in auroc["External"].small
+    assert auroc["External is"].text == "not tested"

@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from casewise.audit.metadata import SOURCES
-from casewise.report.blocks import Fold, Plots
+from casewise.report.blocks import Plots
 from casewise.report.context import ReportContext
 from casewise.report.figures import cohort as draw
 from casewise.report.sections import labels
+from tests.report.shared import blocks_of
 
 
 def test_classes_are_counted_by_side_and_source(report_of_classes: ReportContext) -> None:
@@ -43,12 +43,6 @@ def test_a_class_without_a_case_has_no_source(report_of_classes: ReportContext) 
     assert [cell.text for cell in rows[0].cells] == ["–", "–"]
 
 
-@pytest.mark.parametrize("name", [*SOURCES, "Data Set"])
-def test_the_source_is_found_by_its_name(report_of_classes: ReportContext, name: str) -> None:
-    images = report_of_classes.cohort_images.rename(columns={"source": name})
-    assert labels.source_column(dataclasses.replace(report_of_classes, cohort_images=images)) == name
-
-
 def test_without_columns_the_predictions_have_the_classes(report_of_classes: ReportContext) -> None:
     images = report_of_classes.cohort_images.drop(columns=["source", "finding"])
     bare = dataclasses.replace(report_of_classes, cohort_images=images)
@@ -57,28 +51,10 @@ def test_without_columns_the_predictions_have_the_classes(report_of_classes: Rep
     assert labels.section(bare) is not None
 
 
-def test_the_balanced_target_is_marked_unless_the_split_was_given(report_of_numbers: ReportContext) -> None:
-    splits = report_of_numbers.splits
-    assert any(row.mark for row in labels.imbalance_rows(report_of_numbers))
-    for change in ({"how": "column part"}, {"left_out": ["a", "b"]}):
-        given = dataclasses.replace(report_of_numbers, splits={**splits, **change})
-        assert not any(row.mark for row in labels.imbalance_rows(given))
-    assert labels.imbalance_rows(dataclasses.replace(report_of_numbers, splits={})) == []
-
-
 def test_each_target_that_is_a_number_has_a_distribution(report_of_numbers: ReportContext) -> None:
-    section = labels.section(report_of_numbers)
-    assert section is not None
-    (fold,) = [block for block in section.blocks if isinstance(block, Fold) and isinstance(block.blocks[0], Plots)]
-    plots = fold.blocks[0]
-    assert isinstance(plots, Plots)
+    (plots,) = blocks_of(labels.section(report_of_numbers), Plots)
     assert len(plots.plots) == 6
     assert plots.plots[0].alt.startswith("Distribution of PASI: 72 values, median")
-
-
-def test_bars_stand_at_each_value_of_a_stepped_scale() -> None:
-    assert draw.binned(np.array([0, 0.5, 3.0]), (0, 3))[1] == ["0", "0.5", "1", "1.5", "2", "2.5", "3"]
-    assert draw.binned(np.array([0.0, 0.3, 2.9]), (0, 3))[2] is False
 
 
 def test_bars_hold_every_value() -> None:

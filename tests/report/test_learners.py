@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.external import groups_of_rows
-from casewise.evaluation.results import Comparison, Difference, WithinColumn
-from casewise.evaluation.subgroups import headline_rows, within_column
-from casewise.report.blocks import Cell, Table
+from casewise.audit.columns import leading_column
+from casewise.evaluation.results import Comparison, Difference
+from casewise.pipeline.evaluate import within_shortcut_column
+from casewise.report.blocks import Cell, Heading, Matrix, Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import learners, validation
+from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_name
-from tests.report_contexts import classes, estimate, nothing, numbers, with_own, with_results
+from tests.report.shared import cells_of, fold_of
+from tests.report_contexts import classes, estimate, numbers, with_own, with_results, without_truth
 
 
 @pytest.fixture(scope="module")
 def three() -> ReportContext:
     return classes()
-
-
-def cells(table: Table | None, row: str) -> dict[str, Cell]:
-    """The cells of a row by the heading of their column."""
-    assert table is not None
-    line = next(each for each in table.rows if each.name == row)
-    return dict(zip(table.columns[1:], line.cells, strict=True))
 
 
 def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
@@ -38,76 +35,102 @@ def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": entry}}})
     table = learners.learner_table(context, context.stage)
     column = f"Against {best}"
-    assert [cells(table, name)[column].text for name in (best, other, last)] == ["–", "worse", "not shown to differ"]
-    assert cells(table, other)[column].small == "+0.5 [0.2, 0.8]"
+    assert [cells_of(table, name)[column].text for name in (best, other, last)] == ["–", "worse", "no clear difference"]
+    assert cells_of(table, other)[column].small == "+0.5 [0.2, 0.8]"
     assert [row.name for row in table.rows if row.mark] == [best]  # type: ignore[union-attr]
     mirrored = learners.gap_between(entry, best, other)
     assert mirrored == Difference(-0.5, -0.8, -0.2, False)
     assert learners.gap_between(entry, other, last) is None
     few = dataclasses.replace(entry, differences={other: Difference(0.5, None, None, True)}, rough=True)
     context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": few}}})
-    assert cells(learners.learner_table(context, context.stage), other)[column] == Cell("–")
+    assert cells_of(learners.learner_table(context, context.stage), other)[column] == Cell("–")
 
 
 def test_published_values_stand_below_the_learners() -> None:
     context = numbers(learners=2, evaluation={"references": {"pasi": {"Somebody 2020": {"mae": 3.3, "accuracy": 0.5}}}})
     table = learners.learner_table(context, context.stage)
-    assert table is not None
-    assert table.rows[-1].name == "Somebody 2020"
-    published = cells(table, "Somebody 2020")
+    published = cells_of(table, "Somebody 2020")
     assert (published["Kind"].text, published["MAE"].text, published["CCC"].text) == ("published", "3.3", "–")
     assert published["Accuracy"].text == "50.0 %"
 
 
 def test_a_learner_that_predicts_one_class_is_marked(three: ReportContext) -> None:
     context = with_own(three, constant_class="no_finding")
-    kind = cells(learners.learner_table(context, context.stage), learner_name(context.learner))["Kind"]
-    assert kind == Cell(
-        "network" if context.learner in context.study.networks else "combined", "predicts only no finding"
-    )
+    kind = cells_of(learners.learner_table(context, context.stage), learner_name(context.learner))["Kind"]
+    assert kind.small == "predicts only no finding"
 
 
-def test_nothing_evaluated_has_no_section(three: ReportContext) -> None:
-    assert learners.section(dataclasses.replace(three, metrics=nothing(three))) is None
+def test_other_learners_have_tables_of_single_classes_and_none_without_truth(three: ReportContext) -> None:
+    blocks = fold_of(learners.section(three), "Class by class").blocks
+    assert [type(block) for block in blocks] == [Heading, Table, Matrix] * (len(three.learners) - 1)
+    assert learners.section(without_truth(three)) is None
 
 
-def with_column(context: ReportContext, by_class: dict[str, float]) -> ReportContext:
-    """The context with an audit of the source by class, and figures within each source."""
-    audit, main = copy.deepcopy(context.audit), context.metrics.main
-    assert audit is not None
-    audit["findings"][0]["figures"]["by_class"] = by_class
-    rows = headline_rows(context.predictions, main)
-    group_of, groups = groups_of_rows(rows, context.cohort_images, "source")
-    positive = context.study.positive_of(context.outcome)
-    figures = within_column(rows, group_of, groups, classes=context.classes, positive=positive, plan=Plan(50))
-    within = WithinColumn("source", main.target, context.stage, context.learner, *figures)
-    return with_results(dataclasses.replace(context, audit=audit), within_column=within)
+def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportContext, tmp_path: Path) -> None:
+    folder, cohort = RunFolder(tmp_path / "run"), SimpleNamespace(images=three.cohort_images)
+    arguments: Any = (three.study, cohort, three.predictions, three.metrics, folder)
+    assert within_shortcut_column(*arguments) is None
+    folder.audit.write(three.audit or {})
+    entry = within_shortcut_column(*arguments)
+    assert entry is not None
+    assert (entry.column, set(entry.groups)) == ("source", {"cohen", "nih"})
+    by_site = dataclasses.replace(three.metrics, by_site={})
+    assert within_shortcut_column(*arguments[:3], by_site, folder) is None
+    dates: Any = SimpleNamespace(images=cohort.images.assign(source=[f"2020-{n}" for n in range(len(cohort.images))]))
+    assert within_shortcut_column(three.study, dates, *arguments[2:]) is None
 
 
-def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportContext) -> None:
-    context = with_column(three, {"covid": 0.97, "no_finding": 0.75, "pneumonia": 0.52})
+def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportContext, tmp_path: Path) -> None:
+    audit, folder = copy.deepcopy(three.audit or {}), RunFolder(tmp_path / "run")
+    audit["findings"][0]["figures"]["by_class"] = {"covid": 0.97, "no_finding": 0.75, "pneumonia": 0.52}
+    folder.audit.write(audit)
+    cohort: Any = SimpleNamespace(images=three.cohort_images)
+    within = within_shortcut_column(three.study, cohort, three.predictions, three.metrics, folder)
+    context = with_results(dataclasses.replace(three, audit=audit), within_column=within)
     column = learners.beside_column(context)
     assert column is not None
+    assert within is not None
     by_name = {row.name: row for row in column.rows}
     assert (by_name["covid"].alone, by_name["covid"].verdict) == (0.97, "open")
-    within = context.metrics.within_column
-    assert within is not None
     # one source has no other class than a single subject's: its area says nothing
-    assert by_name["covid"].mean is None
-    assert by_name["pneumonia"].mean == pytest.approx(within.groups["nih"].metrics["auroc[pneumonia]"].value)
+    means = {name: row.mean.value if row.mean else None for name, row in by_name.items()}
+    assert means["covid"] is None
+    assert means["pneumonia"] == pytest.approx(within.groups["nih"].metrics["auroc[pneumonia]"].value)
     group = within.groups[column.values[0]]
     count = f"{group.classes['covid']['n_subjects']} of {group.n_subjects} subjects"
     assert by_name["covid"].within[0][1] == count
-    figures = dict(context.metrics.figures(context.stage, context.learner, context.outcome))
+    figures = dict(context.figures(context.stage, context.learner))
     for label, value, low in (("covid", 0.98, 0.975), ("no_finding", 0.78, 0.76), ("pneumonia", 0.8, None)):
         figures[f"auroc[{label}]"] = dataclasses.replace(figures[f"auroc[{label}]"], value=value, low=low)
     beside = learners.beside_column(with_own(context, figures))
-    assert beside is not None
-    assert [row.verdict for row in beside.rows] == ["better", "better", "untested"]
     other = learners.beside_column(with_results(context, within_column=dataclasses.replace(within, learner="x")))
+    assert beside is not None
     assert other is not None
+    assert [row.verdict for row in beside.rows] == ["better", "better", "untested"]
     assert other.values == []
     assert learners.beside_column_blocks(dataclasses.replace(context, audit=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "expected"),
+    [
+        ({}, None, "site"),
+        ({"level": "note"}, None, None),
+        ({"id": "source-predictable-ill"}, None, None),
+        ({"figures": {"evidence": "border (its corners)"}}, None, None),
+        ({"figures": {"evidence": "ward"}}, None, None),
+        ({"figures": {"evidence": "ward"}}, ["ward"], "ward"),
+        ({"figures": {"by_class": {}}}, None, None),
+        ({"figures": {"target": "another"}}, None, None),
+    ],
+)
+def test_only_columns_that_should_not_predict_stand_beside(
+    change: dict[str, Any], named: list[str] | None, expected: str | None
+) -> None:
+    figures = {"target": "label", "evidence": "site", "value": 0.9, "by_class": {"ill": 0.9}}
+    finding = {"id": "shortcut-x", "level": "error", **change, "figures": figures | change.get("figures", {})}
+    column = leading_column({"findings": [finding]}, "label", named)
+    assert (column or {}).get("name") == expected
 
 
 def test_each_source_left_out_has_its_line(three: ReportContext) -> None:
@@ -118,10 +141,8 @@ def test_each_source_left_out_has_its_line(three: ReportContext) -> None:
     }
     context = with_results(three, by_site=by_source)
     rows = validation.source_rows(context)
-    assert [(row.name, row.cells[0].text, row.cells[1].value) for row in rows] == [
-        ("cohen", "45", 0.61),
-        ("nih", "40", 0.7),
-    ]
+    shown = [(row.name, row.cells[0].text, row.cells[1].value) for row in rows]
+    assert shown == [("cohen", "45", 0.61), ("nih", "40", 0.7)]
     auroc = rows[1].cells[1 + validation.source_metrics(context).index("auroc")]
     assert (auroc.text, auroc.small) == ("–", "no case is truly covid")
     assert validation.left_out_section(three) is None

@@ -102,7 +102,7 @@ class Plots:
 
     def confusion(self, **names: Unpack[Names]) -> Figure:
         """The confusion matrix: reference classes by rows, predicted ones by columns."""
-        from casewise.report.figures.confusion import confusion
+        from casewise.report.figures.classes import confusion
 
         chosen = self._chosen("confusion", names)
         return _figure(confusion(chosen.classes.names, chosen.classes["confusion"]))

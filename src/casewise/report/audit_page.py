@@ -16,17 +16,14 @@ from casewise.audit.verify import SIDE, in_pixels
 from casewise.errors import ImageError
 from casewise.files import write_atomic
 from casewise.modalities.store.readers import read_image
-from casewise.report.blocks import Block, Facts, Items, Picture, Pictures, Section, Text
+from casewise.report.blocks import FOLDER, Block, Facts, Items, Picture, Pictures, Section, Text, plain_page
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.sections.audit import all_tests, findings, worst_first
-from casewise.report.templating import FOLDER, plain_page
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.modalities.store.store import TileStore
-
-__all__ = ["MOST_PAIRS", "difference", "write_audit_page"]
 
 # Three pictures of up to 240 pixels have about 30 kB, so a page has at most 4 MB.
 MOST_PAIRS, LONGEST = 100, 240
@@ -89,8 +86,7 @@ def _pictures(audit: Audit, images: pd.DataFrame, store: TileStore) -> list[Bloc
     counts = Facts([("Pairs shown", count)])
     note = Text(PAIRS.format(nouns=noun_of(audit.facts)[1]), note=True)
     files = dict(zip(images["path"].astype(str), shown_by(images), strict=True))
-    rows = {path: row for row, path in enumerate(images["path"].astype(str))}
-    strips = [Pictures(_shown(pair, images, store, files, rows), pair.caption, "panels") for pair in shown]
+    strips = [Pictures(_shown(pair, images, store, files), pair.caption, "panels") for pair in shown]
     return [counts, *([note] if strips else []), *strips]
 
 
@@ -122,25 +118,21 @@ def _likeness(registration: Mapping[str, Any]) -> list[str]:
     return [alike, *(change for change, holds in changes.items() if holds)]
 
 
-def _shown(
-    pair: Pair, images: pd.DataFrame, store: TileStore, files: Mapping[str, str], rows: Mapping[str, int]
-) -> list[Picture]:
+def _shown(pair: Pair, images: pd.DataFrame, store: TileStore, files: Mapping[str, str]) -> list[Picture]:
     """The pictures of a pair: as they are, the second one registered to the first, and their difference."""
+    rows = {path: row for row, path in enumerate(images["path"].astype(str))}
     pictures = [_picture(files.get(path, path), store, rows.get(path)) for path in pair.paths]
     shown = []
     for place, path, picture in zip(("First", "Second"), pair.paths, pictures, strict=True):
         subject = f", subject {images['subject'].iat[rows[path]]}" if path in rows else ""
-        uri = data_uri(picture, longest=LONGEST) if picture is not None else "data:,"
-        name = Path(path).name
+        uri, name = data_uri(picture, longest=LONGEST) if picture is not None else "data:,", Path(path).name
         shown.append(Picture(uri, f"{place} of the pair: {name}", f"{name}{subject}"))
     first, second = pictures
     if pair.registration and first is not None and second is not None:
         warp, negative = np.array(pair.registration["warp"], float), bool(pair.registration["negative"])
-        aligned = [data_uri(picture, longest=LONGEST) for picture in difference(first, second, warp, negative=negative)]
-        shown += [
-            Picture(aligned[0], "Second, registered to the first", "second, registered"),
-            Picture(aligned[1], "Difference", "difference"),
-        ]
+        names = (("Second, registered to the first", "second, registered"), ("Difference", "difference"))
+        for picture, (alt, name) in zip(difference(first, second, warp, negative=negative), names, strict=True):
+            shown.append(Picture(data_uri(picture, longest=LONGEST), alt, name))
     return shown
 
 
@@ -181,13 +173,9 @@ def difference(
     if both.sum() > 1 and registered[both].std() > 1e-6:
         slope, offset = np.polyfit(registered[both], left[both], 1)
         remaining = np.where(both, GREY + GAIN * (slope * registered + offset - left), GREY).astype(np.float32)
-    shown = [_bytes(cv2.resize(image, (width, height))) for image in (registered, remaining)]
-    return shown[0], shown[1]
+    shown = [np.rint(cv2.resize(image, (width, height))).clip(0, 255) for image in (registered, remaining)]
+    return shown[0].astype(np.uint8), shown[1].astype(np.uint8)
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
     return np.asarray(picture if picture.ndim == 2 else picture.mean(axis=2), np.float32)
-
-
-def _bytes(image: Any) -> np.ndarray:
-    return np.asarray(np.rint(image).clip(0, 255).astype(np.uint8))

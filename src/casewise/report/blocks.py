@@ -10,13 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+from markupsafe import Markup
 
 from casewise.report.formatting import escaped
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from casewise.report.figures.drawing import Drawing
 
+FOLDER = Path(__file__).parent / "templates"
 CountsLine = tuple[str, int, list[tuple[int, float]]]
 
 
@@ -223,12 +230,38 @@ class Section:
     page_only: bool = False
 
 
+@cache
+def templates(*, html: bool) -> Environment:
+    """The templates of HTML or of Markdown pages, from the same blocks; a missing value is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        autoescape=html,  # noqa: S701 (Markdown pages are not HTML)
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"code_marked": code_marked, "markdown_text": markdown_text, "escaped": escaped}
+    return environment
+
+
 def rendered(sections: Sequence[Section], *, html: bool) -> str:
     """The sections as HTML or as Markdown."""
-    from casewise.report.templating import templates
+    return templates(html=html).get_template("blocks.html.j2" if html else "blocks.md.j2").render(sections=sections)
 
-    template = templates(html=html).get_template("blocks.html.j2" if html else "blocks.md.j2")
-    return template.render(sections=sections)
+
+def plain_page(title: str, sections: Sequence[Section], *, kind: str, style: str, footer: str) -> str:
+    """A page of sections only: an HTML document that loads no other file."""
+    shown = Markup(rendered(sections, html=True))  # noqa: S704 (escaped by its template)
+    template = templates(html=True).get_template("plain_page.html.j2")
+    return template.render(title=title, kind=kind, footer=footer, style=Markup(style), sections=shown)  # noqa: S704
+
+
+def markdown_page(head: Sequence[str], sections: Sequence[Section]) -> str:
+    """A Markdown page: the head, the sections, and no more than one empty line in a row."""
+    lines = (line.rstrip() for line in "\n\n".join([*head, rendered(sections, html=False)]).splitlines())
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
 def code_marked(text: str) -> list[tuple[str, bool]]:

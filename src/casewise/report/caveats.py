@@ -1,21 +1,21 @@
-"""Caveats as sentences, from their codes; and the one line of results that the command line shows."""
+"""Caveats as sentences, the result on an external cohort, and the line of results that the command line shows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from casewise.metrics.registry import metric_of
-from casewise.report.context import EXTERNAL
-from casewise.report.external_validation import ExternalResult, external_result
-from casewise.report.formatting import capital, counted, interval, listed, number, percent
-from casewise.report.tables import hardly_varies
+from casewise.metrics.registry import columns, metric_of
+from casewise.report.context import EXTERNAL, defined, quoted_figures
+from casewise.report.formatting import capital, class_name, counted, interval, listed, number
+from casewise.report.tables import hardly_varies, verdict
 from casewise.report.terms import SIDES
 from casewise.study.learners import learner_name, the_learner
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from casewise.evaluation.results import Results
+    from casewise.evaluation.results import Estimate, Results, SourceMean
     from casewise.study.schema import Study
 
 Values = Mapping[str, Any]
@@ -78,79 +78,133 @@ def sentences(notes: Iterable[Values | str]) -> list[str]:
     return [note if isinstance(note, str) else SENTENCES[note["code"]](note) for note in shown]
 
 
+# ---------------------------------------------------------------------------------------------- the external cohort
+
+
+@dataclass(frozen=True)
+class ExternalResult:
+    """The figure of merit of a learner on the external cohort, beside that of the study.
+
+    Attributes:
+        code: `not_inside` (undefined in the study), `untested`, `rough`, `worse`, `better` or `open`.
+        metric: the figure of merit, or the first defined metric of the external table where that is undefined.
+        absent, found: if a class has no external case, such classes, and of each other how many cases were recognised.
+        headline: the headline metrics that are defined outside.
+    """
+
+    code: str
+    metric: str
+    cases: int
+    figure: Estimate
+    inside: float | None
+    headline: dict[str, Estimate]
+    absent: list[str]
+    found: list[str]
+
+
+def external_result(study: Study, results: Results, learner: str, stage: str) -> ExternalResult | None:
+    """The result of a learner on the external cohort, beside that of `stage`; None if it was not evaluated.
+
+    Where the figure of merit is undefined outside, such as an AUROC without a case of one class, the first defined
+    metric of the external table stands for it. Where sources were left out, the figure of the study is the mean within.
+    """
+    outcome, kind = study.primary_outcome, kind_named(study.kind_of(study.primary_outcome))
+    outside = {name: figure for name, figure in results.figures(EXTERNAL, learner, outcome).items() if defined(figure)}
+    of_table = columns("external", study.kind_of(outcome), len(study.classes_of(outcome)) or None)
+    shown = [name for name in dict.fromkeys([kind.merit, *of_table]) if name in outside]
+    if not shown:
+        return None
+    own = quoted_figures(study, results, learner, stage)
+    inside = {name: figure.value for name in shown if (figure := defined(own.get(name)))}
+    metric = next((name for name in shown if name in inside), shown[0])
+    drop = (results.external_drop or {}).get(learner, {}).get(metric)
+    code = verdict(drop.low, drop.high, metric) if drop else "untested"
+    if drop and drop.rough and code != "untested":
+        code = "rough"
+    entry = results.classes.get(EXTERNAL, {}).get(learner, {}).get(outcome)
+    absent: list[str] = []
+    found: list[str] = []
+    if entry and not all(entry.support):
+        for place, (label, support) in enumerate(zip(entry.names, entry.support, strict=True)):
+            name = class_name(study, outcome, label)
+            right = f"{entry.confusion[place][place]} of {support} of {name} recognised"
+            (found if support else absent).append(right if support else name)
+    return ExternalResult(
+        code=code if metric in inside else "not_inside",
+        metric=metric,
+        cases=sum(entry.support) if entry else outside[metric].n_cases,
+        figure=outside[metric],
+        inside=inside.get(metric),
+        headline={name: outside[name] for name in dict.fromkeys([*kind.headline, metric]) if name in shown},
+        absent=absent,
+        found=found,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ the line of results
+
+
 def result_line(study: Study, results: Results) -> str:
     """The main outcome in one line, for the learner of the headline; empty if nothing was evaluated.
 
     The result on an external cohort comes first. Where sources were left out, figures are means within them.
     """
-    main = results.get("main")
-    if not main or not main["metrics"]:
+    main = results.main
+    if not main.metrics:
         return ""
-    stage, learner, figures = main["stage"], main["learner"], main["metrics"]
-    headline = kind_named(main["kind"]).headline
-    block = results.get("classes", {}).get(stage, {}).get(learner, {}).get(study.primary_outcome)
-    unit = study.level_of(study.primary_outcome) if block else "case"
-    first = next(iter(figures.values()))
-    cases = _counts(unit, sum(block["support"]) if block else first["n_cases"], first["n_subjects"])
-    name = learner_name(learner)
-    external = external_result(study, results, learner, stage) if stage != EXTERNAL else None
-    pieces = [_external(external, unit, name)] if external else []
-    whose = cases if external else f"{cases}, {name}"
-    if stage == "oof" and results.get("site_means"):
+    stage, learner, name = str(main.stage), str(main.learner), learner_name(str(main.learner))
+    kind, first = kind_named(main.kind), next(iter(main.metrics.values()))
+    entry = results.classes.get(stage, {}).get(learner, {}).get(study.primary_outcome)
+    unit = study.level_of(study.primary_outcome) if entry else "case"
+    whose = _counts(unit, sum(entry.support) if entry else first.n_cases, first.n_subjects)
+    pieces = []
+    if external := external_result(study, results, learner, stage) if stage != EXTERNAL else None:
+        cohort = f"external cohort {study.external_name}".strip()
+        cases = _counts(unit, external.cases, external.figure.n_subjects)
+        pieces.append(", ".join([f"{cohort}, {cases}, {name}: {_figures(external.headline)}", *external.found]))
+    else:
+        whose = f"{whose}, {name}"
+    if stage == "oof" and results.site_means:
         site = (study.split.leave_out or "source").replace("_", " ")
-        means = [text for metric in headline if (text := _within(results, learner, metric))]
+        means = [text for metric in kind.headline if (text := _within(results, learner, metric))]
         told = ", ".join(means) or f"undefined within every {site}"
-        misread = f"Pooled figures mix different networks. They must not be read as {kind_named(main['kind']).means}."
+        misread = f"Pooled figures mix different networks. They must not be read as {kind.means}."
         pieces.append(f"each {site} left out, {whose}: {told}. {misread}")
     else:
-        defined = {
-            metric: figures[metric] for metric in headline if (figures.get(metric) or {}).get("value") is not None
-        }
+        figures = {metric: figure for metric in kind.headline if (figure := defined(main.metrics.get(metric)))}
         place = {"test": "test set", EXTERNAL: "external cohort"}.get(stage, "out of fold")
-        pieces.append(f"{place}, {whose}: {_figures(defined)}")
+        pieces.append(f"{place}, {whose}: {_figures(figures)}")
     return f"{study.primary_outcome}, {'; '.join(pieces)}"
 
 
-def _external(result: ExternalResult, unit: str, learner: str) -> str:
-    """The figures on the external cohort; if a class is absent there, also what became of the others."""
-    cohort = " ".join(filter(None, ["external cohort", result.name]))
-    line = f"{cohort}, {_counts(unit, result.cases, result.figure.n_subjects)}, {learner}: {_figures(result.headline)}"
-    if classes := result.classes:
-        recalls = [f"{each.recalled} of {each.cases} of {each.name} recognised" for each in classes.recalls]
-        common = classes.predicted
-        line = ", ".join([line, *recalls, f"{percent(common.cases / common.of)} predicted as {common.name}"])
-    return line
-
-
-def _within(results: Mapping[str, Any], learner: str, metric: str) -> str:
+def _within(results: Results, learner: str, metric: str) -> str:
     """A metric's mean over the sources that were left out, with its value in each or their range."""
-    mean = results["site_means"].get(learner, {}).get(metric)
-    if not mean or mean["value"] is None:
+    mean = (results.site_means or {}).get(learner, {}).get(metric)
+    if mean is None or mean.value is None:
         return ""
-    each = {source: results["by_site"][source][learner][metric] for source in mean["sources"]}
+    each = {source: (results.by_site or {})[source][learner][metric] for source in mean.sources}
+    by_source = ", ".join(f"{source} {_figure(figure)}" for source, figure in each.items())
     if len(each) > MOST_SOURCES:
-        values = [figure["value"] for figure in each.values()]
+        values = [figure.value for figure in each.values() if figure.value is not None]
         by_source = f"from {number(min(values), 2)} to {number(max(values), 2)}"
-    else:
-        by_source = ", ".join(f"{source} {_figure(figure)}" for source, figure in each.items())
-    undefined = f", undefined in {', '.join(mean['undefined'])}" if mean["undefined"] else ""
+    undefined = f", undefined in {', '.join(mean.undefined)}" if mean.undefined else ""
     return f"{metric_of(metric).title} {_figure(mean)} (mean of {len(each)}; {by_source}{undefined})"
 
 
-def _figures(figures: Mapping[str, Values]) -> str:
+def _figures(figures: Mapping[str, Estimate]) -> str:
     return ", ".join(
         f"{metric_of(name).title} "
-        + (f"{number(f['value'], 2)} (the predictions hardly vary)" if hardly_varies(f, name) else _figure(f))
+        + (f"{number(f.value, 2)} (the predictions hardly vary)" if hardly_varies(f, name) else _figure(f))
         for name, f in figures.items()
     )
 
 
-def _figure(figure: Values) -> str:
+def _figure(figure: Estimate | SourceMean) -> str:
     """A value with its interval, or the reason why it has none."""
-    value, ends = number(figure["value"], 2), interval(figure, 2)
+    value, ends = number(figure.value, 2), interval(figure, 2)
     if ends:
-        return f"{value} {ends[:-1]}, rough]" if figure.get("rough") else f"{value} {ends}"
-    return f"{value} ({figure['reason']})" if figure.get("reason") else value
+        return f"{value} {ends[:-1]}, rough]" if figure.rough else f"{value} {ends}"
+    return f"{value} ({figure.reason})" if figure.reason else value
 
 
 def _counts(unit: str, count: int, subjects: int) -> str:

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, nearest
-from casewise.evaluation.results import Figures, Headline
 from casewise.files import guarded
 from casewise.metrics.registry import metric_of
-from casewise.report.blocks import Cell, Row, Section, Table, rendered
+from casewise.report.blocks import Cell, Row, Section, Table, plain_page, rendered
 from casewise.report.caveats import result_line
-from casewise.report.context import ReportContext, read_context
+from casewise.report.context import EXTERNAL, ReportContext, defined, read_context
 from casewise.report.formatting import capital, counted, interval, listed, number, percent, without_html
-from casewise.report.templating import plain_page
 from casewise.report.terms import METHODS, SIDES, report_title
 from casewise.run_folder import RunFolder
 from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
 from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from casewise.evaluation.results import ClassFigures
 
 FOLDER = Path(__file__).parent / "checklists"
 FORMATS = ("md", "html", "csv")
@@ -123,19 +124,15 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
         raise CasewiseError(f"--format: {kind!r} is none of {', '.join(FORMATS)}.{nearest(kind, FORMATS)}")
     context = read_context(folder)
     checklist = filled(read_checklist(name), context)
+    cells = [(i.id, i.section, i.topic, i.by, i.text, i.section_id) for i in checklist.items]
     if kind == "csv":
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(("item", "section", "topic", "filled_in_by", "what_the_run_says", "place_in_the_report"))
-        writer.writerows(
-            [guarded(cell) for cell in (i.id, i.section, i.topic, i.by, i.text, i.section_id)] for i in checklist.items
-        )
+        writer.writerows([guarded(text) for text in texts] for texts in cells)
         return buffer.getvalue()
     count = f"{sum(item.by == RUN for item in checklist.items)} of {len(checklist.items)} items and parts of items"
-    rows = [
-        Row(item.id, [Cell(text) for text in (item.section, item.topic, item.by, item.text, item.section_id)])
-        for item in checklist.items
-    ]
+    rows = [Row(name, [Cell(text) for text in texts]) for name, *texts in cells]
     table = Table(COLUMNS, rows, CAPTION.format(source=checklist.source))
     section = Section("checklist", f"{count} filled in by the run", [table])
     title = f"{checklist.name}: {report_title(context.study)}"
@@ -147,25 +144,10 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
 # What a run says on an item: a function each, empty where it says nothing.
 
 
-def _main(context: ReportContext) -> Headline | None:
-    """The headline, if anything was evaluated."""
-    return context.metrics.main if context.metrics.main.metrics else None
-
-
-def _entry(context: ReportContext) -> Mapping[str, Any]:
-    """Confusion matrix and operating points of the learner of the headline; empty for numbers."""
-    main = _main(context)
-    return context.class_entry(str(main.stage), str(main.learner), main.target) if main else {}
-
-
-def _target(context: ReportContext) -> str:
-    """The target of the headline; the primary outcome if there is none."""
-    return context.metrics.main.target or context.outcome
-
-
-def _figures(context: ReportContext, stage: str) -> dict[str, dict[str, Figures]]:
-    """The figures of a stage by learner and target."""
-    return context.metrics.metrics.get(stage, {})
+def _headline(context: ReportContext) -> tuple[str, str, str]:
+    """Stage, learner and target of the headline."""
+    main = context.metrics.main
+    return str(main.stage), str(main.learner), main.target or context.outcome
 
 
 def _site(context: ReportContext) -> str:
@@ -183,19 +165,21 @@ def _unit(context: ReportContext) -> str:
     return "subject" if context.study.subjects_known else "image"
 
 
-def _support(entry: Mapping[str, Any]) -> str:
+def _support(entry: ClassFigures) -> str:
     """The number of cases of each class."""
-    return ", ".join(f"{name} {count:,}" for name, count in zip(entry["names"], entry["support"], strict=True))
+    return ", ".join(f"{name} {count:,}" for name, count in zip(entry.names, entry.support, strict=True))
 
 
 def _evaluated(context: ReportContext) -> str:
-    entry, main = _entry(context), _main(context)
-    return f" Evaluated {SIDES[str(main.stage)]}: {_support(entry)}." if entry and main else ""
+    stage, *rest = _headline(context)
+    entry = context.class_figures(stage, *rest)
+    return f" Evaluated {SIDES[stage]}: {_support(entry)}." if entry else ""
 
 
-def _span(values: Iterable[int]) -> str:
-    """The smallest and the largest of some counts; empty without any."""
-    return " to ".join(map(str, sorted({min(values), max(values)}))) if (values := list(values)) else ""
+def _span(context: ReportContext, name: str) -> str:
+    """The smallest and the largest of a count over the networks; empty without any."""
+    values = [job[name] for job in context.jobs if job.get(name) is not None]
+    return " to ".join(map(str, sorted({min(values), max(values)}))) if values else ""
 
 
 def _subjects(context: ReportContext) -> tuple[int, list[int]]:
@@ -215,15 +199,12 @@ def preparation(context: ReportContext) -> str:
 
 
 def missing_reference(context: ReportContext) -> str:
-    table, main = context.predictions, _main(context)
-    if main is None:
+    (stage, learner, target), table = _headline(context), context.predictions
+    rows = table[(table["stage"] == stage) & (table["target"] == target) & (table["model"] == learner)]
+    if rows.empty:
         return ""
-    rows = table[(table["stage"] == main.stage) & (table["target"] == main.target) & (table["model"] == main.learner)]
     without = f"{int(rows['y_true'].isna().sum()):,} of {counted(len(rows), 'prediction')}"
-    side = capital(SIDES[str(main.stage)])
-    return (
-        f"{side}, {without} without a reference value of {main.target}; these are not evaluated." if len(rows) else ""
-    )
+    return f"{capital(SIDES[stage])}, {without} without a reference value of {target}; these are not evaluated."
 
 
 def partition(context: ReportContext) -> str:
@@ -231,26 +212,22 @@ def partition(context: ReportContext) -> str:
     how = f" Each fold leaves out one {_site(context)}." if _site(context) else ""
     if context.study.split.column and not how:
         how = f" The column {context.study.split.column} of the table gives the split."
-    return (
-        f"{capital(_people(context, test + sum(folds)))}: {test or 'none'} in the test set, the others in"
-        f" {counted(len(folds), 'fold')} of {listed(list(map(str, folds)))}.{how}"
-    )
+    sizes = f"{counted(len(folds), 'fold')} of {listed(list(map(str, folds)))}"
+    everyone = capital(_people(context, test + sum(folds)))
+    return f"{everyone}: {test or 'none'} in the test set, the others in {sizes}.{how}"
 
 
 def disjointness(context: ReportContext) -> str:
     test, folds = _subjects(context)
-    if not context.study.subjects_known:
-        return ""
     count = counted(test + sum(folds), "subject")
-    return f"The test set and the folds are disjoint by subject ({count}), as far as names tell subjects apart."
+    text = f"The test set and the folds are disjoint by subject ({count}), as far as names tell subjects apart."
+    return text if context.study.subjects_known else ""
 
 
 def networks(context: ReportContext) -> str:
     parameters = {job["model"]: job.get("parameters") for job in context.jobs}
-    sizes = {
-        name: f" ({parameters[name]:,} parameters)" if parameters.get(name) else "" for name in context.study.networks
-    }
-    return ", ".join(f"{name}{size}" for name, size in sizes.items()) + "."
+    sizes = {name: f" ({count:,} parameters)" for name, count in parameters.items() if count}
+    return ", ".join(f"{name}{sizes.get(name, '')}" for name in context.study.networks) + "."
 
 
 def software(context: ReportContext) -> str:
@@ -268,41 +245,35 @@ def first_weights(context: ReportContext) -> str:
 
 
 def training(context: ReportContext) -> str:
-    recipe = context.study.recipe
-    epochs = _span(job["epochs"] for job in context.jobs if job.get("epochs") is not None)
+    recipe, epochs = context.study.recipe, _span(context, "epochs")
     if not epochs:
         return ""
     stopping = {
         "none": "all of them kept",
         "inner": "stopped by the loss of inner subjects",
         "fold": "stopped by the loss of the fold that is evaluated",
-    }[str(recipe.early_stopping.monitor)]
+    }[context.stopped_on]
     nested = " Inner folds of the training subjects chose settings." if context.study.nested_cv is not None else ""
-    return (
-        f"{listed(list(context.study.networks))} in each of {counted(int(context.splits['folds']), 'fold')}:"
-        f" {recipe.optimizer}, batches of {recipe.batch_size}, {epochs} epochs, {stopping}.{nested} The report"
-        " lists all further settings."
-    )
+    trained = f"{listed(list(context.study.networks))} in each of {counted(int(context.splits['folds']), 'fold')}"
+    settings = f"{recipe.optimizer}, batches of {recipe.batch_size}, {epochs} epochs, {stopping}"
+    return f"{trained}: {settings}.{nested} The report lists all further settings."
 
 
 def selection(context: ReportContext) -> str:
-    main = _main(context)
-    if not main or not main.chosen_on:
+    (stage, learner, _), chosen_on = _headline(context), context.metrics.main.chosen_on
+    if not chosen_on:
         return ""
-    figures = _figures(context, "oof" if main.chosen_on == "oof" else str(main.stage))
-    learners = list(figures) if main.chosen_on == "stated" else without_baselines(figures)
-    name = the_learner(str(main.learner), start=True)
+    learners = list(context.metrics.metrics.get("oof" if chosen_on == "oof" else stage, {}))
+    learners = learners if chosen_on == "stated" else without_baselines(learners)
+    name = the_learner(learner, start=True)
     if len(learners) == 1:
         return f"{name} is the only learner."
-    on = {"stated": "stated before any result", "oof": "chosen out of fold"}.get(
-        main.chosen_on, f"chosen on {main.chosen_on}"
-    )
-    among = f"{counted(len(learners), 'learner')}: {listed(list(map(learner_name, learners)))}"
-    return f"{name} was {on} among {among}."
+    on = {"stated": "stated before any result", "oof": "chosen out of fold"}.get(chosen_on, f"chosen on {chosen_on}")
+    return f"{name} was {on} among {counted(len(learners), 'learner')}: {listed(list(map(learner_name, learners)))}."
 
 
 def combined_learners(context: ReportContext) -> str:
-    others = set(_figures(context, context.stage)) - set(context.study.networks)
+    others = set(context.metrics.metrics.get(context.stage, {})) - set(context.study.networks)
     stacked = [name for name in context.learners if name in others and name in context.stackers]
     what = "the networks and baselines" if context.study.stack_baselines else "the networks"
     return f"Predictions of {what} are combined by {listed(list(map(the_learner, stacked)))}." if stacked else ""
@@ -314,7 +285,7 @@ def imbalance(context: ReportContext) -> str:
         "weights": "In training, all classes have the same total weight.",
         "sampling": "In training, all classes are drawn equally often.",
     }
-    return texts[context.study.recipe.imbalance] if context.study.classes_of(_target(context)) else ""
+    return texts[context.study.recipe.imbalance] if context.study.classes_of(_headline(context)[2]) else ""
 
 
 def prediction(context: ReportContext) -> str:
@@ -322,27 +293,27 @@ def prediction(context: ReportContext) -> str:
     text += "; a case of the test set by the networks of all folds together." if _subjects(context)[0] else "."
     if not context.study.test_time_augmentation:
         return text
-    baselines = bool(baselines_among(_figures(context, context.stage)))
+    baselines = baselines_among(context.metrics.metrics.get(context.stage, {}))
     whose, others = (" of a network", "; baselines read the image as it is") if baselines else ("", "")
     return f"{text} Each prediction{whose} is the mean over the image and its mirror image{others}."
 
 
 def output(context: ReportContext) -> str:
-    study, target, points = context.study, _target(context), _entry(context).get("operating") or []
+    study, (stage, learner, target) = context.study, _headline(context)
+    text = f"{target}: a number."
     if classes := study.classes_of(target):
         text = f"{target}: a probability of each of {listed(classes)}, and a class."
     elif target in study.targets or target in study.scores:
-        low, high = study.range_of(target)
-        text = f"{target}: a number from {low:g} to {high:g}."
-    else:
-        text = f"{target}: a number."
-    on = sorted({str(point["chosen_on"]) for point in points})
-    return f"{text} {counted(len(points), 'threshold')}, chosen on: {', '.join(on)}." if points else text
+        text = "{}: a number from {:g} to {:g}.".format(target, *study.range_of(target))
+    entry = context.class_figures(stage, learner, target)
+    if entry is None or not entry.operating:
+        return text
+    on = ", ".join(sorted({point.chosen_on for point in entry.operating}))
+    return f"{text} {counted(len(entry.operating), 'threshold')}, chosen on: {on}."
 
 
 def measures(context: ReportContext) -> str:
-    main = _main(context)
-    names = (name.partition("[")[0].removesuffix("_calibrated") for name in (main.metrics if main else None) or ())
+    names = (name.partition("[")[0].removesuffix("_calibrated") for name in context.metrics.main.metrics or ())
     titles = list(dict.fromkeys(metric_of(name).title for name in names))
     return f"{listed(titles)}." if titles else ""
 
@@ -357,53 +328,46 @@ def uncertainty(context: ReportContext) -> str:
 
 
 def performance(context: ReportContext) -> str:
-    return result_line(context.study, context.metrics) if _main(context) else ""
+    return result_line(context.study, context.metrics)
 
 
 def confusion(context: ReportContext) -> str:
-    entry, main = _entry(context), _main(context)
-    if not main or not entry.get("confusion"):
+    stage, learner, target = _headline(context)
+    entry = context.class_figures(stage, learner, target)
+    if entry is None:
         return ""
-    matrix = entry["confusion"]
-    correct = sum(row[n] for n, row in enumerate(matrix))
-    rows = "; ".join(f"{name} {', '.join(map(str, row))}" for name, row in zip(entry["names"], matrix, strict=True))
-    return (
-        f"{learner_name(str(main.learner))}: {correct:,} of {sum(entry['support']):,} correct. Reference and numbers of"
-        f" each predicted class in the same order: {rows}."
-    )
+    correct = sum(row[n] for n, row in enumerate(entry.confusion))
+    lines = zip(entry.names, entry.confusion, strict=True)
+    rows = "; ".join(f"{name} {', '.join(map(str, counts))}" for name, counts in lines)
+    right = f"{learner_name(learner)}: {correct:,} of {sum(entry.support):,} correct"
+    return f"{right}. Reference and numbers of each predicted class in the same order: {rows}."
 
 
 def participants(context: ReportContext) -> str:
-    sides = context.splits["n"].values()
+    sides, rows = context.splits["n"].values(), context.cohort_images
     subjects, cases = (sum(side[name] for side in sides) for name in ("subjects", "cases"))
-    rows = context.cohort_images
     rows = rows[rows["subject"].astype(str).isin(list(context.splits["subjects"]))]
     # A slide has one row for each tile.
-    images = f", {counted(int(rows['path'].nunique()), 'image')}"
-    return (
-        f"{capital(_people(context, subjects))}, {counted(cases, 'case')}{images} in the split.{_evaluated(context)}"
-        " Exclusions before the table was made are not known to the run."
-    )
+    images = counted(int(rows["path"].nunique()), "image")
+    everyone = f"{capital(_people(context, subjects))}, {counted(cases, 'case')}, {images} in the split."
+    return f"{everyone}{_evaluated(context)} Exclusions before the table was made are not known to the run."
 
 
 def analyses(context: ReportContext) -> str:
-    fitted = _span(job["n_fitted"] for job in context.jobs if job.get("n_fitted") is not None)
-    count = counted(len(context.jobs), "trained network")
+    fitted, count = _span(context, "n_fitted"), counted(len(context.jobs), "trained network")
     return f"{count}, each fitted on {fitted} {_unit(context)}s.{_evaluated(context)}" if fitted else ""
 
 
 def external_cohort(context: ReportContext) -> str:
-    main, figures = _main(context), _figures(context, "external")
-    shown = figures.get(str(main.learner), {}).get(str(main.target)) if main else None
-    if not main or not main.metrics or not shown:
+    (_, learner, target), main = _headline(context), context.metrics.main
+    shown = context.figures(EXTERNAL, learner, target)
+    if not main.metrics or not shown:
         return ""
-    entry = context.class_entry("external", str(main.learner), main.target)
-    first, texts = next(iter(shown.values())), []
+    entry, first, texts = context.class_figures(EXTERNAL, learner, target), next(iter(shown.values())), []
     for name in kind_named(main.kind).headline:
-        if name in shown and shown[name].value is not None:
-            ends = interval(shown[name], 2, words=True)
-            outside = number(shown[name].value, 2) + (f" ({ends})" if ends else "")
-            own = main.metrics.get(name)
+        if figure := defined(shown.get(name)):
+            ends, own = interval(figure, 2, words=True), main.metrics.get(name)
+            outside = number(figure.value, 2) + (f" ({ends})" if ends else "")
             inside = number(own.value if own else None, 2)
             texts.append(f" {metric_of(name).title} {outside}, against {inside} in the own cohort.")
     support = f" ({_support(entry)})" if entry else ""
@@ -412,18 +376,16 @@ def external_cohort(context: ReportContext) -> str:
 
 
 def sites(context: ReportContext) -> str:
-    folds = int(context.splits["folds"])
-    return (
-        f"Each of {counted(folds, _site(context))} was left out in turn; the report has the figures of each."
-        if _site(context)
-        else ""
-    )
+    if not (site := _site(context)):
+        return ""
+    count = counted(int(context.splits["folds"]), site)
+    return f"Each of {count} was left out in turn; the report has the figures of each."
 
 
 def readers(context: ReportContext) -> str:
     compared = sorted(context.study.evaluation.readers.items())
     names = "; ".join(f"{score}: readers {listed(list(columns))}" for score, columns in compared)
-    return f"{names}. The report has their agreement." if compared and context.metrics.get("readers") else ""
+    return f"{names}. The report has their agreement." if compared and context.metrics.readers else ""
 
 
 def saliency(context: ReportContext) -> str:
@@ -432,38 +394,23 @@ def saliency(context: ReportContext) -> str:
         return ""
     cases = content["shown"]["cases"]
     methods = sorted({method for case in cases for method in case["methods"]})
-    masks = (
-        "compared with masks, and with those of networks with random weights"
-        if content.get("measured")
-        else "not compared with masks"
-    )
+    compared = "compared with masks, and with those of networks with random weights"
+    masks = compared if content.get("measured") else "not compared with masks"
     names = listed([METHODS.get(name, name) for name in methods])
     return f"{names} of {counted(len(cases), 'case')}. The maps were {masks}."
 
 
-# What a run can say, and the section of the report where it stands.
-FACTS: dict[str, tuple[str, Callable[[ReportContext], str]]] = {
-    "preparation": ("training", preparation),
-    "missing_reference": ("labels", missing_reference),
-    "partition": ("labels", partition),
-    "disjointness": ("labels", disjointness),
-    "networks": ("training", networks),
-    "software": ("training", software),
-    "first_weights": ("training", first_weights),
-    "training": ("training", training),
-    "selection": ("learners", selection),
-    "combined_learners": ("learners", combined_learners),
-    "imbalance": ("training", imbalance),
-    "prediction": ("training", prediction),
-    "output": ("labels", output),
-    "measures": ("glossary", measures),
-    "uncertainty": ("summary", uncertainty),
-    "performance": ("summary", performance),
-    "confusion": ("classes", confusion),
-    "participants": ("labels", participants),
-    "analyses": ("training", analyses),
-    "external_cohort": ("external", external_cohort),
-    "sites": ("left-out", sites),
-    "readers": ("agreement", readers),
-    "saliency": ("saliency", saliency),
+# The facts that a run can state, and the section of the report where each stands.
+SECTIONS: dict[str, tuple[Callable[[ReportContext], str], ...]] = {
+    "training": (preparation, networks, software, first_weights, training, imbalance, prediction, analyses),
+    "labels": (missing_reference, partition, disjointness, output, participants),
+    "learners": (selection, combined_learners),
+    "glossary": (measures,),
+    "summary": (uncertainty, performance),
+    "classes": (confusion,),
+    "external": (external_cohort,),
+    "left-out": (sites,),
+    "agreement": (readers,),
+    "saliency": (saliency,),
 }
+FACTS = {write.__name__: (place, write) for place, writers in SECTIONS.items() for write in writers}

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from casewise.errors import RunError
 from casewise.evaluation.results import Results, read_results
 from casewise.metrics.registry import columns
+from casewise.report.formatting import is_number
 from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, without_baselines
 from casewise.study.loading import saved_study
@@ -20,8 +19,10 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import pandas as pd
 
+    from casewise.evaluation.results import ClassFigures, Estimate, Figures, SourceMean
     from casewise.modalities.base import Overview
     from casewise.study.schema import Study
     from casewise.study.targets import Kind
@@ -29,14 +30,8 @@ if TYPE_CHECKING:
 EXTERNAL = "external"
 
 
-def no_picture(*_: Any) -> None:
-    """For a context without pictures."""
-    return
-
-
-def no_pictures(_: str) -> list[tuple[str, np.ndarray]]:
-    """For a context without previews."""
-    return []
+# The content of a JSON file of the run.
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,21 +62,21 @@ class ReportContext:
     cohort_images: pd.DataFrame
     panels: pd.DataFrame
     cases: pd.DataFrame
-    splits: dict[str, Any]
+    splits: Json
     predictions: pd.DataFrame
     metrics: Results
-    jobs: list[dict[str, Any]]
+    jobs: list[Json]
     notes: list[str] = field(default_factory=list)
-    stackers: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    audit: dict[str, Any] | None = None
-    explanations: dict[str, Any] | None = None
-    plan: dict[str, Any] | None = None
+    stackers: Json = field(default_factory=dict)
+    environment: Json = field(default_factory=dict)
+    audit: Json | None = None
+    explanations: Json | None = None
+    plan: Json | None = None
     tile_predictions: pd.DataFrame | None = None
-    tiles: Callable[[list[int]], Any] = no_picture
-    photograph: Callable[[int], np.ndarray | None] = no_picture
-    slide: Callable[[str], Overview | None] = no_picture
-    grids: Callable[[str], list[tuple[str, np.ndarray]]] = no_pictures
+    tiles: Callable[[list[int]], Any] = lambda _: None
+    photograph: Callable[[int], np.ndarray | None] = lambda _: None
+    slide: Callable[[str], Overview | None] = lambda _: None
+    grids: Callable[[str], list[tuple[str, np.ndarray]]] = lambda _: []
     source: str = ""
 
     @property
@@ -100,24 +95,21 @@ class ReportContext:
         return self.study.classes_of(self.outcome)
 
     def columns(self, table: str, stage: str = "oof") -> list[str]:
-        """The metrics that a table shows for the primary outcome at a stage (see `metrics.metric.TABLES`)."""
+        """The metrics that a table shows for the primary outcome at a stage (see `metrics.records.TABLES`)."""
         return columns(table, self.kind, len(self.classes) or None, stage=stage)
 
     @property
     def class_columns(self) -> list[str]:
         """The metrics of the tables of single classes, of all targets that have classes."""
-        return self._columns_of("classes", [name for name in self._targets if self.study.classes_of(name)])
+        return self._columns_of("classes", with_classes=True)
 
     def number_columns(self, table: str) -> list[str]:
         """The metrics that a table shows for all targets that are numbers."""
-        return self._columns_of(table, [name for name in self._targets if not self.study.classes_of(name)])
+        return self._columns_of(table, with_classes=False)
 
-    @property
-    def _targets(self) -> list[str]:
-        return [self.outcome, *self.study.scores, *self.study.targets]
-
-    def _columns_of(self, table: str, targets: list[str]) -> list[str]:
-        kinds = dict.fromkeys(map(self.study.kind_of, targets))
+    def _columns_of(self, table: str, *, with_classes: bool) -> list[str]:
+        targets = [self.outcome, *self.study.scores, *self.study.targets]
+        kinds = [self.study.kind_of(name) for name in targets if bool(self.study.classes_of(name)) is with_classes]
         return list(dict.fromkeys(metric for kind in kinds for metric in columns(table, kind, stage=self.stage)))
 
     @property
@@ -134,13 +126,13 @@ class ReportContext:
     def stage(self) -> str:
         """The stage of the headline in `metrics.json`; without a headline `test` if it has predictions, else `oof`."""
         available = [s for s in ("test", "oof") if (self.predictions["stage"] == s).any()]
-        stage = (self.metrics.get("main") or {}).get("stage")
+        stage = self.metrics.main.stage
         return stage if stage in available else (available or ["oof"])[0]
 
     @property
     def stages(self) -> list[str]:
         """The stages with predictions, the one the report is about first."""
-        order = [self.stage, *(s for s in ("test", "oof") if s != self.stage)]
+        order = dict.fromkeys([self.stage, "test", "oof"])
         return [s for s in order if (self.predictions["stage"] == s).any()]
 
     @cached_property
@@ -156,37 +148,28 @@ class ReportContext:
     @cached_property
     def learner(self) -> str:
         """The shown learner: that of the headline (see `casewise.evaluation.headline`)."""
-        main = self.metrics.get("main") or {}
-        if main.get("target") == self.outcome and main.get("learner") in self.learners:
-            return str(main["learner"])
-        scored = [
-            (figure["value"], name) for name in self.candidates if (figure := self.metric("oof", name, self.merit))
-        ]
-        return max(scored, key=lambda pair: pair[0])[1] if scored else self.candidates[0]
+        main = self.metrics.main
+        if main.target == self.outcome and main.learner in self.learners:
+            return main.learner
+        merits = {name: figure.value for name in self.candidates if (figure := self.metric("oof", name, self.merit))}
+        return max(merits, key=lambda name: merits[name] or 0.0) if merits else self.candidates[0]
 
-    def metric(self, stage: str, learner: str, metric: str, target: str | None = None) -> dict[str, Any] | None:
-        """One figure of `metrics.json` with its interval, or None if it is missing or undefined."""
-        figure = self.figures(stage, learner, target).get(metric)
-        return figure if figure and is_number(figure.get("value")) else None
+    def figures(self, stage: str, learner: str, key: str = "") -> Figures:
+        """All figures of one learner for the primary outcome, or for a target key such as `composite[upper]`."""
+        return self.metrics.figures(stage, learner, key or self.outcome)
 
-    def figures(self, stage: str, learner: str, key: str | None = None) -> dict[str, Any]:
-        """All figures of `metrics.json` of one learner for one target key, such as `composite[upper]`."""
-        figures: dict[str, Any] = self.metrics.get("metrics", {}).get(stage, {}).get(learner, {})
-        return figures.get(key or self.outcome, {})
+    def metric(self, stage: str, learner: str, metric: str) -> Estimate | None:
+        """One figure of the primary outcome with its interval, or None if it is missing or undefined."""
+        return defined(self.figures(stage, learner).get(metric))
 
-    def headline_figure(self, metric: str) -> dict[str, Any] | None:
-        """The quoted figure of the shown learner: where sources were left out, the mean within them."""
-        return headline_figure(self.study, self.metrics, self.learner, self.stage, metric) or None
+    @property
+    def quoted(self) -> Mapping[str, Estimate | SourceMean]:
+        """The quoted figures of the shown learner: where sources were left out, the means within them."""
+        return quoted_figures(self.study, self.metrics, self.learner, self.stage)
 
-    def mean_within(self, learner: str, metric: str) -> dict[str, Any]:
-        """A learner's figure averaged over the sources: value, sources and those where it is undefined."""
-        figure: dict[str, Any] = (self.metrics.get("site_means") or {}).get(learner, {}).get(metric) or {}
-        return figure
-
-    def class_entry(self, stage: str, learner: str, target: str | None = None) -> dict[str, Any]:
-        """Confusion matrix, curves and operating points of one learner (`classes` of `metrics.json`), or nothing."""
-        by_target: dict[str, Any] = self.metrics.get("classes", {}).get(stage, {}).get(learner, {})
-        return by_target.get(target or self.outcome, {})
+    def class_figures(self, stage: str, learner: str, key: str = "") -> ClassFigures | None:
+        """Confusion matrix, curves and operating points of one learner, of the primary outcome or another key."""
+        return self.metrics.classes.get(stage, {}).get(learner, {}).get(key or self.outcome)
 
     def range_of(self, target: str) -> tuple[float, float]:
         """The declared range of a target or score; 0 to 1 if the study declares none."""
@@ -227,43 +210,25 @@ class ReportContext:
         """The noun for the source that is left out in each fold."""
         return str(self.study.split.leave_out or "source").replace("_", " ")
 
-    def subjects_of(self, stage: str) -> int:
-        """Number of subjects with predictions in a stage."""
-        return int(self.predictions.loc[self.predictions["stage"] == stage, "subject"].nunique())
-
     def constant_class(self, stage: str, learner: str) -> str:
         """The class that the learner predicts for every case; empty if it predicts several."""
-        return str(self.class_entry(stage, learner).get("constant_class") or "")
+        entry = self.class_figures(stage, learner)
+        return (entry.constant_class or "") if entry else ""
 
 
-def has_interval(figure: Mapping[str, Any] | None) -> bool:
-    """Whether both ends of a figure's interval are known.
-
-    >>> has_interval({"low": 0.1, "high": 0.2}), has_interval({"low": 0.1, "high": None}), has_interval(None)
-    (True, False, False)
-    """
-    return all(is_number((figure or {}).get(end)) for end in ("low", "high"))
+F = TypeVar("F", bound="Estimate | SourceMean")
 
 
-def is_number(value: Any) -> bool:
-    """Whether `value` is a finite number.
-
-    >>> is_number(1.5), is_number(None), is_number(float("nan"))
-    (True, False, False)
-    """
-    return isinstance(value, (int, float, np.floating, np.integer)) and bool(np.isfinite(value))
+def defined(figure: F | None) -> F | None:
+    """The figure if it has a value."""
+    return figure if figure and is_number(figure.value) else None
 
 
-def headline_figure(study: Study, results: Mapping[str, Any], learner: str, stage: str, metric: str) -> dict[str, Any]:
-    """The figure of the primary outcome that is quoted: out of fold with sources left out, the mean within them.
-
-    Empty if it is undefined.
-    """
-    if stage == "oof" and results.get("site_means"):
-        figure = results["site_means"].get(learner, {}).get(metric)
-    else:
-        figure = results.get("metrics", {}).get(stage, {}).get(learner, {}).get(study.primary_outcome, {}).get(metric)
-    return dict(figure) if figure and is_number(figure.get("value")) else {}
+def quoted_figures(study: Study, results: Results, learner: str, stage: str) -> Mapping[str, Estimate | SourceMean]:
+    """The figures of the primary outcome that are quoted: out of fold with sources left out, the means within them."""
+    if stage == "oof" and results.site_means:
+        return results.site_means.get(learner, {})
+    return results.figures(stage, learner, study.primary_outcome)
 
 
 def read_context(folder: Path) -> ReportContext:

@@ -6,30 +6,27 @@ used. Cells are numbers; headings and captions are fixed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.metrics.registry import metric_of
-from casewise.report.context import EXTERNAL, ReportContext, has_interval, is_number
-from casewise.report.formatting import class_name, counted, listed, number, plain, signed
-from casewise.report.modality_sections import modality_report
+from casewise.modalities.registry import modality_of
+from casewise.report.context import EXTERNAL, ReportContext, defined
+from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, plain, signed
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.learners import beside_column
 from casewise.report.statements import Statement, statements
-from casewise.report.tables import VERDICTS, metric_format, verdict, verdict_beside
-from casewise.report.target_kind_sections import kind_report
+from casewise.report.tables import VERDICTS, MetricFormat, kind_report, metric_format, verdict, verdict_beside
 from casewise.report.terms import terms_of
 from casewise.study.learners import is_baseline, learner_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from casewise.evaluation.results import Difference
+    from casewise.evaluation.results import Estimate, SourceMean
 
 MOST_CLASSES, MOST_RANGES, MOST_SOURCES = 8, 6, 4
+MOST_CLASSES, MOST_RANGES = 8, 6
 
 
 @dataclass(frozen=True)
@@ -42,29 +39,17 @@ class Size:
     interval: str
     note: str = ""
 
-    @property
-    def described(self) -> str:
-        """The unit and the place."""
-        return ", ".join(filter(None, [self.unit, self.place]))
-
-    @property
-    def details(self) -> str:
-        """The interval and the further line."""
-        return "; ".join(filter(None, [self.interval, self.note]))
-
 
 @dataclass(frozen=True)
 class Failure:
     """A row of the second card: a range of the score or a class, with its cells.
 
     Attributes:
-        share: the recall of a class, or the error as a share of the largest; None if undefined.
         bar: the width of a bar in percent; 0 for none.
     """
 
     name: str
     cells: list[str]
-    share: float | None = None
     worst: bool = False
     bar: int = 0
 
@@ -138,7 +123,7 @@ def lead(context: ReportContext) -> str:
     if names:
         grades = f": {len(names)} grades from {names[0]} to {names[-1]}"
         values = grades if kind_report(context.kind).ordered else f": {listed(names, 'or')}"
-    source = modality_report(study).counted(context)
+    source = modality_of(study).described(study, context.cohort_images)
     source += f" of {counted(context.cases['subject'].nunique(), 'subject')}" if study.subjects_known else ""
     source += f" at {counted(len(context.cases), 'visit')}" if context.repeated else ""
     return f"{terms.heading}{values}, predicted from {source}."
@@ -168,25 +153,26 @@ def evaluated(context: ReportContext) -> str:
 def sizes(context: ReportContext) -> list[Size]:
     """The headline figure of the study and, if there is one, of the external cohort."""
     metric = kind_report(context.kind).headline
-    here = context.headline_figure(metric)
+    here, shown = defined(context.quoted.get(metric)), []
     outside = context.metric(EXTERNAL, context.learner, metric) if context.stage != EXTERNAL else None
-    shown = [_size(context, metric, here, "here" if outside else "")] if here else []
-    return [*shown, _size(context, metric, outside, context.study.external_name or "elsewhere")] if outside else shown
+    if here:
+        count = counted(len(getattr(here, "sources", [])), context.site)
+        note = f"mean over {count}" if context.by_site else ""
+        shown.append(_size(context, metric, here, "here" if outside else "", note))
+    if outside:
+        shown.append(_size(context, metric, outside, context.study.external_name or "elsewhere"))
+    return shown
 
 
-def _size(context: ReportContext, metric: str, figure: Mapping[str, Any], place: str) -> Size:
+def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, place: str, note: str = "") -> Size:
     write = metric_format(context.study, context.outcome)
-    text = write.text(metric, figure["value"], short=True, unit=False)
+    text = write.text(metric, figure.value, short=True, unit=False)
     units = {"mae": "points on average", "accuracy": f"% of {terms_of(context).noun}s right"}
-    unit = units.get(metric, write.phrase(metric))
-    bounds = write.bounds(metric, figure, words=True, short=True)
-    interval = f"{terms_of(context).confidence} interval {bounds}" if bounds else str(figure.get("reason") or "")
-    if bounds and figure.get("rough"):
-        interval += ", rough: few subjects"
-    note = ""
-    if context.by_site and place in ("", "here"):
-        note = f"mean over {counted(len(figure.get('sources') or []), context.site)}"
-    return Size(place, text, unit, interval, note)
+    interval = figure.reason or ""
+    if bounds := write.bounds(metric, figure, words=True, short=True):
+        rough = ", rough: few subjects" if figure.rough else ""
+        interval = f"{terms_of(context).confidence} interval {bounds}{rough}"
+    return Size(place, text, units.get(metric, write.phrase(metric)), interval, note)
 
 
 def guess(context: ReportContext) -> str:
@@ -201,11 +187,9 @@ def guess(context: ReportContext) -> str:
     if rows.empty:
         return ""
     counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(context.classes))
-    names = [
-        class_name(context.study, context.outcome, context.classes[i]) for i in np.flatnonzero(counts == counts.max())
-    ]
-    share = 100 * counts.max() / counts.sum()
-    return f"Always naming {listed(names, 'or')}: {share:.0f} % of the {terms.noun}s"
+    commonest = [context.classes[i] for i in np.flatnonzero(counts == counts.max())]
+    names = listed([class_name(context.study, context.outcome, name) for name in commonest], "or")
+    return f"Always naming {names}: {100 * counts.max() / counts.sum():.0f} % of the {terms.noun}s"
 
 
 def guessed_error(context: ReportContext) -> float | None:
@@ -222,22 +206,23 @@ def spread(context: ReportContext) -> str:
     if rows.empty:
         return ""
     if not context.classes:
-        half, most = (
-            number(value, terms.digits) for value in (rows["y_pred"] - rows["y_true"]).abs().quantile([0.5, 0.9])
-        )
+        ends = (rows["y_pred"] - rows["y_true"]).abs().quantile([0.5, 0.9])
+        half, most = (number(value, terms.digits) for value in ends)
         return f"Half of the {terms.noun}s within {half}, nine in ten within {most}"
     metric = kind_report(context.kind).compared
-    figure = context.headline_figure(metric)
-    if not figure:
+    figure, chance = defined(context.quoted.get(metric)), metric_of(metric).chance
+    if figure is None:
         return ""
-    value, bounds = (
-        write.text(metric, figure["value"], short=True),
-        write.bounds(metric, figure, words=True, short=True) + _rough(figure),
-    )
-    chance = metric_of(metric).chance
-    inside = [bounds, "" if chance is None else f"{number(chance, 1)} by chance"]
-    details = "; ".join(filter(None, inside))
-    return f"{write.title(metric)} {value} ({details})" if bounds else f"{write.title(metric)} {value}"
+    bounds = _bounds(write, metric, figure)
+    details = "; ".join([bounds, *([] if chance is None else [f"{number(chance, 1)} by chance"])])
+    text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}"
+    return f"{text} ({details})" if bounds else text
+
+
+def _bounds(write: MetricFormat, metric: str, figure: Estimate | SourceMean, *, short: bool = True) -> str:
+    """The interval of a figure, and whether it rests on too few subjects."""
+    bounds = write.bounds(metric, figure, words=True, short=short)
+    return f"{bounds}, rough" if bounds and figure.rough else bounds
 
 
 # -------------------------------------------------------------------------------------------------- where does it fail
@@ -251,57 +236,40 @@ def failures(context: ReportContext) -> tuple[list[str], list[Failure]]:
 
 
 def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
-    terms, write = terms_of(context), metric_format(context.study, context.outcome)
-    ranges = score_ranges(context)[:MOST_RANGES]
-    errors = [each.error for each in ranges]
+    write, ranges = metric_format(context.study, context.outcome), score_ranges(context)[:MOST_RANGES]
     if len(ranges) < 2:
         return [], []
-    worst = max(errors)
-    rows = []
+    worst, rows = max(each.error for each in ranges), []
     for each in ranges:
         bias = each.figures["bias"]
         leaning = signed(bias.value, write.digits("bias")) if is_number(bias.value) else ""
-        bounds = write.bounds("bias", bias, words=True) + _rough(bias)
-        rows.append(
-            Failure(
-                each.name,
-                [f"{each.count:,}", write.text("mae", each.error), f"{leaning} ({bounds})" if bounds else leaning],
-                share=each.error / worst if worst else 0.0,
-                worst=each.error == worst,
-                bar=round(40 * each.error / worst) if worst else 0,
-            )
-        )
-    return ["Reference", f"{terms.noun}s".capitalize(), "Average error", "Leaning"], rows
+        bounds = _bounds(write, "bias", bias, short=False)
+        cells = [f"{each.count:,}", write.text("mae", each.error), f"{leaning} ({bounds})" if bounds else leaning]
+        rows.append(Failure(each.name, cells, each.error == worst, round(40 * each.error / worst) if worst else 0))
+    return ["Reference", f"{terms_of(context).noun}s".capitalize(), "Average error", "Leaning"], rows
 
 
 def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
-    here = context.class_entry(context.stage, context.learner)
-    outside = context.class_entry(EXTERNAL, context.learner) if context.stage != EXTERNAL else {}
-    if not here:
+    here = context.class_figures(context.stage, context.learner)
+    outside = context.class_figures(EXTERNAL, context.learner) if context.stage != EXTERNAL else None
+    if here is None:
         return [], []
-    names = [class_name(context.study, context.outcome, name) for name in here["names"]]
-    counts = np.asarray(here["confusion"])
-    elsewhere = np.asarray(outside["confusion"]) if outside else None
-    totals = counts.sum(axis=1)
-    recall = np.divide(np.diag(counts), totals, out=np.full(len(names), np.nan), where=totals > 0)
-    lowest = float(np.nanmin(recall)) if np.isfinite(recall).any() else np.nan
+    names = [class_name(context.study, context.outcome, name) for name in here.names]
+    counts, heads = np.asarray(here.confusion), ["Found"]
+    if outside:
+        heads = ["Found here", f"Found, {context.study.external_name or 'elsewhere'}"]
+    wrong, totals = counts * (1 - np.eye(len(names), dtype=int)), counts.sum(axis=1)
+    recall = np.divide(np.diag(counts), totals, out=np.ones(len(names)), where=totals > 0)
     rows = []
     for i, name in enumerate(names[:MOST_CLASSES]):
-        wrong = counts[i].copy()
-        wrong[i] = 0
-        cells = [_of(counts, i)]
-        cells += [_of(elsewhere, i)] if elsewhere is not None else []
-        cells.append(names[int(wrong.argmax())] if wrong.sum() else "–")
-        share = None if np.isnan(recall[i]) else float(recall[i])
-        rows.append(Failure(name, cells, share, worst=share is not None and share == lowest and share < 1))
-    found = (
-        ["Found here", f"Found, {context.study.external_name or 'elsewhere'}"] if elsewhere is not None else ["Found"]
-    )
-    return ["Reference", *found, "Most often taken for"], rows
+        cells = [_found(counts[i], i), *([_found(np.asarray(outside.confusion[i]), i)] if outside else [])]
+        cells.append(names[int(wrong[i].argmax())] if wrong[i].any() else MISSING)
+        rows.append(Failure(name, cells, bool(recall[i] == recall.min() < 1)))
+    return ["Reference", *heads, "Most often taken for"], rows
 
 
-def _of(counts: np.ndarray, i: int) -> str:
-    return f"{counts[i, i]:,} of {counts[i].sum():,}" if counts[i].sum() else "no case"
+def _found(counts: np.ndarray, i: int) -> str:
+    return f"{counts[i]:,} of {counts.sum():,}" if counts.any() else "no case"
 
 
 # ------------------------------------------------------------------------------------ does something simpler do as well
@@ -310,60 +278,29 @@ def _of(counts: np.ndarray, i: int) -> str:
 def rivals(context: ReportContext) -> list[Rival]:
     """The reported model, the best baseline, a guess, and the column of the table that predicts the classes."""
     write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).compared
-    figure = context.headline_figure(metric)
-    if not figure:
+    figure = defined(context.quoted.get(metric))
+    if figure is None:
         return []
-    rows = [_rival(context, f"reported: {learner_name(context.learner)}", figure, reported=True)]
+
+    def rival(name: str, own: Estimate | SourceMean, code: str = "", *, reported: bool = False) -> Rival:
+        return Rival(name, write.text(metric, own.value, short=True), _bounds(write, metric, own), code, reported)
+
+    rows = [rival(f"reported: {learner_name(context.learner)}", figure, reported=True)]
     compared = context.metrics.against_baselines
-    if compared and not context.by_site:
-        beside = context.metric(compared.stage, compared.baseline, metric)
-        rows += (
-            [
-                _rival(
-                    context,
-                    learner_name(compared.baseline),
-                    beside,
-                    _verdict(compared.differences.get(metric), metric),
-                )
-            ]
-            if beside
-            else []
-        )
+    if compared and not context.by_site and (best := context.metric(compared.stage, compared.baseline, metric)):
+        gap = compared.differences.get(metric)
+        code = verdict(gap.low, gap.high, metric) if gap else "untested"
+        rows.append(rival(learner_name(compared.baseline), best, code))
     chance = metric_of(metric).chance if context.classes else guessed_error(context)
     if chance is not None and not context.by_site:
-        rows.append(
-            Rival(
-                "a guess without images",
-                write.text(metric, chance, short=True),
-                "",
-                verdict_beside(figure, chance, metric),
-            )
-        )
+        text = write.text(metric, chance, short=True)
+        rows.append(Rival("a guess without images", text, "", verdict_beside(figure, chance, metric)))
     if context.classes and (column := beside_column(context)):
+        several = context.study.positive_of(context.outcome) is None
         for row in [row for row in column.rows if row.alone is not None][:2]:
-            name = f"column “{column.name}” alone, no image"
-            name += f" ({row.name})" if context.study.positive_of(context.outcome) is None else ""
+            name = f"column “{column.name}” alone, no image{f' ({row.name})' if several else ''}"
             rows.append(Rival(name, number(row.alone, 2), "", row.verdict))
     return rows
-
-
-def _verdict(difference: Difference | None, metric: str) -> str:
-    """The verdict on the reported model by its difference from another one."""
-    return verdict(difference.low, difference.high, metric) if difference else "untested"
-
-
-def _rival(
-    context: ReportContext, name: str, figure: Mapping[str, Any], code: str = "", *, reported: bool = False
-) -> Rival:
-    write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).compared
-    text = write.text(metric, figure["value"], short=True)
-    bounds = write.bounds(metric, figure, words=True, short=True) + _rough(figure)
-    return Rival(name, text, bounds, code, reported)
-
-
-def _rough(figure: Mapping[str, Any]) -> str:
-    """A mark behind an interval that rests on too few subjects."""
-    return ", rough" if has_interval(figure) and figure.get("rough") else ""
 
 
 # ---------------------------------------------------------------------------------- what the model is, how it is used
@@ -371,37 +308,25 @@ def _rough(figure: Mapping[str, Any]) -> str:
 
 def model(context: ReportContext) -> str:
     """What the reported model is made of."""
-    learner, study = context.learner, context.study
+    learner, name = context.learner, learner_name(context.learner)
     folds = sum(job["model"] == learner for job in context.jobs)
     if is_baseline(learner):
-        return f"The {learner_name(learner)}, a model without a trained network."
-    if learner in study.networks:
-        return (
-            f"One network, {learner}, trained {folds} times, on different folds."
-            if folds > 1
-            else f"One network, {learner}."
-        )
+        return f"The {name}, a model without a trained network."
+    if learner in context.study.networks:
+        return f"One network, {learner}{f', trained {folds} times, on different folds' if folds > 1 else ''}."
     if learner in context.stackers:
-        count = len(weights(context))
-        parts = counted(count, "learner")
-        return f"The {learner_name(learner)} of {parts}, each trained once a fold."
-    return f"The {learner_name(learner)}."
+        return f"The {name} of {counted(len(weights(context)), 'learner')}, each trained once a fold."
+    return f"The {name}."
 
 
 def weights(context: ReportContext) -> list[tuple[str, str]]:
     """The weight of each part of a combined model, its range over the outputs; empty for other models."""
-    by_output = context.stackers.get(context.learner) or {}
     parts: dict[str, list[float]] = {}
-    for entry in by_output.values():
+    for entry in (context.stackers.get(context.learner) or {}).values():
         for name, weight in (entry.get("weights") or {}).items() if isinstance(entry, dict) else ():
-            if is_number(weight):
-                parts.setdefault(str(name), []).append(float(weight))
-    return [(learner_name(name), _range(values)) for name, values in parts.items()]
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = number(min(values), 2), number(max(values), 2)
-    return low if low == high else f"{low} to {high}"
+            parts.setdefault(str(name), []).append(float(weight))
+    ends = {name: dict.fromkeys(number(end, 2) for end in (min(own), max(own))) for name, own in parts.items()}
+    return [(learner_name(name), " to ".join(of)) for name, of in ends.items()]
 
 
 def coverage(context: ReportContext) -> str:

@@ -6,14 +6,24 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from casewise.errors import counted as counted
 from casewise.errors import plural as plural
-from casewise.report.context import is_number
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 MISSING = "–"
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number.
+
+    >>> is_number(1.5), is_number(None), is_number(float("nan"))
+    (True, False, False)
+    """
+    return isinstance(value, (int, float, np.floating, np.integer)) and bool(np.isfinite(value))
 
 
 def number(value: Any, digits: int) -> str:
@@ -28,16 +38,6 @@ def number(value: Any, digits: int) -> str:
     if not any(character in "123456789" for character in text):
         text = text.removeprefix("-")
     return text.replace("-", "−")
-
-
-def formatted(template: str, *values: Any) -> str:
-    """A value in a template of printf, without minus zero.
-
-    >>> formatted("%.2f", -0.001), formatted("%.2f", -0.01), formatted("%g", -0.0)
-    ('0.00', '-0.01', '0')
-    """
-    text = template % values
-    return text[1:] if re.fullmatch(r"-0(\.0+)?", text) else text
 
 
 def escaped(value: Any) -> str:
@@ -78,16 +78,17 @@ def digits_of(low: float, high: float) -> int:
     return 1 if width > 10 else 2 if width > 1.5 else 3
 
 
-def interval(figure: Mapping[str, Any] | None, digits: int, *, words: bool = False) -> str:
+def interval(figure: Mapping[str, Any] | None, digits: int, *, words: bool = False, percent: bool = False) -> str:
     """The interval of a figure, for a table or (with `words`) for a sentence; empty if there is none.
 
-    >>> interval({"low": 0.5, "high": 0.75}, 2), interval({"low": 0.5, "high": 0.75}, 2, words=True)
-    ('[0.50, 0.75]', '0.50 to 0.75')
+    >>> interval({"low": 0.5, "high": 0.75}, 2), interval({"low": 0.5, "high": 0.75}, 0, words=True, percent=True)
+    ('[0.50, 0.75]', '50 to 75 %')
     """
-    if not figure or not (is_number(figure.get("low")) and is_number(figure.get("high"))):
+    ends = [(figure or {}).get(end) for end in ("low", "high")]
+    if not all(map(is_number, ends)):
         return ""
-    low, high = number(figure["low"], digits), number(figure["high"], digits)
-    return f"{low} to {high}" if words else f"[{low}, {high}]"
+    low, high = (number((100 if percent else 1) * float(end or 0.0), digits) for end in ends)
+    return f"{low} to {high}{' %' if percent else ''}" if words else f"[{low}, {high}]"
 
 
 def display_name(study: Study, name: str) -> str:

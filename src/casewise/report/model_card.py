@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.results import Results
-from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section, Table, Text, rendered
+from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section, Table, Text, markdown_page
 from casewise.report.formatting import escaped
 from casewise.report.sections.calibration import calibrated
 from casewise.report.tables import metric_format
@@ -77,7 +76,7 @@ def model_card(
             for stage, counts in provenance["predicted"].items()
         ),
     ]
-    networks: list[tuple[str, str]] = [
+    networks = [
         ("Learners", ", ".join(about["learners"])),
         ("Predicts unless another is asked for", str(about["combination"]["headline"])),
         ("Folds", str(about["folds"])),
@@ -104,8 +103,7 @@ def model_card(
     ]
     shown = [section for section in sections if section.blocks != [Facts([])]]
     head = [f"# Model card: {escaped(report_title(study))}", *([SYNTHETIC] if about["synthetic"] else []), PURPOSE]
-    text = "\n\n".join([*head, rendered(shown, html=False)])
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.splitlines())).strip() + "\n"
+    return markdown_page(head, shown)
 
 
 def _outputs(study: Study, about: Mapping[str, Any]) -> Table:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 from markupsafe import Markup
 
 from casewise.files import write_atomic
+from casewise.plugin import plugins
 from casewise.report import first_screen
-from casewise.report.blocks import Section, rendered
+from casewise.report.blocks import FOLDER, Section, rendered, templates
 from casewise.report.context import ReportContext
-from casewise.report.modality_sections import model_input, plugin_sections
 from casewise.report.sections import (
     agreement,
     audit,
@@ -25,11 +26,12 @@ from casewise.report.sections import (
     labels,
     learners,
     participants,
+    preparation,
     subgroups,
     training,
     validation,
 )
-from casewise.report.templating import FOLDER, templates
+from casewise.report.terms import report_title
 
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     agreement.agreement,
@@ -48,7 +50,7 @@ SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     external.section,
     participants.section,
     labels.section,
-    model_input,
+    lambda context: preparation.module_of(context.study).section(context),
     cases.section,
     training.section,
     glossary.section,
@@ -56,10 +58,14 @@ SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
 
 
 def sections(context: ReportContext) -> list[Section]:
-    """The sections of a run below the first screen, in their order; those with nothing to show are left out."""
+    """The sections of a run below the first screen, in their order; those with nothing to show are left out.
+
+    Sections of plugins that bring no modality, such as that on saliency, stand before single cases.
+    """
     place = SECTIONS.index(cases.section)
-    before, after = ([make(context) for make in part] for part in (SECTIONS[:place], SECTIONS[place:]))
-    return [section for section in (*before, *plugin_sections(context), *after) if isinstance(section, Section)]
+    modules = [importlib.import_module(plugin.report) for plugin in plugins() if plugin.report and not plugin.section]
+    makers = [*SECTIONS[:place], *(module.section for module in modules), *SECTIONS[place:]]
+    return [section for make in makers if (section := make(context)) is not None]
 
 
 def write_report(context: ReportContext, path: Path) -> Path:
@@ -79,6 +85,7 @@ def render(context: ReportContext) -> str:
         style=Markup((FOLDER / "report.css").read_text()),  # noqa: S704 (our own file)
         script=Markup((FOLDER / "page.js").read_text()),  # noqa: S704 (our own file)
         study=context.study,
+        title=report_title(context.study),
         version=context.environment.get("casewise", ""),
         date=context.environment.get("date", ""),
         screen=first_screen.screen(context),

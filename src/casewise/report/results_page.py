@@ -1,19 +1,37 @@
-"""A run's results as a Markdown page to keep with the study: the first screen and the sections of the report."""
+"""A run's results as a Markdown page to keep with the study, also beside those of other runs of the same cases."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from casewise.report.beside import beside
-from casewise.report.blocks import Block, Cell, Items, Row, Section, Table, Text, rendered
+import pandas as pd
+
+from casewise.errors import RunError
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import Outcomes, evaluate
+from casewise.metrics.registry import columns
+from casewise.predictions.table import final_rows
+from casewise.report.blocks import Block, Cell, Heading, Items, Row, Section, Table, Text, markdown_page
 from casewise.report.context import ReportContext, read_context
 from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
 from casewise.report.page import sections
-from casewise.report.terms import report_title
+from casewise.report.tables import kind_report, metric_format
+from casewise.report.terms import SIDES, report_title, terms_of
 from casewise.run_folder.folder import write_page
+from casewise.study.learners import learner_name
+
+if TYPE_CHECKING:
+    from casewise.evaluation.results import Comparison
+    from casewise.study.schema import Study
+
+KEYS = ("case", "region", "image", "target")
+CAPTION = (
+    "{target}, {side}. Brackets: {confidence} intervals by subject. Difference: from the best learner of the table,"
+    " with intervals that hold for all pairs of learners at once; none where the runs did not evaluate the same cases."
+)
 
 
 def write_results(run: Path, path: Path, *, others: Sequence[Path] = ()) -> Path:
@@ -34,10 +52,7 @@ def results_page(run: Path, *, others: Sequence[Path] = ()) -> str:
             that is not.
     """
     contexts = [read_context(folder) for folder in (run, *others)]
-    text = page(contexts[0], [beside(contexts)] if others else [])
-    return without_html(
-        re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.splitlines())).strip() + "\n"
-    )
+    return without_html(page(contexts[0], [beside(contexts)] if others else []))
 
 
 def page(context: ReportContext, further: Sequence[Section] = ()) -> str:
@@ -48,7 +63,7 @@ def page(context: ReportContext, further: Sequence[Section] = ()) -> str:
     head += [escaped(values.lead), *([escaped(study.description)] if study.description.strip() else [])]
     shown = [section for section in sections(context) if not section.page_only]
     summary = Section("summary", "Result", screen_blocks(values))
-    return "\n\n".join([*head, rendered([summary, *further, *shown], html=False)])
+    return markdown_page(head, [summary, *further, *shown])
 
 
 def screen_blocks(values: Screen) -> list[Block]:
@@ -74,3 +89,120 @@ def screen_blocks(values: Screen) -> list[Block]:
     blocks.append(Items([statement.text for statement in (*values.flags, *values.trust)]))
     blocks.append(Text(values.model))
     return blocks
+
+
+# ------------------------------------------------------------------------------------------------------ other runs
+
+
+def beside(runs: Sequence[ReportContext]) -> Section:
+    """A table for each target that the first run shares with others: the learners of all runs.
+
+    Raises:
+        RunError: a run cannot share these tables; it is named with the reason.
+    """
+    first = runs[0]
+    check_comparable(runs)
+    targets = targets_of(first)
+    compared = comparisons(runs, targets)
+    blocks: list[Block] = []
+    for target in targets:
+        blocks += [Heading(capital(target)), of_target(runs, target, compared.get(target))]
+    return Section("beside", f"Beside {', '.join(run.study.name for run in runs[1:])}", blocks)
+
+
+def of_target(runs: Sequence[ReportContext], target: str, compared: Comparison | None) -> Table:
+    """A line for each learner of every run; those of later runs carry their study's name."""
+    first, stage = runs[0], runs[0].stage
+    study, write = first.study, metric_format(first.study, target)
+    metrics = columns("page", study.kind_of(target), len(study.classes_of(target)) or None, stage=stage)
+    metric = kind_report(study.kind_of(target)).compared
+    rows = []
+    for number, run in enumerate(runs):
+        for learner in run.metrics.metrics.get(stage, {}):
+            figures = run.figures(stage, learner, target)
+            if not figures:
+                continue
+            cells = [write.cell(name, figures.get(name)) for name in metrics]
+            name = _named(learner, run.study, number)
+            gap = compared.differences.get(name) if compared else None
+            best = compared is not None and name == compared.best
+            cells.append(Cell("best") if best else write.difference(metric, gap))
+            rows.append(Row(_named(learner_name(learner), run.study, number), cells))
+    heads = ["Learner", *(write.title(name) for name in metrics), f"Difference in {write.phrase(metric)}"]
+    caption = CAPTION.format(target=capital(target), side=SIDES[stage], confidence=terms_of(first).confidence)
+    return Table(heads, rows, caption)
+
+
+def _named(learner: str, study: Study, number: int) -> str:
+    return f"{learner} ({study.name})" if number else learner
+
+
+def targets_of(run: ReportContext) -> list[str]:
+    """The whole targets and scores that were evaluated, the primary one first."""
+    by_learner = run.metrics.metrics.get(run.stage, {})
+    evaluated = dict.fromkeys(key for by_target in by_learner.values() for key in by_target if "[" not in key)
+    return sorted(evaluated, key=lambda name: name != run.outcome)
+
+
+def check_comparable(runs: Sequence[ReportContext]) -> None:
+    """Check that the other runs can share the tables of the first one.
+
+    Raises:
+        RunError: naming the run and the reason.
+    """
+    first, targets = runs[0], targets_of(runs[0])
+    for run in runs[1:]:
+        refusal = f"{run.source} cannot be compared with {first.source}"
+        if first.stage not in run.metrics.metrics:
+            raise RunError(f"{refusal}, whose figures are {SIDES[first.stage]}: it has none of these. Leave it out.")
+        if run.study.synthetic != first.study.synthetic:
+            phantom = run.source if run.study.synthetic else first.source
+            raise RunError(f"{refusal}: only {phantom} is of synthetic phantom data. Write two pages.")
+        shared = [name for name in targets if name in targets_of(run)]
+        if not shared:
+            evaluated = ", ".join(targets_of(run))
+            raise RunError(f"{refusal}: it evaluated {evaluated}, and nothing of {', '.join(targets)}. Leave it out.")
+        for name in shared:
+            first_scale, run_scale = (_scale(study, name) for study in (first.study, run.study))
+            if first_scale != run_scale:
+                raise RunError(f"{refusal}: there {name} is {run_scale}, here {first_scale}. Leave it out.")
+
+
+def _scale(study: Study, target: str) -> str:
+    """The values of a target in words."""
+    names = study.classes_of(target) if target in study.targets else []
+    return f"of the classes {', '.join(names)}" if names else "a number"
+
+
+def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[str, Comparison]:
+    """By target the comparison of all runs' learners over the same resamples of subjects.
+
+    Targets of which the runs evaluated different cases, or whose folds are sources, have none.
+    """
+    first = runs[0]
+    found: dict[str, Comparison] = {}
+    if any(run.by_site for run in runs):
+        return {}
+    named = [
+        run.predictions.assign(model=[_named(name, run.study, number) for name in run.predictions["model"]])
+        for number, run in enumerate(runs)
+    ]
+    rows = final_rows(pd.concat(named, ignore_index=True))
+    rows = rows[rows["stage"] == first.stage]
+    settings = first.study.evaluation
+    plan = Plan(settings.bootstrap_resamples, settings.confidence, first.study.seed)
+    for target in targets:
+        of_target = rows[(rows["target"] == target) & rows["y_true"].notna()]
+        if _same_cases(of_target):
+            compared = evaluate(of_target, Outcomes(target, [target]), plan).comparisons
+            metric = kind_report(first.study.kind_of(target)).compared
+            entry = compared.get(first.stage, {}).get(target, {}).get(metric)
+            found |= {target: entry} if entry else {}
+    return found
+
+
+def _same_cases(rows: pd.DataFrame) -> bool:
+    """Whether all learners, of which there are several, have the same cases with the same reference."""
+    keys = rows[[*KEYS]].astype(str).assign(y_true=rows["y_true"].round(6))
+    cases = [frozenset(each.itertuples(index=False, name=None)) for _, each in keys.groupby(rows["model"])]
+    return len(cases) > 1 and len(set(cases)) == 1

@@ -14,8 +14,8 @@ from casewise.audit.sentences import untested
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
 from casewise.evaluation.robustness import affects
+from casewise.report.caveats import external_result
 from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.external_validation import external_result
 from casewise.report.formatting import MISSING, capital, counted, listed, number, percent, plain
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
@@ -26,7 +26,6 @@ from casewise.study.learners import learner_name, the_learner
 
 # A flag stands below the title. The other levels are marks of the fourth card.
 MARKS = {"bad": "✗", "warning": "!", "good": "✓", "open": "?", "note": "n"}
-MOST_PER_LEVEL = 4
 
 
 @dataclass(frozen=True)
@@ -51,201 +50,181 @@ class Statement:
         return MARKS.get(self.level, "")
 
 
+# The level of a statement, its sentence, and its link; None where it does not hold.
+Found = tuple[str, str, str] | None
+
+
 def statements(context: ReportContext) -> list[Statement]:
     """The statements that hold for a run, the gravest first."""
-    holding = [statement for make in KINDS.values() if (statement := make(context))]
+    holding = [Statement(name, *found) for name, find in KINDS.items() if (found := find(context))]
     order = ["flag", *MARKS]
     return sorted(holding, key=lambda each: order.index(each.level))
 
 
-def synthetic(context: ReportContext) -> Statement | None:
-    if not context.study.synthetic:
-        return None
+def synthetic(context: ReportContext) -> Found:
     pictures = terms_of(context).picture
-    return Statement("synthetic", "flag", f"Synthetic {pictures}s: these figures say nothing about patients.")
+    text = f"Synthetic {pictures}s: these figures say nothing about patients."
+    return ("flag", text, "") if context.study.synthetic else None
 
 
-def nothing_learned(context: ReportContext) -> Statement | None:
+def nothing_learned(context: ReportContext) -> Found:
     """The reported model predicts nearly the same for every case, or its networks were no better than guessing."""
     facts = unlearned(context)
     if facts is None:
         return None
     name = the_learner(context.learner)
     if facts.constant:
-        folds = f"{facts.count} of {counted(facts.of, 'fold')}"
-        text = (
-            f"In {folds}, {name} predicts nearly the same for every case: it did not learn to distinguish cases there."
-        )
-        return Statement("nothing_learned", "flag", text, "training")
+        same = f"In {facts.count} of {counted(facts.of, 'fold')}, {name} predicts nearly the same for every case"
+        return "flag", f"{same}: it did not learn to distinguish cases there.", "training"
     count = f"{facts.count} of {counted(facts.of, 'inner network' if facts.inner else 'network')}"
     whose = {"own": f" of {name}", "combined": f" that {name} uses", "study": " of this study"}[facts.whose]
     never = f"{'was' if facts.count == 1 else 'were'} never better than guessing during training"
     text = f"{count}{whose} {'did on average no better than guessing' if facts.inner else never}."
-    return Statement("nothing_learned", "flag" if facts.void else "bad", text, "training")
+    return "bad" if facts.whose == "study" else "flag", text, "training"
 
 
-def elsewhere(context: ReportContext) -> Statement | None:
+def elsewhere(context: ReportContext) -> Found:
     """How the model does on an external cohort, or that it was not tested on one."""
     entry = external_result(context.study, context.metrics, context.learner, context.stage)
     if context.stage == EXTERNAL or context.by_site:
         return None
+    if entry is None and (context.predictions["stage"] == EXTERNAL).any():
+        return "open", "The external cohort has no reference values to evaluate.", "external"
     if entry is None:
-        if (context.predictions["stage"] == EXTERNAL).any():
-            return Statement(
-                "elsewhere", "open", "The external cohort has no reference values to evaluate.", "external"
-            )
-        return Statement("elsewhere", "bad", "Not tested on subjects of another hospital or source.")
-    write = metric_format(context.study, context.outcome)
-    name, phrase = entry.name or "the external cohort", write.phrase(entry.metric)
-    absent = f"; no case there is {listed(entry.classes.absent, 'or')}" if entry.classes else ""
-    there = write.text(entry.metric, entry.figure.value, short=True)
+        return "bad", "Not tested on subjects of another hospital or source.", ""
+    write, name = metric_format(context.study, context.outcome), context.study.external_name or "the external cohort"
+    absent = f"; no case there is {listed(entry.absent, 'or')}" if entry.absent else ""
+    there = f"on {name}: {write.phrase(entry.metric)} {write.text(entry.metric, entry.figure.value, short=True)}"
     if entry.code == "worse":
         here = write.text(entry.metric, entry.inside, short=True)
-        return Statement(
-            "elsewhere", "flag", f"It is worse on {name}: {phrase} {there}, against {here} here{absent}.", "external"
-        )
-    words = {"better": "better than here", "not_shown": "no clear difference from here"}
-    return Statement(
-        "elsewhere",
-        "good" if entry.code in words else "open",
-        f"On {name}: {phrase} {there}, {words.get(entry.code, 'not comparable with here')}{absent}.",
-        "external",
-    )
+        return "flag", f"It is worse {there}, against {here} here{absent}.", "external"
+    words = {"better": "better than here", "open": "no clear difference from here"}
+    text = f"{capital(there)}, {words.get(entry.code, 'not comparable with here')}{absent}."
+    return "good" if entry.code in words else "open", text, "external"
 
 
-def confident_elsewhere(context: ReportContext) -> Statement | None:
-    note = _note(context, "confident_outside")
-    if note is None:
+def confident_elsewhere(context: ReportContext) -> Found:
+    if (note := _note(context, "confident_outside")) is None:
         return None
-    sides = [f"{100 * note[key]['external']:.0f} %" for key in ("confidence", "accuracy")]
-    text = f"On the external cohort it is {sides[0]} sure on average, where {sides[1]} of its predictions are right."
-    return Statement("confident_elsewhere", "bad", text, "external")
+    sure, right = (f"{100 * note[key]['external']:.0f} %" for key in ("confidence", "accuracy"))
+    text = f"On the external cohort it is {sure} sure on average, where {right} of its predictions are right."
+    return "bad", text, "external"
 
 
-def unlike_training(context: ReportContext) -> Statement | None:
-    note = _note(context, "external_outside")
-    if note is None:
+def unlike_training(context: ReportContext) -> Found:
+    if (note := _note(context, "external_outside")) is None:
         return None
-    text = f"{percent(note['share'])} of the external cases are unlike those of the training."
-    return Statement("unlike_training", "bad", text, "external")
+    return "bad", f"{percent(note['share'])} of the external cases are unlike those of the training.", "external"
 
 
-def subjects_apart(context: ReportContext) -> Statement | None:
+def subjects_apart(context: ReportContext) -> Found:
     """Whether the split keeps subjects apart; the pictures too, if the audit compared them."""
     if not context.study.subjects_known:
         text = "It is not known which images belong to the same person: the figures may be too optimistic."
-        return Statement("subjects_apart", "bad", text)
+        return "bad", text, ""
     if context.audit is None:
-        return Statement("subjects_apart", "good", "No subject is on both sides of the split.")
+        return "good", "No subject is on both sides of the split.", ""
     codes = {finding["id"] for finding in context.audit.get("findings", [])}
     if codes & {"twins-across-subjects", "twins-across-splits", "subjects-across-splits"}:
         return None  # an error of the audit says so
-    return Statement(
-        "subjects_apart", "good", "No subject is on both sides of the split, and no picture was found on both.", "audit"
-    )
+    return "good", "No subject is on both sides of the split, and no picture was found on both.", "audit"
 
 
-def audited(context: ReportContext) -> Statement | None:
+def audited(context: ReportContext) -> Found:
     """The number of errors and warnings of the audit, and the first of them."""
     if context.audit is None:
-        text = "No audit was made: shortcuts to the reference were not looked for."
-        return Statement("audited", "warning", text)
+        return "warning", "No audit was made: shortcuts to the reference were not looked for.", ""
     audit, accepted = Audit.from_json(context.audit), context.audit["accepted"]
     errors, warnings = audit.of("error"), audit.of("warning")
     if not errors and not warnings:
         if untested(audit.facts):
-            text = "The audit could not test for shortcuts: too few subjects or too little variation."
-            return Statement("audited", "open", text, "audit")
-        return Statement("audited", "good", "The audit found no shortcut; it cannot show that there is none.", "audit")
+            return "open", "The audit could not test for shortcuts: too few subjects or too little variation.", "audit"
+        return "good", "The audit found no shortcut; it cannot show that there is none.", "audit"
     first = [*errors, *warnings][0]
     about, size = audit_section.about(first, audit), audit_section.size(first)
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
-    text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}."
-    if first.id in accepted:
-        text = f"{text[:-1]}, accepted by the study: {accepted[first.id].rstrip('.')}."
-    return Statement("audited", "bad" if errors else "warning", text, "audit")
+    text = f"Audit: {listed(counts)}. First: {about}{f' ({size})' if size != MISSING else ''}"
+    text += f", accepted by the study: {accepted[first.id].rstrip('.')}" if first.id in accepted else ""
+    return "bad" if errors else "warning", f"{text}.", "audit"
 
 
-def altered(context: ReportContext) -> Statement | None:
+def altered(context: ReportContext) -> Found:
     """The largest effect on the reported model of alterations that should not matter."""
     figures = context.metrics.counterfactuals or {}
-    if not figures:
-        return None
     own = figures.get(context.learner)
-    if own is None:
-        text = "Altered images were tested for the single networks, not for their combination."
-        return Statement("altered", "open", text, "altered-images")
+    if figures and own is None:
+        return (
+            "open",
+            "Altered images were tested for the single networks, not for their combination.",
+            "altered-images",
+        )
     if not own:
         return None
     name, entry = max(own.items(), key=lambda item: item[1].effect)
-    level = "warning" if affects(entry) else "good"
     if isinstance(entry, AlteredAnswers):
-        text = f"{capital(alteration(name))}: {entry.changed} of {counted(entry.answers, 'prediction')} change."
+        effect = f"{entry.changed} of {counted(entry.answers, 'prediction')} change."
     else:
-        moved = number(entry.moved.value, terms_of(context).digits)
-        text = f"{capital(alteration(name))}: its predictions move by {moved} points on average."
-    return Statement("altered", level, text, "altered-images")
+        effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
+    text = f"{capital(alteration(name))}: {effect}"
+    return "warning" if affects(entry) else "good", text, "altered-images"
 
 
-def networks_left_out(context: ReportContext) -> Statement | None:
-    note = _note(context, "networks_left_out")
-    if note is None:
+def networks_left_out(context: ReportContext) -> Found:
+    if (note := _note(context, "networks_left_out")) is None:
         return None
     names = listed([learner_name(name) for name in note["networks"]])
-    return Statement(
-        "networks_left_out", "bad", f"Could not be trained, and not in these results: {names}.", "training"
+    return "bad", f"Could not be trained, and not in these results: {names}.", "training"
+
+
+def classes_missing(context: ReportContext) -> Found:
+    missing = missing_classes(context.splits)
+    return ("bad", f"{capital('; '.join(missing))}.", "") if missing else None
+
+
+def one_class(context: ReportContext) -> Found:
+    only = context.constant_class(context.stage, context.learner) if context.classes else ""
+    return ("flag", f"It predicts {plain(only)} for every {terms_of(context).noun}.", "") if only else None
+
+
+def stopped_on_fold(context: ReportContext) -> Found:
+    if context.stopped_on != "fold" or context.stage != "oof":
+        return None
+    return (
+        "bad",
+        "Training stopped at the epoch that suited the predicted fold best: the figures are too optimistic.",
+        "",
     )
 
 
-def classes_missing(context: ReportContext) -> Statement | None:
-    missing = missing_classes(context.splits)
-    return Statement("classes_missing", "bad", f"{capital('; '.join(missing))}.") if missing else None
-
-
-def one_class(context: ReportContext) -> Statement | None:
-    only = context.constant_class(context.stage, context.learner) if context.classes else ""
-    if not only:
-        return None
-    return Statement("one_class", "flag", f"It predicts {plain(only)} for every {terms_of(context).noun}.")
-
-
-def stopped_on_fold(context: ReportContext) -> Statement | None:
-    if context.stopped_on != "fold" or context.stage != "oof":
-        return None
-    text = "Training stopped at the epoch that suited the predicted fold best: the figures are too optimistic."
-    return Statement("stopped_on_fold", "bad", text)
-
-
-def few_subjects(context: ReportContext) -> Statement | None:
-    subjects = context.subjects_of(context.stage)
+def few_subjects(context: ReportContext) -> Found:
+    rows = context.predictions
+    subjects = int(rows.loc[rows["stage"] == context.stage, "subject"].nunique())
     if subjects >= ROUGH_BELOW or not context.study.subjects_known:
         return None
     consequence = "intervals are rough" if subjects > 2 else "there are no intervals"
-    return Statement(
-        "few_subjects", "note", f"{counted(subjects, 'subject')} {'is' if subjects == 1 else 'are'} few: {consequence}."
-    )
+    return "note", f"{counted(subjects, 'subject')} {'is' if subjects == 1 else 'are'} few: {consequence}.", ""
 
 
-def chosen(context: ReportContext) -> Statement | None:
+def chosen(context: ReportContext) -> Found:
     """How the reported model was chosen among several."""
-    count, how = len(context.candidates), context.metrics.main.chosen_on
-    if count < 2 or context.metrics.main.learner != context.learner:
-        return None
+    count, how = len(context.candidates), str(context.metrics.main.chosen_on)
     words = {
         "stated": f"The reported model was stated before any result, not chosen among the {count} of the study.",
         "oof": f"The reported model was chosen among {count} out of fold; the test set took no part.",
         "inner folds": "The reported model was chosen in inner folds, on training subjects only.",
     }
-    return Statement("chosen", "note", words[how], "learners") if how in words else None
+    if count < 2 or context.metrics.main.learner != context.learner or how not in words:
+        return None
+    return "note", words[how], "learners"
 
 
 def _note(context: ReportContext, code: str) -> Note | None:
     return next((note for note in context.metrics.notes if note["code"] == code), None)
 
 
-KINDS: dict[str, Callable[[ReportContext], Statement | None]] = {
-    make.__name__: make
-    for make in (
+KINDS: dict[str, Callable[[ReportContext], Found]] = {
+    find.__name__: find
+    for find in (
         synthetic,
         nothing_learned,
         one_class,

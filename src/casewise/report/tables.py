@@ -1,4 +1,4 @@
-"""Cells and counts as plain values, verdicts, and the format of the metrics of a target."""
+"""Cells and counts as plain values, verdicts, the format of metrics, and what a kind of target shows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
 from casewise.report.blocks import Cell, Counts, counts_line
-from casewise.report.context import is_number
-from casewise.report.formatting import MISSING, digits_of, interval, number, plain, signed
+from casewise.report.formatting import MISSING, digits_of, interval, is_number, number, plain, signed
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -80,17 +80,28 @@ def hardly_varies(figure: Figure, metric: str, digits: int = 2) -> bool:
     return all(abs(float(end)) < 0.5 * 10**-digits for end in ends if end is not None)
 
 
-def figure_cell(figure: Figure, digits: int) -> Cell:
+def figure_cell(figure: Figure, digits: int, *, percent: bool = False, sign: bool = False, words: bool = False) -> Cell:
     """A figure with its interval, which may be rough; the reason where either is undefined.
 
-    >>> figure_cell({"value": 0.5, "low": 0.2, "high": 0.9, "rough": True}, 2)
-    Cell(text='0.50', small='[0.20, 0.90] rough', value=0.5)
+    Args:
+        percent: write a share in percent, a difference of shares (with `sign`) in percentage points.
+        words: write the interval as in a sentence.
+
+    >>> figure_cell({"value": 0.5, "low": 0.2, "high": 0.9, "rough": True}, 0, percent=True)
+    Cell(text='50 %', small='[20, 90] rough', value=0.5)
     """
     if not figure or not is_number(figure.get("value")):
         return Cell(MISSING, (figure or {}).get("reason") or "")
-    ends = interval(figure, digits)
-    small = f"{ends} rough" if ends and figure.get("rough") else ends or figure.get("reason") or ""
-    return Cell(number(figure["value"], digits), small, float(figure["value"]))
+    value, unit = float(figure["value"]), "" if not percent else " points" if sign else " %"
+    ends = interval(figure, digits, words=words, percent=percent)
+    rough = ("," if words else "") + " rough" if figure.get("rough") else ""
+    small = f"{ends}{rough}" if ends else figure.get("reason") or ""
+    return Cell((signed if sign else number)((100 if percent else 1) * value, digits) + unit, small, value)
+
+
+def percent_cell(figure: Figure) -> Cell:
+    """A share in whole percent with its interval."""
+    return figure_cell(figure, 0, percent=True)
 
 
 @dataclass(frozen=True)
@@ -124,10 +135,6 @@ class MetricFormat:
         """Whether the metric is a share, written in percent."""
         return metric_of(metric).percent
 
-    def smaller_is_better(self, metric: str) -> bool:
-        """Whether a smaller value of the metric is better."""
-        return metric_of(metric).larger_is_better is False
-
     def digits(self, metric: str, *, short: bool = False) -> int:
         """Decimals of a metric; `short`: within a sentence."""
         record = metric_of(metric)
@@ -158,14 +165,9 @@ class MetricFormat:
         >>> MetricFormat().bounds("auroc", {"low": 0.5, "high": 0.75}, words=True, short=True)
         '0.50 to 0.75'
         """
-        if not figure or not (is_number(figure.get("low")) and is_number(figure.get("high"))):
-            return ""
         if hardly_varies(figure, metric, self.digits(metric)):
             return ""
-        scale = 100 if self.in_percent(metric) else 1
-        ends = {key: scale * figure[key] for key in ("low", "high")}
-        text = interval(ends, self.digits(metric, short=short), words=words)
-        return f"{text} %" if words and scale == 100 else text
+        return interval(figure, self.digits(metric, short=short), words=words, percent=self.in_percent(metric))
 
     def cell(self, metric: str, figure: Figure, *, words: bool = False) -> Cell:
         """A figure with its interval, which may be rough; the reason if either is undefined, a dash for the figure.
@@ -175,31 +177,15 @@ class MetricFormat:
         >>> MetricFormat().cell("auroc", {"value": 1.0, "low": None, "reason": "one subject: no interval"})
         Cell(text='1.000', small='one subject: no interval', value=1.0)
         """
-        if not figure or not is_number(figure.get("value")):
-            return Cell(MISSING, (figure or {}).get("reason") or "")
-        value = float(figure["value"])
-        if hardly_varies(figure, metric, self.digits(metric)):
-            return Cell(self.text(metric, 0.0), "the predictions hardly vary", value)
-        text = signed(value, self.digits(metric)) if metric == "bias" else self.text(metric, value)
-        bounds = self.bounds(metric, figure, words=words)
-        if bounds and figure.get("rough"):
-            bounds += ", rough" if words else " rough"
-        return Cell(text, bounds or figure.get("reason") or "", value)
+        digits, percent = self.digits(metric), self.in_percent(metric)
+        if figure and hardly_varies(figure, metric, digits):
+            return Cell(self.text(metric, 0.0), "the predictions hardly vary", float(figure["value"]))
+        return figure_cell(figure, digits, percent=percent, sign=metric == "bias", words=words)
 
-    def difference(self, metric: str, figure: Figure, inside: Any, outside: Any) -> Cell:
-        """`outside` minus `inside` with the interval of the difference; shares in percentage points."""
-        if not (is_number(inside) and is_number(outside)):
-            return Cell(MISSING)
-        scale, unit = (100, " points") if self.in_percent(metric) else (1, "")
-        ends = {key: scale * figure[key] for key in ("low", "high") if figure and is_number(figure.get(key))}
-        value = scale * (float(outside) - float(inside))
-        small = interval(ends, self.digits(metric))
-        small = (
-            f"{small} rough"
-            if small and figure and figure.get("rough")
-            else small or (figure or {}).get("reason") or ""
-        )
-        return Cell(signed(value, self.digits(metric)) + unit, small, value)
+    def difference(self, metric: str, figure: Figure) -> Cell:
+        """The difference of two figures with its interval; of shares in percentage points."""
+        entry = {**figure, "value": figure["difference"]} if figure else None
+        return figure_cell(entry, self.digits(metric), percent=self.in_percent(metric), sign=True)
 
 
 def metric_format(study: Study, target: str) -> MetricFormat:
@@ -210,17 +196,30 @@ def metric_format(study: Study, target: str) -> MetricFormat:
     return MetricFormat(points=digits_of(*study.range_of(target)) if declared else 2)
 
 
-def percent_cell(figure: Figure, *, words: bool = False) -> Cell:
-    """A share in whole percent with its interval, which may be rough.
+@dataclass(frozen=True)
+class KindReport:
+    """What the report shows of one kind of target, beside the tables that the registry of metrics names.
 
-    >>> percent_cell({"value": 0.5, "low": 0.2, "high": 0.8, "rough": True}, words=True).small
-    '20 to 80 %, rough'
+    Attributes:
+        headline: the metric of the one sentence at the top.
+        compared: the metric by which learners are ordered and compared in pairs.
+        forests: the metrics drawn for all learners.
+        ordered: whether classes have an order, so that the median class is predicted.
     """
-    if not figure or not is_number(figure.get("value")):
-        return Cell(MISSING)
-    ends = {key: 100 * figure[key] for key in ("low", "high") if is_number(figure.get(key))}
-    small = interval(ends, 0, words=words)
-    small = f"{small} %" if words and small else small
-    if small and figure.get("rough"):
-        small += ", rough" if words else " rough"
-    return Cell(f"{100 * figure['value']:.0f} %", small, float(figure["value"]))
+
+    headline: str
+    compared: str
+    forests: tuple[str, ...]
+    ordered: bool = False
+
+
+KINDS = {
+    "regression": KindReport("mae", "mae", ("mae", "ccc")),
+    "classification": KindReport("accuracy", "auroc", ("accuracy", "auroc")),
+    "ordinal": KindReport("accuracy", "kappa_quadratic", ("accuracy", "kappa_quadratic"), ordered=True),
+}
+
+
+def kind_report(name: str) -> KindReport:
+    """What the report shows of a kind; the default is the record of the kind whose metrics it shares."""
+    return KINDS[name] if name in KINDS else KINDS[kind_named(name).metrics_of]

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 from casewise.evaluation.caveats import constant_folds, no_better
 from casewise.modalities.registry import modality_of
-from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.context import ReportContext
 from casewise.report.formatting import capital, class_name, counted, display_name, plain
-from casewise.report.modality_sections import modality_report
 from casewise.report.tables import metric_format
-from casewise.report.target_kind_sections import kind_report
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -41,24 +39,6 @@ class Unlearned:
     of: int
     whose: str = "own"
     inner: bool = False
-
-    @property
-    def void(self) -> bool:
-        """Whether the reported learner is concerned, and not other networks of the study."""
-        return self.whose != "study"
-
-
-@dataclass(frozen=True)
-class SubjectMatter:
-    """The predicted target and the images, for the sentence below the title; numbers have `low` and `high`."""
-
-    pictures: str
-    subjects: int
-    visits: int
-    classes: list[str]
-    low: float
-    high: float
-    ordered: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +70,7 @@ def terms_of(context: ReportContext) -> Terms:
     noun = {"region": "region", "image": "image"}.get(study.level_of(context.outcome), case)
     digits = metric_format(study, context.outcome).digits("mae")
     confidence = f"{100 * study.evaluation.confidence:g} %"
-    return Terms(label, capital(label), noun, case, modality_report(study).noun(study), digits, confidence)
+    return Terms(label, capital(label), noun, case, modality_of(study).picture_noun(study).singular, digits, confidence)
 
 
 def report_title(study: Study) -> str:
@@ -116,34 +96,14 @@ def unlearned(context: ReportContext) -> Unlearned | None:
     inner = context.study.nested_cv is not None
     if not inner and context.stopped_on == "none":
         return None
-    failed: dict[str, list[bool]] = {}
-    for job in context.jobs:
-        judged = no_better(job)
-        if judged is not None:
-            failed.setdefault(str(job["model"]), []).append(judged)
-    every = [bad for of_model in failed.values() for bad in of_model]
-    own, combined = failed.get(context.learner, []), context.learner not in context.study.learners
+    judged = [(str(job["model"]), failed) for job in context.jobs if (failed := no_better(job)) is not None]
+    own, every = [failed for model, failed in judged if model == context.learner], [failed for _, failed in judged]
     if own and 2 * sum(own) >= len(own):
         return Unlearned(constant=False, count=sum(own), of=len(own), whose="own", inner=inner)
     if 2 * sum(every) > len(every):
-        whose = "combined" if combined else "study"
+        whose = "study" if context.learner in context.study.learners else "combined"
         return Unlearned(constant=False, count=sum(every), of=len(every), whose=whose, inner=inner)
     return None
-
-
-def subject_matter(context: ReportContext) -> SubjectMatter:
-    """The predicted target and the images, for the sentence below the title."""
-    study = context.study
-    low, high = context.range_of(context.outcome)
-    return SubjectMatter(
-        pictures=modality_report(study).counted(context),
-        subjects=context.cases["subject"].nunique() if study.subjects_known else 0,
-        visits=len(context.cases) if context.repeated else 0,
-        classes=[plain(name) for name in context.classes],
-        low=low,
-        high=high,
-        ordered=kind_report(context.kind).ordered,
-    )
 
 
 def positive_and_other(context: ReportContext) -> tuple[str, str] | None:
@@ -153,11 +113,6 @@ def positive_and_other(context: ReportContext) -> tuple[str, str] | None:
         return None
     other = next(name for name in context.classes if name != positive)
     return class_name(context.study, context.outcome, positive), class_name(context.study, context.outcome, other)
-
-
-def predicted_externally(context: ReportContext) -> bool:
-    """Whether there are predictions of an external cohort."""
-    return bool((context.predictions["stage"] == EXTERNAL).any())
 
 
 def place(context: ReportContext, stage: str) -> str:

@@ -25,7 +25,7 @@ from casewise.report.blocks import (
 )
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import MISSING, capital, counted, interval, number, probability, signed
-from casewise.report.target_kind_sections import kind_report
+from casewise.report.tables import kind_report
 from casewise.report.terms import METHODS, terms_of
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named

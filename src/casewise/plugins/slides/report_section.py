@@ -25,7 +25,7 @@ from casewise.report.formatting import (
     percent,
     probability,
 )
-from casewise.report.modality_sections import PHOTOGRAPHS
+from casewise.report.sections import preparation
 from casewise.report.terms import positive_and_other
 from casewise.study.learners import learner_name, without_baselines
 
@@ -83,7 +83,7 @@ def section(context: ReportContext) -> Section | None:
 def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and small pictures of the case's slides; of a case without slides its panels."""
     if not (slides := slides_of(context, str(row["case"]))):
-        return PHOTOGRAPHS.case_pictures(context, dict(row))
+        return preparation.case_pictures(context, row)
     shown = [(Path(path).name, draw.cropped(slide, draw.crop_of(slide))) for path, slide in slides[:MOST_SLIDES]]
     return [(name, data_uri(picture, longest=300)) for name, picture in shown]
 

@@ -19,9 +19,8 @@ from casewise.report.figures.drawing import (
     SERIES,
     SOFT,
     Drawing,
+    Look,
     canvas,
-    frame,
-    set_margins,
     svg,
 )
 from casewise.report.figures.drawing import limits as around
@@ -55,8 +54,7 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         scale: the score's declared range; neither axis leaves it by more than the data do.
     """
     low, high = around(rows["y_true"], rows["y_pred"], low=scale[0])
-    with canvas(WIDTH, HEIGHT) as (figure, axes):
-        set_margins(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=12, top=14)
+    with canvas(WIDTH, HEIGHT, (54, _below(rows), 12, 14)) as (figure, axes):
         line = np.array([low, high])
         axes.fill_between(line, line + limits.low, line + limits.high, color=MODEL, alpha=0.07, linewidth=0)
         for shift in (limits.low, limits.high):
@@ -64,11 +62,8 @@ def scatter(rows: pd.DataFrame, limits: Limits, *, scale: tuple[float, float], l
         axes.plot(line, line, color=INK, linewidth=1.1)
         titles = _points(axes, rows, rows["y_true"].to_numpy(), rows["y_pred"].to_numpy())
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
+        axes.set(xlabel=f"{label}, physician (points)", ylabel=f"{label}, model (points)")
         axes.locator_params(nbins=8, steps=[1, 2, 5, 10])
-        axes.set_xlabel(f"{label}, physician (points)")
-        axes.set_ylabel(f"{label}, model (points)")
-        frame(axes)
-        _legend(axes, rows)
         return svg(figure, "scatter", titles)
 
 
@@ -79,47 +74,33 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
     """
     mean = (rows["y_true"].to_numpy() + rows["y_pred"].to_numpy()) / 2
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy()
-    left, right = around(mean)
     bands = [edge for edge in (limits.low_interval, limits.high_interval) if edge]
     bottom, top = around(difference, [limits.low, limits.high, 0.0], margin=0.1)
     # intervals of few subjects can be so wide that the points would lie on one line
     room = (top - bottom) / 2
     wide_bottom, wide_top = around(difference, [limits.low, limits.high, 0.0], *bands, margin=0.1)
-    bottom, top = max(bottom - room, wide_bottom), min(top + room, wide_top)
-    with canvas(WIDTH, HEIGHT) as (figure, axes):
-        set_margins(axes, WIDTH, HEIGHT, left=54, bottom=_below(rows), right=74, top=14)
+    with canvas(WIDTH, HEIGHT, (54, _below(rows), 74, 14)) as (figure, axes):
         axes.axhline(0, color=FAINT, linewidth=1.4)
-        lines = [
-            (limits.high, limits.high_interval, SOFT, (0, (4, 3)), "upper limit"),
+        dashed = (0, (4, 3))
+        lines: list[tuple[float, tuple[float, float] | None, str, Any, str]] = [
+            (limits.high, limits.high_interval, SOFT, dashed, "upper limit"),
             (limits.bias, limits.bias_interval, ACCENT, "-", "bias"),
-            (limits.low, limits.low_interval, SOFT, (0, (4, 3)), "lower limit"),
+            (limits.low, limits.low_interval, SOFT, dashed, "lower limit"),
         ]
+        place: Look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
         for value, edges, colour, style, name in lines:
             if edges:
                 axes.axhspan(*edges, color=colour, alpha=0.12, linewidth=0)
             axes.axhline(value, color=colour, linewidth=1.2, linestyle=style)
-            axes.annotate(
-                f"{name}\n{signed(value, digits)}",
-                (1, value),
-                xytext=(5, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                va="center",
-                fontsize=9.5,
-                color=colour,
-                linespacing=1.15,
-                annotation_clip=False,
-            )
+            look: Look = {"fontsize": 9.5, "color": colour, "linespacing": 1.15, "annotation_clip": False}
+            axes.annotate(f"{name}\n{signed(value, digits)}", (1, value), (5, 0), **place, **look)
         titles = _points(axes, rows, mean, difference)
         if slope is not None:
             ends = np.array([mean.min(), mean.max()])
             fitted = difference.mean() + slope * (ends - mean.mean())
             axes.plot(ends, fitted, color=ACCENT, linewidth=1.6, linestyle=(0, (1.5, 1.5)))
-        axes.set(xlim=(left, right), ylim=(bottom, top))
-        axes.set_xlabel(f"Mean of model and physician ({label}, points)")
-        axes.set_ylabel("Model − physician (points)")
-        frame(axes)
-        _legend(axes, rows)
+        axes.set(xlim=around(mean), ylim=(max(bottom - room, wide_bottom), min(top + room, wide_top)))
+        axes.set(xlabel=f"Mean of model and physician ({label}, points)", ylabel="Model − physician (points)")
         return svg(figure, "bland-altman", titles)
 
 
@@ -127,22 +108,18 @@ def small_scatter(
     rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float = 176.0
 ) -> Drawing:
     """A small scatter of one further target; whole-number references are jittered so that points do not overlap."""
-    height = width + 8
     truth = rows["y_true"].to_numpy(float)
     if len(truth) and np.array_equal(truth, np.rint(truth)) and scale[1] - scale[0] <= 20:
         truth = truth + (np.arange(len(truth)) * 0.618034 % 1 - 0.5) * 0.28
     low, high = around(truth, rows["y_pred"], low=scale[0], high=scale[1] if scale[1] - scale[0] <= 10 else None)
-    with canvas(width, height) as (figure, axes):
-        set_margins(axes, width, height, left=30, bottom=36, right=6, top=22)
+    with canvas(width, width + 8, (30, 36, 6, 22)) as (figure, axes):
         axes.plot([low, high], [low, high], color=INK, linewidth=1)
-        _dots(axes, truth, rows["y_pred"].to_numpy(), size=3.2)
-        titles = {"dots": [_title(row) for row in rows.to_dict("records")]}
+        titles = _dots(axes, rows, truth, rows["y_pred"].to_numpy(), size=3.2)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         axes.set_title(shortened(title, 22), loc="left", fontweight="bold", fontsize=11)
         axes.set_xlabel("physician", fontsize=9.5, labelpad=1)
         axes.set_ylabel("model", fontsize=9.5, labelpad=1)
         axes.locator_params(nbins=5)
-        frame(axes)
         return svg(figure, name, titles)
 
 
@@ -152,56 +129,34 @@ def few(rows: pd.DataFrame) -> bool:
 
 
 def _below(rows: pd.DataFrame) -> float:
-    """The space below the axes: for the label and, if subjects have colours, the legend."""
-    lines = -(-rows["subject"].nunique() // 4) if few(rows) else 0
-    return 50 + (6 + 17 * lines if lines else 0)
+    """The space below the axes: for the label and, if subjects have colours, the key."""
+    return 56 + 17 * -(-rows["subject"].nunique() // 4) if few(rows) else 50
 
 
-def _alpha(count: int) -> float:
-    return 0.75 if count <= 100 else 0.5 if count <= 600 else 0.3
-
-
-def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, *, size: float, gid: str = "dots") -> None:
+def _dots(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, size: float) -> dict[str, list[str]]:
     """All cases in one colour; many cases are drawn as pixels, which keeps the page small."""
-    look: dict[str, Any] = {"color": MODEL, "markersize": size, "alpha": _alpha(len(x)), "markeredgewidth": 0}
-    axes.plot(x, y, "o", rasterized=len(x) > MANY, gid=gid, **look)
+    alpha = 0.75 if len(x) <= 100 else 0.5 if len(x) <= 600 else 0.3
+    look: Look = {"color": MODEL, "markersize": size, "alpha": alpha, "markeredgewidth": 0}
+    axes.plot(x, y, "o", rasterized=len(x) > MANY, gid="dots", **look)
+    return {"dots": [_title(row) for row in rows.to_dict("records")]}
 
 
 def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> dict[str, list[str]]:
     """One colour and marker for each subject if there are few, else one for all; returns the titles of the points."""
-    texts = np.array([_title(row) for row in rows.to_dict("records")], dtype=object)
     if not few(rows):
-        _dots(axes, x, y, size=4.8)
-        return {"dots": list(texts)}
+        return _dots(axes, rows, x, y, size=4.8)
     titles: dict[str, list[str]] = {}
     subjects = rows["subject"].to_numpy()
+    look: Look = {"markersize": 6, "alpha": 0.85, "markeredgecolor": "white", "markeredgewidth": 0.6}
     for i, subject in enumerate(sorted(set(subjects), key=natural)):
-        of_subject = subjects == subject
-        axes.plot(
-            x[of_subject],
-            y[of_subject],
-            MARKERS[i],
-            color=SERIES[i],
-            markersize=6,
-            alpha=0.85,
-            label=shortened(subject, 12),
-            gid=f"points{i}",
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-        )
-        titles[f"points{i}"] = list(texts[of_subject])
+        own, gid = subjects == subject, f"points{i}"
+        label = shortened(subject, 12)
+        axes.plot(x[own], y[own], MARKERS[i], color=SERIES[i], label=label, gid=gid, **look)
+        titles[gid] = [_title(row) for row in rows[own].to_dict("records")]
+    axes.figure.legend(loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2)
     return titles
 
 
 def _title(row: Mapping[str, Any]) -> str:
     """The case of a point with both scores."""
     return f"{capital(case_label(row))}: physician {row['y_true']:.3g}, model {row['y_pred']:.3g}"
-
-
-def _legend(axes: Axes, rows: pd.DataFrame) -> None:
-    if not few(rows):
-        return
-    handles, names = axes.get_legend_handles_labels()
-    axes.figure.legend(
-        handles, names, loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2
-    )

@@ -1,15 +1,28 @@
-"""Curves of classes: ROC and precision-recall curves, and reliability diagrams."""
+"""Classes: ROC and precision-recall curves, reliability diagrams, and the confusion matrix as a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from casewise.metrics.roc import drawn_precision_recall
-from casewise.report.figures.drawing import ACCENT, INK, MODEL, PALE, SERIES, Drawing, canvas, frame, set_margins, svg
+from casewise.report.figures.drawing import (
+    ACCENT,
+    INK,
+    MODEL,
+    PALE,
+    SERIES,
+    Canvas,
+    Drawing,
+    Look,
+    canvas,
+    in_percent,
+    svg,
+)
 from casewise.report.formatting import plain, shortened
 from casewise.report.tables import MetricFormat
 
@@ -23,7 +36,7 @@ MOST_CURVES = len(SERIES)
 WRITE = MetricFormat()
 # Dashes distinguish curves also without colours.
 DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), (0, (1.5, 1.5)), "-"]
-WIDTH, SIDE, LINE = 420.0, 350.0, 16.0
+WIDTH = 420.0
 
 
 @dataclass(frozen=True)
@@ -90,12 +103,10 @@ def recall_curves(rows: pd.DataFrame, names: Sequence[str], entry: ClassFigures,
     return curves
 
 
-def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
+def roc(curves: list[Curve]) -> Drawing:
     """One curve a class against the others, its AUROC and interval in the key, dots at the operating points."""
-    below = 46 + LINE * len(curves)
-    height = SIDE + below
-    with canvas(WIDTH, height) as (figure, axes):
-        set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+    with _square(len(curves), "False positive rate (1 − specificity)", "True positive rate (sensitivity)") as drawn:
+        figure, axes = drawn
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
         titles: dict[str, list[str]] = {}
         for i, curve in enumerate(curves):
@@ -104,59 +115,30 @@ def roc(curves: list[Curve], *, name: str = "roc") -> Drawing:
             titles[f"operating{i}"] = [
                 f"{curve.name}: sensitivity {100 * y:.0f} %, specificity {100 * (1 - x):.0f} %" for x, y in curve.points
             ]
-            axes.plot(
-                [x for x, _ in curve.points],
-                [y for _, y in curve.points],
-                "o",
-                color=SERIES[i],
-                markersize=6.5,
-                markeredgecolor="white",
-                markeredgewidth=1,
-                zorder=5,
-                gid=f"operating{i}",
-            )
+            x, y = [x for x, _ in curve.points], [y for _, y in curve.points]
+            edge: Look = {"markeredgecolor": "white", "markeredgewidth": 1, "zorder": 5}
+            axes.plot(x, y, "o", color=SERIES[i], markersize=6.5, gid=f"operating{i}", **edge)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.set_xlabel("False positive rate (1 − specificity)")
-        axes.set_ylabel("True positive rate (sensitivity)")
-        _percent(axes)
-        frame(axes)
         _key(axes)
-        return svg(figure, name, titles)
+        return svg(figure, "roc", titles)
 
 
-def precision_recall(curves: list[RecallCurve], *, name: str = "precision-recall") -> Drawing:
+def precision_recall(curves: list[RecallCurve]) -> Drawing:
     """One curve a class against the others, and, thin and dotted, its share of the cases, which is chance."""
-    below = 46 + LINE * len(curves)
-    height = SIDE + below
-    with canvas(WIDTH, height) as (figure, axes):
-        set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+    with _square(len(curves), "Recall (sensitivity)", "Precision (positive predictive value)") as (figure, axes):
         for i, curve in enumerate(curves):
             label = f"{shortened(curve.name, 24)}: {_key_figure('auprc', curve.auprc)}, share {100 * curve.share:.0f} %"
             axes.axhline(curve.share, color=SERIES[i], linewidth=1, linestyle=(0, (1, 2)))
-            axes.step(
-                np.append(0.0, curve.recall),
-                np.append(curve.precision[0], curve.precision),
-                where="pre",
-                color=SERIES[i],
-                linestyle=DASHES[i],
-                linewidth=1.9,
-                label=label,
-            )
+            look: Look = {"color": SERIES[i], "linestyle": DASHES[i], "linewidth": 1.9, "label": label}
+            precision = np.append(curve.precision[0], curve.precision)
+            axes.step(np.append(0.0, curve.recall), precision, where="pre", **look)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.set_xlabel("Recall (sensitivity)")
-        axes.set_ylabel("Precision (positive predictive value)")
-        _percent(axes)
-        frame(axes)
         _key(axes)
-        return svg(figure, name)
+        return svg(figure, "precision-recall")
 
 
 def reliability(
-    before: Sequence[ReliabilityBin],
-    after: Sequence[ReliabilityBin],
-    *,
-    ece: Sequence[Estimate | None],
-    name: str = "reliability",
+    before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin], *, ece: Sequence[Estimate | None]
 ) -> Drawing:
     """The share of correct predictions in each bin of predicted probability, before and after temperature scaling.
 
@@ -164,54 +146,64 @@ def reliability(
         before, after: the bins; empty ones are left out.
         ece: the calibration error of both, for the key.
     """
-    series = [("as predicted", before, ACCENT, (0, (4, 2)), "D"), ("after temperature scaling", after, MODEL, "-", "o")]
-    drawn = [[b for b in bins if b.n] for _, bins, *_ in series]
-    below = 46 + LINE * sum(bool(bins) for bins in drawn)
-    height = SIDE + below
+    looks = [("as predicted", ACCENT, (0, (4, 2)), "D"), ("after temperature scaling", MODEL, "-", "o")]
+    drawn = [[b for b in bins if b.n] for bins in (before, after)]
     most = max((b.n for bins in drawn for b in bins), default=1)
     low = min((b.confidence for bins in drawn for b in bins), default=0.0)
-    with canvas(WIDTH, height) as (figure, axes):
-        set_margins(axes, WIDTH, height, left=58, bottom=below, right=12, top=10)
+    lines = sum(map(bool, drawn))
+    with _square(lines, "Probability of the predicted class", "Share that is correct") as (figure, axes):
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1)
-        for (title, _, colour, dash, marker), bins, error in zip(series, drawn, ece, strict=True):
+        for (title, colour, dash, marker), bins, error in zip(looks, drawn, ece, strict=True):
             if not bins:
                 continue
             x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
+            look: Look = {"color": colour, "linestyle": dash}
+            axes.plot(x, y, linewidth=1.1, alpha=0.55, **look)
             label = f"{title}: ECE {_key_figure('ece', error)}"
-            axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.1, alpha=0.55)
-            axes.plot([], [], color=colour, linestyle=dash, marker=marker, linewidth=1.4, label=label)
+            axes.plot([], [], marker=marker, linewidth=1.4, label=label, **look)
             sizes = [8 + 150 * b.n / most for b in bins]
             axes.scatter(x, y, s=sizes, marker=marker, color=colour, edgecolors="white", linewidths=0.8, zorder=4)
-        left = max(0.0, np.floor(low * 10) / 10 - 0.04)
-        axes.set(xlim=(left, 1.03), ylim=(-0.03, 1.04))
-        axes.set_xlabel("Probability of the predicted class")
-        axes.set_ylabel("Share that is correct")
-        _percent(axes)
-        frame(axes)
+        axes.set(xlim=(max(0.0, np.floor(low * 10) / 10 - 0.04), 1.03), ylim=(-0.03, 1.04))
         _key(axes)
-        return svg(figure, name)
+        return svg(figure, "reliability")
 
 
-def _percent(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter
+def confusion(names: Sequence[str], counts: np.ndarray) -> Drawing:
+    """Counts (K, K) with reference classes by rows; a cell is darker the larger its share of the row is."""
+    counts = np.asarray(counts, dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    labels = [shortened(plain(label), 18) for label in names]
+    longest, cells = max(map(len, labels)), 84.0 * len(names)
+    tilted: Look = {"rotation": 20, "ha": "right"} if longest > 11 else {}
+    left, bottom = 46 + 6.2 * longest, 86 if tilted else 46
+    with canvas(left + cells + 12, cells + bottom + 10, (left, bottom, 12, 10), grid=None) as (figure, axes):
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), count in np.ndenumerate(counts):
+            text = f"{count:,.0f}\n{100 * shares[row, column]:.0f} %" if counts[row].any() else "0"
+            colour = "white" if shares[row, column] > 0.55 else INK
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
+        axes.set_xticks(range(len(names)), labels, **tilted)
+        axes.set_yticks(range(len(names)), labels)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="Predicted", ylabel="Reference")
+        return svg(figure, "confusion")
 
-    axes.locator_params(nbins=6)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+
+@contextmanager
+def _square(lines: int, x: str, y: str) -> Iterator[Canvas]:
+    """Axes of shares with these labels, and room for as many lines of a key below."""
+    below = 46 + 16.0 * lines
+    with canvas(WIDTH, 350 + below, (58, below, 12, 10)) as (figure, axes):
+        axes.set(xlabel=x, ylabel=y)
+        axes.locator_params(nbins=6)
+        in_percent(axes.xaxis, axes.yaxis)
+        yield figure, axes
 
 
 def _key(axes: Axes) -> None:
     """The key below the axes, a line per curve."""
-    handles, names = axes.get_legend_handles_labels()
-    axes.figure.legend(
-        handles,
-        names,
-        loc="lower left",
-        bbox_to_anchor=(48 / WIDTH, 0),
-        handlelength=2.6,
-        borderaxespad=0.1,
-        fontsize=10.5,
-    )
+    look: Look = {"handlelength": 2.6, "borderaxespad": 0.1, "fontsize": 10.5}
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(48 / WIDTH, 0), **look)
 
 
 def _key_figure(metric: str, figure: Estimate | None) -> str:

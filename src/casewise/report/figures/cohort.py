@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, Drawing, canvas, frame, set_margins, svg
+from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, Drawing, canvas, headed, svg
 from casewise.report.formatting import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WIDTH, HEIGHT = 300.0, 190.0
 BANDS, MOST_LEVELS = 10, 20
 
 
@@ -51,8 +50,7 @@ def distribution(table: pd.DataFrame, column: str, *, scale: tuple[float, float]
     values, sides = recorded[column].to_numpy(float), recorded["side"].to_numpy()
     edges, names, levels = binned(values, scale)
     x = np.arange(len(names))
-    with canvas(WIDTH, HEIGHT) as (figure, axes):
-        set_margins(axes, WIDTH, HEIGHT, left=36, bottom=26, right=6, top=26)
+    with canvas(300, 190, (36, 26, 6, 26), grid="y") as (figure, axes):
         overall = shares(values, edges) * 100
         if (sides == "test").any():
             axes.bar(x - 0.2, shares(values[sides != "test"], edges) * 100, 0.38, color=MODEL)
@@ -65,9 +63,5 @@ def distribution(table: pd.DataFrame, column: str, *, scale: tuple[float, float]
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.yaxis.set_major_formatter("{x:.0f} %")
         axes.locator_params(axis="y", nbins=4, integer=True)
-        frame(axes, grid="y")
-        figure.text(4 / WIDTH, 1 - 12 / HEIGHT, shortened(title, 34), fontsize=11, fontweight="bold", va="center")
-        figure.text(
-            1 - 4 / WIDTH, 1 - 12 / HEIGHT, f"n = {len(values):,}", fontsize=9.5, va="center", ha="right", color=SOFT
-        )
+        headed(figure, shortened(title, 34), f"n = {len(values):,}", SOFT)
         return svg(figure, name)

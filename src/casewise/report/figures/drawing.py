@@ -8,14 +8,21 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+# Settings of a line, marker or text.
+Look = dict[str, Any]
+Canvas: TypeAlias = "tuple[Figure, Axes]"
+Margins = tuple[float, float, float, float]
+Grid = Literal["both", "x", "y"] | None
 # Okabe and Ito's colours, distinct for any colour vision; markers distinguish series also without colours.
 INK, SOFT, PALE, FAINT = "#1f2933", "#5f6b76", "#aab3bb", "#d9dee3"
 MODEL, PHYSICIAN, ACCENT = "#0072b2", "#1f2933", "#d55e00"
@@ -51,8 +58,14 @@ MANY = 1500
 
 
 @contextmanager
-def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of `width` by `height` points with one pair of axes, in the report's style, without pyplot."""
+def canvas(width: float, height: float, margins: Margins = (0, 0, 0, 0), grid: Grid = "both") -> Iterator[Canvas]:
+    """A figure of `width` by `height` points with one pair of axes, in the report's style, without pyplot.
+
+    Args:
+        margins: around the axes in points: left, bottom, right, top. They are faster than a layout engine, and equal
+            for small multiples.
+        grid: the axes with light grid lines; None for none.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -60,14 +73,33 @@ def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         FigureCanvasSVG(figure)
-        yield figure, figure.add_subplot()
+        axes = figure.add_subplot()
+        place(axes, margins, grid)
+        yield figure, axes
 
 
-def set_margins(
-    axes: Axes, width: float, height: float, *, left: float, bottom: float, right: float, top: float
-) -> None:
-    """Set the axes by margins in points, which is faster than a layout engine and equal for small multiples."""
+def place(axes: Axes, margins: Margins, grid: Grid = "both") -> None:
+    """Place axes within margins in points, with a light grid and without tick marks."""
+    width, height = axes.figure.get_size_inches() * 72  # type: ignore[union-attr]
+    left, bottom, right, top = margins
     axes.set_position((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))
+    axes.tick_params(length=0, pad=5)
+    if grid is not None:
+        axes.grid(True, axis=grid)
+
+
+def in_percent(*axes: Axis, digits: str = ".0f") -> None:
+    """Write shares in percent along these axes."""
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: f"{100 * value:{digits}} %")
+
+
+def headed(figure: Figure, title: str, note: str = "", colour: str = INK) -> None:
+    """Write a title at the top left, and a note at the top right."""
+    width, height = figure.get_size_inches() * 72
+    look: Look = {"y": 1 - 12 / height, "va": "center"}
+    figure.text(x=4 / width, s=title, fontsize=11, fontweight="bold", **look)
+    figure.text(x=1 - 4 / width, s=note, fontsize=9.5, ha="right", color=colour, **look)
 
 
 @dataclass(frozen=True)
@@ -111,10 +143,8 @@ def _titled(body: str, gid: str, texts: Sequence[str]) -> str:
     """The markers of one line with their titles; unchanged where not every marker is drawn on its own."""
     start = body.find(f'<g id="{gid}">')
     end = body.find('<g id="', start + 1)
-    if start < 0:
-        return body
-    group = body[start:end] if end > 0 else body[start:]
-    if len(re.findall(r"<use [^>]*/>", group)) != len(texts):
+    group = body[start : end if end > 0 else None]
+    if start < 0 or len(re.findall(r"<use [^>]*/>", group)) != len(texts):
         return body
     remaining = iter(texts)
     titled = re.sub(r"<use ([^>]*)/>", lambda m: f"<use {m[1]}><title>{escape(next(remaining))}</title></use>", group)
@@ -136,13 +166,6 @@ def _inlined(text: str, name: str) -> str:
     return body.strip()
 
 
-def frame(axes: Axes, *, grid: str = "both") -> None:
-    """Light grid, no tick marks."""
-    axes.tick_params(length=0, pad=5)
-    if grid != "none":
-        axes.grid(True, axis=grid)  # type: ignore[arg-type]
-
-
 def limits(
     *values: Any, low: float | None = None, high: float | None = None, margin: float = 0.06
 ) -> tuple[float, float]:
@@ -151,8 +174,6 @@ def limits(
     >>> limits([0, 10], margin=0.1)
     (-1.0, 11.0)
     """
-    import numpy as np
-
     finite = np.concatenate([np.asarray(v, float).ravel() for v in values])
     finite = finite[np.isfinite(finite)]
     bottom = min([*finite, *([] if low is None else [low])], default=0.0)

@@ -9,13 +9,13 @@ import numpy as np
 
 from casewise.cohort.dates import natural
 from casewise.evaluation.response import percent_change
-from casewise.report.figures.drawing import MODEL, PHYSICIAN, Drawing, canvas, frame, set_margins, svg
+from casewise.report.figures.drawing import MODEL, PHYSICIAN, Drawing, Look, canvas, headed, svg
 from casewise.report.formatting import number, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WIDTH, HEIGHT = 300.0, 216.0
+WIDTH = 300.0
 LEFT, RIGHT = 32.0, 12.0
 LABEL = 26.0
 
@@ -77,38 +77,22 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
     """One subject: scores as lines and, with `change`, percent change as two rows of figures above them."""
     x = np.arange(len(track.names), dtype=float) if evenly else track.days
     span = float(x[-1] - x[0]) or 1.0
-    height = HEIGHT if change else HEIGHT - 34
-    with canvas(WIDTH, height) as (figure, axes):
-        set_margins(axes, WIDTH, height, left=LEFT, bottom=24, right=RIGHT, top=64 if change else 30)
+    height, top_margin = (216.0, 64) if change else (182.0, 30)
+    with canvas(WIDTH, height, (LEFT, 24, RIGHT, top_margin), grid="y") as (figure, axes):
         axes.plot(x, track.physician, "o-", color=PHYSICIAN, linewidth=1.6, markersize=5)
         axes.plot(x, track.model, "s--", color=MODEL, linewidth=1.6, markersize=5)
         axes.set(xlim=(x[0] - span * 0.05, x[-1] + span * 0.05), ylim=(min(0.0, -top * 0.03), top * 1.05))
         every = max(1, int(np.ceil(len(x) * LABEL / (WIDTH - LEFT - RIGHT))))
-        tick_positions = list(range(0, len(x), every))
-        axes.set_xticks(
-            x[tick_positions], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in tick_positions]
-        )
-        frame(axes, grid="y")
-        figure.text(
-            4 / WIDTH, 1 - 13 / height, shortened(track.subject, 24), fontsize=11, fontweight="bold", va="center"
-        )
-        note = f"mean error {number(track.error, digits)}"
-        figure.text(1 - 4 / WIDTH, 1 - 13 / height, note, fontsize=9.5, va="center", ha="right")
+        shown = list(range(0, len(x), every))
+        axes.set_xticks(x[shown], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in shown])
+        headed(figure, shortened(track.subject, 24), f"mean error {number(track.error, digits)}")
         rows = ((38.0, PHYSICIAN, track.changes[0]), (52.0, MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
-            figure.text(4 / WIDTH, 1 - below / height, "%", fontsize=9.5, color=colour, va="center")
-            for i in tick_positions:
-                axes.annotate(
-                    number(changes[i], 0),
-                    (x[i], 1),
-                    xytext=(0, 64 - below),
-                    xycoords=("data", "axes fraction"),
-                    textcoords="offset points",
-                    ha="center",
-                    va="center",
-                    fontsize=9.5,
-                    color=colour,
-                )
+            look: Look = {"fontsize": 9.5, "color": colour, "va": "center"}
+            figure.text(4 / WIDTH, 1 - below / height, "%", **look)
+            at: Look = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            for i in shown:
+                axes.annotate(number(changes[i], 0), (x[i], 1), (0, 64 - below), ha="center", **at, **look)
         return svg(figure, name)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.cohort.dates import natural
 from casewise.evaluation.bootstrap import Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.report.blocks import (
@@ -27,10 +26,11 @@ from casewise.report.blocks import (
     Table,
     counts_line,
 )
-from casewise.report.context import is_number
+from casewise.report.context import defined
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
-from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened, signed
+from casewise.report.figures.drawing import Look
+from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
 from casewise.report.sections.classes import further_tables, pooled
 from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
 from casewise.report.terms import SIDES, brackets, evaluated, place, terms_of
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 
-MOST_TRACKS, FIRST_TRACKS, MOST_SCATTERS, MOST_ROWS, MOST_VISITS = 24, 4, 8, 80, 16
-MOST_TARGETS_OF_READERS, MOST_PAIRS = 12, 24
+MOST_TRACKS, FIRST_TRACKS, MOST_SCATTERS, MOST_VISITS = 24, 4, 8, 16
 KAPPA_DIGITS = 2
 
 SCATTER = "Solid: both are equal. Dashed: the limits of agreement."
@@ -68,39 +67,28 @@ LEFT_OUT = {
     "model_baseline_zero": "the model predicts a baseline of zero",
 }
 BANDS = "{noun}s by severity band, {place}; shade and percent: the share of the row."
+JITTER = "Prediction against the physician’s value, {side}; whole numbers are jittered so that points do not overlap."
 READERS = "{target}, {side}. The less readers agree with each other, the less a model can agree with each of them."
 TARGETS = "{learner}, {side}. The first row of a target is for all its regions together. {brackets}"
 
 
 def agreement(context: ReportContext) -> Section | None:
     """The scatter and the Bland–Altman plot of the primary outcome, with bias and limits; None if it has classes."""
-    rows, figures = context.headline_rows, context.metrics.figures(context.stage, context.learner, context.outcome)
+    rows, figures = context.headline_rows, context.figures(context.stage, context.learner)
     if context.classes or rows.empty or (limits := limits_from(figures, rows)) is None:
         return None
     label, write = display_name(context.study, context.outcome), metric_format(context.study, context.outcome)
-    digits = write.digits("mae")
-    slope = figures.get("proportional_bias")
+    slope = shown_slope(figures.get("proportional_bias"))
+    scatter = draw.scatter(rows, limits=limits, scale=context.range_of(context.outcome), label=label)
+    difference = draw.bland_altman(rows, limits=limits, label=label, digits=write.digits("mae"), slope=slope)
     plots = [
-        Plot(
-            draw.scatter(rows, limits=limits, scale=context.range_of(context.outcome), label=label),
-            f"{capital(label)}: prediction against the reference.",
-            SCATTER,
-        ),
-        Plot(
-            draw.bland_altman(rows, limits=limits, label=label, digits=digits, slope=shown_slope(slope)),
-            f"{capital(label)}: difference between model and physician against their mean.",
-            DIFFERENCE,
-        ),
+        Plot(scatter, f"{capital(label)}: prediction against the reference.", SCATTER),
+        Plot(difference, f"{capital(label)}: difference between model and physician against their mean.", DIFFERENCE),
     ]
     names = [name for name in ("bias", "loa_low", "loa_high", "proportional_bias") if name in figures]
-    lines = [Row(write.title(name), [_signed(figures[name], write.digits(name))]) for name in names]
+    lines = [Row(write.title(name), [figure_cell(figures[name], write.digits(name), sign=True)]) for name in names]
     table = Table(["Model − physician", "Points"], lines, f"{evaluated(context)} {brackets(context)}")
     return Section("agreement", "Model and physician", [Plots(plots), table, *pooled(context)])
-
-
-def _signed(figure: Estimate, digits: int) -> Cell:
-    cell = figure_cell(figure, digits)
-    return replace(cell, text=signed(figure.value, digits)) if is_number(figure.value) else cell
 
 
 def shown_slope(figure: Estimate | None) -> float | None:
@@ -112,14 +100,11 @@ def shown_slope(figure: Estimate | None) -> float | None:
 
 def limits_from(estimates: Figures, rows: pd.DataFrame) -> draw.Limits | None:
     """Limits of agreement: those among the metrics of one learner, else computed from its rows."""
-    figures = [estimates.get(name) for name in ("bias", "loa_low", "loa_high")]
-    values = [figure.value for figure in figures if figure is not None and figure.value is not None]
-    if len(values) == len(figures):
-        edges = [
-            (figure.low, figure.high) if figure and figure.low is not None and figure.high is not None else None
-            for figure in figures
-        ]
-        return draw.Limits(values[0], values[1], values[2], *edges)
+    figures = [figure for name in ("bias", "loa_low", "loa_high") if (figure := defined(estimates.get(name)))]
+    if len(figures) == 3:
+        edges = [(f.low, f.high) if f.low is not None and f.high is not None else None for f in figures]
+        bias, low, high = (float(f.value or 0.0) for f in figures)
+        return draw.Limits(bias, low, high, *edges)
     difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
     if len(difference) < 3:
         return None
@@ -154,30 +139,26 @@ def over_time(context: ReportContext) -> Section | None:
 def _one_row_a_case(context: ReportContext) -> pd.DataFrame | None:
     """The rows of a case-level outcome, images averaged; None if the outcome is one of regions, or there are none."""
     table = context.final
-    rows = table[
-        table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["target"].eq(context.outcome)
-    ]
+    own = table["model"].eq(context.learner) & table["stage"].eq(context.stage)
+    rows = table[own & table["target"].eq(context.outcome)]
     if rows.empty or (rows["region"] != "").any():
         return None
     if not rows["case"].duplicated().any():
         return rows
-    values = rows.groupby(["case", "subject", "visit"], sort=False)[["day", "y_true", "y_pred"]].mean()
-    return values.reset_index()
+    return rows.groupby(["case", "subject", "visit"], sort=False)[["day", "y_true", "y_pred"]].mean().reset_index()
 
 
 def _trajectories(context: ReportContext, tracks: list[draw_time.Track], *, days: bool) -> list[Plot]:
     digits, label = terms_of(context).digits, display_name(context.study, context.outcome)
     top = max(float(np.nanmax([*track.physician, *track.model])) for track in tracks) or 1.0
     evenly, change = draw_time.spaced_evenly(tracks), context.study.evaluation.response
+    look: Look = {"top": top, "evenly": evenly, "days": days, "change": change, "digits": digits}
     plots = []
     for i, track in enumerate(tracks):
-        drawing = draw_time.trajectory(
-            track, top=top, evenly=evenly, days=days, change=change, digits=digits, name=f"track{i}"
-        )
         visits = zip(track.names, track.physician, track.model, strict=True)
         values = [f"{name}: {number(own, digits)} and {number(guess, digits)}" for name, own, guess in visits]
         alt = f"Subject {track.subject}, {label} by visit, physician and model: {', '.join(values[:12])}."
-        plots.append(Plot(drawing, alt))
+        plots.append(Plot(draw_time.trajectory(track, **look, name=f"track{i}"), alt))
     return plots
 
 
@@ -187,17 +168,14 @@ def response_blocks(context: ReportContext, entry: Response) -> list[Block]:
     if entry.responders:
         heads = ["Response", "Physician", "Model", "Both", "Agreement", "Kappa"]
         caption = f"{RESPONSE.format(side=SIDES[context.stage])} {brackets(context)}"
+        change = figure_cell((entry.change or {}).get("mae"), 0)
         facts = [
             ("Evaluated", f"{counted(entry.n_visits, 'visit')} of {counted(entry.n_subjects, 'subject')}"),
             ("Baseline", f"{entry.baseline}. {entry.clear_rule}"),
+            ("Mean absolute difference in percent change", f"{change.text} {change.small}".strip()),
         ]
-        change = figure_cell((entry.change or {}).get("mae"), 0)
-        facts.append(("Mean absolute difference in percent change", f"{change.text} {change.small}".strip()))
-        facts += [
-            (f"Left out: {LEFT_OUT[code]}", counted(len(subjects), "subject"))
-            for code, subjects in entry.undefined.items()
-            if subjects
-        ]
+        left_out = {LEFT_OUT[code]: len(subjects) for code, subjects in entry.undefined.items() if subjects}
+        facts += [(f"Left out: {why}", counted(count, "subject")) for why, count in left_out.items()]
         blocks += [Table(heads, response_rows(context, entry), caption), Facts(facts)]
     visits = entry.by_visit or {}
     if len(visits) > 1:
@@ -235,9 +213,9 @@ def visit_rows(entry: Response) -> list[Row]:
         count = figures.n_subjects
         cells = [Cell(str(count))]
         for rates in figures.rates.values():
-            both = [rates[side].value for side in ("physician", "model")]
-            shares = f"{100 * both[0]:.0f} / {100 * both[1]:.0f} %" if count >= ROUGH_BELOW else ""
-            cells.append(Cell(f"{both[0] * count:.0f} / {both[1] * count:.0f}", shares))
+            physician, model = (rates[side].value for side in ("physician", "model"))
+            shares = f"{100 * physician:.0f} / {100 * model:.0f} %" if count >= ROUGH_BELOW else ""
+            cells.append(Cell(f"{physician * count:.0f} / {model * count:.0f}", shares))
         rows.append(Row(shortened(visit, 30), cells))
     return rows
 
@@ -288,19 +266,6 @@ def _score_range(name: str, rows: pd.DataFrame, study: Study) -> ScoreRange:
     return ScoreRange(name, len(rows), int(rows["subject"].nunique()), shown)
 
 
-def range_rows(context: ReportContext) -> list[Row]:
-    """One line for each range of the physician's score: subjects, cases, error and bias with their intervals."""
-    write = metric_format(context.study, context.outcome)
-    return [
-        Row(
-            each.name,
-            [Cell(str(each.subjects)), Cell(str(each.count))]
-            + [write.cell(metric, each.figures[metric]) for metric in ("mae", "bias")],
-        )
-        for each in score_ranges(context)
-    ]
-
-
 def range_names(edges: list[str]) -> list[str]:
     """The ranges below, between and from these edges.
 
@@ -313,25 +278,27 @@ def range_names(edges: list[str]) -> list[str]:
 
 def detail(context: ReportContext) -> Section | None:
     """Every target and region that is a number, with intervals, severity bands and readers; None without any."""
-    blocks: list[Block] = band_blocks(context)
-    ranges = [] if context.classes else range_rows(context)
+    blocks, write = band_blocks(context), metric_format(context.study, context.outcome)
+    ranges = [] if context.classes else score_ranges(context)
     if len(ranges) > 1:
         heads = ["Physician", "Subjects", f"{capital(terms_of(context).noun)}s", "MAE", "Bias"]
-        caption = f"{evaluated(context)} {brackets(context)}"
-        blocks.append(Fold("Error by range of the score, with intervals", [Table(heads, ranges, caption)]))
+        rows = []
+        for each in ranges:
+            errors = [write.cell(metric, figure) for metric, figure in each.figures.items()]
+            rows.append(Row(each.name, [Cell(str(each.subjects)), Cell(str(each.count)), *errors]))
+        by_range = Table(heads, rows, f"{evaluated(context)} {brackets(context)}")
+        blocks.append(Fold("Error by range of the score, with intervals", [by_range]))
     if readers := reader_tables(context):
         blocks.append(Fold("Agreement between readers, and of the model with each", readers))
     if plots := _scatters(context):
         layout = "multiples small" if len(plots) > 3 else "multiples"
-        note = (
-            f"Prediction against the physician’s value, {SIDES[context.stage]}; whole numbers are jittered so that"
-            " points do not overlap."
+        blocks.append(
+            Fold("Plots of further targets", [Plots(plots, JITTER.format(side=SIDES[context.stage]), layout)])
         )
-        blocks.append(Fold("Plots of further targets", [Plots(plots, note, layout=layout)]))
-    tables = [block for stage in context.stages for block in target_blocks(context, stage)]
-    tables += [] if context.classes else further_tables(context)
-    if tables:
-        blocks.append(Fold("Tables of every target and region, with intervals", tables))
+    tables = [table for stage in context.stages if (table := target_table(context, stage))]
+    further = [] if context.classes else further_tables(context)
+    if tables or further:
+        blocks.append(Fold("Tables of every target and region, with intervals", [*tables, *further]))
     heading = "Further targets" if context.classes else "Regions and components" if context.study.regions else "Detail"
     return Section("targets", heading, blocks) if blocks else None
 
@@ -344,20 +311,15 @@ def band_blocks(context: ReportContext) -> list[Block]:
         return []
     names = list(bands.lower_bounds)
     bounds = range_names([f"{edge:g}" for edge in list(bands.lower_bounds.values())[1:]])
-    lines = [
-        counts_line(f"{name}, {bound}", counts)
-        for name, bound, counts in zip(names, bounds, entry.confusion, strict=True)
-    ]
+    rows = zip(names, bounds, entry.confusion, strict=True)
+    lines = [counts_line(f"{name}, {bound}", counts) for name, bound, counts in rows]
     caption = BANDS.format(noun=capital(terms_of(context).noun), place=place(context, context.stage))
-    cells = [
-        percent_cell(entry.agreement),
-        *(figure_cell(f, KAPPA_DIGITS) for f in (entry.kappa, entry.kappa_quadratic)),
-    ]
-    heads = ["", "Agreement", "Kappa", "Weighted kappa"]
+    kappas = (figure_cell(figure, KAPPA_DIGITS) for figure in (entry.kappa, entry.kappa_quadratic))
+    row = Row("Severity bands", [percent_cell(entry.agreement), *kappas])
     return [
         Heading("Severity bands"),
         Matrix(Counts(names, lines), caption, "physician", "model:"),
-        Table(heads, [Row("Severity bands", cells)], brackets(context)),
+        Table(["", "Agreement", "Kappa", "Weighted kappa"], [row], brackets(context)),
     ]
 
 
@@ -367,48 +329,29 @@ def _scatters(context: ReportContext) -> list[Plot]:
     others = [name for name in names if name != context.outcome and not study.classes_of(name)]
     width = 176.0 if len(others) > 3 else 260.0
     plots: list[Plot] = []
-    for i, target in enumerate(others):
-        rows = context.rows(context.stage, context.learner, target)
-        if rows.empty or len(plots) == MOST_SCATTERS:
-            continue
-        name = display_name(study, target)
-        drawing = draw.small_scatter(rows, scale=context.range_of(target), title=name, name=f"target{i}", width=width)
-        alt = f"{name}: prediction against the physician’s value, {counted(len(rows), 'value')}."
-        plots.append(Plot(drawing, alt))
+    for i, target in enumerate(others[:MOST_SCATTERS]):
+        rows, name = context.rows(context.stage, context.learner, target), display_name(study, target)
+        if not rows.empty:
+            scale = context.range_of(target)
+            drawing = draw.small_scatter(rows, scale=scale, title=name, name=f"target{i}", width=width)
+            alt = f"{name}: prediction against the physician’s value, {counted(len(rows), 'value')}."
+            plots.append(Plot(drawing, alt))
     return plots
 
 
-def target_blocks(context: ReportContext, stage: str) -> list[Block]:
-    """The table of every target that is a number and its regions, for the shown learner; empty without one."""
-    rows, left_out = target_rows(context, stage)
-    if not rows:
-        return []
-    names = [metric_format(context.study, context.outcome).title(name) for name in context.number_columns("targets")]
-    caption = TARGETS.format(
-        learner=learner_name(context.learner), side=place(context, stage), brackets=brackets(context)
-    )
-    table = Table(["Target", "Scale", *names, "n"], rows, caption, wide=True)
-    return [table, Facts([("Further lines, in metrics.json", str(left_out))])] if left_out else [table]
-
-
-def target_rows(context: ReportContext, stage: str) -> tuple[list[Row], int]:
-    """One line per target that is a number, then its regions, for the shown learner; and the number of omitted ones."""
+def target_table(context: ReportContext, stage: str) -> Table | None:
+    """One line per target that is a number, then its regions, for the shown learner; None without one."""
     study, by_key = context.study, context.metrics.metrics.get(stage, {}).get(context.learner, {})
-    order = {name: i for i, name in enumerate([*study.scores, *study.targets])} | {context.outcome: -1}
-    regions = {name: i for i, name in enumerate(study.regions)}
-    keys = sorted(
-        (key for key in by_key if not study.classes_of(split_key(key)[0])),
-        key=lambda key: (order.get(split_key(key)[0], len(order)), regions.get(split_key(key)[1], -1), natural(key)),
-    )
+    order = ["", *dict.fromkeys([context.outcome, *study.scores, *study.targets, *study.regions])]
+    keys = [(*split_key(key), key) for key in by_key if not study.classes_of(split_key(key)[0])]
     rows = []
-    for key in keys[:MOST_ROWS]:
-        target, region = split_key(key)
+    for target, region, key in sorted(keys, key=lambda each: [order.index(name) for name in each[:2] if name in order]):
         low, high = context.range_of(target)
-        cells = _figures(context, by_key[key], target, "targets")
-        rows.append(
-            Row(region or display_name(study, target), [Cell(f"{low:g} to {high:g}"), *cells], inner=bool(region))
-        )
-    return rows, max(0, len(keys) - MOST_ROWS)
+        cells = [Cell(f"{low:g} to {high:g}"), *_figures(context, by_key[key], target, "targets")]
+        rows.append(Row(region or display_name(study, target), cells, inner=bool(region)))
+    names = [metric_format(study, context.outcome).title(name) for name in context.number_columns("targets")]
+    texts = {"learner": learner_name(context.learner), "side": place(context, stage), "brackets": brackets(context)}
+    return Table(["Target", "Scale", *names, "n"], rows, TARGETS.format(**texts), wide=True) if rows else None
 
 
 def _figures(context: ReportContext, figures: Figures, target: str, table: str) -> list[Cell]:
@@ -427,14 +370,10 @@ def reader_tables(context: ReportContext) -> list[Block]:
     by_target: Mapping[str, Mapping[str, Figures]] = readers.learners.get(context.stage, {}).get(context.learner, {})
     names = [metric_format(context.study, context.outcome).title(name) for name in context.number_columns("readers")]
     tables: list[Block] = []
-    for key in [name for name in dict.fromkeys([*pairs, *by_target]) if "[" not in name][:MOST_TARGETS_OF_READERS]:
+    for key in [name for name in dict.fromkeys([*pairs, *by_target]) if "[" not in name]:
         lines = [(pair.replace(" | ", " and "), figures, False) for pair, figures in pairs.get(key, {}).items()]
         lines += [(f"model and {reader}", figures, True) for reader, figures in by_target.get(key, {}).items()]
-        rows = [
-            Row(name, _figures(context, figures, key, "readers"), mark=model)
-            for name, figures, model in lines[:MOST_PAIRS]
-        ]
+        rows = [Row(name, _figures(context, figures, key, "readers"), mark=model) for name, figures, model in lines]
         caption = READERS.format(target=capital(display_name(context.study, key)), side=SIDES[context.stage])
-        if rows:
-            tables.append(Table(["Between", *names, "n"], rows, caption))
+        tables += [Table(["Between", *names, "n"], rows, caption)] if rows else []
     return tables

@@ -11,10 +11,8 @@ from casewise.audit.probes import ALPHA, FEWEST
 from casewise.audit.sentences import untested
 from casewise.modalities.registry import modality_of
 from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Picture, Pictures, Row, Section, Table, Text
-from casewise.report.context import is_number
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.formatting import MISSING, capital, counted, duration, number, p_value, plain
-from casewise.report.modality_sections import modality_report
+from casewise.report.formatting import MISSING, capital, counted, duration, is_number, number, p_value, plain
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -80,11 +78,8 @@ def findings(audit: Audit, accepted: Mapping[str, str]) -> list[Block]:
     """The number of findings of each level, a table of them, and folded what each means."""
     errors = audit.of("error")
     passed = sum(finding.id in accepted for finding in errors)
-    counts = [
-        ("Errors", f"{len(errors)}" + (f" ({passed} accepted by the study)" if passed else "")),
-        ("Warnings", str(len(audit.of("warning")))),
-        ("Notes", str(len(audit.of("note")))),
-    ]
+    counts = [("Errors", f"{len(errors)}{f' ({passed} accepted by the study)' if passed else ''}")]
+    counts += [(f"{capital(level)}s", str(len(audit.of(level)))) for level in ("warning", "note")]
     if untested(audit.facts):
         few = audit.facts.get("subjects", FEWEST) < FEWEST
         why = f"fewer than {FEWEST} subjects" if few else "too few cases, or nothing varies"
@@ -92,16 +87,14 @@ def findings(audit: Audit, accepted: Mapping[str, str]) -> list[Block]:
     shown = worst_first(audit)[:MOST_FINDINGS]
     if not shown:
         return [Facts(counts)]
-    rows = [
-        Row(
-            capital(about(finding, audit)),
-            [Cell(finding.level, _standing(finding, accepted)), Cell(size(finding)), _p(finding.figures)],
-        )
-        for finding in shown
-    ]
-    meanings = [_meaning(finding, accepted) for finding in shown]
+    rows = []
+    for finding in shown:
+        standing = "accepted" if finding.id in accepted else "not accepted" if finding.level == "error" else ""
+        cells = [Cell(finding.level, standing), Cell(size(finding)), _p(finding.figures)]
+        rows.append(Row(capital(about(finding, audit)), cells))
+    meanings = Items([_meaning(finding, accepted) for finding in shown])
     table = Table(["Finding", "Level", "Size", "p"], rows, FINDINGS)
-    return [Facts(counts), table, Fold("What each finding means, and what to do", [Items(meanings)])]
+    return [Facts(counts), table, Fold("What each finding means, and what to do", [meanings])]
 
 
 def worst_first(audit: Audit) -> list[Finding]:
@@ -159,12 +152,6 @@ def _p(figures: Mapping[str, Any]) -> Cell:
     return Cell(p_value(p), value=p if is_number(p) else "")
 
 
-def _standing(finding: Finding, accepted: Mapping[str, str]) -> str:
-    if finding.id in accepted:
-        return "accepted"
-    return "not accepted" if finding.level == "error" else ""
-
-
 def _meaning(finding: Finding, accepted: Mapping[str, str]) -> str:
     """The sentence of a finding with the study's reason for accepting it, else with what to do."""
     reason = accepted.get(finding.id)
@@ -175,14 +162,10 @@ def _meaning(finding: Finding, accepted: Mapping[str, str]) -> str:
 def all_tests(audit: Audit) -> list[Block]:
     """All tests for shortcuts with their figures, and what could not be tested."""
     noun, nouns = noun_of(audit.facts)
-    counts = ("images", "subjects", "subjects_of_smallest")
-    rows = [
-        Row(
-            capital(_tested(test, noun)),
-            [Cell(_value(test) or MISSING), _p(test), *(Cell(number(test.get(name), 0)) for name in counts)],
-        )
-        for test in (audit.facts.get("tests") or [])[:MOST_TESTS]
-    ]
+    rows = []
+    for test in (audit.facts.get("tests") or [])[:MOST_TESTS]:
+        counts = [Cell(number(test.get(name), 0)) for name in ("images", "subjects", "subjects_of_smallest")]
+        rows.append(Row(capital(_tested(test, noun)), [Cell(_value(test) or MISSING), _p(test), *counts]))
     columns = ["Test", "Size", "p", capital(nouns), "Subjects", "Of the smallest class or source"]
     lacking = [str(item) for item in audit.facts.get("not_tested") or []][:MOST_LACKING]
     shown: list[Block] = [Table(columns, rows, TESTS)] if rows else []
@@ -228,9 +211,8 @@ def twins(context: ReportContext, audit: Audit) -> list[Block]:
 
 
 def _picture(context: ReportContext, path: str, image: int) -> Picture | None:
-    picture = modality_report(context.study).overview(context, path)
-    if picture is None:
-        tiles = context.tiles([image])
-        picture = None if tiles is None else as_picture(tiles[0])
-    name = Path(path).name
+    slide, name = context.slide(path), Path(path).name
+    picture = None if slide is None else slide.read_picture()
+    if picture is None and (tiles := context.tiles([image])) is not None:
+        picture = as_picture(tiles[0])
     return None if picture is None else Picture(data_uri(picture, longest=150), f"Picture {name}", name)

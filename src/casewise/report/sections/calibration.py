@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from casewise.evaluation.calibration import FEW_OF_CLASS
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Plot, Plots, Row, Section, Table, Text
 from casewise.report.figures import calibration as draw
+from casewise.report.figures.drawing import Look
 from casewise.report.formatting import MISSING, capital, counted, number, plain
 from casewise.report.tables import figure_cell, metric_format, percent_cell
 from casewise.report.terms import SIDES, terms_of
@@ -45,50 +46,35 @@ def section(context: ReportContext) -> Section | None:
 
 def of_stage(context: ReportContext, stage: str) -> list[Block]:
     """The curves of a stage, and folded its slopes and decision curves."""
-    terms, study = terms_of(context), context.study
+    terms, points = terms_of(context), metric_format(context.study, context.outcome).points
     by_name = (context.metrics.calibration or {})[stage]
     classes, confidence = bool(context.classes), terms.confidence
-    points = metric_format(study, context.outcome).points
-    folds = any(entry.slope_by_fold for entry in by_name.values())
-    what = (
-        "Smoothed share of the class against its predicted probability"
-        if classes
-        else ("Smoothed reference against the prediction")
-    )
-    curves = [
-        Plot(
-            draw.curve(
-                entry.curve, title=plain(name) or terms.label, percent=bool(name), name=f"calibration-{stage}{number}"
-            ),
-            f"{what}, with its band; slope and intercept are in the table.",
-        )
-        for number, (name, entry) in enumerate(by_name.items())
-        if entry.curve
-    ]
-    columns = ["Class" if classes else "Prediction", "Slope", "Intercept", *(["Slope by fold"] if folds else [])]
+    what = "share of the class against its predicted probability" if classes else "reference against the prediction"
+    alt = f"Smoothed {what}, with its band; slope and intercept are in the table."
+    curves = []
+    for i, (name, entry) in enumerate(by_name.items()):
+        if entry.curve:
+            look: Look = {"percent": bool(name), "name": f"calibration-{stage}{i}"}
+            curves.append(Plot(draw.curve(entry.curve, title=plain(name) or terms.label, **look), alt))
+    columns = ["Class" if classes else "Prediction", "Slope", "Intercept"]
+    columns += ["Slope by fold"] if any(entry.slope_by_fold for entry in by_name.values()) else []
     rows = [row(name, entry, DIGITS if points is None else max(points, DIGITS)) for name, entry in by_name.items()]
     slopes: list[Block] = [
         Table(columns, rows, f"{capital(SIDES[stage])}. Brackets: {confidence} intervals by resampling subjects."),
         Text(HOW.format(few=FEW_OF_CLASS), note=True),
     ]
     decided = (context.metrics.decision_curves or {}).get(stage, {})
-    declared = [
-        decision_row(name, point, several=len(decided) > 1)
-        for name, points_of in decided.items()
-        for point in points_of
-        if point.declared
-    ]
+    all_points = [(name, point) for name, points_of in decided.items() for point in points_of]
+    declared = [decision_row(name, point, several=len(decided) > 1) for name, point in all_points if point.declared]
     if declared:
-        alt = (
-            "Net benefit by threshold, of the model, of treating all and of treating none; the values are in the table."
-        )
+        alt = "Net benefit by threshold, of the model, of treating all and of treating none; values are in the table."
         drawings = [
-            Plot(draw.decisions(points_of, title=plain(name), name=f"decision-{stage}{number}"), alt)
-            for number, (name, points_of) in enumerate(list(decided.items())[:MOST_CLASSES])
+            Plot(draw.decisions(points_of, title=plain(name), name=f"decision-{stage}{i}"), alt)
+            for i, (name, points_of) in enumerate(list(decided.items())[:MOST_CLASSES])
         ]
-        caption = BENEFIT.format(noun=terms.noun, confidence=confidence)
-        slopes += [Heading("Decision curve"), Plots(drawings, layout="multiples")]
-        slopes.append(Table(["Threshold", "Model", "Treat all", "Model − treat all"], declared, caption))
+        heads = ["Threshold", "Model", "Treat all", "Model − treat all"]
+        table = Table(heads, declared, BENEFIT.format(noun=terms.noun, confidence=confidence))
+        slopes += [Heading("Decision curve"), Plots(drawings, layout="multiples"), table]
     shown: list[Block] = [Heading(capital(SIDES[stage]))]
     if curves:
         shown.append(Plots(curves[:MOST_CLASSES], BAND, layout="multiples"))
@@ -160,17 +146,13 @@ def calibrated(study: Study, metrics: Results) -> list[tuple[str, str]]:
     unit = "subject" if study.subjects_known else "image"
     facts = [("Level aimed at", f"{100 * record.level:g} % of new {unit}s")]
     if not classes:
-        half = number(calibration["quantile"], metric_format(study, target).digits("mae"))
-        few = f"none: {record.fewest} {unit}s are needed"
-        return [
-            *facts,
-            ("Calibrated on", counted(calibration["subjects"], unit)),
-            ("Half width", few if calibration["quantile"] is None else half),
-        ]
+        half = f"none: {record.fewest} {unit}s are needed"
+        if calibration["quantile"] is not None:
+            half = number(calibration["quantile"], metric_format(study, target).digits("mae"))
+        return [*facts, ("Calibrated on", counted(calibration["subjects"], unit)), ("Half width", half)]
     for name, of_class in zip(classes, calibration["classes"], strict=True):
-        few = f"in every set: {record.fewest} {unit}s are needed" if of_class["quantile"] is None else ""
-        count = counted(of_class["subjects"], unit)
-        facts.append((plain(name), f"calibrated on {count}" + (f", {few}" if few else "")))
+        few = f", in every set: {record.fewest} {unit}s are needed" if of_class["quantile"] is None else ""
+        facts.append((plain(name), f"calibrated on {counted(of_class['subjects'], unit)}{few}"))
     return facts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from casewise.report.formatting import (
     probability,
     signed,
 )
-from casewise.report.modality_sections import modality_report
+from casewise.report.sections import preparation
 from casewise.report.terms import place, terms_of
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
     from casewise.report.context import ReportContext
 
-MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 6, 8, 8, 8, 8
-FIRST = 2
+FIRST, MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 2, 6, 8, 8, 8, 8
 NOTE = (
     "The largest errors {place}, with the model’s input. Look for wrong labels and for features other than the disease."
 )
@@ -84,15 +84,15 @@ def high_confidence_errors(context: ReportContext) -> list[Card]:
     return cards
 
 
-def _card(context: ReportContext, row: dict[str, Any], blocks: list[Block]) -> Card:
+def _card(context: ReportContext, row: Mapping[str, Any], blocks: list[Block]) -> Card:
     pictures = [
         Picture(uri, "Input of the model" + (f": {name}" if name else ""), name)
-        for name, uri in modality_report(context.study).case_pictures(context, row)
+        for name, uri in preparation.module_of(context.study).case_pictures(context, row)
     ]
     return Card(capital(case_label(row)), pictures, blocks)
 
 
-def _parts(context: ReportContext, row: dict[str, Any]) -> list[Block]:
+def _parts(context: ReportContext, row: Mapping[str, Any]) -> list[Block]:
     """`model / physician` of every other target of this case, a line per region; empty without other targets."""
     study, table = context.study, context.final
     own = table["model"].eq(context.learner) & table["stage"].eq(context.stage) & table["case"].eq(row["case"])

@@ -76,11 +76,10 @@ def _facts(context: ReportContext, networks: list[str]) -> list[tuple[str, str]]
     entries = figures[networks[0]].values()
     cases, subjects = (max(getattr(entry, name) for entry in entries) for name in ("cases", "subjects"))
     facts = [("Cases", f"{cases:,} of {counted(subjects, 'subject')}, drawn by the seed")]
-    apart = sorted(
-        {*context.learners, context.learner} - set(figures), key=lambda name: (name != context.learner, name)
-    )
+    apart = {*context.learners, context.learner} - set(figures)
     if apart:
-        facts.append(("Not tested", ", ".join(map(learner_name, apart))))
+        names = sorted(apart, key=lambda name: (name != context.learner, name))
+        facts.append(("Not tested", ", ".join(map(learner_name, names))))
     for network in networks:
         constant, folds = constant_folds(context.predictions, context.outcome, network)
         if constant:

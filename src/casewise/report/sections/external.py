@@ -2,89 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Row, Section, Table, Text
-from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.formatting import MISSING, capital, counted, interval, number, p_value, plain, signed
-from casewise.report.sections import learners
-from casewise.report.tables import VERDICTS, MetricFormat, confusion, metric_format, percent_cell, verdict
-from casewise.report.terms import SIDES, predicted_externally, terms_of
+from casewise.report.context import EXTERNAL, ReportContext, defined
+from casewise.report.formatting import MISSING, capital, counted, number, p_value, plain
+from casewise.report.sections import classes, learners
+from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, metric_format, percent_cell, verdict
+from casewise.report.terms import SIDES, terms_of
 
 if TYPE_CHECKING:
-    from casewise.evaluation.results import (
-        ClassFigures,
-        DriftGap,
-        DriftGroup,
-        Estimate,
-        Interval,
-        LearnerDrift,
-        SourceMean,
-    )
-    from casewise.report.context import ReportContext
-
+    from casewise.evaluation.results import LearnerDrift
 
 BY_CLASS = ("recall", "precision", "auroc")
-POINT_METRICS = ("sensitivity", "specificity", "precision", "npv")
-RULES = {"youden": "Youden index"}
-MOST_GROUPS = 20
-MOST_RECALLS = 6
-MOST_POINTS = 24
+MOST_GROUPS, MOST_RECALLS = 20, 6
 BOTH = (
     "Difference: external minus internal, with its {confidence} interval. External predictions are means over the"
     " networks of all folds. Not compared: where the interval is rough or missing."
 )
 BY_GROUP = "External, by {column}. A metric over all classes is undefined where a class is absent."
-POINTS = (
-    "Operating points, external. Thresholds were chosen on cases of the study and are applied unchanged; precision and"
-    " NPV hold for the share of the class in the external cohort."
-)
 
 
 def section(context: ReportContext) -> Section | None:
     """The figures of the external cohort; None where nothing was predicted there."""
-    if not predicted_externally(context):
+    if not (context.predictions["stage"] == EXTERNAL).any():
         return None
-    study, terms = context.study, terms_of(context)
-    outside, rows = (
-        context.metrics.figures(EXTERNAL, context.learner, context.outcome),
-        context.rows(EXTERNAL, context.learner),
-    )
-    count = counted(len(rows), terms.noun)
+    study, noun, rows = context.study, terms_of(context).noun, context.rows(EXTERNAL, context.learner)
+    outside = context.figures(EXTERNAL, context.learner)
+    count = counted(len(rows), noun)
     count += f" of {counted(rows['subject'].nunique(), 'subject')}" if study.subjects_known else ""
-    blocks: list[Block] = [
-        Facts([("With a reference value", count if len(rows) else "none: nothing can be evaluated")])
-    ]
-    metrics = [metric for metric in context.columns("external") if metric in outside]
-    if metrics:
-        write, caption = metric_format(study, context.outcome), BOTH.format(confidence=terms.confidence)
-        both = [Row(write.title(metric), both_cells(context, metric)) for metric in metrics]
-        blocks.append(Table(["Metric", *sides(context)], both, caption, wide=True))
+    fact = ("With a reference value", count if len(rows) else "none: nothing can be evaluated")
+    blocks: list[Block] = [Facts([fact])]
+    if metrics := [metric for metric in context.columns("external") if metric in outside]:
+        titles = {metric_format(study, context.outcome).title(metric): metric for metric in metrics}
+        blocks.append(both_table(context, "Metric", titles))
         blocks += [Fold(summary, inside) for summary, inside in details(context) if inside]
     heading = f"External validation: {study.external_name or 'the external cohort'}"
     return Section("external", heading, [*blocks, *distant_cases(context)])
 
 
-def sides(context: ReportContext) -> list[str]:
-    """The headings of the figure of the study, that outside, their difference, and the verdict."""
+def both_table(context: ReportContext, head: str, metrics: Mapping[str, str]) -> Table:
+    """By name of the row, a metric inside and outside, their difference, and the verdict on the external one."""
     inside = f"Mean within each {context.site}" if context.by_site else capital(SIDES[context.stage])
-    return [inside, "External", "Difference", "External is"]
+    rows = [Row(name, both_cells(context, metric)) for name, metric in metrics.items()]
+    caption = BOTH.format(confidence=terms_of(context).confidence)
+    return Table([head, inside, "External", "Difference", "External is"], rows, caption, wide=True)
 
 
 def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
     """The folded parts, with what each holds."""
-    entry = context.metrics.classes.get(EXTERNAL, {}).get(context.learner, {}).get(context.outcome)
+    entry, figures = context.class_figures(EXTERNAL, context.learner), context.figures(EXTERNAL, context.learner)
     table = learners.learner_table(context, EXTERNAL) if len(context.learners) > 1 else None
     of_classes: list[Block] = []
     if entry:
-        matrix = "Confusion matrix, external. Small print and shade: share of the row."
-        of_classes.append(Matrix(confusion(entry.names, entry.confusion), matrix, "reference", "predicted"))
-        caption = BOTH.format(confidence=terms_of(context).confidence)
-        if rows := class_rows(context, entry):
-            of_classes.append(Table(["Class (external cases)", *sides(context)], rows, caption, wide=True))
-        if points := point_rows(entry):
-            heads = ["Class and rule", "Threshold", *map(MetricFormat().title, POINT_METRICS)]
-            of_classes.append(Table(heads, points, POINTS, wide=True))
+        caption = "Confusion matrix, external. Small print and shade: share of the row."
+        of_classes.append(Matrix(confusion(entry.names, entry.confusion), caption, "reference", "predicted"))
+        write = metric_format(context.study, context.outcome)
+        both = {
+            f"{plain(label)} ({support:,}), {write.phrase(metric)}": f"{metric}[{label}]"
+            for label, support in zip(entry.names, entry.support, strict=True)
+            for metric in BY_CLASS
+            if defined(figures.get(f"{metric}[{label}]"))
+        }
+        of_classes += [both_table(context, "Class (external cases)", both)] if both else []
+        of_classes += classes.point_blocks(context, entry, EXTERNAL) if entry.operating else []
     return [
         ("External, by class: confusion matrix, figures and operating points", of_classes),
         ("External, by group", list(groups(context))),
@@ -92,52 +74,14 @@ def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
     ]
 
 
-def inside_figure(context: ReportContext, metric: str) -> Estimate | SourceMean | None:
-    """The study's own figure: where sources were left out, the mean within them."""
-    if context.by_site:
-        return (context.metrics.site_means or {}).get(context.learner, {}).get(metric)
-    return context.metrics.figures(context.stage, context.learner, context.outcome).get(metric)
-
-
 def both_cells(context: ReportContext, metric: str) -> list[Cell]:
     """A figure inside and outside, the difference with its interval, and the verdict on the external figure."""
-    write = metric_format(context.study, context.outcome)
-    outside = context.metrics.figures(EXTERNAL, context.learner, context.outcome).get(metric)
+    write, inside = metric_format(context.study, context.outcome), context.quoted.get(metric)
+    outside = context.figures(EXTERNAL, context.learner).get(metric)
     drop = (context.metrics.external_drop or {}).get(context.learner, {}).get(metric)
-    inside = inside_figure(context, metric)
-    cell = write.cell(metric, inside)
-    if drop and (inside is None or inside.value is None):
-        cell = write.cell(metric, {"value": drop.internal})
-    difference = write.difference(metric, drop, cell.value, outside.value if outside else None)
     code = "untested" if drop is None or drop.rough else verdict(drop.low, drop.high, metric)
-    return [cell, write.cell(metric, outside), difference, Cell(VERDICTS[code])]
-
-
-def class_rows(context: ReportContext, entry: ClassFigures) -> list[Row]:
-    """For each class of the external cohort its recall, precision and AUROC inside, outside, and the difference."""
-    write, outside = MetricFormat(), context.metrics.figures(EXTERNAL, context.learner, context.outcome)
-    rows = []
-    for label, support in zip(entry.names, entry.support, strict=True):
-        for metric in BY_CLASS:
-            key = f"{metric}[{label}]"
-            if key in outside and outside[key].value is not None:
-                name = f"{plain(label)} ({support:,}), {write.phrase(metric)}"
-                rows.append(Row(name, both_cells(context, key)))
-    return rows
-
-
-def point_rows(entry: ClassFigures) -> list[Row]:
-    """The operating points outside: threshold, and the metrics at it."""
-    return [
-        Row(
-            f"{plain(point.label)}, {RULES.get(point.rule, point.rule).replace('>=', '≥')}",
-            [
-                Cell(number(point.threshold, 3)),
-                *(MetricFormat().cell(metric, point.figures.get(metric)) for metric in POINT_METRICS),
-            ],
-        )
-        for point in entry.operating[:MOST_POINTS]
-    ]
+    difference = write.difference(metric, drop) if defined(outside) else Cell(MISSING)
+    return [write.cell(metric, inside), write.cell(metric, outside), difference, Cell(VERDICTS[code])]
 
 
 def groups(context: ReportContext) -> list[Table]:
@@ -204,34 +148,23 @@ def distant_cases(context: ReportContext) -> list[Block]:
 
 def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
     """The cases of the study, the external ones, those of them inside and outside, and the differences."""
-    quality = figures.quality
-    return [
-        Row(capital(SIDES[figures.internal_stage]), _group(figures.internal, quality, write)),
-        Row("External", _group(figures.external, quality, write)),
-        Row("inside", _group(figures.inside, quality, write), inner=True),
-        Row("outside", _group(figures.outside, quality, write), inner=True),
-        Row("Outside − inside", _gap(figures.outside_minus_inside, figures, write)),
-        Row("External − internal", _gap(figures.external_minus_internal, figures, write)),
-    ]
-
-
-def _group(group: DriftGroup, quality: str, write: MetricFormat) -> list[Cell]:
-    outside = percent_cell(group.outside) if group.outside else Cell("")
-    cells = [Cell(number(group.answers, 0)), outside, write.cell(quality, group.quality)]
-    return [*cells, *([percent_cell(group.confidence)] if group.confidence else [])]
-
-
-def _gap(gap: DriftGap, figures: LearnerDrift, write: MetricFormat) -> list[Cell]:
-    quality = figures.quality
-    cells = [Cell(""), Cell(""), _signed(gap.quality, write.in_percent(quality), write.digits(quality))]
-    return [*cells, *([_signed(gap.confidence, True, 0)] if figures.external.confidence else [])]
-
-
-def _signed(figure: Interval | None, percent: bool, digits: int) -> Cell:
-    """A difference with its interval; shares in percentage points."""
-    if figure is None:
-        return Cell(MISSING)
-    scale, unit = (100, " points") if percent else (1, "")
-    ends = {name: scale * end for name, end in (("low", figure.low), ("high", figure.high)) if end is not None}
-    value = scale * figure.value
-    return Cell(signed(value, digits) + unit, interval(ends, digits), value)
+    quality, confident = figures.quality, figures.external.confidence is not None
+    groups = {
+        capital(SIDES[figures.internal_stage]): figures.internal,
+        "External": figures.external,
+        "inside": figures.inside,
+        "outside": figures.outside,
+    }
+    rows = []
+    for name, group in groups.items():
+        outside = percent_cell(group.outside) if group.outside else Cell("")
+        cells = [Cell(number(group.answers, 0)), outside, write.cell(quality, group.quality)]
+        cells += [percent_cell(group.confidence)] if group.confidence else []
+        rows.append(Row(name, cells, inner=name in ("inside", "outside")))
+    gaps = {"Outside − inside": figures.outside_minus_inside, "External − internal": figures.external_minus_internal}
+    for name, gap in gaps.items():
+        percent = write.in_percent(quality)
+        cells = [Cell(""), Cell(""), figure_cell(gap.quality, write.digits(quality), percent=percent, sign=True)]
+        cells += [figure_cell(gap.confidence, 0, percent=True, sign=True)] if confident else []
+        rows.append(Row(name, cells))
+    return rows

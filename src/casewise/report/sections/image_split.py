@@ -9,15 +9,13 @@ from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.figures.drawing import ACCENT, MODEL
 from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital
-from casewise.report.tables import metric_format
-from casewise.report.target_kind_sections import kind_report
+from casewise.report.tables import kind_report, metric_format
 from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import Figures
 
-MOST_LEARNERS = 16
 WHICH = (
     "Use the figures by subject: no subject was predicted by a network trained on that subject, as for a new patient."
     " In a split by image, a network can recognise subjects whose other images it was trained on."
@@ -37,10 +35,10 @@ def section(context: ReportContext) -> Section | None:
     entry, stage = context.metrics.image_split, context.stage
     if entry is None:
         return None
-    own = {name: context.metrics.figures(stage, name, context.outcome) for name in context.learners}
+    own = {name: context.figures(stage, name) for name in context.learners}
     by_image = {name: entry.metrics.get(stage, {}).get(name, {}).get(context.outcome, {}) for name in context.learners}
     names = [name for name in context.learners if own[name] and by_image[name]]
-    names = sorted(names, key=lambda name: name != context.learner)[:MOST_LEARNERS]
+    names = sorted(names, key=lambda name: name != context.learner)
     if not names:
         return None
     same, judged = same_values(context)
@@ -48,7 +46,6 @@ def section(context: ReportContext) -> Section | None:
         ("Subjects on both sides of the split by image", f"{entry.subjects_on_both_sides:,} of {entry.subjects:,}"),
         ("Subjects whose reference values are all the same", f"{same:,} of {judged:,}"),
         ("Images", f"{entry.images:,}"),
-        ("Learners shown", f"{len(names)} of {len(context.learners)}"),
     ]
     details: list[Block] = [Facts(facts), table(context, own, by_image, names), Text(HOW, note=True)]
     blocks: list[Block] = [
@@ -75,22 +72,20 @@ def table(context: ReportContext, own: dict[str, Figures], by_image: dict[str, F
 
 def figure(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Plot:
     """One metric of all learners both ways, beside always predicting the most common class."""
-    write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).image_split
-    both = [{name: figures[name][metric] for name in names if metric in figures[name]} for figures in (own, by_image)]
+    write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).headline
+    both = [
+        {i: figures[name][metric] for i, name in enumerate(names) if metric in figures[name]}
+        for figures in (own, by_image)
+    ]
     series = [
-        Series("split by subject", both[0], MODEL, "o"),
-        Series("split by image", both[1], ACCENT, "D", face="white"),
+        Series("split by subject", both[0], MODEL, "o", shift=0.16),
+        Series("split by image", both[1], ACCENT, "D", face="white", shift=-0.2),
     ]
     truth = context.headline_rows["y_true"]
-    guess = context.classes and metric == "accuracy" and len(truth)
-    drawing = forest(
-        names,
-        series,
-        label=write.title(metric) + (", points" if metric == "mae" else ""),
-        name="image-split",
-        chance=float(truth.value_counts(normalize=True).iloc[0]) if guess else None,
-        percent=write.in_percent(metric),
-    )
+    guess = float(truth.value_counts(normalize=True).iloc[0]) if context.classes and len(truth) else None
+    label = write.title(metric) + (", points" if metric == "mae" else "")
+    rows, percent = [(learner_name(name), False) for name in names], write.in_percent(metric)
+    drawing = forest(rows, series, label=label, name="image-split", dashed=guess, percent=percent)
     alt = f"{write.title(metric)} of each learner by subject and by image; the values are in the table."
     return Plot(drawing, alt, "Dashed: always predicting the most common class." if guess else "")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
 
 from casewise.audit import metadata
 from casewise.cohort.dates import natural
@@ -25,11 +28,9 @@ from casewise.report.formatting import MISSING, capital, counted, display_name, 
 from casewise.report.terms import terms_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.report.context import ReportContext
 
-MOST_LABELS, MOST_SOURCES, MOST_SIDES, MOST_TARGETS = 12, 15, 60, 40
+MOST_LABELS, MOST_SOURCES, MOST_SIDES = 12, 15, 60
 SIDES = (
     "{outcome}: {noun}s by side of the split; shade and percent: the share of the row. Where the shares differ greatly"
     " between the sides, figures of one side say little about the other."
@@ -43,11 +44,6 @@ DISTRIBUTIONS = (
     "Share of the values. Blue: training; orange: test, where there is a test set; dash: all together. If the two"
     " differ greatly, the test subjects are not comparable to those of the training. At most {most} targets are shown."
 )
-IMBALANCE = (
-    "Imbalance: the mean over the labels of the largest difference between the sides in the number of panels with a"
-    " label, divided by the number that the side should have (its own where the side was not assigned). Shaded: the"
-    " target whose imbalance the split was chosen to keep small."
-)
 CORRECTIONS = {
     "none": "no correction in training",
     "weights": "weighted in training, so that all classes have the same total weight",
@@ -56,14 +52,11 @@ CORRECTIONS = {
 
 
 def section(context: ReportContext) -> Section | None:
-    """How each target is distributed, training beside test, and how well the split balanced it; None without values."""
+    """How each target is distributed, training beside test; None without values."""
     blocks: list[Block] = class_blocks(context) if context.classes else []
     if plots := distributions(context):
         shown = Plots(plots, DISTRIBUTIONS.format(most=MOST_LABELS), layout="multiples")
         blocks.append(Fold("Distributions of the targets that are numbers", [shown]))
-    if rows := imbalance_rows(context):
-        table = Table(["Target", "Test against training", "Between the folds"], rows, IMBALANCE)
-        blocks.append(Fold("Imbalance between the sides of the split", [table]))
     return Section("labels", "Reference classes" if context.classes else "Reference scores", blocks) if blocks else None
 
 
@@ -72,9 +65,9 @@ def distributions(context: ReportContext) -> list[Plot]:
     study, sides = context.study, context.splits.get("subjects", {})
     names = dict.fromkeys([context.outcome, *study.scores, *study.targets])
     plots: list[Plot] = []
-    for i, name in enumerate(name for name in names if not study.classes_of(name)):
+    for i, name in enumerate([name for name in names if not study.classes_of(name)][:MOST_LABELS]):
         table = _truths(context, name)
-        if table is None or table.empty or len(plots) == MOST_LABELS:
+        if table is None or table.empty:
             continue
         table = table.assign(side=["test" if sides.get(s) == "test" else "train" for s in table["subject"].astype(str)])
         title, values = display_name(study, name), table["value"]
@@ -97,27 +90,6 @@ def _truths(context: ReportContext, name: str) -> pd.DataFrame | None:
     return rows[["subject", "case", "y_true"]].rename(columns={"y_true": "value"}) if len(rows) else None
 
 
-def balanced_on(context: ReportContext) -> str | None:
-    """The target whose imbalance the split keeps small; None if the split was imported or each source left out once."""
-    imported = str(context.splits.get("how") or "").startswith("column ")
-    return None if imported or context.splits.get("left_out") else context.splits.get("balance")
-
-
-def imbalance_rows(context: ReportContext) -> list[Row]:
-    """One line per target: the gap in label shares between test and training, and between the folds."""
-    imbalance, guide = context.splits.get("imbalance", {}), balanced_on(context)
-    by_side = [imbalance.get(side, {}) for side in ("test", "folds")]
-    names = list(dict.fromkeys(name for shares in by_side for name in shares))[:MOST_TARGETS]
-    return [
-        Row(
-            display_name(context.study, name),
-            [Cell(percent(shares.get(name), 1)) for shares in by_side],
-            mark=name == guide,
-        )
-        for name in names
-    ]
-
-
 # ---------------------------------------------------------------------------------------------------------- classes
 
 
@@ -131,25 +103,25 @@ def class_blocks(context: ReportContext) -> list[Block]:
     facts = Facts([("Rare classes", CORRECTIONS[context.study.recipe.imbalance])])
     if column is None:
         return [facts, Fold("Counts by side of the split", inner)]
-    words = {"noun": terms.noun, "column": plain(column)}
-    caption = SOURCES.format(noun=capital(terms.noun), column=words["column"])
-    inner.append(Matrix(by_source(context, table, column), caption, words["column"], same=False, tight=True))
-    rows = largest_sources(context, table, column)
-    largest = Table(["Class", capital(words["column"]), f"Share of the {terms.noun}s"], rows, LARGEST.format(**words))
-    return [facts, largest, Fold(f"Counts by side of the split and by {words['column']}", inner)]
+    name, noun = plain(column), terms.noun
+    caption = SOURCES.format(noun=capital(noun), column=name)
+    inner.append(Matrix(by_source(context, table, column), caption, name, same=False, tight=True))
+    heads = ["Class", capital(name), f"Share of the {noun}s"]
+    largest = Table(heads, largest_sources(context, table, column), LARGEST.format(noun=noun, column=name))
+    return [facts, largest, Fold(f"Counts by side of the split and by {name}", inner)]
 
 
 def by_side(context: ReportContext, table: pd.DataFrame) -> Counts:
-    """The classes by side of the split, and of all."""
-    sides = context.splits.get("subjects", {})
-    sources = [str(name) for name in context.splits.get("left_out") or []]
-    side = table["subject"].astype(str).map(lambda subject: _side_name(sides.get(subject), sources))
-    return _counts(context, table, side, MOST_SIDES, total=True)
+    """The classes by side of the split, with the source that is held out in it where each fold is one, and of all."""
+    names: dict[object, str] = {"test": "test", None: "not split"}
+    names |= {n: f"fold {n} ({name})" for n, name in enumerate(context.splits.get("left_out") or [], start=1)}
+    sides = [context.splits.get("subjects", {}).get(subject) for subject in table["subject"].astype(str)]
+    return _counts(context, table, [names.get(side, f"fold {side}") for side in sides], MOST_SIDES, total=True)
 
 
 def by_source(context: ReportContext, table: pd.DataFrame, column: str) -> Counts:
     """The classes by source; the smallest of many sources share a line."""
-    return _counts(context, table, table[column].astype(str), MOST_SOURCES)
+    return _counts(context, table, table[column].astype(str).tolist(), MOST_SOURCES)
 
 
 def largest_sources(context: ReportContext, table: pd.DataFrame, column: str) -> list[Row]:
@@ -186,24 +158,15 @@ def source_column(context: ReportContext) -> str | None:
     return left_out if left_out in varying else metadata.source_column(varying)
 
 
-def _side_name(side: Any, sources: list[str]) -> str:
-    """The side of the split, with the source that is held out in it where each fold is a source."""
-    if side is None or side == "test":
-        return "test" if side else "not split"
-    name = f" ({sources[int(side) - 1]})" if int(side) <= len(sources) else ""
-    return f"fold {side}{name}"
-
-
-def _counts(context: ReportContext, table: pd.DataFrame, lines: pd.Series, most: int, *, total: bool = False) -> Counts:
+def _counts(context: ReportContext, table: pd.DataFrame, lines: list[str], most: int, *, total: bool = False) -> Counts:
     """The classes of each line; lines beyond `most`, the smallest ones, are counted together; `total`: all lines."""
-    counts = {
-        str(name): [int((values == k).sum()) for k in range(len(context.classes))]
-        for name, values in table["value"].groupby(lines.to_numpy())
-    }
-    largest = sorted(counts, key=lambda name: -sum(counts[name]))
-    rows = [counts_line(shortened(n or "unknown", 30), counts[n]) for n in sorted(largest[:most], key=natural)]
-    if others := [counts[name] for name in largest[most:]]:
-        rows.append(counts_line(f"{len(others)} others", [sum(each) for each in zip(*others, strict=True)]))
+    counts = pd.crosstab(np.array(lines), table["value"].to_numpy(int)).reindex(
+        columns=range(len(context.classes)), fill_value=0
+    )
+    largest = counts.sum(axis=1).sort_values(ascending=False, kind="stable").index
+    rows = [counts_line(shortened(n or "unknown", 30), counts.loc[n]) for n in sorted(largest[:most], key=natural)]
+    if others := len(largest) - most if len(largest) > most else 0:
+        rows.append(counts_line(f"{others} others", counts.loc[largest[most:]].sum()))
     if total:
-        rows.append(counts_line("all", [sum(each) for each in zip(*counts.values(), strict=True)]))
+        rows.append(counts_line("all", counts.sum()))
     return Counts([plain(name) for name in context.classes], rows)

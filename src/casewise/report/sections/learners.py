@@ -1,9 +1,8 @@
-"""All learners side by side: tables with intervals and verdicts, forest plots, weights, classification reports."""
+"""All learners side by side: tables with intervals and verdicts, forest plots, weights, single classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,25 +10,31 @@ import numpy as np
 from casewise.audit.columns import leading_column
 from casewise.evaluation.headline import FITTED
 from casewise.evaluation.results import Difference
+from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Plot, Plots, Row, Section, Table, Text
-from casewise.report.context import ReportContext, is_number
+from casewise.report.context import ReportContext, defined, quoted_figures
 from casewise.report.figures import learners as draw
 from casewise.report.figures.drawing import MODEL, SOFT
-from casewise.report.formatting import MISSING, capital, class_name, display_name, number, plain, signed
-from casewise.report.tables import VERDICTS, MetricFormat, confusion, metric_format, verdict, verdict_beside
-from casewise.report.target_kind_sections import kind_report
+from casewise.report.formatting import MISSING, capital, class_name, display_name, is_number, number, plain, signed
+from casewise.report.sections.classes import class_table
+from casewise.report.tables import (
+    VERDICTS,
+    MetricFormat,
+    confusion,
+    kind_report,
+    metric_format,
+    verdict,
+    verdict_beside,
+)
 from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import is_baseline, learner_name, learner_named
 
 if TYPE_CHECKING:
-    from casewise.evaluation.results import ColumnGroup, Comparison, Estimate, OverFolds, WithinColumn
+    from casewise.evaluation.results import ColumnGroup, Comparison, Estimate, GroupMean, OverFolds
     from casewise.report.context import ReportContext
 
-
-MOST_REPORTS = 16
-MOST_STACKERS, MOST_STACKED = 6, 10
-REPORT = ("precision", "recall", "f1")
+MOST_REPORTS, MOST_SHOWN = 16, 4
 
 ORDER = "{stage}, the best {order} first; marked: the reported learner. Brackets: {confidence} intervals by {unit}."
 AGAINST = (
@@ -46,7 +51,7 @@ FITTED_WEIGHTS = (
 )
 FOREST = "Points with {confidence} intervals, in the order of the out-of-fold {merit}. Shaded: the reported learner."
 OVER_FOLDS = (
-    "{what}Out of fold: mean ± standard deviation over {folds} folds, beside the figure of all cases together with its"
+    "Out of fold: mean ± standard deviation over {folds} folds, beside the figure of all cases together with its"
     " {confidence} interval."
 )
 SPREAD = (
@@ -81,16 +86,14 @@ def section(context: ReportContext) -> Section | None:
     if names:
         details += [Heading("Names of learners in metrics.json and in tables of predictions"), Facts(names)]
     if spread := over_folds(context):
-        details += [Heading("Mean over the folds"), *spread, Text(SPREAD, note=True)]
+        details += [Heading("Mean over the folds"), spread, Text(SPREAD, note=True)]
+    others = reports(context)
     folds = [
         ("Other cases, means over the folds, and names in files", details),
         ("Weights of combined learners", weights(context)),
+        ("Class by class and confusion matrix of each other learner", others),
     ]
     blocks += [Fold(summary, inside) for summary, inside in folds if inside]
-    if several and context.classes:
-        reported, shown = reports(context)
-        summary = f"Classification reports and confusion matrices of {shown} of {len(context.learners)} learners"
-        blocks.append(Fold(summary, reported))
     return Section("learners", "All learners", [*blocks, *beside_column_blocks(context)])
 
 
@@ -104,10 +107,12 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     stated = [metric for figures in published.values() for metric in figures]
     metrics = list(dict.fromkeys([*context.columns("learners", stage), *map(str, stated)]))
     entry = _comparison(context, stage)
-    others = list(dict.fromkeys([context.learner, entry.best, *_best_baseline(context)])) if entry else []
+    baseline = context.metrics.against_baselines
+    best = [context.learner, entry.best, *([baseline.baseline] if baseline else [])] if entry else []
+    others = list(dict.fromkeys(best))
     rows: list[tuple[float, Row]] = []
     for learner in context.learners:
-        figures = context.metrics.figures(stage, learner, context.outcome)
+        figures = context.figures(stage, learner)
         if not figures:
             continue
         only = plain(context.constant_class(stage, learner))
@@ -115,7 +120,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
         cells += [write.cell(metric, figures.get(metric)) for metric in metrics]
         cells += [against(write, kind.compared, gap_between(entry, learner, other)) for other in others if entry]
         row = Row(learner_name(learner), cells, mark=learner == context.learner)
-        rows.append((_rank(context, stage, learner, kind.order_by), row))
+        rows.append((_rank(context, stage, learner, kind.compared), row))
     if not rows:
         return None
     lines = [row for _, row in sorted(rows, key=lambda pair: (pair[0], pair[1].name))]
@@ -123,7 +128,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
         cells = [Cell(write.text(metric, values.get(metric))) for metric in metrics]
         lines.append(Row(name, [Cell("published"), *cells, *[Cell(MISSING)] * len(others)]))
     unit = "subject" if study.subjects_known else terms_of(context).noun
-    texts = {"stage": capital(SIDES[stage]), "order": write.phrase(kind.order_by), "unit": unit}
+    texts = {"stage": capital(SIDES[stage]), "order": write.phrase(kind.compared), "unit": unit}
     caption = ORDER.format(**texts, confidence=terms_of(context).confidence)
     heads = ["Learner", "Kind", *map(write.heading, metrics), *(f"Against {learner_name(name)}" for name in others)]
     return Table(heads, lines, caption, wide=True, sortable=True)
@@ -131,12 +136,10 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
 
 def _rank(context: ReportContext, stage: str, learner: str, metric: str) -> float:
     """The metric so that smaller is better; where sources were left out, its mean within them."""
-    figure = context.metrics.figures(stage, learner, context.outcome).get(metric)
-    means = (context.metrics.site_means or {}) if stage == "oof" else {}
-    value = means[learner][metric].value if metric in means.get(learner, {}) else figure.value if figure else None
-    if value is None:
+    figure = defined(quoted_figures(context.study, context.metrics, learner, stage).get(metric))
+    if figure is None or figure.value is None:
         return float("inf")
-    return value if metric_format(context.study, context.outcome).smaller_is_better(metric) else -value
+    return -figure.value if metric_of(metric).larger_is_better else figure.value
 
 
 def _noun(context: ReportContext, learner: str) -> str:
@@ -155,135 +158,71 @@ def _comparison(context: ReportContext, stage: str) -> Comparison | None:
     return entry if entry and entry.differences else None
 
 
-def _best_baseline(context: ReportContext) -> list[str]:
-    compared = context.metrics.against_baselines
-    return [compared.baseline] if compared else []
-
-
 def gap_between(entry: Comparison, learner: str, other: str) -> Difference | None:
     """A learner's figure minus that of another one; None if the comparison does not have this pair.
 
     It has the pairs with the best learner and those with a baseline.
     """
-    for first, second, sign in ((learner, other, 1), (other, learner, -1)):
-        from_second = entry.differences if second == entry.best else entry.from_baseline.get(second, {})
-        gap = from_second.get(first)
-        if gap and sign == 1:
-            return gap
-        if gap:
-            low, high = (None if end is None else -end for end in (gap.high, gap.low))
-            return Difference(-gap.difference, low, high, gap.indistinguishable)
-    return None
+    from_other, from_learner = (
+        entry.differences if name == entry.best else entry.from_baseline.get(name, {}) for name in (other, learner)
+    )
+    if learner in from_other:
+        return from_other[learner]
+    if other not in from_learner:
+        return None
+    gap = from_learner[other]
+    low, high = (None if end is None else -end for end in (gap.high, gap.low))
+    return Difference(-gap.difference, low, high, gap.indistinguishable)
 
 
 def against(write: MetricFormat, metric: str, gap: Difference | None) -> Cell:
     """The verdict on a learner by its difference from another one, with the difference below."""
     if gap is None or gap.low is None:
         return Cell(MISSING)
-    difference = write.difference(metric, gap, 0.0, gap.difference)
+    difference = write.difference(metric, gap)
     small = f"{difference.text} {difference.small}"
     return Cell(VERDICTS[verdict(gap.low, gap.high, metric)], small, gap.difference)
 
 
-def reports(context: ReportContext) -> tuple[list[Block], int]:
-    """Each learner's classification report with its confusion matrix, the reported one first, and their number."""
-    stage, shown = context.stage, 0
+def reports(context: ReportContext) -> list[Block]:
+    """The table of single classes and the confusion matrix of each learner but the reported one."""
     blocks: list[Block] = []
-    order = sorted(context.learners, key=lambda name: name != context.learner)
-    by_learner = context.metrics.classes.get(stage, {})
-    for learner in order[:MOST_REPORTS]:
-        entry = by_learner.get(learner, {}).get(context.outcome)
-        if entry is None:
-            continue
-        figures, write = context.metrics.figures(stage, learner, context.outcome), MetricFormat()
-        names = [*(f"[{name}]" for name in entry.names), ""]
-        supports, labels = [*entry.support, sum(entry.support)], [*map(plain, entry.names), "mean"]
-        rows = [
-            Row(
-                label,
-                [*(write.cell(metric, figures.get(f"{metric}{name}")) for metric in REPORT), Cell(f"{support:,}")],
-                inner=not name,
-            )
-            for label, name, support in zip(labels, names, supports, strict=True)
-        ]
-        heads = ["Class", *map(write.title, REPORT), "Support"]
-        matrix = Matrix(confusion(entry.names, entry.confusion), "Confusion matrix.", "reference", tight=True)
-        blocks += [
-            Heading(learner_name(learner)),
-            Table(heads, rows, f"Classification report, {SIDES[stage]}."),
-            matrix,
-        ]
-        shown += 1
-    return blocks, shown
+    for learner in [name for name in context.learners if name != context.learner][:MOST_REPORTS]:
+        entry, table = context.class_figures(context.stage, learner), class_table(context, context.stage, learner)
+        if entry and table:
+            matrix = Matrix(confusion(entry.names, entry.confusion), "Confusion matrix.", "reference", tight=True)
+            blocks += [Heading(learner_name(learner)), table, matrix]
+    return blocks
 
 
 def weights(context: ReportContext) -> list[Block]:
     """For each combined learner a line per network with its weight for each target; the intercept last."""
     tables: list[Block] = []
-    for learner, by_target in list(context.stackers.items())[:MOST_STACKERS]:
-        fitted = {name: fit for name, fit in by_target.items() if isinstance(fit, dict) and fit.get("weights")}
-        targets = list(fitted)[:MOST_STACKED]
-        networks = list(dict.fromkeys(network for name in targets for network in fitted[name]["weights"]))
-        lines = {learner_name(n): [fitted[name]["weights"].get(n) for name in targets] for n in networks}
-        lines["intercept"] = [fitted[name].get("intercept", 0.0) for name in targets]
+    for learner, by_target in context.stackers.items():
+        fits = {name: fit for name, fit in by_target.items() if isinstance(fit, dict) and fit.get("weights")}
+        networks = dict.fromkeys(network for fit in fits.values() for network in fit["weights"])
+        lines = {learner_name(name): [fit["weights"].get(name) for fit in fits.values()] for name in networks}
+        lines["intercept"] = [fit.get("intercept", 0.0) for fit in fits.values()]
         rows = [Row(name, [Cell(signed(value, 3)) for value in values]) for name, values in lines.items()]
-        heads = ["Network", *(display_name(context.study, name) for name in targets)]
-        if targets:
-            tables.append(Table(heads, rows, f"{learner_name(learner)}: coefficients.", wide=True))
+        heads = ["Network", *(display_name(context.study, name) for name in fits)]
+        tables += [Table(heads, rows, f"{learner_name(learner)}: coefficients.", wide=True)] if fits else []
     return tables
 
 
-# ----------------------------------------------------------------------------------------------------- over the folds
-
-
-def over_folds(context: ReportContext) -> list[Table]:
-    """Mean ± standard deviation over folds beside the pooled figures; none where folds are sources."""
+def over_folds(context: ReportContext) -> Table | None:
+    """Mean ± standard deviation over folds beside the pooled figures; None where folds are sources."""
     by_learner = context.metrics.over_folds.get(context.outcome)
     if not by_learner or context.metrics.by_site:
-        return []
-    write, metrics = metric_format(context.study, context.outcome), context.columns("folds")
-    rows: dict[str, Row] = {}
+        return None
+    write, metrics, rows = metric_format(context.study, context.outcome), context.columns("folds"), []
     for learner in (name for name in context.learners if name in by_learner):
-        pooled, cells = context.metrics.figures("oof", learner, context.outcome), []
+        pooled, cells = context.figures("oof", learner), []
         for name in metrics:
             cells += [spread(write, name, by_learner[learner].get(name)), write.cell(name, pooled.get(name))]
-        rows[learner] = Row(learner_name(learner), cells, mark=learner == context.learner)
+        rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
     folds = max((len(figure.folds) for figures in by_learner.values() for figure in figures.values()), default=0)
     heads = ["Learner", *(head for name in metrics for head in (write.title(name), "pooled"))]
-    confidence = terms_of(context).confidence
-    return [
-        Table(
-            heads,
-            [rows[name] for name in names],
-            OVER_FOLDS.format(what=what, folds=folds, confidence=confidence),
-            True,
-        )
-        for what, names in alike(list(rows))
-        if names
-    ]
-
-
-def alike(names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Learners in tables that differ in one thing each: what they share, and their names.
-
-    Where backbones and fusions both differ that is a table for each fusion of several backbones, and one for each
-    backbone of several fusions; the remaining learners, stackers too, come last. Else one table without a title.
-
-    >>> alike(["vit@early", "alexnet@early", "vit@late"])
-    [('Fusion early. ', ['vit@early', 'alexnet@early']), ('Backbone vit. ', ['vit@early', 'vit@late'])]
-    >>> alike(["vit", "mean"])
-    [('', ['vit', 'mean'])]
-    """
-    pairs = {name: name.partition("@")[::2] for name in names if "@" in name}
-    tables = []
-    for index, shared in ((1, "Fusion"), (0, "Backbone")):
-        for common in dict.fromkeys(pair[index] for pair in pairs.values()):
-            group = [name for name, pair in pairs.items() if pair[index] == common]
-            tables += [(f"{shared} {common}. ", group)] if len(group) > 1 else []
-    if len(tables) < 2:
-        return [("", list(names))]
-    rest = [name for name in names if not any(name in group for _, group in tables)]
-    return [*tables, *([("Others. ", rest)] if rest else [])]
+    return Table(heads, rows, OVER_FOLDS.format(folds=folds, confidence=terms_of(context).confidence), wide=True)
 
 
 def spread(write: MetricFormat, metric: str, figure: OverFolds | None) -> Cell:
@@ -302,39 +241,36 @@ def spread(write: MetricFormat, metric: str, figure: OverFolds | None) -> Cell:
 def _forest(context: ReportContext, metric: str) -> Plot | None:
     """One metric of all learners, ordered by the out-of-fold figure of merit; None where no learner has it."""
     order = sorted(context.learners, key=lambda name: -_merit(context, name))
-    figures = {stage: _defined(context, stage, metric) for stage in context.stages}
-    ranked = [name for name in order if any(name in by_learner for by_learner in figures.values())]
+    stages = [stage for stage in ("test", "oof") if stage in context.stages]
+    ranked = [name for name in order if any(context.metric(stage, name, metric) for stage in stages)]
     if not ranked:
         return None
     looks = {"test": ("test set", MODEL, "o"), "oof": ("out of fold", SOFT, "D")}
     # the first series is drawn stronger
-    strengths = [(1.7, 5.5), (1.1, 3.8)]
-    series = [
-        draw.Series(looks[stage][0], figures[stage], *looks[stage][1:], line=line, size=size)
-        for stage, (line, size) in zip([stage for stage in looks if figures.get(stage)], strengths, strict=False)
-    ]
+    strengths = [(1.7, 5.5, 0.16 if len(stages) > 1 else 0.0), (1.1, 3.8, -0.2)]
+    series = []
+    for stage, (line, size, shift) in zip(stages, strengths, strict=False):
+        label, colour, marker = looks[stage]
+        figures = {i: figure for i, name in enumerate(ranked) if (figure := context.metric(stage, name, metric))}
+        series.append(draw.Series(label, figures, colour, marker, line=line, size=size, shift=shift))
     write = metric_format(context.study, context.outcome)
-    unit, better = ", points" if metric == "mae" else "", "smaller" if write.smaller_is_better(metric) else "larger"
-    label = f"{write.title(metric)}{unit} ({better} is better)"
+    better = "larger" if metric_of(metric).larger_is_better else "smaller"
+    label = f"{write.title(metric)}{', points' if metric == 'mae' else ''} ({better} is better)"
+    shaded = ranked.index(context.learner) if context.learner in ranked else None
+    rows = [(learner_name(name), name == context.learner) for name in ranked]
     percent = write.in_percent(metric)
-    drawing = draw.forest(ranked, series, shown=context.learner, label=label, name=metric, percent=percent)
+    drawing = draw.forest(rows, series, shaded=shaded, label=label, name=metric, percent=percent)
     return Plot(drawing, f"{write.title(metric)} of each learner with intervals; the values are in the table.")
 
 
 def _merit(context: ReportContext, learner: str) -> float:
-    for stage in ("oof", context.stage):
-        figure = context.metrics.figures(stage, learner, context.outcome).get(context.merit)
-        if figure and figure.value is not None:
-            return figure.value
-    return -np.inf
+    figures = [context.metric(stage, learner, context.merit) for stage in ("oof", context.stage)]
+    return next((figure.value for figure in figures if figure and figure.value is not None), -np.inf)
 
 
-def _defined(context: ReportContext, stage: str, metric: str) -> dict[str, Estimate]:
-    by_learner = {name: context.metrics.figures(stage, name, context.outcome).get(metric) for name in context.learners}
-    return {name: figure for name, figure in by_learner.items() if figure and figure.value is not None}
+# ---------------------------------------------------------------------------------------------- beside a column alone
 
 
-MOST_SHOWN = 4
 COLUMN = (
     "Alone: a linear model on the column, without an image, for subjects not used for fitting it. The model counts as"
     " better than the column if the interval of its AUROC lies above; otherwise its AUROC is no evidence that it uses"
@@ -348,14 +284,13 @@ COLUMN = (
 class ClassBesideColumn:
     """The AUROC of a class: of the model, of the column alone, and within the values of the column.
 
-    `mean` is that over `averaged` values; `within` has a figure and the subjects with the class for each shown value.
+    `within` has a figure and the subjects with the class for each shown value, `mean` is over all values.
     """
 
     name: str
     figure: Estimate
     alone: float | None
-    mean: float | None
-    averaged: list[str]
+    mean: GroupMean | None
     within: list[tuple[Estimate | None, str]]
 
     @property
@@ -378,37 +313,24 @@ def beside_column(context: ReportContext) -> BesideColumn | None:
     """The reported model beside the column; None without such a column, or where sources were left out in turn."""
     study, target = context.study, context.outcome
     column = leading_column(context.audit, target, study.audit.columns)
-    figures = context.metrics.figures(context.stage, context.learner, target)
+    figures = context.figures(context.stage, context.learner)
     if column is None or context.by_site:
         return None
-    within = _within(context, column["name"])
-    groups = within.groups if within else {}
-    shown = list(groups)[:MOST_SHOWN]
-    positive = study.positive_of(target)
+    within, of = context.metrics.within_column, (column["name"], target, context.stage, context.learner)
+    if within and (within.column, within.target, within.stage, within.learner) != of:
+        within = None
+    groups, means = (within.groups, within.means) if within else ({}, {})
+    shown, positive = list(groups)[:MOST_SHOWN], study.positive_of(target)
     rows = []
     for label in map(str, [positive] if positive is not None else context.classes):
         key = "auroc" if positive is not None else f"auroc[{label}]"
-        figure, mean = figures.get(key), within.means.get(key) if within else None
-        if figure is None or figure.value is None:
-            continue
-        rows.append(
-            ClassBesideColumn(
-                class_name(study, target, label),
-                figure,
-                column["by_class"].get(label),
-                mean.value if mean else None,
-                mean.groups if mean else [],
-                [(groups[group].metrics.get(key), _subjects(groups[group], label)) for group in shown],
-            )
-        )
+        if figure := defined(figures.get(key)):
+            each = [(groups[group].metrics.get(key), _subjects(groups[group], label)) for group in shown]
+            name, alone = class_name(study, target, label), column["by_class"].get(label)
+            rows.append(ClassBesideColumn(name, figure, alone, means.get(key), each))
     if all(row.alone is None for row in rows):
         return None
     return BesideColumn(plain(column["name"]), [plain(group) for group in shown], len(groups), rows)
-
-
-def _within(context: ReportContext, column: str) -> WithinColumn | None:
-    within, of = context.metrics.within_column, (column, context.outcome, context.stage, context.learner)
-    return within if within and (within.column, within.target, within.stage, within.learner) == of else None
 
 
 def _subjects(group: ColumnGroup, label: str) -> str:
@@ -424,20 +346,16 @@ def beside_column_blocks(context: ReportContext) -> list[Block]:
     write, name = metric_format(context.study, context.outcome), capital(column.name)
     rows = []
     for row in column.rows:
-        cells = [
-            write.cell("auroc", row.figure),
-            Cell(number(row.alone, 2)),
-            Cell(VERDICTS[row.verdict]),
-        ]
+        cells = [write.cell("auroc", row.figure), Cell(number(row.alone, 2)), Cell(VERDICTS[row.verdict])]
         if column.values:
-            count = f"{len(row.averaged)} of {column.count} values" if row.averaged else "too few subjects"
-            cells.append(Cell(number(row.mean, 3), count))
+            averaged = row.mean.groups if row.mean else []
+            count = f"{len(averaged)} of {column.count} values" if averaged else "too few subjects"
+            cells.append(Cell(number(row.mean.value if row.mean else None, 3), count))
         for figure, subjects in row.within:
-            cell = write.cell("auroc", figure) if figure else Cell(MISSING)
-            cells.append(Cell(cell.text, "; ".join(filter(None, (cell.small, subjects))), cell.value))
+            cell = write.cell("auroc", figure)
+            cells.append(replace(cell, small="; ".join(filter(None, (cell.small, subjects)))))
         rows.append(Row(row.name, cells))
     means = ["Within, mean", *(f"{name} {value}" for value in column.values)] if column.values else []
-    table = Table(
-        ["Class", "Model", f"{name} alone", "Model is", *means], rows, f"AUROC beside the column {column.name}."
-    )
-    return [Fold(f"AUROC beside the column {column.name}, by class", [table, Text(COLUMN, note=True)])]
+    title = f"AUROC beside the column {column.name}"
+    table = Table(["Class", "Model", f"{name} alone", "Model is", *means], rows, f"{title}.")
+    return [Fold(f"{title}, by class", [table, Text(COLUMN, note=True)])]

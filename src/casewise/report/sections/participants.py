@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision, Side
+from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL
 from casewise.report.formatting import (
@@ -57,16 +57,11 @@ def section(context: ReportContext) -> Section | None:
     if entry.flow.external:
         rows = flow_rows(entry.flow.external, entry)
         flows.append(Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}."))
-    heads = ["Characteristic", *map(side_name, entry.sides)]
-    described: list[Block] = [
-        Table(heads, characteristic_rows(study, entry), CHARACTERISTICS, wide=True),
-        Text(COLUMNS_NOTE, note=True),
-    ]
-    blocks: list[Block] = [
-        *([Facts(precision(study, entry.precision))] if entry.precision else []),
-        Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)]),
-        Fold("Characteristics by side of the split", described),
-    ]
+    heads = ["Characteristic", *(SIDE_NAMES[side.code].format(name=side.name) for side in entry.sides)]
+    described = Table(heads, characteristic_rows(study, entry), CHARACTERISTICS, wide=True)
+    blocks: list[Block] = [Facts(precision(study, entry.precision))] if entry.precision else []
+    blocks.append(Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)]))
+    blocks.append(Fold("Characteristics by side of the split", [described, Text(COLUMNS_NOTE, note=True)]))
     return Section("participants", "Participants", blocks)
 
 
@@ -89,11 +84,9 @@ def flow_rows(flow: Flow, entry: Participants) -> list[Row]:
         scored = counts["cases_with_reference"]
         lost = counted(counts["cases"] - scored, "case")
         everyone = Cell(counted(counts["cases"], "case"), counted(counts["subjects"], "subject"))
-        subjects = counted(counts["subjects_with_reference"], "subject")
         rows += [] if external else [Row(f"Predicted {SIDES[stage]}", [Cell(""), everyone])]
-        rows.append(
-            Row("with a reference value, evaluated", [Cell(lost), Cell(counted(scored, "case"), subjects)], inner=True)
-        )
+        cell = Cell(counted(scored, "case"), counted(counts["subjects_with_reference"], "subject"))
+        rows.append(Row("with a reference value, evaluated", [Cell(lost), cell], inner=True))
     return rows
 
 
@@ -110,11 +103,6 @@ def _rows(counts: Mapping[str, Any]) -> Cell:
 
 
 # --------------------------------------------------------------------------------------------------- characteristics
-
-
-def side_name(side: Side) -> str:
-    """The name of a side of the split."""
-    return SIDE_NAMES[side.code].format(name=side.name)
 
 
 def characteristic_rows(study: Study, entry: Participants) -> list[Row]:

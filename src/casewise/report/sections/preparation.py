@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from casewise.plugin import plugins
 from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Section
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import capital, case_label
 from casewise.report.terms import terms_of
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 
@@ -24,6 +28,17 @@ PADDINGS = {
     "mean": "its mean colour fills the rest of the square",
     "black": "the rest of the square is black",
 }
+
+
+def module_of(study: Study) -> ModuleType:
+    """What the report shows of the study's modality, by default that of photographs: this module.
+
+    A module has `section(context)`, the section on the input of the model or None, and `case_pictures(context, row)`,
+    names and pictures (data URIs) of the input of one prediction. The report imports no plugin: `Plugin.report` names
+    its module.
+    """
+    modules = (plugin.report for plugin in plugins() if plugin.name == study.modality_name and plugin.report)
+    return importlib.import_module(next(modules, __name__))
 
 
 def section(context: ReportContext) -> Section | None:
@@ -63,7 +78,9 @@ def facts(study: Study, noun: str, label: str) -> list[tuple[str, str]]:
     elif panels.slots > 1:
         entries.append(("Panel", f"{panels.rows} × {panels.columns} tiles; empty slots are black"))
         entries.append(("More tiles than slots", "several panels are predicted and averaged; the first is shown"))
-    return [*entries, ("Training", augmentation(study)), ("Prediction", prediction(study))]
+    mirrored = "networks: mean over the image and its mirror image; baselines: the image as it is"
+    predicted = mirrored if study.test_time_augmentation else "the image as it is; nothing is random"
+    return [*entries, ("Training", augmentation(study)), ("Prediction", predicted)]
 
 
 def augmentation(study: Study) -> str:
@@ -78,13 +95,6 @@ def augmentation(study: Study) -> str:
         text = "tiles are not augmented"
     bars = study.images.fit == "pad" and study.images.padding in ("reflect", "mean")
     return text + ("; where shapes differ, width and place of the bars vary" if bars else "")
-
-
-def prediction(study: Study) -> str:
-    """How an image is read when it is predicted."""
-    if study.test_time_augmentation:
-        return "networks: mean over the image and its mirror image; baselines: the image as it is"
-    return "the image as it is; nothing is random"
 
 
 def _slots(study: Study) -> int:
@@ -126,7 +136,7 @@ def illustrated_case(context: ReportContext) -> str:
     return str(table.sort_values(["panels", "images", "score"], ascending=False, kind="stable").index[0])
 
 
-def case_pictures(context: ReportContext, row: dict[str, Any]) -> list[tuple[str, str]]:
+def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Region and picture of each input panel of this prediction."""
     panels = context.panels[context.panels["case"] == row["case"]]
     if row.get("region"):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from casewise.evaluation.subgroups import FEW_OF_CLASS, FEW_SUBJECTS, SIGNIFICANT
 from casewise.report.blocks import Block, Cell, Fold, Heading, Plot, Plots, Row, Section, Table, Text
-from casewise.report.figures import subgroups as draw
+from casewise.report.context import defined
+from casewise.report.figures.drawing import Look
+from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital, group_label, p_value, plain
-from casewise.report.tables import MetricFormat, metric_format
-from casewise.report.target_kind_sections import kind_report
+from casewise.report.tables import MetricFormat, kind_report, metric_format
 from casewise.report.terms import brackets, place, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
-    from casewise.evaluation.results import Subgroup, SubgroupColumn
+    from casewise.evaluation.results import Estimate, Subgroup, SubgroupColumn
     from casewise.report.context import ReportContext
 
 TESTS = "{learner}, {place}: do the figures differ between the groups? p is adjusted for all comparisons of the table."
@@ -40,18 +42,8 @@ def section(context: ReportContext) -> Section | None:
     tests = [Row(heading(column), [test_cell(column, name) for name in entry.figures]) for column in entry.columns]
     blocks: list[Block] = [Table(["", *titles], tests, caption)]
     overall = context.metrics.figures(entry.stage, entry.learner, entry.target)
-    plots: list[Plot] = []
-    for name in [name for name in kind_report(context.kind).forests if name in entry.figures]:
-        whole = overall[name].value if name in overall else None
-        drawing = draw.forest(
-            entry.columns,
-            name,
-            overall=whole,
-            label=write.title(name),
-            percent=write.in_percent(name),
-            svg_name=f"subgroups{len(plots)}",
-        )
-        plots.append(Plot(drawing, f"{write.title(name)} by subgroup with intervals; the values are in the tables."))
+    drawn = [name for name in kind_report(context.kind).forests if name in entry.figures]
+    plots = [forest_of(entry.columns, name, defined(overall.get(name)), write) for name in drawn]
     if plots:
         blocks.append(Plots(plots, FOREST.format(confidence=confidence)))
     tables: list[Block] = []
@@ -63,6 +55,22 @@ def section(context: ReportContext) -> Section | None:
     return Section(
         "subgroups", "Subgroups", [*blocks, Fold("Figures of each group, and how they are compared", tables)]
     )
+
+
+def forest_of(columns: Sequence[SubgroupColumn], metric: str, overall: Estimate | None, write: MetricFormat) -> Plot:
+    """A line for each group below its column's name; figures of small groups are hollow, a dashed line is all cases."""
+    rows: list[tuple[str, bool]] = []
+    figures: tuple[dict[int, Estimate], dict[int, Estimate]] = ({}, {})
+    for column in columns:
+        rows.append((heading(column), True))
+        for group in column.groups:
+            if figure := defined(group.metrics.get(metric)):
+                figures[metric in group.small][len(rows)] = figure
+            rows.append((f"{group_label(group)} ({group.n_subjects:,})", False))
+    series = [Series("", figures[0]), Series("", figures[1], face="white")]
+    look: Look = {"label": write.title(metric), "name": f"subgroups-{metric}"}
+    drawing = forest(rows, series, dashed=overall.value if overall else None, percent=write.in_percent(metric), **look)
+    return Plot(drawing, f"{write.title(metric)} by subgroup with intervals; the values are in the tables.")
 
 
 def heading(column: SubgroupColumn) -> str:
@@ -105,5 +113,5 @@ def largest_difference(column: SubgroupColumn, name: str, write: MetricFormat) -
         return Cell("–")
     group = max(groups, key=lambda each: abs(each.differences[name].difference))
     figure = group.differences[name]
-    cell = write.difference(name, figure, 0.0, figure.difference)
+    cell = write.difference(name, figure)
     return Cell(cell.text, f"{cell.small} {group_label(group)}".strip(), cell.value)

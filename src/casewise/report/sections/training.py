@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.dates import natural
@@ -16,14 +15,13 @@ from casewise.report.blocks import (
     Fold,
     Heading,
     Items,
-    Matrix,
     Plot,
     Plots,
     Row,
     Section,
     Table,
 )
-from casewise.report.context import ReportContext, is_number
+from casewise.report.context import ReportContext
 from casewise.report.figures import learners as draw
 from casewise.report.formatting import (
     MISSING,
@@ -32,19 +30,19 @@ from casewise.report.formatting import (
     display_name,
     duration,
     frozen_label,
+    is_number,
     listed,
     number,
     percent,
     rate,
     span,
 )
-from casewise.report.tables import MetricFormat, confusion, metric_format
+from casewise.report.tables import MetricFormat, metric_format
 from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
-    from casewise.evaluation.results import Estimate, OverSeeds
-    from casewise.study.schema import Study
+    from casewise.evaluation.results import OverSeeds
 
 Job = Mapping[str, Any]
 
@@ -57,16 +55,11 @@ TUNING = {
     "head_only": "only the heads, on features computed once",
     "gradual_unfreezing": "the heads first, then one further group of layers at a time together with them",
 }
-MOST_CURVES = 12
-MOST_FINDERS = 12
-MOST_NETWORKS = 30
-MOST_MATRICES = 6
-MOST_ORIGINS = 30
-MOST_NOTES = 40
+MOST_CURVES, MOST_FINDERS, MOST_NOTES = 12, 12, 40
 CURVES = (
     "Loss, and accuracy if recorded, by epoch; one line per fold. Blue: subjects that decide when to stop, with a dot"
     " at the epoch kept; grey: training, computed with augmentation and dropout. Without a blue line there is no"
-    " early stopping, and the network of the last epoch is kept. Dashed: the next phase begins."
+    " early stopping, and the network of the last epoch is kept. Dashed: a further phase begins."
 )
 FINDERS = (
     "Before training, the learning rate rises from batch to batch; the rate at which the loss falls fastest is chosen."
@@ -118,15 +111,14 @@ def section(context: ReportContext) -> Section:
 
 def scheme(context: ReportContext) -> list[tuple[str, str]]:
     """What was trained, at which learning rate, and in how much time."""
-    recipe, plan = context.study.recipe, context.plan
-    candidates = context.study.nested_cv.lr if context.study.nested_cv else []
-    stated = "chosen by a search before training" if recipe.lr == "find" else rate(float(recipe.lr))
-    text = listed([rate(value) for value in candidates], "or") + (
-        ", chosen for each fold in its inner folds" if len(candidates) > 1 else ""
-    )
+    recipe, plan, nested = context.study.recipe, context.plan, context.study.nested_cv
+    lr = "chosen by a search before training" if recipe.lr == "find" else rate(float(recipe.lr))
+    if nested and nested.lr:
+        chosen = ", chosen for each fold in its inner folds" if len(nested.lr) > 1 else ""
+        lr = listed([rate(value) for value in nested.lr], "or") + chosen
     facts = [
         ("Trained", f"in {counted(len(recipe.phases), 'phase')}" if recipe.phases else TUNING[recipe.tuning]),
-        ("Learning rate", f"{text or stated}; schedule {recipe.schedule}"),
+        ("Learning rate", f"{lr}; schedule {recipe.schedule}"),
     ]
     if recipe.label_smoothing and context.classes:
         facts.append(("Label smoothing", f"{recipe.label_smoothing:g}"))
@@ -189,74 +181,47 @@ def _is_search(search: Job) -> bool:
 
 def unfreezing(context: ReportContext) -> Table | None:
     """For gradual unfreezing, of each backbone the mean stopping loss by number of groups of layers unfrozen."""
-    losses: dict[str, dict[int, list[float]]] = {}
-    for model, jobs in list(_by_model(job for job in context.jobs if job.get("stages")).items())[:MOST_NETWORKS]:
-        for step in (step for job in jobs for step in job["stages"] if is_number(step.get("best_loss"))):
-            losses.setdefault(model, {}).setdefault(int(step["unfrozen"]), []).append(float(step["best_loss"]))
-    if not losses:
-        return None
-    groups = sorted({count for by_count in losses.values() for count in by_count})
-    rows = []
-    for model, by_count in losses.items():
-        steps = [by_count.get(count, []) for count in groups]
-        cells = [Cell(number(sum(v) / len(v), 3), counted(len(v), "network")) if v else Cell(MISSING) for v in steps]
+    steps = [
+        (str(job["model"]), int(step["unfrozen"]), float(step["best_loss"]))
+        for job in context.jobs
+        for step in job.get("stages") or []
+        if is_number(step.get("best_loss"))
+    ]
+    groups, rows = sorted({count for _, count, _ in steps}), []
+    for model in dict.fromkeys(model for model, _, _ in steps):
+        losses = [[loss for name, count, loss in steps if (name, count) == (model, group)] for group in groups]
+        cells = [Cell(number(sum(v) / len(v), 3), counted(len(v), "network")) if v else Cell(MISSING) for v in losses]
         rows.append(Row(learner_name(model), cells))
     heads = ["Network", *(counted(count, "group") if count else "Head only" for count in groups)]
-    return Table(heads, rows, UNFREEZING)
+    return Table(heads, rows, UNFREEZING) if rows else None
 
 
 # ------------------------------------------------------------------------------------------------------------ phases
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One phase of a network, over its folds: sizes are equal in all of them, times and rows are means."""
-
-    number: int
-    freeze: str
-    frozen: int
-    trainable: int
-    running: int
-    rate: str
-    epochs: str
-    rows: float
-    seconds: float
-    core_seconds: float
-    how: str
-
-    @property
-    def total(self) -> int:
-        """All parameters and running statistics."""
-        return self.frozen + self.trainable + self.running
-
-
-def phases_of(jobs: Iterable[Job], study: Study) -> dict[str, list[Phase]]:
-    """The phases of each network, from the records of its folds; networks without phases have none."""
-    by_phase: dict[str, list[Phase]] = {}
-    for network, of_network in list(_by_model(job for job in jobs if job.get("phases")).items())[:MOST_NETWORKS]:
-        for index in range(min(len(job["phases"]) for job in of_network)):
-            records = [job["phases"][index] for job in of_network]
-            stated = study.recipe.phases[index].lr if index < len(study.recipe.phases) else None
-            lr = stated or study.recipe.lr
-            first, last = records[0], str(records[0].get("last_frozen") or "")
+def phases(context: ReportContext) -> list[Block]:
+    """The table of phases: sizes, which folds share, and means over the folds; nothing without phases."""
+    rows, recipe = [], context.study.recipe
+    for network, jobs in _by_model(job for job in context.jobs if job.get("phases")).items():
+        rows.append(Row(learner_name(network), [Cell("")] * 9, mark=network == context.learner))
+        for index, records in enumerate(zip(*(job["phases"] for job in jobs), strict=False)):
+            first, stated = records[0], recipe.phases[index].lr if index < len(recipe.phases) else None
+            sizes = [int(first.get(name) or 0) for name in ("frozen", "trainable", "running_statistics")]
+            lr, cores = stated or recipe.lr, _mean(records, "core_seconds")
+            texts = [f"{size:,}" for size in (sum(sizes), *sizes)]
+            texts += [MISSING if isinstance(lr, str) else rate(lr), span([int(record["epochs"]) for record in records])]
+            # core-seconds are never minutes and hours: they add up over cores
+            seconds = [duration(_mean(records, "seconds")), number(cores, 0 if cores >= 100 else 1)]
+            last = str(first.get("last_frozen") or "")
             how = [f"up to {last}"] if last not in ("", "body") else []
             how += dict.fromkeys(str(record.get("way", "")) for record in records)
-            by_phase.setdefault(network, []).append(
-                Phase(
-                    number=index + 1,
-                    freeze=str(first["freeze"]),
-                    frozen=int(first.get("frozen") or 0),
-                    trainable=int(first.get("trainable") or 0),
-                    running=int(first.get("running_statistics") or 0),
-                    rate=MISSING if isinstance(lr, str) else rate(lr),
-                    epochs=span([int(record["epochs"]) for record in records]),
-                    rows=_mean(records, "rows"),
-                    seconds=_mean(records, "seconds"),
-                    core_seconds=_mean(records, "core_seconds"),
-                    how="; ".join(how),
-                )
+            name = f"{index + 1}. {frozen_label(first['freeze'])} ({'; '.join(how)})"
+            rows.append(
+                Row(name, [Cell(text) for text in (*texts, number(_mean(records, "rows"), 0), *seconds)], inner=True)
             )
-    return by_phase
+    heads = ["Network, phase", "Parameters", "Frozen", "Trainable", "Running statistics", "Learning rate", "Epochs"]
+    table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, PHASES, wide=True)
+    return [Heading("Training phases"), table] if rows else []
 
 
 def _mean(records: Sequence[Job], name: str) -> float:
@@ -264,61 +229,7 @@ def _mean(records: Sequence[Job], name: str) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def phases(context: ReportContext) -> list[Block]:
-    """The table of phases; nothing where networks were not trained in phases."""
-    rows = []
-    for network, of_network in phases_of(context.jobs, context.study).items():
-        rows.append(Row(learner_name(network), [Cell("")] * 9, mark=network == context.learner))
-        for phase in of_network:
-            sizes = (phase.total, phase.frozen, phase.trainable, phase.running)
-            # core-seconds are never minutes and hours: they add up over cores
-            cores = number(phase.core_seconds, 0 if phase.core_seconds >= 100 else 1)
-            texts = [phase.rate, phase.epochs, number(phase.rows, 0), duration(phase.seconds), cores]
-            name = f"{phase.number}. {frozen_label(phase.freeze)}" + (f" ({phase.how})" if phase.how else "")
-            rows.append(Row(name, [Cell(f"{size:,}") for size in sizes] + [Cell(text) for text in texts], inner=True))
-    heads = ["Network, phase", "Parameters", "Frozen", "Trainable", "Running statistics", "Learning rate", "Epochs"]
-    table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, PHASES, wide=True)
-    return [Heading("Training phases"), table] if rows else []
-
-
 # ------------------------------------------------------------------------------ training and held-out performance
-
-
-@dataclass(frozen=True)
-class Range:
-    """A mean over the networks of the folds, with the lowest and the highest."""
-
-    value: float
-    smallest: float
-    largest: float
-
-
-@dataclass(frozen=True)
-class TrainedOn:
-    """Performance on cases that took part in the training: their mean number, rates, and the summed confusions."""
-
-    n: float
-    rates: dict[str, Range]
-    confusion: list[list[int]]
-
-
-def on_training_cases(jobs: Sequence[Job]) -> dict[str, dict[str, TrainedOn]]:
-    """For each network its performance by a key of `TRAINED_ON`; networks without such records are missing."""
-    by_network: dict[str, dict[str, TrainedOn]] = {}
-    for network in dict.fromkeys(str(job["model"]) for job in jobs):
-        for side in TRAINED_ON:
-            records = [job[side] for job in jobs if job["model"] == network and job.get(side)]
-            if not records:
-                continue
-            rates = {}
-            for name in RATES:
-                if values := [float(record[name]) for record in records if is_number(record.get(name))]:
-                    rates[name] = Range(sum(values) / len(values), min(values), max(values))
-            lines = zip(*(record["confusion"] for record in records), strict=True)
-            counts = [[sum(cells) for cells in zip(*line, strict=True)] for line in lines]
-            n = sum(record["n"] for record in records) / len(records)
-            by_network.setdefault(network, {})[side] = TrainedOn(n, rates, counts)
-    return by_network
 
 
 def train_and_held_out(context: ReportContext) -> list[Block]:
@@ -326,42 +237,32 @@ def train_and_held_out(context: ReportContext) -> list[Block]:
 
     Nothing where no network was evaluated on cases that it was trained on.
     """
-    by_network, names = on_training_cases(context.jobs), context.classes
-    if not by_network or not names:
+    by_network = _by_model(job for job in context.jobs if any(job.get(side) for side in TRAINED_ON))
+    if not by_network or not context.classes:
         return []
-    columns, write, rows = (RATES if len(names) == 2 else RATES[:1]), MetricFormat(), []
+    columns, write, rows = (RATES if len(context.classes) == 2 else RATES[:1]), MetricFormat(), []
     for network in sorted(by_network, key=lambda name: (name != context.learner, natural(name))):
-        blank = [Cell("")] * (1 + len(columns))
-        rows.append(Row(learner_name(network), blank, mark=network == context.learner))
-        for side, entry in by_network[network].items():
-            cells = [Cell(number(entry.n, 0)), *(rate_cell(write, name, entry.rates.get(name)) for name in columns)]
-            rows.append(Row(TRAINED_ON[side], cells, inner=True))
-        for stage in ("oof", "test"):
-            figures = context.metrics.figures(stage, network, context.outcome)
-            if (support := context.class_entry(stage, network)) and stage in context.stages:
-                cells = [Cell(f"{sum(support['support']):,}"), *(write.cell(m, figures.get(m)) for m in columns)]
-                rows.append(Row(HELD_OUT[stage], cells, inner=True))
-    matrices = [
-        Matrix(
-            confusion(names, entry.confusion),
-            f"{learner_name(network)}, {TRAINED_ON[side]}, summed over the networks of all folds.",
-            "reference",
-            tight=True,
-        )
-        for network in list(by_network)[:MOST_MATRICES]
-        for side, entry in by_network[network].items()
-    ]
+        rows.append(Row(learner_name(network), [Cell("")] * (1 + len(columns)), mark=network == context.learner))
+        for side, name in TRAINED_ON.items():
+            if records := [job[side] for job in by_network[network] if job.get(side)]:
+                rates = [_rate_cell(write, column, records) for column in columns]
+                rows.append(Row(name, [Cell(number(_mean(records, "n"), 0)), *rates], inner=True))
+        for stage, name in HELD_OUT.items():
+            figures, entry = context.figures(stage, network), context.class_figures(stage, network)
+            if entry and stage in context.stages:
+                cells = [Cell(f"{sum(entry.support):,}"), *(write.cell(m, figures.get(m)) for m in columns)]
+                rows.append(Row(name, cells, inner=True))
     caption = PERFORMANCE.format(confidence=terms_of(context).confidence)
     table = Table(["Network, evaluated on", "n", *map(write.title, columns)], rows, caption, wide=True)
-    return [Heading("Training and held-out performance"), table, *matrices]
+    return [Heading("Training and held-out performance"), table]
 
 
-def rate_cell(write: MetricFormat, name: str, figure: Range | Estimate | None) -> Cell:
-    """A figure with its interval in brackets, or a mean over networks with its range in words."""
-    if not isinstance(figure, Range):
-        return write.cell(name, figure)
-    smallest, largest = (write.text(name, end, unit=False) for end in (figure.smallest, figure.largest))
-    return Cell(write.text(name, figure.value), f"{smallest} to {largest}", figure.value)
+def _rate_cell(write: MetricFormat, name: str, records: Sequence[Job]) -> Cell:
+    """The mean of a rate over networks, with its range in words."""
+    if not (values := [float(record[name]) for record in records if is_number(record.get(name))]):
+        return Cell(MISSING)
+    smallest, largest = (write.text(name, end, unit=False) for end in (min(values), max(values)))
+    return Cell(write.text(name, _mean(records, name)), f"{smallest} to {largest}", _mean(records, name))
 
 
 # ------------------------------------------------------------------------------------------------------------- seeds
@@ -456,10 +357,8 @@ def weight_origins(jobs: Iterable[Job]) -> list[tuple[str, str]]:
     origins: dict[str, dict[str, None]] = {}
     for job in jobs:
         origins.setdefault(str(job.get("weights", MISSING)), {})[learner_name(str(job["model"]))] = None
-    shared = [
-        (", ".join(names) if len(names) < 6 else f"{len(names)} backbones", origin) for origin, names in origins.items()
-    ]
-    return shared[:MOST_ORIGINS]
+    names = {origin: ", ".join(of) if len(of) < 6 else f"{len(of)} backbones" for origin, of in origins.items()}
+    return [(name, origin) for origin, name in names.items()]
 
 
 def split(context: ReportContext) -> list[Block]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.dates import natural
@@ -21,17 +21,10 @@ if TYPE_CHECKING:
 Job = Mapping[str, Any]
 
 MOST_NETWORKS = 12
-MOST_CANDIDATES = 200
 NESTED_NOTE = (
     "The subjects of the fold itself took no part in its choices. Choices at an end of what was tried may be better"
     " beyond it."
 )
-PRUNING = (
-    "After some epochs, candidates were compared by their mean loss over the inner folds; only those in the better half"
-    " at the time were trained on (asynchronous successive halving). A rate that is better only late may have been"
-    " stopped. The loss is the lowest of any epoch if the number of epochs is chosen, else that of the last one."
-)
-STOPPED = {"all_epochs": "trained to the end", "failed": "its loss was not a number"}
 LEFT_OUT = (
     "Each {site} is predicted by networks that were not trained on it: performance cannot come from recognising the"
     " {site}. It can still come from something other than the disease that several share, such as a kind of device."
@@ -46,56 +39,25 @@ FITTED_WEIGHTS = (
 # ------------------------------------------------------------------------------------------------------ nested CV
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How inner folds chose: rates and folds, how often a choice lay at an end, and trainings that failed.
-
-    `trained` and `every` are epochs of inner trainings, spent and without pruning; `candidates` are those of pruning.
-    """
-
-    rates: list[float]
-    folds: int
-    choices: int
-    at_last_epoch: int
-    at_edge_rate: int
-    failed: int
-
-
-def tuning(jobs: Sequence[Job], *, epochs: int, tuned_epochs: bool) -> Tuning | None:
-    """How the inner folds of these jobs chose; None without them.
-
-    Args:
-        epochs: the most that were allowed; `tuned_epochs`: whether their number was chosen.
-    """
-    tuned = [job for job in jobs if job.get("inner")]
-    if not tuned:
-        return None
-    inner = [job["inner"] for job in tuned]
-    rates = [entry["lr"] for entry in inner[0]["rates"]]
-    return Tuning(
-        rates=rates,
-        folds=inner[0]["folds"],
-        choices=len(inner),
-        at_last_epoch=sum(entry["chosen"]["epochs"] >= epochs for entry in inner) if tuned_epochs else 0,
-        at_edge_rate=sum(entry["chosen"]["lr"] in (min(rates), max(rates)) for entry in inner) if len(rates) > 2 else 0,
-        failed=sum("failed" in training for entry in inner for training in entry["trainings"]),
-    )
-
-
 def nested_section(context: ReportContext) -> Section | None:
     """What inner folds chose; None without nested cross-validation."""
     study, settings = context.study, context.study.nested_cv
-    entry = tuning(context.jobs, epochs=study.recipe.epochs, tuned_epochs=bool(settings and settings.epochs))
-    if settings is None or entry is None:
+    inner = [job["inner"] for job in context.jobs if job.get("inner")]
+    if settings is None or not inner:
         return None
-    chosen = (["number of epochs"] if settings.epochs else []) + (["learning rate"] if len(entry.rates) > 1 else [])
+    rates, count = [entry["lr"] for entry in inner[0]["rates"]], len(inner)
+    chosen = (["number of epochs"] if settings.epochs else []) + (["learning rate"] if len(rates) > 1 else [])
+    last = sum(entry["chosen"]["epochs"] >= study.recipe.epochs for entry in inner) if settings.epochs else 0
+    ends = (min(rates), max(rates)) if len(rates) > 2 else ()
+    edge = sum(entry["chosen"]["lr"] in ends for entry in inner)
+    failed = sum("failed" in training for entry in inner for training in entry["trainings"])
     facts = [
-        ("Inner folds", str(entry.folds)),
+        ("Inner folds", str(inner[0]["folds"])),
         ("Chosen in them", listed(chosen) or "network"),
-        ("Learning rates", listed([rate(value) for value in entry.rates], "or")),
-        ("Choices at the last epoch tried", f"{entry.at_last_epoch} of {entry.choices}"),
-        ("Choices at the lowest or highest rate", f"{entry.at_edge_rate} of {entry.choices}"),
-        ("Inner trainings that failed", str(entry.failed)),
+        ("Learning rates", listed([rate(value) for value in rates], "or")),
+        ("Choices at the last epoch tried", f"{last} of {count}"),
+        ("Choices at the lowest or highest rate", f"{edge} of {count}"),
+        ("Inner trainings that failed", str(failed)),
     ]
     blocks: list[Block] = [Facts(facts), choices(context), Text(NESTED_NOTE, note=True)]
     return Section("nested", "Nested cross-validation", blocks)
@@ -150,8 +112,7 @@ def left_out_section(context: ReportContext) -> Section | None:
 
 def source_metrics(context: ReportContext) -> list[str]:
     """The metrics that the reported learner has in at least one source."""
-    by_source = (context.metrics.by_site or {}).values()
-    own = [by_learner.get(context.learner, {}) for by_learner in by_source]
+    own = [by_learner.get(context.learner, {}) for by_learner in (context.metrics.by_site or {}).values()]
     return [metric for metric in context.columns("external") if any(metric in figures for figures in own)]
 
 
@@ -159,9 +120,7 @@ def source_rows(context: ReportContext) -> list[Row]:
     """The reported learner's mean over the sources, if there is one, and a line for each source."""
     write, metrics = metric_format(context.study, context.outcome), source_metrics(context)
     means = (context.metrics.site_means or {}).get(context.learner, {})
-    rows = []
-    if means:
-        rows.append(Row("mean", [Cell(""), *(write.cell(metric, means.get(metric)) for metric in metrics)]))
+    rows = [Row("mean", [Cell(""), *(write.cell(metric, means.get(metric)) for metric in metrics)])] if means else []
     for source, by_learner in (context.metrics.by_site or {}).items():
         figures = by_learner.get(context.learner, {})
         count = next((figure.n_cases for figure in figures.values()), None)
@@ -171,18 +130,12 @@ def source_rows(context: ReportContext) -> list[Row]:
 
 def learner_rows(context: ReportContext) -> list[Row]:
     """One line per learner, the best first: its merit averaged over the sources and in each."""
-    write, metric, means = (
-        metric_format(context.study, context.outcome),
-        context.merit,
-        context.metrics.site_means or {},
-    )
+    write, metric = metric_format(context.study, context.outcome), context.merit
     ranked = []
     for learner in context.learners:
-        mean = means.get(learner, {}).get(metric)
-        cells = [write.cell(metric, mean)]
-        cells += [
-            write.cell(metric, by.get(learner, {}).get(metric)) for by in (context.metrics.by_site or {}).values()
-        ]
+        mean = (context.metrics.site_means or {}).get(learner, {}).get(metric)
+        sources = [by_learner.get(learner, {}).get(metric) for by_learner in (context.metrics.by_site or {}).values()]
+        row = Row(learner_name(learner), [write.cell(metric, each) for each in (mean, *sources)])
         rank = 2.0 if mean is None or mean.value is None else -mean.value
-        ranked.append((rank, Row(learner_name(learner), cells, mark=learner == context.learner)))
+        ranked.append((rank, replace(row, mark=learner == context.learner)))
     return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
