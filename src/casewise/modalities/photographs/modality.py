@@ -66,16 +66,14 @@ class Photographs(base.Modality):
 
         paths = [Path(path) for path in cohort.images["path"]]
         with show.bar("images") as bar:
-            check = check_images(
-                paths, study.images.size, study.images.channels, progress=lambda done, total: bar(done, total)
-            )
-        if check.problems:
-            raise not_read(check.problems, paths, Path(PROBLEMS))
+            problems, misnamed = check_images(paths, study.images.size, study.images.channels, bar)
+        if problems:
+            raise not_read(problems, paths, Path(PROBLEMS))
         show.line("images", f"{counted(len(paths), 'image')} can be read")
-        if check.misnamed:
-            row = min(check.misnamed)
-            text = f"{counted(len(check.misnamed), 'file')} with the ending of another format, read by content: "
-            show.line("images", f"{text}{paths[row].name} is {check.misnamed[row]}")
+        if misnamed:
+            row = min(misnamed)
+            text = f"{counted(len(misnamed), 'file')} with the ending of another format, read by content: "
+            show.line("images", f"{text}{paths[row].name} is {misnamed[row]}")
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         from casewise.modalities.photographs.fit import needs_plan, planned, planned_size, shapes
@@ -101,9 +99,7 @@ class Photographs(base.Modality):
         preparation = Preparation.of(settings)
         start = time.monotonic()
         with show.bar(step) as bar:
-            store = prepare(
-                self.sources(cohort), preparation, folder.of("tiles"), progress=lambda done, total: bar(done, total)
-            )
+            store = prepare(self.sources(cohort), preparation, folder.of("tiles"), progress=bar)
         show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {time.monotonic() - start:.1f} s")
         return store
 
