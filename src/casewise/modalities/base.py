@@ -53,43 +53,6 @@ class Picture:
     pixels: np.ndarray
 
 
-class Overview(Protocol):
-    """A large image from which tiles were cut, such as a whole slide.
-
-    Attributes:
-        boxes: (T, 3) x, y and side of each tile in pixels of the full resolution; shares: (T,) how much of each is
-            tissue.
-        mask: (h, w) `bool`, true for tissue; each of its pixels is `downsample` pixels wide.
-        candidates: the number of tiles before `max_tiles` was applied.
-        size: width and height in pixels of the full resolution.
-        mpp, magnification, vendor: as the file states them.
-    """
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def boxes(self) -> np.ndarray: ...
-    @property
-    def shares(self) -> np.ndarray: ...
-    @property
-    def mask(self) -> np.ndarray: ...
-    @property
-    def downsample(self) -> float: ...
-    @property
-    def candidates(self) -> int: ...
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-    @property
-    def mpp(self) -> float | None: ...
-    @property
-    def magnification(self) -> float | None: ...
-    @property
-    def vendor(self) -> str: ...
-    def __len__(self) -> int: ...
-    def read_picture(self) -> np.ndarray: ...
-
-
 class StoreReference(Protocol):
     """The location of prepared images, with which another process can open them."""
 
@@ -219,8 +182,6 @@ class CaseMask:
 
     def positions(self, slots: np.ndarray) -> np.ndarray:
         """The position of each slot's plane in `planes`; −1 for an empty slot, or an image without a plane."""
-        import numpy as np
-
         positions = np.searchsorted(self.numbers, slots)
         padded = np.append(self.numbers, -2)
         return np.where(padded[positions] == slots, positions, -1)
@@ -378,8 +339,9 @@ class Modality(ABC):
         """A picture of one row of the cohort's images, (h, w, 3) `uint8`."""
         return None
 
-    def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
-        """The image file from which several rows of the cohort were cut; None if rows are whole files."""
+    def overview(self, prepared: PreparedCohort, path: str) -> Any:
+        """The image file from which several rows of the cohort were cut, as the modality's own sections of the report
+        read it; None if rows are whole files."""
         return None
 
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
-from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
-from casewise.models.fusion import POOLINGS, BagPooling, Fused, Fusion, MissingPolicy, check_fusion, take_channels
-from casewise.models.layers import MNASNet, ShuffleBlock, replace_layers
+from casewise.models.feature_maps import feature_maps, gridded, read_maps, spatial_maps, widest
+from casewise.models.fusion import FUSIONS, MISSING, POOLINGS, BagPooling, Fused, Fusion, MissingPolicy, take_channels
+from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace_layers
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
@@ -192,35 +191,14 @@ class Network(nn.Module):
         Bodies are in the order of the sequences. With `late-shared` there is one for all; `Fused.by_sequence` assigns
         its rows to sequences.
         """
-        if self.read_map:
-            return [body.get_submodule(self.read_map) for body in self.bodies]
-        if self.name in EXPLAIN:
-            return [body.get_submodule(EXPLAIN[self.name]) for body in self.bodies]
-        first = self._last_spatial()
-        name = next(key for key, module in self.bodies[0].named_modules() if module is first)
+        name = self.read_map or EXPLAIN.get(self.name)
+        if name is None:
+            channels = self.channels if self.fusion == "early" else 3
+            maps = spatial_maps(self.bodies[0], side=self.side or 224, channels=channels)
+            if not maps:
+                raise ValueError(f"{self.name} has no layer with a spatial map")
+            name = maps[-1]
         return [body.get_submodule(name) for body in self.bodies]
-
-    def _last_spatial(self) -> nn.Module:
-        last: list[nn.Module] = []
-        hooks = [
-            module.register_forward_hook(
-                lambda m, i, o: last.append(m) if isinstance(o, Tensor) and o.ndim == 4 and o.shape[-1] > 1 else None
-            )
-            for module in self.bodies[0].modules()
-        ]
-        training = self.training
-        side = self.side or 224
-        try:
-            self.eval()
-            with torch.no_grad():
-                self.features(torch.zeros(1, self.channels, side, side, device=self.mean.device))
-        finally:
-            self.train(training)
-            for hook in hooks:
-                hook.remove()
-        if not last:
-            raise ValueError(f"{self.name} has no layer with a spatial map")
-        return last[-1]
 
 
 def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memory_format, *, at_once: bool) -> Tensor:
@@ -274,6 +252,15 @@ EXPLAIN = {
 }
 
 
+# The values that options of networks may have.
+ALLOWED: dict[str, Collection[str | None]] = {
+    "scaling": ("library", "symmetric"),
+    "pooling": ("", *POOLINGS),
+    "fusion": (None, *FUSIONS),
+    "missing": MISSING,
+}
+
+
 def build_network(name: str, outputs: int, **options: Any) -> Network:
     """Build a network with random weights and a new head. The library's last layer is removed.
 
@@ -287,26 +274,26 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
     """
     network_options = NetworkOptions(**options)
     scaling, fusion, sequences = network_options.scaling, network_options.fusion, network_options.sequences
-    if scaling not in ("library", "symmetric"):
-        hint = nearest(scaling, ("library", "symmetric"))
-        raise StudyError(f"scaling: must be library or symmetric, got {scaling!r}.{hint}")
-    if (pooling := network_options.pooling) and pooling not in POOLINGS:
-        hint = nearest(pooling, list(POOLINGS))
-        raise StudyError(f"pooling: must be one of {', '.join(POOLINGS)}, got {cut(pooling)}.{hint}")
-    check_fusion(fusion, sequences, network_options.missing, bags=bool(pooling))
+    for option, allowed in ALLOWED.items():
+        if (value := getattr(network_options, option)) not in allowed:
+            choices = [choice for choice in allowed if choice]
+            hint = nearest(str(value), choices)
+            raise StudyError(f"{option}: must be one of {', '.join(choices)}, got {cut(value)}.{hint}")
+    if sequences < 1:
+        raise StudyError(f"sequences: there must be one at least, got {sequences}.")
+    if network_options.pooling and fusion not in (None, "early"):
+        raise StudyError(
+            f"fusion: {fusion} encodes every sequence by itself, and `panels.pooling` every slice; use early fusion or "
+            "single sequences, or another pooling."
+        )
     if fusion and name == "googlenet":
         scaling = "symmetric"  # equal to the conversion of red, green and blue in the network
     channels = sequences if fusion == "early" else 3
     bodies = [_body(name, scaling, network_options.side, channels) for _ in range(sequences if fusion == "late" else 1)]
     body = bodies[0]
     if fusion:
-        fused = Fused(
-            [sequence_body.module for sequence_body in bodies],
-            body.width,
-            kind=fusion,
-            sequences=sequences,
-            missing=network_options.missing,
-        )
+        modules = [sequence_body.module for sequence_body in bodies]
+        fused = Fused(modules, body.width, kind=fusion, sequences=sequences, missing=network_options.missing)
         mean, std = ((sum(values) / len(values),) for values in body.normal)
         body = Body(fused, fused.width, (mean, std))
     if network_options.map_cells:
@@ -337,8 +324,6 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
 def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
     normal: Any = (MEAN, STD)
     if name in UNTRAINED:
-        from casewise.models.layers import plain_network
-
         module, width = plain_network(name)
         normal = SYMMETRIC
     elif name in TORCHVISION:
@@ -406,23 +391,6 @@ def set_momentum(network: nn.Module, momentum: float) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = momentum
-
-
-@contextmanager
-def out_of_place(network: nn.Module) -> Iterator[None]:
-    """Let activation functions whose gradient needs their input write to a new tensor.
-
-    In place they would copy their input first, so this takes no more memory and less time. The values are the same.
-    """
-    kinds = (nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.Mish)
-    in_place: list[Any] = [module for module in network.modules() if isinstance(module, kinds) and module.inplace]
-    for module in in_place:
-        module.inplace = False
-    try:
-        yield
-    finally:
-        for module in in_place:
-            module.inplace = True
 
 
 def keep_statistics(network: nn.Module, *, only_frozen: bool = False) -> None:

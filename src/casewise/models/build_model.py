@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
@@ -18,30 +18,11 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-class Builder(Protocol):
-    """How the networks of one kind of learner are built."""
-
-    def facts(self, study: Study, model: str) -> Facts:
-        """The arguments of `build`, as JSON; they are stored with the weights."""
-
-    def scaled(self, facts: Facts, network: Network) -> Facts:
-        """The facts with what was determined when the network was built or fitted."""
-
-    def build(self, facts: Facts) -> Network:
-        """A network of random weights from its facts."""
-
-    def backbone(self, facts: Facts) -> str:
-        """The backbone that a study names which only reads new cases."""
-
-    def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
-        """Fill it with its first weights; return their origin and the subjects that they were trained on."""
-
-
 class NetworkBuilder:
     """Networks of the study: a backbone with a head."""
 
     def facts(self, study: Study, model: str) -> Facts:
-        """See `Builder`."""
+        """The arguments of `build`, as JSON; they are stored with the weights."""
         return {
             "name": model.partition("@")[0],
             "outputs": width_of(outputs_of(study)),
@@ -57,15 +38,15 @@ class NetworkBuilder:
         return facts | {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
 
     def build(self, facts: Facts) -> Network:
-        """See `Builder`."""
+        """A network of random weights from its facts."""
         return build_network(**facts)
 
     def backbone(self, facts: Facts) -> str:
-        """See `Builder`."""
+        """The backbone that a study names which only reads new cases."""
         return str(facts["name"])
 
     def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
-        """See `Builder` and `casewise.models.weights.load_weights`."""
+        """Fill it with its first weights (`load_weights`); return their origin and the subjects behind them."""
         return load_weights(
             network,
             study.weights_of(model),
@@ -77,10 +58,14 @@ class NetworkBuilder:
 
 
 # How the networks of each kind are built (`casewise.study.learners.Learner.kind`).
-BUILDERS: dict[str, Builder] = {"network": NetworkBuilder(), "linear": LinearBuilder(), "radial": RadialBuilder()}
+BUILDERS: dict[str, NetworkBuilder | LinearBuilder] = {
+    "network": NetworkBuilder(),
+    "linear": LinearBuilder(),
+    "radial": RadialBuilder(),
+}
 
 
-def _builder(model: str) -> Builder:
+def _builder(model: str) -> NetworkBuilder | LinearBuilder:
     return BUILDERS[learner_named(model).kind]
 
 

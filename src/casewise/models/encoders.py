@@ -23,7 +23,7 @@ from casewise.errors import StudyError, WeightsError, cut, nearest
 from casewise.models.backbones import MEAN, STD, Body, Facts, Network, NetworkOptions, build_network
 from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
 from casewise.models.transformers import fitting_side, timm_body
-from casewise.models.weights import download_of, download_weights, file_or_download, hub_file, load_weights
+from casewise.models.weights import download_of, download_weights, hub_file, load_weights
 from casewise.study.backbones import TORCHVISION, UNTRAINED, timm_names
 from casewise.study.weight_files import HUB, embedding_origin, embedding_weights, hub_config
 
@@ -170,8 +170,7 @@ def download_encoder(name: str, folder: Path | None) -> None:
         WeightsError: the download failed; the message names each way to get them.
     """
     encoder_facts(name, folder)
-    with download_of(name, folder, _ways(name)):
-        download_weights(name)
+    download_weights(name, folder, _ways(name))
 
 
 def load_encoders(bank: FeatureBank, folder: Path | None) -> str:
@@ -182,12 +181,11 @@ def load_encoders(bank: FeatureBank, folder: Path | None) -> str:
     Raises:
         WeightsError: an encoder has none; the message names each way to get them.
     """
-    return "; ".join(f"{encoder.name}, frozen: {_load(encoder, folder)}" for encoder in bank.encoders)
-
-
-def _load(encoder: Encoder, folder: Path | None) -> str:
-    with download_of(encoder.name, folder, _ways(encoder.name)):
-        return file_or_download(encoder.network, folder)
+    clauses = []
+    for encoder in bank.encoders:
+        origin, _ = load_weights(encoder.network, "pretrained", folder=folder, ways=_ways(encoder.name))
+        clauses.append(f"{encoder.name}, frozen: {origin}")
+    return "; ".join(clauses)
 
 
 def _ways(name: str) -> str:

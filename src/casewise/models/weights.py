@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +20,7 @@ from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.transformers import POSITIONS, with_positions
-from casewise.run_folder import BundleFolder, JobFolder, JsonFile, WeightsFile
+from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 from casewise.study.weight_files import HUB, environment_folder, file_name, in_repository, weights_file
 
@@ -47,6 +46,7 @@ def load_weights(
     held_out: Sequence[str] = (),
     names: Declared = REFUSE,
     channels: Sequence[str] | None = None,
+    ways: str = WAYS,
 ) -> tuple[str, list[str]]:
     """Fill `network` with its first weights; return one sentence on their origin, and the subjects behind them.
 
@@ -63,6 +63,7 @@ def load_weights(
         held_out: subjects that a bundle must not have been trained on, nor stopped by.
         names: what the study states on names that look alike.
         channels: the names of the sequences that the network takes, in order, which must be those of a fused bundle.
+        ways: the end of the error if a download fails (see `download_of`).
 
     Raises:
         WeightsError: nothing was found (all four ways are named), the file belongs to another network, or a bundle was
@@ -75,38 +76,16 @@ def load_weights(
     if weights.startswith("bundle:"):
         check_bundle_subjects(weights, held_out, names)
         return _from_bundle(network, Path(weights.removeprefix("bundle:")), channels)
+    file = weights_file(name, weights, folder)
+    if file is not None and file.is_file():
+        return f"file {file}" + _fill(network, read_tensors(file), str(file)), []
     if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
-        known_file = weights_file(name, weights, folder)
-        if known_file is None or not known_file.is_file():
-            return NO_WEIGHTS, []
-    if weights != "pretrained":
-        path = Path(weights)
-        if path.is_dir():
-            return _from_folder(network, path), []
-        if not path.is_file():
-            raise WeightsError(f"weights: there is no file {path}.")
-        return _from_file(network, path), []
-    with download_of(network.name, folder, WAYS):
-        return file_or_download(network, folder), []
-
-
-def file_or_download(network: Network, folder: Path | None) -> str:
-    """Fill a network with its published weights, from a file or by its library; return a clause on their origin.
-
-    Raises:
-        WeightsError: the weights belong to another network.
-        Exception: one of `download_errors`, where the library finds none; see `download_of`.
-    """
-    loaded = weights_file(network.name, "pretrained", folder)
-    return _from_file(network, loaded) if loaded else _of_library(network)
-
-
-def _from_folder(network: Network, folder: Path) -> str:
-    path = folder / f"{file_name(network.name)}.safetensors"
-    if not path.is_file():
-        names = [p.stem for p in folder.glob("*.safetensors")]
-        raise WeightsError(f"weights: there is no {path.name} in {folder}.{nearest(path.stem, names)}")
-    return _from_file(network, path)
+        return NO_WEIGHTS, []
+    if file is not None:
+        hint = nearest(file.stem, [other.stem for other in file.parent.glob("*.safetensors")])
+        raise WeightsError(f"weights: there is no file {file}.{hint}")
+    source, tensors = download_weights(name, folder, ways)
+    return source + _fill(network, tensors, source), []
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -131,10 +110,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
 
 
-def _from_file(network: Network, path: Path) -> str:
-    return f"file {path}" + _fill(network, read_tensors(path), str(path))
-
-
 def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
     """Load library weights into each body; return clauses on adaptations, each after a semicolon.
 
@@ -144,17 +119,13 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
     if isinstance(network.body, Fused) and any(key.startswith("bodies.") for key in tensors):
         _put(network.body, tensors, (), f"{source} does not belong to {network.name}, {network.fusion}")
         return ""
-    first = network.bodies[0]
-    fitting, changes = _fitting(network, first, tensors)
+    fitting, changes = _fitting(network, network.bodies[0], tensors)
     for body in network.bodies:
         try:
             _put(body, fitting, heads, f"{source} does not belong to {network.name}")
         except WeightsError as error:
-            converted = _converted(body, fitting)
-            if converted is None:
-                raise
             try:
-                _put(body, converted, heads, "")
+                _put(body, _converted(body, fitting), heads, "")
             except WeightsError:
                 raise error from None
     if len(network.bodies) > 1:
@@ -162,8 +133,8 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
     return "".join(f"; {change}" for change in changes)
 
 
-def _converted(body: torch.nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """The weights of a network of timm as timm converts those of its earlier versions; None if it does not.
+def _converted(body: torch.nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network of timm as timm converts those of its earlier versions; empty if it does not.
 
     Weights with patches of another size, or that many positions, belong to another network and are not converted.
     """
@@ -171,11 +142,11 @@ def _converted(body: torch.nn.Module, tensors: dict[str, Tensor]) -> dict[str, T
     state = body.state_dict()
     embedding = [key for key in state if key.startswith(("patch_embed.", POSITIONS))]
     if convert is None or any(key not in tensors or tensors[key].shape != state[key].shape for key in embedding):
-        return None
+        return {}
     try:
         return dict(convert(dict(tensors), body))
     except (RuntimeError, KeyError, ValueError, AttributeError, AssertionError):
-        return None
+        return {}
 
 
 def _fitting(
@@ -210,17 +181,12 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
     surplus = [k for k in tensors if k not in state and not k.startswith(heads)]
     shaped = [k for k in state if k in tensors and tensors[k].shape != state[k].shape]
     if missing or surplus or shaped:
-        first = (
-            f"{shaped[0]} is {tuple(tensors[shaped[0]].shape)} instead of {tuple(state[shaped[0]].shape)}"
-            if shaped
-            else f"{missing[0]} is missing"
-            if missing
-            else f"{surplus[0]} is unknown"
-        )
-        raise WeightsError(
-            f"weights: {prefix}: {first} "
-            f"({len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape)."
-        )
+        first = next(iter([*shaped, *missing, *surplus]))
+        found = "missing" if first in missing else "unknown"
+        if shaped:
+            found = f"{tuple(tensors[first].shape)} instead of {tuple(state[first].shape)}"
+        counts = f"{len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape"
+        raise WeightsError(f"weights: {prefix}: {first} is {found} ({counts}).")
     check_finite({k: tensors[k] for k in state if k in tensors}, f"{prefix}: ", "Use another file.")
     body.load_state_dict({k: tensors.get(k, v) for k, v in state.items()})
 
@@ -259,25 +225,6 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
         raise WeightsError(f"weights: {file.path} cannot be read as network weights: {first_line(error)}.") from error
     check_finite(tensors, f"{file.path}: ", "Train the network again.")
     return tensors
-
-
-def _facts_of(path: Path, facts: JsonFile) -> dict[str, Any]:
-    """The facts of a trained network whose body may initialise another network."""
-    values = facts.read()
-    if values.get("format") != FORMAT:
-        raise WeightsError(
-            f"weights: {facts.path} has format {values.get('format')!r}, and this version of casewise reads {FORMAT}."
-        )
-    missing = [name for name in ("backbone", "subjects", "weights", "weights_sha256", "network") if name not in values]
-    if missing or not isinstance(values["network"], dict):
-        raise WeightsError(f"weights: {facts.path} is damaged: {', '.join(missing) or 'network'} cannot be read.")
-    if values.get("comparison_only"):
-        raise WeightsError(
-            f"weights: {path} was trained for comparison only, on images split as if each showed another person. Its "
-            "training set contains people who are held out in its study. Take a network of the study itself, from the "
-            "jobs folder of the run."
-        )
-    return values
 
 
 def _check_scaling(network: Network, path: Path, facts: dict[str, Any]) -> None:
@@ -326,14 +273,28 @@ def check_bundle_subjects(weights: str, held_out: Iterable[str], names: Declared
 
 
 def _bundle_facts(path: Path) -> dict[str, Any]:
+    """The facts of a trained network whose body may initialise another network."""
     folder = JobFolder(path)
     if not (folder.weights.exists() and folder.facts.exists()):
         names = f"{folder.weights.path.name} and {folder.facts.path.name}"
         members = sorted(path.rglob(folder.weights.path.name)) if BundleFolder(path).exists() else []
-        example = next(iter(members), None)
-        hint = f" It contains several networks. Name one, such as bundle:{example.parent}." if example else ""
+        hint = f" It contains several networks. Name one, such as bundle:{members[0].parent}." if members else ""
         raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).{hint}")
-    return _facts_of(path, folder.facts)
+    values, file = folder.facts.read(), folder.facts.path
+    if values.get("format") != FORMAT:
+        raise WeightsError(
+            f"weights: {file} has format {values.get('format')!r}, and this version of casewise reads {FORMAT}."
+        )
+    missing = [name for name in ("backbone", "subjects", "weights", "weights_sha256", "network") if name not in values]
+    if missing or not isinstance(values["network"], dict):
+        raise WeightsError(f"weights: {file} is damaged: {', '.join(missing) or 'network'} cannot be read.")
+    if values.get("comparison_only"):
+        raise WeightsError(
+            f"weights: {path} was trained for comparison only, on images split as if each showed another person. Its "
+            "training set contains people who are held out in its study. Take a network of the study itself, from the "
+            "jobs folder of the run."
+        )
+    return values
 
 
 def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -> tuple[str, list[str]]:
@@ -353,36 +314,25 @@ def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -
     return f"bundle {path}, itself from {values['weights']}{changed}", sorted(bundle_subjects(f"bundle:{path}"))
 
 
-def _of_library(network: Network) -> str:
-    source, prefix, tensors = _library_tensors(network.name)
-    return source + _fill(network, tensors, prefix)
+def download_weights(name: str, folder: Path | None, ways: str = WAYS) -> tuple[str, dict[str, Tensor]]:
+    """The published weights of a network and their origin, from its library's cache or by download into it.
 
-
-def _library_tensors(name: str) -> tuple[str, str, dict[str, Tensor]]:
-    """The published weights of a network, from its library's cache or download: origin, name in errors, tensors."""
-    with patience(20):
+    Raises:
+        WeightsError: the library finds none; see `download_of`.
+    """
+    with download_of(name, folder, ways), patience(20):
         if name in TORCHVISION:
             from torchvision.models import get_model_weights
 
             choice = get_model_weights(name)["IMAGENET1K_V1"]
-            source = f"torchvision {choice}"
-            return source, source, dict(choice.get_state_dict(progress=False, check_hash=True))
+            return f"torchvision {choice}", dict(choice.get_state_dict(progress=False, check_hash=True))
         if name.startswith(HUB):
             path = hub_weights(name)
-            return f"{name}, {path.name}", name, read_tensors(path)
+            return f"{name}, {path.name}", read_tensors(path)
         import timm
 
         model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
-        return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}", f"timm {name}", dict(model.state_dict())
-
-
-def download_weights(name: str) -> None:
-    """Put the published weights of a network into its library's cache.
-
-    Raises:
-        Exception: one of `download_errors`; see `download_of`.
-    """
-    _library_tensors(name)
+        return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}", dict(model.state_dict())
 
 
 @contextmanager
@@ -443,22 +393,13 @@ def hub_weights(name: str) -> Path:
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Give up on a silent connection instead of waiting for ever behind a firewall.
-
-    The libraries' own lines on each retry are left out, because the error that follows says all of them.
-    """
+    """Give up on a silent connection instead of waiting for ever behind a firewall."""
     before = socket.getdefaulttimeout()
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
-    levels = [logger.level for logger in loggers]
     socket.setdefaulttimeout(seconds)
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def first_line(error: Exception) -> str:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from casewise.modalities.base import Overview
     from casewise.study.schema import Study
     from casewise.study.targets import Kind
 
@@ -80,7 +79,7 @@ class ReportContext:
     tile_predictions: pd.DataFrame | None = None
     tiles: Callable[[list[int]], Any] = no_picture
     photograph: Callable[[int], np.ndarray | None] = no_picture
-    slide: Callable[[str], Overview | None] = no_picture
+    slide: Callable[[str], Any] = no_picture
     grids: Callable[[str], list[tuple[str, np.ndarray]]] = no_pictures
     source: str = ""
 

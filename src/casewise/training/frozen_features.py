@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from casewise.errors import CasewiseError, RunError, TrainingError
 from casewise.files import TEMPORARY, cache_folder, replacing
-from casewise.modalities.dataset import PanelData, PanelDataset, encode_bags
+from casewise.modalities.dataset import Batches, PanelData, PanelDataset, encode_bags
 from casewise.modalities.panels import augmented
 from casewise.models.backbones import Network, form_of, of_tiles
 from casewise.models.forward import mean_over_views
@@ -49,7 +49,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
-class FixedData:
+class FixedData(Batches):
     """Views of panels (V, C, H, W) `uint8`, or their activations (V, ...) in floating point, without augmentation.
 
     `truth` (P, T) is of panels, `owner` (V,) the panel of each view; without it every view is a panel. If views are
@@ -62,7 +62,6 @@ class FixedData:
     owner: Tensor | None = None
     bag: int = 1
     # values are not augmented, and the size of a bag matters only for features
-    bags: ClassVar[bool] = False
     varied: ClassVar[bool] = False
     subsampled: ClassVar[bool] = False
     copyable: ClassVar[bool] = False

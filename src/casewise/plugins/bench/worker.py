@@ -115,11 +115,11 @@ class Worker:
 
     def read(self) -> Answer:
         """Seconds of reading every image once from the store, in batches as in training."""
-        from casewise.modalities.dataset import batches
+        from casewise.modalities.dataset import epoch_batches
 
         data, generator = self._data(), torch.Generator().manual_seed(0)
         start = time.perf_counter()
-        for rows in batches(len(data), self.batch, generator):
+        for rows in epoch_batches(len(data), self.batch, 0, 1):
             data.training_batch(rows, generator, torch.device("cpu"))
         return {"seconds": time.perf_counter() - start}
 
