@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from casewise.errors import ImageError
 from casewise.modalities.store.file_check import name_content
-from casewise.modalities.store.pixels import LANCZOS, eight_bits, reduced
+from casewise.modalities.store.pixels import LANCZOS, reduced
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import (
     PIXEL_LIMIT,
@@ -67,7 +67,7 @@ def decoded_whole(path: Path, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("shape", [(1600, 1000), (1001, 1603), (2000, 260), (803, 801)])
+@pytest.mark.parametrize("shape", [(1600, 1000), (803, 801)])
 def test_scaled_decoding_is_close_to_full_decoding(tmp_path: Path, shape: tuple[int, int], orientation: int) -> None:
     path = save(picture(*shape), tmp_path / "a.jpg", orientation=orientation, quality=90)
     source = open_source(path, path.read_bytes())
@@ -78,7 +78,6 @@ def test_scaled_decoding_is_close_to_full_decoding(tmp_path: Path, shape: tuple[
     turned = orientation >= 5
     facts = image_facts(path)
     assert (facts["width"], facts["height"]) == (shape[::-1] if turned else shape)
-    assert facts["orientation"] == orientation
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
@@ -92,7 +91,6 @@ def test_every_format_is_turned_once(tmp_path: Path, name: str, orientation: int
     facts = image_facts(path)
     assert facts["format"] == name
     assert (facts["height"], facts["width"]) == expected.shape[:2]
-    assert facts["bytes"] == path.stat().st_size
 
 
 def test_a_png_may_tell_its_orientation_after_its_pixels(tmp_path: Path) -> None:
@@ -113,10 +111,8 @@ def test_heic(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     heif.from_pillow(original).save(tmp_path / "plain.heic", quality=95, exif=exif.tobytes())
     read = read_image(tmp_path / "plain.heic")
-    assert (
-        difference(read, np.asarray(original if orientation == 1 else original.transpose(Image.Transpose.ROTATE_270)))
-        < 4
-    )
+    expected = original if orientation == 1 else original.transpose(Image.Transpose.ROTATE_270)
+    assert difference(read, np.asarray(expected)) < 4
     assert image_facts(tmp_path / "plain.heic")["format"] == "HEIC"
 
 
@@ -221,25 +217,6 @@ def test_numbers_without_a_known_range_are_refused(tmp_path: Path, image: Image.
         read_image(save(image, tmp_path / "a.tif"))
 
 
-@given(st.lists(st.integers(0, 65535), min_size=1))
-def test_eight_bits_keeps_the_order(values: list[int]) -> None:
-    scaled = eight_bits(np.sort(np.array(values)))
-    assert (np.diff(scaled.astype(int)) >= 0).all()
-    assert scaled[0] > 0 or min(values) == 0 or max(values) >= 256
-
-
-@pytest.mark.parametrize("size", [None, 16])
-def test_cmyk(tmp_path: Path, size: int | None) -> None:
-    path = save(Image.new("CMYK", (400, 300), (0, 255, 255, 0)), tmp_path / "a.jpg", quality=95)
-    assert image_facts(path)["mode"] == "CMYK"
-    assert np.abs(read_image(path, size=size).astype(int) - (255, 0, 0)).max() <= 3
-
-
-def test_lab(tmp_path: Path) -> None:
-    path = save(Image.new("LAB", (4, 4), (255, 128, 128)), tmp_path / "a.tif")
-    assert read_image(path).min() >= 250
-
-
 def profile_with_red_and_green_exchanged() -> bytes:
     """An RGB profile in which the first channel is sRGB's green, and the second its red."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
@@ -252,11 +229,8 @@ def profile_with_red_and_green_exchanged() -> bytes:
 
 
 def test_a_colour_profile_is_applied(tmp_path: Path) -> None:
-    path = save(
-        Image.new("RGB", (64, 64), (220, 30, 40)),
-        tmp_path / "a.png",
-        icc_profile=profile_with_red_and_green_exchanged(),
-    )
+    profile = profile_with_red_and_green_exchanged()
+    path = save(Image.new("RGB", (64, 64), (220, 30, 40)), tmp_path / "a.png", icc_profile=profile)
     assert np.abs(read_image(path).astype(int) - (30, 220, 40)).max() <= 3
     assert np.abs(read_image(path, size=8).astype(int) - (30, 220, 40)).max() <= 3
 
@@ -289,19 +263,12 @@ def test_a_truncated_jpeg_is_not_filled_with_grey(
         read_image(path, size=size)
 
 
-@pytest.mark.parametrize("side", [400, 401, 403, 407])
-@pytest.mark.parametrize("size", [None, 16, 48])
-def test_a_whole_jpeg_with_a_grey_edge_is_read(tmp_path: Path, side: int, size: int | None) -> None:
-    """The grey that decoders fill in is also that of pictures; sides need not be multiples of the scale."""
-    pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    pixels[side // 2 :] = 128
-    path = tmp_path / "a.jpg"
-    Image.fromarray(pixels).save(path, quality=90)
-    whole = path.read_bytes()
-    assert abs(int(read_image(path, size=size)[-1, 0, 0]) - 128) <= 1
-    path.write_bytes(whole[: len(whole) // 3] + whole[-2:])
-    with pytest.raises(ImageError):
-        read_image(path, size=size)
+@pytest.mark.parametrize("size", [None, 16])
+def test_cmyk_and_lab(tmp_path: Path, size: int | None) -> None:
+    path = save(Image.new("CMYK", (400, 300), (0, 255, 255, 0)), tmp_path / "a.jpg", quality=95)
+    assert image_facts(path)["mode"] == "CMYK"
+    assert np.abs(read_image(path, size=size).astype(int) - (255, 0, 0)).max() <= 3
+    assert read_image(save(Image.new("LAB", (4, 4), (255, 128, 128)), tmp_path / "a.tif")).min() >= 250
 
 
 @pytest.mark.parametrize("name", ["PNG", "TIFF", "WebP"])
@@ -312,32 +279,21 @@ def test_other_formats_cut_short(tmp_path: Path, name: str) -> None:
         read_image(path)
 
 
-def test_missing_file_names_its_namesake(tmp_path: Path) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "IMG_1.JPG").write_bytes(jpeg())
-    with pytest.raises(ImageError, match=r"img_1\.jpg: there is no such file\. Did you mean 'IMG_1\.JPG'\?"):
-        read_image(tmp_path / "img_1.jpg")
-    with pytest.raises(ImageError, match=r"The folder .*nowhere does not exist"):
-        read_image(tmp_path / "nowhere" / "a.jpg")
-
-
-def test_empty_file(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").touch()
-    with pytest.raises(ImageError, match=r"a\.jpg: the file is empty \(0 bytes\)\. Copy it again"):
-        read_image(tmp_path / "a.jpg")
-
-
-def test_renamed_text_file(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_text("path,subject\nü.jpg,7\n")
-    with pytest.raises(ImageError, match=r"a\.jpg: this is a text file, not an image that can be read \(JPEG, PNG"):
-        read_image(tmp_path / "a.jpg")
-
-
-def test_folder_and_pipe(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="this is a folder"):
-        read_image(tmp_path)
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("path,subject\nü.jpg,7\n")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ImageError, match="a device or a pipe"):
-        read_image(tmp_path / "pipe")
+    for name, found in {
+        "img_1.jpg": r"img_1\.jpg: there is no such file\. Did you mean 'IMG_1\.JPG'\?",
+        "nowhere/a.jpg": "The folder .*nowhere does not exist",
+        "empty.jpg": r"the file is empty \(0 bytes\)\. Copy it again",
+        "text.jpg": r"this is a text file, not an image that can be read \(JPEG, PNG",
+        "": "this is a folder",
+        "pipe": "a device or a pipe",
+    }.items():
+        with pytest.raises(ImageError, match=found):
+            read_image(tmp_path / name)
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,20 +328,10 @@ def test_decompression_bomb(tmp_path: Path, side: int) -> None:
             read_image(path)
         with pytest.raises(ImageError, match="at most"):
             image_facts(path)
-
-
-def test_webp_bomb(tmp_path: Path) -> None:
     body = b"VP8X" + struct.pack("<IB3x", 10, 0) + (2**17 - 1).to_bytes(3, "little") * 2 + bytes(200)
     (tmp_path / "a.webp").write_bytes(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body)
     with pytest.raises(ImageError, match=f"a.webp: it claims more pixels than the {PIXEL_LIMIT:,}"):
         read_image(tmp_path / "a.webp")
-
-
-def test_large_photographs_pass_without_a_warning(tmp_path: Path) -> None:
-    path = save(Image.new("1", (12_000, 10_000)), tmp_path / "a.tif", compression="group4")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert read_image(path, size=12).shape == (10, 12, 3)
 
 
 @pytest.mark.parametrize("name", ["PNG", "TIFF", "WebP"])
@@ -473,9 +419,9 @@ def test_a_jpeg_that_ends_in_grey_is_whole(progressive: bool, tmp_path: Path) ->
         # more data follows, such as the gain map of a phone
         path.write_bytes(path.read_bytes() + thumbnail.getvalue())
         assert difference(read_image(path), np.asarray(grey)) < 5
-    blank = save(Image.new("L", (5000, 4000), 128), tmp_path / "blank.jpg", optimize=True, progressive=progressive)
-    assert image_facts(blank)["width"] == 5000
-    assert np.unique(read_image(blank, size=64)).tolist() == [128]
+    for value in (0, 128, 255):
+        blank = save(Image.new("L", (900, 800), value), tmp_path / "a.jpg", optimize=True, progressive=progressive)
+        assert np.unique(read_image(blank, size=64)).tolist() == [value]
 
 
 def camera_picture(options: dict[str, Any]) -> bytes:
@@ -516,37 +462,10 @@ def test_a_few_bytes_that_no_picture_needs_are_no_damage() -> None:
         assert np.array_equal(open_source(Path("a.jpg"), padded).tile(Preparation(64)), whole)
 
 
-@pytest.mark.parametrize("quality", [50, 100])
-@pytest.mark.parametrize("kind", JPEGS)
-def test_pictures_with_empty_parts_are_whole(kind: str, quality: int) -> None:
-    """Black, white or grey at the end, of which files hold next to nothing."""
-    options = {"restart_marker_rows": 1} if kind == "restarts" else JPEGS[kind]
-    for value in (0, 128, 255):
-        for mode in ("RGB", "L"):
-            whole = Image.new("RGB", (300, 200), (value, value, value))
-            whole.paste(picture(300, 60), (0, 0))
-            stream = io.BytesIO()
-            whole.convert(mode).save(stream, "JPEG", quality=quality, **options)
-            for size in (16, 300):
-                tile = open_source(Path("a.jpg"), stream.getvalue()).tile(Preparation(size))
-                assert tile.shape == (3, size, size)
-
-
-@pytest.mark.parametrize(("name", "ending"), [("PNG", "jpg"), ("JPEG", "png"), ("TIFF", "JPEG"), ("WebP", "tif")])
-def test_a_format_is_known_by_content_not_by_ending(tmp_path: Path, name: str, ending: str) -> None:
-    path = tmp_path / f"a.{FORMATS[name]}"
-    save(picture(60, 40), path)
-    plain = open_source(path, path.read_bytes())
-    renamed = open_source(tmp_path / f"b.{ending}", path.read_bytes())
-    assert (plain.misnamed, renamed.misnamed) == (False, True)
-    assert not open_source(tmp_path / "without", path.read_bytes()).misnamed
-    assert np.array_equal(renamed.read((60, 40), "rgb"), plain.read((60, 40), "rgb"))
-
-
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("side", [(1601, 1003), (640, 911)])
+@pytest.mark.parametrize("side", [(640, 911)])
 def test_a_jpeg_is_decoded_once_to_the_pixels_of_pillow(
     mode: str, subsampling: int, progressive: bool, side: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

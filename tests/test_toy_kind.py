@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from casewise.evaluation import Outcomes, Plan, evaluate
 from casewise.inference.model import load_bundle
 from casewise.jobs.backends import Registrations
 from casewise.metrics import metric_of, register_metric
@@ -26,12 +23,7 @@ from casewise.models.outputs import (
     Output,
     Scored,
     register_network_kind,
-    value_columns,
-    values_of,
-    width_of,
 )
-from casewise.predictions.stacking import stack
-from casewise.predictions.table import check
 from casewise.report.results_page import write_results
 from casewise.run import run
 from casewise.study.loading import build_study
@@ -40,7 +32,6 @@ from casewise.study.schema import Study
 from casewise.study.targets import Target
 from casewise.targets import kind_named, register_kind, unregister_kind
 from casewise.targets.kinds import Number
-from casewise.training.losses import Scaling, guess_loss, loss_of
 
 
 class Counts(Number):
@@ -75,49 +66,6 @@ def counts() -> Iterator[None]:
     yield
     unregister_kind("counts")
     del NETWORK_KINDS["counts"]
-
-
-def learned(outputs: list[Output]) -> tuple[np.ndarray, np.ndarray]:
-    """Counts that depend on two features, with a gap, and what a linear network learns to predict of them."""
-    rng = np.random.default_rng(0)
-    features = torch.from_numpy(rng.normal(size=(120, 2)).astype(np.float32))
-    truth = torch.poisson(features[:, :1].exp() * 2, generator=torch.Generator().manual_seed(0))
-    truth[3] = torch.nan
-    network, recipe = torch.nn.Linear(2, width_of(outputs)), Recipe()
-    optimiser = torch.optim.Adam(network.parameters(), lr=0.05)
-    for _ in range(150):
-        optimiser.zero_grad()
-        loss = loss_of(network(features), truth, outputs, recipe, Scaling(torch.zeros(1), torch.ones(1)))
-        loss.backward()
-        optimiser.step()
-    assert float(loss.detach()) < guess_loss(truth, truth, outputs, recipe)
-    values = values_of(network(features), outputs)[:, value_columns(outputs)[0]]
-    return truth[:, 0].double().numpy(), values.detach().double().numpy()
-
-
-@pytest.mark.usefixtures("counts")
-def test_counts_go_from_the_study_file_to_the_metrics() -> None:
-    target = Target(kind="counts", range="0..40", integer=True)
-    outputs = [Output("lesions", target.kind, 0, True)]
-    truth, values = learned(outputs)
-    kind = kind_named(target.kind)
-    predicted = kind.decide(kind.normalise(values, *target.range))
-    facts: dict[str, Any] = {"visit": "", "day": np.nan, "region": "", "image": "", "target": "lesions"}
-    rows = pd.DataFrame({"case": [f"c{n:03d}" for n in range(len(truth))], "y_true": truth, **facts})
-    rows = rows.assign(subject=rows["case"], stage="oof", inner_fold=pd.NA, outer_fold=np.arange(len(rows)) % 3 + 1)
-    noise = np.random.default_rng(1).normal(size=len(rows))
-    parts = [rows.assign(model="net", y_pred=predicted), rows.assign(model="noisy", y_pred=predicted + noise)]
-    table = check(pd.concat(parts, ignore_index=True).assign(kind="counts"))
-
-    results = evaluate(table, Outcomes("lesions"), Plan(100))
-    figures = results.metrics["oof"]["net"]["lesions"]
-    known = ~np.isnan(truth)
-    assert figures["mae"]["value"] == pytest.approx(np.abs(predicted - truth)[known].mean(), abs=1e-4)
-    assert figures["mae"]["low"] < figures["mae"]["value"] < figures["mae"]["high"]
-    assert (results.main.kind, results.main.learner) == ("counts", "net")
-
-    stacked = stack(table, ["mean"], ranges={"lesions": target.range})
-    assert set(stacked.rows["kind"]) == {"counts"}
 
 
 @pytest.mark.usefixtures("counts")
@@ -168,7 +116,7 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
         "backbones": ["test_resnet", "test_byobnet"],
         "weights": "random",
         "recipe": {"epochs": 2, "batch_size": 4, "schedule": "cosine", "early_stopping": {"monitor": "none"}},
-        "stack": ["mean", "weighted"],
+        "stack": ["mean"],
         "evaluation": {"bootstrap_resamples": 100},
         "audit": {"permutations": 99},
         "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
@@ -176,8 +124,7 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
     finished = run(build_study(values, source="the toy kind", folder=tmp_path), tmp_path / "run")
     rows = finished.rows
     assert set(rows["kind"]) == {"counts"}
-    networks, combined = {"test_resnet", "test_byobnet"}, {"mean_of_learners", "meta_learner_weighted"}
-    assert set(rows["model"]) == {"linear_pixels", *networks, *combined}
+    assert set(rows["model"]) == {"linear_pixels", "test_resnet", "test_byobnet", "mean_of_learners"}
     assert rows["y_pred"].between(0, 9).all()
     assert finished.results["main"]["kind"] == "counts"
 

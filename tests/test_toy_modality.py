@@ -124,7 +124,7 @@ def test_a_new_modality_goes_from_the_table_to_the_report(finished: Run) -> None
     assert "photograph" not in page
 
 
-def test_a_bundle_predicts_new_cases(finished: Run, tmp_path: Path) -> None:
+def test_a_bundle_predicts_new_cases_and_checks_them(finished: Run, tmp_path: Path) -> None:
     model = load_bundle(finished.folder)
     assert model.members[0].study(tmp_path / "new" / "cases.csv").modality_settings.floor == 50
     table = write_signals(tmp_path / "new", 3, 5)
@@ -134,23 +134,10 @@ def test_a_bundle_predicts_new_cases(finished: Run, tmp_path: Path) -> None:
     for learner in ("linear_pixels", "shufflenet_v2_x0_5"):
         assert sorted(found.loc[found["learner"] == learner, "case"]) == cases
     assert len(found) == 2 * len(cases)
-    assert np.allclose(found[["probability of none", "probability of present"]].sum(axis=1), 1)
-
-
-def test_its_own_checks_are_in_force(tmp_path: Path) -> None:
-    from casewise.console import Silent
-    from casewise.pipeline.read import read
-
-    table = write_signals(tmp_path / "signals", 6, 2)
-    rows = pd.read_csv(table)
-    (table.parent / "a.jpg").write_bytes(b"no signal")
-    rows.loc[0, "path"] = "a.jpg"
-    rows.to_csv(table, index=False)
-    (tmp_path / "study.yaml").write_text(STUDY.format(cohort=table))
-    with pytest.raises(ImageError):
-        read(read_study(tmp_path / "study.yaml"), None, Silent())
-
-
-def test_a_modality_that_nobody_registered_is_named() -> None:
+    (tmp_path / "new" / "a.jpg").write_bytes(b"no signal")
+    pd.read_csv(table).replace({"path": {"5-0-left.npy": "a.jpg"}}).to_csv(table, index=False)
+    with pytest.raises(ImageError, match="no signal"):
+        model.predict(table)
     with pytest.raises(StudyError, match="spectrograms"):
         modality_of(Study.model_construct(modality="spectograms", volumes=None, tiles=None))
+    assert np.allclose(found[["probability of none", "probability of present"]].sum(axis=1), 1)

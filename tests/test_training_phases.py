@@ -245,7 +245,7 @@ def test_nobody_of_a_class_leaves_its_figure_open() -> None:
         ({"epochs": 1, "variations": {"offline_copies": 3}}, "'offline_copies'"),
         ({"epochs": 1, "variations": {"grid": "2x2"}}, "'grid'"),
         ({"epochs": 1, "variations": {"flip": "up"}}, "flip: input should be 'none'"),
-        ({"epochs": 1, "freeze": "120%"}, "between 0 and 1"),
+        ({"epochs": 1, "freeze": "120%"}, "must be none"),
     ],
 )
 def test_a_phase_that_cannot_be_is_refused(wrong: dict[str, object], told: str) -> None:

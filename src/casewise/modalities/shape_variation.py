@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,20 +18,6 @@ if TYPE_CHECKING:
 DRAWS = 5
 # Of the aspect ratios of the images, the percentiles between which they vary.
 COMMON = (1, 99)
-
-
-class ShapeVariation(Protocol):
-    """How the shape of images varies from one training step to the next."""
-
-    def varied(self, tiles: Tensor, numbers: Tensor, generator: torch.Generator) -> Tensor:
-        """Tiles of other shapes, as they are drawn for a training step: (B, C, S, S) of the same type.
-
-        Args:
-            numbers: (B,) the rows of the tiles in the store.
-        """
-
-    def among(self, numbers: Sequence[int]) -> ShapeVariation | None:
-        """The variation for training on these rows of the store, which no other row decides; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +95,10 @@ class Stretch:
         """The variation within the range of these rows; None if nearly all of them have one aspect ratio."""
         lowest, highest = common_range(self.aspects[list(numbers)].numpy()) if len(numbers) else (0.0, 0.0)
         return replace(self, lowest=lowest, highest=highest) if highest > lowest else None
+
+
+# How the shape of images varies from one training step to the next.
+ShapeVariation: TypeAlias = Bars | Stretch
 
 
 def open_shapes(folder: Path) -> ShapeVariation | None:

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.errors import RunError
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.readers import image_shape
-from casewise.modalities.store.store import open_store, stamp_of
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import ImageSource
@@ -79,28 +77,8 @@ def planned(images: Images, sizes: Sequence[tuple[int, int]]) -> tuple[Images, s
     return images.model_copy(update={"fit": fit, "padding": padding}), reason
 
 
-def shapes(sources: Sequence[ImageSource], side: int, folder: Path) -> list[tuple[int, int]]:
-    """Upright width and height of every image that can be read; a region of a slide is a square of `side` pixels.
-
-    Args:
-        folder: of the tile store, whose index spares reading files that have not changed.
-    """
-    stored: dict[tuple[str, tuple[int, int, int]], tuple[int, int]] = {}
-    try:
-        index = open_store(folder).index
-        columns = (index[name].tolist() for name in ("path", "bytes", "mtime_ns", "ctime_ns", "width", "height"))
-        stored = {(path, tuple(stamp)): (width, height) for path, *stamp, width, height in zip(*columns, strict=True)}
-    except RunError:
-        pass  # there is no store yet, or a damaged one, which is built again
-
-    def shape(source: ImageSource) -> tuple[int, int] | None:
-        if not isinstance(source, Path):
-            return side, side
-        try:
-            status = source.stat()
-        except OSError:
-            return None
-        return stored.get((str(source), stamp_of(status))) or image_shape(source)
-
+def shapes(sources: Sequence[ImageSource], side: int) -> list[tuple[int, int]]:
+    """Upright width and height of every image that can be read; a region of a slide is a square of `side` pixels."""
     with ThreadPoolExecutor() as pool:
-        return [size for size in pool.map(shape, sources) if size]
+        sizes = pool.map(lambda source: image_shape(source) if isinstance(source, Path) else (side, side), sources)
+        return [size for size in sizes if size]

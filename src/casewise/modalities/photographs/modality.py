@@ -44,8 +44,6 @@ class Photographs(base.Modality):
         return next(filter(None, claims), None) or base.Start(study, [], [], "image")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
-        from casewise.modalities.photographs.modality import new_images
-
         return new_images(study, paths)
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
@@ -66,14 +64,10 @@ class Photographs(base.Modality):
 
         paths = [Path(path) for path in cohort.images["path"]]
         with show.bar("images") as bar:
-            problems, misnamed = check_images(paths, study.images.size, study.images.channels, bar)
+            problems = check_images(paths, study.images.size, study.images.channels, bar)
         if problems:
             raise not_read(problems, paths, Path(PROBLEMS))
         show.line("images", f"{counted(len(paths), 'image')} can be read")
-        if misnamed:
-            row = min(misnamed)
-            text = f"{counted(len(misnamed), 'file')} with the ending of another format, read by content: "
-            show.line("images", f"{text}{paths[row].name} is {misnamed[row]}")
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         from casewise.modalities.photographs.fit import needs_plan, planned, planned_size, shapes
@@ -81,7 +75,7 @@ class Photographs(base.Modality):
         size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set
         if not size_open and not needs_plan(study.images):
             return study
-        sizes, images = shapes(self.sources(cohort), study.images.size, folder.of("tiles")), study.images
+        sizes, images = shapes(self.sources(cohort), study.images.size), study.images
         if size_open:
             images = images.model_copy(update={"size": planned_size(sizes)})
         images, reason = planned(images, sizes)

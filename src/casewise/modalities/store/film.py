@@ -6,7 +6,8 @@
   the smallest of 8, 12 and 16 bits that holds the largest stored value, but never more than BitsStored. If values are
   negative, black and white are the smallest and the largest value of the film.
 - MONOCHROME1 is inverted. Padding (PixelPaddingValue) becomes black.
-- Colours become RGB: YBR is converted, palettes are expanded, of more than 8 bits the highest 8 remain.
+- Colours become RGB: YBR is converted, of more than 8 bits the highest 8 remain. Palettes are refused, and so are
+  enhanced objects, whose tags describe single frames.
 - Overlays are not drawn into the pixels: they are marks of readers, which may tell the label.
 
 Only tags that describe pixels are read: names, identifiers and dates of birth never leave the file.
@@ -41,22 +42,15 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 KINDS = (*GREY, *COLOURS, "PALETTE COLOR", "CMYK", "HSV", "ARGB", "XYB", "YBR_PARTIAL_420", "YBR_PARTIAL_422")
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-# Sequences whose tags describe one frame; in other files the same tags are those of the file.
-FRAME_GROUPS = ("FrameVOILUTSequence", "PixelValueTransformationSequence")
+# Sequences of enhanced objects, whose tags describe single frames.
+FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 TAGS = (
     "SOPClassUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "RescaleSlope", "RescaleIntercept",
     "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "ICCProfile", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
-    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
-    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
 )  # fmt: skip
-PIXEL_TAGS = (
-    *("Rows", "Columns", "SamplesPerPixel"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-)
+PIXEL_TAGS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 # The columns that a table may take from films. None of them identifies a person.
 COLUMNS = {
     "laterality": ("ImageLaterality", "Laterality"),
@@ -172,42 +166,37 @@ def _image(header: Any) -> Image.Image:
     stored = _stored(header)
     kind = text_of(header, "PhotometricInterpretation") or GREY[1]
     if kind in GREY and stored.ndim == 2:
-        return Image.fromarray(_grey(stored, _of_frame(header), inverted=kind == GREY[0]))
-    if kind == "PALETTE COLOR" and stored.ndim == 2:
-        from pydicom.pixels import apply_color_lut
-
-        coloured = apply_color_lut(stored, header)
-        return Image.fromarray(_eight(coloured, coloured.dtype.itemsize * 8))
+        return Image.fromarray(_grey(stored, header, inverted=kind == GREY[0]))
     if kind not in COLOURS or stored.ndim != 3 or stored.shape[2] != 3:
         count = 1 if stored.ndim == 2 else stored.shape[-1]
         kind = kind if kind in KINDS else "of an unknown kind"
         raise FilmError(f"its pixels are {kind} in {count} channels, which is not supported. Save it as PNG.")
-    image = Image.fromarray(_eight(stored, max(8, whole_number(header, "BitsStored", 8))))
+    highest = stored >> (max(8, whole_number(header, "BitsStored", 8)) - 8)
+    image = Image.fromarray(np.ascontiguousarray(highest).astype(np.uint8))
     if profile := header.get("ICCProfile"):
         image.info["icc_profile"] = profile
     return image
 
 
-def _eight(colours: np.ndarray, bits: int) -> np.ndarray:
-    """The highest 8 of `bits` bits."""
-    return np.ascontiguousarray(colours >> (bits - 8)).astype(np.uint8)
-
-
 def _stored(header: Any) -> np.ndarray:
     """The decoded pixels as stored: (H, W), or (H, W, 3) as RGB."""
+    from pydicom import uid
     from pydicom.pixels import pixel_array
 
+    # the transfer syntaxes in which every block or pixel has at least one bit
+    jpegs = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
     syntax = header.file_meta.TransferSyntaxUID
+    if any(name in header for name in FRAME_GROUPS):
+        raise FilmError("it is an enhanced object, whose frames state their own grey values. Save it as PNG.")
     if "FloatPixelData" in header or "DoubleFloatPixelData" in header:
         raise FilmError("it contains floating-point values, so black and white are unknown. Save it with 16 bits.")
     if "PixelData" not in header or not header.PixelData:
         raise FilmError("it contains no pixels: the file is cut short, or was exported without them. Copy it again.")
-    if whole_number(header, "BitsStored", 8) > 16:
-        bits = whole_number(header, "BitsStored", 8)
+    if (bits := whole_number(header, "BitsStored", 8)) > 16:
         raise FilmError(f"it has {bits} bits a pixel, so black and white are unknown. Save it with 8 or 16 bits.")
     sides = (whole_number(header, "Columns", 0), whole_number(header, "Rows", 0))
     n_bytes = len(header.PixelData)
-    if syntax in _jpegs() and n_bytes < fewest_bytes(*sides):
+    if syntax in jpegs and n_bytes < fewest_bytes(*sides):
         raise FilmError(
             f"it claims {sides[0]:,} x {sides[1]:,} pixels, which {n_bytes:,} bytes of JPEG cannot hold. It is "
             "damaged; copy it again from its source."
@@ -272,23 +261,6 @@ def _undecodable(syntax: Any) -> FilmError:
         f"its pixels are compressed as {name_of(syntax)}, which cannot be decoded here. Install the "
         f"decoders ({DECODERS}), or save it without compression."
     )
-
-
-def _jpegs() -> tuple[str, ...]:
-    """The transfer syntaxes in which every block or pixel has at least one bit."""
-    from pydicom import uid
-
-    return uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1
-
-
-def _of_frame(header: Any) -> Any:
-    """The tags of the first frame: those of its functional groups take the place of the file's."""
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in (header.get(groups) or [])[:1]:
-            for name in FRAME_GROUPS:
-                for item in (group.get(name) or [])[:1]:
-                    header.update(item)
-    return header
 
 
 def _numbers(header: Any, tag: str) -> list[float]:

@@ -50,11 +50,9 @@ class TileSource(Protocol):
 
     def check(self) -> None:
         """Raise an `ImageError` if the file is missing or cannot be read."""
-        ...
 
     def new_reader(self) -> TileSourceReader:
         """A reader for all sources of this type in one build."""
-        ...
 
 
 class TileSourceReader(Protocol):
@@ -62,11 +60,9 @@ class TileSourceReader(Protocol):
 
     def sha256(self, source: Any) -> str:
         """A hash over the bytes of the file and the position of the region."""
-        ...
 
     def tile(self, source: Any, preparation: Preparation) -> np.ndarray:
         """The tile, (C, H, W) `uint8`."""
-        ...
 
 
 ImageSource: TypeAlias = Path | TileSource

@@ -251,7 +251,7 @@ class Building:
             image = open_source(path, data)
             with self._budget.hold(image.memory(image.target_for(self._preparation))):
                 tile = image.tile(self._preparation)
-            return {name: image.facts()[name] for name in ("width", "height", "mode", "format")}, tile
+            return image.facts(), tile
 
         return hashlib.sha256(data).hexdigest(), decode
 

@@ -50,25 +50,17 @@ def of_each_image(
     return results, problems
 
 
-def check_images(
-    paths: Sequence[Path], size: int, channels: Channels, progress: Progress
-) -> tuple[dict[int, str], dict[int, str]]:
-    """Decode every image, reduced to `size` pixels, on all cores.
-
-    Returns:
-        By row, messages on images that cannot be read, and the formats of images whose names end like those of others.
-    """
+def check_images(paths: Sequence[Path], size: int, channels: Channels, progress: Progress) -> dict[int, str]:
+    """Messages on images that cannot be read, by row; every image is decoded, reduced to `size` pixels."""
     budget = Budget(MEMORY)
 
-    def check(row: int) -> str:
+    def check(row: int) -> None:
         source = open_source(paths[row], read_bytes(paths[row]))
         target = source.target(size)
         with budget.hold(source.memory(target)):
             source.read(target, channels)
-        return source.reader.name if source.misnamed else ""
 
-    formats, problems = of_each_image(len(paths), check, progress=progress)
-    return problems, {row: name for row, name in formats.items() if name}
+    return of_each_image(len(paths), check, progress=progress)[1]
 
 
 def not_read(
