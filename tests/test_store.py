@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from casewise.errors import ImageError, RunError, StudyError
+from casewise.errors import ImageError, RunError
 from casewise.modalities.store import store as store_module
 from casewise.modalities.store import store_builder as building_module
 from casewise.modalities.store.preparation import Preparation
@@ -159,14 +159,6 @@ def test_settings_and_sources_decide_tiles_and_address(
     assert len(decoded) == len(paths)
     assert second.address == other.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     assert len({first.address, second.address, prepare(paths[::-1], other, folder).address}) == 3
-
-
-@pytest.mark.parametrize(
-    "setting", [{"size": 4}, {"size": "128"}, {"fit": "squeeze"}, {"padding": "white"}, {"channels": "gray"}]
-)
-def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
-    with pytest.raises(StudyError, match=f"images: {next(iter(setting))} must be"):
-        Preparation(**setting)
 
 
 def test_only_changed_sources_are_read(

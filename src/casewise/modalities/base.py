@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Panels, Study
 
-# Values that a modality derives from training cases, as plain JSON; they are saved with the trained network.
-FittedPreprocessing = dict[str, Any]
+# Plain values, as JSON has them.
+Facts: TypeAlias = dict[str, Any]
+# Values that a modality derives from training cases; they are saved with the trained network.
+FittedPreprocessing: TypeAlias = Facts
 
 
 @dataclass(frozen=True)
@@ -267,15 +269,15 @@ class Modality(ABC):
         """The panels of a cohort for pretraining: single images where possible."""
         return study.panels
 
-    def settings(self, study: Study) -> dict[str, Any]:
+    def settings(self, study: Study) -> Facts:
         """The settings of this modality that affect a network's weights, by name."""
         return {}
 
-    def facts(self, study: Study, network: str) -> dict[str, Any]:
+    def facts(self, study: Study, network: str) -> Facts:
         """Settings of new cases that differ from the study's, as plain JSON; {} if there are none."""
         return {}
 
-    def network_options(self, study: Study, network: str) -> dict[str, Any]:
+    def network_options(self, study: Study, network: str) -> Facts:
         """Arguments of `build_network` that this modality determines."""
         return {}
 
@@ -327,7 +329,7 @@ class Modality(ABC):
         """
         raise NotImplementedError
 
-    def report_facts(self, study: Study) -> dict[str, Any]:
+    def report_facts(self, study: Study) -> Facts:
         """The facts by which the report's templates choose.
 
         `sliced`: panels show slices of one scan; `order`: the column that orders them; `late`: some network processes

@@ -16,8 +16,6 @@ from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
-# What a network or an encoder is built from, as plain values; stored with its weights.
-Facts: TypeAlias = dict[str, Any]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TILES_AT_ONCE = 64

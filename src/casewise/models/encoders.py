@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casewise.errors import StudyError, WeightsError, cut, nearest
-from casewise.models.backbones import MEAN, STD, Body, Facts, Network, NetworkOptions, build_network
+from casewise.modalities.base import Facts
+from casewise.models.backbones import MEAN, STD, Body, Network, NetworkOptions, build_network
 from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
 from casewise.models.transformers import fitting_side, timm_body
 from casewise.models.weights import download_of, download_weights, hub_file, load_weights

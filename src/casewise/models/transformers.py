@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut
+from casewise.modalities.base import Facts
 
 POSITIONS = "pos_embed"
 
@@ -93,7 +94,7 @@ def _created(name: str, options: Mapping[str, Any]) -> Any:
     return timm.create_model(name, **{**options, "pretrained": False, "checkpoint_path": "", "num_classes": 0})
 
 
-def _sized(name: str, side: int, options: dict[str, Any]) -> nn.Module:
+def _sized(name: str, side: int, options: Facts) -> nn.Module:
     """The network for panels of another size than published; checked with one panel."""
     body: Any = _created(name, options | {"img_size": side})
     patch = _patch(body)

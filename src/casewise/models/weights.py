@@ -17,6 +17,7 @@ from torch import Tensor
 
 from casewise.cohort.identity import REFUSE, Declared, same_subjects, spelling_pairs
 from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
+from casewise.modalities.base import Facts
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.transformers import POSITIONS, with_positions
@@ -227,7 +228,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_scaling(network: Network, path: Path, facts: dict[str, Any]) -> None:
+def _check_scaling(network: Network, path: Path, facts: Facts) -> None:
     """Stop where a body was trained with another scaling of its input."""
     scaling = facts.get("scaling", network.scaling)
     if scaling != network.scaling and network.name not in UNTRAINED:
@@ -272,7 +273,7 @@ def check_bundle_subjects(weights: str, held_out: Iterable[str], names: Declared
         )
 
 
-def _bundle_facts(path: Path) -> dict[str, Any]:
+def _bundle_facts(path: Path) -> Facts:
     """The facts of a trained network whose body may initialise another network."""
     folder = JobFolder(path)
     if not (folder.weights.exists() and folder.facts.exists()):

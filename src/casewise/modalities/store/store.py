@@ -22,7 +22,7 @@ import pandas as pd
 import PIL
 from PIL import features
 
-from casewise.errors import RunError, StudyError
+from casewise.errors import RunError
 from casewise.files import parquet_bytes, parsed_json, read_parquet, write_atomic, write_json
 from casewise.files import sweep as sweep_temporary
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
@@ -144,7 +144,7 @@ def open_store(folder: Path) -> TileStore:
         raise RunError(f"{folder}: this folder contains no finished tile store. Prepare the images first.")
     try:
         return _opened(folder)
-    except (*ARRAY_DAMAGE, StudyError) as error:
+    except ARRAY_DAMAGE as error:
         missing = isinstance(error, FileNotFoundError)
         defect = f"{Path(error.filename).name} is missing" if missing else str(error)
         raise RunError(f"{folder}: the tile store is damaged: {defect}. Delete {marker} and prepare again.") from error
