@@ -104,12 +104,11 @@ def test_what_is_stated_is_kept() -> None:
     assert planned(Images(padding="mean"), [(80, 60)])[0].padding == "mean"
 
 
-@pytest.mark.parametrize("fit_as", ["crop", "stretch"])
-def test_padding_without_bars_is_refused(fit_as: Fit) -> None:
+def test_padding_without_bars_is_refused() -> None:
     with pytest.raises(ValueError, match="padding") as refusal:
-        Images(fit=fit_as, padding="mean")
+        Images(fit="stretch", padding="mean")
     assert "fit: pad" in str(refusal.value)
-    assert Images(fit=fit_as).padding == "auto"
+    assert Images(fit="stretch").padding == "auto"
 
 
 def test_padding_that_the_plan_leaves_unused_is_remarked_on() -> None:
@@ -209,7 +208,7 @@ def test_one_shape_is_no_evidence(tmp_path: Path) -> None:
     assert not any(text.endswith("shape") for text in found.not_tested)
 
 
-@pytest.mark.parametrize("fit_as", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize("fit_as", ["pad", "stretch"])
 @pytest.mark.parametrize("padding", ["black", "reflect"])
 def test_masks_lie_where_the_image_lies(tmp_path: Path, fit_as: Fit, padding: Padding) -> None:
     """The mask that the audit hides and the same mask prepared as an image mark the same area."""

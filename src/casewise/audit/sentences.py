@@ -106,7 +106,7 @@ _EVIDENCE = {
     "files": "The file format (width, height, mode, format, compression) alone",
     "file-size": "The number of bytes per pixel alone",
     "shape-pad": "The shape of the image (width by height) alone",
-    **dict.fromkeys(("shape-crop", "shape-stretch"), "The shape of the image file (width by height) alone"),
+    "shape-stretch": "The shape of the image file (width by height) alone",
     "border": "The image border alone",
     "thumbnail": "A thumbnail of 8 x 8 grey values alone",
     **{name: f"The {name} of the whole image alone" for name in ("brightness", "contrast", "sharpness")},
@@ -120,9 +120,6 @@ _MEANINGS = {
     "files": "Images of different classes may come from different sources, and a network can learn the source",
     "file-size": "Files of more detailed pictures are larger, because of the disease or of the way they were saved",
     "shape-pad": "Networks see it in the bars around images that are not square",
-    "shape-crop": (
-        "Networks see no bars, because images are cropped to squares; the shape shows only in what is cut off"
-    ),
     "shape-stretch": (
         "Networks see no bars, because images are stretched to squares; the shape shows only in how they are distorted"
     ),
@@ -176,7 +173,7 @@ _REMEDIES = {
     "files": "Compare within one source (`where:`), {leave_out}, and save all images in the same way",
     "file-size": "Check whether images were saved in different ways; if so, save all in the same way",
     "shape-pad": "Leave no bars (`images: {{fit: stretch}}`), compare within one source (`where:`), or {leave_out}",
-    **dict.fromkeys(("shape-crop", "shape-stretch"), "Compare within one source (`where:`), or {leave_out}"),
+    "shape-stretch": "Compare within one source (`where:`), or {leave_out}",
     "border": (
         "Inspect the borders: crop off markers and letters, or {leave_out}. If the border shows the same tissue as the "
         "rest of the image, as in fields of a biopsy, accept the finding with that reason"

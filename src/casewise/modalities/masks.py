@@ -9,7 +9,7 @@ import numpy as np
 from casewise.cohort.table import text_of
 from casewise.errors import CasewiseError, ImageError
 from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
-from casewise.modalities.store.pixels import central_square, content_box
+from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Fit
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
@@ -65,7 +65,7 @@ def _marked_pixels(path: Path, width: int, height: int) -> np.ndarray:
 
 
 def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning) -> np.ndarray:
-    """A mask (h, w) on the tile of its image: (side, side) `bool`, false on padding; what was cropped off is left out.
+    """A mask (h, w) on the tile of its image: (side, side) `bool`, false on padding.
 
     The same as `casewise.modalities.store.preparation.Preparation` does with the image of `width` and `height`.
 
@@ -76,9 +76,6 @@ def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit,
 
     top, left, inner_height, inner_width = content_box(width, height, side, fit)
     inner = (inner_width, inner_height)
-    if fit == "crop":
-        x, y, square = central_square(marked.shape[1], marked.shape[0])
-        marked = marked[y : y + square, x : x + square]
     smaller = inner[0] <= marked.shape[1] and inner[1] <= marked.shape[0]
     resampling = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST
     share = cv2.resize(marked.astype(np.float32), inner, interpolation=resampling)
@@ -122,8 +119,8 @@ EMPTY = -1
 def to_photograph(tile: np.ndarray, *, width: int, height: int, fit: Fit = "pad") -> np.ndarray:
     """Map a tile (side, side) to its photograph: (height, width) `float32`.
 
-    The inverse of `casewise.modalities.store.preparation.Preparation`: padding of any kind is removed, a stretch is
-    reversed, and what was cropped off is NaN.
+    The inverse of `casewise.modalities.store.preparation.Preparation`: padding of any kind is removed, and a
+    stretch is reversed.
 
     Args:
         width, height: of the upright photograph in pixels, as in the facts of the tile store.
@@ -132,13 +129,7 @@ def to_photograph(tile: np.ndarray, *, width: int, height: int, fit: Fit = "pad"
     (20, 40)
     """
     top, left, inner_height, inner_width = content_box(width, height, checked_side(tile), fit)
-    tile = tile[top : top + inner_height, left : left + inner_width]
-    if fit != "crop":
-        return resampled(tile, width, height)
-    x, y, side = central_square(width, height)
-    result = np.full((height, width), np.nan, np.float32)
-    result[y : y + side, x : x + side] = resampled(tile, side, side)
-    return result
+    return resampled(tile[top : top + inner_height, left : left + inner_width], width, height)
 
 
 def checked_side(tile: np.ndarray) -> int:

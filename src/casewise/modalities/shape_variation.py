@@ -104,7 +104,7 @@ ShapeVariation: TypeAlias = Bars | Stretch
 def open_shapes(folder: Path) -> ShapeVariation | None:
     """How the shapes of a finished tile store vary; None if all images have one shape, or show nothing of it.
 
-    Images that were cropped to squares do not vary, and neither do black bars, which are kept as stated.
+    Black bars do not vary: they are kept as stated.
     """
     from casewise.modalities.store.pixels import content_box
     from casewise.modalities.store.store import open_store

@@ -78,7 +78,7 @@ def test_planes_belong_to_the_slots_of_their_images() -> None:
     assert none.positions(np.array([0, -1])).tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize("how", ["pad", "stretch"])
 def test_masks_lie_on_tiles_as_their_images_do(how: Fit) -> None:
     """White films are prepared as tiles: masks of all pixels cover just them, whatever the shape."""
     for width, height in ((40, 100), (100, 40), (64, 64), (10, 7)):

@@ -51,7 +51,7 @@ def planned(images: Images, sizes: Sequence[tuple[int, int]]) -> tuple[Images, s
 
     - All images fill the same box of the tile: `pad` on black, because bars that are always the same tell nothing.
     - Else `stretch`, which leaves no bars, if at least 95 % of the images are at most twice as long as wide.
-    - Else `pad` by reflection, because stretching would distort the images much and cropping would cut off much.
+    - Else `pad` by reflection, because stretching would distort the images much.
 
     >>> from casewise.study.images import Images
     >>> [planned(Images(), sizes)[0].fit for sizes in ([(40, 30), (80, 60)], [(40, 30), (40, 40)], [(9, 1), (1, 1)])]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from casewise.study.images import Images
 
 Channels = Literal["rgb", "grey"]
-Fit = Literal["pad", "crop", "stretch"]
+Fit = Literal["pad", "stretch"]
 Padding = Literal["reflect", "mean", "black"]
 
 # Increased whenever the reading rules change the pixels of tiles: older stores are then built again.
@@ -24,9 +24,9 @@ class Preparation:
     """Everything that determines a tile's pixels, apart from the image itself.
 
     `size` is the side of the square tile in pixels. `fit`: the longest side of the image becomes `size` and the rest of
-    the square is filled (`pad`), its central square becomes the tile (`crop`), or the image is stretched to the square
-    (`stretch`). `padding` fills bars with the mirrored image (`reflect`), its mean or black; it is `black` where there
-    are none. `channels` is `rgb` (3) or `grey` (1).
+    the square is filled (`pad`), or the image is stretched to the square (`stretch`). `padding` fills bars with the
+    mirrored image (`reflect`), its mean or black; it is `black` where there are none. `channels` is `rgb` (3) or `grey`
+    (1).
 
     >>> Preparation(size=64).shape
     (3, 64, 64)

@@ -178,14 +178,8 @@ class Source:
 
     def target_for(self, preparation: Preparation) -> tuple[int, int]:
         """The `target` of `read` for a tile, never larger than the image unless stretched."""
-        size, shortest = preparation.size, min(self.width, self.height)
-        if preparation.fit == "stretch":
-            return size, size
-        if preparation.fit == "pad":
-            return self.target(size)
-        if shortest <= size:
-            return self.width, self.height
-        return round(self.width * size / shortest), round(self.height * size / shortest)
+        size = preparation.size
+        return (size, size) if preparation.fit == "stretch" else self.target(size)
 
     def read(self, target: tuple[int, int], channels: Channels) -> np.ndarray:
         """Decode to `target`, the width and height before turning; (H, W, C) `uint8`, upright.
