@@ -296,24 +296,6 @@ def test_a_repository_is_read_from_the_hub(
     assert revisions == {"v1"}
 
 
-SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}
-
-
-def test_tables_that_earlier_versions_of_timm_stored_are_left_out(tmp_path: Path) -> None:
-    """Timm converts its own weights; weights with patches of another size stay refused."""
-    config = {"architecture": "swin_tiny_patch4_window7_224", "model_args": SWIN}
-    (tmp_path / "hospital_dino.json").write_text(json.dumps(config))
-    bank: Any = linear(tmp_path, [HUB]).body
-    state = {key: value.contiguous() for key, value in bank.encoders[0].network.body.state_dict().items()}
-    table = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49)}
-    save_file(state | table, tmp_path / "hospital_dino.safetensors")
-    assert str(tmp_path) in load_encoders(bank, tmp_path)
-    first = "patch_embed.proj.weight"
-    save_file(state | table | {first: torch.zeros(16, 3, 8, 8)}, tmp_path / "hospital_dino.safetensors")
-    with pytest.raises(WeightsError, match="does not belong"):
-        load_encoders(bank, tmp_path)
-
-
 def test_files_of_another_network_are_refused(
     tmp_path: Path, chests: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,27 +229,16 @@ def form_of(module: nn.Module) -> torch.memory_format:
     return torch.contiguous_format
 
 
+# The layer that is explained, where it is not the last map: pooling after it halves the cells, or keeps a few.
 EXPLAIN = {
-    **{
-        name: "features"
-        for name in TORCHVISION
-        if name.startswith(("squeezenet", "densenet", "mobilenet", "efficientnet"))
-    },
-    # the last ReLU, before the last pooling halves the cells
     "alexnet": "features.11",
     **{
         f"vgg{depth}{norm}": f"features.{last}"
         for depth, places in ((11, (19, 27)), (13, (23, 33)), (16, (29, 42)), (19, (35, 51)))
         for norm, last in zip(("", "_bn"), places, strict=True)
     },
-    **{name: "layer4" for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet"))},
-    **{name: "conv5" for name in TORCHVISION if name.startswith("shufflenet")},
-    **{name: "layers" for name in TORCHVISION if name.startswith("mnasnet")},
-    "googlenet": "inception5b",
     **dict.fromkeys(UNTRAINED, "features"),
 }
-
-
 # The values that options of networks may have.
 ALLOWED: dict[str, Collection[str | None]] = {
     "scaling": ("library", "symmetric"),

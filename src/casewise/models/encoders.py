@@ -59,8 +59,8 @@ class Encoder:
         """The maps (B, C, h, w) of modules for panels (B, C, H, W) in 0–1."""
         colours = as_colours(panels)
         if self.side is not None:
-            if tuple(colours.shape[-2:]) != (self.side, self.side):
-                size = (self.side, self.side)
+            size = (self.side, self.side)
+            if tuple(colours.shape[-2:]) != size:
                 colours = functional.interpolate(colours, size=size, mode="bilinear", antialias=True)
         elif colours.shape[-1] < SMALLEST:
             colours = functional.interpolate(colours, size=(SMALLEST, SMALLEST), mode="bilinear")
@@ -128,20 +128,21 @@ def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
     architecture = str(facts.get("architecture", name))
     arguments = {key: value for key, value in (facts.get("arguments") or {}).items() if key != "img_size"}
     fixed: int | None = facts.get("side")
+    side = max(side, SMALLEST)
     if name in (*TORCHVISION, *UNTRAINED):
-        network = build_network(name, 1, side=max(side, SMALLEST))
+        network = build_network(name, 1, side=side)
     else:
         if "side" not in facts:
-            fixed = fitting_side(architecture, max(side, SMALLEST), arguments)
-        module, width, config = timm_body(architecture, side=fixed or max(side, SMALLEST), arguments=arguments)
+            fixed = fitting_side(architecture, side, arguments)
+        module, width, config = timm_body(architecture, side=fixed or side, arguments=arguments)
         mean, std = (tuple(facts.get(key) or config.get(key, usual)) for key, usual in (("mean", MEAN), ("std", STD)))
-        network = Network(name, Body(module, width, (mean, std)), 1, NetworkOptions(side=fixed or max(side, SMALLEST)))
+        network = Network(name, Body(module, width, (mean, std)), 1, NetworkOptions(side=fixed or side))
     if "mean" in facts:
         shape = network.mean.shape
         network.mean, network.std = (torch.tensor(facts[key]).view(shape) for key in ("mean", "std"))
     network.head = nn.Sequential()
     network.requires_grad_(False)
-    blocks = tuple(facts["blocks"]) if "blocks" in facts else _blocks(network, fixed or max(side, SMALLEST))
+    blocks = tuple(facts["blocks"]) if "blocks" in facts else _blocks(network, fixed or side)
     recorded = {
         **{key: facts[key] for key in ("name", "architecture", "arguments") if key in facts},
         "side": fixed,
@@ -157,11 +158,11 @@ def _blocks(network: Network, side: int) -> tuple[str, ...]:
     body: Any = network.body
     if network.name in (*TORCHVISION, *UNTRAINED) or not has_tokens(body, side=side):
         return ()
-    if not hasattr(body, "forward_intermediates"):
-        if not feature_maps(body, side=side):
-            raise StudyError(f"encoders: {network.name} has no maps of its tokens that timm could give.")
-        return ()
-    return tuple(str(info["module"]) for info in body.feature_info)
+    if hasattr(body, "forward_intermediates"):
+        return tuple(str(info["module"]) for info in body.feature_info)
+    if not feature_maps(body, side=side):
+        raise StudyError(f"encoders: {network.name} has no maps of its tokens that timm could give.")
+    return ()
 
 
 def download_encoder(name: str, folder: Path | None) -> None:
@@ -216,21 +217,18 @@ class Embedder:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
-        vectors = []
+        vectors = [np.zeros((0, self.network.width), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(images), BATCH):
                 batch = images[start : start + BATCH]
                 tiles = batch if images.ndim == 4 else np.array(self.store.tiles[batch])
-                vectors.append(self._vectors(torch.from_numpy(np.ascontiguousarray(tiles))))
-        return np.concatenate(vectors) if vectors else np.zeros((0, self.network.width), np.float32)
-
-    def _vectors(self, tiles: torch.Tensor) -> np.ndarray:
-        panels = tiles.float().div_(255)
-        panels = panels if panels.shape[1] == 3 else panels.expand(-1, 3, -1, -1)
-        if max(panels.shape[-2:]) > SIDE:
-            panels = functional.interpolate(panels, size=(SIDE, SIDE), mode="area")
-        panels = panels.to(memory_format=torch.channels_last)
-        return functional.normalize(self.network.features(panels).float(), dim=1).numpy()
+                panels = torch.from_numpy(np.ascontiguousarray(tiles)).float().div_(255)
+                panels = panels if panels.shape[1] == 3 else panels.expand(-1, 3, -1, -1)
+                if max(panels.shape[-2:]) > SIDE:
+                    panels = functional.interpolate(panels, size=(SIDE, SIDE), mode="area")
+                features = self.network.features(panels.to(memory_format=torch.channels_last))
+                vectors.append(functional.normalize(features.float(), dim=1).numpy())
+        return np.concatenate(vectors)
 
 
 def embedder(study: Study, store: TileStore) -> Embedder | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -20,7 +19,7 @@ from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
 from casewise.modalities.base import Facts
 from casewise.models.backbones import Network, library_head
 from casewise.models.fusion import Fused, adapted, first_layer
-from casewise.models.transformers import POSITIONS, with_positions
+from casewise.models.transformers import with_positions
 from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 from casewise.study.weight_files import HUB, environment_folder, file_name, in_repository, weights_file
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 # Increased whenever the facts of a trained network change their meaning; older facts are then refused.
 FORMAT = 1
+PATIENCE = 20.0
 WAYS = (
     "Four ways: (1) `weights: FILE`; (2) a folder with {file}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
     "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine with a "
@@ -122,32 +122,10 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
         return ""
     fitting, changes = _fitting(network, network.bodies[0], tensors)
     for body in network.bodies:
-        try:
-            _put(body, fitting, heads, f"{source} does not belong to {network.name}")
-        except WeightsError as error:
-            try:
-                _put(body, _converted(body, fitting), heads, "")
-            except WeightsError:
-                raise error from None
+        _put(body, fitting, heads, f"{source} does not belong to {network.name}")
     if len(network.bodies) > 1:
         changes.append(f"the same weights in each of {len(network.bodies)} bodies")
     return "".join(f"; {change}" for change in changes)
-
-
-def _converted(body: torch.nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network of timm as timm converts those of its earlier versions; empty if it does not.
-
-    Weights with patches of another size, or that many positions, belong to another network and are not converted.
-    """
-    convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
-    state = body.state_dict()
-    embedding = [key for key in state if key.startswith(("patch_embed.", POSITIONS))]
-    if convert is None or any(key not in tensors or tensors[key].shape != state[key].shape for key in embedding):
-        return {}
-    try:
-        return dict(convert(dict(tensors), body))
-    except (RuntimeError, KeyError, ValueError, AttributeError, AssertionError):
-        return {}
 
 
 def _fitting(
@@ -321,7 +299,7 @@ def download_weights(name: str, folder: Path | None, ways: str = WAYS) -> tuple[
     Raises:
         WeightsError: the library finds none; see `download_of`.
     """
-    with download_of(name, folder, ways), patience(20):
+    with download_of(name, folder, ways):
         if name in TORCHVISION:
             from torchvision.models import get_model_weights
 
@@ -340,10 +318,14 @@ def download_weights(name: str, folder: Path | None, ways: str = WAYS) -> tuple[
 def download_of(name: str, folder: Path | None, ways: str) -> Iterator[None]:
     """Replace the error of a failed download by one that names the other ways to get the weights of a network.
 
+    A silent connection, as behind a firewall, fails after `PATIENCE` seconds.
+
     Raises:
         WeightsError: the block raised one of `download_errors`; the message ends with `ways`, in which {file} stands
             for the name of the weights without its ending.
     """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
     try:
         yield
     except download_errors() as error:
@@ -353,6 +335,8 @@ def download_of(name: str, folder: Path | None, ways: str) -> Iterator[None]:
             f"and the library's cache, then tried its download, which failed ({first_line(error)}). "
             f"{ways.format(file=file_name(name))}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def download_errors() -> tuple[type[Exception], ...]:
@@ -378,8 +362,7 @@ def hub_file(name: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     repository, _, revision = name.removeprefix(HUB).partition("@")
-    with patience(20):
-        return Path(hf_hub_download(repository, file, revision=revision or None))
+    return Path(hf_hub_download(repository, file, revision=revision or None))
 
 
 def hub_weights(name: str) -> Path:
@@ -390,17 +373,6 @@ def hub_weights(name: str) -> Path:
         return hub_file(name, in_repository(".safetensors"))
     except EntryNotFoundError:
         return hub_file(name, "pytorch_model.bin")
-
-
-@contextmanager
-def patience(seconds: float) -> Iterator[None]:
-    """Give up on a silent connection instead of waiting for ever behind a firewall."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def first_line(error: Exception) -> str:
