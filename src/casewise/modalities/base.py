@@ -297,12 +297,7 @@ class Modality(ABC):
 
     @abstractmethod
     def dataset(
-        self,
-        store: StoreReference,
-        study: Study,
-        panels: pd.DataFrame,
-        labels: np.ndarray | None,
-        fitted: FittedPreprocessing,
+        self, store: StoreReference, study: Study, panels: pd.DataFrame, labels: np.ndarray | None, fitted: Facts
     ) -> PanelDataset:
         """The panels of a cohort (any of its rows, all columns) as the input of a network.
 
