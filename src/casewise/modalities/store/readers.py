@@ -166,7 +166,6 @@ class Source:
         """The approximate number of bytes in memory while decoding to `target`, including the file."""
         pixels = self.width * self.height
         coefficients = 6 * pixels if self.image.info.get("progressive") else 0
-        # a JPEG with lost data is read again and decoded at an eighth of its size
         copies = self.n_bytes + 3 * pixels // 64 if self.reader.scales else 0
         return self.n_bytes + copies + coefficients + 10 * pixels // self.scale(target) ** 2
 
@@ -209,13 +208,16 @@ class Source:
         Raises:
             ImageError: data of a JPEG are lost.
         """
-        sides = (self.width, self.height)
-        if self.reader.scales and (intact := decode_intact(self.stream, self.mode, sides, scale)):
-            return intact
+        lost = False
+        if self.reader.scales:
+            self.stream.seek(0)
+            intact, lost = decode_jpeg(self.stream.read(), self.mode, (self.width, self.height), scale)
+            if intact:
+                return intact
         if scale > 1:
             self.image.draft(None, (self.width // scale, self.height // scale))
         self.image.load()
-        if self.reader.scales and has_lost_data(self.stream):
+        if lost:
             raise ImageError(
                 f"{self.path}: the {self.reader.name} has lost data: its {self.width:,} x {self.height:,} pixels "
                 "cannot all be decoded. It is damaged: copy it again from its source."
@@ -350,48 +352,30 @@ class Budget:
                 self._changed.notify_all()
 
 
-_COLOURS = {"CMYK": "CMYK", "YCCK": "CMYK", "Gray": "GRAY"}
+# Pillow's modes of JPEG files, as simplejpeg names their colours.
+_COLOURS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _SURPLUS = re.compile(r"(\d+) extraneous bytes")
-# The modes of Pillow whose pixels are decoded here; others are left to it.
-_MODES = {"RGB": "RGB", "L": "GRAY"}
 # Some cameras write a few bytes after the last pixels.
 HARMLESS = 32
 # What libjpeg says of data that are missing, surplus or impossible; other errors are for the decoder that is used.
 _LOST = ("corrupt jpeg data", "premature end")
 
 
-def decode_intact(stream: IO[bytes], mode: str, size: tuple[int, int], scale: int) -> Image.Image | None:
-    """The pixels of a JPEG file without lost data, as Pillow decodes them; None where Pillow must decode and say why.
+def decode_jpeg(data: bytes, mode: str, size: tuple[int, int], scale: int) -> tuple[Image.Image | None, bool]:
+    """The pixels of a JPEG file as Pillow decodes them, None where Pillow must; and whether data of it are lost.
 
     Args:
         mode: of Pillow; size: width and height of the file.
         scale: 1, 2, 4 or 8, by which both sides are divided and rounded up.
     """
-    colours = _MODES.get(mode)
-    if colours is None:
-        return None
     width, height = (-(-side // scale) for side in size)
-    stream.seek(0)
+    colours = _COLOURS.get(mode, "RGB")
     try:
-        pixels = simplejpeg.decode_jpeg(
-            stream.read(), colours, min_height=height, min_width=width, min_factor=float(scale)
-        )
-    except ValueError:  # a warning of libjpeg, which may be harmless, or a kind of JPEG that simplejpeg cannot read
-        return None
-    array = np.asarray(pixels[..., 0] if colours == "GRAY" else pixels)
-    return Image.fromarray(array) if array.shape[:2] == (height, width) else None
-
-
-def has_lost_data(stream: IO[bytes]) -> bool:
-    """Whether the compressed data of a JPEG file are incomplete; decoded at an eighth of its size, which is quick."""
-    stream.seek(0)
-    data = stream.read()
-    try:
-        colours = _COLOURS.get(simplejpeg.decode_jpeg_header(data)[2], "RGB")
-        simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1, min_factor=8)
-    except ValueError as error:
+        pixels = simplejpeg.decode_jpeg(data, colours, min_height=height, min_width=width, min_factor=float(scale))
+    except ValueError as error:  # a warning of libjpeg, which may be harmless, or a kind that simplejpeg cannot read
         surplus = _SURPLUS.search(str(error))
-        if surplus and int(surplus[1]) <= HARMLESS:
-            return False
-        return any(text in str(error).lower() for text in _LOST)
-    return False
+        is_harmless = surplus is not None and int(surplus[1]) <= HARMLESS
+        return None, not is_harmless and any(text in str(error).lower() for text in _LOST)
+    array = np.asarray(pixels[..., 0] if mode == "L" else pixels)
+    is_whole = mode in ("RGB", "L") and array.shape[:2] == (height, width)
+    return (Image.fromarray(array) if is_whole else None), False
