@@ -87,7 +87,8 @@ def _outputs(body: nn.Module, side: int, channels: int) -> list[tuple[str, Tenso
     try:
         body.eval()
         with torch.no_grad():
-            body(torch.zeros(1, channels, side, side, device=next(body.parameters()).device))
+            device = next((parameter.device for parameter in body.parameters()), None)
+            body(torch.zeros(1, channels, side, side, device=device))
     finally:
         body.train(training)
         for hook in hooks:
