@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import yaml
 
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
-from casewise.models.backbones import build_network, form_of
+from casewise.models.backbones import build_network
 from casewise.models.forward import predict_together
 from casewise.models.fusion import GatedAttention, MeanOfBag
 from casewise.models.outputs import Output
@@ -98,18 +97,6 @@ def test_a_network_sees_a_bag_as_its_tiles() -> None:
         assert features[1, 1:].isnan().all()
         shuffled = torch.stack([bags[0, [2, 0, 1]], bags[1, [1, 0, 2]]])
         assert torch.allclose(network(bags), network(shuffled), atol=1e-5)
-
-
-@pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
-def test_tiles_of_bags_have_the_form_of_their_network(form: torch.memory_format) -> None:
-    network: Any = build_network("resnet10t", 2, pooling="attention").to(memory_format=form)
-    seen: list[torch.Tensor] = []
-    network.body.register_forward_pre_hook(lambda body, given: seen.append(given[0]))
-    bags = torch.rand(2, 3, 3, 32, 32)
-    for training in (True, False):
-        network.train(training)(bags)
-        assert seen[-1].is_contiguous(memory_format=form)
-    assert form_of(network) == form
 
 
 def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:

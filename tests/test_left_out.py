@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,13 +17,11 @@ from casewise.evaluation.external import by_source, drop, mean_intervals, one_cl
 from casewise.evaluation.results import Note
 from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
-from casewise.pipeline.read import validate
 from casewise.report.context import ReportContext
 from casewise.report.sections import learners, validation
 from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_name
 from casewise.study.loading import build_study
-from tests.chest_study import chest_study
 from tests.prediction_rows import prediction_rows
 from tests.report_contexts import classes as toy
 from tests.report_contexts import estimate, with_results
@@ -114,18 +111,6 @@ def test_weights_fitted_across_sources_are_not_the_headline(table: pd.DataFrame)
         assert evaluate(rows, outcomes, Plan(20))["main"]["learner"] == learner
 
 
-def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], table: pd.DataFrame) -> None:
-    for told in results["by_site"].values():
-        assert list(told) == ["fair", "pool", "meta_learner_logistic"]
-    assert results["by_site"]["north"]["meta_learner_logistic"]["auroc"]["value"] == 1
-    lost = table.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64"))
-    sources = {subject: subject[:-3] for subject in table["subject"]}
-    again = by_source(lost, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(20, 0.95, 0))
-    assert again["south"]["fair"]["auroc"]["value"] == pytest.approx(
-        results["by_site"]["south"]["fair"]["auroc"]["value"], abs=1e-5
-    )
-
-
 def test_means_within_sources_have_intervals_by_subject_within_each(results: dict[str, Any]) -> None:
     for figures in results["site_means"].values():
         mean = figures["accuracy"]
@@ -169,48 +154,6 @@ def test_the_external_figure_is_compared_with_the_means_within_sources(table: pd
     pooled = drop(both, "dx", classes=CLASSES, positive="covid", plan=Plan(50))
     assert pooled["pool"]["accuracy"]["difference"] == pytest.approx(0)
     assert lost["pool"]["auroc"]["difference"] > 0.1
-
-
-def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
-    random, rows = np.random.default_rng(0), []
-    for source, n_covid in (("a", 15), ("b", 4)):
-        for number in range(30):
-            truth = 0 if number < n_covid else 1
-            p = 0.85 if random.random() < (0.8 if truth == 0 else 0.35) else 0.2
-            who = f"{source}{number:02d}"
-            rows.append({"case": who, "subject": who, "y_true": truth, "y_pred": int(p < 0.5), "p0": p, "p1": 1 - p})
-    shared = {"visit": "1", "day": np.nan, "region": "", "image": "", "inner_fold": pd.NA, "model": "m"}
-    told = pd.DataFrame(rows).assign(**shared, stage="oof", target="dx", kind="classification", outer_fold=1)
-    sources = {name: name[0] for name in told["subject"]}
-    judged = {"classes": CLASSES, "positive": "covid", "plan": Plan(200)}
-    means = mean_intervals(within_sources(by_source(told, "dx", sources, **judged)), told, "dx", sources, **judged)["m"]
-    assert means["lr_positive"]["high"] > means["lr_positive"]["value"] > 1
-    for name in ("accuracy", "auroc", "sensitivity"):
-        assert 0 <= means[name]["low"] < means[name]["high"] <= 1
-    assert (means["accuracy"]["rough"], means["sensitivity"]["rough"], means["specificity"]["rough"]) == (0, 1, 0)
-    assert means["ece"].low is None
-    assert means["ece"].reason
-    lone = told[~told["subject"].str.startswith("b") | (told["subject"] == "b29")]
-    alone = mean_intervals(within_sources(by_source(lone, "dx", sources, **judged)), lone, "dx", sources, **judged)["m"]
-    assert alone["accuracy"].low is None
-    assert "one subject" in str(alone["accuracy"].reason)
-    outside = told.assign(stage="external", subject="x" + told["subject"], case="x" + told["case"])
-    lost = drop(pd.concat([told, outside]), "dx", sources=sources, **judged)["m"]
-    assert (lost["accuracy"]["rough"], lost["sensitivity"]["rough"]) == (False, True)
-    assert lost["ece"].reason
-
-
-def test_validation_names_the_source_of_each_fold(chests: Path) -> None:
-    study = chest_study(chests, ["covid", "pneumonia"], split={"leave_out": "sex"})
-    rows = pd.read_csv(chests).query("label != 'no_finding'")
-    lines = validate(study, Silent())
-    for number, (sex, of_sex) in enumerate(rows.groupby("sex")):
-        first = next(n for n, line in enumerate(lines) if line.startswith(f"fold {number + 1}"))
-        count = of_sex["subject"].nunique()
-        assert f"sex {sex}: {count} subject" in lines[first]
-        for offset, label in enumerate(["covid", "pneumonia"], 1):
-            of_class = of_sex[of_sex["label"] == label]
-            assert f"label {label}: {of_class['subject'].nunique()} subject" in lines[first + offset]
 
 
 @pytest.fixture(scope="module")

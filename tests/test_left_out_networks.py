@@ -14,7 +14,6 @@ import casewise
 from casewise.errors import TrainingError
 from casewise.jobs import fitting
 from casewise.jobs.backends import Failure, attempt
-from casewise.jobs.plan import Job
 from casewise.pipeline.status import run_status
 from casewise.predictions.stacking import STACKERS
 from casewise.run_folder import RunFolder
@@ -140,16 +139,6 @@ def test_running_statistics_count_every_part_once() -> None:
     torch.testing.assert_close(norm.running_var, expected.running_var, rtol=0, atol=0)
     assert norm.num_batches_tracked == 2
     assert norm.momentum == 0.1
-
-
-def test_parts_belong_to_the_inputs_of_a_job(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    job = Job("a", 0, folder.job("a", 0), "made from")
-    job.folder.path.mkdir(parents=True)
-    assert job.parts() == 1
-    assert job.halve_parts() == 2
-    assert job.halve_parts() == 4
-    assert Job("a", 0, folder.job("a", 0), "other inputs").parts() == 1
 
 
 def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_bits(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-import contextlib
 import io
 import os
 import struct
@@ -19,20 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from casewise.errors import ImageError
-from casewise.modalities.store.file_check import name_content
 from casewise.modalities.store.pixels import LANCZOS, reduced
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import (
     PIXEL_LIMIT,
-    SPARE,
     decode_jpeg,
     fit,
     image_facts,
     open_source,
     read_image,
-    readers,
 )
-from tests.film_files import film_bytes
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "WebP": "webp"}
 
@@ -116,32 +110,6 @@ def test_heic(tmp_path: Path, orientation: int) -> None:
     assert image_facts(tmp_path / "plain.heic")["format"] == "HEIC"
 
 
-def test_heic_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *rest: Any) -> Any:
-        if name.startswith("pillow_heif"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    path = tmp_path / "a.heic"
-    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    with pytest.raises(ImageError, match=r"a\.heic: HEIC needs an optional part.*casewise\[heic\]"):
-        read_image(path)
-
-
-@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(8, 600))
-def test_decoding_never_stops_below_the_size_asked(width: int, height: int, size: int) -> None:
-    source = open_source(Path("a.jpg"), JPEG_OF_8_PIXELS)
-    source = type(source)(source.path, source.reader, source.image, 0, 1, width, height, "RGB")
-    target = source.target(size)
-    scale = source.scale(target)
-    assert scale == 1 or min(width // scale - SPARE * target[0], height // scale - SPARE * target[1]) >= 0
-    if min(width // 8 - SPARE * target[0], height // 8 - SPARE * target[1]) >= 0:
-        assert scale == 8
-
-
 def test_size_reduces_and_never_enlarges(tmp_path: Path) -> None:
     path = save(picture(300, 200), tmp_path / "a.png")
     assert read_image(path, size=30).shape == (20, 30, 3)
@@ -195,17 +163,6 @@ def test_sixteen_bits_by_the_depth_that_the_values_need(
     image = Image.frombytes(mode, (3, 1), values.tobytes())
     for name in ("a.tif", "a.png"):
         assert read_image(save(image, tmp_path / name))[0, :, 0].tolist() == expected.tolist()
-
-
-def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    row = b"\0" + struct.pack(">3H", 0x12FF, 0x8000, 0xFF10)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
-    path = tmp_path / "a.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b""))
-    assert read_image(path)[0, 0].tolist() == [0x12, 0x80, 0xFF]
 
 
 @pytest.mark.parametrize(
@@ -296,19 +253,6 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.jpg"
-    path.write_bytes(jpeg())
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    # Tests may run as root, whom no permission stops.
-    monkeypatch.setattr(builtins, "open", refuse)
-    with pytest.raises(ImageError, match=r"a\.jpg: you have no permission to read it\. Allow reading"):
-        read_image(path)
-
-
 def png_claiming(width: int, height: int) -> bytes:
     stream = io.BytesIO()
     Image.new("1", (8, 8)).save(stream, "PNG")
@@ -340,36 +284,6 @@ def test_several_images_in_one_file_are_refused(tmp_path: Path, name: str) -> No
     picture(20, 20).save(path, save_all=True, append_images=[picture(20, 20, 1), picture(20, 20, 2)])
     with pytest.raises(ImageError, match=f"this {name} holds 3 images. Save the image to use"):
         read_image(path)
-
-
-def test_content_names() -> None:
-    assert name_content(bytes(128) + b"DICM") == "a DICOM file"
-    assert name_content(b"\0\0\0\x20ftypavif") == "an AVIF"
-    assert name_content("é".encode()[:1] + b"\x00\xfe") == "a file of unknown content (it begins with c3 00 fe)"
-    assert name_content(("a" * 511 + "é").encode()[:512]) == "a text file"
-
-
-@pytest.mark.parametrize("name", [reader.name for reader in readers()])
-def test_damaged_bytes_never_raise_anything_else(name: str) -> None:
-    stream = io.BytesIO()
-    if name == "HEIC":
-        pytest.importorskip("pillow_heif", reason="HEIC is optional").from_pillow(picture(48, 40)).save(stream)
-    elif name == "DICOM":
-        pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
-        stream.write(film_bytes(np.asarray(picture(48, 40).convert("L")), WindowCenter=120, WindowWidth=200))
-    else:
-        picture(48, 40).save(stream, name)
-    rng = np.random.default_rng(0)
-    readable = 0
-    for _ in range(150):
-        data = bytearray(stream.getvalue())
-        for place in rng.integers(0, min(len(data), 500), rng.integers(1, 12)):
-            data[place] = rng.integers(256)
-        with warnings.catch_warnings(), contextlib.suppress(ImageError):
-            warnings.simplefilter("ignore")
-            open_source(Path("a"), bytes(data)).tile(Preparation(size=8))
-            readable += 1
-    assert readable < 150
 
 
 @settings(deadline=None)

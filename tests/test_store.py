@@ -98,14 +98,6 @@ def test_a_store_holds_tiles_and_an_index(paths: list[Path], folder: Path) -> No
     assert np.array_equal(np.load(next(folder.glob("tiles-*.npy"))), store.tiles)
 
 
-def test_stretched_jpegs_are_not_decoded_below_their_short_side(tmp_path: Path, folder: Path) -> None:
-    path = picture(tmp_path / "a.jpg", 0, 1600, 170)
-    tile = prepare([path], Preparation(16, "stretch"), folder).tiles[0]
-    with Image.open(path) as image:
-        whole = np.asarray(image.convert("RGB").resize((16, 16), Image.Resampling.LANCZOS))
-    assert np.abs(tile.transpose(1, 2, 0).astype(int) - whole).mean() < 2
-
-
 def test_a_file_replaced_by_one_of_equal_size_and_time_is_noticed(
     paths: list[Path], folder: Path, decoded: list[str]
 ) -> None:

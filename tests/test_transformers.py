@@ -62,11 +62,6 @@ class TestSize:
         padded = torch.nn.functional.pad(panels, (0, 10, 0, 10), value=0.5)  # the mean: 0 in normalised units
         assert torch.allclose(network.features(panels), whole.features(padded), atol=1e-6)
 
-    @pytest.mark.parametrize("name", ["test_resnet", "resnet18"])
-    def test_convolutions_need_not_know_it(self, name: str) -> None:
-        one, two = built(192, name), built(None, name)
-        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-
     def test_a_size_that_cannot_be_is_told(self) -> None:
         for name, side, published in (("test_coatnet", 100, 160), ("swin_tiny_patch4_window7_224", 90, 224)):
             words = f"{name} cannot be built for panels of {side} px .* published for {published} px"

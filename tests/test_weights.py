@@ -115,20 +115,6 @@ def test_whatever_a_download_raises_becomes_one_error(error: Exception) -> None:
     assert raised.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [TypeError, KeyError, AttributeError])
-def test_a_fault_of_the_program_is_not_taken_for_a_failed_download(
-    error: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import torchvision
-
-    def broken(*args: object, **kwargs: object) -> None:
-        raise error("a fault")
-
-    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", broken)
-    with pytest.raises(error):
-        load_weights(build_network(NAME, 1), "pretrained", folder=tmp_path)
-
-
 def bundle(folder: Path, subjects: list[str], name: str = NAME) -> Path:
     network = build_network(NAME, 2)
     save_file(network.state_dict(), folder / "model.safetensors")
