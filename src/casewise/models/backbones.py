@@ -13,6 +13,7 @@ from casewise.errors import StudyError, cut, nearest
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, spatial_maps, widest
 from casewise.models.fusion import FUSIONS, MISSING, POOLINGS, BagPooling, Fused, Fusion, MissingPolicy, take_channels
 from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace_layers
+from casewise.models.transformers import timm_body
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
@@ -26,13 +27,15 @@ SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 class Body:
     """A library's network without its last layer, the width of its features, and its input's mean and deviation.
 
-    `read_map` is the module whose map is read instead of the output; empty for the output.
+    `read_map` is the module whose map is read instead of the output; empty for the output. `head`: how the names of the
+    library's last layer and of auxiliary heads begin in its weights.
     """
 
     module: nn.Module
     width: int
     normal: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD)
     read_map: str = ""
+    head: tuple[str, ...] = ("head.", "classifier.", "fc.", "head_dist.", "last_linear.")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Network(nn.Module):
         super().__init__()
         self.name, self.width, self.side, self.scaling = name, body.width, options.side, options.scaling
         self.frozen_eval: frozenset[str] = frozenset()
-        self.body = body.module
+        self.body, self.library_head = body.module, body.head
         self.map_cells, self.read_map, self.bags = options.map_cells, body.read_map, bool(options.pooling)
         pooling = [POOLINGS[options.pooling](body.width)] if options.pooling else []
         self.head = nn.Sequential(*pooling, nn.Dropout(options.dropout), nn.Linear(body.width, outputs))
@@ -282,7 +285,7 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
         modules = [sequence_body.module for sequence_body in bodies]
         fused = Fused(modules, body.width, kind=fusion, sequences=sequences, missing=network_options.missing)
         mean, std = ((sum(values) / len(values),) for values in body.normal)
-        body = Body(fused, fused.width, (mean, std))
+        body = replace(body, module=fused, width=fused.width, normal=(mean, std))
     if network_options.map_cells:
         body = _with_map(body, bodies[0].module, network_options)
     if network_options.mean is not None and network_options.std is not None:
@@ -309,23 +312,20 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
 
 
 def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
-    normal: Any = (MEAN, STD)
     if name in UNTRAINED:
         module, width = plain_network(name)
-        normal = SYMMETRIC
+        body = Body(module, width, SYMMETRIC, head=())
     elif name in TORCHVISION:
-        module, width = _torchvision(name, scaling)
+        body = _torchvision(name, scaling)
     else:
-        from casewise.models.transformers import timm_body
-
         module, width, config = timm_body(name, side=side, channels=channels)
-        normal = (config.get("mean", MEAN), config.get("std", STD))
+        body = Body(module, width, (config.get("mean", MEAN), config.get("std", STD)))
     if channels != 3:
-        take_channels(module, name, channels)
-    return Body(module, width, SYMMETRIC if scaling == "symmetric" else normal)
+        take_channels(body.module, name, channels)
+    return replace(body, normal=SYMMETRIC) if scaling == "symmetric" else body
 
 
-def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
+def _torchvision(name: str, scaling: Scaling) -> Body:
     from torchvision import models
 
     if name == "googlenet":
@@ -342,35 +342,15 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     if name.startswith("squeezenet"):
         # Its classifier ends in a ReLU: a regression could not predict below zero, and would have no gradient there.
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
-        return body, 512
+        return Body(body, 512, head=("classifier.",))
     attribute = "classifier" if hasattr(body, "classifier") else "fc"
     last: Any = getattr(body, attribute)
-    linear: Any = last[-1] if isinstance(last, nn.Sequential) else last
     if isinstance(last, nn.Sequential):
-        last[-1] = nn.Identity()
-    else:
-        setattr(body, attribute, nn.Identity())
-    return body, int(linear.in_features)
-
-
-def library_head(name: str) -> tuple[str, ...]:
-    """Prefixes of the parameters in a library's weights that belong to its last layer or to auxiliary heads."""
-    from torchvision import models
-
-    if name.startswith("squeezenet"):
-        return ("classifier.",)
-    if name == "googlenet":
-        return ("fc.", "aux1.", "aux2.")
-    if name in UNTRAINED:
-        return ()
-    if name not in TORCHVISION:
-        return ("head.", "classifier.", "fc.", "head_dist.", "last_linear.")
-    with torch.device("meta"):
-        body = models.get_model(name, weights=None)
-    if not hasattr(body, "classifier"):
-        return ("fc.",)
-    last = body.classifier
-    return (f"classifier.{len(last) - 1}.",) if isinstance(last, nn.Sequential) else ("classifier.",)
+        attribute = f"{attribute}.{len(last) - 1}"
+    linear: Any = body.get_submodule(attribute)
+    outer, _, child = attribute.rpartition(".")
+    setattr(body.get_submodule(outer), child, nn.Identity())
+    return Body(body, int(linear.in_features), head=(f"{attribute}.", "aux1.", "aux2."))
 
 
 def set_momentum(network: nn.Module, momentum: float) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from casewise.cohort.identity import REFUSE, Declared, same_subjects, spelling_pairs
 from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
 from casewise.modalities.base import Facts
-from casewise.models.backbones import Network, library_head
+from casewise.models.backbones import Network
 from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.transformers import with_positions
 from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
@@ -116,13 +116,12 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
 
     Only the library's last layer may be unused. Weights of a fused network of casewise are loaded unchanged.
     """
-    heads = library_head(network.name)
     if isinstance(network.body, Fused) and any(key.startswith("bodies.") for key in tensors):
         _put(network.body, tensors, (), f"{source} does not belong to {network.name}, {network.fusion}")
         return ""
     fitting, changes = _fitting(network, network.bodies[0], tensors)
     for body in network.bodies:
-        _put(body, fitting, heads, f"{source} does not belong to {network.name}")
+        _put(body, fitting, network.library_head, f"{source} does not belong to {network.name}")
     if len(network.bodies) > 1:
         changes.append(f"the same weights in each of {len(network.bodies)} bodies")
     return "".join(f"; {change}" for change in changes)
