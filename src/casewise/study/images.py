@@ -25,8 +25,8 @@ class Images(StudyModel):
     """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `stretch`:
     it is stretched to the square. `auto`: [planned from the shapes of the
     images](howto-photographs.md#images-that-are-not-square) outside the test set, never from labels."""
-    padding: Literal["auto", "reflect", "mean", "black"] = "auto"
-    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` colour, or `black`.
+    padding: Literal["auto", "reflect", "black"] = "auto"
+    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), or `black`.
     If shapes differ, bars that are not black vary in training. `auto`: `black` if all images have one shape, else
     `reflect`."""
     channels: Literal["rgb", "grey"] = "rgb"

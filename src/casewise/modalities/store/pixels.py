@@ -186,16 +186,8 @@ def padded(image: np.ndarray, down: tuple[int, int], across: tuple[int, int], pa
 
     >>> padded(np.array([[[1], [3]]], np.uint8), (0, 0), (1, 2), "reflect")[0, :, 0].tolist()
     [1, 1, 3, 3, 1]
-    >>> padded(np.array([[[1], [3]]], np.uint8), (0, 0), (1, 1), "mean")[0, :, 0].tolist()
-    [2, 1, 3, 2]
     """
     widths = (down, across, (0, 0))
     if not any(map(sum, widths)):
         return image
-    if padding == "reflect":
-        return np.pad(image, widths, mode="symmetric")
-    tile = np.pad(image, widths)
-    if padding == "mean":
-        bars = np.pad(np.zeros(image.shape[:2], bool), widths[:2], constant_values=True)
-        tile[bars] = np.rint(image.mean(axis=(0, 1))).astype(image.dtype)
-    return tile
+    return np.pad(image, widths, mode="symmetric") if padding == "reflect" else np.pad(image, widths)

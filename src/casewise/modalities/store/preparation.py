@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Channels = Literal["rgb", "grey"]
 Fit = Literal["pad", "stretch"]
-Padding = Literal["reflect", "mean", "black"]
+Padding = Literal["reflect", "black"]
 
 # Increased whenever the reading rules change the pixels of tiles: older stores are then built again.
 PIXEL_RULES = 1
@@ -25,7 +25,7 @@ class Preparation:
 
     `size` is the side of the square tile in pixels. `fit`: the longest side of the image becomes `size` and the rest of
     the square is filled (`pad`), or the image is stretched to the square (`stretch`). `padding` fills bars with the
-    mirrored image (`reflect`), its mean or black; it is `black` where there are none. `channels` is `rgb` (3) or `grey`
+    mirrored image (`reflect`) or black; it is `black` where there are none. `channels` is `rgb` (3) or `grey`
     (1).
 
     >>> Preparation(size=64).shape

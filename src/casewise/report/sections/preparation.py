@@ -21,7 +21,6 @@ MOST_PHOTOGRAPHS, MOST_PANELS = 12, 8
 FITS = {"pad": "proportions kept", "stretch": "stretched to a square"}
 PADDINGS = {
     "reflect": "mirrored at the edge where it is not square",
-    "mean": "its mean colour fills the rest of the square",
     "black": "the rest of the square is black",
 }
 
