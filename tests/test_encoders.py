@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from casewise.errors import StudyError, WeightsError
 from casewise.jobs import fitting
@@ -239,38 +239,23 @@ def test_a_missing_download_names_each_way(name: str, tmp_path: Path, monkeypatc
             encoder_facts(name, tmp_path)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_a_repository_is_read_from_the_hub(
-    file: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its configuration, and its weights in one of two formats, of which both hold tensors alone."""
+def test_a_repository_is_read_from_the_hub(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
-    from safetensors.torch import load_file
 
-    tensors = load_file(folder / "hospital_dino.safetensors")
-    if file.endswith(".bin"):
-        torch.save(tensors, tmp_path / file)
-    else:
-        save_file(tensors, tmp_path / file)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    revisions = set()
+    files = {"model.safetensors": folder / "hospital_dino.safetensors", "config.json": folder / "hospital_dino.json"}
+    asked = set()
 
     def download(repository: str, name: str, *, revision: str | None) -> str:
-        assert repository == "hospital/dino"
-        revisions.add(revision)
-        if not (tmp_path / name).is_file():
-            raise EntryNotFoundError(name)
-        return str(tmp_path / name)
+        asked.add((repository, revision))
+        return str(files[name])
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     bank: Any = linear(tmp_path / "none", [f"{HUB}@v1"]).body
-    assert file in load_encoders(bank, tmp_path / "none")
-    assert torch.equal(
-        bank.encoders[0].network.body.state_dict()["blocks.0.norm1.weight"], tensors["blocks.0.norm1.weight"]
-    )
+    assert "hospital_dino.safetensors" in load_encoders(bank, tmp_path / "none")
+    body, weight = bank.encoders[0].network.body, "blocks.0.norm1.weight"
+    assert torch.equal(body.state_dict()[weight], load_file(files["model.safetensors"])[weight])
     assert bank.encoders[0].facts["mean"] == pytest.approx([0.1, 0.2, 0.3])
-    assert revisions == {"v1"}
+    assert asked == {("hospital/dino", "v1")}
 
 
 def test_files_of_another_network_are_refused(

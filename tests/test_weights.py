@@ -109,8 +109,7 @@ def test_nothing_found_names_all_four_ways(monkeypatch: pytest.MonkeyPatch, tmp_
      hub.EntryNotFoundError("none"), hub.HTTPError("refused"), IncompleteRead(b"")],  # type: ignore[attr-defined]
 )  # fmt: skip
 def test_whatever_a_download_raises_becomes_one_error(error: Exception) -> None:
-    name, ways = "hf-hub:owner/net", "put {file}.safetensors into a folder"
-    with pytest.raises(WeightsError, match=r"owner_net\.safetensors") as raised, download_of(name, None, ways):
+    with pytest.raises(WeightsError, match=r"owner_net\.json") as raised, download_of("hf-hub:owner/net", None):
         raise error
     assert raised.value.__cause__ is error
 

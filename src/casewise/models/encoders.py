@@ -97,7 +97,7 @@ def encoder_facts(name: str, folder: Path | None) -> Facts:
         return {"name": name}
     path = hub_config(name, folder)
     if path is None:
-        with download_of(name, folder, _ways(name)):
+        with download_of(name, folder):
             path = hub_file(name, "config.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -172,7 +172,7 @@ def download_encoder(name: str, folder: Path | None) -> None:
         WeightsError: the download failed; the message names each way to get them.
     """
     encoder_facts(name, folder)
-    download_weights(name, folder, _ways(name))
+    download_weights(name, folder)
 
 
 def load_encoders(bank: FeatureBank, folder: Path | None) -> str:
@@ -183,25 +183,8 @@ def load_encoders(bank: FeatureBank, folder: Path | None) -> str:
     Raises:
         WeightsError: an encoder has none; the message names each way to get them.
     """
-    clauses = []
-    for encoder in bank.encoders:
-        origin, _ = load_weights(encoder.network, "pretrained", folder=folder, ways=_ways(encoder.name))
-        clauses.append(f"{encoder.name}, frozen: {origin}")
-    return "; ".join(clauses)
-
-
-def _ways(name: str) -> str:
-    """The ways to get the weights of an encoder other than its download now."""
-    files = "{file}.safetensors"
-    if name.startswith(HUB):
-        files += " and {file}.json (the repository's model.safetensors and config.json)"
-    another = "mobilenet_v2" if name != "mobilenet_v2" else "resnet18"
-    cached = "TORCH_HOME" if name in TORCHVISION else "HF_HOME"
-    return (
-        f"Ways to get them: (1) put {files} into a folder, and name it by `weights_dir`, --weights-dir or "
-        "CASEWISE_WEIGHTS; (2) run once with a connection, which keeps the download; (3) copy the cache of a machine "
-        f"that has it, and set {cached}; (4) state another encoder, such as `encoders: [{another}]`, or none."
-    )
+    origins = {encoder.name: load_weights(encoder.network, "pretrained", folder=folder)[0] for encoder in bank.encoders}
+    return "; ".join(f"{name}, frozen: {origin}" for name, origin in origins.items())
 
 
 SIDE = 128

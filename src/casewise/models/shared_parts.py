@@ -109,9 +109,9 @@ class SharedStart:
 
 def _equal_modules(module: nn.Module, other: nn.Module) -> bool:
     """Whether the weights and statistics of a module, without those of its children, are equal to another's."""
-    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
-    others = dict(other.named_parameters(recurse=False)) | dict(other.named_buffers(recurse=False))
-    return all(name == "num_batches_tracked" or torch.equal(value, others[name]) for name, value in own.items())
+    own, others = ([*one.parameters(recurse=False), *one.buffers(recurse=False)] for one in (module, other))
+    # the number of batches of a norm, which is no floating-point number, does not matter
+    return all(torch.equal(a, b) for a, b in zip(own, others, strict=True) if a.is_floating_point())
 
 
 class JointFeatures:

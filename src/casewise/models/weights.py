@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 FORMAT = 1
 PATIENCE = 20.0
 WAYS = (
-    "Four ways: (1) `weights: FILE`; (2) a folder with {file}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
-    "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine with a "
-    "connection. Or state `weights: random` in the study."
+    "Ways to get them: (1) put {file}.safetensors (of a hub repository also its config.json, as {file}.json) into a "
+    "folder, and name it by `weights_dir`, --weights-dir or CASEWISE_WEIGHTS; (2) run once with a connection, which "
+    "keeps the download, or copy the cache of a machine that has it (TORCH_HOME, HF_HOME); (3) for a network state "
+    "`weights: FILE`, `weights: bundle:PATH`, a network trained by casewise, or `weights: random`; for an encoder "
+    "state another one, such as `encoders: [resnet18]`."
 )
 NO_WEIGHTS = "random: this network has no published weights"
 
@@ -47,7 +49,6 @@ def load_weights(
     held_out: Sequence[str] = (),
     names: Declared = REFUSE,
     channels: Sequence[str] | None = None,
-    ways: str = WAYS,
 ) -> tuple[str, list[str]]:
     """Fill `network` with its first weights; return one sentence on their origin, and the subjects behind them.
 
@@ -64,10 +65,9 @@ def load_weights(
         held_out: subjects that a bundle must not have been trained on, nor stopped by.
         names: what the study states on names that look alike.
         channels: the names of the sequences that the network takes, in order, which must be those of a fused bundle.
-        ways: the end of the error if a download fails (see `download_of`).
 
     Raises:
-        WeightsError: nothing was found (all four ways are named), the file belongs to another network, or a bundle was
+        WeightsError: nothing was found (every way is named), the file belongs to another network, or a bundle was
             trained for comparison only.
         SplitError: a bundle was trained on a held-out subject.
     """
@@ -85,7 +85,7 @@ def load_weights(
     if file is not None:
         hint = nearest(file.stem, [other.stem for other in file.parent.glob("*.safetensors")])
         raise WeightsError(f"weights: there is no file {file}.{hint}")
-    source, tensors = download_weights(name, folder, ways)
+    source, tensors = download_weights(name, folder)
     return source + _fill(network, tensors, source), []
 
 
@@ -292,20 +292,20 @@ def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -
     return f"bundle {path}, itself from {values['weights']}{changed}", sorted(bundle_subjects(f"bundle:{path}"))
 
 
-def download_weights(name: str, folder: Path | None, ways: str = WAYS) -> tuple[str, dict[str, Tensor]]:
+def download_weights(name: str, folder: Path | None) -> tuple[str, dict[str, Tensor]]:
     """The published weights of a network and their origin, from its library's cache or by download into it.
 
     Raises:
         WeightsError: the library finds none; see `download_of`.
     """
-    with download_of(name, folder, ways):
+    with download_of(name, folder):
         if name in TORCHVISION:
             from torchvision.models import get_model_weights
 
             choice = get_model_weights(name)["IMAGENET1K_V1"]
             return f"torchvision {choice}", dict(choice.get_state_dict(progress=False, check_hash=True))
         if name.startswith(HUB):
-            path = hub_weights(name)
+            path = hub_file(name, in_repository(".safetensors"))
             return f"{name}, {path.name}", read_tensors(path)
         import timm
 
@@ -314,14 +314,13 @@ def download_weights(name: str, folder: Path | None, ways: str = WAYS) -> tuple[
 
 
 @contextmanager
-def download_of(name: str, folder: Path | None, ways: str) -> Iterator[None]:
+def download_of(name: str, folder: Path | None) -> Iterator[None]:
     """Replace the error of a failed download by one that names the other ways to get the weights of a network.
 
     A silent connection, as behind a firewall, fails after `PATIENCE` seconds.
 
     Raises:
-        WeightsError: the block raised one of `download_errors`; the message ends with `ways`, in which {file} stands
-            for the name of the weights without its ending.
+        WeightsError: the block raised one of `download_errors`; the message ends with `WAYS`.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
@@ -332,7 +331,7 @@ def download_of(name: str, folder: Path | None, ways: str) -> Iterator[None]:
         raise WeightsError(
             f"There are no pretrained weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'} "
             f"and the library's cache, then tried its download, which failed ({first_line(error)}). "
-            f"{ways.format(file=file_name(name))}"
+            f"{WAYS.format(file=file_name(name))}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
@@ -362,16 +361,6 @@ def hub_file(name: str, file: str) -> Path:
 
     repository, _, revision = name.removeprefix(HUB).partition("@")
     return Path(hf_hub_download(repository, file, revision=revision or None))
-
-
-def hub_weights(name: str) -> Path:
-    """The weights of a hub repository: its model.safetensors, else a PyTorch file of tensors."""
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        return hub_file(name, in_repository(".safetensors"))
-    except EntryNotFoundError:
-        return hub_file(name, "pytorch_model.bin")
 
 
 def first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -51,18 +51,12 @@ class TileSource(Protocol):
     def check(self) -> None:
         """Raise an `ImageError` if the file is missing or cannot be read."""
 
-    def new_reader(self) -> TileSourceReader:
-        """A reader for all sources of this type in one build."""
+    def new_reader(self) -> Any:
+        """A reader for all sources of this type in one build, used by several threads.
 
-
-class TileSourceReader(Protocol):
-    """Reads sources of one type, from several threads."""
-
-    def sha256(self, source: Any) -> str:
-        """A hash over the bytes of the file and the position of the region."""
-
-    def tile(self, source: Any, preparation: Preparation) -> np.ndarray:
-        """The tile, (C, H, W) `uint8`."""
+        `sha256(source)` is a hash over the bytes of the file and the position of the region, `tile(source,
+        preparation)` the tile, (C, H, W) `uint8`.
+        """
 
 
 ImageSource: TypeAlias = Path | TileSource
@@ -237,8 +231,9 @@ def unchanged(paths: Sequence[ImageSource], preparation: Preparation, folder: Pa
     index = store.index
     if store.preparation != preparation or index["path"].tolist() != [str(path) for path in paths]:
         return None
+    stamps = zip(*(index[name].tolist() for name in STAMP), strict=True)
     try:
-        if any(stamp_of(os.stat(path)) != stamp for path, stamp in zip(paths, stamps_in(index), strict=True)):
+        if any(stamp_of(os.stat(path)) != stamp for path, stamp in zip(paths, stamps, strict=True)):
             return None
     except OSError:
         return None  # the build reports a missing source together with all other problems
@@ -246,8 +241,3 @@ def unchanged(paths: Sequence[ImageSource], preparation: Preparation, folder: Pa
         log.warning("%s: %s. They are decoded again.", folder, sentence)
         return None
     return store
-
-
-def stamps_in(index: pd.DataFrame) -> Iterator[Stamp]:
-    """The `stamp_of` of each row's source when its tile was made."""
-    return zip(*(index[name].tolist() for name in STAMP), strict=True)
