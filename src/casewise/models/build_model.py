@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
-from casewise.models.linear import LinearBuilder, RadialBuilder
+from casewise.models.linear import LinearBuilder
 from casewise.models.outputs import outputs_of, width_of
 from casewise.models.weights import load_weights
 from casewise.study.learners import learner_named
@@ -61,7 +61,7 @@ class NetworkBuilder:
 BUILDERS: dict[str, NetworkBuilder | LinearBuilder] = {
     "network": NetworkBuilder(),
     "linear": LinearBuilder(),
-    "radial": RadialBuilder(),
+    "radial": LinearBuilder(),
 }
 
 

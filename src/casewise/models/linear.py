@@ -449,7 +449,7 @@ class RadialHead(nn.Module):
 
 
 class LinearBuilder:
-    """Linear models on a bank of fixed features; see `casewise.models.build_model.Builder`."""
+    """Linear models, and those with a radial kernel, on a bank of fixed features."""
 
     def facts(self, study: Study, model: str) -> Facts:
         """The encoder, the channels and the size of what is read; all candidates."""
@@ -469,12 +469,18 @@ class LinearBuilder:
         }
 
     def scaled(self, facts: Facts, network: Network) -> Facts:
-        """The facts with the candidates that the fitted model uses."""
-        return facts | {"bank": bank_facts(network)}
+        """The facts with the candidates that the fitted model uses, and the size of a radial head."""
+        head = network.head[-1]
+        radial = {"radial": head.facts} if isinstance(head, RadialHead) else {}
+        return {**facts, "bank": bank_facts(network), **radial}
 
     def build(self, facts: Facts) -> Network:
-        """A linear model with random weights in its encoder and its head."""
-        return build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
+        """A model with random weights in its encoder and head; before a radial one is fitted, its head is linear."""
+        network = build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
+        if radial := facts.get("radial"):
+            head = RadialHead(bank_of(network).widths, outputs=facts["outputs"], **radial)
+            network.head[-1] = head.double()
+        return network
 
     def backbone(self, facts: Facts) -> str:
         """Linear models have none, and any name will do."""
@@ -483,20 +489,3 @@ class LinearBuilder:
     def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
         """Fill the encoders with their pretrained weights, which no subject of a study influenced."""
         return load_encoders(bank_of(network), study.weights_dir) or "none: a linear model on pixels", []
-
-
-class RadialBuilder(LinearBuilder):
-    """Models with a radial kernel on a bank of fixed features; see `casewise.models.build_model.Builder`."""
-
-    def scaled(self, facts: Facts, network: Network) -> Facts:
-        """The facts with the candidates that the fitted model uses, and the size of its head."""
-        head: Any = network.head[-1]
-        return {**super().scaled(facts, network), "radial": head.facts}
-
-    def build(self, facts: Facts) -> Network:
-        """A model with random weights in its encoder and its head; before it is fitted, its head is linear."""
-        network = super().build(facts)
-        if radial := facts.get("radial"):
-            head = RadialHead(bank_of(network).widths, radial["directions"], radial["frequencies"], facts["outputs"])
-            network.head[-1] = head.double()
-        return network

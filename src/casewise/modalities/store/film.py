@@ -234,12 +234,12 @@ def _by_simpleitk(header: Any, sides: tuple[int, int]) -> np.ndarray:
         raise _undecodable(syntax)
     # only what describes the pixels: SimpleITK reads files, and would apply the slope
     plain = pydicom.Dataset()
-    plain.file_meta = pydicom.dataset.FileMetaDataset()
-    plain.file_meta.TransferSyntaxUID = syntax
-    plain.SOPClassUID, plain.SOPInstanceUID = pydicom.uid.SecondaryCaptureImageStorage, "1.2.3"
     for tag in (*PIXEL_TAGS, "PixelData"):
         if tag in header:
             plain[tag] = header[tag]
+    plain.file_meta = pydicom.dataset.FileMetaDataset()
+    plain.file_meta.TransferSyntaxUID = syntax
+    plain.SOPClassUID, plain.SOPInstanceUID = pydicom.uid.SecondaryCaptureImageStorage, "1.2.3"
     plain.add_new("PhotometricInterpretation", "CS", GREY[1])  # MONOCHROME1 would be inverted
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "film.dcm")
@@ -263,8 +263,8 @@ def _undecodable(syntax: Any) -> FilmError:
     )
 
 
-def _numbers(header: Any, tag: str) -> list[float]:
-    """The finite numbers of a tag; empty if it is missing.
+def _number(header: Any, tag: str, default: float) -> float:
+    """The first number of a tag; `default` if it is missing.
 
     Raises:
         FilmError: a value is infinite or not a number.
@@ -277,7 +277,7 @@ def _numbers(header: Any, tag: str) -> list[float]:
         numbers = [np.nan]
     if not np.isfinite(numbers).all():
         raise FilmError(f"its {tag} is not a finite number. Export the film again from its archive.")
-    return numbers
+    return numbers[0] if numbers else default
 
 
 def _grey(stored: np.ndarray, header: Any, *, inverted: bool) -> np.ndarray:
@@ -289,7 +289,9 @@ def _grey(stored: np.ndarray, header: Any, *, inverted: bool) -> np.ndarray:
     if least < low or largest >= low + 2**bits:
         raise FilmError(f"its values range from {least} to {largest}, more than its {bits} bits hold. Copy it again.")
     codes = np.arange(low, low + 2**bits)
-    padding = _padding(codes, header)
+    # the stored values that mark pixels outside of the film
+    first, last = (_number(header, tag, np.nan) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+    padding = (codes >= np.fmin(first, last)) & (codes <= np.fmax(first, last))
     used = stored if not padding.any() else stored[~padding[stored - low]]
     table = _fractions(codes, (int(used.min()), int(used.max())) if used.size else (0, 0), bits, header)
     if inverted:
@@ -300,39 +302,33 @@ def _grey(stored: np.ndarray, header: Any, *, inverted: bool) -> np.ndarray:
     return mapped
 
 
-def _padding(codes: np.ndarray, header: Any) -> np.ndarray:
-    """Which stored values mark pixels outside of the film."""
-    ends = [*_numbers(header, "PixelPaddingValue")[:1], *_numbers(header, "PixelPaddingRangeLimit")[:1]]
-    return (codes >= min(ends)) & (codes <= max(ends)) if ends else np.zeros(codes.shape, bool)
-
-
 def _fractions(codes: np.ndarray, span: tuple[int, int], bits: int, header: Any) -> np.ndarray:
     """For every stored value its place between black (0) and white (1), before MONOCHROME1 is inverted.
 
     `span`: the smallest and the largest stored value of the film.
     """
-    slope, intercept = (_numbers(header, tag)[:1] for tag in ("RescaleSlope", "RescaleIntercept"))
-    if slope and slope[0] == 0:
+    slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
+    if slope == 0:
         raise FilmError("its RescaleSlope is 0, which makes all pixels equal. Export the film again from its archive.")
     tables = header.get("ModalityLUTSequence")
     if tables:
         values, white = _looked_up(codes, tables[0], header)
     else:
         with np.errstate(over="ignore", invalid="ignore"):
-            values = codes * (slope or [1.0])[0] + (intercept or [0.0])[0]
+            values = codes * slope + intercept
         if not np.isfinite(values).all():
             raise FilmError("its RescaleSlope gives infinite values. Export the film again from its archive.")
     if luts := header.get("VOILUTSequence"):
         values, white = _looked_up(values, luts[0], header)
         return values / white
-    centres, widths = _numbers(header, "WindowCenter"), _numbers(header, "WindowWidth")
-    if centres and widths and widths[0] > 0:
-        return _windowed(values, centres[0], widths[0], text_of(header, "VOILUTFunction") or "LINEAR")
+    centre, width = _number(header, "WindowCenter", np.nan), _number(header, "WindowWidth", 0.0)
+    if np.isfinite(centre) and width > 0:
+        return _windowed(values, centre, width, text_of(header, "VOILUTFunction") or "LINEAR")
     if tables:
         return values / white
     black, white = span if span[0] < 0 else (0, 2 ** min(bits, depth_of(span[1])) - 1)
     fractions = np.clip((codes - black) / max(white - black, 1), 0, 1)
-    return 1 - fractions if slope and slope[0] < 0 else fractions
+    return 1 - fractions if slope < 0 else fractions
 
 
 def _looked_up(values: np.ndarray, table: Any, header: Any) -> tuple[np.ndarray, int]:
