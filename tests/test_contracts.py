@@ -8,6 +8,7 @@ import torch
 from casewise.cohort.targets import study_scores
 from casewise.modalities.dataset import PanelData, epoch_batches
 from casewise.models.backbones import build_network, keep_statistics
+from casewise.models.feature_maps import spatial_maps
 from casewise.models.outputs import Output
 from casewise.study.backbones import ALL29, TORCHVISION, UNTRAINED
 from casewise.study.loading import PRESETS, named_scores, preset_names, preset_text, read_study
@@ -57,13 +58,7 @@ def test_a_backbone_builds_takes_a_step_and_predicts(name: str) -> None:
     counted = {id(p) for _, m in network.blocks for p in m.parameters()}
     loose = {id(p) for p in network.body.parameters()} - counted
     assert len(loose) <= 4  # class tokens and position embeddings stand outside blocks
-    seen: list[torch.Size] = []
-    hook = network.explain_layers[0].register_forward_hook(lambda m, i, o: seen.append(o.shape))
-    with torch.no_grad():
-        network(panels[:1])
-    hook.remove()
-    assert len(seen) == 1
-    assert "vit" in name or (len(seen[0]) == 4 and seen[0][-1] > 1)
+    assert spatial_maps(network.body, side=side, channels=3)
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "googlenet", "mobilenet_v3_small"])

@@ -18,7 +18,7 @@ class TestBoth:
     def test_any_size_from_32_px(self, name: str, size: tuple[int, int]) -> None:
         network = build_network(name, 3).eval()
         seen: list[torch.Size] = []
-        network.explain_layers[0].register_forward_hook(lambda m, i, o: seen.append(o.shape))
+        network.body.features.register_forward_hook(lambda m, i, o: seen.append(o.shape))
         with torch.no_grad():
             found = network(torch.rand(2, 3, *size))
             assert network.features(torch.rand(2, 1, *size)).shape == (2, network.width)

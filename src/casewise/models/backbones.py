@@ -1,4 +1,4 @@
-"""Backbones with one interface: body, features, head, freeze points, and the layer that saliency maps explain."""
+"""Backbones with one interface: body, features, head and freeze points."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
-from casewise.models.feature_maps import feature_maps, gridded, read_maps, spatial_maps, widest
+from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
 from casewise.models.fusion import FUSIONS, MISSING, POOLINGS, BagPooling, Fused, Fusion, MissingPolicy, take_channels
 from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace_layers
 from casewise.models.transformers import timm_body
@@ -185,22 +185,6 @@ class Network(nn.Module):
             return blocks
         return [(key, nn.ModuleList([m, *[body.get_submodule(key) for body in others]])) for key, m in blocks]
 
-    @property
-    def explain_layers(self) -> list[nn.Module]:
-        """The module of each body that Grad-CAM explains: the last one whose output is a spatial map (B, C, h, w).
-
-        Bodies are in the order of the sequences. With `late-shared` there is one for all; `Fused.by_sequence` assigns
-        its rows to sequences.
-        """
-        name = self.read_map or EXPLAIN.get(self.name)
-        if name is None:
-            channels = self.channels if self.fusion == "early" else 3
-            maps = spatial_maps(self.bodies[0], side=self.side or 224, channels=channels)
-            if not maps:
-                raise ValueError(f"{self.name} has no layer with a spatial map")
-            name = maps[-1]
-        return [body.get_submodule(name) for body in self.bodies]
-
 
 def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memory_format, *, at_once: bool) -> Tensor:
     """The outputs of layers for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots.
@@ -232,16 +216,6 @@ def form_of(module: nn.Module) -> torch.memory_format:
     return torch.contiguous_format
 
 
-# The layer that is explained, where it is not the last map: pooling after it halves the cells, or keeps a few.
-EXPLAIN = {
-    "alexnet": "features.11",
-    **{
-        f"vgg{depth}{norm}": f"features.{last}"
-        for depth, places in ((11, (19, 27)), (13, (23, 33)), (16, (29, 42)), (19, (35, 51)))
-        for norm, last in zip(("", "_bn"), places, strict=True)
-    },
-    **dict.fromkeys(UNTRAINED, "features"),
-}
 # The values that options of networks may have.
 ALLOWED: dict[str, Collection[str | None]] = {
     "scaling": ("library", "symmetric"),

@@ -424,29 +424,6 @@ class RadialHead(nn.Module):
             "frequencies": int(blocks[0].frequencies.shape[1]),
         }
 
-    def mean_slopes(self, toward: Tensor, values: Tensor, centre: Tensor) -> Tensor:
-        """(B, W) the mean slopes of the outputs, weighted by `toward` (B, O), on the line from `centre` to `values`.
-
-        Their product with `values − centre` is exactly the difference of the weighted outputs: along the line every
-        angle changes evenly, so the mean slope of its cosine is the difference quotient.
-        """
-        slopes, start = [], 0
-        blocks: Any = self.blocks
-        of_blocks = zip(blocks, values.split(self.widths, dim=1), centre.split(self.widths), strict=True)
-        for block, features, of_centre in of_blocks:
-            count = block.frequencies.shape[1]
-            weight = self.linear.weight[:, start : start + 2 * count].double() / count**0.5
-            back, frequencies = block.back.double(), block.frequencies.double()
-            last, first = ((end - block.centre).double() @ back.T @ frequencies for end in (features, of_centre))
-            step, middle = (last - first) / 2, (last + first) / 2
-            # the difference quotients of cosine and sine: −sin(middle)·sinc and cos(middle)·sinc
-            damping = torch.sinc(step / torch.pi)
-            by_angle = toward @ weight[:, :count] * -middle.sin() * damping
-            by_angle = by_angle + toward @ weight[:, count:] * middle.cos() * damping
-            slopes.append(by_angle @ frequencies.T @ back)
-            start += 2 * count
-        return torch.cat(slopes, dim=1)
-
 
 class LinearBuilder:
     """Linear models, and those with a radial kernel, on a bank of fixed features."""

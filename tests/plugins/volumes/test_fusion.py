@@ -220,7 +220,7 @@ class TestLate:
             seen: list[Tensor] = []
             hooks = [
                 layer.register_forward_hook(lambda m, i, o, seen=seen: seen.append(o))
-                for layer in network.explain_layers
+                for layer in [body.get_submodule("layer4") for body in network.bodies]
             ]
             features = network.features(batch).view(4, 2, -1)
             for hook in hooks:
