@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
@@ -14,7 +14,8 @@ from casewise.models.weights import load_weights
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
-    from casewise.models.backbones import Facts, Network
+    from casewise.modalities.base import Facts
+    from casewise.models.backbones import Network
     from casewise.study.schema import Study
 
 
@@ -57,15 +58,16 @@ class NetworkBuilder:
         )
 
 
+Builder: TypeAlias = NetworkBuilder | LinearBuilder
 # How the networks of each kind are built (`casewise.study.learners.Learner.kind`).
-BUILDERS: dict[str, NetworkBuilder | LinearBuilder] = {
+BUILDERS: dict[str, Builder] = {
     "network": NetworkBuilder(),
     "linear": LinearBuilder(),
     "radial": LinearBuilder(),
 }
 
 
-def _builder(model: str) -> NetworkBuilder | LinearBuilder:
+def _builder(model: str) -> Builder:
     return BUILDERS[learner_named(model).kind]
 
 

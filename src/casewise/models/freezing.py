@@ -269,7 +269,7 @@ CHAINS: dict[tuple[str, str], list[str | Callable[[], nn.Module]]] = {
     ("casewise", "MNASNet"): ["layers", _MeanOfMap, "classifier"],
     ("torchvision", "ShuffleNetV2"): ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5", _MeanOfMap, "fc"],
     ("torchvision", "ResNet"): [*_RESNET, "avgpool", nn.Flatten, "fc"],
-    ("timm", "ResNet"): ["act1" if element == "relu" else element for element in _RESNET] + ["global_pool", "fc"],
+    ("timm", "ResNet"): [*("act1" if element == "relu" else element for element in _RESNET), "global_pool", "fc"],
 }
 # Blocks that are chains unless they add their input: the attribute that states this, and the name of the chain.
 _OPENED = (("use_res_connect", "conv"), ("use_res_connect", "block"), ("apply_residual", "layers"))

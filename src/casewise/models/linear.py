@@ -392,8 +392,8 @@ class RadialBlock(nn.Module):
         """Set the centre (W,) and the directions (R, W) of the training rows, and draw the frequencies."""
         self.centre.copy_(torch.from_numpy(centre))
         self.back.copy_(torch.from_numpy(back))
-        drawn = random_frequencies(*self.frequencies.shape, seed)
-        self.frequencies.copy_(torch.from_numpy(drawn))
+        directions, count = self.frequencies.shape
+        self.frequencies.copy_(torch.from_numpy(random_frequencies(directions, count, seed)))
 
     def forward(self, values: Tensor) -> Tensor:
         angles = (values - self.centre) @ self.back.T @ self.frequencies

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.folder_layout import DICOM_SUFFIXES
-from casewise.errors import CasewiseError, ImageError
+from casewise.errors import ImageError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -102,20 +102,6 @@ def quiet_pydicom() -> ModuleType:
         warnings.filterwarnings("ignore", module="pydicom")
     module: ModuleType = pydicom
     return module
-
-
-def pydicom_module() -> ModuleType:
-    """Import the optional package.
-
-    Raises:
-        CasewiseError: it is not installed.
-    """
-    try:
-        return quiet_pydicom()
-    except ImportError as error:
-        raise CasewiseError(
-            f"DICOM files need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
-        ) from error
 
 
 def name_of(uid: Any) -> str:

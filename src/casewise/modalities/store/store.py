@@ -139,8 +139,8 @@ def open_store(folder: Path) -> TileStore:
     try:
         return _opened(folder)
     except ARRAY_DAMAGE as error:
-        missing = isinstance(error, FileNotFoundError)
-        defect = f"{Path(error.filename).name} is missing" if missing else str(error)
+        missing = Path(str(error.filename)).name if isinstance(error, FileNotFoundError) else ""
+        defect = f"{missing} is missing" if missing else str(error)
         raise RunError(f"{folder}: the tile store is damaged: {defect}. Delete {marker} and prepare again.") from error
 
 
