@@ -201,10 +201,10 @@ def _by_count(network: Network, point: FreezePoint) -> str:
 def _with_norm(network: Network, name: str) -> str:
     """The norm that follows a layer within the same part, else the layer."""
     outer, _, child = name.rpartition(".")
-    beside = list(network.bodies[0].get_submodule(outer).named_children())
-    following = [key for key, _ in beside].index(child) + 1
-    if following < len(beside) and isinstance(beside[following][1], NORMS):
-        return f"{outer}.{beside[following][0]}".lstrip(".")
+    siblings = list(network.bodies[0].get_submodule(outer).named_children())
+    following = [key for key, _ in siblings].index(child) + 1
+    if following < len(siblings) and isinstance(siblings[following][1], NORMS):
+        return f"{outer}.{siblings[following][0]}".lstrip(".")
     return name
 
 

@@ -152,7 +152,7 @@ def groups_of(networks: Iterable[Network]) -> list[list[Network]]:
 
 
 def _fit_together(one: Network, other: Network) -> bool:
-    """Whether the inputs of two networks are alike, and no two of their encoders have one name."""
+    """Whether the inputs of two networks are equal, and no two of their encoders have one name."""
     encoders = {encoder.name: encoder.network for encoder in bank_of(one).encoders}
     return (one.side, type(one.pooling), bank_of(one).channels) == (
         *(other.side, type(other.pooling), bank_of(other).channels),

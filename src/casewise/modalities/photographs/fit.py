@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from casewise.study.images import Images
 
 # Images are stretched to a square unless more than this share is longer than this number of times its width.
-LONG, FEW = 2.0, 0.05
+LONG_RATIO, MAX_LONG_SHARE = 2.0, 0.05
 # Planned sides of a tile: the usual one, and a larger one for at most this many images of at least this long side.
 SIZE, LARGE_SIZE, MOST_LARGE, LARGE_FROM = 224, 384, 1000, 448
 # Planned sides are multiples of this, which is the coarsest stride of most networks.
@@ -58,21 +58,21 @@ def planned(images: Images, sizes: Sequence[tuple[int, int]]) -> tuple[Images, s
     ['pad', 'stretch', 'pad']
     """
     boxes = {content_box(width, height, images.size, "pad") for width, height in sizes}
-    long = float(np.mean([max(size) > LONG * min(size) for size in sizes])) if sizes else 0.0
-    alike = len(boxes) <= 1
+    long = float(np.mean([max(size) > LONG_RATIO * min(size) for size in sizes])) if sizes else 0.0
+    one_box = len(boxes) <= 1
     fit = images.fit
     if fit == "auto":
-        fit = "pad" if alike or long > FEW else "stretch"
+        fit = "pad" if one_box or long > MAX_LONG_SHARE else "stretch"
     padding = images.padding
     if fit == "pad" and padding == "auto":
-        padding = "black" if alike else "reflect"
+        padding = "black" if one_box else "reflect"
     unused = f"; no bars are left for `padding: {padding}`" if fit != "pad" and padding != "auto" else ""
     if unused:
         padding = "auto"
     reason = ""
-    if not alike:
+    if not one_box:
         text = f"padded ({padding})" if fit == "pad" else "stretched to squares"
-        extremes = f", and {long:.0%} are more than twice as long as wide" if long > FEW else ""
+        extremes = f", and {long:.0%} are more than twice as long as wide" if long > MAX_LONG_SHARE else ""
         reason = f"images are {text}, because their shapes differ{extremes}{unused}"
     return images.model_copy(update={"fit": fit, "padding": padding}), reason
 
