@@ -194,7 +194,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != expected:
         raise RunError(
-            f"{file.path} is not the file that the facts in its folder were written with. Copy both files of one network, "
+            f"{file.path} is not the file of the facts in its folder. Copy both files of one network, "
             "or train it again."
         )
     try:
