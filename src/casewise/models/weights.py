@@ -6,16 +6,14 @@ import hashlib
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from casewise.cohort.identity import REFUSE, Declared, same_subjects, spelling_pairs
-from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
+from casewise.errors import CasewiseError, RunError, SplitError, WeightsError, counted, nearest
 from casewise.modalities.base import Facts
 from casewise.models.backbones import Network
 from casewise.models.fusion import Fused, adapted, first_layer
@@ -320,13 +318,15 @@ def download_of(name: str, folder: Path | None) -> Iterator[None]:
     A silent connection, as behind a firewall, fails after `PATIENCE` seconds.
 
     Raises:
-        WeightsError: the block raised one of `download_errors`; the message ends with `WAYS`.
+        WeightsError: the block failed for want of a connection or a file; the message ends with `WAYS`.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
         yield
-    except download_errors() as error:
+    except (CasewiseError, TypeError, LookupError, AttributeError):
+        raise  # a fault of the files or of the program, not of the download
+    except Exception as error:  # each library, and each version of it, has errors of its own
         folders = [str(path) for path in (folder, environment_folder()) if path]
         raise WeightsError(
             f"There are no pretrained weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'} "
@@ -335,24 +335,6 @@ def download_of(name: str, folder: Path | None) -> Iterator[None]:
         ) from error
     finally:
         socket.setdefaulttimeout(before)
-
-
-def download_errors() -> tuple[type[Exception], ...]:
-    """The errors of a download of weights, in any version of the libraries.
-
-    Connections, files and timeouts raise OSError; timm and torchvision RuntimeError where weights are unknown or have
-    another checksum; a name that is no repository ValueError; a damaged file the errors of its format; a missing
-    package ImportError. The hub adds those of its module of errors, among them that of the HTTP library it uses.
-    """
-    from safetensors import SafetensorError
-
-    errors: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError, ImportError, EOFError, HTTPException)
-    errors += (SafetensorError, UnpicklingError)
-    try:
-        from huggingface_hub import errors as hub
-    except ImportError:
-        return errors
-    return errors + tuple(kind for kind in vars(hub).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 def hub_file(name: str, file: str) -> Path:
