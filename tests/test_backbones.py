@@ -39,7 +39,9 @@ def test_the_library_s_own_is_the_default() -> None:
 
 def test_another_scaling_is_refused() -> None:
     wrong: Any = "symetric"
-    with pytest.raises(StudyError, match=r"must be library or symmetric, got 'symetric'\. Did you mean 'symmetric'"):
+    with pytest.raises(
+        StudyError, match=r"must be one of library, symmetric, got 'symetric'\. Did you mean 'symmetric'"
+    ):
         build_network("cnn", 1, scaling=wrong)
 
 

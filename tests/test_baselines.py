@@ -95,7 +95,7 @@ def test_maps_of_encoders_are_read_at_a_stride(name: str) -> None:
     with torch.no_grad():
         features = network.features(torch.rand(1, 3, 224, 224))
     assert features.shape == (1, found.channels * 9)
-    assert network.explain_layers == [network.body.get_submodule(found.module)]
+    assert network.read_map == found.module
 
 
 def test_a_study_without_networks_reports_its_baselines(baseline_run: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from itertools import product
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from casewise.console import Terminal
 from casewise.inference.model import load_bundle
 from casewise.modalities.store.readers import read_image
 from casewise.pipeline.read import validate
-from casewise.run import Run, run
+from casewise.run import run
 from tests.chest_study import chest_study
 from tests.film_files import PEOPLE, write_film
 
@@ -27,10 +26,14 @@ pytest.importorskip("pydicom", reason="the package that reads DICOM is optional"
 KINDS = list(product((12, 16), ("MONOCHROME1", "MONOCHROME2"), ("jpeg_lossless", "rle")))
 
 
-@pytest.fixture(scope="module")
-def film_run(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> tuple[Run, Path]:
-    """A run of chest phantoms as DICOM films, whose tags name people."""
-    folder = tmp_path_factory.mktemp("films")
+def without_people(data: bytes) -> bool:
+    return not any(word.encode() in data for word in PEOPLE)
+
+
+def test_nobody_is_named_by_a_run_its_predictions_and_maps(
+    tmp_path: Path, chests: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of chest phantoms as DICOM films, whose tags name people."""
     rows = pd.read_csv(chests, dtype=str)
     for number, path in enumerate(rows["path"]):
         bits, kind, compression = KINDS[number % len(KINDS)]
@@ -39,43 +42,19 @@ def film_run(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> tuple[Ru
         values = np.rint(film * white / 255).astype(np.uint16)
         stored = (white - values).astype(np.uint16) if kind == "MONOCHROME1" else values
         tags = {"bits": bits, "compression": compression, "PhotometricInterpretation": kind}
-        write_film(folder / "dcm" / f"{number}.dcm", stored, **tags)
-    table = folder / "dcm.csv"
-    rows[["subject", "label"]].assign(path=[f"dcm/{n}.dcm" for n in range(len(rows))]).to_csv(table, index=False)
-    return run(chest_study(table, backbones=["cnn"], recipe={"epochs": 1}), folder / "run"), folder
-
-
-def without_people(data: bytes) -> bool:
-    return not any(word.encode() in data for word in PEOPLE)
-
-
-def test_nobody_is_named_in_the_folder_of_a_run(film_run: tuple[Run, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    finished, folder = film_run
-    assert not without_people((folder / "dcm" / "0.dcm").read_bytes())
-    files = [path for path in finished.folder.rglob("*") if path.is_file()]
-    assert finished.report in files
-    assert [path for path in files if not without_people(path.read_bytes())] == []
-    lines = validate(chest_study(folder / "dcm.csv", backbones=["cnn"]), Terminal())
-    assert without_people("\n".join(lines).encode())
-    captured = capsys.readouterr()
-    assert without_people((captured.out + captured.err).encode())
-
-
-def test_a_folder_of_films_is_predicted(film_run: tuple[Run, Path]) -> None:
-    _, folder = film_run
-    model = load_bundle(folder / "run" / "jobs" / "cnn" / "fold1")
-    from_folder = model.predict(folder / "dcm")
-    rows = pd.read_csv(folder / "dcm.csv", dtype=str)
-    assert len(from_folder) == len(rows)
-    stream = io.StringIO()
-    from_folder.to_csv(stream)
-    assert without_people(stream.getvalue().encode())
-
-
-def test_films_are_explained(film_run: tuple[Run, Path]) -> None:
-    finished, folder = film_run
+        write_film(tmp_path / "dcm" / f"{number}.dcm", stored, **tags)
+    assert not without_people((tmp_path / "dcm" / "0.dcm").read_bytes())
+    rows = rows[["subject", "label"]].assign(path=[f"dcm/{n}.dcm" for n in range(len(rows))])
+    rows.to_csv(tmp_path / "dcm.csv", index=False)
+    study = chest_study(tmp_path / "dcm.csv", backbones=["cnn"], recipe={"epochs": 1})
+    lines = validate(study, Terminal())
+    finished = run(study, tmp_path / "run")
+    predicted = load_bundle(finished.folder / "jobs" / "cnn" / "fold1").predict(tmp_path / "dcm")
+    assert len(predicted) == len(rows)
     case = str(finished.predictions.query("stage == 'oof'")["case"].iloc[0])
-    explain_run(finished.folder, ExplainSettings(cases=[case], output=folder / "maps"))
-    files = [path for path in (folder / "maps").rglob("*") if path.is_file()]
-    assert files
+    assert explain_run(finished.folder, ExplainSettings(cases=[case], output=tmp_path / "run" / "maps"))
+    files = [path for path in finished.folder.rglob("*") if path.is_file()]
+    assert {finished.report, *(tmp_path / "run" / "maps").glob("*.html")} <= set(files)
     assert [path for path in files if not without_people(path.read_bytes())] == []
+    captured = capsys.readouterr()
+    assert without_people("\n".join([*lines, predicted.to_csv(), captured.out, captured.err]).encode())

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, TrainingError
-from casewise.models.backbones import Body, Network, NetworkOptions, build_network, keep_statistics
+from casewise.models.backbones import Network, build_network
 from casewise.models.freezing import freeze, frozen_end, layers, parameter_counts
 from casewise.study.recipe import FreezePoint, read_freeze_point
 
@@ -22,41 +18,17 @@ def mobilenet(outputs: int = 1) -> Network:
     return build_network("mobilenet_v2", outputs)
 
 
-class TestPublishedCounts:
-    def test_no_other_place_gives_3552(self) -> None:
-        """Weights up to each operation: convolutions, norms and activations, counted one by one as Keras does."""
-        operations = [module for module in mobilenet().body.modules() if not list(module.children())]
-        sums = [0]
-        for module in operations:
-            sums.append(sums[-1] + sum(p.numel() for p in module.parameters()))
-        assert [place for place, value in enumerate(sums) if value == 3_552] == [10, 11]  # the 11th is its ReLU
-        kinds = [type(module).__name__.removesuffix("2d").removesuffix("6") for module in operations[:10]]
-        one = ["Conv", "BatchNorm", "ReLU"]
-        assert kinds == [*one, *one, "Conv", "BatchNorm", "Conv", "BatchNorm"]
-        without_norms = [0]
-        for _, layer in layers(mobilenet()):
-            without_norms.append(without_norms[-1] + sum(p.numel() for p in layer.parameters()))
-        assert 3_552 not in without_norms
-
-
 class TestNotation:
     @pytest.mark.parametrize(
         ("stated", "read", "shown"),
         [
             ("none", FreezePoint("none"), "none"),
-            (0, FreezePoint("none"), "none"),
             ("0 layers", FreezePoint("none"), "none"),
             ("all", FreezePoint("all"), "all"),
             ("body", FreezePoint("all"), "all"),
             (10, FreezePoint("layers", count=10), "10 layers"),
-            ("10", FreezePoint("layers", count=10), "10 layers"),
             (" 1 layer", FreezePoint("layers", count=1), "1 layer"),
             ("11 blocks", FreezePoint("blocks", count=11), "11 blocks"),
-            ("1 block", FreezePoint("blocks", count=1), "1 block"),
-            ("30%", FreezePoint("fraction", fraction=0.3), "30%"),
-            ("12.5 %", FreezePoint("fraction", fraction=0.125), "12.5%"),
-            (0.3, FreezePoint("fraction", fraction=0.3), "30%"),
-            ("0.3", FreezePoint("fraction", fraction=0.3), "30%"),
             ("features.6", FreezePoint("name", name="features.6"), "features.6"),
             ("body.layer1", FreezePoint("name", name="layer1"), "layer1"),
         ],
@@ -71,36 +43,17 @@ class TestNotation:
         ("stated", "told"),
         [
             (True, "phase 2, freeze: must be none, all, `10 layers`.*got True"),
-            (None, "got None"),
             ([3], r"got \[3\]"),
             (-3, "-3 layers cannot be frozen"),
-            ("-2 blocks", "-2 blocks cannot be frozen"),
-            (1.0, r"between 0 and 1.*1\.0"),
-            (float("nan"), "between 0 and 1"),
-            ("100%", "between 0 and 1"),
-            ("-5%", "between 0 and 1"),
-            ("10 layer s", "Did you mean|must be none"),
+            (0.3, r"got 0\.3"),
+            ("30%", "got '30%'"),
             ("10 bloks", "Did you mean 'blocks'"),
-            ("", "got ''"),
             ("features..6", "got 'features..6'"),
         ],
     )
     def test_what_cannot(self, stated: Any, told: str) -> None:
         with pytest.raises(StudyError, match=told):
             read_freeze_point(stated, "phase 2, freeze")
-
-    @settings(max_examples=60, deadline=None)
-    @given(st.text(max_size=20))
-    def test_any_text_is_read_or_refused_in_words(self, text: str) -> None:
-        try:
-            point = read_freeze_point(text)
-        except StudyError:
-            return
-        assert read_freeze_point(str(point)) == point
-
-    def test_it_is_read_without_a_network_library(self) -> None:
-        code = "import sys, casewise.study.recipe; sys.exit('torch' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 class TestPoints:
@@ -115,20 +68,7 @@ class TestPoints:
         with pytest.raises(TrainingError, match=r"Its blocks are features\.0, features\.1,"):
             freeze(mobilenet(), "zzz")
 
-    def test_a_share_is_never_exceeded(self) -> None:
-        network = mobilenet()
-        whole = parameter_counts(network.body).weights
-        for share in (0.01, 0.3, 0.9):
-            freeze(network, share)
-            held = parameter_counts(network.body).frozen
-            assert 0 < held <= share * whole
-            following = [name for name, _ in layers(network)][held_layers(network)]
-            freeze(network, following)
-            assert parameter_counts(network.body).frozen > share * whole - 2 * 1280  # its norm comes on top
-        with pytest.raises(TrainingError, match=r"first layer of mobilenet_v2 alone holds 0\.042% .* more than 0\.01%"):
-            freeze(network, "0.01%")
-
-    @pytest.mark.parametrize("name", ["densenet121", "test_resnet"])
+    @pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224"])
     def test_each_layer_more_freezes_more_and_only_from_the_input(self, name: str) -> None:
         network = build_network(name, 1)
         held = 0
@@ -154,15 +94,6 @@ class TestPoints:
             assert one.frozen_eval == two.frozen_eval
             assert parameter_counts(one) == parameter_counts(two)
 
-    def test_a_class_token_is_frozen_with_the_input(self) -> None:
-        network = build_network("vit_tiny_patch16_224", 1)
-        freeze(network, "blocks.3")
-        assert not network.body.cls_token.requires_grad
-        assert not network.body.pos_embed.requires_grad
-        assert network.body.blocks[4].norm1.weight.requires_grad
-        assert not network.body.blocks[3].attn.training
-        assert network.body.training
-
     def test_a_name_means_that_part_and_nothing_behind_it(self) -> None:
         network = mobilenet().train()
         assert freeze(network, "features.0.0") == "features.0.0"
@@ -178,15 +109,6 @@ class TestPoints:
             assert not any(m.training for m in network.body.modules())
             assert network.head.training
             assert frozen_end(network, upto) == len(list(network.body.modules()))
-
-    def test_a_part_before_any_weight(self) -> None:
-        class Late(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.pool, self.conv = nn.MaxPool2d(2), nn.Conv2d(3, 4, 1)
-
-        with pytest.raises(TrainingError, match="no weights up to pool"):
-            freeze(Network("late", Body(Late(), 4), 1, NetworkOptions()), "pool")
 
 
 def held_layers(network: Network) -> int:
@@ -235,12 +157,3 @@ class TestTraining:
         for _ in range(2):
             network.train()(panels)
         assert not torch.equal(*seen[2:])
-
-    def test_thawing_gives_everything_back(self) -> None:
-        network = mobilenet().train()
-        freeze(network, "all")
-        assert freeze(network, "none") == ""
-        assert all(m.training for m in network.modules())
-        assert all(p.requires_grad for p in network.parameters())
-        keep_statistics(network, only_frozen=True)
-        assert all(m.training for m in network.modules())

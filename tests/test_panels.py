@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casewise.modalities.dataset import PanelData
-from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
+from casewise.modalities.panels import EMPTY, _in_perspective, _warped, augmented, chunks, draw, plain
 from casewise.modalities.shape_variation import Bars, ShapeVariation, Stretch
 from casewise.study.schema import Panels
 
@@ -35,13 +35,6 @@ def test_drawn_slots_hold_different_tiles(count: int, seed: int) -> None:
     assert len(set(shown)) == len(shown) == min(count, 4)
 
 
-def test_slots_are_shuffled_only_if_asked() -> None:
-    orders = {tuple(draw([0, 1, 2, 3], PASI, seeded(s))) for s in range(40)}
-    assert len(orders) > 10
-    still = Panels(by="region", grid="2x2")
-    assert {tuple(draw([0, 1, 2, 3], still, seeded(s))) for s in range(5)} == {(0, 1, 2, 3)}
-
-
 def test_empty_slots_are_black_and_tiles_lie_row_by_row() -> None:
     panel = plain(STORE, torch.tensor([[4, 5, EMPTY, 6]]), PASI)[0]
     assert panel.shape == (3, 32, 32)
@@ -49,21 +42,14 @@ def test_empty_slots_are_black_and_tiles_lie_row_by_row() -> None:
     assert torch.equal(panel[:, :16, 16:], STORE[5] / 255)
     assert panel[:, 16:, :16].abs().max() == 0
     assert torch.equal(panel[:, 16:, 16:], STORE[6] / 255)
-
-
-def test_inference_is_deterministic_and_training_is_not() -> None:
-    slots = torch.tensor([[0, 1, 2, 3]])
-    assert torch.equal(plain(STORE, slots, PASI), plain(STORE, slots, PASI))
-    one, two = augmented(STORE, slots, PASI, seeded(1)), augmented(STORE, slots, PASI, seeded(2))
-    assert not torch.equal(one, two)
-    assert torch.equal(one, augmented(STORE, slots, PASI, seeded(1)))
-
-
-def test_augmented_panels_stay_in_range_and_keep_empty_slots_black() -> None:
-    panel = augmented(STORE, torch.tensor([[0, EMPTY, 1, EMPTY]]), PASI, seeded())[0]
-    assert 0 <= panel.min() <= panel.max() <= 1
-    assert panel[:, :16, 16:].abs().max() == 0
-    assert panel[:, :16, :16].max() > 0
+    slots = torch.tensor([[4, 5, EMPTY, 6]])
+    still = Panels(by="case", grid="2x2")
+    assert torch.equal(augmented(STORE, slots, still, seeded()), plain(STORE, slots, still))
+    varied = augmented(STORE, slots, PASI, seeded(1))[0]
+    assert 0 <= varied.min() <= varied.max() <= 1
+    assert varied[:, 16:, :16].abs().max() == 0
+    assert torch.equal(varied, augmented(STORE, slots, PASI, seeded(1))[0])
+    assert not torch.equal(varied, augmented(STORE, slots, PASI, seeded(2))[0])
 
 
 def test_the_black_around_a_photograph_stays_black_under_brightness_and_contrast() -> None:
@@ -75,36 +61,11 @@ def test_the_black_around_a_photograph_stays_black_under_brightness_and_contrast
     assert panel[:, 4:].max() > 0
 
 
-def test_each_tile_gets_parameters_of_its_own() -> None:
-    store = torch.full((2, 3, 8, 8), 100, dtype=torch.uint8)
-    only = Panels(by="case", grid="1x2", brightness=0.5)
-    panel = augmented(store, torch.tensor([[0, 1]]), only, seeded())[0]
-    assert panel[0, 0, 0] != panel[0, 0, 8]
-
-
-def test_nothing_asked_changes_nothing() -> None:
-    still = Panels(by="case", grid="2x2")
-    slots = torch.tensor([[0, 1, 2, 3]])
-    assert torch.equal(augmented(STORE, slots, still, seeded()), plain(STORE, slots, still))
-
-
-def test_a_quarter_turn_is_a_quarter_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    tile = torch.zeros(1, 1, 9, 9)
-    tile[0, 0, 0, 4] = 1
-    from casewise.modalities import panels
-
-    half = panels._warped(tile, torch.full((1, 8), 0.75), Panels(rotate=180))  # 0.75 of −180…180 is 90 degrees
-    row, column = divmod(int(half.flatten().argmax()), 9)
-    assert (row, column) in {(4, 0), (4, 8)}
-
-
 @pytest.mark.parametrize(("flip", "dim"), [("horizontal", 3), ("vertical", 2)])
 def test_flips(flip: str, dim: int) -> None:
-    from casewise.modalities import panels
-
     tile = STORE[:1].float()
-    never = panels._warped(tile, torch.full((1, 8), 0.9), Panels(flip=flip))
-    always = panels._warped(tile, torch.full((1, 8), 0.1), Panels(flip=flip))
+    never = _warped(tile, torch.full((1, 8), 0.9), Panels(flip=flip))
+    always = _warped(tile, torch.full((1, 8), 0.1), Panels(flip=flip))
     assert torch.equal(never, tile)
     assert torch.equal(always, tile.flip(dim))
 
@@ -156,23 +117,14 @@ def test_the_named_set_is_what_it_says() -> None:
     assert (named.brightness, named.contrast, named.probability, named.padding_mode) == (0.2, 0.2, 0.75, "reflect")
     spelt = Panels.model_validate({**named.model_dump(), "augmentation": "as_stated"})
     slots = torch.arange(9).unsqueeze(1)
-    assert torch.equal(augmented(STORE, slots, named, seeded()), augmented(STORE, slots, spelt, seeded()))
+    found = augmented(STORE, slots, named, seeded())
+    assert 0 <= found.min() <= found.max() <= 1
+    assert torch.equal(found, augmented(STORE, slots, spelt, seeded()))
     own = Panels.model_validate({**NAMED, "flip": "horizontal", "perspective": 0})
     assert (own.flip, own.perspective, own.zoom_in) == ("horizontal", 0, 0.1)
 
 
-def test_the_named_set_varies_each_tile_on_its_own_and_keeps_the_range() -> None:
-    found = augmented(STORE, MANY[:60], Panels.model_validate(NAMED), seeded())
-    assert 0 <= found.min() <= found.max() <= 1
-    different = {tuple(tile.flatten()[:40].tolist()) for tile in found}
-    assert len(different) > 50
-    again = augmented(STORE, MANY[:60], Panels.model_validate(NAMED), seeded())
-    assert torch.equal(found, again)
-
-
 def test_perspective_draws_one_side_together() -> None:
-    from casewise.modalities.panels import _in_perspective
-
     corners = torch.tensor([[[[-1.0, -1.0], [1.0, -1.0]], [[-1.0, 1.0], [1.0, 1.0]]]])
     seen = _in_perspective(corners, torch.tensor([[0.2, 0.0]]))[0]
     assert torch.allclose(seen[:, 1], torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 1.2)
@@ -182,32 +134,6 @@ def test_perspective_draws_one_side_together() -> None:
     turns = steps[:-1, 0] * steps[1:, 1] - steps[:-1, 1] * steps[1:, 0]
     assert turns.abs().max() < 1e-5  # straight lines stay straight
     assert torch.allclose(_in_perspective(line, torch.zeros(1, 2)), line)
-
-
-def test_warp_moves_the_picture_but_not_its_middle() -> None:
-    from casewise.modalities import panels
-
-    tile = torch.zeros(1, 1, 33, 33)
-    tile[0, 0, 16, 16] = 1
-    tile[0, 0, 4, 28] = 1
-    still = panels._warped(tile, drawn(tilt_x=0.5, tilt_y=0.5), Panels(perspective=0.3))
-    assert torch.allclose(still, tile, atol=1e-5)
-    tilted = panels._warped(tile, drawn(tilt_x=1.0), Panels(perspective=0.3))
-    assert tilted[0, 0, 16, 16] > 0.9
-    assert tilted[0, 0, 4, 28] < 0.5
-
-
-def test_magnify_enlarges_and_never_shrinks() -> None:
-    from casewise.modalities import panels
-
-    tile = torch.zeros(1, 1, 32, 32)
-    tile[:, :, 12:20, 12:20] = 1
-    area = [float(panels._warped(tile, drawn(zoom_in=u), Panels(zoom_in=1.0)).sum()) for u in (0.0, 0.5, 1.0)]
-    assert area == pytest.approx([64, 64 * 1.5**2, 64 * 4], rel=0.06)
-    sums = augmented((tile * 255).byte(), MANY * 0, Panels(zoom_in=0.4), seeded()).sum(dim=(1, 2, 3))
-    assert sums.min() > 63
-    assert sums.max() < 64 * 1.4**2 * 1.08
-    assert sums.std() > 5
 
 
 def test_a_share_of_tiles_varies() -> None:
@@ -251,25 +177,13 @@ def test_a_cpu_evaluates_fewer_views_together_if_they_are_large() -> None:
     "shapes",
     [
         None,
-        Bars(torch.tensor([[0, 4, 16, 8], [2, 0, 12, 16], [0, 0, 16, 16]]), "mean"),
-        Bars(torch.tensor([[0, 4, 16, 8], [2, 0, 12, 16], [0, 0, 16, 16]]), "reflect"),
+        Bars(torch.tensor([[0, 4, 16, 8], [2, 0, 12, 16], [0, 0, 16, 16]])),
         Stretch(torch.tensor([0.5, 1.0, 2.0]), 0.5, 2.0),
     ],
 )
 def test_panels_are_made_on_the_device_of_the_network(shapes: ShapeVariation | None) -> None:
     # a tensor on "meta" has no values, and an operation refuses tensors of two devices as on a GPU
-    settings = Panels(
-        grid="1x2",
-        by="region",
-        shuffle=True,
-        rotate=30,
-        flip="both",
-        zoom_in=0.1,
-        perspective=0.2,
-        brightness=0.2,
-        contrast=0.2,
-        probability=0.7,
-    )
+    settings = Panels.model_validate({**NAMED, "grid": "1x2", "by": "region", "shuffle": True})
     store = torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8)
     data = PanelData(store, [[0, 1], [2]], torch.zeros(2, 1), settings, shapes=shapes)
     panels, truth = data.training_batch([0, 1], torch.Generator(), torch.device("meta"))

@@ -10,7 +10,7 @@ import torch
 
 from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import network_from
-from casewise.models.linear import GAMMA, FeatureSpec, RadialBlock, RadialHead, build_linear
+from casewise.models.linear import GAMMA, FeatureSpec, RadialBlock, RadialHead, bank_facts, build_linear
 from casewise.models.outputs import Output
 from casewise.training.linear_models import fit_head, fit_radial_head
 
@@ -89,19 +89,8 @@ def test_a_fitted_model_is_built_again_from_its_facts() -> None:
     with torch.no_grad():
         data = FeatureData(network.features(torch.rand(30, 3, 64, 64)), (torch.rand(30, 1) > 0.5).float())
     fit_radial_head(network, data, [str(number) for number in range(30)], LABEL, seed=0)
-    facts = {
-        "name": "kernel_features",
-        "outputs": 2,
-        "side": 64,
-        "pooling": "",
-        "bank": {
-            "encoders": [{"name": "resnet18"}],
-            "channels": 3,
-            "specs": [spec.as_json() for spec in network.body.specs],
-        },
-        "radial": network.head[-1].facts,
-    }
-    again = network_from(facts)
+    facts = {"name": "kernel_features", "outputs": 2, "side": 64, "pooling": "", "bank": bank_facts(network)}
+    again = network_from({**facts, "radial": network.head[-1].facts})
     again.load_state_dict(network.state_dict())
     panels = torch.rand(2, 3, 64, 64)
     with torch.no_grad():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-import contextlib
 import io
 import os
 import struct
@@ -19,20 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from casewise.errors import ImageError
-from casewise.modalities.store.file_check import name_content
-from casewise.modalities.store.pixels import LANCZOS, eight_bits, reduced
+from casewise.modalities.store.pixels import LANCZOS, reduced
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import (
     PIXEL_LIMIT,
-    SPARE,
-    decode_intact,
+    decode_jpeg,
     fit,
     image_facts,
     open_source,
     read_image,
-    readers,
 )
-from tests.film_files import film_bytes
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "WebP": "webp"}
 
@@ -67,7 +61,7 @@ def decoded_whole(path: Path, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("shape", [(1600, 1000), (1001, 1603), (2000, 260), (803, 801)])
+@pytest.mark.parametrize("shape", [(1600, 1000), (803, 801)])
 def test_scaled_decoding_is_close_to_full_decoding(tmp_path: Path, shape: tuple[int, int], orientation: int) -> None:
     path = save(picture(*shape), tmp_path / "a.jpg", orientation=orientation, quality=90)
     source = open_source(path, path.read_bytes())
@@ -78,7 +72,6 @@ def test_scaled_decoding_is_close_to_full_decoding(tmp_path: Path, shape: tuple[
     turned = orientation >= 5
     facts = image_facts(path)
     assert (facts["width"], facts["height"]) == (shape[::-1] if turned else shape)
-    assert facts["orientation"] == orientation
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
@@ -92,7 +85,6 @@ def test_every_format_is_turned_once(tmp_path: Path, name: str, orientation: int
     facts = image_facts(path)
     assert facts["format"] == name
     assert (facts["height"], facts["width"]) == expected.shape[:2]
-    assert facts["bytes"] == path.stat().st_size
 
 
 def test_a_png_may_tell_its_orientation_after_its_pixels(tmp_path: Path) -> None:
@@ -113,37 +105,9 @@ def test_heic(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     heif.from_pillow(original).save(tmp_path / "plain.heic", quality=95, exif=exif.tobytes())
     read = read_image(tmp_path / "plain.heic")
-    assert (
-        difference(read, np.asarray(original if orientation == 1 else original.transpose(Image.Transpose.ROTATE_270)))
-        < 4
-    )
+    expected = original if orientation == 1 else original.transpose(Image.Transpose.ROTATE_270)
+    assert difference(read, np.asarray(expected)) < 4
     assert image_facts(tmp_path / "plain.heic")["format"] == "HEIC"
-
-
-def test_heic_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *rest: Any) -> Any:
-        if name.startswith("pillow_heif"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    path = tmp_path / "a.heic"
-    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    with pytest.raises(ImageError, match=r"a\.heic: HEIC needs an optional part.*casewise\[heic\]"):
-        read_image(path)
-
-
-@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(8, 600))
-def test_decoding_never_stops_below_the_size_asked(width: int, height: int, size: int) -> None:
-    source = open_source(Path("a.jpg"), JPEG_OF_8_PIXELS)
-    source = type(source)(source.path, source.reader, source.image, 0, 1, width, height, "RGB")
-    target = source.target(size)
-    scale = source.scale(target)
-    assert scale == 1 or min(width // scale - SPARE * target[0], height // scale - SPARE * target[1]) >= 0
-    if min(width // 8 - SPARE * target[0], height // 8 - SPARE * target[1]) >= 0:
-        assert scale == 8
 
 
 def test_size_reduces_and_never_enlarges(tmp_path: Path) -> None:
@@ -201,17 +165,6 @@ def test_sixteen_bits_by_the_depth_that_the_values_need(
         assert read_image(save(image, tmp_path / name))[0, :, 0].tolist() == expected.tolist()
 
 
-def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    row = b"\0" + struct.pack(">3H", 0x12FF, 0x8000, 0xFF10)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
-    path = tmp_path / "a.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b""))
-    assert read_image(path)[0, 0].tolist() == [0x12, 0x80, 0xFF]
-
-
 @pytest.mark.parametrize(
     ("image", "found"),
     [(Image.new("F", (4, 4), 0.5), "floating-point"), (Image.new("I", (4, 4), 70_000), "from 70000 to 70000")],
@@ -219,25 +172,6 @@ def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
 def test_numbers_without_a_known_range_are_refused(tmp_path: Path, image: Image.Image, found: str) -> None:
     with pytest.raises(ImageError, match=f"{found}.*Save it with 8 or 16 bits"):
         read_image(save(image, tmp_path / "a.tif"))
-
-
-@given(st.lists(st.integers(0, 65535), min_size=1))
-def test_eight_bits_keeps_the_order(values: list[int]) -> None:
-    scaled = eight_bits(np.sort(np.array(values)))
-    assert (np.diff(scaled.astype(int)) >= 0).all()
-    assert scaled[0] > 0 or min(values) == 0 or max(values) >= 256
-
-
-@pytest.mark.parametrize("size", [None, 16])
-def test_cmyk(tmp_path: Path, size: int | None) -> None:
-    path = save(Image.new("CMYK", (400, 300), (0, 255, 255, 0)), tmp_path / "a.jpg", quality=95)
-    assert image_facts(path)["mode"] == "CMYK"
-    assert np.abs(read_image(path, size=size).astype(int) - (255, 0, 0)).max() <= 3
-
-
-def test_lab(tmp_path: Path) -> None:
-    path = save(Image.new("LAB", (4, 4), (255, 128, 128)), tmp_path / "a.tif")
-    assert read_image(path).min() >= 250
 
 
 def profile_with_red_and_green_exchanged() -> bytes:
@@ -252,11 +186,8 @@ def profile_with_red_and_green_exchanged() -> bytes:
 
 
 def test_a_colour_profile_is_applied(tmp_path: Path) -> None:
-    path = save(
-        Image.new("RGB", (64, 64), (220, 30, 40)),
-        tmp_path / "a.png",
-        icc_profile=profile_with_red_and_green_exchanged(),
-    )
+    profile = profile_with_red_and_green_exchanged()
+    path = save(Image.new("RGB", (64, 64), (220, 30, 40)), tmp_path / "a.png", icc_profile=profile)
     assert np.abs(read_image(path).astype(int) - (30, 220, 40)).max() <= 3
     assert np.abs(read_image(path, size=8).astype(int) - (30, 220, 40)).max() <= 3
 
@@ -289,19 +220,12 @@ def test_a_truncated_jpeg_is_not_filled_with_grey(
         read_image(path, size=size)
 
 
-@pytest.mark.parametrize("side", [400, 401, 403, 407])
-@pytest.mark.parametrize("size", [None, 16, 48])
-def test_a_whole_jpeg_with_a_grey_edge_is_read(tmp_path: Path, side: int, size: int | None) -> None:
-    """The grey that decoders fill in is also that of pictures; sides need not be multiples of the scale."""
-    pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    pixels[side // 2 :] = 128
-    path = tmp_path / "a.jpg"
-    Image.fromarray(pixels).save(path, quality=90)
-    whole = path.read_bytes()
-    assert abs(int(read_image(path, size=size)[-1, 0, 0]) - 128) <= 1
-    path.write_bytes(whole[: len(whole) // 3] + whole[-2:])
-    with pytest.raises(ImageError):
-        read_image(path, size=size)
+@pytest.mark.parametrize("size", [None, 16])
+def test_cmyk_and_lab(tmp_path: Path, size: int | None) -> None:
+    path = save(Image.new("CMYK", (400, 300), (0, 255, 255, 0)), tmp_path / "a.jpg", quality=95)
+    assert image_facts(path)["mode"] == "CMYK"
+    assert np.abs(read_image(path, size=size).astype(int) - (255, 0, 0)).max() <= 3
+    assert read_image(save(Image.new("LAB", (4, 4), (255, 128, 128)), tmp_path / "a.tif")).min() >= 250
 
 
 @pytest.mark.parametrize("name", ["PNG", "TIFF", "WebP"])
@@ -312,45 +236,21 @@ def test_other_formats_cut_short(tmp_path: Path, name: str) -> None:
         read_image(path)
 
 
-def test_missing_file_names_its_namesake(tmp_path: Path) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "IMG_1.JPG").write_bytes(jpeg())
-    with pytest.raises(ImageError, match=r"img_1\.jpg: there is no such file\. Did you mean 'IMG_1\.JPG'\?"):
-        read_image(tmp_path / "img_1.jpg")
-    with pytest.raises(ImageError, match=r"The folder .*nowhere does not exist"):
-        read_image(tmp_path / "nowhere" / "a.jpg")
-
-
-def test_empty_file(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").touch()
-    with pytest.raises(ImageError, match=r"a\.jpg: the file is empty \(0 bytes\)\. Copy it again"):
-        read_image(tmp_path / "a.jpg")
-
-
-def test_renamed_text_file(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_text("path,subject\nü.jpg,7\n")
-    with pytest.raises(ImageError, match=r"a\.jpg: this is a text file, not an image that can be read \(JPEG, PNG"):
-        read_image(tmp_path / "a.jpg")
-
-
-def test_folder_and_pipe(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="this is a folder"):
-        read_image(tmp_path)
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("path,subject\nü.jpg,7\n")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ImageError, match="a device or a pipe"):
-        read_image(tmp_path / "pipe")
-
-
-def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.jpg"
-    path.write_bytes(jpeg())
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    # Tests may run as root, whom no permission stops.
-    monkeypatch.setattr(builtins, "open", refuse)
-    with pytest.raises(ImageError, match=r"a\.jpg: you have no permission to read it\. Allow reading"):
-        read_image(path)
+    for name, found in {
+        "img_1.jpg": r"img_1\.jpg: there is no such file\. Did you mean 'IMG_1\.JPG'\?",
+        "nowhere/a.jpg": "The folder .*nowhere does not exist",
+        "empty.jpg": r"the file is empty \(0 bytes\)\. Copy it again",
+        "text.jpg": r"this is a text file, not an image that can be read \(JPEG, PNG",
+        "": "this is a folder",
+        "pipe": "a device or a pipe",
+    }.items():
+        with pytest.raises(ImageError, match=found):
+            read_image(tmp_path / name)
 
 
 def png_claiming(width: int, height: int) -> bytes:
@@ -372,20 +272,10 @@ def test_decompression_bomb(tmp_path: Path, side: int) -> None:
             read_image(path)
         with pytest.raises(ImageError, match="at most"):
             image_facts(path)
-
-
-def test_webp_bomb(tmp_path: Path) -> None:
     body = b"VP8X" + struct.pack("<IB3x", 10, 0) + (2**17 - 1).to_bytes(3, "little") * 2 + bytes(200)
     (tmp_path / "a.webp").write_bytes(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body)
     with pytest.raises(ImageError, match=f"a.webp: it claims more pixels than the {PIXEL_LIMIT:,}"):
         read_image(tmp_path / "a.webp")
-
-
-def test_large_photographs_pass_without_a_warning(tmp_path: Path) -> None:
-    path = save(Image.new("1", (12_000, 10_000)), tmp_path / "a.tif", compression="group4")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert read_image(path, size=12).shape == (10, 12, 3)
 
 
 @pytest.mark.parametrize("name", ["PNG", "TIFF", "WebP"])
@@ -394,36 +284,6 @@ def test_several_images_in_one_file_are_refused(tmp_path: Path, name: str) -> No
     picture(20, 20).save(path, save_all=True, append_images=[picture(20, 20, 1), picture(20, 20, 2)])
     with pytest.raises(ImageError, match=f"this {name} holds 3 images. Save the image to use"):
         read_image(path)
-
-
-def test_content_names() -> None:
-    assert name_content(bytes(128) + b"DICM") == "a DICOM file"
-    assert name_content(b"\0\0\0\x20ftypavif") == "an AVIF"
-    assert name_content("é".encode()[:1] + b"\x00\xfe") == "a file of unknown content (it begins with c3 00 fe)"
-    assert name_content(("a" * 511 + "é").encode()[:512]) == "a text file"
-
-
-@pytest.mark.parametrize("name", [reader.name for reader in readers()])
-def test_damaged_bytes_never_raise_anything_else(name: str) -> None:
-    stream = io.BytesIO()
-    if name == "HEIC":
-        pytest.importorskip("pillow_heif", reason="HEIC is optional").from_pillow(picture(48, 40)).save(stream)
-    elif name == "DICOM":
-        pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
-        stream.write(film_bytes(np.asarray(picture(48, 40).convert("L")), WindowCenter=120, WindowWidth=200))
-    else:
-        picture(48, 40).save(stream, name)
-    rng = np.random.default_rng(0)
-    readable = 0
-    for _ in range(150):
-        data = bytearray(stream.getvalue())
-        for place in rng.integers(0, min(len(data), 500), rng.integers(1, 12)):
-            data[place] = rng.integers(256)
-        with warnings.catch_warnings(), contextlib.suppress(ImageError):
-            warnings.simplefilter("ignore")
-            open_source(Path("a"), bytes(data)).tile(Preparation(size=8))
-            readable += 1
-    assert readable < 150
 
 
 @settings(deadline=None)
@@ -473,9 +333,9 @@ def test_a_jpeg_that_ends_in_grey_is_whole(progressive: bool, tmp_path: Path) ->
         # more data follows, such as the gain map of a phone
         path.write_bytes(path.read_bytes() + thumbnail.getvalue())
         assert difference(read_image(path), np.asarray(grey)) < 5
-    blank = save(Image.new("L", (5000, 4000), 128), tmp_path / "blank.jpg", optimize=True, progressive=progressive)
-    assert image_facts(blank)["width"] == 5000
-    assert np.unique(read_image(blank, size=64)).tolist() == [128]
+    for value in (0, 128, 255):
+        blank = save(Image.new("L", (900, 800), value), tmp_path / "a.jpg", optimize=True, progressive=progressive)
+        assert np.unique(read_image(blank, size=64)).tolist() == [value]
 
 
 def camera_picture(options: dict[str, Any]) -> bytes:
@@ -516,37 +376,10 @@ def test_a_few_bytes_that_no_picture_needs_are_no_damage() -> None:
         assert np.array_equal(open_source(Path("a.jpg"), padded).tile(Preparation(64)), whole)
 
 
-@pytest.mark.parametrize("quality", [50, 100])
-@pytest.mark.parametrize("kind", JPEGS)
-def test_pictures_with_empty_parts_are_whole(kind: str, quality: int) -> None:
-    """Black, white or grey at the end, of which files hold next to nothing."""
-    options = {"restart_marker_rows": 1} if kind == "restarts" else JPEGS[kind]
-    for value in (0, 128, 255):
-        for mode in ("RGB", "L"):
-            whole = Image.new("RGB", (300, 200), (value, value, value))
-            whole.paste(picture(300, 60), (0, 0))
-            stream = io.BytesIO()
-            whole.convert(mode).save(stream, "JPEG", quality=quality, **options)
-            for size in (16, 300):
-                tile = open_source(Path("a.jpg"), stream.getvalue()).tile(Preparation(size))
-                assert tile.shape == (3, size, size)
-
-
-@pytest.mark.parametrize(("name", "ending"), [("PNG", "jpg"), ("JPEG", "png"), ("TIFF", "JPEG"), ("WebP", "tif")])
-def test_a_format_is_known_by_content_not_by_ending(tmp_path: Path, name: str, ending: str) -> None:
-    path = tmp_path / f"a.{FORMATS[name]}"
-    save(picture(60, 40), path)
-    plain = open_source(path, path.read_bytes())
-    renamed = open_source(tmp_path / f"b.{ending}", path.read_bytes())
-    assert (plain.misnamed, renamed.misnamed) == (False, True)
-    assert not open_source(tmp_path / "without", path.read_bytes()).misnamed
-    assert np.array_equal(renamed.read((60, 40), "rgb"), plain.read((60, 40), "rgb"))
-
-
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("side", [(1601, 1003), (640, 911)])
+@pytest.mark.parametrize("side", [(640, 911)])
 def test_a_jpeg_is_decoded_once_to_the_pixels_of_pillow(
     mode: str, subsampling: int, progressive: bool, side: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -561,15 +394,14 @@ def test_a_jpeg_is_decoded_once_to_the_pixels_of_pillow(
             image.draft(None, (side[0] // scale, side[1] // scale))
             expected[scale] = np.asarray(image)
     for scale, pixels in expected.items():
-        image = decode_intact(io.BytesIO(data), mode, side, scale)
+        image, lost = decode_jpeg(data, mode, side, scale)
         assert image is not None
-        assert (image.mode, np.array_equal(np.asarray(image), pixels)) == (mode, True)
+        assert (image.mode, lost, np.array_equal(np.asarray(image), pixels)) == (mode, False, True)
 
     def refuse(*_: Any) -> None:
         raise AssertionError("decoded a second time")
 
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", refuse)
-    monkeypatch.setattr("casewise.modalities.store.readers.has_lost_data", refuse)
     for size in (32, 2000):
         source = open_source(Path("a.jpg"), data)
         assert source.read(source.target(size), "rgb").shape[2] == 3

@@ -428,28 +428,3 @@ def _cohort(study: Study) -> Any:
     from casewise.pipeline.read import read
 
     return read(study, None, Silent())
-
-
-def test_slices_of_a_case_are_a_bag(tmp_path: Path) -> None:
-    from casewise.plugins.volumes.dataset import SliceData, Slices
-    from casewise.study.images import Panels
-
-    random = torch.Generator().manual_seed(0)
-    stored = torch.randint(0, 32767, (7, 2, 8, 8), generator=random, dtype=torch.int16)
-    tables = torch.linspace(0, 1, 32768).repeat(4, 1)
-    present = torch.tensor([[True, True], [True, False]])
-    slices = Slices(stored, torch.tensor([0, 3]), torch.tensor([3, 4]), present, tables)
-    data = SliceData(slices, [0, 1], torch.zeros(2, 1), Panels(pooling="maps"))
-    views, owner = data.views()
-    assert views.tolist() == [[0, 1, 2, -1], [3, 4, 5, 6]]
-    assert owner.tolist() == [0, 1]
-    batch = data.plain_batch(views, torch.device("cpu"))
-    assert batch.shape == (2, 4, 2, 8, 8)
-    assert batch[0, 3].isnan().all()
-    assert batch[1, :, 1].isnan().all()
-    assert torch.allclose(batch[0, 1], stored[1].float() / 32767, atol=1e-4)
-    assert data.slots_of(views).tolist() == [[0, 1, 2, -1], [0, 1, 2, 3]]
-    single = data.arranged(Panels())
-    assert len(single.views()[0]) == 7
-    drawn, _ = data.training_batch([0, 1], random, torch.device("cpu"))
-    assert drawn.shape == (2, 4, 2, 8, 8)

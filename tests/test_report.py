@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from casewise.errors import RunError
-from casewise.evaluation import Outcomes, Plan, evaluate
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.report import formatting
 from casewise.report.context import ReportContext
 from casewise.report.figures.drawing import canvas, svg

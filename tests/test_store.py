@@ -9,9 +9,10 @@ import os
 import pickle
 import shutil
 import threading
-from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import filelock
@@ -21,14 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from casewise.errors import ImageError, RunError, StudyError
+from casewise.errors import ImageError, RunError
 from casewise.modalities.store import store as store_module
 from casewise.modalities.store import store_builder as building_module
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import Source, fit, read_image
-from casewise.modalities.store.resume import Building
-from casewise.modalities.store.store import TileStore, open_store
-from casewise.modalities.store.store_builder import Budget, prepare
+from casewise.modalities.store.store import TileStore, damage, open_store
+from casewise.modalities.store.store_builder import Budget, Building, prepare
 from casewise.modalities.store.unreadable import PROBLEMS
 
 SMALL = Preparation(size=16)
@@ -79,7 +79,7 @@ def assert_right(store: TileStore, paths: list[Path], preparation: Preparation =
         assert np.array_equal(tile.transpose(1, 2, 0), fit(read_image(path, size=preparation.size), preparation))
     assert store.index["path"].tolist() == [str(path) for path in paths]
     assert [name.split("-")[0] for name in files(store.folder)] == ["index", "store.json", "tiles"]
-    open_store(store.folder, verify=True)
+    assert not damage(open_store(store.folder))
 
 
 def test_a_store_holds_tiles_and_an_index(paths: list[Path], folder: Path) -> None:
@@ -98,53 +98,6 @@ def test_a_store_holds_tiles_and_an_index(paths: list[Path], folder: Path) -> No
     assert np.array_equal(np.load(next(folder.glob("tiles-*.npy"))), store.tiles)
 
 
-@pytest.mark.parametrize("preparation", [Preparation(16, "stretch"), Preparation(16, channels="grey"), Preparation(8)])
-def test_settings_decide_the_tiles(paths: list[Path], folder: Path, preparation: Preparation) -> None:
-    tile = prepare(paths[:1], preparation, folder).tiles[0]
-    assert tile.shape == preparation.shape
-    assert (tile[:, 0].max() > 0) == (preparation.fit == "stretch")
-
-
-def test_stretched_jpegs_are_not_decoded_below_their_short_side(tmp_path: Path, folder: Path) -> None:
-    path = picture(tmp_path / "a.jpg", 0, 1600, 170)
-    tile = prepare([path], Preparation(16, "stretch"), folder).tiles[0]
-    with Image.open(path) as image:
-        whole = np.asarray(image.convert("RGB").resize((16, 16), Image.Resampling.LANCZOS))
-    assert np.abs(tile.transpose(1, 2, 0).astype(int) - whole).mean() < 2
-
-
-@pytest.mark.parametrize(
-    "setting", [{"size": 4}, {"size": "128"}, {"fit": "squeeze"}, {"padding": "white"}, {"channels": "gray"}]
-)
-def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
-    with pytest.raises(StudyError, match=f"images: {next(iter(setting))} must be"):
-        Preparation(**setting)
-
-
-def test_the_address_is_of_settings_and_sources(paths: list[Path], tmp_path: Path) -> None:
-    one = prepare(paths, SMALL, tmp_path / "one")
-    moved = [Path(shutil.copy(path, tmp_path / f"moved-{path.name}")) for path in paths]
-    assert prepare(moved, SMALL, tmp_path / "two").address == one.address
-    assert prepare(paths, Preparation(17), tmp_path / "three").address != one.address
-    assert prepare(paths[::-1], SMALL, tmp_path / "four").address != one.address
-    assert one.address == SMALL.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
-
-
-def test_an_unchanged_store_is_opened_without_reading_an_image(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = prepare(paths, SMALL, folder)
-
-    def refuse(path: Path) -> bytes:
-        raise AssertionError(f"{path} was read")
-
-    monkeypatch.setattr(building_module, "read_bytes", refuse)
-    calls: list[tuple[int, int]] = []
-    again = prepare(paths, SMALL, folder, progress=lambda *call: calls.append(call))
-    assert again.address == first.address
-    assert calls == [(8, 8)]
-
-
 def test_a_file_replaced_by_one_of_equal_size_and_time_is_noticed(
     paths: list[Path], folder: Path, decoded: list[str]
 ) -> None:
@@ -160,16 +113,6 @@ def test_a_file_replaced_by_one_of_equal_size_and_time_is_noticed(
     after = prepare(paths, SMALL, folder)
     assert (after.tiles[2] == after.tiles[4]).all()
     assert after.address != before.address
-
-
-def test_a_changed_source_is_noticed(paths: list[Path], folder: Path, decoded: list[str]) -> None:
-    before = prepare(paths, SMALL, folder)
-    picture(paths[3], 99)
-    decoded.clear()
-    after = prepare(paths, SMALL, folder)
-    assert decoded == [paths[3].name]
-    assert after.address != before.address
-    assert_right(after, paths)
 
 
 def test_a_touched_source_is_compared_and_not_decoded(paths: list[Path], folder: Path, decoded: list[str]) -> None:
@@ -193,25 +136,42 @@ def test_added_removed_moved_and_doubled_files(paths: list[Path], folder: Path, 
     assert_right(store, changed)
 
 
-def test_a_changed_setting_is_noticed(paths: list[Path], folder: Path, decoded: list[str]) -> None:
-    prepare(paths, SMALL, folder)
+@pytest.mark.parametrize(
+    "change", [{"size": 24}, {"fit": "stretch"}, {"channels": "grey"}], ids=["size", "fit", "channels"]
+)
+def test_settings_and_sources_decide_tiles_and_address(
+    paths: list[Path], folder: Path, decoded: list[str], change: dict[str, Any]
+) -> None:
+    first = prepare(paths, SMALL, folder)
     decoded.clear()
-    other = Preparation(size=24)
-    assert_right(prepare(paths, other, folder), paths, other)
+    other = replace(SMALL, **change)
+    second = prepare(paths, other, folder, processes=1)
+    assert second.tiles.shape == (8, *other.shape)
+    assert (second.tiles[0][:, 0].max() > 0) == (other.fit == "stretch")
     assert len(decoded) == len(paths)
+    assert second.address == other.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    assert len({first.address, second.address, prepare(paths[::-1], other, folder).address}) == 3
 
 
-def test_reading_rules_are_part_of_the_store(
+def test_only_changed_sources_are_read(
     paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(paths, SMALL, folder)
-    monkeypatch.setattr(store_module, "PIXEL_RULES", 2)
-    monkeypatch.setattr("casewise.modalities.store.preparation.PIXEL_RULES", 2)
-    with pytest.raises(RunError, match="version 1 of the reading rules; the current version is 2"):
-        open_store(folder)
+    first = prepare(paths, SMALL, folder)
+    former, tiles = first.tiles, np.array(first.tiles)
+    with monkeypatch.context() as patch, filelock.FileLock(folder / ".lock"):
+        patch.setattr(building_module, "read_bytes", None)  # opening what is finished reads no image and needs no lock
+        calls: list[tuple[int, int]] = []
+        assert prepare(paths, SMALL, folder, progress=lambda *call: calls.append(call)).address == first.address
+        assert calls == [(8, 8)]
+    picture(paths[3], 99)
     decoded.clear()
-    prepare(paths, SMALL, folder)
-    assert len(decoded) == len(paths)
+    after = prepare(paths, SMALL, folder)
+    assert decoded == [paths[3].name]
+    assert after.address != first.address
+    assert_right(after, paths)
+    assert np.array_equal(former, tiles)  # a finished store is never written into
+    with filelock.FileLock(folder / ".lock"), pytest.raises(RunError, match="another run is preparing images here"):
+        prepare(paths[1:], SMALL, folder)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -244,11 +204,9 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: int = 
 
 
 PLACES: list[tuple[Any, str, int]] = [
-    (Building, "_reserve", 1),
-    (Building, "note", 3),
+    (Building, "__enter__", 1),
+    (Building, "finish", 3),
     (building_module, "publish", 1),
-    (store_module, "link_over", 1),
-    (os, "link", 1),
     (store_module, "write_atomic", 1),
     (store_module, "write_json", 1),
     (building_module, "_discard_builds", 1),
@@ -277,34 +235,19 @@ def test_killed_anywhere_a_reader_sees_the_former_store_or_the_new_one(
             prepare(paths, SMALL, folder)
     new = SMALL.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     if (folder / "store.json").exists():
-        assert open_store(folder, verify=True).address in {former, new}
+        store = open_store(folder)
+        assert store.address in {former, new}
+        assert not damage(store)
     else:
         assert not existing
     decoded.clear()
     # Changed again, so that what a killed run has left behind must not be mistaken for the present state.
     picture(paths[1], 98)
     assert_right(prepare(paths, SMALL, folder), paths)
-    # At most: everything, all but the two noted rows and the one changed since, or the one changed since.
-    most = {"_reserve": 8, "note": 7}.get(name, 1)
+    # At most: everything, all but the two finished rows and the one changed since, or the one changed since.
+    most = {"__enter__": 8, "finish": 7, "write_json": 8}.get(name, 1)
     assert paths[1].name in decoded
     assert len(decoded) <= (2 if existing else most)
-
-
-def test_a_finished_store_is_never_written_into(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The build's file and the store's are one until swept; a reader must not see the next build's tiles."""
-    with monkeypatch.context() as patch:
-        kill_at(patch, building_module, "_discard_builds", 2)
-        with pytest.raises(Killed):
-            prepare(paths, SMALL, folder)
-    reader = open_store(folder)
-    before = np.array(reader.tiles)
-    assert list(folder.glob("building-*.npy"))
-    for number, path in enumerate(paths):
-        picture(path, 50 + number)
-    prepare(paths, SMALL, folder)
-    assert np.array_equal(reader.tiles, before)
 
 
 @pytest.mark.parametrize("dangling", [False, True])
@@ -387,75 +330,40 @@ def no_space(*_: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("reserved", [True, False])
-def test_disk_full_from_the_start(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch, reserved: bool
+@pytest.mark.parametrize("place", ["free", "_put", "fsync"])
+def test_a_full_disk_keeps_what_is_finished(
+    paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Where space can be reserved, and where the file system cannot do that."""
-    usage = namedtuple("usage", "total used free")
+    noted: list[bytes] = []
+    real = building_module._put
+
+    def full(file: Any, data: bytes) -> None:
+        # three tiles are noted as finished; from then on nothing can be written, whichever thread asks
+        if len(noted) == 3:
+            no_space()
+        real(file, data)
+        noted.extend([data] if data.startswith(b'{"row"') else [])
+
     with monkeypatch.context() as patch:
-        if reserved:
-            patch.setattr(os, "posix_fallocate", no_space, raising=False)
+        if place == "free":
+            patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
         else:
-            patch.delattr(os, "posix_fallocate", raising=False)
-            patch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+            patch.setattr(building_module if place == "_put" else os, place, full if place == "_put" else no_space)
         with pytest.raises(RunError, match=r"the disk is full\. The tile store needs .* MB are free\. Make room"):
-            prepare(paths, SMALL, folder)
-    # The space that was partly reserved is given back.
-    assert files(folder) == []
-    assert_right(prepare(paths, SMALL, folder), paths)
-
-
-@pytest.mark.parametrize("failing", ["_put", "publish"])
-def test_disk_full_later_keeps_what_is_finished(
-    paths: list[Path], folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    with monkeypatch.context() as patch:
-        if failing == "_put":
-            real: Callable[..., None] = __import__("casewise.modalities.store.resume", fromlist=["_put"])._put
-            noted: list[bytes] = []
-
-            def full(file: Any, data: bytes) -> None:
-                # Three tiles are noted as finished; from then on nothing can be written, whichever thread asks.
-                if len(noted) == 3:
-                    no_space()
-                real(file, data)
-                noted.extend([data] if data.startswith(b'{"row"') else [])
-
-            patch.setattr("casewise.modalities.store.resume._put", full)
-        else:
-            patch.setattr(os, "fsync", no_space)
-        with pytest.raises(RunError, match=r"the disk is full|could not be written: No space left"):
             prepare(paths, SMALL, folder, processes=1)
     with pytest.raises(RunError, match="no finished tile store"):
         open_store(folder)
-    finished = len(decoded)
+    assert bool(decoded) == (place != "free")
     decoded.clear()
     assert_right(prepare(paths, SMALL, folder), paths)
-    assert len(decoded) < len(paths)
-    assert finished > 0
-
-
-def test_two_builds_at_once(paths: list[Path], folder: Path) -> None:
-    folder.mkdir()
-    with filelock.FileLock(folder / ".lock"), pytest.raises(RunError, match="another run is preparing images here"):
-        prepare(paths, SMALL, folder)
-    prepare(paths, SMALL, folder)
-    with filelock.FileLock(folder / ".lock"):
-        # Opening what is finished needs no lock.
-        assert len(prepare(paths, SMALL, folder)) == 8
+    assert len(decoded) == {"free": 8, "_put": 5, "fsync": 0}[place]
 
 
 def test_a_folder_that_cannot_be(paths: list[Path], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="tiles cannot be stored here: Not a directory"):
         prepare(paths, SMALL, paths[0] / "tiles")
-
-
-def test_nothing_to_prepare(folder: Path) -> None:
     with pytest.raises(ImageError, match="the list is empty"):
-        prepare([], SMALL, folder)
-    with pytest.raises(StudyError, match="processes must be at least 1"):
-        prepare([folder], SMALL, folder, processes=0)
+        prepare([], SMALL, tmp_path / "tiles")
 
 
 def edit_marker(folder: Path, **changes: Any) -> None:
@@ -487,6 +395,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "index missing": (lambda folder: next(folder.glob("index-*")).unlink(), "index-.* is missing"),
     "address edited": (lambda folder: edit_marker(folder, address="0"), "its address does not match"),
     "settings edited": (lambda folder: edit_marker(folder, preparation={"size": 8}), "its address does not match"),
+    "older rules": (lambda folder: edit_marker(folder, rules=0), "version 0 of the reading rules; the current"),
     "setting unknown": (lambda folder: edit_marker(folder, preparation={"zoom": 8}), "zoom"),
     "marker cut short": (lambda folder: os.truncate(folder / "store.json", 40), "Unterminated|Expecting"),
 }
@@ -511,13 +420,6 @@ def test_a_store_is_pickled_as_its_folder(paths: list[Path], folder: Path) -> No
     prepare(paths, SMALL, folder)
     with pytest.raises(RunError, match="replaced while it was in use"):
         pickle.loads(packed)
-
-
-def test_the_number_of_workers_changes_nothing(paths: list[Path], tmp_path: Path) -> None:
-    one = prepare(paths, SMALL, tmp_path / "one", processes=1)
-    four = prepare(paths, SMALL, tmp_path / "four", processes=4)
-    assert np.array_equal(one.tiles, four.tiles)
-    assert one.address == four.address
 
 
 def test_the_memory_of_simultaneous_decoding_is_bounded() -> None:
@@ -556,8 +458,6 @@ def test_tiles_changed_after_they_were_written_are_decoded_again(
     tiles = np.load(file, mmap_mode="r+")
     tiles[2] = 255 - tiles[2]
     tiles.flush()
-    with pytest.raises(RunError):
-        open_store(folder, verify=True)
     assert np.array_equal(prepare(paths, SMALL, folder).tiles, right)
     assert decoded == ["2.png"]
     assert "1 of 4 tiles" in caplog.text

@@ -199,7 +199,7 @@ def test_nobody_of_a_class_leaves_its_figure_open() -> None:
         ({"epochs": 1, "variations": {"rotat": 3}}, "'rotat'.*Did you mean 'rotate'"),
         ({"epochs": 1, "variations": {"rotate": "lots"}}, "rotate: input should be a valid number.*found 'lots'"),
         ({"epochs": 1, "variations": {"grid": "2x2"}}, "'grid'"),
-        ({"epochs": 1, "freeze": "120%"}, "between 0 and 1"),
+        ({"epochs": 1, "freeze": "120%"}, "must be none"),
     ],
 )
 def test_a_phase_that_cannot_be_is_refused(wrong: dict[str, object], told: str) -> None:

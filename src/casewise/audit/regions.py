@@ -21,7 +21,7 @@ from casewise.audit.hashes import in_parallel
 from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest
 from casewise.errors import CohortError, ImageError
-from casewise.modalities.store.pixels import central_square, padded
+from casewise.modalities.store.pixels import padded
 from casewise.modalities.store.preparation import Padding
 from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.modalities.store.store import TileStore
@@ -190,7 +190,7 @@ def _mask(path: Path, image: Path, store: TileStore, row: int) -> tuple[Bools | 
 
 
 def _fitted(mask: Bools, store: TileStore) -> Bools:
-    """The mask of an image as that of its tile before it is resized: cropped or padded as the image was.
+    """The mask of an image as that of its tile before it is resized: padded as the image was.
 
     A mirrored bar shows mirrored anatomy, which is masked as well.
     """
@@ -198,9 +198,6 @@ def _fitted(mask: Bools, store: TileStore) -> Bools:
     if store.overview or preparation.fit == "stretch":
         return mask
     height, width = mask.shape
-    if preparation.fit == "crop":
-        left, top, side = central_square(width, height)
-        return mask[top : top + side, left : left + side]
     down, across = ((max(height, width) - length) for length in (height, width))
     padding: Padding = "reflect" if preparation.padding == "reflect" else "black"
     bars = (down // 2, down - down // 2), (across // 2, across - across // 2)

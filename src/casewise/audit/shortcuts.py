@@ -35,13 +35,13 @@ EQUAL = 0.03
 GATHERING, MAX_EVIDENCE = 0.3, 15
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 Kind = Literal[
-    "column", "files", "file-size", "shape-pad", "shape-crop", "shape-stretch", "border", "thumbnail",
+    "column", "files", "file-size", "shape-pad", "shape-stretch", "border", "thumbnail",
     "outside-anatomy", "source-from-image", "brightness", "contrast", "sharpness", "compression", "other-column",
 ]  # fmt: skip
-SHAPES: dict[str, Kind] = {"pad": "shape-pad", "crop": "shape-crop", "stretch": "shape-stretch"}
+SHAPES: dict[str, Kind] = {"pad": "shape-pad", "stretch": "shape-stretch"}
 # Evidence that the disease itself can change, or that networks see only indirectly, so that it does not stop a run.
 AMBIGUOUS = (
-    "thumbnail", "shape-crop", "shape-stretch", "brightness", "contrast", "sharpness", "compression", "other-column",
+    "thumbnail", "shape-stretch", "brightness", "contrast", "sharpness", "compression", "other-column",
 )  # fmt: skip
 # The largest number of images that are tested; an effect that a network could use is visible in these.
 MAX_IMAGES = 5_000

@@ -26,7 +26,6 @@ from scipy.fft import irfft2, rfft2
 
 from casewise.audit.hashes import FLIPS, INSET, NEGATIVE, Candidates, flip, grey, in_parallel
 from casewise.errors import ImageError
-from casewise.modalities.store.pixels import central_square
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
 
@@ -282,9 +281,6 @@ def second_check(
             picture = read_image(Path(paths[row]), size=READ, channels="grey")[..., 0]
         except ImageError:
             return None
-        if store.preparation.fit == "crop":
-            x, y, side = central_square(picture.shape[1], picture.shape[0])
-            picture = picture[y : y + side, x : x + side]
         return np.rint(_square(picture.astype(np.float32))).clip(0, 255).astype(np.uint8)
 
     longest = store.index[["width", "height"]].max(axis=1).to_numpy()

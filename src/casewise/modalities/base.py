@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from casewise.modalities.store.store import TileStore
     from casewise.study.schema import Panels, Study
 
-# Values that a modality derives from training cases, as plain JSON; they are saved with the trained network.
-FittedPreprocessing = dict[str, Any]
+# Plain values, as JSON has them.
+Facts: TypeAlias = dict[str, Any]
+# Values that a modality derives from training cases; they are saved with the trained network.
+FittedPreprocessing: TypeAlias = Facts
 
 
 @dataclass(frozen=True)
@@ -51,39 +53,6 @@ class Picture:
 
     name: str
     pixels: np.ndarray
-
-
-class Overview(Protocol):
-    """A large image from which tiles were cut, such as a whole slide.
-
-    Attributes:
-        boxes: (T, 3) x, y and side of each tile in pixels of the full resolution; shares: (T,) how much of each is
-            tissue.
-        mask: (h, w) `bool`, true for tissue; each of its pixels is `downsample` pixels wide.
-        candidates: the number of tiles before `max_tiles` was applied.
-        size: width and height in pixels of the full resolution.
-        mpp: microns per pixel, as the file states them.
-    """
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def boxes(self) -> np.ndarray: ...
-    @property
-    def shares(self) -> np.ndarray: ...
-    @property
-    def mask(self) -> np.ndarray: ...
-    @property
-    def downsample(self) -> float: ...
-    @property
-    def candidates(self) -> int: ...
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-    @property
-    def mpp(self) -> float | None: ...
-    def __len__(self) -> int: ...
-    def read_picture(self) -> np.ndarray: ...
 
 
 class StoreReference(Protocol):
@@ -215,8 +184,6 @@ class CaseMask:
 
     def positions(self, slots: np.ndarray) -> np.ndarray:
         """The position of each slot's plane in `planes`; −1 for an empty slot, or an image without a plane."""
-        import numpy as np
-
         positions = np.searchsorted(self.numbers, slots)
         padded = np.append(self.numbers, -2)
         return np.where(padded[positions] == slots, positions, -1)
@@ -302,15 +269,15 @@ class Modality(ABC):
         """The panels of a cohort for pretraining: single images where possible."""
         return study.panels
 
-    def settings(self, study: Study) -> dict[str, Any]:
+    def settings(self, study: Study) -> Facts:
         """The settings of this modality that affect a network's weights, by name."""
         return {}
 
-    def facts(self, study: Study, network: str) -> dict[str, Any]:
+    def facts(self, study: Study, network: str) -> Facts:
         """Settings of new cases that differ from the study's, as plain JSON; {} if there are none."""
         return {}
 
-    def network_options(self, study: Study, network: str) -> dict[str, Any]:
+    def network_options(self, study: Study, network: str) -> Facts:
         """Arguments of `build_network` that this modality determines."""
         return {}
 
@@ -330,12 +297,7 @@ class Modality(ABC):
 
     @abstractmethod
     def dataset(
-        self,
-        store: StoreReference,
-        study: Study,
-        panels: pd.DataFrame,
-        labels: np.ndarray | None,
-        fitted: FittedPreprocessing,
+        self, store: StoreReference, study: Study, panels: pd.DataFrame, labels: np.ndarray | None, fitted: Facts
     ) -> PanelDataset:
         """The panels of a cohort (any of its rows, all columns) as the input of a network.
 
@@ -362,7 +324,7 @@ class Modality(ABC):
         """
         raise NotImplementedError
 
-    def report_facts(self, study: Study) -> dict[str, Any]:
+    def report_facts(self, study: Study) -> Facts:
         """The facts by which the report's templates choose.
 
         `sliced`: panels show slices of one scan; `order`: the column that orders them; `windowed`: audits use a part
@@ -374,8 +336,9 @@ class Modality(ABC):
         """A picture of one row of the cohort's images, (h, w, 3) `uint8`."""
         return None
 
-    def overview(self, prepared: PreparedCohort, path: str) -> Overview | None:
-        """The image file from which several rows of the cohort were cut; None if rows are whole files."""
+    def overview(self, prepared: PreparedCohort, path: str) -> Any:
+        """The image file from which several rows of the cohort were cut, as the modality's own sections of the report
+        read it; None if rows are whole files."""
         return None
 
     def preview(self, prepared: PreparedCohort, row: int, fitted: FittedPreprocessing) -> list[Picture]:

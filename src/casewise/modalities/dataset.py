@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,48 +24,54 @@ TILES_AT_ONCE = 64
 EVALUATED_PIXELS = 16 * 224 * 224
 
 
-class Batches(Protocol):
-    """The data that training needs: whole panels, or features computed once."""
+class Batches(ABC):
+    """The data that training needs: whole panels, or values of panels that are computed once.
 
-    @property
-    def truth(self) -> Tensor: ...
+    Attributes:
+        truth: (P, T) `float32`, NaN where not recorded; (P, 0) where there are no labels.
+        names: the case of each panel, for messages.
+    """
 
-    @property
-    def names(self) -> list[str]: ...
+    truth: Tensor
+    names: list[str]
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def training_batch(
         self, rows: list[int], generator: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> tuple[Tensor, Tensor]:
+        """The input of a training step, such as augmented panels (B, C, H, W) in 0–1, and its truth (B, T)."""
 
-    def views(self) -> tuple[Tensor, Tensor]: ...
+    @abstractmethod
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Every panel as deterministic views (V, K), and (V,) the panel each belongs to."""
 
-    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor: ...
-
-    def eval_batch_size(self, batch: int, device: torch.device) -> int: ...
+    @abstractmethod
+    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
+        """Unvaried inputs of some of the views, such as panels (B, C, H, W) in 0–1."""
 
     @property
-    def bags(self) -> bool: ...
+    def bags(self) -> bool:
+        """Whether a view is a bag of single images."""
+        return False
+
+    def eval_batch_size(self, batch: int, device: torch.device) -> int:
+        """The number of views that are evaluated together: four training batches."""
+        return 4 * batch
 
 
-class PanelDataset(ABC):
+class PanelDataset(Batches):
     """Panels of some cases as the input of a network, with their labels.
 
     A modality states how its images fill panels; the defaults are those of panels that are drawn anew in every epoch.
 
     Attributes:
-        truth: (P, T) `float32`, NaN where not recorded; (P, 0) where there are no labels.
-        names: the case of each panel, for messages.
         settings: how panels are arranged and augmented.
     """
 
-    truth: Tensor
-    names: list[str]
     settings: Panels
-
-    @abstractmethod
-    def __len__(self) -> int: ...
 
     @abstractmethod
     def subset(self, rows: Sequence[int]) -> PanelDataset:
@@ -74,20 +80,6 @@ class PanelDataset(ABC):
     @abstractmethod
     def arranged(self, panels: Panels) -> PanelDataset:
         """The same images in other panels."""
-
-    @abstractmethod
-    def training_batch(
-        self, rows: list[int], generator: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
-
-    @abstractmethod
-    def views(self) -> tuple[Tensor, Tensor]:
-        """Every panel as deterministic views (V, K), and (V,) the panel each belongs to."""
-
-    @abstractmethod
-    def plain_batch(self, slots: Tensor, device: torch.device) -> Tensor:
-        """Unvaried panels (B, C, H, W) in 0–1 of some of the views."""
 
     @abstractmethod
     def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
@@ -143,7 +135,7 @@ class PanelDataset(ABC):
 
 
 @dataclass(frozen=True)
-class FeatureData:
+class FeatureData(Batches):
     """What is computed once for panels: copies (V, C, H, W) `uint8`, activations (V, ...), or features (V, width).
 
     The features of bags are (P, K, width). Nothing varies in training.
@@ -159,8 +151,7 @@ class FeatureData:
     names: list[str] = field(default_factory=list)
     owner: Tensor | None = None
     bag: int = 1
-    # the size of a bag matters only before its features are computed
-    bags: ClassVar[bool] = False
+
     varied: ClassVar[bool] = False
     subsampled: ClassVar[bool] = False
 
@@ -340,29 +331,24 @@ def labels_tensor(labels: np.ndarray | None, panels: int) -> Tensor:
     return torch.zeros(panels, 0) if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.float32))
 
 
-def batches(count: int, size: int, generator: torch.Generator, *, shares: Tensor | None = None) -> list[list[int]]:
+def epoch_batches(count: int, size: int, seed: int, epoch: int, *, shares: Tensor | None = None) -> list[list[int]]:
     """Rows in random order, divided into batches; a last batch of one joins the one before (batch norm cannot use it).
 
-    With `shares` rows are drawn with replacement, each by its share.
+    The order depends on seed and epoch alone, so that a resumed epoch is the same epoch. With `shares` rows are drawn
+    with replacement, each by its share.
 
-    >>> [len(b) for b in batches(9, 4, torch.Generator())]
+    >>> [len(batch) for batch in epoch_batches(9, 4, seed=0, epoch=1)]
     [4, 5]
     """
-    if shares is None:
-        order = torch.randperm(count, generator=generator).tolist()
-    else:
-        order = torch.multinomial(shares, count, replacement=True, generator=generator).tolist()
-    epoch_batches = [order[i : i + size] for i in range(0, count, size)]
-    if len(epoch_batches) > 1 and len(epoch_batches[-1]) == 1:
-        last = epoch_batches.pop()
-        epoch_batches[-1] += last
-    return epoch_batches
-
-
-def epoch_batches(count: int, size: int, seed: int, epoch: int, *, shares: Tensor | None = None) -> list[list[int]]:
-    """`batches` whose order depends on seed and epoch alone, so that a resumed epoch is the same epoch."""
     generator = torch.Generator().manual_seed(mixed_seed(seed, "order", epoch))
-    return batches(count, size, generator, shares=shares)
+    if shares is None:
+        order = torch.randperm(count, generator=generator)
+    else:
+        order = torch.multinomial(shares, count, replacement=True, generator=generator)
+    rows: list[list[int]] = [batch.tolist() for batch in order.split(size)]
+    if len(rows) > 1 and len(rows[-1]) == 1:
+        rows[-2:] = [rows[-2] + rows[-1]]
+    return rows
 
 
 def steps_of(count: int, size: int) -> int:

@@ -9,15 +9,15 @@ import numpy as np
 from casewise.cohort.table import text_of
 from casewise.errors import CasewiseError, ImageError
 from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
-from casewise.modalities.store.pixels import central_square, content_box
+from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Fit
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
 
-# Compression moves black and white by at most this; grey values between may cover at most this share of a picture.
-COMPRESSION_RANGE, MAX_GREY_SHARE = 48, 0.2
-# A mask of labels has at most so many values; a compressed one has more than so many.
-MAX_LABELS, MIN_COMPRESSED_VALUES = 16, 4
+# Compression moves black and white by at most this.
+COMPRESSION_RANGE = 48
+# A mask of labels has at most this number of values.
+MAX_LABELS = 16
 # The sides of a mask may differ in their ratio from those of its image by rounding.
 RATIO_TOLERANCE = 0.03
 # The share of a pixel of a tile that must be marked: any part of a lesion, so that small ones do not vanish, and half
@@ -65,7 +65,7 @@ def _marked_pixels(path: Path, width: int, height: int) -> np.ndarray:
 
 
 def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning) -> np.ndarray:
-    """A mask (h, w) on the tile of its image: (side, side) `bool`, false on padding; what was cropped off is left out.
+    """A mask (h, w) on the tile of its image: (side, side) `bool`, false on padding.
 
     The same as `casewise.modalities.store.preparation.Preparation` does with the image of `width` and `height`.
 
@@ -76,9 +76,6 @@ def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit,
 
     top, left, inner_height, inner_width = content_box(width, height, side, fit)
     inner = (inner_width, inner_height)
-    if fit == "crop":
-        x, y, square = central_square(marked.shape[1], marked.shape[0])
-        marked = marked[y : y + square, x : x + square]
     smaller = inner[0] <= marked.shape[1] and inner[1] <= marked.shape[0]
     resampling = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST
     share = cv2.resize(marked.astype(np.float32), inner, interpolation=resampling)
@@ -88,32 +85,23 @@ def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit,
 
 
 def binarise_masks(values: np.ndarray, path: Path) -> np.ndarray:
-    """The marked pixels of mask pictures `uint8`: labels other than 0, or the white of compressed black and white.
+    """The marked pixels of mask pictures `uint8`: labels other than 0.
 
     Raises:
-        ImageError: the values fit neither; `path` is one of the pictures.
+        ImageError: the values are no labels, as after a compression with loss; `path` is one of the pictures.
 
     >>> binarise_masks(np.array([0, 1, 2, 200], np.uint8), Path("a.png")).tolist()
     [False, True, True, True]
-    >>> binarise_masks(np.array([0, 1, 3, 250, 253, 255], np.uint8), Path("a.jpg")).tolist()
-    [False, False, False, True, True, True]
     """
     levels = np.unique(values)
-    greys = levels[(levels >= COMPRESSION_RANGE) & (levels <= 255 - COMPRESSION_RANGE)]
-    only_ends = len(greys) == 0 and levels.max() > 127
-    if len(levels) <= 2 or (len(levels) <= MAX_LABELS and not only_ends):
-        return np.asarray(values > 0)
-    # compression leaves several values around black and white, and few grey pixels between them
-    has_both_ends = levels[0] < COMPRESSION_RANGE and levels[-1] > 255 - COMPRESSION_RANGE
-    compressed = has_both_ends and len(levels) > MIN_COMPRESSED_VALUES
-    if not compressed or float(np.isin(values, greys).mean()) > MAX_GREY_SHARE:
+    near_ends = (levels < COMPRESSION_RANGE) | (levels > 255 - COMPRESSION_RANGE)
+    if len(levels) > MAX_LABELS or (len(levels) > 2 and near_ends.all() and levels[-1] > 127):
         examples = ", ".join(map(str, levels[:6].tolist())) + (", …" if len(levels) > 6 else "")
         raise ImageError(
-            f"{path}: the masks of this case have {len(levels)} values ({examples}). It is unclear whether they are "
-            "labels or compressed black and white. Save them in black and white, or as at most "
-            f"{MAX_LABELS} labels 1, 2, …."
+            f"{path}: the masks of this case have {len(levels)} values ({examples}), as after a compression with loss. "
+            f"Save them in black and white, or as at most {MAX_LABELS} labels 1, 2, …, as PNG."
         )
-    return np.asarray(values > 127)
+    return np.asarray(values > 0)
 
 
 EMPTY = -1
@@ -122,8 +110,8 @@ EMPTY = -1
 def to_photograph(tile: np.ndarray, *, width: int, height: int, fit: Fit = "pad") -> np.ndarray:
     """Map a tile (side, side) to its photograph: (height, width) `float32`.
 
-    The inverse of `casewise.modalities.store.preparation.Preparation`: padding of any kind is removed, a stretch is
-    reversed, and what was cropped off is NaN.
+    The inverse of `casewise.modalities.store.preparation.Preparation`: padding of any kind is removed, and a
+    stretch is reversed.
 
     Args:
         width, height: of the upright photograph in pixels, as in the facts of the tile store.
@@ -132,13 +120,7 @@ def to_photograph(tile: np.ndarray, *, width: int, height: int, fit: Fit = "pad"
     (20, 40)
     """
     top, left, inner_height, inner_width = content_box(width, height, checked_side(tile), fit)
-    tile = tile[top : top + inner_height, left : left + inner_width]
-    if fit != "crop":
-        return resampled(tile, width, height)
-    x, y, side = central_square(width, height)
-    result = np.full((height, width), np.nan, np.float32)
-    result[y : y + side, x : x + side] = resampled(tile, side, side)
-    return result
+    return resampled(tile[top : top + inner_height, left : left + inner_width], width, height)
 
 
 def checked_side(tile: np.ndarray) -> int:

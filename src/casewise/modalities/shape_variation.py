@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -20,26 +20,11 @@ DRAWS = 5
 COMMON = (1, 99)
 
 
-class ShapeVariation(Protocol):
-    """How the shape of images varies from one training step to the next."""
-
-    def varied(self, tiles: Tensor, numbers: Tensor, generator: torch.Generator) -> Tensor:
-        """Tiles of other shapes, as they are drawn for a training step: (B, C, S, S) of the same type.
-
-        Args:
-            numbers: (B,) the rows of the tiles in the store.
-        """
-
-    def among(self, numbers: Sequence[int]) -> ShapeVariation | None:
-        """The variation for training on these rows of the store, which no other row decides; None if there is none."""
-
-
 @dataclass(frozen=True)
 class Bars:
-    """The boxes that images fill in their tiles, (N, 4): top, left, height, width; and what fills the rest."""
+    """The boxes that images fill in their tiles, (N, 4): top, left, height, width; the rest mirrors them."""
 
     boxes: Tensor
-    fill: Literal["reflect", "mean"]
 
     def varied(self, tiles: Tensor, numbers: Tensor, generator: torch.Generator) -> Tensor:
         """Tiles with other bars, as they are drawn for a training step: (B, C, S, S) of any type.
@@ -64,13 +49,7 @@ class Bars:
         sources = (torch.minimum(mirrored, 2 * length - 1 - mirrored) + cropped.unsqueeze(2)).to(tiles.device)
         batch = torch.arange(count, device=tiles.device).view(-1, 1, 1)
         moved = tiles.permute(0, 2, 3, 1)[batch, sources[:, 0].unsqueeze(2), sources[:, 1].unsqueeze(1)]
-        moved = moved.permute(0, 3, 1, 2)
-        if self.fill == "mean":
-            inside = (steps >= 0) & (steps < length)
-            content = (inside[:, 0].unsqueeze(2) & inside[:, 1].unsqueeze(1)).unsqueeze(1).to(tiles.device)
-            mean = (moved * content).sum(dim=(2, 3), keepdim=True) / content.sum(dim=(2, 3), keepdim=True)
-            moved = torch.where(content, moved, mean.to(moved.dtype))
-        return moved.contiguous()
+        return moved.permute(0, 3, 1, 2).contiguous()
 
     def among(self, numbers: Sequence[int]) -> Bars:
         """The same: bars are those of other tiles of a batch, and thereby of training."""
@@ -111,10 +90,14 @@ class Stretch:
         return replace(self, lowest=lowest, highest=highest) if highest > lowest else None
 
 
+# How the shape of images varies from one training step to the next.
+ShapeVariation: TypeAlias = Bars | Stretch
+
+
 def open_shapes(folder: Path) -> ShapeVariation | None:
     """How the shapes of a finished tile store vary; None if all images have one shape, or show nothing of it.
 
-    Images that were cropped to squares do not vary, and neither do black bars, which are kept as stated.
+    Black bars do not vary: they are kept as stated.
     """
     from casewise.modalities.store.pixels import content_box
     from casewise.modalities.store.store import open_store
@@ -127,7 +110,7 @@ def open_shapes(folder: Path) -> ShapeVariation | None:
     boxes = np.array([content_box(width, height, size, fit) for width, height in zip(widths, heights, strict=True)])
     if fill == "black" or (boxes == boxes[0]).all():
         return None
-    return Bars(torch.from_numpy(boxes), fill)
+    return Bars(torch.from_numpy(boxes))
 
 
 def stretches(aspects: NDArray[np.floating]) -> Stretch | None:

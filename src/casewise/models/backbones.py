@@ -1,9 +1,8 @@
-"""Backbones with one interface: body, features, head, freeze points, and the layer that saliency maps explain."""
+"""Backbones with one interface: body, features, head and freeze points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
@@ -12,13 +11,12 @@ from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
-from casewise.models.fusion import POOLINGS, BagPooling, Fused, Fusion, MissingPolicy, check_fusion, take_channels
-from casewise.models.layers import MNASNet, ShuffleBlock, replace_layers
+from casewise.models.fusion import FUSIONS, MISSING, POOLINGS, BagPooling, Fused, Fusion, MissingPolicy, take_channels
+from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace_layers
+from casewise.models.transformers import timm_body
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
-# What a network or an encoder is built from, as plain values; stored with its weights.
-Facts: TypeAlias = dict[str, Any]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TILES_AT_ONCE = 64
@@ -29,13 +27,15 @@ SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 class Body:
     """A library's network without its last layer, the width of its features, and its input's mean and deviation.
 
-    `read_map` is the module whose map is read instead of the output; empty for the output.
+    `read_map` is the module whose map is read instead of the output; empty for the output. `head`: how the names of the
+    library's last layer and of auxiliary heads begin in its weights.
     """
 
     module: nn.Module
     width: int
     normal: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD)
     read_map: str = ""
+    head: tuple[str, ...] = ("head.", "classifier.", "fc.", "head_dist.", "last_linear.")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Network(nn.Module):
         super().__init__()
         self.name, self.width, self.side, self.scaling = name, body.width, options.side, options.scaling
         self.frozen_eval: frozenset[str] = frozenset()
-        self.body = body.module
+        self.body, self.library_head = body.module, body.head
         self.map_cells, self.read_map, self.bags = options.map_cells, body.read_map, bool(options.pooling)
         pooling = [POOLINGS[options.pooling](body.width)] if options.pooling else []
         self.head = nn.Sequential(*pooling, nn.Dropout(options.dropout), nn.Linear(body.width, outputs))
@@ -185,43 +185,6 @@ class Network(nn.Module):
             return blocks
         return [(key, nn.ModuleList([m, *[body.get_submodule(key) for body in others]])) for key, m in blocks]
 
-    @property
-    def explain_layers(self) -> list[nn.Module]:
-        """The module of each body that Grad-CAM explains: the last one whose output is a spatial map (B, C, h, w).
-
-        Bodies are in the order of the sequences. With `late-shared` there is one for all; `Fused.by_sequence` assigns
-        its rows to sequences.
-        """
-        if self.read_map:
-            return [body.get_submodule(self.read_map) for body in self.bodies]
-        if self.name in EXPLAIN:
-            return [body.get_submodule(EXPLAIN[self.name]) for body in self.bodies]
-        first = self._last_spatial()
-        name = next(key for key, module in self.bodies[0].named_modules() if module is first)
-        return [body.get_submodule(name) for body in self.bodies]
-
-    def _last_spatial(self) -> nn.Module:
-        last: list[nn.Module] = []
-        hooks = [
-            module.register_forward_hook(
-                lambda m, i, o: last.append(m) if isinstance(o, Tensor) and o.ndim == 4 and o.shape[-1] > 1 else None
-            )
-            for module in self.bodies[0].modules()
-        ]
-        training = self.training
-        side = self.side or 224
-        try:
-            self.eval()
-            with torch.no_grad():
-                self.features(torch.zeros(1, self.channels, side, side, device=self.mean.device))
-        finally:
-            self.train(training)
-            for hook in hooks:
-                hook.remove()
-        if not last:
-            raise ValueError(f"{self.name} has no layer with a spatial map")
-        return last[-1]
-
 
 def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memory_format, *, at_once: bool) -> Tensor:
     """The outputs of layers for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots.
@@ -253,24 +216,12 @@ def form_of(module: nn.Module) -> torch.memory_format:
     return torch.contiguous_format
 
 
-EXPLAIN = {
-    **{
-        name: "features"
-        for name in TORCHVISION
-        if name.startswith(("squeezenet", "densenet", "mobilenet", "efficientnet"))
-    },
-    # the last ReLU, before the last pooling halves the cells
-    "alexnet": "features.11",
-    **{
-        f"vgg{depth}{norm}": f"features.{last}"
-        for depth, places in ((11, (19, 27)), (13, (23, 33)), (16, (29, 42)), (19, (35, 51)))
-        for norm, last in zip(("", "_bn"), places, strict=True)
-    },
-    **{name: "layer4" for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet"))},
-    **{name: "conv5" for name in TORCHVISION if name.startswith("shufflenet")},
-    **{name: "layers" for name in TORCHVISION if name.startswith("mnasnet")},
-    "googlenet": "inception5b",
-    **dict.fromkeys(UNTRAINED, "features"),
+# The values that options of networks may have.
+ALLOWED: dict[str, Collection[str | None]] = {
+    "scaling": ("library", "symmetric"),
+    "pooling": ("", *POOLINGS),
+    "fusion": (None, *FUSIONS),
+    "missing": MISSING,
 }
 
 
@@ -287,28 +238,28 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
     """
     network_options = NetworkOptions(**options)
     scaling, fusion, sequences = network_options.scaling, network_options.fusion, network_options.sequences
-    if scaling not in ("library", "symmetric"):
-        hint = nearest(scaling, ("library", "symmetric"))
-        raise StudyError(f"scaling: must be library or symmetric, got {scaling!r}.{hint}")
-    if (pooling := network_options.pooling) and pooling not in POOLINGS:
-        hint = nearest(pooling, list(POOLINGS))
-        raise StudyError(f"pooling: must be one of {', '.join(POOLINGS)}, got {cut(pooling)}.{hint}")
-    check_fusion(fusion, sequences, network_options.missing, bags=bool(pooling))
+    for option, allowed in ALLOWED.items():
+        if (value := getattr(network_options, option)) not in allowed:
+            choices = [choice for choice in allowed if choice]
+            hint = nearest(str(value), choices)
+            raise StudyError(f"{option}: must be one of {', '.join(choices)}, got {cut(value)}.{hint}")
+    if sequences < 1:
+        raise StudyError(f"sequences: there must be one at least, got {sequences}.")
+    if network_options.pooling and fusion not in (None, "early"):
+        raise StudyError(
+            f"fusion: {fusion} encodes every sequence by itself, and `panels.pooling` every slice; use early fusion or "
+            "single sequences, or another pooling."
+        )
     if fusion and name == "googlenet":
         scaling = "symmetric"  # equal to the conversion of red, green and blue in the network
     channels = sequences if fusion == "early" else 3
     bodies = [_body(name, scaling, network_options.side, channels) for _ in range(sequences if fusion == "late" else 1)]
     body = bodies[0]
     if fusion:
-        fused = Fused(
-            [sequence_body.module for sequence_body in bodies],
-            body.width,
-            kind=fusion,
-            sequences=sequences,
-            missing=network_options.missing,
-        )
+        modules = [sequence_body.module for sequence_body in bodies]
+        fused = Fused(modules, body.width, kind=fusion, sequences=sequences, missing=network_options.missing)
         mean, std = ((sum(values) / len(values),) for values in body.normal)
-        body = Body(fused, fused.width, (mean, std))
+        body = replace(body, module=fused, width=fused.width, normal=(mean, std))
     if network_options.map_cells:
         body = _with_map(body, bodies[0].module, network_options)
     if network_options.mean is not None and network_options.std is not None:
@@ -335,25 +286,20 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
 
 
 def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
-    normal: Any = (MEAN, STD)
     if name in UNTRAINED:
-        from casewise.models.layers import plain_network
-
         module, width = plain_network(name)
-        normal = SYMMETRIC
+        body = Body(module, width, SYMMETRIC, head=())
     elif name in TORCHVISION:
-        module, width = _torchvision(name, scaling)
+        body = _torchvision(name, scaling)
     else:
-        from casewise.models.transformers import timm_body
-
         module, width, config = timm_body(name, side=side, channels=channels)
-        normal = (config.get("mean", MEAN), config.get("std", STD))
+        body = Body(module, width, (config.get("mean", MEAN), config.get("std", STD)))
     if channels != 3:
-        take_channels(module, name, channels)
-    return Body(module, width, SYMMETRIC if scaling == "symmetric" else normal)
+        take_channels(body.module, name, channels)
+    return replace(body, normal=SYMMETRIC) if scaling == "symmetric" else body
 
 
-def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
+def _torchvision(name: str, scaling: Scaling) -> Body:
     from torchvision import models
 
     if name == "googlenet":
@@ -370,35 +316,15 @@ def _torchvision(name: str, scaling: Scaling) -> tuple[nn.Module, int]:
     if name.startswith("squeezenet"):
         # Its classifier ends in a ReLU: a regression could not predict below zero, and would have no gradient there.
         body.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
-        return body, 512
+        return Body(body, 512, head=("classifier.",))
     attribute = "classifier" if hasattr(body, "classifier") else "fc"
     last: Any = getattr(body, attribute)
-    linear: Any = last[-1] if isinstance(last, nn.Sequential) else last
     if isinstance(last, nn.Sequential):
-        last[-1] = nn.Identity()
-    else:
-        setattr(body, attribute, nn.Identity())
-    return body, int(linear.in_features)
-
-
-def library_head(name: str) -> tuple[str, ...]:
-    """Prefixes of the parameters in a library's weights that belong to its last layer or to auxiliary heads."""
-    from torchvision import models
-
-    if name.startswith("squeezenet"):
-        return ("classifier.",)
-    if name == "googlenet":
-        return ("fc.", "aux1.", "aux2.")
-    if name in UNTRAINED:
-        return ()
-    if name not in TORCHVISION:
-        return ("head.", "classifier.", "fc.", "head_dist.", "last_linear.")
-    with torch.device("meta"):
-        body = models.get_model(name, weights=None)
-    if not hasattr(body, "classifier"):
-        return ("fc.",)
-    last = body.classifier
-    return (f"classifier.{len(last) - 1}.",) if isinstance(last, nn.Sequential) else ("classifier.",)
+        attribute = f"{attribute}.{len(last) - 1}"
+    linear: Any = body.get_submodule(attribute)
+    outer, _, child = attribute.rpartition(".")
+    setattr(body.get_submodule(outer), child, nn.Identity())
+    return Body(body, int(linear.in_features), head=(f"{attribute}.", "aux1.", "aux2."))
 
 
 def set_momentum(network: nn.Module, momentum: float) -> None:
@@ -406,23 +332,6 @@ def set_momentum(network: nn.Module, momentum: float) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = momentum
-
-
-@contextmanager
-def out_of_place(network: nn.Module) -> Iterator[None]:
-    """Let activation functions whose gradient needs their input write to a new tensor.
-
-    In place they would copy their input first, so this takes no more memory and less time. The values are the same.
-    """
-    kinds = (nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.Mish)
-    in_place: list[Any] = [module for module in network.modules() if isinstance(module, kinds) and module.inplace]
-    for module in in_place:
-        module.inplace = False
-    try:
-        yield
-    finally:
-        for module in in_place:
-            module.inplace = True
 
 
 def keep_statistics(network: nn.Module, *, only_frozen: bool = False) -> None:

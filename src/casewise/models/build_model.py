@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
-from casewise.models.linear import LinearBuilder, RadialBuilder
+from casewise.models.linear import LinearBuilder
 from casewise.models.outputs import outputs_of, width_of
 from casewise.models.weights import load_weights
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
-    from casewise.models.backbones import Facts, Network
+    from casewise.modalities.base import Facts
+    from casewise.models.backbones import Network
     from casewise.study.schema import Study
-
-
-class Builder(Protocol):
-    """How the networks of one kind of learner are built."""
-
-    def facts(self, study: Study, model: str) -> Facts:
-        """The arguments of `build`, as JSON; they are stored with the weights."""
-
-    def scaled(self, facts: Facts, network: Network) -> Facts:
-        """The facts with what was determined when the network was built or fitted."""
-
-    def build(self, facts: Facts) -> Network:
-        """A network of random weights from its facts."""
-
-    def backbone(self, facts: Facts) -> str:
-        """The backbone that a study names which only reads new cases."""
-
-    def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
-        """Fill it with its first weights; return their origin and the subjects that they were trained on."""
 
 
 class NetworkBuilder:
     """Networks of the study: a backbone with a head."""
 
     def facts(self, study: Study, model: str) -> Facts:
-        """See `Builder`."""
+        """The arguments of `build`, as JSON; they are stored with the weights."""
         return {
             "name": model.partition("@")[0],
             "outputs": width_of(outputs_of(study)),
@@ -57,15 +39,15 @@ class NetworkBuilder:
         return facts | {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
 
     def build(self, facts: Facts) -> Network:
-        """See `Builder`."""
+        """A network of random weights from its facts."""
         return build_network(**facts)
 
     def backbone(self, facts: Facts) -> str:
-        """See `Builder`."""
+        """The backbone that a study names which only reads new cases."""
         return str(facts["name"])
 
     def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
-        """See `Builder` and `casewise.models.weights.load_weights`."""
+        """Fill it with its first weights (`load_weights`); return their origin and the subjects behind them."""
         return load_weights(
             network,
             study.weights_of(model),
@@ -76,8 +58,13 @@ class NetworkBuilder:
         )
 
 
+Builder: TypeAlias = NetworkBuilder | LinearBuilder
 # How the networks of each kind are built (`casewise.study.learners.Learner.kind`).
-BUILDERS: dict[str, Builder] = {"network": NetworkBuilder(), "linear": LinearBuilder(), "radial": RadialBuilder()}
+BUILDERS: dict[str, Builder] = {
+    "network": NetworkBuilder(),
+    "linear": LinearBuilder(),
+    "radial": LinearBuilder(),
+}
 
 
 def _builder(model: str) -> Builder:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casewise.errors import StudyError, WeightsError, cut, nearest
-from casewise.models.backbones import MEAN, STD, Body, Facts, Network, NetworkOptions, build_network
+from casewise.modalities.base import Facts
+from casewise.models.backbones import MEAN, STD, Body, Network, NetworkOptions, build_network
 from casewise.models.feature_maps import SMALLEST, FeatureMap, as_colours, feature_maps, has_tokens, read_maps
 from casewise.models.transformers import fitting_side, timm_body
-from casewise.models.weights import download_of, download_weights, file_or_download, hub_file, load_weights
+from casewise.models.weights import download_of, download_weights, hub_file, load_weights
 from casewise.study.backbones import TORCHVISION, UNTRAINED, timm_names
 from casewise.study.weight_files import HUB, embedding_origin, embedding_weights, hub_config
 
@@ -58,8 +59,8 @@ class Encoder:
         """The maps (B, C, h, w) of modules for panels (B, C, H, W) in 0–1."""
         colours = as_colours(panels)
         if self.side is not None:
-            if tuple(colours.shape[-2:]) != (self.side, self.side):
-                size = (self.side, self.side)
+            size = (self.side, self.side)
+            if tuple(colours.shape[-2:]) != size:
                 colours = functional.interpolate(colours, size=size, mode="bilinear", antialias=True)
         elif colours.shape[-1] < SMALLEST:
             colours = functional.interpolate(colours, size=(SMALLEST, SMALLEST), mode="bilinear")
@@ -96,7 +97,7 @@ def encoder_facts(name: str, folder: Path | None) -> Facts:
         return {"name": name}
     path = hub_config(name, folder)
     if path is None:
-        with download_of(name, folder, _ways(name)):
+        with download_of(name, folder):
             path = hub_file(name, "config.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -127,20 +128,21 @@ def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
     architecture = str(facts.get("architecture", name))
     arguments = {key: value for key, value in (facts.get("arguments") or {}).items() if key != "img_size"}
     fixed: int | None = facts.get("side")
+    side = max(side, SMALLEST)
     if name in (*TORCHVISION, *UNTRAINED):
-        network = build_network(name, 1, side=max(side, SMALLEST))
+        network = build_network(name, 1, side=side)
     else:
         if "side" not in facts:
-            fixed = fitting_side(architecture, max(side, SMALLEST), arguments)
-        module, width, config = timm_body(architecture, side=fixed or max(side, SMALLEST), arguments=arguments)
+            fixed = fitting_side(architecture, side, arguments)
+        module, width, config = timm_body(architecture, side=fixed or side, arguments=arguments)
         mean, std = (tuple(facts.get(key) or config.get(key, usual)) for key, usual in (("mean", MEAN), ("std", STD)))
-        network = Network(name, Body(module, width, (mean, std)), 1, NetworkOptions(side=fixed or max(side, SMALLEST)))
+        network = Network(name, Body(module, width, (mean, std)), 1, NetworkOptions(side=fixed or side))
     if "mean" in facts:
         shape = network.mean.shape
         network.mean, network.std = (torch.tensor(facts[key]).view(shape) for key in ("mean", "std"))
     network.head = nn.Sequential()
     network.requires_grad_(False)
-    blocks = tuple(facts["blocks"]) if "blocks" in facts else _blocks(network, fixed or max(side, SMALLEST))
+    blocks = tuple(facts["blocks"]) if "blocks" in facts else _blocks(network, fixed or side)
     recorded = {
         **{key: facts[key] for key in ("name", "architecture", "arguments") if key in facts},
         "side": fixed,
@@ -156,11 +158,11 @@ def _blocks(network: Network, side: int) -> tuple[str, ...]:
     body: Any = network.body
     if network.name in (*TORCHVISION, *UNTRAINED) or not has_tokens(body, side=side):
         return ()
-    if not hasattr(body, "forward_intermediates"):
-        if not feature_maps(body, side=side):
-            raise StudyError(f"encoders: {network.name} has no maps of its tokens that timm could give.")
-        return ()
-    return tuple(str(info["module"]) for info in body.feature_info)
+    if hasattr(body, "forward_intermediates"):
+        return tuple(str(info["module"]) for info in body.feature_info)
+    if not feature_maps(body, side=side):
+        raise StudyError(f"encoders: {network.name} has no maps of its tokens that timm could give.")
+    return ()
 
 
 def download_encoder(name: str, folder: Path | None) -> None:
@@ -170,8 +172,7 @@ def download_encoder(name: str, folder: Path | None) -> None:
         WeightsError: the download failed; the message names each way to get them.
     """
     encoder_facts(name, folder)
-    with download_of(name, folder, _ways(name)):
-        download_weights(name)
+    download_weights(name, folder)
 
 
 def load_encoders(bank: FeatureBank, folder: Path | None) -> str:
@@ -182,26 +183,8 @@ def load_encoders(bank: FeatureBank, folder: Path | None) -> str:
     Raises:
         WeightsError: an encoder has none; the message names each way to get them.
     """
-    return "; ".join(f"{encoder.name}, frozen: {_load(encoder, folder)}" for encoder in bank.encoders)
-
-
-def _load(encoder: Encoder, folder: Path | None) -> str:
-    with download_of(encoder.name, folder, _ways(encoder.name)):
-        return file_or_download(encoder.network, folder)
-
-
-def _ways(name: str) -> str:
-    """The ways to get the weights of an encoder other than its download now."""
-    files = "{file}.safetensors"
-    if name.startswith(HUB):
-        files += " and {file}.json (the repository's model.safetensors and config.json)"
-    another = "mobilenet_v2" if name != "mobilenet_v2" else "resnet18"
-    cached = "TORCH_HOME" if name in TORCHVISION else "HF_HOME"
-    return (
-        f"Ways to get them: (1) put {files} into a folder, and name it by `weights_dir`, --weights-dir or "
-        "CASEWISE_WEIGHTS; (2) run once with a connection, which keeps the download; (3) copy the cache of a machine "
-        f"that has it, and set {cached}; (4) state another encoder, such as `encoders: [{another}]`, or none."
-    )
+    origins = {encoder.name: load_weights(encoder.network, "pretrained", folder=folder)[0] for encoder in bank.encoders}
+    return "; ".join(f"{name}, frozen: {origin}" for name, origin in origins.items())
 
 
 SIDE = 128
@@ -217,21 +200,18 @@ class Embedder:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
-        vectors = []
+        vectors = [np.zeros((0, self.network.width), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(images), BATCH):
                 batch = images[start : start + BATCH]
                 tiles = batch if images.ndim == 4 else np.array(self.store.tiles[batch])
-                vectors.append(self._vectors(torch.from_numpy(np.ascontiguousarray(tiles))))
-        return np.concatenate(vectors) if vectors else np.zeros((0, self.network.width), np.float32)
-
-    def _vectors(self, tiles: torch.Tensor) -> np.ndarray:
-        panels = tiles.float().div_(255)
-        panels = panels if panels.shape[1] == 3 else panels.expand(-1, 3, -1, -1)
-        if max(panels.shape[-2:]) > SIDE:
-            panels = functional.interpolate(panels, size=(SIDE, SIDE), mode="area")
-        panels = panels.to(memory_format=torch.channels_last)
-        return functional.normalize(self.network.features(panels).float(), dim=1).numpy()
+                panels = torch.from_numpy(np.ascontiguousarray(tiles)).float().div_(255)
+                panels = panels if panels.shape[1] == 3 else panels.expand(-1, 3, -1, -1)
+                if max(panels.shape[-2:]) > SIDE:
+                    panels = functional.interpolate(panels, size=(SIDE, SIDE), mode="area")
+                features = self.network.features(panels.to(memory_format=torch.channels_last))
+                vectors.append(functional.normalize(features.float(), dim=1).numpy())
+        return np.concatenate(vectors)
 
 
 def embedder(study: Study, store: TileStore) -> Embedder | None:

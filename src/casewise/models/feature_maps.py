@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from casewise.errors import StudyError
 
-STRIDES = (4, 8, 16, 32)
 # The side of the panel on which the strides of an encoder are measured.
 SIDE = 224
 # Smaller panels are enlarged to this side before an encoder of linear models reads them.
@@ -48,49 +47,53 @@ def feature_maps(body: nn.Module, *, side: int = SIDE, channels: int = 3) -> lis
     The tokens of a transformer count as the map of their patches. Of a transformer only the blocks are maps, not the
     layers inside them, such as the hidden layer of a block.
     """
-    maps_by_run: list[FeatureMap] = []
-    token_modules: set[str] = set()
-
-    def note(name: str, output: Any) -> None:
-        maps = as_map(output, body) if isinstance(output, Tensor) else None
-        if maps is not None:
-            maps_by_run.append(FeatureMap.of(name, side, maps))
-        if _is_tokens(output):
-            token_modules.add(name)
-
-    _watch(body, note, side, channels)
-    blocks = {str(info["module"]) for info in getattr(body, "feature_info", ())} if token_modules else set()
-    return [entry for entry in maps_by_run if entry.module in blocks] or maps_by_run
+    outputs = _outputs(body, side, channels)
+    maps = [(name, as_map(output, body)) for name, output in outputs]
+    found = [FeatureMap.of(name, side, values) for name, values in maps if values is not None]
+    has_blocks = any(_is_tokens(output) for _, output in outputs)
+    blocks = {str(info["module"]) for info in getattr(body, "feature_info", ())} if has_blocks else set()
+    return [entry for entry in found if entry.module in blocks] or found
 
 
 def has_tokens(body: nn.Module, *, side: int) -> bool:
     """Whether modules of a network give tokens (B, N, C), or maps with the channels last, as in transformers."""
-    outputs: list[bool] = []
-    _watch(body, lambda name, output: outputs.append(_is_tokens(output)), side, 3)
-    return any(outputs)
+    return any(_is_tokens(output) for _, output in _outputs(body, side, 3))
 
 
-def _is_tokens(output: Any) -> bool:
-    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
-        return False
+def spatial_maps(body: nn.Module, *, side: int, channels: int) -> list[str]:
+    """The modules whose output has four dimensions and several columns, in the order in which they are computed."""
+    return [name for name, output in _outputs(body, side, channels) if output.ndim == 4 and output.shape[-1] > 1]
+
+
+def _is_tokens(output: Tensor) -> bool:
     if output.ndim == 4:
         return output.shape[1] == output.shape[2] != output.shape[3]
-    return output.shape[1] > 1 < output.shape[2]
+    return output.ndim == 3 and output.shape[1] > 1 < output.shape[2]
 
 
-def _watch(body: nn.Module, note: Callable[[str, Any], None], side: int, channels: int) -> None:
-    """Call `note` with the name and output of every module of a body, for one panel of `side` pixels."""
-    names = {module: name for name, module in body.named_modules() if name}
-    hooks = [module.register_forward_hook(lambda m, _, output: note(names[m], output)) for module in names]
+def _outputs(body: nn.Module, side: int, channels: int) -> list[tuple[str, Tensor]]:
+    """The names and the outputs, without values, of all modules as they are computed for one panel of `side` pixels."""
+    outputs: list[tuple[str, Tensor]] = []
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                outputs.append((name, output.to("meta")))
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in body.named_modules() if name]
     training = body.training
     try:
         body.eval()
         with torch.no_grad():
-            body(torch.zeros(1, channels, side, side, device=next(body.parameters()).device))
+            device = next((parameter.device for parameter in body.parameters()), None)
+            body(torch.zeros(1, channels, side, side, device=device))
     finally:
         body.train(training)
         for hook in hooks:
             hook.remove()
+    return outputs
 
 
 def as_map(output: Tensor, body: Any) -> Tensor | None:

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -75,11 +76,7 @@ def parameter_counts(network: nn.Module) -> Counts:
     weights = {True: 0, False: 0}
     for parameter in network.parameters():
         weights[parameter.requires_grad] += parameter.numel()
-    running = [
-        buffer.numel()
-        for name, buffer in network.named_buffers()
-        if name.rpartition(".")[2] in ("running_mean", "running_var")
-    ]
+    running = [b.numel() for name, b in network.named_buffers() if name.endswith(("running_mean", "running_var"))]
     return Counts(weights[False], weights[True], sum(running))
 
 
@@ -89,7 +86,7 @@ def layers(network: Network) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in network.bodies[0].named_modules() if isinstance(module, kinds)]
 
 
-def freeze(network: Network, upto: FreezePoint | str | float) -> str:
+def freeze(network: Network, upto: FreezePoint | str | int) -> str:
     """Freeze the body from the input to a point, train the rest and the head; return the last frozen part.
 
     Frozen weights need no gradient. Frozen layers stay in eval mode also after `train()`, so that running statistics
@@ -99,8 +96,8 @@ def freeze(network: Network, upto: FreezePoint | str | float) -> str:
     replacement of missing sequences is never frozen.
 
     Args:
-        upto: as `read_freeze_point` reads it: `10 layers` (or 10), `11 blocks`, `features.6`, `30%` (or 0.3), `none`
-            (or 0), `all`. A layer includes the norm that follows it.
+        upto: as `read_freeze_point` reads it: `10 layers` (or 10), `11 blocks`, `features.6`, `none` (or 0), `all`. A
+            layer includes the norm that follows it.
 
     Returns:
         The name of the last frozen part, `body` if all of it is frozen, empty if nothing is.
@@ -121,7 +118,7 @@ def freeze(network: Network, upto: FreezePoint | str | float) -> str:
     return last_frozen(network, end)
 
 
-def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
+def frozen_end(network: Network, upto: FreezePoint | str | int) -> int:
     """The number of the body's modules, in the order of `named_modules`, up to and including a freeze point.
 
     Raises:
@@ -134,16 +131,9 @@ def frozen_end(network: Network, upto: FreezePoint | str | float) -> int:
         return 0
     if point.kind == "all":
         return len(modules)
-    name = LAST_FROZEN[point.kind](network, point)
+    name = (_by_name if point.kind == "name" else _by_count)(network, point)
     names = [module_name for module_name, _ in modules]
-    end = (
-        max(
-            position
-            for position, module_name in enumerate(names)
-            if module_name == name or module_name.startswith(f"{name}.")
-        )
-        + 1
-    )
+    end = 1 + max(place for place, found in enumerate(names) if found == name or found.startswith(f"{name}."))
     if not any(True for _, module in modules[:end] for _ in module.parameters(recurse=False)):
         raise TrainingError(f"freeze: {network.name} has no weights up to {name}. Say none, or name a later part.")
     behind = any(True for _, module in modules[end:] for _ in module.parameters(recurse=False))
@@ -211,43 +201,11 @@ def _by_count(network: Network, point: FreezePoint) -> str:
 def _with_norm(network: Network, name: str) -> str:
     """The norm that follows a layer within the same part, else the layer."""
     outer, _, child = name.rpartition(".")
-    beside = list(network.bodies[0].get_submodule(outer).named_children())
-    following = [key for key, _ in beside].index(child) + 1
-    if following < len(beside) and isinstance(beside[following][1], NORMS):
-        return f"{outer}.{beside[following][0]}".lstrip(".")
+    siblings = list(network.bodies[0].get_submodule(outer).named_children())
+    following = [key for key, _ in siblings].index(child) + 1
+    if following < len(siblings) and isinstance(siblings[following][1], NORMS):
+        return f"{outer}.{siblings[following][0]}".lstrip(".")
     return name
-
-
-def _by_share(network: Network, point: FreezePoint) -> str:
-    """The last layer up to which the body has at most this share of its weights."""
-    share, modules = point.fraction, list(network.bodies[0].named_modules())
-    names = [name for name, _ in modules]
-    sums = [0]
-    for _, module in modules:
-        sums.append(sums[-1] + sum(p.numel() for p in module.parameters(recurse=False)))
-    last, first = "", 0.0
-    for name, _ in layers(network):
-        end = _with_norm(network, name)
-        frozen_share = sums[names.index(end) + 1] / sums[-1]
-        first = first or frozen_share
-        if frozen_share > share:
-            break
-        last = end
-    if not last:
-        raise TrainingError(
-            f"freeze: the first layer of {network.name} alone holds {100 * first:.2g}% of the body's weights, more "
-            f"than {100 * share:.10g}%. Say `none`, `1 layer` or a larger share."
-        )
-    return last
-
-
-# The name of the last frozen module, by the kind of a freeze point.
-LAST_FROZEN: dict[str, Callable[[Network, FreezePoint], str]] = {
-    "name": _by_name,
-    "layers": _by_count,
-    "blocks": _by_count,
-    "fraction": _by_share,
-}
 
 
 class Segment(nn.Sequential):
@@ -296,49 +254,33 @@ class _MeanOfMap(nn.Module):
         return maps.mean([2, 3])
 
 
-class _AsGoogLeNet(nn.Module):
-    """GoogLeNet's transformation of its input."""
-
-    def __init__(self, body: Any) -> None:
-        super().__init__()
-        self.change = body._transform_input
-
-    def forward(self, panels: Tensor) -> Tensor:
-        return self.change(panels)
-
-
-FLAT, POOLED, MEAN, RELU, CHANGED = "(flat)", "(pooled)", "(mean)", "(relu)", "(changed)"
+POOL = partial(nn.AdaptiveAvgPool2d, 1)
 _RESNET = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
-_INCEPTIONS = [f"inception{key}" for key in ("4a", "4b", "4c", "4d", "4e")]
 # The order in which the forward pass of each class runs its children, and the operations between them.
-CHAINS: dict[tuple[str, str], list[str]] = {
-    ("casewise", "PlainNetwork"): ["features", "pool", FLAT, "classifier"],
+CHAINS: dict[tuple[str, str], list[str | Callable[[], nn.Module]]] = {
+    ("casewise", "PlainNetwork"): ["features", "pool", nn.Flatten, "classifier"],
     **{
-        ("torchvision", name): ["features", "avgpool", FLAT, "classifier"]
+        ("torchvision", name): ["features", "avgpool", nn.Flatten, "classifier"]
         for name in ("AlexNet", "VGG", "EfficientNet", "MobileNetV3")
     },
-    ("torchvision", "MobileNetV2"): ["features", POOLED, FLAT, "classifier"],
-    ("torchvision", "DenseNet"): ["features", RELU, POOLED, FLAT, "classifier"],
-    ("torchvision", "SqueezeNet"): ["features", "classifier", FLAT],
-    ("casewise", "MNASNet"): ["layers", MEAN, "classifier"],
-    ("torchvision", "ShuffleNetV2"): ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5", MEAN, "fc"],
-    ("torchvision", "ResNet"): [*_RESNET, "avgpool", FLAT, "fc"],
-    ("torchvision", "GoogLeNet"): [
-        *[CHANGED, "conv1", "maxpool1", "conv2", "conv3", "maxpool2", "inception3a", "inception3b", "maxpool3"],
-        *[*_INCEPTIONS, "maxpool4", "inception5a", "inception5b", "avgpool", FLAT, "dropout", "fc"],
-    ],
-    ("timm", "ResNet"): ["act1" if element == "relu" else element for element in _RESNET] + ["global_pool", "fc"],
+    ("torchvision", "MobileNetV2"): ["features", POOL, nn.Flatten, "classifier"],
+    ("torchvision", "DenseNet"): ["features", nn.ReLU, POOL, nn.Flatten, "classifier"],
+    ("torchvision", "SqueezeNet"): ["features", "classifier", nn.Flatten],
+    ("casewise", "MNASNet"): ["layers", _MeanOfMap, "classifier"],
+    ("torchvision", "ShuffleNetV2"): ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5", _MeanOfMap, "fc"],
+    ("torchvision", "ResNet"): [*_RESNET, "avgpool", nn.Flatten, "fc"],
+    ("timm", "ResNet"): [*("act1" if element == "relu" else element for element in _RESNET), "global_pool", "fc"],
 }
 # Blocks that are chains unless they add their input: the attribute that states this, and the name of the chain.
 _OPENED = (("use_res_connect", "conv"), ("use_res_connect", "block"), ("apply_residual", "layers"))
 # Without weights and randomness: computed with the modules before them, because pooled maps need less space.
 _STEADY = (
     *[nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d],
-    *[nn.Flatten, nn.Identity, _MeanOfMap, _AsGoogLeNet],
+    *[nn.Flatten, nn.Identity, _MeanOfMap],
 )
 
 
-def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Segment, Segment]:
+def split_at(network: Network, upto: FreezePoint | str | int) -> tuple[Segment, Segment]:
     """Split a network at a freeze point: `rest(frozen(panels))` is `network.features(panels)`, to the bit in eval mode.
 
     Both sides share the network's modules. A block with a residual connection or several paths cannot be split
@@ -350,17 +292,7 @@ def split_at(network: Network, upto: FreezePoint | str | float) -> tuple[Segment
         TrainingError: the network has no such point, is not a supported chain, no layer with weights precedes the
         cut, or the map that the head receives does.
     """
-    try:
-        return split_modules(network, frozen_end(network, upto))
-    except _UncutError as error:
-        raise TrainingError(
-            f"freeze: {network.name} cannot be cut at {upto}: {error} Give a later freeze point; its first layer is "
-            f"{layers(network)[0][0]}."
-        ) from None
-
-
-class _UncutError(TrainingError):
-    """No layer with weights precedes the cut."""
+    return split_modules(network, frozen_end(network, upto))
 
 
 def split_modules(network: Network, end: int) -> tuple[Segment, Segment]:
@@ -374,8 +306,9 @@ def split_modules(network: Network, end: int) -> tuple[Segment, Segment]:
     chain = _chain(network)
     before, after = _split_chain(chain, frozen)
     if not any(True for element in before for _ in element.parameters()):
-        raise _UncutError(
-            f"no whole part of it ends before {last_frozen(network, end)}." if end else "nothing is frozen."
+        raise TrainingError(
+            f"freeze: {network.name} cannot be cut before its first layer, {layers(network)[0][0]}: nothing is frozen. "
+            "Give a later freeze point."
         )
     frozen_modules = [network.bodies[0].get_submodule(name) for name in frozen_module_names(network, end)]
     eval_modules = [module for element in before for module in element.modules()]
@@ -407,14 +340,7 @@ def _chain(network: Network) -> list[nn.Module]:
             f"layers that casewise knows (cnn, unet_encoder and the families {', '.join(architectures)}). Its frozen "
             "layers can only be computed at every step."
         )
-    between: dict[str, Callable[[], nn.Module]] = {
-        FLAT: nn.Flatten,
-        POOLED: lambda: nn.AdaptiveAvgPool2d(1),
-        MEAN: _MeanOfMap,
-        RELU: nn.ReLU,
-        CHANGED: lambda: _AsGoogLeNet(body),
-    }
-    return [between[element]() if element in between else body.get_submodule(element) for element in CHAINS[kind]]
+    return [body.get_submodule(element) if isinstance(element, str) else element() for element in CHAINS[kind]]
 
 
 def _split_chain(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -429,10 +355,8 @@ def _split_chain(chain: list[nn.Module], frozen: set[int]) -> tuple[list[nn.Modu
 
 def _inside(element: nn.Module) -> list[nn.Module]:
     """The modules of a chain; empty for a module that is not a chain."""
-    if isinstance(element, nn.Sequential) and type(element).forward in (
-        nn.Sequential.forward,
-        FoldingSequential.forward,
-    ):
+    forwards = (nn.Sequential.forward, FoldingSequential.forward)
+    if isinstance(element, nn.Sequential) and type(element).forward in forwards:
         return list(element.children())
     for adds, inner in _OPENED:
         if getattr(element, adds, None) is False and isinstance(getattr(element, inner, None), nn.Sequential):

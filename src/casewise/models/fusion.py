@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from casewise.errors import StudyError, nearest
+from casewise.errors import StudyError
 
 Fusion: TypeAlias = Literal["early", "late", "late-shared"]
 MissingPolicy: TypeAlias = Literal["require", "drop", "mask"]
@@ -125,25 +125,6 @@ def _alone(body: nn.Module, rows: int) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.training = True
-
-
-def check_fusion(fusion: str | None, sequences: int, missing: str, *, bags: bool = False) -> None:
-    """Check the fusion of a network.
-
-    Raises:
-        StudyError: naming the value and what is allowed.
-    """
-    if fusion is not None and fusion not in FUSIONS:
-        raise StudyError(f"fusion: must be one of {', '.join(FUSIONS)}, got {fusion!r}.{nearest(fusion, FUSIONS)}")
-    if missing not in MISSING:
-        raise StudyError(f"missing: must be one of {', '.join(MISSING)}, got {missing!r}.{nearest(missing, MISSING)}")
-    if sequences < 1:
-        raise StudyError(f"sequences: there must be one at least, got {sequences}.")
-    if fusion not in (None, "early") and bags:
-        raise StudyError(
-            f"fusion: {fusion} encodes every sequence by itself, and `panels.pooling` every slice; use early fusion or "
-            "single sequences, or another pooling."
-        )
 
 
 def first_layer(body: nn.Module, name: str) -> str:

@@ -115,7 +115,7 @@ class ShuffleBlock(InvertedResidual):
 
 
 class MNASNet(nn.Module):
-    """The layers of torchvision's MNASNet, which itself demands a version beside the weights; files state none."""
+    """The layers of torchvision's MNASNet, which itself demands a version with the weights; files state none."""
 
     def __init__(self, library: Any) -> None:
         super().__init__()

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from casewise.modalities.base import Facts
 from casewise.modalities.registry import modality_of
-from casewise.models.backbones import Body, Facts, Network, NetworkOptions
+from casewise.models.backbones import Body, Network, NetworkOptions
 from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load_encoders
 from casewise.models.feature_maps import SMALLEST, feature_maps, gridded, last_block, widest
 from casewise.models.outputs import outputs_of, width_of
@@ -106,14 +107,13 @@ class FeatureSpec:
         'features.13 in 4×4 cells'
         """
         cells = f"in {self.cells}×{self.cells} cells"
-        how = {"grid": cells, "asymmetry": f"mirror differences {cells}", "moments": "moments"}
-        how["covariance"] = "covariances"
+        summaries = {"grid": cells, "asymmetry": f"mirror differences {cells}", "covariance": "covariances"}
         read = (f"{self.encoder}: " if self.encoder else "") + (", ".join(self.modules) or self.source)
-        text = "statistics" if self.source == "statistics" else f"{read} {how[self.summary]}"
+        text = "statistics" if self.source == "statistics" else f"{read} {summaries.get(self.summary, self.summary)}"
         text += f" at {self.side} px" if self.side else ""
         return text + (f" of channel {', '.join(str(number + 1) for number in self.channels)}" if self.channels else "")
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Facts:
         """The candidate as plain values."""
         values = {**asdict(self), "channels": list(self.channels), "modules": list(self.modules)}
         return {key: value for key, value in values.items() if key not in ("encoder", "side") or value}
@@ -124,9 +124,7 @@ class FeatureSpec:
         >>> FeatureSpec("features", summary="covariance").width(3)
         9
         """
-        pairs = channels * (channels + 1) // 2
-        widths = {"grid": channels * self.cells**2, "asymmetry": channels * self.cells * (self.cells // 2)}
-        return (widths | {"moments": 3 * channels, "covariance": channels + pairs})[self.summary]
+        return self._summarised(torch.zeros(1, channels, self.cells, self.cells)).shape[1]
 
     def vector(self, panels: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
         """The candidate's vector (B, W) of its panels and of the maps of its modules."""
@@ -143,10 +141,8 @@ class FeatureSpec:
         return (gridded if self.summary == "grid" else asymmetry)(values, self.cells)
 
     @classmethod
-    def of(cls, values: FeatureSpec | dict[str, Any]) -> FeatureSpec:
+    def of(cls, values: Facts) -> FeatureSpec:
         """The candidate from its plain values."""
-        if isinstance(values, FeatureSpec):
-            return values
         return cls(**{**values, "channels": tuple(values["channels"]), "modules": tuple(values["modules"])})
 
 
@@ -202,12 +198,11 @@ class FeatureBank(nn.Module):
 
     def keep_encoders(self, encoders: Sequence[Encoder]) -> None:
         """Replace the encoders. Their weights are named `encoder`, `encoder2`, and so on."""
-        names = ["encoder" if number == 0 else f"encoder{number + 1}" for number in range(len(self.encoders))]
-        for name in names:
-            delattr(self, name)
+        for number in range(len(self.encoders)):
+            delattr(self, f"encoder{number + 1 if number else ''}")
         self.encoders = tuple(encoders)
         for number, encoder in enumerate(self.encoders):
-            self.add_module("encoder" if number == 0 else f"encoder{number + 1}", encoder.network)
+            self.add_module(f"encoder{number + 1 if number else ''}", encoder.network)
 
     @property
     def width(self) -> int:
@@ -306,12 +301,9 @@ def _of_features(encoder: Encoder, side: int) -> list[FeatureSpec]:
     grids = [(wide16, 1), (wide16, 3), (wide8, 4), (block16, 4)]
     textures = [block.module for block in by_stride.values() if block.channels <= MOST_TEXTURE_CHANNELS]
     sides = (0, REDUCED_SIDE) if 2 * side >= 3 * REDUCED_SIDE and encoder.side is None else (0,)
+    read = [(module, cells, side) for side in sides for module, cells in grids]
     specs = [
-        *[
-            FeatureSpec("features", (), (module,), "grid", cells, side=side)
-            for side in sides
-            for module, cells in grids
-        ],
+        *[FeatureSpec("features", (), (module,), "grid", cells, side=side) for module, cells, side in read],
         FeatureSpec("features", (), levels, "moments"),
         *[FeatureSpec("features", (), (module,), "covariance") for module in textures],
     ]
@@ -330,8 +322,8 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
     """
     side, channels = int(options.get("side") or 224), int(bank["channels"])
     encoders = [facts if isinstance(facts, Encoder) else build_encoder(facts, side) for facts in bank["encoders"]]
-    stated = [FeatureSpec.of(values) for values in bank["specs"] or ()]
-    specs = stated or candidates(encoders, int(bank.get("sequences", 0)), side)
+    specs = [FeatureSpec.of(values) for values in bank["specs"] or ()]
+    specs = specs or candidates(encoders, int(bank.get("sequences", 0)), side)
     features = FeatureBank(encoders, specs, channels, side, widths=bank.get("widths"))
     body = Body(features, features.width, UNSCALED)
     network = Network(name, body, outputs, NetworkOptions(side=side, pooling=options.get("pooling") or ""))
@@ -345,10 +337,10 @@ def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
 
     Encoders that no kept candidate reads are removed.
     """
-    bank: Any = network.body
-    starts = [sum(bank.widths[:number]) for number in range(len(bank.widths))]
+    bank = bank_of(network)
+    columns_of = torch.arange(bank.width).split(bank.widths)
     kept = [number for number, spec in enumerate(bank.specs) if spec in specs]
-    columns = torch.cat([torch.arange(starts[number], starts[number] + bank.widths[number]) for number in kept])
+    columns = torch.cat([columns_of[number] for number in kept])
     bank.specs = tuple(bank.specs[number] for number in kept)
     bank.widths = tuple(bank.widths[number] for number in kept)
     used = {spec.encoder or bank.encoders[0].name for spec in bank.specs if spec.modules}
@@ -360,7 +352,7 @@ def keep_only(network: Network, specs: Sequence[FeatureSpec]) -> torch.Tensor:
 
 def bank_facts(network: Network) -> Facts:
     """The features of a linear model as plain values, with which `build_linear` builds it again."""
-    bank: Any = network.body
+    bank = bank_of(network)
     return {
         "encoders": [encoder.facts for encoder in bank.encoders],
         "channels": bank.channels,
@@ -400,16 +392,11 @@ class RadialBlock(nn.Module):
         """Set the centre (W,) and the directions (R, W) of the training rows, and draw the frequencies."""
         self.centre.copy_(torch.from_numpy(centre))
         self.back.copy_(torch.from_numpy(back))
-        self.frequencies.copy_(
-            torch.from_numpy(random_frequencies(len(self.frequencies), self.frequencies.shape[1], seed))
-        )
-
-    def angles(self, values: Tensor) -> Tensor:
-        """(B, W) → (B, F)."""
-        return (values - self.centre) @ self.back.T @ self.frequencies
+        directions, count = self.frequencies.shape
+        self.frequencies.copy_(torch.from_numpy(random_frequencies(directions, count, seed)))
 
     def forward(self, values: Tensor) -> Tensor:
-        angles = self.angles(values)
+        angles = (values - self.centre) @ self.back.T @ self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=1) / self.frequencies.shape[1] ** 0.5
 
 
@@ -437,33 +424,9 @@ class RadialHead(nn.Module):
             "frequencies": int(blocks[0].frequencies.shape[1]),
         }
 
-    def mean_slopes(self, toward: Tensor, values: Tensor, centre: Tensor) -> Tensor:
-        """(B, W) the mean slopes of the outputs, weighted by `toward` (B, O), on the line from `centre` to `values`.
-
-        Their product with `values − centre` is exactly the difference of the weighted outputs: along the line every
-        angle changes evenly, so the mean slope of its cosine is the difference quotient.
-        """
-        slopes, start = [], 0
-        blocks: Any = self.blocks
-        for block, features, of_centre in zip(
-            blocks, values.split(self.widths, dim=1), centre.split(self.widths), strict=True
-        ):
-            count = block.frequencies.shape[1]
-            weight = self.linear.weight[:, start : start + 2 * count].double() / count**0.5
-            last = (features - block.centre).double() @ block.back.T.double() @ block.frequencies.double()
-            first = (of_centre - block.centre).double() @ block.back.T.double() @ block.frequencies.double()
-            step, middle = (last - first) / 2, (last + first) / 2
-            # the difference quotients of cosine and sine: −sin(middle)·sinc and cos(middle)·sinc
-            damping = torch.sinc(step / torch.pi)
-            by_angle = toward @ weight[:, :count] * -middle.sin() * damping
-            by_angle = by_angle + toward @ weight[:, count:] * middle.cos() * damping
-            slopes.append(by_angle @ block.frequencies.T.double() @ block.back.double())
-            start += 2 * count
-        return torch.cat(slopes, dim=1)
-
 
 class LinearBuilder:
-    """Linear models on a bank of fixed features; see `casewise.models.build_model.Builder`."""
+    """Linear models, and those with a radial kernel, on a bank of fixed features."""
 
     def facts(self, study: Study, model: str) -> Facts:
         """The encoder, the channels and the size of what is read; all candidates."""
@@ -483,12 +446,18 @@ class LinearBuilder:
         }
 
     def scaled(self, facts: Facts, network: Network) -> Facts:
-        """The facts with the candidates that the fitted model uses."""
-        return facts | {"bank": bank_facts(network)}
+        """The facts with the candidates that the fitted model uses, and the size of a radial head."""
+        head = network.head[-1]
+        radial = {"radial": head.facts} if isinstance(head, RadialHead) else {}
+        return {**facts, "bank": bank_facts(network), **radial}
 
     def build(self, facts: Facts) -> Network:
-        """A linear model with random weights in its encoder and its head."""
-        return build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
+        """A model with random weights in its encoder and head; before a radial one is fitted, its head is linear."""
+        network = build_linear(facts["name"], facts["outputs"], facts["bank"], facts)
+        if radial := facts.get("radial"):
+            head = RadialHead(bank_of(network).widths, outputs=facts["outputs"], **radial)
+            network.head[-1] = head.double()
+        return network
 
     def backbone(self, facts: Facts) -> str:
         """Linear models have none, and any name will do."""
@@ -496,23 +465,4 @@ class LinearBuilder:
 
     def load(self, network: Network, study: Study, model: str, held_out: Sequence[str]) -> tuple[str, list[str]]:
         """Fill the encoders with their pretrained weights, which no subject of a study influenced."""
-        bank: Any = network.body
-        return load_encoders(bank, study.weights_dir) or "none: a linear model on pixels", []
-
-
-class RadialBuilder(LinearBuilder):
-    """Models with a radial kernel on a bank of fixed features; see `casewise.models.build_model.Builder`."""
-
-    def scaled(self, facts: Facts, network: Network) -> Facts:
-        """The facts with the candidates that the fitted model uses, and the size of its head."""
-        head: Any = network.head[-1]
-        return {**super().scaled(facts, network), "radial": head.facts}
-
-    def build(self, facts: Facts) -> Network:
-        """A model with random weights in its encoder and its head; before it is fitted, its head is linear."""
-        network = super().build(facts)
-        if radial := facts.get("radial"):
-            bank: Any = network.body
-            head = RadialHead(bank.widths, radial["directions"], radial["frequencies"], facts["outputs"])
-            network.head[-1] = head.double()
-        return network
+        return load_encoders(bank_of(network), study.weights_dir) or "none: a linear model on pixels", []

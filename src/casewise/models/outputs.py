@@ -81,23 +81,18 @@ class NetworkKind(Protocol):
 
     def decode(self, raw: Tensor) -> Tensor:
         """Raw outputs (B, width) as predicted values (B, V)."""
-        ...
 
     def decided(self, raw: Tensor) -> Tensor:
         """The predicted class or grade, (B,) `int64`; 0 for numbers."""
-        ...
 
     def score(self, raw: Tensor, classes: Tensor) -> Tensor:
         """The value that explanations differentiate, (B,); it increases with the evidence for `classes`."""
-        ...
 
     def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
         """The summed loss of all targets of this kind in a batch."""
-        ...
 
     def guess_loss(self, fitted: Tensor, validation: Tensor, output: Output, recipe: Recipe) -> float:
         """The loss on `validation` of always predicting the mean or the class shares of `fitted`; NaN-free rows."""
-        ...
 
 
 class NumberOutput:

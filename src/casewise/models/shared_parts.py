@@ -109,9 +109,9 @@ class SharedStart:
 
 def _equal_modules(module: nn.Module, other: nn.Module) -> bool:
     """Whether the weights and statistics of a module, without those of its children, are equal to another's."""
-    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
-    others = dict(other.named_parameters(recurse=False)) | dict(other.named_buffers(recurse=False))
-    return all(name == "num_batches_tracked" or torch.equal(value, others[name]) for name, value in own.items())
+    own, others = ([*one.parameters(recurse=False), *one.buffers(recurse=False)] for one in (module, other))
+    # the number of batches of a norm, which is no floating-point number, does not matter
+    return all(torch.equal(a, b) for a, b in zip(own, others, strict=True) if a.is_floating_point())
 
 
 class JointFeatures:
@@ -125,66 +125,51 @@ class JointFeatures:
     def __init__(self, networks: Sequence[Network], data: PanelDataset) -> None:
         self._data = data
         self._groups = groups_of(networks)
-        self._computed: dict[int, torch.Tensor] = {}
+        self._computed: dict[int, dict[FeatureSpec, Tensor]] = {}
 
     def of(self, network: Network) -> FeatureData:
         """The features of one of the networks; those of all networks that share its encoders are computed at once."""
-        bank = bank_of(network)
-        number = next(n for n, group in enumerate(self._groups) if any(other is network for other in group.networks))
-        group = self._groups[number]
+        number = next(n for n, group in enumerate(self._groups) if any(other is network for other in group))
         if number not in self._computed:
-            self._computed[number] = compute_features(group.joint(), self._data)
-        columns = torch.cat([group.columns(spec) for spec in named(bank)])
-        return FeatureData(self._computed[number][:, columns], self._data.truth, self._data.names)
+            together = joint(self._groups[number])
+            bank, values = bank_of(together), compute_features(together, self._data)
+            self._computed[number] = dict(zip(bank.specs, values.split(bank.widths, dim=1), strict=True))
+        vectors = self._computed[number]
+        features = torch.cat([vectors[spec] for spec in named(bank_of(network))], dim=1)
+        return FeatureData(features, self._data.truth, self._data.names)
 
 
-class Group:
-    """Networks of which one bank can compute all features: no two encoders have one name, sizes are equal."""
-
-    def __init__(self, network: Network) -> None:
-        bank = bank_of(network)
-        self.networks = [network]
-        self.options = NetworkOptions(side=network.side, pooling=network.pooling.name if network.pooling else "")
-        self.channels = bank.channels
-        self.encoders: dict[str, Encoder] = {encoder.name: encoder for encoder in bank.encoders}
-        self.widths = dict(zip(named(bank), bank.widths, strict=True))
-
-    def add(self, other: Group) -> bool:
-        """Whether the networks of another group could be added to this one."""
-        alike = (self.options, self.channels) == (other.options, other.channels)
-        if not alike or any(
-            encoder.network is not self.encoders.get(name, encoder).network for name, encoder in other.encoders.items()
-        ):
-            return False
-        self.networks += other.networks
-        self.encoders |= other.encoders
-        self.widths |= other.widths
-        return True
-
-    def columns(self, spec: FeatureSpec) -> torch.Tensor:
-        """The columns of the joint features that hold the vector of a candidate."""
-        specs = list(self.widths)
-        start = sum(self.widths[before] for before in specs[: specs.index(spec)])
-        return torch.arange(start, start + self.widths[spec])
-
-    def joint(self) -> Network:
-        """A network whose features are the vectors of all candidates side by side."""
-        side = self.options.side or 224
-        bank = FeatureBank(
-            list(self.encoders.values()), list(self.widths), self.channels, side, widths=list(self.widths.values())
-        )
-        network = Network("joint features", Body(bank, bank.width, UNSCALED), 1, self.options)
-        return network.to(next(self.networks[0].head.parameters()).device)
-
-
-def groups_of(networks: Iterable[Network]) -> list[Group]:
-    """The networks in as few groups as possible, each of which computes its features in one pass."""
-    groups: list[Group] = []
+def groups_of(networks: Iterable[Network]) -> list[list[Network]]:
+    """The networks in as few groups as possible, each of which computes its features in one pass of one bank."""
+    groups: list[list[Network]] = []
     for network in networks:
-        single = Group(network)
-        if not any(group.add(single) for group in groups):
-            groups.append(single)
+        group = next((group for group in groups if all(_fit_together(network, other) for other in group)), None)
+        if group is None:
+            groups.append([network])
+        else:
+            group.append(network)
     return groups
+
+
+def _fit_together(one: Network, other: Network) -> bool:
+    """Whether the inputs of two networks are equal, and no two of their encoders have one name."""
+    encoders = {encoder.name: encoder.network for encoder in bank_of(one).encoders}
+    return (one.side, type(one.pooling), bank_of(one).channels) == (
+        *(other.side, type(other.pooling), bank_of(other).channels),
+    ) and all(encoders.get(known.name, known.network) is known.network for known in bank_of(other).encoders)
+
+
+def joint(networks: Sequence[Network]) -> Network:
+    """A network whose features are the vectors of all candidates of these networks side by side."""
+    first, banks = networks[0], [bank_of(network) for network in networks]
+    encoders = {encoder.name: encoder for bank in banks for encoder in bank.encoders}
+    widths = {spec: width for bank in banks for spec, width in zip(named(bank), bank.widths, strict=True)}
+    bank = FeatureBank(
+        list(encoders.values()), list(widths), banks[0].channels, first.side or 224, widths=list(widths.values())
+    )
+    options = NetworkOptions(side=first.side, pooling=first.pooling.name if first.pooling else "")
+    network = Network("joint features", Body(bank, bank.width, UNSCALED), 1, options)
+    return network.to(next(first.head.parameters()).device)
 
 
 def named(bank: FeatureBank) -> list[FeatureSpec]:

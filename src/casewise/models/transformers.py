@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut
+from casewise.modalities.base import Facts
 
 POSITIONS = "pos_embed"
 
@@ -33,9 +34,7 @@ def timm_body(
     import timm
 
     timm_name = name.removeprefix("timm:")
-    options = dict(arguments or {})
-    if channels != 3:
-        options["in_chans"] = channels
+    options = {**(arguments or {}), **({"in_chans": channels} if channels != 3 else {})}
     config: Any = timm.get_pretrained_cfg(timm_name) if side else None
     if not side or not config or not config.fixed_input_size or config.input_size[-1] == side:
         body: Any = _created(timm_name, options)
@@ -43,8 +42,9 @@ def timm_body(
         try:
             body = _sized(timm_name, side, options)
         except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0][:120].rstrip(".")
             raise StudyError(
-                f"backbones: {timm_name} cannot be built for panels of {side} px ({_short(error)}). It is "
+                f"backbones: {timm_name} cannot be built for panels of {side} px ({reason}). It is "
                 f"published for {config.input_size[-1]} px; vit_small_patch16_224, for one, takes any size."
             ) from error
     normal = body.pretrained_cfg or {}
@@ -93,7 +93,7 @@ def _created(name: str, options: Mapping[str, Any]) -> Any:
     return timm.create_model(name, **{**options, "pretrained": False, "checkpoint_path": "", "num_classes": 0})
 
 
-def _sized(name: str, side: int, options: dict[str, Any]) -> nn.Module:
+def _sized(name: str, side: int, options: Facts) -> nn.Module:
     """The network for panels of another size than published; checked with one panel."""
     body: Any = _created(name, options | {"img_size": side})
     patch = _patch(body)
@@ -103,10 +103,6 @@ def _sized(name: str, side: int, options: dict[str, Any]) -> nn.Module:
     with torch.no_grad():
         body.eval()(torch.zeros(1, options.get("in_chans", 3), side, side))
     return body.train()
-
-
-def _short(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:120].rstrip(".")
 
 
 def _patch(body: nn.Module) -> int:

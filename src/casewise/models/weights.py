@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import socket
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from casewise.cohort.identity import REFUSE, Declared, same_subjects, spelling_pairs
-from casewise.errors import RunError, SplitError, WeightsError, counted, nearest
-from casewise.models.backbones import Network, library_head
+from casewise.errors import CasewiseError, RunError, SplitError, WeightsError, counted, nearest
+from casewise.modalities.base import Facts
+from casewise.models.backbones import Network
 from casewise.models.fusion import Fused, adapted, first_layer
-from casewise.models.transformers import POSITIONS, with_positions
-from casewise.run_folder import BundleFolder, JobFolder, JsonFile, WeightsFile
+from casewise.models.transformers import with_positions
+from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 from casewise.study.weight_files import HUB, environment_folder, file_name, weights_file
 
@@ -31,10 +28,13 @@ if TYPE_CHECKING:
 
 # Increased whenever the facts of a trained network change their meaning; older facts are then refused.
 FORMAT = 1
+PATIENCE = 20.0
 WAYS = (
-    "Four ways: (1) `weights: FILE`; (2) a folder with {file}.safetensors, by --weights-dir or CASEWISE_WEIGHTS; "
-    "(3) `weights: bundle:PATH`, a network trained by casewise; (4) the library's own download, from a machine with a "
-    "connection. Or state `weights: random` in the study."
+    "Ways to get them: (1) put {file}.safetensors (of a hub repository also its config.json, as {file}.json) into a "
+    "folder, and name it by `weights_dir`, --weights-dir or CASEWISE_WEIGHTS; (2) run once with a connection, which "
+    "keeps the download, or copy the cache of a machine that has it (TORCH_HOME, HF_HOME); (3) for a network state "
+    "`weights: FILE`, `weights: bundle:PATH`, a network trained by casewise, or `weights: random`; for an encoder "
+    "state another one, such as `encoders: [resnet18]`."
 )
 NO_WEIGHTS = "random: this network has no published weights"
 
@@ -65,7 +65,7 @@ def load_weights(
         channels: the names of the sequences that the network takes, in order, which must be those of a fused bundle.
 
     Raises:
-        WeightsError: nothing was found (all four ways are named), the file belongs to another network, or a bundle was
+        WeightsError: nothing was found (every way is named), the file belongs to another network, or a bundle was
             trained for comparison only.
         SplitError: a bundle was trained on a held-out subject.
     """
@@ -75,38 +75,16 @@ def load_weights(
     if weights.startswith("bundle:"):
         check_bundle_subjects(weights, held_out, names)
         return _from_bundle(network, Path(weights.removeprefix("bundle:")), channels)
+    file = weights_file(name, weights, folder)
+    if file is not None and file.is_file():
+        return f"file {file}" + _fill(network, read_tensors(file), str(file)), []
     if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
-        known_file = weights_file(name, weights, folder)
-        if known_file is None or not known_file.is_file():
-            return NO_WEIGHTS, []
-    if weights != "pretrained":
-        path = Path(weights)
-        if path.is_dir():
-            return _from_folder(network, path), []
-        if not path.is_file():
-            raise WeightsError(f"weights: there is no file {path}.")
-        return _from_file(network, path), []
-    with download_of(network.name, folder, WAYS):
-        return file_or_download(network, folder), []
-
-
-def file_or_download(network: Network, folder: Path | None) -> str:
-    """Fill a network with its published weights, from a file or by its library; return a clause on their origin.
-
-    Raises:
-        WeightsError: the weights belong to another network.
-        Exception: one of `download_errors`, where the library finds none; see `download_of`.
-    """
-    loaded = weights_file(network.name, "pretrained", folder)
-    return _from_file(network, loaded) if loaded else _of_library(network)
-
-
-def _from_folder(network: Network, folder: Path) -> str:
-    path = folder / f"{file_name(network.name)}.safetensors"
-    if not path.is_file():
-        names = [p.stem for p in folder.glob("*.safetensors")]
-        raise WeightsError(f"weights: there is no {path.name} in {folder}.{nearest(path.stem, names)}")
-    return _from_file(network, path)
+        return NO_WEIGHTS, []
+    if file is not None:
+        hint = nearest(file.stem, [other.stem for other in file.parent.glob("*.safetensors")])
+        raise WeightsError(f"weights: there is no file {file}.{hint}")
+    source, tensors = download_weights(name, folder)
+    return source + _fill(network, tensors, source), []
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -131,51 +109,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
 
 
-def _from_file(network: Network, path: Path) -> str:
-    return f"file {path}" + _fill(network, read_tensors(path), str(path))
-
-
 def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
     """Load library weights into each body; return clauses on adaptations, each after a semicolon.
 
     Only the library's last layer may be unused. Weights of a fused network of casewise are loaded unchanged.
     """
-    heads = library_head(network.name)
     if isinstance(network.body, Fused) and any(key.startswith("bodies.") for key in tensors):
         _put(network.body, tensors, (), f"{source} does not belong to {network.name}, {network.fusion}")
         return ""
-    first = network.bodies[0]
-    fitting, changes = _fitting(network, first, tensors)
+    fitting, changes = _fitting(network, network.bodies[0], tensors)
     for body in network.bodies:
-        try:
-            _put(body, fitting, heads, f"{source} does not belong to {network.name}")
-        except WeightsError as error:
-            converted = _converted(body, fitting)
-            if converted is None:
-                raise
-            try:
-                _put(body, converted, heads, "")
-            except WeightsError:
-                raise error from None
+        _put(body, fitting, network.library_head, f"{source} does not belong to {network.name}")
     if len(network.bodies) > 1:
         changes.append(f"the same weights in each of {len(network.bodies)} bodies")
     return "".join(f"; {change}" for change in changes)
-
-
-def _converted(body: torch.nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """The weights of a network of timm as timm converts those of its earlier versions; None if it does not.
-
-    Weights with patches of another size, or that many positions, belong to another network and are not converted.
-    """
-    convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
-    state = body.state_dict()
-    embedding = [key for key in state if key.startswith(("patch_embed.", POSITIONS))]
-    if convert is None or any(key not in tensors or tensors[key].shape != state[key].shape for key in embedding):
-        return None
-    try:
-        return dict(convert(dict(tensors), body))
-    except (RuntimeError, KeyError, ValueError, AttributeError, AssertionError):
-        return None
 
 
 def _fitting(
@@ -210,17 +157,12 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
     surplus = [k for k in tensors if k not in state and not k.startswith(heads)]
     shaped = [k for k in state if k in tensors and tensors[k].shape != state[k].shape]
     if missing or surplus or shaped:
-        first = (
-            f"{shaped[0]} is {tuple(tensors[shaped[0]].shape)} instead of {tuple(state[shaped[0]].shape)}"
-            if shaped
-            else f"{missing[0]} is missing"
-            if missing
-            else f"{surplus[0]} is unknown"
-        )
-        raise WeightsError(
-            f"weights: {prefix}: {first} "
-            f"({len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape)."
-        )
+        first = next(iter([*shaped, *missing, *surplus]))
+        found = "missing" if first in missing else "unknown"
+        if shaped:
+            found = f"{tuple(tensors[first].shape)} instead of {tuple(state[first].shape)}"
+        counts = f"{len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape"
+        raise WeightsError(f"weights: {prefix}: {first} is {found} ({counts}).")
     check_finite({k: tensors[k] for k in state if k in tensors}, f"{prefix}: ", "Use another file.")
     body.load_state_dict({k: tensors.get(k, v) for k, v in state.items()})
 
@@ -250,7 +192,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != expected:
         raise RunError(
-            f"{file.path} is not the file that the facts beside it were written with. Copy both files of one network, "
+            f"{file.path} is not the file of the facts in its folder. Copy both files of one network, "
             "or train it again."
         )
     try:
@@ -261,26 +203,7 @@ def read_checked(file: WeightsFile, expected: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _facts_of(path: Path, facts: JsonFile) -> dict[str, Any]:
-    """The facts of a trained network whose body may initialise another network."""
-    values = facts.read()
-    if values.get("format") != FORMAT:
-        raise WeightsError(
-            f"weights: {facts.path} has format {values.get('format')!r}, and this version of casewise reads {FORMAT}."
-        )
-    missing = [name for name in ("backbone", "subjects", "weights", "weights_sha256", "network") if name not in values]
-    if missing or not isinstance(values["network"], dict):
-        raise WeightsError(f"weights: {facts.path} is damaged: {', '.join(missing) or 'network'} cannot be read.")
-    if values.get("comparison_only"):
-        raise WeightsError(
-            f"weights: {path} was trained for comparison only, on images split as if each showed another person. Its "
-            "training set contains people who are held out in its study. Take a network of the study itself, from the "
-            "jobs folder of the run."
-        )
-    return values
-
-
-def _check_scaling(network: Network, path: Path, facts: dict[str, Any]) -> None:
+def _check_scaling(network: Network, path: Path, facts: Facts) -> None:
     """Stop where a body was trained with another scaling of its input."""
     scaling = facts.get("scaling", network.scaling)
     if scaling != network.scaling and network.name not in UNTRAINED:
@@ -325,15 +248,29 @@ def check_bundle_subjects(weights: str, held_out: Iterable[str], names: Declared
         )
 
 
-def _bundle_facts(path: Path) -> dict[str, Any]:
+def _bundle_facts(path: Path) -> Facts:
+    """The facts of a trained network whose body may initialise another network."""
     folder = JobFolder(path)
     if not (folder.weights.exists() and folder.facts.exists()):
         names = f"{folder.weights.path.name} and {folder.facts.path.name}"
         members = sorted(path.rglob(folder.weights.path.name)) if BundleFolder(path).exists() else []
-        example = next(iter(members), None)
-        hint = f" It contains several networks. Name one, such as bundle:{example.parent}." if example else ""
+        hint = f" It contains several networks. Name one, such as bundle:{members[0].parent}." if members else ""
         raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).{hint}")
-    return _facts_of(path, folder.facts)
+    values, file = folder.facts.read(), folder.facts.path
+    if values.get("format") != FORMAT:
+        raise WeightsError(
+            f"weights: {file} has format {values.get('format')!r}, and this version of casewise reads {FORMAT}."
+        )
+    missing = [name for name in ("backbone", "subjects", "weights", "weights_sha256", "network") if name not in values]
+    if missing or not isinstance(values["network"], dict):
+        raise WeightsError(f"weights: {file} is damaged: {', '.join(missing) or 'network'} cannot be read.")
+    if values.get("comparison_only"):
+        raise WeightsError(
+            f"weights: {path} was trained for comparison only, on images split as if each showed another person. Its "
+            "training set contains people who are held out in its study. Take a network of the study itself, from the "
+            "jobs folder of the run."
+        )
+    return values
 
 
 def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -> tuple[str, list[str]]:
@@ -353,73 +290,51 @@ def _from_bundle(network: Network, path: Path, channels: Sequence[str] | None) -
     return f"bundle {path}, itself from {values['weights']}{changed}", sorted(bundle_subjects(f"bundle:{path}"))
 
 
-def _of_library(network: Network) -> str:
-    source, prefix, tensors = _library_tensors(network.name)
-    return source + _fill(network, tensors, prefix)
+def download_weights(name: str, folder: Path | None) -> tuple[str, dict[str, Tensor]]:
+    """The published weights of a network and their origin, from its library's cache or by download into it.
 
-
-def _library_tensors(name: str) -> tuple[str, str, dict[str, Tensor]]:
-    """The published weights of a network, from its library's cache or download: origin, name in errors, tensors."""
-    with patience(20):
+    Raises:
+        WeightsError: the library finds none; see `download_of`.
+    """
+    with download_of(name, folder):
         if name in TORCHVISION:
             from torchvision.models import get_model_weights
 
             choice = get_model_weights(name)["IMAGENET1K_V1"]
-            source = f"torchvision {choice}"
-            return source, source, dict(choice.get_state_dict(progress=False, check_hash=True))
+            return f"torchvision {choice}", dict(choice.get_state_dict(progress=False, check_hash=True))
         if name.startswith(HUB):
-            path = hub_weights(name)
-            return f"{name}, {path.name}", name, read_tensors(path)
+            path = hub_file(name, "model.safetensors")
+            return f"{name}, {path.name}", read_tensors(path)
         import timm
 
         model: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
-        return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}", f"timm {name}", dict(model.state_dict())
-
-
-def download_weights(name: str) -> None:
-    """Put the published weights of a network into its library's cache.
-
-    Raises:
-        Exception: one of `download_errors`; see `download_of`.
-    """
-    _library_tensors(name)
+        return f"timm {model.pretrained_cfg.get('hf_hub_id') or name}", dict(model.state_dict())
 
 
 @contextmanager
-def download_of(name: str, folder: Path | None, ways: str) -> Iterator[None]:
+def download_of(name: str, folder: Path | None) -> Iterator[None]:
     """Replace the error of a failed download by one that names the other ways to get the weights of a network.
 
+    A silent connection, as behind a firewall, fails after `PATIENCE` seconds.
+
     Raises:
-        WeightsError: the block raised one of `download_errors`; the message ends with `ways`, in which {file} stands
-            for the name of the weights without its ending.
+        WeightsError: the block failed for want of a connection or a file; the message ends with `WAYS`.
     """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
     try:
         yield
-    except download_errors() as error:
+    except (CasewiseError, TypeError, LookupError, AttributeError):
+        raise  # a fault of the files or of the program, not of the download
+    except Exception as error:  # each library, and each version of it, has errors of its own
         folders = [str(path) for path in (folder, environment_folder()) if path]
         raise WeightsError(
             f"There are no pretrained weights for {name}. Searched {', '.join(folders) or 'no folder (none given)'} "
             f"and the library's cache, then tried its download, which failed ({first_line(error)}). "
-            f"{ways.format(file=file_name(name))}"
+            f"{WAYS.format(file=file_name(name))}"
         ) from error
-
-
-def download_errors() -> tuple[type[Exception], ...]:
-    """The errors of a download of weights, in any version of the libraries.
-
-    Connections, files and timeouts raise OSError; timm and torchvision RuntimeError where weights are unknown or have
-    another checksum; a name that is no repository ValueError; a damaged file the errors of its format; a missing
-    package ImportError. The hub adds those of its module of errors, among them that of the HTTP library it uses.
-    """
-    from safetensors import SafetensorError
-
-    errors: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError, ImportError, EOFError, HTTPException)
-    errors += (SafetensorError, UnpicklingError)
-    try:
-        from huggingface_hub import errors as hub
-    except ImportError:
-        return errors
-    return errors + tuple(kind for kind in vars(hub).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def hub_file(name: str, file: str) -> Path:
@@ -427,38 +342,7 @@ def hub_file(name: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     repository, _, revision = name.removeprefix(HUB).partition("@")
-    with patience(20):
-        return Path(hf_hub_download(repository, file, revision=revision or None))
-
-
-def hub_weights(name: str) -> Path:
-    """The weights of a hub repository: its model.safetensors, else a PyTorch file of tensors."""
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        return hub_file(name, "model.safetensors")
-    except EntryNotFoundError:
-        return hub_file(name, "pytorch_model.bin")
-
-
-@contextmanager
-def patience(seconds: float) -> Iterator[None]:
-    """Give up on a silent connection instead of waiting for ever behind a firewall.
-
-    The libraries' own lines on each retry are left out, because the error that follows says all of them.
-    """
-    before = socket.getdefaulttimeout()
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
-    levels = [logger.level for logger in loggers]
-    socket.setdefaulttimeout(seconds)
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    return Path(hf_hub_download(repository, file, revision=revision or None))
 
 
 def first_line(error: Exception) -> str:

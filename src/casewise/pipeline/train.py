@@ -407,7 +407,7 @@ def weights(study: Study, folder: RunFolder, show: Show) -> None:
     if folder.has_networks() or not networks + encoders:
         return
     from casewise.models.encoders import download_encoder
-    from casewise.models.weights import WAYS, download_of, download_weights
+    from casewise.models.weights import download_weights
 
     names = list(dict.fromkeys([*networks, *encoders]))
     show.line("weights", f"{names_text(names, 5)}: not on this computer, downloading")
@@ -416,8 +416,7 @@ def weights(study: Study, folder: RunFolder, show: Show) -> None:
             if name in encoders:
                 download_encoder(name, study.weights_dir)
             else:
-                with download_of(name, study.weights_dir, WAYS):
-                    download_weights(name)
+                download_weights(name, study.weights_dir)
         except WeightsError as error:
             others = names[done + 1 :]
             also = f" {names_text(others, 5)} {'is' if len(others) == 1 else 'are'} missing as well." if others else ""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.evaluation.results import ClassFigures, Estimate, Figures, SourceMean
-    from casewise.modalities.base import Overview
     from casewise.study.schema import Study
     from casewise.study.targets import Kind
 
@@ -75,7 +74,7 @@ class ReportContext:
     tile_predictions: pd.DataFrame | None = None
     tiles: Callable[[list[int]], Any] = lambda _: None
     photograph: Callable[[int], np.ndarray | None] = lambda _: None
-    slide: Callable[[str], Overview | None] = lambda _: None
+    slide: Callable[[str], Any] = lambda _: None
     grids: Callable[[str], list[tuple[str, np.ndarray]]] = lambda _: []
     source: str = ""
 

@@ -21,13 +21,13 @@ class Images(StudyModel):
     """Side of the square tile of an image, in pixels. For volumes, the side of a slice as the network sees it; the
     other settings of `images` then have no effect. A planned recipe has 224 for photographs and films, less for smaller
     ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or more."""
-    fit: Literal["auto", "pad", "crop", "stretch"] = "auto"
-    """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `crop`: its central square.
-    `stretch`: it is stretched to the square. `auto`: [planned from the shapes of the
-    images](howto-photographs.md#images-that-are-not-square) outside the test set, never from labels."""
-    padding: Literal["auto", "reflect", "mean", "black"] = "auto"
-    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), its `mean` colour, or `black`;
-    `auto`: `black` if all images have one shape, else `reflect`, with bars that vary in training."""
+    fit: Literal["auto", "pad", "stretch"] = "auto"
+    """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `stretch`: it is stretched to
+    the square. `auto`: [planned from the shapes of the images](howto-photographs.md#images-that-are-not-square) outside
+    the test set, never from labels."""
+    padding: Literal["auto", "reflect", "black"] = "auto"
+    """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), or `black`; `auto`: `black` if
+    all images have one shape, else `reflect`, with bars that vary in training."""
     channels: Literal["rgb", "grey"] = "rgb"
     """Colour, or one grey channel, which networks receive three times."""
     lesion: str | None = None
@@ -38,9 +38,9 @@ class Images(StudyModel):
 
     @model_validator(mode="after")
     def _check_padding(self) -> Images:
-        if self.padding != "auto" and self.fit in ("crop", "stretch"):
+        if self.padding != "auto" and self.fit == "stretch":
             raise ValueError(
-                f"padding: {self.padding!r} fills the bars of `fit: pad`, and `fit: {self.fit}` leaves no bars; write "
+                f"padding: {self.padding!r} fills the bars of `fit: pad`, and `fit: stretch` leaves no bars; write "
                 "`fit: pad` to have them, else leave `padding` out (or write `padding: auto` if a preset states it)"
             )
         return self

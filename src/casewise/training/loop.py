@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from casewise.cohort.table import names_text
 from casewise.errors import SplitError, TrainingError
 from casewise.modalities.dataset import Batches, epoch_batches, standard, steps_of
-from casewise.models.backbones import Network, keep_statistics, out_of_place, set_momentum
+from casewise.models.backbones import Network, keep_statistics, set_momentum
 from casewise.models.forward import forward, mean_over_views
 from casewise.models.outputs import Output, hits
 from casewise.run_folder import TrainingFolder
@@ -271,7 +271,7 @@ def fit(
     if file.intact():
         training.load(load_state(file.path))
     saved, interval = time.monotonic(), context.save_every
-    with naming(network), out_of_place(network), _threads(1 if _is_linear(network) else None):
+    with naming(network), _threads(1 if _is_linear(network) else None):
         while len(training.history) < (context.until or recipe.epochs) and not training.stopped:
             training.run_epoch(stop)
             start = time.monotonic()

@@ -13,7 +13,7 @@ from casewise.models.backbones import Body, Network, NetworkOptions, build_netwo
 from casewise.models.fusion import Fused
 from casewise.models.outputs import Output
 from casewise.plugins.explain.methods.dispatch import scaled
-from casewise.plugins.explain.methods.gradcam import gradcam_by_sequence, layer_of
+from casewise.plugins.explain.methods.gradcam import gradcam_by_sequence, last_map, layer_of
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 from tests.plugins.explain.maps import cell_maps, explain
@@ -78,7 +78,7 @@ def test_it_is_as_published(name: str) -> None:
     network = built(name, outputs=3)
     panels = panels_of(64)
     for column in range(3):
-        wanted = by_hand(network, network.explain_layers[0], panels, column)
+        wanted = by_hand(network, network.body.get_submodule(last_map(network)), panels, column)
         found = signed_maps(network, panels, ExplainTarget(LABEL, "label", class_index=column))[:, 0]
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=float(wanted.abs().max()) * 1e-4)
 

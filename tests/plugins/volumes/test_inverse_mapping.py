@@ -15,7 +15,7 @@ from PIL import Image
 
 from casewise.modalities.masks import to_photograph
 from casewise.modalities.panels import fold
-from casewise.modalities.store.pixels import central_square, reduced
+from casewise.modalities.store.pixels import reduced
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.readers import open_source, read_bytes
 from casewise.plugins.volumes.native_space import to_scan
@@ -49,7 +49,7 @@ def prepared(picture: np.ndarray, folder: Path, preparation: Preparation, orient
     return open_source(path, read_bytes(path)).tile(preparation)[0]
 
 
-@pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
 @settings(max_examples=20, deadline=None)
 @given(
     width=st.integers(12, 150),
@@ -76,24 +76,13 @@ def test_a_marked_pixel_of_a_photograph(
     if not tile.any():  # one pixel of thousands, rounded away
         return
     turned = np.rot90(picture, {1: 0, 3: 2, 6: 3}[orientation])
-    x, y, side = central_square(turned.shape[1], turned.shape[0])
-    if fit == "crop" and not turned[y : y + side, x : x + side].any():  # cut off, though the filter spread it
-        return
     back = to_photograph(tile, width=turned.shape[1], height=turned.shape[0], fit=fit)
     assert back.shape == turned.shape
     inner = reduced(turned.shape[1], turned.shape[0], size)[::-1] if fit == "pad" else (size, size)
-    covered = (min(turned.shape),) * 2 if fit == "crop" else turned.shape
-    steps = [side / small for side, small in zip(covered, inner, strict=True)]
+    steps = [side / small for side, small in zip(turned.shape, inner, strict=True)]
     for found, marked, step in zip(peak(back), peak(turned), steps, strict=True):
         # two pixels of the tile may share what was marked
         assert abs(found - marked) <= step + 0.5
-
-
-def test_what_a_crop_cut_off_has_no_map() -> None:
-    found = to_photograph(np.ones((8, 8)), width=40, height=20, fit="crop")
-    assert np.isnan(found[:, :10]).all()
-    assert np.isnan(found[:, 30:]).all()
-    assert (found[:, 10:30] == 1).all()
 
 
 def test_pieces_lie_on_their_slide() -> None:

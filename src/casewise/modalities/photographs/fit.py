@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.errors import RunError
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.readers import image_shape
-from casewise.modalities.store.store import open_store, stamp_of
 
 if TYPE_CHECKING:
     from casewise.modalities.store.store import ImageSource
     from casewise.study.images import Images
 
 # Images are stretched to a square unless more than this share is longer than this number of times its width.
-LONG, FEW = 2.0, 0.05
+LONG_RATIO, MAX_LONG_SHARE = 2.0, 0.05
 # Planned sides of a tile: the usual one, and a larger one for at most this many images of at least this long side.
 SIZE, LARGE_SIZE, MOST_LARGE, LARGE_FROM = 224, 384, 1000, 448
 # Planned sides are multiples of this, which is the coarsest stride of most networks.
@@ -53,54 +51,34 @@ def planned(images: Images, sizes: Sequence[tuple[int, int]]) -> tuple[Images, s
 
     - All images fill the same box of the tile: `pad` on black, because bars that are always the same tell nothing.
     - Else `stretch`, which leaves no bars, if at least 95 % of the images are at most twice as long as wide.
-    - Else `pad` by reflection, because stretching would distort the images much and cropping would cut off much.
+    - Else `pad` by reflection, because stretching would distort the images much.
 
     >>> from casewise.study.images import Images
     >>> [planned(Images(), sizes)[0].fit for sizes in ([(40, 30), (80, 60)], [(40, 30), (40, 40)], [(9, 1), (1, 1)])]
     ['pad', 'stretch', 'pad']
     """
     boxes = {content_box(width, height, images.size, "pad") for width, height in sizes}
-    long = float(np.mean([max(size) > LONG * min(size) for size in sizes])) if sizes else 0.0
-    alike = len(boxes) <= 1
+    long = float(np.mean([max(size) > LONG_RATIO * min(size) for size in sizes])) if sizes else 0.0
+    one_box = len(boxes) <= 1
     fit = images.fit
     if fit == "auto":
-        fit = "pad" if alike or long > FEW else "stretch"
+        fit = "pad" if one_box or long > MAX_LONG_SHARE else "stretch"
     padding = images.padding
     if fit == "pad" and padding == "auto":
-        padding = "black" if alike else "reflect"
+        padding = "black" if one_box else "reflect"
     unused = f"; no bars are left for `padding: {padding}`" if fit != "pad" and padding != "auto" else ""
     if unused:
         padding = "auto"
     reason = ""
-    if not alike:
+    if not one_box:
         text = f"padded ({padding})" if fit == "pad" else "stretched to squares"
-        extremes = f", and {long:.0%} are more than twice as long as wide" if long > FEW else ""
+        extremes = f", and {long:.0%} are more than twice as long as wide" if long > MAX_LONG_SHARE else ""
         reason = f"images are {text}, because their shapes differ{extremes}{unused}"
     return images.model_copy(update={"fit": fit, "padding": padding}), reason
 
 
-def shapes(sources: Sequence[ImageSource], side: int, folder: Path) -> list[tuple[int, int]]:
-    """Upright width and height of every image that can be read; a region of a slide is a square of `side` pixels.
-
-    Args:
-        folder: of the tile store, whose index spares reading files that have not changed.
-    """
-    stored: dict[tuple[str, tuple[int, int, int]], tuple[int, int]] = {}
-    try:
-        index = open_store(folder).index
-        columns = (index[name].tolist() for name in ("path", "bytes", "mtime_ns", "ctime_ns", "width", "height"))
-        stored = {(path, tuple(stamp)): (width, height) for path, *stamp, width, height in zip(*columns, strict=True)}
-    except RunError:
-        pass  # there is no store yet, or a damaged one, which is built again
-
-    def shape(source: ImageSource) -> tuple[int, int] | None:
-        if not isinstance(source, Path):
-            return side, side
-        try:
-            status = source.stat()
-        except OSError:
-            return None
-        return stored.get((str(source), stamp_of(status))) or image_shape(source)
-
+def shapes(sources: Sequence[ImageSource], side: int) -> list[tuple[int, int]]:
+    """Upright width and height of every image that can be read; a region of a slide is a square of `side` pixels."""
     with ThreadPoolExecutor() as pool:
-        return [size for size in pool.map(shape, sources) if size]
+        sizes = pool.map(lambda source: image_shape(source) if isinstance(source, Path) else (side, side), sources)
+        return [size for size in sizes if size]

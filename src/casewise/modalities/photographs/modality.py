@@ -5,20 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.folder_layout import FolderImage, find_region, read_new_layout
 from casewise.errors import counted
 from casewise.modalities import base
+from casewise.modalities.alterations import ALTERATIONS, altered, png
+from casewise.modalities.masks import EMPTY, mask_on_tiles, to_photograph
+from casewise.modalities.photographs.fit import needs_plan, planned, planned_size, shapes
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.readers import open_source, read_image
+from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store_builder import prepare
+from casewise.modalities.store.unreadable import PROBLEMS, check_images, not_read
 from casewise.plugin import plugins
 from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.dataset import PanelDataset
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Panels, Study
 
 
+log = logging.getLogger("casewise")
 # The longest side of a picture in a report, in pixels.
 PICTURE_SIDE = 900
 # The longest side of an image that is altered, in sides of a tile.
@@ -44,9 +53,16 @@ class Photographs(base.Modality):
         return next(filter(None, claims), None) or base.Start(study, [], [], "image")
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
-        from casewise.modalities.photographs.modality import new_images
-
-        return new_images(study, paths)
+        images: list[FolderImage] = []
+        for path in paths:
+            if path.is_dir():
+                images += _of_folder(study, path)
+            else:
+                region = find_region(path.name, study.regions) if study.regions else ""
+                images.append(FolderImage(str(path), path.name, region=region))
+        images = _distinct(images)
+        roles = ["path", "subject", *(role for role in ("visit", "region") if any(getattr(i, role) for i in images))]
+        return pd.DataFrame({_heading(study, role): [getattr(image, role) for image in images] for role in roles})
 
     def read(self, study: Study, cohort: Cohort, folder: ImageFolder | None, show: Show) -> Cohort:
         for plugin in plugins():
@@ -62,28 +78,19 @@ class Photographs(base.Modality):
         Raises:
             ImageError: images cannot be read; the message lists them.
         """
-        from casewise.modalities.store.unreadable import PROBLEMS, check_images, not_read
-
         paths = [Path(path) for path in cohort.images["path"]]
         with show.bar("images") as bar:
-            check = check_images(
-                paths, study.images.size, study.images.channels, progress=lambda done, total: bar(done, total)
-            )
-        if check.problems:
-            raise not_read(check.problems, paths, Path(PROBLEMS))
+            problems = check_images(paths, study.images.size, study.images.channels, bar)
+        if problems:
+            raise not_read(problems, paths, Path(PROBLEMS))
         show.line("images", f"{counted(len(paths), 'image')} can be read")
-        if check.misnamed:
-            row = min(check.misnamed)
-            text = f"{counted(len(check.misnamed), 'file')} with the ending of another format, read by content: "
-            show.line("images", f"{text}{paths[row].name} is {check.misnamed[row]}")
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
-        from casewise.modalities.photographs.fit import needs_plan, planned, planned_size, shapes
 
         size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set
         if not size_open and not needs_plan(study.images):
             return study
-        sizes, images = shapes(self.sources(cohort), study.images.size, folder.of("tiles")), study.images
+        sizes, images = shapes(self.sources(cohort), study.images.size), study.images
         if size_open:
             images = images.model_copy(update={"size": planned_size(sizes)})
         images, reason = planned(images, sizes)
@@ -94,16 +101,12 @@ class Photographs(base.Modality):
     def prepare(
         self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show, step: str = "tiles"
     ) -> base.ImageStore:
-        from casewise.modalities.store.preparation import Preparation
-        from casewise.modalities.store.store_builder import prepare
 
         settings = self.planned(study, cohort, folder, show).images
         preparation = Preparation.of(settings)
         start = time.monotonic()
         with show.bar(step) as bar:
-            store = prepare(
-                self.sources(cohort), preparation, folder.of("tiles"), progress=lambda done, total: bar(done, total)
-            )
+            store = prepare(self.sources(cohort), preparation, folder.of("tiles"), progress=bar)
         show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {time.monotonic() - start:.1f} s")
         return store
 
@@ -120,7 +123,7 @@ class Photographs(base.Modality):
         study: Study,
         panels: pd.DataFrame,
         labels: np.ndarray | None,
-        fitted: base.FittedPreprocessing,
+        fitted: base.Facts,
     ) -> PanelDataset:
         from casewise.modalities.dataset import PanelData, open_tiles
         from casewise.modalities.shape_variation import open_shapes
@@ -130,13 +133,9 @@ class Photographs(base.Modality):
 
     def alterations(self, study: Study) -> tuple[str, ...]:
         """All of them: an image file is altered before it is prepared."""
-        from casewise.modalities.alterations import ALTERATIONS
-
         return tuple(ALTERATIONS)
 
     def altered(self, prepared: base.PreparedCohort, rows: Sequence[int], alteration: str) -> base.AlteredPanels:
-        from concurrent.futures import ThreadPoolExecutor
-
         from casewise.modalities.dataset import PanelData, three_channels
 
         panels = prepared.cohort.panels.iloc[list(rows)]
@@ -153,17 +152,12 @@ class Photographs(base.Modality):
 
         A large image is reduced first, so that neither file nor decoding take long.
         """
-        from casewise.modalities.alterations import altered, png
-        from casewise.modalities.store.readers import open_source, read_image
-        from casewise.modalities.store.store import TileStore
-
         assert isinstance(prepared.store, TileStore)
         preparation, path = prepared.store.preparation, Path(str(prepared.store.index["path"].iloc[number]))
         image = read_image(path, size=ALTERED_SIDES * preparation.size, channels=preparation.channels)
         return open_source(path, png(altered(image, alteration))).tile(preparation)
 
     def picture(self, prepared: base.PreparedCohort, image: int) -> np.ndarray | None:
-        from casewise.modalities.store.readers import read_image
 
         return read_image(Path(self._path(prepared, image)), size=PICTURE_SIDE)
 
@@ -171,14 +165,6 @@ class Photographs(base.Modality):
         self, prepared: base.PreparedCohort, maps: Sequence[base.SlotMaps], channel: str, *, side: int | None = None
     ) -> list[base.NativeMap]:
         """A map for each photograph of the case, the mean where a photograph occurs in several slots."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        import joblib
-
-        from casewise.modalities.masks import EMPTY, to_photograph
-        from casewise.modalities.store.readers import read_image
-        from casewise.modalities.store.store import TileStore
-
         assert isinstance(prepared.store, TileStore)
         preparation = prepared.store.preparation
         tiles: dict[int, list[np.ndarray]] = {}
@@ -195,9 +181,7 @@ class Photographs(base.Modality):
             values = to_photograph(np.mean(tiles[number], axis=0), width=width, height=height, fit=preparation.fit)
             return base.NativeMap(f"{number}-{path.stem}", values, picture)
 
-        if side is None:  # whole photographs need much memory
-            return [native(number) for number in tiles]
-        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        with ThreadPoolExecutor(1 if side is None else None) as pool:  # whole photographs need much memory
             return list(pool.map(native, tiles))
 
     def mask_columns(self, study: Study) -> dict[base.MaskMeaning, str]:
@@ -205,7 +189,6 @@ class Photographs(base.Modality):
         return {meaning: column for meaning, column in columns.items() if column}
 
     def mask(self, prepared: base.PreparedCohort, row: int, meaning: base.MaskMeaning) -> base.CaseMask:
-        from casewise.modalities.masks import mask_on_tiles
 
         return mask_on_tiles(prepared, row, self.mask_columns(prepared.study)[meaning], meaning)
 
@@ -217,35 +200,11 @@ class Photographs(base.Modality):
 MODALITY = Photographs()
 
 
-log = logging.getLogger("casewise")
-
-
-def new_images(study: Study, paths: Sequence[Path]) -> pd.DataFrame:
-    """One row for each image; a single file, and each file of a folder without subfolders, is a subject of its own.
-
-    Raises:
-        CasewiseError: a folder has no images, or a layout that is not supported.
-    """
-    images: list[FolderImage] = []
-    for path in paths:
-        if path.is_dir():
-            images += _of_folder(study, path)
-        else:
-            region = find_region(path.name, study.regions) if study.regions else ""
-            images.append(FolderImage(str(path), path.name, region=region))
-    return as_table(study, _distinct(images))
-
-
 def _of_folder(study: Study, folder: Path) -> list[FolderImage]:
     layout = read_new_layout(folder, regions=study.regions)
     if layout.skipped:
-        log.warning(
-            "%s: %s no image by name and %s left out, such as %s.",
-            folder,
-            counted(len(layout.skipped), "file is", "files are"),
-            "is" if len(layout.skipped) == 1 else "are",
-            layout.skipped[0],
-        )
+        count = counted(len(layout.skipped), "file")
+        log.warning("%s: left out because of their names: %s, such as %s.", folder, count, layout.skipped[0])
     if layout.shape == "*.jpg" and len(layout.images) > 1:
         log.warning(
             "%s has no subfolders, so each of its %d images counts as a subject of its own. If subjects have several "
@@ -265,14 +224,6 @@ def _distinct(images: list[FolderImage]) -> list[FolderImage]:
         FolderImage(image.path, image.path, image.visit, image.region) if image.subject in repeated else image
         for image in images
     ]
-
-
-def as_table(study: Study, images: Sequence[FolderImage]) -> pd.DataFrame:
-    """The rows of image files, under the study's headings; visit and region where some image has one."""
-    import pandas as pd
-
-    roles = ["path", "subject", *(role for role in ("visit", "region") if any(getattr(i, role) for i in images))]
-    return pd.DataFrame({_heading(study, role): [getattr(image, role) for image in images] for role in roles})
 
 
 def _heading(study: Study, role: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.folder_layout import DICOM_SUFFIXES
-from casewise.errors import CasewiseError, ImageError
+from casewise.errors import ImageError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -104,20 +104,6 @@ def quiet_pydicom() -> ModuleType:
     return module
 
 
-def pydicom_module() -> ModuleType:
-    """Import the optional package.
-
-    Raises:
-        CasewiseError: it is not installed.
-    """
-    try:
-        return quiet_pydicom()
-    except ImportError as error:
-        raise CasewiseError(
-            f"DICOM files need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
-        ) from error
-
-
 def name_of(uid: Any) -> str:
     """The name of an identifier of the standard, such as a kind of image; never the text of the file itself."""
     name = str(getattr(uid, "name", ""))
@@ -170,17 +156,16 @@ def defect_of(error: Exception) -> str:
         return "a number in it cannot be read"
     if isinstance(error, EOFError) or re.search(r"less than expected|truncated|end of (the )?(file|data)", str(error)):
         return "it is cut short"
-    if isinstance(error, InvalidDicomError):
-        return "it does not begin as a DICOM file does"
-    if isinstance(error, MemoryError):
-        return "it states a length that no memory holds"
-    if isinstance(error, (LookupError, AttributeError)) and not isinstance(error, UnicodeError):
-        return "a tag that describes its pixels is missing or empty"
-    if isinstance(error, RuntimeError):
-        return "its pixels cannot be decoded"
-    if isinstance(error, OSError):
-        return "it cannot be read to its end"
-    return "a value in it has another form than the standard allows"
+    defects: dict[type[Exception], str] = {
+        InvalidDicomError: "it does not begin as a DICOM file does",
+        MemoryError: "it states a length that no memory holds",
+        LookupError: "a tag that describes its pixels is missing or empty",
+        AttributeError: "a tag that describes its pixels is missing or empty",
+        RuntimeError: "its pixels cannot be decoded",
+        OSError: "it cannot be read to its end",
+    }
+    unknown = "a value in it has another form than the standard allows"
+    return next((defect for kind, defect in defects.items() if isinstance(error, kind)), unknown)
 
 
 def text_of(header: Any, tag: str) -> str:

@@ -19,22 +19,21 @@ ARRAY_DAMAGE = (
 )
 
 
-def size_of(path: Path, *, folder: str, other: str) -> int:
+def size_of(path: Path, remedy: str) -> int:
     """Return the size of the file in bytes.
 
     Args:
-        folder: the end of the message if the path is a folder.
-        other: the end of the message if it is a device or a pipe.
+        remedy: the end of the message if the path is a folder, a device or a pipe.
 
     Raises:
         ImageError: it is missing, empty, not a file, or may not be read.
     """
     try:
         if path.is_dir():
-            raise ImageError(f"{path}: {folder}")
+            raise ImageError(f"{path}: this is a folder. {remedy}")
         if path.exists() and not path.is_file():
             # Opening a pipe would block.
-            raise ImageError(f"{path}: {other}")
+            raise ImageError(f"{path}: this is a device or a pipe. {remedy}")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
@@ -65,14 +64,9 @@ _BEGINNINGS = (
     (b"GIF8", "a GIF"),
     (b"BM", "a BMP"),
     (b"%PDF", "a PDF"),
-    (b"8BPS", "a Photoshop file"),
     (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000"),
-    (b"\xff\x0a", "a JPEG XL"),
-    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL"),
     (b"PK\x03\x04", "a ZIP archive or an office document"),
     (b"\x1f\x8b", "a gzip archive (a volume such as .nii.gz?)"),
-    (b"\x89HDF", "an HDF5 file"),
 )
 
 

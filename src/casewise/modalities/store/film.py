@@ -6,7 +6,8 @@
   the smallest of 8, 12 and 16 bits that holds the largest stored value, but never more than BitsStored. If values are
   negative, black and white are the smallest and the largest value of the film.
 - MONOCHROME1 is inverted. Padding (PixelPaddingValue) becomes black.
-- Colours become RGB: YBR is converted, palettes are expanded, of more than 8 bits the highest 8 remain.
+- Colours become RGB: YBR is converted, of more than 8 bits the highest 8 remain. Palettes are refused, and so are
+  enhanced objects, whose tags describe single frames.
 - Overlays are not drawn into the pixels: they are marks of readers, which may tell the label.
 
 Only tags that describe pixels are read: names, identifiers and dates of birth never leave the file.
@@ -41,22 +42,15 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 KINDS = (*GREY, *COLOURS, "PALETTE COLOR", "CMYK", "HSV", "ARGB", "XYB", "YBR_PARTIAL_420", "YBR_PARTIAL_422")
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-# Sequences whose tags describe one frame; in other files the same tags are those of the file.
-FRAME_GROUPS = ("FrameVOILUTSequence", "PixelValueTransformationSequence")
+# Sequences of enhanced objects, whose tags describe single frames.
+FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 TAGS = (
     "SOPClassUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "RescaleSlope", "RescaleIntercept",
     "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "ICCProfile", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
-    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
-    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
 )  # fmt: skip
-PIXEL_TAGS = (
-    *("Rows", "Columns", "SamplesPerPixel"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-)
+PIXEL_TAGS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 # The columns that a table may take from films. None of them identifies a person.
 COLUMNS = {
     "laterality": ("ImageLaterality", "Laterality"),
@@ -172,42 +166,37 @@ def _image(header: Any) -> Image.Image:
     stored = _stored(header)
     kind = text_of(header, "PhotometricInterpretation") or GREY[1]
     if kind in GREY and stored.ndim == 2:
-        return Image.fromarray(_grey(stored, _of_frame(header), inverted=kind == GREY[0]))
-    if kind == "PALETTE COLOR" and stored.ndim == 2:
-        from pydicom.pixels import apply_color_lut
-
-        coloured = apply_color_lut(stored, header)
-        return Image.fromarray(_eight(coloured, coloured.dtype.itemsize * 8))
+        return Image.fromarray(_grey(stored, header, inverted=kind == GREY[0]))
     if kind not in COLOURS or stored.ndim != 3 or stored.shape[2] != 3:
         count = 1 if stored.ndim == 2 else stored.shape[-1]
         kind = kind if kind in KINDS else "of an unknown kind"
         raise FilmError(f"its pixels are {kind} in {count} channels, which is not supported. Save it as PNG.")
-    image = Image.fromarray(_eight(stored, max(8, whole_number(header, "BitsStored", 8))))
+    highest = stored >> (max(8, whole_number(header, "BitsStored", 8)) - 8)
+    image = Image.fromarray(np.ascontiguousarray(highest).astype(np.uint8))
     if profile := header.get("ICCProfile"):
         image.info["icc_profile"] = profile
     return image
 
 
-def _eight(colours: np.ndarray, bits: int) -> np.ndarray:
-    """The highest 8 of `bits` bits."""
-    return np.ascontiguousarray(colours >> (bits - 8)).astype(np.uint8)
-
-
 def _stored(header: Any) -> np.ndarray:
     """The decoded pixels as stored: (H, W), or (H, W, 3) as RGB."""
+    from pydicom import uid
     from pydicom.pixels import pixel_array
 
+    # the transfer syntaxes in which every block or pixel has at least one bit
+    jpegs = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
     syntax = header.file_meta.TransferSyntaxUID
+    if any(name in header for name in FRAME_GROUPS):
+        raise FilmError("it is an enhanced object, whose frames state their own grey values. Save it as PNG.")
     if "FloatPixelData" in header or "DoubleFloatPixelData" in header:
         raise FilmError("it contains floating-point values, so black and white are unknown. Save it with 16 bits.")
     if "PixelData" not in header or not header.PixelData:
         raise FilmError("it contains no pixels: the file is cut short, or was exported without them. Copy it again.")
-    if whole_number(header, "BitsStored", 8) > 16:
-        bits = whole_number(header, "BitsStored", 8)
+    if (bits := whole_number(header, "BitsStored", 8)) > 16:
         raise FilmError(f"it has {bits} bits a pixel, so black and white are unknown. Save it with 8 or 16 bits.")
     sides = (whole_number(header, "Columns", 0), whole_number(header, "Rows", 0))
     n_bytes = len(header.PixelData)
-    if syntax in _jpegs() and n_bytes < fewest_bytes(*sides):
+    if syntax in jpegs and n_bytes < fewest_bytes(*sides):
         raise FilmError(
             f"it claims {sides[0]:,} x {sides[1]:,} pixels, which {n_bytes:,} bytes of JPEG cannot hold. It is "
             "damaged; copy it again from its source."
@@ -245,12 +234,12 @@ def _by_simpleitk(header: Any, sides: tuple[int, int]) -> np.ndarray:
         raise _undecodable(syntax)
     # only what describes the pixels: SimpleITK reads files, and would apply the slope
     plain = pydicom.Dataset()
-    plain.file_meta = pydicom.dataset.FileMetaDataset()
-    plain.file_meta.TransferSyntaxUID = syntax
-    plain.SOPClassUID, plain.SOPInstanceUID = pydicom.uid.SecondaryCaptureImageStorage, "1.2.3"
     for tag in (*PIXEL_TAGS, "PixelData"):
         if tag in header:
             plain[tag] = header[tag]
+    plain.file_meta = pydicom.dataset.FileMetaDataset()
+    plain.file_meta.TransferSyntaxUID = syntax
+    plain.SOPClassUID, plain.SOPInstanceUID = pydicom.uid.SecondaryCaptureImageStorage, "1.2.3"
     plain.add_new("PhotometricInterpretation", "CS", GREY[1])  # MONOCHROME1 would be inverted
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "film.dcm")
@@ -274,25 +263,8 @@ def _undecodable(syntax: Any) -> FilmError:
     )
 
 
-def _jpegs() -> tuple[str, ...]:
-    """The transfer syntaxes in which every block or pixel has at least one bit."""
-    from pydicom import uid
-
-    return uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1
-
-
-def _of_frame(header: Any) -> Any:
-    """The tags of the first frame: those of its functional groups take the place of the file's."""
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in (header.get(groups) or [])[:1]:
-            for name in FRAME_GROUPS:
-                for item in (group.get(name) or [])[:1]:
-                    header.update(item)
-    return header
-
-
-def _numbers(header: Any, tag: str) -> list[float]:
-    """The finite numbers of a tag; empty if it is missing.
+def _number(header: Any, tag: str, default: float) -> float:
+    """The first number of a tag; `default` if it is missing.
 
     Raises:
         FilmError: a value is infinite or not a number.
@@ -305,7 +277,7 @@ def _numbers(header: Any, tag: str) -> list[float]:
         numbers = [np.nan]
     if not np.isfinite(numbers).all():
         raise FilmError(f"its {tag} is not a finite number. Export the film again from its archive.")
-    return numbers
+    return numbers[0] if numbers else default
 
 
 def _grey(stored: np.ndarray, header: Any, *, inverted: bool) -> np.ndarray:
@@ -317,7 +289,9 @@ def _grey(stored: np.ndarray, header: Any, *, inverted: bool) -> np.ndarray:
     if least < low or largest >= low + 2**bits:
         raise FilmError(f"its values range from {least} to {largest}, more than its {bits} bits hold. Copy it again.")
     codes = np.arange(low, low + 2**bits)
-    padding = _padding(codes, header)
+    # the stored values that mark pixels outside of the film
+    first, last = (_number(header, tag, np.nan) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+    padding = (codes >= np.fmin(first, last)) & (codes <= np.fmax(first, last))
     used = stored if not padding.any() else stored[~padding[stored - low]]
     table = _fractions(codes, (int(used.min()), int(used.max())) if used.size else (0, 0), bits, header)
     if inverted:
@@ -328,39 +302,33 @@ def _grey(stored: np.ndarray, header: Any, *, inverted: bool) -> np.ndarray:
     return mapped
 
 
-def _padding(codes: np.ndarray, header: Any) -> np.ndarray:
-    """Which stored values mark pixels outside of the film."""
-    ends = [*_numbers(header, "PixelPaddingValue")[:1], *_numbers(header, "PixelPaddingRangeLimit")[:1]]
-    return (codes >= min(ends)) & (codes <= max(ends)) if ends else np.zeros(codes.shape, bool)
-
-
 def _fractions(codes: np.ndarray, span: tuple[int, int], bits: int, header: Any) -> np.ndarray:
     """For every stored value its place between black (0) and white (1), before MONOCHROME1 is inverted.
 
     `span`: the smallest and the largest stored value of the film.
     """
-    slope, intercept = (_numbers(header, tag)[:1] for tag in ("RescaleSlope", "RescaleIntercept"))
-    if slope and slope[0] == 0:
+    slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
+    if slope == 0:
         raise FilmError("its RescaleSlope is 0, which makes all pixels equal. Export the film again from its archive.")
     tables = header.get("ModalityLUTSequence")
     if tables:
         values, white = _looked_up(codes, tables[0], header)
     else:
         with np.errstate(over="ignore", invalid="ignore"):
-            values = codes * (slope or [1.0])[0] + (intercept or [0.0])[0]
+            values = codes * slope + intercept
         if not np.isfinite(values).all():
             raise FilmError("its RescaleSlope gives infinite values. Export the film again from its archive.")
     if luts := header.get("VOILUTSequence"):
         values, white = _looked_up(values, luts[0], header)
         return values / white
-    centres, widths = _numbers(header, "WindowCenter"), _numbers(header, "WindowWidth")
-    if centres and widths and widths[0] > 0:
-        return _windowed(values, centres[0], widths[0], text_of(header, "VOILUTFunction") or "LINEAR")
+    centre, width = _number(header, "WindowCenter", np.nan), _number(header, "WindowWidth", 0.0)
+    if np.isfinite(centre) and width > 0:
+        return _windowed(values, centre, width, text_of(header, "VOILUTFunction") or "LINEAR")
     if tables:
         return values / white
     black, white = span if span[0] < 0 else (0, 2 ** min(bits, depth_of(span[1])) - 1)
     fractions = np.clip((codes - black) / max(white - black, 1), 0, 1)
-    return 1 - fractions if slope and slope[0] < 0 else fractions
+    return 1 - fractions if slope < 0 else fractions
 
 
 def _looked_up(values: np.ndarray, table: Any, header: Any) -> tuple[np.ndarray, int]:

@@ -150,23 +150,13 @@ def reduced(width: int, height: int, size: int) -> tuple[int, int]:
 def content_box(width: int, height: int, size: int, fit: Fit) -> tuple[int, int, int, int]:
     """The box of a tile that the image fills, not its padding: top, left, height and width.
 
-    >>> content_box(20, 10, 8, "pad"), content_box(20, 10, 8, "crop")
+    >>> content_box(20, 10, 8, "pad"), content_box(20, 10, 8, "stretch")
     ((2, 0, 4, 8), (0, 0, 8, 8))
     """
     if fit != "pad":
         return 0, 0, size, size
     inner_width, inner_height = reduced(width, height, size)
     return (size - inner_height) // 2, (size - inner_width) // 2, inner_height, inner_width
-
-
-def central_square(width: int, height: int) -> tuple[int, int, int]:
-    """Left, top and side of the central square of an image.
-
-    >>> central_square(20, 10)
-    (5, 0, 10)
-    """
-    side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, side
 
 
 def fit(image: np.ndarray, preparation: Preparation) -> np.ndarray:
@@ -177,14 +167,11 @@ def fit(image: np.ndarray, preparation: Preparation) -> np.ndarray:
     >>> white = np.full((10, 20, 3), 255, np.uint8)
     >>> fit(white, Preparation(8))[:, 0, 0]
     array([  0,   0, 255, 255, 255, 255,   0,   0], dtype=uint8)
-    >>> [int(fit(white, Preparation(8, how)).min()) for how in ("crop", "stretch")]
-    [255, 255]
+    >>> int(fit(white, Preparation(8, "stretch")).min())
+    255
     """
     size = preparation.size
     height, width, channels = image.shape
-    if preparation.fit == "crop":
-        left, top, side = central_square(width, height)
-        image = image[top : top + side, left : left + side]
     down, across, inner_height, inner_width = content_box(width, height, size, preparation.fit)
     if image.shape[:2] != (inner_height, inner_width):
         flat = image[..., 0] if channels == 1 else image
@@ -199,16 +186,8 @@ def padded(image: np.ndarray, down: tuple[int, int], across: tuple[int, int], pa
 
     >>> padded(np.array([[[1], [3]]], np.uint8), (0, 0), (1, 2), "reflect")[0, :, 0].tolist()
     [1, 1, 3, 3, 1]
-    >>> padded(np.array([[[1], [3]]], np.uint8), (0, 0), (1, 1), "mean")[0, :, 0].tolist()
-    [2, 1, 3, 2]
     """
     widths = (down, across, (0, 0))
     if not any(map(sum, widths)):
         return image
-    if padding == "reflect":
-        return np.pad(image, widths, mode="symmetric")
-    tile = np.pad(image, widths)
-    if padding == "mean":
-        bars = np.pad(np.zeros(image.shape[:2], bool), widths[:2], constant_values=True)
-        tile[bars] = np.rint(image.mean(axis=(0, 1))).astype(image.dtype)
-    return tile
+    return np.pad(image, widths, mode="symmetric") if padding == "reflect" else np.pad(image, widths)

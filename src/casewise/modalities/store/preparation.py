@@ -6,20 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, get_args
-
-from casewise.errors import StudyError, nearest
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from casewise.study.images import Images
 
 Channels = Literal["rgb", "grey"]
-Fit = Literal["pad", "crop", "stretch"]
-Padding = Literal["reflect", "mean", "black"]
+Fit = Literal["pad", "stretch"]
+Padding = Literal["reflect", "black"]
 
 # Increased whenever the reading rules change the pixels of tiles: older stores are then built again.
 PIXEL_RULES = 1
-SMALLEST, LARGEST = 8, 4096
 
 
 @dataclass(frozen=True)
@@ -27,19 +24,12 @@ class Preparation:
     """Everything that determines a tile's pixels, apart from the image itself.
 
     `size` is the side of the square tile in pixels. `fit`: the longest side of the image becomes `size` and the rest of
-    the square is filled (`pad`), its central square becomes the tile (`crop`), or the image is stretched to the square
-    (`stretch`). `padding` fills bars with the mirrored image (`reflect`), its mean or black; it is `black` where there
-    are none. `channels` is `rgb` (3) or `grey` (1).
-
-    Raises:
-        StudyError: a value is not allowed.
+    the square is filled (`pad`), or the image is stretched to the square (`stretch`). `padding` fills bars with the
+    mirrored image (`reflect`) or black; it is `black` where there are none. `channels` is `rgb` (3) or `grey`
+    (1).
 
     >>> Preparation(size=64).shape
     (3, 64, 64)
-    >>> Preparation(channels="gray")
-    Traceback (most recent call last):
-    ...
-    casewise.errors.StudyError: images: channels must be 'rgb' or 'grey', not 'gray'. Did you mean 'grey'?
     """
 
     size: int = 128
@@ -48,15 +38,7 @@ class Preparation:
     channels: Channels = "rgb"
 
     def __post_init__(self) -> None:
-        """Refuse settings with which no tile can be made."""
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or not SMALLEST <= self.size <= LARGEST:
-            allowed = f"a whole number of pixels from {SMALLEST} to {LARGEST}"
-            raise StudyError(f"images: size must be {allowed}, not {self.size!r}.")
-        for name, choices in (("fit", Fit), ("padding", Padding), ("channels", Channels)):
-            value, values = getattr(self, name), get_args(choices)
-            if value not in values:
-                listed = f"{', '.join(map(repr, values[:-1]))} or {values[-1]!r}"
-                raise StudyError(f"images: {name} must be {listed}, not {value!r}.{nearest(str(value), values)}")
+        """Without bars nothing fills them."""
         if self.fit != "pad":
             object.__setattr__(self, "padding", "black")
 

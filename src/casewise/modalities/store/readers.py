@@ -24,7 +24,6 @@ import numpy as np
 import simplejpeg
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from casewise.cohort.folder_layout import DICOM_SUFFIXES
 from casewise.errors import ImageError
 from casewise.modalities.store.dicom_file import is_dicom
 from casewise.modalities.store.file_check import name_content, size_of
@@ -74,7 +73,6 @@ class Reader:
         turned: the library applies the orientation itself.
         scales: `Image.draft` decodes at 1/2, 1/4 or 1/8.
         extra: the optional part of casewise whose packages `open` imports.
-        endings: those of its files, in lower case with a dot.
     """
 
     name: str
@@ -83,7 +81,6 @@ class Reader:
     turned: bool = False
     scales: bool = False
     extra: str = ""
-    endings: tuple[str, ...] = ()
 
 
 @cache
@@ -92,12 +89,12 @@ def readers() -> tuple[Reader, ...]:
     jpeg, png = JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile
     tiff, webp = TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile
     return (
-        Reader("JPEG", _starts(b"\xff\xd8\xff"), jpeg, scales=True, endings=(".jpg", ".jpeg", ".jpe", ".jfif")),
-        Reader("PNG", _starts(b"\x89PNG\r\n\x1a\n"), png, endings=(".png",)),
-        Reader("TIFF", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff, turned=True, endings=(".tif", ".tiff")),
-        Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", webp, endings=(".webp",)),
-        Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic", endings=(".heic", ".heif")),
-        Reader("DICOM", is_dicom, Film, extra="dicom", endings=DICOM_SUFFIXES),
+        Reader("JPEG", _starts(b"\xff\xd8\xff"), jpeg, scales=True),
+        Reader("PNG", _starts(b"\x89PNG\r\n\x1a\n"), png),
+        Reader("TIFF", _starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff, turned=True),
+        Reader("WebP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", webp),
+        Reader("HEIC", _is_heif, _open_heic, turned=True, extra="heic"),
+        Reader("DICOM", is_dicom, Film, extra="dicom"),
     )
 
 
@@ -153,17 +150,10 @@ class Source:
     stream: IO[bytes] = field(default_factory=io.BytesIO)
 
     def facts(self) -> dict[str, Any]:
-        """Upright width and height, the stored mode, the format, bytes and EXIF orientation (1 if none)."""
+        """Upright width and height, the stored mode and the format."""
         turned = not self.reader.turned and self.orientation >= 5
         width, height = (self.height, self.width) if turned else (self.width, self.height)
-        named = {"width": width, "height": height, "mode": self.mode, "format": self.reader.name}
-        return named | {"bytes": self.n_bytes, "orientation": self.orientation}
-
-    @property
-    def misnamed(self) -> bool:
-        """Whether the name of the file ends like one of another format."""
-        ending = self.path.suffix.casefold()
-        return ending not in self.reader.endings and any(ending in reader.endings for reader in readers())
+        return {"width": width, "height": height, "mode": self.mode, "format": self.reader.name}
 
     def scale(self, target: tuple[int, int]) -> int:
         """The factor (1, 2, 4, 8) by which the decoder may reduce the image and still reach `SPARE` times `target`."""
@@ -176,7 +166,6 @@ class Source:
         """The approximate number of bytes in memory while decoding to `target`, including the file."""
         pixels = self.width * self.height
         coefficients = 6 * pixels if self.image.info.get("progressive") else 0
-        # a JPEG with lost data is read again and decoded at an eighth of its size
         copies = self.n_bytes + 3 * pixels // 64 if self.reader.scales else 0
         return self.n_bytes + copies + coefficients + 10 * pixels // self.scale(target) ** 2
 
@@ -188,14 +177,8 @@ class Source:
 
     def target_for(self, preparation: Preparation) -> tuple[int, int]:
         """The `target` of `read` for a tile, never larger than the image unless stretched."""
-        size, shortest = preparation.size, min(self.width, self.height)
-        if preparation.fit == "stretch":
-            return size, size
-        if preparation.fit == "pad":
-            return self.target(size)
-        if shortest <= size:
-            return self.width, self.height
-        return round(self.width * size / shortest), round(self.height * size / shortest)
+        size = preparation.size
+        return (size, size) if preparation.fit == "stretch" else self.target(size)
 
     def read(self, target: tuple[int, int], channels: Channels) -> np.ndarray:
         """Decode to `target`, the width and height before turning; (H, W, C) `uint8`, upright.
@@ -204,11 +187,10 @@ class Source:
             ImageError: the pixels are cut short, damaged, or of an unknown range.
         """
         with _damage_named(self.path, self.reader.name):
-            scale, box = self.scale(target), None
-            if scale > 1:
-                # The scaled image is rounded up to whole pixels; the box is the area that the photograph covers.
-                box = (0.0, 0.0, self.width / scale, self.height / scale)
-            image = self._intact(scale) or self._loaded(scale)
+            scale = self.scale(target)
+            # The scaled image is rounded up to whole pixels; the box is the area that the photograph covers.
+            box = (0.0, 0.0, self.width / scale, self.height / scale) if scale > 1 else None
+            image = self._decoded(scale)
             if self.orientation == 1 and (late := self.image.info.get("exif")):
                 # A PNG may state its orientation after its pixels.
                 exif = Image.Exif()
@@ -220,22 +202,22 @@ class Source:
             image = in_srgb(image, self.image.info.get("icc_profile"))
             return as_array(image if self.reader.turned else upright(image, self.orientation), channels)
 
-    def _intact(self, scale: int) -> Image.Image | None:
-        """The pixels of a JPEG whose data are complete, decoded once; None for others."""
-        if not self.reader.scales:
-            return None
-        return decode_intact(self.stream, self.mode, (self.width, self.height), scale)
-
-    def _loaded(self, scale: int) -> Image.Image:
-        """The pixels as Pillow decodes them, after a check of the data of a JPEG.
+    def _decoded(self, scale: int) -> Image.Image:
+        """The pixels: of a JPEG whose data are complete decoded once, else by Pillow.
 
         Raises:
-            ImageError: data are lost.
+            ImageError: data of a JPEG are lost.
         """
+        lost = False
+        if self.reader.scales:
+            self.stream.seek(0)
+            intact, lost = decode_jpeg(self.stream.read(), self.mode, (self.width, self.height), scale)
+            if intact:
+                return intact
         if scale > 1:
             self.image.draft(None, (self.width // scale, self.height // scale))
         self.image.load()
-        if self.reader.scales and has_lost_data(self.stream):
+        if lost:
             raise ImageError(
                 f"{self.path}: the {self.reader.name} has lost data: its {self.width:,} x {self.height:,} pixels "
                 "cannot all be decoded. It is damaged: copy it again from its source."
@@ -254,11 +236,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         ImageError: it is missing, empty, a folder, unreadable, or too large to be one image.
     """
-    size = size_of(
-        path,
-        folder="this is a folder. Name an image file in it.",
-        other="this is a device or a pipe. Name an image file.",
-    )
+    size = size_of(path, "Name an image file.")
     if size > BYTE_LIMIT:
         raise ImageError(f"{path}: the file has {size / 1e9:.1f} GB, more than one image of {PIXEL_LIMIT:,} pixels.")
     try:
@@ -327,7 +305,7 @@ def read_image(path: Path, *, size: int | None = None, channels: Channels = "rgb
 
 
 def image_facts(path: Path) -> dict[str, Any]:
-    """Return `width`, `height` (upright), `mode`, `format`, `bytes` and `orientation` without decoding.
+    """Return `width` and `height` (upright), `mode` and `format` without decoding.
 
     Raises:
         ImageError: the file is not a readable image.
@@ -374,48 +352,30 @@ class Budget:
                 self._changed.notify_all()
 
 
-_COLOURS = {"CMYK": "CMYK", "YCCK": "CMYK", "Gray": "GRAY"}
+# Pillow's modes of JPEG files, as simplejpeg names their colours.
+_COLOURS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _SURPLUS = re.compile(r"(\d+) extraneous bytes")
-# The modes of Pillow whose pixels are decoded here; others are left to it.
-_MODES = {"RGB": "RGB", "L": "GRAY"}
 # Some cameras write a few bytes after the last pixels.
 HARMLESS = 32
 # What libjpeg says of data that are missing, surplus or impossible; other errors are for the decoder that is used.
 _LOST = ("corrupt jpeg data", "premature end")
 
 
-def decode_intact(stream: IO[bytes], mode: str, size: tuple[int, int], scale: int) -> Image.Image | None:
-    """The pixels of a JPEG file without lost data, as Pillow decodes them; None where Pillow must decode and say why.
+def decode_jpeg(data: bytes, mode: str, size: tuple[int, int], scale: int) -> tuple[Image.Image | None, bool]:
+    """The pixels of a JPEG file as Pillow decodes them, None where Pillow must; and whether data of it are lost.
 
     Args:
         mode: of Pillow; size: width and height of the file.
         scale: 1, 2, 4 or 8, by which both sides are divided and rounded up.
     """
-    colours = _MODES.get(mode)
-    if colours is None:
-        return None
     width, height = (-(-side // scale) for side in size)
-    stream.seek(0)
+    colours = _COLOURS.get(mode, "RGB")
     try:
-        pixels = simplejpeg.decode_jpeg(
-            stream.read(), colours, min_height=height, min_width=width, min_factor=float(scale)
-        )
-    except ValueError:  # a warning of libjpeg, which may be harmless, or a kind of JPEG that simplejpeg cannot read
-        return None
-    array = np.asarray(pixels[..., 0] if colours == "GRAY" else pixels)
-    return Image.fromarray(array) if array.shape[:2] == (height, width) else None
-
-
-def has_lost_data(stream: IO[bytes]) -> bool:
-    """Whether the compressed data of a JPEG file are incomplete; decoded at an eighth of its size, which is quick."""
-    stream.seek(0)
-    data = stream.read()
-    try:
-        colours = _COLOURS.get(simplejpeg.decode_jpeg_header(data)[2], "RGB")
-        simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1, min_factor=8)
-    except ValueError as error:
+        pixels = simplejpeg.decode_jpeg(data, colours, min_height=height, min_width=width, min_factor=float(scale))
+    except ValueError as error:  # a warning of libjpeg, which may be harmless, or a kind that simplejpeg cannot read
         surplus = _SURPLUS.search(str(error))
-        if surplus and int(surplus[1]) <= HARMLESS:
-            return False
-        return any(text in str(error).lower() for text in _LOST)
-    return False
+        is_harmless = surplus is not None and int(surplus[1]) <= HARMLESS
+        return None, not is_harmless and any(text in str(error).lower() for text in _LOST)
+    array = np.asarray(pixels[..., 0] if mode == "L" else pixels)
+    is_whole = mode in ("RGB", "L") and array.shape[:2] == (height, width)
+    return (Image.fromarray(array) if is_whole else None), False

@@ -22,7 +22,7 @@ import pandas as pd
 import PIL
 from PIL import features
 
-from casewise.errors import RunError, StudyError
+from casewise.errors import RunError
 from casewise.files import parquet_bytes, parsed_json, read_parquet, write_atomic, write_json
 from casewise.files import sweep as sweep_temporary
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
@@ -34,8 +34,10 @@ log = logging.getLogger("casewise")
 MARKER = "store.json"
 # `tile_sha256` is the hash of the tile; the other columns describe the source file. Width and height are upright.
 COLUMNS = ("path", "sha256", "bytes", "mtime_ns", "ctime_ns", "width", "height", "mode", "format", "tile_sha256")
-# A store may be replaced between reading its marker and opening its files; the new marker is then read.
-ATTEMPTS = 3
+STAMP = ("bytes", "mtime_ns", "ctime_ns")
+Stamp: TypeAlias = tuple[int, int, int]
+# One row of the index, and one line in the journal of a build.
+Record: TypeAlias = dict[str, Any]
 
 
 class TileSource(Protocol):
@@ -48,23 +50,13 @@ class TileSource(Protocol):
 
     def check(self) -> None:
         """Raise an `ImageError` if the file is missing or cannot be read."""
-        ...
 
-    def new_reader(self) -> TileSourceReader:
-        """A reader for all sources of this type in one build."""
-        ...
+    def new_reader(self) -> Any:
+        """A reader for all sources of this type in one build, used by several threads.
 
-
-class TileSourceReader(Protocol):
-    """Reads sources of one type, from several threads."""
-
-    def sha256(self, source: Any) -> str:
-        """A hash over the bytes of the file and the position of the region."""
-        ...
-
-    def tile(self, source: Any, preparation: Preparation) -> np.ndarray:
-        """The tile, (C, H, W) `uint8`."""
-        ...
+        `sha256(source)` is a hash over the bytes of the file and the position of the region, `tile(source,
+        preparation)` the tile, (C, H, W) `uint8`.
+        """
 
 
 ImageSource: TypeAlias = Path | TileSource
@@ -119,7 +111,7 @@ def reopened(folder: Path, address: str) -> TileStore:
     return store
 
 
-def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+def stamp_of(status: os.stat_result) -> Stamp:
     """What changes whenever a file is replaced: its size, and the times of its content and of its status.
 
     The last cannot be set: it also changes where a file is replaced by one of the same size with its old time.
@@ -132,32 +124,24 @@ def hash_tile(tile: np.ndarray) -> str:
     return hashlib.sha256(tile.tobytes()).hexdigest()
 
 
-def open_store(folder: Path, *, verify: bool = False) -> TileStore:
+def open_store(folder: Path) -> TileStore:
     """Open the finished tile store in `folder`; no image is read.
 
-    Array shape and length, the index's checksum and the address are always checked; with `verify` every tile is
-    hashed and compared with the index.
+    Array shape and length, the index's checksum and the address are checked; the tiles' bytes by `damage`.
 
     Raises:
         RunError: there is no finished store, or it is damaged; the message names a remedy.
     """
     folder = Path(folder)
-    for attempt in range(ATTEMPTS):
-        try:
-            store = _opened(folder)
-            break
-        except FileNotFoundError as error:
-            if not (folder / MARKER).exists():
-                raise RunError(
-                    f"{folder}: this folder contains no finished tile store. Prepare the images first."
-                ) from error
-            if attempt == ATTEMPTS - 1:
-                raise _damaged(folder, f"{Path(error.filename).name} is missing") from error
-        except (*ARRAY_DAMAGE, StudyError) as error:
-            raise _damaged(folder, str(error)) from error
-    if verify and (sentence := damage(store)):
-        raise _damaged(folder, sentence)
-    return store
+    marker = folder / MARKER
+    if not marker.exists():
+        raise RunError(f"{folder}: this folder contains no finished tile store. Prepare the images first.")
+    try:
+        return _opened(folder)
+    except ARRAY_DAMAGE as error:
+        missing = Path(str(error.filename)).name if isinstance(error, FileNotFoundError) else ""
+        defect = f"{missing} is missing" if missing else str(error)
+        raise RunError(f"{folder}: the tile store is damaged: {defect}. Delete {marker} and prepare again.") from error
 
 
 def damage(store: TileStore) -> str:
@@ -171,11 +155,6 @@ def damage(store: TileStore) -> str:
         ]
     paths = ", ".join(store.index["path"].iloc[bad[:3]])
     return f"{len(bad):,} of {len(store):,} tiles are not as written ({paths}…)" if len(bad) else ""
-
-
-def _damaged(folder: Path, defect: str) -> RunError:
-    """The error of a damaged store."""
-    return RunError(f"{folder}: the tile store is damaged: {defect}. Delete {folder / MARKER} and prepare again.")
 
 
 def _opened(folder: Path) -> TileStore:
@@ -199,96 +178,66 @@ def _opened(folder: Path) -> TileStore:
     return TileStore(tiles, index, marker["address"], preparation, folder)
 
 
-def publish(folder: Path, built: Path, rows: Sequence[dict[str, Any]], preparation: Preparation) -> None:
+def publish(folder: Path, built: Path, rows: Sequence[Record], preparation: Preparation) -> None:
     """Make the finished tiles in `built` and their index the store of `folder`.
-
-    `built` also keeps its name until `sweep` removes it, so that an interruption loses nothing.
 
     Raises:
         RunError: the disk is full or the folder cannot be written; the previous store remains.
     """
     address = preparation.address(row["sha256"] for row in rows)
-    index = pd.DataFrame(rows, columns=list(COLUMNS))
-    packed = parquet_bytes(index)
+    packed = parquet_bytes(pd.DataFrame(rows, columns=list(COLUMNS)))
     checksum = hashlib.sha256(packed).hexdigest()
-    tiles = folder / f"tiles-{address[:16]}.npy"
-    link_over(built, tiles)
-    write_atomic(folder / f"index-{checksum[:16]}.parquet", packed)
+    tiles, index = folder / f"tiles-{address[:16]}.npy", folder / f"index-{checksum[:16]}.parquet"
+    write_atomic(index, packed)
+    try:
+        os.replace(built, tiles)
+    except OSError as error:
+        raise RunError(f"{tiles} could not be written: {error.strerror or error}. The build can continue.") from error
     marker = {
         "address": address,
         "preparation": asdict(preparation),
         "rules": PIXEL_RULES,
         "shape": [len(rows), *preparation.shape],
         "tiles": tiles.name,
-        "index": f"index-{checksum[:16]}.parquet",
+        "index": index.name,
         "index_sha256": checksum,
         "made_with": {"pillow": PIL.__version__, "libjpeg_turbo": features.version_feature("libjpeg_turbo")},
     }
     write_json(folder / MARKER, marker)
 
 
-def link_over(source: Path, target: Path) -> None:
-    """Link `target` to the file `source`, replacing it in one step; where links are not possible, the file is moved."""
-    beside = target.with_suffix(".linking")
-    try:
-        beside.unlink(missing_ok=True)
-        try:
-            os.link(source, beside)
-        except OSError:
-            os.replace(source, beside)
-        os.replace(beside, target)
-    except OSError as error:
-        raise RunError(f"{target} could not be written: {error.strerror or error}. The build can continue.") from error
-
-
 def sweep(folder: Path) -> None:
-    """Remove files that neither the finished store nor an unfinished build needs; the caller holds the lock."""
+    """Remove files that the finished store does not need, except those of unfinished builds; the caller has locked."""
     try:
         marker = parsed_json((folder / MARKER).read_text(encoding="utf-8"))
-        tiles, index = folder / marker["tiles"], folder / marker["index"]
+        needed = {marker["tiles"], marker["index"]}
     except (OSError, ValueError, LookupError, TypeError):
-        # There is no store, or its marker is damaged.
-        tiles = index = folder / MARKER
+        needed = set()  # there is no store, or its marker is damaged
     sweep_temporary(folder)
-    for pattern in ("tiles-*", "index-*"):
-        for path in folder.glob(pattern):
-            if path not in {tiles, index}:
-                path.unlink(missing_ok=True)
-    for build in folder.glob("building-*.npy"):
-        # Interrupted after publishing: writing to this file would change the finished store.
-        if tiles.exists() and build.samefile(tiles):
-            build.unlink()
-            build.with_suffix(".jsonl").unlink(missing_ok=True)
+    for path in (*folder.glob("tiles-*"), *folder.glob("index-*")):
+        if path.name not in needed:
+            path.unlink(missing_ok=True)
 
 
-def unchanged(
-    paths: Sequence[ImageSource], preparation: Preparation, folder: Path, *, report: bool = True
-) -> TileStore | None:
+def unchanged(paths: Sequence[ImageSource], preparation: Preparation, folder: Path) -> TileStore | None:
     """Return the finished store of `folder` if it has these settings and its source files are unchanged.
 
     A source whose size or times differ counts as changed: the build compares its content and keeps an equal tile.
     """
-    if not (folder / MARKER).exists():
-        return None
     try:
         store = open_store(folder)
     except RunError:
-        # It is damaged or has older rules: it is built again from the sources.
-        return None
+        return None  # there is none, it is damaged or has older rules: it is built again from the sources
     index = store.index
     if store.preparation != preparation or index["path"].tolist() != [str(path) for path in paths]:
         return None
-    stamps = zip(*(index[name].tolist() for name in ("bytes", "mtime_ns", "ctime_ns")), strict=True)
-    for path, stamp in zip(paths, stamps, strict=True):
-        try:
-            status = os.stat(path)
-        except OSError:
-            # The build reports a missing source together with all other problems.
+    stamps = zip(*(index[name].tolist() for name in STAMP), strict=True)
+    try:
+        if any(stamp_of(os.stat(path)) != stamp for path, stamp in zip(paths, stamps, strict=True)):
             return None
-        if stamp_of(status) != stamp:
-            return None
+    except OSError:
+        return None  # the build reports a missing source together with all other problems
     if sentence := damage(store):
-        if report:
-            log.warning("%s: %s. They are decoded again.", folder, sentence)
+        log.warning("%s: %s. They are decoded again.", folder, sentence)
         return None
     return store

@@ -1,30 +1,40 @@
-"""Building a tile store: images are decoded on all cores unless an earlier store or unfinished build has their tile."""
+"""Building a tile store: images are decoded on all cores unless an earlier store or unfinished build has their tile.
+
+An unfinished build is an array of tiles, `building-….npy`, and a journal with a line for each finished one. A line is
+valid only if it states the hash of its tile, so a tile that was not written completely before an interruption is made
+again.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import json
 import os
+import shutil
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal, Self
 
 import filelock
 import numpy as np
 
-from casewise.errors import ImageError, RunError, StudyError
+from casewise.errors import ImageError, RunError
+from casewise.files import NO_FOLLOW, storage_message
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import MEMORY, Budget, open_source, read_bytes
-from casewise.modalities.store.resume import Building, EarlierTiles, Record, read_journal, stem_of
 from casewise.modalities.store.store import (
     COLUMNS,
-    MARKER,
+    STAMP,
     ImageSource,
+    Record,
+    Stamp,
     TileSource,
-    TileSourceReader,
     TileStore,
     hash_tile,
     open_store,
@@ -33,9 +43,11 @@ from casewise.modalities.store.store import (
     sweep,
     unchanged,
 )
-from casewise.modalities.store.unreadable import PROBLEMS, not_read
+from casewise.modalities.store.unreadable import PROBLEMS, Progress, not_read, of_each_image
 
-Progress = Callable[[int, int], None]
+# Space for a row of the journal and the index, an upper bound for paths of ordinary length.
+BYTES_PER_ROW = 1024
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def prepare(
@@ -44,7 +56,7 @@ def prepare(
     folder: Path,
     *,
     processes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TileStore:
     """Build, continue, repair or open the tile store of `paths` in `folder`; row i of the store is `paths[i]`,
     an image file or a region of one.
@@ -59,65 +71,31 @@ def prepare(
         RunError: the folder is in use by another run, cannot be written, or the disk is full.
     """
     folder = Path(folder)
+    if not paths:
+        raise ImageError("There is no image to prepare: the list is empty.")
     if store := unchanged(paths, preparation, folder):
         if progress:
             progress(len(store), len(store))
         return store
-    build(paths, preparation, folder, workers=processes, progress=progress)
-    return open_store(folder)
-
-
-def build(
-    paths: Sequence[ImageSource],
-    preparation: Preparation,
-    folder: Path,
-    *,
-    workers: int | None,
-    progress: Progress | None,
-) -> None:
-    """Build and publish the store of `paths` in `folder`; it raises the errors of `prepare`."""
-    from joblib import cpu_count
-
-    if not paths:
-        raise ImageError("There is no image to prepare: the list is empty.")
-    if workers is not None and workers < 1:
-        raise StudyError(f"processes must be at least 1, not {workers}.")
-    with alone(folder):
-        if unchanged(paths, preparation, folder, report=False):
-            return
+    with _alone(folder):
         sweep(folder)
         building = Building(folder, paths, preparation)
-        earlier = _earlier(folder, preparation)
+        building.earlier = _earlier_tiles(folder, preparation)
         with building:
-            rows, problems = _fill(building, earlier, paths, preparation, workers or cpu_count(), progress)
+            records, problems = of_each_image(len(paths), building.finish, workers=processes, progress=progress)
         # All tiles of other builds that this list needs have been copied.
-        _discard_builds(folder, keep=building)
+        _discard_builds(folder, keep={building.tiles, building.journal})
         if problems:
             raise not_read(problems, paths, folder / PROBLEMS, kept=True)
         (folder / PROBLEMS).unlink(missing_ok=True)
-        publish(folder, building.tiles, rows, preparation)
+        publish(folder, building.tiles, [records[row] for row in range(len(paths))], preparation)
         _discard_builds(folder)
         sweep(folder)
-
-
-class Readers:
-    """One reader for each type of source; may be used from several threads."""
-
-    def __init__(self) -> None:
-        """Begin without readers."""
-        self._readers: dict[type, TileSourceReader] = {}
-        self._lock = threading.Lock()
-
-    def of(self, source: TileSource) -> TileSourceReader:
-        """The reader of sources of this type."""
-        with self._lock:
-            if type(source) not in self._readers:
-                self._readers[type(source)] = source.new_reader()
-            return self._readers[type(source)]
+    return open_store(folder)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """Lock the folder for one build; the lock ends with the process.
 
     Raises:
@@ -143,136 +121,200 @@ def alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _earlier(folder: Path, preparation: Preparation) -> EarlierTiles:
+class EarlierTiles:
+    """Tiles of earlier builds, by the path and the stamp of an unchanged source or by the hash of its content."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._found: dict[object, tuple[Record, np.ndarray]] = {}
+
+    def add(self, tiles: np.ndarray, records: Mapping[int, Record]) -> None:
+        """Add the rows of `tiles` that `records` describe; tiles that were added earlier take precedence."""
+        for row, record in records.items():
+            if row < len(tiles):
+                for key in ((record["path"], _stamp(record)), record["sha256"]):
+                    self._found.setdefault(key, (record, tiles[row]))
+
+    def get(self, key: object) -> tuple[Record, np.ndarray] | None:
+        """The record and a copy of the tile of a source; None if there is none, or it is damaged."""
+        if key not in self._found:
+            return None
+        record, tile = self._found[key]
+        copy = np.array(tile)
+        return (record, copy) if hash_tile(copy) == record["tile_sha256"] else None
+
+
+def _earlier_tiles(folder: Path, preparation: Preparation) -> EarlierTiles:
     """All tiles with these settings in the folder, of the finished store and of unfinished builds."""
     earlier = EarlierTiles()
-    for journal in sorted(folder.glob(f"{stem_of(preparation)}*.jsonl")):
+    for journal in sorted(folder.glob(f"{_stem(preparation)}*.jsonl")):
         try:
-            tiles = np.load(journal.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+            earlier.add(np.load(journal.with_suffix(".npy"), mmap_mode="r", allow_pickle=False), _read_journal(journal))
         except ARRAY_DAMAGE:
-            # Interrupted before its header was written, or damaged: no tile of it can be used.
-            continue
-        earlier.add(tiles, read_journal(journal))
-    if (folder / MARKER).exists():
-        try:
-            store = open_store(folder)
-        except RunError:
-            # This build replaces a store that cannot be opened.
-            return earlier
-        if store.preparation == preparation:
-            earlier.add(store.tiles, dict(enumerate(store.index[list(COLUMNS)].to_dict("records"))))
+            continue  # interrupted before its header was written, or damaged: no tile of it can be used
+    try:
+        store = open_store(folder)
+    except RunError:
+        return earlier  # there is none, or this build replaces one that cannot be opened
+    if store.preparation == preparation:
+        earlier.add(store.tiles, dict(enumerate(store.index[list(COLUMNS)].to_dict("records"))))
     return earlier
 
 
-def _fill(
-    building: Building,
-    earlier: EarlierTiles,
-    paths: Sequence[ImageSource],
-    preparation: Preparation,
-    workers: int,
-    progress: Progress | None,
-) -> tuple[list[Record], dict[int, str]]:
-    """Finish all readable rows; return the records in order and the problems by row."""
-    budget, readers = Budget(MEMORY), Readers()
-    records: dict[int, Record] = {}
-    problems: dict[int, str] = {}
+class Building:
+    """The two files of one unfinished build; their names are a hash over its settings and its list of paths."""
 
-    def finish(row: int) -> tuple[Record, bool]:
-        return _row(building, earlier, budget, readers, row, paths[row], preparation)
+    def __init__(self, folder: Path, paths: Sequence[ImageSource], preparation: Preparation) -> None:
+        """Read the journal of an interrupted run; nothing is written before the `with` block."""
+        key = hashlib.sha256("\n".join([preparation.fingerprint(), *map(str, paths)]).encode()).hexdigest()
+        stem = f"{_stem(preparation)}{key[:16]}"
+        self.tiles, self.journal = folder / f"{stem}.npy", folder / f"{stem}.jsonl"
+        self.earlier = EarlierTiles()
+        self._paths, self._preparation = paths, preparation
+        header = io.BytesIO()
+        whole = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *preparation.shape)}
+        np.lib.format.write_array_header_1_0(header, whole)
+        self._header = header.getvalue()
+        self._tile_bytes = int(np.prod(preparation.shape))
+        self._total = len(self._header) + len(paths) * self._tile_bytes
+        self._needed = self._total + len(paths) * BYTES_PER_ROW
+        self._lock = threading.Lock()
+        self._budget = Budget(MEMORY)
+        regions = {type(source): source for source in paths if not isinstance(source, Path)}
+        self._readers = {kind: source.new_reader() for kind, source in regions.items()}
+        self._records = _read_journal(self.journal)
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
-    try:
-        jobs = {pool.submit(finish, row): row for row in range(len(paths))}
-        for done, job in enumerate(as_completed(jobs), 1):
-            row = jobs[job]
-            try:
-                records[row], is_new = job.result()
-            except ImageError as error:
-                problems[row] = str(error)
+    def __enter__(self) -> Self:
+        """Open both files; a full disk is reported before the work."""
+        with self._disk(), ExitStack() as opened:
+            self._notes = opened.enter_context(_opened(self.journal, "ab"))
+            _put(self._notes, b"\n")  # the next line must not be appended to an incomplete one
+            is_file = self.tiles.exists() and not self.tiles.is_symlink()
+            self._file = opened.enter_context(_opened(self.tiles, "r+b" if is_file else "w+b"))
+            if os.fstat(self._file.fileno()).st_size != self._total:
+                if shutil.disk_usage(self.tiles.parent).free < self._needed:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._file.truncate(self._total)
+            self._file.seek(0)
+            _put(self._file, self._header)
+            opened.pop_all()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Flush the tiles to the disk and close both files."""
+        with self._file, self._notes, self._disk():
+            os.fsync(self._file.fileno())
+
+    def finish(self, row: int) -> Record:
+        """Put the tile of a row in its place: the finished one, an earlier one, or a decoded one.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        source = self._paths[row]
+        try:
+            # read before the content, so that a file that changes in between counts as changed in the next run
+            stamp = stamp_of(os.stat(source))
+        except OSError:
+            if isinstance(source, Path):  # the next line raises an error with the reason
+                read_bytes(source)
             else:
-                if is_new:
-                    building.note(row, records[row])
-            if progress:
-                progress(done, len(paths))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return [records[row] for row in sorted(records)], problems
+                source.check()
+            stamp = stamp_of(os.stat(source))
+        record = self._records.get(row)
+        if record and _stamp(record) == stamp and self._is_intact(row, record):
+            return record
+        if found := self.earlier.get((str(source), stamp)):
+            record, tile = found
+        else:
+            sha256, decode = self._region(source) if not isinstance(source, Path) else self._image(source)
+            facts, tile = self.earlier.get(sha256) or decode()
+            origin = {"path": str(source), "sha256": sha256, **dict(zip(STAMP, stamp, strict=True))}
+            record = facts | origin | {"tile_sha256": hash_tile(tile)}
+        with self._lock, self._disk():
+            self._file.seek(len(self._header) + row * self._tile_bytes)
+            _put(self._file, np.ascontiguousarray(tile).tobytes())
+            _put(self._notes, json.dumps({"row": row} | record).encode() + b"\n")
+        return record
+
+    def _is_intact(self, row: int, record: Record) -> bool:
+        with self._lock, self._disk():
+            self._file.seek(len(self._header) + row * self._tile_bytes)
+            tile = self._file.read(self._tile_bytes)
+        return hashlib.sha256(tile or b"").hexdigest() == record["tile_sha256"]
+
+    def _image(self, path: Path) -> tuple[str, Callable[[], tuple[Record, np.ndarray]]]:
+        """The hash of an image file, and how it is decoded."""
+        data = read_bytes(path)
+
+        def decode() -> tuple[Record, np.ndarray]:
+            image = open_source(path, data)
+            with self._budget.hold(image.memory(image.target_for(self._preparation))):
+                tile = image.tile(self._preparation)
+            return image.facts(), tile
+
+        return hashlib.sha256(data).hexdigest(), decode
+
+    def _region(self, source: TileSource) -> tuple[str, Callable[[], tuple[Record, np.ndarray]]]:
+        """The hash of a region of an image file, and how it is decoded."""
+        reader, size = self._readers[type(source)], self._preparation.size
+        facts = {"width": size, "height": size, "mode": "RGB", "format": "slide"}
+        return reader.sha256(source), lambda: (facts, reader.tile(source, self._preparation))
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Raise a failure of the disk as a `RunError`; finished tiles are kept."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise RunError(storage_message(error, self.tiles)) from error
+            free = shutil.disk_usage(self.tiles.parent).free
+            raise RunError(
+                f"{self.tiles.parent}: the disk is full. The tile store needs {self._needed / 1e6:,.1f} MB in addition "
+                f"to its finished tiles, and {free / 1e6:,.1f} MB are free. Make room and run the same command "
+                "again: finished tiles are kept."
+            ) from error
 
 
-def _row(
-    building: Building,
-    earlier: EarlierTiles,
-    budget: Budget,
-    readers: Readers,
-    row: int,
-    path: ImageSource,
-    preparation: Preparation,
-) -> tuple[Record, bool]:
-    """Finish one row with an earlier tile or by decoding; return the record and whether it is new."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        # Opening the file raises an error with the reason.
-        status = None
-    if status and (record := building.finished(row, status)):
-        return record, False
-    if status and (earlier_tile := earlier.same_file(str(path), status)):
-        record, tile = earlier_tile
-        building.write(row, tile)
-        return record, True
-    # The time was read before the bytes, so a file that changes in between counts as changed in the next run.
-    if not isinstance(path, Path):
-        return _tile_of_source(building, earlier, readers.of(path), row, path, preparation, status), True
-    data = read_bytes(path)
-    source = hashlib.sha256(data).hexdigest()
-    origin = _origin(path, source, status)
-    if status is None or len(data) != status.st_size:
-        origin["bytes"] = len(data)
-    if earlier_tile := earlier.same_content(source):
-        record, tile = earlier_tile
-        building.write(row, tile)
-        return record | origin, True
-    image = open_source(path, data)
-    with budget.hold(image.memory(image.target_for(preparation))):
-        tile = image.tile(preparation)
-    building.write(row, tile)
-    facts = {name: image.facts()[name] for name in ("width", "height", "mode", "format")}
-    return origin | facts | {"tile_sha256": hash_tile(tile)}, True
+def _stamp(record: Record) -> Stamp:
+    return record["bytes"], record["mtime_ns"], record["ctime_ns"]
 
 
-def _tile_of_source(
-    building: Building,
-    earlier: EarlierTiles,
-    reader: TileSourceReader,
-    row: int,
-    tile_source: TileSource,
-    preparation: Preparation,
-    status: os.stat_result | None,
-) -> Record:
-    """Finish the row of a region of an image file."""
-    if status is None:
-        tile_source.check()
-    source = reader.sha256(tile_source)
-    origin = _origin(tile_source, source, status) if status else {}
-    if earlier_tile := earlier.same_content(source):
-        record, tile = earlier_tile
-        building.write(row, tile)
-        return record | origin
-    tile = reader.tile(tile_source, preparation)
-    building.write(row, tile)
-    facts = {"width": preparation.size, "height": preparation.size, "mode": "RGB", "format": "slide"}
-    return origin | facts | {"tile_sha256": hash_tile(tile)}
+def _opened(path: Path, mode: Literal["ab", "r+b", "w+b"]) -> io.FileIO:
+    """Open a file without a buffer; a link in its place is removed, not followed."""
+    if path.is_symlink():
+        path.unlink()
+    return open(path, mode, buffering=0, opener=lambda name, flags: os.open(name, flags | NO_FOLLOW, 0o666))
 
 
-def _origin(source: ImageSource, sha256: str, status: os.stat_result | None) -> Record:
-    """The columns of a record that describe the file of a tile."""
-    stamp = stamp_of(status) if status else (0, 0, 0)
-    return {"path": str(source), "sha256": sha256, **dict(zip(("bytes", "mtime_ns", "ctime_ns"), stamp, strict=True))}
+def _put(file: io.FileIO, data: bytes) -> None:
+    """Write all of `data`; an unbuffered file may take only part of it at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
-def _discard_builds(folder: Path, keep: Building | None = None) -> None:
-    """Remove unfinished builds, except `keep`."""
-    current_files = {keep.tiles, keep.journal} if keep else set()
+def _stem(preparation: Preparation) -> str:
+    """The beginning of the names of all builds with these settings."""
+    return f"building-{preparation.fingerprint()[:8]}-"
+
+
+def _read_journal(path: Path) -> dict[int, Record]:
+    """The records of a build by row; incomplete lines are left out."""
+    records: dict[int, Record] = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and set(entry) == {"row", *COLUMNS}:
+            records[entry.pop("row")] = entry
+    return records
+
+
+def _discard_builds(folder: Path, keep: set[Path] | None = None) -> None:
+    """Remove unfinished builds, except the files in `keep`."""
     for path in folder.glob("building-*"):
-        if path not in current_files:
+        if path not in (keep or ()):
             path.unlink(missing_ok=True)

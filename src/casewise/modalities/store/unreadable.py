@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from casewise.errors import ImageError, RunError, counted
 from casewise.files import write_atomic
@@ -18,51 +19,48 @@ from casewise.modalities.store.store import ImageSource
 PROBLEMS = "unreadable-images.txt"
 # The number of problems that a message lists.
 SHOWN = 10
+# Is told how many images of all are done.
+Progress: TypeAlias = Callable[[int, int], None]
+Result = TypeVar("Result")
 
 
-@dataclass
-class ImageCheck:
-    """What the check of all images shows, by row.
-
-    Attributes:
-        problems: messages on images that cannot be read.
-        misnamed: the formats of images whose names end like those of another format.
-    """
-
-    problems: dict[int, str] = field(default_factory=dict)
-    misnamed: dict[int, str] = field(default_factory=dict)
-
-
-def check_images(
-    paths: Sequence[Path], size: int, channels: Channels, *, progress: Callable[[int, int], None] | None = None
-) -> ImageCheck:
-    """Decode every image, reduced to `size` pixels, on all cores.
+def of_each_image(
+    count: int, work: Callable[[int], Result], *, workers: int | None = None, progress: Progress | None = None
+) -> tuple[dict[int, Result], dict[int, str]]:
+    """The results of `work(row)` on all cores, and messages on the rows whose image cannot be read.
 
     `progress(done, total)` is called from this thread.
     """
     from joblib import cpu_count
 
+    results: dict[int, Result] = {}
+    problems: dict[int, str] = {}
+    pool = ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="images")
+    try:
+        jobs = {pool.submit(work, row): row for row in range(count)}
+        for done, job in enumerate(as_completed(jobs), 1):
+            try:
+                results[jobs[job]] = job.result()
+            except ImageError as error:
+                problems[jobs[job]] = str(error)
+            if progress:
+                progress(done, count)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results, problems
+
+
+def check_images(paths: Sequence[Path], size: int, channels: Channels, progress: Progress) -> dict[int, str]:
+    """Messages on images that cannot be read, by row; every image is decoded, reduced to `size` pixels."""
     budget = Budget(MEMORY)
 
-    def check(path: Path) -> str:
-        source = open_source(path, read_bytes(path))
+    def check(row: int) -> None:
+        source = open_source(paths[row], read_bytes(paths[row]))
         target = source.target(size)
         with budget.hold(source.memory(target)):
             source.read(target, channels)
-        return source.reader.name if source.misnamed else ""
 
-    result = ImageCheck()
-    with ThreadPoolExecutor(cpu_count(), thread_name_prefix="images") as pool:
-        jobs = {pool.submit(check, path): row for row, path in enumerate(paths)}
-        for done, job in enumerate(as_completed(jobs), 1):
-            try:
-                if name := job.result():
-                    result.misnamed[jobs[job]] = name
-            except ImageError as error:
-                result.problems[jobs[job]] = str(error)
-            if progress:
-                progress(done, len(paths))
-    return result
+    return of_each_image(len(paths), check, progress=progress)[1]
 
 
 def not_read(
@@ -75,37 +73,26 @@ def not_read(
         file: is written with all messages where the error does not list them all.
         kept: whether tiles of the other images are kept.
     """
-    lines = _lines(problems, paths)
-    listed = lines[:SHOWN]
-    if len(lines) > SHOWN:
-        listed.append(f"  … and {len(lines) - SHOWN:,} more{_written(lines, file)}.")
-    suffix = " The other tiles are kept for the next run." if kept and len(problems) < len(paths) else ""
-    noun = "image" if all(isinstance(path, Path) for path in paths) else "tile"
-    return ImageError("\n".join([f"{len(problems):,} of {counted(len(paths), noun)} cannot be read.{suffix}", *listed]))
-
-
-def _lines(problems: Mapping[int, str], paths: Sequence[ImageSource]) -> list[str]:
-    """A line for each problem in the order of the rows; for regions of one file only the first is quoted."""
     lines: list[str] = []
-    first: dict[Path, int] = {}
+    first: dict[Path, int] = {}  # the line of each file of which regions are read
     more: Counter[Path] = Counter()
     for row in sorted(problems):
         source = paths[row]
         if not isinstance(source, Path):
+            more[source.path] += 1
             if source.path in first:
-                more[source.path] += 1
                 continue
             first[source.path] = len(lines)
         lines.append(f"  {problems[row]}")
-    for path, count in more.items():
-        lines[first[path]] += f" The same applies to {count:,} more of its tiles."
-    return lines
-
-
-def _written(lines: Sequence[str], file: Path) -> str:
-    """Write all lines; return a clause that names the file, or nothing if it could not be written."""
-    try:
-        write_atomic(file, "\n".join(line.strip() for line in lines) + "\n")
-    except (OSError, RunError):
-        return ""
-    return f"; {file} lists all {len(lines):,}"
+    for path, line in first.items():
+        if more[path] > 1:
+            lines[line] += f" The same applies to {more[path] - 1:,} more of its tiles."
+    listed, where = lines[:SHOWN], ""
+    if len(lines) > SHOWN:
+        with suppress(OSError, RunError):
+            write_atomic(file, "\n".join(map(str.strip, lines)) + "\n")
+            where = f"; {file} lists all {len(lines):,}"
+        listed.append(f"  … and {len(lines) - SHOWN:,} more{where}.")
+    suffix = " The other tiles are kept for the next run." if kept and len(problems) < len(paths) else ""
+    noun = "image" if all(isinstance(path, Path) for path in paths) else "tile"
+    return ImageError("\n".join([f"{len(problems):,} of {counted(len(paths), noun)} cannot be read.{suffix}", *listed]))

@@ -13,7 +13,7 @@ from casewise.report.figures.drawing import Drawing
 from casewise.report.figures.pictures import data_uri
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import Overview
+    from casewise.plugins.slides.tiles import PlannedSlide
 
 Scale = Literal["two", "rising"]
 
@@ -42,7 +42,7 @@ class Crop(NamedTuple):
     height: int
 
 
-def crop_of(slide: Overview) -> Crop:
+def crop_of(slide: PlannedSlide) -> Crop:
     """The area of tissue and tiles, with a margin, because a slide is mostly glass."""
     height, width = slide.mask.shape
     rows, columns = np.flatnonzero(slide.mask.any(axis=1)), np.flatnonzero(slide.mask.any(axis=0))
@@ -56,12 +56,12 @@ def crop_of(slide: Overview) -> Crop:
     return Crop(x, y, min(int(right + rim) + 1, width) - x, min(int(bottom + rim) + 1, height) - y)
 
 
-def is_dark(slide: Overview) -> bool:
+def is_dark(slide: PlannedSlide) -> bool:
     """Whether the slide is dark, as in fluorescence."""
     return bool(np.median(slide.read_picture().max(axis=2)) < DARK)
 
 
-def cropped(slide: Overview, crop: Crop, *, grey: bool = False) -> np.ndarray:
+def cropped(slide: PlannedSlide, crop: Crop, *, grey: bool = False) -> np.ndarray:
     """The cropped thumbnail, optionally in pale grey under colours."""
     tissue = slide.read_picture()[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if not grey:
@@ -71,7 +71,7 @@ def cropped(slide: Overview, crop: Crop, *, grey: bool = False) -> np.ndarray:
     return np.rint(255 - PALE * stain).astype(np.uint8)
 
 
-def taken(slide: Overview) -> Drawing:
+def taken(slide: PlannedSlide) -> Drawing:
     """The slide with its tissue outlined and a frame around every selected tile."""
     crop, dark = crop_of(slide), is_dark(slide)
     squares = slide.boxes / slide.downsample - [crop.left, crop.top, 0]
@@ -81,13 +81,13 @@ def taken(slide: Overview) -> Drawing:
     return _drawing(slide, crop, [_image(cropped(slide, crop), crop), frames, edge])
 
 
-def plain(slide: Overview) -> Drawing:
+def plain(slide: PlannedSlide) -> Drawing:
     """The slide without marks."""
     crop = crop_of(slide)
     return _drawing(slide, crop, [_image(cropped(slide, crop), crop)])
 
 
-def heat(slide: Overview, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale) -> Drawing:
+def heat(slide: PlannedSlide, boxes: np.ndarray, values: np.ndarray, *, stride: float, scale: Scale) -> Drawing:
     """The slide in grey with the area of each tile coloured by its value.
 
     Args:
@@ -175,7 +175,7 @@ def _image(picture: np.ndarray, crop: Crop) -> str:
     return f'<image width="{crop.width}" height="{crop.height}" href="{data_uri(picture, longest=LONGEST)}"/>'
 
 
-def _outline(slide: Overview, crop: Crop, *, colour: str = OUTLINE, holes: bool = True) -> str:
+def _outline(slide: PlannedSlide, crop: Crop, *, colour: str = OUTLINE, holes: bool = True) -> str:
     """The edge of the tissue as a path."""
     import cv2
 
@@ -194,7 +194,7 @@ def _stroke(colour: str, width: float) -> str:
     return f'fill="none" stroke="{colour}" stroke-width="{width}" vector-effect="non-scaling-stroke"'
 
 
-def _drawing(slide: Overview, crop: Crop, layers: list[str]) -> Drawing:
+def _drawing(slide: PlannedSlide, crop: Crop, layers: list[str]) -> Drawing:
     """Layers, and a scale bar if the resolution of the slide is recorded."""
     bar, height = _scale_bar(slide, crop)
     return Drawing(
@@ -202,7 +202,7 @@ def _drawing(slide: Overview, crop: Crop, layers: list[str]) -> Drawing:
     )
 
 
-def _scale_bar(slide: Overview, crop: Crop) -> tuple[str, float]:
+def _scale_bar(slide: PlannedSlide, crop: Crop) -> tuple[str, float]:
     """A bar about a fifth as long as the picture is wide, below it, and its height."""
     if not slide.mpp:
         return "", 0.0

@@ -38,9 +38,7 @@ def checked_size(path: Path) -> int:
     Raises:
         ImageError: it is missing, empty, a folder, or may not be read.
     """
-    return size_of(
-        path, folder="this is a folder. Name a slide in it.", other="this is a device or a pipe. Name a slide."
-    )
+    return size_of(path, "Name a slide.")
 
 
 def name_no_slide(path: Path) -> str:

@@ -30,7 +30,7 @@ from casewise.report.terms import positive_and_other
 from casewise.study.learners import learner_name, without_baselines
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import Overview
+    from casewise.plugins.slides.tiles import PlannedSlide
     from casewise.report.context import ReportContext
 
 MOST_TILES = 18
@@ -88,7 +88,7 @@ def case_pictures(context: ReportContext, row: Mapping[str, Any]) -> list[tuple[
     return [(name, data_uri(picture, longest=300)) for name, picture in shown]
 
 
-def slides_of(context: ReportContext, case: str) -> list[tuple[str, Overview]]:
+def slides_of(context: ReportContext, case: str) -> list[tuple[str, PlannedSlide]]:
     """The slides of a case that can be shown, those with the most tiles first."""
     images = context.cohort_images
     if "tile_side" not in images:

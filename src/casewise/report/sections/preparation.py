@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 MOST_PHOTOGRAPHS, MOST_PANELS = 12, 8
-FITS = {"pad": "proportions kept", "crop": "its central square", "stretch": "stretched to a square"}
+FITS = {"pad": "proportions kept", "stretch": "stretched to a square"}
 PADDINGS = {
     "reflect": "mirrored at the edge where it is not square",
-    "mean": "its mean colour fills the rest of the square",
     "black": "the rest of the square is black",
 }
 

@@ -82,7 +82,7 @@ def contributions(
         toward = directions(network, panels, target)
         if isinstance(head, RadialHead):
             values = bank(panels) if at is None else at.expand(len(panels), -1)
-            rows = head.mean_slopes(toward * std, values, centre)  # (B, W)
+            rows = mean_slopes(head, toward * std, values, centre)  # (B, W)
             of_centre = head.double()(centre[None])[0]
         else:
             rows = toward @ (head.weight.double() * std[:, None])
@@ -226,3 +226,27 @@ def _windows(cells: int, length: int, like: Tensor) -> Tensor:
     pixel = torch.arange(length, device=like.device)
     inside = (pixel >= first[:, None]) & (pixel < last[:, None])
     return inside.to(like) / (last - first)[:, None]
+
+
+def mean_slopes(head: RadialHead, toward: Tensor, values: Tensor, centre: Tensor) -> Tensor:
+    """(B, W) the mean slopes of the outputs, weighted by `toward` (B, O), on the line from `centre` to `values`.
+
+    Their product with `values − centre` is exactly the difference of the weighted outputs: along the line every
+    angle changes evenly, so the mean slope of its cosine is the difference quotient.
+    """
+    slopes, start = [], 0
+    blocks: Any = head.blocks
+    of_blocks = zip(blocks, values.split(head.widths, dim=1), centre.split(head.widths), strict=True)
+    for block, features, of_centre in of_blocks:
+        count = block.frequencies.shape[1]
+        weight = head.linear.weight[:, start : start + 2 * count].double() / count**0.5
+        back, frequencies = block.back.double(), block.frequencies.double()
+        last, first = ((end - block.centre).double() @ back.T @ frequencies for end in (features, of_centre))
+        step, middle = (last - first) / 2, (last + first) / 2
+        # the difference quotients of cosine and sine: −sin(middle)·sinc and cos(middle)·sinc
+        damping = torch.sinc(step / torch.pi)
+        by_angle = toward @ weight[:, :count] * -middle.sin() * damping
+        by_angle = by_angle + toward @ weight[:, count:] * middle.cos() * damping
+        slopes.append(by_angle @ frequencies.T @ back)
+        start += 2 * count
+    return torch.cat(slopes, dim=1)

@@ -17,12 +17,29 @@ from torch import Tensor, nn
 
 from casewise.errors import CasewiseError
 from casewise.models.backbones import Network
-from casewise.plugins.explain.methods.rollout import by_sequence, is_transformer, record_grids, without_side_effects
+from casewise.models.feature_maps import spatial_maps
+from casewise.plugins.explain.methods.rollout import (
+    by_sequence,
+    is_transformer,
+    record_grids,
+    without_side_effects,
+)
 from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.study.backbones import UNTRAINED
 
 TINY = 1e-30
 # The largest stride, in pixels of a panel, of the map that is read by default.
 STRIDE = 16
+# The layer that is explained, where it is not the last map: pooling after it halves the cells, or keeps a few.
+LAST = {
+    "alexnet": "features.11",
+    **{
+        f"vgg{depth}{norm}": f"features.{last}"
+        for depth, places in ((11, (19, 27)), (13, (23, 33)), (16, (29, 42)), (19, (35, 51)))
+        for norm, last in zip(("", "_bn"), places, strict=True)
+    },
+    **dict.fromkeys(UNTRAINED, "features"),
+}
 
 
 def gradcam_by_sequence(network: Network, panels: Tensor, target: ExplainTarget, layer: str) -> Tensor:
@@ -92,8 +109,8 @@ def layer_of(network: Network, shape: tuple[int, int], map_size: int = 0) -> str
         return f"blocks.{len(body.blocks) - 1}.norm1"
     sizes: dict[str, tuple[int, int]] = {}
     with without_side_effects(network) as hooks:
-        layer = network.explain_layers[0]
-        last = next(name for name, module in body.named_modules() if module is layer)
+        last = last_map(network)
+        layer = body.get_submodule(last)
         for name, module in [*_blocks(body), ("", layer)]:
             hooks.append(module.register_forward_hook(lambda m, i, o, name=name: _record(sizes, name, o, body)))
         with torch.no_grad():
@@ -110,6 +127,21 @@ def layer_of(network: Network, shape: tuple[int, int], map_size: int = 0) -> str
             f"explain: no block of {network.name} has a map of {map_size} cells a side; the finest has {most}."
         )
     return fine[-1] if fine and fine[-1] else last
+
+
+def last_map(network: Network) -> str:
+    """The module of each body with the last map (B, C, h, w), or with the inner map that the head receives.
+
+    Raises:
+        CasewiseError: the network has no map.
+    """
+    if name := network.read_map or LAST.get(network.name):
+        return name
+    channels = network.channels if network.fusion == "early" else 3
+    maps = spatial_maps(network.bodies[0], side=network.side or 224, channels=channels)
+    if not maps:
+        raise CasewiseError(f"explain: {network.name} has no layer with a spatial map.")
+    return maps[-1]
 
 
 def stride_of(shape: tuple[int, int], size: tuple[int, int]) -> int:

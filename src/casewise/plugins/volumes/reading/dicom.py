@@ -16,11 +16,10 @@ from casewise.modalities.store.dicom_file import (
     DefectError,
     damage_named,
     dicom_files,
-    pydicom_module,
     text_of,
     whole_number,
 )
-from casewise.plugins.volumes.reading.dicom_series import ACQUIRED, Series, choose, find_series
+from casewise.plugins.volumes.reading.dicom_series import ACQUIRED, Series, choose, find_series, pydicom_module
 from casewise.plugins.volumes.reading.dicom_slices import Slice, stacked
 from casewise.plugins.volumes.reading.scans import (
     VOXEL_BYTES,

@@ -6,15 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from casewise.errors import ImageError, counted
+from casewise.errors import CasewiseError, ImageError, counted
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
     damage_named,
     head_of,
     is_dicom,
-    pydicom_module,
+    quiet_pydicom,
     text_of,
     whole_number,
 )
@@ -191,3 +192,17 @@ def _contains(text: list[str], words: list[str]) -> bool:
 def _begins(text: list[str], words: list[str]) -> bool:
     """Whether a word begins with the name: T1 matches T1W, but T2 does not match T2star."""
     return len(words) == 1 and any(word.startswith(words[0]) and "star" not in word for word in text)
+
+
+def pydicom_module() -> ModuleType:
+    """Import the optional package.
+
+    Raises:
+        CasewiseError: it is not installed.
+    """
+    try:
+        return quiet_pydicom()
+    except ImportError as error:
+        raise CasewiseError(
+            f"DICOM files need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
+        ) from error

@@ -202,8 +202,7 @@ def checked_size(path: Path) -> int:
     Raises:
         ImageError: it is missing, empty, not a file, or not readable.
     """
-    remedy = "this is not a file. Name a .nii or .nii.gz file, or a folder of DICOM files."
-    return size_of(path, folder=remedy, other=remedy)
+    return size_of(path, "Name a .nii or .nii.gz file, or a folder of DICOM files.")
 
 
 def stack_images(paths: Sequence[Path], spacing: tuple[float, float], *, voxels: bool = True) -> Scan:
