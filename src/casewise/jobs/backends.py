@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from casewise.console import end_process
 from casewise.errors import CasewiseError, RunError, TrainingError, cut, nearest
-from casewise.files import REMEDIES, Anchor, anchor_for_good, anchors, check_anchors, make_folder
+from casewise.files import REMEDIES, make_folder
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
 from casewise.plugin import plugins
@@ -120,7 +120,6 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
     from casewise.training.cost import give_memory_back
 
     try:
-        check_anchors(job.folder.path)
         make_folder(job.folder.path)
         with FileLock(job.folder.lock_path, timeout=PATIENCE):
             job.folder.sweep()
@@ -137,7 +136,6 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
         ) from None
     except OSError as error:
         where = error.filename or job.folder.path
-        check_anchors(job.folder.path)
         message = f"{job.name}: {error.strerror or error} ({where}).{_remedy(error, where)}"
         return replace(failed(job, message, transient=True), folder=True)
     except (MemoryError, RuntimeError) as error:
@@ -275,7 +273,7 @@ def _in_processes(
                     batch_size=1,
                     pre_dispatch=workers,
                     initializer=_begin_worker,
-                    initargs=(os.getpid(), Registrations.of(inputs.study), anchors(), inputs.study.compute.keep_memory),
+                    initargs=(os.getpid(), Registrations.of(inputs.study), inputs.study.compute.keep_memory),
                 ) as parallel,
             ):
                 attempts = parallel(delayed(_named)(job, inputs, plans[job.model], workers) for job in jobs)
@@ -325,10 +323,7 @@ def _without_leak_warnings() -> Iterator[None]:
         yield
 
 
-def _begin_worker(
-    parent: int, registrations: Registrations, anchored_folders: Sequence[Anchor] = (), keep: bool = False
-) -> None:
-    anchor_for_good(anchored_folders)
+def _begin_worker(parent: int, registrations: Registrations, keep: bool = False) -> None:
     if keep:
         keep_memory()
     registrations.register()

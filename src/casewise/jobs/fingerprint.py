@@ -151,7 +151,7 @@ def _verified_fingerprint(folder: RunFolder) -> Mapping[str, Any] | None:
             return folder.fingerprint.read()
     except DamagedError as error:
         damage = error
-    if folder.has_networks() and not any(job.record.is_verified() for job in folder.finished_jobs()):
+    if folder.has_networks() and not any(job.record.intact(keep=True) for job in folder.finished_jobs()):
         raise _unverifiable(folder)
     if damage:
         folder.fingerprint.report_damage(damage)

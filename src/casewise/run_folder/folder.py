@@ -13,8 +13,6 @@ from casewise.errors import RunError, nearest
 from casewise.files import (
     MOMENT,
     TEMPORARY,
-    Anchor,
-    anchored,
     check_folder,
     checksum,
     is_locked,
@@ -119,14 +117,10 @@ class RunFolder:
     recipe_plan = Part(JsonFile, "plan.json", required=("facts", "recipe"))
     # The planned recipe in words and as lines of a study file.
     plan_page = Part(TextFile, "plan.yaml")
-    # The seconds until the first figures, of the training, and until the report.
-    timing = Part(JsonFile, "timing.json", required=("begun", "continued", "first_figures", "seconds"))
     # Versions, processor and cores of the computer that evaluated the run last.
     environment = Part(JsonFile, "environment.json")
     # Of a run that repeats another one: which, and what of both is the same.
     reproduction = Part(JsonFile, "reproduction.json", "Run `casewise reproduce` again.", required=("run", "finished"))
-    # What the command at work showed last, or the error that ended the last one; it has no checksum.
-    activity = Part(JsonFile, "activity.json", required=("only",))
     # For people. It has no checksum, since it is written while networks train.
 
     @property
@@ -170,8 +164,6 @@ class RunFolder:
 
     # The checksum of the metrics in the report.
     report_mark = Part(TextFile, "report-made-from")
-    # A hash of all inputs of results and report, and the checksum of the report.
-    results_mark = Part(JsonFile, "results-made-from.json", required=("inputs", "report"))
 
     @property
     def bundle(self) -> BundleFolder:
@@ -414,12 +406,9 @@ class RunFolder:
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise RunError(f"{self.path} cannot be written: {reason}. Choose another folder with --output.") from error
-        anchor = Anchor(self.path, LOCK, os.stat(self.path / LOCK).st_dev)
         try:
-            with anchored(anchor), storage_failures(self.path):
+            with storage_failures(self.path):
                 self._sweep()
-                with suppress(OSError):  # of an earlier command
-                    self.activity.path.unlink(missing_ok=True)
                 yield
         finally:
             with suppress(OSError):  # the folder may have vanished

@@ -12,7 +12,7 @@ from typing import Any
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import checksum, is_locked, sweep, write_json
-from casewise.run_folder.artefact import Artefact, JsonFile, Part, StateFile, TableFile, TextFile, WeightsFile, log
+from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile, WeightsFile, log
 
 LOCK = ".lock"
 # The folder of a network that was trained on all folds, beside those of its folds.
@@ -42,8 +42,8 @@ class TrainingFolder:
 
     path: Path
 
-    # The training's state at the end of an epoch, which keeps the state before it.
-    state = Part(StateFile, "state.safetensors")
+    # The training's state at the end of an epoch, from which a killed one continues.
+    state = Part(WeightsFile, "state.safetensors")
     # The curve of the learning-rate search.
     rate_search = Part(JsonFile, "finder.json", required=("chosen",))
     # The curve of the learning-rate search for the layers below the head.
@@ -270,5 +270,4 @@ class JobFolder(TrainingFolder):
 
     def sweep(self) -> None:
         """Remove temporary files of killed processes; the caller holds the job's lock."""
-        for folder in [self.path, *(path for path in self.path.rglob("*/") if path.is_dir())]:
-            sweep(folder)
+        sweep(self.path)

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from casewise.errors import DamagedError, RunError, cut
 from casewise.files import parsed_json
-from casewise.run_folder import StateFile, WeightsFile
+from casewise.run_folder import WeightsFile
 
 
-def save_state(file: StateFile, state: dict[str, Any]) -> None:
+def save_state(file: WeightsFile, state: dict[str, Any]) -> None:
     """Write the state of a training, which keeps the state before it."""
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_flattened(state, tensors))

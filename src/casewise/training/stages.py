@@ -127,7 +127,6 @@ def _written(network: Network, files: StageFiles, record: dict[str, Any]) -> dic
     """The record of a stage that was just trained, which is written with its weights."""
     write_tensors(files.weights, network.state_dict(), {"format": "pt"})
     files.record.write(record)
-    files.folder.state.before.remove()
     return record
 
 
