@@ -106,6 +106,11 @@ def _plan(study: Study) -> Plan:
     return Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
 
 
+def _judged(study: Study, target: str) -> dict[str, Any]:
+    """What every evaluation of single rows of a target needs."""
+    return {"classes": study.classes_of(target), "positive": study.positive_of(target), "plan": _plan(study)}
+
+
 def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
     """The targets and scores of a study that were predicted, with their classes."""
     names = [*study.outputs, *study.scores]
@@ -138,31 +143,25 @@ def _with_final_headline(study: Study, predictions: pd.DataFrame, results: Resul
 
 
 def _caveats(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> list[Note]:
-    """The caveats on all figures of the run."""
+    """The caveats on all figures of the run, and on networks that could not be trained."""
     from casewise.evaluation.classification import one_class_caveats
 
     target = study.primary_outcome
-    names = [*study.outputs, *study.scores]
-    nouns = {name: study.level_of(name) for name in names if study.classes_of(name)}
+    nouns = {name: study.level_of(name) for name in (*study.outputs, *study.scores) if study.classes_of(name)}
     drops = [figure for by_metric in (results.external_drop or {}).values() for figure in by_metric.values()]
     by_all_folds = any(figure.internal_stage == "oof" for figure in drops)
+    failed = (folder.left_out.read_if_exists() or {}).get("networks")
     return [
         *one_class_caveats(results.classes, nouns),
         *([caveat("external_by_all_folds")] if by_all_folds else []),
         *[caveat("grades_decided", target=name, rule=rule) for name, rule in study.decisions.items()],
         caveat("conditional_on_networks", seeds=1),
         *guess(predictions, target, study.classes_of(target)),
-        *_left_out(study, folder),
+        *([caveat("networks_left_out", networks=failed, combined=bool(study.stack))] if failed else []),
         *in_parts(study.networks, folder),
         *hopeless(study, folder),
         *constant_predictions(predictions, target, study.networks),
     ]
-
-
-def _left_out(study: Study, folder: RunFolder) -> list[Note]:
-    """The networks that could not be trained, with the reason for each fold."""
-    record = folder.left_out.read_if_exists()
-    return [caveat("networks_left_out", networks=record["networks"], combined=bool(study.stack))] if record else []
 
 
 def _with_drift_and_altered_images(
@@ -178,9 +177,8 @@ def _with_drift_and_altered_images(
         notes = [*results.notes, *drift_caveats(distances, results.main.learner)]
         results = replace(results, drift=Drift(compared, distances), notes=notes)
     if folder.counterfactuals.exists():
-        altered = counterfactual_figures(
-            folder.counterfactuals.read(), target, classes=study.classes_of(target), plan=plan
-        )
+        rows = folder.counterfactuals.read()
+        altered = counterfactual_figures(rows, target, classes=study.classes_of(target), plan=plan)
         notes = [*results.notes, *counterfactual_caveats(altered, target)]
         results = replace(results, counterfactuals=altered, notes=notes)
     return results
@@ -191,13 +189,8 @@ def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Result
     from casewise.evaluation.external import by_column, by_source, drop, mean_intervals, within_sources
 
     target = study.primary_outcome
-    judged: dict[str, Any] = {
-        "classes": study.classes_of(target),
-        "positive": study.positive_of(target),
-        "plan": _plan(study),
-    }
+    judged, splits = _judged(study, target), folder.splits.read()
     sources: dict[str, str] = {}
-    splits = folder.splits.read()
     if names := splits.get("left_out"):
         folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
         sources = {subject: names[side - 1] for side, subject in folds}
@@ -206,14 +199,10 @@ def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Result
         results = replace(results, by_site=by_site, site_means=means)
     if study.external:
         table = folder.external_cohort.read()
-        results = replace(
-            results,
-            external_drop=drop(predictions, target, sources=sources or None, **judged),
-            external_by={
-                column: by_column(predictions, target, table, column, **judged)
-                for column in external_groups(study, table)
-            },
-        )
+        columns = external_groups(study, table)
+        drops = drop(predictions, target, sources=sources or None, **judged)
+        by_groups = {column: by_column(predictions, target, table, column, **judged) for column in columns}
+        results = replace(results, external_drop=drops, external_by=by_groups)
     return as_stored(results)
 
 
@@ -241,8 +230,7 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
     main = results.main
     if main.stage is None:
         return results
-    settings, target = study.evaluation, main.target
-    plan = _plan(study)
+    thresholds, plan, target = study.evaluation.decision_thresholds, _plan(study), main.target
     classes, positive = study.classes_of(target), study.positive_of(target)
     calibration: dict[str, dict[str, Calibration]] = {}
     curves: dict[str, dict[str, list[NetBenefit]]] = {}
@@ -254,14 +242,10 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
             calibration[stage] = {"": number_calibration(rows, plan)}
             continue
         calibration[stage] = class_calibration(rows, classes, positive, plan)
-        if settings.decision_thresholds:
+        if thresholds:
             shown = classes if positive is None else [positive]
-            curves[stage] = {
-                name: decisions(rows, classes.index(name), settings.decision_thresholds, plan) for name in shown
-            }
-    return replace(
-        results, calibration=calibration, decision_curves=curves if settings.decision_thresholds and classes else None
-    )
+            curves[stage] = {name: decisions(rows, classes.index(name), thresholds, plan) for name in shown}
+    return replace(results, calibration=calibration, decision_curves=curves if thresholds and classes else None)
 
 
 def decisions(rows: pd.DataFrame, number: int, declared: list[float], plan: Plan) -> list[NetBenefit]:
@@ -288,14 +272,7 @@ def within_shortcut_column(
     group_of, groups = groups_of_rows(rows, cohort.images, stored)
     if len(groups) < 2 or OTHER_VALUES in groups:  # a column of many values, such as dates, is not a grouping
         return None
-    by_group, means = within_column(
-        rows,
-        group_of,
-        groups,
-        classes=study.classes_of(target),
-        positive=study.positive_of(target),
-        plan=_plan(study),
-    )
+    by_group, means = within_column(rows, group_of, groups, **_judged(study, target))
     return WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)
 
 
@@ -370,12 +347,12 @@ _COUNTED = {"subjects": "subject", "cases": "case", "images": "path"}
 def evaluated(predictions: pd.DataFrame, target: str) -> dict[str, dict[str, int]]:
     """By stage: the subjects and cases with a prediction of the target, and those of them with a reference value."""
     rows = final_rows(predictions[predictions["target"] == target])
+    rows, counted_columns = rows.assign(known=rows["y_true"].notna()), ("subject", "case")
     return {
         str(stage): {
-            "subjects": int(of_stage["subject"].nunique()),
-            "cases": int(of_stage["case"].nunique()),
-            "subjects_with_reference": int(of_stage.loc[of_stage["y_true"].notna(), "subject"].nunique()),
-            "cases_with_reference": int(of_stage.loc[of_stage["y_true"].notna(), "case"].nunique()),
+            f"{column}s{suffix}": int(chosen[column].nunique())
+            for suffix, chosen in (("", of_stage), ("_with_reference", of_stage[of_stage["known"]]))
+            for column in counted_columns
         }
         for stage, of_stage in rows.groupby("stage", sort=False)
     }
@@ -416,7 +393,4 @@ def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main
         stored = table_column(study, images, column)
         assert stored is not None, column
         groupings.append((grouping(images[stored], image_units, images["subject"], column, cuts), row_units))
-    plan = _plan(study)
-    return subgroups(
-        rows, main, groupings, classes=study.classes_of(target), positive=study.positive_of(target), plan=plan
-    )
+    return subgroups(rows, main, groupings, **_judged(study, target))

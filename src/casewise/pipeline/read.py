@@ -13,7 +13,7 @@ from casewise.cohort.participants import cases_step
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table, panel_values
 from casewise.console import Silent, shown
-from casewise.errors import CohortError, DamagedError, RunError, StudyError, counted, nearest
+from casewise.errors import CohortError, RunError, StudyError, counted, nearest
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, described, read_external, read_pretraining
@@ -67,10 +67,10 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
         _check_weights_folder(study)
         for plugin in plugins():
             plugin.check_study(study)
-    if to_train and study.compute.plan is not None:
-        from casewise.jobs.compute_plans import check_stated
+        if study.compute.plan is not None:
+            from casewise.jobs.compute_plans import check_stated
 
-        check_stated(study)
+            check_stated(study)
     cohort = read_cohort(study)
     check_settings(study, cohort.images)
     levels: dict[str, Literal["region", "case"]] = {
@@ -165,37 +165,25 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
         SplitError: the cohort cannot be split as the study states.
         RunError: the folder contains networks of another split.
     """
+    from casewise.jobs.fingerprint import changed_settings
+
     # By whole files, not by tiles: the test set must not depend on the size of tiles.
     whole = modality_of(study).whole(study, cohort)
     splits = grouped.split(whole, study)
     check_learnable(splits, whole.panels, study)
-    earlier = _earlier(folder)
-    if earlier and earlier.hash != splits.hash and folder.finished_jobs():
+    # a damaged one is set aside
+    if folder.splits.intact() and read_splits(folder.splits).hash != splits.hash and folder.finished_jobs():
+        changes = "; ".join(changed_settings(folder, study, "split"))
+        changes = changes or "the cohort's subjects, the seed, the split settings or casewise itself have changed since"
         raise RunError(
-            f"{folder.path} was split differently: {_changes(study, folder)}. "
-            "Networks of two splits must not be mixed. Choose another folder with --output."
+            f"{folder.path} was split differently: {changes}. Networks of two splits must not be mixed. Choose another "
+            "folder with --output."
         )
     write_splits(splits, folder.splits)
     _show_split(study, cohort, splits, show)
     for sentence in missing_classes(splits.record):
         show.line("split", f"WARNING: {sentence}")
     return splits
-
-
-def _earlier(folder: RunFolder) -> Splits | None:
-    """The split of the folder; None if it has none, or a damaged one, which is set aside."""
-    try:
-        return read_splits(folder.splits) if folder.splits.exists() else None
-    except DamagedError as error:
-        folder.splits.report_damage(error)
-        return None
-
-
-def _changes(study: Study, folder: RunFolder) -> str:
-    from casewise.jobs.fingerprint import changed_settings
-
-    changes = "; ".join(changed_settings(folder, study, "split"))
-    return changes or "the cohort's subjects, the seed, the split settings or casewise itself have changed since"
 
 
 def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> None:
@@ -245,7 +233,9 @@ def validate(study: Study, show: Show) -> list[str]:
     table = read(study, None, show)
     cohort = modality.whole(study, table)
     modality.check_files(study, cohort, show)
-    for other, rows in _other_cohorts(study, table):
+    others = [read_external(study, table)] if study.external else []
+    others += [read_pretraining(study, table)[:2]] if study.pretrain else []
+    for other, rows in others:
         modality.check_files(other, modality.whole(other, modality.read(other, rows, None, Silent())), show)
     splits = grouped.split(cohort, study)
     check_learnable(splits, cohort.panels, study)
@@ -282,12 +272,6 @@ def encoder_lines(study: Study) -> list[str]:
     """
     names = encoders_of(study) if FEATURES in study.learners else []
     return [f"{'encoder':<10} {name}: {encoder_origin(name, study.weights_dir)}" for name in names]
-
-
-def _other_cohorts(study: Study, table: Cohort) -> list[tuple[Study, Cohort]]:
-    """The external cohort and that for pretraining, as far as the study names them."""
-    cohorts = [read_external(study, table)] if study.external else []
-    return [*cohorts, *([read_pretraining(study, table)[:2]] if study.pretrain else [])]
 
 
 def number_lines(splits: Splits) -> list[str]:
