@@ -136,7 +136,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_forged_facts_of_a_network(bundle: Path, changes: dict[str, Any]) -> None:
-    member = BundleFolder(bundle).member("test_resnet", 0)
+    member = BundleFolder(bundle).member("test_resnet", 1)
     good = member.facts.path.read_text()
     try:
         reseal(bundle, member.facts.path, json.dumps(json.loads(good) | changes))

@@ -19,7 +19,7 @@ from casewise import open_run
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, WeightsError
 from casewise.files import checksum
-from casewise.inference import members
+from casewise.inference import ensemble as members
 from casewise.inference.bundle import SETTINGS, Bundle
 from casewise.inference.model import PredictionSettings, load_bundle
 from casewise.inference.new_cases import ignores_visits, new_table
@@ -98,7 +98,7 @@ def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(
 
 def test_a_run_folder_predicts_by_the_mean_of_its_folds(done: Run, new: Path) -> None:
     model = load_bundle(done.folder)
-    assert (len(model.members), model.outputs) == (2, ["label"])
+    assert (len(model.members), list(model.table.classes)) == (2, ["label"])
     mean = model.predict(new)
     each = [load_bundle(member.folder).predict(new) for member in model.members]
     columns = [f"probability of {name}" for name in THREE]

@@ -17,19 +17,25 @@ from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import RunError
 from casewise.evaluation.results import from_json
-from casewise.inference import input_flags as flags
-from casewise.inference.input_flags import FAR, NEGATIVE, UPSIDE_DOWN, image_flags, with_flags
-from casewise.inference.input_limits import (
+from casewise.inference import input_checks as flags
+from casewise.inference.input_checks import (
+    FAR,
+    GRID,
+    NAMES,
+    NEGATIVE,
+    UPSIDE_DOWN,
     Limits,
+    Measures,
     Training,
     distance_limits,
     expected_names,
     fit_limits,
     fit_regions,
     fit_score,
+    image_flags,
     turned_difference,
+    with_flags,
 )
-from casewise.inference.input_measures import GRID, NAMES, Measures
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import NewTable
 from casewise.inference.output_table import predict_to_file

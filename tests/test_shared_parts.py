@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from casewise.inference import members
+from casewise.inference import ensemble as members
 from casewise.inference.model import PredictionSettings, load_bundle
 from casewise.modalities.dataset import PanelData
 from casewise.models import shared_parts

@@ -274,7 +274,7 @@ def read_forged_bundle(work: Work, draw: random.Random) -> None:
         bundle.manifest_path.unlink()
         bundle.write_manifest("0", "inputs")
     model = load_bundle(bundle.path)
-    _ = (model.outputs, model.learners, model.headline, model.table.columns)
+    _ = (model.learners, model.headline, model.table.columns)
     model.members[0].study(Path("new.csv"))
     model.members[0].load()
 

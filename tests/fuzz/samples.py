@@ -202,7 +202,7 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
         origin={"weights": "random", "split": "0", "synthetic": True, "weights_sha256": sha256},
     )
     bundle = BundleFolder(folder / "bundle")
-    member = bundle.member("test_resnet", 0)
+    member = bundle.member("test_resnet", 1)
     member.path.mkdir(parents=True)
     shutil.copy(job.weights.path, member.weights.path)
     member.facts.path.write_text(json.dumps(as_json(facts)))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
 # from the file names, because reading presets would slow down the command line
 _PRESET_FILES = sorted(Path(__file__).parent.parent.glob("study/presets/*.yaml"))
 PRESETS = " or ".join(path.stem for path in _PRESET_FILES)
-_WIDTH = 80
 
 
 def init(
@@ -86,17 +83,11 @@ def init(
 
 
 def _show(study: NewStudy) -> None:
-    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
-    for line in study.understood:
-        indent = " " * (len(line) - len(line.lstrip()))
-        print(textwrap.fill(line, width, subsequent_indent=indent + "    ", break_on_hyphens=False))
+    from casewise.console import print_lines
+
+    print_lines("\n".join(study.understood))
     if study.doubts:
         print("\nPlease check:")
     for doubt in study.doubts:
-        for number, line in enumerate(doubt.splitlines()):
-            first, rest = ("- ", "  ") if not number else ("    ", "    ")
-            text = textwrap.fill(
-                line.strip(), width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
-            )
-            print(text)
+        print_lines("- " + "\n  ".join(line.strip() for line in doubt.splitlines()))
     print()

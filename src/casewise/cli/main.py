@@ -6,7 +6,7 @@ import atexit
 import errno
 import sys
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -69,39 +69,6 @@ def command_line() -> typer.Typer:
     return app
 
 
-def _refuse_settings(words: list[str]) -> None:
-    """Refuse a setting of the study that is given as an option of `run`, `validate` or `audit`.
-
-    Raises:
-        CasewiseError: there is one; the message says where it belongs.
-    """
-    from casewise.errors import CasewiseError
-
-    if not words or words[0] not in ("run", "validate", "audit"):
-        return
-    command: Any = typer.main.get_command(command_line())
-    options = ["--help", *(name for option in command.commands[words[0]].params for name in option.opts)]
-    for word in words[1:]:
-        name = word.partition("=")[0]
-        if word == "--":
-            return
-        if not name.startswith("--") or name in options:
-            continue
-        import difflib
-
-        from casewise.errors import cut
-
-        # short names of settings are alike to options by chance
-        alike = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
-        if not alike:
-            raise CasewiseError(
-                f"`casewise {words[0]}` has no option {cut(name)}. Settings such as the number of epochs belong in the "
-                "study file: `recipe: {epochs: 2}`. For a variant, write `--set recipe.epochs=2` or a second file "
-                "that begins with `extends: study.yaml`."
-            )
-        raise CasewiseError(f"`casewise {words[0]}` has no option {cut(name)}. Did you mean {alike[0]!r}?")
-
-
 def _storage_failure(error: OSError) -> str | None:
     """A sentence on a failure of the disk at a file that a command writes; None for another error."""
     from pathlib import Path
@@ -129,7 +96,6 @@ def main() -> None:
     if getattr(sys.modules["__main__"], "main", None) is main:  # not where another program calls it
         atexit.register(lambda: end_process(code))  # the last of all that is done at the exit
     try:
-        _refuse_settings(sys.argv[1:])
         command_line()()
         code = 0
     except CasewiseError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import LINE, CasewiseError, RunError, cut, shortened
+from casewise.errors import LINE, RunError, cut, shortened
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
 from casewise.models.outputs import Output, width_of
@@ -114,21 +114,17 @@ class Bundle:
             )
         try:
             _check_types(facts)
+            origin = ("comparison_only", "earlier_subjects", "final")
             return cls(
                 files.path,
-                facts["model"],
-                facts["fold"] - 1,
-                facts["network"],
-                facts["outputs"],
-                facts["settings"],
-                facts["fitted"],
-                ComputeFacts(**facts["compute"]),
-                facts["batch_size"],
-                frozenset(facts["subjects"]),
-                frozenset(facts.get("stop_subjects", ())),
-                {name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
-                | {name: facts[name] for name in ("comparison_only", "earlier_subjects", "final") if name in facts},
-                facts.get("distance"),
+                fold=facts["fold"] - 1,
+                compute=ComputeFacts(**facts["compute"]),
+                subjects=frozenset(facts["subjects"]),
+                stop_subjects=frozenset(facts.get("stop_subjects", ())),
+                origin={name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
+                | {name: facts[name] for name in origin if name in facts},
+                distance=facts.get("distance"),
+                **{name: facts[name] for name in ("model", "network", "outputs", "settings", "fitted", "batch_size")},
             )
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
@@ -170,21 +166,10 @@ class Bundle:
         weights = JobFolder(self.folder).weights
         tensors = read_checked(weights, self.origin["weights_sha256"])
         try:
-            if into is not None:
-                network = into
-            else:
+            network = into
+            if network is None:
                 network = parts.network(self.network, tensors, own=own) if parts else network_from(self.network)
-        except (
-            CasewiseError,
-            TypeError,
-            ValueError,
-            LookupError,
-            AttributeError,
-            ArithmeticError,
-            AssertionError,
-            RuntimeError,
-            MemoryError,
-        ) as error:
+        except Exception as error:  # whatever a library says to arguments of a stranger
             raise RunError(
                 f"{JobFolder(self.folder).facts.path}: the field network does not describe one that can be built "
                 f"({shortened(str(error), LINE)}). Copy the bundle again, or train again."
@@ -252,7 +237,7 @@ def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> l
     """One record for each target that a network predicts, with the mean and deviation of its training labels."""
     records, start = [], 0
     for output in outputs:
-        columns = slice(start, start + output.width)
+        columns, start = slice(start, start + output.width), start + output.width
         records.append(
             {
                 "name": output.name,
@@ -266,7 +251,6 @@ def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> l
                 "target_std": network.target_std[columns].tolist(),
             }
         )
-        start += output.width
     return records
 
 

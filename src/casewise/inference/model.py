@@ -16,8 +16,7 @@ from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Combination, Ensemble
-from casewise.inference.input_flags import case_flags, with_flags
-from casewise.inference.input_limits import FEWEST_SUBJECTS, Limits
+from casewise.inference.input_checks import FEWEST_SUBJECTS, Limits, case_flags, with_flags
 from casewise.inference.new_cases import (
     LEFT_OUT,
     ROWS,
@@ -88,11 +87,6 @@ class TrainedModel:
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     @property
-    def outputs(self) -> list[str]:
-        """The names of the predicted targets."""
-        return [str(output["name"]) for output in self.members[0].outputs]
-
-    @property
     def learners(self) -> list[str]:
         """The names of the networks, of the baselines, and of the learners that combine them."""
         return self.combination.learners(list(dict.fromkeys(member.model for member in self.members)))
@@ -101,11 +95,6 @@ class TrainedModel:
     def headline(self) -> str:
         """The learner that the study's report is about; empty if nothing was evaluated."""
         return self.combination.headline
-
-    @property
-    def decisions(self) -> Mapping[str, Any]:
-        """The rules of grades with their thresholds by learner (see `casewise.predictions.decisions`)."""
-        return self.combination.decisions
 
     @property
     def checksum(self) -> str:
@@ -224,12 +213,7 @@ class TrainedModel:
             cells = table.cells()
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
             if ignores_visits(cells, table.study):
-                log.warning(
-                    "The study of this model has no visits, so those of the new cases are not used: all images of a "
-                    "subject have visit 1, each with its own path."
-                    if table.study.panels.by == "image"
-                    else "The study of this model has no visits, so all images of a subject are one case."
-                )
+                log.warning("The study of this model has no visits: those of the new cases are not used.")
             done = 0
             for chunk in in_chunks(raw_cases, settings.size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
@@ -306,9 +290,8 @@ def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> Trained
         run.check_finished()
     members = tuple(Bundle.open(member.path) for member in predicting_members(run))
     _check(members, path)
-    limits = _limits(run.input_checks)
     about, card = _described(run.bundle, members)
-    return TrainedModel(path, members, Combination.of_run(run, members), about, card, limits)
+    return TrainedModel(path, members, Combination.of_run(run, members), about, card, _limits(run.input_checks))
 
 
 def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping[str, Any], str]:
@@ -324,8 +307,7 @@ def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping
         if not (path.is_file() and checksum(path) == recorded.get(path.name, {}).get("sha256")):
             raise RunError(f"{path} is missing, or was changed after it was written. {folder.facts.remedy}")
     about, card = folder.about(), folder.card.read()
-    folders = [folder.member(entry["learner"], entry["fold"] and entry["fold"] - 1) for entry in about["members"]]
-    weights = [member.weights_sha256() for member in folders]
+    weights = [folder.member(entry["learner"], entry["fold"]).weights_sha256() for entry in about["members"]]
     if sorted(weights) != sorted(str(member.origin.get("weights_sha256", "")) for member in members):
         return {}, ""  # the run was trained again since
     return about, card
@@ -339,8 +321,7 @@ def _of_bundle(
         check_signature(folder, path, Path(trust))
     about = folder.about()
     try:
-        folds = [entry["fold"] and entry["fold"] - 1 for entry in about["members"]]
-        folders = [folder.member(entry["learner"], fold) for entry, fold in zip(about["members"], folds, strict=True)]
+        folders = [folder.member(entry["learner"], entry["fold"]) for entry in about["members"]]
         combination = Combination(**about["combination"])
         if wrong := [name for name in ("bands", "display", "response") if not isinstance(about.get(name) or {}, dict)]:
             raise TypeError(f"{wrong[0]} is not an object")

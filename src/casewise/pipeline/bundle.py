@@ -208,7 +208,7 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
     for member in members:
         facts = member.facts.read()
         fold = None if facts.get("final") else facts["fold"]
-        copy = target.member(facts["model"], None if fold is None else fold - 1)
+        copy = target.member(facts["model"], fold)
         copy.path.mkdir(parents=True)
         link_or_copy(member.weights.verified(), copy.weights.path)
         if facts.get("distance"):

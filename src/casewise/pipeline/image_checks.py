@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import counted
-from casewise.inference.input_limits import MOST_OF_CASE, Training, distance_limits, expected_names, fit_limits
-from casewise.inference.input_measures import measure
+from casewise.inference.input_checks import MOST_OF_CASE, Training, distance_limits, expected_names, fit_limits, measure
 from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted

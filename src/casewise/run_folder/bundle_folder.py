@@ -69,8 +69,8 @@ class BundleFolder:
     card = Part(TextFile, "MODEL_CARD.md", REMEDY, portable=True)
 
     def member(self, learner: str, fold: int | None) -> JobFolder:
-        """The folder of a network; `fold` from 0, None for one that was trained on all folds."""
-        name = FINAL if fold is None else f"fold{fold + 1}"
+        """The folder of a network; `fold` from 1, None for one that was trained on all folds."""
+        name = FINAL if fold is None else f"fold{fold}"
         return JobFolder(self.path / "members" / re.sub(r"[^A-Za-z0-9_@.+=-]", "_", learner) / name)
 
     def about(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import RunError
-from casewise.inference import members
+from casewise.inference import ensemble as members
 from casewise.inference.model import load_bundle
 from casewise.modalities.base import NativeMap
 from casewise.plugins.serve.results import explained_class, flags_of, strongest_slice
