@@ -267,17 +267,6 @@ def fitted_lines(text: str, width: int) -> list[str]:
     return lines
 
 
-def print_markdown(text: str) -> None:
-    """Print a page: with its tables fitted to the width of a terminal, as it is to a file or a pipe."""
-    if not sys.stdout.isatty():
-        print(text, end="")
-        return
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    Console().print(Markdown(text))
-
-
 def readable(text: str, width: int | None) -> str:
     """Text for a terminal: wrapped at `width` (None: not wrapped), remedies on lines of their own, ready to be copied.
 

@@ -33,8 +33,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
     from casewise.pipeline.bundle import write_bundle
-    from casewise.pipeline.combine import conformal, decide, score, stack
-    from casewise.pipeline.evaluate import evaluate
+    from casewise.pipeline.evaluate import calibrated, decide, evaluate, score, stack
     from casewise.pipeline.finished import FinishedRun
     from casewise.pipeline.further_trainings import image_split, seeds
     from casewise.pipeline.image_checks import counterfactuals, input_checks
@@ -52,7 +51,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         predictions = stack(study, predictions, folder, show)
         predictions = decide(study, predictions, folder)
         predictions = score(study, predictions, folder)
-        conformal(study, predictions, folder)
+        folder.conformal.write(calibrated(study, predictions))
         input_checks(inputs, predictions)
         results = evaluate(study, inputs.cohort, predictions, folder, show)
         if study.seeds > 1:

@@ -134,16 +134,16 @@ def parsed_folders(options: Sequence[str]) -> dict[str, Path]:
         name, separator, folder = text.partition("=")
         problem = ""
         if not (name and separator and folder):
-            problem = f"{text!r} is not FORMAT=FOLDER, such as fhir=results/fhir"
+            problem = f"{text!r} is not FORMAT=FOLDER, such as fhir=results/fhir."
         elif name not in owners:
             names = ", ".join(owners) or "the formats, because no plugin with a format is installed"
-            problem = f"{cut(name)} is none of {names}.{nearest(name, owners)}".removesuffix(".")
+            problem = f"{cut(name)} is none of {names}.{nearest(name, owners)}"
         elif name in folders:
-            problem = f"{name} is given twice"
+            problem = f"{name} is given twice."
         elif Path(folder).exists() and not Path(folder).is_dir():
-            problem = f"{folder} is a file. Name a folder"
+            problem = f"{folder} is a file. Name a folder."
         if problem:
-            raise CasewiseError(f"--also: {problem}.")
+            raise CasewiseError(f"--also: {problem}")
         owners[name].check_result_format(name)
         folders[name] = Path(folder)
     return folders

@@ -199,9 +199,7 @@ def results(
     if output:
         print(f"wrote {write_results(run_folder, output, others=compare or [])}")
     else:
-        from casewise.console import print_markdown
-
-        print_markdown(results_page(run_folder, others=compare or []))
+        print(results_page(run_folder, others=compare or []), end="")
 
 
 def checklist(

@@ -16,7 +16,7 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, TrainingError, WeightsError, counted
 from casewise.files import guarded, write_atomic
 from casewise.modalities.base import PreparedCohort, StoreAddress
-from casewise.pipeline.combine import decide, score, stack
+from casewise.pipeline.evaluate import decide, score, stack
 from casewise.pipeline.external import (
     check_no_twins,
     cohort_difference,

@@ -144,28 +144,20 @@ class BundleFolder:
         """Yield an empty bundle folder that takes this one's place when the block ends.
 
         Raises:
-            RunError: the folder cannot be written; the present bundle is unchanged.
+            RunError: the folder cannot be written.
         """
         remove_leftovers(self.path)
         temporary = self.path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{self.path.name}")
-        old = temporary.with_name(f"{temporary.name}-old")
         try:
             make_folder(temporary)
             yield BundleFolder(temporary)
-            if self.path.exists():
-                os.replace(self.path, old)
-            try:
-                os.replace(temporary, self.path)
-            except OSError:
-                if old.exists():
-                    os.replace(old, self.path)
-                raise
+            shutil.rmtree(self.path, ignore_errors=True)  # killed here, the next run makes it again
+            os.replace(temporary, self.path)
             sync_folder(self.path.parent)
         except OSError as error:
             raise RunError(storage_message(error, self.path)) from error
         finally:
-            for folder in (temporary, old):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_leftovers(path: Path) -> None:

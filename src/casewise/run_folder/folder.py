@@ -370,14 +370,11 @@ class RunFolder:
         Raises:
             RunError: it is missing, or shows other metrics.
         """
-        if not self.report_path.is_file():
+        made_from = self.report_mark.read() if self.report_mark.exists() else ""
+        if not self.report_path.is_file() or made_from != checksum(self.metrics.path):
             raise RunError(
-                f"{self.path} holds no finished run: {self.report_path.name} is missing. Finish it with `casewise run`."
-            )
-        if not (self.report_mark.exists() and self.report_mark.read() == checksum(self.metrics.path)):
-            raise RunError(
-                f"{self.path} holds no finished run: {self.report_path.name} was not made from the present "
-                f"{self.metrics.path.name}. Finish it with `casewise run`."
+                f"{self.path} holds no finished run: {self.report_path.name} is missing, or was not made from the "
+                f"present {self.metrics.path.name}. Finish it with `casewise run`."
             )
 
     def at_work(self) -> bool | None:
@@ -419,18 +416,17 @@ class RunFolder:
         remove_leftovers(self.bundle.path)
         folders = [self, self.image_split, *map(RunFolder, sorted(self.path.glob("seeds/*")))]
         record = JobFolder(Path()).record.path.name
-        for folder in folders:
-            for path in folder.jobs_folder.glob(f"*/*/{record}"):  # of folds and of networks on all folds
-                job = JobFolder(path.parent)
-                if any(job.path.glob("sta[gt]e*")) and job.at_work():
-                    continue
-                # a process on another machine may be doing the same; what remains takes space and does no harm
-                with suppress(OSError):
-                    job.remove_training()  # the process was killed after it had written the record
-                    job.sweep()
-        jobs = {folder.jobs_folder for folder in folders}
+        for path in [path for folder in folders for path in folder.jobs_folder.glob(f"*/*/{record}")]:
+            job = JobFolder(path.parent)
+            if any(job.path.glob("sta[gt]e*")) and job.at_work():
+                continue
+            # a process on another machine may be doing the same; what remains takes space and does no harm
+            with suppress(OSError):
+                job.remove_training()  # the process was killed after it had written the record
+                job.sweep()
+        in_jobs = {folder.jobs_folder for folder in folders}
         for path in self.path.rglob(f"{TEMPORARY}*"):
-            if not jobs & set(path.parents):
+            if not in_jobs & set(path.parents):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
 
@@ -442,18 +438,17 @@ def write_page(path: Path, text: str, ending: str) -> Path:
         RunError: the file is of another kind, belongs to a run, or cannot be written.
     """
     owner = RunFolder(path.parent)
+    problem = ""
     if path.name in {owner.report_path.name, owner.audit_page.name} and owner.is_own():
-        raise RunError(f"{path} is a page of the run in {path.parent}. Choose another file with --output.")
-    if path.is_dir():
-        raise RunError(f"{path} is a folder. Give the name of a file with --output, such as {path / f'page{ending}'}.")
-    if path.exists():
-        if path.suffix.casefold() != ending:
-            raise RunError(
-                f"{path} exists, and is not replaced by a page with the ending {ending}. Choose another file with "
-                "--output."
-            )
-        if ending == ".csv" and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
-            raise RunError(f"{path} exists and holds another table. Choose another file with --output.")
+        problem = f"is a page of the run in {path.parent}"
+    elif path.is_dir():
+        problem = "is a folder"
+    elif path.exists() and path.suffix.casefold() != ending:
+        problem = f"exists, and is not replaced by a page with the ending {ending}"
+    elif path.exists() and ending == ".csv" and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
+        problem = "exists and holds another table"
+    if problem:
+        raise RunError(f"{path} {problem}. Choose another file with --output, such as page{ending}.")
     with replacing(path, unlocked_folder=True) as temporary:
         temporary.write_bytes(text.encode())
     return path
