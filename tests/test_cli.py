@@ -180,13 +180,13 @@ TORN_DOWN = "class Late:\n    def __del__(self):\n        print('torn down')\n\n
 AS_COMMAND = "import sys\nfrom casewise.cli.main import main\nsys.argv = ['casewise', *sys.argv[1:]]\n"
 AS_WORKER = """
 import os
-from casewise.jobs import backends_
+from casewise.jobs import backends
 
 class Nothing:
     def register(self):
         pass
 
-local._begin_worker(os.getppid(), Nothing())
+backends._begin_worker(os.getppid(), Nothing())
 """
 
 
@@ -213,11 +213,3 @@ def test_lost_output_is_no_success() -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
         assert subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL, env=buffered).returncode == 1
-
-
-@pytest.mark.parametrize("words", [["--epochs", "2"], ["--recipe.epochs=2"]])
-def test_settings_belong_in_the_study_file(words: list[str]) -> None:
-    failed = casewise("run", "study.yaml", *words)
-    assert (failed.returncode, "study file" in failed.stderr) == (2, True)
-    mistyped = casewise("run", "study.yaml", "--ouput", "x")
-    assert (mistyped.returncode, "'--output'" in mistyped.stderr) == (2, True)

@@ -146,18 +146,13 @@ def test_the_drop_is_told_with_its_interval(done: Run) -> None:
     assert "valley" in done.report.read_text()
 
 
-def test_the_external_result_stands_first(before: tuple[Run, dict[Path, int]], done: Run, tmp_path: Path) -> None:
+def test_the_external_result_stands_first(before: tuple[Run, dict[Path, int]], done: Run) -> None:
     assert done.headline.startswith("label, external cohort valley, 18 images of 9 subjects, test_resnet: Accuracy ")
     assert before[0].headline.startswith("label, test set, ")
     text = done.report.read_text()
     sizes = re.findall(r'data-code="size">.*?</p>', text, flags=re.DOTALL)
     assert [("valley" in size) for size in sizes] == [False, True]
     assert 'data-code="elsewhere"' in text
-    page = write_results(done.folder, tmp_path / "page.md").read_text()
-    heads = [line for line in page.splitlines() if line.startswith("## ")]
-    assert heads[0] == "## External validation: valley"
-    assert {"## Shortcut audit", "## label"} <= set(heads[1:])
-    assert "operating point" in page.partition("## Shortcut audit")[0]
 
 
 def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
@@ -180,20 +175,6 @@ def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there:
     assert "| lake | 6 |" in page
     with pytest.raises(CohortError, match=r"'sites' is not a column .*'site'"):
         read_external(chest_study(here, **external(table, by="sites")), read_cohort(chest_study(here)))
-
-
-def test_cases_with_images_of_several_sites_are_a_group_of_their_own() -> None:
-    case = {"visit": "1", "day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
-    case |= {"model": "m", "stage": "external", "target": "x", "kind": "regression"}
-    rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in "abc"])
-    images = pd.DataFrame({"case": list("aabc"), "path": list("1234"), "site": ["n", "s", "n", " "]})
-    images["subject"] = images["case"]
-    groups = by_column(rows, "x", images, "site", plan=Plan(100))
-    assert {name: by_learner["m"]["mae"].n_cases for name, by_learner in groups.items()} == {
-        "n": 1,
-        "n + s": 1,
-        "not recorded": 1,
-    }
 
 
 def by_groups(cells: list[str]) -> dict[str, int]:

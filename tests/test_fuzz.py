@@ -16,7 +16,7 @@ from casewise.errors import CasewiseError, DamagedError, RunError
 from casewise.files import parsed_json
 from casewise.inference.model import load_bundle
 from casewise.modalities.store.store import open_store
-from casewise.run_folder import BundleFolder, StateFile
+from casewise.run_folder import BundleFolder
 from casewise.run_folder.artefact import CHECKSUMS, Artefact, JsonFile, TableFile, WeightsFile
 from casewise.training.checkpoint import load_state, save_state
 from tests.fuzz import samples
@@ -103,7 +103,7 @@ def test_a_damaged_state_of_a_training(tmp_path: Path) -> None:
     import torch
 
     path = tmp_path / "state.safetensors"
-    save_state(StateFile(path), {"epoch": 3, "weights": {"a": torch.zeros(3)}})
+    save_state(WeightsFile(path), {"epoch": 3, "weights": {"a": torch.zeros(3)}})
     assert load_state(path)["epoch"] == 3
     data = path.read_bytes()
     assert data.count(b"pairs") == 2

@@ -173,11 +173,6 @@ class TestRun:
         assert len(rows[rows["model"] == NESTED])
         assert rows[rows["model"] == NESTED][values].equals(rows[rows["model"] == network][values])
 
-    def test_combined_learners_are_made_of_networks_alone(self, done: Run) -> None:
-        table = done.rows[done.rows["stage"] == "oof"].set_index(["model", "case"])
-        mean = (table.loc[NETWORKS[0], "p0"] + table.loc[NETWORKS[1], "p0"]) / 2
-        assert np.allclose(table.loc["mean_of_learners", "p0"], mean.loc[table.loc["mean_of_learners"].index])
-
     def test_the_bundle_predicts_with_the_network_chosen_inside(self, done: Run, chests: Path) -> None:
         model = load_bundle(done.folder / "bundle")
         assert model.headline == "nested"
@@ -193,13 +188,6 @@ class TestRun:
         assert (main["learner"], main["chosen_on"]) == (NESTED, "inner folds")
         assert main["metrics"] == done.results["metrics"]["test"][NESTED]["label"]
         assert any(note["code"] == "chosen_in_inner_folds" for note in done.results["notes"])
-
-    def test_figures_over_the_folds_are_in_metrics(self, done: Run) -> None:
-        table = done.rows.query(f"stage == 'oof' and model == '{NESTED}'")
-        right = (table["y_true"] == table["y_pred"]).groupby(table["outer_fold"]).mean()
-        found = done.results["over_folds"]["label"][NESTED]["accuracy"]
-        assert found["mean"] == pytest.approx(right.mean(), abs=1e-6)
-        assert found["sd"] == pytest.approx(right.std(), abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +285,7 @@ def volumes(changed: tuple[int, ...]) -> SliceStore:
         marks[case] /= 2
     first = np.arange(12) * 9
     present = np.ones((12, 1), dtype=bool)
-    return SliceStore(slices, first, np.full(12, 9), present, marks, np.tile(np.eye(4), (12, 1, 1)), [], [], "", Path())
+    return SliceStore(slices, first, np.full(12, 9), present, marks, np.tile(np.eye(4), (12, 1, 1)), [], "", Path())
 
 
 def volume_study() -> Study:
@@ -449,9 +437,3 @@ class TestFingerprint:
         with pytest.raises(RunError):
             lock_fingerprint(folder, decided | {"seed": 99}, study)
         assert folder.job(network, 0).record.exists()
-
-    def test_choosing_among_networks_decides_no_bit(self, plain: Any) -> None:
-        study, cohort = plain[0].study, plain[0].cohort
-        apart = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"among": False})})
-        fewer = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"folds": 3})})
-        assert deciding_settings(apart, cohort) == deciding_settings(study, cohort) != deciding_settings(fewer, cohort)

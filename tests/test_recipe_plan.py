@@ -21,18 +21,14 @@ from casewise.pipeline.recipe_plan import (
     PlanFacts,
     RecipePlan,
     as_yaml,
-    budget_text,
     in_words,
     mirrored,
     planned_encoders,
     planned_flips,
     recipe_of,
-    spent_budget,
     stated_in_words,
 )
-from casewise.pipeline.status import record_training, timed
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
-from casewise.report.formatting import duration
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Recipe, Study
@@ -78,11 +74,6 @@ def test_planned_grades_are_decided_by_the_rounded_mean() -> None:
     assert study_of(targets={"x": {**grade, "decision": "median"}}).decisions == {"x": "median"}
     assert study_of(targets={"x": grade}, backbones=["resnet18"]).decisions == {"x": "median"}
     assert study_of().decisions == {}
-
-
-@pytest.mark.parametrize(("written", "seconds"), [("30min", 1800), ("2 h", 7200), (120, 120)])
-def test_a_budget_has_a_unit(written: Any, seconds: float) -> None:
-    assert study_of(budget=written).budget == seconds
 
 
 @pytest.mark.parametrize("wrong", ["soon", "10s"])
@@ -204,42 +195,6 @@ def test_a_planned_run_reports_the_weighted_mean(planned: Any) -> None:
     assert "linear model on pixels" in planned.report.read_text().partition('<section id="classes"')[0]
     pasted = casewise.read_study(folder.path.parent / "study.yaml")
     assert pasted.recipe.auto
-
-
-def test_a_planned_run_records_its_training_beside_the_budget(planned: Any) -> None:
-    timing = RunFolder(planned.folder).timing.read()
-    assert 0 < timing["training"] < timing["seconds"]
-    text = planned.report.read_text()
-    assert f"of {duration(60)} spent" in text
-
-
-@pytest.mark.parametrize(("seconds", "over"), [(1700.0, False), (2460.0, True)])
-def test_a_training_over_the_budget_is_reported(seconds: float, over: bool) -> None:
-    study = study_of(budget="30min")
-    slow, fast = (recipe_of(study, facts(images=images)) for images in (100_000, 100))
-    for recipe, fewest in ((slow, True), (fast, False)):
-        planned = study.model_copy(update={"recipe": Recipe.model_validate({**recipe, "auto": True})})
-        spent = spent_budget(planned, {}, seconds)
-        assert (spent["over"], spent["fewest"], spent["stated"]) == (over, fewest, False)
-        text = budget_text(spent)
-        assert duration(seconds) in text
-        assert duration(1800) in text
-
-
-def test_an_interrupted_training_counts_towards_the_budget(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    with timed(folder):
-        assert record_training(folder, 100.0) == 100
-        folder.jobs_folder.mkdir()
-    first = folder.timing.read()
-    folder.timing.write(first | {"seconds": None})
-    with timed(folder):
-        assert record_training(folder, 20.0) == 120
-    assert folder.timing.read()["training"] == 120
-    folder.timing.write(first)
-    with timed(folder):
-        assert record_training(folder, 20.0) == 100, "the run was finished before"
-    assert record_training(folder, 7.0) is None, "the run is not timed"
 
 
 def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chests: Path) -> None:
@@ -388,6 +343,7 @@ def test_labels_of_a_held_out_fold_do_not_affect_its_learners(tmp_path: Path, ch
     assert first.recipe_plan.read() == second.recipe_plan.read()
 
 
+@pytest.mark.slow
 def test_labels_of_a_held_out_fold_do_not_affect_the_choice_among_features(tmp_path: Path, chests: Path) -> None:
     torch.manual_seed(0)
     body = build_encoder(encoder_facts("timm:test_resnet", tmp_path), 128).network.body
@@ -428,28 +384,3 @@ def _cohort(study: Study) -> Any:
     from casewise.pipeline.read import read
 
     return read(study, None, Silent())
-
-
-def test_slices_of_a_case_are_a_bag(tmp_path: Path) -> None:
-    from casewise.plugins.volumes.dataset import SliceData, Slices
-    from casewise.study.images import Panels
-
-    random = torch.Generator().manual_seed(0)
-    stored = torch.randint(0, 32767, (7, 2, 8, 8), generator=random, dtype=torch.int16)
-    tables = torch.linspace(0, 1, 32768).repeat(4, 1)
-    present = torch.tensor([[True, True], [True, False]])
-    slices = Slices(stored, torch.tensor([0, 3]), torch.tensor([3, 4]), present, tables)
-    data = SliceData(slices, [0, 1], torch.zeros(2, 1), Panels(pooling="maps"))
-    views, owner = data.views()
-    assert views.tolist() == [[0, 1, 2, -1], [3, 4, 5, 6]]
-    assert owner.tolist() == [0, 1]
-    batch = data.plain_batch(views, torch.device("cpu"))
-    assert batch.shape == (2, 4, 2, 8, 8)
-    assert batch[0, 3].isnan().all()
-    assert batch[1, :, 1].isnan().all()
-    assert torch.allclose(batch[0, 1], stored[1].float() / 32767, atol=1e-4)
-    assert data.slots_of(views).tolist() == [[0, 1, 2, -1], [0, 1, 2, 3]]
-    single = data.arranged(Panels())
-    assert len(single.views()[0]) == 7
-    drawn, _ = data.training_batch([0, 1], random, torch.device("cpu"))
-    assert drawn.shape == (2, 4, 2, 8, 8)

@@ -23,7 +23,7 @@ from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
-from casewise.run_folder import RunFolder, StateFile, WeightsFile
+from casewise.run_folder import RunFolder, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import load_state, save_state, write_tensors
@@ -130,7 +130,7 @@ def test_the_loss_is_in_standard_deviations() -> None:
 
 def test_checkpoints_keep_every_kind_of_value(tmp_path: Path) -> None:
     kept = {"a": {0: torch.arange(3), "b": (1, 2.5, None, True)}, "c": [float("inf"), "x"], "d": {}}
-    save_state(StateFile(tmp_path / "s.safetensors"), kept)
+    save_state(WeightsFile(tmp_path / "s.safetensors"), kept)
     found = load_state(tmp_path / "s.safetensors")
     assert torch.equal(found["a"][0], kept["a"][0])  # type: ignore[index]
     assert found["a"]["b"] == (1, 2.5, None, True)
@@ -287,7 +287,7 @@ def test_a_worker_keeps_freed_memory_unless_the_study_says_no(kept: bool, monkey
     monkeypatch.setattr(backends, "keep_memory", lambda: calls.append("kept"))
     for name in ("signal.signal", "threading.Thread.start", "atexit.register"):
         monkeypatch.setattr(f"casewise.jobs.backends.{name}", lambda *given: None)
-    backends._begin_worker(1, SimpleNamespace(register=lambda: None), (), kept)  # type: ignore[arg-type]
+    backends._begin_worker(1, SimpleNamespace(register=lambda: None), kept)  # type: ignore[arg-type]
     assert calls == ["kept"] * kept
 
 

@@ -369,11 +369,11 @@ def _table_bytes(folder: Path) -> bytes:
 def _state_bytes(folder: Path) -> bytes:
     import torch
 
-    from casewise.run_folder import StateFile
+    from casewise.run_folder import WeightsFile
     from casewise.training.checkpoint import save_state
 
     state = {"epoch": 3, "state_dict": {"a": torch.zeros(3), "b": [torch.ones(2), 0.5]}, "loops": {"x": (1, None)}}
-    save_state(StateFile(folder / "state.safetensors"), state)
+    save_state(WeightsFile(folder / "state.safetensors"), state)
     return (folder / "state.safetensors").read_bytes()
 
 
