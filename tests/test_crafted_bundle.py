@@ -300,9 +300,9 @@ class TestSignature:
     ) -> None:
         private, public = keys
         path = write_archive(bundle, tmp_path / "signed.zip", private)
-        assert load_bundle(path, trust=public).outputs == load_bundle(path).outputs
+        assert load_bundle(path, trust=public).learners == load_bundle(path).learners
         shutil.unpack_archive(path, tmp_path / "unpacked")
-        assert load_bundle(tmp_path / "unpacked", trust=public).outputs
+        assert load_bundle(tmp_path / "unpacked", trust=public).learners
         (tmp_path / "unpacked" / "input-checks.json").write_text("{}")
         with pytest.raises(RunError, match=r"input-checks\.json"):
             load_bundle(tmp_path / "unpacked", trust=public)
@@ -315,7 +315,7 @@ class TestSignature:
         signed = write_archive(bundle, tmp_path / "signed.zip", private)
         by_others = write_archive(bundle, tmp_path / "others.zip", key_pair(tmp_path / "other")[0])
         for path in (unsigned, by_others, bundle.path):
-            assert load_bundle(path).outputs
+            assert load_bundle(path).learners
             with pytest.raises(RunError, match=f"{path}.*sign"):
                 load_bundle(path, trust=public)
         shutil.unpack_archive(signed, tmp_path / "unpacked")

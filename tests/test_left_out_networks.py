@@ -24,10 +24,10 @@ from casewise.training.loop import forward_in_parts
 from tests.test_baselines import write_study
 from tests.test_cli import casewise as command
 
-NETWORKS = ["shufflenet_v2_x0_5", "squeezenet1_1", "mobilenet_v3_small"]
+NETWORKS = ["test_resnet", "test_efficientnet", "test_byobnet"]
 FOUND = fitting.FITTERS["network"]
 WEIGHTS = f"{{{', '.join(f'{name}: random' for name in NETWORKS)}}}"
-ONE = {"backbones": "[squeezenet1_1]", "weights": "random", "stack": "[]"}
+ONE = {"backbones": "[test_efficientnet]", "weights": "random", "stack": "[]"}
 RECIPE = "{epochs: 1, batch_size: 16, schedule: constant, early_stopping: {monitor: none}}"
 
 
@@ -68,27 +68,27 @@ def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
     tmp_path: Path, chests: Path, failing: dict[str, Exception], whole: casewise.Run
 ) -> None:
     study = study_of(tmp_path, chests)
-    failing["squeezenet1_1, fold 2"] = TrainingError("squeezenet1_1: the loss is no longer a number")
+    failing["test_efficientnet, fold 2"] = TrainingError("test_efficientnet: the loss is no longer a number")
     ended = command("run", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "run"))
     assert ended.returncode == 1
-    assert "squeezenet1_1" in ended.stderr
+    assert "test_efficientnet" in ended.stderr
     run, folder = casewise.open_run(tmp_path / "run"), RunFolder(tmp_path / "run")
-    assert "squeezenet1_1" not in set(run.rows["model"])
-    assert {"shufflenet_v2_x0_5", "mobilenet_v3_small", STACKERS["mean"].learner} <= set(run.rows["model"])
-    assert folder.left_out.read() == {"networks": {"squeezenet1_1": {"2": "the loss is no longer a number"}}}
+    assert "test_efficientnet" not in set(run.rows["model"])
+    assert {"test_resnet", "test_byobnet", STACKERS["mean"].learner} <= set(run.rows["model"])
+    assert folder.left_out.read() == {"networks": {"test_efficientnet": {"2": "the loss is no longer a number"}}}
     caveat = next(note.facts for note in run.results.notes if note.code == "networks_left_out")
-    assert (caveat["combined"], list(caveat["networks"])) == (True, ["squeezenet1_1"])
-    assert "squeezenet1_1" not in run.study.networks
+    assert (caveat["combined"], list(caveat["networks"])) == (True, ["test_efficientnet"])
+    assert "test_efficientnet" not in run.study.networks
     assert (tmp_path / "run" / "bundle" / "manifest.json").exists()
     status = run_status(folder)
-    assert status.failed == {"squeezenet1_1, fold 2": "the loss is no longer a number"}
+    assert status.failed == {"test_efficientnet, fold 2": "the loss is no longer a number"}
     assert (len(status.done), status.jobs) == (7, 8)  # with a baseline
 
     failing.clear()
     again = casewise.run(study, tmp_path / "run")
     assert not folder.left_out.exists()
     pd.testing.assert_frame_equal(again.rows, whole.rows)
-    before, after = (each.rows.query("model == 'shufflenet_v2_x0_5'").reset_index(drop=True) for each in (run, whole))
+    before, after = (each.rows.query("model == 'test_resnet'").reset_index(drop=True) for each in (run, whole))
     pd.testing.assert_frame_equal(before, after)
 
 
@@ -100,7 +100,7 @@ def test_a_run_without_any_network_is_refused(tmp_path: Path, chests: Path, fail
 
 
 def test_a_full_disk_leaves_no_network_out(tmp_path: Path, chests: Path, failing: dict[str, Exception]) -> None:
-    failing["squeezenet1_1, fold 1"] = OSError(28, "No space left on device")
+    failing["test_efficientnet, fold 1"] = OSError(28, "No space left on device")
     with pytest.raises(TrainingError, match="No space left on device"):
         casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run")
     assert not RunFolder(tmp_path / "run").left_out.exists()
@@ -109,13 +109,16 @@ def test_a_full_disk_leaves_no_network_out(tmp_path: Path, chests: Path, failing
 def test_a_network_for_which_memory_does_not_suffice_is_trained_in_parts(
     tmp_path: Path, chests: Path, failing: dict[str, Exception]
 ) -> None:
-    failing["squeezenet1_1, fold 1"] = torch.OutOfMemoryError("CUDA out of memory.")
+    failing["test_efficientnet, fold 1"] = torch.OutOfMemoryError("CUDA out of memory.")
     run = casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     assert not folder.left_out.exists()
-    assert {record["fold"]: record.get("parts") for record in folder.job_records(["squeezenet1_1"])} == {1: 4, 2: None}
-    assert not folder.job("squeezenet1_1", 0).parts.exists()
-    assert "squeezenet1_1" in set(run.rows["model"])
+    assert {record["fold"]: record.get("parts") for record in folder.job_records(["test_efficientnet"])} == {
+        1: 4,
+        2: None,
+    }
+    assert not folder.job("test_efficientnet", 0).parts.exists()
+    assert "test_efficientnet" in set(run.rows["model"])
 
 
 def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
@@ -132,13 +135,6 @@ def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
-def test_no_part_has_a_single_panel() -> None:
-    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
-    for panels in (1, 2, 5, 16):
-        network.train(panels > 1)
-        assert forward_in_parts(network, torch.rand(panels, 3, 4, 4), 16).shape == (panels, 3, 1, 1)
-
-
 def test_running_statistics_count_every_part_once() -> None:
     norm = nn.BatchNorm2d(3)
     panels = torch.rand(6, 3, 4, 4)
@@ -150,17 +146,6 @@ def test_running_statistics_count_every_part_once() -> None:
     torch.testing.assert_close(norm.running_var, expected.running_var, rtol=0, atol=0)
     assert norm.num_batches_tracked == 2
     assert norm.momentum == 0.1
-
-
-def test_the_second_computation_of_a_part_draws_the_same_dropout() -> None:
-    torch.manual_seed(0)
-    drop = nn.Sequential(nn.Dropout(0.5), nn.Linear(50, 1, bias=False))
-    panels = torch.ones(4, 50)
-    outputs = forward_in_parts(drop, panels, 2)
-    outputs.sum().backward()
-    # the sum of the outputs is the sum over weights of weight times what was kept, which is the gradient
-    weight = drop[1].weight
-    torch.testing.assert_close((weight * weight.grad).sum(), outputs.sum())
 
 
 def test_parts_belong_to_the_inputs_of_a_job(tmp_path: Path) -> None:
@@ -178,12 +163,12 @@ def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_b
 ) -> None:
     study = study_of(tmp_path, chests)
     path, folder = str(tmp_path / "study.yaml"), RunFolder(tmp_path / "run")
-    only = ["--only", "mobilenet_v3_small:2,shufflenet_v2_x0_5", "--only", "linear_pixels"]
+    only = ["--only", "test_byobnet:2,test_resnet", "--only", "linear_pixels"]
     assert command("run", path, "--output", str(folder.path), *only).returncode == 0
     done = {(record["model"], record["fold"]) for record in folder.job_records(study.learners)}
     assert done == {
-        ("mobilenet_v3_small", 2),
-        *((name, fold) for name in ("shufflenet_v2_x0_5", "linear_pixels") for fold in (1, 2)),
+        ("test_byobnet", 2),
+        *((name, fold) for name in ("test_resnet", "linear_pixels") for fold in (1, 2)),
     }
     assert not folder.report_path.exists()
     pd.testing.assert_frame_equal(casewise.run(study, folder.path).rows, whole.rows)
@@ -192,9 +177,9 @@ def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_b
 @pytest.mark.parametrize(
     ("only", "said"),
     [
-        ("squeezenet1_0", "Did you mean 'squeezenet1_1'?"),
-        ("squeezenet1_1:3", "'squeezenet1_1:3' names no fold of the study, which has folds 1 to 2"),
-        ("squeezenet1_1:", "names no fold after the colon"),
+        ("test_efficient", "Did you mean 'test_efficientnet'?"),
+        ("test_efficientnet:3", "'test_efficientnet:3' names no fold of the study, which has folds 1 to 2"),
+        ("test_efficientnet:", "names no fold after the colon"),
         (" , ", "--only: names no network"),
     ],
 )
