@@ -136,8 +136,7 @@ def test_random_labels_by_subject_give_an_interval_that_covers_chance(
 ) -> None:
     for step in ("audit.audit", "report.report", "bundle.write_bundle"):
         monkeypatch.setattr(f"casewise.pipeline.{step}", lambda *given: None)
-    found = run(memorising(repeated), tmp_path / "run").results.metrics["oof"]["shufflenet_v2_x0_5"]["label"][
-        "accuracy"
-    ]
+    metrics = run(memorising(repeated), tmp_path / "run").results.metrics
+    found = metrics["oof"]["shufflenet_v2_x0_5"]["label"]["accuracy"]
     assert found.n_subjects == 24
     assert found.low < 0.5 < found.high

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -73,10 +73,8 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
             check_stated(study)
     cohort = read_cohort(study)
     check_settings(study, cohort.images)
-    levels: dict[str, Literal["region", "case"]] = {
-        name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs
-    }
-    check_scores(study_scores(study), targets=levels, regions=study.regions)
+    levels = {name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs}
+    check_scores(study_scores(study), targets=levels, regions=study.regions)  # type: ignore[arg-type]
     _check_labels(study, cohort)
     if to_train:
         _check_bundles(study, cohort)
@@ -148,10 +146,9 @@ def _check_labels(study: Study, cohort: Cohort) -> None:
 
 
 def _show_cohort(study: Study, cohort: Cohort, show: Show) -> None:
-    images = modality_of(study).described(study, cohort.images)
-    counts = [counted(cohort.cases["subject"].nunique(), "subject"), counted(len(cohort.cases), "case"), images]
-    if study.regions:
-        counts.append(counted(len(study.regions), "region"))
+    counts = [counted(cohort.cases["subject"].nunique(), "subject"), counted(len(cohort.cases), "case")]
+    counts.append(modality_of(study).described(study, cohort.images))
+    counts += [counted(len(study.regions), "region")] if study.regions else []
     show.line("cohort", ", ".join(counts) + (" (synthetic)" if study.synthetic else ""))
     for note in cohort.notes:
         show.line("", note)
@@ -190,8 +187,7 @@ def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> Non
     if sources := splits.record.get("left_out"):
         show.line("split", f"each {study.split.leave_out} is left out once: {', '.join(sources)}")
         return
-    imbalance = splits.record["imbalance"]["test"]
-    guide = splits.record["balance"]
+    imbalance, guide = splits.record["imbalance"]["test"], splits.record["balance"]
     n_test = splits.record["n"]["test"]["subjects"]
     test = f"{counted(n_test, 'subject')} in the test set, the others" if n_test else "no test set, all subjects"
     balance = f", imbalance of {guide} {imbalance[guide]:.1%}" if guide in imbalance else ""
@@ -242,13 +238,14 @@ def validate(study: Study, show: Show) -> list[str]:
     lines = number_lines(splits)
     lines += side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
     lines += [f"{'WARNING':<10} {sentence}" for sentence in missing_classes(splits.record)]
+    lines += [*weight_lines(study), *encoder_lines(study)]
+    if study.networks:
+        lines.append(f"{'recipe':<10} {stated_in_words(study)}")
     networks = len(study.networks) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
     of = f"{counted(len(study.networks), study.network_noun)} × {counted(splits.folds, 'fold')}"
-    jobs = f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")
-    recipe = [f"{'recipe':<10} {stated_in_words(study)}"] if study.networks else []
-    return [*lines, *weight_lines(study), *encoder_lines(study), *recipe, jobs]
+    return [*lines, f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")]
 
 
 def weight_lines(study: Study) -> list[str]:

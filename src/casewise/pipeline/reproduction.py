@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 EQUAL, WITHIN, DIFFERENT = "equal", "within_tolerance", "different"
 # How many changed images or cells, or networks with other weights, a message names.
 LISTED = 10
-SHORT_HASH = 12
 
 
 @dataclass(frozen=True)
@@ -106,28 +105,26 @@ class Reproduction:
         lines = []
         for name, (before, now) in self.inputs.items():
             if before != now:
-                hashes = f"{before[:SHORT_HASH] or 'none'} in the run, {now[:SHORT_HASH] or 'none'} in the reproduction"
-                lines.append(f"Different: {name}, SHA-256 {hashes}.")
+                lines.append(
+                    f"Different: {name}, SHA-256 {_short(before)} in the run, {_short(now)} in the reproduction."
+                )
             elif before:
-                lines.append(f"The same: {name} (SHA-256 {now[:SHORT_HASH]}).")
+                lines.append(f"The same: {name} (SHA-256 {_short(now)}).")
         if self.left_out:
             lines.append(f"Not repeated, because they could not be trained in the run: {', '.join(self.left_out)}.")
-        lines.append(
-            _listed(
-                f"{len(self.other_weights)} of {self.networks} trained learners have other weights:", self.other_weights
-            )
-            if self.other_weights
-            else f"All {self.networks} trained learners have the same weights, bit by bit."
-        )
+        same = f"All {self.networks} trained learners have the same weights, bit by bit."
+        others = f"{len(self.other_weights)} of {self.networks} trained learners have other weights:"
+        lines.append(_listed(others, self.other_weights) if self.other_weights else same)
         lines.append(self.predictions.line(self.tolerance))
         lines += [f"Different: {name}, {was} in the run, {now} now." for name, (was, now) in self.environment.items()]
         lines += [] if self.environment else ["Versions, processor and threads are the same."]
-        verdict = {
-            EQUAL: "Reproduced: all predictions are equal, bit by bit.",
-            WITHIN: f"Reproduced: all predictions are equal within {self.tolerance:g}.",
-            DIFFERENT: "Not reproduced: predictions differ.",
-        }[self.verdict]
-        return [*lines, verdict]
+        verdicts = {EQUAL: "equal, bit by bit", WITHIN: f"equal within {self.tolerance:g}"}
+        reproduced = f"Reproduced: all predictions are {verdicts.get(self.verdict)}."
+        return [*lines, reproduced if self.same else "Not reproduced: predictions differ."]
+
+
+def _short(checksum: str) -> str:
+    return checksum[:12] or "none"
 
 
 def begin_reproduction(
@@ -325,30 +322,30 @@ def compared_predictions(first: pd.DataFrame, second: pd.DataFrame) -> Predictio
     keys, values = list(KEY), ["y_pred", *probability_columns(first)]
     tables = [table.assign(**{name: table[name].astype(str) for name in keys}) for table in (first, second)]
     both = tables[0].merge(tables[1], on=keys, how="outer", suffixes=("_0", "_1"), indicator="side")
-    shared = both[both["side"] == "both"]
+    shared, sides = both[both["side"] == "both"], both["side"].value_counts()
     columns = [name for name in values if f"{name}_1" in both]
-    before, now, *distances = (
-        shared[[f"{name}{suffix}" for name in names]].to_numpy(dtype=float, na_value=np.nan)
-        for names in (columns, ["distance"])
-        for suffix in ("_0", "_1")
-    )
-    equal = _same_bits(before, now).all(axis=1) & (columns == values == ["y_pred", *probability_columns(second)])
+
+    def numbers(names: list[str], side: int) -> np.ndarray:
+        return shared[[f"{name}_{side}" for name in names]].to_numpy(dtype=float, na_value=np.nan)
+
+    before, now = numbers(columns, 0), numbers(columns, 1)
+    equal = _same_bits(before, now) & (columns == values == ["y_pred", *probability_columns(second)])
     gaps = np.nan_to_num(np.abs(before - now), nan=0.0)
     gaps[np.isnan(before) != np.isnan(now)] = np.inf
     largest = float(gaps.max(initial=0.0))
     return PredictionComparison(
         rows=len(both),
         equal=int(equal.sum()),
-        missing=int((both["side"] == "left_only").sum()),
-        further=int((both["side"] == "right_only").sum()),
+        missing=int(sides["left_only"]),
+        further=int(sides["right_only"]),
         largest_difference=largest if np.isfinite(largest) else None,
-        equal_distances=bool(_same_bits(*distances).all()),
+        equal_distances=bool(_same_bits(numbers(["distance"], 0), numbers(["distance"], 1)).all()),
     )
 
 
 def _same_bits(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    bits = (np.ascontiguousarray(values).view(np.int64) for values in (first, second))
-    return np.equal(*bits) | (np.isnan(first) & np.isnan(second))
+    bits = [np.ascontiguousarray(values).view(np.int64) for values in (first, second)]
+    return np.asarray(((bits[0] == bits[1]) | (np.isnan(first) & np.isnan(second))).all(axis=1))
 
 
 def _inputs(folder: RunFolder) -> dict[str, str]:
@@ -364,10 +361,10 @@ def _inputs(folder: RunFolder) -> dict[str, str]:
 def _weights(folder: RunFolder, study: Study) -> dict[str, str]:
     """The checksums of the weights of the trained learners, of the folds and of all subjects."""
     jobs = [
-        (f"{name}, {'all folds' if fold == 'all' else f'fold {fold}'}", job)
+        (name, "all folds" if fold == "all" else f"fold {fold}", job)
         for name, fold, job in finished(folder, study.learners)
     ]
-    return {name: job.weights_sha256() for name, job in jobs if job.facts.exists()}
+    return {f"{name}, {fold}": job.weights_sha256() for name, fold, job in jobs if job.facts.exists()}
 
 
 def _environment(folder: RunFolder) -> dict[str, str]:
