@@ -18,7 +18,7 @@ import pytest
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.evaluation.results import plain
-from casewise.inference.model import PredictionSettings, load_bundle
+from casewise.inference.model import load_bundle
 from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
 from casewise.inference.predictor import Predictor
 from casewise.models.weights import check_bundle_subjects
@@ -155,7 +155,7 @@ def test_a_bad_case_is_a_row_with_its_reason(photograph_run: Run, tmp_path: Path
     table = pd.concat([good.head(4), bad, nobody, good.tail(4)], ignore_index=True)
     expected = model.predict(good, learner="headline")
     for size in (3, 64):
-        written = predict_to_file(model, table, tmp_path / f"{size}.parquet", PredictionSettings(size=size))
+        written = predict_to_file(model, table, tmp_path / f"{size}.parquet", size=size)
         new = pd.read_parquet(written.path)
         cases = good["subject"].nunique()
         assert (written.cases, written.without) == (cases + 4, 4)

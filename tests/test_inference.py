@@ -22,6 +22,7 @@ from casewise.inference.bundle import SETTINGS, Bundle
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import ignores_visits, new_table
 from casewise.inference.predictor import Predictor, prediction_rows
+from casewise.inference.run_members import members_of
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run
 from casewise.run_folder import RunFolder
@@ -34,7 +35,7 @@ SCRIPT = """
 import sys
 from dataclasses import replace
 import torch
-from casewise.inference.model import PredictionSettings, load_bundle
+from casewise.inference.model import load_bundle
 torch.set_num_threads(1)
 load_bundle(sys.argv[1]).predict(sys.argv[2]).to_parquet(sys.argv[3])
 """
@@ -120,7 +121,7 @@ def test_a_run_that_lacks_a_network_is_refused(done: Run, tmp_path: Path) -> Non
     facts = record.read()
     record.write({**facts, "fingerprint": "another"})
     with pytest.raises(RunError, match="fold 2"):
-        load_bundle(folder)
+        members_of(RunFolder(folder))
     record.remove()
     with pytest.raises(RunError, match=r"test_resnet.fold2.job\.json is missing"):
         load_bundle(folder)

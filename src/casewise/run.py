@@ -69,11 +69,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
 
 
 def train_only(
-    study: Study | Path | str,
-    only: Sequence[str],
-    output: Path | str | None = None,
-    *,
-    show: Show | bool | None = None,
+    study: Study | Path | str, only: Sequence[str], output: Path | str | None = None, *, show: Show | bool | None = None
 ) -> None:
     """Train some networks of a study and stop; `run` then continues with the others and the report.
 

@@ -82,7 +82,7 @@ def predict(
         raise CasewiseError("--names is about the files of --also, such as --also fhir=results/fhir. Give both.")
     with show.bar("predict"):
         folders = parsed_folders(also or [])
-        from casewise.inference.model import PredictionSettings, load_bundle
+        from casewise.inference.model import load_bundle
         from casewise.inference.output_table import predict_to_file
 
         model = load_bundle(bundle, trust=trust)
@@ -93,8 +93,8 @@ def predict(
                 for each in results:
                     each.receive(chunk)
 
-            settings = PredictionSettings(learner, columns, root, chunk, abstain)
-            written = predict_to_file(model, list(cases), output, settings, show=show, receive=receive)
+            options = {"learner": learner, "columns": columns, "root": root, "size": chunk, "abstain": abstain}
+            written = predict_to_file(model, list(cases), output, receive=receive, show=show, **options)
     if not quiet:
         print(f"wrote {written.path}: {counted(written.cases, 'case')}")
     unlike = "flags: they are unlike the training cases, so that the prediction may not apply"

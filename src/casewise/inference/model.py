@@ -32,7 +32,6 @@ from casewise.inference.new_cases import (
     sources_of,
 )
 from casewise.inference.output_table import OutputTable
-from casewise.inference.run_members import predicting_members
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_archive import check_signature, extract, is_archive
 from casewise.study.learners import learner_named
@@ -46,22 +45,6 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """How new cases are predicted in chunks.
-
-    Attributes:
-        learner, columns, root, abstain: as the arguments of `TrainedModel.predict`.
-        size: the rows of the table in a chunk; the cases of a subject are never divided.
-    """
-
-    learner: str = HEADLINE
-    columns: Mapping[str, str] = field(default_factory=dict)
-    root: Path | str | None = None
-    size: int = ROWS
-    abstain: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,8 +174,12 @@ class TrainedModel:
     def predict_in_chunks(
         self,
         cases: Path | str | Sequence[Path | str] | pd.DataFrame,
-        settings: PredictionSettings | None = None,
         *,
+        learner: str = HEADLINE,
+        columns: Mapping[str, str] | None = None,
+        root: Path | str | None = None,
+        size: int = ROWS,
+        abstain: bool = False,
         show: Show | None = None,
     ) -> Iterator[PredictedChunk]:
         """Predict new cases in chunks, in the order of the table; each has its `table`, with the columns of `predict`.
@@ -200,27 +187,28 @@ class TrainedModel:
         A case that cannot be read has one row for each learner and target, with the reason as `problem` and without a
         prediction.
 
+        Args:
+            size: the rows of the table in a chunk; the cases of a subject are never divided. Other arguments are those
+                of `predict`.
+
         Raises:
             CasewiseError: the table as a whole cannot be read, such as one without the column of the images.
             RunError: there is no such learner.
         """
-        settings = settings or PredictionSettings()
-        if settings.abstain:
+        if abstain:
             self.check_abstaining()
-        ensemble = Ensemble(self.members, self.combination, settings.learner)
+        ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
-            table = new_table(cases, self.reader, Path(temporary), columns=settings.columns, root=settings.root)
+            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
             cells = table.cells()
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
             if ignores_visits(cells, table.study):
                 log.warning("The study of this model has no visits: those of the new cases are not used.")
             done = 0
-            for chunk in in_chunks(raw_cases, settings.size):
+            for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    predicted, _ = self.predict_together(
-                        ensemble, table, cells, chunk, Path(folder), abstain=settings.abstain
-                    )
+                    predicted, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), abstain=abstain)
                 done += len(chunk)
                 yield PredictedChunk(predicted, sources_of(chunk, cells, table.study), has_visits)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
@@ -286,31 +274,17 @@ def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> Trained
         member = Bundle.open(job.path)
         _check((member,), path)
         return TrainedModel(path, (member,), Combination.of_network(job, member))
-    if run.is_own():
-        run.check_finished()
-    members = tuple(Bundle.open(member.path) for member in predicting_members(run))
-    _check(members, path)
-    about, card = _described(run.bundle, members)
-    return TrainedModel(path, members, Combination.of_run(run, members), about, card, _limits(run.input_checks))
+    run.check_finished()
+    if not run.bundle.exists() or _stale(run):
+        raise RunError(f"{path} has no bundle of its present results. Run the study again.")
+    run.bundle.verify()
+    return _of_bundle(run.bundle, path, None, None)
 
 
-def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping[str, Any], str]:
-    """The facts and the model card that the bundle of a run states of these networks; empty if it has none of them.
-
-    Raises:
-        RunError: a file of the bundle is missing or was changed.
-    """
-    if not folder.exists():
-        return {}, ""
-    recorded = folder.manifest()["files"]
-    for path in (folder.facts.path, folder.card.path):
-        if not (path.is_file() and checksum(path) == recorded.get(path.name, {}).get("sha256")):
-            raise RunError(f"{path} is missing, or was changed after it was written. {folder.facts.remedy}")
-    about, card = folder.about(), folder.card.read()
-    weights = [folder.member(entry["learner"], entry["fold"]).weights_sha256() for entry in about["members"]]
-    if sorted(weights) != sorted(str(member.origin.get("weights_sha256", "")) for member in members):
-        return {}, ""  # the run was trained again since
-    return about, card
+def _stale(run: RunFolder) -> bool:
+    """Whether the bundle of a run was made from other results than the present ones."""
+    recorded = run.bundle.provenance.read()["files_sha256"]
+    return recorded.get(run.metrics.path.name) != checksum(run.metrics.path)
 
 
 def _of_bundle(

@@ -16,8 +16,7 @@ from casewise.files import guarded, parquet_bytes, read_parquet, replacing
 from casewise.predictions.conformal import set_names
 
 if TYPE_CHECKING:
-    from casewise.console import Show
-    from casewise.inference.model import PredictionSettings, TrainedModel
+    from casewise.inference.model import TrainedModel
     from casewise.inference.new_cases import PredictedChunk, RawCase
 
 UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
@@ -156,15 +155,15 @@ def predict_to_file(
     model: TrainedModel,
     cases: Path | str | Sequence[Path | str] | pd.DataFrame,
     output: Path | str,
-    settings: PredictionSettings | None = None,
     *,
-    show: Show | None = None,
     receive: Callable[[PredictedChunk], None] | None = None,
+    **options: Any,
 ) -> Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
 
     Args:
         receive: called with every chunk, such as to write it in further formats.
+        options: as in `TrainedModel.predict_in_chunks`.
 
     Raises:
         CasewiseError: the cases cannot be read as a whole; nothing is written.
@@ -173,7 +172,7 @@ def predict_to_file(
     output = Path(output)
     check_output(output, model.table)
     tables = [model.table.of_problems([], [])]
-    for chunk in model.predict_in_chunks(cases, settings, show=show):
+    for chunk in model.predict_in_chunks(cases, **options):
         tables.append(chunk.table)
         if receive is not None:
             receive(chunk)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from casewise.errors import RunError, counted
 from casewise.evaluation.response import clear_limit
 from casewise.evaluation.results import plain
 from casewise.files import checksum, write_atomic, write_json
+from casewise.inference.run_members import predicting_members
 from casewise.pipeline.finished import FinishedRun
 from casewise.run_folder.bundle_archive import write_archive
 from casewise.run_folder.bundle_folder import FORMAT, link_or_copy
@@ -45,14 +47,15 @@ def write_bundle(run: FinishedRun, show: Show) -> None:
     Raises:
         RunError: a network is missing, or a file of the run is damaged.
     """
-    made_from = _inputs(run)
+    members = predicting_members(run.files)
+    made_from = _inputs(run, members)
     if run.files.bundle.is_made_from(made_from):
         return
     with run.files.bundle.replacing() as target:
-        _fill(target, run)
+        _fill(target, run, members)
         target.write_manifest(__version__, made_from)
-    weights = sum(member.weights.path.stat().st_size for member in run.members) / 2**20
-    show.line("bundle", f"{counted(len(run.members), 'network')}, {weights:,.1f} MiB of weights, shared with jobs")
+    weights = sum(member.weights.path.stat().st_size for member in members) / 2**20
+    show.line("bundle", f"{counted(len(members), 'network')}, {weights:,.1f} MiB of weights, shared with jobs")
 
 
 def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = None) -> Path:
@@ -75,19 +78,19 @@ def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = No
     return write_archive(finished.files.bundle, output, key)
 
 
-def _inputs(run: FinishedRun) -> str:
+def _inputs(run: FinishedRun, members: Sequence[JobFolder]) -> str:
     """A hash of all that the bundle is made from."""
     inputs = {
         "format": FORMAT,
         "content": CONTENT,
         "casewise": __version__,
         "metrics": checksum(run.files.metrics.path),  # which records all parts of the run
-        "networks": [checksum(member.facts.path) for member in run.members],
+        "networks": [checksum(member.facts.path) for member in members],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _fill(target: BundleFolder, run: FinishedRun) -> None:
+def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) -> None:
     """Write every file of the bundle but its manifest."""
     # a run that keeps its bundle loads no network library
     from casewise.inference.bundle import Bundle
@@ -98,8 +101,8 @@ def _fill(target: BundleFolder, run: FinishedRun) -> None:
     # not random, so that equal runs have equal bundles
     study, folder = run.study, run.files
     salt = hashlib.sha256(f"subjects of {run.fingerprint}".encode()).hexdigest()[:32]
-    entries = share_networks(target, run.members, salt)
-    bundles = [Bundle.open(member.path) for member in run.members]
+    entries = share_networks(target, members, salt)
+    bundles = [Bundle.open(member.path) for member in members]
     combination = Combination.of_run(folder, bundles)
     reader = next((bundle for bundle in bundles if bundle.model in study.networks), bundles[0])
     about = {
@@ -148,9 +151,7 @@ def _response(run: FinishedRun) -> dict[str, object] | None:
 def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, object]:
     """The codes and levels of the audit's findings, and the reasons by which the study accepts errors."""
     findings = [{"id": str(f["id"]), "level": str(f["level"])} for f in audit.get("findings", [])]
-    levels = {
-        level: sum(f["level"] == level for f in findings) for level in dict.fromkeys(f["level"] for f in findings)
-    }
+    levels = dict(Counter(f["level"] for f in findings))
     accepted = {f["id"]: study.accept[f["id"]] for f in findings if f["id"] in study.accept}
     return {"audited": bool(audit), "levels": levels, "findings": findings, "accepted": accepted}
 
@@ -169,10 +170,7 @@ def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:
         "split": run.splits.hash,
         "files_sha256": {file.path.name: checksum(file.path) for file in files if file.exists()},
         "seed": run.study.seed,
-        "subjects": {
-            "training_and_validation": sum(side != TEST for side in sides),
-            "test": sum(side == TEST for side in sides),
-        },
+        "subjects": {"training_and_validation": sum(side != TEST for side in sides), "test": sides.count(TEST)},
         "predicted": {
             str(stage): {"subjects": int(counts["subject"]), "cases": int(counts["case"])}
             for stage, counts in stages.iterrows()

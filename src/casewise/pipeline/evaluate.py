@@ -66,32 +66,25 @@ if TYPE_CHECKING:
 @shown("stack")
 def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
     """Add the rows of the study's stackers, and those of the network chosen within each fold."""
-    nested = _nested(study, predictions, folder, show)
-    combined = combined_learners(study)
-    if not study.stack or len(combined) < 2:
-        folder.stackers.write({})
-        if study.stack:
-            show.line("stack", "omitted: a single network is not combined")
-        return pd.concat([predictions, *nested], ignore_index=True)
-    ranges = {name: study.range_of(name) for name in study.outputs}
-    single = predictions[predictions["model"].isin(combined)]
-    stacked = fit_stackers(single, study.stack, ranges=ranges)
-    folder.stackers.write(stacked.coefficients)
-    show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
-    rows = with_mean_distances(stacked.rows, single)
-    return pd.concat([predictions, rows, *nested], ignore_index=True)
-
-
-def _nested(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> list[pd.DataFrame]:
-    """The rows of the networks chosen by inner folds; empty if the study does not choose among networks."""
-    if not (study.nested_cv and study.nested_cv.among and len(study.networks) > 1):
+    tables, combined = [predictions], combined_learners(study)
+    folder.stackers.write({})
+    if study.stack and len(combined) > 1:
+        single = predictions[predictions["model"].isin(combined)]
+        stacked = fit_stackers(single, study.stack, ranges={name: study.range_of(name) for name in study.outputs})
+        folder.stackers.write(stacked.coefficients)
+        show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
+        tables.append(with_mean_distances(stacked.rows, single))
+    elif study.stack:
+        show.line("stack", "omitted: a single network is not combined")
+    if study.nested_cv and study.nested_cv.among and len(study.networks) > 1:
+        choice = chosen_networks(folder.job_records(study.networks), study.networks)
+        folder.nested.write(choice)
+        names = [fold["network"] for fold in choice["folds"].values()]
+        show.line("nested", ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names)) + " folds")
+        tables.append(nested_rows(predictions, choice))
+    else:
         folder.nested.remove()
-        return []
-    choice = chosen_networks(folder.job_records(study.networks), study.networks)
-    folder.nested.write(choice)
-    names = [fold["network"] for fold in choice["folds"].values()]
-    show.line("nested", ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names)) + " folds")
-    return [nested_rows(predictions, choice)]
+    return pd.concat(tables, ignore_index=True)
 
 
 def decide(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:
@@ -398,8 +391,7 @@ def described_cohort(
         left = other.cases[other.cases["case"].astype(str).isin(predicted)]
         outside = other.images[other.images["case"].astype(str).isin(predicted)]
         outside = outside.assign(
-            subject=prefix + outside["subject"].astype(str),
-            case=prefix + outside["case"].astype(str),
+            subject=prefix + outside["subject"].astype(str), case=prefix + outside["case"].astype(str)
         )
         steps = [*other.flow, *cases_step("images", other.cases, left)]
         flow = replace(flow, external=Flow(steps, _sizes(outside), name=study.external_name))

@@ -104,9 +104,9 @@ def prepare_external(own: PreparedCohort, folder: RunFolder, show: Show) -> Prep
     """
     other, cohort = read_external(own.study, own.cohort)
     modality = modality_of(other)
-    cohort = modality.read(other, cohort, folder.external_images, show)
-    external_store = modality.prepare(other, cohort, folder.external_images, show, "external")
-    prepared = PreparedCohort(other, cohort, folder.external_images, external_store)
+    images = folder.images(cohort="external")
+    cohort = modality.read(other, cohort, images, show)
+    prepared = PreparedCohort(other, cohort, images, modality.prepare(other, cohort, images, show, "external"))
     check_no_twins(own, prepared, folder, show, where="in the cohort to be tested on", other_people=True)
     prefix = f"{other.name}:"
     renamed = {
@@ -167,13 +167,7 @@ def cohort_difference(own: PreparedCohort, external: PreparedCohort, folder: Run
 
 
 def check_no_twins(
-    first: PreparedCohort,
-    second: PreparedCohort,
-    folder: RunFolder,
-    show: Show,
-    *,
-    where: str,
-    other_people: bool,
+    first: PreparedCohort, second: PreparedCohort, folder: RunFolder, show: Show, *, where: str, other_people: bool
 ) -> None:
     """Stop if a picture occurs in both cohorts under different subjects, or at all if the cohorts share no people.
 
@@ -254,9 +248,9 @@ def prepare_pretraining(own: PreparedCohort, folder: RunFolder, show: Show) -> P
     other, cohort, n_shared = read_pretraining(own.study, own.cohort)
     modality = modality_of(other)
     show.line("pretrain", described(other, cohort, n_shared))
-    cohort = modality.read(other, cohort, folder.pretraining_images, show)
-    other_store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
-    prepared = PreparedCohort(other, cohort, folder.pretraining_images, other_store)
+    images = folder.images(cohort="pretraining")
+    cohort = modality.read(other, cohort, images, show)
+    prepared = PreparedCohort(other, cohort, images, modality.prepare(other, cohort, images, show, "pretrain"))
     check_no_twins(own, prepared, folder, show, where="in the pretraining cohort", other_people=False)
     return prepared
 

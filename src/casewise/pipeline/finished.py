@@ -11,7 +11,6 @@ import pandas as pd
 
 from casewise.console import Silent
 from casewise.evaluation.results import Results, read_results
-from casewise.inference.run_members import predicting_members
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import prepare, read
@@ -24,7 +23,6 @@ from casewise.study.loading import saved_study
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.base import Modality
-    from casewise.run_folder import JobFolder
     from casewise.study.schema import Study
 
 
@@ -97,11 +95,6 @@ class FinishedRun:
     def jobs(self) -> list[dict[str, Any]]:
         """The records of the trained networks."""
         return self.files.job_records(self.study.networks)
-
-    @cached_property
-    def members(self) -> list[JobFolder]:
-        """The folders of the networks that predict new cases."""
-        return predicting_members(self.files)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -79,7 +78,6 @@ class Reproduction:
     Attributes:
         folder: the folder of the repetition.
         verdict: `equal`, `within_tolerance` or `different`, of the predictions.
-        inputs: by name of an input its hash in the run, and in the repetition.
         left_out: networks that could not be trained in the run.
         networks, other_weights: the number of trained learners, and those whose weights differ.
         environment: what differs of versions, machine and compute plans: in the run, and in the repetition.
@@ -88,7 +86,6 @@ class Reproduction:
     folder: Path
     verdict: str
     tolerance: float
-    inputs: dict[str, tuple[str, str]]
     left_out: list[str]
     networks: int
     other_weights: list[str]
@@ -103,13 +100,6 @@ class Reproduction:
     def lines(self) -> list[str]:
         """What is the same and what is not, in sentences."""
         lines = []
-        for name, (before, now) in self.inputs.items():
-            if before != now:
-                lines.append(
-                    f"Different: {name}, SHA-256 {_short(before)} in the run, {_short(now)} in the reproduction."
-                )
-            elif before:
-                lines.append(f"The same: {name} (SHA-256 {_short(now)}).")
         if self.left_out:
             lines.append(f"Not repeated, because they could not be trained in the run: {', '.join(self.left_out)}.")
         same = f"All {self.networks} trained learners have the same weights, bit by bit."
@@ -121,10 +111,6 @@ class Reproduction:
         verdicts = {EQUAL: "equal, bit by bit", WITHIN: f"equal within {self.tolerance:g}"}
         reproduced = f"Reproduced: all predictions are {verdicts.get(self.verdict)}."
         return [*lines, reproduced if self.same else "Not reproduced: predictions differ."]
-
-
-def _short(checksum: str) -> str:
-    return checksum[:12] or "none"
 
 
 def begin_reproduction(
@@ -303,12 +289,10 @@ def compared(run: RunFolder, repetition: RunFolder, study: Study, tolerance: flo
     predictions = compared_predictions(run.predictions.read(), repetition.predictions.read())
     weights_before, weights_now = _weights(run, study), _weights(repetition, study)
     before, now = _environment(run), _environment(repetition)
-    inputs_before, inputs_now = _inputs(run), _inputs(repetition)
     return Reproduction(
         repetition.path,
         predictions.verdict(tolerance),
         tolerance,
-        {name: (inputs_before[name], inputs_now[name]) for name in inputs_now},
         sorted((run.left_out.read_if_exists() or {"networks": {}})["networks"]),
         len(weights_before | weights_now),
         [name for name in weights_before | weights_now if weights_before.get(name) != weights_now.get(name)],
@@ -346,16 +330,6 @@ def compared_predictions(first: pd.DataFrame, second: pd.DataFrame) -> Predictio
 def _same_bits(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     bits = [np.ascontiguousarray(values).view(np.int64) for values in (first, second)]
     return np.asarray(((bits[0] == bits[1]) | (np.isnan(first) & np.isnan(second))).all(axis=1))
-
-
-def _inputs(folder: RunFolder) -> dict[str, str]:
-    """The hash of each input of a run; empty if it has none."""
-    decided = folder.fingerprint.read()["decided"]
-    keys = {"the cohort": "cohort", "the images": "tiles", "the split": "split"}
-    keys |= {"the cohort to pretrain on": "pretraining"}
-    external = folder.external_cohort.read().to_json().encode() if folder.external_cohort.exists() else b""
-    hashes = {name: str(decided.get(key) or "") for name, key in keys.items()}
-    return hashes | {"the external cohort": hashlib.sha256(external).hexdigest() if external else ""}
 
 
 def _weights(folder: RunFolder, study: Study) -> dict[str, str]:

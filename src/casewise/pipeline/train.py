@@ -17,12 +17,7 @@ from casewise.errors import CasewiseError, TrainingError, WeightsError, counted
 from casewise.files import guarded, write_atomic
 from casewise.modalities.base import PreparedCohort, StoreAddress
 from casewise.pipeline.evaluate import decide, score, stack
-from casewise.pipeline.external import (
-    check_no_twins,
-    cohort_difference,
-    prepare_external,
-    prepare_pretraining,
-)
+from casewise.pipeline.external import check_no_twins, cohort_difference, prepare_external, prepare_pretraining
 from casewise.plugin import plugins, repeated
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
@@ -383,9 +378,8 @@ def weights(study: Study, folder: RunFolder, show: Show) -> None:
                 with download_of(name, study.weights_dir, WAYS):
                     download_weights(name)
         except WeightsError as error:
-            others = names[done + 1 :]
-            also = f" {names_text(others, 5)} {'is' if len(others) == 1 else 'are'} missing as well." if others else ""
-            raise WeightsError(f"{error}{also} Nothing was prepared or trained.") from error
+            others = f" Also missing: {names_text(names[done + 1 :], 5)}." if names[done + 1 :] else ""
+            raise WeightsError(f"{error}{others} Nothing was prepared or trained.") from error
 
 
 def missing_weights(study: Study) -> tuple[list[str], list[str]]:

@@ -5,17 +5,5 @@ from casewise.run_folder.bundle_folder import BundleFolder
 from casewise.run_folder.folder import ExplanationFolder, ImageFolder, RunFolder
 from casewise.run_folder.job_folder import JobFolder, PretrainingFolder, TrainingFolder
 
-__all__ = [
-    "Artefact",
-    "BundleFolder",
-    "ExplanationFolder",
-    "ImageFolder",
-    "JobFolder",
-    "JsonFile",
-    "PretrainingFolder",
-    "RunFolder",
-    "TableFile",
-    "TextFile",
-    "TrainingFolder",
-    "WeightsFile",
-]
+__all__ = ["Artefact", "BundleFolder", "ExplanationFolder", "ImageFolder", "JobFolder", "JsonFile", "PretrainingFolder"]
+__all__ += ["RunFolder", "TableFile", "TextFile", "TrainingFolder", "WeightsFile"]

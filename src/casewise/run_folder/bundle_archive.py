@@ -143,19 +143,15 @@ def _extracted(archive: zipfile.ZipFile, path: Path, bundle: BundleFolder) -> Bu
 
 def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
     """Refuse what no bundle has: other names, links, folders, encryption, and bombs."""
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    wrong = ""
-    if not is_safe(entry.filename):
-        wrong = "has a name that no bundle has"
-    elif kind not in (0, stat.S_IFREG):
-        wrong = "is a link or another special file"
-    elif entry.flag_bits & 0x1:
-        wrong = "is encrypted"
-    elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        wrong = "is compressed in an unknown way"
-    elif entry.file_size > _RATIO * entry.compress_size + _SLACK:
-        wrong = "would grow more than two hundred times when unpacked"
-    if wrong:
+    kind, large = stat.S_IFMT(entry.external_attr >> 16), _RATIO * entry.compress_size + _SLACK
+    problems = {
+        "has a name that no bundle has": not is_safe(entry.filename),
+        "is a link or another special file": kind not in (0, stat.S_IFREG),
+        "is encrypted": entry.flag_bits & 0x1,
+        "is compressed in an unknown way": entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+        "would grow more than two hundred times when unpacked": entry.file_size > large,
+    }
+    if wrong := next((text for text, holds in problems.items() if holds), None):
         raise RunError(f"{path}: {cut(entry.filename)} {wrong}. Do not use this file.")
 
 
@@ -210,12 +206,9 @@ def check_signature(bundle: BundleFolder, where: Path, key: Path) -> None:
             "the bundle, or give the public key of those who signed it."
         ) from error
     own = {*bundle.manifest()["files"], bundle.manifest_path.name, bundle.signature_path.name}
-    files = (
-        path.relative_to(bundle.path).as_posix()
-        for path in bundle.path.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    )
-    if extra := next((name for name in files if name not in own), None):
+    files = (path for path in bundle.path.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = (path.relative_to(bundle.path).as_posix() for path in files)
+    if extra := next((name for name in names if name not in own), None):
         raise RunError(f"{where} has a file that its signed manifest does not list: {cut(extra)}. Do not use it.")
 
 

@@ -177,19 +177,13 @@ class RunFolder:
 
     # Prepared images; modalities name the files in these folders.
 
-    def images(self, store: Path | None = None) -> ImageFolder:
-        """The folders of prepared images of the study's cohort; `store` is the study's folder for its tiles, if any."""
-        return ImageFolder(self.images_of or self.path, "", store)
+    def images(self, store: Path | None = None, cohort: str = "") -> ImageFolder:
+        """The folders of prepared images of a cohort: empty, the study's own, `external` or `pretraining`.
 
-    @property
-    def external_images(self) -> ImageFolder:
-        """The folders of prepared images of the external cohort."""
-        return ImageFolder(self.images_of or self.path, "external")
-
-    @property
-    def pretraining_images(self) -> ImageFolder:
-        """The folders of prepared images of the cohort for pretraining."""
-        return ImageFolder(self.images_of or self.path, "pretraining")
+        Args:
+            store: the study's folder for its own tiles, if any.
+        """
+        return ImageFolder(self.images_of or self.path, cohort, store)
 
     @property
     def cohort_twins(self) -> JsonFile:

@@ -182,12 +182,7 @@ class JobFolder(TrainingFolder):
         return self.path / "progress.json"
 
     def write_progress(
-        self,
-        done: int,
-        total: int,
-        stage: str = "training",
-        loss: float | None = None,
-        share: float | None = None,
+        self, done: int, total: int, stage: str = "training", loss: float | None = None, share: float | None = None
     ) -> None:
         """Record how many epochs of a stage are done, the training loss of the last one, and the share of all work.
 
