@@ -14,8 +14,7 @@ import pytest
 from casewise.errors import RunError
 from casewise.files import TEMPORARY, json_text
 from casewise.run_folder import BundleFolder
-from casewise.run_folder.bundle_archive import MARK, extract, is_archive, write_archive
-from casewise.run_folder.bundle_folder import checked_manifest, is_safe
+from casewise.run_folder.bundle_folder import MARK, checked_manifest, extract, is_archive, is_safe, write_archive
 
 TEXTS = {"bundle.json": '{"a": 1}', "MODEL_CARD.md": "# Card\n", "members/net/fold1/model.json": "{}"}
 WEIGHTS = "members/net/fold1/model.safetensors"

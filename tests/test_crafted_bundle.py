@@ -24,7 +24,7 @@ from casewise.models.build_model import network_from
 from casewise.models.transformers import timm_body
 from casewise.run_folder import BundleFolder
 from casewise.run_folder.artefact import CHECKSUMS, JsonFile
-from casewise.run_folder.bundle_archive import write_archive
+from casewise.run_folder.bundle_folder import write_archive
 from tests.fuzz import samples
 from tests.test_cli import casewise
 

@@ -80,14 +80,6 @@ def test_a_failure_of_the_disk_in_any_command_has_exit_code_2(
     assert f"Make room on the disk of {tmp_path}" in " ".join(said.split())
 
 
-def test_a_page_that_the_shell_cannot_write_has_a_sentence_too() -> None:
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    sentence = "The output could not be written: No space left on device. Make room on the disk of its folder."
-    assert command_line._storage_failure(full) == sentence
-    assert command_line._storage_failure(OSError("of another kind")) is None
-    assert command_line._storage_failure(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
-
-
 def fail_from(nth: int, number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Let the n-th and all later openings for writing, renames and syncs fail; return their count."""
     count = Counter[str]()

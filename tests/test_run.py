@@ -250,7 +250,7 @@ def training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end with their predictions, without audit, evaluation and report, for tests that compare networks only."""
     monkeypatch.setattr("casewise.pipeline.audit.audit", lambda *given: None)
     monkeypatch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: {})
-    monkeypatch.setattr("casewise.pipeline.report.report", lambda *given: None)
+    monkeypatch.setattr("casewise.pipeline.finished.report", lambda *given: None)
     monkeypatch.setattr("casewise.pipeline.bundle.write_bundle", lambda *given: None)
 
 

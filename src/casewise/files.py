@@ -234,18 +234,18 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
 
 
 # What a person can do about a failure of the disk, by its number; the folder is put in.
-_FULL = "Make room on the disk of {folder}"
-_READ_ONLY = "Make {folder} writable"
-_GONE = "Bring {folder} back, such as by mounting its disk or network share again"
-_REFUSED = "Check the permissions of {folder}"
-_REMEDIES = {
-    **dict.fromkeys(("ENOSPC", "EDQUOT", "EFBIG"), _FULL),
-    **dict.fromkeys(("EROFS",), _READ_ONLY),
-    **dict.fromkeys(("ENOENT", "ENOTDIR", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ENOMEDIUM", "EREMOTEIO"), _GONE),
-    **dict.fromkeys(("EIO", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT"), _GONE),
-    **dict.fromkeys(("EACCES", "EPERM"), _REFUSED),
+_ERRORS = {
+    "Make room on the disk of {folder}": "ENOSPC EDQUOT EFBIG",
+    "Make {folder} writable": "EROFS",
+    "Bring {folder} back, such as by mounting its disk or network share again": (
+        "ENOENT ENOTDIR ESTALE ENOTCONN ENODEV ENXIO ENOMEDIUM EREMOTEIO EIO ESHUTDOWN EHOSTDOWN EHOSTUNREACH "
+        "ENETUNREACH ETIMEDOUT"
+    ),
+    "Check the permissions of {folder}": "EACCES EPERM",
 }
-REMEDIES = {getattr(errno, name): remedy for name, remedy in _REMEDIES.items() if hasattr(errno, name)}
+REMEDIES = {
+    getattr(errno, name): text for text, names in _ERRORS.items() for name in names.split() if hasattr(errno, name)
+}
 
 
 def storage_message(error: OSError, path: Path) -> str:

@@ -34,10 +34,9 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     """
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.evaluate import calibrated, decide, evaluate, score, stack
-    from casewise.pipeline.finished import FinishedRun
+    from casewise.pipeline.finished import FinishedRun, report
     from casewise.pipeline.further_trainings import image_split, seeds
     from casewise.pipeline.image_checks import counterfactuals, input_checks
-    from casewise.pipeline.report import report
     from casewise.pipeline.status import unchanged_torch
     from casewise.pipeline.train import train
     from casewise.plugin import plugins

@@ -33,7 +33,7 @@ STEPS = {
     "input checks": "casewise.pipeline.image_checks:input_checks",
     "evaluate": "casewise.pipeline.evaluate:evaluate",
     "seeds": "casewise.pipeline.further_trainings:seeds",
-    "report": "casewise.pipeline.report:report",
+    "report": "casewise.pipeline.finished:report",
     "bundle": "casewise.pipeline.bundle:write_bundle",
     "explain": "casewise.plugins.explain.command:explain_run",
     "bundle file": "casewise.pipeline.bundle:archive_run",

@@ -286,7 +286,7 @@ def _claim_later_format(manifest: Path, draw: random.Random) -> None:
 
 def _forged_archive(work: Work, folder: Path, draw: random.Random) -> Path:
     """A zip file with the mark of a bundle and a right checksum of its bytes, and other entries than a bundle has."""
-    from casewise.run_folder.bundle_archive import MARK
+    from casewise.run_folder.bundle_folder import MARK
 
     path = work.folder / "forged.zip"
     names = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -177,7 +177,7 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
     from casewise.models.build_model import network_facts, network_of, scaled_facts
     from casewise.models.outputs import outputs_of
     from casewise.run_folder import BundleFolder
-    from casewise.run_folder.bundle_archive import write_archive
+    from casewise.run_folder.bundle_folder import write_archive
     from casewise.run_folder.job_folder import JobFolder
     from casewise.training.checkpoint import write_tensors
 

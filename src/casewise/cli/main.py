@@ -6,13 +6,13 @@ import atexit
 import errno
 import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from casewise.cli.init import init
 from casewise.cli.predict import bundle, predict
-from casewise.cli.run import audit, backbones, checklist, reproduce, results, run, status, validate
+from casewise.cli.run import audit, backbones, checklist, init, reproduce, results, run, status, validate
 from casewise.plugin import plugins
 from casewise.version import __version__
 
@@ -69,28 +69,11 @@ def command_line() -> typer.Typer:
     return app
 
 
-def _storage_failure(error: OSError) -> str | None:
-    """A sentence on a failure of the disk at a file that a command writes; None for another error."""
-    from pathlib import Path
-
-    from casewise.files import REMEDIES, storage_message
-
-    if error.errno not in REMEDIES:
-        return None
-    if not isinstance(error.filename, str):  # such as of a page that is sent to a file by the shell
-        return f"The output could not be written: {error.strerror or error}. {REMEDIES[error.errno]}.".format(
-            folder="its folder"
-        )
-    path = Path(error.filename)
-    if error.errno == errno.ENOENT and path.parent.is_dir():
-        return None  # not a folder that has vanished
-    return storage_message(error, path)
-
-
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130."""
     from casewise.console import end_process, error_text
     from casewise.errors import CasewiseError
+    from casewise.files import REMEDIES, storage_message
 
     code = 1
     if getattr(sys.modules["__main__"], "main", None) is main:  # not where another program calls it
@@ -102,9 +85,10 @@ def main() -> None:
         print(error_text(str(error)), file=sys.stderr)
         code = 2
     except OSError as error:
-        if (message := _storage_failure(error)) is None:
+        if error.errno not in REMEDIES or error.errno == errno.ENOENT:  # a missing file may be a fault of casewise
             raise
-        print(error_text(message), file=sys.stderr)
+        where = Path(str(error.filename or "the output"))  # such as of a page that is sent to a file by the shell
+        print(error_text(storage_message(error, where)), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130

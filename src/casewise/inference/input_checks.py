@@ -574,18 +574,21 @@ def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | Non
     is_negative, is_turned = np.zeros(len(measures), dtype=bool), np.zeros(len(measures), dtype=bool)
     if limits.polarity:
         is_negative = scores(limits.polarity, measures.grids, negative_difference) < limits.polarity.limit
-        _add(flags, is_negative.tolist(), NEGATIVE)
     if limits.upright:
         upright = scores(limits.upright, measures.grids, turned_difference)
         # the score of a negative is the opposite of that of the image itself
         is_turned = np.where(is_negative, -upright, upright) < limits.upright.limit
-        _add(flags, is_turned.tolist(), UPSIDE_DOWN if limits.polarity else TURNED_OR_NEGATIVE)
+    suspected = [""] * len(measures)
     if limits.wrong_region and regions is not None:
         suspected = limits.wrong_region.suspected(measures, np.array(regions))
-        for number, (shown, stated) in enumerate(zip(suspected, regions, strict=True)):
-            # the region of a turned image or a negative is not recognised by these scores
-            if shown and not is_negative[number] and not is_turned[number] and NEARLY_UNIFORM not in flags[number]:
-                flags[number].append(WRONG_REGION.format(shown=shown, stated=stated))
+    for number, reasons in enumerate(flags):
+        if NEARLY_UNIFORM in reasons:  # it has neither orientation nor polarity
+            continue
+        reasons += [NEGATIVE] if is_negative[number] else []
+        reasons += [UPSIDE_DOWN if limits.polarity else TURNED_OR_NEGATIVE] if is_turned[number] else []
+        # the region of a turned image or a negative is not recognised by these scores
+        if suspected[number] and regions and not is_negative[number] and not is_turned[number]:
+            reasons.append(WRONG_REGION.format(shown=suspected[number], stated=regions[number]))
     return flags
 
 
@@ -604,13 +607,6 @@ def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
         elif high is not None and by_name[name] > high:
             reasons.append(above)
     return reasons
-
-
-def _add(flags: list[list[str]], flagged: list[bool], reason: str) -> None:
-    for reasons, is_flagged in zip(flags, flagged, strict=True):
-        # a uniform image has neither orientation nor polarity
-        if is_flagged and NEARLY_UNIFORM not in reasons:
-            reasons.append(reason)
 
 
 def case_flags(limits: Limits, new: NewCases) -> dict[str, str]:

@@ -33,7 +33,7 @@ from casewise.inference.new_cases import (
 )
 from casewise.inference.output_table import OutputTable
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
-from casewise.run_folder.bundle_archive import check_signature, extract, is_archive
+from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from casewise.evaluation.results import plain
 from casewise.files import checksum, write_atomic, write_json
 from casewise.inference.run_members import predicting_members
 from casewise.pipeline.finished import FinishedRun
-from casewise.run_folder.bundle_archive import write_archive
-from casewise.run_folder.bundle_folder import FORMAT, link_or_copy
+from casewise.run_folder.bundle_folder import FORMAT, link_or_copy, write_archive
 from casewise.splits.predefined import TEST
 from casewise.version import __version__
 

@@ -16,6 +16,7 @@ from casewise.cohort.groups import grouping, table_column
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import shown
 from casewise.errors import counted
+from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, coverage, decision_curve, number_calibration
 from casewise.evaluation.caveats import caveat, constant_predictions, guess, hopeless, in_parts
@@ -23,26 +24,7 @@ from casewise.evaluation.evaluate import FollowUp, Outcomes
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
 from casewise.evaluation.headline import against_baselines
-from casewise.evaluation.results import (
-    Calibration,
-    Characteristic,
-    Drift,
-    Flow,
-    HalfWidth,
-    Headline,
-    NetBenefit,
-    Note,
-    Participants,
-    Precision,
-    PredictionSets,
-    Results,
-    Side,
-    Subgroups,
-    WithinColumn,
-    as_stored,
-    from_json,
-    write_results,
-)
+from casewise.evaluation.results import Results, as_stored, from_json, write_results
 from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
 from casewise.pipeline.external import external_groups, read_external
 from casewise.predictions import table as predicted
@@ -66,16 +48,16 @@ if TYPE_CHECKING:
 @shown("stack")
 def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
     """Add the rows of the study's stackers, and those of the network chosen within each fold."""
-    tables, combined = [predictions], combined_learners(study)
-    folder.stackers.write({})
+    tables, combined, coefficients = [predictions], combined_learners(study), {}
     if study.stack and len(combined) > 1:
         single = predictions[predictions["model"].isin(combined)]
         stacked = fit_stackers(single, study.stack, ranges={name: study.range_of(name) for name in study.outputs})
-        folder.stackers.write(stacked.coefficients)
+        coefficients = stacked.coefficients
         show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
         tables.append(with_mean_distances(stacked.rows, single))
     elif study.stack:
         show.line("stack", "omitted: a single network is not combined")
+    folder.stackers.write(coefficients)
     if study.nested_cv and study.nested_cv.among and len(study.networks) > 1:
         choice = chosen_networks(folder.job_records(study.networks), study.networks)
         folder.nested.write(choice)
@@ -169,8 +151,8 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
 
 
 def _prediction_sets(
-    study: Study, predictions: pd.DataFrame, main: Headline, folder: RunFolder
-) -> PredictionSets | None:
+    study: Study, predictions: pd.DataFrame, main: stored.Headline, folder: RunFolder
+) -> stored.PredictionSets | None:
     """The coverage of the headline's learner; None without a record or headline."""
     record = folder.conformal.read_if_exists()
     if not record or main.stage is None:
@@ -220,7 +202,7 @@ def _with_final_headline(study: Study, predictions: pd.DataFrame, results: Resul
     return replace(results, main=main, notes=[*results.notes, *notes])
 
 
-def _caveats(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> list[Note]:
+def _caveats(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> list[stored.Note]:
     """The caveats on all figures of the run, and on networks that could not be trained."""
     from casewise.evaluation.classification import one_class_caveats
 
@@ -253,7 +235,7 @@ def _with_drift_and_altered_images(
         distances = drift(predictions, target, plan)
         compared = folder.cohort_difference.read_if_exists() or {}
         notes = [*results.notes, *drift_caveats(distances, results.main.learner)]
-        results = replace(results, drift=Drift(compared, distances), notes=notes)
+        results = replace(results, drift=stored.Drift(compared, distances), notes=notes)
     if folder.counterfactuals.exists():
         rows = folder.counterfactuals.read()
         altered = counterfactual_figures(rows, target, classes=study.classes_of(target), plan=plan)
@@ -310,8 +292,8 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
         return results
     thresholds, plan, target = study.evaluation.decision_thresholds, _plan(study), main.target
     classes, positive = study.classes_of(target), study.positive_of(target)
-    calibration: dict[str, dict[str, Calibration]] = {}
-    curves: dict[str, dict[str, list[NetBenefit]]] = {}
+    calibration: dict[str, dict[str, stored.Calibration]] = {}
+    curves: dict[str, dict[str, list[stored.NetBenefit]]] = {}
     for stage in dict.fromkeys([main.stage, "external"]):
         rows = headline_rows(predictions, replace(main, stage=stage))
         if rows.empty:
@@ -326,7 +308,7 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
     return replace(results, calibration=calibration, decision_curves=curves if thresholds and classes else None)
 
 
-def decisions(rows: pd.DataFrame, number: int, declared: list[float], plan: Plan) -> list[NetBenefit]:
+def decisions(rows: pd.DataFrame, number: int, declared: list[float], plan: Plan) -> list[stored.NetBenefit]:
     """The net benefit at the declared thresholds and at others between them, for the curve; `declared` marks them."""
     stated = sorted(set(declared))
     low, high = stated[0] / 2, (stated[-1] + min(2 * stated[-1], 1)) / 2
@@ -337,21 +319,21 @@ def decisions(rows: pd.DataFrame, number: int, declared: list[float], plan: Plan
 
 def within_shortcut_column(
     study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Results, folder: RunFolder
-) -> WithinColumn | None:
+) -> stored.WithinColumn | None:
     """The figures within the column; None where the audit found no such column, or folds are sources."""
     target, main = study.primary_outcome, results.main
     column = leading_column(folder.audit.read_if_exists(), target, study.audit.columns)
     if column is None or not study.classes_of(target) or not main.metrics or results.by_site is not None:
         return None
-    stored = table_column(study, cohort.images, column["name"])
+    heading = table_column(study, cohort.images, column["name"])
     rows = headline_rows(predictions, main)
-    if stored is None or rows.empty:
+    if heading is None or rows.empty:
         return None
-    group_of, groups = groups_of_rows(rows, cohort.images, stored)
+    group_of, groups = groups_of_rows(rows, cohort.images, heading)
     if len(groups) < 2 or OTHER_VALUES in groups:  # a column of many values, such as dates, is not a grouping
         return None
     by_group, means = within_column(rows, group_of, groups, **_judged(study, target))
-    return WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)
+    return stored.WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)
 
 
 MOST_FOLDS = 6
@@ -363,7 +345,7 @@ def participants_and_subgroups(
     """The results with the participants and, where the study names subgroups, the figures by subgroup."""
     main, splits = results.main, folder.splits.read()
     flow, sides, described = described_cohort(study, cohort, splits, folder)
-    participants = Participants(
+    participants = stored.Participants(
         flow,
         sides,
         described,
@@ -378,10 +360,10 @@ def participants_and_subgroups(
 
 def described_cohort(
     study: Study, cohort: Cohort, splits: Mapping[str, Any], folder: RunFolder
-) -> tuple[Flow, list[Side], list[Characteristic]]:
+) -> tuple[stored.Flow, list[stored.Side], list[stored.Characteristic]]:
     """The flow of participants, the sides of the split with the external cohort, and the characteristics on each."""
     images = cohort.images
-    flow = Flow(cohort.flow, _sizes(images))
+    flow = stored.Flow(cohort.flow, _sizes(images))
     side = images["subject"].astype(str).map(dict(splits["subjects"])).map(str)
     if study.external:
         other = read_external(study, cohort)[1]
@@ -394,7 +376,7 @@ def described_cohort(
             subject=prefix + outside["subject"].astype(str), case=prefix + outside["case"].astype(str)
         )
         steps = [*other.flow, *cases_step("images", other.cases, left)]
-        flow = replace(flow, external=Flow(steps, _sizes(outside), name=study.external_name))
+        flow = replace(flow, external=stored.Flow(steps, _sizes(outside), name=study.external_name))
         images = pd.concat([images, outside], ignore_index=True)
         side = side.reindex(images.index, fill_value="external")
     own = pd.Series(np.arange(len(images)) < len(cohort.images), index=images.index)
@@ -409,9 +391,9 @@ def described_cohort(
     if study.external:
         names.append(("external", study.external_name, ~own))
     rows = {str(number): mask for number, (*_, mask) in enumerate(names)}
-    sides = [Side(code, name, **_sizes(images[mask])) for code, name, mask in names]
+    sides = [stored.Side(code, name, **_sizes(images[mask])) for code, name, mask in names]
     entries = characteristics(study, images, described_columns(study, images), rows)
-    return flow, sides, from_json(list[Characteristic], entries)
+    return flow, sides, from_json(list[stored.Characteristic], entries)
 
 
 def _sizes(images: pd.DataFrame) -> dict[str, int]:
@@ -435,7 +417,7 @@ def evaluated(predictions: pd.DataFrame, target: str) -> dict[str, dict[str, int
     }
 
 
-def precision(study: Study, predictions: pd.DataFrame, main: Headline) -> Precision | None:
+def precision(study: Study, predictions: pd.DataFrame, main: stored.Headline) -> stored.Precision | None:
     """What the sample size gives: half the width of each headline figure's interval; None if nothing was evaluated."""
     if not main.metrics:
         return None
@@ -446,8 +428,8 @@ def precision(study: Study, predictions: pd.DataFrame, main: Headline) -> Precis
     for name in kind_named(main.kind).headline:
         figure = main.metrics.get(name)
         if figure and figure.low is not None and figure.high is not None:
-            figures[name] = HalfWidth((figure.high - figure.low) / 2, figure.rough)
-    return Precision(
+            figures[name] = stored.HalfWidth((figure.high - figure.low) / 2, figure.rough)
+    return stored.Precision(
         main.stage,
         main.learner,
         main.target,
@@ -458,7 +440,7 @@ def precision(study: Study, predictions: pd.DataFrame, main: Headline) -> Precis
     )
 
 
-def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: Headline) -> Subgroups:
+def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: stored.Headline) -> stored.Subgroups:
     """The figures of the headline's learner in each group of the study's subgroups."""
     target, settings = main.target, study.evaluation
     rows = headline_rows(predictions, main)
@@ -467,7 +449,7 @@ def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main
     image_units = units_of(images, level)
     groupings = []
     for column, cuts in settings.subgroup_cuts.items():
-        stored = table_column(study, images, column)
-        assert stored is not None, column
-        groupings.append((grouping(images[stored], image_units, images["subject"], column, cuts), row_units))
+        heading = table_column(study, images, column)
+        assert heading is not None, column
+        groupings.append((grouping(images[heading], image_units, images["subject"], column, cuts), row_units))
     return subgroups(rows, main, groupings, **_judged(study, target))
