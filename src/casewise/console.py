@@ -166,9 +166,8 @@ class Terminal:
             words = duration(now - step.start)
             words += f", about {duration(left)} left" if left is not None and left >= 1 else ""
             lines = self._laid_out(step.name, f"{step.text or 'working'}; {words}")
-            for detail in step.details:
-                if all_details or detail not in self._details:
-                    lines += self._laid_out("", detail)
+            new = [detail for detail in step.details if all_details or detail not in self._details]
+            lines += [line for detail in new for line in self._laid_out("", detail)]
             self._details = list(step.details)
             return lines
 

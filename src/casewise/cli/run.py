@@ -66,7 +66,7 @@ def run(
 ) -> None:
     """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
     from casewise.console import Silent, Terminal
-    from casewise.errors import counted
+    from casewise.errors import CasewiseError, counted
     from casewise.jobs.backends import executing_on
     from casewise.run import run as run_study
     from casewise.run import train_only
@@ -79,7 +79,10 @@ def run(
             if plan.compute.keep_memory:
                 keep_memory()
             if only is not None:
-                train_only(plan, _names(only), output, show=show)
+                names = [name.strip() for text in only for name in text.split(",") if name.strip()]
+                if not names:
+                    raise CasewiseError("--only: names no network. Write, for example, `--only resnet34`.")
+                train_only(plan, names, output, show=show)
                 return
             finished = run_study(plan, output, show=show)
     except KeyboardInterrupt:
@@ -174,20 +177,6 @@ def _read(study: Path, weights_dir: Path | None, settings: list[str] | None, job
     if jobs:
         plan = plan.model_copy(update={"compute": plan.compute.model_copy(update={"jobs": jobs})})
     return plan
-
-
-def _names(only: list[str]) -> list[str]:
-    """The names of `--only`, which may be separated by commas.
-
-    Raises:
-        StudyError: there is none.
-    """
-    from casewise.errors import StudyError
-
-    names = [name.strip() for text in only for name in text.split(",") if name.strip()]
-    if not names:
-        raise StudyError("--only: names no network. Write, for example, `--only resnet34` or `--only resnet34:2`.")
-    return names
 
 
 def results(

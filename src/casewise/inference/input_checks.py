@@ -434,8 +434,8 @@ class RegionScore:
         """For each image the region that it looks like, or '' if it may show the one that is stated: (N,) names."""
         numbers = {name: number for number, name in enumerate(self.regions)}
         rows = np.array([numbers.get(str(name), -1) for name in stated], dtype=int)
-        features = _features(measures, np.array(self.centre), np.array(self.scale))
-        scores = features @ np.array(self.weights).T + np.array(self.intercepts)
+        fitted = (np.array(values) for values in (self.centre, self.scale, self.weights, self.intercepts))
+        scores = _region_scores(measures, *fitted)
         pairs = [(numbers[first], numbers[second]) for first, second in self.distinct]
         differences = _differences(scores, rows, pairs)
         closest = differences.argmin(axis=1)
@@ -463,9 +463,8 @@ def fit_regions(training: Training, share: float, detected: float, fewest: int) 
         held_out = training.folds == fold
         if len(np.unique(rows[~held_out])) < len(regions):
             return None
-        centre, scale, weights, intercepts = _discriminant(training.measures.subset(~held_out), rows[~held_out])
-        features = _features(training.measures.subset(held_out), centre, scale)
-        out_of_fold[held_out] = features @ weights.T + intercepts
+        fitted = _discriminant(training.measures.subset(~held_out), rows[~held_out])
+        out_of_fold[held_out] = _region_scores(training.measures.subset(held_out), *fitted)
     pairs = list(combinations(range(len(regions)), 2))
     while pairs:
         worst = training.worst(-_differences(out_of_fold, rows, pairs).min(axis=1), share)
@@ -474,17 +473,9 @@ def fit_regions(training: Training, share: float, detected: float, fewest: int) 
         limit = min(-worst, 0.0)
         shares = [_detected(out_of_fold, rows, pair, pairs, limit) for pair in pairs]
         if min(shares) >= detected:
-            centre, scale, weights, intercepts = _discriminant(training.measures, rows)
-            return RegionScore(
-                regions,
-                centre.tolist(),
-                scale.tolist(),
-                weights.tolist(),
-                intercepts.tolist(),
-                tuple((regions[first], regions[second]) for first, second in pairs),
-                limit,
-                float(np.mean(shares)),
-            )
+            names = tuple((regions[first], regions[second]) for first, second in pairs)
+            fitted = (values.tolist() for values in _discriminant(training.measures, rows))
+            return RegionScore(regions, *fitted, names, limit, float(np.mean(shares)))
         pairs.pop(int(np.argmin(shares)))
     return None
 
@@ -518,6 +509,11 @@ def _features(measures: Measures, centre: Floats, scale: Floats) -> Floats:
     numbers = (_numbers(measures) - centre) / scale
     grids = standardised(measures.grids).reshape(len(measures), -1)
     return np.hstack([grids, np.clip(numbers, -3, 3)])
+
+
+def _region_scores(measures: Measures, centre: Floats, scale: Floats, weights: Floats, intercepts: Floats) -> Floats:
+    """(N, R): the score of each region."""
+    return np.asarray(_features(measures, centre, scale) @ weights.T + intercepts)
 
 
 def _numbers(measures: Measures) -> Floats:

@@ -277,17 +277,15 @@ def prepare_together(
         return [], problems
     try:
         return [_prepared(table, cells, good, folder / "all")], problems
-    except (CohortError, ImageError) as error:
-        if len(good) == 1:
-            return [], [*problems, (good[0], reason_of(error))]
-    single, readable = folder / "single", []
+    except (CohortError, ImageError):
+        readable = []
     for case in good:
         try:
-            _prepared(table, cells, [case], single)
+            _prepared(table, cells, [case], folder / "single")
             readable.append(case)
         except (CohortError, ImageError) as error:
             problems.append((case, reason_of(error)))
-        shutil.rmtree(single, ignore_errors=True)
+        shutil.rmtree(folder / "single", ignore_errors=True)
     if not readable:
         return [], problems
     try:

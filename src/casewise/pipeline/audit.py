@@ -124,10 +124,11 @@ def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding
         CohortError, StudyError: as `image_split_of`.
     """
     counts = on_both_sides(cohort, image_split_of(study, cohort, splits))
+    both, every = counts["subjects_on_both_sides"], counts["subjects"]
     sentence = (
         f"For comparison only, the study is also trained with its images split as if each showed a different subject: "
-        f"{counts['subjects_on_both_sides']:,} of {counts['subjects']:,} subjects are then on both sides, and networks "
-        "are tested on subjects they were trained on. The study's own figures are by subject and do not depend on it."
+        f"{both:,} of {every:,} subjects are then on both sides, and networks are tested on subjects they were trained "
+        "on. The study's own figures are by subject and do not depend on it."
     )
     remedy = "Cite the figures by subject. Leave out `split: {by: image}` to do without the comparison."
     return Finding(IMAGE_SPLIT, "warning", sentence, {"where": "the comparison", **counts}, remedy=remedy)

@@ -159,9 +159,8 @@ def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
                 tell = partial(_tell, bar, count)
                 run_jobs(jobs, job_inputs, inputs.folder, tell=tell, only=names)
     done = sum(job.finished for job in planned)
-    rest = "" if done == len(planned) else " the others and"
     show.line(
-        "only", f"{done} of {len(planned)} jobs are done; the same command without `--only` adds{rest} the report"
+        "only", f"{done} of {len(planned)} jobs are done; the same command without `--only` goes on to the report"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,7 +51,7 @@ class Artefact:
             RunError: the folder cannot be searched.
         """
         with self._reading():
-            return _is_file(self.path)
+            return self.path.is_file()
 
     @contextmanager
     def replacing(self) -> Iterator[Path]:
@@ -299,14 +298,6 @@ class Part(Generic[A]):
 
     def __get__(self, folder: Any, owner: type) -> A:
         return self._kind(folder.path / self._name, **self._options)
-
-
-def _is_file(path: Path) -> bool:
-    """Whether this is a file; unlike `Path.is_file`, an error other than a missing file is raised."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
 
 
 def _checksums(folder: Path, *, set_aside: bool = False) -> dict[str, list[str]]:
