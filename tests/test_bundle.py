@@ -294,7 +294,7 @@ def test_the_card_states_the_figures_of_the_run(photograph_run: Run) -> None:
     assert "synthetic" in card
     figure = main["metrics"]["mae"]
     assert f"| {figure['value']:.2f} |" in card
-    assert "| test set | classes |" in card
+    assert "| on the test set | classes |" in card
     assert "{{" not in card
     provenance: dict[str, Any] = json.loads((result.folder / "bundle" / "provenance.json").read_text())
     assert provenance["subjects"] == {"training_and_validation": 12, "test": 4}
