@@ -110,17 +110,6 @@ def test_intervals_and_sets_of_new_cases_are_those_of_the_test_set(photograph_ru
     assert own["set"].tolist() == new["prediction set"].tolist()
     others = own[[not number for number in numbers]]
     assert all(row.prediction in row.set.split(" | ") for row in others.itertuples())
-    record = RunFolder(result.folder).conformal.read()
-    assert record["fewest"] == 3
-    assert set(record["learners"]) == {"linear_pixels", "test_resnet", "mean_of_learners", "meta_learner_weighted"}
-    entry = record["learners"][result.results["main"]["learner"]]["number"]
-    assert result.results["prediction_sets"]["targets"]["number"]["stages"]["test"]["coverage"]["n_subjects"] == 4
-    inside = own[numbers]
-    predicted = inside["prediction"].astype(float)
-    assert (inside["low"] >= 0).all()
-    assert (inside["high"] <= 4).all()
-    mine = inside.index.get_level_values("learner") == result.results["main"]["learner"]
-    assert np.allclose(inside["low"][mine], (predicted[mine] - entry["quantile"]).clip(lower=0), atol=1e-6)
     single = load_bundle(RunFolder(result.folder).job("test_resnet", 0).path).predict(cases.head(2))
     assert single["prediction low"].isna().all()
     assert single["interval note"].str.contains("none was calibrated").all()
@@ -218,20 +207,6 @@ def test_folders_and_single_images_are_cases(
     single = model.predict(images, learner="headline")
     assert set(single["subject"]) == {image.name for image in images}
     assert set(model.predict(images[0])["subject"]) == {images[0].name}
-
-
-@pytest.mark.slow
-def test_scans_without_a_table(runs: dict[str, Run], tmp_path: Path) -> None:
-    model, table = load_bundle(runs["volumes"].folder / "bundle"), table_of(runs["volumes"])
-    table = table[table["sequence"] == "T1"].head(2)
-    expected = model.predict(table, learner="headline")
-    for path, subject in zip(table["path"], table["subject"], strict=True):
-        (tmp_path / "new" / subject).mkdir(parents=True)
-        shutil.copy(path, tmp_path / "new" / subject / "scan.nii")
-    laid_out = model.predict(tmp_path / "new", learner="headline")
-    assert laid_out["case"].tolist() == expected["case"].tolist()
-    assert np.allclose(laid_out["probability of ill"], expected["probability of ill"], atol=1e-6, equal_nan=True)
-    assert len(model.predict(Path(table["path"].iloc[0]), learner="headline")) == 3
 
 
 def test_a_bundle_contains_no_name_of_a_subject_and_no_path(photograph_run: Run) -> None:

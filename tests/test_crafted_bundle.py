@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -130,15 +129,6 @@ def test_an_encoder_that_no_registry_has_is_not_built(key: str, side: dict[str, 
         bank = {"encoders": [encoder], "channels": 3, "specs": None}
         with pytest.raises(StudyError, match="no network"):
             network_from({"name": "linear_features", "outputs": 1, "side": 32, "bank": bank})
-
-
-def test_arguments_of_an_encoder_name_no_file_and_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    monkeypatch.setattr(timm.models._factory, "load_checkpoint", lambda *arguments: opened.append(arguments))
-    arguments = {"checkpoint_path": str(tmp_path / "a.pth"), "pretrained": True, "num_classes": 9}
-    body, _, _ = timm_body("test_resnet", arguments=arguments)
-    assert opened == []
-    assert "fc.weight" not in body.state_dict()
 
 
 @pytest.mark.parametrize("stated", [2, "1", True, 1.0])
@@ -273,13 +263,6 @@ def test_a_distance_of_another_network_is_refused(bundle: BundleFolder) -> None:
         path = forged(bundle, FACTS, put("distance", value=facts or {"a": 1}))
         with pytest.raises(RunError, match=r"model\.json.*distance"):
             Predictor.from_bundle(load_bundle(path).members[0])
-
-
-def test_a_missing_card_and_one_that_is_no_text(bundle: BundleFolder) -> None:
-    bundle.card.path.write_bytes(b"\xff\xfe# Card")
-    assert "Card" in load_bundle(sealed(bundle)).card
-    bundle.card.path.unlink()
-    refused(sealed(bundle), "MODEL_CARD.md")
 
 
 def test_a_learner_leads_out_of_no_folder(bundle: BundleFolder) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 
 from casewise.cli import main as command_line
 from casewise.errors import CasewiseError, RunError
-from casewise.files import REMEDIES, TEMPORARY, staging_folder, storage_message, write_atomic
+from casewise.files import REMEDIES, TEMPORARY, storage_message
 from casewise.inference.predictor import Predictor
 from casewise.jobs.job import run_job
 from casewise.jobs.plan import Job, JobInputs
@@ -131,66 +130,6 @@ def test_whichever_write_fails_the_old_or_the_new_file_is_there_and_it_can_be_wr
     assert all("then give the same command again" in sentence for sentence in sentences)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB in memory, for root only."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a small disk can be mounted by root only")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], capture_output=True)
-
-
-class TestRealDisk:
-    def test_a_full_disk(self, small_disk: Path) -> None:
-        folder = RunFolder(small_disk / "run")
-        with pytest.raises(RunError, match=r"No space left on device\. Make room on the disk of"), folder.lock():  # noqa: PT012
-            for number in range(300):
-                JsonFile(folder.path / f"{number}.json").write({"text": "a" * 3000})
-        assert checks.damage(folder.path) == []
-        for path in sorted(folder.path.glob("1*.json")):
-            path.unlink()
-        with folder.lock():
-            folder.study.write({"name": "a"})
-
-    def test_a_read_only_disk(self, small_disk: Path) -> None:
-        folder = RunFolder(small_disk / "run")
-        with folder.lock():
-            folder.study.write({"name": "a"})
-        if subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], capture_output=True).returncode:
-            pytest.skip("the disk cannot be made read-only here")
-        with pytest.raises(RunError, match="Read-only file system"), folder.lock():
-            folder.study.write({"name": "b"})
-        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
-        with folder.lock():
-            assert folder.study.read() == {"name": "a"}
-
-
-class TestChecks:
-    def test_they_see_every_damage(self, tmp_path: Path) -> None:
-        file = JsonFile(tmp_path / "metrics.json")
-        file.write({"value": 1})
-        write_atomic(tmp_path / "report.html", "<html></html>\n")
-        assert checks.damage(tmp_path) == []
-        spoilt = {
-            "metrics.json": '{"value": 2}',
-            "other.json": "{",
-            "report.html": "<html>",
-            "bundle.zip": "PK",
-            "weights.safetensors": "unrecorded",
-            "study.json.damaged-1": "",
-        }
-        for name, content in spoilt.items():
-            path = tmp_path / name
-            before = path.read_bytes() if path.exists() else None
-            path.write_text(content)
-            assert len(checks.damage(tmp_path)) == 1, name
-            path.unlink() if before is None else path.write_bytes(before)
-        assert checks.damage(tmp_path) == []
-
-
 @pytest.mark.slow
 def test_killed_runs_and_failed_disks_continue_to_the_same_bits(tmp_path: Path) -> None:
     code = (
@@ -240,17 +179,6 @@ def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
     assert all(map(all, formats))
     for file in ("model.safetensors", "distance.safetensors", "predictions.parquet"):
         assert checks.sha256(job.folder.path / file) == checks.sha256(whole.folder.path / file), file
-
-
-def test_unfinished_results_of_the_working_folder_are_in_it_and_long_names_are_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with staging_folder(Path()) as folder:
-        assert folder.resolve().parent == tmp_path
-    with staging_folder(Path("皮" * 80)) as folder:
-        (folder / "a.json").touch()
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("broken", ["weights", "outputs"])

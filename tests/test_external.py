@@ -18,7 +18,7 @@ from casewise.cohort.cohort import read_cohort
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.external import by_column, drop
+from casewise.evaluation.external import drop
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
 from casewise.jobs.external import predict_external
@@ -175,23 +175,6 @@ def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there:
     assert "| lake | 6 |" in page
     with pytest.raises(CohortError, match=r"'sites' is not a column .*'site'"):
         read_external(chest_study(here, **external(table, by="sites")), read_cohort(chest_study(here)))
-
-
-def by_groups(cells: list[str]) -> dict[str, int]:
-    """The number of cases of each group of external cases, one case of a number for each subject."""
-    names = [f"c{number}" for number in range(len(cells))]
-    case = {"visit": "1", "day": np.nan, "region": "", "image": "", "outer_fold": pd.NA, "inner_fold": pd.NA}
-    case |= {"model": "m", "stage": "external", "target": "x", "kind": "regression"}
-    rows = pd.DataFrame([{**case, "case": c, "subject": c, "y_true": 1.0, "y_pred": 2.0} for c in names])
-    images = pd.DataFrame({"case": names, "subject": names, "path": names, "column": cells})
-    groups = by_column(rows, "x", images, "column", plan=Plan(50))
-    return {name: by_learner["m"]["mae"].n_cases for name, by_learner in groups.items()}
-
-
-def test_the_rarest_of_many_values_are_one_group() -> None:
-    counts = by_groups([f"w{number % 11}" for number in range(55)] + [f"rare{number}" for number in range(9)] + [""])
-    assert len(counts) == 13
-    assert list(counts.items())[-2:] == [("other values", 9), ("not recorded", 1)]
 
 
 def test_no_drop_where_both_cohorts_are_alike() -> None:

@@ -414,17 +414,6 @@ def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
 
 
 class TestFingerprint:
-    def test_a_folder_with_networks_of_another_study_is_refused(self, plain: Any, tmp_path: Path) -> None:
-        material = plain[0]
-        study = material.study.model_copy(update={"nested_cv": None})
-        lock_fingerprint(RunFolder(tmp_path), deciding_settings(study, material.cohort) | {"pretraining": None}, study)
-        done = tmp_path / "jobs" / "net" / "fold1" / "job.json"
-        done.parent.mkdir(parents=True)
-        done.write_text("{}")
-        decided = deciding_settings(material.study, material.cohort) | {"pretraining": None}
-        with pytest.raises(RunError, match="nested_cv was None"):
-            lock_fingerprint(RunFolder(tmp_path), decided, material.study)
-
     def test_without_the_record_of_the_run_its_networks_are_compared(self, plain: Any, tmp_path: Path) -> None:
         study, folder = plain[0].study, RunFolder(tmp_path)
         decided = deciding_settings(study, plain[0].cohort) | {"pretraining": None}

@@ -22,12 +22,10 @@ from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError
 from casewise.evaluation.results import plain
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
 from casewise.jobs.fingerprint import changed_settings
-from casewise.predictions.table import COLUMNS
 from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
-from casewise.study.recipe import Compute, Phase, Recipe
 from casewise.study.schema import Study
 from tests.conftest import TINY, absolute
 
@@ -64,16 +62,6 @@ def test_the_python_page_runs(finished: tuple[Run, Path], tmp_path: Path, monkey
     assert (study.recipe.lr, study.seed, study.name) == (0.001, 1, "slower")
     with pytest.raises(RunError):
         casewise.open_run(tmp_path)
-
-
-def test_the_predictions_have_the_named_columns_and_one_row_each(finished: tuple[Run, Path]) -> None:
-    table = pd.read_parquet(finished[0].folder / "predictions.parquet")
-    assert set(COLUMNS) <= set(table.columns)
-    assert not table.duplicated(["model", "stage", "case", "region", "target"]).any()
-    main = table[(table["target"] == "pasi") & (table["model"] == "shufflenet_v2_x0_5")]
-    assert set(main["stage"]) == {"oof", "test"}
-    assert main["case"].is_unique
-    assert main.loc[main["stage"] == "test", "outer_fold"].isna().all()
 
 
 def test_nobody_is_predicted_by_a_network_that_saw_them(finished: tuple[Run, Path]) -> None:
@@ -173,19 +161,6 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]
     assert {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()} == before
     with pytest.raises(RunError, match="seed was 0 and is 9"):
         run(study.model_copy(update={"seed": 9}), done.folder)
-
-
-def test_an_imported_split_by_image_is_refused(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    table = absolute(phantom)
-    table["part"] = ["test" if i % 5 == 0 else "train" for i in range(len(table))]
-    table.to_csv(tmp_path / "leaky.csv", index=False)
-    study = read_study(tiny)
-    study = study.model_copy(
-        update={"cohort": tmp_path / "leaky.csv", "split": study.split.model_copy(update={"column": "part"})}
-    )
-    with pytest.raises(SplitError, match="on several sides"):
-        run(study, tmp_path / "run")
-    assert not (tmp_path / "run" / "jobs").exists()
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -302,18 +277,6 @@ def test_a_killed_run_continues_to_the_same_bits(
         assert weights.read_bytes() == (cut / weights.relative_to(whole)).read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("training_only")
-def test_a_run_with_the_plan_of_another_run_gives_the_same_bits(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny).model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": []})
-    one = run(study.model_copy(update={"compute": Compute(jobs=2)}), tmp_path / "one")
-    two = run(study.model_copy(update={"compute": Compute(jobs=1, plan=tmp_path / "one")}), tmp_path / "two")
-    assert np.array_equal(one.rows["y_pred"], two.rows["y_pred"])
-    first, second = (json.loads((tmp_path / name / "compute.json").read_text()) for name in ("one", "two"))
-    for name in ("device", "precision", "channels_last", "threads"):
-        assert first["shufflenet_v2_x0_5"][name] == second["shufflenet_v2_x0_5"][name]
-
-
 def test_further_seeds_are_trained_on_the_same_split(tiny: Path, tmp_path: Path) -> None:
     study = read_study(tiny)
     study = study.model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": [], "seeds": 2, "external": None})
@@ -408,32 +371,6 @@ def test_what_another_study_left_half_done_is_not_continued(tiny: Path, tmp_path
     assert np.array_equal(after.rows["y_pred"], clean.rows["y_pred"])
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("training_only")
-def test_what_was_computed_otherwise_is_not_continued(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny)
-    phases = [Phase(epochs=2, freeze="all"), Phase(epochs=1, freeze="none")]
-    panels = {"shuffle": False, "rotate": 0.0, "brightness": 0.0, "contrast": 0.0}
-    compute = study.compute.model_copy(update={"jobs": 1})
-    update = {
-        "recipe": Recipe(**{**study.recipe.model_dump(exclude={"epochs"}, exclude_unset=True), "phases": phases}),
-        "panels": study.panels.model_copy(update=panels),
-        "backbones": ["shufflenet_v2_x0_5"],
-        "stack": [],
-    }
-    study = study.model_copy(update={**update, "compute": compute})
-    other = study.model_copy(update={"compute": compute.model_copy(update={"frozen_once": False})})
-    half_trained(study, tmp_path / "cut")
-    after, clean = run(other, tmp_path / "cut"), run(other, tmp_path / "clean")
-    assert np.array_equal(after.rows["y_pred"], clean.rows["y_pred"])
-    record = json.loads(next((tmp_path / "cut").glob("jobs/*/fold1/job.json")).read_text())
-    assert record["stretches"] == 1  # what was thrown away is not of its time
-    assert "as the study states" in record["phases"][0]["way"]
-    times = [path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("jobs/*/*/job.json")]
-    run(study, tmp_path / "cut")  # finished networks stay
-    assert times == [path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("jobs/*/*/job.json")]
-
-
 def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> None:
     study = read_study(tiny).model_copy(update={"weights": "pretrained", "weights_dir": tmp_path})
     fingerprints = []
@@ -442,16 +379,6 @@ def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> 
         checksum = first_weights_checksum(study, "shufflenet_v2_x0_5")
         fingerprints.append(job_fingerprint("run", study, "shufflenet_v2_x0_5", checksum))
     assert fingerprints[0] != fingerprints[1]
-
-
-def test_a_bundle_that_saw_a_test_subject_is_refused(finished: tuple[Run, Path], tmp_path: Path) -> None:
-    done, path = finished
-    bundle = done.folder / "jobs" / "shufflenet_v2_x0_5" / "fold1"
-    study = read_study(path).model_copy(
-        update={"weights": f"bundle:{bundle}", "seed": 4, "backbones": ["shufflenet_v2_x0_5"]}
-    )
-    with pytest.raises(CasewiseError, match="held out here"):
-        run(study, tmp_path / "run")
 
 
 def test_a_cohort_file_that_cannot_be_an_image_stops_the_run_and_names_it(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import errno
-import inspect
 import os
 import shutil
 import stat
@@ -16,49 +14,10 @@ import pytest
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import TEMPORARY, replacing, write_atomic
-from casewise.run_folder import BundleFolder, ExplanationFolder, JobFolder, JsonFile, RunFolder
-from casewise.run_folder.artefact import CHECKSUMS, Part
-from casewise.run_folder.job_folder import PretrainingFolder
+from casewise.run_folder import JobFolder, JsonFile, RunFolder
+from casewise.run_folder.artefact import CHECKSUMS
 
 SOURCE = Path(__file__).parents[1] / "src" / "casewise"
-
-
-def is_file(attribute: object) -> bool:
-    return isinstance(attribute, (property, Part))
-
-
-def file_names() -> set[str]:
-    """The name of every file and folder that the run folder owns."""
-    own = [RunFolder(Path()), JobFolder(Path()), PretrainingFolder(Path()), ExplanationFolder(Path())]
-    own.append(BundleFolder(Path()))
-    names = {CHECKSUMS, "jobs", ".lock"}
-    for folder in own:
-        for name in [name for name in dir(type(folder)) if is_file(inspect.getattr_static(folder, name))]:
-            value = getattr(folder, name)
-            for each in value if isinstance(value, tuple) else (value,):
-                path = each if isinstance(each, Path) else getattr(each, "path", Path())
-                names |= {path.name} - {""}
-    return names
-
-
-def test_no_other_module_knows_a_file_name_of_the_run_folder() -> None:
-    files = {name for name in file_names() if "." in name} - {".lock"}
-    folders = file_names() - files - {".lock"}
-    knowing = {}
-    for path in sorted(SOURCE.rglob("*.py")):
-        if path.is_relative_to(SOURCE / "run_folder"):
-            continue
-        tree = ast.parse(path.read_text())
-        texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
-        constants = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-        names = {n.value for n in constants if id(n) not in texts and n.value in files}
-        divisions = [n.right for n in ast.walk(tree) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)]
-        names |= {n.value for n in divisions if isinstance(n, ast.Constant) and n.value in folders}
-        if names:
-            knowing[str(path.relative_to(SOURCE))] = names
-    # Stores own the names inside their folders; phantoms write no run folder.
-    stores = {name for name in knowing if name.startswith(("modalities/", "phantoms/", "bench/"))}
-    assert set(knowing) - stores == set(), knowing
 
 
 def filled_the_disk(path: Path) -> None:
