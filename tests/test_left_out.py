@@ -12,22 +12,14 @@ import pytest
 
 from casewise.console import Silent
 from casewise.evaluation import Outcomes, Plan, evaluate
-from casewise.evaluation.bootstrap import Estimate
-from casewise.evaluation.classification import one_class_caveats
-from casewise.evaluation.external import by_source, drop, mean_intervals, one_class_by_source, within_sources
+from casewise.evaluation.external import by_source, drop, mean_intervals, within_sources
 from casewise.evaluation.results import Note
-from casewise.evaluation.thresholds import reached
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.pipeline.read import validate
-from casewise.report.context import ReportContext
-from casewise.report.sections import learners, validation
 from casewise.run_folder import RunFolder
-from casewise.study.learners import learner_name
 from casewise.study.loading import build_study
 from tests.chest_study import chest_study
 from tests.prediction_rows import prediction_rows
-from tests.report_contexts import classes as toy
-from tests.report_contexts import estimate, with_results
 
 CLASSES = ["covid", "none"]
 SOURCES = ["north", "south", "west"]
@@ -112,18 +104,6 @@ def test_weights_fitted_across_sources_are_not_the_headline(table: pd.DataFrame)
     for left_out, learner in ((True, "mean_of_learners"), (False, "meta_learner_weighted")):
         outcomes = Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"}, sources_left_out=left_out)
         assert evaluate(rows, outcomes, Plan(20))["main"]["learner"] == learner
-
-
-def test_every_learner_has_its_line_in_every_source(results: dict[str, Any], table: pd.DataFrame) -> None:
-    for told in results["by_site"].values():
-        assert list(told) == ["fair", "pool", "meta_learner_logistic"]
-    assert results["by_site"]["north"]["meta_learner_logistic"]["auroc"]["value"] == 1
-    lost = table.assign(outer_fold=pd.array([pd.NA] * len(table), dtype="Int64"))
-    sources = {subject: subject[:-3] for subject in table["subject"]}
-    again = by_source(lost, "dx", sources, classes=CLASSES, positive="covid", plan=Plan(20, 0.95, 0))
-    assert again["south"]["fair"]["auroc"]["value"] == pytest.approx(
-        results["by_site"]["south"]["fair"]["auroc"]["value"], abs=1e-5
-    )
 
 
 def test_means_within_sources_have_intervals_by_subject_within_each(results: dict[str, Any]) -> None:
@@ -211,57 +191,3 @@ def test_validation_names_the_source_of_each_fold(chests: Path) -> None:
         for offset, label in enumerate(["covid", "pneumonia"], 1):
             of_class = of_sex[of_sex["label"] == label]
             assert f"label {label}: {of_class['subject'].nunique()} subject" in lines[first + offset]
-
-
-@pytest.fixture(scope="module")
-def held_out() -> ReportContext:
-    """The toy study of two classes, each of five sources (its folds) left out."""
-    material = toy("binary", networks=2, split={"leave_out": "source"})
-    outcome, rows = material.study.primary_outcome, material.predictions
-    folds = rows.drop_duplicates("subject").set_index("subject")["outer_fold"]
-    sources = {subject: "vwxyz"[fold - 1] for subject, fold in folds.sort_values().items()}
-    names = material.study.classes_of(outcome)
-    plan = Plan(50, 0.95, 0)
-    told = by_source(rows, outcome, sources, classes=names, positive=material.study.positive_of(outcome), plan=plan)
-    judged = {"classes": names, "positive": material.study.positive_of(outcome), "plan": plan}
-    means = mean_intervals(within_sources(told), rows, outcome, sources, **judged)
-    return with_results(material, by_site=told, site_means=means)
-
-
-def test_pooled_figures_are_no_finding(held_out: ReportContext) -> None:
-    table = learners.learner_table(held_out, "oof")
-    assert table is not None
-    assert not any(head.startswith("Against") for head in table.columns)
-    assert held_out.by_site
-    means = held_out.metrics.site_means or {}
-    values = {learner_name(name): figures["auroc"].value for name, figures in means.items()}
-    shown = [float(values[row.name] or 0) for row in table.rows]
-    assert shown == sorted(shown, reverse=True)
-    assert [row.name for row in validation.source_rows(held_out)] == ["mean", *"vwxyz"]
-    assert len(validation.learner_rows(held_out)) == 3
-
-
-def test_a_learner_that_names_one_class_is_named(table: pd.DataFrame) -> None:
-    every = table[table["model"] == "pool"].assign(model="lazy", p0=0.9, p1=0.1, y_pred=0.0)
-    both = pd.concat([table, every], ignore_index=True)
-    found = evaluate(both, Outcomes("dx", classes={"dx": CLASSES}), Plan(50))
-    blocks = found["classes"]
-    assert blocks["oof"]["lazy"]["dx"]["constant_class"] == "covid"
-    assert blocks["oof"]["pool"]["dx"]["constant_class"] is None
-    notes = one_class_caveats(blocks, {"dx": "image"})
-    assert len(notes) == 1
-    assert (notes[0]["stage"], notes[0]["learner"], notes[0]["label"]) == ("oof", "lazy", "covid")
-    # nothing to tell apart where only one class is recorded
-    alone = evaluate(both[both["subject"].str.startswith("west")], Outcomes("dx", classes={"dx": CLASSES}), Plan(50))
-    assert one_class_caveats(alone["classes"], {"dx": "image"}) == []
-    recalls = {"recall[a]": estimate(1.0), "recall[b]": estimate(None)}
-    assert one_class_by_source({"x": {"m": recalls}}, "case") == []
-
-
-def test_an_aim_counts_as_missed_only_beyond_its_interval() -> None:
-    found = Estimate(0.85, 0.80, 0.91, 50, 50, rough=False)
-    assert reached("sensitivity >= 0.9", found) is True
-    assert reached("sensitivity >= 0.92", found) is False
-    assert reached("sensitivity >= 0.9", Estimate(None, None, None, 50, 50, rough=False)) is None
-    assert reached("sensitivity >= 0.9", Estimate(0.5, None, None, 2, 2, rough=True)) is None
-    assert reached("sensitivity >= 0.9", Estimate(1.0, None, None, 2, 2, rough=True)) is True
