@@ -246,24 +246,8 @@ def error_text(message: str) -> str:
 
 
 def print_lines(text: str) -> None:
-    """Print lines, wrapped at the width of the terminal; what follows the name of a step stays in its column."""
-    print("\n".join(fitted_lines(text, columns(sys.stdout))))
-
-
-def fitted_lines(text: str, width: int) -> list[str]:
-    """The lines of a text, wrapped; remedies are not broken.
-
-    >>> print("\\n".join(fitted_lines("fold 1     12 subjects, 14 cases, 30 panels", 32)))
-    fold 1     12 subjects, 14
-               cases, 30 panels
-    """
-    lines: list[str] = []
-    for line in text.split("\n"):
-        # a line with the name of a step, or below one
-        margin = MARGIN if line[:MARGIN].endswith("  ") else 0
-        first, *more = _wrapped(line[margin:], width - margin)
-        lines += [line[:margin] + first, *(" " * margin + rest for rest in more)]
-    return lines
+    """Print lines, wrapped at the width of the terminal."""
+    print("\n".join(piece for line in text.split("\n") for piece in _wrapped(line, columns(sys.stdout))))
 
 
 def readable(text: str, width: int | None) -> str:

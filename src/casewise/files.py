@@ -302,6 +302,11 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def json_hash(value: Any) -> str:
+    """The SHA-256 of a value as JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sweep(folder: Path) -> None:
     """Remove temporary files that killed processes left below `folder`; the caller holds the folder's lock."""
     for path in folder.rglob(f"{TEMPORARY}*"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(study: Study | Path | str, output: Path | str | None = None, *, show: Show | bool | None = None) -> Run:
-    """Run a study, or that of a study file; run again, it continues and repeats nothing that is finished.
+    """Run a study, or that of a study file; run again, it continues and trains no finished network again.
 
     Args:
         study: a study, or the path of its file.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
-from casewise.errors import RunError, nearest, shortened
+from casewise.errors import RunError, nearest_folder, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
@@ -165,7 +165,9 @@ class TrainedModel:
 
     def _predicted(self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool) -> pd.DataFrame:
         """The table of prepared cases."""
-        rows = with_paths(ensemble.predict(study, new), new)
+        rows, images = ensemble.predict(study, new), new.cohort.images
+        paths = images.set_index(images["image"].astype(str))["path"].astype(str)
+        rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
             rows = with_flags(rows, self.limits, case_flags(self.limits, new))
         output = self.table
@@ -239,12 +241,6 @@ class TrainedModel:
         return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), prepared
 
 
-def with_paths(rows: pd.DataFrame, new: NewCases) -> pd.DataFrame:
-    """Rows with the paths of images in place of their numbers."""
-    paths = new.cohort.images.set_index(new.cohort.images["image"].astype(str))["path"].astype(str)
-    return rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
-
-
 def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> TrainedModel:
     """Load a bundle (a folder or a zip file), the trained networks of a run folder, or one network's folder.
 
@@ -262,8 +258,7 @@ def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> Trained
     if path.is_file():
         raise RunError(f"{path} is a file, and neither a bundle as `casewise bundle` writes it nor a run folder.")
     if not path.is_dir():
-        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise RunError(f"There is no bundle or run folder {path}.{nearest(path.name, names)}")
+        raise RunError(f"There is no bundle or run folder {path}.{nearest_folder(path)}")
     if BundleFolder(path).exists():
         BundleFolder(path).verify()
         return _of_bundle(BundleFolder(path), path, trust, None)

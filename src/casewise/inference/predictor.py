@@ -150,10 +150,7 @@ def held_out_quantile(values: np.ndarray) -> float:
 def why_no_distance(folder: JobFolder, facts: Mapping[str, Any] | None) -> str:
     """Why a network gives no distances; empty if it gives them."""
     if not facts:
-        return (
-            "its facts state none: it was trained by an earlier version, its training features did not vary, or it was "
-            "trained on all folds and the network of a fold has none"
-        )
+        return "its facts state none: its training features did not vary, or no network of a fold has one"
     if not folder.distance.exists():
         name = folder.distance.path.name
         return f"{name} is missing beside its weights; copy it from the folder in which the network was trained"
@@ -288,7 +285,6 @@ def prediction_rows(
     truth = label_table(panels, study)
     outputs = outputs_of(study)
     tables = []
-    single: dict[str, bool] = {}  # by level, whether every panel is a unit of its own
     for column, (output, value_slice) in enumerate(zip(outputs, value_columns(outputs), strict=True)):
         name = output.name
         level = study.level_of(name)
@@ -309,20 +305,14 @@ def prediction_rows(
             table["region"] = ""
         keys = ["case", "subject", "visit", "day", "region", "image", "kind"]
         takes_largest = study.panels.pooling == "max" and level != "image"
-        if level not in single:
-            single[level] = not table.duplicated(keys).any()
-        if single[level] and not takes_largest:  # the mean of one panel is the panel, and groups of one are slow
-            mean_distances = table["distance"].to_numpy()
-            table = table[[*keys, "y_true", *value_names]].reset_index(drop=True)
+        units = table.groupby(keys, sort=False, dropna=False, as_index=False)
+        mean_distances = units["distance"].mean()["distance"].to_numpy()
+        finite = units["finite"].all()["finite"].to_numpy()
+        if takes_largest:
+            prominence = kind.prominence(output.classes, positive_number(study, name))
+            table = most_conspicuous(units, value_names, prominence)
         else:
-            units = table.groupby(keys, sort=False, dropna=False, as_index=False)
-            mean_distances = units["distance"].mean()["distance"].to_numpy()
-            finite = units["finite"].all()["finite"].to_numpy()
-            if takes_largest:
-                prominence = kind.prominence(output.classes, positive_number(study, name))
-                table = most_conspicuous(units, value_names, prominence)
-            else:
-                table = units[["y_true", *value_names]].mean()
+            table = units[["y_true", *value_names]].mean()
         table.loc[~finite, value_names] = np.nan
         table[value_names] = kind.normalise(table[value_names].to_numpy(), *study.range_of(name))
         table["y_pred"] = kind.decide(table[value_names].to_numpy())

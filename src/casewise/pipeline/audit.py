@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import pandas as pd
 from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with_noun, write_audit
 from casewise.console import shown
 from casewise.errors import BothSidesError, RunError
+from casewise.files import json_hash
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import RunInputs, plan, prepare, read, split
@@ -149,7 +148,7 @@ def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits
         "noun": dataclasses.asdict(modality_of(study).noun(study)),
         "casewise": __version__,
     }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return json_hash(inputs)
 
 
 def _earlier(folder: RunFolder) -> Audit | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import re
 from collections import Counter
@@ -19,7 +18,7 @@ from casewise.console import shown
 from casewise.errors import RunError, counted
 from casewise.evaluation.response import clear_limit
 from casewise.evaluation.results import plain
-from casewise.files import checksum, write_atomic, write_json
+from casewise.files import checksum, json_hash, write_atomic, write_json
 from casewise.inference.run_members import predicting_members
 from casewise.pipeline.finished import FinishedRun
 from casewise.run_folder.bundle_folder import FORMAT, link_or_copy, write_archive
@@ -86,7 +85,7 @@ def _inputs(run: FinishedRun, members: Sequence[JobFolder]) -> str:
         "metrics": checksum(run.files.metrics.path),  # which records all parts of the run
         "networks": [checksum(member.facts.path) for member in members],
     }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return json_hash(inputs)
 
 
 def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) -> None:

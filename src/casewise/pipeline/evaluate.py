@@ -81,9 +81,8 @@ def decide(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.Dat
     folder.decisions.write(decided.records)
     own = predictions[predictions["model"].isin(study.learners) & (predictions["stage"] == "oof")]
     for learner, fold in own[["model", "outer_fold"]].drop_duplicates().itertuples(index=False):
-        records: dict[str, Any] = {}
+        records = {target: {"rule": record["rule"]} for target, record in decided.records.items()}
         for target, record in decided.records.items():
-            records[target] = {"rule": record["rule"]}
             if "thresholds" in record:
                 records[target]["thresholds"] = {learner: {ALL: record["thresholds"][learner][str(fold)]}}
         folder.job(learner, int(fold) - 1).decisions.write(records)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, same_people, same_subjects, spelling_pairs
 from casewise.cohort.targets import label_table
 from casewise.errors import CohortError, SplitError, counted, nearest
+from casewise.files import json_hash
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.version import __version__
@@ -200,7 +199,7 @@ def _inputs_hash(first: tuple[Cohort, TileStore], second: tuple[Cohort, TileStor
         "subjects": [cohort.images["subject"].astype(str).tolist() for cohort, _ in (first, second)],
         "settings": settings,
     }
-    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+    return json_hash(inputs)
 
 
 def pretraining_study(study: Study, settings: Pretraining) -> Study:

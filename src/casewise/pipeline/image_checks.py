@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import counted
+from casewise.files import json_hash
 from casewise.inference.input_checks import MOST_OF_CASE, Training, distance_limits, expected_names, fit_limits, measure
 from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.registry import modality_of
@@ -62,7 +61,7 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
         "networks": [[job.model, job.fold, job.folder.weights_sha256()] for job in jobs],
         "decisions": decisions,  # new rules decide again
     }
-    made_from = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    made_from = json_hash(settings)
     if mark.read_or_none() == made_from and table.intact():
         return
     start = time.monotonic()

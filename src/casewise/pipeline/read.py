@@ -13,7 +13,7 @@ from casewise.cohort.participants import cases_step
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table, panel_values
 from casewise.console import Silent, shown
-from casewise.errors import CohortError, RunError, StudyError, counted, nearest
+from casewise.errors import CohortError, RunError, StudyError, counted, nearest, nearest_folder
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, described, read_external, read_pretraining
@@ -105,9 +105,7 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
 
 def _check_weights_folder(study: Study) -> None:
     if study.weights_dir and not study.weights_dir.is_dir():
-        parent = study.weights_dir.parent
-        names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
-        hint = nearest(study.weights_dir.name, names)
+        hint = nearest_folder(study.weights_dir)
         raise StudyError(f"weights_dir: there is no folder {study.weights_dir}.{hint}")
 
 

@@ -63,12 +63,12 @@ class PredictionComparison:
         if self.equal == self.rows:
             distances = "" if self.equal_distances else " Distances from the training cases differ."
             return f"All {counted(self.rows, 'prediction')} are equal, bit by bit.{distances}"
-        lines = [f"{self.rows - self.equal:,} of {counted(self.rows, 'prediction')} differ."]
-        lines += [f"{self.missing:,} of the run are missing in the reproduction."] if self.missing else []
-        lines += [f"{self.further:,} of the reproduction are missing in the run."] if self.further else []
-        if self.largest_difference is not None:
-            lines.append(f"The largest difference is {self.largest_difference:.3g}; the tolerance is {tolerance:g}.")
-        return " ".join(lines)
+        text = f"{self.rows - self.equal:,} of {counted(self.rows, 'prediction')} differ."
+        text += f" {self.missing:,} of the run are missing in the reproduction." if self.missing else ""
+        text += f" {self.further:,} of the reproduction are missing in the run." if self.further else ""
+        if self.largest_difference is None:
+            return text
+        return f"{text} The largest difference is {self.largest_difference:.3g}; the tolerance is {tolerance:g}."
 
 
 @dataclass(frozen=True)

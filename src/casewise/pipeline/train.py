@@ -22,7 +22,6 @@ from casewise.plugin import plugins, repeated
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.table import gather_tiles
-from casewise.report.formatting import duration
 from casewise.splits.grouped import write_splits
 from casewise.study.learners import FEATURES, encoders_of, learner_named
 from casewise.study.schema import Study
@@ -57,7 +56,7 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
     study, splits, folder = inputs.study, inputs.splits, inputs.folder
     jobs, job_inputs, external, fingerprint = _planned(inputs, show)
     folder.left_out.remove()
-    begun = start = time.monotonic()
+    start = time.monotonic()
     baselines, networks = _by_steps(jobs)
     if baselines:
         with show.bar("baselines") as bar:
@@ -79,9 +78,6 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         with show.bar("final") as bar:
             run_jobs(final, job_inputs, folder, tell=lambda done, text: bar(done, len(final), text))
         show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
-    if study.recipe.auto and networks:
-        spent = duration(time.monotonic() - begun)
-        show.line("budget", f"The training took {spent} of a budget of {duration(study.budget)}.")
     record_trained(study, folder, show)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, inputs.cohort)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import RunError, nearest
+from casewise.errors import RunError, nearest_folder
 from casewise.files import (
     MOMENT,
     TEMPORARY,
@@ -325,9 +325,7 @@ class RunFolder:
             what = "a study file" if self.path.suffix.casefold() in (".yaml", ".yml") else "a file"
             raise RunError(f"{self.path} is {what}, not a run folder. Give the folder that `casewise run` wrote.")
         if not self.path.is_dir():
-            beside = self.path.parent
-            names = [other.name for other in beside.iterdir() if other.is_dir()] if beside.is_dir() else []
-            raise RunError(f"There is no run folder {self.path}.{nearest(self.path.name, names)}")
+            raise RunError(f"There is no run folder {self.path}.{nearest_folder(self.path)}")
 
     def check_finished(self) -> None:
         """Check that the folder contains a finished run with all parts that its metrics were computed from.
