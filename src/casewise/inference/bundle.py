@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType
@@ -84,16 +84,16 @@ class Bundle:
     folder: Path
     model: str
     fold: int
-    network: dict[str, Any]
-    outputs: list[dict[str, Any]]
-    settings: dict[str, Any]
-    fitted: dict[str, Any]
+    network: Mapping[str, Any]
+    outputs: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    fitted: Mapping[str, Any]
     compute: ComputeFacts
     batch_size: int
     subjects: frozenset[str]
     stop_subjects: frozenset[str]
-    origin: dict[str, Any]
-    distance: dict[str, Any] | None = None
+    origin: Mapping[str, Any]
+    distance: Mapping[str, Any] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
@@ -233,7 +233,7 @@ def settings_of(study: Study, model: str) -> dict[str, Any]:
     return settings
 
 
-def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> list[dict[str, Any]]:
+def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> list[Mapping[str, Any]]:
     """One record for each target that a network predicts, with the mean and deviation of its training labels."""
     records, start = [], 0
     for output in outputs:
@@ -254,7 +254,7 @@ def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> l
     return records
 
 
-def as_json(bundle: Bundle) -> dict[str, Any]:
+def as_json(bundle: Bundle) -> Mapping[str, Any]:
     """The content of the file of facts."""
     return {
         "format": FORMAT,

@@ -341,7 +341,7 @@ class Combination:
         return list(dict.fromkeys(names))
 
 
-def decisions_of(file: JsonFile, members: Sequence[Bundle], combined: Sequence[str] = ()) -> dict[str, Any]:
+def decisions_of(file: JsonFile, members: Sequence[Bundle], combined: Sequence[str] = ()) -> Mapping[str, Any]:
     """The rules of grades with their thresholds; without a file, those that need none.
 
     Raises:
@@ -349,7 +349,7 @@ def decisions_of(file: JsonFile, members: Sequence[Bundle], combined: Sequence[s
     """
     if file.exists():
         return file.read()
-    records: dict[str, Any] = {}
+    records = {}
     for output in members[0].outputs:
         rule = members[0].settings["targets"].get(output["name"], {}).get("decision")
         if rule == "kappa":

@@ -64,7 +64,7 @@ class FeatureDistance:
     variances: Tensor
     residual: Tensor
     scale: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, features: Tensor, subjects: int) -> FeatureDistance | None:
@@ -112,7 +112,7 @@ class FeatureDistance:
             values = distances.dropna().to_numpy(dtype=float)
             if len(values) and (limit := held_out_quantile(values)) > 0:
                 scale[str(target)], counts[str(target)] = limit, len(values)
-        return replace(self, scale=scale, facts=self.facts | {"held_out": counts}) if scale else None
+        return replace(self, scale=scale, facts={**self.facts, "held_out": counts}) if scale else None
 
     def scaled_like(self, scales: Sequence[Mapping[str, float]]) -> FeatureDistance | None:
         """With the mean over other networks of the scale of each target that all of them have; None without any."""
@@ -130,7 +130,7 @@ class FeatureDistance:
         names = ("mean", "components", "variances", "residual")
         return {name: getattr(self, name) for name in names}
 
-    def as_json(self, sha256: str) -> dict[str, Any]:
+    def as_json(self, sha256: str) -> Mapping[str, Any]:
         """What the facts of the network state, with the checksum of the file of tensors."""
         return {"sha256": sha256, "quantile": QUANTILE, "scale": self.scale, **self.facts}
 

@@ -191,7 +191,7 @@ _PATH = re.compile(r"\b(file|bundle) ([^;,]*[/\\][^;,]*)")
 _OF_SUBJECTS = ("subjects", "stop_subjects", "earlier_subjects")
 
 
-def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str) -> list[dict[str, Any]]:
+def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str) -> list[Mapping[str, Any]]:
     """Put networks into a bundle, their weights as further names of the same files where possible.
 
     Args:
@@ -214,7 +214,7 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
     return entries
 
 
-def shared_facts(facts: Mapping[str, Any], salt: str) -> dict[str, Any]:
+def shared_facts(facts: Mapping[str, Any], salt: str) -> Mapping[str, Any]:
     """The facts of a network with hashes in place of subjects' names, and without paths of the user's files."""
     hashed = {
         name: sorted(pseudonym(subject, salt) for subject in facts[name]) for name in _OF_SUBJECTS if name in facts

@@ -99,7 +99,7 @@ def score(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.Data
     return table
 
 
-def calibrated(study: Study, predictions: pd.DataFrame) -> dict[str, Any]:
+def calibrated(study: Study, predictions: pd.DataFrame) -> Mapping[str, Any]:
     """The record of `casewise.predictions.conformal.fit`, with the ranges and the level of the study."""
     names = [name for name in (*study.outputs, *study.scores) if not study.classes_of(name)]
     ranges = {name: study.range_of(name) for name in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +89,7 @@ class FinishedRun:
         return read_splits(self.files.splits)
 
     @cached_property
-    def audit(self) -> dict[str, Any]:
+    def audit(self) -> Mapping[str, Any]:
         """The findings of the audit, the content of `audit.json`."""
         return self.files.audit.read()
 

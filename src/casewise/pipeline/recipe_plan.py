@@ -74,8 +74,8 @@ class RecipePlan:
     """A planned recipe: what it depends on, the settings as a study file states them, and those that were stated."""
 
     facts: PlanFacts
-    recipe: dict[str, Any]
-    stated: dict[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any]
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:

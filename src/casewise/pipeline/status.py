@@ -160,7 +160,7 @@ def _command() -> str:
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Mapping[str, Any]:
     """Versions, processor, system and cores: what may differ where a run is repeated."""
     from joblib import cpu_count
 
@@ -176,7 +176,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def environment(seconds: float) -> dict[str, Any]:
+def environment(seconds: float) -> Mapping[str, Any]:
     """Versions, machine and time of a run, for the report."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return {**machine(), "date": date, "command": _command(), "seconds": round(seconds, 1)}

@@ -275,7 +275,7 @@ def finished(folder: RunFolder, learners: Sequence[str]) -> Iterator[tuple[str, 
             yield name, "all", final
 
 
-def epochs_of(fold: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def epochs_of(fold: str, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rows of one network; learners that are fitted without epochs have none.
 
     >>> record = {"model": "cnn", "seconds": 3.5, "best_epoch": 1, "history": [{"train_loss": 0.5, "stop_loss": 0.75}]}

@@ -82,7 +82,7 @@ class BundleFolder:
         name = FINAL if fold is None else f"fold{fold}"
         return JobFolder(self.path / "members" / re.sub(r"[^A-Za-z0-9_@.+=-]", "_", learner) / name)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Mapping[str, Any]:
         """The content of `facts`.
 
         Raises:
@@ -106,7 +106,7 @@ class BundleFolder:
         content = {"format": FORMAT, "casewise": version, "made_from": made_from, "files": files}
         write_atomic(self.manifest_path, json_text(content | {"sha256": _hash(content)}))
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Mapping[str, Any]:
         """The manifest, after its own check.
 
         Raises:
@@ -175,7 +175,7 @@ def remove_leftovers(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def checked_manifest(data: bytes, where: str) -> dict[str, Any]:
+def checked_manifest(data: bytes, where: str) -> Mapping[str, Any]:
     """A manifest from its bytes, after its own check; every byte counts.
 
     Raises:

@@ -193,7 +193,7 @@ class JobFolder(TrainingFolder):
         progress = {"done": done, "total": total, "stage": stage, "loss": finite, "share": share}
         write_json(self.progress_path, progress, durable=False)
 
-    def read_progress(self, since: float) -> dict[str, Any] | None:
+    def read_progress(self, since: float) -> Mapping[str, Any] | None:
         """The progress, if it was recorded after `since` (seconds since 1970)."""
         try:
             if self.progress_path.stat().st_mtime < since:
@@ -207,7 +207,7 @@ class JobFolder(TrainingFolder):
         progress = {"done": 0, "total": 1, "share": 0.0, "stage": FAILED, "message": message, "transient": transient}
         write_json(self.progress_path, progress, durable=False)
 
-    def read_failure(self, since: float = 0.0) -> dict[str, Any] | None:
+    def read_failure(self, since: float = 0.0) -> Mapping[str, Any] | None:
         """The `message` of the last training and whether it is `transient`, if it failed after `since`."""
         progress = self.read_progress(since)
         return progress if progress is not None and progress["stage"] == FAILED else None
