@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 
 # Settings of training and evaluation, and the rules of grades, which do not change the images and their labels.
-NOT_AUDITED = ("accept", "compute", "encoders", "recipe", "stack", "baselines", "stack_baselines", "external")
-NOT_AUDITED += ("evaluation", "seeds", "test_time_augmentation", "title", "description")
+NOT_AUDITED = (
+    *("accept", "compute", "encoders", "recipe", "stack", "baselines", "stack_baselines", "external", "evaluation"),
+    *("seeds", "test_time_augmentation", "title", "description"),
+)
 EXCLUDED: Any = dict.fromkeys(NOT_AUDITED, True) | {"targets": {"__all__": {"decision"}}}
 IMAGE_SPLIT = "image-level-split"
 SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
