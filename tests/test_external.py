@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from casewise.inference.bundle import Bundle
 from casewise.jobs.external import predict_external
 from casewise.jobs.plan import expand
 from casewise.metrics.registry import metric_of
-from casewise.modalities.base import PreparedCohort
 from casewise.models.weights import bundle_subjects, read_tensors
 from casewise.pipeline.external import prepare_external, read_external
 from casewise.pipeline.finished import FinishedRun
@@ -199,22 +197,6 @@ def test_no_drop_where_both_cohorts_are_alike() -> None:
     assert drop(rows, "label", classes=["a", "b"], plan=plan) == {}
 
 
-def test_another_cohort_is_predicted_anew_and_trains_nothing(
-    done: Run, here: Path, there: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(done.folder, folder)
-    files = trained_files(folder)
-    other = run(chest_study(here, **external(there, where={"visit": "1"}, name="hill")), folder)
-    assert trained_files(folder) == files
-    rows = other.rows.query("stage == 'external'")
-    assert len(rows) == 9
-    assert rows["subject"].str.startswith("hill:").all()
-    gone = run(chest_study(here), folder)
-    assert set(gone.rows["stage"]) == {"oof", "test"}
-    assert trained_files(folder) == files
-
-
 def refused(here: Path, folder: Path, done: Run, **values: Any) -> str:
     """What a run with another cohort says, in a copy of the trained folder."""
     shutil.copytree(done.folder, folder)
@@ -287,48 +269,3 @@ def test_the_same_picture_in_both(done: Run, here: Path, there: Path, tmp_path: 
     said = refused(here, tmp_path / "run", done, **external(table))
     assert "The same picture occurs in the cohort to be tested on:" in said
     assert Path(twin).name in said
-
-
-def test_a_search_for_shared_pictures_is_repeated_only_for_other_images(
-    here: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from casewise.audit import twin_findings
-    from casewise.pipeline.read import prepare, read
-
-    searches: list[int] = []
-    search = twin_findings.find_twins
-    monkeypatch.setattr(twin_findings, "find_twins", lambda *values: searches.append(1) or search(*values))
-    folder = RunFolder(tmp_path / "run")
-    study = chest_study(here, **external(there))
-    cohort = read(study, None, Silent())
-    tiles = prepare(study, cohort, folder, Silent())
-    own = PreparedCohort(study, cohort, folder.images(), tiles)
-    for other in (folder, folder, folder.seed(7)):
-        prepare_external(own, other, Silent())
-    assert len(searches) == 1
-    fewer = changed(there, tmp_path / "c.csv")
-    pd.read_csv(fewer).iloc[1:].to_csv(fewer, index=False)
-    prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
-    assert len(searches) == 2
-    # a search that found pictures of both cohorts refuses again
-    rows = pd.read_csv(fewer)
-    rows.loc[0, "path"] = str(here.parent / pd.read_csv(here)["path"][0])
-    rows.to_csv(fewer, index=False)
-    for _ in range(2):
-        with pytest.raises(CohortError, match="in the cohort to be tested on"):
-            prepare_external(replace(own, study=chest_study(here, **external(fewer))), folder, Silent())
-    assert len(searches) == 3
-
-
-def test_what_is_missing_names_the_external_settings(here: Path, there: Path, tmp_path: Path) -> None:
-    rows = absolute(there).rename(columns={"label": "diagnosis"})
-    moved = tmp_path / "moved.csv"
-    rows.assign(path="nowhere.png").to_csv(moved, index=False)
-    study = chest_study(here, **external(moved))
-    main = read_cohort(study)
-    with pytest.raises(CohortError) as told:
-        read_external(study, main)
-    assert "`external.root` in the study sets another" in str(told.value)
-    assert "say `external: {columns: {label: NAME}}`" in str(told.value)
-    mapped = chest_study(here, **external(changed(there, tmp_path / "good.csv"), columns={"label": "label"}))
-    assert len(read_external(mapped, main)[1].cases)

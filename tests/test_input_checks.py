@@ -36,12 +36,7 @@ from casewise.inference.input_checks import (
 )
 from casewise.inference.model import load_bundle
 from casewise.inference.output_table import predict_to_file
-from casewise.pipeline import image_checks as pipeline
-from casewise.pipeline.image_checks import input_checks
-from casewise.pipeline.read import RunInputs
 from casewise.run import Run
-from casewise.run_folder import RunFolder
-from casewise.splits.predefined import TEST
 from tests.test_cli import casewise
 
 
@@ -182,25 +177,6 @@ def test_a_case_without_an_expected_sequence_is_flagged(monkeypatch: pytest.Monk
     measured = drawn(3, 1)
     monkeypatch.setattr(flags, "measure", lambda store, rows: measured.subset(np.array(rows)))
     assert flags.case_flags(limits, new) == {"A": "", "B": "no scan of the sequence flair"}
-
-
-@pytest.mark.parametrize(("volumes", "expected"), [({"missing": "mask"}, ("flair", "t1")), (None, ())])
-def test_only_volumes_have_sequences(
-    volumes: dict[str, str] | None, expected: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A column `sequence` of photographs is the user's own. Test subjects, here one without flair, do not count."""
-    subjects = [f"s{number}" for number in range(20) for _ in range(2)]
-    columns = {"case": subjects, "subject": subjects, "region": "", "sequence": ["t1", "flair"] * 20}
-    images = pd.DataFrame(columns)
-    images.loc[images["subject"] == "s19", "sequence"] = "t1"
-    measured = drawn(len(images), 0)
-    monkeypatch.setattr(pipeline, "measure", lambda store, rows: measured.subset(np.array(rows)))
-    study: Any = SimpleNamespace(fusions=["early"] if volumes else [], seed=0)
-    sides: Any = SimpleNamespace(side={f"s{number}": number % 5 for number in range(19)} | {"s19": TEST})
-    store: Any = None
-    cohort: Any = SimpleNamespace(images=images)
-    input_checks(RunInputs(study, cohort, store, sides, RunFolder(tmp_path)), pd.DataFrame())
-    assert from_json(Limits, RunFolder(tmp_path).input_checks.read()).sequences == expected
 
 
 def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:

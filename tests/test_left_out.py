@@ -151,35 +151,6 @@ def test_the_external_figure_is_compared_with_the_means_within_sources(table: pd
     assert lost["pool"]["auroc"]["difference"] > 0.1
 
 
-def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
-    random, rows = np.random.default_rng(0), []
-    for source, n_covid in (("a", 15), ("b", 4)):
-        for number in range(30):
-            truth = 0 if number < n_covid else 1
-            p = 0.85 if random.random() < (0.8 if truth == 0 else 0.35) else 0.2
-            who = f"{source}{number:02d}"
-            rows.append({"case": who, "subject": who, "y_true": truth, "y_pred": int(p < 0.5), "p0": p, "p1": 1 - p})
-    shared = {"visit": "1", "day": np.nan, "region": "", "image": "", "inner_fold": pd.NA, "model": "m"}
-    told = pd.DataFrame(rows).assign(**shared, stage="oof", target="dx", kind="classification", outer_fold=1)
-    sources = {name: name[0] for name in told["subject"]}
-    judged = {"classes": CLASSES, "positive": "covid", "plan": Plan(200)}
-    means = mean_intervals(within_sources(by_source(told, "dx", sources, **judged)), told, "dx", sources, **judged)["m"]
-    assert means["lr_positive"]["high"] > means["lr_positive"]["value"] > 1
-    for name in ("accuracy", "auroc", "sensitivity"):
-        assert 0 <= means[name]["low"] < means[name]["high"] <= 1
-    assert (means["accuracy"]["rough"], means["sensitivity"]["rough"], means["specificity"]["rough"]) == (0, 1, 0)
-    assert means["ece"].low is None
-    assert means["ece"].reason
-    lone = told[~told["subject"].str.startswith("b") | (told["subject"] == "b29")]
-    alone = mean_intervals(within_sources(by_source(lone, "dx", sources, **judged)), lone, "dx", sources, **judged)["m"]
-    assert alone["accuracy"].low is None
-    assert "one subject" in str(alone["accuracy"].reason)
-    outside = told.assign(stage="external", subject="x" + told["subject"], case="x" + told["case"])
-    lost = drop(pd.concat([told, outside]), "dx", sources=sources, **judged)["m"]
-    assert (lost["accuracy"]["rough"], lost["sensitivity"]["rough"]) == (False, True)
-    assert lost["ece"].reason
-
-
 def test_validation_names_the_source_of_each_fold(chests: Path) -> None:
     study = chest_study(chests, ["covid", "pneumonia"], split={"leave_out": "sex"})
     rows = pd.read_csv(chests).query("label != 'no_finding'")

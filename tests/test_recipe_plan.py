@@ -26,7 +26,7 @@ from casewise.pipeline.recipe_plan import (
     recipe_of,
     stated_in_words,
 )
-from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
+from casewise.predictions.weighted_mean import weights_of_numbers
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Recipe, Study
@@ -146,20 +146,6 @@ def test_weights_of_numbers_minimise_the_absolute_error() -> None:
     errors = np.abs(predicted @ np.stack([shares, 1 - shares]) - truth[:, None]).mean(axis=0)
     assert np.abs(predicted @ weights - truth).mean() < errors.min() + 1e-4
     assert weights_of_numbers(np.zeros((12, 2)), np.zeros(12), np.arange(12)).sum() == 1
-
-
-def test_weights_are_a_mixture() -> None:
-    random = np.random.default_rng(1)
-    truth = random.normal(size=200)
-    predicted = np.stack([truth + random.normal(size=200), truth + random.normal(size=200), random.normal(size=200)], 1)
-    weights = weights_of_numbers(predicted, truth, np.arange(200))
-    assert np.isclose(weights.sum(), 1)
-    assert (weights >= 0).all()
-    assert weights[2] < weights[:2].min()
-    labels = random.integers(0, 2, 200)
-    sure = np.where(labels[:, None] == np.arange(2), 0.8, 0.2)
-    weights = weights_of_classes(np.stack([sure, np.full_like(sure, 0.5)], axis=1), labels, np.arange(200))
-    assert weights[0] > 0.95
 
 
 @pytest.fixture(scope="module")

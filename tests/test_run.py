@@ -21,7 +21,6 @@ import casewise
 from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError
 from casewise.evaluation.results import plain
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
-from casewise.jobs.fingerprint import changed_settings
 from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
@@ -420,15 +419,3 @@ def test_a_twin_in_the_cohort_to_pretrain_on_stops_the_run(tiny: Path, tmp_path:
     table.to_csv(tmp_path / "other.csv", index=False)
     with pytest.raises(SplitError, match="there S01"):
         run(study, tmp_path / "run2")
-
-
-def test_what_changed_is_named_setting_by_setting(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny)
-    (tmp_path / "study.json").write_text(json.dumps(study.model_dump(mode="json")))
-    images = study.images.model_copy(update={"size": 48, "store": tmp_path})
-    changed = study.model_copy(update={"images": images, "split": study.split.model_copy(update={"folds": 3})})
-    assert changed_settings(RunFolder(tmp_path), changed, "images") == [
-        f"images.size was {study.images.size} and is 48"
-    ]
-    assert changed_settings(RunFolder(tmp_path), changed, "split") == ["split.folds was 2 and is 3"]
-    assert changed_settings(RunFolder(tmp_path / "nowhere"), changed, "split") == []
