@@ -84,15 +84,15 @@ class Bundle:
     folder: Path
     model: str
     fold: int
-    network: Mapping[str, Any]
+    network: dict[str, Any]
     outputs: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
-    fitted: Mapping[str, Any]
+    fitted: dict[str, Any]
     compute: ComputeFacts
     batch_size: int
     subjects: frozenset[str]
     stop_subjects: frozenset[str]
-    origin: Mapping[str, Any]
+    origin: dict[str, Any]
     distance: Mapping[str, Any] | None = None
 
     @classmethod
@@ -235,7 +235,8 @@ def settings_of(study: Study, model: str) -> dict[str, Any]:
 
 def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> list[Mapping[str, Any]]:
     """One record for each target that a network predicts, with the mean and deviation of its training labels."""
-    records, start = [], 0
+    records: list[Mapping[str, Any]] = []
+    start = 0
     for output in outputs:
         columns, start = slice(start, start + output.width), start + output.width
         records.append(

@@ -474,8 +474,8 @@ def fit_regions(training: Training, share: float, detected: float, fewest: int) 
         shares = [_detected(out_of_fold, rows, pair, pairs, limit) for pair in pairs]
         if min(shares) >= detected:
             names = tuple((regions[first], regions[second]) for first, second in pairs)
-            lists: Any = [values.tolist() for values in _discriminant(training.measures, rows)]
-            return RegionScore(regions, *lists, names, limit, float(np.mean(shares)))
+            centre, scale, weights, intercepts = (v.tolist() for v in _discriminant(training.measures, rows))
+            return RegionScore(regions, centre, scale, weights, intercepts, names, limit, float(np.mean(shares)))
         pairs.pop(int(np.argmin(shares)))
     return None
 

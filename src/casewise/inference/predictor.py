@@ -130,7 +130,7 @@ class FeatureDistance:
         names = ("mean", "components", "variances", "residual")
         return {name: getattr(self, name) for name in names}
 
-    def as_json(self, sha256: str) -> Mapping[str, Any]:
+    def as_json(self, sha256: str) -> dict[str, Any]:
         """What the facts of the network state, with the checksum of the file of tensors."""
         return {"sha256": sha256, "quantile": QUANTILE, "scale": self.scale, **self.facts}
 

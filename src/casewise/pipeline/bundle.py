@@ -200,7 +200,7 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
     Returns:
         For each network its `learner` and `fold`, from 1; None if it was trained on all folds.
     """
-    entries = []
+    entries: list[Mapping[str, Any]] = []
     for member in members:
         facts = member.facts.read()
         fold = None if facts.get("final") else facts["fold"]

@@ -176,7 +176,7 @@ def machine() -> Mapping[str, Any]:
     }
 
 
-def environment(seconds: float) -> Mapping[str, Any]:
+def environment(seconds: float) -> dict[str, Any]:
     """Versions, machine and time of a run, for the report."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return {**machine(), "date": date, "command": _command(), "seconds": round(seconds, 1)}

@@ -310,7 +310,7 @@ def write_training_table(folder: RunFolder, learners: Sequence[str]) -> None:
     jobs = [(fold, job.record.read()) for _, fold, job in finished(folder, learners)]
     rows = [row for fold, record in jobs for row in epochs_of(fold, record)]
     cells = [
-        row | {"model": guarded(row["model"]), "kept": "true" if row["kept"] else "false", "fold": str(row["fold"])}
+        {**row, "model": guarded(row["model"]), "kept": "true" if row["kept"] else "false", "fold": str(row["fold"])}
         for row in rows
     ]
     table = pd.DataFrame(cells, columns=list(COLUMNS), dtype=object)
