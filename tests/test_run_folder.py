@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import shutil
 import stat
@@ -14,10 +15,29 @@ import pytest
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import TEMPORARY, replacing, write_atomic
-from casewise.run_folder import JobFolder, JsonFile, RunFolder
-from casewise.run_folder.artefact import CHECKSUMS
+from casewise.run_folder import BundleFolder, ExplanationFolder, JobFolder, JsonFile, RunFolder
+from casewise.run_folder.artefact import CHECKSUMS, Part
+from casewise.run_folder.job_folder import PretrainingFolder
 
 SOURCE = Path(__file__).parents[1] / "src" / "casewise"
+
+
+def is_file(attribute: object) -> bool:
+    return isinstance(attribute, (property, Part))
+
+
+def file_names() -> set[str]:
+    """The name of every file and folder that the run folder owns."""
+    own = [RunFolder(Path()), JobFolder(Path()), PretrainingFolder(Path()), ExplanationFolder(Path())]
+    own.append(BundleFolder(Path()))
+    names = {CHECKSUMS, "jobs", ".lock"}
+    for folder in own:
+        for name in [name for name in dir(type(folder)) if is_file(inspect.getattr_static(folder, name))]:
+            value = getattr(folder, name)
+            for each in value if isinstance(value, tuple) else (value,):
+                path = each if isinstance(each, Path) else getattr(each, "path", Path())
+                names |= {path.name} - {""}
+    return names
 
 
 def filled_the_disk(path: Path) -> None:
