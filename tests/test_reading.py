@@ -23,6 +23,7 @@ from casewise.run import reproduce, run
 from casewise.run_folder import RunFolder
 
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
+ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSettings
 export = pytest.importorskip("casewise.plugins.export.command").export_run
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def readers(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
         "results": lambda: results_page(folder),
         "checklist": lambda: write_checklist(folder, "claim"),
         "bundle": lambda: archive_run(folder, output / "model.zip", Silent()),
-        "explain": lambda: explain_run(folder),
+        "explain": lambda: explain_run(folder, ExplainSettings()),
         "predict": lambda: load_bundle(folder),
         "export": lambda: export(folder, output / "graphs"),
         "compare": lambda: compare(folder, folder),
