@@ -81,7 +81,7 @@ def test_results_name_the_nearest_folder_and_what_a_file_is(tmp_path: Path) -> N
     (tmp_path / "grades").mkdir()
     study = tmp_path / "study.yaml"
     study.touch()
-    with pytest.raises(RunError, match="'grades'"):
+    with pytest.raises(RunError, match="grades'"):
         read_context(tmp_path / "grade")
     with pytest.raises(RunError, match="study file"):
         read_context(study)
