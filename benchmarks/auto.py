@@ -299,9 +299,8 @@ def aim_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
 
 
 def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:
-    """Sizes, wall-clock time and the plan of every run."""
+    """Sizes, training time and the plan of every run."""
     for name, run in runs.items():
-        timing = run.files.timing.read_if_exists() or {}
         plan = run.files.plan_page.path
         words = plan.read_text().splitlines()[0].removeprefix("# ") if plan.is_file() else MISSING
         images, table = run.files.cohort.read(), run.rows
@@ -309,10 +308,14 @@ def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:
             name,
             f"{len(images):,}",
             f"{table['subject'].nunique():,}",
-            clock(timing.get("first_figures")),
-            clock(timing.get("seconds")),
+            clock(training_seconds(run)),
             words,
         ]
+
+
+def training_seconds(run: Run) -> float:
+    """The seconds of training of all learners on all folds."""
+    return sum(float(record.get("seconds", 0.0)) for record in run.files.job_records(run.study.learners))
 
 
 def clock(seconds: float | None) -> str:
@@ -356,9 +359,9 @@ def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None,
     head = ["pack", "target", "cases", "metric", "planned", "study", "its figure", "of", "planned − study", ""]
     text += table(head, handwritten_rows(shown, handwritten, pages))
     text += "\n## Aims\n\n" + table(["pack", "target", "cases", "metric", "aim", "planned", "reached"], aim_rows(shown))
-    text += "\n## Time\n\nMinutes and seconds of wall clock, from the start of the run; longer\n"
+    text += "\n## Time\n\nMinutes and seconds of training, summed over all learners and folds; longer\n"
     text += "where the machine did other work at the same time.\n\n"
-    head = ["pack", "images", "subjects", "baselines evaluated", "report written", "plan"]
+    head = ["pack", "images", "subjects", "training", "plan"]
     text += table(head, cost_rows(runs))
     if failed:
         text += "\n## Not finished\n\n" + "".join(f"- {name}: {reason}\n" for name, reason in failed.items())

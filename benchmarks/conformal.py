@@ -220,7 +220,7 @@ def figures(own: Population, rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     `coverage` of new subjects, `width` or `size`, `class NAME`; `reported`, the cross-fitted coverage out of fold; and
     where the coverage comes from: `least`, `single` and `mean` (see `least_share` and `by_quantile`).
     """
-    from casewise.pipeline.combine import calibrated
+    from casewise.pipeline.evaluate import calibrated
 
     study = own.study
     classes = {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)}

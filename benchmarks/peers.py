@@ -62,7 +62,7 @@ Out of fold, the weights of the planned mean are fitted on predictions for the o
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
 
 In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Minutes and
-seconds of wall clock are of training and prediction; those of the planned run include its audit, baselines and report.
+seconds of wall clock are of training and prediction; those of the planned run are summed over its learners and folds.
 
 """
 
@@ -329,7 +329,7 @@ def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[li
     peers = peers_of(table, chosen.stage, options.out / name / chosen.target, options, numbers=numbers)
     rows = {peer: as_rows(predictions, table, reference, run) for peer, (predictions, _) in peers.items()}
     figures = compared({"planned": reference, **rows}, run, chosen.target)
-    planned_seconds = (run.files.timing.read_if_exists() or {}).get("seconds")
+    planned_seconds = auto.training_seconds(run)
     lines = []
     for (peer, metric), (figure, gap) in figures.items():
         if peer == "planned":

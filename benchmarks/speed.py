@@ -435,7 +435,7 @@ def measure_predict(options: argparse.Namespace) -> None:
     """Print the seconds of `casewise predict` and of the loop, and the largest difference of a probability."""
     import pandas as pd
 
-    from casewise.inference.model import PredictionSettings, load_bundle
+    from casewise.inference.model import load_bundle
     from casewise.inference.output_table import predict_to_file
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -446,7 +446,7 @@ def measure_predict(options: argparse.Namespace) -> None:
 
         def predict(chosen: list[Path]) -> None:
             table = pd.DataFrame({"path": [str(path) for path in chosen], "subject": [path.stem for path in chosen]})
-            predict_to_file(load_bundle(bundle), table, output, PredictionSettings("networks"))
+            predict_to_file(load_bundle(bundle), table, output, learner="networks")
 
         predict(paths[:1])  # libraries are loaded before the clock starts
         own, other = [], []

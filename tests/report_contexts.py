@@ -132,7 +132,7 @@ def numbers(
 def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Results:
     """The results with prediction intervals and sets."""
     from casewise.evaluation.calibration import coverage
-    from casewise.pipeline.combine import calibrated
+    from casewise.pipeline.evaluate import calibrated
 
     record, classes = calibrated(study, predictions), {name: study.classes_of(name) for name in study.targets}
     sets = coverage(predictions, str(results.main.learner), record, classes, Plan(50))

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ import pytest
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.evaluation.results import plain
-from casewise.inference.model import PredictionSettings, load_bundle
-from casewise.inference.new_cases import new_table
+from casewise.inference.model import load_bundle
 from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
 from casewise.inference.predictor import Predictor
 from casewise.models.weights import check_bundle_subjects
@@ -66,7 +64,9 @@ def check_equal(new: pd.DataFrame, rows: pd.DataFrame) -> None:
             assert float(found[f"probability of {name}"]) == pytest.approx(row[f"p{code}"], abs=1e-6)
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize(
+    "modality", ["photographs", *(pytest.param(name, marks=pytest.mark.slow) for name in list(MODALITIES)[1:])]
+)
 def test_a_copy_of_the_bundle_predicts_the_test_set_of_its_run_in_another_process(
     runs: dict[str, Run], tmp_path: Path, modality: str
 ) -> None:
@@ -93,8 +93,8 @@ def test_a_copy_of_the_bundle_predicts_the_test_set_of_its_run_in_another_proces
     assert sorted(path.name for path in away.iterdir()) == ["cases.csv", "model.zip", "new.csv"]
 
 
-def test_intervals_and_sets_of_new_cases_are_those_of_the_test_set(runs: dict[str, Run]) -> None:
-    result = runs["photographs"]
+def test_intervals_and_sets_of_new_cases_are_those_of_the_test_set(photograph_run: Run) -> None:
+    result = photograph_run
     own = result.predictions
     assert own.loc[own["stage"] == "oof", ["low", "high"]].isna().all(axis=None)
     assert set(own.loc[own["stage"] == "oof", "set"]) == {""}
@@ -110,24 +110,13 @@ def test_intervals_and_sets_of_new_cases_are_those_of_the_test_set(runs: dict[st
     assert own["set"].tolist() == new["prediction set"].tolist()
     others = own[[not number for number in numbers]]
     assert all(row.prediction in row.set.split(" | ") for row in others.itertuples())
-    record = RunFolder(result.folder).conformal.read()
-    assert record["fewest"] == 3
-    assert set(record["learners"]) == {"linear_pixels", "test_resnet", "mean_of_learners", "meta_learner_weighted"}
-    entry = record["learners"][result.results["main"]["learner"]]["number"]
-    assert result.results["prediction_sets"]["targets"]["number"]["stages"]["test"]["coverage"]["n_subjects"] == 4
-    inside = own[numbers]
-    predicted = inside["prediction"].astype(float)
-    assert (inside["low"] >= 0).all()
-    assert (inside["high"] <= 4).all()
-    mine = inside.index.get_level_values("learner") == result.results["main"]["learner"]
-    assert np.allclose(inside["low"][mine], (predicted[mine] - entry["quantile"]).clip(lower=0), atol=1e-6)
     single = load_bundle(RunFolder(result.folder).job("test_resnet", 0).path).predict(cases.head(2))
     assert single["prediction low"].isna().all()
     assert single["interval note"].str.contains("none was calibrated").all()
 
 
-def test_folder_run_and_zip_are_the_same_model(runs: dict[str, Run], tmp_path: Path) -> None:
-    result = runs["photographs"]
+def test_folder_run_and_zip_are_the_same_model(photograph_run: Run, tmp_path: Path) -> None:
+    result = photograph_run
     zipped = load_bundle(archive_run(result.folder, tmp_path / "model.zip", Silent()))
     here, shared = load_bundle(result.folder), load_bundle(result.folder / "bundle")
     assert here.learners == shared.learners == zipped.learners == shared.about["learners"]
@@ -142,33 +131,8 @@ def test_folder_run_and_zip_are_the_same_model(runs: dict[str, Run], tmp_path: P
         shared.predict(table, learner="test_resnt")
 
 
-def test_the_spread_is_that_of_the_networks_of_the_folds(runs: dict[str, Run]) -> None:
-    result = runs["photographs"]
-    table, folder = table_of(result).head(8), RunFolder(result.folder)
-    rows = load_bundle(result.folder).predict(table, learner="all")
-    each = [load_bundle(folder.job("test_resnet", fold).path).predict(table) for fold in range(2)]
-    own = rows[rows["learner"] == "test_resnet"].reset_index(drop=True)
-    assert all(single["spread"].isna().all() for single in each)
-    values = {
-        "number": "prediction",
-        "classes": [f"probability of {name}" for name in own.loc[own["target"] == "classes", "prediction"]],
-    }
-    for target, column in values.items():
-        here = (own["target"] == target).to_numpy()
-        pairs = []
-        for single in each:
-            single_rows = single[here].reset_index(drop=True)
-            names = [column] * len(single_rows) if isinstance(column, str) else column
-            pairs.append([float(single_rows[name][row]) for row, name in enumerate(names)])
-        assert np.allclose(own.loc[here, "spread"], np.std(pairs, axis=0, ddof=1), atol=1e-9)
-    assert rows["spread"].notna().all()
-    stacked = rows[(rows["learner"] == "mean_of_learners") & (rows["target"] == "number")]
-    assert (stacked["spread"] > 0).any()
-    assert rows["beyond"].eq(rows["distance"] > 1).all()
-
-
-def test_a_bad_case_is_a_row_with_its_reason(runs: dict[str, Run], tmp_path: Path) -> None:
-    result = runs["photographs"]
+def test_a_bad_case_is_a_row_with_its_reason(photograph_run: Run, tmp_path: Path) -> None:
+    result = photograph_run
     model, good = load_bundle(result.folder / "bundle"), table_of(result).head(8)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (tmp_path / "text.png").write_text("no picture")
@@ -180,7 +144,7 @@ def test_a_bad_case_is_a_row_with_its_reason(runs: dict[str, Run], tmp_path: Pat
     table = pd.concat([good.head(4), bad, nobody, good.tail(4)], ignore_index=True)
     expected = model.predict(good, learner="headline")
     for size in (3, 64):
-        written = predict_to_file(model, table, tmp_path / f"{size}.parquet", PredictionSettings(size=size))
+        written = predict_to_file(model, table, tmp_path / f"{size}.parquet", size=size)
         new = pd.read_parquet(written.path)
         cases = good["subject"].nunique()
         assert (written.cases, written.without) == (cases + 4, 4)
@@ -200,9 +164,8 @@ def test_a_bad_case_is_a_row_with_its_reason(runs: dict[str, Run], tmp_path: Pat
     assert not (tmp_path / "none.csv").exists()
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
 def test_a_case_without_a_finite_number_of_one_network_has_a_problem(
-    runs: dict[str, Run], modality: str, monkeypatch: pytest.MonkeyPatch
+    photograph_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Predictor.rows_of
 
@@ -212,7 +175,7 @@ def test_a_case_without_a_finite_number_of_one_network_has_a_problem(
             values[(panels["case"] == panels["case"].iloc[0]).to_numpy()] = np.nan
         return original(self, values, features, study, panels, **options)
 
-    model, table = load_bundle(runs[modality].folder / "bundle"), table_of(runs[modality])
+    model, table = load_bundle(photograph_run.folder / "bundle"), table_of(photograph_run)
     subjects = table["subject"].drop_duplicates().tolist()
     expected = model.predict(table[table["subject"].isin(subjects[:2])], learner="all")
     monkeypatch.setattr(Predictor, "rows_of", rows_of)
@@ -228,9 +191,9 @@ def test_a_case_without_a_finite_number_of_one_network_has_a_problem(
 
 
 def test_folders_and_single_images_are_cases(
-    runs: dict[str, Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    photograph_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, table = load_bundle(runs["photographs"].folder / "bundle"), table_of(runs["photographs"]).head(4)
+    model, table = load_bundle(photograph_run.folder / "bundle"), table_of(photograph_run).head(4)
     expected = model.predict(table, learner="headline")
     for path, subject in zip(table["path"], table["subject"], strict=True):
         (tmp_path / "new" / subject / "first").mkdir(parents=True, exist_ok=True)
@@ -246,22 +209,8 @@ def test_folders_and_single_images_are_cases(
     assert set(model.predict(images[0])["subject"]) == {images[0].name}
 
 
-def test_scans_without_a_table(runs: dict[str, Run], tmp_path: Path) -> None:
-    model, table = load_bundle(runs["volumes"].folder / "bundle"), table_of(runs["volumes"])
-    table = table[table["sequence"] == "T1"].head(2)
-    expected = model.predict(table, learner="headline")
-    for path, subject in zip(table["path"], table["subject"], strict=True):
-        (tmp_path / "new" / subject).mkdir(parents=True)
-        shutil.copy(path, tmp_path / "new" / subject / "scan.nii")
-    laid_out = model.predict(tmp_path / "new", learner="headline")
-    assert laid_out["case"].tolist() == expected["case"].tolist()
-    assert np.allclose(laid_out["probability of ill"], expected["probability of ill"], atol=1e-6, equal_nan=True)
-    assert len(model.predict(Path(table["path"].iloc[0]), learner="headline")) == 3
-
-
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_a_bundle_contains_no_name_of_a_subject_and_no_path(runs: dict[str, Run], modality: str) -> None:
-    result = runs[modality]
+def test_a_bundle_contains_no_name_of_a_subject_and_no_path(photograph_run: Run) -> None:
+    result = photograph_run
     files = [path for path in (result.folder / "bundle").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
     for path in files:
@@ -270,8 +219,8 @@ def test_a_bundle_contains_no_name_of_a_subject_and_no_path(runs: dict[str, Run]
         assert str(result.folder.parent).encode() not in data, path
 
 
-def test_a_study_that_holds_out_a_subject_of_the_bundle_is_refused(runs: dict[str, Run]) -> None:
-    result = runs["photographs"]
+def test_a_study_that_holds_out_a_subject_of_the_bundle_is_refused(photograph_run: Run) -> None:
+    result = photograph_run
     member = result.folder / "bundle" / "members" / "test_resnet" / "fold1"
     folds = result.splits.set_index("subject")["fold"]
     trained, held_out = folds.index[folds == 2][0], folds.index[folds == 1][0]
@@ -282,11 +231,12 @@ def test_a_study_that_holds_out_a_subject_of_the_bundle_is_refused(runs: dict[st
         check_bundle_subjects(f"bundle:{result.folder / 'bundle'}", ["other"])
 
 
-def test_weights_are_shared_with_the_run_and_an_unchanged_bundle_is_kept(runs: dict[str, Run]) -> None:
-    finished = runs["photographs"].finished
+def test_weights_are_shared_with_the_run_and_an_unchanged_bundle_is_kept(photograph_run: Run) -> None:
+    finished = photograph_run.finished
     folder = finished.files
     for fold in range(2):
-        weights = [owner("test_resnet", fold).weights.path for owner in (folder.job, folder.bundle.member)]
+        jobs = folder.job("test_resnet", fold), folder.bundle.member("test_resnet", fold + 1)
+        weights = [job.weights.path for job in jobs]
         assert os.stat(weights[0]).st_ino == os.stat(weights[1]).st_ino
     before = os.stat(folder.bundle.manifest_path).st_ino
     write_bundle(finished, Silent())
@@ -299,8 +249,8 @@ def test_weights_are_shared_with_the_run_and_an_unchanged_bundle_is_kept(runs: d
 @pytest.mark.parametrize(
     "name", ["bundle.json", "metrics.json", "MODEL_CARD.md", "members/test_resnet/fold2/model.safetensors"]
 )
-def test_a_changed_or_incomplete_bundle_is_refused(runs: dict[str, Run], tmp_path: Path, name: str) -> None:
-    copy = Path(shutil.copytree(runs["photographs"].folder / "bundle", tmp_path / "copy"))
+def test_a_changed_or_incomplete_bundle_is_refused(photograph_run: Run, tmp_path: Path, name: str) -> None:
+    copy = Path(shutil.copytree(photograph_run.folder / "bundle", tmp_path / "copy"))
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(bytes(data))
@@ -311,8 +261,8 @@ def test_a_changed_or_incomplete_bundle_is_refused(runs: dict[str, Run], tmp_pat
         load_bundle(copy)
 
 
-def test_the_card_states_the_figures_of_the_run(runs: dict[str, Run]) -> None:
-    result = runs["photographs"]
+def test_the_card_states_the_figures_of_the_run(photograph_run: Run) -> None:
+    result = photograph_run
     card = (result.folder / "bundle" / "MODEL_CARD.md").read_text()
     main = result.results["main"]
     assert main["learner"] in card
@@ -327,8 +277,8 @@ def test_the_card_states_the_figures_of_the_run(runs: dict[str, Run]) -> None:
     assert metrics["main"]["metrics"]["mae"] == plain(figure)
 
 
-def test_files_that_are_no_predictions_are_not_replaced(runs: dict[str, Run], tmp_path: Path) -> None:
-    model, table = load_bundle(runs["photographs"].folder / "bundle"), table_of(runs["photographs"]).head(2)
+def test_files_that_are_no_predictions_are_not_replaced(photograph_run: Run, tmp_path: Path) -> None:
+    model, table = load_bundle(photograph_run.folder / "bundle"), table_of(photograph_run).head(2)
     table.to_csv(tmp_path / "cases.csv", index=False)
     for output in ("cases.csv", "cases.xlsx", "."):
         with pytest.raises(RunError, match="--output"):
@@ -336,24 +286,12 @@ def test_files_that_are_no_predictions_are_not_replaced(runs: dict[str, Run], tm
     predict_to_file(model, tmp_path / "cases.csv", tmp_path / "new.csv")
     predict_to_file(model, tmp_path / "cases.csv", tmp_path / "new.csv")
     with pytest.raises(RunError, match="zip"):
-        archive_run(runs["photographs"].folder, tmp_path / "model.tar", Silent())
+        archive_run(photograph_run.folder, tmp_path / "model.tar", Silent())
 
 
-def test_one_picture_of_two_people_is_predicted_for_both(runs: dict[str, Run]) -> None:
-    """As a table of a study it would be refused."""
-    model, table = load_bundle(runs["photographs"].folder), table_of(runs["photographs"]).head(1)
-    twice = pd.concat([table.assign(subject="A"), table.assign(subject="B")], ignore_index=True)
-    with pytest.raises(CasewiseError):
-        model.predict(twice)
-    new = pd.concat(chunk.table for chunk in model.predict_in_chunks(twice))
-    assert (new["problem"] == "").all()
-    values = new.pivot(index="target", columns="case", values="probability of ill").loc["classes"]
-    assert values["A/1"] == pytest.approx(values["B/1"], abs=1e-6)
-
-
-def test_the_command_line_says_what_is_wrong(runs: dict[str, Run], tmp_path: Path) -> None:
-    bundle, table = str(runs["photographs"].folder / "bundle"), tmp_path / "cases.csv"
-    table_of(runs["photographs"]).head(2).rename(columns={"subject": "patient"}).to_csv(table, index=False)
+def test_the_command_line_says_what_is_wrong(photograph_run: Run, tmp_path: Path) -> None:
+    bundle, table = str(photograph_run.folder / "bundle"), tmp_path / "cases.csv"
+    table_of(photograph_run).head(2).rename(columns={"subject": "patient"}).to_csv(table, index=False)
     words = ["predict", bundle, str(table), "--output", str(tmp_path / "new.csv"), "--quiet"]
     refused = casewise(*words)
     assert refused.returncode == 2
@@ -367,13 +305,3 @@ def test_the_command_line_says_what_is_wrong(runs: dict[str, Run], tmp_path: Pat
     failed = casewise(*words)
     assert failed.returncode == 1
     assert "no.png" in failed.stderr
-
-
-def test_image_files_need_no_column_that_the_training_table_had(runs: dict[str, Run], tmp_path: Path) -> None:
-    member = load_bundle(runs["photographs"].folder).members[0]
-    columns = {**member.settings["columns"], "visit": "week", "day": "study_day"}
-    bundle = replace(member, settings={**member.settings, "columns": columns})
-    image = table_of(runs["photographs"])["path"].iloc[0]
-    table = new_table(image, bundle, tmp_path, columns={}, root=None)
-    assert len(table.cells()) == 1
-    assert (table.study.columns["visit"], table.study.columns["day"]) == ("", "")

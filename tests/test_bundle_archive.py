@@ -14,8 +14,7 @@ import pytest
 from casewise.errors import RunError
 from casewise.files import TEMPORARY, json_text
 from casewise.run_folder import BundleFolder
-from casewise.run_folder.bundle_archive import MARK, extract, is_archive, write_archive
-from casewise.run_folder.bundle_folder import checked_manifest, is_safe
+from casewise.run_folder.bundle_folder import MARK, checked_manifest, extract, is_archive, is_safe, write_archive
 
 TEXTS = {"bundle.json": '{"a": 1}', "MODEL_CARD.md": "# Card\n", "members/net/fold1/model.json": "{}"}
 WEIGHTS = "members/net/fold1/model.safetensors"
@@ -35,6 +34,7 @@ def bundle(tmp_path: Path) -> BundleFolder:
 def test_a_zip_file_holds_the_bundle_and_is_the_same_twice(bundle: BundleFolder, tmp_path: Path) -> None:
     left = tmp_path / f"{TEMPORARY}{'0' * 16}-a.zip"  # of a killed process
     left.touch()
+    os.utime(left, (1, 1))
     path = write_archive(bundle, tmp_path / "a.zip")
     assert not left.exists() or os.name == "nt"
     assert is_archive(path)

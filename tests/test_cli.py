@@ -14,7 +14,6 @@ import pytest
 
 from casewise.cli.main import main
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.study.backbones import ALL29, TORCHVISION
 
 CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
 
@@ -94,14 +93,6 @@ def test_settings_are_replaced_on_the_command_line(tiny: Path) -> None:
             refused = casewise(command, study, "--set", setting)
             assert refused.returncode == 2
             assert hint in " ".join(refused.stderr.split())
-
-
-def test_backbones_are_listed() -> None:
-    *names, last = casewise("backbones").stdout.splitlines()
-    assert names == TORCHVISION
-    assert names[: len(ALL29)] == ALL29
-    assert {"efficientnet_b4", "efficientnet_b7", "densenet201"} <= set(names)
-    assert "timm" in last
 
 
 def test_the_audit_stops_at_a_marker_until_it_is_accepted(tmp_path: Path) -> None:
@@ -213,11 +204,3 @@ def test_lost_output_is_no_success() -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
         assert subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL, env=buffered).returncode == 1
-
-
-@pytest.mark.parametrize("words", [["--epochs", "2"], ["--recipe.epochs=2"]])
-def test_settings_belong_in_the_study_file(words: list[str]) -> None:
-    failed = casewise("run", "study.yaml", *words)
-    assert (failed.returncode, "study file" in failed.stderr) == (2, True)
-    mistyped = casewise("run", "study.yaml", "--ouput", "x")
-    assert (mistyped.returncode, "'--output'" in mistyped.stderr) == (2, True)

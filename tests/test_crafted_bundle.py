@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -24,7 +23,7 @@ from casewise.models.build_model import network_from
 from casewise.models.transformers import timm_body
 from casewise.run_folder import BundleFolder
 from casewise.run_folder.artefact import CHECKSUMS, JsonFile
-from casewise.run_folder.bundle_archive import write_archive
+from casewise.run_folder.bundle_folder import write_archive
 from tests.fuzz import samples
 from tests.test_cli import casewise
 
@@ -130,15 +129,6 @@ def test_an_encoder_that_no_registry_has_is_not_built(key: str, side: dict[str, 
         bank = {"encoders": [encoder], "channels": 3, "specs": None}
         with pytest.raises(StudyError, match="no network"):
             network_from({"name": "linear_features", "outputs": 1, "side": 32, "bank": bank})
-
-
-def test_arguments_of_an_encoder_name_no_file_and_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    monkeypatch.setattr(timm.models._factory, "load_checkpoint", lambda *arguments: opened.append(arguments))
-    arguments = {"checkpoint_path": str(tmp_path / "a.pth"), "pretrained": True, "num_classes": 9}
-    body, _, _ = timm_body("test_resnet", arguments=arguments)
-    assert opened == []
-    assert "fc.weight" not in body.state_dict()
 
 
 @pytest.mark.parametrize("stated", [2, "1", True, 1.0])
@@ -275,13 +265,6 @@ def test_a_distance_of_another_network_is_refused(bundle: BundleFolder) -> None:
             Predictor.from_bundle(load_bundle(path).members[0])
 
 
-def test_a_missing_card_and_one_that_is_no_text(bundle: BundleFolder) -> None:
-    bundle.card.path.write_bytes(b"\xff\xfe# Card")
-    assert "Card" in load_bundle(sealed(bundle)).card
-    bundle.card.path.unlink()
-    refused(sealed(bundle), "MODEL_CARD.md")
-
-
 def test_a_learner_leads_out_of_no_folder(bundle: BundleFolder) -> None:
     path = forged(bundle, "bundle.json", put("members", 0, "learner", value="../../../etc"))
     refused(path, str(path / "members"))
@@ -300,9 +283,9 @@ class TestSignature:
     ) -> None:
         private, public = keys
         path = write_archive(bundle, tmp_path / "signed.zip", private)
-        assert load_bundle(path, trust=public).outputs == load_bundle(path).outputs
+        assert load_bundle(path, trust=public).learners == load_bundle(path).learners
         shutil.unpack_archive(path, tmp_path / "unpacked")
-        assert load_bundle(tmp_path / "unpacked", trust=public).outputs
+        assert load_bundle(tmp_path / "unpacked", trust=public).learners
         (tmp_path / "unpacked" / "input-checks.json").write_text("{}")
         with pytest.raises(RunError, match=r"input-checks\.json"):
             load_bundle(tmp_path / "unpacked", trust=public)
@@ -315,7 +298,7 @@ class TestSignature:
         signed = write_archive(bundle, tmp_path / "signed.zip", private)
         by_others = write_archive(bundle, tmp_path / "others.zip", key_pair(tmp_path / "other")[0])
         for path in (unsigned, by_others, bundle.path):
-            assert load_bundle(path).outputs
+            assert load_bundle(path).learners
             with pytest.raises(RunError, match=f"{path}.*sign"):
                 load_bundle(path, trust=public)
         shutil.unpack_archive(signed, tmp_path / "unpacked")

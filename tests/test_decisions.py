@@ -142,7 +142,7 @@ def test_the_network_of_a_fold_has_the_thresholds_of_its_fold(severities: Any, t
     job = folder.job("linear_pixels", 1)
     stored = folder.decisions.read()["label"]["thresholds"]["linear_pixels"]["2"]
     model = casewise.load_bundle(job.path)
-    assert model.decisions["label"]["thresholds"]["linear_pixels"][ALL] == stored
+    assert model.combination.decisions["label"]["thresholds"]["linear_pixels"][ALL] == stored
     copied = JobFolder(tmp_path)
     for file in (job.weights, job.facts, job.distance):
         (tmp_path / file.path.name).write_bytes(file.path.read_bytes())

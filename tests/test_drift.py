@@ -16,8 +16,8 @@ from casewise.audit.cohorts import compare_cohorts
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.robustness import drift, drift_caveats
 from casewise.inference.bundle import Bundle
-from casewise.inference.distance import FeatureDistance, held_out_quantile
 from casewise.inference.model import load_bundle
+from casewise.inference.predictor import FeatureDistance, held_out_quantile
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder

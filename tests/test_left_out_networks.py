@@ -14,6 +14,7 @@ import casewise
 from casewise.errors import TrainingError
 from casewise.jobs import fitting
 from casewise.jobs.backends import Failure, attempt
+from casewise.jobs.plan import Job
 from casewise.pipeline.status import run_status
 from casewise.predictions.stacking import STACKERS
 from casewise.run_folder import RunFolder
@@ -23,10 +24,10 @@ from casewise.training.loop import split_batch
 from tests.test_baselines import write_study
 from tests.test_cli import casewise as command
 
-NETWORKS = ["shufflenet_v2_x0_5", "squeezenet1_1", "test_resnet"]
+NETWORKS = ["test_resnet", "test_efficientnet", "test_byobnet"]
 FOUND = fitting.FITTERS["network"]
 WEIGHTS = f"{{{', '.join(f'{name}: random' for name in NETWORKS)}}}"
-ONE = {"backbones": "[squeezenet1_1]", "weights": "random", "stack": "[]"}
+ONE = {"backbones": "[test_efficientnet]", "weights": "random", "stack": "[]"}
 RECIPE = "{epochs: 1, batch_size: 16, schedule: constant, early_stopping: {monitor: none}}"
 
 
@@ -67,27 +68,27 @@ def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
     tmp_path: Path, chests: Path, failing: dict[str, Exception], whole: casewise.Run
 ) -> None:
     study = study_of(tmp_path, chests)
-    failing["squeezenet1_1, fold 2"] = TrainingError("squeezenet1_1: the loss is no longer a number")
+    failing["test_efficientnet, fold 2"] = TrainingError("test_efficientnet: the loss is no longer a number")
     ended = command("run", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "run"))
     assert ended.returncode == 1
-    assert "squeezenet1_1" in ended.stderr
+    assert "test_efficientnet" in ended.stderr
     run, folder = casewise.open_run(tmp_path / "run"), RunFolder(tmp_path / "run")
-    assert "squeezenet1_1" not in set(run.rows["model"])
-    assert {"shufflenet_v2_x0_5", "test_resnet", STACKERS["mean"].learner} <= set(run.rows["model"])
-    assert folder.left_out.read() == {"networks": {"squeezenet1_1": {"2": "the loss is no longer a number"}}}
+    assert "test_efficientnet" not in set(run.rows["model"])
+    assert {"test_resnet", "test_byobnet", STACKERS["mean"].learner} <= set(run.rows["model"])
+    assert folder.left_out.read() == {"networks": {"test_efficientnet": {"2": "the loss is no longer a number"}}}
     caveat = next(note.facts for note in run.results.notes if note.code == "networks_left_out")
-    assert list(caveat["networks"]) == ["squeezenet1_1"]
-    assert "squeezenet1_1" not in run.study.networks
+    assert (caveat["combined"], list(caveat["networks"])) == (True, ["test_efficientnet"])
+    assert "test_efficientnet" not in run.study.networks
     assert (tmp_path / "run" / "bundle" / "manifest.json").exists()
     status = run_status(folder)
-    assert status.failed == {"squeezenet1_1, fold 2": "the loss is no longer a number"}
+    assert status.failed == {"test_efficientnet, fold 2": "the loss is no longer a number"}
     assert (len(status.done), status.jobs) == (7, 8)  # with a baseline
 
     failing.clear()
     again = casewise.run(study, tmp_path / "run")
     assert not folder.left_out.exists()
     pd.testing.assert_frame_equal(again.rows, whole.rows)
-    before, after = (each.rows.query("model == 'shufflenet_v2_x0_5'").reset_index(drop=True) for each in (run, whole))
+    before, after = (each.rows.query("model == 'test_resnet'").reset_index(drop=True) for each in (run, whole))
     pd.testing.assert_frame_equal(before, after)
 
 
@@ -98,20 +99,26 @@ def test_a_run_without_any_network_is_refused(tmp_path: Path, chests: Path, fail
         casewise.run(study_of(tmp_path, chests), tmp_path / "run")
 
 
+def test_a_full_disk_leaves_no_network_out(tmp_path: Path, chests: Path, failing: dict[str, Exception]) -> None:
+    failing["test_efficientnet, fold 1"] = OSError(28, "No space left on device")
+    with pytest.raises(TrainingError, match="No space left on device"):
+        casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run")
+    assert not RunFolder(tmp_path / "run").left_out.exists()
+
+
 def test_a_network_for_which_memory_does_not_suffice_is_trained_in_parts(
     tmp_path: Path, chests: Path, failing: dict[str, Exception]
 ) -> None:
-    failing["squeezenet1_1, fold 1"] = OSError(28, "No space left on device")
-    with pytest.raises(TrainingError, match="No space left on device"):  # a full disk leaves no network out
-        casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run")
-    assert not RunFolder(tmp_path / "run").left_out.exists()
-    failing["squeezenet1_1, fold 1"] = torch.OutOfMemoryError("CUDA out of memory.")
+    failing["test_efficientnet, fold 1"] = torch.OutOfMemoryError("CUDA out of memory.")
     run = casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     assert not folder.left_out.exists()
-    assert {record["fold"]: record.get("parts") for record in folder.job_records(["squeezenet1_1"])} == {1: 4, 2: None}
-    assert not folder.job("squeezenet1_1", 0).parts.exists()
-    assert "squeezenet1_1" in set(run.rows["model"])
+    assert {record["fold"]: record.get("parts") for record in folder.job_records(["test_efficientnet"])} == {
+        1: 4,
+        2: None,
+    }
+    assert not folder.job("test_efficientnet", 0).parts.exists()
+    assert "test_efficientnet" in set(run.rows["model"])
 
 
 def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
@@ -141,17 +148,27 @@ def test_running_statistics_count_every_part_once() -> None:
     assert norm.momentum == 0.1
 
 
+def test_parts_belong_to_the_inputs_of_a_job(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    job = Job("a", 0, folder.job("a", 0), "made from")
+    job.folder.path.mkdir(parents=True)
+    assert job.parts() == 1
+    assert job.halve_parts() == 2
+    assert job.halve_parts() == 4
+    assert Job("a", 0, folder.job("a", 0), "other inputs").parts() == 1
+
+
 def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_bits(
     tmp_path: Path, chests: Path, whole: casewise.Run
 ) -> None:
     study = study_of(tmp_path, chests)
     path, folder = str(tmp_path / "study.yaml"), RunFolder(tmp_path / "run")
-    only = ["--only", "test_resnet:2,shufflenet_v2_x0_5", "--only", "linear_pixels"]
+    only = ["--only", "test_byobnet:2,test_resnet", "--only", "linear_pixels"]
     assert command("run", path, "--output", str(folder.path), *only).returncode == 0
     done = {(record["model"], record["fold"]) for record in folder.job_records(study.learners)}
     assert done == {
-        ("test_resnet", 2),
-        *((name, fold) for name in ("shufflenet_v2_x0_5", "linear_pixels") for fold in (1, 2)),
+        ("test_byobnet", 2),
+        *((name, fold) for name in ("test_resnet", "linear_pixels") for fold in (1, 2)),
     }
     assert not folder.report_path.exists()
     pd.testing.assert_frame_equal(casewise.run(study, folder.path).rows, whole.rows)
@@ -160,9 +177,9 @@ def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_b
 @pytest.mark.parametrize(
     ("only", "said"),
     [
-        ("squeezenet1_0", "Did you mean 'squeezenet1_1'?"),
-        ("squeezenet1_1:3", "'squeezenet1_1:3' names no fold of the study, which has folds 1 to 2"),
-        ("squeezenet1_1:", "'squeezenet1_1:' names no fold of the study"),
+        ("test_efficient", "Did you mean 'test_efficientnet'?"),
+        ("test_efficientnet:3", "'test_efficientnet:3' names no fold of the study, which has folds 1 to 2"),
+        ("test_efficientnet:", "names no fold of the study"),
         (" , ", "--only: names no network"),
     ],
 )

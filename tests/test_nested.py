@@ -19,6 +19,7 @@ from casewise.cohort.cohort import Cohort
 from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
 from casewise.inference.model import load_bundle
+from casewise.inference.run_members import job_fingerprint
 from casewise.jobs import fitting, nested
 from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint
 from casewise.jobs.job import JobInputs, run_job
@@ -405,19 +406,15 @@ def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
 
 
 class TestFingerprint:
-    def test_a_folder_with_networks_of_another_study_is_refused(self, plain: Any, tmp_path: Path) -> None:
-        material = plain[0]
-        study = material.study.model_copy(update={"nested_cv": None})
-        lock_fingerprint(RunFolder(tmp_path), deciding_settings(study, material.cohort) | {"pretraining": None}, study)
-        done = tmp_path / "jobs" / "net" / "fold1" / "job.json"
-        done.parent.mkdir(parents=True)
-        done.write_text("{}")
-        decided = deciding_settings(material.study, material.cohort) | {"pretraining": None}
-        with pytest.raises(RunError, match="nested_cv was None"):
-            lock_fingerprint(RunFolder(tmp_path), decided, material.study)
-
-    def test_choosing_among_networks_decides_no_bit(self, plain: Any) -> None:
-        study, cohort = plain[0].study, plain[0].cohort
-        apart = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"among": False})})
-        fewer = study.model_copy(update={"nested_cv": study.nested_cv.model_copy(update={"folds": 3})})
-        assert deciding_settings(apart, cohort) == deciding_settings(study, cohort) != deciding_settings(fewer, cohort)
+    def test_without_the_record_of_the_run_its_networks_are_compared(self, plain: Any, tmp_path: Path) -> None:
+        study, folder = plain[0].study, RunFolder(tmp_path)
+        decided = deciding_settings(study, plain[0].cohort) | {"pretraining": None}
+        fingerprint, network = lock_fingerprint(folder, decided, study), study.networks[0]
+        own = job_fingerprint(fingerprint, study, network, "abc")
+        folder.job(network, 0).finish({"model": network, "fold": 1, "fingerprint": own, "first_weights": "abc"})
+        folder.fingerprint.path.write_text("{")
+        assert lock_fingerprint(folder, decided, study) == fingerprint
+        folder.fingerprint.remove()
+        with pytest.raises(RunError):
+            lock_fingerprint(folder, decided | {"seed": 99}, study)
+        assert folder.job(network, 0).record.exists()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +11,8 @@ import pytest
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout
 from casewise.errors import CasewiseError, CohortError
-from casewise.files import TEMPORARY
 from casewise.inference.new_cases import cases_of, in_chunks, reason_of
-from casewise.inference.output_table import OutputTable, opened
+from casewise.inference.output_table import OutputTable, write_table
 from casewise.modalities.registry import modality_of
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
@@ -109,21 +104,6 @@ def test_the_reason_of_one_case_is_one_line() -> None:
     assert reason_of(CohortError("one line")) == "one line"
 
 
-@pytest.mark.parametrize("ending", [".csv", ".parquet"])
-def test_a_file_that_is_not_finished_does_not_appear(tmp_path: Path, ending: str) -> None:
-    table = OutputTable({"label": ["yes, no", "@b"]}, [])
-    path = tmp_path / f"new{ending}"
-    with pytest.raises(KeyError):
-        half_written(path, table)
-    assert list(tmp_path.iterdir()) == []
-    with opened(path, table) as writer:
-        writer.write(rows_of(table))
-        writer.write(rows_of(table))
-    read = pd.read_csv(path) if ending == ".csv" else pd.read_parquet(path)
-    assert len(read) == 2
-    assert list(read) == table.columns
-
-
 def rows_of(table: OutputTable) -> pd.DataFrame:
     texts = ("learner", "case", "subject", "visit", "region", "image", "target", "problem", "prediction set")
     values = {name: [""] for name in (*texts, "interval note", "flags")}
@@ -131,29 +111,11 @@ def rows_of(table: OutputTable) -> pd.DataFrame:
     return frame.assign(prediction=["yes, no"], beyond=pd.array([True], dtype="boolean"))
 
 
-def half_written(path: Path, table: OutputTable) -> None:
-    with opened(path, table) as writer:
-        writer.write(rows_of(table))
-        raise KeyError
-
-
-@pytest.mark.skipif(os.name == "nt", reason="files are not locked on this system")
-@pytest.mark.slow
-def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys\nfrom pathlib import Path\n"
-        "from casewise.inference.output_table import OutputTable\n"
-        "from casewise.inference.output_table import opened\n"
-        "with opened(Path(sys.argv[1]), OutputTable({}, ['pasi'])):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    output, table = tmp_path / "of [March].parquet", OutputTable({}, ["pasi"])
-    assert subprocess.run([sys.executable, "-c", code, str(output)], check=False).returncode == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
-    other = tmp_path / f"{TEMPORARY}{'0' * 16}-other.csv"
-    other.touch()
-    with opened(output, table):
-        (own,) = set(tmp_path.iterdir()) - {other}
-        assert own != left
-        with opened(output, table):
-            assert own.exists()  # a process at work keeps its file
-    assert set(tmp_path.iterdir()) == {output, other}
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_table_is_written_and_read(tmp_path: Path, ending: str) -> None:
+    table = OutputTable({"label": ["yes, no", "@b"]}, [])
+    path = tmp_path / f"new{ending}"
+    write_table(pd.concat([rows_of(table), rows_of(table)], ignore_index=True), path)
+    read = pd.read_csv(path) if ending == ".csv" else pd.read_parquet(path)
+    assert (len(read), list(read)) == (2, table.columns)
+    assert [path.name for path in tmp_path.iterdir()] == [path.name]

@@ -21,7 +21,6 @@ from casewise.report.checklist import write_checklist
 from casewise.report.results_page import results_page
 from casewise.run import reproduce, run
 from casewise.run_folder import RunFolder
-from tests.test_cli import casewise as command
 
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSettings
@@ -120,12 +119,11 @@ def test_a_run_without_a_job_is_refused(copied: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "distance.safetensors"])
-def test_networks_without_a_file_neither_predict_nor_are_bundled(name: str, copied: Path, tmp_path: Path) -> None:
+def test_networks_without_a_file_are_not_bundled(name: str, copied: Path, tmp_path: Path) -> None:
     (copied / JOB / name).unlink()
     before = states(copied)
-    for reader in ("bundle", "predict", "export"):
-        with pytest.raises(RunError, match=rf"{name} is missing. Run the study again"):
-            readers(copied, tmp_path / "elsewhere")[reader]()
+    with pytest.raises(RunError, match=rf"{name} is missing. Run the study again"):
+        readers(copied, tmp_path / "elsewhere")["bundle"]()
     assert states(copied) == before
     assert results_page(copied)  # whose figures need no weights
 
@@ -146,17 +144,6 @@ def test_a_run_that_is_open_refuses_what_was_damaged_since(name: str, attribute:
         with pytest.raises(RunError, match=name):
             getattr(opened, attribute)
         assert states(copied) == before
-
-
-def test_the_command_line_refuses_and_changes_nothing(copied: Path, tmp_path: Path) -> None:
-    stackers = copied / "stackers.json"
-    stackers.write_text(stackers.read_text().replace("0", "1", 1))
-    before = states(copied)
-    for words in (("checklist", str(copied), "--of", "claim"), ("bundle", str(copied), "--output", "model.zip")):
-        done = command(*words)
-        assert done.returncode == 2
-        assert "stackers.json" in done.stderr.replace("\n", "")
-    assert states(copied) == before
 
 
 def test_a_part_that_only_some_studies_have_counts_once_it_is_recorded(copied: Path, tmp_path: Path) -> None:

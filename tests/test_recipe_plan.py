@@ -14,25 +14,19 @@ from safetensors.torch import load_file, save_file
 
 import casewise
 from casewise.errors import RunError, StudyError
-from casewise.jobs.fingerprint import deciding_settings
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.recipe_plan import (
     PlanFacts,
     RecipePlan,
-    as_yaml,
-    budget_text,
     in_words,
     mirrored,
     planned_encoders,
     planned_flips,
     recipe_of,
-    spent_budget,
     stated_in_words,
 )
-from casewise.pipeline.status import record_training, timed
-from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
-from casewise.report.formatting import duration
+from casewise.predictions.weighted_mean import weights_of_numbers
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Recipe, Study
@@ -80,30 +74,12 @@ def test_planned_grades_are_decided_by_the_rounded_mean() -> None:
     assert study_of().decisions == {}
 
 
-@pytest.mark.parametrize(("written", "seconds"), [("30min", 1800), ("2 h", 7200), (120, 120)])
-def test_a_budget_has_a_unit(written: Any, seconds: float) -> None:
-    assert study_of(budget=written).budget == seconds
-
-
-@pytest.mark.parametrize("wrong", ["soon", "10s"])
-def test_other_budgets_are_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="budget"):
-        study_of(budget=wrong)
-
-
 def test_more_time_or_fewer_images_give_more_epochs() -> None:
     study = study_of()
     epochs = [recipe_of(study, facts(**c))["phases"][0]["epochs"] for c in ({}, {"budget": 7200}, {"images": 9000})]
     assert epochs[2] <= epochs[0] <= epochs[1]
     assert min(epochs) >= 4
     assert Recipe.model_validate(recipe_of(study, facts()))
-
-
-def test_few_steps_have_a_larger_rate_within_bounds() -> None:
-    rates = [recipe_of(study_of(), facts(images=count, panels=count))["lr"] for count in (100, 300, 20_000)]
-    assert rates[0] == 6e-4
-    assert 3e-4 < rates[1] < 6e-4
-    assert rates[2] == 3e-4
 
 
 @pytest.mark.parametrize(
@@ -172,20 +148,6 @@ def test_weights_of_numbers_minimise_the_absolute_error() -> None:
     assert weights_of_numbers(np.zeros((12, 2)), np.zeros(12), np.arange(12)).sum() == 1
 
 
-def test_weights_are_a_mixture() -> None:
-    random = np.random.default_rng(1)
-    truth = random.normal(size=200)
-    predicted = np.stack([truth + random.normal(size=200), truth + random.normal(size=200), random.normal(size=200)], 1)
-    weights = weights_of_numbers(predicted, truth, np.arange(200))
-    assert np.isclose(weights.sum(), 1)
-    assert (weights >= 0).all()
-    assert weights[2] < weights[:2].min()
-    labels = random.integers(0, 2, 200)
-    sure = np.where(labels[:, None] == np.arange(2), 0.8, 0.2)
-    weights = weights_of_classes(np.stack([sure, np.full_like(sure, 0.5)], axis=1), labels, np.arange(200))
-    assert weights[0] > 0.95
-
-
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
     folder = tmp_path_factory.mktemp("planned")
@@ -206,42 +168,6 @@ def test_a_planned_run_reports_the_weighted_mean(planned: Any) -> None:
     assert pasted.recipe.auto
 
 
-def test_a_planned_run_records_its_training_beside_the_budget(planned: Any) -> None:
-    timing = RunFolder(planned.folder).timing.read()
-    assert 0 < timing["training"] < timing["seconds"]
-    text = planned.report.read_text()
-    assert f"of {duration(60)} spent" in text
-
-
-@pytest.mark.parametrize(("seconds", "over"), [(1700.0, False), (2460.0, True)])
-def test_a_training_over_the_budget_is_reported(seconds: float, over: bool) -> None:
-    study = study_of(budget="30min")
-    slow, fast = (recipe_of(study, facts(images=images)) for images in (100_000, 100))
-    for recipe, fewest in ((slow, True), (fast, False)):
-        planned = study.model_copy(update={"recipe": Recipe.model_validate({**recipe, "auto": True})})
-        spent = spent_budget(planned, {}, seconds)
-        assert (spent["over"], spent["fewest"], spent["stated"]) == (over, fewest, False)
-        text = budget_text(spent)
-        assert duration(seconds) in text
-        assert duration(1800) in text
-
-
-def test_an_interrupted_training_counts_towards_the_budget(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    with timed(folder):
-        assert record_training(folder, 100.0) == 100
-        folder.jobs_folder.mkdir()
-    first = folder.timing.read()
-    folder.timing.write(first | {"seconds": None})
-    with timed(folder):
-        assert record_training(folder, 20.0) == 120
-    assert folder.timing.read()["training"] == 120
-    folder.timing.write(first)
-    with timed(folder):
-        assert record_training(folder, 20.0) == 100, "the run was finished before"
-    assert record_training(folder, 7.0) is None, "the run is not timed"
-
-
 def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chests: Path) -> None:
     plan = yaml.safe_load(RunFolder(planned.folder).plan_page.path.read_text())
     stated = yaml.safe_load(STUDY.format(cohort=chests))
@@ -252,26 +178,6 @@ def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chest
     pasted, ran = (each.model_dump(mode="json") for each in (study, planned.study))
     ran["recipe"]["auto"] = False  # which also keeps the budget of the study from being refused
     assert pasted == ran
-
-
-def test_the_plan_states_the_decision_of_grades() -> None:
-    values = {"targets": {"x": {"kind": "ordinal", "range": "0..4", "column": "grade"}}}
-    study = study_of(**values)
-    planned = RecipePlan(facts(), recipe_of(study, facts()))
-    study = study.model_copy(update={"recipe": Recipe.model_validate({**planned.recipe, "auto": True})})
-    stated = yaml.safe_load(as_yaml(study, planned))
-    pasted = study_of(**(values | stated))
-    assert not pasted.recipe.auto
-    assert pasted.decisions == study.decisions == {"x": "mean"}
-    assert pasted.targets["x"].column == "grade"
-
-
-def test_networks_without_pretrained_weights_are_trained_longer_and_whole() -> None:
-    for study in (study_of(backbones=["cnn"], recipe="auto"), study_of(weights="random")):
-        recipe = recipe_of(study, facts())
-        assert recipe["phases"][0]["freeze"] == "none"
-        assert recipe["pool"] == "map"
-        assert recipe["phases"][0]["epochs"] > recipe_of(study_of(), facts())["phases"][0]["epochs"]
 
 
 @pytest.mark.parametrize(
@@ -296,15 +202,6 @@ def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
     rest = set(all_planned) - set(stated) - {"lr", "phases"}
     assert {name: recipe[name] for name in rest} == {name: all_planned[name] for name in rest}
     assert "stated" in in_words(study.model_copy(update={"recipe": planned}), RecipePlan(facts(), {}, stated))
-
-
-def test_stated_phases_keep_planned_flips() -> None:
-    phases = [{"epochs": 3, "freeze": "all"}, {"epochs": 2, "variations": {"rotate": 10}}]
-    recipe = recipe_of(study_of(recipe={"phases": phases}), facts(flips="both"))
-    assert recipe["phases"][0] == {"epochs": 3, "freeze": "all", "variations": {"flip": "both"}}
-    assert recipe["phases"][1]["variations"] == {"rotate": 10}
-    copies = study_of(recipe={"phases": phases[:1]}, panels={"offline_copies": 2, "flip": "both", "by": "image"})
-    assert "variations" not in recipe_of(copies, facts(flips="both"))["phases"][0]
 
 
 @pytest.mark.parametrize(
@@ -369,25 +266,13 @@ def _written(path: Path, text: str, page: str) -> Path:
     return path
 
 
-def test_a_second_run_follows_the_plan_of_the_first(planned: Any) -> None:
-    folder = RunFolder(planned.folder)
-    weights = folder.job("cnn", 0).weights.path
-    before = weights.stat().st_mtime_ns
-    plan = folder.recipe_plan.read()
-    again = casewise.run(planned.folder.parent / "study.yaml", planned.folder)
-    assert again.results["metrics"] == planned.results["metrics"]
-    assert weights.stat().st_mtime_ns == before
-    assert folder.recipe_plan.read() == plan
-    study = read_study(planned.folder.parent / "study.yaml")
-    assert deciding_settings(study, _cohort(study))["recipe"]["auto"]
-
-
 def test_labels_of_a_held_out_fold_do_not_affect_its_learners(tmp_path: Path, chests: Path) -> None:
     """With permuted labels of a fold, its plan, baseline and network are the same to the bit; others are not."""
     first, second = _told_and_permuted(STUDY, ["linear_pixels", "cnn"], tmp_path, chests)
     assert first.recipe_plan.read() == second.recipe_plan.read()
 
 
+@pytest.mark.slow
 def test_labels_of_a_held_out_fold_do_not_affect_the_choice_among_features(tmp_path: Path, chests: Path) -> None:
     torch.manual_seed(0)
     body = build_encoder(encoder_facts("timm:test_resnet", tmp_path), 128).network.body
@@ -421,10 +306,3 @@ def _told_and_permuted(study: str, learners: list[str], tmp_path: Path, chests: 
             equal = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
             assert equal == same
     return runs
-
-
-def _cohort(study: Study) -> Any:
-    from casewise.console import Silent
-    from casewise.pipeline.read import read
-
-    return read(study, None, Silent())

@@ -18,19 +18,13 @@ import pandas as pd
 import pytest
 
 import casewise
-from casewise.console import Silent
-from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError, StudyError
+from casewise.errors import AuditError, CasewiseError, CohortError, DamagedError, RunError, SplitError
 from casewise.evaluation.results import plain
-from casewise.files import checksum
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
-from casewise.jobs.fingerprint import changed_settings
-from casewise.pipeline.report import record_results, stored_results
-from casewise.predictions.table import COLUMNS
 from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
-from casewise.study.recipe import Compute, Phase, Recipe
 from casewise.study.schema import Study
 from tests.conftest import TINY, absolute
 
@@ -69,16 +63,6 @@ def test_the_python_page_runs(finished: tuple[Run, Path], tmp_path: Path, monkey
         casewise.open_run(tmp_path)
 
 
-def test_the_predictions_have_the_named_columns_and_one_row_each(finished: tuple[Run, Path]) -> None:
-    table = pd.read_parquet(finished[0].folder / "predictions.parquet")
-    assert set(COLUMNS) <= set(table.columns)
-    assert not table.duplicated(["model", "stage", "case", "region", "target"]).any()
-    main = table[(table["target"] == "pasi") & (table["model"] == "shufflenet_v2_x0_5")]
-    assert set(main["stage"]) == {"oof", "test"}
-    assert main["case"].is_unique
-    assert main.loc[main["stage"] == "test", "outer_fold"].isna().all()
-
-
 def test_nobody_is_predicted_by_a_network_that_saw_them(finished: tuple[Run, Path]) -> None:
     folder = finished[0].folder
     for facts in folder.glob("jobs/*/*/model.json"):
@@ -100,84 +84,6 @@ def test_running_again_redoes_nothing(finished: tuple[Run, Path]) -> None:
     again = run(read_study(path), done.folder)
     assert {p: p.stat().st_mtime_ns for p in done.folder.glob("jobs/*/*/*")} == files
     assert np.array_equal(again.rows["y_pred"], done.rows["y_pred"])
-
-
-class TestStoredResults:
-    """Results are computed again if and only if something that they depend on has changed."""
-
-    @pytest.fixture
-    def folder(self, finished: tuple[Run, Path], tmp_path: Path) -> RunFolder:
-        return RunFolder(Path(shutil.copytree(finished[0].folder, tmp_path / "copy")))
-
-    @pytest.fixture
-    def evaluated(self, monkeypatch: pytest.MonkeyPatch) -> list[Study]:
-        """The studies that are evaluated."""
-        import casewise.pipeline.evaluate as module
-
-        plain, studies = module.evaluate, list[Study]()
-
-        def evaluate(study: Study, *args: Any) -> Any:
-            studies.append(study)
-            return plain(study, *args)
-
-        monkeypatch.setattr(module, "evaluate", evaluate)
-        return studies
-
-    def test_nothing_has_changed(self, finished: tuple[Run, Path], folder: RunFolder, evaluated: list[Study]) -> None:
-        done, path = finished
-        before = {file: file.stat().st_mtime_ns for file in (folder.report_path, folder.metrics.path)}
-        again = run(read_study(path), folder.path)
-        assert evaluated == []
-        assert {file: file.stat().st_mtime_ns for file in before} == before
-        assert again.results == done.results
-        pd.testing.assert_frame_equal(again.predictions, done.predictions, check_dtype=False)
-        assert casewise.open_run(folder.path).headline == again.headline == done.headline
-
-    def test_no_network_library_is_loaded(self, finished: tuple[Run, Path], folder: RunFolder, tmp_path: Path) -> None:
-        code = (
-            "import sys, casewise; casewise.run(*sys.argv[1:]); "
-            "print([name for name in ('torch', 'timm', 'matplotlib') if name in sys.modules])"
-        )
-        words = [sys.executable, "-c", code, str(finished[1]), str(folder.path)]
-        subprocess.run(words, capture_output=True, check=True)  # keeps the names of timm
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "[]"
-
-    @pytest.mark.parametrize("change", ["report", "metrics", "job", "resamples"])
-    def test_something_has_changed(
-        self, finished: tuple[Run, Path], folder: RunFolder, evaluated: list[Study], change: str
-    ) -> None:
-        done, path = finished
-        study = read_study(path)
-        if change == "report":
-            folder.report_path.write_text("edited")
-        elif change == "job":
-            job = folder.finished_jobs()[0]
-            job.record.write(job.record.read() | {"seconds": 1234.5})
-        elif change == "resamples":
-            evaluation = study.evaluation.model_copy(update={"bootstrap_resamples": 150})
-            study = study.model_copy(update={"evaluation": evaluation})
-        else:
-            folder.metrics.path.write_bytes(folder.metrics.path.read_bytes()[:40])
-        again = run(study, folder.path)
-        assert len(evaluated) == 1
-        assert folder.report_path.read_text().startswith("<!")
-        # eight subjects are too few for intervals, which other resamples would change
-        assert again.results["metrics"] == done.results["metrics"]
-        run(study, folder.path)
-        assert len(evaluated) == 1
-
-
-def test_results_are_kept_only_with_every_file_of_them(finished: tuple[Run, Path], tmp_path: Path) -> None:
-    folder = RunFolder(Path(shutil.copytree(finished[0].folder, tmp_path / "copy")))
-    folder.nested.write({"folds": {"1": {"network": "alexnet"}}})
-    folder.metrics.write(folder.metrics.read() | {"made_from": folder.evaluated_files()})
-    folder.report_mark.write(checksum(folder.metrics.path))
-    record_results("inputs", folder)
-    assert stored_results("inputs", folder, Silent()) is not None
-    folder.nested.remove()
-    assert stored_results("inputs", folder, Silent()) is None
-    assert stored_results("others", folder, Silent()) is None
 
 
 def test_damaged_files_are_set_aside_and_made_again(
@@ -209,17 +115,6 @@ def test_damaged_files_are_set_aside_and_made_again(
     names = {file.path.name for file in (*damaged, folder.metrics, first.predictions, second.weights, third.record)}
     assert aside == {f"{name}.damaged-1" for name in names}
     assert all(name in caplog.text for name in (*aside, "tiles are not as written"))
-
-
-def test_missing_files_are_made_again(finished: tuple[Run, Path], tmp_path: Path) -> None:
-    done, path = finished
-    folder = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "copy")))
-    for file in (folder.splits, folder.fingerprint, folder.compute, folder.metrics, folder.finished_jobs()[0].record):
-        file.remove()
-    compute = read_study(path).compute
-    again = run(read_study(path), folder.path)
-    pd.testing.assert_frame_equal(again.rows, done.rows)
-    assert {plan["precision"] for plan in folder.compute.read().values()} == {compute.precision}
 
 
 def test_networks_that_cannot_be_verified_are_not_taken_over(finished: tuple[Run, Path], tmp_path: Path) -> None:
@@ -255,14 +150,6 @@ def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_
     assert "squeezenet1_1" in set(more.rows["model"])
 
 
-def test_a_half_finished_rerun_has_no_page(finished: tuple[Run, Path], tmp_path: Path) -> None:
-    folder = RunFolder(Path(shutil.copytree(finished[0].folder, tmp_path / "copy")))
-    write_results(folder.path, tmp_path / "page.md")
-    folder.predictions.write(folder.predictions.read().iloc[::-1])
-    with pytest.raises(RunError):
-        write_results(folder.path, tmp_path / "page.md")
-
-
 def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]) -> None:
     done, path = finished
     study = read_study(path)
@@ -273,37 +160,6 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]
     assert {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()} == before
     with pytest.raises(RunError, match="seed was 0 and is 9"):
         run(study.model_copy(update={"seed": 9}), done.folder)
-
-
-@pytest.mark.usefixtures("training_only")
-def test_the_regional_composite_can_be_predicted_directly(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny)
-    recipe = study.recipe.model_copy(
-        update={
-            "schedule": "cosine",
-            "early_stopping": study.recipe.early_stopping.model_copy(update={"monitor": "none"}),
-        }
-    )
-    update = {"outputs": ["composite"], "backbones": ["shufflenet_v2_x0_5"], "stack": [], "recipe": recipe}
-    done = run(study.model_copy(update=update), tmp_path / "run")
-    assert set(done.rows["target"]) == {"composite", "pasi"}
-    for record in done.folder.glob("jobs/*/*/job.json"):
-        values = json.loads(record.read_text())
-        assert values["epochs"] == values["best_epoch"] == 3
-        assert values["n_stopped"] == 0
-
-
-def test_an_imported_split_by_image_is_refused(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    table = absolute(phantom)
-    table["part"] = ["test" if i % 5 == 0 else "train" for i in range(len(table))]
-    table.to_csv(tmp_path / "leaky.csv", index=False)
-    study = read_study(tiny)
-    study = study.model_copy(
-        update={"cohort": tmp_path / "leaky.csv", "split": study.split.model_copy(update={"column": "part"})}
-    )
-    with pytest.raises(SplitError, match="on several sides"):
-        run(study, tmp_path / "run")
-    assert not (tmp_path / "run" / "jobs").exists()
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -368,7 +224,7 @@ def training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end with their predictions, without audit, evaluation and report, for tests that compare networks only."""
     monkeypatch.setattr("casewise.pipeline.audit.audit", lambda *given: None)
     monkeypatch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: {})
-    monkeypatch.setattr("casewise.pipeline.report.report", lambda *given: None)
+    monkeypatch.setattr("casewise.pipeline.finished.report", lambda *given: None)
     monkeypatch.setattr("casewise.pipeline.bundle.write_bundle", lambda *given: None)
 
 
@@ -387,8 +243,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> Pa
     ("how", "jobs"),
     [
         pytest.param(signal.SIGKILL, 1, id="kill-9"),
-        pytest.param(signal.SIGINT, 1, id="ctrl-c", marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, 2, id="kill-9 side by side", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 2, id="ctrl-c side by side", marks=pytest.mark.slow),
     ],
 )
@@ -420,17 +274,6 @@ def test_a_killed_run_continues_to_the_same_bits(
     assert len(files) == 2
     for weights in files:
         assert weights.read_bytes() == (cut / weights.relative_to(whole)).read_bytes()
-
-
-@pytest.mark.usefixtures("training_only")
-def test_a_run_with_the_plan_of_another_run_gives_the_same_bits(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny).model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": []})
-    one = run(study.model_copy(update={"compute": Compute(jobs=2)}), tmp_path / "one")
-    two = run(study.model_copy(update={"compute": Compute(jobs=1, plan=tmp_path / "one")}), tmp_path / "two")
-    assert np.array_equal(one.rows["y_pred"], two.rows["y_pred"])
-    first, second = (json.loads((tmp_path / name / "compute.json").read_text()) for name in ("one", "two"))
-    for name in ("device", "precision", "channels_last", "threads"):
-        assert first["shufflenet_v2_x0_5"][name] == second["shufflenet_v2_x0_5"][name]
 
 
 def test_further_seeds_are_trained_on_the_same_split(tiny: Path, tmp_path: Path) -> None:
@@ -523,31 +366,6 @@ def test_what_another_study_left_half_done_is_not_continued(tiny: Path, tmp_path
     assert np.array_equal(after.rows["y_pred"], clean.rows["y_pred"])
 
 
-@pytest.mark.usefixtures("training_only")
-def test_what_was_computed_otherwise_is_not_continued(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny)
-    phases = [Phase(epochs=2, freeze="all"), Phase(epochs=1, freeze="none")]
-    panels = {"shuffle": False, "rotate": 0.0, "brightness": 0.0, "contrast": 0.0}
-    compute = study.compute.model_copy(update={"jobs": 1})
-    update = {
-        "recipe": Recipe(**{**study.recipe.model_dump(exclude={"epochs"}, exclude_unset=True), "phases": phases}),
-        "panels": study.panels.model_copy(update=panels),
-        "backbones": ["shufflenet_v2_x0_5"],
-        "stack": [],
-    }
-    study = study.model_copy(update={**update, "compute": compute})
-    other = study.model_copy(update={"compute": compute.model_copy(update={"frozen_once": False})})
-    half_trained(study, tmp_path / "cut")
-    after, clean = run(other, tmp_path / "cut"), run(other, tmp_path / "clean")
-    assert np.array_equal(after.rows["y_pred"], clean.rows["y_pred"])
-    record = json.loads(next((tmp_path / "cut").glob("jobs/*/fold1/job.json")).read_text())
-    assert record["stretches"] == 1  # what was thrown away is not of its time
-    assert "as the study states" in record["phases"][0]["way"]
-    times = [path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("jobs/*/*/job.json")]
-    run(study, tmp_path / "cut")  # finished networks stay
-    assert times == [path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("jobs/*/*/job.json")]
-
-
 def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> None:
     study = read_study(tiny).model_copy(update={"weights": "pretrained", "weights_dir": tmp_path})
     fingerprints = []
@@ -556,22 +374,6 @@ def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> 
         checksum = first_weights_checksum(study, "shufflenet_v2_x0_5")
         fingerprints.append(job_fingerprint("run", study, "shufflenet_v2_x0_5", checksum))
     assert fingerprints[0] != fingerprints[1]
-
-
-def test_a_missing_weights_folder_is_said_at_once(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny).model_copy(update={"weights_dir": tmp_path / "nowhere"})
-    with pytest.raises(StudyError, match="there is no folder"):
-        run(study, tmp_path / "run")
-
-
-def test_a_bundle_that_saw_a_test_subject_is_refused(finished: tuple[Run, Path], tmp_path: Path) -> None:
-    done, path = finished
-    bundle = done.folder / "jobs" / "shufflenet_v2_x0_5" / "fold1"
-    study = read_study(path).model_copy(
-        update={"weights": f"bundle:{bundle}", "seed": 4, "backbones": ["shufflenet_v2_x0_5"]}
-    )
-    with pytest.raises(CasewiseError, match="held out here"):
-        run(study, tmp_path / "run")
 
 
 def test_a_cohort_file_that_cannot_be_an_image_stops_the_run_and_names_it(
@@ -613,15 +415,3 @@ def test_a_twin_in_the_cohort_to_pretrain_on_stops_the_run(tiny: Path, tmp_path:
     table.to_csv(tmp_path / "other.csv", index=False)
     with pytest.raises(SplitError, match="there S01"):
         run(study, tmp_path / "run2")
-
-
-def test_what_changed_is_named_setting_by_setting(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny)
-    (tmp_path / "study.json").write_text(json.dumps(study.model_dump(mode="json")))
-    images = study.images.model_copy(update={"size": 48, "store": tmp_path})
-    changed = study.model_copy(update={"images": images, "split": study.split.model_copy(update={"folds": 3})})
-    assert changed_settings(RunFolder(tmp_path), changed, "images") == [
-        f"images.size was {study.images.size} and is 48"
-    ]
-    assert changed_settings(RunFolder(tmp_path), changed, "split") == ["split.folds was 2 and is 3"]
-    assert changed_settings(RunFolder(tmp_path / "nowhere"), changed, "split") == []

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import errno
 import inspect
 import os
 import shutil
 import stat
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import pandas as pd
 import pytest
 
 from casewise.errors import DamagedError, RunError
-from casewise.files import TEMPORARY, parquet_bytes, read_parquet, replacing, write_atomic
+from casewise.files import TEMPORARY, replacing, write_atomic
 from casewise.run_folder import BundleFolder, ExplanationFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.artefact import CHECKSUMS, Part
 from casewise.run_folder.job_folder import PretrainingFolder
@@ -43,80 +40,10 @@ def file_names() -> set[str]:
     return names
 
 
-def test_no_other_module_knows_a_file_name_of_the_run_folder() -> None:
-    files = {name for name in file_names() if "." in name} - {".lock"}
-    folders = file_names() - files - {".lock"}
-    knowing = {}
-    for path in sorted(SOURCE.rglob("*.py")):
-        if path.is_relative_to(SOURCE / "run_folder"):
-            continue
-        tree = ast.parse(path.read_text())
-        texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
-        constants = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-        names = {n.value for n in constants if id(n) not in texts and n.value in files}
-        divisions = [n.right for n in ast.walk(tree) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)]
-        names |= {n.value for n in divisions if isinstance(n, ast.Constant) and n.value in folders}
-        if names:
-            knowing[str(path.relative_to(SOURCE))] = names
-    # Stores own the names inside their folders; phantoms write no run folder.
-    stores = {name for name in knowing if name.startswith(("modalities/", "phantoms/", "bench/"))}
-    assert set(knowing) - stores == set(), knowing
-
-
-def test_only_what_makes_a_file_anew_sets_a_damaged_one_aside() -> None:
-    """A reader does not hold the lock of the folder, or would go on without the file."""
-    movers = {"read_or_none", "intact", "report_damage", "set_aside"}
-    rooms = ("run_folder/", "jobs/", "training/", "plugins/explain/results.py", "plugins/cluster/worker.py")
-    makers = {"audit._earlier", "external.cohort_difference", "external.check_no_twins", "report.stored_results"}
-    makers |= {"image_checks.counterfactuals", "read._earlier", "recipe_plan.plan_recipe"}
-    makers |= {"status.timed", "status.record_training"}
-    moving = set()
-    for path in sorted(SOURCE.rglob("*.py")):
-        name = path.relative_to(SOURCE).as_posix()
-        for function in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)):
-            called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
-            if movers & {call.attr for call in called if isinstance(call, ast.Attribute)}:
-                moving.add(f"{name}:{function.name}")
-    own = {f"pipeline/{maker.replace('.', '.py:')}" for maker in makers}
-    assert {name for name in moving if not name.startswith(rooms)} == own
-
-
 def filled_the_disk(path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("half")
         raise OSError(28, "No space left on device")
-
-
-READING = """
-import os, sys
-from pathlib import Path
-import pandas, pyarrow.parquet
-from casewise.files import read_parquet
-file, threads = Path(sys.argv[1]), lambda: len(os.listdir("/proc/self/task"))
-before = threads()
-read_parquet(file.read_bytes()), read_parquet(file, ["b"])
-print(threads() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the threads of a process are read from /proc")
-def test_reading_a_table_leaves_no_threads_that_could_abort_the_process(tmp_path: Path) -> None:
-    table = pd.DataFrame({"a": range(1000), "b": [f"row {number}" for number in range(1000)]})
-    (tmp_path / "table.parquet").write_bytes(parquet_bytes(table))
-    command = [sys.executable, "-c", READING, str(tmp_path / "table.parquet")]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0\n"
-
-
-def test_a_table_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
-    rows = {"f": [1.0, None], "s": ["a", None], "b": [True, False], "d": pd.to_datetime(["2020-01-01", None])}
-    for table in (pd.DataFrame(rows), pd.DataFrame(rows).iloc[:0]):
-        (tmp_path / "table.parquet").write_bytes(parquet_bytes(table))
-        pd.testing.assert_frame_equal(
-            read_parquet(tmp_path / "table.parquet"), pd.read_parquet(tmp_path / "table.parquet")
-        )
-        assert list(read_parquet(tmp_path / "table.parquet", ["d", "f"])) == ["d", "f"]
-    with pytest.raises(ValueError, match="lacks the column 'z'"):
-        read_parquet(tmp_path / "table.parquet", ["f", "z"])
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from casewise.inference import members
-from casewise.inference.model import PredictionSettings, load_bundle
+from casewise.inference import ensemble as members
+from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import PanelData
 from casewise.models import shared_parts
 from casewise.models.backbones import build_network
@@ -102,7 +102,7 @@ def test_a_bundle_reads_each_file_and_computes_each_feature_once(
     loaded_model = load_bundle(baseline_run.folder / "bundle")
     assert len(loaded_model.members) == 6
     images = sorted(str(path) for path in baseline_run.study.cohort.parent.rglob("*.png"))[:6]
-    tables = [chunk.table for chunk in loaded_model.predict_in_chunks(images, PredictionSettings("all", size=2))]
+    tables = [chunk.table for chunk in loaded_model.predict_in_chunks(images, learner="all", size=2)]
     assert len(read) == len(set(read)) == 12  # weights and distances of six networks
     assert passes == [2, 2, 2]
     assert sum(len(table) for table in tables) == 6 * 4

@@ -20,7 +20,7 @@ from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
-from casewise.run_folder import RunFolder, StateFile, WeightsFile
+from casewise.run_folder import RunFolder, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed
 from casewise.training.checkpoint import load_state, save_state, write_tensors
@@ -107,7 +107,7 @@ def test_what_was_not_scored_does_not_teach() -> None:
 
 def test_a_state_has_its_tensors_and_values_and_no_pickle(tmp_path: Path) -> None:
     kept = {"a": {0: torch.arange(3), "b": [1, 0.1, None, True]}, "c": [float("inf"), "x"], "d": {}}
-    save_state(StateFile(tmp_path / "s.safetensors"), kept)
+    save_state(WeightsFile(tmp_path / "s.safetensors"), kept)
     state = load_state(tmp_path / "s.safetensors")
     assert torch.equal(state["a"].pop("0"), torch.arange(3))
     assert state == {"a": {"b": [1, 0.1, None, True]}, "c": [float("inf"), "x"], "d": {}}

@@ -29,18 +29,8 @@ if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
     from casewise.study.schema import Study
 
-__all__ = [
-    "CasewiseError",
-    "Run",
-    "__version__",
-    "compare",
-    "executing_on",
-    "load_bundle",
-    "open_run",
-    "read_study",
-    "reproduce",
-    "run",
-]
+__all__ = ["CasewiseError", "Run", "__version__", "compare", "executing_on", "load_bundle", "open_run", "read_study"]
+__all__ += ["reproduce", "run"]
 
 
 def read_study(path: Path | str, **changes: Any) -> Study:

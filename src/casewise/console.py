@@ -16,8 +16,7 @@ from functools import wraps
 from typing import IO, Any, NoReturn, ParamSpec, Protocol, TypeVar
 
 BEAT = 4.0  # seconds without a line after which a log gets one
-SETTLED = 10.0  # seconds of work before which the time left is not known
-RISES = 3  # a time left that has grown so often in a row is not shown
+MIN_SECONDS_FOR_ESTIMATE = 10.0  # seconds of work before which the time left is not known
 MARGIN = 11  # columns for the name of a step
 NARROWEST, WIDEST = 40, 100
 CODE = "    "  # lines that begin so are commands, YAML or paths, and are never broken
@@ -75,7 +74,7 @@ class _Step:
     """A step in progress: since when, and what it reported last.
 
     `first` is when work began, and what was done before; `last` is when something was done last, and the time that was
-    left then; `rises` is how often in a row that time has grown.
+    left then.
     """
 
     name: str
@@ -85,24 +84,20 @@ class _Step:
     text: str = ""
     first: tuple[float, float] | None = None
     last: tuple[float, float] | None = None
-    rises: int = 0
     details: list[str] = field(default_factory=list)
 
     def advance(self, now: float, done: float, total: float) -> None:
         """Record what is done, and what time is left at the speed since work began."""
         before, self.done, self.total = self.done, done, total
         if self.first is None or (done <= self.first[1] and not self.details):
-            self.first, self.last, self.rises = (now, done), None, 0
+            self.first, self.last = (now, done), None
         began, earlier = self.first
-        if done == before or done <= earlier:
-            return
-        left = (now - began) / (done - earlier) * (total - done)
-        self.rises = self.rises + 1 if self.last and left > self.last[1] else 0
-        self.last = (now, left)
+        if done > max(before, earlier):
+            self.last = (now, (now - began) / (done - earlier) * (total - done))
 
     def left(self, now: float) -> float | None:
-        """The seconds left; None in the first ten, before a fiftieth is done, and where they keep growing."""
-        if self.first is None or self.last is None or self.rises >= RISES or now - self.first[0] < SETTLED:
+        """The seconds left; None in the first ten, and before a fiftieth is done."""
+        if self.first is None or self.last is None or now - self.first[0] < MIN_SECONDS_FOR_ESTIMATE:
             return None
         if self.done <= self.first[1] + 0.02 * (self.total - self.first[1]):
             return None
@@ -171,15 +166,14 @@ class Terminal:
             words = duration(now - step.start)
             words += f", about {duration(left)} left" if left is not None and left >= 1 else ""
             lines = self._laid_out(step.name, f"{step.text or 'working'}; {words}")
-            for detail in step.details:
-                if all_details or detail not in self._details:
-                    lines += self._laid_out("", detail)
+            new = [detail for detail in step.details if all_details or detail not in self._details]
+            lines += [line for detail in new for line in self._laid_out("", detail)]
             self._details = list(step.details)
             return lines
 
     def _laid_out(self, step: str, text: str) -> list[str]:
         first, *rest = readable(text, self.width - MARGIN).split("\n")
-        return [f"{step:<10} {first}".rstrip(), *(f"{'':<10} {more}".rstrip() for more in rest)]
+        return [f"{name:<10} {line}".rstrip() for name, line in ((step, first), *(("", more) for more in rest))]
 
     def _print(self, lines: list[str]) -> None:
         with self._lock:
@@ -252,35 +246,8 @@ def error_text(message: str) -> str:
 
 
 def print_lines(text: str) -> None:
-    """Print lines, wrapped at the width of the terminal; what follows the name of a step stays in its column."""
-    print("\n".join(fitted_lines(text, columns(sys.stdout))))
-
-
-def fitted_lines(text: str, width: int) -> list[str]:
-    """The lines of a text, wrapped; remedies are not broken.
-
-    >>> print("\\n".join(fitted_lines("fold 1     12 subjects, 14 cases, 30 panels", 32)))
-    fold 1     12 subjects, 14
-               cases, 30 panels
-    """
-    lines: list[str] = []
-    for line in text.split("\n"):
-        # a line with the name of a step, or below one
-        margin = MARGIN if line[:MARGIN].endswith("  ") else 0
-        first, *more = _wrapped(line[margin:], width - margin)
-        lines += [line[:margin] + first, *(" " * margin + rest for rest in more)]
-    return lines
-
-
-def print_markdown(text: str) -> None:
-    """Print a page: with its tables fitted to the width of a terminal, as it is to a file or a pipe."""
-    if not sys.stdout.isatty():
-        print(text, end="")
-        return
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    Console().print(Markdown(text))
+    """Print lines, wrapped at the width of the terminal."""
+    print("\n".join(piece for line in text.split("\n") for piece in _wrapped(line, columns(sys.stdout))))
 
 
 def readable(text: str, width: int | None) -> str:

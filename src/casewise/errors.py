@@ -73,16 +73,14 @@ def nearest(value: object, options: Iterable[str]) -> str:
     >>> nearest("qqq", ["resnet34"])
     ''
     """
-    text = str(value)
-    if len(text) > QUOTED:
-        return ""
-    names = list(options)
-    same = [name for name in names if name.casefold() == text.casefold()]
-    matches = same or difflib.get_close_matches(text, names, n=1, cutoff=0.6)
-    if not matches:
-        plain = {name.casefold(): name for name in names}
-        matches = [plain[name] for name in difflib.get_close_matches(text.casefold(), list(plain), n=1, cutoff=0.6)]
-    return f" Did you mean {cut(matches[0])}?" if matches else ""
+    match = _closest(str(value), options) if len(str(value)) <= QUOTED else None
+    return f" Did you mean {cut(match)}?" if match else ""
+
+
+def _closest(text: str, options: Iterable[str]) -> str | None:
+    by_plain = {name.casefold(): name for name in options}
+    matches = difflib.get_close_matches(text.casefold(), by_plain, n=1, cutoff=0.6)
+    return by_plain[matches[0]] if matches else None
 
 
 def nearest_folder(folder: Path) -> str:
@@ -96,9 +94,8 @@ def nearest_folder(folder: Path) -> str:
         names = [inner.name for inner in os.scandir(folder.parent) if inner.is_dir()]
     except (OSError, ValueError):
         return ""
-    by_plain = {name.casefold(): name for name in names}
-    matches = difflib.get_close_matches(folder.name.casefold(), list(by_plain), n=1, cutoff=0.6)
-    return f" Did you mean {cut(str(folder.parent / by_plain[matches[0]]))}?" if matches else ""
+    match = _closest(folder.name, names)
+    return f" Did you mean {cut(str(folder.parent / match))}?" if match else ""
 
 
 def plural(noun: str) -> str:

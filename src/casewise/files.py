@@ -12,9 +12,9 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # How the names of temporary files begin, so that those of a killed process can be recognised and removed.
 TEMPORARY = ".casewise-writing-"
+# A temporary file or folder that was not changed for so many seconds belongs to no process any more.
+ABANDONED = 24 * 3600
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -50,19 +52,13 @@ def replacing(
     Raises:
         RunError: the disk is full or the folder cannot be written; `path` is unchanged and nothing is left behind.
     """
-    check_anchors(path)
     temporary = _temporary_beside(path)
-    locked = None
     try:
         make_folder(path.parent)
         if unlocked_folder:
             remove_unfinished(path)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
-        mode = stat.S_IMODE(os.fstat(handle).st_mode)
-        if unlocked_folder and _lock(handle):
-            locked = handle
-        else:
-            os.close(handle)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
         if stat.S_IMODE(temporary.stat().st_mode) != mode:
             os.chmod(temporary, mode)
@@ -80,8 +76,6 @@ def replacing(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if locked is not None:
-            os.close(locked)
 
 
 @contextmanager
@@ -89,11 +83,10 @@ def staging_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder on the disk of the folder `path`, for files that are to appear there together.
 
     It is beside `path`, or in it where a disk is mounted there. It is removed with what is in it when the block ends;
-    one that a killed process left is removed at the next call.
+    one that a killed process left is removed at a later call.
 
     Raises:
         OSError: no folder can be made there.
-        RunError: in the block, if a file is written after the folder has vanished.
     """
     if not path.name or path.is_mount():
         path = path / "files"
@@ -101,17 +94,10 @@ def staging_folder(path: Path) -> Iterator[Path]:
     remove_unfinished(path)
     folder = _temporary_beside(path)
     folder.mkdir(mode=0o700)
-    handle = None
     try:
-        with suppress(OSError):  # Windows opens no folders
-            handle = os.open(folder, os.O_RDONLY | NO_FOLLOW)
-            _lock(handle)
-        with anchored(Anchor(folder, ".", folder.stat().st_dev)):
-            yield folder
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if handle is not None:
-            os.close(handle)
 
 
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> Path:
@@ -248,18 +234,18 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
 
 
 # What a person can do about a failure of the disk, by its number; the folder is put in.
-_FULL = "Make room on the disk of {folder}"
-_READ_ONLY = "Make {folder} writable"
-_GONE = "Bring {folder} back, such as by mounting its disk or network share again"
-_REFUSED = "Check the permissions of {folder}"
-_REMEDIES = {
-    **dict.fromkeys(("ENOSPC", "EDQUOT", "EFBIG"), _FULL),
-    **dict.fromkeys(("EROFS",), _READ_ONLY),
-    **dict.fromkeys(("ENOENT", "ENOTDIR", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ENOMEDIUM", "EREMOTEIO"), _GONE),
-    **dict.fromkeys(("EIO", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT"), _GONE),
-    **dict.fromkeys(("EACCES", "EPERM"), _REFUSED),
+_ERRORS = {
+    "Make room on the disk of {folder}": "ENOSPC EDQUOT EFBIG",
+    "Make {folder} writable": "EROFS",
+    "Bring {folder} back, such as by mounting its disk or network share again": (
+        "ENOENT ENOTDIR ESTALE ENOTCONN ENODEV ENXIO ENOMEDIUM EREMOTEIO EIO ESHUTDOWN EHOSTDOWN EHOSTUNREACH "
+        "ENETUNREACH ETIMEDOUT"
+    ),
+    "Check the permissions of {folder}": "EACCES EPERM",
 }
-REMEDIES = {getattr(errno, name): remedy for name, remedy in _REMEDIES.items() if hasattr(errno, name)}
+REMEDIES = {
+    getattr(errno, name): text for text, names in _ERRORS.items() for name in names.split() if hasattr(errno, name)
+}
 
 
 def storage_message(error: OSError, path: Path) -> str:
@@ -281,68 +267,13 @@ def storage_failures(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        check_anchors(folder)  # what fails after the folder has vanished is a consequence
-        if not isinstance(error, OSError) or error.errno not in REMEDIES:
+    except OSError as error:
+        if error.errno not in REMEDIES:
             raise
         path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else folder / "."
         if error.errno == errno.ENOENT and path.parent.is_dir():
             raise
         raise RunError(storage_message(error, path)) from error
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """A folder that must stay where it is while it is written to: its mark exists, and its device is the same."""
-
-    folder: Path
-    mark: str
-    device: int
-
-    def holds(self) -> bool:
-        """Whether the folder is still there, and not another one at its path, such as an empty mount point."""
-        try:
-            return os.stat(self.folder / self.mark).st_dev == self.device
-        except OSError:
-            return False
-
-
-_ANCHORS: list[Anchor] = []
-
-
-def anchors() -> list[Anchor]:
-    """The anchored folders, for processes that write into them, too."""
-    return list(_ANCHORS)
-
-
-@contextmanager
-def anchored(anchor: Anchor) -> Iterator[None]:
-    """Refuse to write into the folder in this block when it has vanished, in place of making it again elsewhere."""
-    _ANCHORS.append(anchor)
-    try:
-        yield
-    finally:
-        _ANCHORS.remove(anchor)
-
-
-def anchor_for_good(folders: Sequence[Anchor]) -> None:
-    """Anchor folders until this process ends, as a worker does with those of its run."""
-    _ANCHORS.extend(anchor for anchor in folders if anchor not in _ANCHORS)
-
-
-def check_anchors(path: Path) -> None:
-    """Check that the anchored folder around `path`, if any, is still there.
-
-    Raises:
-        RunError: it was removed, unmounted or replaced.
-    """
-    for anchor in _ANCHORS:
-        if path.is_relative_to(anchor.folder) and not anchor.holds():
-            raise RunError(
-                f"{anchor.folder} was removed, unmounted or replaced while it was written to. Bring it back, such as "
-                "by mounting its disk or network share again, then give the same command again; what is finished is "
-                "kept."
-            )
 
 
 def make_folder(folder: Path) -> Path:
@@ -371,30 +302,25 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sweep(folder: Path) -> int:
-    """Remove temporary files that killed processes left in `folder`; the caller holds the folder's lock."""
-    count = 0
-    for path in folder.glob(f"{TEMPORARY}*"):
+def json_hash(value: Any) -> str:
+    """The SHA-256 of a value as JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files that killed processes left below `folder`; the caller holds the folder's lock."""
+    for path in folder.rglob(f"{TEMPORARY}*"):
         with suppress(OSError):
             path.unlink(missing_ok=True)
-            count += 1
-    return count
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed processes left of `path`, a file or folder, and nothing that a running process has locked.
-
-    Nothing is removed where files cannot be locked, such as on Windows.
-    """
+    """Remove what killed processes left of `path`, a file or folder: what nobody has written to for a day."""
     for temporary in path.parent.glob(f"{TEMPORARY}{'[0-9a-f]' * 16}-{glob.escape(_end(path.name))}"):
         with suppress(OSError):
-            handle = os.open(temporary, (os.O_RDONLY if temporary.is_dir() else os.O_RDWR) | NO_FOLLOW)
-            try:
-                if _lock(handle):
-                    remove = shutil.rmtree if temporary.is_dir() else os.unlink
-                    remove(temporary)
-            finally:
-                os.close(handle)
+            if time.time() - temporary.stat().st_mtime > ABANDONED:
+                remove = shutil.rmtree if temporary.is_dir() else os.unlink
+                remove(temporary)
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -404,17 +330,6 @@ def _temporary_beside(path: Path) -> Path:
 def _end(name: str) -> str:
     """The end of a name, so that a longer one made with it is no longer than the 255 bytes that disks allow."""
     return name.encode(errors="ignore")[-200:].decode(errors="ignore")
-
-
-def _lock(handle: int) -> bool:
-    """Lock an open file until it is closed; False if another process has locked it, or files cannot be locked."""
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return False
-    return True
 
 
 def _sync(path: Path, flags: int) -> None:

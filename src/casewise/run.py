@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(study: Study | Path | str, output: Path | str | None = None, *, show: Show | bool | None = None) -> Run:
-    """Run a study, or that of a study file; run again, it continues and repeats nothing that is finished.
+    """Run a study, or that of a study file; run again, it continues and trains no finished network again.
 
     Args:
         study: a study, or the path of its file.
@@ -33,40 +33,32 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
     from casewise.pipeline.bundle import write_bundle
-    from casewise.pipeline.combine import conformal, decide, score, stack
-    from casewise.pipeline.evaluate import evaluate
-    from casewise.pipeline.finished import FinishedRun
+    from casewise.pipeline.evaluate import calibrated, decide, evaluate, score, stack
+    from casewise.pipeline.finished import FinishedRun, report
     from casewise.pipeline.further_trainings import image_split, seeds
     from casewise.pipeline.image_checks import counterfactuals, input_checks
-    from casewise.pipeline.report import inputs_of_results, record_results, report, stored_results
-    from casewise.pipeline.status import recorded, timed, unchanged_torch
+    from casewise.pipeline.status import unchanged_torch
     from casewise.pipeline.train import train
     from casewise.plugin import plugins
 
     study, folder, show = _resolve(study, output, show)
-    with unchanged_torch(), folder.lock(), timed(folder), recorded(folder, show) as show:
+    with unchanged_torch(), folder.lock():
         inputs = _prepare_run(study, folder, show)
         inputs, predictions = train(inputs, show)
         study = inputs.study  # planned, and without networks that could not be trained
         counterfactuals(inputs, predictions, show)
-        made_from = inputs_of_results(inputs, predictions)
-        results = stored_results(made_from, folder, show)
-        if results is not None:
-            finished = FinishedRun(folder, study, results)
-        else:
-            predictions = stack(study, predictions, folder, show)
-            predictions = decide(study, predictions, folder)
-            predictions = score(study, predictions, folder)
-            conformal(study, predictions, folder)
-            input_checks(inputs, predictions)
-            results = evaluate(study, inputs.cohort, predictions, folder, show)
-            if study.seeds > 1:
-                results = seeds(inputs, results, show)
-            if study.split.by == "image":
-                results = image_split(inputs, results, show)
-            finished = FinishedRun(folder, study, results, inputs.prepared)
-            report(finished, show)
-            record_results(made_from, folder)
+        predictions = stack(study, predictions, folder, show)
+        predictions = decide(study, predictions, folder)
+        predictions = score(study, predictions, folder)
+        folder.conformal.write(calibrated(study, predictions))
+        input_checks(inputs, predictions)
+        results = evaluate(study, inputs.cohort, predictions, folder, show)
+        if study.seeds > 1:
+            results = seeds(inputs, results, show)
+        if study.split.by == "image":
+            results = image_split(inputs, results, show)
+        finished = FinishedRun(folder, study, results, inputs.prepared)
+        report(finished, show)
         write_bundle(finished, show)
         for plugin in plugins():
             plugin.on_evaluated(study, folder, show)
@@ -76,11 +68,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
 
 
 def train_only(
-    study: Study | Path | str,
-    only: Sequence[str],
-    output: Path | str | None = None,
-    *,
-    show: Show | bool | None = None,
+    study: Study | Path | str, only: Sequence[str], output: Path | str | None = None, *, show: Show | bool | None = None
 ) -> None:
     """Train some networks of a study and stop; `run` then continues with the others and the report.
 
@@ -90,11 +78,11 @@ def train_only(
     Raises:
         CasewiseError: as `run`; or the study has no such network.
     """
-    from casewise.pipeline.status import recorded, unchanged_torch
+    from casewise.pipeline.status import unchanged_torch
     from casewise.pipeline.train import train_only as train_named
 
     study, folder, show = _resolve(study, output, show)
-    with unchanged_torch(), folder.lock(), recorded(folder, show, only) as show:
+    with unchanged_torch(), folder.lock():
         train_named(_prepare_run(study, folder, show, only), only, show)
 
 

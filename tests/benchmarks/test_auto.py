@@ -56,6 +56,10 @@ def test_a_finished_study_is_not_run_again(auto: Any, options: argparse.Namespac
     assert (files.metrics.path.stat().st_mtime_ns, files.study.path.stat().st_mtime_ns) == before
 
 
+def test_a_run_is_timed(auto: Any, finished: Any) -> None:
+    assert auto.training_seconds(finished[0]["oral"]) > 0
+
+
 def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path: Path) -> None:
     run = finished[0]["oral"]
     found = list(auto.figures("oral", run))

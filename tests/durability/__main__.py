@@ -17,7 +17,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="how many runs are killed in all")
     parser.add_argument("--faults", type=int, default=0, help="in how many runs the disk fails")
     parser.add_argument("--seed", type=int, default=1, help="other seeds give other moments")
-    parser.add_argument("--lanes", type=int, default=2, help="how many runs work side by side")
     parser.add_argument("--only", default="", choices=["", *(s.name for s in SCENARIOS)], help="one scenario")
     parser.add_argument("--folder", type=Path, help="where the runs are kept [default: a temporary folder]")
     options = parser.parse_args()
@@ -27,7 +26,6 @@ def main() -> int:
             kills=options.kills,
             faults=options.faults,
             seed=options.seed,
-            lanes=options.lanes,
             only=options.only,
         )
     print(summary(tallies))

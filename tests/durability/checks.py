@@ -115,13 +115,14 @@ def results(work: Path) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    """The SHA-256 of a result; of an audit without its seconds, and without the hash of paths in the run folder."""
-    if path.name != "audit.json":
+    """The SHA-256 of a result; of an audit and of what was made from it without its seconds and paths in the folder."""
+    if path.name not in ("audit.json", "metrics.json"):
         return sha256(path)
-    findings = json.loads(path.read_text(encoding="utf-8"))
-    findings.pop("seconds", None)
-    findings.get("facts", {}).pop("inputs_hash", None)
-    return hashlib.sha256(json.dumps(findings).encode()).hexdigest()
+    value = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("seconds", "made_from"):
+        value.pop(name, None)
+    value.get("facts", {}).pop("inputs_hash", None)
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def differing(expected: dict[str, str], present: dict[str, str]) -> list[str]:
@@ -134,7 +135,7 @@ def differing(expected: dict[str, str], present: dict[str, str]) -> list[str]:
 
 def leftovers(work: Path) -> list[str]:
     """What a finished run must not leave: temporary files, and states of trainings."""
-    names = [path for path in work.rglob("*") if path.name.startswith((TEMPORARY, "state.", "state-before."))]
+    names = [path for path in work.rglob("*") if path.name.startswith((TEMPORARY, "state."))]
     return [f"{path.relative_to(work)}: left behind" for path in names]
 
 

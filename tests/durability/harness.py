@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
-import sys
-import time
-import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tests.durability import checks
 from tests.durability.runs import Ending, Plan, load, mark_steps, run, workers_watched
@@ -192,86 +187,31 @@ def _discard(work: Path, *, keep: bool = False) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def durability(folder: Path, *, kills: int, faults: int, seed: int, lanes: int = 1, only: str = "") -> list[Tally]:
-    """Kill `kills` runs in all, and let the disk fail in `faults`, shared evenly by the scenarios.
-
-    Args:
-        lanes: the number of processes that work side by side, each on other scenarios.
-    """
+def durability(
+    folder: Path, *, kills: int, faults: int, seed: int, only: str = "", progress: bool = False
+) -> list[Tally]:
+    """Kill `kills` runs in all, and let the disk fail in `faults`, shared evenly by the scenarios."""
     os.environ.update(LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="1", MPLBACKEND="Agg")
     scenarios = [scenario for scenario in SCENARIOS if only in ("", scenario.name)]
-    lanes = min(lanes, len(scenarios))
-    tasks = [
-        Task(
-            scenario, _share(kills, number, len(scenarios)), _share(faults, number, len(scenarios)), f"{seed} {number}"
-        )
-        for number, scenario in enumerate(scenarios)
-    ]
+    shared, tallies = Shared(), []
     with workers_watched(folder):
         load()
-        children = [_lane(tasks[lane::lanes], folder, folder / f"lane-{lane}.json") for lane in range(lanes)]
-        for child in children:
-            os.waitpid(child, 0)
-    tallies = {scenario.name: Tally(scenario.name) for scenario in scenarios}
-    for lane in range(lanes):
-        file = folder / f"lane-{lane}.json"
-        for entry in json.loads(file.read_text(encoding="utf-8")) if file.exists() else []:
-            tallies[entry["scenario"]] = _tally(entry)
-    for task in tasks:
-        if sum(tallies[task.scenario.name].kills.values()) < task.kills:
-            tallies[task.scenario.name].failures.append(
-                f"{task.scenario.name}: its lane ended before its work was done"
-            )
-    return list(tallies.values())
-
-
-@dataclass(frozen=True)
-class Task:
-    """The work on one scenario."""
-
-    scenario: Scenario
-    kills: int
-    faults: int
-    seed: str
-
-
-def _tally(entry: dict[str, Any]) -> Tally:
-    return Tally(**entry | {"kills": Counter(entry["kills"]), "faults": Counter(entry["faults"])})
-
-
-def _lane(tasks: list[Task], folder: Path, file: Path) -> int:
-    """Work on scenarios one after another in a fork of this process; their tallies are written to `file`."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        shared, entries, warm = Shared(), [], False
         mark_steps(shared)
-        for task in tasks:
-            place, start = folder / _slug(task.scenario), time.monotonic()
+        for number, scenario in enumerate(scenarios):
+            place, draw = folder / scenario.name.replace(",", "").replace(" ", "-"), random.Random(f"{seed} {number}")
             # The first one twice: its libraries are loaded here after the first time, which would be in its seconds.
-            for _ in range(1 if warm else 2):
-                whole = reference(task.scenario, place, shared)
-            warm = True
-            draw = random.Random(task.seed)
-            tally = killed(task.scenario, whole, place, task.kills, draw, shared)
-            tally.add(failed_disks(task.scenario, whole, place, task.faults, draw, shared))
-            entries.append(vars(tally))
-            file.write_text(json.dumps(entries), encoding="utf-8")
-            print(f"{summary_line(tally)}, {time.monotonic() - start:.0f} s", flush=True)
-    except BaseException:  # noqa: BLE001 (the process must end here, whatever happened)
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(0)
+            for _ in range(1 if number else 2):
+                whole = reference(scenario, place, shared)
+            tally = killed(scenario, whole, place, _share(kills, number, len(scenarios)), draw, shared)
+            tally.add(failed_disks(scenario, whole, place, _share(faults, number, len(scenarios)), draw, shared))
+            tallies.append(tally)
+            if progress:
+                print("\n  ".join([summary_line(tally), *tally.failures]), flush=True)
+    return tallies
 
 
 def _share(count: int, number: int, of: int) -> int:
     return count // of + (number < count % of)
-
-
-def _slug(scenario: Scenario) -> str:
-    return scenario.name.replace(",", "").replace(" ", "-")
 
 
 def summary_line(tally: Tally) -> str:

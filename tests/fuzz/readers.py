@@ -274,7 +274,7 @@ def read_forged_bundle(work: Work, draw: random.Random) -> None:
         bundle.manifest_path.unlink()
         bundle.write_manifest("0", "inputs")
     model = load_bundle(bundle.path)
-    _ = (model.outputs, model.learners, model.headline, model.table.columns)
+    _ = (model.learners, model.headline, model.table.columns)
     model.members[0].study(Path("new.csv"))
     model.members[0].load()
 
@@ -286,7 +286,7 @@ def _claim_later_format(manifest: Path, draw: random.Random) -> None:
 
 def _forged_archive(work: Work, folder: Path, draw: random.Random) -> Path:
     """A zip file with the mark of a bundle and a right checksum of its bytes, and other entries than a bundle has."""
-    from casewise.run_folder.bundle_archive import MARK
+    from casewise.run_folder.bundle_folder import MARK
 
     path = work.folder / "forged.zip"
     names = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
@@ -369,11 +369,11 @@ def _table_bytes(folder: Path) -> bytes:
 def _state_bytes(folder: Path) -> bytes:
     import torch
 
-    from casewise.run_folder import StateFile
+    from casewise.run_folder import WeightsFile
     from casewise.training.checkpoint import save_state
 
     state = {"epoch": 3, "state_dict": {"a": torch.zeros(3), "b": [torch.ones(2), 0.5]}, "loops": {"x": (1, None)}}
-    save_state(StateFile(folder / "state.safetensors"), state)
+    save_state(WeightsFile(folder / "state.safetensors"), state)
     return (folder / "state.safetensors").read_bytes()
 
 

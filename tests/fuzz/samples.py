@@ -177,7 +177,7 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
     from casewise.models.build_model import network_facts, network_of, scaled_facts
     from casewise.models.outputs import outputs_of
     from casewise.run_folder import BundleFolder
-    from casewise.run_folder.bundle_archive import write_archive
+    from casewise.run_folder.bundle_folder import write_archive
     from casewise.run_folder.job_folder import JobFolder
     from casewise.training.checkpoint import write_tensors
 
@@ -202,7 +202,7 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
         origin={"weights": "random", "split": "0", "synthetic": True, "weights_sha256": sha256},
     )
     bundle = BundleFolder(folder / "bundle")
-    member = bundle.member("test_resnet", 0)
+    member = bundle.member("test_resnet", 1)
     member.path.mkdir(parents=True)
     shutil.copy(job.weights.path, member.weights.path)
     member.facts.path.write_text(json.dumps(as_json(facts)))

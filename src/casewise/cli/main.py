@@ -6,7 +6,8 @@ import atexit
 import errno
 import sys
 from functools import lru_cache
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -71,76 +72,26 @@ def command_line() -> typer.Typer:
     return app
 
 
-def _refuse_settings(words: list[str]) -> None:
-    """Refuse a setting of the study that is given as an option of `run`, `validate` or `audit`.
-
-    Raises:
-        CasewiseError: there is one; the message says where it belongs.
-    """
-    from casewise.errors import CasewiseError
-
-    if not words or words[0] not in ("run", "validate", "audit"):
-        return
-    command: Any = typer.main.get_command(command_line())
-    options = ["--help", *(name for option in command.commands[words[0]].params for name in option.opts)]
-    for word in words[1:]:
-        name = word.partition("=")[0]
-        if word == "--":
-            return
-        if not name.startswith("--") or name in options:
-            continue
-        import difflib
-
-        from casewise.errors import cut
-
-        # short names of settings are alike to options by chance
-        alike = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
-        if not alike:
-            raise CasewiseError(
-                f"`casewise {words[0]}` has no option {cut(name)}. Settings such as the number of epochs belong in the "
-                "study file: `recipe: {epochs: 2}`. For a variant, write `--set recipe.epochs=2` or a second file "
-                "that begins with `extends: study.yaml`."
-            )
-        raise CasewiseError(f"`casewise {words[0]}` has no option {cut(name)}. Did you mean {alike[0]!r}?")
-
-
-def _storage_failure(error: OSError) -> str | None:
-    """A sentence on a failure of the disk at a file that a command writes; None for another error."""
-    from pathlib import Path
-
-    from casewise.files import REMEDIES, storage_message
-
-    if error.errno not in REMEDIES:
-        return None
-    if not isinstance(error.filename, str):  # such as of a page that is sent to a file by the shell
-        return f"The output could not be written: {error.strerror or error}. {REMEDIES[error.errno]}.".format(
-            folder="its folder"
-        )
-    path = Path(error.filename)
-    if error.errno == errno.ENOENT and path.parent.is_dir():
-        return None  # not a folder that has vanished
-    return storage_message(error, path)
-
-
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130."""
     from casewise.console import end_process, error_text
     from casewise.errors import CasewiseError
+    from casewise.files import REMEDIES, storage_message
 
     code = 1
     if getattr(sys.modules["__main__"], "main", None) is main:  # not where another program calls it
         atexit.register(lambda: end_process(code))  # the last of all that is done at the exit
     try:
-        _refuse_settings(sys.argv[1:])
         command_line()()
         code = 0
     except CasewiseError as error:
         print(error_text(str(error)), file=sys.stderr)
         code = 2
     except OSError as error:
-        if (message := _storage_failure(error)) is None:
+        if error.errno not in REMEDIES or error.errno == errno.ENOENT:  # a missing file may be a fault of casewise
             raise
-        print(error_text(message), file=sys.stderr)
+        where = Path(str(error.filename or "the output"))  # such as of a page that is sent to a file by the shell
+        print(error_text(storage_message(error, where)), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130

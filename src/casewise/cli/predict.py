@@ -82,7 +82,7 @@ def predict(
         raise CasewiseError("--names is about the files of --also, such as --also fhir=results/fhir. Give both.")
     with show.bar("predict"):
         folders = parsed_folders(also or [])
-        from casewise.inference.model import PredictionSettings, load_bundle
+        from casewise.inference.model import load_bundle
         from casewise.inference.output_table import predict_to_file
 
         model = load_bundle(bundle, trust=trust)
@@ -93,25 +93,19 @@ def predict(
                 for each in results:
                     each.receive(chunk)
 
-            settings = PredictionSettings(learner, columns, root, chunk, abstain)
-            written = predict_to_file(model, list(cases), output, settings, show=show, receive=receive)
+            options = {"learner": learner, "columns": columns, "root": root, "size": chunk, "abstain": abstain}
+            written = predict_to_file(model, list(cases), output, receive=receive, show=show, **options)
     if not quiet:
         print(f"wrote {written.path}: {counted(written.cases, 'case')}")
-    if written.without:
-        verb = "has" if written.without == 1 else "have"
-        print(
-            f"{written.without:,} of {counted(written.cases, 'case')} {verb} no prediction; the column problem says "
-            f"why. The first: {written.first_reason}",
-            file=sys.stderr,
-        )
-    if written.flagged:
-        verb = "is" if written.flagged == 1 else "are"
-        print(
-            f"{written.flagged:,} of {counted(written.cases, 'case')} {verb} unlike the training cases, so that the "
-            f"prediction may not apply; the column flags says why. The first: {written.first_flags}",
-            file=sys.stderr,
-        )
-    elif model.limits is None and not quiet:
+    unlike = "flags: they are unlike the training cases, so that the prediction may not apply"
+    for count, what, first in (
+        (written.without, "no prediction; the column problem says why", written.first_reason),
+        (written.flagged, unlike, written.first_flags),
+    ):
+        if count:
+            have = "has" if count == 1 else "have"
+            print(f"{count:,} of {counted(written.cases, 'case')} {have} {what}. The first: {first}", file=sys.stderr)
+    if model.limits is None and not quiet:
         print("This model has no limits of images, so the column flags is empty for every case.", file=sys.stderr)
     result_folders = [folder for each in results for folder in each.folders]
     for folder in result_folders:
@@ -119,8 +113,8 @@ def predict(
             print(f"wrote {folder.folder}: {counted(folder.files, 'file')} ({folder.title})")
         if folder.without:
             count, reason = len(folder.without), next(iter(folder.without.values()))
-            verb = "has" if count == 1 else "have"
-            print(f"{counted(count, 'case')} {verb} no {folder.title}. The first: {reason}", file=sys.stderr)
+            have = "has" if count == 1 else "have"
+            print(f"{counted(count, 'case')} {have} no {folder.title}. The first: {reason}", file=sys.stderr)
     if written.without == written.cases or any(not folder.files for folder in result_folders):
         raise typer.Exit(1)
 
@@ -138,16 +132,19 @@ def parsed_folders(options: Sequence[str]) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for text in options:
         name, separator, folder = text.partition("=")
+        problem = ""
         if not (name and separator and folder):
-            raise CasewiseError(f"--also: {text!r} is not FORMAT=FOLDER, such as fhir=results/fhir.")
-        if name not in owners:
+            problem = f"{text!r} is not FORMAT=FOLDER, such as fhir=results/fhir."
+        elif name not in owners:
             names = ", ".join(owners) or "the formats, because no plugin with a format is installed"
-            raise CasewiseError(f"--also: {cut(name)} is none of {names}.{nearest(name, owners)}")
+            problem = f"{cut(name)} is none of {names}.{nearest(name, owners)}"
+        elif name in folders:
+            problem = f"{name} is given twice."
+        elif Path(folder).exists() and not Path(folder).is_dir():
+            problem = f"{folder} is a file. Name a folder."
+        if problem:
+            raise CasewiseError(f"--also: {problem}")
         owners[name].check_result_format(name)
-        if name in folders:
-            raise CasewiseError(f"--also: {name} is given twice.")
-        if Path(folder).exists() and not Path(folder).is_dir():
-            raise CasewiseError(f"--also {name}: {folder} is a file. Name a folder.")
         folders[name] = Path(folder)
     return folders
 

@@ -64,7 +64,7 @@ def run(
 ) -> None:
     """Run a study: cohort, tiles, split, audit, networks, stacking, scores, report. Run it again to continue."""
     from casewise.console import Silent, Terminal
-    from casewise.errors import counted
+    from casewise.errors import CasewiseError, counted
     from casewise.jobs.backends import executing_on
     from casewise.run import run as run_study
     from casewise.run import train_only
@@ -77,7 +77,10 @@ def run(
             if plan.compute.keep_memory:
                 keep_memory()
             if only is not None:
-                train_only(plan, _names(only), output, show=show)
+                names = [name.strip() for text in only for name in text.split(",") if name.strip()]
+                if not names:
+                    raise CasewiseError("--only: names no network. Write, for example, `--only resnet34`.")
+                train_only(plan, names, output, show=show)
                 return
             finished = run_study(plan, output, show=show)
     except KeyboardInterrupt:
@@ -174,20 +177,6 @@ def _read(study: Path, weights_dir: Path | None, settings: list[str] | None, job
     return plan
 
 
-def _names(only: list[str]) -> list[str]:
-    """The names of `--only`, which may be separated by commas.
-
-    Raises:
-        StudyError: there is none.
-    """
-    from casewise.errors import StudyError
-
-    names = [name.strip() for text in only for name in text.split(",") if name.strip()]
-    if not names:
-        raise StudyError("--only: names no network. Write, for example, `--only resnet34` or `--only resnet34:2`.")
-    return names
-
-
 def results(
     run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
     output: Annotated[Path | None, typer.Option(help="The Markdown page to write [default: print it].")] = None,
@@ -199,9 +188,7 @@ def results(
     if output:
         print(f"wrote {write_results(run_folder, output, others=compare or [])}")
     else:
-        from casewise.console import print_markdown
-
-        print_markdown(results_page(run_folder, others=compare or []))
+        print(results_page(run_folder, others=compare or []), end="")
 
 
 def checklist(

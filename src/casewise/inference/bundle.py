@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import LINE, CasewiseError, RunError, cut, shortened
+from casewise.errors import LINE, RunError, cut, shortened
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
 from casewise.models.outputs import Output, width_of
@@ -85,15 +85,15 @@ class Bundle:
     model: str
     fold: int
     network: dict[str, Any]
-    outputs: list[dict[str, Any]]
-    settings: dict[str, Any]
+    outputs: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
     fitted: dict[str, Any]
     compute: ComputeFacts
     batch_size: int
     subjects: frozenset[str]
     stop_subjects: frozenset[str]
     origin: dict[str, Any]
-    distance: dict[str, Any] | None = None
+    distance: Mapping[str, Any] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
@@ -114,21 +114,17 @@ class Bundle:
             )
         try:
             _check_types(facts)
+            origin = ("comparison_only", "earlier_subjects", "final")
             return cls(
                 files.path,
-                facts["model"],
-                facts["fold"] - 1,
-                facts["network"],
-                facts["outputs"],
-                facts["settings"],
-                facts["fitted"],
-                ComputeFacts(**facts["compute"]),
-                facts["batch_size"],
-                frozenset(facts["subjects"]),
-                frozenset(facts.get("stop_subjects", ())),
-                {name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
-                | {name: facts[name] for name in ("comparison_only", "earlier_subjects", "final") if name in facts},
-                facts.get("distance"),
+                fold=facts["fold"] - 1,
+                compute=ComputeFacts(**facts["compute"]),
+                subjects=frozenset(facts["subjects"]),
+                stop_subjects=frozenset(facts.get("stop_subjects", ())),
+                origin={name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
+                | {name: facts[name] for name in origin if name in facts},
+                distance=facts.get("distance"),
+                **{name: facts[name] for name in ("model", "network", "outputs", "settings", "fitted", "batch_size")},
             )
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
@@ -170,21 +166,10 @@ class Bundle:
         weights = JobFolder(self.folder).weights
         tensors = read_checked(weights, self.origin["weights_sha256"])
         try:
-            if into is not None:
-                network = into
-            else:
+            network = into
+            if network is None:
                 network = parts.network(self.network, tensors, own=own) if parts else network_from(self.network)
-        except (
-            CasewiseError,
-            TypeError,
-            ValueError,
-            LookupError,
-            AttributeError,
-            ArithmeticError,
-            AssertionError,
-            RuntimeError,
-            MemoryError,
-        ) as error:
+        except Exception as error:  # whatever a library says to arguments of a stranger
             raise RunError(
                 f"{JobFolder(self.folder).facts.path}: the field network does not describe one that can be built "
                 f"({shortened(str(error), LINE)}). Copy the bundle again, or train again."
@@ -248,11 +233,12 @@ def settings_of(study: Study, model: str) -> dict[str, Any]:
     return settings
 
 
-def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> list[dict[str, Any]]:
+def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> list[Mapping[str, Any]]:
     """One record for each target that a network predicts, with the mean and deviation of its training labels."""
-    records, start = [], 0
+    records: list[Mapping[str, Any]] = []
+    start = 0
     for output in outputs:
-        columns = slice(start, start + output.width)
+        columns, start = slice(start, start + output.width), start + output.width
         records.append(
             {
                 "name": output.name,
@@ -266,11 +252,10 @@ def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> l
                 "target_std": network.target_std[columns].tolist(),
             }
         )
-        start += output.width
     return records
 
 
-def as_json(bundle: Bundle) -> dict[str, Any]:
+def as_json(bundle: Bundle) -> Mapping[str, Any]:
     """The content of the file of facts."""
     return {
         "format": FORMAT,

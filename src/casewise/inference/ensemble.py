@@ -1,39 +1,52 @@
-"""The networks of a study that predict together, and what combines them: stackers, decisions, scores, intervals."""
+"""The networks of a study that predict together, and what combines them: stackers, decisions, scores, intervals.
+
+Each weights file is read once, and work that networks share is done once.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from casewise.errors import RunError, nearest
-from casewise.inference.members import Members
+from casewise.inference.predictor import Predictor
+from casewise.modalities.registry import modality_of
+from casewise.models.forward import predict_together
+from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart
 from casewise.predictions.conformal import with_sets
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import apply_scores
 from casewise.predictions.stacking import with_combined
 from casewise.predictions.table import COLUMNS, SAMPLE_KEY, mean_over_folds, probability_columns
+from casewise.run_folder import JobFolder
 from casewise.study.scores import study_scores
 from casewise.targets import by_form
 
 if TYPE_CHECKING:
     from casewise.inference.bundle import Bundle
     from casewise.inference.new_cases import NewCases
-    from casewise.inference.predictor import Predictor
-    from casewise.run_folder import JobFolder, JsonFile, RunFolder
+    from casewise.modalities.dataset import PanelDataset
+    from casewise.run_folder import JsonFile, RunFolder
     from casewise.study.schema import Study
 
 # What `learner` may say besides the name of a learner.
 HEADLINE, NETWORKS, ALL_LEARNERS = "headline", "networks", "all"
+# Networks stay in memory between calls up to this many bytes of weights; the others are read again for each call.
+KEPT_BYTES = 4 * 2**30
 
 
 class Ensemble:
     """The networks behind some learners, which predict prepared cases as the run predicted its test set.
+
+    Models on fixed features always stay in memory, because their encoders, the largest part of them, are shared.
 
     Args:
         members: the networks of all folds.
@@ -54,7 +67,8 @@ class Ensemble:
             raise RunError(f"{self.learners[0]} needs the network {min(lacking)}, which is not there.")
         self._stackers = {name: combination.stackers[name] for name in self.learners if name in combination.stackers}
         self._nested = combination.nested if NESTED in self.learners else ""
-        self._networks = Members(self.members)
+        self._parts = SharedParts()
+        self._loaded: dict[int, Predictor] = {}
 
     def predict(self, study: Study, new: NewCases) -> pd.DataFrame:
         """Rows of the predictions table at stage 'external', means over the folds.
@@ -64,30 +78,133 @@ class Ensemble:
         The spread is the standard deviation (n - 1) over the networks of the folds: of a number, of the expected grade,
         or of the probability of the predicted class; NaN for a single network. Scores are computed for each fold, too.
         """
-        rows = pd.concat(list(self._networks.rows(study, new)), ignore_index=True)
+        rows = pd.concat(list(self._rows(_Call(study, new))), ignore_index=True)
         by_fold = [self._combined(fold_rows) for _, fold_rows in rows.groupby("outer_fold", sort=True)]
-        means = self._scored(apply_thresholds(self._combined(mean_over_folds(rows)), self._decisions), study)
-        means = with_spread(means, self._scored(pd.concat(by_fold, ignore_index=True), study))
+        decided = apply_thresholds(self._combined(mean_over_folds(rows)), self._combination.decisions)
+        means = with_spread(_scored(decided, study), _scored(pd.concat(by_fold, ignore_index=True), study))
         return with_sets(means[means["model"].isin(self.learners)], self._combination.intervals)
 
     def _combined(self, rows: pd.DataFrame) -> pd.DataFrame:
         return with_combined(rows, self._stackers, self._nested)
 
-    def _scored(self, rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-        scores = study_scores(study)
-        return apply_scores(rows, scores, missing_regions=study.missing_regions, regions=study.regions)
-
-    @property
-    def _decisions(self) -> Mapping[str, Any]:
-        return self._combination.decisions
-
     def load(self) -> int:
-        """Load the networks that stay in memory (see `casewise.inference.members`), and return their number."""
-        return self._networks.load()
+        """Load the networks that stay in memory, and return their number."""
+        for number in self._kept:
+            self._predictor(number)
+        return len(self._kept)
 
     def predictors(self, model: str) -> Iterator[Predictor]:
         """The predictors of the networks of a model, one by one; the next one may replace the weights of the last."""
-        return self._networks.predictors(model)
+        for number, bundle in enumerate(self.members):
+            if bundle.model == model:
+                yield self._predictor(number)
+
+    def _rows(self, call: _Call) -> Iterator[pd.DataFrame]:
+        """For each network its rows of the predictions table at stage 'external'."""
+        on_features = [n for n, bundle in enumerate(self.members) if "bank" in bundle.network and not _mirrors(bundle)]
+        together: dict[int, pd.DataFrame] = {}
+        for number, bundle in enumerate(self.members):
+            if number not in together:
+                together |= self._together(number, call)
+            if number in together:
+                yield together.pop(number)
+                continue
+            predictor, data = self._predictor(number), call.dataset(bundle)
+            if number in on_features:
+                alike = [n for n in on_features if call.dataset(self.members[n]) is data]
+                data = call.joint_features([self._predictor(n) for n in alike], data).of(predictor.network)
+            yield predictor.rows(data, call.view(bundle.model), call.panels, stage="external")
+
+    def _together(self, number: int, call: _Call) -> dict[int, pd.DataFrame]:
+        """The rows of a network and of those that share its first layers, by number; empty if it shares none."""
+        numbers, shared = next((group for group in self._groups if number in group[0]), ([], None))
+        predictors = [self._loaded[member] for member in numbers]
+        if not predictors:
+            return {}
+        bundle = predictors[0].bundle
+        data = call.dataset(bundle)
+        if data.bags or any(call.dataset(predictor.bundle) is not data for predictor in predictors):
+            return {}
+        predicted = predict_together(
+            [predictor.network for predictor in predictors],
+            data,
+            bundle.output_records,
+            batch=bundle.batch_size,
+            channels_last=bundle.compute.channels_last,
+            bf16=bundle.compute.precision == "bf16",
+            flips=_mirrors(bundle),
+            shared=shared,
+        )
+        view = call.view(bundle.model)
+        return {
+            member: predictor.rows_of(values.numpy(), features, view, call.panels, stage="external")
+            for member, predictor, (values, features) in zip(numbers, predictors, predicted, strict=True)
+        }
+
+    @cached_property
+    def _groups(self) -> list[tuple[list[int], SharedStart]]:
+        """The numbers of networks in memory whose first layers are equal, with these layers."""
+        alike: dict[str, list[int]] = {}
+        for number, bundle in enumerate(self.members):
+            if number in self._kept and "bank" not in bundle.network:
+                # everything that decides how a network computes, besides its weights and its preprocessing
+                facts = [bundle.model, bundle.network, bundle.batch_size, asdict(bundle.compute), _mirrors(bundle)]
+                alike.setdefault(json.dumps(facts, sort_keys=True), []).append(number)
+        starts = [
+            (numbers, SharedStart.of([self._predictor(n).network for n in numbers])) for numbers in alike.values()
+        ]
+        return [(numbers, shared) for numbers, shared in starts if shared]
+
+    def _predictor(self, number: int) -> Predictor:
+        if number in self._loaded:
+            return self._loaded[number]
+        kept = number in self._kept
+        predictor = Predictor.from_bundle(self.members[number], self._parts, own=kept)
+        if kept:
+            self._loaded[number] = predictor
+        return predictor
+
+    @cached_property
+    def _kept(self) -> set[int]:
+        """The numbers of the networks that stay in memory: the first ones within `KEPT_BYTES`."""
+        kept, total = set(), 0
+        for number, bundle in enumerate(self.members):
+            total += 0 if "bank" in bundle.network else JobFolder(bundle.folder).weights.path.stat().st_size
+            if "bank" in bundle.network or total <= KEPT_BYTES:
+                kept.add(number)
+        return kept
+
+
+class _Call:
+    """What networks share while they predict the same cases: the study as learners see it, datasets, and features."""
+
+    def __init__(self, study: Study, new: NewCases) -> None:
+        self._store, self.panels = new.store, new.cohort.panels
+        self.view = cache(study.of_learner)
+        self._text = cache(lambda model: self.view(model).model_dump_json())
+        self._datasets: dict[str, PanelDataset] = {}
+        self._features: dict[int, JointFeatures] = {}
+
+    def dataset(self, bundle: Bundle) -> Any:
+        key = self._text(bundle.model) + json.dumps(bundle.fitted, sort_keys=True)
+        if key not in self._datasets:
+            view = self.view(bundle.model)
+            self._datasets[key] = modality_of(view).dataset(self._store, view, self.panels, None, bundle.fitted)
+        return self._datasets[key]
+
+    def joint_features(self, predictors: Sequence[Predictor], data: PanelDataset) -> JointFeatures:
+        if id(data) not in self._features:
+            self._features[id(data)] = JointFeatures([predictor.network for predictor in predictors], data)
+        return self._features[id(data)]
+
+
+def _mirrors(bundle: Bundle) -> bool:
+    """Whether predictions are averaged with those of mirrored panels, which features of panels do not give."""
+    return bool(bundle.settings["test_time_augmentation"])
+
+
+def _scored(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    return apply_scores(rows, study_scores(study), missing_regions=study.missing_regions, regions=study.regions)
 
 
 def chosen_learners(members: Sequence[Bundle], combination: Combination, learner: str) -> list[str]:
@@ -129,18 +246,12 @@ def with_spread(means: pd.DataFrame, by_fold: pd.DataFrame) -> pd.DataFrame:
     spread = np.full(len(means), np.nan)
     for kind, rows in means.groupby("kind", sort=False):
         positions = rows.index.to_numpy()
-        columns = (
-            by_form(
-                str(kind),
-                {
-                    "number": ["y_pred"] * len(rows),
-                    "ordinal": ["expected"] * len(rows),
-                    "classes": ["y_pred" if np.isnan(value) else f"p{int(value)}" for value in rows["y_pred"]],
-                },
-            )
-            if shares
-            else ["y_pred"] * len(rows)
-        )
+        of_kind = {
+            "number": ["y_pred"] * len(rows),
+            "ordinal": ["expected"] * len(rows),
+            "classes": ["y_pred" if np.isnan(value) else f"p{int(value)}" for value in rows["y_pred"]],
+        }
+        columns = by_form(str(kind), of_kind) if shares else of_kind["number"]
         for column in set(columns):
             chosen = positions[np.array(columns) == column]
             spread[chosen] = deviations[column].to_numpy(dtype=float)[chosen]
@@ -230,7 +341,7 @@ class Combination:
         return list(dict.fromkeys(names))
 
 
-def decisions_of(file: JsonFile, members: Sequence[Bundle], combined: Sequence[str] = ()) -> dict[str, Any]:
+def decisions_of(file: JsonFile, members: Sequence[Bundle], combined: Sequence[str] = ()) -> Mapping[str, Any]:
     """The rules of grades with their thresholds; without a file, those that need none.
 
     Raises:
@@ -238,7 +349,7 @@ def decisions_of(file: JsonFile, members: Sequence[Bundle], combined: Sequence[s
     """
     if file.exists():
         return file.read()
-    records: dict[str, Any] = {}
+    records = {}
     for output in members[0].outputs:
         rule = members[0].settings["targets"].get(output["name"], {}).get("decision")
         if rule == "kappa":

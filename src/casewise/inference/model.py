@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
-from casewise.errors import RunError, nearest, shortened
+from casewise.errors import RunError, nearest_folder, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Combination, Ensemble
-from casewise.inference.input_flags import case_flags, with_flags
-from casewise.inference.input_limits import FEWEST_SUBJECTS, Limits
+from casewise.inference.input_checks import FEWEST_SUBJECTS, Limits, case_flags, with_flags
 from casewise.inference.new_cases import (
     LEFT_OUT,
     ROWS,
@@ -33,9 +32,8 @@ from casewise.inference.new_cases import (
     sources_of,
 )
 from casewise.inference.output_table import OutputTable
-from casewise.inference.run_members import predicting_members
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
-from casewise.run_folder.bundle_archive import check_signature, extract, is_archive
+from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
@@ -47,22 +45,6 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """How new cases are predicted in chunks.
-
-    Attributes:
-        learner, columns, root, abstain: as the arguments of `TrainedModel.predict`.
-        size: the rows of the table in a chunk; the cases of a subject are never divided.
-    """
-
-    learner: str = HEADLINE
-    columns: Mapping[str, str] = field(default_factory=dict)
-    root: Path | str | None = None
-    size: int = ROWS
-    abstain: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,11 +70,6 @@ class TrainedModel:
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     @property
-    def outputs(self) -> list[str]:
-        """The names of the predicted targets."""
-        return [str(output["name"]) for output in self.members[0].outputs]
-
-    @property
     def learners(self) -> list[str]:
         """The names of the networks, of the baselines, and of the learners that combine them."""
         return self.combination.learners(list(dict.fromkeys(member.model for member in self.members)))
@@ -101,11 +78,6 @@ class TrainedModel:
     def headline(self) -> str:
         """The learner that the study's report is about; empty if nothing was evaluated."""
         return self.combination.headline
-
-    @property
-    def decisions(self) -> Mapping[str, Any]:
-        """The rules of grades with their thresholds by learner (see `casewise.predictions.decisions`)."""
-        return self.combination.decisions
 
     @property
     def checksum(self) -> str:
@@ -193,7 +165,9 @@ class TrainedModel:
 
     def _predicted(self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool) -> pd.DataFrame:
         """The table of prepared cases."""
-        rows = with_paths(ensemble.predict(study, new), new)
+        rows, images = ensemble.predict(study, new), new.cohort.images
+        paths = images.set_index(images["image"].astype(str))["path"].astype(str)
+        rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
             rows = with_flags(rows, self.limits, case_flags(self.limits, new))
         output = self.table
@@ -202,8 +176,12 @@ class TrainedModel:
     def predict_in_chunks(
         self,
         cases: Path | str | Sequence[Path | str] | pd.DataFrame,
-        settings: PredictionSettings | None = None,
         *,
+        learner: str = HEADLINE,
+        columns: Mapping[str, str] | None = None,
+        root: Path | str | None = None,
+        size: int = ROWS,
+        abstain: bool = False,
         show: Show | None = None,
     ) -> Iterator[PredictedChunk]:
         """Predict new cases in chunks, in the order of the table; each has its `table`, with the columns of `predict`.
@@ -211,32 +189,28 @@ class TrainedModel:
         A case that cannot be read has one row for each learner and target, with the reason as `problem` and without a
         prediction.
 
+        Args:
+            size: the rows of the table in a chunk; the cases of a subject are never divided. Other arguments are those
+                of `predict`.
+
         Raises:
             CasewiseError: the table as a whole cannot be read, such as one without the column of the images.
             RunError: there is no such learner.
         """
-        settings = settings or PredictionSettings()
-        if settings.abstain:
+        if abstain:
             self.check_abstaining()
-        ensemble = Ensemble(self.members, self.combination, settings.learner)
+        ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
-            table = new_table(cases, self.reader, Path(temporary), columns=settings.columns, root=settings.root)
+            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
             cells = table.cells()
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
             if ignores_visits(cells, table.study):
-                log.warning(
-                    "The study of this model has no visits, so those of the new cases are not used: all images of a "
-                    "subject have visit 1, each with its own path."
-                    if table.study.panels.by == "image"
-                    else "The study of this model has no visits, so all images of a subject are one case."
-                )
+                log.warning("The study of this model has no visits: those of the new cases are not used.")
             done = 0
-            for chunk in in_chunks(raw_cases, settings.size):
+            for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    predicted, _ = self.predict_together(
-                        ensemble, table, cells, chunk, Path(folder), abstain=settings.abstain
-                    )
+                    predicted, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), abstain=abstain)
                 done += len(chunk)
                 yield PredictedChunk(predicted, sources_of(chunk, cells, table.study), has_visits)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
@@ -267,12 +241,6 @@ class TrainedModel:
         return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), prepared
 
 
-def with_paths(rows: pd.DataFrame, new: NewCases) -> pd.DataFrame:
-    """Rows with the paths of images in place of their numbers."""
-    paths = new.cohort.images.set_index(new.cohort.images["image"].astype(str))["path"].astype(str)
-    return rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
-
-
 def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> TrainedModel:
     """Load a bundle (a folder or a zip file), the trained networks of a run folder, or one network's folder.
 
@@ -290,8 +258,7 @@ def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> Trained
     if path.is_file():
         raise RunError(f"{path} is a file, and neither a bundle as `casewise bundle` writes it nor a run folder.")
     if not path.is_dir():
-        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise RunError(f"There is no bundle or run folder {path}.{nearest(path.name, names)}")
+        raise RunError(f"There is no bundle or run folder {path}.{nearest_folder(path)}")
     if BundleFolder(path).exists():
         BundleFolder(path).verify()
         return _of_bundle(BundleFolder(path), path, trust, None)
@@ -302,33 +269,17 @@ def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> Trained
         member = Bundle.open(job.path)
         _check((member,), path)
         return TrainedModel(path, (member,), Combination.of_network(job, member))
-    if run.is_own():
-        run.check_finished()
-    members = tuple(Bundle.open(member.path) for member in predicting_members(run))
-    _check(members, path)
-    limits = _limits(run.input_checks)
-    about, card = _described(run.bundle, members)
-    return TrainedModel(path, members, Combination.of_run(run, members), about, card, limits)
+    run.check_finished()
+    if not run.bundle.exists() or _stale(run):
+        raise RunError(f"{path} has no bundle of its present results. Run the study again.")
+    run.bundle.verify()
+    return _of_bundle(run.bundle, path, None, None)
 
 
-def _described(folder: BundleFolder, members: Sequence[Bundle]) -> tuple[Mapping[str, Any], str]:
-    """The facts and the model card that the bundle of a run states of these networks; empty if it has none of them.
-
-    Raises:
-        RunError: a file of the bundle is missing or was changed.
-    """
-    if not folder.exists():
-        return {}, ""
-    recorded = folder.manifest()["files"]
-    for path in (folder.facts.path, folder.card.path):
-        if not (path.is_file() and checksum(path) == recorded.get(path.name, {}).get("sha256")):
-            raise RunError(f"{path} is missing, or was changed after it was written. {folder.facts.remedy}")
-    about, card = folder.about(), folder.card.read()
-    folders = [folder.member(entry["learner"], entry["fold"] and entry["fold"] - 1) for entry in about["members"]]
-    weights = [member.weights_sha256() for member in folders]
-    if sorted(weights) != sorted(str(member.origin.get("weights_sha256", "")) for member in members):
-        return {}, ""  # the run was trained again since
-    return about, card
+def _stale(run: RunFolder) -> bool:
+    """Whether the bundle of a run was made from other results than the present ones."""
+    recorded = run.bundle.provenance.read()["files_sha256"]
+    return recorded.get(run.metrics.path.name) != checksum(run.metrics.path)
 
 
 def _of_bundle(
@@ -339,8 +290,7 @@ def _of_bundle(
         check_signature(folder, path, Path(trust))
     about = folder.about()
     try:
-        folds = [entry["fold"] and entry["fold"] - 1 for entry in about["members"]]
-        folders = [folder.member(entry["learner"], fold) for entry, fold in zip(about["members"], folds, strict=True)]
+        folders = [folder.member(entry["learner"], entry["fold"]) for entry in about["members"]]
         combination = Combination(**about["combination"])
         if wrong := [name for name in ("bands", "display", "response") if not isinstance(about.get(name) or {}, dict)]:
             raise TypeError(f"{wrong[0]} is not an object")

@@ -27,17 +27,9 @@ if TYPE_CHECKING:
     from casewise.inference.bundle import Bundle
     from casewise.study.schema import Study
 
-# What the errors of a study say of its columns, and what is said in place of it where a table is predicted.
-COLUMN_HINTS = {
-    re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study"): (
-        r', or give `columns={"\1": "\2"}` (`--column \1=\2`)'
-    ),
-    re.compile(r"columns: (\w+) is (.*?), which is not a column of the table\."): (
-        r'columns: \1 is \2, which is not a column of the table. If it has another name there, give `columns={"\1": '
-        r'"NAME"}` (`--column \1=NAME`).'
-    ),
-}
+# What the errors of a study advise: a line of the study file, which says nothing to a person with new cases.
 IN_STUDY = re.compile(r", or write `[^`]*` in the study")
+COLUMN_HINT = re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study")
 
 
 @dataclass(frozen=True)
@@ -63,9 +55,7 @@ class NewTable:
     def corrected(self, error: CasewiseError) -> CasewiseError:
         """An error of reading the cases, without what only a study file or a temporary file could explain."""
         text, table = str(error), self.study.cohort
-        for pattern, hint in COLUMN_HINTS.items():
-            text = pattern.sub(hint, text)
-        text = IN_STUDY.sub("", text)
+        text = IN_STUDY.sub("", COLUMN_HINT.sub(r', or give `columns={"\1": "\2"}` (`--column \1=\2`)', text))
         if not self.own:
             text = text.replace(str(table), "cases").replace(table.name, "cases")
         return type(error)(text)
@@ -214,8 +204,7 @@ def sources_of(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> d
     texts = dict(zip(rows, cells.loc[rows, column].str.strip(), strict=True))
     sources: dict[str, tuple[Path, ...]] = {}
     for case in cases:
-        named = [texts[row] for row in case.rows if texts[row]]
-        paths = [os.path.join(folder, text) for text in named]
+        paths = [os.path.join(folder, texts[row]) for row in case.rows if texts[row]]
         paths = [path if os.path.exists(path) else path.replace("\\", "/") for path in paths]
         sources[case.name] = tuple(map(Path, dict.fromkeys(paths)))
     return sources
@@ -237,12 +226,10 @@ def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
 
 def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
     """The cases of a table in the order of their first rows; a row without subject is a case of its own."""
-    blank = pd.Series("", index=cells.index, dtype="str")
     subjects = cells[study.columns.get("subject") or "subject"].str.strip()
     column = study.columns.get("visit", "visit")
-    visits = cells[column].str.strip() if column in cells else blank
-    has_visits = bool((visits != "").any())
-    visits = visits if has_visits else blank + "1"
+    has_visits = names_visits(cells, study)
+    visits = cells[column].str.strip() if has_visits else pd.Series("1", index=cells.index, dtype="str")
     grouped: dict[tuple[str, str, int], list[int]] = {}
     for row, subject, visit in zip(cells.index.tolist(), subjects, visits, strict=True):
         grouped.setdefault((subject, visit, 0 if subject and visit else row), []).append(row)
@@ -263,18 +250,15 @@ def in_chunks(cases: Sequence[RawCase], size: int = ROWS) -> Iterator[list[RawCa
     >>> [len(chunk) for chunk in in_chunks([RawCase(n, n, "1", (1, 2)) for n in "abcab"], 8)]
     [4, 1]
     """
-    by_subject: dict[tuple[str, int], list[RawCase]] = {}
+    by_subject: dict[str | int, list[RawCase]] = {}
     for number, case in enumerate(cases):
-        by_subject.setdefault((case.subject, -1 if case.subject else number), []).append(case)
+        by_subject.setdefault(case.subject or number, []).append(case)
     chunk: list[RawCase] = []
-    rows = 0
     for subject_cases in by_subject.values():
-        more = sum(len(case.rows) for case in subject_cases)
-        if chunk and rows + more > size:
+        if chunk and sum(len(case.rows) for case in (*chunk, *subject_cases)) > size:
             yield chunk
-            chunk, rows = [], 0
-        chunk += subject_cases
-        rows += more
+            chunk = []
+        chunk = [*chunk, *subject_cases]
     if chunk:
         yield chunk
 
@@ -293,17 +277,15 @@ def prepare_together(
         return [], problems
     try:
         return [_prepared(table, cells, good, folder / "all")], problems
-    except (CohortError, ImageError) as error:
-        if len(good) == 1:
-            return [], [*problems, (good[0], reason_of(error))]
-    single, readable = folder / "single", []
+    except (CohortError, ImageError):
+        readable = []
     for case in good:
         try:
-            _prepared(table, cells, [case], single)
+            _prepared(table, cells, [case], folder / "single")
             readable.append(case)
         except (CohortError, ImageError) as error:
             problems.append((case, reason_of(error)))
-        shutil.rmtree(single, ignore_errors=True)
+        shutil.rmtree(folder / "single", ignore_errors=True)
     if not readable:
         return [], problems
     try:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from casewise.errors import RunError, counted
-from casewise.files import guarded, replacing
+from casewise.files import guarded, parquet_bytes, read_parquet, replacing
 from casewise.predictions.conformal import set_names
 
 if TYPE_CHECKING:
-    from casewise.console import Show
-    from casewise.inference.model import PredictionSettings, TrainedModel
+    from casewise.inference.model import TrainedModel
     from casewise.inference.new_cases import PredictedChunk, RawCase
 
 UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
@@ -153,27 +151,19 @@ class Written:
     first_flags: str
 
 
-class Writer(Protocol):
-    """Appends rows to a file."""
-
-    def write(self, table: pd.DataFrame) -> None: ...
-
-    def close(self) -> None: ...
-
-
 def predict_to_file(
     model: TrainedModel,
     cases: Path | str | Sequence[Path | str] | pd.DataFrame,
     output: Path | str,
-    settings: PredictionSettings | None = None,
     *,
-    show: Show | None = None,
     receive: Callable[[PredictedChunk], None] | None = None,
+    **options: Any,
 ) -> Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
 
     Args:
         receive: called with every chunk, such as to write it in further formats.
+        options: as in `TrainedModel.predict_in_chunks`.
 
     Raises:
         CasewiseError: the cases cannot be read as a whole; nothing is written.
@@ -181,25 +171,22 @@ def predict_to_file(
     """
     output = Path(output)
     check_output(output, model.table)
-    names: set[tuple[str, str]] = set()
-    without: dict[tuple[str, str], str] = {}
-    flagged: dict[str, str] = {}
-    with opened(output, model.table) as writer:
-        for chunk in model.predict_in_chunks(cases, settings, show=show):
-            table = chunk.table
-            writer.write(table)
-            if receive is not None:
-                receive(chunk)
-            for case, reason, flags in zip(table["case"], table["problem"], table["flags"], strict=True):
-                # rows without a subject have no name, and differ in their reason
-                key = (case, "" if case else reason)
-                names.add(key)
-                if reason:
-                    without.setdefault(key, reason)
-                elif flags:
-                    flagged.setdefault(case, f"{case} ({flags})")
-    first, first_flagged = next(iter(without.values()), ""), next(iter(flagged.values()), "")
-    return Written(output, len(names), len(without), first, len(flagged), first_flagged)
+    tables = [model.table.of_problems([], [])]
+    for chunk in model.predict_in_chunks(cases, **options):
+        tables.append(chunk.table)
+        if receive is not None:
+            receive(chunk)
+    table = pd.concat([each for each in tables if len(each)] or tables, ignore_index=True)
+    write_table(table, output)
+    # rows without a subject have no name, and differ in their reason
+    rows = table.assign(key=np.where(table["case"] == "", table["problem"], table["case"]))
+    without = rows[rows["problem"] != ""].drop_duplicates("key")
+    flagged = rows[(rows["problem"] == "") & (rows["flags"] != "")].drop_duplicates("key")
+    first_flags = [f"{case} ({flags})" for case, flags in zip(flagged["case"][:1], flagged["flags"][:1], strict=True)]
+    reasons = without["problem"].tolist()
+    return Written(
+        output, rows["key"].nunique(), len(without), "".join(reasons[:1]), len(flagged), "".join(first_flags)
+    )
 
 
 def check_output(path: Path, table: OutputTable) -> None:
@@ -208,12 +195,15 @@ def check_output(path: Path, table: OutputTable) -> None:
     Raises:
         RunError: it has another ending, is a folder, or holds something else.
     """
+    problem = ""
     if path.suffix.casefold() not in ENDINGS:
-        raise RunError(f"--output: {path} must end in {' or '.join(ENDINGS)}.")
-    if path.is_dir():
-        raise RunError(f"--output: {path} is a folder. Give the name of a file, such as {path / 'predictions.csv'}.")
-    if path.exists() and not _is_predictions(path, table):
-        raise RunError(f"--output: {path} exists and holds something else. Choose another file.")
+        problem = f"must end in {' or '.join(ENDINGS)}"
+    elif path.is_dir():
+        problem = f"is a folder. Give the name of a file, such as {path / 'predictions.csv'}"
+    elif path.exists() and not _is_predictions(path, table):
+        problem = "exists and holds something else. Choose another file"
+    if problem:
+        raise RunError(f"--output: {path} {problem}.")
 
 
 def _is_predictions(path: Path, table: OutputTable) -> bool:
@@ -222,73 +212,28 @@ def _is_predictions(path: Path, table: OutputTable) -> bool:
         if path.suffix.casefold() == ".csv":
             with path.open("rb") as file:
                 return file.read(200).decode("utf-8", "replace").startswith(",".join(start))
-        import pyarrow.parquet as parquet
-
-        return bool(parquet.read_schema(path).names[:4] == start)
+        return list(read_parquet(path).columns[:4]) == start
     except (OSError, ValueError):
         return False
 
 
-@contextmanager
-def opened(path: Path, table: OutputTable) -> Iterator[Writer]:
-    """A writer of the rows of `path`, which takes its place when the block ends without an error."""
-    make: dict[str, type[CsvWriter] | type[ParquetWriter]] = {".csv": CsvWriter, ".parquet": ParquetWriter}
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write predictions as CSV or Parquet, in one step.
+
+    Cells of a CSV file that a spreadsheet would run as a formula get an apostrophe in front. In Parquet, predictions
+    are text where some target has classes.
+    """
+    table = table.copy()
+    texts = [name for name in table if table[name].dtype == object or str(table[name].dtype) in ("str", "string")]
+    if path.suffix.casefold() == ".csv":
+        for name in texts:
+            table[name] = [guarded(cell) if isinstance(cell, str) else cell for cell in table[name]]
+        table.columns = [guarded(name) for name in table.columns]
+        content = table.to_csv(index=False, lineterminator="\n").encode()
+    else:
+        for name in texts:
+            cells = [None if cell is None or cell != cell else str(cell) for cell in table[name]]
+            table[name] = pd.array(cells, dtype="string")
+        content = parquet_bytes(table)
     with replacing(path, unlocked_folder=True) as temporary:
-        writer = make[path.suffix.casefold()](temporary, table)
-        try:
-            yield writer
-        finally:
-            writer.close()
-
-
-class CsvWriter:
-    """Rows as text; cells that a spreadsheet would run as a formula get an apostrophe in front."""
-
-    def __init__(self, path: Path, table: OutputTable) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._file.write(",".join(_quoted(name) for name in table.columns) + "\n")
-
-    def write(self, table: pd.DataFrame) -> None:
-        """Append rows."""
-        text = table.copy()
-        for name in text.columns:
-            if text[name].dtype == object or str(text[name].dtype) in ("str", "string"):
-                text[name] = [guarded(cell) if isinstance(cell, str) else cell for cell in text[name]]
-        text.to_csv(self._file, index=False, header=False, lineterminator="\n")
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._file.close()
-
-
-def _quoted(name: str) -> str:
-    cell = guarded(name)
-    return '"' + cell.replace('"', '""') + '"' if any(character in cell for character in ',"\r\n') else cell
-
-
-class ParquetWriter:
-    """Rows as Parquet: numbers as floats; predictions as text where some target has classes."""
-
-    def __init__(self, path: Path, table: OutputTable) -> None:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-
-        text, number = arrow.string(), arrow.float64()
-        floats = ("prediction low", "prediction high", "spread", "distance")
-        numeric = dict.fromkeys((*table.probabilities, *floats), number)
-        kinds = numeric | {"beyond": arrow.bool_()} | ({} if any(table.classes.values()) else {"prediction": number})
-        self._schema = arrow.schema([(name, kinds.get(name, text)) for name in table.columns])
-        self._writer: Any = parquet.ParquetWriter(path, self._schema)
-
-    def write(self, table: pd.DataFrame) -> None:
-        """Append rows."""
-        import pyarrow as arrow
-
-        if str(self._schema.field("prediction").type) == "string":
-            values = [None if cell is None or cell != cell else str(cell) for cell in table["prediction"]]
-            table = table.assign(prediction=values)
-        self._writer.write_table(arrow.Table.from_pandas(table, schema=self._schema, preserve_index=False))
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
+        temporary.write_bytes(content)

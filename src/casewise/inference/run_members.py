@@ -41,8 +41,8 @@ def predicting_members(folder: RunFolder) -> list[JobFolder]:
     lacking = [name for name, job in zip(study.learners, final, strict=True) if not job.finished(by_learner[name])]
     if lacking:
         raise RunError(
-            f"{folder.path} is not a finished run: {', '.join(lacking[:5])} {'is' if len(lacking) == 1 else 'are'} not "
-            "trained on all folds, as the study states by `final: refit`. Run the study again."
+            f"{folder.path} is not a finished run: networks on all folds (`final: refit`) are missing "
+            f"({', '.join(lacking[:5])}). Run the study again."
         )
     for job in final:
         job.check_complete()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from casewise.console import end_process
 from casewise.errors import CasewiseError, RunError, TrainingError, cut, nearest
-from casewise.files import REMEDIES, Anchor, anchor_for_good, anchors, check_anchors, make_folder
+from casewise.files import REMEDIES, make_folder
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
 from casewise.plugin import plugins
@@ -117,7 +117,6 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
     from casewise.jobs.job import run_job
 
     try:
-        check_anchors(job.folder.path)
         make_folder(job.folder.path)
         with FileLock(job.folder.lock_path, timeout=PATIENCE):
             job.folder.sweep()
@@ -134,7 +133,6 @@ def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Fai
         ) from None
     except OSError as error:
         where = error.filename or job.folder.path
-        check_anchors(job.folder.path)
         remedy = REMEDIES.get(error.errno or 0, "").format(folder=Path(where).parent)
         message = f"{job.name}: {error.strerror or error} ({where}).{f' {remedy}.' if remedy else ''}"
         return failed(job, message, transient=True, folder=True)
@@ -236,7 +234,7 @@ def _in_processes(jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers:
             batch_size=1,
             pre_dispatch=workers,
             initializer=_begin_worker,
-            initargs=(os.getpid(), Registrations.of(inputs.study), anchors(), compute.keep_memory),
+            initargs=(os.getpid(), Registrations.of(inputs.study), compute.keep_memory),
         )
         try:
             with warnings.catch_warnings(), parallel:
@@ -276,10 +274,7 @@ def lost(job: Job) -> Failure:
     return failed(job, message, transient=True, memory=True)
 
 
-def _begin_worker(
-    parent: int, registrations: Registrations, anchored_folders: Sequence[Anchor] = (), keep: bool = False
-) -> None:
-    anchor_for_good(anchored_folders)
+def _begin_worker(parent: int, registrations: Registrations, keep: bool = False) -> None:
     if keep:
         keep_memory()
     registrations.register()

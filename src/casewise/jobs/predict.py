@@ -11,8 +11,7 @@ import torch
 
 from casewise.errors import TrainingError
 from casewise.evaluation.judges import right_on
-from casewise.inference.distance import FeatureDistance
-from casewise.inference.predictor import prediction_rows
+from casewise.inference.predictor import FeatureDistance, prediction_rows
 from casewise.modalities.dataset import encode_bags
 from casewise.modalities.panels import EMPTY
 from casewise.models.outputs import outputs_of, value_columns

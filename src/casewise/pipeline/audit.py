@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import pandas as pd
 from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with_noun, write_audit
 from casewise.console import shown
 from casewise.errors import BothSidesError, RunError
+from casewise.files import json_hash
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import RunInputs, plan, prepare, read, split
@@ -28,23 +27,11 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 
-# Settings of training and evaluation, which do not change the images and their labels.
+# Settings of training and evaluation, and the rules of grades, which do not change the images and their labels.
 NOT_AUDITED = (
-    "accept",
-    "compute",
-    "encoders",
-    "recipe",
-    "stack",
-    "baselines",
-    "stack_baselines",
-    "external",
-    "evaluation",
-    "seeds",
-    "test_time_augmentation",
-    "title",
-    "description",
+    *("accept", "compute", "encoders", "recipe", "stack", "baselines", "stack_baselines", "external", "evaluation"),
+    *("seeds", "test_time_augmentation", "title", "description"),
 )
-# Nor does the rule by which grades are decided.
 EXCLUDED: Any = dict.fromkeys(NOT_AUDITED, True) | {"targets": {"__all__": {"decision"}}}
 IMAGE_SPLIT = "image-level-split"
 SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")  # between two sentences
@@ -81,38 +68,24 @@ def current_audit(
 
     modality, whole = modality_of(study), cohort
     cohort, store = modality.audited(PreparedCohort(study, cohort, folder.images(study.images.store), store), show)
-    present = next((embedding_origin(name, file) for name, file in embedding_weights(study)), None)
-    earlier = _earlier(folder)
-    inputs_hash = _inputs_hash(study, cohort, store, splits, " ".join(present) if present else "")
-    embed = None
-    if present and not (earlier and earlier.facts.get("inputs_hash") == inputs_hash):
+    network = next((" ".join(embedding_origin(name, file)) for name, file in embedding_weights(study)), "")
+    inputs_hash = _inputs_hash(study, cohort, store, splits, network)
+    result = _earlier(folder)
+    if not result or result.facts.get("inputs_hash") != inputs_hash:
+        from casewise.audit.run import audit as run_audit
         from casewise.models.encoders import embedder
 
-        embed = embedder(study, store)  # it passes over weights that do not fit
-        origin = f"{embed.origin} {embed.weights_sha256}" if embed else ""
-        inputs_hash = _inputs_hash(study, cohort, store, splits, origin)
-    if earlier and earlier.facts.get("inputs_hash") == inputs_hash:
-        write_audit(folder.audit, earlier, study.accept)  # the reasons may have changed
-        write_audit_page(earlier, study.accept, cohort.images, store, folder.audit_page)
-        return earlier
-    from casewise.audit.run import audit as run_audit
-
-    with show.bar("audit") as bar:
-        result = run_audit(
-            study,
-            cohort,
-            store,
-            splits.side if splits else None,
-            embed=embed,
-            progress=lambda done, total, text="": bar(done, total, text),
-        )
-    if splits and study.split.by == "image":
-        result = dataclasses.replace(result, findings=[*result.findings, image_split_finding(study, whole, splits)])
-    if (noun := modality.noun(study)).singular != "image":
-        result = with_noun(result, noun.singular, noun.plural)
-    origin = embed.origin if embed else "none: no pretrained weights at hand"
-    result = dataclasses.replace(result, facts={**result.facts, "inputs_hash": inputs_hash, "embedding": origin})
-    write_audit(folder.audit, result, study.accept)
+        embed = embedder(study, store) if network else None  # it passes over weights that do not fit
+        side = splits.side if splits else None
+        with show.bar("audit") as bar:
+            result = run_audit(study, cohort, store, side, embed=embed, progress=bar)
+        if splits and study.split.by == "image":
+            result = dataclasses.replace(result, findings=[*result.findings, image_split_finding(study, whole, splits)])
+        if (noun := modality.noun(study)).singular != "image":
+            result = with_noun(result, noun.singular, noun.plural)
+        origin = embed.origin if embed else "none: no pretrained weights at hand"
+        result = dataclasses.replace(result, facts={**result.facts, "inputs_hash": inputs_hash, "embedding": origin})
+    write_audit(folder.audit, result, study.accept)  # the reasons may have changed
     write_audit_page(result, study.accept, cohort.images, store, folder.audit_page)
     return result
 
@@ -152,10 +125,11 @@ def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding
         CohortError, StudyError: as `image_split_of`.
     """
     counts = on_both_sides(cohort, image_split_of(study, cohort, splits))
+    both, every = counts["subjects_on_both_sides"], counts["subjects"]
     sentence = (
         f"For comparison only, the study is also trained with its images split as if each showed a different subject: "
-        f"{counts['subjects_on_both_sides']:,} of {counts['subjects']:,} subjects are then on both sides, and networks "
-        "are tested on subjects they were trained on. The study's own figures are by subject and do not depend on it."
+        f"{both:,} of {every:,} subjects are then on both sides, and networks are tested on subjects they were trained "
+        "on. The study's own figures are by subject and do not depend on it."
     )
     remedy = "Cite the figures by subject. Leave out `split: {by: image}` to do without the comparison."
     return Finding(IMAGE_SPLIT, "warning", sentence, {"where": "the comparison", **counts}, remedy=remedy)
@@ -176,7 +150,7 @@ def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits
         "noun": dataclasses.asdict(modality_of(study).noun(study)),
         "casewise": __version__,
     }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return json_hash(inputs)
 
 
 def _earlier(folder: RunFolder) -> Audit | None:

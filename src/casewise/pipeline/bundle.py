@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,10 +18,10 @@ from casewise.console import shown
 from casewise.errors import RunError, counted
 from casewise.evaluation.response import clear_limit
 from casewise.evaluation.results import plain
-from casewise.files import checksum, write_atomic, write_json
+from casewise.files import checksum, json_hash, write_atomic, write_json
+from casewise.inference.run_members import predicting_members
 from casewise.pipeline.finished import FinishedRun
-from casewise.run_folder.bundle_archive import write_archive
-from casewise.run_folder.bundle_folder import FORMAT, link_or_copy
+from casewise.run_folder.bundle_folder import FORMAT, link_or_copy, write_archive
 from casewise.splits.predefined import TEST
 from casewise.version import __version__
 
@@ -45,14 +45,15 @@ def write_bundle(run: FinishedRun, show: Show) -> None:
     Raises:
         RunError: a network is missing, or a file of the run is damaged.
     """
-    made_from = _inputs(run)
+    members = predicting_members(run.files)
+    made_from = _inputs(run, members)
     if run.files.bundle.is_made_from(made_from):
         return
     with run.files.bundle.replacing() as target:
-        _fill(target, run)
+        _fill(target, run, members)
         target.write_manifest(__version__, made_from)
-    weights = sum(member.weights.path.stat().st_size for member in run.members) / 2**20
-    show.line("bundle", f"{counted(len(run.members), 'network')}, {weights:,.1f} MiB of weights, shared with jobs")
+    weights = sum(member.weights.path.stat().st_size for member in members) / 2**20
+    show.line("bundle", f"{counted(len(members), 'network')}, {weights:,.1f} MiB of weights, shared with jobs")
 
 
 def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = None) -> Path:
@@ -75,19 +76,19 @@ def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = No
     return write_archive(finished.files.bundle, output, key)
 
 
-def _inputs(run: FinishedRun) -> str:
+def _inputs(run: FinishedRun, members: Sequence[JobFolder]) -> str:
     """A hash of all that the bundle is made from."""
     inputs = {
         "format": FORMAT,
         "content": CONTENT,
         "casewise": __version__,
         "metrics": checksum(run.files.metrics.path),  # which records all parts of the run
-        "networks": [checksum(member.facts.path) for member in run.members],
+        "networks": [checksum(member.facts.path) for member in members],
     }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return json_hash(inputs)
 
 
-def _fill(target: BundleFolder, run: FinishedRun) -> None:
+def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) -> None:
     """Write every file of the bundle but its manifest."""
     # a run that keeps its bundle loads no network library
     from casewise.inference.bundle import Bundle
@@ -98,8 +99,8 @@ def _fill(target: BundleFolder, run: FinishedRun) -> None:
     # not random, so that equal runs have equal bundles
     study, folder = run.study, run.files
     salt = hashlib.sha256(f"subjects of {run.fingerprint}".encode()).hexdigest()[:32]
-    entries = share_networks(target, run.members, salt)
-    bundles = [Bundle.open(member.path) for member in run.members]
+    entries = share_networks(target, members, salt)
+    bundles = [Bundle.open(member.path) for member in members]
     combination = Combination.of_run(folder, bundles)
     reader = next((bundle for bundle in bundles if bundle.model in study.networks), bundles[0])
     about = {
@@ -148,9 +149,7 @@ def _response(run: FinishedRun) -> dict[str, object] | None:
 def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, object]:
     """The codes and levels of the audit's findings, and the reasons by which the study accepts errors."""
     findings = [{"id": str(f["id"]), "level": str(f["level"])} for f in audit.get("findings", [])]
-    levels = {
-        level: sum(f["level"] == level for f in findings) for level in dict.fromkeys(f["level"] for f in findings)
-    }
+    levels = dict(Counter(f["level"] for f in findings))
     accepted = {f["id"]: study.accept[f["id"]] for f in findings if f["id"] in study.accept}
     return {"audited": bool(audit), "levels": levels, "findings": findings, "accepted": accepted}
 
@@ -169,10 +168,7 @@ def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:
         "split": run.splits.hash,
         "files_sha256": {file.path.name: checksum(file.path) for file in files if file.exists()},
         "seed": run.study.seed,
-        "subjects": {
-            "training_and_validation": sum(side != TEST for side in sides),
-            "test": sum(side == TEST for side in sides),
-        },
+        "subjects": {"training_and_validation": sum(side != TEST for side in sides), "test": sides.count(TEST)},
         "predicted": {
             str(stage): {"subjects": int(counts["subject"]), "cases": int(counts["case"])}
             for stage, counts in stages.iterrows()
@@ -195,7 +191,7 @@ _PATH = re.compile(r"\b(file|bundle) ([^;,]*[/\\][^;,]*)")
 _OF_SUBJECTS = ("subjects", "stop_subjects", "earlier_subjects")
 
 
-def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str) -> list[dict[str, Any]]:
+def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str) -> list[Mapping[str, Any]]:
     """Put networks into a bundle, their weights as further names of the same files where possible.
 
     Args:
@@ -204,11 +200,11 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
     Returns:
         For each network its `learner` and `fold`, from 1; None if it was trained on all folds.
     """
-    entries = []
+    entries: list[Mapping[str, Any]] = []
     for member in members:
         facts = member.facts.read()
         fold = None if facts.get("final") else facts["fold"]
-        copy = target.member(facts["model"], None if fold is None else fold - 1)
+        copy = target.member(facts["model"], fold)
         copy.path.mkdir(parents=True)
         link_or_copy(member.weights.verified(), copy.weights.path)
         if facts.get("distance"):
@@ -218,7 +214,7 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
     return entries
 
 
-def shared_facts(facts: Mapping[str, Any], salt: str) -> dict[str, Any]:
+def shared_facts(facts: Mapping[str, Any], salt: str) -> Mapping[str, Any]:
     """The facts of a network with hashes in place of subjects' names, and without paths of the user's files."""
     hashed = {
         name: sorted(pseudonym(subject, salt) for subject in facts[name]) for name in _OF_SUBJECTS if name in facts

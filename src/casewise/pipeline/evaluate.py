@@ -1,4 +1,4 @@
-"""Evaluating the predictions: all metrics with intervals, calibration, participants and caveats."""
+"""From the predictions of single networks to all figures: combinations, decisions, scores, metrics, participants."""
 
 from __future__ import annotations
 
@@ -16,39 +16,26 @@ from casewise.cohort.groups import grouping, table_column
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import shown
 from casewise.errors import counted
+from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.calibration import class_calibration, decision_curve, number_calibration
+from casewise.evaluation.calibration import class_calibration, coverage, decision_curve, number_calibration
 from casewise.evaluation.caveats import caveat, guess
 from casewise.evaluation.evaluate import FollowUp, Outcomes
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
 from casewise.evaluation.headline import against_baselines, internal_headline
-from casewise.evaluation.results import (
-    Calibration,
-    Characteristic,
-    Drift,
-    Flow,
-    HalfWidth,
-    Headline,
-    NetBenefit,
-    Note,
-    Participants,
-    Precision,
-    Results,
-    Side,
-    Subgroups,
-    WithinColumn,
-    as_stored,
-    from_json,
-    write_results,
-)
+from casewise.evaluation.results import Results, as_stored, from_json, write_results
 from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
-from casewise.pipeline.combine import prediction_sets
 from casewise.pipeline.external import external_groups, read_external
-from casewise.predictions.nested_cv import NESTED
-from casewise.predictions.scores import cases_with_missing_regions
+from casewise.predictions import table as predicted
+from casewise.predictions.conformal import fit
+from casewise.predictions.decisions import ALL, decide_grades
+from casewise.predictions.nested_cv import NESTED, chosen_networks, nested_rows
+from casewise.predictions.scores import apply_scores, cases_with_missing_regions
 from casewise.predictions.stacking import STACKERS
-from casewise.predictions.table import final_rows
+from casewise.predictions.stacking import stack as fit_stackers
+from casewise.predictions.table import final_rows, with_mean_distances
+from casewise.study.learners import combined_learners
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
 from casewise.targets import kind_named
@@ -56,6 +43,67 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.run_folder import RunFolder
+
+
+@shown("stack")
+def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
+    """Add the rows of the study's stackers, and those of the network chosen within each fold."""
+    tables, combined, coefficients = [predictions], combined_learners(study), {}
+    if study.stack and len(combined) > 1:
+        single = predictions[predictions["model"].isin(combined)]
+        stacked = fit_stackers(single, study.stack, ranges={name: study.range_of(name) for name in study.outputs})
+        coefficients = stacked.coefficients
+        show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
+        tables.append(with_mean_distances(stacked.rows, single))
+    elif study.stack:
+        show.line("stack", "omitted: a single network is not combined")
+    folder.stackers.write(coefficients)
+    if study.nested_cv and study.nested_cv.among and len(study.networks) > 1:
+        choice = chosen_networks(folder.job_records(study.networks), study.networks)
+        folder.nested.write(choice)
+        names = [fold["network"] for fold in choice["folds"].values()]
+        show.line("nested", ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names)) + " folds")
+        tables.append(nested_rows(predictions, choice))
+    else:
+        folder.nested.remove()
+    return pd.concat(tables, ignore_index=True)
+
+
+def decide(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:
+    """Decide every grade by the rule of its target; write the rules with their thresholds, for new cases too.
+
+    The network of a fold gets the thresholds that were tuned without the cases of that fold.
+    """
+    if not study.decisions:
+        folder.decisions.remove()
+        return predictions
+    decided = decide_grades(predictions, study.decisions)
+    folder.decisions.write(decided.records)
+    own = predictions[predictions["model"].isin(study.learners) & (predictions["stage"] == "oof")]
+    for learner, fold in own[["model", "outer_fold"]].drop_duplicates().itertuples(index=False):
+        records = {target: {"rule": record["rule"]} for target, record in decided.records.items()}
+        for target, record in decided.records.items():
+            if "thresholds" in record:
+                records[target]["thresholds"] = {learner: {ALL: record["thresholds"][learner][str(fold)]}}
+        folder.job(learner, int(fold) - 1).decisions.write(records)
+    return decided.rows
+
+
+def score(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:
+    """Add the clinical scores, and write the table of all predictions."""
+    scores = study_scores(study)
+    table = predicted.check(
+        apply_scores(predictions, scores, missing_regions=study.missing_regions, regions=study.regions)
+    )
+    folder.predictions.write(table)
+    return table
+
+
+def calibrated(study: Study, predictions: pd.DataFrame) -> Mapping[str, Any]:
+    """The record of `casewise.predictions.conformal.fit`, with the ranges and the level of the study."""
+    names = [name for name in (*study.outputs, *study.scores) if not study.classes_of(name)]
+    ranges = {name: study.range_of(name) for name in names}
+    return fit(predictions, ranges, study.evaluation.prediction_coverage)
 
 
 @shown("evaluate")
@@ -86,7 +134,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         results,
         over_folds=over_folds(predictions, names, classes_by_target),
         against_baselines=against_baselines(results, networks=study.networks),
-        prediction_sets=prediction_sets(study, predictions, results.main, folder),
+        prediction_sets=_prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
         notes=[*results.notes, *guess(predictions, study.primary_outcome), *_left_out(study, folder)],
     )
@@ -102,9 +150,25 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     return results
 
 
+def _prediction_sets(
+    study: Study, predictions: pd.DataFrame, main: stored.Headline, folder: RunFolder
+) -> stored.PredictionSets | None:
+    """The coverage of the headline's learner; None without a record or headline."""
+    record = folder.conformal.read_if_exists()
+    if not record or main.stage is None:
+        return None
+    classes = {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)}
+    return coverage(predictions, str(main.learner), record, classes, _plan(study))
+
+
 def _plan(study: Study) -> Plan:
     settings = study.evaluation
     return Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
+
+
+def _judged(study: Study, target: str) -> dict[str, Any]:
+    """What every evaluation of single rows of a target needs."""
+    return {"classes": study.classes_of(target), "positive": study.positive_of(target), "plan": _plan(study)}
 
 
 def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
@@ -123,7 +187,7 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
     )
 
 
-def _left_out(study: Study, folder: RunFolder) -> list[Note]:
+def _left_out(study: Study, folder: RunFolder) -> list[stored.Note]:
     """The networks that could not be trained, with the reason for each fold."""
     record = folder.left_out.read_if_exists()
     return [caveat("networks_left_out", networks=record["networks"], combined=bool(study.stack))] if record else []
@@ -140,7 +204,7 @@ def _with_drift_and_altered_images(
         distances = drift(predictions, target, plan)
         compared = folder.cohort_difference.read_if_exists() or {}
         notes = [*results.notes, *drift_caveats(distances, results.main.learner)]
-        results = replace(results, drift=Drift(compared, distances), notes=notes)
+        results = replace(results, drift=stored.Drift(compared, distances), notes=notes)
     if folder.counterfactuals.exists():
         table = folder.counterfactuals.read()
         altered = counterfactual_figures(table, target, classes=study.classes_of(target), plan=plan)
@@ -153,13 +217,8 @@ def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Result
     from casewise.evaluation.external import by_column, by_source, drop, source_means
 
     target = study.primary_outcome
-    judged: dict[str, Any] = {
-        "classes": study.classes_of(target),
-        "positive": study.positive_of(target),
-        "plan": _plan(study),
-    }
+    judged, splits = _judged(study, target), folder.splits.read()
     sources: dict[str, str] = {}
-    splits = folder.splits.read()
     if names := splits.get("left_out"):
         folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
         sources = {subject: names[side - 1] for side, subject in folds}
@@ -168,15 +227,11 @@ def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Result
         results = replace(results, by_site=by_site, site_means=means)
     if study.external:
         table = folder.external_cohort.read()
-        results = replace(
-            results,
-            # figures pooled over sources have no difference from others
-            external_drop={} if sources else drop(predictions, target, **judged),
-            external_by={
-                column: by_column(predictions, target, table, column, **judged)
-                for column in external_groups(study, table)
-            },
-        )
+        columns = external_groups(study, table)
+        # figures pooled over sources have no difference from others
+        drops = {} if sources else drop(predictions, target, **judged)
+        by_groups = {column: by_column(predictions, target, table, column, **judged) for column in columns}
+        results = replace(results, external_drop=drops, external_by=by_groups)
     return as_stored(results)
 
 
@@ -204,11 +259,10 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
     main = results.main
     if main.stage is None:
         return results
-    settings, target = study.evaluation, main.target
-    plan = _plan(study)
+    thresholds, plan, target = study.evaluation.decision_thresholds, _plan(study), main.target
     classes, positive = study.classes_of(target), study.positive_of(target)
-    calibration: dict[str, dict[str, Calibration]] = {}
-    curves: dict[str, dict[str, list[NetBenefit]]] = {}
+    calibration: dict[str, dict[str, stored.Calibration]] = {}
+    curves: dict[str, dict[str, list[stored.NetBenefit]]] = {}
     for stage in dict.fromkeys([main.stage, "external"]):
         rows = headline_rows(predictions, replace(main, stage=stage))
         if rows.empty:
@@ -217,17 +271,13 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
             calibration[stage] = {"": number_calibration(rows, plan)}
             continue
         calibration[stage] = class_calibration(rows, classes, positive, plan)
-        if settings.decision_thresholds:
+        if thresholds:
             shown = classes if positive is None else [positive]
-            curves[stage] = {
-                name: decisions(rows, classes.index(name), settings.decision_thresholds, plan) for name in shown
-            }
-    return replace(
-        results, calibration=calibration, decision_curves=curves if settings.decision_thresholds and classes else None
-    )
+            curves[stage] = {name: decisions(rows, classes.index(name), thresholds, plan) for name in shown}
+    return replace(results, calibration=calibration, decision_curves=curves if thresholds and classes else None)
 
 
-def decisions(rows: pd.DataFrame, number: int, declared: list[float], plan: Plan) -> list[NetBenefit]:
+def decisions(rows: pd.DataFrame, number: int, declared: list[float], plan: Plan) -> list[stored.NetBenefit]:
     """The net benefit at the declared thresholds and at others between them, for the curve; `declared` marks them."""
     stated = sorted(set(declared))
     low, high = stated[0] / 2, (stated[-1] + min(2 * stated[-1], 1)) / 2
@@ -238,28 +288,21 @@ def decisions(rows: pd.DataFrame, number: int, declared: list[float], plan: Plan
 
 def within_shortcut_column(
     study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Results, folder: RunFolder
-) -> WithinColumn | None:
+) -> stored.WithinColumn | None:
     """The figures within the column; None where the audit found no such column, or folds are sources."""
     target, main = study.primary_outcome, results.main
     column = leading_column(folder.audit.read_if_exists(), target, study.audit.columns)
     if column is None or not study.classes_of(target) or not main.metrics or results.by_site is not None:
         return None
-    stored = table_column(study, cohort.images, column["name"])
+    heading = table_column(study, cohort.images, column["name"])
     rows = headline_rows(predictions, main)
-    if stored is None or rows.empty:
+    if heading is None or rows.empty:
         return None
-    group_of, groups = groups_of_rows(rows, cohort.images, stored)
+    group_of, groups = groups_of_rows(rows, cohort.images, heading)
     if len(groups) < 2 or OTHER_VALUES in groups:  # a column of many values, such as dates, is not a grouping
         return None
-    by_group, means = within_column(
-        rows,
-        group_of,
-        groups,
-        classes=study.classes_of(target),
-        positive=study.positive_of(target),
-        plan=_plan(study),
-    )
-    return WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)
+    by_group, means = within_column(rows, group_of, groups, **_judged(study, target))
+    return stored.WithinColumn(column["name"], main.target, str(main.stage), str(main.learner), by_group, means)
 
 
 MOST_FOLDS = 6
@@ -271,7 +314,7 @@ def participants_and_subgroups(
     """The results with the participants and, where the study names subgroups, the figures by subgroup."""
     main, splits = results.main, folder.splits.read()
     flow, sides, described = described_cohort(study, cohort, splits, folder)
-    participants = Participants(
+    participants = stored.Participants(
         flow,
         sides,
         described,
@@ -286,10 +329,10 @@ def participants_and_subgroups(
 
 def described_cohort(
     study: Study, cohort: Cohort, splits: Mapping[str, Any], folder: RunFolder
-) -> tuple[Flow, list[Side], list[Characteristic]]:
+) -> tuple[stored.Flow, list[stored.Side], list[stored.Characteristic]]:
     """The flow of participants, the sides of the split with the external cohort, and the characteristics on each."""
     images = cohort.images
-    flow = Flow(cohort.flow, _sizes(images))
+    flow = stored.Flow(cohort.flow, _sizes(images))
     side = images["subject"].astype(str).map(dict(splits["subjects"])).map(str)
     if study.external:
         other = read_external(study, cohort)[1]
@@ -299,11 +342,10 @@ def described_cohort(
         left = other.cases[other.cases["case"].astype(str).isin(predicted)]
         outside = other.images[other.images["case"].astype(str).isin(predicted)]
         outside = outside.assign(
-            subject=prefix + outside["subject"].astype(str),
-            case=prefix + outside["case"].astype(str),
+            subject=prefix + outside["subject"].astype(str), case=prefix + outside["case"].astype(str)
         )
         steps = [*other.flow, *cases_step("images", other.cases, left)]
-        flow = replace(flow, external=Flow(steps, _sizes(outside), name=study.external_name))
+        flow = replace(flow, external=stored.Flow(steps, _sizes(outside), name=study.external_name))
         images = pd.concat([images, outside], ignore_index=True)
         side = side.reindex(images.index, fill_value="external")
     own = pd.Series(np.arange(len(images)) < len(cohort.images), index=images.index)
@@ -318,9 +360,9 @@ def described_cohort(
     if study.external:
         names.append(("external", study.external_name, ~own))
     rows = {str(number): mask for number, (*_, mask) in enumerate(names)}
-    sides = [Side(code, name, **_sizes(images[mask])) for code, name, mask in names]
+    sides = [stored.Side(code, name, **_sizes(images[mask])) for code, name, mask in names]
     entries = characteristics(study, images, described_columns(study, images), rows)
-    return flow, sides, from_json(list[Characteristic], entries)
+    return flow, sides, from_json(list[stored.Characteristic], entries)
 
 
 def _sizes(images: pd.DataFrame) -> dict[str, int]:
@@ -333,18 +375,18 @@ _COUNTED = {"subjects": "subject", "cases": "case", "images": "path"}
 def evaluated(predictions: pd.DataFrame, target: str) -> dict[str, dict[str, int]]:
     """By stage: the subjects and cases with a prediction of the target, and those of them with a reference value."""
     rows = final_rows(predictions[predictions["target"] == target])
+    rows, counted_columns = rows.assign(known=rows["y_true"].notna()), ("subject", "case")
     return {
         str(stage): {
-            "subjects": int(of_stage["subject"].nunique()),
-            "cases": int(of_stage["case"].nunique()),
-            "subjects_with_reference": int(of_stage.loc[of_stage["y_true"].notna(), "subject"].nunique()),
-            "cases_with_reference": int(of_stage.loc[of_stage["y_true"].notna(), "case"].nunique()),
+            f"{column}s{suffix}": int(chosen[column].nunique())
+            for suffix, chosen in (("", of_stage), ("_with_reference", of_stage[of_stage["known"]]))
+            for column in counted_columns
         }
         for stage, of_stage in rows.groupby("stage", sort=False)
     }
 
 
-def precision(study: Study, predictions: pd.DataFrame, main: Headline) -> Precision | None:
+def precision(study: Study, predictions: pd.DataFrame, main: stored.Headline) -> stored.Precision | None:
     """What the sample size gives: half the width of each headline figure's interval; None if nothing was evaluated."""
     if not main.metrics:
         return None
@@ -355,8 +397,8 @@ def precision(study: Study, predictions: pd.DataFrame, main: Headline) -> Precis
     for name in kind_named(main.kind).headline:
         figure = main.metrics.get(name)
         if figure and figure.low is not None and figure.high is not None:
-            figures[name] = HalfWidth((figure.high - figure.low) / 2, figure.rough)
-    return Precision(
+            figures[name] = stored.HalfWidth((figure.high - figure.low) / 2, figure.rough)
+    return stored.Precision(
         main.stage,
         main.learner,
         main.target,
@@ -367,7 +409,7 @@ def precision(study: Study, predictions: pd.DataFrame, main: Headline) -> Precis
     )
 
 
-def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: Headline) -> Subgroups:
+def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: stored.Headline) -> stored.Subgroups:
     """The figures of the headline's learner in each group of the study's subgroups."""
     target, settings = main.target, study.evaluation
     rows = headline_rows(predictions, main)
@@ -376,10 +418,7 @@ def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main
     image_units = units_of(images, level)
     groupings = []
     for column, cuts in settings.subgroup_cuts.items():
-        stored = table_column(study, images, column)
-        assert stored is not None, column
-        groupings.append((grouping(images[stored], image_units, images["subject"], column, cuts), row_units))
-    plan = _plan(study)
-    return subgroups(
-        rows, main, groupings, classes=study.classes_of(target), positive=study.positive_of(target), plan=plan
-    )
+        heading = table_column(study, images, column)
+        assert heading is not None, column
+        groupings.append((grouping(images[heading], image_units, images["subject"], column, cuts), row_units))
+    return subgroups(rows, main, groupings, **_judged(study, target))

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import replace
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.audit import cohorts, hashes, keypoints, probes, twins, verify
 from casewise.audit.cohorts import compare_cohorts
 from casewise.audit.twin_findings import refuse_twins, twins_between
 from casewise.audit.twins import shown_by
@@ -19,8 +14,10 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, same_people, same_subjects, spelling_pairs
 from casewise.cohort.targets import label_table
 from casewise.errors import CohortError, SplitError, counted, nearest
+from casewise.files import json_hash
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,25 +29,24 @@ if TYPE_CHECKING:
     from casewise.study.schema import Pretraining, Study
 
 
+# The settings of a study that say which table it reads, and how.
+OF_TABLE = ("cohort", "sheet", "root", "columns", "where", "where_not")
+
+
 def external_study(study: Study) -> Study:
     """The study that reads the external cohort: its own table, the same targets, images and panels."""
     settings = study.external
     assert settings is not None
-    changes = {
+    evaluation = {"response": False, "readers": {}, "bands": {}}
+    changes = {name: getattr(settings, name) for name in OF_TABLE} | {
         "name": study.external_name,
-        "cohort": settings.cohort,
-        "sheet": settings.sheet,
-        "root": settings.root,
-        "columns": settings.columns,
-        "where": settings.where,
-        "where_not": settings.where_not,
         # columns that the study names are those of its table; another table may have others
         "targets": {
             name: target.model_copy(update={"column": None}) if name in settings.columns else target
             for name, target in study.targets.items()
         },
         "split": study.split.model_copy(update={"stratify_by": None, "column": None, "leave_out": None}),
-        "evaluation": study.evaluation.model_copy(update={"response": False, "readers": {}, "bands": {}}),
+        "evaluation": study.evaluation.model_copy(update=evaluation),
     }
     return study.model_copy(update=changes)
 
@@ -107,9 +103,9 @@ def prepare_external(own: PreparedCohort, folder: RunFolder, show: Show) -> Prep
     """
     other, cohort = read_external(own.study, own.cohort)
     modality = modality_of(other)
-    cohort = modality.read(other, cohort, folder.external_images, show)
-    external_store = modality.prepare(other, cohort, folder.external_images, show, "external")
-    prepared = PreparedCohort(other, cohort, folder.external_images, external_store)
+    images = folder.images(cohort="external")
+    cohort = modality.read(other, cohort, images, show)
+    prepared = PreparedCohort(other, cohort, images, modality.prepare(other, cohort, images, show, "external"))
     check_no_twins(own, prepared, folder, show, where="in the cohort to be tested on", other_people=True)
     prefix = f"{other.name}:"
     renamed = {
@@ -157,15 +153,11 @@ def _check_subjects(study: Study, subjects: set[str], names: set[str], key: str,
         )
 
 
-# The modules whose constants decide on the result.
-OF_SEARCH, OF_COMPARISON = (twins, hashes, keypoints, verify), (cohorts, probes)
-
-
 def cohort_difference(own: PreparedCohort, external: PreparedCohort, folder: RunFolder, show: Show) -> None:
     """Write how well simple features tell the study's own cohort from an external one."""
     first, second = _audited(own, show), _audited(external, show)
     permutations, seed = own.study.audit.permutations, own.study.seed
-    made_from = _inputs_hash(first, second, OF_COMPARISON, permutations, seed)
+    made_from = _inputs_hash(first, second, permutations, seed)
     earlier = folder.cohort_difference.read_or_none()
     if earlier and earlier["made_from"] == made_from:
         return
@@ -174,13 +166,7 @@ def cohort_difference(own: PreparedCohort, external: PreparedCohort, folder: Run
 
 
 def check_no_twins(
-    first: PreparedCohort,
-    second: PreparedCohort,
-    folder: RunFolder,
-    show: Show,
-    *,
-    where: str,
-    other_people: bool,
+    first: PreparedCohort, second: PreparedCohort, folder: RunFolder, show: Show, *, where: str, other_people: bool
 ) -> None:
     """Stop if a picture occurs in both cohorts under different subjects, or at all if the cohorts share no people.
 
@@ -190,7 +176,7 @@ def check_no_twins(
         CohortError: names the pairs.
     """
     both = _audited(first, show), _audited(second, show)
-    made_from = _inputs_hash(*both, OF_SEARCH, other_people)
+    made_from = _inputs_hash(*both, other_people)
     searches = folder.cohort_twins.read_or_none() or {}
     name = f"{first.folder.suffix or 'own'} {second.folder.suffix or 'own'}"
     if searches.get(name, {}).get("made_from") != made_from:
@@ -204,61 +190,34 @@ def _audited(prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
     return modality_of(prepared.study).audited(prepared, show)
 
 
-def _inputs_hash(
-    first: tuple[Cohort, TileStore], second: tuple[Cohort, TileStore], modules: Sequence[ModuleType], *settings: int
-) -> str:
-    """A hash of everything that a comparison of two cohorts depends on, also its constants and its `ALGORITHM`."""
+def _inputs_hash(first: tuple[Cohort, TileStore], second: tuple[Cohort, TileStore], *settings: int) -> str:
+    """A hash of everything that a comparison of two cohorts depends on."""
     inputs = {
-        "constants": constants(modules),
+        "casewise": __version__,
         "images": [tiles.address for _, tiles in (first, second)],
         "files": [shown_by(cohort.images) for cohort, _ in (first, second)],
         "subjects": [cohort.images["subject"].astype(str).tolist() for cohort, _ in (first, second)],
         "settings": settings,
     }
-    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-
-
-def constants(modules: Sequence[ModuleType]) -> dict[str, str]:
-    """The public constants of modules, by their full name."""
-    return {
-        f"{module.__name__}.{name}": repr(value)
-        for module in modules
-        for name, value in sorted(vars(module).items())
-        if name.isupper() and not name.startswith("_") and not isinstance(value, bool)
-    }
+    return json_hash(inputs)
 
 
 def pretraining_study(study: Study, settings: Pretraining) -> Study:
     """The study that reads and prepares the other cohort: its own table and targets, one panel an image."""
-    recipe = study.recipe.model_copy(
-        update={
-            "epochs": settings.epochs,
-            "lr": settings.lr or study.recipe.lr,
-            "batch_size": settings.batch_size or study.recipe.batch_size,
-            "schedule": "cosine",
-            "tuning": "full",
-            "imbalance": "none",
-        }
-    )
-    changes = {
+    fixed = {"schedule": "cosine", "tuning": "full", "imbalance": "none", "epochs": settings.epochs}
+    stated = {name: getattr(settings, name) or getattr(study.recipe, name) for name in ("lr", "batch_size")}
+    evaluation = {"response": False, "readers": {}, "bands": {}, "subgroups": []}
+    changes = {name: getattr(settings, name, None) for name in OF_TABLE} | {
         "name": f"{study.name} (pretraining)",
-        "cohort": settings.cohort,
-        "sheet": settings.sheet,
-        "root": None,
-        "columns": settings.columns,
-        "where": settings.where,
-        "where_not": settings.where_not,
         "targets": settings.targets,
         "scores": {},
         "outputs": list(settings.targets),
         "primary_outcome": next(iter(settings.targets)),
-        "recipe": recipe,
+        "recipe": study.recipe.model_copy(update=fixed | stated),
         "regions": [],
         "panels": modality_of(study).pretraining_panels(study),
         "split": study.split.model_copy(update={"stratify_by": None, "column": None}),
-        "evaluation": study.evaluation.model_copy(
-            update={"response": False, "readers": {}, "bands": {}, "subgroups": []}
-        ),
+        "evaluation": study.evaluation.model_copy(update=evaluation),
     }
     return study.model_copy(update=changes)
 
@@ -288,9 +247,9 @@ def prepare_pretraining(own: PreparedCohort, folder: RunFolder, show: Show) -> P
     other, cohort, n_shared = read_pretraining(own.study, own.cohort)
     modality = modality_of(other)
     show.line("pretrain", described(other, cohort, n_shared))
-    cohort = modality.read(other, cohort, folder.pretraining_images, show)
-    other_store = modality.prepare(other, cohort, folder.pretraining_images, show, "pretrain")
-    prepared = PreparedCohort(other, cohort, folder.pretraining_images, other_store)
+    images = folder.images(cohort="pretraining")
+    cohort = modality.read(other, cohort, images, show)
+    prepared = PreparedCohort(other, cohort, images, modality.prepare(other, cohort, images, show, "pretrain"))
     check_no_twins(own, prepared, folder, show, where="in the pretraining cohort", other_people=False)
     return prepared
 

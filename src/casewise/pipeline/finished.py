@@ -1,21 +1,27 @@
-"""A finished run: its files, study and results, and everything else that is read from them when it is asked for."""
+"""A finished run: its files, study and results, everything else that is read from them when needed, and its report."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from casewise.console import Silent
-from casewise.evaluation.results import Results, read_results
-from casewise.inference.run_members import predicting_members
-from casewise.modalities.base import PreparedCohort
+from casewise.console import Show, Silent, shown
+from casewise.evaluation.results import Results, from_json, read_results
+from casewise.files import checksum
+from casewise.modalities.base import FittedPreprocessing, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import prepare, read
+from casewise.pipeline.recipe_plan import RecipePlan, in_words
+from casewise.pipeline.status import environment, machine
+from casewise.plugin import explainer
 from casewise.predictions import table as prediction_table
+from casewise.report.caveats import sentences
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import Splits, read_splits
 from casewise.study.learners import in_order
@@ -24,7 +30,6 @@ from casewise.study.loading import saved_study
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.modalities.base import Modality
-    from casewise.run_folder import JobFolder
     from casewise.study.schema import Study
 
 
@@ -84,7 +89,7 @@ class FinishedRun:
         return read_splits(self.files.splits)
 
     @cached_property
-    def audit(self) -> dict[str, Any]:
+    def audit(self) -> Mapping[str, Any]:
         """The findings of the audit, the content of `audit.json`."""
         return self.files.audit.read()
 
@@ -97,11 +102,6 @@ class FinishedRun:
     def jobs(self) -> list[dict[str, Any]]:
         """The records of the trained networks."""
         return self.files.job_records(self.study.networks)
-
-    @cached_property
-    def members(self) -> list[JobFolder]:
-        """The folders of the networks that predict new cases."""
-        return predicting_members(self.files)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -137,3 +137,56 @@ class FinishedRun:
     def modality(self) -> Modality:
         """The modality of the study's images."""
         return modality_of(self.study)
+
+
+@shown("report")
+def report(run: FinishedRun, show: Show) -> Path:
+    """Write the HTML report."""
+    from casewise.report.context import ReportContext
+    from casewise.report.page import write_report
+
+    files, cohort, prepared, modality = run.files, run.cohort, run.prepared, run.modality
+    files.environment.write(machine())
+    plan = files.recipe_plan.read_if_exists() if run.study.recipe.auto and run.study.recipe.phases else None
+    context = ReportContext(
+        study=run.study,
+        audit=files.audit.read_if_exists(),
+        cohort_images=cohort.images,
+        panels=cohort.panels,
+        cases=cohort.cases,
+        notes=[*cohort.notes, *sentences(run.results.notes)],
+        splits=files.splits.read(),
+        predictions=run.predictions,
+        metrics=run.results,
+        jobs=run.jobs,
+        stackers=files.stackers.read(),
+        tiles=lambda numbers: np.asarray(prepared.store.tiles[numbers]),
+        photograph=lambda image: modality.picture(prepared, image),
+        environment=environment(sum(job["seconds"] for job in run.jobs)),
+        slide=lambda path: modality.overview(prepared, path),
+        tile_predictions=files.tile_predictions.read() if files.tile_predictions.exists() else None,
+        grids=_grids(run),
+        explanations=maps.stored(files) if (maps := explainer()) else None,
+        plan=in_words(run.study, from_json(RecipePlan, plan)) if plan else "",
+    )
+    path = write_report(context, files.report_path)
+    files.report_mark.write(checksum(files.metrics.path))
+    return path
+
+
+def _grids(run: FinishedRun) -> Callable[[str], list[tuple[str, np.ndarray]]]:
+    """A function from a case to its central panels as networks of its fold (test cases: the first fold) see them."""
+    from casewise.jobs.plan import fitted_rows
+
+    panels = run.cohort.panels
+    row_of = {str(case): row for row, case in enumerate(panels["case"])}
+    fitted: dict[int, FittedPreprocessing] = {}
+
+    def grids(case: str) -> list[tuple[str, np.ndarray]]:
+        fold = max(0, run.splits.side[str(panels["subject"].iloc[row_of[case]])])
+        if fold not in fitted:
+            rows = fitted_rows(run.study, panels, run.splits, fold)
+            fitted[fold] = run.modality.fit(run.prepared.store, run.study, rows, None)
+        return [(shown.name, shown.pixels) for shown in run.modality.preview(run.prepared, row_of[case], fitted[fold])]
+
+    return grids

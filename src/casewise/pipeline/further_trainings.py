@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.console import Silent
-from casewise.errors import counted
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.results import ImageSplit, Metrics, OverSeeds, Results, Seeds, write_results
@@ -64,16 +62,11 @@ def _trained_points(inputs: RunInputs, seed: int, show: Show) -> dict[tuple[str,
     from casewise.jobs.compute_plans import recorded_plans
 
     study = inputs.study
-    plans = recorded_plans(inputs.folder, study.networks)
     any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto")
-    other = study.model_copy(
-        update={
-            "seed": seed,
-            "external": None,
-            "compute": study.compute.model_copy(update={"plan": plans, **any_machine}),
-        }
-    )
-    predictions = train_again(replace(inputs, study=other, folder=inputs.folder.seed(seed)), show)
+    plan = {"plan": recorded_plans(inputs.folder, study.networks), **any_machine}
+    changes = {"seed": seed, "external": None, "compute": study.compute.model_copy(update=plan)}
+    further = replace(inputs, study=study.model_copy(update=changes), folder=inputs.folder.seed(seed))
+    predictions = train_again(further, show)
     return _points(evaluate_predictions(predictions, outcomes(study, predictions), FEWEST).metrics)
 
 
@@ -104,14 +97,8 @@ def image_split(inputs: RunInputs, results: Results, show: Show) -> Results:
     # The images are already prepared, and their folder is not part of the study.
     prepared = other.model_copy(update={"images": other.images.model_copy(update={"store": inputs.store.folder})})
     predictions = train_again(RunInputs(prepared, images, inputs.store, comparison.splits, split_folder), show)
-    start = time.monotonic()
-    # Without its line, which would count images as subjects.
+    # without its line, which would count images as subjects
     figures = evaluate(other, images, predictions, split_folder, Silent())
-    show.line(
-        "evaluate",
-        f"{counted(predictions['model'].nunique(), 'learner')}, intervals as if each image showed a different subject, "
-        f"{time.monotonic() - start:.0f} s",
-    )
     outcome = study.primary_outcome
     of_outcome = {
         stage: {learner: {outcome: targets[outcome]} for learner, targets in learners.items()}

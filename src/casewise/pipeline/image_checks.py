@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -12,14 +10,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import counted
-from casewise.inference.input_limits import (
-    MOST_OF_CASE,
-    Training,
-    distance_limits,
-    expected_names,
-    fit_limits,
-)
-from casewise.inference.input_measures import measure
+from casewise.files import json_hash
+from casewise.inference.input_checks import MOST_OF_CASE, Training, distance_limits, expected_names, fit_limits, measure
 from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted
@@ -57,6 +49,8 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
         return
     jobs = expand(study, splits, folder, str(folder.fingerprint.read()["fingerprint"]))
     jobs = [job for job in jobs if job.fold in rows_by_fold]
+    records = decide_grades(predictions, study.decisions).records
+    decisions = {target: record for target, record in records.items() if "thresholds" in record}
     settings = {
         "alterations": [VERSION, *alterations],
         "rows": {str(fold): rows for fold, rows in rows_by_fold.items()},
@@ -65,14 +59,9 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
         "flips": study.test_time_augmentation,
         "scores": [str(score) for score in study_scores(study)],
         "networks": [[job.model, job.fold, job.folder.weights_sha256()] for job in jobs],
+        "decisions": decisions,  # new rules decide again
     }
-    decisions = {
-        target: record
-        for target, record in decide_grades(predictions, study.decisions).records.items()
-        if "thresholds" in record
-    }
-    settings["decisions"] = decisions  # new rules decide again
-    made_from = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    made_from = json_hash(settings)
     if mark.read_or_none() == made_from and table.intact():
         return
     start = time.monotonic()
@@ -125,15 +114,7 @@ def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:
 def _sample(cases: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
     """Some of the rows, sorted: at most `MOST_OF_CASE` of a case, and of many cases those of randomly chosen ones."""
     order = np.random.default_rng(seed).permutation(rows)
-    _, numbers = np.unique(cases[order], return_inverse=True)
-    counts = np.zeros(numbers.max() + 1, dtype=int)
-    within = np.empty(len(order), dtype=int)
-    for position, number in enumerate(numbers):
-        within[position] = counts[number]
-        counts[number] += 1
-    few = within < MOST_OF_CASE
-    order, numbers = order[few], numbers[few]
-    _, first = np.unique(numbers, return_index=True)
-    by_case = np.argsort(np.argsort(first))[numbers]  # cases in the order of their first image
-    chosen = order[np.argsort(by_case, kind="stable")][:MOST_IMAGES]
-    return np.sort(chosen)
+    table = pd.DataFrame({"row": order, "case": cases[order]})
+    table["number"] = pd.factorize(table["case"])[0]  # cases in the order of their first image
+    few = table[table.groupby("case").cumcount() < MOST_OF_CASE]
+    return np.sort(few.sort_values("number", kind="stable")["row"].to_numpy()[:MOST_IMAGES])

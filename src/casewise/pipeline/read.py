@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from casewise.cohort.participants import cases_step
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table, panel_values
 from casewise.console import Silent, shown
-from casewise.errors import CohortError, DamagedError, RunError, StudyError, counted, nearest
+from casewise.errors import CohortError, RunError, StudyError, counted, nearest, nearest_folder
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, described, read_external, read_pretraining
@@ -73,10 +73,8 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
         stated_plans(study)
     cohort = read_cohort(study)
     check_settings(study, cohort.images)
-    levels: dict[str, Literal["region", "case"]] = {
-        name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs
-    }
-    check_scores(study_scores(study), targets=levels, regions=study.regions)
+    levels = {name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs}
+    check_scores(study_scores(study), targets=levels, regions=study.regions)  # type: ignore[arg-type]
     _check_labels(study, cohort)
     if to_train:
         _check_bundles(study, cohort)
@@ -107,9 +105,7 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
 
 def _check_weights_folder(study: Study) -> None:
     if study.weights_dir and not study.weights_dir.is_dir():
-        parent = study.weights_dir.parent
-        names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
-        hint = nearest(study.weights_dir.name, names)
+        hint = nearest_folder(study.weights_dir)
         raise StudyError(f"weights_dir: there is no folder {study.weights_dir}.{hint}")
 
 
@@ -148,10 +144,9 @@ def _check_labels(study: Study, cohort: Cohort) -> None:
 
 
 def _show_cohort(study: Study, cohort: Cohort, show: Show) -> None:
-    images = modality_of(study).described(study, cohort.images)
-    counts = [counted(cohort.cases["subject"].nunique(), "subject"), counted(len(cohort.cases), "case"), images]
-    if study.regions:
-        counts.append(counted(len(study.regions), "region"))
+    counts = [counted(cohort.cases["subject"].nunique(), "subject"), counted(len(cohort.cases), "case")]
+    counts.append(modality_of(study).described(study, cohort.images))
+    counts += [counted(len(study.regions), "region")] if study.regions else []
     show.line("cohort", ", ".join(counts) + (" (synthetic)" if study.synthetic else ""))
     for note in cohort.notes:
         show.line("", note)
@@ -165,15 +160,19 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
         SplitError: the cohort cannot be split as the study states.
         RunError: the folder contains networks of another split.
     """
+    from casewise.jobs.fingerprint import changed_settings
+
     # By whole files, not by tiles: the test set must not depend on the size of tiles.
     whole = modality_of(study).whole(study, cohort)
     splits = grouped.split(whole, study)
     check_learnable(splits, whole.panels, study)
-    earlier = _earlier(folder)
-    if earlier and earlier.hash != splits.hash and folder.finished_jobs():
+    # a damaged one is set aside
+    if folder.splits.intact() and read_splits(folder.splits).hash != splits.hash and folder.finished_jobs():
+        changes = "; ".join(changed_settings(folder, study, "split"))
+        changes = changes or "the cohort's subjects, the seed, the split settings or casewise itself have changed since"
         raise RunError(
-            f"{folder.path} was split differently: {_changes(study, folder)}. "
-            "Networks of two splits must not be mixed. Choose another folder with --output."
+            f"{folder.path} was split differently: {changes}. Networks of two splits must not be mixed. Choose another "
+            "folder with --output."
         )
     write_splits(splits, folder.splits)
     _show_split(study, cohort, splits, show)
@@ -182,28 +181,11 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
     return splits
 
 
-def _earlier(folder: RunFolder) -> Splits | None:
-    """The split of the folder; None if it has none, or a damaged one, which is set aside."""
-    try:
-        return read_splits(folder.splits) if folder.splits.exists() else None
-    except DamagedError as error:
-        folder.splits.report_damage(error)
-        return None
-
-
-def _changes(study: Study, folder: RunFolder) -> str:
-    from casewise.jobs.fingerprint import changed_settings
-
-    changes = "; ".join(changed_settings(folder, study, "split"))
-    return changes or "the cohort's subjects, the seed, the split settings or casewise itself have changed since"
-
-
 def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> None:
     if sources := splits.record.get("left_out"):
         show.line("split", f"each {study.split.leave_out} is left out once: {', '.join(sources)}")
         return
-    imbalance = splits.record["imbalance"]["test"]
-    guide = splits.record["balance"]
+    imbalance, guide = splits.record["imbalance"]["test"], splits.record["balance"]
     n_test = splits.record["n"]["test"]["subjects"]
     test = f"{counted(n_test, 'subject')} in the test set, the others" if n_test else "no test set, all subjects"
     balance = f", imbalance of {guide} {imbalance[guide]:.1%}" if guide in imbalance else ""
@@ -245,20 +227,23 @@ def validate(study: Study, show: Show) -> list[str]:
     table = read(study, None, show)
     cohort = modality.whole(study, table)
     modality.check_files(study, cohort, show)
-    for other, rows in _other_cohorts(study, table):
+    others = [read_external(study, table)] if study.external else []
+    others += [read_pretraining(study, table)[:2]] if study.pretrain else []
+    for other, rows in others:
         modality.check_files(other, modality.whole(other, modality.read(other, rows, None, Silent())), show)
     splits = grouped.split(cohort, study)
     check_learnable(splits, cohort.panels, study)
     lines = number_lines(splits)
     lines += side_lines(study, splits, cohort.panels, panels=len(cohort.images) == len(table.images))
     lines += [f"{'WARNING':<10} {sentence}" for sentence in missing_classes(splits.record)]
+    lines += [*weight_lines(study), *encoder_lines(study)]
+    if study.networks:
+        lines.append(f"{'recipe':<10} {stated_in_words(study)}")
     networks = len(study.networks) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
     of = f"{counted(len(study.networks), study.network_noun)} × {counted(splits.folds, 'fold')}"
-    jobs = f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")
-    recipe = [f"{'recipe':<10} {stated_in_words(study)}"] if study.networks else []
-    return [*lines, *weight_lines(study), *encoder_lines(study), *recipe, jobs]
+    return [*lines, f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")]
 
 
 def weight_lines(study: Study) -> list[str]:
@@ -282,12 +267,6 @@ def encoder_lines(study: Study) -> list[str]:
     """
     names = encoders_of(study) if FEATURES in study.learners else []
     return [f"{'encoder':<10} {name}: {encoder_origin(name, study.weights_dir)}" for name in names]
-
-
-def _other_cohorts(study: Study, table: Cohort) -> list[tuple[Study, Cohort]]:
-    """The external cohort and that for pretraining, as far as the study names them."""
-    cohorts = [read_external(study, table)] if study.external else []
-    return [*cohorts, *([read_pretraining(study, table)[:2]] if study.pretrain else [])]
 
 
 def number_lines(splits: Splits) -> list[str]:

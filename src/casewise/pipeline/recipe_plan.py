@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from casewise.errors import RunError, StudyError, counted, cut
 from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
-from casewise.report.formatting import duration
 from casewise.splits.predefined import TEST
 from casewise.study.backbones import UNTRAINED
 from casewise.study.learners import encoders_of
@@ -24,7 +23,7 @@ from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from casewise.console import Show
     from casewise.modalities.base import ImageStore
@@ -75,8 +74,8 @@ class RecipePlan:
     """A planned recipe: what it depends on, the settings as a study file states them, and those that were stated."""
 
     facts: PlanFacts
-    recipe: dict[str, Any]
-    stated: dict[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any]
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
@@ -111,17 +110,14 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
         raise StudyError(f"recipe: what is stated contradicts what is planned for the rest: {message}.") from None
     if earlier is None:
         folder.recipe_plan.write(asdict(planned))
-    study = study.model_copy(
-        update={
-            "recipe": recipe,
-            "test_time_augmentation": mirrored(study, planned.facts),
-            "encoders": planned.facts.encoders,
-            "targets": {
-                name: target.model_copy(update={"decision": study.decisions.get(name)})
-                for name, target in study.targets.items()
-            },
-        }
-    )
+    decided = {name: {"decision": study.decisions.get(name)} for name in study.targets}
+    changes = {
+        "recipe": recipe,
+        "test_time_augmentation": mirrored(study, planned.facts),
+        "encoders": planned.facts.encoders,
+        "targets": {name: target.model_copy(update=decided[name]) for name, target in study.targets.items()},
+    }
+    study = study.model_copy(update=changes)
     folder.plan_page.write(as_yaml(study, planned))
     show.line("recipe", in_words(study, planned))
     return replace(inputs, study=study)
@@ -133,8 +129,9 @@ def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mappi
     Raises:
         RunError: naming those that changed.
     """
+    was, now = ({name: cut(value) for name, value in settings.items()} for settings in (before, stated))
     changed = [
-        f"recipe.{name} was {_value(before, name)} and is {_value(stated, name)}"
+        f"recipe.{name} was {was.get(name, 'planned')} and is {now.get(name, 'planned')}"
         for name in {**before, **stated}
         if before.get(name) != stated.get(name)
     ]
@@ -143,10 +140,6 @@ def _refuse_other(folder: RunFolder, before: Mapping[str, object], stated: Mappi
             f"{folder.path} holds networks of another study: {'; '.join(changed)}. Results of both must not be mixed. "
             "Choose another folder with --output, or undo the change."
         )
-
-
-def _value(stated: Mapping[str, object], name: str) -> str:
-    return cut(stated[name]) if name in stated else "planned"
 
 
 def plan_facts(inputs: RunInputs) -> PlanFacts:
@@ -172,11 +165,9 @@ def _flips(study: Study, store: ImageStore, training: np.ndarray) -> str:
     """The flips in training: none of volumes, else those that the study states, else planned ones."""
     if study.fusions:
         return "none"
-    return (
-        study.panels.flip
-        if "flip" in study.panels.model_fields_set
-        else planned_flips(store.tiles, training, study.seed)
-    )
+    if "flip" in study.panels.model_fields_set:
+        return study.panels.flip
+    return planned_flips(store.tiles, training, study.seed)
 
 
 def planned_encoders(study: Study, panels: int) -> list[str]:
@@ -261,13 +252,8 @@ def recipe_of(study: Study, facts: PlanFacts) -> dict[str, Any]:
 
 
 def _all_pretrained(study: Study) -> bool:
-    return all(name.partition("@")[0] not in UNTRAINED for name in study.networks) and all(
-        study.weights_of(name) != "random" for name in study.networks
-    )
-
-
-def _fewest_epochs(study: Study) -> int:
-    return FEWEST_EPOCHS * (1 if _all_pretrained(study) else 2)
+    backbones = {name: name.partition("@")[0] for name in study.networks}
+    return all(of not in UNTRAINED and study.weights_of(name) != "random" for name, of in backbones.items())
 
 
 def stated_in_words(study: Study) -> str:
@@ -279,8 +265,7 @@ def stated_in_words(study: Study) -> str:
 
 def _listed(stated: Mapping[str, object]) -> str:
     """Stated settings with their values; sections by their names alone."""
-    named = [name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items()]
-    return ", ".join(named)
+    return ", ".join(name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items())
 
 
 def in_words(study: Study, planned: RecipePlan) -> str:
@@ -298,48 +283,6 @@ def in_words(study: Study, planned: RecipePlan) -> str:
         f"planned: {', '.join(study.networks)}, {counted(epochs, 'epoch')}{several}{frozen}, {head}, {flips}; for {of} "
         f"and {minutes:g} {'minute' if minutes == 1 else 'minutes'}{stated}"
     )
-
-
-def spent_budget(study: Study, stated: Iterable[str], seconds: float) -> dict[str, object]:
-    """The time of the training and the budget, in seconds, and whether epochs are stated, or the fewest of a plan."""
-    epochs = sum(phase.epochs for phase in study.recipe.phases)
-    return {
-        "seconds": seconds,
-        "budget": study.budget,
-        "over": seconds > study.budget,
-        "epochs": epochs,
-        "stated": bool({"epochs", "phases"} & set(stated)),
-        "fewest": epochs <= _fewest_epochs(study),
-    }
-
-
-def budget_text(spent: Mapping[str, Any]) -> str:
-    """`spent_budget` in words, with what makes a training shorter."""
-    text = f"The training took {duration(spent['seconds'])} of a budget of {duration(spent['budget'])}"
-    if not spent["over"]:
-        return f"{text}."
-    epochs = counted(spent["epochs"], "epoch")
-    if spent["stated"]:
-        return f"{text}, with the {epochs} that the study states."
-    if spent["fewest"]:
-        return (
-            f"{text}, with the fewest epochs that a plan has ({spent['epochs']}). For less time, state fewer networks, "
-            "fewer folds or smaller images, or use a faster machine."
-        )
-    return f"{text}: the plan's estimate was too low here. A smaller budget gives fewer than the {epochs} planned."
-
-
-def plan_of_report(study: Study, folder: RunFolder) -> dict[str, object] | None:
-    """The plan in words, and what of the budget was spent (None if it was not recorded); None without a plan."""
-    values = folder.recipe_plan.read_if_exists() if study.recipe.auto else None
-    if not values or not study.recipe.phases:
-        return None
-    planned = from_json(RecipePlan, values)
-    seconds = (folder.timing.read_if_exists() or {}).get("training")
-    return {
-        "words": in_words(study, planned),
-        "spent": spent_budget(study, planned.stated, seconds) if seconds is not None else None,
-    }
 
 
 def as_yaml(study: Study, planned: RecipePlan) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +28,8 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 EQUAL, WITHIN, DIFFERENT = "equal", "within_tolerance", "different"
-# How many differences, and how many changed images or cells, a message names.
-SHOWN, LISTED = 5, 10
-SHORT_HASH = 12
+# How many changed images or cells, or networks with other weights, a message names.
+LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -52,43 +50,25 @@ class PredictionComparison:
     largest_difference: float | None
     equal_distances: bool
 
-    def within(self, tolerance: float) -> bool:
-        """Whether no row is missing, and no value differs by more."""
+    def verdict(self, tolerance: float) -> str:
+        """Whether all rows are equal, bit by bit, or differ by no more than the tolerance."""
+        if self.equal == self.rows:
+            return EQUAL
         largest = self.largest_difference
-        return not (self.missing or self.further or largest is None or largest > tolerance)
+        incomplete = self.missing or self.further or largest is None
+        return DIFFERENT if incomplete or largest > tolerance else WITHIN  # type: ignore[operator]
 
     def line(self, tolerance: float) -> str:
         """The comparison in words."""
         if self.equal == self.rows:
             distances = "" if self.equal_distances else " Distances from the training cases differ."
             return f"All {counted(self.rows, 'prediction')} are equal, bit by bit.{distances}"
-        lines = [f"{self.rows - self.equal:,} of {counted(self.rows, 'prediction')} differ."]
-        lines += [f"{self.missing:,} of the run are missing in the reproduction."] if self.missing else []
-        lines += [f"{self.further:,} of the reproduction are missing in the run."] if self.further else []
-        if self.largest_difference is not None:
-            lines.append(f"The largest difference is {self.largest_difference:.3g}; the tolerance is {tolerance:g}.")
-        return " ".join(lines)
-
-
-@dataclass(frozen=True)
-class FigureComparison:
-    """The figures of two files of metrics: how many, how many are equal, and of the others the most different ones.
-
-    Attributes:
-        largest: name, value in the run, value in the reproduction.
-    """
-
-    figures: int
-    equal: int
-    largest: list[tuple[str, Any, Any]]
-
-    def line(self) -> str:
-        """The comparison in words."""
-        if self.equal == self.figures:
-            return f"All {self.figures:,} figures of metrics.json are equal."
-        name, before, now = self.largest[0]
-        count = f"{self.figures - self.equal:,} of {self.figures:,} figures of metrics.json differ"
-        return f"{count}, most of all {name}: {_value(before)} in the run, {_value(now)} in the reproduction."
+        text = f"{self.rows - self.equal:,} of {counted(self.rows, 'prediction')} differ."
+        text += f" {self.missing:,} of the run are missing in the reproduction." if self.missing else ""
+        text += f" {self.further:,} of the reproduction are missing in the run." if self.further else ""
+        if self.largest_difference is None:
+            return text
+        return f"{text} The largest difference is {self.largest_difference:.3g}; the tolerance is {tolerance:g}."
 
 
 @dataclass(frozen=True)
@@ -98,7 +78,6 @@ class Reproduction:
     Attributes:
         folder: the folder of the repetition.
         verdict: `equal`, `within_tolerance` or `different`, of the predictions.
-        inputs: by name of an input its hash in the run, and in the repetition.
         left_out: networks that could not be trained in the run.
         networks, other_weights: the number of trained learners, and those whose weights differ.
         environment: what differs of versions, machine and compute plans: in the run, and in the repetition.
@@ -107,12 +86,10 @@ class Reproduction:
     folder: Path
     verdict: str
     tolerance: float
-    inputs: dict[str, tuple[str, str]]
     left_out: list[str]
     networks: int
     other_weights: list[str]
     predictions: PredictionComparison
-    figures: FigureComparison
     environment: dict[str, tuple[str, str]]
 
     @property
@@ -123,38 +100,17 @@ class Reproduction:
     def lines(self) -> list[str]:
         """What is the same and what is not, in sentences."""
         lines = []
-        for name, (before, now) in self.inputs.items():
-            are = "are" if name == "the images" else "is"
-            if before != now:
-                hashes = f"{before[:SHORT_HASH] or 'none'} in the run, {now[:SHORT_HASH] or 'none'} in the reproduction"
-                lines.append(f"{name.capitalize()} {are} not the same: SHA-256 {hashes}.")
-            elif before:
-                lines.append(f"{name.capitalize()} {are} the same (SHA-256 {now[:SHORT_HASH]}).")
         if self.left_out:
-            was = "was" if len(self.left_out) == 1 else "were"
-            lines.append(f"{', '.join(self.left_out)} could not be trained in the run, and {was} not repeated.")
-        more = f" and {len(self.other_weights) - SHOWN} more" if len(self.other_weights) > SHOWN else ""
-        named = f"{'; '.join(self.other_weights[:SHOWN])}{more}"
-        lines.append(
-            f"{len(self.other_weights)} of {self.networks} trained learners have other weights: {named}."
-            if self.other_weights
-            else f"All {self.networks} trained learners have the same weights, bit by bit."
-        )
-        lines += [self.predictions.line(self.tolerance), self.figures.line()]
-        lines += [
-            f"Different: {name}, {before} in the run, {now} now." for name, (before, now) in self.environment.items()
-        ]
+            lines.append(f"Not repeated, because they could not be trained in the run: {', '.join(self.left_out)}.")
+        same = f"All {self.networks} trained learners have the same weights, bit by bit."
+        others = f"{len(self.other_weights)} of {self.networks} trained learners have other weights:"
+        lines.append(_listed(others, self.other_weights) if self.other_weights else same)
+        lines.append(self.predictions.line(self.tolerance))
+        lines += [f"Different: {name}, {was} in the run, {now} now." for name, (was, now) in self.environment.items()]
         lines += [] if self.environment else ["Versions, processor and threads are the same."]
-        verdict = {
-            EQUAL: "Reproduced: all predictions are equal, bit by bit.",
-            WITHIN: f"Reproduced: all predictions are equal within {self.tolerance:g}.",
-            DIFFERENT: "Not reproduced: predictions differ.",
-        }[self.verdict]
-        return [*lines, verdict]
-
-
-def _value(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+        verdicts = {EQUAL: "equal, bit by bit", WITHIN: f"equal within {self.tolerance:g}"}
+        reproduced = f"Reproduced: all predictions are {verdicts.get(self.verdict)}."
+        return [*lines, reproduced if self.same else "Not reproduced: predictions differ."]
 
 
 def begin_reproduction(
@@ -182,14 +138,13 @@ def begin_reproduction(
 def finish_reproduction(source: FinishedRun, target: RunFolder, study: Study, tolerance: float) -> Reproduction:
     """Compare a run with its repetition, and write the comparison."""
     reproduction = compared(source.files, target, study, tolerance)
+    record = {**_mark(source.files), "finished": True, **asdict(reproduction), "folder": str(target.path)}
     with target.lock():
-        target.reproduction.write(
-            {**_mark(source.files), "finished": True, **asdict(reproduction), "folder": str(target.path)}
-        )
+        target.reproduction.write(record)
     return reproduction
 
 
-def _mark(files: RunFolder) -> dict[str, Any]:
+def _mark(files: RunFolder) -> dict[str, str]:
     """Which run is repeated."""
     return {"run": str(files.path.resolve()), "predictions_sha256": checksum(files.predictions.path)}
 
@@ -202,14 +157,10 @@ def _again(study: Study, source: RunFolder) -> Study:
     plans = recorded_plans(source, study.learners)  # of baselines, the threads matter
     if missing := [name for name in study.networks if name not in plans]:
         raise RunError(f"{source.compute.path} has no compute plan of {missing[0]}, so it cannot be repeated.")
-    compute: dict[str, Any] = {"plan": plans or None}
-    compute |= dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto") if plans else {}
-    return repeated(study).model_copy(
-        update={
-            "compute": study.compute.model_copy(update=compute),
-            "images": study.images.model_copy(update={"store": None}),
-        }
-    )
+    any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto") if plans else {}
+    compute = study.compute.model_copy(update={"plan": plans or None, **any_machine})
+    images = study.images.model_copy(update={"store": None})
+    return repeated(study).model_copy(update={"compute": compute, "images": images})
 
 
 def _repeat_parts(study: Study, source: RunFolder, target: RunFolder) -> None:
@@ -222,30 +173,29 @@ def _repeat_parts(study: Study, source: RunFolder, target: RunFolder) -> None:
             again.parts.write({"parts": record["parts"], "fingerprint": record["fingerprint"]})
 
 
-def _check_target(source: RunFolder, target: RunFolder, mark: Mapping[str, Any]) -> None:
+def _check_target(source: RunFolder, target: RunFolder, mark: Mapping[str, str]) -> None:
     """Check that the folder is new, or has an interrupted reproduction of the same run.
 
     Raises:
         RunError: it is the run's own folder or within it, or has other files.
     """
     paths = source.path.resolve(), target.path.resolve()
+    problem = ""
     if paths[0] == paths[1] or paths[0] in paths[1].parents:
-        raise RunError(f"{target.path} is in the run that is reproduced. Choose another folder with --output.")
-    if target.path.exists() and not target.path.is_dir():
-        raise RunError(f"{target.path} is a file. Choose a new folder with --output.")
-    if not target.path.is_dir() or all(entry.name.startswith(".") for entry in target.path.iterdir()):
-        return
-    present = target.reproduction.read_if_exists()
-    if present is None or {name: present.get(name) for name in mark} != mark:
-        raise RunError(
-            f"{target.path} holds other files than a reproduction of {source.path}. Choose a new folder with --output."
-        )
-    if present["finished"]:
-        raise RunError(
-            f"{target.path} already holds a reproduction of {source.path}; its result is in "
-            f"{target.reproduction.path.name}. Remove it to run the study once more, or choose a new folder with "
-            "--output."
-        )
+        problem = "is in the run that is reproduced"
+    elif target.path.exists() and not target.path.is_dir():
+        problem = "is a file"
+    elif target.path.is_dir() and any(not entry.name.startswith(".") for entry in target.path.iterdir()):
+        present = target.reproduction.read_if_exists()
+        if present is None or {name: present.get(name) for name in mark} != mark:
+            problem = f"holds other files than a reproduction of {source.path}"
+        elif present["finished"]:
+            problem = (
+                f"already holds a reproduction of {source.path}; its result is in {target.reproduction.path.name}. "
+                "Remove it to run the study once more"
+            )
+    if problem:
+        raise RunError(f"{target.path} {problem}. Choose a new folder with --output.")
 
 
 def _check_inputs(study: Study, source: FinishedRun, target: RunFolder, show: Show) -> None:
@@ -273,14 +223,17 @@ def _check_table(source: FinishedRun, images: pd.DataFrame) -> None:
     recorded, present = source.images, read_parquet(parquet_bytes(images))
     problems = [f"the column {cut(name)} is missing" for name in recorded if name not in present]
     problems += [f"the column {cut(name)} is new" for name in present if name not in recorded]
+    shared = [name for name in recorded if name in present]
     if len(recorded) != len(present):
         problems.append(f"there are {counted(len(present), 'image')}, and the run had {len(recorded):,}")
-        recorded = recorded[[]]
-    for name in [name for name in recorded if name in present]:
-        before, now = recorded[name], present[name]
-        for row in (~((before == now) | (before.isna() & now.isna()))).to_numpy().nonzero()[0]:
-            was, is_now = (cut(value.item() if hasattr(value, "item") else value) for value in (before[row], now[row]))
-            problems.append(f"{name} of image {row + 1} (case {present['case'][row]}) was {was}, is {is_now}")
+        shared = []
+    for name in shared:
+        was, now = recorded[name], present[name]
+        for row in (~((was == now) | (was.isna() & now.isna()))).to_numpy().nonzero()[0]:
+            case = present["case"][row]
+            problems.append(
+                f"{name} of image {row + 1} (case {case}) was {cut(str(was[row]))}, is {cut(str(now[row]))}"
+            )
     if problems:
         raise CohortError(_listed(f"{source.study.cohort} is not the table of {source.files.path}:", problems))
 
@@ -321,7 +274,7 @@ def _check_images(source: FinishedRun, store: ImageStore) -> None:
     )
 
 
-def _listed(head: str, problems: list[str]) -> str:
+def _listed(head: str, problems: Sequence[str]) -> str:
     rest = len(problems) - LISTED
     more = [f"and {rest:,} more"] if rest > 0 else []
     return "\n  ".join([head, *problems[:LISTED], *more])
@@ -334,126 +287,64 @@ def compared(run: RunFolder, repetition: RunFolder, study: Study, tolerance: flo
         RunError: a file of one of them is missing or damaged.
     """
     predictions = compared_predictions(run.predictions.read(), repetition.predictions.read())
-    equal = predictions.equal == predictions.rows
     weights_before, weights_now = _weights(run, study), _weights(repetition, study)
-    before, now = _environment(run, study), _environment(repetition, study)
-    inputs_before, inputs_now = _inputs(run), _inputs(repetition)
+    before, now = _environment(run), _environment(repetition)
     return Reproduction(
         repetition.path,
-        EQUAL if equal else WITHIN if predictions.within(tolerance) else DIFFERENT,
+        predictions.verdict(tolerance),
         tolerance,
-        {name: (inputs_before[name], inputs_now[name]) for name in inputs_now},
         sorted((run.left_out.read_if_exists() or {"networks": {}})["networks"]),
         len(weights_before | weights_now),
         [name for name in weights_before | weights_now if weights_before.get(name) != weights_now.get(name)],
         predictions,
-        compared_figures(_figures(run), _figures(repetition)),
         {name: (before.get(name, "not recorded"), now[name]) for name in now if now[name] != before.get(name)},
     )
 
 
 def compared_predictions(first: pd.DataFrame, second: pd.DataFrame) -> PredictionComparison:
     """Compare two tables of predictions."""
-    keys = list(KEY)
-    values = ["y_pred", *probability_columns(first)]
+    keys, values = list(KEY), ["y_pred", *probability_columns(first)]
     tables = [table.assign(**{name: table[name].astype(str) for name in keys}) for table in (first, second)]
     both = tables[0].merge(tables[1], on=keys, how="outer", suffixes=("_0", "_1"), indicator="side")
-    shared = both[both["side"] == "both"]
+    shared, sides = both[both["side"] == "both"], both["side"].value_counts()
     columns = [name for name in values if f"{name}_1" in both]
-    pairs = [(shared[f"{name}_0"], shared[f"{name}_1"]) for name in columns]
-    equal = np.logical_and.reduce([_same_bits(*pair) for pair in pairs])
-    if columns != values or columns != ["y_pred", *probability_columns(second)]:
-        equal = np.zeros(len(shared), dtype=bool)
-    largest = float(np.max([_gaps(*pair) for pair in pairs], axis=0).max(initial=0.0))
+
+    def numbers(names: list[str], side: int) -> np.ndarray:
+        return shared[[f"{name}_{side}" for name in names]].to_numpy(dtype=float, na_value=np.nan)
+
+    before, now = numbers(columns, 0), numbers(columns, 1)
+    equal = _same_bits(before, now) & (columns == values == ["y_pred", *probability_columns(second)])
+    gaps = np.nan_to_num(np.abs(before - now), nan=0.0)
+    gaps[np.isnan(before) != np.isnan(now)] = np.inf
+    largest = float(gaps.max(initial=0.0))
     return PredictionComparison(
         rows=len(both),
         equal=int(equal.sum()),
-        missing=int((both["side"] == "left_only").sum()),
-        further=int((both["side"] == "right_only").sum()),
+        missing=int(sides["left_only"]),
+        further=int(sides["right_only"]),
         largest_difference=largest if np.isfinite(largest) else None,
-        equal_distances=bool(_same_bits(shared["distance_0"], shared["distance_1"]).all()),
+        equal_distances=bool(_same_bits(numbers(["distance"], 0), numbers(["distance"], 1)).all()),
     )
 
 
-def _same_bits(first: pd.Series, second: pd.Series) -> np.ndarray:
-    values = [column.to_numpy(dtype=float, na_value=np.nan) for column in (first, second)]
-    return (values[0].view(np.int64) == values[1].view(np.int64)) | (np.isnan(values[0]) & np.isnan(values[1]))
-
-
-def _gaps(first: pd.Series, second: pd.Series) -> np.ndarray:
-    """The absolute differences; infinite where one value is missing."""
-    values = [column.to_numpy(dtype=float, na_value=np.nan) for column in (first, second)]
-    lacking = np.isnan(values[0]) != np.isnan(values[1])
-    return np.where(lacking, np.inf, np.nan_to_num(np.abs(values[0] - values[1]), nan=0.0))
-
-
-def _figures(folder: RunFolder) -> dict[str, Any]:
-    """The metrics of a run without its note on left-out networks, which a repetition does not try to train."""
-    metrics = folder.metrics.read()
-    notes = [note for note in metrics["notes"] if note["code"] != "networks_left_out"]
-    return {**metrics, "notes": notes, "made_from": None}
-
-
-def compared_figures(first: Any, second: Any) -> FigureComparison:
-    """Compare the numbers, texts and other single values of two nested objects by their names.
-
-    >>> compared_figures({"a": {"b": 1.0, "c": "x"}}, {"a": {"b": 1.5, "c": "x"}}).largest
-    [('a.b', 1.0, 1.5)]
-    """
-    before, now = dict(_leaves(first)), dict(_leaves(second))
-    names = list(before | now)
-    different = [
-        (name, before.get(name), now.get(name))
-        for name in names
-        if before.get(name) != now.get(name) or (name in before) != (name in now)
-    ]
-    different.sort(key=_gap, reverse=True)
-    return FigureComparison(len(names), len(names) - len(different), different[:SHOWN])
-
-
-def _gap(figure: tuple[str, Any, Any]) -> float:
-    """The difference of two numbers; infinite if one of both is none."""
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in figure[1:]):
-        return abs(float(figure[1]) - float(figure[2]))
-    return float("inf")
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (Mapping, list)):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, inner in items:
-            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
-
-
-def _inputs(folder: RunFolder) -> dict[str, str]:
-    """The hash of each input of a run; empty if it has none."""
-    decided = folder.fingerprint.read()["decided"]
-    keys = {"the cohort": "cohort", "the images": "tiles", "the split": "split"}
-    keys |= {"the cohort to pretrain on": "pretraining"}
-    external = folder.external_cohort.read().to_json().encode() if folder.external_cohort.exists() else b""
-    return {name: str(decided.get(key) or "") for name, key in keys.items()} | {
-        "the external cohort": hashlib.sha256(external).hexdigest() if external else ""
-    }
+def _same_bits(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    bits = [np.ascontiguousarray(values).view(np.int64) for values in (first, second)]
+    return np.asarray(((bits[0] == bits[1]) | (np.isnan(first) & np.isnan(second))).all(axis=1))
 
 
 def _weights(folder: RunFolder, study: Study) -> dict[str, str]:
     """The checksums of the weights of the trained learners, of the folds and of all subjects."""
-    jobs = [(f"{name}, {_subjects(fold)}", job) for name, fold, job in finished(folder, study.learners)]
-    return {name: job.weights_sha256() for name, job in jobs if job.facts.exists()}
+    jobs = [
+        (name, "all folds" if fold == "all" else f"fold {fold}", job)
+        for name, fold, job in finished(folder, study.learners)
+    ]
+    return {f"{name}, {fold}": job.weights_sha256() for name, fold, job in jobs if job.facts.exists()}
 
 
-def _environment(folder: RunFolder, study: Study) -> dict[str, str]:
-    """What a run recorded of its machine, of its compute plans, and of batches that memory made it divide."""
+def _environment(folder: RunFolder) -> dict[str, str]:
+    """What a run recorded of its machine and of its compute plans."""
     record = {name: str(value) for name, value in folder.environment.read().items()}
     for name, values in (folder.compute.read_if_exists() or {}).items():
         keys = ("device", "precision", "channels_last", "threads")
         record[f"compute plan of {name}"] = ", ".join(f"{key} {values[key]}" for key in keys if key in values)
-    for name, fold, job in finished(folder, study.learners):
-        record[f"batches of {name}, {_subjects(fold)}"] = counted(int(job.record.read().get("parts", 1)), "part")
     return record
-
-
-def _subjects(fold: str) -> str:
-    return "all subjects" if fold == "all" else f"fold {fold}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +16,8 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, TrainingError, WeightsError, counted
 from casewise.files import guarded, write_atomic
 from casewise.modalities.base import PreparedCohort, StoreAddress
-from casewise.pipeline.combine import decide, score, stack
-from casewise.pipeline.external import (
-    check_no_twins,
-    cohort_difference,
-    prepare_external,
-    prepare_pretraining,
-)
-from casewise.pipeline.recipe_plan import budget_text, spent_budget
-from casewise.pipeline.status import record_first_figures, record_training
+from casewise.pipeline.evaluate import decide, score, stack
+from casewise.pipeline.external import check_no_twins, cohort_difference, prepare_external, prepare_pretraining
 from casewise.plugin import plugins, repeated
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
@@ -42,7 +33,6 @@ if TYPE_CHECKING:
     from casewise.jobs.backends import Failure
     from casewise.jobs.plan import Job, JobInputs
     from casewise.pipeline.read import RunInputs
-    from casewise.report.tables import MetricFormat
     from casewise.run_folder import JobFolder, RunFolder
 
 
@@ -60,43 +50,41 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         CasewiseError: a network cannot be trained, or the folder contains networks of another study.
     """
     from casewise.jobs.execution import run_jobs
+    from casewise.jobs.external import predict_external
     from casewise.jobs.plan import final_jobs
 
     study, splits, folder = inputs.study, inputs.splits, inputs.folder
-    planned = _planned(inputs, show)
-    jobs, external = planned.jobs, planned.external
+    jobs, job_inputs, external, fingerprint = _planned(inputs, show)
     folder.left_out.remove()
-    begun = start = time.monotonic()
-    baselines = [job for job in jobs if not learner_named(job.model).by_steps]
+    start = time.monotonic()
+    baselines, networks = _by_steps(jobs)
     if baselines:
         with show.bar("baselines") as bar:
-            run_jobs(baselines, planned.inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
-        record_first_figures(folder)
+            run_jobs(baselines, job_inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
         show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
-    networks = [job for job in jobs if learner_named(job.model).by_steps]
     start = time.monotonic()
     if networks:
         with show.bar("jobs") as bar:
-            tell = following(study, folder, partial(_tell, bar, len(networks)))
-            failures = run_jobs(networks, planned.inputs, folder, tell=tell, partial=True)
-        study, jobs, networks = _without_failed(study, jobs, networks, failures, folder, show)
+            tell = following(study, folder, lambda done, text: bar(done, len(networks), text))
+            failures = run_jobs(networks, job_inputs, folder, tell=tell, partial=True)
+        study = _without_failed(study, networks, failures, folder, show)
+        jobs = [job for job in jobs if job.model in study.learners]
         nested = study.nested_cv
         inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
         names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
-        seconds = time.monotonic() - start
-        show.line("jobs", f"{counted(len(networks), 'network')} ({names} × {folds}), {inner}{seconds:.0f} s")
-    if final := final_jobs(study, splits, folder, planned.fingerprint):
+        count, seconds = counted(len(_by_steps(jobs)[1]), "network"), time.monotonic() - start
+        show.line("jobs", f"{count} ({names} × {folds}), {inner}{seconds:.0f} s")
+    if final := final_jobs(study, splits, folder, fingerprint):
         with show.bar("final") as bar:
-            run_jobs(final, planned.inputs, folder, tell=lambda done, text: bar(done, len(final), text))
+            run_jobs(final, job_inputs, folder, tell=lambda done, text: bar(done, len(final), text))
         show.line("final", f"{counted(len(final), 'learner')} trained on all subjects outside the test set")
-    spent = record_training(folder, time.monotonic() - begun)
-    if spent is not None and study.recipe.auto and networks:
-        show.line("budget", budget_text(spent_budget(study, folder.recipe_plan.read()["stated"], spent)))
     record_trained(study, folder, show)
     table = pd.concat([job.folder.predictions.read() for job in jobs], ignore_index=True)
     tables = [_with_days_and_paths(table, inputs.cohort)]
     if external:
-        tables.append(_external_predictions(external, jobs, show))
+        with show.bar("external") as bar:
+            outside = predict_external(jobs, external, tell=lambda done: bar(done, len(jobs)))
+        tables.append(_with_days_and_paths(outside, external.cohort))
     table = pd.concat(tables, ignore_index=True)
     tested = table[table["stage"] != "oof"]
     means = [predicted.mean_over_folds(tested)] if len(tested) else []
@@ -105,22 +93,19 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
     return replace(inputs, study=study), table
 
 
-def _tell(bar: Callable[..., None], jobs: int, done: float, text: str) -> None:
-    bar(done, jobs, text)
+def _by_steps(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
+    """The jobs of learners that are fitted at once, and of those that are trained step by step."""
+    sides: tuple[list[Job], list[Job]] = ([], [])
+    for job in jobs:
+        sides[learner_named(job.model).by_steps].append(job)
+    return sides
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """The jobs of the folds with their inputs, the external cohort, and the fingerprint of the run."""
+def _planned(inputs: RunInputs, show: Show) -> tuple[list[Job], JobInputs, PreparedCohort | None, str]:
+    """Prepare other cohorts, and record what the networks are made from.
 
-    jobs: list[Job]
-    inputs: JobInputs
-    external: PreparedCohort | None
-    fingerprint: str
-
-
-def _planned(inputs: RunInputs, show: Show) -> _Planned:
-    """Prepare other cohorts, record what the networks are made from, and list their jobs.
+    Returns:
+        The jobs of the folds with their inputs, the external cohort, and the fingerprint of the run.
 
     Raises:
         CasewiseError: another cohort cannot be used, or the folder contains networks of another study.
@@ -149,9 +134,8 @@ def _planned(inputs: RunInputs, show: Show) -> _Planned:
     else:
         folder.external_cohort.remove()
         folder.cohort_difference.remove()
-    jobs = expand(study, splits, folder, fingerprint)
     job_inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretrained)
-    return _Planned(jobs, job_inputs, external, fingerprint)
+    return expand(study, splits, folder, fingerprint), job_inputs, external, fingerprint
 
 
 def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
@@ -164,30 +148,26 @@ def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
     from casewise.jobs.plan import named_jobs
 
     names = named_jobs(inputs.study, inputs.splits.folds, only)
-    planned = _planned(inputs, show)
-    baselines = [job for job in planned.jobs if not learner_named(job.model).by_steps]
-    networks = [job for job in planned.jobs if learner_named(job.model).by_steps]
+    planned, job_inputs, *_ = _planned(inputs, show)
     with show.bar("jobs") as bar:
-        for jobs in (baselines, networks):
+        for jobs in _by_steps(planned):
             if count := sum(job.name in names for job in jobs):
-                run_jobs(jobs, planned.inputs, inputs.folder, tell=partial(_tell, bar, count), only=names)
-    done, noun = sum(job.finished for job in planned.jobs), "networks and baselines" if baselines else "networks"
-    rest = "" if done == len(planned.jobs) else " the others and"
+                tell = partial(_tell, bar, count)
+                run_jobs(jobs, job_inputs, inputs.folder, tell=tell, only=names)
+    done = sum(job.finished for job in planned)
     show.line(
-        "only",
-        f"{done} of {len(planned.jobs)} {noun} are trained; the same command without `--only` adds{rest} the report",
+        "only", f"{done} of {len(planned)} jobs are done; the same command without `--only` goes on to the report"
     )
 
 
+def _tell(bar: Callable[..., None], jobs: int, done: float, text: str) -> None:
+    bar(done, jobs, text)
+
+
 def _without_failed(
-    study: Study,
-    jobs: list[Job],
-    networks: list[Job],
-    failures: Mapping[str, Failure],
-    folder: RunFolder,
-    show: Show,
-) -> tuple[Study, list[Job], list[Job]]:
-    """The study and its jobs without the networks of which a job failed; the reasons are recorded.
+    study: Study, networks: list[Job], failures: Mapping[str, Failure], folder: RunFolder, show: Show
+) -> Study:
+    """The study without the networks of which a job failed; the reasons are recorded.
 
     Raises:
         TrainingError: no network is left.
@@ -195,7 +175,7 @@ def _without_failed(
     from casewise.jobs.execution import summary_of
 
     if not failures:
-        return study, jobs, networks
+        return study
     failed: dict[str, dict[str, str]] = {}
     for job in networks:
         if job.name in failures:
@@ -210,8 +190,7 @@ def _without_failed(
         fold, reason = next(iter(reasons.items()))
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         show.line("left out", f"{name}, which could not be trained. Fold {fold}{more}: {reason}")
-    remaining = [job for job in jobs if job.model not in failed]
-    return reduced, remaining, [job for job in networks if job.model not in failed]
+    return reduced
 
 
 def _first_figures(study: Study, baselines: list[Job]) -> str:
@@ -230,17 +209,13 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
     judge = judge_of(rows, study.classes_of(target) or None, study.positive_of(target))
     plan = Plan(min(study.evaluation.bootstrap_resamples, FIRST_RESAMPLES), study.evaluation.confidence, study.seed)
     metrics = judge.judge(rows, plan, whole=False).metrics
-    figures = [
-        " ".join(filter(None, [name, write.text(merit, figure["value"], short=True), _interval(write, merit, figure)]))
-        for name, of_learner in metrics.items()
-        for figure in [of_learner[merit]]
-    ]
+    figures = []
+    for name, of_learner in metrics.items():
+        figure = of_learner[merit]
+        bounds = write.bounds(merit, figure, short=True)
+        rough = "rough" if bounds and figure.rough else ""
+        figures.append(" ".join(filter(None, [name, write.text(merit, figure.value, short=True), bounds, rough])))
     return f"{write.phrase(merit)} of {target} out of fold: {', '.join(figures)}"
-
-
-def _interval(write: MetricFormat, metric: str, figure: Mapping[str, Any]) -> str:
-    bounds = write.bounds(metric, figure, short=True)
-    return f"{bounds} rough" if bounds and figure["rough"] else bounds
 
 
 def train_again(inputs: RunInputs, show: Show) -> pd.DataFrame:
@@ -277,15 +252,6 @@ def _write_tile_predictions(
         folder.tile_predictions.remove()
 
 
-def _external_predictions(external: PreparedCohort, jobs: list[Job], show: Show) -> pd.DataFrame:
-    """Predictions of the trained networks on the external cohort."""
-    from casewise.jobs.external import predict_external
-
-    with show.bar("external") as bar:
-        table = predict_external(jobs, external, tell=lambda done: bar(done, len(jobs)))
-    return _with_days_and_paths(table, external.cohort)
-
-
 def _with_days_and_paths(table: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     """Set days and paths from the current table, which may have been corrected after the training of a job."""
     paths = cohort.images.set_index(cohort.images["image"].astype(str))["path"].astype(str)
@@ -309,7 +275,7 @@ def finished(folder: RunFolder, learners: Sequence[str]) -> Iterator[tuple[str, 
             yield name, "all", final
 
 
-def epochs_of(fold: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def epochs_of(fold: str, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rows of one network; learners that are fitted without epochs have none.
 
     >>> record = {"model": "cnn", "seconds": 3.5, "best_epoch": 1, "history": [{"train_loss": 0.5, "stop_loss": 0.75}]}
@@ -333,34 +299,22 @@ def epochs_of(fold: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The rows as CSV; empty cells are values that were not recorded, and numbers keep all their digits."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_cell(row[name]) for name in COLUMNS])
-    return buffer.getvalue()
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else guarded(str(value))
-
-
 def write_training_table(folder: RunFolder, learners: Sequence[str]) -> None:
-    """Write `training.csv` of the networks that are finished; a table with the same content is kept.
+    """Write `training.csv` of the networks that are finished.
+
+    Empty cells are values that were not recorded; numbers keep all their digits.
 
     Raises:
         RunError: the record of a network is damaged, or the folder cannot be written.
     """
     jobs = [(fold, job.record.read()) for _, fold, job in finished(folder, learners)]
-    text = csv_text(row for fold, record in jobs for row in epochs_of(fold, record))
-    path = folder.training_table_path
-    # bytes: a program may have saved the table in another encoding
-    if not (path.is_file() and path.read_bytes() == text.encode()):
-        write_atomic(path, text)
+    rows = [row for fold, record in jobs for row in epochs_of(fold, record)]
+    cells = [
+        {**row, "model": guarded(row["model"]), "kept": "true" if row["kept"] else "false", "fold": str(row["fold"])}
+        for row in rows
+    ]
+    table = pd.DataFrame(cells, columns=list(COLUMNS), dtype=object)
+    write_atomic(folder.training_table_path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def record_trained(study: Study, folder: RunFolder, show: Show) -> None:
@@ -418,9 +372,8 @@ def weights(study: Study, folder: RunFolder, show: Show) -> None:
             else:
                 download_weights(name, study.weights_dir)
         except WeightsError as error:
-            others = names[done + 1 :]
-            also = f" {names_text(others, 5)} {'is' if len(others) == 1 else 'are'} missing as well." if others else ""
-            raise WeightsError(f"{error}{also} Nothing was prepared or trained.") from error
+            others = f" Also missing: {names_text(names[done + 1 :], 5)}." if names[done + 1 :] else ""
+            raise WeightsError(f"{error}{others} Nothing was prepared or trained.") from error
 
 
 def missing_weights(study: Study) -> tuple[list[str], list[str]]:

@@ -48,7 +48,7 @@ class ReportContext:
         environment: versions, processor, date, command and seconds.
         audit: the content of `audit.json`; None where the run made no audit.
         explanations: the content of `explanations.json`; None where nothing was explained.
-        plan: the planned recipe in words, and what of its budget was spent; None where the study states its recipe.
+        plan: the planned recipe in words; empty where the study states its recipe.
         tile_predictions: the content of `tiles.parquet`; None where no case has several panels.
         tiles: image numbers -> (n, C, H, W) uint8.
         photograph: image number -> (h, w, 3) uint8, or None where the file cannot be shown.
@@ -70,7 +70,7 @@ class ReportContext:
     environment: Json = field(default_factory=dict)
     audit: Json | None = None
     explanations: Json | None = None
-    plan: Json | None = None
+    plan: str = ""
     tile_predictions: pd.DataFrame | None = None
     tiles: Callable[[list[int]], Any] = lambda _: None
     photograph: Callable[[int], np.ndarray | None] = lambda _: None

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import (
-    TEMPORARY,
     checksum,
     json_text,
     parquet_bytes,
     parsed_json,
     read_parquet,
     replacing,
-    storage_message,
     sync_folder,
     write_json,
 )
@@ -54,7 +51,7 @@ class Artefact:
             RunError: the folder cannot be searched.
         """
         with self._reading():
-            return _is_file(self.path)
+            return self.path.is_file()
 
     @contextmanager
     def replacing(self) -> Iterator[Path]:
@@ -109,39 +106,23 @@ class Artefact:
         """Rename the file to `*.damaged-N`, so that it is kept but not used.
 
         Only for a process that holds the lock of the folder and makes the file anew; readers raise the error instead.
-
-        Raises:
-            RunError: the file cannot be renamed.
         """
         number = 1
-        try:
-            while (target := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
-                number += 1
-            os.replace(self.path, target)
-        except OSError as error:
-            reason = error.strerror or error
-            raise RunError(f"{self.path} is damaged and cannot be renamed: {reason}. Check the permissions.") from error
+        while (target := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
+            number += 1
+        os.replace(self.path, target)
         sync_folder(self.path.parent)
         return target
 
-    def is_verified(self) -> bool:
-        """Whether the file exists and is intact; a damaged one is not moved."""
-        if not self.exists():
-            return False
+    def intact(self, *, keep: bool = False) -> bool:
+        """Whether the file exists and is intact; a damaged one is set aside with a warning, unless it is to be kept."""
         try:
-            self.verify()
-        except DamagedError:
-            return False
-        return True
-
-    def intact(self) -> bool:
-        """Whether the file exists and is intact; a damaged one is set aside with a warning."""
-        if not self.exists():
-            return False
-        try:
+            if not self.exists():
+                return False
             self.verify()
         except DamagedError as error:
-            self.report_damage(error)
+            if not keep:
+                self.report_damage(error)
             return False
         return True
 
@@ -302,81 +283,7 @@ class WeightsFile(Artefact):
         return self.path
 
 
-@dataclass(frozen=True)
-class StateFile(WeightsFile):
-    """The state of a training: when a state is written, the one before is kept beside it, and used if this is damaged.
-
-    Both, and a third while one is written, take space on the disk until the training has finished.
-    """
-
-    @property
-    def before(self) -> WeightsFile:
-        """The state that was saved before this one."""
-        return WeightsFile(self.path.with_name(f"{self.path.stem}-before{self.path.suffix}"))
-
-    @contextmanager
-    def replacing(self) -> Iterator[Path]:
-        """As `Artefact.replacing`; the present state becomes the one before."""
-        with replacing(self.path, before_replacing=self._record_and_keep) as temporary:
-            yield temporary
-
-    def _record_and_keep(self, temporary: Path) -> None:
-        self._record(temporary)  # a damaged state is set aside by it
-        if self.exists():
-            self._move(self, self.before, keep=True)
-
-    def intact(self) -> bool:
-        """Whether there is an intact state; the one before takes the place of a damaged or missing one."""
-        if super().intact():
-            return True
-        if not self.before.intact():
-            return False
-        self._move(self.before, self)
-        log.warning("%s: the training continues from the state that was saved before the last one.", self.path.parent)
-        return True
-
-    def remove(self) -> None:
-        """Remove both states; the one before first, so that it is never taken for the last one."""
-        self.before.remove()
-        super().remove()
-
-    @staticmethod
-    def _move(source: Artefact, target: Artefact, *, keep: bool = False) -> None:
-        """Rename a verified file to `target`; the checksum is recorded before, so that every file matches its record.
-
-        With `keep` the file has both names, so that there is a last state at every moment. On a disk without links it
-        has the new one only; after a kill `intact` then continues from it.
-
-        Raises:
-            RunError: the file cannot be renamed.
-        """
-        folder, recorded = source.path.parent, _checksums(source.path.parent, set_aside=True)
-        # The checksum of the present file comes last, that of the file that was moved to the target first.
-        allowed = [*recorded.get(source.path.name, [])[::-1], *recorded.get(target.path.name, [])[:2]]
-        write_json(folder / CHECKSUMS, recorded | {target.path.name: list(dict.fromkeys(allowed))})
-        moved = source.path
-        try:
-            if keep:
-                moved = folder / f"{TEMPORARY}{target.path.name}"
-                moved.unlink(missing_ok=True)
-                try:
-                    os.link(source.path, moved)
-                except OSError:
-                    moved = source.path
-            os.replace(moved, target.path)
-            if keep and moved != source.path:
-                moved.unlink(missing_ok=True)  # two names of one file are not renamed to each other
-        except OSError as error:
-            raise RunError(storage_message(error, target.path)) from error
-        sync_folder(folder)
-
-
 A = TypeVar("A", bound=Artefact)
-
-
-class _Folder(Protocol):
-    @property
-    def path(self) -> Path: ...
 
 
 class Part(Generic[A]):
@@ -389,16 +296,8 @@ class Part(Generic[A]):
     def __init__(self, kind: type[A], name: str, remedy: str = Artefact.remedy, **options: Any) -> None:
         self._kind, self._name, self._options = kind, name, {"remedy": remedy, **options}
 
-    def __get__(self, folder: _Folder, owner: type) -> A:
+    def __get__(self, folder: Any, owner: type) -> A:
         return self._kind(folder.path / self._name, **self._options)
-
-
-def _is_file(path: Path) -> bool:
-    """Whether this is a file; unlike `Path.is_file`, an error other than a missing file is raised."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
 
 
 def _checksums(folder: Path, *, set_aside: bool = False) -> dict[str, list[str]]:

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casewise.errors import RunError, nearest
+from casewise.errors import RunError, nearest_folder
 from casewise.files import (
     MOMENT,
     TEMPORARY,
-    Anchor,
-    anchored,
     check_folder,
     checksum,
     is_locked,
@@ -114,14 +112,10 @@ class RunFolder:
     recipe_plan = Part(JsonFile, "plan.json", required=("facts", "recipe"))
     # The planned recipe in words and as lines of a study file.
     plan_page = Part(TextFile, "plan.yaml")
-    # The seconds until the first figures, of the training, and until the report.
-    timing = Part(JsonFile, "timing.json", required=("begun", "continued", "first_figures", "seconds"))
     # Versions, processor and cores of the computer that evaluated the run last.
     environment = Part(JsonFile, "environment.json")
     # Of a run that repeats another one: which, and what of both is the same.
     reproduction = Part(JsonFile, "reproduction.json", "Run `casewise reproduce` again.", required=("run", "finished"))
-    # What the command at work showed last, or the error that ended the last one; it has no checksum.
-    activity = Part(JsonFile, "activity.json", required=("only",))
     # For people. It has no checksum, since it is written while networks train.
 
     @property
@@ -165,8 +159,6 @@ class RunFolder:
 
     # The checksum of the metrics in the report.
     report_mark = Part(TextFile, "report-made-from")
-    # A hash of all inputs of results and report, and the checksum of the report.
-    results_mark = Part(JsonFile, "results-made-from.json", required=("inputs", "report"))
 
     @property
     def bundle(self) -> BundleFolder:
@@ -180,19 +172,13 @@ class RunFolder:
 
     # Prepared images; modalities name the files in these folders.
 
-    def images(self, store: Path | None = None) -> ImageFolder:
-        """The folders of prepared images of the study's cohort; `store` is the study's folder for its tiles, if any."""
-        return ImageFolder(self.images_of or self.path, "", store)
+    def images(self, store: Path | None = None, cohort: str = "") -> ImageFolder:
+        """The folders of prepared images of a cohort: empty, the study's own, `external` or `pretraining`.
 
-    @property
-    def external_images(self) -> ImageFolder:
-        """The folders of prepared images of the external cohort."""
-        return ImageFolder(self.images_of or self.path, "external")
-
-    @property
-    def pretraining_images(self) -> ImageFolder:
-        """The folders of prepared images of the cohort for pretraining."""
-        return ImageFolder(self.images_of or self.path, "pretraining")
+        Args:
+            store: the study's folder for its own tiles, if any.
+        """
+        return ImageFolder(self.images_of or self.path, cohort, store)
 
     @property
     def cohort_twins(self) -> JsonFile:
@@ -334,9 +320,7 @@ class RunFolder:
             what = "a study file" if self.path.suffix.casefold() in (".yaml", ".yml") else "a file"
             raise RunError(f"{self.path} is {what}, not a run folder. Give the folder that `casewise run` wrote.")
         if not self.path.is_dir():
-            beside = self.path.parent
-            names = [other.name for other in beside.iterdir() if other.is_dir()] if beside.is_dir() else []
-            raise RunError(f"There is no run folder {self.path}.{nearest(self.path.name, names)}")
+            raise RunError(f"There is no run folder {self.path}.{nearest_folder(self.path)}")
 
     def check_finished(self) -> None:
         """Check that the folder contains a finished run with all parts that its metrics were computed from.
@@ -373,14 +357,11 @@ class RunFolder:
         Raises:
             RunError: it is missing, or shows other metrics.
         """
-        if not self.report_path.is_file():
+        made_from = self.report_mark.read() if self.report_mark.exists() else ""
+        if not self.report_path.is_file() or made_from != checksum(self.metrics.path):
             raise RunError(
-                f"{self.path} holds no finished run: {self.report_path.name} is missing. Finish it with `casewise run`."
-            )
-        if not (self.report_mark.exists() and self.report_mark.read() == checksum(self.metrics.path)):
-            raise RunError(
-                f"{self.path} holds no finished run: {self.report_path.name} was not made from the present "
-                f"{self.metrics.path.name}. Finish it with `casewise run`."
+                f"{self.path} holds no finished run: {self.report_path.name} is missing, or was not made from the "
+                f"present {self.metrics.path.name}. Finish it with `casewise run`."
             )
 
     def at_work(self) -> bool | None:
@@ -409,12 +390,9 @@ class RunFolder:
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise RunError(f"{self.path} cannot be written: {reason}. Choose another folder with --output.") from error
-        anchor = Anchor(self.path, LOCK, os.stat(self.path / LOCK).st_dev)
         try:
-            with anchored(anchor), storage_failures(self.path):
+            with storage_failures(self.path):
                 self._sweep()
-                with suppress(OSError):  # of an earlier command
-                    self.activity.path.unlink(missing_ok=True)
                 yield
         finally:
             with suppress(OSError):  # the folder may have vanished
@@ -425,18 +403,17 @@ class RunFolder:
         remove_leftovers(self.bundle.path)
         folders = [self, self.image_split, *map(RunFolder, sorted(self.path.glob("seeds/*")))]
         record = JobFolder(Path()).record.path.name
-        for folder in folders:
-            for path in folder.jobs_folder.glob(f"*/*/{record}"):  # of folds and of networks on all folds
-                job = JobFolder(path.parent)
-                if any(job.path.glob("sta[gt]e*")) and job.at_work():
-                    continue
-                # a process on another machine may be doing the same; what remains takes space and does no harm
-                with suppress(OSError):
-                    job.remove_training()  # the process was killed after it had written the record
-                    job.sweep()
-        jobs = {folder.jobs_folder for folder in folders}
+        for path in [path for folder in folders for path in folder.jobs_folder.glob(f"*/*/{record}")]:
+            job = JobFolder(path.parent)
+            if any(job.path.glob("sta[gt]e*")) and job.at_work():
+                continue
+            # a process on another machine may be doing the same; what remains takes space and does no harm
+            with suppress(OSError):
+                job.remove_training()  # the process was killed after it had written the record
+                job.sweep()
+        in_jobs = {folder.jobs_folder for folder in folders}
         for path in self.path.rglob(f"{TEMPORARY}*"):
-            if not jobs & set(path.parents):
+            if not in_jobs & set(path.parents):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
 
@@ -448,18 +425,17 @@ def write_page(path: Path, text: str, ending: str) -> Path:
         RunError: the file is of another kind, belongs to a run, or cannot be written.
     """
     owner = RunFolder(path.parent)
+    problem = ""
     if path.name in {owner.report_path.name, owner.audit_page.name} and owner.is_own():
-        raise RunError(f"{path} is a page of the run in {path.parent}. Choose another file with --output.")
-    if path.is_dir():
-        raise RunError(f"{path} is a folder. Give the name of a file with --output, such as {path / f'page{ending}'}.")
-    if path.exists():
-        if path.suffix.casefold() != ending:
-            raise RunError(
-                f"{path} exists, and is not replaced by a page with the ending {ending}. Choose another file with "
-                "--output."
-            )
-        if ending == ".csv" and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
-            raise RunError(f"{path} exists and holds another table. Choose another file with --output.")
+        problem = f"is a page of the run in {path.parent}"
+    elif path.is_dir():
+        problem = "is a folder"
+    elif path.exists() and path.suffix.casefold() != ending:
+        problem = f"exists, and is not replaced by a page with the ending {ending}"
+    elif path.exists() and ending == ".csv" and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
+        problem = "exists and holds another table"
+    if problem:
+        raise RunError(f"{path} {problem}. Choose another file with --output, such as page{ending}.")
     with replacing(path, unlocked_folder=True) as temporary:
         temporary.write_bytes(text.encode())
     return path

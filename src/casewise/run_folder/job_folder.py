@@ -12,7 +12,7 @@ from typing import Any
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import checksum, is_locked, sweep, write_json
-from casewise.run_folder.artefact import Artefact, JsonFile, Part, StateFile, TableFile, TextFile, WeightsFile, log
+from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile, WeightsFile, log
 
 LOCK = ".lock"
 # The folder of a network that was trained on all folds, beside those of its folds.
@@ -42,8 +42,8 @@ class TrainingFolder:
 
     path: Path
 
-    # The training's state at the end of an epoch, which keeps the state before it.
-    state = Part(StateFile, "state.safetensors")
+    # The training's state at the end of an epoch, from which a killed one continues.
+    state = Part(WeightsFile, "state.safetensors")
     # The curve of the learning-rate search.
     rate_search = Part(JsonFile, "finder.json", required=("chosen",))
     # The curve of the learning-rate search for the layers below the head.
@@ -182,12 +182,7 @@ class JobFolder(TrainingFolder):
         return self.path / "progress.json"
 
     def write_progress(
-        self,
-        done: int,
-        total: int,
-        stage: str = "training",
-        loss: float | None = None,
-        share: float | None = None,
+        self, done: int, total: int, stage: str = "training", loss: float | None = None, share: float | None = None
     ) -> None:
         """Record how many epochs of a stage are done, the training loss of the last one, and the share of all work.
 
@@ -198,7 +193,7 @@ class JobFolder(TrainingFolder):
         progress = {"done": done, "total": total, "stage": stage, "loss": finite, "share": share}
         write_json(self.progress_path, progress, durable=False)
 
-    def read_progress(self, since: float) -> dict[str, Any] | None:
+    def read_progress(self, since: float) -> Mapping[str, Any] | None:
         """The progress, if it was recorded after `since` (seconds since 1970)."""
         try:
             if self.progress_path.stat().st_mtime < since:
@@ -212,7 +207,7 @@ class JobFolder(TrainingFolder):
         progress = {"done": 0, "total": 1, "share": 0.0, "stage": FAILED, "message": message, "transient": transient}
         write_json(self.progress_path, progress, durable=False)
 
-    def read_failure(self, since: float = 0.0) -> dict[str, Any] | None:
+    def read_failure(self, since: float = 0.0) -> Mapping[str, Any] | None:
         """The `message` of the last training and whether it is `transient`, if it failed after `since`."""
         progress = self.read_progress(since)
         return progress if progress is not None and progress["stage"] == FAILED else None
@@ -270,5 +265,4 @@ class JobFolder(TrainingFolder):
 
     def sweep(self) -> None:
         """Remove temporary files of killed processes; the caller holds the job's lock."""
-        for folder in [self.path, *(path for path in self.path.rglob("*/") if path.is_dir())]:
-            sweep(folder)
+        sweep(self.path)

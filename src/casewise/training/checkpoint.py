@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from casewise.errors import DamagedError, RunError
-from casewise.run_folder import StateFile, WeightsFile
+from casewise.run_folder import WeightsFile
 
 
-def save_state(file: StateFile, state: Mapping[str, object]) -> None:
+def save_state(file: WeightsFile, state: Mapping[str, object]) -> None:
     """Write the state of a training, which keeps the state before it."""
     tensors: dict[str, torch.Tensor] = {}
 

@@ -120,7 +120,6 @@ def _stage(network: Network, files: StageFiles, train: Callable[[], Record]) -> 
     record = train()
     write_tensors(files.weights, network.state_dict())
     files.record.write(record)
-    files.folder.state.before.remove()
     return record
 
 

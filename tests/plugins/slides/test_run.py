@@ -160,7 +160,6 @@ def material_of(done: Run, study: Study, monkeypatch: pytest.MonkeyPatch) -> Rep
         return path
 
     monkeypatch.setattr(page, "write_report", keep)
-    RunFolder(done.folder).results_mark.remove()
     run(study, done.folder)
     return kept[0]
 

@@ -118,13 +118,6 @@ class TestTable:
         assert [(row["train_loss"], row["stop_loss"]) for row in epochs_of("1", record)] == [(0.1, None), (0.05, None)]
         assert {name for name, _, _ in job_unit("1", record).values} == {"loss/train", "lr", "accuracy/train"}
 
-    def test_an_equal_table_is_not_written_again(self, finished: RunFolder, tmp_path: Path) -> None:
-        study = study_with(tmp_path)
-        record_trained(study, finished, Shown())
-        before = finished.training_table_path.stat()
-        record_trained(study, finished, Shown())
-        assert finished.training_table_path.stat().st_ino == before.st_ino
-
     def test_it_grows_while_networks_are_trained(self, finished: RunFolder, tmp_path: Path) -> None:
         kept = finished.job("timm:resnet18", 1).record
         text = kept.path.read_bytes()
@@ -137,17 +130,6 @@ class TestTable:
         follow(4.0, "four")
         assert len(read_rows(finished)) == 8
         assert told == [(3.0, "three"), (4.0, "four")]
-
-    @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-    def test_a_table_in_another_encoding_is_written_again(
-        self, finished: RunFolder, tmp_path: Path, encoding: str
-    ) -> None:
-        study = study_with(tmp_path)
-        record_trained(study, finished, Shown())
-        before = finished.training_table_path.read_bytes()
-        finished.training_table_path.write_bytes((before.decode() + "é").encode(encoding))
-        record_trained(study, finished, Shown())
-        assert finished.training_table_path.read_bytes() == before
 
 
 class Kept:

@@ -62,8 +62,7 @@ def explain_run(path: Path, settings: ExplainSettings | None = None, *, show: Sh
     from dataclasses import replace
 
     from casewise.console import Silent
-    from casewise.pipeline.finished import FinishedRun
-    from casewise.pipeline.report import report
+    from casewise.pipeline.finished import FinishedRun, report
     from casewise.plugins.explain.run import ExplainSettings
     from casewise.plugins.explain.run import explain as explain_opened
     from casewise.run_folder import RunFolder

@@ -14,8 +14,7 @@ import torch
 from casewise.cohort.targets import label_table
 from casewise.errors import RunError
 from casewise.inference.bundle import Bundle
-from casewise.inference.distance import read_distance
-from casewise.inference.predictor import Predictor, prediction_rows
+from casewise.inference.predictor import Predictor, prediction_rows, read_distance
 from casewise.modalities.base import NativeMap, SlotMaps
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.finished import FinishedRun

@@ -100,7 +100,7 @@ def export_model(
             "casewise": __version__,
             "graphs": graph_format.name,
             "learners": records,
-            "decisions": dict(model.decisions),
+            "decisions": dict(model.combination.decisions),
             "stackers": dict(facts.stackers),
         }
         make_folder(output)

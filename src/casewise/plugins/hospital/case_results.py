@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
-from casewise.inference.input_flags import joined, possible_reasons, reasons_of
+from casewise.inference.input_checks import joined, possible_reasons, reasons_of
 from casewise.inference.new_cases import LEFT_OUT
 from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
 from casewise.run_folder import RunFolder

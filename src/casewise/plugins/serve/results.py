@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation.response import percent_change, responds
-from casewise.inference.input_flags import SEPARATOR
+from casewise.inference.input_checks import SEPARATOR
 from casewise.inference.output_table import FAR
 from casewise.plugin import Explainer
 from casewise.plugins.serve.settings import Json

@@ -14,7 +14,7 @@ import pandas as pd
 from casewise.errors import CasewiseError, ImageError, RunError, counted
 from casewise.evaluation.agreement import band_of
 from casewise.inference.ensemble import Ensemble
-from casewise.inference.input_flags import reasons_of
+from casewise.inference.input_checks import reasons_of
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import cases_of, new_table, prepare_together
 from casewise.inference.predictor import Predictor

@@ -125,10 +125,7 @@ def scheme(context: ReportContext) -> list[tuple[str, str]]:
     seconds = sum(job.get("seconds") or 0 for job in context.jobs)
     facts.append(("Cost", f"{counted(len(context.jobs), 'network')}, {duration(seconds)} of training"))
     if plan:
-        facts.insert(0, ("Plan", plan["words"].removeprefix("planned: ")))
-        if spent := plan["spent"]:
-            over = ", over it" if spent["over"] else ""
-            facts.append(("Budget", f"{duration(spent['seconds'])} of {duration(spent['budget'])} spent{over}"))
+        facts.insert(0, ("Plan", plan.removeprefix("planned: ")))
     return facts
 
 

@@ -1,4 +1,4 @@
-"""The limits of input checks, fitted on training subjects and chosen on subjects that were held out.
+"""Input checks: measures of images, limits fitted on training subjects and chosen on others, and flags of new cases.
 
 At most one in twenty held-out cases of the same source is to be flagged, by all checks together. The checks divide this
 share (`SHARES`), and each of them takes its share of the cases of subjects out of fold:
@@ -8,7 +8,7 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
 - An image turned by 180 degrees, or its negative, has the opposite score of a linear model that was fitted to give
   training images the score 1 (ridge regression). Whether images have an upright position, or are distinct from
   negatives, is measured on held-out images: the check exists only if it recognises `DETECTED` of them.
-- An image of another region than its row states is recognised by scores of regions (`region_score`), if regions differ.
+- An image of another region than its row states is recognised by scores of regions (`RegionScore`), if regions differ.
 - The distance from the training features has a larger limit than that of the column `beyond`.
 - A region, or a sequence of volumes, is missed if nearly all training cases have it. No study has both.
 """
@@ -16,29 +16,136 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.inference.input_measures import GRID, NAMES, Measures, standardised
+from casewise.errors import ImageError
+from casewise.modalities.store.readers import read_image
+from casewise.modalities.store.store import TileStore
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.inference.new_cases import NewCases
+    from casewise.modalities.base import ImageStore
+
 Floats: TypeAlias = NDArray[np.float64]
+# Numbers of an image, in the order of `Measures.values`.
+NAMES = ("brightness", "contrast", "black", "white", "size", "shape", "colour")
+# The side of the grid of grey means by which upside-down and inverted images are recognised.
+GRID = 12
+# Values from 0 to 255 up to which a pixel is nearly black, and from which it is nearly white.
+BLACK, WHITE = 8, 247
+# The stored modes of files without colour.
+GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
+# The side to which a file is reduced to see its colours.
+COLOUR_SIDE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """Measures of images.
+
+    Attributes:
+        values: (N, 7) in the order of `NAMES`: mean and standard deviation of grey from 0 to 1, the shares of nearly
+            black and nearly white pixels, log2 of the longest side in pixels, log2 of width by height, and the mean
+            difference between the largest and smallest of red, green and blue, from 0 to 1.
+        grids: (N, GRID, GRID) means of grey from 0 to 1.
+    """
+
+    values: Floats
+    grids: Floats
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def subset(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Measures:
+        """Those of some of the images."""
+        return Measures(self.values[rows], self.grids[rows])
+
+
+def measure(store: ImageStore, rows: Sequence[int]) -> Measures:
+    """The measures of these images of a store; bars that fill up a tile are not part of the image.
+
+    A tile with one channel does not show the colours of its file, which is read again unless its mode is grey.
+    """
+    with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
+        measured = list(pool.map(lambda row: _of_row(store, row), rows))
+    values = np.array([numbers for numbers, _ in measured], dtype=float).reshape(-1, len(NAMES))
+    return Measures(values, np.array([grid for _, grid in measured], dtype=float).reshape(-1, GRID, GRID))
+
+
+def _of_row(store: ImageStore, row: int) -> tuple[list[float], Floats]:
+    tile = np.asarray(store.tiles[row])
+    if isinstance(store, TileStore):
+        down, across = store.content(row)
+        tile = tile[:, down, across]
+    entry = store.index.iloc[row]
+    width, height = max(1, int(entry["width"])), max(1, int(entry["height"]))
+    grey = tile.mean(axis=0)
+    if len(tile) == 3:
+        colour = _colour(tile)
+    else:
+        colour = _colour_of_file(str(entry["path"]), str(entry["mode"])) if isinstance(store, TileStore) else 0.0
+    numbers = [
+        float(grey.mean()) / 255,
+        float(grey.std()) / 255,
+        float((grey <= BLACK).mean()),
+        float((grey >= WHITE).mean()),
+        float(np.log2(max(width, height))),
+        float(np.log2(width / height)),
+        colour,
+    ]
+    return numbers, gridded(grey / 255)
+
+
+def gridded(grey: Floats) -> Floats:
+    """Means (GRID, GRID) over cells of an image (H, W); a smaller image repeats its pixels."""
+    (down, rows), (across, columns) = (_cells(side) for side in grey.shape)
+    repeated = grey.repeat(down, axis=0).repeat(across, axis=1)
+    sums = np.add.reduceat(np.add.reduceat(repeated, rows[:-1], axis=0), columns[:-1], axis=1)
+    return np.asarray(sums / np.outer(np.diff(rows), np.diff(columns)))
+
+
+def standardised(grids: Floats) -> Floats:
+    """Grids (N, GRID, GRID) with mean 0 and standard deviation 1 each, so that they do not depend on brightness and
+    contrast.
+    """
+    centred = grids - grids.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(centred / (centred.std(axis=(1, 2), keepdims=True) + 1e-3))
+
+
+def _cells(side: int) -> tuple[int, NDArray[np.intp]]:
+    """How a side is divided into `GRID` cells: how often pixels are repeated, and the edges of the cells."""
+    repeats = -(-GRID // side)
+    return repeats, np.linspace(0, side * repeats, GRID + 1).astype(np.intp)
+
+
+def _colour(tile: NDArray[np.uint8]) -> float:
+    """The mean range over the channels of a tile (3, H, W), from 0 to 1."""
+    return float((tile.max(axis=0).astype(float) - tile.min(axis=0)).mean()) / 255
+
+
+def _colour_of_file(path: str, mode: str) -> float:
+    if mode in GREY_MODES or not Path(path).is_file():
+        return 0.0
+    try:
+        return _colour(read_image(Path(path), size=COLOUR_SIDE, channels="rgb").transpose(2, 0, 1))
+    except ImageError:
+        return 0.0  # a picture of something that is no image file
+
+
 # The shares of held-out cases that each check may flag; together less than one in twenty.
-SHARES = {
-    "range": 0.015,
-    "upright": 0.005,
-    "polarity": 0.005,
-    "distance": 0.01,
-    "regions": 0.005,
-    "wrong_region": 0.005,
-}
+SHARES = {"range": 0.015, "upright": 0.005, "polarity": 0.005, "distance": 0.01, "regions": 0.005}
+SHARES["wrong_region"] = 0.005
 # The range of a number is between these quantiles of the training images, and counts as no smaller than this.
 LOWEST, HIGHEST = 0.005, 0.995
 LEAST_RANGE = dict(zip(NAMES, (0.2, 0.1, 0.2, 0.2, 2.0, 1.0, 0.1), strict=True))
@@ -154,15 +261,12 @@ def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Seque
     tolerance = max(tolerance, LEAST_TOLERANCE)
     low, high = inner_range(values)
     slack = tolerance * spans(low, high)
-    ranges: dict[str, tuple[float | None, float | None]] = {}
-    for number, name in enumerate(NAMES):
-        side = ONE_SIDED.get(name)
-        ranges[name] = (
-            None if side == "high" else float(low[number] - slack[number]),
-            None if side == "low" else float(high[number] + slack[number]),
-        )
-    contrast = NAMES.index("contrast")
-    ranges["contrast"] = (max(float(low[contrast] - slack[contrast]), UNIFORM), ranges["contrast"][1])
+    lows, highs = (low - slack).tolist(), (high + slack).tolist()
+    lows[NAMES.index("contrast")] = max(lows[NAMES.index("contrast")], UNIFORM)
+    ranges = {
+        name: (None if ONE_SIDED.get(name) == "high" else lowest, None if ONE_SIDED.get(name) == "low" else highest)
+        for name, lowest, highest in zip(NAMES, lows, highs, strict=True)
+    }
     return Limits(
         len(values),
         subjects,
@@ -179,7 +283,7 @@ def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Seque
 def inner_range(values: Floats) -> tuple[Floats, Floats]:
     """The lowest and highest value of each number (N, V), without the few most extreme: (V,), (V,)."""
     low, high = np.quantile(values, [LOWEST, HIGHEST], axis=0)
-    return np.asarray(low), np.asarray(high)
+    return low, high
 
 
 def spans(low: Floats, high: Floats) -> Floats:
@@ -191,11 +295,8 @@ def excess(values: Floats, low: Floats, high: Floats) -> Floats:
     """By how many ranges the numbers (N, V) are outside of theirs; 0 inside, and on a side that has no limit."""
     below, above = low - values, values - high
     for number, name in enumerate(NAMES):
-        side = ONE_SIDED.get(name)
-        if side == "low":
-            above[:, number] = 0
-        elif side == "high":
-            below[:, number] = 0
+        if name in ONE_SIDED:
+            (above if ONE_SIDED[name] == "low" else below)[:, number] = 0
     return np.asarray(np.maximum(np.maximum(below, above), 0) / spans(low, high))
 
 
@@ -333,8 +434,8 @@ class RegionScore:
         """For each image the region that it looks like, or '' if it may show the one that is stated: (N,) names."""
         numbers = {name: number for number, name in enumerate(self.regions)}
         rows = np.array([numbers.get(str(name), -1) for name in stated], dtype=int)
-        features = _features(measures, np.array(self.centre), np.array(self.scale))
-        scores = features @ np.array(self.weights).T + np.array(self.intercepts)
+        fitted = (np.array(values) for values in (self.centre, self.scale, self.weights, self.intercepts))
+        scores = _region_scores(measures, *fitted)
         pairs = [(numbers[first], numbers[second]) for first, second in self.distinct]
         differences = _differences(scores, rows, pairs)
         closest = differences.argmin(axis=1)
@@ -362,9 +463,8 @@ def fit_regions(training: Training, share: float, detected: float, fewest: int) 
         held_out = training.folds == fold
         if len(np.unique(rows[~held_out])) < len(regions):
             return None
-        centre, scale, weights, intercepts = _discriminant(training.measures.subset(~held_out), rows[~held_out])
-        features = _features(training.measures.subset(held_out), centre, scale)
-        out_of_fold[held_out] = features @ weights.T + intercepts
+        fitted = _discriminant(training.measures.subset(~held_out), rows[~held_out])
+        out_of_fold[held_out] = _region_scores(training.measures.subset(held_out), *fitted)
     pairs = list(combinations(range(len(regions)), 2))
     while pairs:
         worst = training.worst(-_differences(out_of_fold, rows, pairs).min(axis=1), share)
@@ -373,17 +473,9 @@ def fit_regions(training: Training, share: float, detected: float, fewest: int) 
         limit = min(-worst, 0.0)
         shares = [_detected(out_of_fold, rows, pair, pairs, limit) for pair in pairs]
         if min(shares) >= detected:
-            centre, scale, weights, intercepts = _discriminant(training.measures, rows)
-            return RegionScore(
-                regions,
-                centre.tolist(),
-                scale.tolist(),
-                weights.tolist(),
-                intercepts.tolist(),
-                tuple((regions[first], regions[second]) for first, second in pairs),
-                limit,
-                float(np.mean(shares)),
-            )
+            names = tuple((regions[first], regions[second]) for first, second in pairs)
+            centre, scale, weights, intercepts = (v.tolist() for v in _discriminant(training.measures, rows))
+            return RegionScore(regions, centre, scale, weights, intercepts, names, limit, float(np.mean(shares)))
         pairs.pop(int(np.argmin(shares)))
     return None
 
@@ -419,6 +511,11 @@ def _features(measures: Measures, centre: Floats, scale: Floats) -> Floats:
     return np.hstack([grids, np.clip(numbers, -3, 3)])
 
 
+def _region_scores(measures: Measures, centre: Floats, scale: Floats, weights: Floats, intercepts: Floats) -> Floats:
+    """(N, R): the score of each region."""
+    return np.asarray(_features(measures, centre, scale) @ weights.T + intercepts)
+
+
 def _numbers(measures: Measures) -> Floats:
     return measures.values[:, [NAMES.index(name) for name in COMPARED]]
 
@@ -437,3 +534,139 @@ def _discriminant(measures: Measures, rows: NDArray[np.intp]) -> tuple[Floats, F
     penalty = SHRINKAGE * max(float(np.trace(within)) / FEATURES, 1e-9)
     weights = np.linalg.solve(within + penalty * np.eye(FEATURES), means.T).T
     return centre, scale, weights, -0.5 * (weights * means).sum(axis=1)
+
+
+SEPARATOR = "; "
+FAR = "far from the training cases"
+NEGATIVE = "a negative: light and dark are exchanged"
+# Without a check of negatives the two cannot be told apart.
+UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
+NEARLY_UNIFORM = "nearly uniform"
+# What is said of a number below and above its range.
+REASONS: dict[str, tuple[str, str]] = {
+    "brightness": ("much darker than the training images", "much lighter than the training images"),
+    "contrast": ("much less contrast than the training images", "much more contrast than the training images"),
+    "black": ("", "more black than in the training images"),
+    "white": ("", "more white than in the training images"),
+    "size": ("much smaller than the training images", ""),
+    "shape": ("much narrower than the training images", "much wider than the training images"),
+    "colour": ("grey, and the training images are in colour", "in colour, and the training images are not"),
+}
+# What precedes the name of a region or sequence that a case lacks.
+MISSING = {"region": "no image of", "sequence": "no scan of the sequence"}
+WRONG_REGION = "looks like an image of {shown}, not of {stated}"
+IN_GREY = 0.02
+# Training images whose limit of colour is below this are grey, some perhaps toned.
+MOST_OF_GREY = 0.15
+MORE_COLOUR, LESS_COLOUR = (
+    "much stronger colours than the training images",
+    "much weaker colours than the training images",
+)
+
+
+def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | None = None) -> list[list[str]]:
+    """For each image the reasons why it is not like the training images; `regions` are those that their rows state."""
+    flags: list[list[str]] = [_out_of_range(limits, numbers) for numbers in measures.values.tolist()]
+    is_negative, is_turned = np.zeros(len(measures), dtype=bool), np.zeros(len(measures), dtype=bool)
+    if limits.polarity:
+        is_negative = scores(limits.polarity, measures.grids, negative_difference) < limits.polarity.limit
+    if limits.upright:
+        upright = scores(limits.upright, measures.grids, turned_difference)
+        # the score of a negative is the opposite of that of the image itself
+        is_turned = np.where(is_negative, -upright, upright) < limits.upright.limit
+    suspected = [""] * len(measures)
+    if limits.wrong_region and regions is not None:
+        suspected = limits.wrong_region.suspected(measures, np.array(regions))
+    for number, reasons in enumerate(flags):
+        if NEARLY_UNIFORM in reasons:  # it has neither orientation nor polarity
+            continue
+        reasons += [NEGATIVE] if is_negative[number] else []
+        reasons += [UPSIDE_DOWN if limits.polarity else TURNED_OR_NEGATIVE] if is_turned[number] else []
+        # the region of a turned image or a negative is not recognised by these scores
+        if suspected[number] and regions and not is_negative[number] and not is_turned[number]:
+            reasons.append(WRONG_REGION.format(shown=suspected[number], stated=regions[number]))
+    return flags
+
+
+def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
+    by_name = dict(zip(NAMES, numbers, strict=True))
+    if limits.ranges and by_name["contrast"] < UNIFORM:
+        return [NEARLY_UNIFORM]
+    reasons = []
+    for name, (low, high) in limits.ranges.items():
+        below, above = REASONS[name]
+        if name == "colour" and low is not None and high is not None:
+            below = below if by_name[name] < IN_GREY else LESS_COLOUR
+            above = above if high < MOST_OF_GREY else MORE_COLOUR
+        if low is not None and by_name[name] < low:
+            reasons.append(below)
+        elif high is not None and by_name[name] > high:
+            reasons.append(above)
+    return reasons
+
+
+def case_flags(limits: Limits, new: NewCases) -> dict[str, str]:
+    """By case the reasons of its images, those of one image after its file's name where a case has several."""
+    images = new.cohort.images
+    by_case = images.assign(row=np.arange(len(images))).groupby("case", sort=False)["row"]
+    chosen = np.sort(np.concatenate([_evenly(rows.to_numpy()) for _, rows in by_case]))
+    measures = measure(new.store, chosen.tolist())
+    by_image = image_flags(limits, measures, images["region"].iloc[chosen].astype(str).tolist())
+    counts = images["case"].value_counts()
+    reasons: dict[str, list[str]] = {str(case): [] for case in images["case"].unique()}
+    examined = images.iloc[chosen]
+    for case, path, of_image in zip(examined["case"].astype(str), examined["path"], by_image, strict=True):
+        name = f"{Path(str(path)).name}: " if counts[case] > 1 else ""
+        reasons[case] += [name + reason for reason in of_image]
+    for column, expected in (("region", limits.regions), ("sequence", limits.sequences)):
+        if expected:
+            names = images.groupby(images["case"].astype(str), sort=False)[column].agg(set)
+            for case, present in names.items():
+                reasons[str(case)] += [f"{MISSING[column]} {name}" for name in expected if name not in present]
+    return {case: joined(texts) for case, texts in reasons.items()}
+
+
+def joined(reasons: Iterable[str]) -> str:
+    """Different reasons as one text; a name in them, such as that of a file, cannot divide one into two.
+
+    >>> reasons_of(joined(["a; b.jpg: upside down", "", "no image of trunk"]))
+    ['a, b.jpg: upside down', 'no image of trunk']
+    """
+    return SEPARATOR.join(dict.fromkeys(reason.replace(SEPARATOR, ", ") for reason in reasons if reason))
+
+
+def reasons_of(text: str) -> list[str]:
+    """The reasons in a text of `joined`."""
+    return text.split(SEPARATOR) if text else []
+
+
+def possible_reasons(limits: Limits) -> tuple[str, ...]:
+    """Every reason that may be in a text of `joined`, without a file's name."""
+    of_numbers = [reason for pair in REASONS.values() for reason in pair if reason]
+    lacking = [f"{MISSING['region']} {name}" for name in limits.regions]
+    lacking += [f"{MISSING['sequence']} {name}" for name in limits.sequences]
+    regions = limits.wrong_region.regions if limits.wrong_region else ()
+    wrong = [WRONG_REGION.format(shown=shown, stated=stated) for shown in regions for stated in regions]
+    fixed = (FAR, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
+    return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *of_numbers, *lacking, *wrong))
+
+
+def _evenly(rows: np.ndarray) -> np.ndarray:
+    """At most `MOST_OF_CASE` of the rows of a case, evenly spread."""
+    count = min(len(rows), MOST_OF_CASE)
+    return np.asarray(rows[np.arange(count) * len(rows) // count])
+
+
+def with_flags(rows: pd.DataFrame, limits: Limits, of_cases: Mapping[str, str]) -> pd.DataFrame:
+    """Rows of `casewise.inference.ensemble` with the column `flags`: those of their case, and that it is far.
+
+    A case is far for a learner if any of its targets, regions or images is, so that all of its rows have the flag.
+    """
+    units = list(zip(rows["case"].astype(str), rows["model"].astype(str), strict=True))
+    limit_of = [
+        limits.distance.get(unit[1], {}).get(str(target)) for unit, target in zip(units, rows["target"], strict=True)
+    ]
+    beyond = rows["distance"].to_numpy() > np.array(limit_of, dtype=float)  # without a limit, NaN
+    far = {unit for unit, is_far in zip(units, beyond, strict=True) if is_far}
+    reasons = [(of_cases.get(unit[0], ""), FAR if unit in far else "") for unit in units]
+    return rows.assign(flags=[SEPARATOR.join(filter(None, texts)) for texts in reasons])
