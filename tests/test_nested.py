@@ -249,7 +249,7 @@ class TestNothingLeaks:
     ) -> None:
         def first(changed: tuple[int, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
             store = volumes(changed)
-            monkeypatch.setattr("casewise.plugins.volumes.slice_store.open_slices", lambda folder, address: store)
+            monkeypatch.setattr("casewise.plugins.volumes.modality.open_slices", lambda folder, address: store)
             study, cohort = volume_study(), volume_cohort()
             splits = Splits({f"S{n:02}": n % 3 for n in range(12)}, 3, {})
             return trained(

@@ -14,6 +14,7 @@ import casewise
 from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError
 from casewise.jobs.compute_plans import compute_plans
 from casewise.jobs.plan import Job, JobInputs
+from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.reproduction import (
     DIFFERENT,
     EQUAL,
@@ -115,7 +116,8 @@ class TestPlan:
         study = _again(own_run.study, copied)
         assert study.compute.threads == "auto"
         jobs = [Job(learner, 0, RunFolder(tmp_path).job(learner, 0), "") for learner in study.learners]
-        inputs = JobInputs(study, None, None, None)  # type: ignore[arg-type]
+        finished = FinishedRun.open(own_run.files)
+        inputs = JobInputs(study, finished.cohort, finished.splits, None)  # type: ignore[arg-type]
         plans = compute_plans(jobs, inputs, RunFolder(tmp_path), threads=7)
         before = own_run.files.job_records(study.learners)[0]["threads"]
         assert {learner: plan.threads for learner, plan in plans.items()} == {

@@ -146,7 +146,7 @@ def refuse_other(folder: RunFolder, decided: Mapping[str, object], study: Study 
     """
     finished = folder.finished_jobs()
     records = [folder.fingerprint, *(job.record for job in finished)]
-    if folder.has_networks() and not any(record.is_verified() for record in records):
+    if folder.has_networks() and not any(record.intact(keep=True) for record in records):
         raise _unverifiable(folder)  # before a damaged file is set aside
     recorded = folder.fingerprint.read_or_none()
     if not recorded or not finished:

@@ -36,11 +36,13 @@ the networks, bit for bit.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
+import numpy as np
 from torch import Tensor, nn
 
 from casewise.errors import TrainingError, nearest
@@ -96,8 +98,8 @@ def freeze(network: Network, upto: FreezePoint | str | int) -> str:
     replacement of missing sequences is never frozen.
 
     Args:
-        upto: as `read_freeze_point` reads it: `10 layers` (or 10), `11 blocks`, `features.6`, `none` (or 0), `all`. A
-            layer includes the norm that follows it.
+        upto: as `read_freeze_point` reads it: `10 layers` (or 10), `11 blocks`, `features.6`, `30%`, `none` (or 0),
+            `all`. A layer includes the norm that follows it.
 
     Returns:
         The name of the last frozen part, `body` if all of it is frozen, empty if nothing is.
@@ -131,7 +133,8 @@ def frozen_end(network: Network, upto: FreezePoint | str | int) -> int:
         return 0
     if point.kind == "all":
         return len(modules)
-    name = (_by_name if point.kind == "name" else _by_count)(network, point)
+    by_kind = {"name": _by_name, "percent": _by_percent}
+    name = by_kind.get(point.kind, _by_count)(network, point)
     names = [module_name for module_name, _ in modules]
     end = 1 + max(place for place, found in enumerate(names) if found == name or found.startswith(f"{name}."))
     if not any(True for _, module in modules[:end] for _ in module.parameters(recurse=False)):
@@ -196,6 +199,21 @@ def _by_count(network: Network, point: FreezePoint) -> str:
         )
     name = points[point.count - 1][0]
     return name if of_blocks else _with_norm(network, name)
+
+
+def _by_percent(network: Network, point: FreezePoint) -> str:
+    """The last layer up to which the body has at most this share of its weights."""
+    modules = list(network.bodies[0].named_modules())
+    weights = np.cumsum([sum(p.numel() for p in module.parameters(recurse=False)) for _, module in modules])
+    percent = {name: 100 * total / weights[-1] for (name, _), total in zip(modules, weights, strict=True)}
+    ends = [_with_norm(network, name) for name, _ in layers(network)]
+    inside = list(itertools.takewhile(lambda name: percent[name] <= point.count, ends))
+    if not inside:
+        raise TrainingError(
+            f"freeze: the first layer of {network.name} alone holds {percent[ends[0]]:.2g}% of the body's weights, more "
+            f"than {point}. Say `none`, `1 layer` or a larger share."
+        )
+    return inside[-1]
 
 
 def _with_norm(network: Network, name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,6 @@ from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from casewise.console import Show
     from casewise.modalities.base import ImageStore
     from casewise.pipeline.read import RunInputs

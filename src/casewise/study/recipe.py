@@ -15,28 +15,28 @@ from casewise.study.images import AUGMENTATION_KEYS, Panels
 from casewise.study.model import Fraction, StudyModel, refuse
 from casewise.study.yaml_text import Values
 
-FREEZE_FORMS = "none, all, `10 layers`, `11 blocks` or the name of a module such as features.6"
+FREEZE_FORMS = "none, all, `10 layers`, `11 blocks`, `30%` or the name of a module such as features.6"
 
 
 @dataclass(frozen=True)
 class FreezePoint:
     """The layers of a body, from the input on, that are not trained.
 
-    `layers` counts convolutions and linear layers, `blocks` a network's own blocks (`Network.blocks`), `name` is the
-    path of a module within the body, which is frozen as well.
+    `layers` counts convolutions and linear layers, `blocks` a network's own blocks (`Network.blocks`), `percent` is of
+    the body's weights, `name` the path of a module within the body, which is frozen as well.
 
-    >>> str(read_freeze_point(10)), str(read_freeze_point("features.6"))
-    ('10 layers', 'features.6')
+    >>> str(read_freeze_point(10)), str(read_freeze_point("30%")), str(read_freeze_point("features.6"))
+    ('10 layers', '30%', 'features.6')
     """
 
-    kind: Literal["none", "all", "layers", "blocks", "name"]
+    kind: Literal["none", "all", "layers", "blocks", "percent", "name"]
     count: int = 0
     name: str = ""
 
     def __str__(self) -> str:
         if self.kind in ("layers", "blocks"):
             return f"{self.count} {self.kind if self.count > 1 else self.kind[:-1]}"
-        return self.name or self.kind
+        return f"{self.count}%" if self.kind == "percent" else self.name or self.kind
 
 
 def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
@@ -56,6 +56,8 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
         return FreezePoint("none" if text.lower() == "none" else "all")
     if match := re.fullmatch(r"(-?\d{1,9})\s*(layers?|blocks?)?", text):
         return _counted(int(match[1]), "blocks" if (match[2] or "").startswith("block") else "layers", source)
+    if match := re.fullmatch(r"([1-9]\d?)\s*%", text):
+        return FreezePoint("percent", count=int(match[1]))
     if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", text):
         return FreezePoint("name", name=text.removeprefix("body."))
     hint = (

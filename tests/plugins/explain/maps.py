@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
 import torch
 
 from casewise.models.backbones import Network
@@ -19,3 +22,10 @@ def cell_maps(network: Network, panels: torch.Tensor, target: ExplainTarget) -> 
 
 def explain(network: Network, panels: torch.Tensor, target: ExplainTarget, map_size: int = 0) -> torch.Tensor:
     return method_of(network, panels, map_size).explain(network, panels, target)
+
+
+def without_a_sequence(table: Path, number: int) -> None:
+    """Leave the T2 scan of one subject out of a cohort table."""
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    subject = sorted(set(rows["subject"]))[number]
+    rows[(rows["subject"] != subject) | (rows["sequence"] != "T2")].to_csv(table, index=False)

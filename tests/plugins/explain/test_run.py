@@ -40,7 +40,7 @@ from casewise.run import run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study, read_study
 from tests.chest_study import SMALL, chest_study
-from tests.plugins.explain.maps import cell_maps
+from tests.plugins.explain.maps import cell_maps, without_a_sequence
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
@@ -86,9 +86,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         size=(48, 48),
         slices=(10, 12),
         lesion="planted",
-        missing=0.1,
         seed=2,
     )
+    without_a_sequence(table, 2)
     study = build_study(VOLUMES | {"cohort": table}, source="the test's study", folder=table.parent)
     return run(study, tmp_path_factory.mktemp("planted") / "run").folder
 

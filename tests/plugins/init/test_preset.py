@@ -316,5 +316,5 @@ def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path)
     assert "cohort.csv has one row for each scan" in text
     for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
         assert f"#   {column}" in text
-    with pytest.raises(CasewiseError, match="not of scans"):
+    with pytest.raises(CasewiseError, match="no tables of scans"):
         plan_preset("ipmn-mri", images=tmp_path, folder=tmp_path / "other")
