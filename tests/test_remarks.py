@@ -19,6 +19,7 @@ from casewise.report.caveats import result_line
 def test_guessing_uses_training_subjects_only() -> None:
     truths, folds = [0.0, 2.0, 10.0, 20.0, 9.0], [1, 1, 2, 2, None]
     rows = pd.DataFrame({"stage": ["oof"] * 4 + ["test"], "y_true": truths, "outer_fold": folds, "target": "pasi"})
+    rows["kind"] = "regression"
     rows = rows.assign(case=[f"S{i}/1" for i in range(5)], region="", image="")
     told = [(each["stage"], each["error"]) for each in guess(rows, "pasi")]
     assert told == [("test", 1.0), ("oof", 14.0)]  # |9 − (0 + 2 + 10 + 20) / 4|, and (15 + 13 + 9 + 19) / 4

@@ -161,21 +161,6 @@ def test_weights_of_trained_networks_are_not_needed_again(
         weights(pretrained.model_copy(update={"weights": str(tmp_path / "none.safetensors")}), folder, show)
 
 
-def test_a_file_with_the_ending_of_another_format_is_read_and_named(study: Study, tmp_path: Path) -> None:
-    show = Bars()
-    validate(study, show)
-    before = [step for step, _ in show.lines].count("images")
-    (tmp_path / "3.png").rename(tmp_path / "3.jpg")
-    table = tmp_path / "cohort.csv"
-    table.write_text(table.read_text().replace("3.png,s3,", "3.jpg,s3,").replace("13.jpg", "13.png"))
-    show = Bars()
-    validate(study, show)
-    texts = [text for step, text in show.lines if step == "images"]
-    assert len(texts) == before + 1
-    assert "3.jpg" in texts[-1]
-    assert "PNG" in texts[-1]
-
-
 def test_a_jpeg_with_lost_data_is_named(study: Study, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     Image.fromarray(rng.integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(tmp_path / "7.jpg")

@@ -263,7 +263,7 @@ def repeated(study: Study) -> Study:
 def _object(module: str, attribute: str, package: str) -> Plugin:
     try:
         plugin = getattr(import_module(module), attribute or "plugin")
-    except Exception as error:  # whatever a package of somebody else raises
+    except Exception as error:  # whatever a package of somebody else raises  # noqa: BLE001
         problem = f"{type(error).__name__}: {error}"
     else:
         if isinstance(plugin, Plugin):

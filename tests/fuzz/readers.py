@@ -388,7 +388,7 @@ def read_tiles(work: Work, draw: random.Random) -> None:
         victim.write_bytes(mutated_json(victim.read_text(), draw))
     else:
         victim.write_bytes(mutated(data, draw, [data]))
-    open_store(folder, verify=draw.random() < 0.5)
+    open_store(folder)
 
 
 def read_slices(work: Work, draw: random.Random) -> None:

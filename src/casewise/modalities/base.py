@@ -243,7 +243,7 @@ class Modality(ABC):
         """The cohort with one row for each image file, as in its table; splits are drawn from it."""
         return cohort
 
-    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
+    def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:  # noqa: B027
         """Open every file and check it before the preparation; volumes by their headers."""
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:

@@ -210,7 +210,7 @@ def _by_percent(network: Network, point: FreezePoint) -> str:
     inside = list(itertools.takewhile(lambda name: percent[name] <= point.count, ends))
     if not inside:
         raise TrainingError(
-            f"freeze: the first layer of {network.name} alone holds {percent[ends[0]]:.2g}% of the body's weights, more "
+            f"freeze: the first layer of {network.name} alone holds {percent[ends[0]]:.2g}% of the weights, more "
             f"than {point}. Say `none`, `1 layer` or a larger share."
         )
     return inside[-1]

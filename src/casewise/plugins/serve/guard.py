@@ -59,7 +59,7 @@ class Guard:
             await self._app(scope, exchange.receive, exchange.send)
         except ServiceError as error:
             await exchange.refuse(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (no traceback may reach the log, which could quote a patient's data)
             log.error("request %s: %s", exchange.name, location_of(error))
             fault = f"This request could not be answered because of a fault of casewise. Its number is {exchange.name}."
             await exchange.refuse(ServiceError(500, "fault", fault))

@@ -82,7 +82,7 @@ def answered(task: Callable[[Submission, Path], Json], submission: Submission, f
     except CasewiseError as error:
         text = str(error)
         problem = ServiceError(422, "unreadable", submission.named(text, folder), submission.files_in(text))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (the client gets a typed error, and the log no content of files)
         log.error("an error in prediction: %s", location_of(error))
         message = "This request could not be answered because of a fault of casewise. Please report it."
         problem = ServiceError(500, "fault", message)

@@ -62,7 +62,7 @@ def log_field(values: np.ndarray, spacing: np.ndarray, mask: np.ndarray, *, shri
     (X, Y, Z) `float32` of values of at least 0, spacing in mm, and a `bool` mask that is not empty. One thread is used:
     cases are prepared in parallel, and one thread gives the same values on every machine.
     """
-    import SimpleITK as sitk
+    import SimpleITK as sitk  # noqa: N813
 
     if values.shape[2] == 1:
         # A spline needs two points along every axis.
@@ -109,7 +109,7 @@ def smoothed(values: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     Noise varies by pixel, so lengths are measured in pixels of the plane; distant slices are mixed less. One thread is
     used, because cases are prepared in parallel.
     """
-    import SimpleITK as sitk
+    import SimpleITK as sitk  # noqa: N813
 
     image = sitk.GetImageFromArray(values)
     relative = spacing / spacing[:2].min()
