@@ -21,7 +21,6 @@ from casewise.pipeline.recipe_plan import RecipePlan, in_words
 from casewise.pipeline.status import environment, machine
 from casewise.plugin import explainer
 from casewise.predictions import table as prediction_table
-from casewise.report.caveats import sentences
 from casewise.run_folder import RunFolder
 from casewise.splits.grouped import Splits, read_splits
 from casewise.study.learners import in_order
@@ -154,7 +153,7 @@ def report(run: FinishedRun, show: Show) -> Path:
         cohort_images=cohort.images,
         panels=cohort.panels,
         cases=cohort.cases,
-        notes=[*cohort.notes, *sentences(run.results.notes)],
+        notes=[*cohort.notes, *run.results.notes],
         splits=files.splits.read(),
         predictions=run.predictions,
         metrics=run.results,

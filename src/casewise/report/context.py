@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +43,7 @@ class ReportContext:
         predictions: the predictions table (out of fold and test).
         metrics: the content of `metrics.json`.
         jobs: one entry per network, with its history.
-        notes: sentences about what was left out or assumed.
+        notes: what was left out or assumed, for `casewise.report.caveats.sentences`.
         stackers: for each combined learner and output its coefficients.
         environment: versions, processor, date, command and seconds.
         audit: the content of `audit.json`; None where the run made no audit.
@@ -65,7 +65,7 @@ class ReportContext:
     predictions: pd.DataFrame
     metrics: Results
     jobs: list[Json]
-    notes: list[str] = field(default_factory=list)
+    notes: Sequence[Mapping[str, Any] | str] = field(default_factory=list)
     stackers: Json = field(default_factory=dict)
     environment: Json = field(default_factory=dict)
     audit: Json | None = None
@@ -238,7 +238,6 @@ def read_context(folder: Path) -> ReportContext:
             image for comparison only, or nothing was evaluated.
     """
     from casewise.cohort.cohort import with_panels
-    from casewise.report.caveats import sentences
 
     files = RunFolder(folder)
     files.check_exists()
@@ -258,7 +257,7 @@ def read_context(folder: Path) -> ReportContext:
         predictions=files.predictions.read(),
         metrics=metrics,
         jobs=files.job_records(study.networks),
-        notes=sentences(metrics.notes),
+        notes=metrics.notes,
         stackers=files.stackers.read_if_exists() or {},
         environment=files.environment.read_if_exists() or {},
         audit=files.audit.read_if_exists(),

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from casewise.evaluation.caveats import constant_folds, no_better
 from casewise.modalities.registry import modality_of
-from casewise.report.context import ReportContext
 from casewise.report.formatting import capital, class_name, counted, display_name, plain
 from casewise.report.tables import metric_format
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
+    from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 
 # Names of studies that say nothing in a title.

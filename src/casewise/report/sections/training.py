@@ -21,6 +21,7 @@ from casewise.report.blocks import (
     Section,
     Table,
 )
+from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
 from casewise.report.figures import learners as draw
 from casewise.report.formatting import (
@@ -92,9 +93,9 @@ def section(context: ReportContext) -> Section:
     """How the networks were trained, and everything that is needed to train them again."""
     import yaml
 
-    notes = context.notes[:MOST_NOTES]
-    further = len(context.notes) - len(notes)
-    notes = [*notes, f"{further} further notes are in the run folder."] if further else notes
+    told = sentences(context.notes)
+    further = len(told) - MOST_NOTES
+    notes = [*told[:MOST_NOTES], f"{further} further notes are in the run folder."] if further > 0 else told
     settings = yaml.safe_dump(context.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
     folds: list[tuple[str, list[Block]]] = [
         ("Training curves, search for the learning rate, and gradual unfreezing", curves(context)),
