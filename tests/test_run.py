@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from tests.conftest import TINY, absolute
+
+
+NOTHING_EVALUATED = SimpleNamespace(main=SimpleNamespace(metrics={}))
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +227,7 @@ sys.addaudithook(watch)
 def training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end with their predictions, without audit, evaluation and report, for tests that compare networks only."""
     monkeypatch.setattr("casewise.pipeline.audit.audit", lambda *given: None)
-    monkeypatch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: {})
+    monkeypatch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: NOTHING_EVALUATED)
     monkeypatch.setattr("casewise.pipeline.finished.report", lambda *given: None)
     monkeypatch.setattr("casewise.pipeline.bundle.write_bundle", lambda *given: None)
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from casewise.errors import CasewiseError, RunError, nearest
-from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,6 +131,8 @@ class Plots:
     @property
     def names(self) -> tuple[str, ...]:
         """The figures of the primary outcome, the names of methods; further targets may have others."""
+        from casewise.targets import kind_named
+
         return FIGURES[kind_named(self.run.study.kind_of(self.run.study.primary_outcome)).form]
 
     def __repr__(self) -> str:
@@ -225,6 +226,8 @@ class Plots:
         Raises:
             CasewiseError: there is no such learner, target or stage, or the figure is for another kind of target.
         """
+        from casewise.targets import kind_named
+
         chosen = choose(self.run, **names)
         possible = FIGURES[kind_named(chosen.kind).form]
         if figure not in possible:
