@@ -29,7 +29,6 @@ from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from tests.conftest import TINY, absolute
 
-
 NOTHING_EVALUATED = SimpleNamespace(main=SimpleNamespace(metrics={}))
 
 
