@@ -168,7 +168,7 @@ def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, sai
             "attention draws new images in each step",
         ),
         ({"grid": "2x2", "shuffle": True, "offline_copies": 2}, "leave out shuffle or offline_copies"),
-        ({"bag": 4}, "only pooling: attention and maps draw bags, and pooling is mean"),
+        ({"bag": 4}, "only pooling: maps and attention draw bags, and pooling is mean"),
     ],
 )
 def test_panels_that_cannot_be_are_refused(panels: dict[str, object], said: str) -> None:

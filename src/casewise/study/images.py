@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -82,8 +82,10 @@ STRENGTHS = ("rotate", "translate", "zoom", "zoom_in", "perspective", "brightnes
 AUGMENTATION_KEYS = ("shuffle", "rotate", "flip", *STRENGTHS[1:], "probability", "padding_mode")
 # Default number of images of a case in a training step if they pass through the network one by one.
 BAG_SIZE = 16
-# Ways of pooling for which a network takes a bag of single images instead of a grid.
-BAGS = ("attention", "maps")
+# Ways of combining the images of a case. With those after the first two, a network takes a bag of single images
+# instead of a grid; each is a class of `casewise.models.fusion` with this name.
+Pooling = Literal["mean", "max", "maps", "attention"]
+BAGS = get_args(Pooling)[2:]
 
 
 class Panels(StudyModel):
@@ -133,7 +135,7 @@ class Panels(StudyModel):
     offline_copies: int = Field(0, ge=0, le=100)
     """Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it in every epoch.
     Needs `recipe.phases` and an augmentation; not with `shuffle`, `pooling: attention` or `maps`."""
-    pooling: Literal["mean", "max", "maps", "attention"] = "mean"
+    pooling: Pooling = "mean"
     """How several panels of one case are combined: `mean` of their predictions; with `by: image`, `max`, the largest
     number, grade or probability of the positive class; else `maps`, the mean of the features of all images, which keeps
     positions where `recipe.pool` is `map`, or `attention`, learned weights over them."""
@@ -157,7 +159,7 @@ class Panels(StudyModel):
             f"pooling: {self.pooling} combines all images of a case or region; it needs `by: case` (or region), "
             "without grid or shuffle": self.bags and single,
             "pooling: max takes the largest prediction over single images; it needs `by: image`": many_max,
-            f"bag: only pooling: attention and maps draw bags, and pooling is {self.pooling}; leave out bag": own_bag,
+            f"bag: only pooling: {' and '.join(BAGS)} draw bags, and pooling is {self.pooling}; leave out bag": own_bag,
             f"offline_copies: pooling: {self.pooling} draws new images in each step, so copies cannot be fixed; leave "
             "out offline_copies or pooling": copies and self.bags,
             "offline_copies: fixed copies do not permute tiles; leave out shuffle or offline_copies": shuffled,
