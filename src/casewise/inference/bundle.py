@@ -77,8 +77,8 @@ class Bundle:
             `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights;
             `earlier_subjects` are other people, behind the first weights, who may have the names of `subjects`;
             `final`, that it was trained on all folds.
-        distance: the scale of the distance from the training features, with the checksum of its file; None in networks
-            of earlier versions, and if the features do not vary.
+        distance: the scale of the distance from the training features, with the checksum of its file; None if
+            the features do not vary.
     """
 
     folder: Path
@@ -120,10 +120,10 @@ class Bundle:
                 fold=facts["fold"] - 1,
                 compute=ComputeFacts(**facts["compute"]),
                 subjects=frozenset(facts["subjects"]),
-                stop_subjects=frozenset(facts.get("stop_subjects", ())),
+                stop_subjects=frozenset(facts["stop_subjects"]),
                 origin={name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
                 | {name: facts[name] for name in origin if name in facts},
-                distance=facts.get("distance"),
+                distance=facts["distance"],
                 **{name: facts[name] for name in ("model", "network", "outputs", "settings", "fitted", "batch_size")},
             )
         except (ValueError, LookupError, TypeError) as error:
