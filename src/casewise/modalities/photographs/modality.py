@@ -50,7 +50,7 @@ class Photographs(base.Modality):
 
     def start(self, files: Sequence[Path] | None, study: Study) -> base.Start:
         claims = (plugin.claim(files or [], study) for plugin in plugins())
-        return next(filter(None, claims), None) or base.Start(study, [], [], "image")
+        return next(filter(None, claims), None) or super().start(files, study)
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
         images: list[FolderImage] = []
