@@ -77,8 +77,8 @@ class Bundle:
             `comparison_only` where the network belongs to a comparison by image, and the SHA-256 of the weights;
             `earlier_subjects` are other people, behind the first weights, who may have the names of `subjects`;
             `final`, that it was trained on all folds.
-        distance: the scale of the distance from the training features, with the checksum of its file; None in networks
-            of earlier versions, and if the features do not vary.
+        distance: the scale of the distance from the training features, with the checksum of its file; None if
+            the features do not vary.
     """
 
     folder: Path
@@ -120,10 +120,10 @@ class Bundle:
                 fold=facts["fold"] - 1,
                 compute=ComputeFacts(**facts["compute"]),
                 subjects=frozenset(facts["subjects"]),
-                stop_subjects=frozenset(facts.get("stop_subjects", ())),
+                stop_subjects=frozenset(facts["stop_subjects"]),
                 origin={name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
                 | {name: facts[name] for name in origin if name in facts},
-                distance=facts.get("distance"),
+                distance=facts["distance"],
                 **{name: facts[name] for name in ("model", "network", "outputs", "settings", "fitted", "batch_size")},
             )
         except (ValueError, LookupError, TypeError) as error:
@@ -151,12 +151,11 @@ class Bundle:
         }
         return saved_study(values, source=str(JobFolder(self.folder).facts.path))
 
-    def load(self, into: Network | None = None, *, parts: SharedParts | None = None, own: bool = True) -> Network:
+    def load(self, *, parts: SharedParts | None = None, own: bool = True) -> Network:
         """The network with its trained weights, in evaluation mode, on the CPU; their file is read once.
 
         Args:
-            into: a network of the same facts, whose weights are replaced; by default a new one is built.
-            parts: builds the new network from what it has in common with those that were loaded before.
+            parts: builds the network from what it has in common with those that were loaded before.
             own: see `SharedParts.network`.
 
         Raises:
@@ -166,9 +165,7 @@ class Bundle:
         weights = JobFolder(self.folder).weights
         tensors = read_checked(weights, self.origin["weights_sha256"])
         try:
-            network = into
-            if network is None:
-                network = parts.network(self.network, tensors, own=own) if parts else network_from(self.network)
+            network = parts.network(self.network, tensors, own=own) if parts else network_from(self.network)
         except Exception as error:  # whatever a library says to arguments of a stranger
             raise RunError(
                 f"{JobFolder(self.folder).facts.path}: the field network does not describe one that can be built "

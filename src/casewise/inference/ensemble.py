@@ -263,12 +263,12 @@ class Combination:
     """What was fitted beside the networks, and which learner the study is about.
 
     Attributes:
-        stackers: the coefficients of the stackers, by learner and target (see `casewise.predictions.combined`).
+        stackers: the coefficients of the stackers, by learner and target (see `casewise.predictions.stacking`).
         nested: the network that nested cross-validation chose for new cases; empty without it.
         decisions: the rules of grades with their thresholds by learner (see `casewise.predictions.decisions`).
         headline: the learner that the report is about; empty if nothing was evaluated.
         intervals: the quantiles for prediction intervals and sets (see `casewise.predictions.conformal.fit`); empty for
-            a network alone, and for models of earlier versions.
+            a network alone.
     """
 
     stackers: Mapping[str, Any] = field(default_factory=dict)

@@ -57,7 +57,7 @@ class TrainedModel:
         combination: the stackers, the rules of decisions, the headline, and the quantiles of intervals.
         about: the facts of the bundle; empty for a network alone, and for a run without a bundle.
         card: the model card of the bundle, in Markdown; empty without one.
-        limits: those by which new cases are flagged; None for a network alone, and for models of earlier versions.
+        limits: those by which new cases are flagged; None if there are none, as for a network alone.
     """
 
     folder: Path
@@ -94,8 +94,8 @@ class TrainedModel:
         if self.limits is None or not self.limits.ranges:
             raise RunError(
                 f"--abstain: {self.folder} has no limits of images, by which cases are flagged. They need at least "
-                f"{FEWEST_SUBJECTS} training subjects and a bundle of this version: run the study again, or leave out "
-                "--abstain."
+                f"{FEWEST_SUBJECTS} training subjects in two folds, and the bundle of a whole run, not one of its "
+                "networks. Leave out --abstain."
             )
 
     @property

@@ -32,10 +32,8 @@ class Metric:
         by_class: each class has a value; the metric itself is their plain mean (macro).
         calibrated: it is also computed on probabilities after temperature scaling, as `NAME_calibrated`.
         n_classes: the smallest and the largest number of classes it applies to; None: no limit.
-        of_decisions: it judges the class that was decided on, not the probabilities.
         compared: the kinds of target whose learners are compared by it, pair by pair.
         chance: its value for a guess, where that is one number.
-        chance_is_share: of a class, its value for a guess is about the share of the class among the cases.
         across_folds: `within`: out of fold it is a mean over the folds of its values within each; `pooled`: over the
             cases of all folds together, and given out of fold only.
         tables: the tables that show it, among `TABLES`.
@@ -61,10 +59,8 @@ class Metric:
     by_class: bool = False
     calibrated: bool = False
     n_classes: tuple[int, int | None] = (2, None)
-    of_decisions: bool = False
     compared: tuple[str, ...] = ()
     chance: float | None = None
-    chance_is_share: bool = False
     across_folds: Literal["", "within", "pooled"] = ""
     tables: Collection[str] = ("learners", "page")
     interval: str | None = "mean"
@@ -145,7 +141,7 @@ BUILT_IN = (
     Metric(
         "accuracy", lambda sums: sums.right.sum(axis=-1) / sums.n, CLASSES, title="Accuracy", phrase="accuracy",
         glossary="Share of cases whose reference class is predicted.",
-        percent=True, digits=1, of_decisions=True, compared=CLASSES,
+        percent=True, digits=1, compared=CLASSES,
         tables=("learners", "external", "image_split", "page", "page_external", "folds", "drop", "subgroups"),
         interval="share",
     ),
@@ -153,7 +149,7 @@ BUILT_IN = (
         "balanced_accuracy", lambda sums: sums.recall.mean(axis=-1), CLASSES, title="Balanced accuracy",
         phrase="balanced accuracy",
         glossary="Mean recall over the classes, in which a common class counts no more than a rare one.",
-        percent=True, digits=1, of_decisions=True, tables=("external", "page", "drop"), interval="share",
+        percent=True, digits=1, tables=("external", "page", "drop"), interval="share",
         rests_on=lambda subjects: subjects.smallest,
     ),
     Metric(
@@ -187,31 +183,31 @@ BUILT_IN = (
         glossary="Average precision of one class against the rest; chance is the share of the class. Out of fold it is"
         " pooled over the cases of all folds, because within a fold of few cases it is above the share of the class "
         "even by chance; like the pooled AUROC, it is therefore affected by calibrations that differ between folds.",
-        by_class=True, chance_is_share=True, tables=("classes", "page"), interval="area",
+        by_class=True, tables=("classes", "page"), interval="area",
         rests_on=lambda subjects: subjects.both,
     ),
     Metric(
         "precision", lambda sums: sums.precision, CLASSES, title="Precision", phrase="precision",
         glossary="Of the cases predicted as a class, the share that belongs to this class.",
-        percent=True, digits=1, by_class=True, of_decisions=True, tables=("learners", "classes", "folds", "drop"),
+        percent=True, digits=1, by_class=True, tables=("learners", "classes", "folds", "drop"),
         interval="share", rests_on=lambda subjects: subjects.predicted,
     ),
     Metric(
         "recall", lambda sums: sums.recall, CLASSES, title="Recall", phrase="recall",
         glossary="Of the cases of a class, the share that is predicted as this class.",
-        percent=True, digits=1, by_class=True, of_decisions=True, tables=("learners", "classes", "folds", "drop"),
+        percent=True, digits=1, by_class=True, tables=("learners", "classes", "folds", "drop"),
         interval="share", rests_on=lambda subjects: subjects.of_class,
     ),
     Metric(
         "f1", lambda sums: sums.f1, CLASSES, title="F1", phrase="F1",
         glossary="Harmonic mean of precision and recall.",
-        by_class=True, of_decisions=True, compared=CLASSES, tables=("learners", "classes", "external", "page", "drop"),
+        by_class=True, compared=CLASSES, tables=("learners", "classes", "external", "page", "drop"),
         interval="share", rests_on=lambda subjects: subjects.of_class,
     ),
     Metric(
         "kappa", lambda sums: sums.kappa["kappa"], CLASSES, title="Kappa", phrase="kappa",
         glossary="Cohen's kappa: agreement beyond chance; 1 is perfect, 0 is chance.",
-        of_decisions=True, chance=0.0, tables=(), interval="kappa", rests_on=lambda subjects: subjects.smallest,
+        chance=0.0, tables=(), interval="kappa", rests_on=lambda subjects: subjects.smallest,
     ),
     Metric(
         "sensitivity", lambda sums: sums.recall[..., sums.classes.positive], CLASSES, title="Sensitivity",
@@ -232,28 +228,28 @@ BUILT_IN = (
         phrase="negative predictive value",
         glossary="Negative predictive value, with two classes or one class against the others: of the cases called "
         "negative, the share that is negative. It holds for the share of positive cases in this cohort.",
-        percent=True, digits=1, n_classes=(2, 2), of_decisions=True, tables=("points",), interval="share",
+        percent=True, digits=1, n_classes=(2, 2), tables=("points",), interval="share",
         rests_on=lambda subjects: subjects.predicted[..., 1 - subjects.classes.positive],
     ),
     Metric(
         "lr_positive", lambda sums: sums.likelihood_ratios[0], CLASSES, title="LR+", phrase="positive likelihood ratio",
         glossary="Positive likelihood ratio, with two classes or one class against the others: how many times as often"
         " a positive case is called positive as a negative one; sensitivity / (1 − specificity).",
-        digits=2, n_classes=(2, 2), of_decisions=True, chance=1.0, tables=("points",), interval="ratio",
+        digits=2, n_classes=(2, 2), chance=1.0, tables=("points",), interval="ratio",
         rests_on=lambda subjects: subjects.smallest,
     ),
     Metric(
         "lr_negative", lambda sums: sums.likelihood_ratios[1], CLASSES, title="LR−", phrase="negative likelihood ratio",
         glossary="Negative likelihood ratio, with two classes or one class against the others: how many times as often"
         " a positive case is called negative as a negative one; (1 − sensitivity) / specificity.",
-        larger_is_better=False, digits=2, n_classes=(2, 2), of_decisions=True, chance=1.0, tables=("points",),
+        larger_is_better=False, digits=2, n_classes=(2, 2), chance=1.0, tables=("points",),
         interval="ratio", rests_on=lambda subjects: subjects.smallest,
     ),
     Metric(
         "kappa_quadratic", lambda sums: sums.kappa["kappa_quadratic"], GRADES, title="Weighted kappa",
         phrase="quadratic weighted kappa",
         glossary="Cohen's kappa with quadratic weights: an error counts by the square of its distance in grades.",
-        of_decisions=True, compared=GRADES, chance=0.0,
+        compared=GRADES, chance=0.0,
         tables=("learners", "external", "image_split", "page", "page_external", "drop", "subgroups"), interval="kappa",
         rests_on=lambda subjects: subjects.smallest,
     ),

@@ -1,1 +1,1 @@
-"""Photographs, slides and volumes: what a network sees of a case."""
+"""What a network sees of a case: the interface of modalities, panels, the image store, and photographs."""

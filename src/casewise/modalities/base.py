@@ -325,7 +325,7 @@ class Modality(ABC):
         raise NotImplementedError
 
     def report_facts(self, study: Study) -> Facts:
-        """The facts by which the report's templates choose.
+        """The facts by which the report chooses its sections and words.
 
         `sliced`: panels show slices of one scan; `order`: the column that orders them; `windowed`: audits use a part
         of each scan.

@@ -14,6 +14,8 @@ from casewise.modalities.store.preparation import Fit
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
 
+# The number of an empty slot.
+EMPTY = -1
 # Compression moves black and white by at most this.
 COMPRESSION_RANGE = 48
 # A mask of labels has at most this number of values.
@@ -102,9 +104,6 @@ def binarise_masks(values: np.ndarray, path: Path) -> np.ndarray:
             f"Save them in black and white, or as at most {MAX_LABELS} labels 1, 2, …, as PNG."
         )
     return np.asarray(values > 0)
-
-
-EMPTY = -1
 
 
 def to_photograph(tile: np.ndarray, *, width: int, height: int, fit: Fit = "pad") -> np.ndarray:

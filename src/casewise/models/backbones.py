@@ -20,6 +20,8 @@ Scaling: TypeAlias = Literal["library", "symmetric"]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TILES_AT_ONCE = 64
+# The stride of the map that a head with `map_cells` receives.
+MAP_STRIDE = 16
 SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -54,7 +56,7 @@ class NetworkOptions:
         missing: what a missing sequence is: an error (`require`, and `drop`, where such cases were left out before), or
             replaced by a learned value (`mask`).
         side: height and width of the panels in pixels, for which transformers are built.
-        map_cells: the side of the grid of means over the widest map at `map_stride` that the head receives, so that it
+        map_cells: the side of the grid of means over the widest map at `MAP_STRIDE` that the head receives, so that it
             knows where things are; 0 for the average over the last map. What follows that map is not used.
         mean, std: the input's mean and standard deviation, one number a channel, as a trained network recorded them; by
             default those that belong to `scaling`.
@@ -68,7 +70,6 @@ class NetworkOptions:
     missing: MissingPolicy = "require"
     side: int | None = None
     map_cells: int = 0
-    map_stride: int = 16
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -281,7 +282,7 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
     if options.fusion in ("late", "late-shared"):
         raise StudyError(f"recipe.pool: map needs one body for all sequences, and the fusion is {options.fusion}.")
     channels = options.sequences if options.fusion == "early" else 3
-    chosen = widest(feature_maps(library, side=options.side or 224, channels=channels), options.map_stride)
+    chosen = widest(feature_maps(library, side=options.side or 224, channels=channels), MAP_STRIDE)
     return replace(body, width=chosen.channels * options.map_cells**2, read_map=chosen.module)
 
 

@@ -43,8 +43,8 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     `outer_fold` and `inner_fold` are Int64, NA for a mean over the folds' networks; `y_true` is a float, NaN where not
     scored; `y_pred` is a float. `kind` is 'regression', 'classification' or 'ordinal'; for the latter two `y_true` and
     `y_pred` are numbers of classes, from 0 in the study's order, and the columns `p0`, `p1`, … hold the probability of
-    each class, NaN beyond the target's last class. `distance`, which tables of earlier versions lack, is a float, NaN
-    where it is unknown. Further columns are kept. A table without `kind` is of numbers.
+    each class, NaN beyond the target's last class. `distance`, which a table may lack, is a float, NaN where it is
+    unknown. Further columns are kept. A table without `kind` is of numbers.
 
     Raises:
         CasewiseError: a column is missing or of the wrong kind; a value is missing, infinite or not allowed; two rows

@@ -64,7 +64,7 @@ class BundleFolder:
     metrics = Part(JsonFile, "metrics.json", REMEDY, portable=True)
     # The verdict of the audit.
     audit = Part(JsonFile, "audit.json", REMEDY, portable=True)
-    # The limits by which new cases are flagged; bundles of earlier versions have none.
+    # The limits by which new cases are flagged.
     input_checks = Part(JsonFile, "input-checks.json", REMEDY, portable=True)
     # Versions, hashes and counts of what the networks were made from.
     provenance = Part(JsonFile, "provenance.json", REMEDY, portable=True)

@@ -22,11 +22,11 @@ from casewise.training.cost import MB, PeakMemory, available_mb, give_memory_bac
 # Precision, whether channels-last, threads.
 Option = tuple[Literal["fp32", "bf16"], bool, int]
 # A plan other than the default must take less than this share of its time.
-WORTH = 0.87
+MOST_OF_USUAL_TIME = 0.87
 # Copies of the weights beside a step of training: two moments of the optimizer, and the best epoch.
 WEIGHT_COPIES = 3
 # Panels from which the memory of a step is extrapolated, before one is tried.
-FEW, MORE = 2, 4
+FEW_PANELS, MORE_PANELS = 2, 4
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def _quickest(step: Step, options: Sequence[Option], *, several: bool, memo: Pat
     if key in remembered:
         return ComputePlan.from_json(remembered[key])
     copies = WEIGHT_COPIES * sum(weights.numel() * weights.element_size() for weights in network.parameters()) / MB
-    if step.batch > 2 * MORE:
-        few, more = (step.memory(options[0], panels) for panels in (FEW, MORE))
-        estimate = more + max(0.0, more - few) / (MORE - FEW) * (step.batch - MORE)
+    if step.batch > 2 * MORE_PANELS:
+        few, more = (step.memory(options[0], panels) for panels in (FEW_PANELS, MORE_PANELS))
+        estimate = more + max(0.0, more - few) / (MORE_PANELS - FEW_PANELS) * (step.batch - MORE_PANELS)
         if estimate - PeakMemory.own_now() > available_mb():
             peak_mb = round(estimate + copies, 1)
             return ComputePlan("cpu", *options[0], why="not measured, because memory is short", peak_mb=peak_mb)
@@ -163,7 +163,7 @@ def _remembered(memo: Path | None) -> Mapping[str, Any]:
 def _worth(seconds_by_option: Mapping[Option, float], usual: Option) -> Option:
     """The fastest option, if it is sufficiently faster than the default."""
     best = min(seconds_by_option, key=lambda option: seconds_by_option[option], default=usual)
-    return best if best != usual and seconds_by_option[best] < WORTH * seconds_by_option[usual] else usual
+    return best if best != usual and seconds_by_option[best] < MOST_OF_USUAL_TIME * seconds_by_option[usual] else usual
 
 
 def _name(option: Option, with_threads: bool) -> str:

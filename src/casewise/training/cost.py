@@ -20,8 +20,6 @@ MB = 2**20
 # A limit above this many bytes is none: cgroups write a number near 2^63 then.
 NO_LIMIT = 2**60
 STATUS = Path("/proc/self/status")
-
-
 # Whether freed memory is kept in this process.
 _kept = False
 
@@ -35,7 +33,7 @@ def keep_memory() -> None:
 
     Only for processes of casewise: the command line, the workers of jobs, and measurements. To keep only blocks of up
     to 32 MB (the largest threshold of glibc) saves a ninth of the memory of mobilenet_v2 at 224 px, and costs 15 % of
-    its speed (benchmarks/memory.py).
+    its speed.
     """
     global _kept
     if libc := _glibc():

@@ -1,1 +1,1 @@
-"""Photographs: reading image files of every format."""
+"""Photographs as a modality, and the plan of their tiles."""

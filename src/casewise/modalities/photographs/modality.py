@@ -50,7 +50,7 @@ class Photographs(base.Modality):
 
     def start(self, files: Sequence[Path] | None, study: Study) -> base.Start:
         claims = (plugin.claim(files or [], study) for plugin in plugins())
-        return next(filter(None, claims), None) or base.Start(study, [], [], "image")
+        return next(filter(None, claims), None) or super().start(files, study)
 
     def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
         images: list[FolderImage] = []
@@ -86,7 +86,6 @@ class Photographs(base.Modality):
         show.line("images", f"{counted(len(paths), 'image')} can be read")
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
-
         size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set
         if not size_open and not needs_plan(study.images):
             return study
@@ -158,7 +157,6 @@ class Photographs(base.Modality):
         return open_source(path, png(altered(image, alteration))).tile(preparation)
 
     def picture(self, prepared: base.PreparedCohort, image: int) -> np.ndarray | None:
-
         return read_image(Path(self._path(prepared, image)), size=PICTURE_SIDE)
 
     def to_native(
@@ -189,7 +187,6 @@ class Photographs(base.Modality):
         return {meaning: column for meaning, column in columns.items() if column}
 
     def mask(self, prepared: base.PreparedCohort, row: int, meaning: base.MaskMeaning) -> base.CaseMask:
-
         return mask_on_tiles(prepared, row, self.mask_columns(prepared.study)[meaning], meaning)
 
     @staticmethod

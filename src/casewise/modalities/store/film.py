@@ -27,6 +27,7 @@ from PIL import Image, ImageFile
 
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
+    HEAD,
     damage,
     defect_of,
     is_dicom,
@@ -37,7 +38,6 @@ from casewise.modalities.store.dicom_file import (
 )
 from casewise.modalities.store.pixels import depth_of, fewest_bytes
 
-HEAD = 1024
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 KINDS = (*GREY, *COLOURS, "PALETTE COLOR", "CMYK", "HSV", "ARGB", "XYB", "YBR_PARTIAL_420", "YBR_PARTIAL_422")
