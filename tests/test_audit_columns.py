@@ -13,8 +13,9 @@ from casewise.audit.columns import MOST_COLUMNS, further_columns, repeats
 from casewise.audit.metadata import columns_in_use
 from casewise.audit.subjects import imported_findings, imported_splits, side_named, sides_in
 from casewise.cohort.cohort import read_cohort
+from casewise.pipeline.audit import _inputs_hash
 from casewise.study.schema import Study
-from tests.test_audit_shortcuts import look, make
+from tests.test_audit_shortcuts import look, make, opened
 
 Row = dict[str, Any]
 
@@ -91,6 +92,14 @@ def test_a_column_of_lesion_masks_is_in_use(tmp_path: Path) -> None:
     plain = [[name.removeprefix("table_") for name in further_columns(s, images, [])[0]] for s in (study, masked)]
     assert ["lesion_mask" in names for names in plain] == [True, False]
     assert "lesion_mask" in columns_in_use(masked)
+
+
+def test_a_column_that_is_stated_as_that_of_a_reader_later_is_audited_again(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    evaluation = study.evaluation.model_copy(update={"readers": {"label": {"senior": "site"}}})
+    cohort, tiles = opened(study)
+    studies = (study, study.model_copy(update={"evaluation": evaluation}))
+    assert len({_inputs_hash(each, cohort, tiles, None, "") for each in studies}) == 2
 
 
 def test_an_unused_split_is_examined_whatever_its_name() -> None:

@@ -401,7 +401,7 @@ def test_the_whole_audit(tmp_path: Path) -> None:
     assert set(found.seconds) == {"twins", "shortcuts"}
     assert found.facts["subjects"] == 60
     assert found.facts["columns"] == ["site", "age"]
-    assert found.verdict.startswith("1 error")
+    assert found.verdict().startswith("1 error")
     with pytest.raises(AuditError, match="shortcut-border"):
         found.gate({})
     found.gate({"shortcut-border": "a phantom"})

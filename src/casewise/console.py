@@ -269,7 +269,8 @@ def _wrapped(line: str, width: int | None) -> list[str]:
     if width is None or len(line) <= width or line.startswith(CODE):
         return [line]
     whole = SPAN.sub(lambda span: span[0].replace(" ", "\0"), line)
-    indent = line[: len(line) - len(line.lstrip())]
+    # below the text, also of a line that begins with the name of a step
+    indent = line[: len(line) - len(line.lstrip())] or " " * (MARGIN if line[:MARGIN].endswith("  ") else 0)
     lines = textwrap.wrap(whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return [piece.replace("\0", " ") for piece in lines]
 

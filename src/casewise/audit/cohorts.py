@@ -14,8 +14,6 @@ from casewise.audit.probes import FEWEST_OF_CLASS, Floats, Labels, ProbeResult, 
 from casewise.cohort.cohort import Cohort
 from casewise.modalities.store.store import TileStore
 
-# Raise it whenever the comparison may give other figures for another reason than its constants and those of the probes.
-ALGORITHM = 1
 SIDE = 16
 MOST_SUBJECTS = 1000
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -109,22 +110,13 @@ class Audit:
         """The findings of one level."""
         return [finding for finding in self.findings if finding.level == level]
 
-    @property
-    def verdict(self) -> str:
-        """One sentence.
+    def verdict(self, accepted: Mapping[str, str] = MappingProxyType({})) -> str:
+        """One sentence, with the number of errors that the study accepts.
 
-        >>> Audit([], facts={"subjects": 985, "images": 1517}).verdict
+        >>> Audit([], facts={"subjects": 985, "images": 1517}).verdict()
         'No problem with subjects, duplicates or shortcuts was found among 985 subjects and 1,517 images.'
-        >>> Audit([Finding("shortcut-source", "error", "source alone predicts label.")]).verdict
-        '1 error: source alone predicts label.'
-        """
-        return self.verdict_with({})
-
-    def verdict_with(self, accepted: Mapping[str, str]) -> str:
-        """The verdict, with the number of errors that the study accepts.
-
         >>> audit = Audit([Finding("shortcut-source", "error", "source alone predicts label.")])
-        >>> audit.verdict_with({"shortcut-source": "known"})
+        >>> audit.verdict({"shortcut-source": "known"})
         '1 error (accepted): source alone predicts label.'
         """
         errors, warnings = self.of("error"), self.of("warning")
@@ -202,7 +194,7 @@ class Audit:
         """The audit as plain values, worst findings first; NaN becomes null."""
         return _plain(
             {
-                "verdict": self.verdict,
+                "verdict": self.verdict(accepted),
                 "findings": [asdict(finding) for level in LEVELS[::-1] for finding in self.of(level)],
                 "accepted": self.accepted(accepted),
                 "notes": self.notes(accepted),
@@ -286,7 +278,7 @@ def audit_text(audit: Audit, accepted: Mapping[str, str]) -> str:
         remedy = f"Accepted: {reason}" if reason else finding.remedy
         texts = [readable(text, None).split("\n") if text else [] for text in (finding.sentence, remedy)]
         lines += [f"{'':<10} {line}" for line in (*texts[0], *finding.shown_pairs(), *texts[1])]
-    return "\n".join([*lines, "", f"{'verdict':<10} {audit.verdict}"])
+    return "\n".join([*lines, "", f"{'verdict':<10} {audit.verdict(accepted)}"])
 
 
 def noun_of(facts: Mapping[str, Any]) -> tuple[str, str]:

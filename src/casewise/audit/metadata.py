@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.audit.probes import Floats
-from casewise.cohort.checks import closest
+from casewise.cohort.checks import closest, number
 from casewise.cohort.dates import natural
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError
@@ -43,7 +43,6 @@ RARE, MOST_LEVELS, MOSTLY = 5, 30, 0.9
 # A column with few distinct numbers is a code (1 = male), not a quantity.
 FEW_NUMBERS = 12
 _SIZE = re.compile(r"\s*(\d+)\s*[x×*]\s*(\d+)\s*")
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _AGE = re.compile(r"(\d+)\s*[yY]")
 _NOTHING = ("", "nan", "none", "na", "n/a", "unknown", "?")
 
@@ -162,8 +161,8 @@ def _mostly(values: Floats, filled: NDArray[np.bool_]) -> bool:
 
 def _number(cell: str) -> float:
     match = _AGE.fullmatch(cell)
-    cell = match[1] if match else cell
-    return float(cell) if _NUMBER.fullmatch(cell) else np.nan
+    value = number(match[1] if match else cell)
+    return np.nan if value is None else value
 
 
 def _pair(cell: str) -> tuple[float, float]:
@@ -186,7 +185,7 @@ def _dates(cells: Sequence[str]) -> Floats:
             dates[cell] = (float(cell), np.nan)
         elif re.fullmatch(r"(18|19|20|21)\d{6}", cell):
             dates[cell] = (float(cell[:4]), float(cell[4:6]))
-        elif re.search(r"\d", cell) and not _NUMBER.fullmatch(cell):
+        elif re.search(r"\d", cell) and number(cell) is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 day = pd.to_datetime(cell, errors="coerce")
@@ -216,9 +215,9 @@ def _one_hot(cells: Sequence[str], subjects: Sequence[object]) -> Floats:
     """(n, levels) an indicator for each level with at least `RARE` subjects, and one for all rarer levels."""
     people: Counter[str] = Counter(cell for cell, _ in {(c, str(s)) for c, s in zip(cells, subjects, strict=True)})
     frequent = [cell for cell, count in people.most_common(MOST_LEVELS) if count >= RARE]
-    number = {cell: column for column, cell in enumerate(sorted(frequent))}
+    columns = {cell: column for column, cell in enumerate(sorted(frequent))}
     table = np.zeros((len(cells), len(frequent) + 1))
-    table[np.arange(len(cells)), [number.get(cell, len(frequent)) for cell in cells]] = 1.0
+    table[np.arange(len(cells)), [columns.get(cell, len(frequent)) for cell in cells]] = 1.0
     return table
 
 

@@ -46,7 +46,7 @@ BATCH = 256
 SHOWN = 5
 
 
-def seen(store: TileStore, row: int) -> tuple[slice, slice]:
+def visible(store: TileStore, row: int) -> tuple[slice, slice]:
     """The rows and columns of a tile that networks see: all, padding too; of pictures for the audit, the image."""
     return store.content(row) if store.overview else (slice(None), slice(None))
 
@@ -61,7 +61,7 @@ def pictures(store: TileStore, rows: NDArray[np.integer[Any]], *, bars: bool = T
     """(n, 96, 96) `uint8` grey pictures of what networks see of each image, with its bars or without them."""
     pictures = np.empty((len(rows), SIDE, SIDE), np.uint8)
     for number, row in enumerate(rows):
-        down, across = seen(store, int(row)) if bars else store.content(int(row))
+        down, across = visible(store, int(row)) if bars else store.content(int(row))
         grey = store.tiles[row][:, down, across].mean(axis=0, dtype=np.float32)
         pictures[number] = np.rint(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)).clip(0, 255)
     return pictures
@@ -234,7 +234,7 @@ def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], mas
     for start in range(0, len(rows), BATCH):
         batch = np.array(store.tiles[rows[start : start + BATCH]])
         for number, row in enumerate(rows[start : start + BATCH]):
-            down, across = seen(store, int(row))
+            down, across = visible(store, int(row))
             image = batch[number][:, down, across]
             hidden = (inner if masks is None else masks[start + number]).astype(np.uint8)
             hide = cv2.resize(hidden, image.shape[:0:-1], interpolation=cv2.INTER_NEAREST).astype(bool)

@@ -425,7 +425,7 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
 
     A thumbnail or the brightness can show the disease itself, it affects the size of a file, and a column can describe
     it, so these do not stop a run. Networks see the shape of an image in its bars; without bars, only by what is
-    distorted or cut off.
+    distorted.
 
     >>> [level_of(kind, 0.85, classed=True) for kind in ("border", "thumbnail", "shape-stretch", "file-size")]
     ['error', 'warning', 'warning', 'note']
@@ -454,9 +454,9 @@ def _single_class(cells: pd.Series, values: Floats, classes: list[str]) -> tuple
     """A class that occurs with one value of a column only, and that value, if there is such a class.
 
     >>> import pandas as pd
-    >>> _single_class(pd.Series(["a", "b", "b"]), np.array([0.0, 1.0, 1.0]), ["ill", "well"])
-    ('ill', 'a')
+    >>> _single_class(pd.Series(["", "b", "b"]), np.array([0.0, 1.0, 1.0]), ["ill", "well"])
+    ('well', 'b')
     """
     text = cells.astype(str).str.strip().to_numpy()
     by_class = {name: np.unique(text[values == number]) for number, name in enumerate(classes)}
-    return next(((name, str(only[0])) for name, only in by_class.items() if len(only) == 1), None)
+    return next(((name, str(only[0])) for name, only in by_class.items() if len(only) == 1 and only[0]), None)

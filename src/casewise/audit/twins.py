@@ -16,9 +16,6 @@ from casewise.audit.verify import SIDE, Register, SecondCheck, compare, screen, 
 from casewise.modalities.store.store import TileStore
 
 Kind = Literal["bytes", "pixels", "near"]
-# Raise it whenever the search may find other pairs for another reason than its constants: in this file, or in hashes,
-# keypoints, registration and verify. Stored searches of an earlier number are repeated.
-ALGORITHM = 1
 # Image numbers to (n, d) `float32` embeddings of unit length.
 Embed = Callable[[np.ndarray], np.ndarray]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,12 @@ def closest(name: str, options: list[str]) -> str:
 
 
 def number(text: str) -> float | None:
-    """Read a plain decimal number; 'nan', 'inf' and anything else is None.
+    """Read a plain decimal number; 'nan', 'inf', what is too large for a number and anything else is None.
 
-    >>> number("3.5"), number("nan"), number("1,5")
+    >>> number("3.5"), number("1e999"), number("1,5")
     (3.5, None, None)
     """
-    return float(text) if PLAIN_NUMBER.fullmatch(text) else None
+    return float(text) if PLAIN_NUMBER.fullmatch(text) and isfinite(float(text)) else None
 
 
 def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[str, str]:

@@ -46,7 +46,7 @@ def audit(inputs: RunInputs, show: Show) -> Audit:
     """
     study, folder = inputs.study, inputs.folder
     result = current_audit(study, inputs.cohort, inputs.store, inputs.splits, folder, show)
-    verdict = result.verdict_with(study.accept)
+    verdict = result.verdict(study.accept)
     show.line("audit", SENTENCE.split(verdict)[0] if result.findings else verdict)
     for note in result.notes(study.accept):
         show.line("", note)
@@ -146,6 +146,7 @@ def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits
         "split": splits.hash if splits else "",
         "study": study.model_dump(mode="json", exclude=EXCLUDED),
         "network": network,
+        "readers": study.evaluation.readers,
         "masks": _mask_files(study, cohort),
         "noun": dataclasses.asdict(modality_of(study).noun(study)),
         "casewise": __version__,

@@ -131,8 +131,9 @@ class Phase(StudyModel):
     epochs: int = Field(ge=1)
     """Epochs of this phase; all of them are trained, unless `recipe.early_stopping` ends it."""
     freeze: str = "none"
-    """What is frozen: `none`; `all` (everything but the head); `10 layers` or `11 blocks` from the input on; or
-    the name of a module, with everything before it. Frozen layers keep their running statistics."""
+    """What is frozen: `none`; `all` (everything but the head); `10 layers` or `11 blocks` from the input on; `30%` of
+    the body's weights; or the name of a module, with everything before it. Frozen layers keep their running
+    statistics."""
     lr: float | None = Field(None, gt=0)
     """Learning rate of this phase. Default: that of the recipe."""
     schedule: Schedule | None = None

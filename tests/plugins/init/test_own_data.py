@@ -264,6 +264,7 @@ class TestTargets:
             ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
             ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
             ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
+            ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),
             (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
             (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
             (["Stage II", "Stage I", "Stage IV"] * 4, "ordinal", "classes: [Stage I, Stage II, Stage IV]"),

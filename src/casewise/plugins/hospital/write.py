@@ -32,7 +32,6 @@ class ResultFolder:
         staged: where they are until all cases are predicted.
         names: whether files have the names of the table.
         files: how many were written.
-        cases: the cases with a file.
         without: by case the reason why there is none.
     """
 
@@ -41,7 +40,6 @@ class ResultFolder:
     staged: Path
     names: bool
     files: int = 0
-    cases: set[str] = field(default_factory=set)
     without: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -59,7 +57,6 @@ class ResultFolder:
                     stem = file_stem(result.case, name)
                     write_atomic(self.staged / f"{stem}{self.format.ending}", content)
                     self.files += 1
-                self.cases.add(result.case)
             except RunError:
                 raise
             except CasewiseError as error:

@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import plain
 from casewise.cohort.dates import natural
@@ -321,8 +323,10 @@ def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
     name, low, high = column.name, min(numbers), max(numbers)
     if low == high:
         raise CasewiseError(f"{name}: a number needs two different values, found {low:g} only.")
+    # all digits: a rounded end would refuse the cell that it is from
+    setting = "range: " + "..".join(np.format_float_positional(end, trim="-") for end in (low, high))
     doubts = [
-        f"{name}: the range {low:.10g}..{high:.10g} is that of the table. Check it: predictions are clipped to it, "
+        f"{name}: the {setting.replace(':', '')} is that of the table. Check it: predictions are clipped to it, "
         "so write the range that is possible."
     ]
     texts = None
@@ -332,7 +336,6 @@ def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
             "thousands, remove them from the table."
         )
         texts = [cell.replace(",", ".") if decimal(cell) is not None else cell for cell in column.cells]
-    setting = f"range: {low:.10g}..{high:.10g}"
     return TargetPlan(field_name(name), name, setting, "CHECK the range", cells=texts, doubts=doubts)
 
 

@@ -55,26 +55,26 @@ class MLflow:
             if unit.name == RESULTS:
                 self._log(self._study_run(), unit)
                 return
-            present = self._found(unit.name)
+            present = self._runs_of(unit.name)
             for run in present:
                 complete = run.data.tags.get(CONTENT) == unit.sha256 and run.info.status == "FINISHED"
                 if complete:
                     return
                 self._client.delete_run(run.info.run_id)  # interrupted, or of a network that was trained again
             tags = {"mlflow.parentRunId": self._study_run(), CONTENT: unit.sha256}
-            self._log(self._begun(unit.name, unit.name, tags), unit)
+            self._log(self._create_run(unit.name, unit.name, tags), unit)
 
     def _study_run(self) -> str:
-        """The run of the study, which is begun if there is none."""
-        present = self._found(RESULTS)
+        """The run of the study, which is created if there is none."""
+        present = self._runs_of(RESULTS)
         tags = {"casewise.report": f"{self._title}/report.html"}
-        return str(present[0].info.run_id) if present else self._begun(RESULTS, self._title, tags)
+        return str(present[0].info.run_id) if present else self._create_run(RESULTS, self._title, tags)
 
-    def _found(self, unit: str) -> list[Any]:
+    def _runs_of(self, unit: str) -> list[Any]:
         query = f"tags.`{RUN}` = '{self._run}' and tags.`{UNIT}` = '{unit}'"
         return list(self._client.search_runs([self._experiment], query))
 
-    def _begun(self, unit: str, title: str, tags: dict[str, str]) -> str:
+    def _create_run(self, unit: str, title: str, tags: dict[str, str]) -> str:
         tags = {RUN: self._run, UNIT: unit, **tags}
         return str(self._client.create_run(self._experiment, tags=tags, run_name=title).info.run_id)
 
