@@ -235,7 +235,7 @@ def right_on(rows: pd.DataFrame, study: Study) -> TrainMetrics | None:
     """The metrics of the primary outcome; None where it has no classes.
 
     Args:
-        rows: as `casewise.inference.to_table.prediction_rows` makes them, of one network; those of the main outcome
+        rows: as `casewise.inference.predictor.prediction_rows` makes them, of one network; those of the main outcome
             are judged.
     """
     names, positive = study.classes_of(study.primary_outcome), study.positive_of(study.primary_outcome)
