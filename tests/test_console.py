@@ -146,4 +146,5 @@ class TestProgressOfJobs:
 def test_what_follows_the_name_of_a_step_stays_in_its_column(capsys: pytest.CaptureFixture[str]) -> None:
     print_lines("error      shortcut-border\n" + " " * 11 + "word " * 20)
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:11].strip() for line in lines] == ["error", "", ""] and max(map(len, lines)) <= 80
+    assert [line[:11].strip() for line in lines] == ["error", "", ""]
+    assert max(map(len, lines)) <= 80
