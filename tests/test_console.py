@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from casewise.console import BEAT, CODE, Silent, Terminal, readable, shown
+from casewise.console import BEAT, CODE, Silent, Terminal, print_lines, readable, shown
 from casewise.jobs.execution import JOBS_SHOWN, progress
 from casewise.jobs.plan import Job
 from casewise.run_folder import RunFolder
@@ -146,3 +146,10 @@ class TestProgressOfJobs:
         assert done == pytest.approx(1 + (JOBS_SHOWN + 2) / 2)
         assert len(lines) == 1 + JOBS_SHOWN + 1
         assert lines[-1] == "and 2 more"
+
+
+def test_what_follows_the_name_of_a_step_stays_in_its_column(capsys: pytest.CaptureFixture[str]) -> None:
+    print_lines("error      shortcut-border\n" + " " * 11 + "word " * 20)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:11].strip() for line in lines] == ["error", "", ""]
+    assert max(map(len, lines)) <= 80

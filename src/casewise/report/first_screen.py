@@ -25,7 +25,6 @@ from casewise.study.learners import is_baseline, learner_name
 if TYPE_CHECKING:
     from casewise.evaluation.results import Estimate, SourceMean
 
-MOST_CLASSES, MOST_RANGES, MOST_SOURCES = 8, 6, 4
 MOST_CLASSES, MOST_RANGES = 8, 6
 
 

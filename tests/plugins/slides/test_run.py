@@ -298,8 +298,9 @@ class TestCut:
 
 class TestBadInput:
     def test_without_tiles_the_key_is_named(self, skin: Path, tmp_path: Path) -> None:
+        study = skin_study(skin, tiles=None)
         with pytest.raises(CohortError, match=r"12 rows name whole slides .* Write for example `tiles: \{mpp: 1\.0\}`"):
-            cut(skin_study(skin, tiles=None), None)
+            slides.refuse_slides(study, read_cohort(study))
 
     def test_a_tiled_tiff_of_one_level_may_be_an_image(self, tmp_path: Path) -> None:
         picture = draw_region(1, finding="late", size=256)
@@ -308,7 +309,7 @@ class TestBadInput:
         )
         table = table_of(tmp_path / "cases.csv", [{"path": "a.tiff", "subject": "R1", "disease": 1}])
         study = skin_study(table, tiles=None, targets=NUMBER)
-        assert not slides.has_tiles(cut(study, None))
+        slides.refuse_slides(study, read_cohort(study))
 
     def test_all_problems_are_told_at_once(self, skin: Path, tmp_path: Path) -> None:
         good = skin.parent / pd.read_csv(skin)["path"].iloc[0]

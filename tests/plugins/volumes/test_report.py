@@ -16,6 +16,7 @@ from casewise.report.context import ReportContext
 from casewise.study.schema import Study
 from tests.report_contexts import classes
 
+BAGS = {"grid": "1x1", "pooling": "maps"}
 PLAIN = {"sequences": ["T1", "T2"], "bias": "none", "smoothing": "none"}
 
 
@@ -23,7 +24,8 @@ def of_volumes(context: ReportContext, **changes: Any) -> ReportContext:
     """The same context as if its images were scans."""
     values = context.study.model_dump() | {
         "images": {"size": 32},
-        "panels": {"by": "case", "grid": "3x3", "flip": "horizontal", "quarter_turns": True},
+        "panels": {"by": "case", "grid": "3x3", "flip": "horizontal", "quarter_turns": True}
+        | changes.pop("panels", {}),
         "volumes": PLAIN | changes,
         "regions": [],
         "external": None,
@@ -69,6 +71,8 @@ def classed() -> ReportContext:
             "late-shared: one network for all sequences, with the features concatenated before the last layer",
         ),
         ({"fusion": ["T2"]}, "Fusion", "T2 alone, as one channel"),
+        ({}, "Prediction", "the central window"),
+        ({"panels": BAGS}, "Prediction", "all slices of a case"),
     ],
 )
 def test_preparation_is_shown(classed: ReportContext, changes: dict[str, Any], name: str, fact: str) -> None:

@@ -78,7 +78,7 @@ def _shares(values: Tensor, low: float, high: float) -> Tensor:
     return values / values.sum(dim=1, keepdim=True)
 
 
-# As `casewise.targets.TargetKind.normalise`, by the form of a kind of target.
+# As `normalise` of the kinds of `casewise.targets`, by their form.
 LIMITS: dict[str, Callable[[Tensor, float, float], Tensor]] = {"number": _clipped, "classes": _shares}
 
 

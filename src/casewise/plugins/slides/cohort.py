@@ -69,13 +69,10 @@ def into_tiles(study: Study, cohort: Cohort, folder: Path | None, show: Show) ->
     `folder`, so that a slide is read only once for them.
 
     Raises:
-        CohortError: a row names a slide and the study has no `tiles:`, or it states labels of single tiles.
+        CohortError: the study states labels of single tiles, or the table has a column with a reserved name.
         ImageError: slides cannot be cut; every one of them is in the message, and the others are kept.
         CasewiseError: the package that reads slides is not installed.
     """
-    if tiles_of(study) is None:
-        refuse_slides(study, cohort)
-        return cohort
     plan = plan_of(study)
     paths = [Path(path) for path in cohort.images["path"]]
     with show.bar("slides") as bar:

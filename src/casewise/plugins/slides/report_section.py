@@ -157,7 +157,7 @@ def maps(context: ReportContext) -> list[Block]:
         groups += [Heading(GROUPS[code]), *shown] if shown else []
     if not groups:
         return []
-    pooling = "the largest prediction over its tiles" if context.study.panels.pooling == "max" else "their mean"
+    pooling = f"the {'largest' if context.study.panels.pooling == 'max' else 'mean'} prediction over its tiles"
     facts = [
         ("Network", learner_name(model)),
         ("Colour", painting.meaning),

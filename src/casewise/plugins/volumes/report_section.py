@@ -37,7 +37,8 @@ def section(context: ReportContext) -> Section | None:
         return None
     case = illustrated_case(context)
     label = case_label(context.panels[context.panels["case"] == case].iloc[0][["subject", "visit"]].to_dict())
-    grid = f"{study.panels.rows} by {study.panels.columns} slices as the network receives them"
+    rows, columns = study.panels.picture_grid
+    grid = f"{rows} by {columns} slices as the network receives them"
     pictures = [
         Picture(data_uri(panel, longest=LONGEST), f"{name}: {grid}", name) for name, panel in context.grids(case)
     ]
@@ -52,6 +53,12 @@ def preparation(context: ReportContext) -> list[tuple[str, str]]:
     study, v, side = context.study, volumes_of(context.study), context.study.images.size
     grid = study.panels
     random = [*(["flips"] if grid.flip != "none" else []), *(["quarter turns"] if grid.quarter_turns else [])]
+    panel = f"{grid.rows} × {grid.columns} consecutive slices, {grid.rows * side} × {grid.columns * side} pixels"
+    used = "the central window" if v.inference_windows == "central" else "the mean over all windows"
+    drawn = "a random window"
+    if grid.bags:
+        panel = f"each slice on its own, {side} × {side} pixels; the features of a case are averaged"
+        drawn, used = f"up to {grid.bag} slices of a case, drawn at random", "all slices of a case"
     return [
         ("Sequences", _sequences(context, v)),
         ("Slices", f"in the order of the column {v.slice_index}" if v.slice_index else "from the feet to the head"),
@@ -61,12 +68,9 @@ def preparation(context: ReportContext) -> list[tuple[str, str]]:
         ("Smoothing", "none" if v.smoothing == "none" else "edge-preserving (curvature diffusion)"),
         ("Region", _region(v, side)),
         ("Intensities", NYUL if v.standardise == "nyul" else SCALED),
-        (
-            "Panel",
-            f"{grid.rows} × {grid.columns} consecutive slices, {grid.rows * side} × {grid.columns * side} pixels",
-        ),
-        ("Training", "a random window" + (f" with random {listed(random)}, the same for all slices" if random else "")),
-        ("Prediction", "the central window" if v.inference_windows == "central" else "the mean over all windows"),
+        ("Panel", panel),
+        ("Training", drawn + (f" with random {listed(random)}, the same for all slices" if random else "")),
+        ("Prediction", used),
         ("Missing sequences", MISSING[v.missing].format(share=percent(v.sequence_dropout))),
         ("Fusion", "; ".join(dict.fromkeys(fusion(study, str(study.fusion_of(name))) for name in study.networks))),
     ]

@@ -183,7 +183,7 @@ def _name(case: CaseSources, steps: Steps) -> str:
     from casewise.plugins.volumes.reading.files import files_of
 
     digest = hashlib.sha256(steps.fingerprint().encode())
-    digest.update(json.dumps([case.sequences, None, case.spacing]).encode())
+    digest.update(json.dumps([case.sequences, case.spacing]).encode())
     try:
         for paths in (*case.paths, (case.mask,) if case.mask else ()):
             digest.update(b"|")

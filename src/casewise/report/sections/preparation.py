@@ -73,7 +73,8 @@ def facts(study: Study, noun: str, label: str) -> list[tuple[str, str]]:
     fit = [f"{noun} in {images.size} pixels", FITS.get(images.fit), PADDINGS.get(images.padding)]
     entries = [("Case shown", label), ("Tile", "; ".join(filter(None, fit)))]
     if panels.bags:
-        entries.append(("Tiles of a case", "processed together, each with a learned weight"))
+        pooled = "each with a learned weight" if panels.pooling == "attention" else "by the mean of their features"
+        entries.append(("Tiles of a case", f"processed together, {pooled}"))
     elif panels.slots > 1:
         entries.append(("Panel", f"{panels.rows} × {panels.columns} tiles; empty slots are black"))
         entries.append(("More tiles than slots", "several panels are predicted and averaged; the first is shown"))
@@ -92,7 +93,7 @@ def augmentation(study: Study) -> str:
         text = "tiles are augmented at random" + (", and shuffled" if panels.shuffle else "")
     else:
         text = "tiles are not augmented"
-    bars = study.images.fit == "pad" and study.images.padding in ("reflect", "mean")
+    bars = panels.vary_shape and study.images.fit == "pad" and study.images.padding == "reflect"
     return text + ("; where shapes differ, width and place of the bars vary" if bars else "")
 
 
