@@ -246,8 +246,11 @@ def error_text(message: str) -> str:
 
 
 def print_lines(text: str) -> None:
-    """Print lines, wrapped at the width of the terminal."""
-    print("\n".join(piece for line in text.split("\n") for piece in _wrapped(line, columns(sys.stdout))))
+    """Print lines, wrapped at the width of the terminal; what follows the name of a step stays in its column."""
+    for line in text.split("\n"):
+        margin = MARGIN if line[:MARGIN].endswith("  ") else 0
+        first, *more = _wrapped(line[margin:], columns(sys.stdout) - margin)
+        print("\n".join([line[:margin] + first, *(" " * margin + rest for rest in more)]))
 
 
 def readable(text: str, width: int | None) -> str:
