@@ -246,11 +246,8 @@ def error_text(message: str) -> str:
 
 
 def print_lines(text: str) -> None:
-    """Print lines, wrapped at the width of the terminal; what follows the name of a step stays in its column."""
-    for line in text.split("\n"):
-        margin = MARGIN if line[:MARGIN].endswith("  ") else 0
-        first, *more = _wrapped(line[margin:], columns(sys.stdout) - margin)
-        print("\n".join([line[:margin] + first, *(" " * margin + rest for rest in more)]))
+    """Print lines, wrapped at the width of the terminal."""
+    print("\n".join(piece for line in text.split("\n") for piece in _wrapped(line, columns(sys.stdout))))
 
 
 def readable(text: str, width: int | None) -> str:
@@ -269,12 +266,16 @@ def readable(text: str, width: int | None) -> str:
 
 
 def _wrapped(line: str, width: int | None) -> list[str]:
-    if width is None or len(line) <= width or line.startswith(CODE):
+    """The pieces of a line; what follows the name of a step stays in its column."""
+    margin = MARGIN if line[:MARGIN].endswith("  ") else 0
+    if width is None or len(line) <= width or line.startswith(CODE) and not margin:
         return [line]
-    whole = SPAN.sub(lambda span: span[0].replace(" ", "\0"), line)
-    # below the text, also of a line that begins with the name of a step
-    indent = line[: len(line) - len(line.lstrip())] or " " * (MARGIN if line[:MARGIN].endswith("  ") else 0)
-    lines = textwrap.wrap(whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    whole = SPAN.sub(lambda span: span[0].replace(" ", "\0"), line[margin:])
+    indent = whole[: len(whole) - len(whole.lstrip())]
+    lines = textwrap.wrap(
+        whole, width - margin, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    lines = [line[:margin] + lines[0], *(" " * margin + piece for piece in lines[1:])]
     return [piece.replace("\0", " ") for piece in lines]
 
 
