@@ -268,7 +268,7 @@ def readable(text: str, width: int | None) -> str:
 def _wrapped(line: str, width: int | None) -> list[str]:
     """The pieces of a line; what follows the name of a step stays in its column."""
     margin = MARGIN if line[:MARGIN].endswith("  ") else 0
-    if width is None or len(line) <= width or line.startswith(CODE) and not margin:
+    if width is None or len(line) <= width or (line.startswith(CODE) and not margin):
         return [line]
     whole = SPAN.sub(lambda span: span[0].replace(" ", "\0"), line[margin:])
     indent = whole[: len(whole) - len(whole.lstrip())]
