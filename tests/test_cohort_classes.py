@@ -89,6 +89,10 @@ class TestWhatIsRefused:
         remedied = read(table(tmp_path, [*CHEST[:6], other]), {"covid": "covid", "no_finding": ["no_finding", other]})
         assert remedied.images["label"].tolist() == [0.0] * 3 + [1.0] * 4
 
+    def test_a_class_that_is_spelled_otherwise_everywhere_is_one_problem(self, tmp_path: Path) -> None:
+        said = problems(table(tmp_path, ["covid", "No Finding"] * 2), ["covid", "no_finding"])
+        assert "1 problem." in said
+
     def test_two_classes_of_the_study_that_are_one(self, tmp_path: Path) -> None:
         path = table(tmp_path, [*CHEST[:6], "Covid", "Covid"])
         said = problems(path, ["covid", "Covid", "no_finding"])

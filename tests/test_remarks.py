@@ -59,6 +59,8 @@ def test_the_headline_of_classes_and_grades() -> None:
 def test_the_command_is_recorded_with_its_study(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/bin/casewise", "run", "my study.yaml", "--jobs", "2"])
     assert environment(1.0)["command"] == "casewise run 'my study.yaml' --jobs 2"
+    monkeypatch.setattr("sys.argv", ["/src/casewise/cli/main.py", "run", "s.yaml"])
+    assert environment(1.0)["command"] == "casewise run s.yaml"
     monkeypatch.setattr("sys.argv", ["pytest"])
     assert "Python" in environment(1.0)["command"]
 

@@ -183,9 +183,12 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) 
         other.wait()
 
 
-def test_nothing_recorded_is_refused_before_anything_is_prepared(tiny: Path, tmp_path: Path, phantom: Path) -> None:
+@pytest.mark.parametrize("columns", [["erythema", "induration", "scaling", "area"], ["area"]])
+def test_nothing_recorded_is_refused_before_anything_is_prepared(
+    tiny: Path, tmp_path: Path, phantom: Path, columns: list[str]
+) -> None:
     table = absolute(phantom)
-    table[["erythema", "induration", "scaling", "area"]] = ""
+    table[columns] = ""
     table.to_csv(tmp_path / "empty.csv", index=False)
     study = read_study(tiny).model_copy(update={"cohort": tmp_path / "empty.csv"})
     with pytest.raises(CohortError, match="nothing to learn"):

@@ -125,6 +125,13 @@ def test_validation_without_a_test_is_asked_about() -> None:
         split(cohort(12, part=part), study(column="part", folds=3))
 
 
+@pytest.mark.parametrize("trained", [1, 2, 4])
+def test_a_predefined_split_with_too_few_subjects_for_the_folds_is_refused(trained: int) -> None:
+    part = ["train" if i < trained else "test" for i in range(6) for _ in range(6)]
+    with pytest.raises(SplitError, match="cannot fill 5 folds"):
+        split(cohort(6, part=part), study(column="part", folds=5))
+
+
 @pytest.mark.parametrize("sides", [["train", "1", "2"], ["validation", "1", "test"], ["train", "²", "test"]])
 def test_words_and_numbers_do_not_mix(sides: list[str]) -> None:
     message = (

@@ -105,6 +105,7 @@ class TestText:
             text().encode() + b"c.jpg,A\0,,1\n",
             text().encode() + b'c.jpg,"' + b"a" * 131_073 + b'",,1\n',
             "ä".encode("cp1252") + b"a" * 131_073,
+            *(b"\xef\xbb\xbf", b"sep=;\n", text(rows=[[]]).encode()),  # no rows
         ],
     )
     def test_what_is_ambiguous_or_damaged_is_refused(self, tmp_path: Path, data: bytes) -> None:

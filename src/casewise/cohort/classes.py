@@ -172,10 +172,8 @@ def check_classes(images: pd.DataFrame, study: Study, problems: Problems) -> Non
         for code, label in enumerate(study.classes_of(name)):
             rows = images[images[name] == code]
             subjects = rows["subject"].unique()
-            reported = any(
-                f"targets.{name}:" in text and cut(label) in text
-                for _, text in problems.by_kind.get("class absent", [])
-            )
+            kinds = ("class absent", "class alike")
+            reported = any(cut(label) in text for kind in kinds for _, text in problems.by_kind.get(kind, []))
             if not len(rows) and images[name].notna().any() and not reported:
                 text = (
                     f"{name}: the study leaves out all rows of the class {cut(label)}. Leave it out of `classes` too."

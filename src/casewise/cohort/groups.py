@@ -170,9 +170,7 @@ def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> No
         text = recorded(cells[column])
         wrong = text[(text != "") & text.map(lambda cell: number(cell) is None)]
         if cuts and len(wrong):
-            message = (
-                f"{cut(str(wrong.iloc[0])[:80])} is not a number, and evaluation.subgroups states cut points for it."
-            )
+            message = f"{cut(wrong.iloc[0])} is not a number, and evaluation.subgroups states cut points for it."
             problems.add(
                 f"subgroup {column}", f"{message} Correct it, or leave out the cut points.", wrong.index, column
             )

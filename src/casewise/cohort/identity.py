@@ -124,7 +124,7 @@ def same_people(names: Iterable[str], others: Iterable[str], declared: Declared 
 
 
 def own_marks(name: str) -> list[str]:
-    """Texts by which `marks_of_same` recognises this person; hashed, they stand for the name (see `pseudonyms`)."""
+    """Texts by which `marks_of_same` recognises this person; hashed, they stand for the name (see `pseudonym`)."""
     letters, joined = sum(map(_visible(name).count, "oil")), alike(name).isalnum()
     conditions = {_READ_AS_DIGITS: f" {letters}", _JOINED: f" {joined}"}
     return [

@@ -153,7 +153,7 @@ def _bytes(path: Path) -> bytes:
 
 def _framed(path: Path, cells: Cells, problems: Problems) -> tuple[pd.DataFrame, list[str]]:
     if not cells.numbers:
-        raise CohortError(f"The cohort table {path} has a heading but no rows. It needs one row for each image.")
+        raise CohortError(f"The cohort table {path} has no rows. It needs a heading and one row for each image.")
     if len(cells.heading) > MOST_COLUMNS:
         raise CohortError(f"The cohort table {path} has {len(cells.heading):,} columns; allowed are {MOST_COLUMNS:,}.")
     named: dict[str, list[str]] = {}

@@ -63,10 +63,10 @@ def text_cells(path: Path, data: bytes, problems: Problems) -> Cells:
     finally:
         csv.field_size_limit(previous)
     start = 1 if stated else 0
-    first = next((i for i, record in enumerate(records) if i >= start and any(map(str.strip, record))), start)
+    first = next((i for i, record in enumerate(records) if i >= start and any(map(str.strip, record))), len(records))
     numbered = list(enumerate(records[first + 1 :], start=first + 2))
     separator = "a tab" if delimiter == "\t" else repr(delimiter)
-    cells = _rectangle(path, records[first], numbered, problems, separator=separator)
+    cells = _rectangle([*records, []][first], numbered, problems, separator=separator)
     cells.notes = [*notes, *cells.notes]
     if delimiter == ";":
         _read_decimal_commas(cells)
@@ -167,7 +167,7 @@ def _delimiter(text: str) -> str:
 
 
 def _rectangle(
-    path: Path, heading: Sequence[str], rows: Iterable[tuple[int, Sequence[str]]], problems: Problems, *, separator: str
+    heading: Sequence[str], rows: Iterable[tuple[int, Sequence[str]]], problems: Problems, *, separator: str
 ) -> Cells:
     """The rows as columns of the heading's width; a row with too few or too many cells is a problem."""
     width = len(heading)
@@ -239,7 +239,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
         heading = heading[:-1]
     # a workbook does not store empty cells at the ends of rows
     numbered = [(number, record + [""] * (len(heading) - len(record))) for number, record in rows[1:]]
-    cells = _rectangle(path, heading, numbered, problems, separator="several values")
+    cells = _rectangle(heading, numbered, problems, separator="several values")
     blank = rows[-1][0] - rows[0][0] + 1 - len(rows)
     cells.notes = [*notes, *_skipped(blank)]
     return cells

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from casewise.run_folder import BundleFolder, JobFolder
     from casewise.study.schema import Study
 
-# Rises when a bundle gets more facts, so that bundles of finished runs are written again.
-CONTENT = 2
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pandas")
 # The parts of the results that contain figures only, and no names of cases.
 FIGURES = ("metrics", "main", "calibration", "prediction_sets", "classes", "over_folds", "against_baselines", "seeds")
@@ -80,7 +78,6 @@ def _inputs(run: FinishedRun, members: Sequence[JobFolder]) -> str:
     """A hash of all that the bundle is made from."""
     inputs = {
         "format": FORMAT,
-        "content": CONTENT,
         "casewise": __version__,
         "metrics": checksum(run.files.metrics.path),  # which records all parts of the run
         "networks": [checksum(member.facts.path) for member in members],

@@ -22,7 +22,6 @@ from casewise.version import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.store.store import TileStore
     from casewise.run_folder import RunFolder

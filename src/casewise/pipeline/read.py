@@ -132,15 +132,11 @@ def _check_masks(study: Study, cohort: Cohort) -> None:
 
 
 def _check_labels(study: Study, cohort: Cohort) -> None:
-    labels = label_table(cohort.panels, study)
-    if np.isnan(labels).all():
-        raise CohortError(
-            f"{study.cohort}: no case has any of {', '.join(study.outputs)} recorded: there is nothing to learn. "
-            "Fill in the target columns."
-        )
-    for name, values in zip(study.outputs, labels.T, strict=True):
-        if np.nanmin(values) == np.nanmax(values):
-            raise CohortError(f"{study.cohort}: {name} is {np.nanmin(values):g} everywhere: there is nothing to learn.")
+    for name, values in zip(study.outputs, label_table(cohort.panels, study).T, strict=True):
+        recorded = np.unique(values[~np.isnan(values)])
+        if len(recorded) < 2:
+            state = f"{recorded[0]:g} everywhere" if len(recorded) else "recorded for no case"
+            raise CohortError(f"{study.cohort}: {name} is {state}: there is nothing to learn. Correct or leave it out.")
 
 
 def _show_cohort(study: Study, cohort: Cohort, show: Show) -> None:

@@ -152,8 +152,8 @@ def _spent(folder: JobFolder) -> float:
 def _command() -> str:
     """The command line, with the study file and options."""
     program, *words = sys.argv or [""]
-    by_command = Path(program).stem in ("casewise", "cli", "__main__") and words[:1] == ["run"]
-    return shlex.join(["casewise", *words]) if by_command else "casewise.run.run, from Python"
+    by_command = Path(program).stem in ("casewise", "main") and words[:1] == ["run"]
+    return shlex.join(["casewise", *words]) if by_command else "casewise.run, from Python"
 
 
 # Libraries whose versions can change what a run computes.

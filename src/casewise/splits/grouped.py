@@ -93,11 +93,11 @@ def split(cohort: Cohort, study: Study) -> Splits:
         raise SplitError(f"The column {column!r} puts every subject in the test set, so there is none to train on.")
     if numbered or leave_out:
         folds = len(given)
+    elif len(training) < folds:
+        raise SplitError(f"{counted(len(training), 'subject')} cannot fill {folds} folds. Lower split.folds.")
     else:
         of_fold, assigned["folds"] = _into_folds(cohort, study, training, folds)
         side |= of_fold
-    if len(training) < folds or set(range(folds)) - set(side.values()):
-        raise SplitError(f"{counted(len(training), 'subject')} cannot fill {folds} folds. Lower split.folds.")
     record = {
         "how": f"leave out {leave_out}" if leave_out else f"column {column}" if column else "balanced",
         **({"left_out": sources} if leave_out else {}),
