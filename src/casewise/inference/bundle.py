@@ -151,12 +151,11 @@ class Bundle:
         }
         return saved_study(values, source=str(JobFolder(self.folder).facts.path))
 
-    def load(self, into: Network | None = None, *, parts: SharedParts | None = None, own: bool = True) -> Network:
+    def load(self, *, parts: SharedParts | None = None, own: bool = True) -> Network:
         """The network with its trained weights, in evaluation mode, on the CPU; their file is read once.
 
         Args:
-            into: a network of the same facts, whose weights are replaced; by default a new one is built.
-            parts: builds the new network from what it has in common with those that were loaded before.
+            parts: builds the network from what it has in common with those that were loaded before.
             own: see `SharedParts.network`.
 
         Raises:
@@ -166,9 +165,7 @@ class Bundle:
         weights = JobFolder(self.folder).weights
         tensors = read_checked(weights, self.origin["weights_sha256"])
         try:
-            network = into
-            if network is None:
-                network = parts.network(self.network, tensors, own=own) if parts else network_from(self.network)
+            network = parts.network(self.network, tensors, own=own) if parts else network_from(self.network)
         except Exception as error:  # whatever a library says to arguments of a stranger
             raise RunError(
                 f"{JobFolder(self.folder).facts.path}: the field network does not describe one that can be built "

@@ -263,7 +263,7 @@ class Combination:
     """What was fitted beside the networks, and which learner the study is about.
 
     Attributes:
-        stackers: the coefficients of the stackers, by learner and target (see `casewise.predictions.combined`).
+        stackers: the coefficients of the stackers, by learner and target (see `casewise.predictions.stacking`).
         nested: the network that nested cross-validation chose for new cases; empty without it.
         decisions: the rules of grades with their thresholds by learner (see `casewise.predictions.decisions`).
         headline: the learner that the report is about; empty if nothing was evaluated.

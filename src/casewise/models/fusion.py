@@ -175,7 +175,7 @@ def adapted(kernels: Tensor, channels: int) -> Tensor:
 class BagPooling(nn.Module):
     """How the features of a bag (B, K, W), where a row of NaN is an empty slot, become one vector (B, W)."""
 
-    # as `panels.pooling` states it (`casewise.study.panels.BAGS`)
+    # as `panels.pooling` states it (`casewise.study.images.BAGS`)
     name: ClassVar[str]
     # whether the weights of tiles are learned, so that they differ within a bag
     learned: ClassVar[bool] = False

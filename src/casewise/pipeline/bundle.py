@@ -195,7 +195,7 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
     """Put networks into a bundle, their weights as further names of the same files where possible.
 
     Args:
-        salt: of the hashes in place of subjects' names (see `casewise.cohort.pseudonyms`).
+        salt: of the hashes in place of subjects' names (see `casewise.cohort.identity`).
 
     Returns:
         For each network its `learner` and `fold`, from 1; None if it was trained on all folds.
