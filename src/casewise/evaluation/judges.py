@@ -26,8 +26,6 @@ from casewise.metrics.registry import columns
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.study.schema import Study
 
 
@@ -235,8 +233,7 @@ def right_on(rows: pd.DataFrame, study: Study) -> TrainMetrics | None:
     """The metrics of the primary outcome; None where it has no classes.
 
     Args:
-        rows: as `casewise.inference.to_table.prediction_rows` makes them, of one network; those of the main outcome
-            are judged.
+        rows: as of `casewise.inference.predictor.prediction_rows`, of one network.
     """
     names, positive = study.classes_of(study.primary_outcome), study.positive_of(study.primary_outcome)
     labelled = rows[(rows["target"] == study.primary_outcome) & rows["y_true"].notna()]
