@@ -92,7 +92,7 @@ def augmentation(study: Study) -> str:
         text = "tiles are augmented at random" + (", and shuffled" if panels.shuffle else "")
     else:
         text = "tiles are not augmented"
-    bars = study.images.fit == "pad" and study.images.padding in ("reflect", "mean")
+    bars = study.images.fit == "pad" and study.images.padding == "reflect"
     return text + ("; where shapes differ, width and place of the bars vary" if bars else "")
 
 
