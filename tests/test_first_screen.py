@@ -74,6 +74,31 @@ def test_a_guess_is_beaten_only_beyond_the_interval() -> None:
         assert next(row.verdict for row in rivals if row.name.startswith("a guess")) == code
 
 
+def test_a_column_stands_beside_an_auroc_and_nothing_else(
+    report_of_two_classes: ReportContext, report_of_grades: ReportContext
+) -> None:
+    for context, shown in ((report_of_two_classes, True), (report_of_grades, False)):
+        figures = {"target": context.outcome, "evidence": "site", "value": 0.9}
+        finding = {
+            "id": "shortcut-site",
+            "level": "error",
+            "sentence": "",
+            "remedy": "",
+            "figures": figures,
+            "pairs": [],
+        }
+        figures["by_class"] = dict.fromkeys(context.classes, 0.9)
+        audit = {"facts": {}, "findings": [finding], "accepted": {}, "seconds": {}}
+        rivals = screen(dataclasses.replace(context, audit=audit)).rivals
+        assert any(row.name.startswith("column “site”") for row in rivals) == shown
+
+
+def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = screen(report_of_classes).failures
+    monkeypatch.setattr("casewise.report.first_screen.MOST_CLASSES", 1)
+    assert screen(report_of_classes).failures == [row for row in whole if row.worst][:1]
+
+
 def test_an_external_cohort_is_the_second_figure(report_of_classes: ReportContext) -> None:
     shown = screen(report_of_classes)
     assert [size.place for size in shown.sizes] == ["here", report_of_classes.study.external_name]
@@ -87,6 +112,10 @@ def test_what_a_study_lacks_is_said(report_of_two_classes: ReportContext) -> Non
     for subjects, expected in ((8, "note"), (40, "")):
         few = table[table["subject"].isin(table["subject"].unique()[:subjects])]
         assert level(dataclasses.replace(two, predictions=few), "few_subjects") == expected
+    known = table["subject"].isin(table["subject"].unique()[:8])
+    assert level(
+        dataclasses.replace(two, predictions=table.assign(y_true=table["y_true"].where(known))), "few_subjects"
+    )
     for monitor, expected in (("inner", ""), ("fold", "bad")):
         assert level(films(recipe={"early_stopping": {"monitor": monitor}}), "stopped_on_fold") == expected
 

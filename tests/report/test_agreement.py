@@ -23,6 +23,7 @@ def test_bias_limits_and_slope_are_those_of_the_results(report_of_numbers: Repor
     figures = context.metrics.figures(context.stage, context.learner, context.outcome)
     expected = [signed(figures[name].value, 1) for name in ("bias", "loa_low", "loa_high")]
     assert [row.cells[0].text for row in table.rows] == [*expected, signed(figures["proportional_bias"].value, 2)]
+    assert [row.name.partition(", ")[2] for row in table.rows] == [*["points"] * 3, "slope on the mean of both"]
     assert len(blocks_of(agreement.agreement(context), Plots)[0].plots) == 2
 
 

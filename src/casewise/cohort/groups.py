@@ -35,15 +35,11 @@ class Grouping:
 
     Attributes:
         column: the column of the table.
-        cuts: where bands of numbers begin, the first band being below all; empty if values are groups.
-        planned: whether the cuts are the tertiles of the subjects, because the study states none.
         groups: in order.
         of_units: the group's number of each unit, by unit.
     """
 
     column: str
-    cuts: tuple[float, ...]
-    planned: bool
     groups: list[Group]
     of_units: pd.Series
 
@@ -102,14 +98,13 @@ def grouping(
     """
     text = recorded(cells)
     values = numbers_in(text)
-    planned = not cuts and values is not None and is_quantity(values, subjects)
-    if planned and values is not None:
+    if not cuts and values is not None and is_quantity(values, subjects):
         cuts = tertiles(values.groupby(subjects.to_numpy()).mean().dropna().to_numpy())
     if cuts and values is not None:
         bands = [Group(name) for name in band_names(cuts)]
         means = values.groupby(units.to_numpy(), sort=False).mean()
         numbers = means.map(lambda value: len(bands) if np.isnan(value) else int(np.searchsorted(cuts, value, "right")))
-        return _grouping(column, cuts, planned, bands, numbers)
+        return _grouping(column, bands, numbers)
     spelling = {plain: rows.value_counts().index[0] for plain, rows in text[text != ""].groupby(text.str.casefold())}
     ordered = sorted(spelling, key=natural)
     plain_text = text.str.casefold()
@@ -126,15 +121,13 @@ def grouping(
         groups.append(Group("", code))
     names = first.where(~first.isin(rare), OTHERS).where(~several, SEVERAL)
     of_units = names.map(position).reindex(units.drop_duplicates().to_numpy()).fillna(len(groups)).astype(int)
-    return _grouping(column, (), False, groups, of_units)
+    return _grouping(column, groups, of_units)
 
 
-def _grouping(
-    column: str, cuts: tuple[float, ...], planned: bool, groups: list[Group], of_units: pd.Series
-) -> Grouping:
+def _grouping(column: str, groups: list[Group], of_units: pd.Series) -> Grouping:
     """Units whose number is beyond all groups have no recorded value."""
     missing = [Group("", NOT_RECORDED)] if (of_units == len(groups)).any() else []
-    return Grouping(column, tuple(cuts), planned, [*groups, *missing], of_units)
+    return Grouping(column, [*groups, *missing], of_units)
 
 
 def tertiles(values: np.ndarray) -> tuple[float, ...]:

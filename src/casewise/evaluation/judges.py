@@ -26,8 +26,6 @@ from casewise.metrics.registry import columns
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.study.schema import Study
 
 

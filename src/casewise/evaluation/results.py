@@ -382,11 +382,9 @@ class SubgroupTest(Record):
 
 
 class SubgroupColumn(Record):
-    """The groups of a column; `varies` if a subject may be in several."""
+    """The groups of a column."""
 
     column: str
-    planned: bool
-    varies: bool
     tests: dict[str, SubgroupTest]
     groups: list[Subgroup]
 

@@ -91,7 +91,6 @@ def subgroups(
     compared: list[tuple[dict[str, SubgroupTest], str, Comparison]] = []
     for grouping, units in groupings:
         numbers = units.map(grouping.of_units).to_numpy()
-        varies = bool((pd.Series(numbers).groupby(rows["subject"].to_numpy()).nunique() > 1).any())
         groups = []
         for number, group in enumerate(grouping.groups):
             # another seed for each group, as the groups are other people
@@ -102,7 +101,7 @@ def subgroups(
             if (comparison := _compare(groups, name, plan)) is not None:
                 compared.append((tests, name, comparison))
         present = [figures.values for figures in groups if figures.values.n_subjects]
-        columns.append(SubgroupColumn(grouping.column, grouping.planned, varies, tests, present))
+        columns.append(SubgroupColumn(grouping.column, tests, present))
     largest = np.max([comparison.null for *_, comparison in compared], axis=0) if compared else np.zeros(0)
     for tests, name, comparison in compared:
         p, adjusted = (

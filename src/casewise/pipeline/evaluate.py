@@ -136,7 +136,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         against_baselines=against_baselines(results, networks=study.networks),
         prediction_sets=_prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
-        notes=[*results.notes, *guess(predictions, study.primary_outcome), *_left_out(study, folder)],
+        notes=[*results.notes, *guess(predictions, study.primary_outcome), *_left_out(folder)],
     )
     results = with_calibration(study, predictions, results)
     if not folder.image_split_mark.exists():  # there, images count as subjects
@@ -187,10 +187,10 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
     )
 
 
-def _left_out(study: Study, folder: RunFolder) -> list[stored.Note]:
+def _left_out(folder: RunFolder) -> list[stored.Note]:
     """The networks that could not be trained, with the reason for each fold."""
     record = folder.left_out.read_if_exists()
-    return [caveat("networks_left_out", networks=record["networks"], combined=bool(study.stack))] if record else []
+    return [caveat("networks_left_out", networks=record["networks"])] if record else []
 
 
 def _with_drift_and_altered_images(

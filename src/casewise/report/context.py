@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from casewise.errors import RunError
 from casewise.evaluation.results import Results, read_results
 from casewise.metrics.registry import columns
+from casewise.plugin import explainer
 from casewise.report.formatting import is_number
 from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, without_baselines
@@ -245,7 +246,7 @@ def read_context(folder: Path) -> ReportContext:
     files.check_finished()
     study = saved_study(files.study.read(), source=str(files.study.path))
     images, panels = with_panels(files.cohort.read(), study)
-    metrics, explanations = read_results(files), files.explanations.read_if_exists() or {}
+    metrics = read_results(files)
     if not any(metrics.metrics.values()):
         raise RunError(f"{folder}: no prediction has a reference value, so nothing was evaluated for a page.")
     return ReportContext(
@@ -261,6 +262,6 @@ def read_context(folder: Path) -> ReportContext:
         stackers=files.stackers.read_if_exists() or {},
         environment=files.environment.read_if_exists() or {},
         audit=files.audit.read_if_exists(),
-        explanations=explanations if files.has_weights(explanations.get("weights_sha256")) else None,
+        explanations=maps.stored(files) if (maps := explainer()) else None,
         source=str(folder),
     )

@@ -25,7 +25,7 @@ from casewise.study.learners import is_baseline, learner_name
 if TYPE_CHECKING:
     from casewise.evaluation.results import Estimate, SourceMean
 
-MOST_CLASSES, MOST_RANGES = 8, 6
+MOST_CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,6 @@ def evaluated(context: ReportContext) -> str:
         return f"{count} of {subjects}. Each {context.site} was predicted by networks that were not trained on it."
     if context.stage == "test":
         return f"{count} of {subjects} in a test set. No network was trained on these subjects."
-    if context.stage == EXTERNAL:
-        return f"{count} of {subjects} of {context.study.external_name}, none of them used for training."
     return f"{count} of {subjects}. Each was predicted by networks that were not trained on the subject."
 
 
@@ -153,7 +151,7 @@ def sizes(context: ReportContext) -> list[Size]:
     """The headline figure of the study and, if there is one, of the external cohort."""
     metric = kind_report(context.kind).headline
     here, shown = defined(context.quoted.get(metric)), []
-    outside = context.metric(EXTERNAL, context.learner, metric) if context.stage != EXTERNAL else None
+    outside = context.metric(EXTERNAL, context.learner, metric)
     if here:
         count = counted(len(getattr(here, "sources", [])), context.site)
         note = f"mean over {count}" if context.by_site else ""
@@ -235,7 +233,7 @@ def failures(context: ReportContext) -> tuple[list[str], list[Failure]]:
 
 
 def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
-    write, ranges = metric_format(context.study, context.outcome), score_ranges(context)[:MOST_RANGES]
+    write, ranges = metric_format(context.study, context.outcome), score_ranges(context)
     if len(ranges) < 2:
         return [], []
     worst, rows = max(each.error for each in ranges), []
@@ -250,7 +248,7 @@ def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
 
 def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
     here = context.class_figures(context.stage, context.learner)
-    outside = context.class_figures(EXTERNAL, context.learner) if context.stage != EXTERNAL else None
+    outside = context.class_figures(EXTERNAL, context.learner)
     if here is None:
         return [], []
     names = [class_name(context.study, context.outcome, name) for name in here.names]
@@ -260,10 +258,10 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
     wrong, totals = counts * (1 - np.eye(len(names), dtype=int)), counts.sum(axis=1)
     recall = np.divide(np.diag(counts), totals, out=np.ones(len(names)), where=totals > 0)
     rows = []
-    for i, name in enumerate(names[:MOST_CLASSES]):
+    for i in sorted(np.argsort(recall, kind="stable")[:MOST_CLASSES]):  # of many classes the worst
         cells = [_found(counts[i], i), *([_found(np.asarray(outside.confusion[i]), i)] if outside else [])]
         cells.append(names[int(wrong[i].argmax())] if wrong[i].any() else MISSING)
-        rows.append(Failure(name, cells, bool(recall[i] == recall.min() < 1)))
+        rows.append(Failure(names[i], cells, bool(recall[i] == recall.min() < 1)))
     return ["Reference", *heads, "Most often taken for"], rows
 
 
@@ -294,7 +292,7 @@ def rivals(context: ReportContext) -> list[Rival]:
     if chance is not None and not context.by_site:
         text = write.text(metric, chance, short=True)
         rows.append(Rival("a guess without images", text, "", verdict_beside(figure, chance, metric)))
-    if context.classes and (column := beside_column(context)):
+    if metric == "auroc" and (column := beside_column(context)):
         several = context.study.positive_of(context.outcome) is None
         for row in [row for row in column.rows if row.alone is not None][:2]:
             name = f"column “{column.name}” alone, no image{f' ({row.name})' if several else ''}"

@@ -86,7 +86,7 @@ def nothing_learned(context: ReportContext) -> Found:
 def elsewhere(context: ReportContext) -> Found:
     """How the model does on an external cohort, or that it was not tested on one."""
     entry = external_result(context.study, context.metrics, context.learner, context.stage)
-    if context.stage == EXTERNAL or context.by_site:
+    if context.by_site:
         return None
     if entry is None and (context.predictions["stage"] == EXTERNAL).any():
         return "open", "The external cohort has no reference values to evaluate.", "external"
@@ -153,11 +153,7 @@ def altered(context: ReportContext) -> Found:
     figures = context.metrics.counterfactuals or {}
     own = figures.get(context.learner)
     if figures and own is None:
-        return (
-            "open",
-            "Altered images were tested for the single networks, not for their combination.",
-            "altered-images",
-        )
+        return "open", "Altered images were tested for the single networks, not for this model.", "altered-images"
     if not own:
         return None
     name, entry = max(own.items(), key=lambda item: item[1].effect)
@@ -197,9 +193,8 @@ def stopped_on_fold(context: ReportContext) -> Found:
 
 
 def few_subjects(context: ReportContext) -> Found:
-    rows = context.predictions
-    subjects = int(rows.loc[rows["stage"] == context.stage, "subject"].nunique())
-    if subjects >= ROUGH_BELOW or not context.study.subjects_known:
+    subjects = int(context.headline_rows["subject"].nunique())
+    if not 0 < subjects < ROUGH_BELOW or not context.study.subjects_known:
         return None
     consequence = "intervals are rough" if subjects > 2 else "there are no intervals"
     return "note", f"{counted(subjects, 'subject')} {'is' if subjects == 1 else 'are'} few: {consequence}.", ""

@@ -31,7 +31,7 @@ def measured_of(group: dict[str, Any] | None) -> dict[str, Any]:
     """Measures of one network with figures of the cases predicted correctly."""
     steps = [{"down_to": "head", "parts": 1, "spearman": None, "ssim": 1.0}]
     deletion: dict[str, Any] = {n: figure(0.4, 0.2, 0.6) for n in (*ORDERS, *(f"over_{n}" for n in ORDERS[1:]))}
-    deletion |= {"cases": 4, "shares": [0.0, 0.5, 1.0], "curves": {key: [1.0, 0.5, 0.2] for key in ORDERS}}
+    deletion |= {"cases": 4}
     network = {"correct": group, "erroneous": None, "all": group, "method": "rollout", "cells": [12, 14], "draws": 5}
     network |= {"empty_maps": 0, "flat_maps": 2, "random_weights_maps": 45, "random_weights_empty": 3}
     network |= {"sanity": {"cases": 4, "fold": 1, "steps": steps}, "deletion": deletion} if group else {}

@@ -177,12 +177,11 @@ def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
 def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataFrame]:
     """The learner whose predictions select the cases, as the rule names it, and its rows.
 
-    The learner that the report shows if it is one of `models`; for nested cross-validation each fold's own network;
-    otherwise (a stacker, for example) the first of `models`.
+    The learner that the report shows if it is one of `models`, else (a stacker, for example) the first of `models`.
     """
-    main, table = str((run.results.get("main") or {}).get("learner", "")), run.final
+    main, table = run.results.main.learner, run.final
     name = main if main in models else models[0]
-    phrase = f"{name} (in place of {main}, which the report shows)" if main != name else name
+    phrase = f"{name} (in place of {main}, which the report shows)" if main and main != name else name
     return phrase, table[table["model"] == name]
 
 

@@ -43,7 +43,7 @@ class _Measurements:
     rows: list[Record]
     random_weights: list[np.ndarray]
     sanity: Record
-    curves: list[Record]
+    deletion: list[Record]
     map_size: tuple[int, int] = (0, 0)
     method: str = ""
 
@@ -86,7 +86,7 @@ def measure(
             "cells": list(collected.map_size),
             **_summaries(table, np.concatenate(collected.random_weights), plan),
             "sanity": collected.sanity,
-            "deletion": summarise_deletion(collected.curves, plan),
+            "deletion": summarise_deletion(collected.deletion, plan),
         }
         tables.append(table)
     progress(total, total, "")
@@ -122,7 +122,7 @@ def _measure_fold(
         collected.random_weights.append(np.stack(random, axis=1))
         collected.sanity = collected.sanity or _sanity_check(run, model, cases[:RANDOMISED_CASES])
         deleted = _sample(cases, -(-DELETED_CASES // run.splits.folds), run.study.seed)
-        collected.curves += deletion_curves(run, model, deleted)
+        collected.deletion += deletion_areas(run, model, deleted)
     return {case.row for case in cases}
 
 
@@ -231,9 +231,9 @@ def _sanity_check(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCa
     return {"cases": len(cases), "fold": model.fold + 1, "steps": steps}
 
 
-def deletion_curves(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> list[Record]:
-    """For each case one curve per order: the probability of the predicted class, or the predicted number."""
-    results = []
+def deletion_areas(run: FinishedRun, model: LoadedModel, cases: Sequence[MaskedCase]) -> list[Record]:
+    """For each case and order the area under the curve of the predicted class's probability, or of the number."""
+    results, shares = [], np.linspace(0, 1, STEPS + 1)
     for case in cases:
         target = predicted_target(run, case.prediction)
         columns = value_columns(target.outputs)[[output.name for output in target.outputs].index(target.target)]
@@ -255,20 +255,20 @@ def deletion_curves(run: FinishedRun, model: LoadedModel, cases: Sequence[Masked
                 raw = model.network(torch.from_numpy(np.ascontiguousarray(inputs)))
             return values_of(raw.float(), outputs)[:, column].numpy()
 
-        curves = {
-            name: delete_pixels(panel, order, predict, steps=STEPS, seed=run.study.seed)
+        areas = {
+            name: float(np.trapezoid(delete_pixels(panel, order, predict, steps=STEPS, seed=run.study.seed), shares))
             for name, order in orders.items()
         }
-        results.append({"subject": case.subject, **curves})
+        results.append({"subject": case.subject, **areas})
     return results
 
 
-def summarise_deletion(curves: Sequence[Mapping[str, Any]], plan: Plan) -> Record | None:
-    """The mean areas under the curves, their differences to the map's, and the mean curves."""
-    if not curves:
+def summarise_deletion(areas_by_case: Sequence[Mapping[str, Any]], plan: Plan) -> Record | None:
+    """The mean areas under the curves, and their differences to the map's."""
+    if not areas_by_case:
         return None
-    terms = np.array([[1.0, *(curve[name].area for name in ORDERS)] for curve in curves])
-    sums = sum_by_subject(terms, np.array([curve["subject"] for curve in curves]))[:, None, :]
+    terms = np.array([[1.0, *(case[name] for name in ORDERS)] for case in areas_by_case])
+    sums = sum_by_subject(terms, np.array([case["subject"] for case in areas_by_case]))[:, None, :]
 
     def means(totals: np.ndarray) -> dict[str, np.ndarray]:
         with np.errstate(all="ignore"):
@@ -276,11 +276,5 @@ def summarise_deletion(curves: Sequence[Mapping[str, Any]], plan: Plan) -> Recor
         areas = {name: mean[..., n] for n, name in enumerate(ORDERS)}
         return areas | {f"over_{name}": areas["map"] - areas[name] for name in ORDERS[1:]}
 
-    areas = estimates(sums, means, lambda name, whole: "no case", plan, n_cases=len(curves))[0]
-    mean_curves = {name: np.mean([curve[name].values for curve in curves], axis=0).tolist() for name in ORDERS}
-    return {
-        **{name: dict(estimate) for name, estimate in areas.items()},
-        "cases": len(curves),
-        "shares": curves[0]["map"].shares.tolist(),
-        "curves": mean_curves,
-    }
+    areas = estimates(sums, means, lambda name, whole: "no case", plan, n_cases=len(areas_by_case))[0]
+    return {**{name: dict(estimate) for name, estimate in areas.items()}, "cases": len(areas_by_case)}

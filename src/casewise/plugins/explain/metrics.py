@@ -7,7 +7,6 @@ Saenko, "RISE", BMVC 2018 (deletion curve).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -159,21 +158,6 @@ def measure_map(
     return measures
 
 
-@dataclass(frozen=True, eq=False)
-class DeletionCurve:
-    """The output of a network while the pixels that a map ranks highest are deleted.
-
-    Attributes:
-        shares: (steps + 1,) the share of deleted pixels, from 0 to 1.
-        values: (steps + 1,) the output of the network.
-        area: the area under the curve in the units of `values`; a smaller area means a better map.
-    """
-
-    shares: np.ndarray
-    values: np.ndarray
-    area: float
-
-
 def delete_pixels(
     panel: np.ndarray,
     values: np.ndarray,
@@ -181,8 +165,8 @@ def delete_pixels(
     *,
     steps: int = 20,
     seed: int = 0,
-) -> DeletionCurve:
-    """Set pixels to 0 in the order of a map, the highest first, and record the output of the network.
+) -> np.ndarray:
+    """Set pixels to 0 in the order of a map, the highest first: the outputs of the network, (steps + 1,).
 
     Args:
         panel: (C, H, W); NaN (a missing sequence) stays.
@@ -191,9 +175,8 @@ def delete_pixels(
         steps: the number of equal steps.
 
     >>> bright = np.zeros((1, 2, 2)); bright[0, 0, 0] = 1.0
-    >>> curve = delete_pixels(bright, bright[0], lambda panels: panels.sum(axis=(1, 2, 3)), steps=4)
-    >>> curve.values.tolist(), curve.area
-    ([1.0, 0.0, 0.0, 0.0, 0.0], 0.125)
+    >>> delete_pixels(bright, bright[0], lambda panels: panels.sum(axis=(1, 2, 3)), steps=4).tolist()
+    [1.0, 0.0, 0.0, 0.0, 0.0]
     """
     flat = np.asarray(values, dtype=float).ravel()
     shuffled = np.random.default_rng(seed).permutation(flat.size)
@@ -202,5 +185,4 @@ def delete_pixels(
     rank[order] = np.arange(flat.size)
     shares = np.linspace(0, 1, steps + 1)
     deleted = (rank[None] < np.round(shares * flat.size)[:, None]).reshape(steps + 1, 1, *values.shape)
-    outputs = np.asarray(predict(np.where(deleted & ~np.isnan(panel), panel.dtype.type(0), panel)), dtype=float)
-    return DeletionCurve(shares, outputs, float(np.trapezoid(outputs, shares)))
+    return np.asarray(predict(np.where(deleted & ~np.isnan(panel), panel.dtype.type(0), panel)), dtype=float)

@@ -280,7 +280,6 @@ def save_scan(path: Path, values: np.ndarray, affine: np.ndarray, *, signed: boo
 
     Args:
         affine: (4, 4) from voxels to mm (RAS), that of the scan.
-
     """
     import nibabel
 

@@ -86,8 +86,10 @@ def agreement(context: ReportContext) -> Section | None:
         Plot(difference, f"{capital(label)}: difference between model and physician against their mean.", DIFFERENCE),
     ]
     names = [name for name in ("bias", "loa_low", "loa_high", "proportional_bias") if name in figures]
-    lines = [Row(write.title(name), [figure_cell(figures[name], write.digits(name), sign=True)]) for name in names]
-    table = Table(["Model − physician", "Points"], lines, f"{evaluated(context)} {brackets(context)}")
+    units = {"proportional_bias": "slope on the mean of both"}
+    titles = {name: f"{write.title(name)}, {units.get(name, 'points')}" for name in names}
+    lines = [Row(titles[name], [figure_cell(figures[name], write.digits(name), sign=True)]) for name in names]
+    table = Table(["Model − physician", "Value"], lines, f"{evaluated(context)} {brackets(context)}")
     return Section("agreement", "Model and physician", [Plots(plots), table, *pooled(context)])
 
 

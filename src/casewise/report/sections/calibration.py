@@ -118,7 +118,8 @@ CLASSES = (
 READING = (
     "Coverage: the share of cases whose interval or set contains the reference. Out of fold, the intervals of a fold"
     " are calibrated on the other folds. Out-of-fold predictions are those of single networks, while new cases are"
-    " predicted by their mean, for which the level is not proven. It is meant for cases like those of the calibration."
+    " predicted by their mean or by a network of all subjects, for which the level is not proven. It is meant for cases"
+    " like those of the calibration."
 )
 
 

@@ -19,7 +19,7 @@ BY_CLASS = ("recall", "precision", "auroc")
 MOST_GROUPS, MOST_RECALLS = 20, 6
 BOTH = (
     "Difference: external minus internal, with its {confidence} interval. External predictions are means over the"
-    " networks of all folds. Not compared: where the interval is rough or missing."
+    " networks of all folds. Not tested: the interval is rough or missing."
 )
 BY_GROUP = "External, by {column}. A metric over all classes is undefined where a class is absent."
 

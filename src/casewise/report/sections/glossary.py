@@ -25,8 +25,8 @@ TERMS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Learner, network, combined",
-        "A network (backbone) predicts from images; for subjects outside the folds its prediction is the mean over the"
-        " networks of all folds. A combined learner weights the predictions of the networks.",
+        "A network (backbone) predicts from images; for a test set or an external cohort its prediction is the mean"
+        " over the networks of all folds. A combined learner weights the predictions of others.",
     ),
 )
 AGREEMENT = (

@@ -32,7 +32,6 @@ from casewise.study.learners import is_baseline, learner_name, learner_named
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import ColumnGroup, Comparison, Estimate, GroupMean, OverFolds
-    from casewise.report.context import ReportContext
 
 MOST_REPORTS, MOST_SHOWN = 16, 4
 
