@@ -174,6 +174,7 @@ def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path)
     told = read_results(RunFolder(folder))
     assert told is not None
     assert "test_vit@T2" in told["measured"]["networks"]
+    assert read_context(folder).explanations == told  # the Markdown page and the report agree
     study = json.loads((folder / "study.json").read_text())
     other = {**study, "volumes": {**study["volumes"], "lesion": "lesions"}}
     for changed in (other, {**study, "seed": study["seed"] + 1}, {**study, "evaluation": {"bootstrap_resamples": 9}}):
@@ -183,7 +184,6 @@ def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path)
         assert told is not None
         assert told["measured"] is None
         assert told["shown"]
-        assert read_context(folder).explanations == told  # the Markdown page and the report agree
     RunFolder(folder).study.write(study)
     facts = RunFolder(folder).job("test_vit@T2", 0).facts
     trained = facts.read()
