@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {
     "backbones": ["test_resnet"],
     "weights": "random",
     "recipe": {"epochs": 2, "batch_size": 8, "optimizer": "radam", "schedule": "one-cycle", "label_smoothing": 0.1},
-    "evaluation": {"bootstrap_resamples": 200, "response": False},
+    "evaluation": {"bootstrap_resamples": 200, "response": False, "counterfactual_cases": 6},
     "audit": {"permutations": 99},
     "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
 }

@@ -223,7 +223,7 @@ def settings(modality: str, kind: str, table: Path, way: str) -> dict[str, Any]:
             "schedule": "cosine",
             "early_stopping": {"monitor": "none"},
         },
-        "evaluation": {"bootstrap_resamples": 100, "response": False},
+        "evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 4},
         "audit": {"permutations": 99},
         "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
     }

@@ -55,6 +55,7 @@ def small_study(table: Path, **changes: Any) -> Study:
         split={"test": 0, "folds": 2},
         images={"size": 32, "fit": "pad", "padding": "black"},
         recipe=recipe | {"early_stopping": {"monitor": "none"}},
+        evaluation={"counterfactual_cases": 50},
         accept=dict.fromkeys(
             ("shortcut-files", "shortcut-file-size", "shortcut-thumbnail", "shortcut-shape", "shortcut-border"),
             "made so",

@@ -80,8 +80,8 @@ def test_what_a_run_lacks_is_left_out(plain: ReportContext) -> None:
     assert summaries == ["Networks, split, machine and versions", "Study file as run, with every setting"]
 
 
-def test_the_finder_and_gradual_unfreezing_are_shown() -> None:
-    three = classes()
+def test_the_finder_and_gradual_unfreezing_are_shown(report_of_classes: ReportContext) -> None:
+    three = report_of_classes
     plots = training.finders(three)
     assert [plot.caption for plot in plots] == ["Chosen: 1e-4 to 2.4e-4."] * 3
     table = training.unfreezing(three)
@@ -119,8 +119,10 @@ def unlearned_by(context: ReportContext, bad: Sequence[str], *, folds: int = 5) 
     return (found.whose, found.count, found.of) if found else None
 
 
-def test_nothing_is_learned_where_half_of_the_networks_are_no_better_than_guessing() -> None:
-    alone, three = classes(networks=1), classes()
+def test_nothing_is_learned_where_half_of_the_networks_are_no_better_than_guessing(
+    report_of_classes: ReportContext,
+) -> None:
+    alone, three = classes(networks=1), report_of_classes
     assert unlearned_by(alone, [alone.learner], folds=3) == ("own", 3, 5)
     assert unlearned_by(alone, [alone.learner], folds=2) is None
     for learner, bad, expected in (

@@ -18,23 +18,23 @@ from tests.report.shared import blocks_of, cells_of
 from tests.report_contexts import classes, films, in_phases, numbers, split_by_image
 
 INVERSE = {"better": "worse", "worse": "better"}
-PAGES: dict[str, Callable[[], ReportContext]] = {
-    "numbers": lambda: numbers(learners=3, metas=2),
+# Fixtures of the session, and pages of their own.
+PAGES: dict[str, Callable[[], ReportContext] | None] = {
+    "report_of_numbers": None,
+    "report_of_classes": None,
+    "report_of_two_classes": None,
+    "report_of_grades": None,
     "numbers without a test set": lambda: numbers(test=0, subjects=12, learners=3, metas=4),
     "numbers of few subjects": lambda: numbers(subjects=5, test=2),
-    "one learner": lambda: numbers(learners=1),
-    "classes elsewhere": lambda: classes(test=30, outside=60, networks=3),
-    "classes": lambda: classes(networks=3),
-    "two classes": lambda: classes("binary", networks=2),
-    "grades": lambda: classes("ordinal", subjects=100, networks=2),
     "films": films,
     "phases and a split by image": lambda: split_by_image(in_phases(classes("binary", networks=2)), 0.985),
 }
 
 
 @pytest.mark.parametrize("kind", PAGES)
-def test_no_two_verdicts_disagree(kind: str) -> None:
-    context = PAGES[kind]()
+def test_no_two_verdicts_disagree(kind: str, request: pytest.FixtureRequest) -> None:
+    own = PAGES[kind]
+    context: ReportContext = own() if own else request.getfixturevalue(kind)
     verdicts: dict[tuple[str, str, str], str] = {}
 
     def add(place: str, learner: str, other: str, text: str) -> None:

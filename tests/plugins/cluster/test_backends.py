@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from tests.test_cli import casewise as command
 HOLDER = """
 import sys, time
 from pathlib import Path
-from casewise.plugins.cluster.leases import locked
-with locked(Path(sys.argv[1]), sys.argv[2], sys.argv[3], "machine-7", float(sys.argv[4])):
+from casewise.plugins.cluster import leases
+leases.LOOK = 0.05
+with leases.locked(Path(sys.argv[1]), sys.argv[2], sys.argv[3], "machine-7", float(sys.argv[4])):
     print("held", flush=True)
     time.sleep(120)
 print("let go", flush=True)
@@ -209,11 +211,34 @@ def test_a_lease_that_is_seen_late_is_held(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_process_ends_when_its_lease_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lessor = Lessor(tmp_path)
-    renewed = holder(lessor, lessor.grant(), 4 * leases.BEAT)
-    time.sleep(6 * leases.BEAT)
-    assert renewed.poll() is None
     lessor._over.set()  # as if the machine of the run were gone
-    assert renewed.wait(timeout=60) == 1
+    lessor._thread.join()
+    clock, ended, looks, read = [0.0], threading.Event(), threading.Semaphore(0), Leases.read
+
+    def look(path: Path) -> Leases | None:
+        looks.release()
+        return read(path)
+
+    def after(seconds: float) -> bool:
+        """Whether the process ends when so much time has passed and it has looked at its lease again."""
+        clock[0] += seconds
+        while looks.acquire(blocking=False):
+            pass
+        for _ in range(3):
+            looks.acquire(timeout=30)
+        return ended.is_set()
+
+    monkeypatch.setattr(leases, "LOOK", 0.001)
+    monkeypatch.setattr(leases.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(leases.os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(Leases, "read", look)
+    with locked(lessor.path, lessor.session, lessor.grant(), "machine-7", expiry=60):
+        assert not after(59)
+        lessor.grant()  # writes the leases again, which renews all
+        assert not after(0)
+        assert not after(59)
+        clock[0] += 2
+        assert ended.wait(timeout=30)
 
 
 def test_another_folder_at_the_same_path_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +268,7 @@ def test_half_a_file_is_no_lease(tmp_path: Path, content: str) -> None:
 
 
 def test_a_run_waits_for_the_processes_of_an_earlier_one_and_breaks_their_locks(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path)
     job = Job("a", 0, folder.job("a", 0), "made from")
@@ -254,8 +279,11 @@ def test_a_run_waits_for_the_processes_of_an_earlier_one_and_breaks_their_locks(
     process = holder(lessor, lessor.grant(), 60)
     lessor._over.set()
     assert job.folder.lock_path.exists()
-    assert end_earlier(tmp_path, [job], safe=2.0)
-    assert process.wait(timeout=30) == 1
+    waits: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(leases.time, "sleep", lambda seconds: waits.append(seconds) or process.wait())
+        assert end_earlier(tmp_path, [job])
+    assert (waits, process.returncode) == ([leases.SAFE], 1)
     assert "an earlier run was ended while it trained on other machines" in caplog.text
     assert not job.folder.lock_path.exists()
     assert not list(tmp_path.glob(f"{LEASES}*"))

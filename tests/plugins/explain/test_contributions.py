@@ -154,8 +154,10 @@ def test_a_run_shows_the_contributions_of_its_baseline(films: Path) -> None:
     assert "Exact contributions" in done.report.read_text()
 
 
-def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) -> None:
+def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The output of a scan is that of the mean features of its slices; a missing sequence has no map."""
+    for name in ("RANDOMISED_CASES", "DELETED_CASES", "DRAWS", "FEWER_DRAWS"):
+        monkeypatch.setattr(f"casewise.plugins.explain.localisation.{name}", 1)
     table = make_pancreas(
         tmp_path / "pancreas", subjects=8, classes=("normal", "high"), size=(48, 48), slices=(9, 10), lesion="planted",
         seed=2,
@@ -168,7 +170,7 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) ->
                     "missing": "mask", "lesion": "lesion"},
         "targets": {"grade": {"classes": ["normal", "high"]}}, "split": {"test": 0, "folds": 2, "restarts": 20},
         "audit": {"permutations": 99},
-        "evaluation": {"bootstrap_resamples": 100, "response": False},
+        "evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 0},
         "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
     }  # fmt: skip
     study = build_study(values, source="the test's study", folder=table.parent)

@@ -20,7 +20,6 @@ from tests.plugins.explain.maps import cell_maps, explain
 
 NUMBER = ExplainTarget((Output("extent"),), "extent")
 LABEL = (Output("label", "classification", 3),)
-VITS = ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"]
 QUICK = ["alexnet", "mobilenet_v2", "resnet18", "vit_tiny_patch16_224"]
 
 
@@ -45,7 +44,8 @@ def built(name: str, outputs: int = 1) -> Network:
     return build_network(name, outputs, side=None if name in [*TORCHVISION, *UNTRAINED] else 128)
 
 
-def check_backbone(name: str) -> None:
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_backbones(name: str) -> None:
     """Maps of the panel's size, and at least three cells a side that differ."""
     network = built(name)
     maps = explain(network, panels_of(), NUMBER)
@@ -56,11 +56,6 @@ def check_backbone(name: str) -> None:
     assert signed.shape[:2] == (2, 1)
     assert min(signed.shape[2:]) >= 3
     assert (signed.flatten(2).std(dim=2) > 0).all()
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_quick_backbones(name: str) -> None:
-    check_backbone(name)
 
 
 def by_hand(network: Network, layer: nn.Module, panels: torch.Tensor, column: int) -> torch.Tensor:

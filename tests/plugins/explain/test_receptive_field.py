@@ -35,10 +35,6 @@ QUICK = ("alexnet", "resnet18", "shufflenet_v2_x0_5", "cnn", "convnext_atto")
 
 @pytest.mark.parametrize("name", QUICK)
 def test_middles_are_what_the_windows_say(name: str) -> None:
-    check_middles(name)
-
-
-def check_middles(name: str) -> None:
     network = build_network(name, 1)
     middles = cell_centres(network.bodies[0], layer_of(network, (128, 192), 1), (128, 192))
     assert middles is not None

@@ -11,16 +11,12 @@ from PIL import Image
 
 from casewise.plugins.explain import report_section
 from casewise.report import page
-from casewise.report.blocks import Block, Facts, Fold, Pictures, Table
+from casewise.report.blocks import Pictures, Table
 from casewise.report.context import ReportContext
-from tests.report_contexts import classes, section_of
+from tests.report.shared import facts_of, flat
+from tests.report_contexts import section_of
 
 ORDERS = ("map", "random", "centre", "brightness")
-
-
-@pytest.fixture(scope="module")
-def classed() -> ReportContext:
-    return classes()
 
 
 def figure(value: float, low: float | None, high: float | None, *, rough: bool = False) -> dict[str, Any]:
@@ -57,10 +53,6 @@ def explained(context: ReportContext, folder: Path, **changes: Any) -> ReportCon
     return dataclasses.replace(context, explanations={"shown": shown | {"cases": [case]}, "measured": None} | changes)
 
 
-def flat(blocks: Any) -> list[Block]:
-    return [inner for block in blocks for inner in (flat(block.blocks) if isinstance(block, Fold) else [block])]
-
-
 @pytest.mark.parametrize(
     ("low", "high", "rough", "wanted"),
     [
@@ -87,8 +79,10 @@ def test_the_verdict_follows_the_interval(low: float | None, high: float | None,
     assert row.cells[3].small.endswith(wanted)
 
 
-def test_maps_stand_beside_their_image_and_lost_ones_are_left_out(classed: ReportContext, tmp_path: Path) -> None:
-    context = explained(classed, tmp_path, measured=measured_of(group_of()))
+def test_maps_stand_beside_their_image_and_lost_ones_are_left_out(
+    report_of_classes: ReportContext, tmp_path: Path
+) -> None:
+    context = explained(report_of_classes, tmp_path, measured=measured_of(group_of()))
     section = report_section.section(context)
     assert section is not None
     blocks = flat(section.blocks)
@@ -96,7 +90,7 @@ def test_maps_stand_beside_their_image_and_lost_ones_are_left_out(classed: Repor
     assert strip.caption == "Subject S, visit 1"
     captions = [picture.caption for picture in strip.pictures]
     assert captions == ["T1; reference: covid", "<vit>: attention rollout, 6 × 7 cells; covid (80 %), correct"]
-    facts = dict(fact for block in blocks if isinstance(block, Facts) for fact in block.facts)
+    facts = facts_of(section)
     assert (facts["Panels with a mask"], facts["Mask outside the panel"]) == ("9 of 12", "1 further panel")
     assert (facts["Cases shown"], facts["Green line"]) == ("cases named", "edge of the lesion")
     assert "12 × 14 cells; empty 0, nearly uniform 2" in facts["<vit>"]

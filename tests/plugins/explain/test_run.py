@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from casewise.plugins.explain.methods.receptive_field import peak_pixels
 from casewise.plugins.explain.metrics import as_panel
 from casewise.plugins.explain.outputs import write_native
 from casewise.plugins.explain.results import read_results
-from casewise.plugins.explain.run import ExplainSettings
+from casewise.plugins.explain.run import ExplainSettings, Explanation
 from casewise.plugins.explain.saliency import (
     SaliencyMap,
     check_reproduces,
@@ -64,7 +65,7 @@ VOLUMES = {
     "targets": {"grade": {"classes": ["normal", "high"], "positive": "high"}},
     "split": {"test": 0.2, "folds": 2, "restarts": 20},
     "baselines": {"off": "tests of networks"},
-    "backbones": ["test_resnet", "test_vit"],
+    "backbones": ["test_resnet@late", "test_vit@T2"],
     "recipe": {
         "epochs": 1,
         "batch_size": 4,
@@ -72,7 +73,7 @@ VOLUMES = {
         "schedule": "cosine",
         "early_stopping": {"monitor": "none"},
     },
-    "evaluation": {"bootstrap_resamples": 100, "response": False},
+    "evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 0},
     "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
 }
 
@@ -94,12 +95,19 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(study, tmp_path_factory.mktemp("planted") / "run").folder
 
 
-@pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
     """Few cases are compared and deleted."""
-    monkeypatch.setattr("casewise.plugins.explain.localisation.RANDOMISED_CASES", 1)
-    monkeypatch.setattr("casewise.plugins.explain.localisation.DELETED_CASES", 2)
-    monkeypatch.setattr("casewise.plugins.explain.localisation.DRAWS", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, number in (("RANDOMISED_CASES", 1), ("DELETED_CASES", 2), ("DRAWS", 2)):
+            patch.setattr(f"casewise.plugins.explain.localisation.{name}", number)
+        yield
+
+
+@pytest.fixture(scope="module")
+def explained(planted: Path, few: None) -> Explanation:
+    """The run is explained and measured once."""
+    return explain_run(planted, ExplainSettings(measure=True))
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +127,8 @@ def marked_rows(opened: FinishedRun) -> list[int]:
     return [row for row in range(len(opened.cohort.panels)) if lesion_of(opened, row).planes.any()]
 
 
-def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun) -> None:
-    done = explain_run(planted, ExplainSettings(measure=True))
-    table = pd.read_parquet(done.table)
+def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun, explained: Explanation) -> None:
+    table = pd.read_parquet(explained.table)
     assert set(table["network"]) == set(opened.study.networks)
     assert dict(zip(table["network"], table["method"], strict=True)) == {
         name: "rollout" if "vit" in name else "grad-cam" for name in opened.study.networks
@@ -134,7 +141,7 @@ def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun
         assert files
         for name in files:
             source = opened.study.cohort.parent / f"images/{line.subject}/{line.sequence}.nii.gz"
-            carried, scan = nibabel.load(done.folder / name), nibabel.load(source)
+            carried, scan = nibabel.load(explained.folder / name), nibabel.load(source)
             assert carried.shape == scan.shape
             np.testing.assert_allclose(carried.affine, scan.affine, atol=1e-4)
     told = json.loads((planted / "explanations.json").read_text())
@@ -146,7 +153,8 @@ def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun
     for name in opened.study.networks:
         figures = told["measured"]["networks"][name]
         assert_sound(figures, told["measured"]["with_mask"])
-    page = done.report.read_text()
+    assert explained.report is not None
+    page = explained.report.read_text()
     assert '<section id="saliency"' in page
     assert page.count(", correct") + page.count(", wrong") >= len(opened.study.networks)
 
@@ -167,9 +175,8 @@ def assert_sound(figures: dict[str, Any], cases: int) -> None:
     assert {"map", "random", "centre", "brightness", "over_centre"} <= set(figures["deletion"])
 
 
-def test_measured_stays_until_networks_are_others(planted: Path, tmp_path: Path) -> None:
+def test_measured_stays_until_networks_are_others(planted: Path, explained: Explanation, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(planted, tmp_path / "run"))
-    explain_run(folder, ExplainSettings(measure=True, networks=["test_vit@T2"]))
     explain_run(folder, ExplainSettings(networks=["test_vit@T2"]))
     told = read_results(RunFolder(folder))
     assert told is not None
@@ -317,7 +324,7 @@ def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Fini
     ("options", "error", "said"),
     [
         ({"cases": ["P0001/2"]}, CohortError, "The subject has P0001/1\\.$"),
-        ({"networks": ["test_vit@lat"]}, RunError, "Did you mean 'test_vit@late'"),
+        ({"networks": ["test_resnet@lat"]}, RunError, "Did you mean 'test_resnet@late'"),
     ],
 )
 def test_names_that_do_not_exist(planted: Path, options: dict[str, Any], error: type, said: str) -> None:
@@ -336,7 +343,7 @@ def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"model.safetensors is not the file"):
         explain_run(folder, ExplainSettings(cases=[subject], networks=["test_vit@T2"]))
     with weights.replacing() as temporary:
-        shutil.copy(folder / "jobs/test_resnet@T2/fold1/model.safetensors", temporary)
+        shutil.copy(folder / "jobs/test_resnet@late/fold1/model.safetensors", temporary)
     with pytest.raises(RunError, match=r"model.safetensors"):
         explain_run(folder, ExplainSettings(cases=[subject], networks=["test_vit@T2"]))
     (place / "model.safetensors").unlink()
@@ -350,7 +357,7 @@ def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
         explain_run(folder, ExplainSettings())
     run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
     with pytest.raises(RunError, match=r"--measure.*lesion"):
-        explain_run(folder, ExplainSettings(networks=["test_resnet@T2"], measure=True))
+        explain_run(folder, ExplainSettings(networks=["test_resnet@late"], measure=True))
     run.study.write(study | {"spin": 1})
     run.metrics.write(run.metrics.read() | {"made_from": run.evaluated_files()})
     with pytest.raises(RunError, match=r"study.json.*version"):
@@ -383,7 +390,6 @@ def test_slice_images(tmp_path: Path) -> None:
         "volumes": {**volumes, "lesion": "mask", "inference_windows": "all"},
         "panels": {"by": "case", "grid": "2x2"},
         "targets": {"tumour": {"classes": ["no", "yes"], "positive": "yes"}},
-        "baselines": {"off": "tests of networks"},
         "backbones": ["test_resnet"],
         "split": {"test": 0, "folds": 2, "restarts": 20},
     }
@@ -427,7 +433,11 @@ def test_pictures(chests: Path, tmp_path: Path) -> None:
 
 def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
     """A panel of several photographs is carried back to each of them; of a number no case is right or wrong."""
-    study = read_study(tiny).model_copy(update={"backbones": ["test_resnet"], "stack": []})
+    text = (
+        tiny.read_text().replace("epochs: 3", "epochs: 1").replace("counterfactual_cases: 6", "counterfactual_cases: 0")
+    )
+    tiny.write_text(text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[test_resnet]"))
+    study = read_study(tiny).model_copy(update={"stack": []})
     folder = run(study, tmp_path / "run").folder
     done = explain_run(folder, ExplainSettings())
     table = pd.read_parquet(done.table)

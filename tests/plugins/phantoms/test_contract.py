@@ -88,15 +88,13 @@ def cohort(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_same_bytes_for_any_number_of_subjects(kind: str, cohort: Path, tmp_path: Path) -> None:
     progress: list[tuple[int, int]] = []
+
+    def tell(*state: int) -> None:
+        progress.append((state[0], state[1]))
+
     fewer, other = (
-        KINDS[kind].make(
-            tmp_path / str(seed),
-            subjects=2,
-            seed=seed,
-            progress=lambda *state: progress.append(state),
-            **KINDS[kind].settings,
-        )
-        for seed in (3, 4)
+        KINDS[kind].make(tmp_path / str(seed), subjects=count, seed=seed, progress=tell, **KINDS[kind].settings)
+        for seed, count in ((3, 2), (4, 1))
     )
     pictures = {name: data for name, data in contents(fewer.parent).items() if Path(name).suffix in PICTURES}
     assert len(pictures) >= 2

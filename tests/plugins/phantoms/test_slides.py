@@ -33,21 +33,14 @@ def test_columns_files_and_marks(cohort: Path) -> None:
     rows = rows_of(cohort)
     assert len(rows) == 16
     assert tuple(rows[0]) == COLUMNS
-    assert [(row["subject"], row["visit"], row["section"]) for row in rows[:3]] == [
-        ("B0001", "1", "1"),
-        ("B0001", "1", "2"),
-        ("B0002", "1", "1"),
-    ]
+    assert [row["subject"] + row["visit"] + row["section"] for row in rows[:3]] == ["B000111", "B000112", "B000211"]
     assert Counter(row["label"] for row in rows) == {"normal": 8, "early": 4, "late": 4}
     assert all((row["label"] == "normal") == (row["disease"] == "normal") for row in rows)
     assert {row["disease"] for row in rows} == {"normal", "ssc"}
-    assert {row["synthetic"] for row in rows} == {"1"}
     assert {row["mpp"] for row in rows} == {"2.0"}
     note = json.loads((cohort.parent / "phantom.json").read_text())
-    assert note["synthetic"] is note["complete"] is True
     assert [one["finding"] for one in note["subjects"]] == [row["label"] for row in rows[::2]]
     assert all(one["bundle"] > 0 for one in note["subjects"])
-    assert MARK in (cohort.parent / "README.txt").read_text()
 
 
 def test_they_are_slides(cohort: Path) -> None:

@@ -25,6 +25,7 @@ PLANES = {
     "oblique": ((0.8, 0.6, 0.0), (-0.36, 0.48, 0.8)),
 }
 GRAY16: dict[str, Any] = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1}
+PLACED: dict[str, Any] = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
 
 
 def volume(seed: int = 1) -> np.ndarray:
@@ -137,28 +138,15 @@ def test_a_marked_voxel_is_found_at_its_millimetres(tmp_path: Path, plane: str, 
 
 def test_slope_and_intercept_of_each_slice(tmp_path: Path) -> None:
     for k, part in enumerate(volume()):
-        series(
-            tmp_path / str(k),
-            part[None],
-            ImagePositionPatient=place("axial", k),
-            RescaleSlope=k + 1,
-            RescaleIntercept=-k,
-        )
+        scale = {"RescaleSlope": k + 1, "RescaleIntercept": -k}
+        series(tmp_path / str(k), part[None], ImagePositionPatient=place("axial", k), **scale)
     wanted = [part * (k + 1.0) - k for k, part in enumerate(volume())]
     np.testing.assert_array_equal(read_dicom(tmp_path).values, np.transpose(wanted, (2, 1, 0)))
 
 
 def test_many_frames_that_do_not_say_where(tmp_path: Path) -> None:
-    path = one_file(
-        tmp_path / "a.dcm",
-        volume(),
-        NumberOfFrames=DEPTH,
-        ImagePositionPatient=[0, 0, 0],
-        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
-    )
-    with pytest.raises(
-        ImageError, match=r"frame 1: it does not state its position in the patient \(ImagePositionPatient\)"
-    ):
+    path = one_file(tmp_path / "a.dcm", volume(), NumberOfFrames=DEPTH, **PLACED)
+    with pytest.raises(ImageError, match=r"frame 1: it does not state its position in the patient \(ImagePosition"):
         read_dicom(path)
     path = multi_frame(tmp_path / "a.dcm", volume(), [0, 1, 2])
     data = pydicom.dcmread(path)
@@ -241,26 +229,22 @@ def test_doubled_positions(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_cannot_be(tmp_path: Path, tags: dict[str, Any], told: str) -> None:
-    own = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]} | tags
-    path = one_file(tmp_path / "a.dcm", volume()[0], **own)
+    path = one_file(tmp_path / "a.dcm", volume()[0], **PLACED | tags)
     with pytest.raises(ImageError, match=told) as caught:
         read_dicom(path)
     assert "a.dcm" in str(caught.value)
 
 
-@pytest.mark.parametrize("share", [0.9])
-def test_a_file_that_is_cut_short(tmp_path: Path, share: float) -> None:
+def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
     path = series(tmp_path)[3]
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(ImageError, match=rf"{path.name}"):
         read_dicom(tmp_path)
 
 
 @pytest.mark.parametrize("tag", [b"\x40\x00\x75\x02", b"\x00\x52\x29\x92"])
 def test_sequences_nested_without_end(tmp_path: Path, tag: bytes) -> None:
-    own = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
-    path = one_file(tmp_path / "a.dcm", volume()[0], **own)
+    path = one_file(tmp_path / "a.dcm", volume()[0], **PLACED)
     data = path.read_bytes()
     pixels = data.index(b"\xe0\x7f\x10\x00")
     item = tag + b"SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"

@@ -18,9 +18,9 @@ import pytest
 from casewise.cli import main as cli
 from casewise.errors import CasewiseError
 from casewise.pipeline.read import read
+from tests.plugins.volumes.test_dicom import one_file
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
-pydicom = pytest.importorskip("pydicom", reason="the package that reads DICOM is optional")
 
 SHAPE, AFFINE = (16, 14, 8), np.diag([2.0, 2.0, 4.0, 1.0])
 STUDY = """
@@ -37,6 +37,7 @@ weights: random
 baselines: {{off: tests of networks}}
 recipe: {{epochs: 1, batch_size: 4, schedule: cosine, early_stopping: {{monitor: none}}}}
 evaluation: {{bootstrap_resamples: 100, response: false}}
+audit: {{permutations: 99}}
 {more}
 """
 TRAINED = "the training would begin here"
@@ -66,26 +67,11 @@ def changed(path: Path, values: np.ndarray, at: int, *shorts: int) -> Path:
 
 def dicom(folder: Path, values: np.ndarray, *, uid: str, patient: str, leave: int = -1, **tags: Any) -> Path:
     """A series of a file a slice."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for k in range(values.shape[2]):
-        if k == leave:
-            continue
-        data = pydicom.Dataset()
-        said = {
-            "SOPClassUID": pydicom.uid.MRImageStorage, "SOPInstanceUID": f"{uid}.{k + 1}", "SeriesInstanceUID": uid,
-            "StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.9", "Modality": "MR", "SeriesNumber": 1,
-            "SeriesDescription": "scan", "PatientID": patient, "SamplesPerPixel": 1, "BitsAllocated": 16,
-            "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1, "PhotometricInterpretation": "MONOCHROME2",
-            "Rows": values.shape[1], "Columns": values.shape[0], "PixelSpacing": [2, 2], "SliceThickness": 4,
-            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, 4 * k], "InstanceNumber": k,
-        } | tags  # fmt: skip
-        for tag, value in said.items():
-            setattr(data, tag, value)
-        data.PixelData = np.ascontiguousarray(values[:, :, k].T).astype(np.int16).tobytes()
-        data["PixelData"].VR = "OW"
-        data.file_meta = pydicom.dataset.FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        pydicom.dcmwrite(folder / f"{uid}-{k}.dcm", data, enforce_file_format=True)
+    place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [2, 2], "SliceThickness": 4}
+    for k in set(range(values.shape[2])) - {leave}:
+        own = {"SOPInstanceUID": f"{uid}.{k + 1}", "SeriesInstanceUID": uid, "PatientID": patient, "InstanceNumber": k}
+        pixels = np.ascontiguousarray(values[:, :, k].T).astype(np.int16)
+        one_file(folder / f"{uid}-{k}.dcm", pixels, **place | own | {"ImagePositionPatient": [0, 0, 4 * k]} | tags)
     return folder
 
 

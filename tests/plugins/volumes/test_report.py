@@ -14,7 +14,6 @@ from casewise.plugins.volumes.slice_store import SliceStore
 from casewise.plugins.volumes.standardise import fit
 from casewise.report.context import ReportContext
 from casewise.study.schema import Study
-from tests.report_contexts import classes
 
 BAGS = {"grid": "1x1", "pooling": "maps"}
 PLAIN = {"sequences": ["T1", "T2"], "bias": "none", "smoothing": "none"}
@@ -39,21 +38,12 @@ def of_volumes(context: ReportContext, **changes: Any) -> ReportContext:
     )
 
 
-@pytest.fixture(scope="module")
-def classed() -> ReportContext:
-    return classes()
-
-
 @pytest.mark.parametrize(
     ("changes", "name", "fact"),
     [
         ({"roi": "centre"}, "Region", "the central 32 × 32 pixels of every slice"),
         ({}, "Sequences", "T1 in 75, T2 in 75 of 150 cases"),
-        (
-            {"slice_index": "place", "sequences": ["T1"], "fusion": ["early"]},
-            "Slices",
-            "in the order of the column place",
-        ),
+        ({"slice_index": "place", "fusion": ["early"]}, "Slices", "in the order of the column place"),
         ({"standardise": "none"}, "Intensities", report_section.SCALED),
         (
             {"roi": "mask", "margin": 12},
@@ -75,11 +65,11 @@ def classed() -> ReportContext:
         ({"panels": BAGS}, "Prediction", "all slices of a case"),
     ],
 )
-def test_preparation_is_shown(classed: ReportContext, changes: dict[str, Any], name: str, fact: str) -> None:
-    assert dict(report_section.preparation(of_volumes(classed, **changes)))[name] == fact
+def test_preparation_is_shown(report_of_classes: ReportContext, changes: dict[str, Any], name: str, fact: str) -> None:
+    assert dict(report_section.preparation(of_volumes(report_of_classes, **changes)))[name] == fact
 
 
-def test_central_panels_are_those_of_the_fold(classed: ReportContext) -> None:
+def test_central_panels_are_those_of_the_fold(report_of_classes: ReportContext) -> None:
     rng = np.random.default_rng(0)
     slices = rng.integers(0, 32768, (24, 2, 32, 32)).astype(np.uint16)
     marks = np.sort(rng.integers(0, 32768, (2, 2, 11)), axis=2).astype(np.float32)
@@ -93,15 +83,15 @@ def test_central_panels_are_those_of_the_fold(classed: ReportContext) -> None:
         affines=np.stack([np.eye(4)] * 2),
         notes=[],
         address="",
-        folder=classed.study.cohort,
+        folder=report_of_classes.study.cohort,
     )
-    study = of_volumes(classed, standardise="none", missing="mask").study
+    study = of_volumes(report_of_classes, standardise="none", missing="mask").study
     plain = {"sequences": ["T1", "T2"], "standard": None}
     found = central_panels(study, store, 0, plain)
     wanted = grid(slices[1:10, 0] / 32767, rows=3, columns=3) * 255
     assert np.abs(found[0].pixels - wanted).max() <= 0.51
     assert [shown.name for shown in central_panels(study, store, 1, plain)] == ["T1"]
-    nyul = of_volumes(classed, missing="mask").study
+    nyul = of_volumes(report_of_classes, missing="mask").study
     scales = ([fit(marks[[row], 0]).tolist()] for row in (0, 1))
     first, other = (central_panels(nyul, store, 0, {"sequences": ["T1"], "standard": scale}) for scale in scales)
     assert not np.array_equal(first[0].pixels, other[0].pixels)

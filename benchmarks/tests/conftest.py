@@ -1,4 +1,4 @@
-"""The benchmarks, which are scripts and no package."""
+"""The benchmarks, which are scripts and no package. No test asserts a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from types import ModuleType
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+from tests.conftest import chests, own_cache  # noqa: F401 (fixtures)
+
+FOLDER = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")

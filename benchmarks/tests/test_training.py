@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.conftest import FOLDER
+FOLDER = Path(__file__).resolve().parents[1]
 
 
 def here(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +17,6 @@ def here(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CORES", 1)
 
 
-@pytest.mark.slow
 def test_the_schedule_freezes_the_same_weights_on_both_sides(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
