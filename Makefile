@@ -37,7 +37,7 @@ golden: tools
 	CASEWISE_GOLDEN=1 $(BIN)/python -m pytest tests/test_report_golden.py
 
 test-all: tools
-	$(BIN)/python -m pytest tests src/casewise benchmarks/tests -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests src/casewise benchmarks/test_benchmarks.py -n 2 --dist loadfile
 
 lint: tools
 	$(BIN)/ruff format --check src tests benchmarks
@@ -57,7 +57,7 @@ $(VENV)/.bench: $(VENV)/.tools
 	touch $@
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m pytest benchmarks/tests
+	$(BIN)/python -m pytest benchmarks/test_benchmarks.py
 	$(BIN)/python benchmarks/all.py
 
 # Planned recipes on the packs of studies/auto; DATA and WEIGHTS: their folders, if not ../shared/data and ../shared/weights

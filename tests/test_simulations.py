@@ -1,10 +1,36 @@
-"""The simulations: intervals contain the true value, equal learners are equal, and noise is no signal."""
+"""The simulations of `benchmarks`: intervals contain the true value, equal learners are equal, noise is no signal."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="session")
+def benchmark() -> Callable[[str], ModuleType]:
+    """Load a benchmark by its name; a name of its own keeps it apart from packages such as `coverage`."""
+
+    def load(name: str) -> ModuleType:
+        own = f"benchmark_{name}"
+        if own not in sys.modules:
+            spec = importlib.util.spec_from_file_location(own, SCRIPTS / f"{name}.py")
+            assert spec
+            assert spec.loader
+            module = sys.modules[own] = importlib.util.module_from_spec(spec)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.syspath_prepend(str(SCRIPTS))
+                spec.loader.exec_module(module)
+        return sys.modules[own]
+
+    return load
 
 
 @pytest.fixture(scope="module")

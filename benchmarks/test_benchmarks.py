@@ -1,0 +1,158 @@
+"""The benchmarks themselves: what they compare is comparable, and finished parts are not repeated."""
+
+# ruff: noqa: F811 (fixtures of other files)
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.metrics.registry import metric_of
+from tests.chest_study import PLANNED
+from tests.conftest import chests, own_cache  # noqa: F401 (fixtures)
+from tests.test_simulations import SCRIPTS, benchmark  # noqa: F401 (fixture)
+
+
+@pytest.fixture(scope="module")
+def auto(benchmark: Any) -> Any:
+    return benchmark("auto")
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> argparse.Namespace:
+    folder = tmp_path_factory.mktemp("auto")
+    (folder / "studies").mkdir()
+    (folder / "studies" / "oral.yaml").write_text(PLANNED.format(cohort=chests))
+    (folder / "studies" / "unreadable.yaml").write_text("cohort: none.csv\ntargets: {a: 0..4}\n")
+    return argparse.Namespace(studies=folder / "studies", runs=folder / "runs", data=None, weights=None)
+
+
+@pytest.fixture(scope="module")
+def finished(auto: Any, options: argparse.Namespace) -> Any:
+    return auto.run_studies(["oral", "unreadable"], options)
+
+
+def test_a_study_that_fails_does_not_stop_the_others(finished: Any) -> None:
+    runs, failed = finished
+    assert list(runs) == ["oral"]
+    assert list(failed) == ["unreadable"]
+
+
+def test_a_finished_study_is_not_run_again(auto: Any, options: argparse.Namespace, finished: Any) -> None:
+    files = finished[0]["oral"].files
+    before = files.metrics.path.stat().st_mtime_ns, files.study.path.stat().st_mtime_ns
+    runs, failed = auto.run_studies([], options)
+    assert (list(runs), failed) == (["oral"], {"unreadable": "not run"})
+    assert (files.metrics.path.stat().st_mtime_ns, files.study.path.stat().st_mtime_ns) == before
+
+
+def test_the_page_has_the_figures_of_the_run(auto: Any, finished: Any, tmp_path: Path) -> None:
+    run = finished[0]["oral"]
+    found = list(auto.figures("oral", run))
+    assert [figure.metric for figure in found] == ["auroc", "accuracy"]
+    figure = found[0]
+    assert figure.learner == "meta_learner_weighted"
+    assert figure.estimate == run.results["main"]["metrics"]["auroc"]
+    differences = run.results["against_baselines"]["differences"]
+    again = auto.from_baseline(figure, figure.best(["linear_pixels"]))
+    assert {key: again[key] for key in ("difference", "low", "high")} == {
+        key: differences["auroc"][key] for key in ("difference", "low", "high")
+    }
+    chance = metric_of("auroc").chance
+    includes = figure.estimate["low"] <= chance <= figure.estimate["high"]
+    assert (figure.chance == "at chance") == includes
+    text = auto.page(*finished, None, tmp_path)
+    assert auto.with_interval(figure.estimate, "auroc") in text
+    assert text.count("not run") == sum(1 for aim in auto.AIMS if aim[0] != "oral")
+
+
+@pytest.fixture(scope="module")
+def conformal(benchmark: Any) -> Any:
+    return benchmark("conformal")
+
+
+@pytest.fixture(scope="module")
+def films(conformal: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return conformal.population("chest", 40, tmp_path_factory.mktemp("films"))
+
+
+def test_new_subjects_are_predicted_by_every_fold_and_learned_ones_by_one(conformal: Any, films: Any) -> None:
+    names = sorted(set(films.cohort.panels["subject"].astype(str)))
+    rows = conformal.predictions(films, names[:30], names[30:], 1)
+    panels = films.cohort.panels["subject"].astype(str)
+    oof, new = rows[rows["stage"] == "oof"], rows[rows["stage"] == "test"]
+    assert set(oof["subject"]) == set(names[:30])
+    assert len(oof) == panels.isin(names[:30]).sum()
+    assert set(new["subject"]) == set(names[30:])
+    assert len(new) == 5 * panels.isin(names[30:]).sum()
+    p = new.pivot(index="case", columns="outer_fold", values="p0")
+    assert (p.std(axis=1) > 0).all()  # every fold has a model of its own
+
+
+FOLDS = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def peers(benchmark: Any) -> Any:
+    return benchmark("peers")
+
+
+def synthetic() -> tuple[pd.DataFrame, np.ndarray]:
+    """90 images of 45 subjects in three folds and a test set, with 60 features of which 20 show the label."""
+    rng = np.random.default_rng(3)
+    subject = np.repeat(np.arange(45), 2)
+    signal = np.repeat(rng.normal(size=45), 2)
+    labels = np.array(["absent", "faint", "present"])[np.digitize(signal, [-0.4, 0.4])]
+    values = rng.normal(size=(90, 60)).astype(np.float32)
+    values[:, :20] += 2 * signal[:, None]
+    columns = {"path": [f"images/{n}.png" for n in range(90)], "subject": subject.astype(str), "fold": subject % 4}
+    return pd.DataFrame(columns).assign(case=subject, image="", label=labels), values
+
+
+def test_the_linear_peer_predicts_images_that_it_was_not_trained_on(peers: Any) -> None:
+    table, values = synthetic()
+    predictions = peers.out_of_fold(table, values, FOLDS, numbers=False)
+    assert predictions["path"].tolist() == [p for fold in FOLDS for p in table["path"][table["fold"] == fold]]
+    columns = ["p_absent", "p_faint", "p_present"]
+    assert np.allclose(predictions[columns].sum(axis=1), 1)
+    labels = predictions["label"]
+    assert predictions["p_present"][labels == "present"].min() > predictions["p_present"][labels == "absent"].mean()
+    # neither the labels of a fold nor those of the test set change its predictions
+    changed = table.assign(label=np.where(table["fold"].isin([1, peers.TEST]), "absent", table["label"]))
+    again = peers.out_of_fold(changed, values, [1], numbers=False)
+    assert np.allclose(again[columns], predictions[columns][predictions["fold"] == 1], atol=1e-6)
+
+
+def test_fastai_is_trained_on_all_other_folds_and_never_on_the_test_set(
+    peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, _ = synthetic()
+    learned: dict[int, set[int]] = {}
+
+    def measured(program: str, /, **task: Any) -> dict[str, float]:
+        images = pd.read_csv(task["table"])
+        learned[task["fold"]] = set(images["fold"]) - {task["fold"]}
+        images[images["fold"] == task["fold"]].assign(p_absent=1.0).to_csv(task["predictions"], index=False)
+        return {"seconds": 2.0}
+
+    monkeypatch.setattr(peers.users, "measured", measured)
+    options = {"numbers": False, "epochs": 1, "folder": tmp_path}
+    rows, seconds = peers.of_fastai(table, FOLDS, Path("mobilenet_v2.safetensors"), **options)
+    assert (seconds, len(rows)) == (6.0, (table["fold"] != peers.TEST).sum())
+    assert learned == {1: {2, 3}, 2: {1, 3}, 3: {1, 2}}
+    peers.of_fastai(table, [peers.TEST], Path("mobilenet_v2.safetensors"), **options)
+    assert learned[peers.TEST] == set(FOLDS)
+
+
+def test_every_benchmark_of_make_bench_exists(benchmark: Any) -> None:
+    listed = [words.split() for words in benchmark("all").BENCHMARKS]
+    assert {name for name, *_ in listed} <= {path.name for path in SCRIPTS.glob("*.py")}
+    for name, *options in listed:
+        if name in ("speed.py", "training.py"):
+            parts = [option for option in options if not option.startswith("-")]
+            assert set(parts) <= set(benchmark(name.removesuffix(".py")).PARTS)
