@@ -15,7 +15,7 @@ from casewise import open_run
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, WeightsError
 from casewise.files import checksum
-from casewise.inference.bundle import SETTINGS, Bundle
+from casewise.inference.bundle import SETTINGS
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import ignores_visits, new_table
 from casewise.inference.predictor import Predictor, prediction_rows
@@ -137,14 +137,6 @@ def test_a_run_without_its_report_is_not_opened(done: Run, tmp_path: Path) -> No
     (folder / "report.html").unlink()
     with pytest.raises(RunError, match=r"report\.html"):
         open_run(folder)
-
-
-def test_weights_of_another_training_are_refused(done: Run, tmp_path: Path) -> None:
-    jobs = done.folder / "jobs" / "test_resnet"
-    shutil.copy(jobs / "fold1" / FACTS, tmp_path / FACTS)
-    shutil.copy(jobs / "fold2" / WEIGHTS, tmp_path / WEIGHTS)
-    with pytest.raises(RunError):
-        Bundle.open(tmp_path).load()
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, DISTANCE])
