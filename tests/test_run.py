@@ -25,7 +25,8 @@ from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
-from casewise.study.schema import Pretraining, Study
+from casewise.study.schema import Pretraining
+from casewise.training import loop
 from tests.conftest import TINY, absolute
 
 
@@ -299,32 +300,28 @@ def test_pretraining_leaves_held_out_subjects_out(tiny: Path, tmp_path: Path, ph
         run(study.model_copy(update=update), tmp_path / "run")
 
 
-def half_trained(study: Study, folder: Path) -> None:
-    """A run that was cut off in its first network."""
-    from casewise.training import loop
-
-    class CutError(Exception):
-        pass
-
-    def cut(*state: Any) -> None:
-        saved(*state)
-        raise CutError
-
-    study = study.model_copy(update={"compute": study.compute.model_copy(update={"save_every": 0})})
-    saved = loop.save_state
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "save_state", cut)
-        with pytest.raises(CutError):
-            run(study, folder)
-    assert list(folder.glob("jobs/*/fold1/**/state.safetensors"))
+class CutError(Exception):
+    """A run is cut off."""
 
 
 @pytest.mark.usefixtures("training_only")
-def test_what_another_study_left_half_done_is_not_continued(tiny: Path, tmp_path: Path) -> None:
+def test_what_another_study_left_half_done_is_not_continued(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = read_study(tiny)
-    one_at_a_time = study.compute.model_copy(update={"jobs": 1})
-    study = study.model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": [], "compute": one_at_a_time})
-    half_trained(study, tmp_path / "cut")
+    compute = study.compute.model_copy(update={"jobs": 1, "save_every": 0})
+    study = study.model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": [], "compute": compute})
+    save_state = loop.save_state
+
+    def cut(*state: Any) -> None:
+        save_state(*state)
+        raise CutError
+
+    monkeypatch.setattr(loop, "save_state", cut)
+    with pytest.raises(CutError):
+        run(study, tmp_path / "cut")
+    monkeypatch.setattr(loop, "save_state", save_state)
+    assert list(tmp_path.glob("cut/jobs/*/fold1/**/state.safetensors"))
     other = study.model_copy(update={"seed": 5})
     after, clean = run(other, tmp_path / "cut"), run(other, tmp_path / "clean")
     assert np.array_equal(after.rows["y_pred"], clean.rows["y_pred"])
