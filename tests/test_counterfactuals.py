@@ -54,7 +54,6 @@ def small_study(table: Path, **changes: Any) -> Study:
         {"classes": ["well", "ill"]},
         split={"test": 0, "folds": 2},
         images={"size": 32, "fit": "pad", "padding": "black"},
-        evaluation={"counterfactual_cases": 50},
         recipe=recipe | {"early_stopping": {"monitor": "none"}},
         evaluation={"counterfactual_cases": 50},
         accept=dict.fromkeys(
