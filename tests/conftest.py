@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -39,7 +40,7 @@ baselines: {{off: tests of networks}}
 recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}
 stack: [ridge+intercept]
 audit: {{permutations: 99}}
-evaluation: {{bootstrap_resamples: 200, counterfactual_cases: 6}}
+evaluation: {{bootstrap_resamples: 200, counterfactual_cases: 2}}
 compute: {{precision: fp32, memory_format: channels_last}}
 """
 
@@ -88,7 +89,9 @@ def photograph_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of photographs with a number, classes and grades, and stackers; nothing changes its folder."""
     from tests.combinations import run_for_new_cases
 
-    return run_for_new_cases(tmp_path_factory.mktemp("photographs"), "photographs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("casewise.training.linear_models.INNER_FOLDS", 2)  # which choose the penalties of its baseline
+        return run_for_new_cases(tmp_path_factory.mktemp("photographs"), "photographs")
 
 
 @pytest.fixture
@@ -97,6 +100,15 @@ def tiny(tmp_path: Path, phantom: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY.format(cohort=phantom))
     return path
+
+
+@pytest.fixture
+def training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end with their predictions, without audit, evaluation and report, for tests that compare networks only."""
+    nothing = SimpleNamespace(main=SimpleNamespace(metrics={}))
+    monkeypatch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: nothing)
+    for step in ("audit.audit", "image_checks.counterfactuals", "finished.report", "bundle.write_bundle"):
+        monkeypatch.setattr(f"casewise.pipeline.{step}", lambda *given: None)
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +176,7 @@ def served_run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = TINY.format(cohort=phantom).replace("{off: tests of networks}", "{}")
     text = text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
     text = text.replace("stack: [ridge+intercept]", "stack: []").replace(
-        "counterfactual_cases: 6", "counterfactual_cases: 0"
+        "counterfactual_cases: 2", "counterfactual_cases: 0"
     )
     text = text.replace("evaluation: {", "evaluation: {prediction_coverage: 0.6, ")
     (folder / "study.yaml").write_text(text)

@@ -1,11 +1,7 @@
-"""Seeded mutations of study files and cohort tables, which `tests.fuzz` reads."""
+"""Values, lines and cells that nobody should write, of which `tests.fuzz` makes study files and cohort tables."""
 
 from __future__ import annotations
 
-import io
-import random
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,68 +68,6 @@ def table_rows() -> list[list[str]]:
     ]
 
 
-def studies(seed: int, count: int) -> Iterator[bytes]:
-    """Study files, most of them with one to three values or lines replaced."""
-    for number in range(count):
-        draw = random.Random(f"{seed}-{number}")
-        if draw.random() < 0.6:
-            values = yaml.safe_load(SETTINGS)
-            for _ in range(draw.randint(1, 3)):
-                _replace_a_value(values, draw)
-            text = yaml.safe_dump(values, allow_unicode=draw.random() < 0.5, sort_keys=False)
-            yield text.encode("utf-8", "surrogatepass")
-            continue
-        lines = SETTINGS.strip().split("\n")
-        for _ in range(draw.randint(1, 3)):
-            at = draw.randrange(len(lines))
-            change = draw.choice(("insert", "insert", "drop", "double", "indent", "cut", "character"))
-            if change == "insert":
-                lines.insert(at, draw.choice(LINES))
-            elif change == "drop":
-                lines.pop(at)
-            elif change == "double":
-                lines.insert(at, lines[at])
-            elif change == "indent":
-                lines[at] = " " * draw.randint(1, 9) + lines[at]
-            elif change == "cut":
-                lines[at] = lines[at][: draw.randrange(len(lines[at]) + 1)]
-            else:
-                where = draw.randrange(len(lines[at]) + 1)
-                lines[at] = lines[at][:where] + draw.choice("[]{}:,&*!|>'\"%@`#-?\0\t\x85é") + lines[at][where:]
-        data = "\n".join(lines).encode("utf-8")
-        yield _flipped(data, draw) if draw.random() < 0.2 else data
-
-
-def _replace_a_value(values: Any, draw: random.Random) -> None:
-    parent, key = values, draw.choice(list(values))
-    while isinstance(parent[key], (dict, list)) and parent[key] and draw.random() < 0.6:
-        parent = parent[key]
-        key = draw.choice(list(parent)) if isinstance(parent, dict) else draw.randrange(len(parent))
-    change = draw.random()
-    if isinstance(parent, dict) and change < 0.1:
-        del parent[key]
-        values.setdefault("name", "hostile")
-    elif isinstance(parent, dict) and change < 0.2:
-        parent[draw.choice(["x", "recipee", "k" * 3000, "a b", "é", "0"])] = parent.pop(key)
-    else:
-        parent[key] = draw.choice(NASTY)
-
-
-def tables(seed: int, count: int) -> Iterator[bytes]:
-    """Tables in every format, with cells, lines, encodings or bytes changed."""
-    for number in range(count):
-        draw = random.Random(f"{seed}-{number}")
-        rows = [list(HEADING), *table_rows()]
-        for _ in range(draw.randint(0, 3)):
-            row = draw.choice(rows)
-            row[draw.randrange(len(row))] = draw.choice(CELLS)
-        kind = draw.choice(("csv", "csv", "csv", "tsv", "semicolon", "xlsx", "parquet"))
-        data = _table_bytes(kind, rows, draw)
-        if draw.random() < 0.5:
-            data = _flipped(data, draw)
-        yield data
-
-
 CELLS = [
     "", " ", "NA", "1,5", "1.234,5", "=1+1", "-x", "@a", "a" * 131_073, "9" * 5000, "1e999", "nan", "inf", "-0",
     "0x10", "١", "01/02/2024", "31.12.2024", "2024-02-30", "24-1-1", "C:\\img\\1.jpg", "\\\\server\\1.jpg",
@@ -141,103 +75,6 @@ CELLS = [
     "\t", "covdi", "COVID", "s0", "S 1", "/dev/zero", "a" * 5000 + "/b.jpg", "path", "subject", "day", "sep=;", "'=1",
     "x" * 30_000, "\ufeff",
 ]  # fmt: skip
-
-
-def _table_bytes(kind: str, rows: list[list[str]], draw: random.Random) -> bytes:
-    if kind == "xlsx":
-        import openpyxl
-
-        book = openpyxl.Workbook()
-        for name in ["Sheet", "Other"][: draw.randint(1, 2)]:
-            sheet = book[name] if name in book.sheetnames else book.create_sheet(name)
-            for row in rows:
-                sheet.append([_sheet_value(cell) for cell in row])
-        buffer = io.BytesIO()
-        book.save(buffer)
-        return _changed_archive(buffer.getvalue(), draw) if draw.random() < 0.5 else buffer.getvalue()
-    if kind == "parquet":
-        import pandas as pd
-
-        width = len(rows[0])
-        named = {
-            f"{name}{'' if rows[0].index(name) == i else i}": [r[i] for r in rows[1:]] for i, name in enumerate(rows[0])
-        }
-        assert len(named) <= width
-        return pd.DataFrame(named).to_parquet(index=False)
-    delimiter = {"csv": ",", "tsv": "\t", "semicolon": ";"}[kind]
-    if kind == "semicolon":
-        rows = [
-            rows[0],
-            *[[c.replace(".", ",") if c.replace(".", "").isdecimal() else c for c in row] for row in rows[1:]],
-        ]
-    quoted = draw.random() < 0.7
-    lines = [
-        delimiter.join(f'"{c.replace(chr(34), chr(34) * 2)}"' if quoted and not c.isalnum() else c for c in row)
-        for row in rows
-    ]
-    small = sum(map(len, lines)) < 10_000
-    if small and draw.random() < 0.1:
-        lines = [delimiter.join([line] * 700) for line in lines]
-    elif small and draw.random() < 0.05:
-        lines += lines[1:] * 400
-    text = draw.choice(("\n", "\r\n", "\r")).join(lines)
-    encoding = draw.choice(
-        ("utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "mac-roman", "shift-jis")
-    )
-    return text.encode(encoding, "replace")
-
-
-def _sheet_value(cell: str) -> Any:
-    cell = "".join(c for c in cell if c.isprintable())[:32_000]
-    return (
-        float(cell)
-        if cell.replace(".", "", 1).isascii() and cell.replace(".", "", 1).isdecimal() and len(cell) < 300
-        else cell
-    )
-
-
-def _changed_archive(data: bytes, draw: random.Random) -> bytes:
-    """The workbook with one of its parts left out, cut, changed, or replaced with many repeated cells."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
-        names = old.namelist()
-        victim, change = draw.choice(names), draw.choice(("drop", "cut", "flip", "far", "bomb"))
-        for name in names:
-            part = old.read(name)
-            if change == "far" and name.startswith("xl/worksheets/sheet"):
-                part = part.replace(b'r="A3"', b'r="XFD3"').replace(b'r="5"', b'r="1048576"')
-            elif change == "bomb" and name.startswith("xl/worksheets/sheet"):
-                part = part.replace(
-                    b"</sheetData>", b'<row><c t="inlineStr"><is><t>x</t></is></c></row>' * 20_000 + b"</sheetData>"
-                )
-            elif name == victim and change == "drop":
-                continue
-            elif name == victim and change == "cut":
-                part = part[: draw.randrange(len(part) + 1)]
-            elif name == victim and change == "flip":
-                part = _flipped(part, draw)
-            new.writestr(name, part)
-    return buffer.getvalue()
-
-
-def _flipped(data: bytes, draw: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(draw.randint(1, 8)):
-        at = draw.randrange(len(changed) + 1)
-        choice = draw.random()
-        if choice < 0.4 and at < len(changed):
-            changed[at] = draw.randrange(256)
-        elif choice < 0.6:
-            changed[at:at] = bytes(
-                draw.choice((b"\0", b'"', b"\xff\xfe", b"\xed\xa0\x80", b"\r", b"\n\n", b",,", b"\xe9"))
-            )
-        elif choice < 0.8:
-            del changed[at : at + draw.randint(1, 40)]
-        elif choice < 0.9:
-            del changed[at:]
-        else:
-            changed[at:at] = changed[max(0, at - 200) : at]
-    return bytes(changed)
 
 
 def prepare(folder: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_run_leaves_its_caller_as_it_was(
     monkeypatch.setattr(cost, "_kept", False)
     text = tiny.read_text().replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[shufflenet_v2_x0_5]")
     text = text.replace("epochs: 3, batch_size: 8, lr: 0.01", f"epochs: 1, batch_size: 8, lr: {rate}")
-    text = text.replace("counterfactual_cases: 6", "counterfactual_cases: 0")
+    text = text.replace("counterfactual_cases: 2", "counterfactual_cases: 0")
     tiny.write_text(text.replace("compute: {", "compute: {threads: 1, jobs: 1, "))
     torch.manual_seed(5)
     threads = torch.get_num_threads()

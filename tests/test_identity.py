@@ -217,7 +217,7 @@ def test_the_table_to_pretrain_on_is_read_before_training(tiny: Path, tmp_path: 
     with pytest.raises(SplitError, match="may mean the same people: s01"):
         read(stated("lower.csv"), None, Silent())
     table.to_csv(tmp_path / "same.csv", index=False)
-    with pytest.raises(SplitError, match="are in both"):
+    with pytest.raises(SplitError, match="Write `subjects: shared`"):
         read(stated("same.csv", subjects="distinct"), None, Silent())
     assert len(read(stated("same.csv"), None, Silent()).cases)
 

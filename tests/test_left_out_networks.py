@@ -106,6 +106,7 @@ def test_a_full_disk_leaves_no_network_out(tmp_path: Path, chests: Path, failing
     assert not RunFolder(tmp_path / "run").left_out.exists()
 
 
+@pytest.mark.usefixtures("training_only")
 def test_a_network_for_which_memory_does_not_suffice_is_trained_in_parts(
     tmp_path: Path, chests: Path, failing: dict[str, Exception]
 ) -> None:
@@ -158,6 +159,7 @@ def test_parts_belong_to_the_inputs_of_a_job(tmp_path: Path) -> None:
     assert Job("a", 0, folder.job("a", 0), "other inputs").parts() == 1
 
 
+@pytest.mark.usefixtures("training_only")
 def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_bits(
     tmp_path: Path, chests: Path, whole: casewise.Run
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -29,7 +28,7 @@ from casewise.modalities.base import StoreAddress
 from casewise.pipeline.read import prepare, read
 from casewise.pipeline.read import split as split_step
 from casewise.predictions.nested_cv import NESTED, best_of, chosen_networks
-from casewise.run import Run, run
+from casewise.run import Run, run, train_only
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.splits.grouped import Splits, split
 from casewise.splits.learnable import check_learnable
@@ -216,34 +215,6 @@ class TestNothingLeaks:
         assert without_times(again) != without_times(record)
         assert not same(others, weights)
 
-    def test_a_killed_job_continues_to_the_same_bits_and_redoes_nothing(
-        self, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        material, record, weights, _ = plain
-        learn, begun = nested.learn, []
-
-        def killed(*args: Any) -> Any:
-            course = args[5]
-            begun.append(course.folder.name)
-
-            def tell(epoch: int, loss: float) -> None:
-                course.tell(epoch, loss)
-                if len(begun) == 3 and epoch == 2:
-                    raise KeyboardInterrupt
-
-            return learn(*args[:5], dataclasses.replace(course, tell=tell))
-
-        monkeypatch.setattr(nested, "learn", killed)
-        with pytest.raises(KeyboardInterrupt):
-            trained(material, tmp_path / "job")
-        progress = json.loads((tmp_path / "job" / "progress.json").read_text())
-        assert (progress["done"], progress["total"]) == (6 + 2, 4 * 3 + 3)
-        assert (tmp_path / "job" / "inner" / "lr1-fold1" / "state.safetensors").is_file()
-        again, others = trained(material, tmp_path / "job")
-        assert begun == ["lr0-fold1", "lr0-fold2", "lr1-fold1", "lr1-fold1", "lr1-fold2"]
-        assert without_times(again) == without_times(record)
-        assert same(others, weights)
-
     def test_a_standard_of_intensities_is_that_of_the_inner_training_part(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -395,10 +366,11 @@ def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
     table = small_table(tmp_path / "cohort")
     pretraining = {"cohort": table, "subjects": "shared", "targets": targets, "epochs": 1}
     study = small_study(table, pretrain=pretraining, compute={"jobs": 1, "save_every": 0})
-    done = run(study, tmp_path / "run")
-    splits = RunFolder(done.folder).splits.read()
+    folder = RunFolder(tmp_path / "run")
+    train_only(study, study.networks, folder.path)
+    splits = folder.splits.read()
     expected = []
-    for record in RunFolder(done.folder).job_records(study.networks):
+    for record in folder.job_records(study.networks):
         held_out = {name for name, side in splits["subjects"].items() if side in ("test", record["fold"])}
         trainings = record["inner"]["trainings"]
         expected += [held_out, *(held_out | set(training["judged_on"]["subjects"]) for training in trainings)]

@@ -27,6 +27,7 @@ from casewise.pipeline.recipe_plan import (
     stated_in_words,
 )
 from casewise.predictions.weighted_mean import weights_of_numbers
+from casewise.run import train_only
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Recipe, Study
@@ -298,7 +299,7 @@ def _told_and_permuted(study: str, learners: list[str], tmp_path: Path, chests: 
         table.to_csv(tmp_path / f"{name}.csv", index=False)
         text = study.format(cohort=tmp_path / f"{name}.csv").replace("test: 0, folds: 2, restarts: 20", "column: side")
         (tmp_path / f"{name}.yaml").write_text(text)
-        casewise.run(tmp_path / f"{name}.yaml", tmp_path / name)
+        train_only(tmp_path / f"{name}.yaml", learners, tmp_path / name)
         runs.append(RunFolder(tmp_path / name))
     for learner in learners:
         for fold, same in ((0, True), (1, False)):

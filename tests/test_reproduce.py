@@ -27,19 +27,12 @@ from casewise.pipeline.reproduction import (
 )
 from casewise.run import Run
 from casewise.run_folder import RunFolder
-from tests.baseline_run import run_baselines
 from tests.test_cli import casewise as command
 
 
-@pytest.fixture(scope="module")
-def own_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of baselines whose files no other test uses."""
-    return run_baselines(tmp_path_factory.mktemp("reproduced"))
-
-
 @pytest.fixture
-def copied(own_run: Run, tmp_path: Path) -> RunFolder:
-    shutil.copytree(own_run.folder, tmp_path / "run")
+def copied(baseline_run: Run, tmp_path: Path) -> RunFolder:
+    shutil.copytree(baseline_run.folder, tmp_path / "run")
     return RunFolder(tmp_path / "run")
 
 
@@ -72,12 +65,12 @@ class TestPredictions:
 
 
 class TestCompared:
-    def test_a_run_is_equal_to_its_copy(self, own_run: Run, copied: RunFolder) -> None:
-        reproduction = compared(own_run.files, copied, own_run.study, 0.0)
+    def test_a_run_is_equal_to_its_copy(self, baseline_run: Run, copied: RunFolder) -> None:
+        reproduction = compared(baseline_run.files, copied, baseline_run.study, 0.0)
         assert (reproduction.verdict, reproduction.same) == (EQUAL, True)
         assert (reproduction.networks, reproduction.other_weights, reproduction.environment) == (6, [], {})
 
-    def test_what_differs_is_named(self, own_run: Run, copied: RunFolder) -> None:
+    def test_what_differs_is_named(self, baseline_run: Run, copied: RunFolder) -> None:
         rows = copied.predictions.read()
         name = str(rows["model"].iloc[0])
         rows.loc[0, "p0"], rows.loc[0, "p1"] = rows.loc[0, "p0"] + 0.001, rows.loc[0, "p1"] - 0.001
@@ -85,7 +78,7 @@ class TestCompared:
         job = copied.job(name, 1)
         job.facts.write({**job.facts.read(), "weights_sha256": "other"})
         copied.environment.write({**copied.environment.read(), "torch": "0.1"})
-        reproduction = compared(own_run.files, copied, own_run.study, 0.0)
+        reproduction = compared(baseline_run.files, copied, baseline_run.study, 0.0)
         assert (reproduction.verdict, reproduction.same) == (DIFFERENT, False)
         assert reproduction.predictions.largest_difference == pytest.approx(0.001)
         assert reproduction.other_weights == [f"{name}, fold 2"]
@@ -93,33 +86,33 @@ class TestCompared:
         text = "\n".join(reproduction.lines())
         for part in ("1 of ", f"{name}, fold 2", "Different: torch", "Not reproduced"):
             assert part in text
-        assert compared(own_run.files, copied, own_run.study, 0.002).verdict == WITHIN
+        assert compared(baseline_run.files, copied, baseline_run.study, 0.002).verdict == WITHIN
 
 
 class TestPlan:
-    def test_recorded_parts_are_repeated(self, own_run: Run, copied: RunFolder, tmp_path: Path) -> None:
-        name = own_run.study.learners[0]
+    def test_recorded_parts_are_repeated(self, baseline_run: Run, copied: RunFolder, tmp_path: Path) -> None:
+        name = baseline_run.study.learners[0]
         job, target = copied.job(name, 1), RunFolder(tmp_path / "again")
         job.record.write({**job.record.read(), "parts": 4})
-        _repeat_parts(own_run.study, copied, target)
+        _repeat_parts(baseline_run.study, copied, target)
         again = Job(name, 1, target.job(name, 1), job.record.read()["fingerprint"])
         assert again.parts() == 4
         assert list(target.path.rglob("parts.json")) == [again.folder.parts.path]
         again.halve_parts()  # the machine of the repetition has less memory
-        _repeat_parts(own_run.study, copied, target)
+        _repeat_parts(baseline_run.study, copied, target)
         assert again.parts() == 8
 
-    def test_baselines_have_the_threads_of_the_run(self, own_run: Run, copied: RunFolder, tmp_path: Path) -> None:
-        name = own_run.study.learners[0]
+    def test_baselines_have_the_threads_of_the_run(self, baseline_run: Run, copied: RunFolder, tmp_path: Path) -> None:
+        name = baseline_run.study.learners[0]
         for job in copied.finished_jobs(name):
             job.record.write({**job.record.read(), "threads": 3})
-        study = _again(own_run.study, copied)
+        study = _again(baseline_run.study, copied)
         assert study.compute.threads == "auto"
         jobs = [Job(learner, 0, RunFolder(tmp_path).job(learner, 0), "") for learner in study.learners]
-        finished = FinishedRun.open(own_run.files)
+        finished = FinishedRun.open(baseline_run.files)
         inputs = JobInputs(study, finished.cohort, finished.splits, None)  # type: ignore[arg-type]
         plans = compute_plans(jobs, inputs, RunFolder(tmp_path), threads=7)
-        before = own_run.files.job_records(study.learners)[0]["threads"]
+        before = baseline_run.files.job_records(study.learners)[0]["threads"]
         assert {learner: plan.threads for learner, plan in plans.items()} == {
             learner: 3 if learner == name else before for learner in study.learners
         }
@@ -134,15 +127,15 @@ class TestRefused:
         assert done.returncode == 2
         assert "holds no finished run" in done.stderr.replace("\n", " ")
 
-    def test_folders_with_other_files(self, own_run: Run, tmp_path: Path) -> None:
-        for folder in (own_run.folder, own_run.folder / "again"):
+    def test_folders_with_other_files(self, baseline_run: Run, tmp_path: Path) -> None:
+        for folder in (baseline_run.folder, baseline_run.folder / "again"):
             with pytest.raises(RunError, match="in the run that is reproduced"):
-                casewise.reproduce(own_run, folder)
+                casewise.reproduce(baseline_run, folder)
         (tmp_path / "other.txt").write_text("text")
         with pytest.raises(RunError, match="holds other files"):
-            casewise.reproduce(own_run, tmp_path)
+            casewise.reproduce(baseline_run, tmp_path)
         with pytest.raises(StudyError, match="at least 0"):
-            casewise.reproduce(own_run, tmp_path, tolerance=-1)
+            casewise.reproduce(baseline_run, tmp_path, tolerance=-1)
 
     @pytest.mark.parametrize(
         ("change", "sentence"),
@@ -156,14 +149,14 @@ class TestRefused:
         ],
         ids=["column", "cell", "rows"],
     )
-    def test_a_changed_table_is_named(self, own_run: Run, tmp_path: Path, change: Any, sentence: str) -> None:
-        path = own_run.study.cohort
+    def test_a_changed_table_is_named(self, baseline_run: Run, tmp_path: Path, change: Any, sentence: str) -> None:
+        path = baseline_run.study.cohort
         text = path.read_bytes()
         try:
             rows = pd.read_csv(path)
             change(rows).to_csv(path, index=False)
             with pytest.raises(CohortError, match=sentence):
-                casewise.reproduce(own_run, tmp_path / "new")
+                casewise.reproduce(baseline_run, tmp_path / "new")
         finally:
             path.write_bytes(text)
         assert not (tmp_path / "new" / "jobs").exists()
@@ -175,16 +168,16 @@ class TestRefused:
         with pytest.raises(WeightsError, match=f"{name}: SHA-256 was an earlier file"):
             casewise.reproduce(copied.path, tmp_path / "new")
 
-    def test_a_changed_image_is_named(self, own_run: Run, tmp_path: Path) -> None:
+    def test_a_changed_image_is_named(self, baseline_run: Run, tmp_path: Path) -> None:
         from PIL import Image
 
-        changed = Path(str(own_run.files.cohort.read()["path"].iloc[3]))
+        changed = Path(str(baseline_run.files.cohort.read()["path"].iloc[3]))
         content = changed.read_bytes()
         try:
             with Image.open(changed) as image:
                 Image.new(image.mode, image.size, 77).save(changed, format=image.format)
             with pytest.raises(ImageError, match=changed.name) as refused:
-                casewise.reproduce(own_run, tmp_path / "new")
+                casewise.reproduce(baseline_run, tmp_path / "new")
         finally:
             changed.write_bytes(content)
         assert str(refused.value).startswith("1 image changed")
@@ -192,13 +185,15 @@ class TestRefused:
 
 
 @pytest.mark.slow
-def test_a_repetition_has_the_same_bits(own_run: Run, tmp_path: Path) -> None:
-    done = command("reproduce", str(own_run.folder), "--output", str(tmp_path / "again"))
+def test_a_repetition_has_the_same_bits(baseline_run: Run, tmp_path: Path) -> None:
+    done = command("reproduce", str(baseline_run.folder), "--output", str(tmp_path / "again"))
     assert done.returncode == 0, done.stderr
     assert "Reproduced: all predictions are equal, bit by bit." in done.stdout
     again = RunFolder(tmp_path / "again")
     record = again.reproduction.read()
-    assert (record["verdict"], record["finished"], record["run"]) == (EQUAL, True, str(own_run.folder.resolve()))
-    assert again.weights_sha256(own_run.study.learners) == own_run.files.weights_sha256(own_run.study.learners)
+    assert (record["verdict"], record["finished"], record["run"]) == (EQUAL, True, str(baseline_run.folder.resolve()))
+    assert again.weights_sha256(baseline_run.study.learners) == baseline_run.files.weights_sha256(
+        baseline_run.study.learners
+    )
     with pytest.raises(RunError, match="already holds a reproduction"):
-        casewise.reproduce(own_run, tmp_path / "again")
+        casewise.reproduce(baseline_run, tmp_path / "again")

@@ -171,7 +171,7 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
         "weights": "random",
         "recipe": {"epochs": 2, "batch_size": 4, "schedule": "cosine", "early_stopping": {"monitor": "none"}},
         "stack": ["mean", "weighted"],
-        "evaluation": {"bootstrap_resamples": 100},
+        "evaluation": {"bootstrap_resamples": 100, "counterfactual_cases": 2},
         "audit": {"permutations": 99},
         "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
     }

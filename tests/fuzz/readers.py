@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import random
@@ -13,12 +15,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import openpyxl
+import pandas as pd
+import yaml
+
 from casewise.errors import CasewiseError
 from tests import hostile_inputs
 from tests.fuzz import samples
 from tests.fuzz.mutations import changed_by_a_byte, mutated, mutated_json, png_with_checksums
 
 SIZE = 32
+ENCODINGS = ("utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "mac-roman", "shift-jis")
 
 
 class AcceptedError(Exception):
@@ -76,13 +83,48 @@ def _changed(draw: random.Random, options: Sequence[samples.Sample]) -> samples.
     return samples.Sample(data, sample.ending)
 
 
+def study_bytes(draw: random.Random) -> bytes:
+    """A study file with values replaced, or with hostile lines inserted."""
+    if draw.random() < 0.6:
+        return mutated_json(json.dumps(yaml.safe_load(hostile_inputs.SETTINGS)), draw)  # which is YAML, too
+    lines = hostile_inputs.SETTINGS.strip().split("\n")
+    for _ in range(draw.randint(1, 3)):
+        lines.insert(draw.randrange(len(lines)), draw.choice(hostile_inputs.LINES))
+    data = "\n".join(lines).encode("utf-8")
+    return mutated(data, draw, [data]) if draw.random() < 0.5 else data
+
+
+def table_bytes(draw: random.Random) -> bytes:
+    """A table in any format, with hostile cells, and often with bytes changed."""
+    rows = [list(hostile_inputs.HEADING), *hostile_inputs.table_rows()]
+    for _ in range(draw.randint(0, 3)):
+        row = draw.choice(rows)
+        row[draw.randrange(len(row))] = draw.choice(hostile_inputs.CELLS)
+    kind, stream = draw.choice((",", ",", ",", "\t", ";", "xlsx", "parquet")), io.BytesIO()
+    if kind == "xlsx":
+        book = openpyxl.Workbook()
+        for row in rows:
+            cells = ["".join(c for c in cell if c.isprintable())[:32_000] for cell in row]
+            book.active.append([int(cell) if cell.isdecimal() and len(cell) < 300 else cell for cell in cells])
+        book.save(stream)
+    elif kind == "parquet":
+        columns = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
+        pd.DataFrame(columns).to_parquet(stream, index=False)
+    else:
+        text = io.StringIO()
+        csv.writer(text, delimiter=kind, lineterminator=draw.choice(("\n", "\r\n", "\r"))).writerows(rows)
+        stream.write(text.getvalue().encode(draw.choice(ENCODINGS), "replace"))
+    data = stream.getvalue()
+    return mutated(data, draw, [data]) if draw.random() < 0.5 else data
+
+
 def read_study_file(work: Work, draw: random.Random) -> None:
     """A study file, with its cohort, its scores and its split."""
     from casewise.study.loading import read_study
     from casewise.study.scores import study_scores
 
     folder = _study_folder(work)
-    (folder / "hostile.yaml").write_bytes(next(hostile_inputs.studies(draw.getrandbits(40), 1)))
+    (folder / "hostile.yaml").write_bytes(study_bytes(draw))
     study_scores(read_study(folder / "hostile.yaml"))
 
 
@@ -93,7 +135,7 @@ def read_table(work: Work, draw: random.Random) -> None:
 
     folder = _study_folder(work)
     study = work.once("good", lambda _: read_study(folder / "good.yaml"))
-    (folder / "cohort.csv").write_bytes(next(hostile_inputs.tables(draw.getrandbits(40), 1)))
+    (folder / "cohort.csv").write_bytes(table_bytes(draw))
     read_cohort(study)  # type: ignore[arg-type]
 
 
@@ -109,7 +151,7 @@ def read_own_table(work: Work, draw: random.Random) -> None:
     folder = _study_folder(work)
     ending = draw.choice((".csv", ".csv", ".tsv", ".xlsx", ".parquet"))
     table = folder / f"own{ending}"
-    table.write_bytes(next(hostile_inputs.tables(draw.getrandbits(40), 1)))
+    table.write_bytes(table_bytes(draw))
     plan_study(table=table, images=folder / "images", folder=folder / "planned")
 
 
@@ -120,7 +162,7 @@ def read_new_cases(work: Work, draw: random.Random) -> None:
 
     folder = _study_folder(work)
     model = work.once("model", lambda _: load_bundle(work.folders().bundle))
-    (folder / "new.csv").write_bytes(next(hostile_inputs.tables(draw.getrandbits(40), 1)))
+    (folder / "new.csv").write_bytes(table_bytes(draw))
     member = model.members[0]  # type: ignore[attr-defined]
     table = new_table(folder / "new.csv", member, folder, columns={"visit": "visit_no"}, root=folder / "images")
     cells = table.cells()
@@ -148,7 +190,7 @@ def read_score_file(work: Work, draw: random.Random) -> None:
     from casewise.study.loading import read_study
 
     folder = _study_folder(work)
-    (folder / "base.yaml").write_bytes(next(hostile_inputs.studies(draw.getrandbits(40), 1)))
+    (folder / "base.yaml").write_bytes(study_bytes(draw))
     (folder / "hostile.yaml").write_text("extends: base.yaml\nscores: {total: {formula: age + 1, range: 0..200}}\n")
     read_study(folder / "hostile.yaml")
 

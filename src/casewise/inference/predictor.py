@@ -284,40 +284,27 @@ def prediction_rows(
     """
     truth = label_table(panels, study)
     outputs = outputs_of(study)
-    tables = []
+    tables, grouped = [], {level: _units(panels, level) for level in {study.level_of(out.name) for out in outputs}}
     for column, (output, value_slice) in enumerate(zip(outputs, value_columns(outputs), strict=True)):
-        name = output.name
-        level = study.level_of(name)
-        table = panels[["case", "subject", "visit", "day", "region"]].copy()
-        table["y_true"] = truth[:, column].astype(float)
-        table["kind"] = output.kind
-        kind = output.target_kind
+        name, kind = output.name, output.target_kind
+        units, numbers = grouped[study.level_of(name)]
         value_names = kind.columns(output.classes)
         finite = np.isfinite(values[:, value_slice]).all(axis=1)
-        table[value_names] = np.where(finite[:, None], values[:, value_slice].astype(float), 0.0)
-        table["finite"] = finite
-        table["distance"] = np.nan if distances is None else distances
-        table["image"] = ""
-        if level == "image":
-            # By number: paths may move between the jobs of a run; the step `train` sets them.
-            table["image"] = [str(t[0]) for t in panels["tiles"]]
-        if level in ("case", "subject"):
-            table["region"] = ""
-        keys = ["case", "subject", "visit", "day", "region", "image", "kind"]
-        takes_largest = study.panels.pooling == "max" and level != "image"
-        units = table.groupby(keys, sort=False, dropna=False, as_index=False)
-        mean_distances = units["distance"].mean()["distance"].to_numpy()
-        finite = units["finite"].all()["finite"].to_numpy()
-        if takes_largest:
+        found = np.where(finite[:, None], values[:, value_slice].astype(float), 0.0)
+        shown = pd.DataFrame(found, columns=value_names)
+        shown.insert(0, "y_true", truth[:, column].astype(float))
+        shown["distance"] = np.nan if distances is None else distances
+        means = shown.groupby(numbers).mean()
+        if study.panels.pooling == "max" and study.level_of(name) != "image":
             prominence = kind.prominence(output.classes, positive_number(study, name))
-            table = most_conspicuous(units, value_names, prominence)
-        else:
-            table = units[["y_true", *value_names]].mean()
-        table.loc[~finite, value_names] = np.nan
-        table[value_names] = kind.normalise(table[value_names].to_numpy(), *study.range_of(name))
-        table["y_pred"] = kind.decide(table[value_names].to_numpy())
-        table["distance"] = mean_distances
-        tables.append(table.assign(target=name))
+            means[value_names] = most_conspicuous(shown[value_names], numbers, prominence)
+        if not finite.all():
+            means.loc[np.unique(numbers[~finite]), value_names] = np.nan
+        means[value_names] = kind.normalise(means[value_names].to_numpy(), *study.range_of(name))
+        distance = means.pop("distance")
+        means["y_pred"] = kind.decide(means[value_names].to_numpy())
+        table = units.assign(kind=output.kind, **means, distance=distance, target=name)
+        tables.append(table)
     rows = pd.concat(tables, ignore_index=True)
     rows["model"], rows["stage"] = model, stage
     rows["outer_fold"] = pd.array([fold + 1] * len(rows), dtype="Int64")
@@ -325,18 +312,26 @@ def prediction_rows(
     return rows
 
 
-def most_conspicuous(units: Any, value_names: list[str], weights: list[float] | None) -> pd.DataFrame:
-    """The row that represents each unit of grouped panels: the one with the largest weighted value.
+def _units(panels: pd.DataFrame, level: str) -> tuple[pd.DataFrame, NDArray[np.integer]]:
+    """The units of a level that panels show, in the order of the panels, and the number of each panel's unit."""
+    table = panels[["case", "subject", "visit", "day", "region"]].copy()
+    if level in ("case", "subject"):
+        table["region"] = ""
+    # By number: paths may move between the jobs of a run; the step `train` sets them.
+    table["image"] = [str(tiles[0]) for tiles in panels["tiles"]] if level == "image" else ""
+    numbers = table.groupby(list(table), sort=False, dropna=False).ngroup().to_numpy()
+    return table.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True), numbers
 
-    Without weights each column has its own largest value. The truth is the mean over the unit's panels.
+
+def most_conspicuous(shown: pd.DataFrame, numbers: NDArray[Any], weights: list[float] | None) -> NDArray[Any]:
+    """The values of each numbered unit's panel with the largest weighted value.
+
+    Without weights each column has its own largest value.
     """
-    if weights is not None:
-        rows = units.obj.assign(sign=units.obj[value_names].to_numpy() @ weights)
-        most_prominent = rows.groupby(units.keys, sort=False, dropna=False)["sign"].idxmax()
-        truth = units[["y_true"]].mean()["y_true"].to_numpy()
-        return rows.loc[most_prominent].drop(columns="sign").assign(y_true=truth).reset_index(drop=True)
-    table: pd.DataFrame = units[["y_true", *value_names]].agg({"y_true": "mean", **dict.fromkeys(value_names, "max")})
-    return table
+    if weights is None:
+        return shown.groupby(numbers).max().to_numpy()
+    sign = pd.Series(shown.to_numpy() @ weights)
+    return shown.to_numpy()[sign.groupby(numbers).idxmax()]
 
 
 def positive_number(study: Study, name: str) -> int | None:

@@ -18,14 +18,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError, RunError, SplitError
 from casewise.predictions.nested_cv import NESTED
-from casewise.predictions.table import (
-    COLUMNS,
-    SAMPLE_KEY,
-    final_rows,
-    probability_columns,
-    with_decisions,
-    with_mean_distances,
-)
+from casewise.predictions.table import COLUMNS, SAMPLE_KEY, final_rows, probability_columns, with_decisions
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.targets import kind_named
 
@@ -365,4 +358,7 @@ def _combined(rows: pd.DataFrame, learner: str, target: str, entry: Mapping[str,
     if not columns:  # the first learner gave no number
         return first.assign(model=learner)
     own = [single[single["model"] == name].set_index(key)[columns].reindex(index).to_numpy(float) for name in names]
-    return with_mean_distances(_decided(first, learner, columns, _combine(entry, np.stack(own, axis=1))), single)
+    rows = _decided(first, learner, columns, _combine(entry, np.stack(own, axis=1)))
+    if "distance" in rows:
+        rows["distance"] = single.groupby(key, sort=False)["distance"].mean().reindex(index).to_numpy()
+    return rows
