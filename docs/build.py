@@ -343,12 +343,12 @@ def commands_page() -> str:
             if parameter.name == "quiet":
                 continue  # said once, at the top of the page
             option = parameter.opts[0].startswith("--")
-            usage += [] if option else [parameter.name.upper()]
-            label = parameter.opts[0] if option else parameter.name.upper()
+            word = parameter.opts[0] if option else parameter.metavar or parameter.name.upper()
+            usage += [] if option else [word]
             empty = parameter.default in (None, (), [], "")
             optional = "" if empty or parameter.is_flag else f" (default `{parameter.default}`)"
             default = " (required)" if parameter.required and option else optional
-            rows.append(f"- `{label}`{default}: {_escaped(parameter.help)}")
+            rows.append(f"- `{word}`{default}: {_escaped(parameter.help)}")
         lines += [f"## {' '.join(usage)}", "", _escaped(command.help), ""]
         lines += [*rows, ""] if rows else []
     return "\n".join([*lines, COMMANDS_TAIL])

@@ -232,6 +232,8 @@ class TestTheTableItself:
     @pytest.mark.parametrize(
         ("data", "told"),
         [
+            (b"path,subject,grade", "cohort.xlsx is no workbook"),
+            (b"path,subject,grade\na.jpg,A,1\n", "cohort.parquet is no Parquet file"),
             (b"", "is empty"),
             (b"\n \n", "is empty"),
             (b"path,subject,grade\n", "no rows"),
@@ -246,8 +248,9 @@ class TestTheTableItself:
         ],
     )
     def test_unreadable(self, tmp_path: Path, data: bytes, told: str) -> None:
-        (tmp_path / "cohort.csv").write_bytes(data)
-        assert told in problems(tmp_path)
+        table = told.split()[0] if told.startswith("cohort.") else "cohort.csv"
+        (tmp_path / table).write_bytes(data)
+        assert told in problems(tmp_path, table=table)
 
     def test_missing_table_names_the_nearest(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,grade", "a.jpg,A,1")

@@ -46,6 +46,8 @@ def test_the_sentence_names_file_reason_and_remedy(number: int, remedy: str) -> 
     assert sentence.startswith(f"{Path('run') / 'metrics.json'} could not be written: {os.strerror(number)}. ")
     assert remedy in sentence
     assert sentence.endswith("then give the same command again; what is finished is kept.")
+    absent = storage_message(OSError(errno.ENOENT, os.strerror(errno.ENOENT)), Path("/proc/x"))
+    assert not os.path.isdir("/proc") or "/proc takes no new files: choose another folder" in absent
 
 
 @pytest.mark.parametrize("number", sorted(REMEDIES.keys() - {errno.ENOENT}))

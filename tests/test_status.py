@@ -76,7 +76,10 @@ def test_before_the_training_nothing_is_planned(copied: RunFolder) -> None:
     shutil.rmtree(copied.jobs_folder)
     with copied.lock():
         assert run_status(copied).lines()[-1].endswith("is planned yet. A process is at work in the folder.")
-    assert run_status(copied).lines()[-1].endswith("No process is at work in the folder.")
+    assert run_status(copied).lines()[-1].endswith("is planned yet. No process is at work in the folder.")
+    stopping = {"findings": [{"id": "shortcut-border", "level": "error"}], "accepted": {}}
+    copied.audit.write(copied.audit.read() | stopping)
+    assert "the audit found 1 error (shortcut-border)" in run_status(copied).lines()[-1]
 
 
 def test_time_in_which_nothing_ran_does_not_count(copied: RunFolder) -> None:

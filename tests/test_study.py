@@ -84,6 +84,8 @@ def test_single_settings_replace_those_of_the_file(tmp_path: Path) -> None:
         ("split: {seed: 1}", "Did you mean seed, at the top of the study"),
         ("recipe: {class_weight: balanced}", r"Did you mean recipe\.imbalance"),
         ("backbones: resnet43", "no backbone 'resnet43'. Did you mean 'resnet34'"),
+        ("backbones: resnet35", "no backbone 'resnet35'. Did you mean 'resnet34'"),
+        ("split: {test: 150%}", r"split\.test: must be at least 0% and below 100%, found '150%'"),
         ("split: {by: visit}", "puts images of one subject on both sides"),
         ("split: {by: image}", "panels of this study are by region; write `panels: {by: image}`"),
         ("targets: {a: 0-4}", "a range is written as two numbers"),

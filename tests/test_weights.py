@@ -62,6 +62,8 @@ def test_a_file_of_another_architecture_is_refused(folder: Path) -> None:
         load_weights(build_network("resnet18", 1), str(folder / f"{NAME}.safetensors"))
     with pytest.raises(WeightsError, match=f"Did you mean '{NAME}'"):
         load_weights(build_network("shufflenet_v2_x1_0", 1), str(folder))
+    with pytest.raises(WeightsError, match="Did you mean 'pretrained'"):
+        load_weights(build_network("resnet18", 1), str(folder / "pretraind"))
 
 
 def test_an_embedder_is_known_by_the_content_of_its_weights(chests: Path, folder: Path) -> None:

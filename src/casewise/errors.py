@@ -68,6 +68,8 @@ def nearest(value: object, options: Iterable[str]) -> str:
 
     >>> nearest("resnet43", ["resnet34", "alexnet"])
     " Did you mean 'resnet34'?"
+    >>> nearest("resnet35", ["resnet50", "resnet34"])
+    " Did you mean 'resnet34'?"
     >>> nearest("BEFUND", ["Befunde"])
     " Did you mean 'Befunde'?"
     >>> nearest("qqq", ["resnet34"])
@@ -79,8 +81,14 @@ def nearest(value: object, options: Iterable[str]) -> str:
 
 def _closest(text: str, options: Iterable[str]) -> str | None:
     by_plain = {name.casefold(): name for name in options}
-    matches = difflib.get_close_matches(text.casefold(), by_plain, n=1, cutoff=0.6)
-    return by_plain[matches[0]] if matches else None
+    plain = text.casefold()
+    matches = difflib.get_close_matches(plain, by_plain, n=5, cutoff=0.6)
+    if not matches:
+        return None
+    # of equally similar ones that with the longest common beginning: resnet34 for resnet35, not resnet50
+    ratio = difflib.SequenceMatcher(None, matches[0], plain).ratio()
+    equal = [match for match in matches if difflib.SequenceMatcher(None, match, plain).ratio() == ratio]
+    return by_plain[max(equal, key=lambda match: [a == b for a, b in zip(match, plain, strict=False)])]
 
 
 def nearest_folder(folder: Path) -> str:

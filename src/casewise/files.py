@@ -255,6 +255,8 @@ def storage_message(error: OSError, path: Path) -> str:
     'run/a.json could not be written: No space left on device.'
     """
     remedy = REMEDIES.get(error.errno or 0, "Check {folder}").format(folder=path.parent)
+    if error.errno == errno.ENOENT and path.parent.is_dir():  # such as /proc, which takes no files
+        remedy = f"{path.parent} takes no new files: choose another folder"
     reason = f"{path} could not be written: {error.strerror or error}."
     return f"{reason} {remedy}, then give the same command again; what is finished is kept."
 

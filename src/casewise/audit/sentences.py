@@ -18,7 +18,7 @@ from casewise.errors import counted
 if TYPE_CHECKING:
     from casewise.audit.shortcuts import ShortcutTest
 
-PATHS_SHOWN = 3
+PATHS_SHOWN = 20
 
 
 @cache
@@ -110,7 +110,11 @@ def exclusion(paths: Sequence[str], *, column: str = "path", root: Path | None =
     unique = list(dict.fromkeys(paths))
     written = [os.path.relpath(path, root) if root and Path(path).is_relative_to(root) else path for path in unique]
     quoted = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
-    more = f" with the others ({len(quoted):,} in all; audit.json lists the pairs)" if len(quoted) > PATHS_SHOWN else ""
+    more = (
+        f" with the others ({len(quoted):,} in all; audit.json lists the pairs, with full paths)"
+        if len(quoted) > PATHS_SHOWN
+        else ""
+    )
     return f"`where_not: {{{column}: [{', '.join(quoted[:PATHS_SHOWN])}]}}`{more}"
 
 

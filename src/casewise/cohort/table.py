@@ -126,6 +126,9 @@ def read_text_table(path: Path, problems: Problems, *, sheet: str = "") -> tuple
         raise CohortError(f"{path}: sheet: only .xlsx workbooks have sheets, and this is none. Leave it out.")
     if data.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         raise CohortError(f"{path} is a workbook of an old format, or has a password. Save it as .xlsx without one.")
+    if path.suffix.casefold() in (".xlsx", ".parquet") and not (workbook or data.startswith(b"PAR1")):
+        kind = "workbook" if path.suffix.casefold() == ".xlsx" else "Parquet file"
+        raise CohortError(f"{path} is no {kind}, as its ending says. Write it again, or correct the ending.")
     if workbook:
         cells = workbook_cells(path, data, problems, sheet=sheet)
     elif data.startswith(b"PAR1"):

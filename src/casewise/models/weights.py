@@ -20,7 +20,7 @@ from casewise.models.fusion import Fused, adapted, first_layer
 from casewise.models.transformers import with_positions
 from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
-from casewise.study.weight_files import HUB, environment_folder, file_name, weights_file
+from casewise.study.weight_files import HUB, KEYWORDS, environment_folder, file_name, weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def load_weights(
     if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
         return NO_WEIGHTS, []
     if file is not None:
-        hint = nearest(file.stem, [other.stem for other in file.parent.glob("*.safetensors")])
+        hint = nearest(file.stem, [*KEYWORDS, *(other.stem for other in file.parent.glob("*.safetensors"))])
         raise WeightsError(f"weights: there is no file {file}.{hint}")
     source, tensors = download_weights(name, folder)
     return source + _fill(network, tensors, source), []

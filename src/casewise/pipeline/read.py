@@ -140,10 +140,13 @@ def _check_labels(study: Study, cohort: Cohort) -> None:
 
 
 def _show_cohort(study: Study, cohort: Cohort, show: Show) -> None:
-    counts = [counted(cohort.cases["subject"].nunique(), "subject"), counted(len(cohort.cases), "case")]
-    counts.append(modality_of(study).described(study, cohort.images))
+    counts = [modality_of(study).described(study, cohort.images)]
+    if study.subjects_known:
+        people, cases = counted(cohort.cases["subject"].nunique(), "subject"), counted(len(cohort.cases), "case")
+        counts = [people, cases, *counts]
     counts += [counted(len(study.regions), "region")] if study.regions else []
-    show.line("cohort", ", ".join(counts) + (" (synthetic)" if study.synthetic else ""))
+    unknown = "" if study.subjects_known else "; it is not known which belong to the same person"
+    show.line("cohort", ", ".join(counts) + unknown + (" (synthetic)" if study.synthetic else ""))
     for note in cohort.notes:
         show.line("", note)
 

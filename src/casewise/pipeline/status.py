@@ -27,6 +27,7 @@ class RunStatus:
 
     Attributes:
         at_work: whether a process works in the folder; None if it cannot be told.
+        stopped: what stopped the run before its training, and what to do; empty if nothing is known.
         unreported: why there is no report that is up to date with the results; empty if there is one.
         running: the share of the training that is done, by the name of a running job.
         failed: why the last attempt ended, by the name of a job.
@@ -36,6 +37,7 @@ class RunStatus:
     folder: Path
     at_work: bool | None
     unreported: str
+    stopped: str = ""
     done: Sequence[str] = ()
     running: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class RunStatus:
             None: "Whether a process is at work cannot be told, because the folder is read-only.",
         }[self.at_work]
         if not self.jobs:
-            return [f"{self.folder}: no network or baseline is planned yet. {work}"]
+            return [f"{self.folder}: {self.stopped or 'no network or baseline is planned yet.'} {work}"]
         states = {"done": self.done, "running": self.running, "failed": self.failed, "waiting": self.waiting}
         counts = ", ".join(f"{len(names)} {state}" for state, names in states.items() if names)
         lines = [f"{self.folder}: {counted(self.jobs, 'job')} (learners × folds): {counts}."]
@@ -114,7 +116,21 @@ def run_status(folder: RunFolder) -> RunStatus:
     left = None
     if running and all(model in expected for model, _ in unfinished):
         left = sum(expected[model] * (1 - share) for model, share in unfinished) / len(running)
-    return RunStatus(folder.path, at_work, _why_unreported(folder), done, running, failed, waiting, left)
+    stopped = "" if jobs or at_work else _stopped_by_audit(folder)
+    return RunStatus(folder.path, at_work, _why_unreported(folder), stopped, done, running, failed, waiting, left)
+
+
+def _stopped_by_audit(folder: RunFolder) -> str:
+    """The errors of the stored audit that the study did not accept, and what to do; empty if there are none."""
+    audit = folder.audit.peek() or {"findings": [], "accepted": {}}
+    errors = {finding["id"]: 0 for finding in audit["findings"] if finding["level"] == "error"}
+    if not (codes := [code for code in errors if code not in audit["accepted"]]):
+        return ""
+    return (
+        f"nothing is trained, because the audit found {counted(len(codes), 'error')} ({', '.join(codes)}). "
+        f"{folder.audit_page} says what to correct; what cannot be corrected can be accepted in the study, with the "
+        "reason. Then run it again."
+    )
 
 
 def _planned_jobs(folder: RunFolder, at_work: bool | None) -> tuple[list[tuple[str, str, JobFolder]], Any]:

@@ -122,8 +122,9 @@ def write_checklist(folder: Path, name: str, kind: str = "md") -> str:
     """
     if kind not in FORMATS:
         raise CasewiseError(f"--format: {kind!r} is none of {', '.join(FORMATS)}.{nearest(kind, FORMATS)}")
+    empty = read_checklist(name)
     context = read_context(folder)
-    checklist = filled(read_checklist(name), context)
+    checklist = filled(empty, context)
     cells = [(i.id, i.section, i.topic, i.by, i.text, i.section_id) for i in checklist.items]
     if kind == "csv":
         buffer = io.StringIO()

@@ -90,9 +90,12 @@ def parse_fraction(value: Any) -> Any:
     """
     if isinstance(value, str) and value.strip().endswith("%"):
         try:
-            return float(value.strip()[:-1]) / 100
+            fraction = float(value.strip()[:-1]) / 100
         except ValueError:
             raise ValueError("a fraction is written as 10% or 0.1") from None
+        if not 0 <= fraction < 1:
+            raise ValueError("must be at least 0% and below 100%")
+        return fraction
     return value
 
 

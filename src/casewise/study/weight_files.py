@@ -16,6 +16,8 @@ from casewise.study.backbones import TORCHVISION, UNTRAINED
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
+# What the key `weights` takes besides a path.
+KEYWORDS = ("pretrained", "random")
 # How names of repositories begin, as in timm.
 HUB = "hf-hub:"
 # Fast networks first, because an embedding is computed for every image of the cohort.
@@ -69,7 +71,7 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
     if name in UNTRAINED and (weights == "pretrained" or Path(weights).is_dir()):
         return "random: there are no published weights"
     if file is not None:
-        hint = nearest(file.name, [path.name for path in file.parent.glob("*")] if file.parent.is_dir() else [])
+        hint = nearest(file.name, [*KEYWORDS, *(path.name for path in file.parent.glob("*"))])
         raise WeightsError(f"weights: there is no file {file}, which {name} needs.{hint}")
     if weights == "random":
         return "random, as the study states"

@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.console import Silent
+from casewise.console import Silent, Terminal
 from casewise.errors import CasewiseError
-from casewise.pipeline.read import validate
+from casewise.pipeline.read import read, validate
 from casewise.plugins.init.columns import understand_columns
 from casewise.plugins.init.new_study import NewStudy
 from casewise.plugins.init.own_data import DataFacts, available_weights, default_recipe, plan_study
@@ -231,6 +231,8 @@ class TestPatterns:
         plan = self.stated(tmp_path, names, "{label}1{subject}.jpg")
         assert sum(line.startswith("  ") for line in plan.understood) == 3, "three examples"
         assert {row["label"] for row in table_of(tmp_path / "study")} == {"A", "B"}
+        folders = self.stated(tmp_path / "folders", [f"{c}/{i}.jpg" for c in "ab" for i in range(4)], "{label}/*.jpg")
+        assert "Read as: label from the folder." in folders.understood
 
     @pytest.mark.parametrize("text", ["{label/{subject}", "*.jpg", "{lable}/{subject}.jpg", "{label}/{a b}.jpg"])
     def test_refused(self, text: str) -> None:
@@ -283,11 +285,17 @@ class TestTargets:
         assert (texts.where_not, texts.setting) == (["n/a"], 'classes: ["none", tumour], positive: tumour')
         numbers = understand_target("value", ["none", "1.5", "2.5"] * 4, [f"P{i}" for i in range(12)], [])
         assert numbers.where_not == ["none"]
+        rare = understand_target("value", ["a", "b"] * 4 + ["c", "d"], [f"P{i}" for i in range(10)], [])
+        assert "'c', 'd' have one subject each and are left out" in rare.doubts[0]
 
     @pytest.mark.parametrize("values", [["a"] * 9, [f"text {i}" for i in range(30)], ["", "n/a", "x"]])
     def test_nothing_to_learn(self, values: list[str]) -> None:
         with pytest.raises(CasewiseError):
             understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
+
+    def test_a_likely_column_of_one_value_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(CasewiseError, match="diagnosis has only the value 'x'"):
+            start(tmp_path, "image|patient|diagnosis", [["0.png", "P0", "x"]])
 
     def test_the_likely_one_is_taken_and_the_others_are_named(self, tmp_path: Path) -> None:
         heads = "image|patient|age|tumour stage|oedema|centre"
@@ -579,7 +587,9 @@ def test_a_column_that_counts_rows_is_no_subject_while_another_repeats() -> None
 
 
 @pytest.mark.parametrize(("pattern", "by"), [("f{}.png", "number"), ("{}", "subject")])
-def test_a_new_study_of_numbered_images_keeps_neighbours_together(tmp_path: Path, pattern: str, by: str) -> None:
+def test_a_new_study_of_numbered_images_keeps_neighbours_together(
+    tmp_path: Path, pattern: str, by: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "in").mkdir()
     names = [pattern.format(n) if by == "number" else f"{chr(97 + n)}{chr(122 - n)}.png" for n in range(24)]
     for n, name in enumerate(names):
@@ -591,3 +601,5 @@ def test_a_new_study_of_numbered_images_keeps_neighbours_together(tmp_path: Path
     assert not study.subjects_known
     assert study.split.by == by
     assert split(read_cohort(study), study).folds == 5
+    read(study, None, Terminal())
+    assert "cohort     24 images; it is not known which belong to the same person\n" in capsys.readouterr().out

@@ -49,13 +49,14 @@ def export_run(
     from contextlib import nullcontext
 
     from casewise.console import Silent
-    from casewise.inference.model import load_bundle
     from casewise.plugins.export.formats import format_named
+
+    format_named(to)
+    from casewise.inference.model import load_bundle
     from casewise.plugins.export.write import RunFacts, export_model
     from casewise.run_folder import RunFolder
 
     show = show or Silent()
-    format_named(to)
     model = load_bundle(path)
     folder = RunFolder(path)
     is_run = path.is_dir() and folder.study.exists() and folder.splits.exists()

@@ -68,11 +68,12 @@ def init(
                 f"{extra} is for your own data and does not go with the preset {preset}. Leave out one."
             )
         study = plan_preset(preset, images=images, folder=output)
+    # before anything is printed, because a closed pipe (`| head`) ends the program
+    written = [] if dry_run else study.write()
     _show(study)
     if dry_run:
         print(f"\nstudy.yaml would be:\n\n{study.text}")
-        return
-    for path in study.write():
+    for path in written:
         print(f"wrote {path}")
 
 

@@ -42,7 +42,7 @@ class ImageRows:
         paths: its path; '' if it is missing.
         fields: by subject, visit, date, sequence, split or label, what is stated about each image.
         others: further columns of the cohort table.
-        origins: the column of the table, or `file names`, that a field comes from.
+        origins: the column of the table, `the folder` or `file names` that a field comes from.
         subjects_known: every image of a person has the same subject.
         files: the columns of the table that name images.
         notes: sentences on how the table was read.
@@ -196,7 +196,8 @@ def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
     rows = ImageRows([], list(values), doubts=list(pattern.doubts), changed=True)
     rows.fields = {name: column for name, column in columns.items() if name in _FIELDS}
     rows.others = {name: column for name, column in columns.items() if name not in _FIELDS}
-    rows.origins = dict.fromkeys(columns, "file names")
+    folders = pattern.text.rpartition("/")[0]
+    rows.origins = {name: "the folder" if f"{{{name}}}" in folders else "file names" for name in columns}
     rows.stated_fields = pattern.fields if stated else []
     rows.understood = [f"Pattern ({'stated' if stated else 'inferred'}): {pattern.text}", *examples(values)]
     if rest:

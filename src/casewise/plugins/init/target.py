@@ -102,9 +102,10 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     Raises:
         CasewiseError: there is none.
     """
-    ranked = []
+    ranked, single = [], ""
     for position, (name, values) in enumerate(cells.items()):
         column = Column(name, values)
+        single = single or (f"{name} has only the value {column.values[0]!r}. " if _is_single(column) else "")
         if name in roles.used or name in files or not _usable(column) or _is_key(column):
             continue
         score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
@@ -114,9 +115,14 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
         return likely
     raise CasewiseError(
         "No column of the table looks like something to predict: a class, a grade or a measured number. Columns that "
-        "describe people or images, such as sex and age, are not chosen. State the column with --target NAME. "
+        f"describe people or images, such as sex and age, are not chosen. {single}State the column with --target NAME. "
         f"There are: {names_text(list(cells), 12)}."
     )
+
+
+def _is_single(column: Column) -> bool:
+    """Whether a column that is named like a target has one value only."""
+    return len(set(column.labels)) == 1 and column.named(_LIKELY)
 
 
 def _are_sexes(column: Column) -> bool:
@@ -263,8 +269,9 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
         parts.append(f"positive: {quoted(positive)}")
         comment, is_certain = f"sensitivity is that for {positive}", bool(negative)
     further: dict[str, object] = {
-        f"{column}: {', '.join(map(repr, alone[:5]))} has one subject and is left out, because no subject would be "
-        "left for evaluation.": alone,
+        f"{column}: {', '.join(map(repr, alone[:5]))}{' …' * (len(alone) > 5)} "
+        f"{'has one subject and is' if len(alone) == 1 else 'have one subject each and are'} left out, because no "
+        "subject would be left for evaluation.": alone,
         f"{column}: the class {rare!r} has {counted(rarest, 'subject')} only, so that its figures will be very "
         f"uncertain. {advice}": rarest < _RARE,
         f"{column}: {', '.join(map(repr, order))} were read as grades in this rising order. If they have no order, "
@@ -306,7 +313,8 @@ def _grades(column: str, by_value: Mapping[str, set[str]], numbers: Sequence[flo
         rare = [str(grade) for grade in grades if len(people[grade]) < 2]
         doubt = (
             f"{column}: the whole numbers {grades[0]} to {grades[-1]} are treated as a number, not as grades, because "
-            f"{', '.join(rare)} has one subject only. For grades, write `kind: ordinal`."
+            f"{', '.join(rare)} {'has one subject only' if len(rare) == 1 else 'have one subject each'}. For grades, "
+            "write `kind: ordinal`."
         )
         return replace(_number(Column(column, list(by_value)), numbers), cells=None, doubts=[doubt])
     complete = grades == list(range(grades[0], grades[-1] + 1))
