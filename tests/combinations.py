@@ -205,28 +205,19 @@ def _write_slide(path: Path, values: np.ndarray) -> None:
     write_pyramid(path, (values.shape[1], values.shape[0]), paint, mpp=1.0, levels=1)
 
 
+NEVER = {"monitor": "none"}
+
+
 def settings(modality: str, kind: str, table: Path, way: str) -> dict[str, Any]:
     """The study of one combination."""
     values: dict[str, Any] = {
-        "name": "tiny",
-        "cohort": str(table),
-        "images": {"size": SIDE},
-        "panels": {"by": "case"},
-        "targets": {kind: KINDS[kind]},
-        "split": {"test": 0, "folds": 2, "restarts": 5},
-        "backbones": ["test_resnet"],
-        "weights": "random",
-        "recipe": {
-            "epochs": 1,
-            "batch_size": 4,
-            "lr": 0.01,
-            "schedule": "cosine",
-            "early_stopping": {"monitor": "none"},
-        },
+        "recipe": {"epochs": 1, "batch_size": 4, "lr": 0.01, "schedule": "cosine", "early_stopping": NEVER},
         "evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 4},
-        "audit": {"permutations": 99},
         "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
     }
+    values |= {"name": "tiny", "cohort": str(table), "images": {"size": SIDE}, "panels": {"by": "case"}}
+    values |= {"targets": {kind: KINDS[kind]}, "split": {"test": 0, "folds": 2, "restarts": 5}}
+    values |= {"backbones": ["test_resnet"], "weights": "random", "audit": {"permutations": 99}}
     if modality == "slides":
         values |= {"tiles": {"max_tiles": 4, "min_tissue": 0.2}, "panels": {"by": "image"}}
     if modality == "volumes":

@@ -27,25 +27,12 @@ def film_bytes(pixels: np.ndarray, *, compression: str = "", preamble: bool = Tr
     bits = tags.pop("bits", 8 * pixels.itemsize)
     colour = pixels.ndim >= 3 and pixels.shape[-1] == 3
     size = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
-    stated: dict[str, Any] = {
-        "SOPClassUID": pydicom.uid.DigitalXRayImageStorageForPresentation,
-        "SOPInstanceUID": "1.2.3.4",
-        "PatientName": NAME,
-        "PatientID": NUMBER,
-        "PatientBirthDate": BORN,
-        "Modality": "DX",
-        "Manufacturer": "Acme",
-        "ImageLaterality": "L",
-        "ViewPosition": "PA",
-        "SamplesPerPixel": 3 if colour else 1,
-        "PhotometricInterpretation": "RGB" if colour else "MONOCHROME2",
-        "Rows": size[0],
-        "Columns": size[1],
-        "BitsAllocated": 8 * pixels.itemsize,
-        "BitsStored": bits,
-        "HighBit": bits - 1,
-        "PixelRepresentation": int(pixels.dtype.kind == "i"),
-    }
+    stated: dict[str, Any] = {"PatientName": NAME, "PatientID": NUMBER, "PatientBirthDate": BORN}
+    stated |= {"SOPClassUID": pydicom.uid.DigitalXRayImageStorageForPresentation, "SOPInstanceUID": "1.2.3.4"}
+    stated |= {"Modality": "DX", "Manufacturer": "Acme", "ImageLaterality": "L", "ViewPosition": "PA"}
+    stated |= {"PhotometricInterpretation": "RGB" if colour else "MONOCHROME2", "SamplesPerPixel": 3 if colour else 1}
+    stated |= {"Rows": size[0], "Columns": size[1], "PixelRepresentation": int(pixels.dtype.kind == "i")}
+    stated |= {"BitsAllocated": 8 * pixels.itemsize, "BitsStored": bits, "HighBit": bits - 1}
     stated |= {"PlanarConfiguration": 0} if colour else {}
     data = pydicom.Dataset()
     data.file_meta = pydicom.dataset.FileMetaDataset()

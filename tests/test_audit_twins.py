@@ -19,14 +19,7 @@ from casewise.audit import twins as twins_module
 from casewise.audit.hashes import NEGATIVE, Candidates, Hashes, close_pairs, flip, grey, hash_signs
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import ALIKE, ALIKE_SMALL, CLEAR, COPY, DOUBTFUL, STRAIGHT, Twin, find_twins
-from casewise.audit.verify import (
-    LARGE,
-    Register,
-    SecondCheck,
-    likeness,
-    second_check,
-    texture_likeness,
-)
+from casewise.audit.verify import LARGE, Register, SecondCheck, likeness, second_check, texture_likeness
 from casewise.modalities.store.pixels import fit
 from casewise.modalities.store.preparation import Fit, Preparation
 from casewise.modalities.store.store import TileStore

@@ -335,10 +335,7 @@ BAD_CELLS = [
     ("a.jpg,b,v2,0,upper,1", "subject: 'b' (row 2) and 'B' (rows 3-4) look alike"),
     ("a.jpg,B ,v2,0,upper,1", "subject: 'B ' (row 2) and 'B' (rows 3-4) look alike"),
     ("a.jpg,B,V 1,0,upper,1", "visit of subject B: 'V 1' (row 2) and 'v1' (rows 3-4) look alike"),
-    (
-        "a.jpg,A,v1,0,upper,1",
-        "row 2: case A/v1 has no image of region lower. Add it, or write `missing_regions",
-    ),
+    ("a.jpg,A,v1,0,upper,1", "row 2: case A/v1 has no image of region lower. Add it, or write `missing_regions"),
 ]
 
 

@@ -176,8 +176,7 @@ COMBINATION = {
     "no object": put("stackers", value=["mean_of_learners"]),
     "unknown network": put("stackers", value={"s": {"number": STACKER | {"weights": {"other": 1.0}}}}),
     "wrong shape": put(
-        "stackers",
-        value={"s": {"grades": {"learners": ["test_resnet"], "coefficients": [[1, 2]], "intercepts": [0]}}},
+        "stackers", value={"s": {"grades": {"learners": ["test_resnet"], "coefficients": [[1, 2]], "intercepts": [0]}}}
     ),
     "no thresholds": put("decisions", value={"grades": {"rule": "kappa", "thresholds": {}}}),
     "no quantile": put("intervals", value={"learners": {"test_resnet": {"number": {"range": [0, 4]}}}}),

@@ -134,13 +134,10 @@ def test_whichever_write_fails_the_old_or_the_new_file_is_there_and_it_can_be_wr
 
 @pytest.mark.slow
 def test_killed_runs_and_failed_disks_continue_to_the_same_bits(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from tests.durability.harness import durability, summary; "
-        "tallies = durability(Path(sys.argv[1]), kills=3, faults=2, seed=1, only='slides'); print(summary(tallies)); "
-        "sys.exit(any(tally.failures for tally in tallies) or sum(tallies[0].kills.values()) < 3)"
-    )
+    words = ["--kills", "3", "--faults", "2", "--seed", "1", "--only", "slides", "--folder", str(tmp_path)]
     root = Path(__file__).resolve().parents[1]
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.durability", *words]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "3 kills" in ended.stdout
 

@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from casewise.evaluation.agreement import (
-    band_of,
-    between_readers,
-    category_agreement,
-    group_agreement,
-    with_readers,
-)
+from casewise.evaluation.agreement import band_of, between_readers, category_agreement, group_agreement, with_readers
 from casewise.evaluation.bootstrap import Plan
 from tests.prediction_rows import metric_value
 

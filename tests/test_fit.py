@@ -198,8 +198,7 @@ def test_masks_lie_where_the_image_lies(tmp_path: Path, fit_as: Fit, padding: Pa
 
 @hypothesis_settings(deadline=None, max_examples=40)
 @given(
-    shapes=st.lists(st.tuples(st.integers(4, 40), st.integers(4, 40)), min_size=1, max_size=8),
-    seed=st.integers(0, 99),
+    shapes=st.lists(st.tuples(st.integers(4, 40), st.integers(4, 40)), min_size=1, max_size=8), seed=st.integers(0, 99)
 )
 def test_bars_are_drawn_anew_and_nothing_but_the_image_is_in_them(shapes: list[tuple[int, int]], seed: int) -> None:
     side = 32

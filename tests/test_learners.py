@@ -19,13 +19,7 @@ from casewise.jobs import fitting
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
 from casewise.run_folder import RunFolder
-from casewise.study.learners import (
-    LinearLearner,
-    is_baseline,
-    learner_named,
-    register_learner,
-    unregister_learner,
-)
+from casewise.study.learners import LinearLearner, is_baseline, learner_named, register_learner, unregister_learner
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from casewise.training.stages import Learned

@@ -55,24 +55,12 @@ def table() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def results(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run with each source left out writes, and the headline that pooled figures would have."""
-    study = build_study(
-        {
-            "name": "left-out",
-            "synthetic": True,
-            "cohort": "cohort.csv",
-            "images": {"size": 32},
-            "panels": {"by": "image"},
-            "targets": {"dx": {"classes": CLASSES, "positive": "covid"}},
-            "split": {"leave_out": "source"},
-            "baselines": {"off": "tests of networks"},
-            "backbones": ["test_resnet"],
-            "weights": "random",
-            "recipe": {"schedule": "constant", "early_stopping": {"monitor": "none"}},
-            "evaluation": {"bootstrap_resamples": 100, "response": False},
-        },
-        source="the test's study",
-        folder=tmp_path_factory.mktemp("left out"),
-    )
+    values: dict[str, Any] = {"name": "left-out", "synthetic": True, "cohort": "cohort.csv", "images": {"size": 32}}
+    values |= {"panels": {"by": "image"}, "targets": {"dx": {"classes": CLASSES, "positive": "covid"}}}
+    values |= {"split": {"leave_out": "source"}, "baselines": {"off": "tests of networks"}, "weights": "random"}
+    values |= {"backbones": ["test_resnet"], "recipe": {"schedule": "constant", "early_stopping": {"monitor": "none"}}}
+    values |= {"evaluation": {"bootstrap_resamples": 100, "response": False}}
+    study = build_study(values, source="the test's study", folder=tmp_path_factory.mktemp("left out"))
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     folder.study.write(study.model_dump(mode="json"))
     folder.predictions.write(table)

@@ -19,14 +19,7 @@ from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 from casewise.errors import ImageError
 from casewise.modalities.store.pixels import LANCZOS, reduced
 from casewise.modalities.store.preparation import Preparation
-from casewise.modalities.store.readers import (
-    PIXEL_LIMIT,
-    decode_jpeg,
-    fit,
-    image_facts,
-    open_source,
-    read_image,
-)
+from casewise.modalities.store.readers import PIXEL_LIMIT, decode_jpeg, fit, image_facts, open_source, read_image
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "WebP": "webp"}
 

@@ -41,17 +41,8 @@ def study_of(**values: Any) -> Study:
 
 
 def facts(**changes: Any) -> PlanFacts:
-    usual = {
-        "images": 1000,
-        "panels": 1000,
-        "folds": 5,
-        "cores": 2,
-        "budget": 1800,
-        "size": 224,
-        "flips": "none",
-        "encoders": [],
-        "noun": "images",
-    }
+    usual: dict[str, Any] = {"images": 1000, "panels": 1000, "folds": 5, "cores": 2, "budget": 1800, "size": 224}
+    usual |= {"flips": "none", "encoders": [], "noun": "images"}
     return PlanFacts(**(usual | changes))
 
 
@@ -183,11 +174,7 @@ def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chest
 
 @pytest.mark.parametrize(
     "stated",
-    [
-        {"epochs": 20},
-        {"dropout": 0.0, "pool": "average"},
-        {"optimizer": "sgd", "early_stopping": {"patience": 5}},
-    ],
+    [{"epochs": 20}, {"dropout": 0.0, "pool": "average"}, {"optimizer": "sgd", "early_stopping": {"patience": 5}}],
 )
 def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
     study, all_planned = study_of(recipe=stated, weights="random"), recipe_of(study_of(weights="random"), facts())

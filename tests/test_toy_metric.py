@@ -31,17 +31,8 @@ def matthews() -> Iterator[Metric]:
         a, b, c, d = (counts[..., i, j] for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
         return np.asarray((a * d - b * c) / np.sqrt((a + b) * (c + d) * (a + c) * (b + d)))
 
-    yield register_metric(
-        Metric(
-            "matthews",
-            correlation,
-            ("classification",),
-            title="Matthews r",
-            phrase="Matthews correlation",
-            glossary="Correlation of reference and predicted class.",
-            n_classes=(2, 2),
-        )
-    )
+    words = {"title": "Matthews r", "phrase": "Matthews correlation", "glossary": "Correlation of the classes."}
+    yield register_metric(Metric("matthews", correlation, ("classification",), **words, n_classes=(2, 2)))
     registry._REGISTRY.pop("matthews")
 
 

@@ -21,16 +21,12 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the runs are kept [default: a temporary folder]")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="durability-") as temporary:
-        tallies = durability(
-            options.folder or Path(temporary),
-            kills=options.kills,
-            faults=options.faults,
-            seed=options.seed,
-            only=options.only,
-        )
+        given = {"folder": Path(temporary)} | {
+            name: value for name, value in vars(options).items() if value is not None
+        }
+        tallies = durability(**given)
     print(summary(tallies))
-    killed = sum(sum(tally.kills.values()) for tally in tallies)
-    return 1 if any(tally.failures for tally in tallies) or killed < options.kills else 0
+    return int(any(tally.failures for tally in tallies) or sum(tally.kills for tally in tallies) < options.kills)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,8 @@ def _of_json(path: Path) -> list[str]:
         except CasewiseError as error:
             return [str(error)]
     if isinstance(value, dict) and "index_sha256" in value:
-        return _wrong(path.parent, {value["index"]: value["index_sha256"]}) + (
-            _wrong(path.parent, {value["slices"]: value["sha256"]}) if "slices" in value else []
-        )
+        slices = {value["slices"]: value["sha256"]} if "slices" in value else {}
+        return _wrong(path.parent, {value["index"]: value["index_sha256"]} | slices)
     return []
 
 
@@ -76,12 +76,9 @@ def _of_checksums(folder: Path, recorded: dict[str, list[str]]) -> list[str]:
         for name, checksums in recorded.items()
         if (folder / name).is_file() and sha256(folder / name) not in checksums
     ]
-    unrecorded = [path for ending in ("safetensors", "parquet") for path in folder.glob(f"*.{ending}")]
-    return problems + [
-        f"{path}: no recorded checksum"
-        for path in unrecorded
-        if path.name not in recorded and not path.name.startswith(TEMPORARY)
-    ]
+    present = [path for ending in ("safetensors", "parquet") for path in folder.glob(f"*.{ending}")]
+    unrecorded = [path for path in present if path.name not in recorded and not path.name.startswith(TEMPORARY)]
+    return problems + [f"{path}: no recorded checksum" for path in unrecorded]
 
 
 def _of_zip(path: Path) -> list[str]:
@@ -95,12 +92,9 @@ def _of_zip(path: Path) -> list[str]:
 
 def finished_jobs(work: Path) -> dict[str, str]:
     """The checksums of the records of all finished networks, and of their weights and predictions."""
-    files: dict[str, str] = {}
-    for record in work.glob("run/**/jobs/*/*/job.json"):
-        for name in ("job.json", "model.safetensors", "predictions.parquet"):
-            if (path := record.with_name(name)).is_file():
-                files[path.relative_to(work).as_posix()] = sha256(path)
-    return files
+    names = ("job.json", "model.safetensors", "predictions.parquet")
+    files = [record.with_name(name) for record in work.glob("run/**/jobs/*/*/job.json") for name in names]
+    return {path.relative_to(work).as_posix(): sha256(path) for path in files if path.is_file()}
 
 
 def lost(before: dict[str, str], now: dict[str, str]) -> list[str]:
@@ -119,18 +113,15 @@ def _digest(path: Path) -> str:
     if path.name not in ("audit.json", "metrics.json"):
         return sha256(path)
     value = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("seconds", "made_from"):
-        value.pop(name, None)
+    value = {name: entry for name, entry in value.items() if name not in ("seconds", "made_from")}
     value.get("facts", {}).pop("inputs_hash", None)
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def differing(expected: dict[str, str], present: dict[str, str]) -> list[str]:
     """The results that differ from those of the run that nothing interrupted."""
-    names = sorted(expected.keys() | present.keys())
-    return [
-        f"{name}: other bits than without interruption" for name in names if expected.get(name) != present.get(name)
-    ]
+    names = sorted({name for name, _ in expected.items() ^ present.items()})
+    return [f"{name}: other bits than without interruption" for name in names]
 
 
 def leftovers(work: Path) -> list[str]:
@@ -139,18 +130,11 @@ def leftovers(work: Path) -> list[str]:
     return [f"{path.relative_to(work)}: left behind" for path in names]
 
 
-def epochs_of(file: Path) -> list[tuple[str, str]]:
-    """The finished epochs, in order: the file of the job's progress, and the stage with the number of the epoch."""
-    if not file.exists():
-        return []
-    lines = [line.split("\t", 1) for line in file.read_text(encoding="utf-8").splitlines()]
-    return [(job, epoch) for job, epoch in lines]
+def epochs_of(file: Path) -> list[str]:
+    """The finished epochs, in order: each a line of the file of the job's progress, the stage and the epoch."""
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
-def epochs_again(before: list[tuple[str, str]], now: list[tuple[str, str]]) -> dict[str, int]:
+def epochs_again(before: list[str], now: list[str]) -> Counter[str]:
     """For each job, how many of its epochs were computed again after an interruption."""
-    again: dict[str, int] = {}
-    for job, epoch in now:
-        if (job, epoch) in before:
-            again[job] = again.get(job, 0) + 1
-    return again
+    return Counter(epoch.partition("\t")[0] for epoch in now if epoch in before)

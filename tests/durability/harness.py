@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.durability import checks
-from tests.durability.runs import Ending, Plan, load, mark_steps, run, workers_watched
+from tests.durability.runs import Ending, Plan, load, run, workers_watched
 from tests.durability.scenarios import SCENARIOS, Scenario
-from tests.durability.tracing import Shared
 
 # How a full disk, a read-only one, one that is gone and one that fails answer.
 FAULTS = ("ENOSPC", "EROFS", "ESTALE", "EIO")
@@ -20,6 +20,8 @@ FAULTS = ("ENOSPC", "EROFS", "ESTALE", "EIO")
 EPOCHS_AGAIN = 1
 # Failures after which a scenario is given up.
 FAILURES = 5
+# What is loaded before the first run; what a run has loaded is loaded after it.
+LOADED = ["casewise.cli.main", "casewise.run"]
 
 
 @dataclass
@@ -27,19 +29,11 @@ class Tally:
     """What became of the runs of a scenario."""
 
     scenario: str
-    kills: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
+    kills: int = 0
+    faults: int = 0
     completed: int = 0
     epochs_again: int = 0
     failures: list[str] = field(default_factory=list)
-
-    def add(self, other: Tally) -> None:
-        """Add another tally of the scenario."""
-        self.kills += other.kills
-        self.faults += other.faults
-        self.completed += other.completed
-        self.epochs_again += other.epochs_again
-        self.failures += other.failures
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Reference:
     operations: int
 
 
-def reference(scenario: Scenario, folder: Path, shared: Shared) -> Reference:
+def reference(scenario: Scenario, folder: Path) -> Reference:
     """Draw the cohort and run the scenario without interruption.
 
     Raises:
@@ -62,57 +56,63 @@ def reference(scenario: Scenario, folder: Path, shared: Shared) -> Reference:
     folder.mkdir(parents=True)
     study, work = scenario.prepare(folder), folder / "work"
     modules = folder / "modules.txt"
-    ending = run(scenario.commands(study, work), work, shared, modules=str(modules))
+    ending = run(scenario.commands(study, work), work, modules=str(modules))
     problems = checks.damage(work) + checks.leftovers(work) if ending.code == 0 else [ending.output[-2000:]]
     if problems:
         raise RuntimeError(f"{scenario.name}: the run without interruption fails: {problems}")
     load(modules.read_text(encoding="utf-8").split())
-    found = Reference(study, checks.results(work), ending.seconds, ending.operations)
-    _discard(work)
-    return found
+    return Reference(study, checks.results(work), ending.seconds, ending.operations)
 
 
-def killed(
-    scenario: Scenario, whole: Reference, folder: Path, kills: int, draw: random.Random, shared: Shared
-) -> Tally:
+def killed(scenario: Scenario, whole: Reference, folder: Path, kills: int, draw: random.Random, tally: Tally) -> None:
     """Kill runs of the scenario until `kills` have been killed, half of them at a moment, half at a file operation.
 
     Each is continued, and killed again, until it finishes; then its results are compared.
     """
-    tally, number = Tally(scenario.name), 0
-    while sum(tally.kills.values()) < kills and len(tally.failures) < FAILURES:
+    number = 0
+    while tally.kills < kills and len(tally.failures) < FAILURES:
         number += 1
-        work = folder / f"killed-{number}"
-        _until_finished(scenario, whole, work, kills, draw, shared, tally)
-        _discard(work, keep=bool(tally.failures))
-    return tally
+        with _work_in(folder / f"killed-{number}", tally) as work:
+            _until_finished(scenario, whole, work, kills, draw, tally)
 
 
 def _until_finished(
-    scenario: Scenario, whole: Reference, work: Path, kills: int, draw: random.Random, shared: Shared, tally: Tally
+    scenario: Scenario, whole: Reference, work: Path, kills: int, draw: random.Random, tally: Tally
 ) -> None:
-    study = _moved(whole.study, work)
     before: dict[str, str] = {}
-    epochs: list[tuple[str, str]] = []
+    epochs: list[str] = []
     while True:
-        left = kills - sum(tally.kills.values())
-        plan = _drawn(whole, draw) if left > 0 else Plan()
-        ending = run(scenario.commands(study, work), work, shared, plan)
-        problems = [*_unexpected(ending), *checks.damage(work), *checks.lost(before, checks.finished_jobs(work))]
-        now = checks.epochs_of(work.parent / f"{work.name}.epochs")
+        plan = _drawn(whole, draw) if tally.kills < kills else Plan()
+        ending = run(scenario.commands(whole.study, work), work, plan)
+        finished, now = checks.finished_jobs(work), checks.epochs_of(work.with_name(f"{work.name}.epochs"))
+        problems = [*_unexpected(ending), *checks.damage(work), *checks.lost(before, finished)]
         again = checks.epochs_again(epochs, now[len(epochs) :])
-        tally.epochs_again += sum(again.values())
+        tally.epochs_again += again.total()
         problems += [f"{job}: {count} epochs again" for job, count in again.items() if count > EPOCHS_AGAIN]
-        before, epochs = checks.finished_jobs(work), now
-        where = f"{scenario.name}, {ending.step}, {work.name}, {plan}"
-        if ending.code == -9:
-            tally.kills[ending.step] += 1
-        elif not problems:
-            problems += checks.differing(whole.results, checks.results(work)) + checks.leftovers(work)
-            tally.completed += 1
-        tally.failures += [f"{where}: {problem}" for problem in problems]
+        before, epochs = finished, now
+        tally.kills += ending.code == -9
+        if ending.code != -9 and not problems:
+            problems = _at_the_end(whole, work, tally)
+        tally.failures += [f"{scenario.name}, {work.name}, {plan}: {problem}" for problem in problems]
         if ending.code != -9 or problems:
             return
+
+
+def _at_the_end(whole: Reference, work: Path, tally: Tally) -> list[str]:
+    """What is wrong with the files of a finished run."""
+    tally.completed += 1
+    return checks.differing(whole.results, checks.results(work)) + checks.leftovers(work)
+
+
+@contextmanager
+def _work_in(work: Path, tally: Tally) -> Iterator[Path]:
+    """An empty folder for a run, which is kept where it fails."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.with_name(f"{work.name}.epochs").unlink(missing_ok=True)
+    failures = len(tally.failures)
+    yield work
+    if len(tally.failures) == failures:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _unexpected(ending: Ending) -> list[str]:
@@ -132,32 +132,28 @@ def _drawn(whole: Reference, draw: random.Random) -> Plan:
 
 
 def failed_disks(
-    scenario: Scenario, whole: Reference, folder: Path, faults: int, draw: random.Random, shared: Shared
-) -> Tally:
+    scenario: Scenario, whole: Reference, folder: Path, faults: int, draw: random.Random, tally: Tally
+) -> None:
     """Let the disk fail at file operations spread evenly over the run, and continue without the failure.
 
     The run must end with one sentence and exit code 2, and then continue to the same bits.
     """
-    tally = Tally(scenario.name)
     for number in range(faults):
-        at = 1 + (number * whole.operations + draw.randrange(whole.operations)) // max(1, faults)
-        fault, work = FAULTS[number % len(FAULTS)], folder / f"failed-{number}"
-        study = _moved(whole.study, work)
-        ending = run(scenario.commands(study, work), work, shared, Plan(at=at, fault=fault))
-        where = f"{scenario.name}, {ending.step}, {fault} at operation {at} of {whole.operations}"
-        problems = checks.damage(work) + _not_a_sentence(ending, work)
-        before = checks.finished_jobs(work)
-        after = run(scenario.commands(study, work), work, shared)
-        if after.code == 0:
-            problems += checks.damage(work) + checks.lost(before, checks.finished_jobs(work))
-            problems += checks.differing(whole.results, checks.results(work)) + checks.leftovers(work)
-            tally.completed += 1
-        else:
-            problems.append(f"it cannot continue: {after.output[-1500:]}")
-        tally.faults[ending.step] += 1
-        tally.failures += [f"{where}: {problem}" for problem in problems]
-        _discard(work, keep=bool(problems))
-    return tally
+        at = 1 + (number * whole.operations + draw.randrange(whole.operations)) // faults
+        fault = FAULTS[number % len(FAULTS)]
+        with _work_in(folder / f"failed-{number}", tally) as work:
+            commands = scenario.commands(whole.study, work)
+            problems = _not_a_sentence(run(commands, work, Plan(at=at, fault=fault)), work) + checks.damage(work)
+            before = checks.finished_jobs(work)
+            after = run(commands, work)
+            if after.code == 0:
+                problems += checks.damage(work) + checks.lost(before, checks.finished_jobs(work))
+                problems += _at_the_end(whole, work, tally)
+            else:
+                problems.append(f"it cannot continue: {after.output[-1500:]}")
+            tally.faults += 1
+            where = f"{scenario.name}, {fault} at operation {at} of {whole.operations}"
+            tally.failures += [f"{where}: {problem}" for problem in problems]
 
 
 def _not_a_sentence(ending: Ending, work: Path) -> list[str]:
@@ -175,61 +171,30 @@ def _not_a_sentence(ending: Ending, work: Path) -> list[str]:
     return problems
 
 
-def _moved(study: Path, work: Path) -> Path:
-    """The study file, which all runs share; older files of the run folder are removed."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.with_name(f"{work.name}.epochs").unlink(missing_ok=True)
-    return study
-
-
-def _discard(work: Path, *, keep: bool = False) -> None:
-    if not keep:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def durability(
-    folder: Path, *, kills: int, faults: int, seed: int, only: str = "", progress: bool = False
-) -> list[Tally]:
+def durability(folder: Path, *, kills: int, faults: int, seed: int, only: str = "") -> list[Tally]:
     """Kill `kills` runs in all, and let the disk fail in `faults`, shared evenly by the scenarios."""
     os.environ.update(LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="1", MPLBACKEND="Agg")
     scenarios = [scenario for scenario in SCENARIOS if only in ("", scenario.name)]
-    shared, tallies = Shared(), []
+    tallies = [Tally(scenario.name) for scenario in scenarios]
     with workers_watched(folder):
-        load()
-        mark_steps(shared)
-        for number, scenario in enumerate(scenarios):
+        load(LOADED)
+        for number, (scenario, tally) in enumerate(zip(scenarios, tallies, strict=True)):
             place, draw = folder / scenario.name.replace(",", "").replace(" ", "-"), random.Random(f"{seed} {number}")
             # The first one twice: its libraries are loaded here after the first time, which would be in its seconds.
             for _ in range(1 if number else 2):
-                whole = reference(scenario, place, shared)
-            tally = killed(scenario, whole, place, _share(kills, number, len(scenarios)), draw, shared)
-            tally.add(failed_disks(scenario, whole, place, _share(faults, number, len(scenarios)), draw, shared))
-            tallies.append(tally)
-            if progress:
-                print("\n  ".join([summary_line(tally), *tally.failures]), flush=True)
+                whole = reference(scenario, place)
+            own_kills, own_faults = ((count + number) // len(scenarios) for count in (kills, faults))
+            killed(scenario, whole, place, own_kills, draw, tally)
+            failed_disks(scenario, whole, place, own_faults, draw, tally)
     return tallies
-
-
-def _share(count: int, number: int, of: int) -> int:
-    return count // of + (number < count % of)
-
-
-def summary_line(tally: Tally) -> str:
-    """One scenario in a line."""
-    return (
-        f"{tally.scenario}: {sum(tally.kills.values())} kills, {sum(tally.faults.values())} failures of the disk, "
-        f"{tally.completed} runs finished, {tally.epochs_again} epochs again, {len(tally.failures)} failures"
-    )
 
 
 def summary(tallies: list[Tally]) -> str:
     """The figures of all scenarios, and every failure."""
-    lines = [summary_line(tally) for tally in tallies]
-    for kind in ("kills", "faults"):
-        steps: Counter[str] = sum((getattr(tally, kind) for tally in tallies), Counter())
-        by_step = ", ".join(f"{step} {count}" for step, count in steps.most_common())
-        lines.append(f"{'kills' if kind == 'kills' else 'failures of the disk'} by step: {by_step or 'none'}")
-    failures = [failure for tally in tallies for failure in tally.failures]
-    kills = sum(sum(tally.kills.values()) for tally in tallies)
-    lines.append(f"{kills} kills, {sum(t.epochs_again for t in tallies)} epochs again, {len(failures)} failures")
-    return "\n".join([*lines, *failures])
+    lines = [
+        f"{tally.scenario}: {tally.kills} kills, {tally.faults} failures of the disk, "
+        f"{tally.completed} runs finished, {tally.epochs_again} epochs again, {len(tally.failures)} failures"
+        for tally in tallies
+    ]
+    lines.append(f"{sum(t.kills for t in tallies)} kills, {sum(len(t.failures) for t in tallies)} failures")
+    return "\n".join([*lines, *(failure for tally in tallies for failure in tally.failures)])

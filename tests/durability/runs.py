@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 import shutil
@@ -10,37 +9,16 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from tests.durability.tracing import EPOCHS, OPERATIONS, STEP, WATCHED, Shared, Tracer
+from tests.durability.tracing import EPOCHS, WATCHED, Tracer
 
 ROOT = Path(__file__).resolve().parents[2]
-# The functions of the steps, by their modules.
-STEPS = {
-    "read": "casewise.pipeline.read:read",
-    "split": "casewise.pipeline.read:split",
-    "prepare": "casewise.pipeline.read:prepare",
-    "audit": "casewise.pipeline.audit:audit",
-    "train": "casewise.pipeline.train:train",
-    "counterfactuals": "casewise.pipeline.image_checks:counterfactuals",
-    "stack": "casewise.pipeline.evaluate:stack",
-    "score": "casewise.pipeline.evaluate:score",
-    "input checks": "casewise.pipeline.image_checks:input_checks",
-    "evaluate": "casewise.pipeline.evaluate:evaluate",
-    "seeds": "casewise.pipeline.further_trainings:seeds",
-    "report": "casewise.pipeline.finished:report",
-    "bundle": "casewise.pipeline.bundle:write_bundle",
-    "explain": "casewise.plugins.explain.command:explain_run",
-    "bundle file": "casewise.pipeline.bundle:archive_run",
-    "predict": "casewise.inference.output_table:predict_to_file",
-    "results": "casewise.report.results_page:write_results",
-}
-NAMES = ["between steps", *STEPS]
 HOOK = "from tests.durability.tracing import install_in_worker\n\ninstall_in_worker()\n"
 # Seconds after which a run hangs.
 PATIENCE = 900
@@ -48,10 +26,9 @@ PATIENCE = 900
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: its code (negative for a signal), step, operations on files, seconds and what it printed."""
+    """How a run ended: its code (negative for a signal), operations on files, seconds and what it printed."""
 
     code: int
-    step: str
     operations: int
     seconds: float
     output: str
@@ -66,38 +43,14 @@ class Plan:
     fault: str = "kill"
 
 
-def load(modules: list[str] | None = None) -> None:
-    """Load what runs need, once for all forks, and note the step in which a run is."""
-    for name in modules or [target.partition(":")[0] for target in STEPS.values()]:
-        if name not in sys.modules:
-            try:
-                importlib.import_module(name)
-            except Exception:  # noqa: BLE001 (a part of a library that the run reached in another way)
-                continue
+def load(modules: list[str]) -> None:
+    """Load what runs need, once for all forks."""
+    for name in modules:
+        with suppress(Exception):  # a part of a library that the run reached in another way
+            importlib.import_module(name)
 
 
-def mark_steps(shared: Shared) -> None:
-    """Note in `shared` which step is at work, in this process and its forks."""
-    for number, target in enumerate(STEPS.values(), start=1):
-        module, _, name = target.partition(":")
-        _mark(importlib.import_module(module), name, number, shared)
-
-
-def _mark(module: ModuleType, name: str, number: int, shared: Shared) -> None:
-    step: Callable[..., Any] = getattr(module, name)
-
-    @functools.wraps(step)
-    def marked(*given: Any, **named: Any) -> Any:
-        before = shared.get(STEP)
-        shared.set(STEP, number)
-        result = step(*given, **named)
-        shared.set(STEP, before)  # not after an error: its step is of interest
-        return result
-
-    setattr(module, name, marked)
-
-
-def run(commands: list[list[str]], work: Path, shared: Shared, plan: Plan | None = None, modules: str = "") -> Ending:
+def run(commands: list[list[str]], work: Path, plan: Plan | None = None, modules: str = "") -> Ending:
     """Give the commands one after another in a fork of this process, until one fails or the fault occurs.
 
     Args:
@@ -105,21 +58,19 @@ def run(commands: list[list[str]], work: Path, shared: Shared, plan: Plan | None
     """
     plan = plan or Plan()
     work.mkdir(parents=True, exist_ok=True)
-    shared.set(OPERATIONS, 0)
-    shared.set(STEP, 0)
+    operations = RawValue("Q")
     output = work.parent / f"{work.name}.log"
     output.write_bytes(b"")  # here already: a run may be killed before it prints
     sys.stdout.flush()
     start = time.monotonic()
     child = os.fork()
     if child == 0:
-        _as_child(commands, work, shared, plan, output, modules)
+        _as_child(commands, work, operations, plan, output, modules)
     status = _waited(child, start + plan.seconds if plan.seconds else 0.0, start + PATIENCE)
     seconds = time.monotonic() - start
     _wait_for_group(child)
     text = output.read_text(encoding="utf-8", errors="replace")
-    code, step = os.waitstatus_to_exitcode(status), NAMES[shared.get(STEP)]
-    return Ending(code, step, shared.get(OPERATIONS), round(seconds, 2), text)
+    return Ending(os.waitstatus_to_exitcode(status), operations.value, round(seconds, 2), text)
 
 
 def _waited(child: int, kill_at: float, give_up_at: float) -> int:
@@ -140,8 +91,7 @@ def _waited(child: int, kill_at: float, give_up_at: float) -> int:
 def _wait_for_group(group: int) -> None:
     """Wait until the workers of an ended run have ended, too."""
     for _ in range(600):
-        members = [path for path in Path("/proc").glob("[0-9]*/stat") if _alive_in(path, group)]
-        if not members:
+        if not any(_alive_in(path, group) for path in Path("/proc").glob("[0-9]*/stat")):
             return
         time.sleep(0.05)
     raise RuntimeError(f"the workers of {group} do not end")
@@ -155,7 +105,7 @@ def _alive_in(stat: Path, group: int) -> bool:
     return fields[0] != "Z" and int(fields[2]) == group
 
 
-def _as_child(commands: list[list[str]], work: Path, shared: Shared, plan: Plan, output: Path, modules: str) -> None:
+def _as_child(commands: list[list[str]], work: Path, operations: Any, plan: Plan, output: Path, modules: str) -> None:
     code = 1
     try:
         os.setsid()
@@ -164,7 +114,7 @@ def _as_child(commands: list[list[str]], work: Path, shared: Shared, plan: Plan,
         os.dup2(handle, 2)
         epochs = str(work.parent / f"{work.name}.epochs")
         os.environ |= {WATCHED: str(work), EPOCHS: epochs}
-        sys.addaudithook(Tracer(str(work), epochs, shared, plan.at, plan.fault))
+        sys.addaudithook(Tracer(str(work), epochs, operations, plan.at, plan.fault))
         code = _given(commands)
         if modules:
             Path(modules).write_text("\n".join(sorted(sys.modules)), encoding="utf-8")
@@ -184,7 +134,7 @@ def _given(commands: list[list[str]]) -> int:
         try:
             main.main()
         except SystemExit as ended:
-            if ended.code not in (0, None):
+            if ended.code:
                 return ended.code if isinstance(ended.code, int) else 1
     return 0
 

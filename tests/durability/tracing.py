@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import signal
 import sys
@@ -22,37 +21,20 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.link", "os.rmdir", "os.trun
 FREEING = {"os.rename", "os.remove", "os.rmdir"}
 
 
-class Shared:
-    """Numbers that a run and the process that started it both see: operations on files, and the step."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 16)
-
-    def get(self, index: int) -> int:
-        """One of the two numbers."""
-        return int.from_bytes(self._memory[8 * index : 8 * index + 8], "little")
-
-    def set(self, index: int, value: int) -> None:
-        """Change one of the two numbers."""
-        self._memory[8 * index : 8 * index + 8] = value.to_bytes(8, "little")
-
-
-OPERATIONS, STEP = 0, 1
-
-
 @dataclass
 class Tracer:
     """An audit hook that counts operations on files in `folder`, and does what was planned at one of them.
 
     Attributes:
         epochs: the file to which a line is appended for each finished epoch.
+        operations: the number of operations, which the process that started the run sees, too.
         at: the operation at which the fault occurs, from 1; 0 for none.
         fault: `kill`, or the name of the error that this and the later operations fail with.
     """
 
     folder: str
     epochs: str
-    shared: Shared | None = None
+    operations: Any = None
     at: int = 0
     fault: str = "kill"
     busy: bool = field(default=False, init=False)
@@ -71,10 +53,9 @@ class Tracer:
 
     def _operation(self, event: str, name: str, arguments: tuple[Any, ...]) -> None:
         writes = event != "open" or bool((arguments[2] or 0) & WRITING)
-        if self.shared is not None:
-            count = self.shared.get(OPERATIONS) + writes
-            self.shared.set(OPERATIONS, count)
-            if self.at and count >= self.at:
+        if self.operations is not None:
+            self.operations.value += writes
+            if self.at and self.operations.value >= self.at:
                 self._fail(event, name, writes)
         if event == "os.rename" and name.endswith("/progress.json"):
             self._note_epoch(_text(arguments[0]), name)
@@ -83,9 +64,7 @@ class Tracer:
         if self.fault == "kill":
             os.killpg(0, signal.SIGKILL)
         number = getattr(errno, self.fault)
-        if self.fault in ("ENOSPC", "EROFS") and not writes:
-            return
-        if self.fault == "ENOSPC" and event in FREEING:
+        if (self.fault in ("ENOSPC", "EROFS") and not writes) or (self.fault == "ENOSPC" and event in FREEING):
             return
         raise OSError(number, os.strerror(number), name)
 
@@ -94,9 +73,8 @@ class Tracer:
             progress = json.load(file)
         if progress["done"] and progress["stage"] != "failed":
             line = f"{os.path.relpath(name, self.folder)}\t{progress['stage']}\t{progress['done']}\n"
-            handle = os.open(self.epochs, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            os.write(handle, line.encode())
-            os.close(handle)
+            with open(self.epochs, "a", encoding="utf-8") as file:
+                file.write(line)
 
 
 def _text(name: Any) -> str:

@@ -13,21 +13,10 @@ from casewise.plugins.explain.methods.gradcam import layer_of
 from casewise.plugins.explain.methods.receptive_field import cell_centres, upsampled, zero_to_one
 
 # first middle and step in pixels: from each backbone's kernels, strides and paddings by hand
-PLACES = {
-    "alexnet": (15, 16),
-    "vgg11": (7.5, 16),
-    "resnet18": (0, 32),
-    "densenet121": (14, 32),
-    "mobilenet_v2": (0, 32),
-    "mobilenet_v3_small": (0, 32),
-    "shufflenet_v2_x0_5": (0, 32),
-    "squeezenet1_1": (15, 16),
-    "googlenet": (22, 32),
-    "efficientnet_b0": (0, 32),
-    "cnn": (7.5, 16),
-    "unet_encoder": (7.5, 16),
-    "convnext_atto": (15.5, 32),
-}
+STEP_32 = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "efficientnet_b0")
+PLACES = dict.fromkeys(STEP_32, (0, 32)) | dict.fromkeys(("vgg11", "cnn", "unet_encoder"), (7.5, 16))
+PLACES |= dict.fromkeys(("alexnet", "squeezenet1_1"), (15, 16))
+PLACES |= {"densenet121": (14, 32), "googlenet": (22, 32), "convnext_atto": (15.5, 32)}
 
 
 QUICK = ("alexnet", "resnet18", "shufflenet_v2_x0_5", "cnn", "convnext_atto")

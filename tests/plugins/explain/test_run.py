@@ -52,27 +52,15 @@ VOLUMES = {
     **{key: SMALL[key] for key in ("synthetic", "weights", "audit", "compute")},
     "name": "planted",
     "images": {"size": 32},
-    "volumes": {
-        "sequences": ["T1", "T2"],
-        "in_plane_size": 64,
-        "bias": "none",
-        "smoothing": "none",
-        "fusion": ["late", "T2"],
-        "missing": "mask",
-        "lesion": "lesion",
-    },
+    "volumes": {"sequences": ["T1", "T2"], "in_plane_size": 64, "bias": "none", "smoothing": "none"}
+    | {"fusion": ["late", "T2"], "missing": "mask", "lesion": "lesion"},
     "panels": {"by": "case", "grid": "3x3"},
     "targets": {"grade": {"classes": ["normal", "high"], "positive": "high"}},
     "split": {"test": 0.2, "folds": 2, "restarts": 20},
     "baselines": {"off": "tests of networks"},
     "backbones": ["test_resnet@late", "test_vit@T2"],
-    "recipe": {
-        "epochs": 1,
-        "batch_size": 4,
-        "optimizer": "adam",
-        "schedule": "cosine",
-        "early_stopping": {"monitor": "none"},
-    },
+    "recipe": {"epochs": 1, "batch_size": 4, "optimizer": "adam"}
+    | {"schedule": "cosine", "early_stopping": {"monitor": "none"}},
     "evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 0},
     "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
 }
@@ -81,15 +69,9 @@ VOLUMES = {
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on ten abdomens, every other with a bright ball; one lacks a sequence."""
-    table = make_pancreas(
-        tmp_path_factory.mktemp("pancreas"),
-        subjects=10,
-        classes=("normal", "high"),
-        size=(48, 48),
-        slices=(10, 12),
-        lesion="planted",
-        seed=2,
-    )
+    folder = tmp_path_factory.mktemp("pancreas")
+    shape: Any = {"size": (48, 48), "slices": (10, 12), "lesion": "planted"}
+    table = make_pancreas(folder, subjects=10, classes=("normal", "high"), seed=2, **shape)
     without_a_sequence(table, 2)
     study = build_study(VOLUMES | {"cohort": table}, source="the test's study", folder=table.parent)
     return run(study, tmp_path_factory.mktemp("planted") / "run").folder

@@ -102,17 +102,10 @@ def learner_of(kind: str, folds: int = 0) -> TrainedLearner:
     """
     model, changes = KINDS[kind]
     folds = folds or (2 if kind == "cnn" or "volumes" in changes else 1)
-    values: dict[str, Any] = {
-        "name": "export",
-        "cohort": "cases.csv",
-        "images": {"size": SIDE},
-        "panels": {"by": "case"},
-        "targets": TARGETS,
-        "backbones": [] if model.endswith(("_pixels", "_features")) else [model.partition("@")[0]],
-        "weights": "random",
-        "recipe": {"epochs": 1, "dropout": 0.5},
-        "evaluation": {"response": False},
-    }
+    values: dict[str, Any] = {"name": "export", "cohort": "cases.csv", "images": {"size": SIDE}, "weights": "random"}
+    values |= {"panels": {"by": "case"}, "targets": TARGETS, "evaluation": {"response": False}}
+    values |= {"backbones": [] if model.endswith(("_pixels", "_features")) else [model.partition("@")[0]]}
+    values |= {"recipe": {"epochs": 1, "dropout": 0.5}}
     values |= {
         key: {**values.get(key, {}), **value} if isinstance(value, dict) else value for key, value in changes.items()
     }
@@ -133,23 +126,10 @@ def learner_of(kind: str, folds: int = 0) -> TrainedLearner:
             with torch.no_grad():
                 data = FeatureData(network.eval().features(torch.rand(24, 3, SIDE, SIDE)), truth)
             fit_radial_head(network, data, [str(number) for number in range(24)], outputs, seed=fold)
-        members.append(
-            UntrainedBundle(
-                Path(),
-                model,
-                fold,
-                scaled_facts({"name": model}, network),
-                output_facts(view, outputs, network),
-                settings_of(view, model),
-                {"sequences": ["T1", "T2"], "standard": [[0.0, 0.1 * fold + 0.2, 1.0]] * 2} if study.volumes else {},
-                ComputeFacts(),
-                4,
-                frozenset(),
-                frozenset(),
-                {},
-                network_now=network,
-            )
-        )
+        facts = scaled_facts({"name": model}, network), output_facts(view, outputs, network), settings_of(view, model)
+        scans = {"sequences": ["T1", "T2"], "standard": [[0.0, 0.1 * fold + 0.2, 1.0]] * 2} if study.volumes else {}
+        rest: Any = (ComputeFacts(), 4, frozenset(), frozenset(), {})
+        members.append(UntrainedBundle(Path(), model, fold, *facts, scans, *rest, network_now=network))
     return TrainedLearner.of(members)
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class OwnData:
     direct: bool = False
 
 
-@dataclass(frozen=True)
-class Film:
+class Film(NamedTuple):
     subject: str
     label: str
     file: Path
@@ -87,12 +86,8 @@ def windows_paths(folder: Path, films: list[Film]) -> OwnData:
         path = copied(film, folder / "images" / film.label / f"{film.subject}.png")
         written = str(path) if film.number % 2 else f"D:\\Study\\images\\{film.label}\\{film.subject}.PNG"
         rows.append([written, film.subject, film.label])
-    return OwnData(
-        folder / "images",
-        text_table(folder / "paths.csv", rows),
-        column="diagnosis",
-        classes=sorted({f.label for f in films}),
-    )
+    table = text_table(folder / "paths.csv", rows)
+    return OwnData(folder / "images", table, column="diagnosis", classes=sorted({f.label for f in films}))
 
 
 def class_folders(folder: Path, films: list[Film]) -> OwnData:
@@ -123,15 +118,9 @@ def dicom_series(folder: Path, films: list[Film]) -> OwnData:
         own = {"PatientID": film.subject, "SeriesInstanceUID": f"1.2.{film.number}"}
         series(folder / "scans" / film.subject, volume(film.number), **own)
         rows.append([film.subject, "cyst" if film.number % 2 else "none found"])
-    return OwnData(
-        folder / "scans",
-        text_table(folder / "diagnoses.csv", rows),
-        column="diagnosis",
-        subjects=12,
-        cases=12,
-        count=12,
-        classes=["cyst", "none found"],
-    )
+    count: Any = dict.fromkeys(("subjects", "cases", "count"), 12)
+    table = text_table(folder / "diagnoses.csv", rows)
+    return OwnData(folder / "scans", table, column="diagnosis", classes=["cyst", "none found"], **count)
 
 
 def two_files_a_visit(folder: Path, films: list[Film]) -> OwnData:
@@ -162,9 +151,8 @@ def missing_images(folder: Path, films: list[Film]) -> OwnData:
     for film in films:
         if film.number > 4:
             copied(film, folder / "films" / f"{film.number}.png")
-        rows.append(
-            [f"{film.number}.png", film.subject, film.label if film.number != 5 else "n/a", "MF"[film.number % 2]]
-        )
+        label = film.label if film.number != 5 else "n/a"
+        rows.append([f"{film.number}.png", film.subject, label, "MF"[film.number % 2]])
     copied(films[0], folder / "films" / "extra.png")
     table = text_table(folder / "cases.csv", rows)
     classes = sorted({f.label for f in films})
@@ -172,20 +160,16 @@ def missing_images(folder: Path, films: list[Film]) -> OwnData:
 
 
 Builder = Callable[[Path, list[Film]], OwnData]
-CASES: dict[str, Builder] = {
-    function.__name__: function
-    for function in (
-        other_column_names,
-        decimal_commas,
-        windows_paths,
-        class_folders,
-        names_with_subjects,
-        dicom_series,
-        two_files_a_visit,
-        files_named_by_visits,
-        missing_images,
-    )
-}
+OF_TABLES = (
+    other_column_names,
+    decimal_commas,
+    windows_paths,
+    two_files_a_visit,
+    files_named_by_visits,
+    missing_images,
+)
+OF_FOLDERS = (class_folders, names_with_subjects, dicom_series)
+CASES: dict[str, Builder] = {function.__name__: function for function in (*OF_TABLES, *OF_FOLDERS)}
 # The one edit with which a study ends within a test: smaller images and a shorter training.
 EDIT: dict[str, Any] = {
     "images": {"size": 32},

@@ -62,11 +62,8 @@ def test_own_data_become_a_valid_study(name: str, tmp_path: Path, films: list[Fi
     assert study.subjects_known == data.subjects_known
     (target,) = study.outputs
     assert study.kind_of(target) == data.kind
-    assert data.column in (
-        target,
-        study.targets[target].column,
-        study.targets[target].column or target.replace("_", " "),
-    )
+    column = study.targets[target].column
+    assert data.column in (target, column, column or target.replace("_", " "))
     assert study.classes_of(target) == data.classes
     assert cohort.cases[target].notna().all()
     assert any("networks" in line for line in validate(study, Silent()))
@@ -383,10 +380,8 @@ class TestPeople:
     def test_names_and_dates_of_birth_reach_no_file(self, heads: str, tmp_path: Path) -> None:
         cells = {"Patient name": "Anna-{} Musterfrau", "Date of birth": "19{}-02-03", "pid": "P{}"}
         values = {"Patient name": "abcdefghijkl", "Date of birth": range(50, 62), "pid": range(12)}
-        rows = [
-            [f"{i}.png", *(cells[head].format(values[head][i]) for head in heads.split("|")), str(i % 2)]
-            for i in range(12)
-        ]
+        own = [[cells[head].format(values[head][i]) for head in heads.split("|")] for i in range(12)]
+        rows = [[f"{i}.png", *cells_of_row, str(i % 2)] for i, cells_of_row in enumerate(own)]
         plan = start(tmp_path, f"image|{heads}|grade", rows)
         written = b"".join(plan.files.values()).decode("utf-8-sig")
         assert "Musterfrau" not in written
@@ -441,20 +436,20 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         "words",
         [
-            [],
-            ["--table", "nowhere.csv", "--images", "."],
-            ["--images", "nowhere"],
-            ["onestep-pasi", "--table", "t.csv"],
-            ["--images", ".", "--target", "x"],
-            ["--table", "t.csv", "--pattern", "{label}.jpg"],
-            ["--images", ".", "--subject", "x"],
-            ["--table", "t.csv", "--subject", "x", "--target", "x"],
-            ["onestep-pasi", "--subject", "x"],
+            "",
+            "--table nowhere.csv --images .",
+            "--images nowhere",
+            "onestep-pasi --table t.csv",
+            "--images . --target x",
+            "--table t.csv --pattern {label}.jpg",
+            "--images . --subject x",
+            "--table t.csv --subject x --target x",
+            "onestep-pasi --subject x",
         ],
     )
-    def test_refused(self, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_refused(self, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        done = casewise("init", *words)
+        done = casewise("init", *words.split())
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert not list(tmp_path.iterdir())
@@ -498,24 +493,18 @@ class TestMixedNumbers:
 
 
 class TestSources:
-    def make(self, folder: Path, column: str, cells: list[str]) -> NewStudy:
-        rows = [[f"{i}.png", f"P{i // 2}", str(i % 2), "abba"[i % 4], c, f"text {i}"] for i, c in enumerate(cells)]
-        return start(folder, f"image|patient|visit|grade|{column}|remark", rows, target="grade")
-
     @pytest.mark.parametrize("cells", [["", *[f"H{i // 12}" for i in range(1, 24)]], [f"H{i % 2}" for i in range(24)]])
     def test_no_split_is_offered_that_would_be_refused(self, cells: list[str], tmp_path: Path) -> None:
-        plan = self.make(tmp_path, "hospital", cells)
+        rows = [[f"{i}.png", f"P{i // 2}", str(i % 2), "abba"[i % 4], c, f"text {i}"] for i, c in enumerate(cells)]
+        plan = start(tmp_path, "image|patient|visit|grade|hospital|remark", rows, target="grade")
         assert "# split: {leave_out:" not in plan.text
 
 
 class TestDates:
-    def make(self, folder: Path, head: str, dates: list[str], **others: list[str]) -> NewStudy:
+    def make(self, folder: Path, head: str, dates: list[str]) -> NewStudy:
         """Six subjects with two images each, and a date for each image."""
-        rows = [
-            [f"{i}.png", f"P{i // 2}", dates[i], *(cells[i] for cells in others.values()), "ab"[i // 2 % 2]]
-            for i in range(12)
-        ]
-        return start(folder, "|".join(["image|patient", head, *others, "grade"]), rows, separator=";")
+        rows = [[f"{i}.png", f"P{i // 2}", dates[i], "ab"[i // 2 % 2]] for i in range(12)]
+        return start(folder, f"image|patient|{head}|grade", rows, separator=";")
 
     @pytest.mark.parametrize("head", ["Untersuchungsdatum", "Datum", "Exam", "Aufn.", "Besuch"])
     @pytest.mark.parametrize("form", ["{day:02}.0{month}.2024", "2024-0{month}-{day:02}", "{day}/{month}/2024"])
@@ -548,23 +537,18 @@ class TestSheets:
         images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
         book = openpyxl.Workbook()
         book.active.title = "Info"
-        book.active.append(["Made by", "the study group"])
-        book.active.append(["in", "2024"])
-        cases = book.create_sheet("Cases")
-        cases.append(["image", "patient", "grade"])
-        for i in range(12):
-            cases.append([f"{i}.png", f"P{i}", "ab"[i % 2]])
+        book.create_sheet("Cases")
+        book["Info"].append(["Made by", "the study group"])
+        for row in [["image", "patient", "grade"], *numbered()]:
+            book["Cases"].append(row)
         book.save(tmp_path / "t.xlsx")
         return tmp_path / "t.xlsx", images
 
-    def test_an_error_names_the_sheets(self, made: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_an_error_names_the_sheets_and_one_can_be_named(self, made: tuple[Path, Path], tmp_path: Path) -> None:
         table, images = made
         with pytest.raises(CasewiseError) as caught:
             plan_study(table=table, images=images, folder=tmp_path / "study")
         assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
-
-    def test_a_sheet_can_be_named(self, made: tuple[Path, Path], tmp_path: Path) -> None:
-        table, images = made
         plan = plan_study(table=table, images=images, sheet="Cases", folder=tmp_path / "study")
         study = read_study(plan.write()[-1])
         assert study.sheet == "Cases"
@@ -572,11 +556,8 @@ class TestSheets:
 
 
 def test_a_column_that_counts_rows_is_no_subject_while_another_repeats() -> None:
-    cells = {
-        "Nr.": [str(number) for number in range(1, 13)],
-        "Fall": [f"F{number // 2:03}" for number in range(12)],
-        "Befund": ["krank", "gesund"] * 6,
-    }
+    cells = {"Nr.": [str(n) for n in range(1, 13)], "Fall": [f"F{n // 2:03}" for n in range(12)]}
+    cells["Befund"] = ["krank", "gesund"] * 6
     roles = understand_columns(cells, target="Befund", files=[], numbers=list(range(12)))
     assert roles.subject == "Fall"
     assert any("'Nr.' counts the rows" in doubt for doubt in roles.doubts)

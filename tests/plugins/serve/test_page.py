@@ -361,10 +361,7 @@ ERRORS: dict[str, Callable[[Route], None]] = {
 
 @pytest.mark.parametrize(
     "attempt",
-    some(
-        [f"#{button} {error}" for button in ("predict", "explain") for error in ERRORS],
-        "#predict other model",
-    ),
+    some([f"#{button} {error}" for button in ("predict", "explain") for error in ERRORS], "#predict other model"),
 )
 def test_an_error_leaves_no_answer(desk: Open, attempt: str) -> None:
     button, _, error = attempt.partition(" ")

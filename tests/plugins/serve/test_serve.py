@@ -155,14 +155,8 @@ def test_a_bad_upload_is_an_error_that_names_it(served: Running, kind: str) -> N
         assert private not in error["message"]
 
 
-NAMES = [
-    "../../etc/passwd",
-    "..\\..\\windows\\win.ini",
-    "/etc/shadow",
-    "a\r\nX-Evil: 1.jpg",
-    "x" * 900 + ".jpg",
-    "\u202egpj.exe",
-]
+NAMES = ["../../etc/passwd", "..\\..\\windows\\win.ini", "/etc/shadow", "a\r\nX-Evil: 1.jpg"]
+NAMES += ["x" * 900 + ".jpg", "\u202egpj.exe"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -187,17 +181,10 @@ def test_bad_forms_are_typed_errors(served: Running) -> None:
     url = served.url + "/api/predict"
     assert code_of(httpx.post(url, json={"a": 1})) == (415, "not_multipart")
     assert code_of(httpx.post(url, content=b"x", headers={"Content-Type": "text/html"})) == (415, "not_multipart")
-    for body in (
-        b"",
-        b"--x",
-        b"--x\r\n\r\n",
-        b"no boundary",
-        b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--",
-    ):
-        status, code = code_of(
-            httpx.post(url, content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
-        )
-        assert (status, code) in {(400, "bad_form"), (422, "no_image")}
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    nameless = b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--"
+    for body in (b"", b"--x", b"--x\r\n\r\n", b"no boundary", nameless):
+        assert code_of(httpx.post(url, content=body, headers=form)) in {(400, "bad_form"), (422, "no_image")}
     assert code_of(httpx.post(url, content=b"a", headers={"Content-Type": "multipart/form-data"})) == (400, "bad_form")
     many = [("upper", ("a.jpg", b"x"))] * 10_000
     assert code_of(httpx.post(url, files=many, timeout=300)) == (400, "bad_form")

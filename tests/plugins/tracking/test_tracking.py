@@ -9,9 +9,11 @@ import logging
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from casewise.console import Silent
 from casewise.errors import StudyError
 from casewise.evaluation.results import Estimate, Headline, Results, write_results
 from casewise.pipeline.train import COLUMNS, epochs_of, following, record_trained
@@ -24,6 +26,7 @@ from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.study.schema import Study
 
+JOBS = [f"{name}/fold-{number}" for name in ("test_resnet", "timm:resnet18") for number in (1, 2)]
 SECRETS = ("Anna", "P017", "hospital-a", "photo.jpg", "secret-folder")
 HISTORY = [
     {"epoch": 0, "train_loss": 0.1, "stop_loss": 1 / 3, "lr": 0.01, "train_accuracy": 0.5},
@@ -31,22 +34,18 @@ HISTORY = [
 ]
 
 
-class Shown:
+class Shown(Silent):
     """Keeps the lines that a step shows."""
 
     def __init__(self) -> None:
-        self.lines: list[tuple[str, str]] = []
+        self.lines: list[str] = []
 
     def line(self, step: str, text: str) -> None:
-        self.lines.append((step, text))
-
-    def bar(self, step: str) -> Any:
-        from casewise.console import Silent
-
-        return Silent().bar(step)
+        self.lines.append(text)
 
 
-def study_with(folder: Path, *trackers: str, **changes: Any) -> Study:
+def study_with(run: RunFolder, *trackers: str) -> Study:
+    folder = run.path.parents[1]
     values: dict[str, Any] = {
         "name": "grades",
         "cohort": folder / "secret-folder" / "Anna.csv",
@@ -62,7 +61,7 @@ def study_with(folder: Path, *trackers: str, **changes: Any) -> Study:
         "baselines": {"off": "tests of trackers, as Anna of hospital-a wished"},
         "track": list(trackers),
     }
-    return build_study({**values, **changes}, source="the test's study", folder=folder)
+    return build_study(values, source="the test's study", folder=folder)
 
 
 @pytest.fixture
@@ -73,17 +72,8 @@ def finished(tmp_path: Path) -> RunFolder:
         for fold in range(2):
             history = [{**entry, **({"phase": 0} if ":" in name else {})} for entry in HISTORY]
             folder.job(name, fold).record.write(
-                {
-                    "model": name,
-                    "fold": fold + 1,
-                    "fingerprint": "f",
-                    "files": {},
-                    "weights": "/secret-folder/Anna.safetensors",
-                    "epochs": 2,
-                    "best_epoch": 2,
-                    "seconds": 4.0,
-                    "history": history,
-                }
+                {"model": name, "fold": fold + 1, "fingerprint": "f", "files": {}, "history": history, "seconds": 4.0}
+                | {"weights": "/secret-folder/Anna.safetensors", "epochs": 2, "best_epoch": 2}
             )
     size = {"mae": Estimate(1.25, 0.5, None, 9, 9, True), "ccc": Estimate(0.5, 0.25, 0.75, 9, 9, True)}
     metrics = {"oof": {"test_resnet": {"size": size, "size[hospital-a]": size}}}
@@ -98,15 +88,12 @@ def read_rows(folder: RunFolder) -> list[dict[str, str]]:
 
 
 class TestTable:
-    def test_a_row_for_each_network_and_epoch_with_all_digits(self, finished: RunFolder, tmp_path: Path) -> None:
-        record_trained(study_with(tmp_path), finished, Shown())
+    def test_a_row_for_each_network_and_epoch_with_all_digits(self, finished: RunFolder) -> None:
+        record_trained(study_with(finished), finished, Shown())
         rows = read_rows(finished)
         assert tuple(rows[0]) == COLUMNS
-        assert [(row["model"], row["fold"], row["epoch"]) for row in rows[:3]] == [
-            ("test_resnet", "1", "1"),
-            ("test_resnet", "1", "2"),
-            ("test_resnet", "2", "1"),
-        ]
+        assert {row["model"] for row in rows[:3]} == {"test_resnet"}
+        assert [(row["fold"], row["epoch"]) for row in rows[:3]] == [("1", "1"), ("1", "2"), ("2", "1")]
         assert len(rows) == 8
         assert float(rows[0]["stop_loss"]) == 1 / 3
         assert [row["kept"] for row in rows[:2]] == ["false", "true"]
@@ -118,12 +105,12 @@ class TestTable:
         assert [(row["train_loss"], row["stop_loss"]) for row in epochs_of("1", record)] == [(0.1, None), (0.05, None)]
         assert {name for name, _, _ in job_unit("1", record).values} == {"loss/train", "lr", "accuracy/train"}
 
-    def test_it_grows_while_networks_are_trained(self, finished: RunFolder, tmp_path: Path) -> None:
+    def test_it_grows_while_networks_are_trained(self, finished: RunFolder) -> None:
         kept = finished.job("timm:resnet18", 1).record
         text = kept.path.read_bytes()
         kept.path.unlink()
         told: list[tuple[float, str]] = []
-        follow = following(study_with(tmp_path), finished, lambda done, text: told.append((done, text)))
+        follow = following(study_with(finished), finished, lambda done, text: told.append((done, text)))
         follow(3.0, "three")
         assert len(read_rows(finished)) == 6
         kept.path.write_bytes(text)
@@ -145,23 +132,15 @@ class Kept:
 
 
 class TestSending:
-    def test_every_part_is_sent_once(
-        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        study, units = study_with(tmp_path, "mlflow"), []
+    def test_every_part_is_sent_once(self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        study, units = study_with(finished, "mlflow"), []
         monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units)))
         shown = Shown()
         record_trained(study, finished, shown)
         plugin.on_evaluated(study, finished, shown)
         plugin.on_evaluated(study, finished, shown)
-        assert [unit.name for unit in units] == [
-            "test_resnet/fold-1",
-            "test_resnet/fold-2",
-            "timm:resnet18/fold-1",
-            "timm:resnet18/fold-2",
-            RESULTS,
-        ]
-        assert [text for _, text in shown.lines] == ["mlflow: 4 parts sent to a list", "mlflow: 1 part sent to a list"]
+        assert [unit.name for unit in units] == [*JOBS, RESULTS]
+        assert shown.lines == ["mlflow: 4 parts sent to a list", "mlflow: 1 part sent to a list"]
         changed = finished.metrics.read()
         changed["metrics"]["oof"]["test_resnet"]["size"]["mae"]["value"] = 2.0
         finished.metrics.write(changed)
@@ -170,9 +149,9 @@ class TestSending:
         assert {name: value for name, value, _ in units[5].values}["oof/test_resnet/size/mae"] == 2.0
 
     def test_a_tracker_that_is_down_loses_nothing(
-        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        study, units = study_with(tmp_path, "mlflow"), []
+        study, units = study_with(finished, "mlflow"), []
         monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units, fails_after=3)))
         with caplog.at_level(logging.WARNING, logger="casewise"):
             plugin.on_evaluated(study, finished, Shown())
@@ -185,30 +164,26 @@ class TestSending:
         assert len({unit.name for unit in units}) == 5
 
     def test_while_networks_train_only_files_of_the_run_are_written(
-        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        study, local, remote = study_with(tmp_path, "mlflow", "tensorboard"), [], []
+        study, local, remote = study_with(finished, "mlflow", "tensorboard"), [], []
         monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(remote)))
         monkeypatch.setitem(TRACKERS, "tensorboard", sending.Kind(lambda *args: Kept(local), local=True))
         send_missing(study, finished, job_units(finished, study), local=True)
         assert (len(local), len(remote)) == (4, 0)
 
-    def test_nothing_that_identifies_is_sent(self, finished: RunFolder, tmp_path: Path) -> None:
-        study = study_with(tmp_path, "mlflow")
+    def test_nothing_that_identifies_is_sent(self, finished: RunFolder) -> None:
+        study = study_with(finished, "mlflow")
         assert any(secret in study.model_dump_json() for secret in SECRETS)
         units = [*job_units(finished, study), results_unit(finished, study)]
         text = json.dumps([dataclasses.asdict(unit) for unit in units])
         assert not [secret for secret in SECRETS if secret in text]
-        assert str(tmp_path) not in text
+        assert str(finished.path.parents[1]) not in text
         facts = parameters(study)
-        assert (facts["weights"], facts["recipe.optimizer"], facts["kind.size"]) == (
-            "file, random",
-            "sgd",
-            "regression",
-        )
-        assert {name for name, _, _ in units[-1].values} == {
-            *(f"oof/test_resnet/size/{name}" for name in ("mae", "mae.low", "ccc", "ccc.low", "ccc.high"))
-        }
+        expected = ("file, random", "sgd", "regression")
+        assert (facts["weights"], facts["recipe.optimizer"], facts["kind.size"]) == expected
+        measures = {name.removeprefix("oof/test_resnet/size/") for name, _, _ in units[-1].values}
+        assert measures == {"mae", "mae.low", "ccc", "ccc.low", "ccc.high"}
 
 
 class TestStudy:
@@ -233,22 +208,22 @@ class TestStudy:
             ("tensorboard:https://me:hush@server", "tensorboard has no address"),
         ],
     )
-    def test_what_is_no_tracker_is_refused(self, tmp_path: Path, tracker: str, sentence: str) -> None:
+    def test_what_is_no_tracker_is_refused(self, finished: RunFolder, tracker: str, sentence: str) -> None:
         with pytest.raises(StudyError, match=re.escape(sentence)) as refused:
-            study_with(tmp_path, tracker)
+            study_with(finished, tracker)
         assert not [part for part in ("hush", "hu/", "sh@", "me:") if part in str(refused.value)]
 
-    def test_a_missing_package_names_the_extra(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_package_names_the_extra(self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(PACKAGES, "mlflow", "no_such_package")
         with pytest.raises(StudyError, match=r"casewise\[track\]"):
-            check_packages(study_with(tmp_path, "mlflow"))
+            check_packages(study_with(finished, "mlflow"))
 
 
-def test_tensorboard_reads_what_was_written(finished: RunFolder, tmp_path: Path) -> None:
+def test_tensorboard_reads_what_was_written(finished: RunFolder) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    study = study_with(tmp_path, "tensorboard")
+    study = study_with(finished, "tensorboard")
     plugin.on_evaluated(study, finished, Shown())
     events = EventAccumulator(str(tensorboard_path(finished) / "timm_resnet18" / "fold-1"))
     events.Reload()
@@ -270,20 +245,17 @@ class TestMLflow:
         pytest.importorskip("mlflow")
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
-    def runs(self, folder: RunFolder, name: str = "grades") -> list[Any]:
+    def runs(self, folder: RunFolder) -> list[Any]:
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri=(folder.path.parent / "mlruns").as_uri())
-        return list(client.search_runs([client.get_experiment_by_name(name).experiment_id]))
+        return list(client.search_runs([client.get_experiment_by_name("grades").experiment_id]))
 
-    def test_a_run_for_the_study_and_one_for_each_network(self, finished: RunFolder, tmp_path: Path) -> None:
-        study = study_with(tmp_path, "mlflow")
+    def test_a_run_for_the_study_and_one_for_each_network(self, finished: RunFolder) -> None:
+        study = study_with(finished, "mlflow")
         plugin.on_evaluated(study, finished, Shown())
         runs = {run.info.run_name: run for run in self.runs(finished)}
-        assert set(runs) == {
-            "grades",
-            *(f"{name}/fold-{k}" for name in ("test_resnet", "timm:resnet18") for k in (1, 2)),
-        }
+        assert set(runs) == {"grades", *JOBS}
         whole, network = runs["grades"], runs["timm:resnet18/fold-2"]
         assert whole.data.metrics["oof/test_resnet/size/mae"] == 1.25
         assert whole.data.params["recipe.optimizer"] == "sgd"
@@ -291,11 +263,11 @@ class TestMLflow:
         assert network.data.metrics["loss/stop"] == 0.25
         assert network.data.tags["mlflow.parentRunId"] == whole.info.run_id
         assert {run.info.status for run in runs.values()} == {"FINISHED"}
-        text = "".join(path.read_text() for path in (tmp_path / "runs" / "mlruns").rglob("*") if path.is_file())
+        text = "".join(path.read_text() for path in (finished.path.parent / "mlruns").rglob("*") if path.is_file())
         assert not [secret for secret in SECRETS if secret in text]
 
-    def test_a_lost_record_sends_no_network_twice(self, finished: RunFolder, tmp_path: Path) -> None:
-        study = study_with(tmp_path, "mlflow")
+    def test_a_lost_record_sends_no_network_twice(self, finished: RunFolder) -> None:
+        study = study_with(finished, "mlflow")
         plugin.on_evaluated(study, finished, Shown())
         record = json.loads(tracking_path(finished).read_text())
         tracking_path(finished).write_text(json.dumps({"run": record["run"], "sent": {}}))
@@ -303,49 +275,32 @@ class TestMLflow:
         assert len(self.runs(finished)) == 5
 
     def test_a_server_that_is_down_is_a_warning(
-        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        study = study_with(tmp_path, "mlflow:http://127.0.0.1:9")
+        study = study_with(finished, "mlflow:http://127.0.0.1:9")
         with caplog.at_level(logging.WARNING, logger="casewise"):
             plugin.on_evaluated(study, finished, Shown())
         assert "mlflow:http://127.0.0.1:9 did not get 5 of 5 parts" in caplog.text
         assert "casewise run" in caplog.text
 
     def test_any_error_of_the_library_is_a_warning_without_secrets(
-        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         address = "postgresql://me:hush@127.0.0.1:9/db?sslkey=hidden"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-
-        class Client:
-            def __init__(self, tracking_uri: str) -> None:
-                assert tracking_uri == address  # which needs its password
-                raise ModuleNotFoundError(f"No module named 'psycopg2' for {tracking_uri}")
-
-        monkeypatch.setattr("mlflow.tracking.MlflowClient", Client)
+        client = Mock(side_effect=ModuleNotFoundError(f"No module named 'psycopg2' for {address}"))
+        monkeypatch.setattr("mlflow.tracking.MlflowClient", client)
         with caplog.at_level(logging.WARNING, logger="casewise"):
-            plugin.on_evaluated(study_with(tmp_path, "mlflow"), finished, Shown())
+            plugin.on_evaluated(study_with(finished, "mlflow"), finished, Shown())
         assert "mlflow did not get 5 of 5 parts: postgresql://127.0.0.1:9/db: No module named 'psycopg2'" in caplog.text
         assert not [part for part in ("me:", "hush", "hidden") if part in caplog.text]
+        client.assert_called_with(tracking_uri=address)  # which needs its password
 
-    def test_the_password_of_a_server_is_not_shown(
-        self, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_password_of_a_server_is_not_shown(self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:9/?token=hidden")
-
-        class Client:
-            def __init__(self, tracking_uri: str) -> None:
-                self.experiment = tracking_uri
-
-            def get_experiment_by_name(self, name: str) -> None:
-                return None
-
-            def create_experiment(self, name: str) -> str:
-                return "1"
-
-        monkeypatch.setattr("mlflow.tracking.MlflowClient", Client)
+        monkeypatch.setattr("mlflow.tracking.MlflowClient", Mock())
         monkeypatch.setattr("casewise.plugins.tracking.mlflow.MLflow.send", lambda self, unit: None)
         shown = Shown()
-        plugin.on_evaluated(study_with(tmp_path, "mlflow"), finished, shown)
-        assert [text for _, text in shown.lines] == ["mlflow: 5 parts sent to http://127.0.0.1:9/"]
+        plugin.on_evaluated(study_with(finished, "mlflow"), finished, shown)
+        assert shown.lines == ["mlflow: 5 parts sent to http://127.0.0.1:9/"]

@@ -35,24 +35,11 @@ def volume(seed: int = 1) -> np.ndarray:
 
 def one_file(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
     """Write one DICOM file with these pixels; tags that are None are left out."""
-    said: dict[str, Any] = {
-        "SOPClassUID": pydicom.uid.MRImageStorage,
-        "SOPInstanceUID": pydicom.uid.generate_uid(),
-        "SeriesInstanceUID": "1.2.3",
-        "StudyInstanceUID": "1.2",
-        "FrameOfReferenceUID": "1.2.9",
-        "Modality": "MR",
-        "SeriesNumber": 4,
-        "SeriesDescription": "t1_vibe",
-        "PatientID": "P7",
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": pixels.shape[-2],
-        "Columns": pixels.shape[-1],
-        "PixelSpacing": [1.5, 0.75],
-        "SliceThickness": 3,
-        **GRAY16,
-    } | tags
+    said = GRAY16 | {"SOPClassUID": pydicom.uid.MRImageStorage, "SOPInstanceUID": pydicom.uid.generate_uid()}
+    said |= {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.2.9", "Modality": "MR"}
+    said |= {"SeriesNumber": 4, "SeriesDescription": "t1_vibe", "PatientID": "P7", "SamplesPerPixel": 1}
+    said |= {"Rows": pixels.shape[-2], "Columns": pixels.shape[-1], "PhotometricInterpretation": "MONOCHROME2"}
+    said |= {"PixelSpacing": [1.5, 0.75], "SliceThickness": 3} | tags
     data = pydicom.Dataset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
