@@ -55,7 +55,7 @@ def test_every_pair_stands_once_with_its_difference_and_nothing_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit, images, store = audited(tmp_path, 3)
-    text = write_audit_page(audit, {}, images, store, tmp_path / "audit.html").read_text()
+    text = write_audit_page(audit, {}, images, store, tmp_path / "audit.html", title="Toy").read_text()
     assert text.count('<div class="panels">') == 3
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
     assert all(source.startswith("data:") for source in sources)
@@ -63,7 +63,7 @@ def test_every_pair_stands_once_with_its_difference_and_nothing_is_loaded(
     assert "<b>" not in text
     assert "s&lt;0" in text
     monkeypatch.setattr(audit_page, "MOST_PAIRS", 2)
-    text = write_audit_page(audit, {}, images, store, tmp_path / "audit.html").read_text()
+    text = write_audit_page(audit, {}, images, store, tmp_path / "audit.html", title="Toy").read_text()
     assert text.count('<div class="panels">') == 2
     assert "2 of 3" in text
 
@@ -73,7 +73,9 @@ def test_pairs_without_registration_and_images_that_are_gone_are_shown_as_far_as
     gone = (str(images["path"][0]), str(tmp_path / "nowhere.png"))
     audit = Audit([*audit.findings, Finding("subjects-across-splits", "error", "One.", {}, [gone])])
     Path(images["path"][1]).unlink()
-    text = write_audit_page(audit, {"subjects-across-splits": "<i>"}, images, store, tmp_path / "a.html").read_text()
+    text = write_audit_page(
+        audit, {"subjects-across-splits": "<i>"}, images, store, tmp_path / "a.html", title="Toy"
+    ).read_text()
     assert text.count('<div class="panels">') == 2
     assert text.count("data:image/jpeg") == 5
     assert "&lt;i&gt;" in text

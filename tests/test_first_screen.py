@@ -51,7 +51,7 @@ def test_figures_are_those_of_the_results(context: ReportContext) -> None:
     assert float(shown.sizes[0].text.replace("−", "-")) == pytest.approx(scale * (figure.value or 0), abs=0.51)
     if entry := context.class_figures(context.stage, context.learner):
         found = [f"{entry.confusion[i][i]} of {total}" for i, total in enumerate(entry.support)]
-        assert [row.cells[0] for row in shown.failures] == found
+        assert [row.cells[0].partition(" (")[0] for row in shown.failures] == found
     else:
         assert sum(int(row.cells[0]) for row in shown.failures) == len(context.headline_rows)
         assert [row.worst for row in shown.failures].count(True) == 1
@@ -97,6 +97,17 @@ def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, m
     whole = screen(report_of_classes).failures
     monkeypatch.setattr("casewise.report.first_screen.MOST_CLASSES", 1)
     assert screen(report_of_classes).failures == [row for row in whole if row.worst][:1]
+
+
+def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContext) -> None:
+    sets, names = report_of_classes.metrics.prediction_sets, report_of_classes.classes
+    assert sets is not None
+    entry = sets.targets[report_of_classes.outcome]
+    for few, said in ((1, "; every set holds covid, of which"), (len(names), "Too few subjects to calibrate")):
+        quantiles = [{"quantile": None if place < few else 0.5} for place in range(len(names))]
+        changed = dataclasses.replace(entry, calibration={**entry.calibration, "classes": quantiles})
+        record = dataclasses.replace(sets, targets={report_of_classes.outcome: changed})
+        assert said in screen(with_results(report_of_classes, prediction_sets=record)).model
 
 
 def test_an_external_cohort_is_the_second_figure(report_of_classes: ReportContext) -> None:

@@ -9,7 +9,7 @@ from casewise.report.context import ReportContext
 from casewise.report.formatting import number, probability
 from casewise.report.sections import cases, preparation
 from tests.report.shared import blocks_of
-from tests.report_contexts import without_truth
+from tests.report_contexts import study_of_numbers, without_truth
 
 
 def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext) -> None:
@@ -61,6 +61,13 @@ def test_panels_follow_their_photographs(report_of_numbers: ReportContext) -> No
     assert (len(photographs.pictures), len(panel.pictures)) == (4, 1)
     unreadable = preparation.section(dataclasses.replace(report_of_numbers, photograph=lambda _: None))
     assert unreadable is not None
+
+
+def test_the_augmentation_is_that_of_the_phases() -> None:
+    phases = [{"epochs": 1, "variations": {"flip": "both", "shuffle": False}}, {"epochs": 1}]
+    both = "tiles are augmented at random (flips in both directions)"
+    for count, said in ((1, both), (2, f"phase 1: {both}; phase 2: tiles are not augmented, but shuffled")):
+        assert preparation.augmentation(study_of_numbers(recipe={"phases": phases[:count]})) == said
 
 
 def test_single_images_are_shown_beside_their_tiles(report_of_classes: ReportContext) -> None:

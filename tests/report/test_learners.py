@@ -43,7 +43,7 @@ def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     assert learners.gap_between(entry, other, last) is None
     few = dataclasses.replace(entry, differences={other: Difference(0.5, None, None, True)}, rough=True)
     context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": few}}})
-    assert cells_of(learners.learner_table(context, context.stage), other)[column] == Cell("–")
+    assert cells_of(learners.learner_table(context, context.stage), other)[column] == Cell("not tested")
 
 
 def test_published_values_stand_below_the_learners() -> None:

@@ -64,6 +64,7 @@ def current_audit(
     `splits` is None if the predefined split cannot be used; the audit then reports the reason.
     """
     from casewise.report.audit_page import write_audit_page
+    from casewise.report.terms import report_title
     from casewise.study.weight_files import embedding_origin, embedding_weights
 
     modality, whole = modality_of(study), cohort
@@ -86,7 +87,7 @@ def current_audit(
         origin = embed.origin if embed else "none: no pretrained weights at hand"
         result = dataclasses.replace(result, facts={**result.facts, "inputs_hash": inputs_hash, "embedding": origin})
     write_audit(folder.audit, result, study.accept)  # the reasons may have changed
-    write_audit_page(result, study.accept, cohort.images, store, folder.audit_page)
+    write_audit_page(result, study.accept, cohort.images, store, folder.audit_page, title=report_title(study))
     return result
 
 

@@ -63,9 +63,9 @@ class Pair:
 
 
 def write_audit_page(
-    audit: Audit, accepted: Mapping[str, str], images: pd.DataFrame, store: TileStore, path: Path
+    audit: Audit, accepted: Mapping[str, str], images: pd.DataFrame, store: TileStore, path: Path, *, title: str
 ) -> Path:
-    """Write the page; row i of `images`, as the audit saw them, is tile i.
+    """Write the page; row i of `images`, as the audit saw them, is tile i; `title` is that of the study.
 
     Raises:
         RunError: the file cannot be written.
@@ -75,7 +75,8 @@ def write_audit_page(
         shown.append(Items(notes))
     sections = [Section("findings", "Findings", shown), Section("pairs", "Pairs", _pictures(audit, images, store))]
     style = (FOLDER / "report.css").read_text() + STYLE
-    return write_atomic(path, plain_page("Audit", sections, kind="Audit before training", style=style, footer=FOOTER))
+    kind = "Audit before training"
+    return write_atomic(path, plain_page(f"Audit: {title}", sections, kind=kind, style=style, footer=FOOTER))
 
 
 def _pictures(audit: Audit, images: pd.DataFrame, store: TileStore) -> list[Block]:

@@ -259,9 +259,12 @@ def plain_page(title: str, sections: Sequence[Section], *, kind: str, style: str
 
 
 def markdown_page(head: Sequence[str], sections: Sequence[Section]) -> str:
-    """A Markdown page: the head, the sections, and no more than one empty line in a row."""
+    """A Markdown page: the head, the sections, no heading without content, at most one empty line in a row."""
     lines = (line.rstrip() for line in "\n\n".join([*head, rendered(sections, html=False)]).splitlines())
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+    text = "\n".join(lines)
+    for level in (4, 3):
+        text = re.sub(rf"^#{{{level}}} .*\n+(?=#{{2,{level}}} )", "", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def code_marked(text: str) -> list[tuple[str, bool]]:

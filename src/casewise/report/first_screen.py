@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from casewise.evaluation.results import Estimate, SourceMean
 
 MOST_CLASSES = 8
+ROUGH = " Rough: from too few subjects for the interval to hold the true value as often as stated."
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,19 @@ def screen(context: ReportContext) -> Screen:
     more = len(context.classes) - MOST_CLASSES
     metric = metric_format(context.study, context.outcome).title(kind_report(context.kind).compared)
     parts = ", ".join(f"{name} {weight}" for name, weight in weights(context))
+    measured, told, beside = sizes(context), spread(context), rivals(context)
     return Screen(
         lead=lead(context),
         question="How far off is it?" if not context.classes else "How often is it right?",
-        evaluated=evaluated(context),
-        sizes=sizes(context),
+        evaluated=evaluated(context) + (ROUGH if "rough" in f"{measured} {told} {rows} {beside}" else ""),
+        sizes=measured,
         guess=guess(context),
-        spread=spread(context),
+        spread=told,
         failure_heads=heads,
         failures=rows,
         more_failures=f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else "",
-        rival_heads=[metric, "", f"{terms_of(context).confidence} interval", "The reported model is"],
-        rivals=rivals(context),
+        rival_heads=["Model", metric, f"{terms_of(context).confidence} interval", "The reported model is"],
+        rivals=beside,
         flags=[each for each in holding if each.level == "flag"],
         trust=[each for each in holding if each.level != "flag"],
         model=" ".join(filter(None, [model(context), parts and f"Weights: {parts}.", coverage(context)])),
@@ -257,16 +259,18 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
         heads = ["Found here", f"Found, {context.study.external_name or 'elsewhere'}"]
     wrong, totals = counts * (1 - np.eye(len(names), dtype=int)), counts.sum(axis=1)
     recall = np.divide(np.diag(counts), totals, out=np.ones(len(names)), where=totals > 0)
-    rows = []
+    rows, positive = [], context.study.positive_of(context.outcome)
     for i in sorted(np.argsort(recall, kind="stable")[:MOST_CLASSES]):  # of many classes the worst
-        cells = [_found(counts[i], i), *([_found(np.asarray(outside.confusion[i]), i)] if outside else [])]
+        rate = "" if positive is None else "sensitivity" if here.names[i] == positive else "specificity"
+        cells = [_found(counts[i], i, rate), *([_found(np.asarray(outside.confusion[i]), i, rate)] if outside else [])]
         cells.append(names[int(wrong[i].argmax())] if wrong[i].any() else MISSING)
         rows.append(Failure(names[i], cells, bool(recall[i] == recall.min() < 1)))
     return ["Reference", *heads, "Most often taken for"], rows
 
 
-def _found(counts: np.ndarray, i: int) -> str:
-    return f"{counts[i]:,} of {counts.sum():,}" if counts.any() else "no case"
+def _found(counts: np.ndarray, i: int, rate: str) -> str:
+    share = f" ({rate} {100 * counts[i] / counts.sum():.0f} %)" if rate and counts.any() else ""
+    return f"{counts[i]:,} of {counts.sum():,}{share}" if counts.any() else "no case"
 
 
 # ------------------------------------------------------------------------------------ does something simpler do as well
@@ -334,7 +338,13 @@ def coverage(context: ReportContext) -> str:
         return ""
     level = f"{100 * record.level:g} %"
     if context.classes:
-        return f"A prediction comes with a set of classes that should hold the true one in {level} of new cases."
+        by_class = zip(context.classes, entry.calibration["classes"], strict=True)
+        few = [class_name(context.study, context.outcome, name) for name, each in by_class if each["quantile"] is None]
+        unit = "subjects" if context.study.subjects_known else "images"
+        if len(few) == len(context.classes):
+            return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
+        text = f"A prediction comes with a set of classes that should hold the true one in {level} of new cases"
+        return text + (f"; every set holds {listed(few)}, of which there are too few {unit}." if few else ".")
     half = entry.calibration.get("quantile")
     if half is None:
         return ""

@@ -68,8 +68,12 @@ def page(context: ReportContext, further: Sequence[Section] = ()) -> str:
 
 def screen_blocks(values: Screen) -> list[Block]:
     """The five questions of the first screen as tables and lists."""
+    noted = any(size.note for size in values.sizes)
     sizes = [
-        Row(capital(size.place or "here"), [Cell(f"{size.text} {size.unit}"), Cell(size.interval), Cell(size.note)])
+        Row(
+            capital(size.place or "here"),
+            [Cell(f"{size.text} {size.unit}"), Cell(size.interval), *([Cell(size.note)] if noted else [])],
+        )
         for size in values.sizes
     ]
     failures = [Row(row.name, [Cell(cell) for cell in row.cells], mark=row.worst) for row in values.failures]
@@ -79,7 +83,8 @@ def screen_blocks(values: Screen) -> list[Block]:
     ]
     blocks: list[Block] = [Text(values.evaluated)]
     if sizes:
-        blocks.append(Table(["", "Figure", "Interval", "Note"], sizes, values.question))
+        heads = ["Where", "Figure", "Interval", *(["Note"] if noted else [])]
+        blocks.append(Table(heads, sizes, values.question))
     blocks += [Text(text) for text in (values.guess, values.spread) if text]
     if failures:
         blocks.append(Table(values.failure_heads, failures, "Where does it fail?"))

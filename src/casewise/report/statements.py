@@ -26,6 +26,7 @@ from casewise.study.learners import learner_name, the_learner
 
 # A flag stands below the title. The other levels are marks of the fourth card.
 MARKS = {"bad": "✗", "warning": "!", "good": "✓", "open": "?", "note": "n"}
+MEANINGS = {"bad": "against it", "warning": "with caution", "good": "for it", "open": "not known", "note": "note"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Statement:
     def mark(self) -> str:
         """The sign before the sentence."""
         return MARKS.get(self.level, "")
+
+    @property
+    def meaning(self) -> str:
+        """The sign and what it means; empty without one."""
+        return f"{self.mark} {MEANINGS[self.level]}" if self.mark else ""
 
 
 # The level of a statement, its sentence, and its link; None where it does not hold.

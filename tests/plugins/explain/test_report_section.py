@@ -46,6 +46,7 @@ def explained(context: ReportContext, folder: Path, **changes: Any) -> ReportCon
         Image.new("RGB", (8, 8), (200, 100, 0)).save(folder / name)
     entry = {"network": "<vit>", "method": "rollout", "file": "map.png", "predicted": "covid", "probability": 0.8}
     entry |= {"cells": [6, 7], "correct": True}
+    entry["sum"] = {"output": 0.254, "average": -0.004, "placed": -0.014, "unplaced": 0.272}
     row: dict[str, Any] = {"name": "T1", "input": "input.png", "outlined": "lesion", "reference": "covid"}
     row |= {"maps": [entry, entry | {"correct": False, "file": "gone.png"}]}
     case = {"case": "S/1", "subject": "S", "visit": "1", "stage": "oof", "methods": ["rollout"], "rows": [row]}
@@ -88,8 +89,12 @@ def test_maps_stand_beside_their_image_and_lost_ones_are_left_out(
     blocks = flat(section.blocks)
     (strip,) = (block for block in blocks if isinstance(block, Pictures))
     assert strip.caption == "Subject S, visit 1"
+    added = "logit minus the mean of the others 0.25 = average image 0.00, on the map −0.01, rest +0.26"
     captions = [picture.caption for picture in strip.pictures]
-    assert captions == ["T1; reference: covid", "<vit>: attention rollout, 6 × 7 cells; covid (80 %), correct"]
+    assert captions == [
+        "T1; reference: covid",
+        f"<vit>: attention rollout, 6 × 7 cells; covid (80 %), correct; {added}",
+    ]
     facts = facts_of(section)
     assert (facts["Panels with a mask"], facts["Mask outside the panel"]) == ("9 of 12", "1 further panel")
     assert (facts["Cases shown"], facts["Green line"]) == ("cases named", "edge of the lesion")

@@ -241,8 +241,8 @@ def with_headline(finished: FinishedRun, learner: str) -> FinishedRun:
 
 def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun) -> None:
     models = list(opened.study.networks)
-    of_stacker = with_headline(opened, "stacker")
-    assert f"{models[0]} (in place of stacker" in select_cases(of_stacker, models)[1]
+    of_stacker = with_headline(opened, "meta_learner_weighted")
+    assert f"{models[0]} (in place of weighted mean," in select_cases(of_stacker, models)[1]
 
 
 def test_panels_are_those_of_prediction(opened: FinishedRun) -> None:

@@ -12,6 +12,7 @@ from casewise.errors import CasewiseError, CohortError, RunError, nearest
 from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ def _reference_model(run: FinishedRun, models: list[str]) -> tuple[str, pd.DataF
     """
     main, table = run.results.main.learner, run.final
     name = main if main in models else models[0]
-    phrase = f"{name} (in place of {main}, which the report shows)" if main and main != name else name
+    phrase = learner_name(name)
+    phrase += f" (in place of {learner_name(main)}, which the report shows)" if main and main != name else ""
     return phrase, table[table["model"] == name]
 
 

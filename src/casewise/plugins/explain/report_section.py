@@ -57,6 +57,7 @@ READING = (
     "A map shows which areas a network used. It does not show that there is disease, or why the network made its"
     " prediction."
 )
+REST = "rest: what features of the whole image add, which have no place on the map"
 BRIGHT = "the brighter an area, the more it contributed, from least to most within each picture"
 WHERE = (
     "Share of the map and of the area in each region, out of fold, on panels drawn at random; a uniform map has the"
@@ -113,7 +114,7 @@ def section(context: ReportContext) -> Section | None:
 
 def _reading(context: ReportContext, methods: Sequence[str], form: tuple[str, str, str]) -> list[tuple[str, str]]:
     """How each kind of map is read, and what a picture shows."""
-    red = f"red {form[0]}, blue {form[1]}, compared with the average training image"
+    red = f"red {form[0]}, blue {form[1]}, compared with the average training image; {REST}"
     facts = [(capital(METHODS.get(name, name)), red if name == "contributions" else BRIGHT) for name in methods]
     study = modality_of(context.study).report_facts(context.study)
     if study["sliced"]:
@@ -303,10 +304,10 @@ def _caption(entry: Values, form: tuple[str, str, str]) -> str:
         predicted += f", {'correct' if entry['correct'] else 'wrong'}"
     pieces = [method, predicted]
     if total := entry.get("sum"):
-        terms = [f"average image {number(total['average'], 2)}", f"on the map {signed(total['placed'], 2)}"]
-        pieces.append(
-            f"{form[2]} {number(total['output'], 2)} = {', '.join(terms)}, rest {signed(total['unplaced'], 2)}"
-        )
+        output, average, placed = (round(total[name], 2) for name in ("output", "average", "placed"))
+        terms = f"average image {number(average, 2)}, on the map {signed(placed, 2)}"
+        # as the difference of what is shown, so that the sum is right as printed
+        pieces.append(f"{form[2]} {number(output, 2)} = {terms}, rest {signed(output - average - placed, 2)}")
     if entry.get("empty") or entry.get("flat"):
         pieces.append("the map is empty" if entry.get("empty") else "the map is nearly uniform")
     return "; ".join(pieces)

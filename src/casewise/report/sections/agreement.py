@@ -321,7 +321,7 @@ def band_blocks(context: ReportContext) -> list[Block]:
     return [
         Heading("Severity bands"),
         Matrix(Counts(names, lines), caption, "physician", "model:"),
-        Table(["", "Agreement", "Kappa", "Weighted kappa"], [row], brackets(context)),
+        Table(["Grouped by", "Agreement", "Kappa", "Weighted kappa"], [row], brackets(context)),
     ]
 
 

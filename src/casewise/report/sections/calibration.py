@@ -132,7 +132,12 @@ def prediction_sets(context: ReportContext) -> Section | None:
     classes, unit = bool(context.classes), "subject" if study.subjects_known else "image"
     blocks: list[Block] = [Facts(facts), Text((CLASSES if classes else NUMBERS).format(unit=unit), note=True)]
     if rows:
-        columns = ["", f"{capital(unit)}s", "Coverage", *(["Mean size", "One class"] if classes else ["Mean width"])]
+        columns = [
+            "Cases",
+            f"{capital(unit)}s",
+            "Coverage",
+            *(["Mean size", "One class"] if classes else ["Mean width"]),
+        ]
         caption = f"Learner: {learner_name(context.learner)}. Brackets: {terms.confidence} intervals by {unit}."
         blocks += [Table(columns, rows, caption), Text(READING, note=True)]
     return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", blocks)

@@ -94,7 +94,8 @@ def section(context: ReportContext) -> Section | None:
         facts = temperature(entry)
         if (decision := context.study.decisions.get(context.outcome)) in DECISIONS:
             facts.append(("Predicted grade", f"{DECISIONS[decision]}; the scores are of the likeliest grade"))
-        inside: list[Block] = [Table(["", "As predicted", "After temperature scaling"], scores, caption), Facts(facts)]
+        heads = ["Score", "As predicted", "After temperature scaling"]
+        inside: list[Block] = [Table(heads, scores, caption), Facts(facts)]
         blocks.append(Fold("Scores of the probabilities, and temperature scaling", inside))
     if others := further_tables(context):
         blocks.append(Fold("Further targets with classes, and regions", others))

@@ -38,7 +38,8 @@ MOST_REPORTS, MOST_SHOWN = 16, 4
 ORDER = "{stage}, the best {order} first; marked: the reported learner. Brackets: {confidence} intervals by {unit}."
 AGAINST = (
     "Against: whether the learner of the row is better or worse by {metric}, and its difference on the same cases, with"
-    " an interval that holds for all pairs of learners at once."
+    " an interval that holds for all pairs of learners at once. Tested are pairs with the best learner and with a"
+    " baseline."
 )
 POOLED = (
     "Figures pooled over each {site} mix different networks and sources, and do not estimate the performance in a new"
@@ -117,7 +118,11 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
         only = plain(context.constant_class(stage, learner))
         cells = [Cell(_noun(context, learner), f"predicts only {only}" if only else "")]
         cells += [write.cell(metric, figures.get(metric)) for metric in metrics]
-        cells += [against(write, kind.compared, gap_between(entry, learner, other)) for other in others if entry]
+        cells += [
+            Cell(MISSING) if other == learner else against(write, kind.compared, gap_between(entry, learner, other))
+            for other in others
+            if entry
+        ]
         row = Row(learner_name(learner), cells, mark=learner == context.learner)
         rows.append((_rank(context, stage, learner, kind.compared), row))
     if not rows:
@@ -177,7 +182,7 @@ def gap_between(entry: Comparison, learner: str, other: str) -> Difference | Non
 def against(write: MetricFormat, metric: str, gap: Difference | None) -> Cell:
     """The verdict on a learner by its difference from another one, with the difference below."""
     if gap is None or gap.low is None:
-        return Cell(MISSING)
+        return Cell(VERDICTS["untested"])
     difference = write.difference(metric, gap)
     small = f"{difference.text} {difference.small}"
     return Cell(VERDICTS[verdict(gap.low, gap.high, metric)], small, gap.difference)

@@ -14,15 +14,18 @@ from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Picture
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import capital, case_label
 from casewise.report.terms import terms_of
+from casewise.study.images import STRENGTHS
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from casewise.report.context import ReportContext
+    from casewise.study.images import Images, Panels
     from casewise.study.schema import Study
 
 MOST_PHOTOGRAPHS, MOST_PANELS = 12, 8
 FITS = {"pad": "proportions kept", "stretch": "stretched to a square"}
+FLIPS = {"horizontal": "horizontal flips", "vertical": "vertical flips", "both": "flips in both directions"}
 PADDINGS = {
     "reflect": "mirrored at the edge where it is not square",
     "black": "the rest of the square is black",
@@ -84,16 +87,27 @@ def facts(study: Study, noun: str, label: str) -> list[tuple[str, str]]:
 
 
 def augmentation(study: Study) -> str:
-    """How images vary in training."""
-    panels = study.panels
+    """How images vary in training; where its phases differ, in each of them."""
+    phases = [study.panels.model_copy(update=phase.variations) for phase in study.recipe.phases] or [study.panels]
+    texts = [_augmentation(panels, study.images) for panels in phases]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return "; ".join(f"phase {number}: {text}" for number, text in enumerate(texts, 1))
+
+
+def _augmentation(panels: Panels, images: Images) -> str:
     if panels.offline_copies:
         copies = "fixed augmented copy" if panels.offline_copies == 1 else "fixed augmented copies"
         text = f"each image and {panels.offline_copies} {copies} of it"
     elif panels.varied:
-        text = "tiles are augmented at random" + (", and shuffled" if panels.shuffle else "")
+        strengths = [f"{name.replace('_', ' ')} {value:g}" for name in STRENGTHS if (value := getattr(panels, name))]
+        changes = [FLIPS.get(panels.flip), "quarter turns" if panels.quarter_turns else None, *strengths]
+        stated = ", ".join(filter(None, changes))
+        text = f"tiles are augmented at random ({stated})" if stated else "tiles are not augmented"
+        text += f", {'and' if stated else 'but'} shuffled" if panels.shuffle else ""
     else:
         text = "tiles are not augmented"
-    bars = panels.vary_shape and study.images.fit == "pad" and study.images.padding == "reflect"
+    bars = panels.vary_shape and images.fit == "pad" and images.padding == "reflect"
     return text + ("; where shapes differ, width and place of the bars vary" if bars else "")
 
 

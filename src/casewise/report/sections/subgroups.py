@@ -40,7 +40,7 @@ def section(context: ReportContext) -> Section | None:
     titles = [write.title(name) for name in entry.figures]
     caption = TESTS.format(learner=learner_name(entry.learner), place=place(context, entry.stage))
     tests = [Row(heading(column), [test_cell(column, name) for name in entry.figures]) for column in entry.columns]
-    blocks: list[Block] = [Table(["", *titles], tests, caption)]
+    blocks: list[Block] = [Table(["Column", *titles], tests, caption)]
     overall = context.metrics.figures(entry.stage, entry.learner, entry.target)
     drawn = [name for name in kind_report(context.kind).forests if name in entry.figures]
     plots = [forest_of(entry.columns, name, defined(overall.get(name)), write) for name in drawn]
