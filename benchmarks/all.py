@@ -1,6 +1,6 @@
 """All benchmarks one after another, as `make bench` runs them: about an hour on two quiet cores.
 
-    python benchmarks/all.py [--start serve.py] [--list]
+    python benchmarks/all.py [--start serve.py]
 
 Nothing else should run on the machine. A benchmark that fails is named at the end, and the others are still measured;
 the exit code is then 1. The figures are printed by the benchmarks themselves, never asserted.
@@ -29,14 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [words.split()[0] for words in BENCHMARKS]
     parser.add_argument("--start", choices=names, default=names[0], metavar="NAME", help="leave out those before it")
-    parser.add_argument("--list", action="store_true", help="print their names, and measure nothing")
     options = parser.parse_args()
-    chosen = BENCHMARKS[names.index(options.start) :]
-    if options.list:
-        print("\n".join(chosen))
-        return
     failed = []
-    for words in chosen:
+    for words in BENCHMARKS[names.index(options.start) :]:
         script, *arguments = words.split()
         print(f"\n== {words}", flush=True)
         start = time.monotonic()
