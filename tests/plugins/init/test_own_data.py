@@ -257,6 +257,7 @@ class TestTargets:
             (["0", "1"] * 6, "classification", 'positive: "1"'),
             (["mild", "severe"] * 6, "classification", "positive: severe"),
             (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
+            (["sick", "well"] * 6, "classification", "positive: sick"),
             (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
             (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
             (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),

@@ -58,8 +58,8 @@ FEWEST, FEW = 8, 3
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
 _NEGATIVE = re.compile(
-    r"(^|[\W_])(no|non|not|none|n|normal\w*|neg|negative|benign|healthy|controls?|absent|false|0|nein|keine?|gesund|without|"
-    r"ohne|unauffällig|nofinding)($|[\W_])",
+    r"(^|[\W_])(no|non|not|none|n|normal\w*|neg|negative|benign|healthy|well|unaffected|controls?|absent|false|0|"
+    r"nein|keine?|gesund|without|ohne|unauffällig|nofinding)($|[\W_])",
     re.IGNORECASE,
 )
 
