@@ -115,7 +115,7 @@ def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path
     assert again.results == with_shortcut.results
 
 
-def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None:
+def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     finished = FinishedRun.open(RunFolder(without_shortcut.folder))
     settings = finished.study.evaluation.model_copy(update={"counterfactual_cases": 11})
     study = finished.study.model_copy(update={"evaluation": settings})
@@ -126,6 +126,8 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run) -> None
         assert len(rows) == 6
         assert set(panels["subject"].iloc[rows]) <= set(finished.splits.subjects(fold))
         assert sorted(panels["label"].iloc[rows]) == [0, 0, 0, 1, 1, 1]
+    monkeypatch.setattr("casewise.jobs.external.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
+    assert {len(rows) for rows in chosen_panels(study, panels, finished.splits).values()} == {4}  # of large images
 
 
 @pytest.mark.parametrize("channels", [1, 3])

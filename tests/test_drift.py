@@ -44,6 +44,16 @@ class TestDistance:
         assert (distance.raw(torch.stack([along, off])) > 2).all()
         assert distance.raw(distance.mean[None])[0] < 0.1
 
+    @pytest.mark.parametrize(("count", "width"), [(60, 8), (12, 40)])
+    def test_directions_are_orthonormal_and_have_the_variances_of_the_features(self, count: int, width: int) -> None:
+        features = torch.randn(count, width, generator=torch.Generator().manual_seed(2))
+        distance = FeatureDistance.fit(features, count)
+        assert distance is not None
+        along = distance.components.double().numpy()
+        assert np.allclose(along @ along.T, np.eye(len(along)), atol=1e-5)
+        covariance = np.cov(features.double().numpy().T, bias=True)
+        assert np.allclose(np.diag(along @ covariance @ along.T), distance.variances.numpy(), atol=1e-5)
+
     def test_features_that_do_not_vary_have_none(self) -> None:
         assert FeatureDistance.fit(torch.ones(9, 4), 9) is None
         assert FeatureDistance.fit(torch.ones(1, 4), 1) is None
