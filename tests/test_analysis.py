@@ -71,6 +71,7 @@ def test_metrics_are_those_of_the_predictions(run: cw.Run, ages: cw.Run) -> None
     assert row["n_cases"] == len(cases)
     row = ages.metrics.query("stage == 'oof' and metric == 'mae'").iloc[0]
     cases = ages.predictions.query("stage == 'oof'")
+    assert all(pd.api.types.is_float_dtype(cases[name]) for name in ("prediction", "reference"))
     assert row["value"] == pytest.approx(mean_absolute_error(cases["reference"], cases["prediction"]), rel=1e-5)
 
 
