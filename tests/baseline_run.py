@@ -31,5 +31,6 @@ def run_baselines(folder: Path) -> Run:
     values = {key: value for key, value in SMALL.items() if key not in ("baselines", "recipe", "weights")}
     values |= {"cohort": table, "targets": {"label": THREE}, "backbones": [], "encoders": [ENCODER]}
     values |= {"weights_dir": str(folder), "stack": ["mean"], "stack_baselines": True}
+    values["evaluation"] = {**SMALL["evaluation"], "counterfactual_cases": 6}
     study = build_study(values, source="the test's study", folder=table.parent)
     return run(study, folder / "run")

@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {
     "backbones": ["test_resnet"],
     "weights": "random",
     "recipe": {"epochs": 2, "batch_size": 8, "optimizer": "radam", "schedule": "one-cycle", "label_smoothing": 0.1},
-    "evaluation": {"bootstrap_resamples": 200, "response": False, "counterfactual_cases": 6},
+    "evaluation": {"bootstrap_resamples": 200, "response": False, "counterfactual_cases": 0},
     "audit": {"permutations": 99},
     "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
 }
@@ -50,6 +50,6 @@ split: {{test: 0, folds: 2, restarts: 20}}
 weights: random
 budget: 1min
 audit: {{permutations: 99}}
-evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 6}}
+evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 0}}
 compute: {{precision: fp32, memory_format: channels_last}}
 """

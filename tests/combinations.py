@@ -17,6 +17,7 @@ from PIL import Image
 from casewise.errors import StudyError
 from casewise.run import Run, run
 from casewise.study.loading import build_study
+from casewise.study.schema import Study
 
 SUBJECTS, SIDE = 16, 32
 KINDS: dict[str, dict[str, Any]] = {
@@ -245,6 +246,16 @@ def settings(modality: str, kind: str, table: Path, way: str) -> dict[str, Any]:
 if __name__ == "__main__":
     page = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
     page.write_text(as_markdown(), encoding="utf-8")
+
+
+def quick_study(folder: Path, **changes: Any) -> Study:
+    """A study of a number on photographs that trains in about a second, with a test set, and `changes` over it."""
+    values = settings("photographs", "number", make_table(folder, "photographs", "here", seed=0), "new-cases")
+    values |= {"split": {"test": 0.25, "folds": 2, "restarts": 5}, "baselines": {"off": "tests of networks"}}
+    values["evaluation"]["counterfactual_cases"] = 0
+    for key, value in changes.items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    return build_study(values, source="the study", folder=folder)
 
 
 def values_for_new_cases(modality: str, table: Path) -> dict[str, Any]:

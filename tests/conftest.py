@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from casewise.modalities.base import ImageStore
     from casewise.report.context import ReportContext
     from casewise.run import Run
 
@@ -40,7 +43,7 @@ baselines: {{off: tests of networks}}
 recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}
 stack: [ridge+intercept]
 audit: {{permutations: 99}}
-evaluation: {{bootstrap_resamples: 200, counterfactual_cases: 2}}
+evaluation: {{bootstrap_resamples: 200, counterfactual_cases: 0}}
 compute: {{precision: fp32, memory_format: channels_last}}
 """
 
@@ -118,6 +121,24 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def twins_searched_once() -> Iterator[None]:
+    """The audits of runs search the same images for twins once; the tests of the search call it themselves."""
+    from casewise.audit import run
+
+    search, found = run.find_twins, {}
+
+    def find(store: ImageStore, images: pd.DataFrame, *, embed: Any = None, progress: Any = None) -> list[Any]:
+        key = (store.address, images.to_json(default_handler=str))
+        if embed or key not in found:
+            found[key] = search(store, images, embed=embed, progress=progress)
+        return list(found[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "find_twins", find)
+        yield
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of real data and weights; tests that need it are skipped where it is missing."""
@@ -175,9 +196,6 @@ def served_run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served")
     text = TINY.format(cohort=phantom).replace("{off: tests of networks}", "{}")
     text = text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
-    text = text.replace("stack: [ridge+intercept]", "stack: []").replace(
-        "counterfactual_cases: 2", "counterfactual_cases: 0"
-    )
-    text = text.replace("evaluation: {", "evaluation: {prediction_coverage: 0.6, ")
+    text = text.replace("stack: [ridge+intercept]", "stack: []").replace("evaluation: {", "evaluation: {prediction_coverage: 0.6, ")
     (folder / "study.yaml").write_text(text)
     return run(read_study(folder / "study.yaml"), folder / "run").folder

@@ -34,7 +34,7 @@ split: {{test: 0, folds: 2, restarts: 20}}
 backbones: []
 weights: random
 audit: {{permutations: 99}}
-evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 2}}
+evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 0}}
 """
 
 

@@ -12,6 +12,7 @@ import torchvision
 
 import casewise
 from casewise.training import cost
+from tests.combinations import quick_study
 
 
 def settings() -> dict[str, Any]:
@@ -30,25 +31,22 @@ def settings() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("rate", ["0.01", "1.0e+30"], ids=["finished", "failed"])
-def test_a_run_leaves_its_caller_as_it_was(
-    rate: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("rate", [0.001, 1e30], ids=["finished", "failed"])
+def test_a_run_leaves_its_caller_as_it_was(rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "_kept", False)
-    text = tiny.read_text().replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[shufflenet_v2_x0_5]")
-    text = text.replace("epochs: 3, batch_size: 8, lr: 0.01", f"epochs: 1, batch_size: 8, lr: {rate}")
-    text = text.replace("counterfactual_cases: 2", "counterfactual_cases: 0")
-    tiny.write_text(text.replace("compute: {", "compute: {threads: 1, jobs: 1, "))
+    study = quick_study(
+        tmp_path, backbones=["shufflenet_v2_x0_5"], recipe={"lr": rate}, compute={"threads": 1, "jobs": 1}
+    )
     torch.manual_seed(5)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         before = settings()
-        if rate == "0.01":
-            casewise.run(casewise.read_study(tiny), tmp_path / "run")
+        if rate == 0.001:
+            casewise.run(study, tmp_path / "run")
         else:
             with pytest.raises(casewise.CasewiseError):
-                casewise.run(casewise.read_study(tiny), tmp_path / "run")
+                casewise.run(study, tmp_path / "run")
         after = settings()
     finally:
         torch.set_num_threads(threads)

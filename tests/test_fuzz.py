@@ -23,11 +23,11 @@ NESTED = '{"a":' * 30_000
 
 
 def test_a_sample_of_mutated_inputs_is_read_or_refused() -> None:
-    tally = fuzz(120, seed=5)
+    tally = fuzz(60, seed=5)
     assert not tally.failures, summary(tally)
-    assert (tally.count, tally.starts) == (120, 1)
+    assert (tally.count, tally.starts) == (60, 1)
     assert set(tally.outcomes) == {reader.name for reader in READERS}
-    assert sum(counter["read"] for counter in tally.outcomes.values()) >= 6  # some mutations are harmless
+    assert sum(counter["read"] for counter in tally.outcomes.values()) >= 3  # some mutations are harmless
 
 
 # The defects that larger samples found.

@@ -28,6 +28,7 @@ def outputs_of(page: str) -> list[str]:
     return ["picture" if "](images/" in block else "text" if block else "" for block in blocks]
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_runs_and_shows_what_the_page_shows(executed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     page = PAGE.read_text(encoding="utf-8")
     stated = ("subjects=24", "epochs: 20", '"epochs": 20', "resamples: 500")

@@ -27,6 +27,7 @@ from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Pretraining
 from casewise.training import loop
+from tests.combinations import quick_study
 from tests.conftest import TINY, absolute
 
 
@@ -244,17 +245,15 @@ def test_an_interrupted_run_continues_to_the_same_bits(tmp_path: Path, phantom: 
     assert all(file.read_bytes() == (cut / file.relative_to(whole)).read_bytes() for file in files)
 
 
-def test_further_seeds_are_trained_on_the_same_split(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = read_study(tiny).model_copy(update={"backbones": ["shufflenet_v2_x0_5"], "stack": [], "seeds": 2})
+def test_further_seeds_are_trained_on_the_same_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = quick_study(tmp_path, seeds=2)
     done = run(study, tmp_path / "run")
     entry, folder = done.results.seeds, RunFolder(done.folder)
     assert entry.seeds == [study.seed, study.seed + 1]
     other = folder.seed(study.seed + 1)
     assert other.splits.read()["subjects"] == folder.splits.read()["subjects"]
     described = [
-        {**files.compute.read()["shufflenet_v2_x0_5"], "why": "", "measured": [], "peak_mb": 0.0}
+        {**files.compute.read()["test_resnet"], "why": "", "measured": [], "peak_mb": 0.0}
         for files in (folder, other)
     ]
     assert described[0] == described[1]
@@ -271,8 +270,8 @@ def test_further_seeds_are_trained_on_the_same_split(
     assert "Variation between trainings" in done.report.read_text()
     before = {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}
     folder.compute.remove()  # the records of the networks state the plan as well
-    other.job("shufflenet_v2_x0_5", 0).record.remove()
-    before = {path: time for path, time in before.items() if other.job("shufflenet_v2_x0_5", 0).path != path.parent}
+    other.job("test_resnet", 0).record.remove()
+    before = {path: time for path, time in before.items() if other.job("test_resnet", 0).path != path.parent}
     monkeypatch.setattr("casewise.pipeline.finished.report", lambda *given: None)
     assert run(study, tmp_path / "run").results.seeds == entry
     assert before.items() <= {path: path.stat().st_mtime_ns for path in other.path.rglob("*.safetensors")}.items()

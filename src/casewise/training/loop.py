@@ -285,7 +285,7 @@ def fit(
         history, best = training.history, context.keep == "best"
         if not all(math.isfinite(h["train_loss"] + h["stop_loss"]) for h in history) or (best and not training.best):
             raise TrainingError(
-                "the loss on the subjects that decide when to stop is no longer a number after "
+                "the loss on subjects that are not trained on is no longer a number after "
                 f"{len(history)} epochs. Lower recipe.lr (now {recipe.lr:g})"
             )
     if best:

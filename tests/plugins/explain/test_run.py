@@ -42,6 +42,7 @@ from casewise.run import run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study, read_study
 from tests.chest_study import SMALL, chest_study
+from tests.combinations import quick_study
 from tests.plugins.explain.maps import cell_maps, without_a_sequence
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
@@ -413,13 +414,9 @@ def test_pictures(chests: Path, tmp_path: Path) -> None:
     assert set(placement["regions"]) == {"border"}
 
 
-def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
+def test_regions_of_photographs_and_numbers(tmp_path: Path) -> None:
     """A panel of several photographs is carried back to each of them; of a number no case is right or wrong."""
-    text = (
-        tiny.read_text().replace("epochs: 3", "epochs: 1").replace("counterfactual_cases: 2", "counterfactual_cases: 0")
-    )
-    tiny.write_text(text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[test_resnet]"))
-    study = read_study(tiny).model_copy(update={"stack": []})
+    study = quick_study(tmp_path, regions=["upper", "lower"], panels={"by": "region"})
     folder = run(study, tmp_path / "run").folder
     done = explain_run(folder, ExplainSettings())
     table = pd.read_parquet(done.table)
@@ -430,7 +427,7 @@ def test_regions_of_photographs_and_numbers(tiny: Path, tmp_path: Path) -> None:
     case = table["case"].iloc[0]
     cohort = pd.read_parquet(folder / "cohort.parquet")
     assert len(files) == int((cohort["case"] == case).sum())
-    assert all(Image.open(done.folder / name).size == (96, 64) for name in files)
+    assert all(Image.open(done.folder / name).size == (32, 32) for name in files)
     shown = json.loads((folder / "explanations.json").read_text())["shown"]
     assert shown["rule"] in done.report.read_text()
 

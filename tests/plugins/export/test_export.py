@@ -68,8 +68,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "features of a transformer": ("linear_features", {"encoders": ["test_vit"]}),
     "a radial kernel on features": ("kernel_features", {"encoders": ["test_resnet"]}),
 }
-# Recording ONNX takes seconds; these are the kinds whose graphs have the most different operators.
-QUICK_IN_ONNX = ("late with missing sequences", "attention")
+# Recording ONNX takes seconds; the others are slow tests.
+QUICK_IN_ONNX = ("attention",)
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 needs_onnx = pytest.mark.skipif(not has_onnx, reason="the extra `export` is not installed")
 CASES = [
@@ -276,6 +276,7 @@ def test_all_learners_are_exported_and_the_coefficients_of_those_that_combine_th
     assert set(export(done.folder, tmp_path / "all", to="torchscript").graphs) == {"test_resnet", "cnn"}
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_weights_of_large_graphs_are_in_a_second_file(
     done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
