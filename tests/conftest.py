@@ -37,7 +37,7 @@ synthetic: true
 cohort: {cohort}
 images: {{size: 32}}
 split: {{test: 25%, folds: 2, restarts: 20}}
-backbones: [shufflenet_v2_x0_5, mobilenet_v3_small]
+backbones: [test_resnet, test_efficientnet]
 weights: random
 baselines: {{off: tests of networks}}
 recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}
@@ -195,7 +195,9 @@ def served_run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("served")
     text = TINY.format(cohort=phantom).replace("{off: tests of networks}", "{}")
-    text = text.replace("[shufflenet_v2_x0_5, mobilenet_v3_small]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
-    text = text.replace("stack: [ridge+intercept]", "stack: []").replace("evaluation: {", "evaluation: {prediction_coverage: 0.6, ")
+    text = text.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
+    text = text.replace("stack: [ridge+intercept]", "stack: []").replace(
+        "evaluation: {", "evaluation: {prediction_coverage: 0.6, "
+    )
     (folder / "study.yaml").write_text(text)
     return run(read_study(folder / "study.yaml"), folder / "run").folder

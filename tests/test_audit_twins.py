@@ -289,7 +289,7 @@ def phantom_store(cohort: Path, folder: Path, size: int) -> tuple[TileStore, pd.
     return prepare(paths, Preparation(size=size), folder), images.assign(path=[str(path) for path in paths])
 
 
-@pytest.mark.parametrize("kind", ["psoriasis", "chest"])
+@pytest.mark.parametrize("kind", [pytest.param("psoriasis", marks=pytest.mark.slow), "chest"])
 def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_path: Path):
     if kind == "psoriasis":
         cohort = Path(shutil.copytree(phantom.parent, tmp_path / "cohort")) / phantom.name

@@ -31,6 +31,7 @@ from tests.report_contexts import (
     with_results,
     without_truth,
 )
+from tests.test_report_golden import check_named_by_code_once
 
 OF_BOTH = {"summary", "learners", "labels", "preparation", "worst", "training", "glossary"}
 SECTIONS = {
@@ -51,6 +52,7 @@ def test_the_page_is_whole_loads_nothing_and_shows_the_figures(request: pytest.F
         path = write_report(context, tmp_path / name / "report.html")
         text = path.read_text()
         page = check_page(text)
+        check_named_by_code_once(text, context)
         assert set(re.findall(r'<section id="([^"]+)"', text)) == sections
         assert text.count("<svg") > 6
         assert "http" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)

@@ -60,6 +60,7 @@ def in_this_process(shell: Any, language: str, block: str, *, status: int) -> st
     return printed
 
 
+@pytest.mark.slow
 def test_a_tutorial_is_true_up_to_its_audit(commands: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands.Shell, "_run", in_this_process)
     monkeypatch.chdir(tmp_path)

@@ -154,6 +154,7 @@ def test_a_run_shows_the_contributions_of_its_baseline(films: Path) -> None:
     assert "Exact contributions" in done.report.read_text()
 
 
+@pytest.mark.slow
 def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The output of a scan is that of the mean features of its slices; a missing sequence has no map."""
     for name in ("RANDOMISED_CASES", "DELETED_CASES", "DRAWS", "FEWER_DRAWS"):

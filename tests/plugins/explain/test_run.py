@@ -40,7 +40,7 @@ from casewise.plugins.volumes.slice_store import SliceStore, open_slices
 from casewise.report.context import read_context
 from casewise.run import run
 from casewise.run_folder import RunFolder
-from casewise.study.loading import build_study, read_study
+from casewise.study.loading import build_study
 from tests.chest_study import SMALL, chest_study
 from tests.combinations import quick_study
 from tests.plugins.explain.maps import cell_maps, without_a_sequence

@@ -68,7 +68,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "features of a transformer": ("linear_features", {"encoders": ["test_vit"]}),
     "a radial kernel on features": ("kernel_features", {"encoders": ["test_resnet"]}),
 }
-# Recording ONNX takes seconds; the others are slow tests.
+# Recording a graph takes a second, or several as ONNX; the others are slow tests.
+QUICK = ("cnn", "late with missing sequences", "attention", "pixels", "a radial kernel on features")
 QUICK_IN_ONNX = ("attention",)
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 needs_onnx = pytest.mark.skipif(not has_onnx, reason="the extra `export` is not installed")
@@ -76,7 +77,10 @@ CASES = [
     pytest.param(
         kind,
         to,
-        marks=[needs_onnx, *([] if kind in QUICK_IN_ONNX else [pytest.mark.slow])] if to == "onnx" else [],
+        marks=[
+            *([needs_onnx] if to == "onnx" else []),
+            *([] if kind in (QUICK_IN_ONNX if to == "onnx" else QUICK) else [pytest.mark.slow]),
+        ],
         id=f"{kind}, {to}",
     )
     for to in FORMATS
@@ -233,7 +237,9 @@ def test_prepared_panels_are_the_images_as_the_page_describes(done: Run, chests:
         assert np.abs(tile[0].astype(int) - np.asarray(picture).astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize(("modality", "way"), [("volumes", "several"), ("photographs", "attention")])
+@pytest.mark.parametrize(
+    ("modality", "way"), [pytest.param("volumes", "several", marks=pytest.mark.slow), ("photographs", "attention")]
+)
 def test_every_learner_of_a_run_gives_the_predictions_of_casewise(modality: str, way: str, tmp_path: Path) -> None:
     table = make_table(tmp_path, modality, "here", seed=3)
     values = settings(modality, "classes", table, way)

@@ -128,7 +128,7 @@ def spoken(port: int, data: bytes, seconds: float = 8.0) -> bytes:
 
 
 def test_slow_clients_are_dropped(toy: Running) -> None:
-    begun = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
+    begun = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5000\r\n"
     begun += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
     with ThreadPoolExecutor() as clients:  # each waits for seconds
         said = (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"", begun)
