@@ -48,7 +48,7 @@ def films(folder: Path, *, shortcut: bool) -> Path:
 
 
 def small_study(table: Path, **changes: Any) -> Study:
-    recipe = {"epochs": 20, "lr": 0.01, "optimizer": "adam", "schedule": "cosine"}
+    recipe = {"epochs": 12, "lr": 0.01, "optimizer": "adam", "schedule": "cosine"}
     return chest_study(
         table,
         {"classes": ["well", "ill"]},

@@ -112,7 +112,7 @@ def memorising(table: Path, **changes: Any) -> Any:
     }
     split = {"test": 0, "folds": 4}
     classes = ["covid", "no_finding"]
-    return chest_study(table, classes, recipe=recipe, split=split, backbones=["shufflenet_v2_x0_5"], **changes)
+    return chest_study(table, classes, recipe=recipe, split=split, backbones=["test_resnet"], **changes)
 
 
 def test_random_labels_by_subject_give_an_interval_that_covers_chance(
@@ -121,6 +121,6 @@ def test_random_labels_by_subject_give_an_interval_that_covers_chance(
     for step in ("audit.audit", "image_checks.counterfactuals", "finished.report", "bundle.write_bundle"):
         monkeypatch.setattr(f"casewise.pipeline.{step}", lambda *given: None)
     metrics = run(memorising(repeated), tmp_path / "run").results.metrics
-    found = metrics["oof"]["shufflenet_v2_x0_5"]["label"]["accuracy"]
+    found = metrics["oof"]["test_resnet"]["label"]["accuracy"]
     assert found.n_subjects == 24
     assert found.low < 0.5 < found.high

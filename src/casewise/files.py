@@ -177,15 +177,21 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+# In a text without any of these every number is finite; looking at every value takes as long as reading it.
+MAYBE_NOT_FINITE = re.compile(r"NaN|Infinity|[eE]\+?0*[1-9]\d\d|\d{100}")
+
+
 def parsed_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
         ValueError: it is no JSON, is nested too deeply, or a field is NaN, infinite or too large for a number (1e999).
     """
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
     try:
         value = json.loads(text)
-        if field := next(_not_finite(value, ""), None):
+        if MAYBE_NOT_FINITE.search(text) and (field := next(_not_finite(value, ""), None)):
             raise ValueError(f"the field {shortened(field)} is not a finite number")
         return value
     except RecursionError as error:

@@ -20,7 +20,7 @@ from tests.plugins.explain.maps import cell_maps, explain
 
 NUMBER = ExplainTarget((Output("extent"),), "extent")
 LABEL = (Output("label", "classification", 3),)
-QUICK = ["alexnet", "mobilenet_v2", "resnet18", "vit_tiny_patch16_224"]
+QUICK = ["mobilenet_v2", "resnet18", "vit_tiny_patch16_224"]
 
 
 def signed_maps(network: Network, panels: torch.Tensor, target: ExplainTarget, map_size: int = 1) -> torch.Tensor:

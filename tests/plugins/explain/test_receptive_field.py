@@ -19,7 +19,7 @@ PLACES |= dict.fromkeys(("alexnet", "squeezenet1_1"), (15, 16))
 PLACES |= {"densenet121": (14, 32), "googlenet": (22, 32), "convnext_atto": (15.5, 32)}
 
 
-QUICK = ("alexnet", "resnet18", "shufflenet_v2_x0_5", "cnn", "convnext_atto")
+QUICK = ("resnet18", "shufflenet_v2_x0_5", "cnn", "convnext_atto")
 
 
 @pytest.mark.parametrize("name", QUICK)
