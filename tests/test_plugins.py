@@ -29,7 +29,7 @@ split: {{test: 0, folds: 2, restarts: 5}}
 backbones: [shufflenet_v2_x0_5]
 weights: random
 baselines: {{off: a test of plugins}}
-recipe: {{epochs: 1, batch_size: 8, lr: 0.01, schedule: constant, early_stopping: {{monitor: none}}}}
+recipe: {{epochs: 1, batch_size: 8, lr: 0.01, clip_gradients: 1, schedule: constant, early_stopping: {{monitor: none}}}}
 stack: []
 audit: {{permutations: 99}}
 evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 2}}
