@@ -24,6 +24,8 @@ PAGES: dict[str, Callable[[], ReportContext] | None] = {
     "report_of_classes": None,
     "report_of_two_classes": None,
     "report_of_grades": None,
+    "report_of_a_kernel": None,
+    "grades, a test set and an external cohort": lambda: classes("ordinal", test=40, outside=60, networks=3),
     "numbers without a test set": lambda: numbers(test=0, subjects=12, learners=3, metas=4),
     "numbers of few subjects": lambda: numbers(subjects=5, test=2),
     "films": films,
