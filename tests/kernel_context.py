@@ -52,7 +52,7 @@ def kernel_study(folder: Path) -> ReportContext:
     )
     results = evaluate(predictions, outcomes(study, predictions), Plan(50))
     changed = {name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]}
-    compared = against_baselines(results, networks=study.networks)
+    compared = against_baselines(results)
     metrics = dataclasses.replace(results, against_baselines=compared, counterfactuals=changed)
     return dataclasses.replace(
         context,

@@ -151,11 +151,18 @@ def test_the_interval_allows_for_the_choice_among_learners() -> None:
         widths.append(difference["high"] - difference["low"])
     # with more learners, one of them is better by chance more often
     assert widths[1] > 1.2 * widths[0]
-    results = both[1]
-    combined = dataclasses.replace(results, main=dataclasses.replace(results.main, learner="net11"))
-    network = against_baselines(combined, networks=names[:11])["network"]  # type: ignore[index]
-    ccc = {name: results["metrics"]["oof"][name]["extent"]["ccc"]["value"] for name in names[:11]}
-    assert (network["learner"], network["chosen"]) == (max(ccc, key=lambda name: ccc[name]), 11)
+
+
+def test_a_baseline_chosen_on_the_judged_cases_is_said_to_be_so() -> None:
+    random = np.random.default_rng(6)
+    truth = random.normal(size=60)
+    names = ["net", "linear_pixels", "linear_features"]
+    predictions = {name: truth + random.normal(size=60) for name in names}
+    for count in (1, 2):
+        some = {name: predictions[name] for name in names[: count + 1]}
+        compared = against_baselines(evaluate(table_of(truth, some), Outcomes("extent"), Plan(200, 0.95, 0)))
+        assert compared is not None
+        assert compared.chosen == count
 
 
 def test_baselines_are_switched_off_with_a_reason(tmp_path: Path, chests: Path) -> None:

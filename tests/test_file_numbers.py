@@ -76,6 +76,20 @@ def test_more_runs_where_a_fold_would_lack_a_class(tmp_path: Path) -> None:
     assert borders([splits.side[f"x{n}"] for n in range(100)]) < 40
 
 
+@pytest.mark.parametrize("name", ["class{}/{:03}.jpg", "{}_{:03}.jpg"])
+def test_a_class_with_a_number_for_a_name_is_no_person(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [(number, file) for number in range(10) for file in range(30)]
+    monkeypatch.setattr("tests.test_file_numbers.LABELS", [f"c{number}" for number in range(10)])
+    labels = [f"c{number}" for number, _ in files]
+    cohort, study = cohort_of(tmp_path, [name.format(*file) for file in files], labels)
+    splits = split(cohort, study)
+    assert splits.record["classes_lacking"] == []
+    sides = np.array([splits.side[f"x{row}"] for row in range(len(files))]).reshape(10, 30)
+    assert all(np.bincount(row, minlength=5).tolist() == [6] * 5 for row in sides)
+
+
 def test_folders_of_the_same_numbers_are_cut_at_the_same_numbers(tmp_path: Path) -> None:
     names = [f"a/{n}.png" for n in range(50)] + [f"b/{n}.png" for n in range(50)]
     cohort, study = cohort_of(tmp_path, names, ["a"] * 50 + ["b"] * 50)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 from casewise.errors import DamagedError, RunError
 from casewise.files import parsed_json
@@ -20,6 +21,11 @@ from tests.fuzz.run import fuzz, summary
 open_slices = pytest.importorskip("casewise.plugins.volumes.slice_store").open_slices
 
 NESTED = '{"a":' * 30_000
+
+
+def test_property_tests_draw_the_same_examples_every_time() -> None:
+    assert settings.default is not None
+    assert settings.default.derandomize
 
 
 def test_a_sample_of_mutated_inputs_is_read_or_refused() -> None:

@@ -106,6 +106,14 @@ def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
     assert pools == ["average", "map", "average", "map"]
 
 
+@pytest.mark.parametrize("no", [False, "no", "off", "False", 0])
+def test_a_recipe_that_is_not_planned_needs_networks(no: object) -> None:
+    with pytest.raises(ValueError, match="state the networks to train"):
+        study_of(recipe={"auto": no, "epochs": 3})
+    study = study_of(recipe={"auto": no, "epochs": 3}, backbones=["resnet18"])
+    assert (study.recipe.auto, study.stack) == (False, [])
+
+
 def test_images_are_as_large_as_their_files_and_the_time_allow() -> None:
     assert planned_size([(320, 280)] * 3) == 224
     assert planned_size([(90, 100)] * 3) == 96

@@ -29,6 +29,7 @@ def test_a_network_that_learned_nothing_is_found() -> None:
     for losses, nothing in (([1.4, 1.1], True), ([1.2, 0.6], False)):
         assert no_better({"history": [{"stop_loss": loss} for loss in losses]}) is nothing
     for loss, nothing in ((0.7, True), (0.6, False)):
+        assert no_better({"history": [{"stop_loss": 0.1}], "guess_loss": 0.0})
         assert no_better({"inner": {"chosen": {"loss": loss, "guess_loss": 0.69}}}) is nothing
     assert no_better({"history": []}) is None
 
@@ -69,6 +70,7 @@ def test_a_network_that_says_the_same_of_every_case_is_named() -> None:
     spreads = {("still", 1): 0.001, ("still", 2): 0.2, ("moved", 1): 0.2, ("moved", 2): 0.1}
     rows = [
         {"target": "t", "stage": "oof", "model": model, "outer_fold": fold, "y_true": case % 2, "y_pred": 1, "p1": p1}
+        | {"subject": str(case)}
         for (model, fold), spread in spreads.items()
         for case, p1 in enumerate(0.5 + spread * np.linspace(-1, 1, 6))
     ]
@@ -76,3 +78,6 @@ def test_a_network_that_says_the_same_of_every_case_is_named() -> None:
     assert [constant_folds(table, "t", name) for name in ("still", "moved", "nobody")] == [(1, 2), (0, 2), (0, 0)]
     numbers = table.drop(columns="p1").assign(y_pred=lambda table: 3 + 0.0001 * table.index)
     assert constant_folds(numbers, "t", "moved") == (2, 2)
+    # the visits of one subject, and cases with one reference, need no different predictions
+    assert constant_folds(table.assign(subject="one"), "t", "still") == (0, 0)
+    assert constant_folds(table.assign(y_true=1), "t", "still") == (0, 0)

@@ -131,7 +131,8 @@ SAME = 0.005
 def constant_folds(predictions: pd.DataFrame, target: str, learner: str) -> tuple[int, int]:
     """Numbers of folds with nearly the same prediction for every case, and of all folds examined.
 
-    Probabilities are compared for classes; for numbers, predictions relative to the spread of the recorded values.
+    Probabilities are compared for classes; for numbers, predictions relative to the spread of the recorded values. A
+    fold is examined if it has several subjects, more than two cases, and more than one recorded value.
     """
     rows = predictions[(predictions["target"] == target) & (predictions["stage"] == "oof")]
     rows = rows[rows["model"] == learner]
@@ -140,7 +141,8 @@ def constant_folds(predictions: pd.DataFrame, target: str, learner: str) -> tupl
     columns = [name for name in probability_columns(rows) if rows[name].notna().any()]
     values = rows[columns] if columns else rows[["y_pred"]] / (rows["y_true"].std() or 1.0)
     spread = values.groupby(rows["outer_fold"]).std().max(axis=1)
-    large = rows.groupby("outer_fold").size() > 2
+    of_fold = rows.groupby("outer_fold")
+    large = (of_fold.size() > 2) & (of_fold["subject"].nunique() > 1) & (of_fold["y_true"].nunique() > 1)
     return int((spread[large] < SAME).sum()), int(large.sum())
 
 
@@ -151,4 +153,5 @@ def no_better(record: Mapping[str, Any]) -> bool | None:
         guessed = inner["chosen"].get("guess_loss")
         return None if guessed is None else bool(inner["chosen"]["loss"] >= guessed)
     losses = [step["stop_loss"] for step in record.get("history") or [] if isinstance(step.get("stop_loss"), float)]
-    return bool(min(losses) >= (record.get("guess_loss") or 1)) if losses else None
+    guessed = record.get("guess_loss")
+    return bool(min(losses) >= (1 if guessed is None else guessed)) if losses else None

@@ -122,9 +122,9 @@ class Comparison(Record):
 
 
 class AgainstBaseline(Record):
-    """The reported learner, or the best network, against the best baseline.
+    """The reported learner against the best baseline.
 
-    `chosen` is the number of networks among which the learner was chosen on the cases that are compared, else 0.
+    `chosen` is the number of baselines among which this one was chosen on the cases that are compared, else 0.
     """
 
     learner: str
@@ -135,7 +135,6 @@ class AgainstBaseline(Record):
     rough: bool
     chosen: int
     differences: dict[str, Difference]
-    network: AgainstBaseline | None = None
 
 
 class Headline(Record):

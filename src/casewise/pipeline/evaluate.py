@@ -133,7 +133,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     results = replace(
         results,
         over_folds=over_folds(predictions, names, classes_by_target),
-        against_baselines=against_baselines(results, networks=study.networks),
+        against_baselines=against_baselines(results),
         prediction_sets=_prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
         notes=[*results.notes, *guess(predictions, study.primary_outcome), *_left_out(folder)],

@@ -6,7 +6,7 @@ used. Cells are numbers; headings and captions are fixed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,6 +63,7 @@ class Rival:
     interval: str
     verdict: str = ""
     reported: bool = False
+    note: str = ""
 
     @property
     def verdict_text(self) -> str:
@@ -291,7 +292,8 @@ def rivals(context: ReportContext) -> list[Rival]:
     if compared and not context.by_site and (best := context.metric(compared.stage, compared.baseline, metric)):
         gap = compared.differences.get(metric)
         code = verdict(gap.low, gap.high, metric) if gap else "untested"
-        rows.append(rival(learner_name(compared.baseline), best, code))
+        note = f"the best of {compared.chosen} on these cases" if compared.chosen > 1 else ""
+        rows.append(replace(rival(learner_name(compared.baseline), best, code), note=note))
     chance = metric_of(metric).chance if context.classes else guessed_error(context)
     if chance is not None and not context.by_site:
         text = write.text(metric, chance, short=True)

@@ -127,20 +127,28 @@ def file_runs(paths: Sequence[str], holders: np.ndarray, sides: int, factor: int
     return _runs(_lines(paths, identity), names, classes, sides * factor), len(names)
 
 
-def identities(paths: Sequence[str]) -> list[list[Key]]:
+def identities(paths: Sequence[str], holders: np.ndarray) -> list[list[Key]]:
     """What may identify the person of each file, the likeliest first: keys, equal for files of one person.
 
     Folders and names that are more than the numbers in each of them; then the first number in folder and name with
-    enough values, or without one the number with most values.
+    enough values, several of them in a class (a class may have a number for a name); or without one the number with
+    most values.
 
-    >>> identities(["Normal_100x_7.png", "Normal_100x_12.png", "Normal_400x_7.png", "Normal_400x_8.png"])[0]
+    Args:
+        holders: (files, classes) whether a file has the class.
+
+    >>> names = ["Normal_100x_7.png", "Normal_100x_12.png", "Normal_400x_7.png", "Normal_400x_8.png"]
+    >>> identities(names, np.ones((4, 1)))[0]
     [((), 7), ((), 12), ((), 7), ((), 8)]
     """
     numbers, series = [_numbers(path) for path in paths], [(natural(_shape(path)),) for path in paths]
     position: dict[int, int] = {}
     for length in {len(row) for row in numbers} - {0}:
-        counts = [len(set(values)) for values in zip(*(row for row in numbers if len(row) == length), strict=True)]
-        enough = (place for place, count in enumerate(counts) if count >= LEAST_VALUES)
+        rows = [row for row, values in enumerate(numbers) if len(values) == length]
+        columns = [_ranks(values) for values in zip(*(numbers[row] for row in rows), strict=True)]
+        counts = [int(column.max()) + 1 for column in columns]
+        several = [_values_of_classes(column, holders[rows]) >= 2 for column in columns]
+        enough = (place for place, count in enumerate(counts) if count >= LEAST_VALUES and several[place])
         position[length] = next(enough, counts.index(max(counts)))
     of_numbers: list[Key] = [
         ((), row[position[len(row)]]) if row else name for row, name in zip(numbers, series, strict=True)
@@ -174,7 +182,7 @@ def _keys(paths: Sequence[str], holders: np.ndarray, sides: int) -> list[Key]:
     What identifies people has several values for each class; folders of classes have one. A series is too long if it
     has more files, or more of a class, than a side should have, and more than `MOST_OF_PERSON`.
     """
-    rankings = identities(paths)
+    rankings = identities(paths, holders)
     keys = next((keys for keys in rankings if _values_of_classes(_ranks(keys), holders) >= 2), rankings[-1])
     rows_of: dict[Key, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):
@@ -207,7 +215,7 @@ def _lines(paths: Sequence[str], identity: np.ndarray) -> list[tuple[np.ndarray,
 
 def _values_of_classes(identity: np.ndarray, holders: np.ndarray) -> float:
     """How many values of an identity have a class, on average over classes."""
-    counts = [len(np.unique(identity[of_class])) for of_class in holders.T if of_class.any()]
+    counts = [len(np.unique(identity[of_class])) for of_class in holders.T.astype(bool) if of_class.any()]
     return float(np.mean(counts)) if counts else np.inf
 
 

@@ -91,7 +91,7 @@ def _not_learnable(splits: Splits, study: Study, name: str, label: str, holders:
         remedy = "Leave the class out of `classes`, or study without `split.leave_out`."
     else:
         where = "all of them are in " + " or ".join("the test set" if s == TEST else f"fold {s + 1}" for s in sides)
-        remedy = "Lower split.folds or add subjects."
+        remedy = f"Lower split.folds{', leave out `split.by`' * (study.split.by == 'number')} or add subjects."
         if column and (splits.record.get("numbered") or sides == [TEST]):
             remedy = f"Change column {column!r}, so that they are on several sides, or add subjects."
     return (

@@ -26,6 +26,8 @@ from casewise.targets import kind_named
 Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "logistic", "mean", "weighted"]
 # What a study with a planned recipe has besides, where it does not state it.
 _AUTO: Mapping[str, object] = {"stack": ["weighted"], "stack_baselines": True}
+# What pydantic reads as false.
+_NO = ("false", "no", "off", "n", "f", "0")
 _AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
 
 
@@ -163,6 +165,9 @@ class Study(StudyModel):
         if isinstance(recipe, Recipe):
             recipe = {name: getattr(recipe, name) for name in recipe.model_fields_set}
         recipe = {"auto": True} if recipe == "auto" else recipe
+        if isinstance(recipe, dict) and str(recipe.get("auto")).strip().lower() in _NO:
+            recipe = {**recipe, "auto": False}
+            values = {**values, "recipe": recipe}
         if isinstance(recipe, dict) and "backbones" not in values:
             recipe = {"auto": True, **recipe}
             if not recipe["auto"]:
