@@ -36,9 +36,7 @@ def test_a_run_leaves_its_caller_as_it_was(rate: float, tmp_path: Path, monkeypa
     monkeypatch.setattr(cost, "_kept", False)
     # without the limit, batch norms over two panels of one pixel have gradients that overflow on some processors
     recipe = {"lr": rate, "clip_gradients": 1.0}
-    study = quick_study(
-        tmp_path, backbones=["shufflenet_v2_x0_5"], recipe=recipe, compute={"threads": 1, "jobs": 1}
-    )
+    study = quick_study(tmp_path, backbones=["shufflenet_v2_x0_5"], recipe=recipe, compute={"threads": 1, "jobs": 1})
     torch.manual_seed(5)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from casewise.report.blocks import Facts, Pictures, Table
+from casewise.report.blocks import Facts, Fold, Pictures, Table
 from casewise.report.context import ReportContext
 from casewise.report.formatting import number, probability
 from casewise.report.sections import cases, preparation
@@ -30,8 +30,10 @@ def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers:
     first = cases.largest_errors(report_of_numbers)[0]
     rows = report_of_numbers.headline_rows
     worst = rows.loc[(rows["y_pred"] - rows["y_true"]).abs().idxmax()]
-    facts, parts = first.blocks
+    facts, folded = first.blocks
     assert isinstance(facts, Facts)
+    assert isinstance(folded, Fold)
+    (parts,) = folded.blocks
     assert isinstance(parts, Table)
     assert facts.facts[:2] == [("Model", number(worst["y_pred"], 1)), ("Physician", number(worst["y_true"], 1))]
     assert [row.name for row in parts.rows] == ["upper", "trunk", "lower"]

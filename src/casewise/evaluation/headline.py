@@ -11,7 +11,7 @@ from casewise.study.learners import baselines_among, is_baseline, without_baseli
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    pass
 
 
 # the prefix of fitted meta learners

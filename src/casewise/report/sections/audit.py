@@ -58,24 +58,27 @@ EXAMINED = (
 
 
 def section(context: ReportContext) -> Section | None:
-    """The findings, and folded their meaning, near-duplicates and tests; None if the run has no audit."""
+    """The errors and warnings, and folded their meaning and near-duplicates; None if the run has no audit.
+
+    The page of the audit has the notes and all tests.
+    """
     if context.audit is None:
         return None
     audit, accepted = Audit.from_json(context.audit), context.audit["accepted"]
-    examined: list[Block] = [Text(EXAMINED, note=True), Facts(_limits(context, audit))]
+    page = ("Notes, every test and every pair", "`audit.html` of the run")
+    examined: list[Block] = [Text(EXAMINED, note=True), Facts([*_limits(context, audit), *_lacking(audit), page])]
     if notes := [note for note in audit.notes(accepted) if note.lower() != f"{untested(audit.facts)}.".lower()]:
         examined.append(Items(notes))
     folds = [
         ("Near-duplicates", twins(context, audit)),
-        ("All tests", all_tests(audit)),
         ("What was examined", examined),
     ]
-    blocks = [*findings(audit, accepted), *(Fold(summary, inner) for summary, inner in folds if inner)]
+    blocks = [*findings(audit, accepted, grave=True), *(Fold(summary, inner) for summary, inner in folds if inner)]
     return Section("audit", "Shortcut audit", blocks)
 
 
-def findings(audit: Audit, accepted: Mapping[str, str]) -> list[Block]:
-    """The number of findings of each level, a table of them, and folded what each means."""
+def findings(audit: Audit, accepted: Mapping[str, str], *, grave: bool = False) -> list[Block]:
+    """The number of findings of each level, a table of them, and folded what each means; with `grave` without notes."""
     errors = audit.of("error")
     passed = sum(finding.id in accepted for finding in errors)
     counts = [("Errors", f"{len(errors)}{f' ({passed} accepted by the study)' if passed else ''}")]
@@ -84,7 +87,7 @@ def findings(audit: Audit, accepted: Mapping[str, str]) -> list[Block]:
         few = audit.facts.get("subjects", FEWEST) < FEWEST
         why = f"fewer than {FEWEST} subjects" if few else "too few cases, or nothing varies"
         counts.append(("Shortcuts", f"not tested: {why}"))
-    shown = worst_first(audit)[:MOST_FINDINGS]
+    shown = [each for each in worst_first(audit) if not (grave and each.level == "note")][:MOST_FINDINGS]
     if not shown:
         return [Facts(counts)]
     rows = []
@@ -167,9 +170,13 @@ def all_tests(audit: Audit) -> list[Block]:
         counts = [Cell(number(test.get(name), 0)) for name in ("images", "subjects", "subjects_of_smallest")]
         rows.append(Row(capital(_tested(test, noun)), [Cell(_value(test) or MISSING), _p(test), *counts]))
     columns = ["Test", "Size", "p", capital(nouns), "Subjects", "Of the smallest class or source"]
-    lacking = [str(item) for item in audit.facts.get("not_tested") or []][:MOST_LACKING]
     shown: list[Block] = [Table(columns, rows, TESTS)] if rows else []
-    return [*shown, *([Facts([("Could not be tested", ", ".join(lacking))])] if lacking else [])]
+    return [*shown, *([Facts(lacking)] if (lacking := _lacking(audit)) else [])]
+
+
+def _lacking(audit: Audit) -> list[tuple[str, str]]:
+    lacking = [str(item) for item in audit.facts.get("not_tested") or []][:MOST_LACKING]
+    return [("Could not be tested", ", ".join(lacking))] if lacking else []
 
 
 def _limits(context: ReportContext, audit: Audit) -> list[tuple[str, str]]:

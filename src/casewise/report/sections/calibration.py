@@ -130,7 +130,8 @@ def prediction_sets(context: ReportContext) -> Section | None:
     if not metrics.prediction_sets or not facts:
         return None
     classes, unit = bool(context.classes), "subject" if study.subjects_known else "image"
-    blocks: list[Block] = [Facts(facts), Text((CLASSES if classes else NUMBERS).format(unit=unit), note=True)]
+    blocks: list[Block] = [Facts(facts)]
+    meaning: list[Block] = [Text((CLASSES if classes else NUMBERS).format(unit=unit), note=True)]
     if rows:
         columns = [
             "Cases",
@@ -139,7 +140,9 @@ def prediction_sets(context: ReportContext) -> Section | None:
             *(["Mean size", "One class"] if classes else ["Mean width"]),
         ]
         caption = f"Learner: {learner_name(context.learner)}. Brackets: {terms.confidence} intervals by {unit}."
-        blocks += [Table(columns, rows, caption), Text(READING, note=True)]
+        blocks.append(Table(columns, rows, caption))
+        meaning.append(Text(READING, note=True))
+    blocks.append(Fold("What the level means, and for which cases", meaning))
     return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", blocks)
 
 

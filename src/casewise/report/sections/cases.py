@@ -57,7 +57,8 @@ def largest_errors(context: ReportContext) -> list[Card]:
             ("Physician", number(row["y_true"], digits)),
             ("Difference", f"{signed(row['y_pred'] - row['y_true'], digits)} points"),
         ]
-        cards.append(_card(context, row, [Facts(facts), *_parts(context, row)]))
+        parts = _parts(context, row)
+        cards.append(_card(context, row, [Facts(facts), *([Fold("Other targets", parts)] if parts else [])]))
     return cards
 
 

@@ -20,6 +20,7 @@ from casewise.report.blocks import (
     Row,
     Section,
     Table,
+    Text,
 )
 from casewise.report.caveats import sentences
 from casewise.report.context import ReportContext
@@ -96,7 +97,8 @@ def section(context: ReportContext) -> Section:
     told = sentences(context.notes)
     further = len(told) - MOST_NOTES
     notes = [*told[:MOST_NOTES], f"{further} further notes are in the run folder."] if further > 0 else told
-    settings = yaml.safe_dump(context.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    stated = context.study.model_dump(mode="json", exclude_defaults=True)
+    settings = yaml.safe_dump(stated, sort_keys=False, allow_unicode=True, width=100)
     folds: list[tuple[str, list[Block]]] = [
         ("Training curves, search for the learning rate, and gradual unfreezing", curves(context)),
         ("Training phases: parameters, frozen layers and cost", phases(context)),
@@ -106,7 +108,8 @@ def section(context: ReportContext) -> Section:
         ("Exclusions and assumptions", [Items(notes)] if notes else []),
     ]
     blocks: list[Block] = [Facts(scheme(context)), *(Fold(summary, inside) for summary, inside in folds if inside)]
-    blocks.append(Fold("Study file as run, with every setting", [Code(settings)], page_only=True))
+    study: list[Block] = [Text("All others are the defaults; `study.json` has every one.", note=True), Code(settings)]
+    blocks.append(Fold("Settings of the study as run, other than the defaults", study, page_only=True))
     return Section("training", "Training and settings", blocks)
 
 
