@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,9 +59,10 @@ class Desk:
             for image in self.images[visit]:
                 self.choose(image, number)
 
-    def choose(self, image: dict[str, Any], visit: int = 0) -> None:
-        """Choose an image for the region in its name."""
-        region = next(region for region in REGIONS if region in image["name"])
+    def choose(self, image: dict[str, Any] | Path, visit: int = 0) -> None:
+        """Choose an image, or a file, for the region in its name."""
+        name = image.name if isinstance(image, Path) else image["name"]
+        region = next(region for region in REGIONS if region in name)
         self.page.locator("fieldset").nth(visit).get_by_label(f"Choose files of {region}").set_input_files([image])
 
     def predicted(self, label: str, *visits: str) -> None:

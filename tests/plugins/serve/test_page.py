@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -372,6 +373,27 @@ def test_an_error_leaves_no_answer(desk: Open, attempt: str) -> None:
     tab.answer(then=then)
     assert tab.page.get_by_role("alert").is_visible()
     tab.check_empty()
+
+
+def test_files_are_those_that_were_chosen(desk: Open, tmp_path: Path) -> None:
+    tab = desk()
+    tab.page.locator("#label").fill("A\tB\\")
+    paths = [tmp_path / image["name"] for image in tab.images["a"]]
+    for path, image in zip(paths, tab.images["a"], strict=True):
+        path.write_bytes(image["buffer"])
+        tab.choose(path)
+    tab.page.locator(".files img").nth(len(paths) - 1).wait_for()
+    for path, other in zip(paths, tab.images["b"], strict=True):
+        changed = path.stat().st_mtime_ns
+        path.write_bytes(other["buffer"])
+        os.utime(path, ns=(changed, changed))
+    tab.page.locator("#predict").click()
+    tab.page.locator("#results").wait_for()
+    assert [float(text) for text in tab.page.locator(".headline .value").all_inner_texts()] == [
+        pytest.approx(tab.values["a"], abs=0.051)
+    ]
+    stamp = tab.page.evaluate("document.getElementById('results').style.getPropertyValue('--stamp')")
+    assert stamp.startswith('"A\\9 B\\5c ')
 
 
 def test_two_tabs(desk: Open) -> None:

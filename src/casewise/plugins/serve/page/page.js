@@ -11,6 +11,9 @@ let counter = 0;
 // What is on the page, both ended by any change: the request that runs, and the answer with what was sent for it.
 let running = new AbortController();
 let current = null;
+// Files that are being read into memory; what is sent and shown is what they were when they were chosen.
+let reads = [];
+let predictions = 0; // begun by a click on Predict; Start again ends the one that waits for its files
 
 async function call(path, options = {}) {
   const token = sessionStorage.getItem(TOKEN);
@@ -27,7 +30,7 @@ async function call(path, options = {}) {
   } catch {
     throw new Error(`The service gave an answer that cannot be read (status ${response.status}). Try again.`);
   }
-  if (response.status === 401) askForToken();
+  if (response.status === 401 && !options.signal?.aborted) askForToken();
   if (!response.ok) throw new Error(body.error.message);
   return body;
 }
@@ -215,10 +218,22 @@ function byName(visit, files) {
 }
 
 function put(visit, slot, files) {
-  files.forEach((file) => file.lastModified); // from now on the browser does not read a file that was changed on the disk
-  visit.files.get(slot).push(...files);
-  status(`${files.length} ${files.length === 1 ? "file" : "files"} added${slot ? ` to ${slot}` : ""}.`);
-  visit.redraw[slot]();
+  invalidate();
+  const read = Promise.all(files.map(inMemory)).then((held) => {
+    visit.files.get(slot).push(...held);
+    status(`${files.length} ${files.length === 1 ? "file" : "files"} added${slot ? ` to ${slot}` : ""}.`);
+    visit.redraw[slot]();
+    return true;
+  }).catch(() => {
+    problem("A chosen file was changed or removed before it was read. Choose the files again.");
+    return false;
+  });
+  reads.push(read);
+  read.finally(() => { reads = reads.filter((other) => other !== read); });
+}
+
+async function inMemory(file) {
+  return new File([await file.arrayBuffer()], file.name, { type: file.type, lastModified: file.lastModified });
 }
 
 function drawFiles(visit, slot, node, list) {
@@ -299,8 +314,11 @@ async function ask(button, text, path, body, show) {
   }
 }
 
-function predict() {
+async function predict() {
   invalidate();
+  const own = ++predictions;
+  while (reads.length) if ((await Promise.all(reads)).includes(false)) return;
+  if (own !== predictions) return;
   const sent = { label: get("label").value.trim(), date: new Date(), form: form() };
   return ask(get("predict"), "Predicting …", "api/predict", sent.form, (answer) => {
     current = { ...sent, answer };
@@ -321,8 +339,11 @@ function showRecord() {
     ...answer.visits.map((visit) => [`Images, ${visit.visit}${visit.day === null ? "" : ` (day ${visit.day})`}`, filesOf(visit)]),
     ["Model", `${model.title}, ${model.learner_title}`], ["Checksum of the bundle", answer.model.checksum || "none: the model is a run folder"],
   ]);
-  get("results").style.setProperty("--stamp", JSON.stringify(`${label || "no label"} · ${date}`));
+  get("results").style.setProperty("--stamp", cssText(`${label || "no label"} · ${date}`));
 }
+
+// A text as a string of CSS, whose escapes are not those of JSON.
+const cssText = (text) => `"${text.replace(/["\\\p{Cc}]/gu, (sign) => `\\${sign.codePointAt(0).toString(16)} `)}"`;
 
 function filesOf(visit) {
   const lists = new Map();
@@ -367,6 +388,7 @@ function save() {
 }
 
 function clear() {
+  predictions += 1;
   get("visits").replaceChildren();
   visits = [];
   get("label").value = "";
