@@ -92,7 +92,7 @@ BUILT_IN = (
     Metric(
         "mse", lambda sums: sums.mean_squared_error, NUMBERS, title="MSE", phrase="mean squared error",
         glossary="Mean squared error: the mean of the squared differences, so that large errors count more.",
-        larger_is_better=False, digits=None, compared=NUMBERS, tables=("learners", "page"), interval="ratio",
+        larger_is_better=False, digits=None, compared=NUMBERS, tables=("learners", "page"), interval="squares",
         rough_below=80,
     ),
     Metric(
