@@ -2,8 +2,10 @@
 
 A figure is computed again without each subject. How much it changes gives its standard error (the jackknife), on a
 scale on which its distribution is nearly symmetric, and the interval uses Student's t. Its degrees of freedom are those
-of Satterthwaite: a class of few subjects, or few subjects with most of the variation, give few. Where a share is 0 or 1
-nothing varies, and the interval is that of Clopper and Pearson with one trial for each subject.
+of Satterthwaite: a class of few subjects, or few subjects with most of the variation, give few. Where a few large
+values decide (mean squared errors, limits of agreement, correlations), the end on their side allows for one more such
+subject. Where a share is 0 or 1 nothing varies, and the interval is that of Clopper and Pearson with one trial for each
+subject.
 
 Sources: Efron and Stein 1981 (jackknife); Satterthwaite 1946; Korn and Graubard 1998, Wilson 1927 (shares of clustered
 cases by an effective sample size); Clopper and Pearson 1934; Zou and Donner 2008 (limits of agreement and differences
@@ -138,7 +140,7 @@ def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
         low, high = SCHEMES[scheme](name, points, basis)
     if (metric := _registered(name)) and metric.largest is not None:
         high = np.minimum(high, metric.largest)
-    undefined = (basis.rests_on[name] < FEWEST) | ~np.isfinite(low) | ~np.isfinite(high)
+    undefined = (basis.rests_on[name] < _fewest(name)) | ~np.isfinite(low) | ~np.isfinite(high)
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 
 
@@ -149,16 +151,22 @@ def why_not(name: str, learner: int, basis: Basis) -> str:
         return "biased upwards by chance: no interval"
     if rests_on == len(basis.presence) == 2:
         return "two subjects: no interval"
-    if rests_on < FEWEST:
-        return f"rests on {('no subject', 'one subject', 'two subjects')[rests_on]}: no interval"
+    if rests_on < _fewest(name):
+        return f"a class contributes only {('no subject', 'one subject', 'two subjects')[rests_on]}: no interval"
     if np.isnan(basis.left_out[name][:, learner]).any():
         return "undefined without one of the subjects: no interval"
     return "the same without any one of the subjects: no interval"
 
 
+def _fewest(name: str) -> int:
+    """The least number of subjects that a figure must rest on for an interval."""
+    metric = _registered(name)
+    return metric.fewest_subjects if metric else FEWEST
+
+
 def rough(name: str, rests_on: int) -> bool:
     """Whether a figure rests on fewer subjects than its interval needs to contain the true value as often as stated."""
-    metric = None if name in _UNREGISTERED else _registered(name)
+    metric = _registered(name)
     return rests_on < (metric.rough_below if metric else ROUGH_BELOW)
 
 
