@@ -8,9 +8,9 @@ interval, or the largest score of a class that belongs to a set. It exists only 
 subjects on for 90 %. A random case of a new subject from the same population is then covered with at least this
 probability (Lee, Barber and Willett 2023, "Distribution-free inference with hierarchical data", hierarchical conformal
 prediction; Dunn, Wasserman and Ramdas 2023, "Distribution-free prediction sets for two-layer hierarchical models", has
-the problem and other solutions). Subjects with many cases may be harder, so that fewer of all cases are covered. The same
-quantile with equal weights of all cases, K / (K + 1) in total, covers about this share of cases, and the larger one of
-both quantiles is taken.
+the problem and other solutions). Subjects with many cases may be harder, so that fewer of all cases are covered. The
+same quantile with equal weights of all cases, K / (K + 1) in total, covers about this share of cases, and the larger
+one of both quantiles is taken.
 
 Classes and grades have a quantile each, from the rows that truly belong to the class (Vovk, Lindsay, Nouretdinov and
 Gammerman 2003, "Mondrian confidence machine"; the score is that of Sadinle, Lei and Wasserman 2019), so that the level

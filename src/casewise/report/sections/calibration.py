@@ -108,7 +108,8 @@ def decision_row(name: str, point: NetBenefit, *, several: bool) -> Row:
 
 NUMBERS = (
     "The interval of a new case is its prediction plus and minus the half width, within the range of the target. It was"
-    " calibrated on the errors of out-of-fold predictions, and suffices whether each {unit} or each case counts equally."
+    " calibrated on the errors of out-of-fold predictions, and suffices whether each {unit} or each case counts"
+    " equally."
 )
 CLASSES = (
     "The set of a new case holds the classes that its probabilities do not exclude. It was calibrated for each class on"
