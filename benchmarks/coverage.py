@@ -34,12 +34,16 @@ PLAN = Plan(resamples=500)
 
 @dataclass(frozen=True)
 class NumberModel:
-    """Scores with mean 20 and standard deviation 7.8, predicted with a slope and errors of subject and case."""
+    """Scores with mean 20 and standard deviation 7.8, predicted with a slope and errors of subject and case.
+
+    With `log_sd` scores are log-normal with a median of 16; `relative` errors are in proportion to the score.
+    """
 
     title: str
     slope: float = 1.0
     of_subject: float = 2.0
     of_case: float = 2.0
+    log_sd: float | None = None
     relative: bool = False
 
     def sums(self, subjects: int, studies: int, rng: np.random.Generator) -> np.ndarray:
@@ -48,12 +52,10 @@ class NumberModel:
         cases = np.arange(MOST_CASES) < rng.integers(1, MOST_CASES + 1, shape[:2])[..., None]
         own, error = rng.normal(size=(2, *shape[:2], 1))
         visit, noise = rng.normal(size=(2, *shape))
-        if self.relative:
-            truth = np.exp(2.8 + 0.4 * own + 0.3 * visit)
-            predicted = truth * np.exp(self.of_subject * error + self.of_case * noise)
-        else:
-            truth = 20 + 6 * own + 5 * visit
-            predicted = 20 + self.slope * (truth - 20) + self.of_subject * error + self.of_case * noise
+        truth, errors = 20 + 6 * own + 5 * visit, self.of_subject * error + self.of_case * noise
+        if self.log_sd is not None:
+            truth = np.exp(2.8 + self.log_sd * (0.8 * own + 0.6 * visit))
+        predicted = truth * np.exp(errors) if self.relative else 20 + self.slope * (truth - 20) + errors
         return moments(np.where(cases, truth, np.nan), predicted, centre=20.0).sum(axis=2)
 
     def true_values(self, rng: np.random.Generator) -> dict[str, float]:
@@ -164,7 +166,9 @@ THREE = Classes(("none", "mild", "severe"), "ordinal")
 NUMBERS = (
     NumberModel("good model"),
     NumberModel("moderate model", slope=0.6, of_subject=3.0, of_case=4.0),
-    NumberModel("skewed scores and relative errors", of_subject=0.2, of_case=0.25, relative=True),
+    NumberModel("skewed scores and relative errors", 1.0, 0.2, 0.25, log_sd=0.5, relative=True),
+    NumberModel("strongly skewed scores (log-SD 0.9) and relative errors", 1.0, 0.2, 0.25, log_sd=0.9, relative=True),
+    NumberModel("strongly skewed scores (log-SD 0.9) and errors of the same size", log_sd=0.9),
 )
 CLASSES = (
     ClassModel("two classes (70 % and 30 %), good model", TWO, (0.7, 0.3), 3.0),
@@ -244,7 +248,8 @@ are marked as rough, because they rest on too few subjects.
 ## Classes and grades, by all subjects
 
 The smallest class has 30 % or 20 % of the subjects: of 10 subjects, often two or three. Where a class has fewer than
-three subjects, figures that rest on it have no interval, and the cells are of the other studies.
+three subjects, figures that rest on it have no interval, and the cells are of the other studies; for areas under the
+ROC curve the number is two, for kappas one.
 
 {classes}
 

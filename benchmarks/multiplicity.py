@@ -3,10 +3,11 @@
     python benchmarks/multiplicity.py [--studies 300] [--output docs/results/multiplicity.md]
 
 Studies are simulated whose learners have the same expected error: subjects with one to four cases each, an error that
-all learners of a case share, and errors of each learner for the subject and the case. The family-wise error is the
-share of studies in which at least one learner is said to differ from the best. It is computed with the functions that
-casewise itself uses, next to the rate without allowance for the number of learners. The second table is the share of
-studies in which a test set of the same population is said to fall below the out-of-fold figure.
+all learners of a case share, and errors of each learner for the subject and the case. In further populations scores
+are log-normal, and some subjects have many cases. The family-wise error is the share of studies in which at least one
+learner is said to differ from the best. It is computed with the functions that casewise itself uses, next to the rate
+without allowance for the number of learners. The last table is the share of studies in which a test set of the same
+population is said to fall below the out-of-fold figure.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from casewise.evaluation.bootstrap import (
     Plan,
     draw,
     effective_subjects,
+    pair_freedom,
     pair_intervals,
     percentiles,
-    resample,
     with_intervals,
 )
 from casewise.evaluation.caveats import lower_on_test
@@ -37,6 +38,8 @@ SUBJECTS = (10, 20, 40, 100)
 TESTED = (3, 10, 20, 50)
 OUT_OF_FOLD = 60
 METRICS = ("mae", "ccc", "auroc", "accuracy")
+NUMBERS = ("mae", "pcc", "ccc", "icc")
+SKEWED_SUBJECTS = (20, 40, 100, 400)
 # disjoint groups of learners of one study, which give several comparisons of few learners
 GROUPS = {3: 6, 7: 4, 33: 1}
 RESAMPLES = 500
@@ -54,36 +57,66 @@ class Cases:
     predicted: np.ndarray
 
 
-def simulate(rng: np.random.Generator, n_subjects: int, n_learners: int) -> Cases:
-    """Cases of subjects with one to four visits; a third of the cases belongs to the positive class."""
-    visits = rng.integers(1, 5, n_subjects)
-    subject = np.repeat(np.arange(n_subjects), visits)
-    n_cases = len(subject)
-    truth = rng.normal(0, 1, n_subjects)[subject] + rng.normal(0, 0.6, n_cases)
-    shared = rng.normal(0, 0.4, n_subjects)[subject] + rng.normal(0, 0.4, n_cases)
-    own = rng.normal(0, 0.35, (n_subjects, n_learners))[subject] + rng.normal(0, 0.5, (n_cases, n_learners))
-    names = np.array([f"{number:04d}" for number in subject])
-    return Cases(names, truth, (truth + shared)[:, None] + own)
+@dataclass(frozen=True)
+class Population:
+    """Scores, errors and visits of subjects.
+
+    `log_sd` is the standard deviation of the logarithm of log-normal scores; without it scores are normal with one of
+    1.17. Errors are `relative` to the score or of the same size everywhere. Of `uneven` subjects a third has
+    further visits, ten on average.
+    """
+
+    title: str
+    log_sd: float | None = None
+    relative: bool = False
+    uneven: bool = False
+
+    def simulate(self, rng: np.random.Generator, n_subjects: int, n_learners: int) -> Cases:
+        """Cases of subjects with one to four visits; a third of normal scores belongs to the positive class."""
+        visits = rng.integers(1, 5, n_subjects)
+        if self.uneven:
+            visits = visits + (rng.random(n_subjects) < 1 / 3) * rng.geometric(0.1, n_subjects).clip(max=40)
+        subject = np.repeat(np.arange(n_subjects), visits)
+        n_cases = len(subject)
+        truth = rng.normal(0, 1, n_subjects)[subject] + rng.normal(0, 0.6, n_cases)
+        shared = rng.normal(0, 0.4, n_subjects)[subject] + rng.normal(0, 0.4, n_cases)
+        own = rng.normal(0, 0.35, (n_subjects, n_learners))[subject] + rng.normal(0, 0.5, (n_cases, n_learners))
+        names, errors = np.array([f"{number:04d}" for number in subject]), shared[:, None] + own
+        if self.log_sd is None:
+            return Cases(names, truth, truth[:, None] + errors)
+        truth = np.exp(self.log_sd / np.sqrt(1.36) * truth)
+        return Cases(names, truth, truth[:, None] * np.exp(errors / 2) if self.relative else truth[:, None] + errors)
 
 
-def resampled(cases: Cases, plan: Plan) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The metrics of each learner (L,), and those of every resample (R, L)."""
+NORMAL = Population("Normal scores")
+SKEWED = (
+    Population("Log-normal scores (log-SD 0.9), errors in proportion", 0.9, relative=True),
+    Population("Log-normal scores (log-SD 0.9), errors of the same size everywhere", 0.9),
+    Population("Log-normal scores (log-SD 0.9), errors in proportion, many visits of some", 0.9, True, True),
+)
+# The metrics of each learner (L,), those of every resample (R, L), and those without each subject (S, L).
+Resampled = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def resampled(cases: Cases, plan: Plan, metrics: tuple[str, ...] = METRICS) -> dict[str, Resampled]:
+    """By metric."""
     n_subjects = len(np.unique(cases.subjects))
     terms = moments(cases.truth[:, None], cases.predicted, centre=float(cases.truth.mean()))
-    points, samples = resample(sum_by_subject(terms, cases.subjects), number_metrics, plan)
-    figures = {name: (points[name], samples[name]) for name in ("mae", "ccc")}
-    areas, accuracies = {}, {}
-    positive = cases.truth > POSITIVE_ABOVE
-    of_subject, counts = np.unique(cases.subjects, return_inverse=True)[1], draw(n_subjects, plan)
-    for name, weights in (("point", np.ones((1, n_subjects))), ("samples", counts)):
-        ranks = [ranking(scores, positive, of_subject, weights).auroc for scores in cases.predicted.T]
-        areas[name] = np.stack(ranks, axis=1)
-        right = ((cases.predicted > POSITIVE_ABOVE) == positive[:, None]).astype(float)
-        shares = weights @ sum_by_subject(np.column_stack([right, np.ones(len(right))]), cases.subjects)
-        accuracies[name] = shares[:, :-1] / shares[:, -1:]
-    figures["auroc"] = areas["point"][0], areas["samples"]
-    figures["accuracy"] = accuracies["point"][0], accuracies["samples"]
-    return figures
+    sums = sum_by_subject(terms, cases.subjects)
+    positive, of_subject = cases.truth > POSITIVE_ABOVE, np.unique(cases.subjects, return_inverse=True)[1]
+    right = ((cases.predicted > POSITIVE_ABOVE) == positive[:, None]).astype(float)
+    rights = sum_by_subject(np.column_stack([right, np.ones(len(right))]), cases.subjects)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+    for weights in (np.ones((1, n_subjects)), draw(n_subjects, plan), 1 - np.eye(n_subjects)):
+        figures = number_metrics((weights @ sums.reshape(n_subjects, -1)).reshape(-1, *sums.shape[1:]))
+        if "auroc" in metrics:
+            ranks = [ranking(scores, positive, of_subject, weights).auroc for scores in cases.predicted.T]
+            figures["auroc"] = np.stack(ranks, axis=1)
+        shares = weights @ rights
+        figures["accuracy"] = shares[:, :-1] / shares[:, -1:]
+        for name, part in parts.items():
+            part.append(figures[name])
+    return {name: (point[0], samples, left_out) for name, (point, samples, left_out) in parts.items()}
 
 
 def effective(cases: Cases, metric: str) -> float:
@@ -93,16 +126,19 @@ def effective(cases: Cases, metric: str) -> float:
     return min([effective_subjects(cases.subjects), *(of_side if metric == "auroc" else [])])
 
 
-def called_worse(point: np.ndarray, samples: np.ndarray, cases: Cases, metric: str) -> tuple[bool, bool]:
+def called_worse(figures: Resampled, members: slice, cases: Cases, metric: str) -> tuple[bool, bool]:
     """Whether any learner differs from the best: by simultaneous intervals, and by one percentile interval each."""
+    point, samples, left_out = (part[..., members] for part in figures)
     best = int(np.argmin(point if metric == "mae" else -point))
-    pairs = pair_intervals(
-        point,
-        samples,
-        n_subjects=len(np.unique(cases.subjects)),
-        effective=effective(cases, metric),
-        confidence=CONFIDENCE,
-    )
+    n_subjects, positive = len(left_out), cases.truth > POSITIVE_ABOVE
+    strata = np.zeros((n_subjects, 1))
+    if metric in ("auroc", "accuracy"):
+        # as in casewise: the rarer class of a subject's cases
+        of_class = [sum_by_subject(side.astype(float), cases.subjects) > 0 for side in (positive, ~positive)]
+        rarer = int(np.argmin([side.sum() for side in of_class]))
+        strata[:, 0] = of_class[rarer]
+    freedom = pair_freedom(left_out, strata, effective(cases, metric))
+    pairs = pair_intervals(point, samples, freedom, n_subjects=n_subjects, confidence=CONFIDENCE)
     low, high = percentiles(samples - samples[:, [best]], CONFIDENCE)
     together = np.abs(pairs.difference[:, best]) > pairs.half_width[:, best]
     return bool(together.any()), bool(((low > 0) | (high < 0)).any())
@@ -113,18 +149,20 @@ def groups(n_learners: int) -> Iterator[slice]:
     return (slice(first * n_learners, (first + 1) * n_learners) for first in range(GROUPS[n_learners]))
 
 
-def family_wise_error(n_subjects: int, studies: int, *, seed: int = 0) -> dict[tuple[str, int], tuple[float, float]]:
+def family_wise_error(
+    n_subjects: int, studies: int, population: Population = NORMAL, metrics: tuple[str, ...] = METRICS, *, seed: int = 0
+) -> dict[tuple[str, int], tuple[float, float]]:
     """Metric and learners -> share of comparisons in which one is called worse, with and without allowance."""
     rng = np.random.default_rng([seed, n_subjects])
     calls: dict[tuple[str, int], list[tuple[bool, bool]]] = {}
     for _ in range(studies):
-        cases = simulate(rng, n_subjects, max(LEARNERS))
-        for metric, (point, samples) in resampled(cases, _plan(rng)).items():
+        cases = population.simulate(rng, n_subjects, max(LEARNERS))
+        for metric, figures in resampled(cases, _plan(rng), metrics).items():
             for n_learners in LEARNERS:
                 calls.setdefault((metric, n_learners), []).extend(
-                    called_worse(point[members], samples[:, members], cases, metric)
+                    called_worse(figures, members, cases, metric)
                     for members in groups(n_learners)
-                    if not np.isnan(point[members]).any()
+                    if not np.isnan(figures[0][members]).any()
                 )
     return {key: tuple(np.mean(called, axis=0).tolist()) for key, called in calls.items()}  # type: ignore[misc]
 
@@ -138,7 +176,7 @@ def false_alarms(tested: int, studies: int, *, seed: int = 0) -> dict[tuple[str,
     calls: dict[tuple[str, int], list[tuple[bool, bool]]] = {}
     for _ in range(studies):
         sides = {"oof": OUT_OF_FOLD, "test": tested}
-        figures = {stage: _estimates(simulate(rng, n, max(LEARNERS)), rng) for stage, n in sides.items()}
+        figures = {stage: _estimates(NORMAL.simulate(rng, n, max(LEARNERS)), rng) for stage, n in sides.items()}
         for metric in ("ccc", "auroc"):
             for n_learners in LEARNERS:
                 for members in groups(n_learners):
@@ -162,8 +200,8 @@ def _careless(inside: Estimate, tested: Estimate) -> bool:
 def _estimates(cases: Cases, rng: np.random.Generator) -> list[dict[str, Estimate]]:
     figures, plan = resampled(cases, _plan(rng)), _plan(rng)
     return with_intervals(
-        {name: point for name, (point, _) in figures.items()},
-        {name: samples for name, (_, samples) in figures.items()},
+        {name: point for name, (point, _, _) in figures.items()},
+        {name: samples for name, (_, samples, _) in figures.items()},
         lambda name, learner: "undefined",
         plan,
         n_subjects=len(np.unique(cases.subjects)),
@@ -175,8 +213,13 @@ def _plan(rng: np.random.Generator) -> Plan:
     return Plan(RESAMPLES, CONFIDENCE, int(rng.integers(2**31)))
 
 
-def page(errors: dict[int, dict], alarms: dict[int, dict], studies: int) -> str:
-    """The Markdown page."""
+def page(errors: dict[str, dict[int, dict]], alarms: dict[int, dict], studies: int) -> str:
+    """The Markdown page; `errors` by the title of a population, the normal one first."""
+    tables = [
+        line
+        for title, rates in errors.items()
+        for line in ("", f"### {title}", "", *_table("subjects", rates, METRICS if title == NORMAL.title else NUMBERS))
+    ]
     lines = [
         "# How often is a learner called worse although all are equal?",
         "",
@@ -190,9 +233,9 @@ def page(errors: dict[int, dict], alarms: dict[int, dict], studies: int) -> str:
         "",
         "Share of comparisons in which at least one learner is said to differ from the best, with simultaneous "
         "intervals as casewise computes them. In brackets: with one percentile interval for each learner, without "
-        "allowance for their number.",
-        "",
-        *_table("subjects", errors, METRICS),
+        f"allowance for their number. Of log-normal scores there are {studies // 2:,} studies for each number. "
+        "Many visits of some: a third of the subjects have ten more on average.",
+        *tables,
         "",
         "## A test set below the out-of-fold figure",
         "",
@@ -222,7 +265,11 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=300)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    errors = {n: family_wise_error(n, options.studies) for n in SUBJECTS}
+    errors = {NORMAL.title: {n: family_wise_error(n, options.studies) for n in SUBJECTS}}
+    for population in SKEWED:
+        errors[population.title] = {
+            n: family_wise_error(n, options.studies // 2, population, NUMBERS) for n in SKEWED_SUBJECTS
+        }
     alarms = {n: false_alarms(n, options.studies // 4) for n in TESTED}
     text = page(errors, alarms, options.studies)
     print(text)

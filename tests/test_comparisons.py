@@ -8,6 +8,7 @@ from scipy.special import expit
 
 from casewise.evaluation.bootstrap import Plan, compare, differences, pair_intervals
 from casewise.evaluation.classification import PredictionMatrix, judge_classes
+from casewise.evaluation.intervals import Basis
 from casewise.metrics.classes import Classes, Samples
 from tests.test_evaluation_bootstrap import visits
 
@@ -46,7 +47,8 @@ def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
     points = {name: np.array([0.95, 0.24]) for name in ("auroc", "mae")}
     drawn = np.linspace(-0.5, 0.5, 2000)
     samples = {name: np.column_stack([point[0] - drawn, point[1] + drawn]) for name, point in points.items()}
-    found = differences(points, samples, ["a", "b"], dict.fromkeys(points, 5.0), PLAN, n_subjects=11)
+    basis = Basis(dict.fromkeys(points, np.tile(np.eye(2), (6, 1))), np.ones((12, 1, 1), bool), {}, 0.95)
+    found = differences(points, samples, basis, ["a", "b"], dict.fromkeys(points, 5.0), PLAN, n_subjects=11)
     ends = {name: next(iter(entry.differences.values())) for name, entry in found.items()}
     assert ends["auroc"].low == -1 < -0.71 < ends["auroc"].high < 1
     assert ends["mae"].high > 1, "an error has no bounds"
@@ -55,13 +57,26 @@ def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
 def test_pairs_are_covered_together() -> None:
     rng = np.random.default_rng(0)
     samples = rng.normal(0, 1, (4000, 6)) + rng.normal(0, 5, (4000, 1))
-    pairs = pair_intervals(np.zeros(6), samples, n_subjects=10**6, effective=1e6, confidence=0.95)
+    many = np.full(15, 1e6)
+    pairs = pair_intervals(np.zeros(6), samples, many, n_subjects=10**6, confidence=0.95)
     inside = np.abs(samples[:, :, None] - samples[:, None, :]) <= pairs.half_width + np.eye(6) * 1e9
     assert inside.all(axis=(1, 2)).mean() == pytest.approx(0.95, abs=0.002)
     # the studentised range of six normal values: 4.03 at 95 %
     assert pairs.half_width[0, 1] == pytest.approx(4.03, rel=0.03)
-    few = pair_intervals(np.zeros(6), samples, n_subjects=10, effective=10, confidence=0.95)
+    few = pair_intervals(np.zeros(6), samples, many * 0 + 9, n_subjects=10, confidence=0.95)
     assert (few.half_width[0, 1:] > 1.2 * pairs.half_width[0, 1:]).all()
+
+
+def test_equal_learners_of_skewed_scores_are_seldom_told_apart() -> None:
+    rng, calls, plan = np.random.default_rng(0), np.zeros(3), Plan(200)
+    for _ in range(60):
+        truth = rng.lognormal(0, 0.9, 60)
+        learners = {str(n): truth * rng.lognormal(0, 0.3, 60) for n in range(12)}
+        for first in range(0, 12, 3):
+            own = {name: learners[name] for name in list(learners)[first : first + 3]}
+            found = compare(truth, own, np.arange(60), plan, metrics=["pcc", "ccc", "icc"])
+            calls += [len(entry.indistinguishable) < 3 for entry in found.values()]
+    assert (calls / 240 <= 0.06).all()
 
 
 def test_undefined_and_equal_figures_are_no_difference() -> None:
@@ -69,10 +84,10 @@ def test_undefined_and_equal_figures_are_no_difference() -> None:
     samples[:, 1] = samples[:, 0]
     samples[:100, 2] = np.nan
     point = np.array([0.0, 0.0, 5.0, np.nan])
-    pairs = pair_intervals(point, samples, n_subjects=30, effective=30, confidence=0.95)
+    pairs = pair_intervals(point, samples, np.full(6, 29), n_subjects=30, confidence=0.95)
     assert pairs.half_width[0, 1] == 0
     assert np.isnan(pairs.half_width[0, [2, 3]]).all()
-    alone = pair_intervals(point[:1], samples[:, :1], n_subjects=30, effective=30, confidence=0.95)
+    alone = pair_intervals(point[:1], samples[:, :1], np.zeros(0), n_subjects=30, confidence=0.95)
     assert alone.half_width.tolist() == [[0.0]]
 
 

@@ -61,9 +61,9 @@ class TestCoverage:
             right = ((new["y_true"] >= new["low"]) & (new["y_true"] <= new["high"])).to_numpy(dtype=float)
             shares.append(mean_by_subject(right, new["subject"]))
             by_rows.append(right.mean())
-        assert 0.88 <= np.mean(shares) <= 0.92
-        # subjects with many cases have larger errors here, so that a quantile of all rows alike would be another one
-        assert np.mean(by_rows) < np.mean(shares) - 0.02
+        assert np.mean(shares) >= 0.88
+        # subjects with many cases have larger errors here, so that cases need a larger quantile than subjects
+        assert 0.88 <= np.mean(by_rows) <= 0.92
 
     def test_of_every_class(self) -> None:
         shares: dict[int, list[float]] = {number: [] for number in range(3)}
@@ -78,7 +78,7 @@ class TestCoverage:
             for number, of_class in shares.items():
                 mask = (new["y_true"] == number).to_numpy()
                 of_class.append(mean_by_subject(right[mask], new["subject"][mask]))
-        assert 0.88 <= np.mean(every) <= 0.92
+        assert 0.88 <= np.mean(every) <= 0.94
         assert min(float(np.mean(of_class)) for of_class in shares.values()) >= 0.89
 
     def test_observed_in_the_test_set_and_across_folds(self) -> None:
@@ -105,12 +105,13 @@ class TestCoverage:
 
 
 class TestQuantile:
-    def test_many_cases_of_a_subject_weigh_as_much_as_one(self) -> None:
+    def test_many_easy_cases_of_a_subject_weigh_as_much_as_one(self) -> None:
         scores, subjects = np.arange(1.0, 20.0), np.arange(19)
         alone = subject_quantile(scores, subjects, 0.9)
         assert alone == 18.0
         repeated = subject_quantile(np.append(scores, np.full(50, 1.0)), np.append(subjects, np.zeros(50)), 0.9)
         assert repeated == alone
+        assert subject_quantile(np.append(scores, np.full(50, 18.5)), np.append(subjects, np.zeros(50)), 0.9) == 18.5
 
     @pytest.mark.parametrize("level", [0.8, 0.9, 0.95, 0.99])
     def test_too_few_subjects_have_none(self, level: float) -> None:

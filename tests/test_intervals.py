@@ -35,17 +35,18 @@ def binary(truth: list[int], decided: list[int], subjects: list[str] | None = No
     return Samples(np.array(truth), np.array(decided)[:, None], p, p * np.nan, np.array(names))
 
 
-def test_limits_of_agreement_of_skewed_differences_miss_on_both_sides_alike() -> None:
+def test_skewed_differences_are_covered_and_limits_miss_on_both_sides_alike() -> None:
     rng = np.random.default_rng(5)
     # mean and variance of a lognormal vary together, so that its upper limit varies more than the lower one
     errors, missed = rng.lognormal(0, 0.6, (80, 600)), {}
     mean, variance = np.exp(0.18), (np.exp(0.36) - 1) * np.exp(0.36)
     truth = {"loa_low": mean - 1.96 * np.sqrt(variance), "loa_high": mean + 1.96 * np.sqrt(variance)}
+    truth["mse"] = mean**2 + variance
     found = by_subject(np.zeros(80), {str(n): errors[:, n] for n in range(600)}, np.arange(80))
     for name, true in truth.items():
         ends = np.array([[f[name].low, f[name].high] for f in found.values()], float)
         missed[name] = float(np.mean((ends[:, 0] > true) | (ends[:, 1] < true)))
-    assert all(0.03 < share < 0.13 for share in missed.values())
+    assert all(0.01 < share < 0.075 for share in missed.values())
     assert abs(missed["loa_low"] - missed["loa_high"]) < 0.05
 
 
@@ -86,7 +87,9 @@ def test_the_figures_left_out_are_those_without_a_subject() -> None:
         error = scale * np.sqrt(9 / 10 * ((changes - changes.mean()) ** 2).sum())
         quantile = (transform(point) - transform(found[name].low)) / error
         assert stats.t.ppf(0.975, 9) - 1e-9 <= quantile < stats.t.ppf(0.975, 4)
-        assert found[name].high == pytest.approx(back(2 * transform(point) - transform(found[name].low)))
+        mirrored = back(2 * transform(point) - transform(found[name].low))
+        # one more subject like the one that raises the CCC most may come
+        assert found[name].high > mirrored if name == "ccc" else found[name].high == pytest.approx(mirrored)
 
 
 def test_all_right_is_not_certainty() -> None:

@@ -1,10 +1,11 @@
 """Figures with intervals by subject, and comparisons of learners by resampling subjects, each with all its cases.
 
 The best learner is picked on the same cases on which it is compared, so each of the L(L-1)/2 pairs may become the one
-that is looked at. The intervals of all pairs cover their differences together (max-T over the resamples).
+that is looked at. The intervals of all pairs cover their differences together (max-T over the resamples). Where few
+subjects decide a difference, as with skewed scores, Student's t has few degrees of freedom.
 
 Sources: Westfall and Young 1993 (max-T); Hothorn, Bretz and Westfall 2008 (simultaneous intervals); Kish 1965
-(effective number of subjects).
+(effective number of subjects); Satterthwaite 1946 (degrees of freedom).
 """
 
 from __future__ import annotations
@@ -113,10 +114,6 @@ def estimates(
     """
     whole, n_subjects = sums.sum(axis=0), len(sums)
     points = dict(statistic(whole))
-    if presence is None:
-        presence = np.ones((n_subjects, 1, 1), dtype=bool)
-    groups = intervals.groups_of(n_subjects, plan.seed)
-    left_out = dict(statistic(whole - intervals.by_group(sums, groups)))
     subjects = {name: np.full(point.shape, n_subjects) for name, point in points.items()} | dict(rests_on or {})
     return with_intervals(
         points,
@@ -125,8 +122,23 @@ def estimates(
         plan,
         n_subjects=n_subjects,
         n_cases=n_cases,
-        basis=Basis(left_out, intervals.by_group(presence, groups) > 0, subjects, plan.confidence),
+        basis=basis_of(sums, statistic, plan, subjects, presence),
     )
+
+
+def basis_of(
+    sums: np.ndarray,
+    statistic: Statistic,
+    plan: Plan,
+    rests_on: Mapping[str, np.ndarray],
+    presence: np.ndarray | None = None,
+) -> Basis:
+    """The figures without each group of subjects, from sums (subjects, L, k)."""
+    if presence is None:
+        presence = np.ones((len(sums), 1, 1), dtype=bool)
+    groups = intervals.groups_of(len(sums), plan.seed)
+    left_out = dict(statistic(sums.sum(axis=0) - intervals.by_group(sums, groups)))
+    return Basis(left_out, intervals.by_group(presence, groups) > 0, rests_on, plan.confidence)
 
 
 def mean_by_subject(values: Any, subjects: Any, plan: Plan = PLAN, *, name: str = "mean") -> Estimate:
@@ -255,14 +267,26 @@ def effective_subjects(subjects: np.ndarray) -> float:
     return float(cases.sum() ** 2 / (cases**2).sum()) if len(cases) else 0.0
 
 
+def pair_freedom(left_out: np.ndarray, strata: np.ndarray, effective: float) -> np.ndarray:
+    """The degrees of freedom of the difference of each pair, (L(L-1)/2,), from figures without each group, (G, L).
+
+    They are Satterthwaite's, at most one less than the effective number of subjects. `strata` (G, 1) as in
+    `casewise.evaluation.intervals.jackknife`.
+    """
+    first, second = np.triu_indices(left_out.shape[1], 1)
+    changes = left_out[:, first] - left_out[:, second]
+    freedom = np.where(np.isnan(changes).any(axis=0), 1, intervals.jackknife(changes, strata)[1])
+    return np.clip(freedom, 1, max(effective - 1, 1))
+
+
 def pair_intervals(
-    point: np.ndarray, samples: np.ndarray, *, n_subjects: int, effective: float, confidence: float
+    point: np.ndarray, samples: np.ndarray, freedom: np.ndarray, *, n_subjects: int, confidence: float
 ) -> PairIntervals:
     """Simultaneous intervals of all differences of L learners, from points (L,) and samples (resamples, L).
 
     The critical value is the quantile of the largest standardised difference of each resample over all pairs. It is
-    carried over from the normal to Student's t distribution with one degree of freedom less than effective subjects,
-    and the standard errors are multiplied by sqrt(n / (n - 1)), because resamples vary less than the population does.
+    carried over from the normal to Student's t distribution with the degrees of freedom of each pair, and the standard
+    errors are multiplied by sqrt(n / (n - 1)), because resamples vary less than the population does.
     """
     from scipy.stats import norm, t
 
@@ -279,7 +303,7 @@ def pair_intervals(
         # learners with the same figure in every resample differ in nothing
         scaled = np.abs(deviation) / np.where(error > 0, error, np.inf)
         largest = float(np.quantile(scaled.max(axis=1), confidence))
-        critical = max(float(t.isf(norm.sf(largest), max(effective - 1, 1))), largest)
+        critical = np.maximum(t.isf(norm.sf(largest), freedom[enough]), largest)
         half[enough] = critical * error * np.sqrt(n_subjects / (n_subjects - 1))
     difference, half_width = np.zeros((2, n_learners, n_learners))
     difference[first, second], difference[second, first] = at, 0.0 - at
@@ -318,19 +342,21 @@ def compare(
     if metrics is None:
         metrics = [metric.name for metric in metrics_of(kind) if kind in metric.compared]
     effective = dict.fromkeys(metrics, effective_subjects(subjects))
-    return differences(points, samples, list(predicted), effective, plan, n_subjects=len(sums))
+    basis = basis_of(sums, partial(number_metrics, kind=kind), plan, {})
+    return differences(points, samples, basis, list(predicted), effective, plan, n_subjects=len(sums))
 
 
 def differences(
     points: Mapping[str, np.ndarray],
     samples: Mapping[str, np.ndarray],
+    basis: Basis,
     learners: Sequence[str],
     effective: Mapping[str, float],
     plan: Plan,
     *,
     n_subjects: int,
 ) -> dict[str, Comparison]:
-    """Compare learners like `compare`, from points (L,) and samples (resamples, L).
+    """Compare learners like `compare`, from points (L,), samples (resamples, L) and the figures without each subject.
 
     `effective` is the effective number of subjects for each metric that is compared.
     """
@@ -340,9 +366,8 @@ def differences(
         sign, point, most = -1.0 if metric_of(name).larger_is_better else 1.0, points[name], largest_difference(name)
         if np.isnan(point).all():
             continue
-        pairs = pair_intervals(
-            point, samples[name], n_subjects=n_subjects, effective=subjects, confidence=plan.confidence
-        )
+        freedom = pair_freedom(basis.left_out[name], basis.strata, subjects)
+        pairs = pair_intervals(point, samples[name], freedom, n_subjects=n_subjects, confidence=plan.confidence)
         if few:
             pairs = replace(pairs, half_width=np.full_like(pairs.half_width, np.nan))
         best = learners[int(np.nanargmin(sign * point))]

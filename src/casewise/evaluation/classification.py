@@ -166,7 +166,8 @@ def judge_classes(
     A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted.
     """
     by_learner: dict[str, Figures] = {}
-    for rows, members in same_rows(wide.predicted):
+    groups = same_rows(wide.predicted)
+    for rows, members in groups:
         points, basis, n_subjects = left_out(_chosen(wide, rows, members), classes, plan)
         support = np.bincount(wide.samples.truth[rows], minlength=len(classes.names))
         of_group = with_intervals(
@@ -185,13 +186,15 @@ def judge_classes(
         return by_learner, {}
     everyone = _chosen(wide, shared, np.arange(len(wide.learners)))
     points, samples, n_subjects = resampled(everyone, classes, plan)
+    if len(groups) > 1:
+        _, basis, _ = left_out(everyone, classes, plan)
     effective, behind = effective_subjects(everyone.subjects), subjects_behind(everyone, classes)
     metrics = {
         metric.name: min(effective, float(behind[metric.name].min()))
         for metric in classes.registered
         if classes.kind in metric.compared
     }
-    return by_learner, differences(points, samples, wide.learners, metrics, plan, n_subjects=n_subjects)
+    return by_learner, differences(points, samples, basis, wide.learners, metrics, plan, n_subjects=n_subjects)
 
 
 def _reason(classes: Classes, support: np.ndarray, name: str, _: int) -> str:

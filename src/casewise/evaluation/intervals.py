@@ -2,8 +2,10 @@
 
 A figure is computed again without each subject. How much it changes gives its standard error (the jackknife), on a
 scale on which its distribution is nearly symmetric, and the interval uses Student's t. Its degrees of freedom are those
-of Satterthwaite: a class of few subjects, or few subjects with most of the variation, give few. Where a share is 0 or 1
-nothing varies, and the interval is that of Clopper and Pearson with one trial for each subject.
+of Satterthwaite: a class of few subjects, or few subjects with most of the variation, give few. Where a few large
+values decide (mean squared errors, limits of agreement, correlations), the end on their side allows for one more such
+subject. Where a share is 0 or 1 nothing varies, and the interval is that of Clopper and Pearson with one trial for each
+subject.
 
 Sources: Efron and Stein 1981 (jackknife); Satterthwaite 1946; Korn and Graubard 1998, Wilson 1927 (shares of clustered
 cases by an effective sample size); Clopper and Pearson 1934; Zou and Donner 2008 (limits of agreement and differences
@@ -55,6 +57,32 @@ def by_group(terms: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return totals
 
 
+def jackknife(changes: np.ndarray, strata: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The standard error of figures and Satterthwaite's degrees of freedom, (L,) each.
+
+    Args:
+        changes: (G, L) the figures without each group of subjects.
+        strata: (G, L) or (G, 1) the stratum of each group, whose variance is estimated by itself.
+
+    >>> error, freedom = jackknife(np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 6.0]]), np.zeros((4, 1)))
+    >>> error.round(2).tolist(), freedom.round(1).tolist()
+    ([1.94, 4.5], [3.0, 3.0])
+    """
+    n = len(changes)
+    squares = (changes - changes.mean(axis=0)) ** 2
+    total, uncertainty = squares.sum(axis=0), np.zeros(squares.shape[1])
+    for stratum in np.unique(strata):
+        members = strata == stratum
+        size = np.broadcast_to(members.sum(axis=0), total.shape)
+        variation, fourth = (squares * members).sum(axis=0), (squares**2 * members).sum(axis=0)
+        # the variance of a variance follows from the kurtosis; a sample of few cannot show that it is small
+        kurtosis = np.where(variation > 0, size * fourth / np.where(variation > 0, variation, 1.0) ** 2, 1.0)
+        freedom = np.minimum(size - 1, 2 * size / np.maximum(kurtosis - 1, 1e-6))
+        uncertainty += variation**2 / np.maximum(freedom, 0.5)
+    freedom = np.where(uncertainty > 0, total**2 / np.where(uncertainty > 0, uncertainty, 1.0), n - 1)
+    return np.sqrt((n - 1) / n * total), np.clip(freedom, 1, max(n - 1, 1))
+
+
 @dataclass(frozen=True)
 class Basis:
     """The figures without each of G groups of subjects, and the subjects that they rest on.
@@ -80,19 +108,23 @@ class Basis:
 
     def spread(self, changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The standard error and the quantile of Student's t, (L,) each, from the figures left out, (G, L)."""
-        n = len(changes)
-        squares = (changes - changes.mean(axis=0)) ** 2
-        total, uncertainty = squares.sum(axis=0), np.zeros(squares.shape[1])
-        for stratum in np.unique(self.strata):
-            members = self.strata == stratum
-            size = np.broadcast_to(members.sum(axis=0), total.shape)
-            variation, fourth = (squares * members).sum(axis=0), (squares**2 * members).sum(axis=0)
-            # the variance of a variance follows from the kurtosis; a sample of few cannot show that it is small
-            kurtosis = np.where(variation > 0, size * fourth / np.where(variation > 0, variation, 1.0) ** 2, 1.0)
-            freedom = np.minimum(size - 1, 2 * size / np.maximum(kurtosis - 1, 1e-6))
-            uncertainty += variation**2 / np.maximum(freedom, 0.5)
-        freedom = np.where(uncertainty > 0, total**2 / np.where(uncertainty > 0, uncertainty, 1.0), n - 1)
-        return np.sqrt((n - 1) / n * total), stdtrit(np.clip(freedom, 1, max(n - 1, 1)), (1 + self.confidence) / 2)
+        return self._spread(changes, self.strata)
+
+    def outer(self, changes: np.ndarray) -> np.ndarray:
+        """How far the end reaches, (L,), that large values of a few subjects draw outwards.
+
+        Of skewed values, a sample seldom has those that matter most. So the subject that raises the figure most counts
+        twice in the standard error, and the end moves by what another one like it would add.
+        """
+        most = changes.argmin(axis=0)[None]
+        strata = np.broadcast_to(self.strata, changes.shape)
+        repeated = (np.concatenate([each, np.take_along_axis(each, most, axis=0)]) for each in (changes, strata))
+        error, t = self._spread(*repeated)
+        return t * error - changes.min(axis=0)
+
+    def _spread(self, changes: np.ndarray, strata: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        error, freedom = jackknife(changes, strata)
+        return error, stdtrit(freedom, (1 + self.confidence) / 2)
 
 
 Ends = tuple[np.ndarray, np.ndarray]
@@ -108,7 +140,7 @@ def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
         low, high = SCHEMES[scheme](name, points, basis)
     if (metric := _registered(name)) and metric.largest is not None:
         high = np.minimum(high, metric.largest)
-    undefined = (basis.rests_on[name] < FEWEST) | ~np.isfinite(low) | ~np.isfinite(high)
+    undefined = (basis.rests_on[name] < _fewest(name)) | ~np.isfinite(low) | ~np.isfinite(high)
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 
 
@@ -119,16 +151,22 @@ def why_not(name: str, learner: int, basis: Basis) -> str:
         return "biased upwards by chance: no interval"
     if rests_on == len(basis.presence) == 2:
         return "two subjects: no interval"
-    if rests_on < FEWEST:
-        return f"rests on {('no subject', 'one subject', 'two subjects')[rests_on]}: no interval"
+    if rests_on < _fewest(name):
+        return f"a class contributes only {('no subject', 'one subject', 'two subjects')[rests_on]}: no interval"
     if np.isnan(basis.left_out[name][:, learner]).any():
         return "undefined without one of the subjects: no interval"
     return "the same without any one of the subjects: no interval"
 
 
+def _fewest(name: str) -> int:
+    """The least number of subjects that a figure must rest on for an interval."""
+    metric = _registered(name)
+    return metric.fewest_subjects if metric else FEWEST
+
+
 def rough(name: str, rests_on: int) -> bool:
     """Whether a figure rests on fewer subjects than its interval needs to contain the true value as often as stated."""
-    metric = None if name in _UNREGISTERED else _registered(name)
+    metric = _registered(name)
     return rests_on < (metric.rough_below if metric else ROUGH_BELOW)
 
 
@@ -188,20 +226,36 @@ def _mean(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
 
 def _ratio(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     point = points[name]
-    error, t = basis.spread(np.log(np.maximum(basis.left_out[name] / point, _LEAST_RATIO)))
+    error, t = basis.spread(_relative(basis.left_out[name], point))
     half = np.where(error > _NO_CHANGE, t * error, np.nan)
     return point * np.exp(-half), point * np.exp(half)
 
 
-def _correlation(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+def _squares(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    low, _ = _ratio(name, points, basis)
+    outer = basis.outer(_relative(basis.left_out[name], points[name]))
+    return low, np.where(np.isnan(low), np.nan, points[name] * np.exp(outer))
+
+
+def _relative(left_out: np.ndarray, point: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(left_out / point, _LEAST_RATIO))
+
+
+def _fisher(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     point, (error, t) = points[name], basis.spread(basis.left_out[name])
     room = 1 - point**2
     half = np.where((error > _NO_CHANGE) & (room > _NO_CHANGE), t * error / room, np.nan)
     return np.tanh(np.arctanh(point) - half), np.tanh(np.arctanh(point) + half)
 
 
+def _correlation(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
+    point, (low, high) = points[name], _fisher(name, points, basis)
+    outer = basis.outer((basis.left_out[name] - point) / (1 - point**2))
+    return low, np.where(np.isnan(high), np.nan, np.tanh(np.arctanh(point) + outer))
+
+
 def _kappa(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
-    (low, high), perfect = _correlation(name, points, basis), points[name] >= 1 - _NO_CHANGE
+    (low, high), perfect = _fisher(name, points, basis), points[name] >= 1 - _NO_CHANGE
     return np.where(perfect, _exact(name, basis), low), np.where(perfect, 1.0, high)
 
 
@@ -256,13 +310,13 @@ def _limits(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     apart = points[name] - points["bias"]
     error, t = basis.spread(basis.left_out["bias"])
     apart_left_out = basis.left_out[name] - basis.left_out["bias"]
-    changes = np.log(np.maximum(apart_left_out / apart, _LEAST_RATIO))
+    changes = _relative(apart_left_out, apart)
     relative, u = basis.spread(changes)
     relative = np.where(relative > _NO_CHANGE, relative, np.nan)
     # several cases of a subject vary less than those of several subjects, so that few subjects give narrow limits
     centre = -(len(changes) - 1) * changes.mean(axis=0)
     shorter = np.maximum(1 - np.exp(centre - u * relative), 0) * np.abs(apart)
-    longer = np.maximum(np.exp(centre + u * relative) - 1, 0) * np.abs(apart)
+    longer = np.maximum(np.exp(centre + np.where(relative > 0, basis.outer(changes), np.nan)) - 1, 0) * np.abs(apart)
     # where differences are skewed, the bias and the distance of a limit from it vary together
     together, half = _correlated(basis.left_out["bias"], apart_left_out), t * error
     below, above = (
@@ -283,7 +337,7 @@ def _correlated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("correlation", "kappa"), (-1.0, 1.0)),
     **dict.fromkeys(("logit", "area", "share"), (0.0, 1.0)),
-    "ratio": (0.0, np.inf),
+    **dict.fromkeys(("ratio", "squares"), (0.0, np.inf)),
 }
 
 
@@ -301,6 +355,7 @@ def largest_difference(name: str) -> float:
 SCHEMES: dict[str, Scheme] = {
     "mean": _mean,
     "ratio": _ratio,
+    "squares": _squares,
     "correlation": _correlation,
     "kappa": _kappa,
     "logit": _logit,

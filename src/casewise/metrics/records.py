@@ -42,6 +42,7 @@ class Metric:
             value is below 0.
         rests_on: of `casewise.metrics.classes.ClassSubjects`, the number of subjects that it rests on: for each
             learner, or with `by_class` for each class as well. For numbers it is that of all subjects.
+        fewest_subjects: with fewer such subjects it has no interval.
         rough_below: with fewer such subjects, its 95 % intervals may contain the true value in fewer than 92 % of
             studies; see `docs/results/coverage.md`.
     """
@@ -66,6 +67,7 @@ class Metric:
     interval: str | None = "mean"
     largest: float | None = None
     rests_on: Callable[[Any], Any] = lambda subjects: subjects.every
+    fewest_subjects: int = 3
     rough_below: int = 10
 
 
@@ -92,7 +94,7 @@ BUILT_IN = (
     Metric(
         "mse", lambda sums: sums.mean_squared_error, NUMBERS, title="MSE", phrase="mean squared error",
         glossary="Mean squared error: the mean of the squared differences, so that large errors count more.",
-        larger_is_better=False, digits=None, compared=NUMBERS, tables=("learners", "page"), interval="ratio",
+        larger_is_better=False, digits=None, compared=NUMBERS, tables=("learners", "page"), interval="squares",
         rough_below=80,
     ),
     Metric(
@@ -100,19 +102,20 @@ BUILT_IN = (
         glossary="Pearson's correlation coefficient: whether predictions rise with the reference.",
         digits=2, fewest_cases=3, compared=NUMBERS,
         tables=("learners", "targets", "readers", "external", "image_split", "page", "folds", "drop"),
-        interval="correlation",
+        interval="correlation", rough_below=20,
     ),
     Metric(
         "ccc", lambda sums: sums.concordance, NUMBERS, title="CCC", phrase="concordance (CCC)",
         glossary="Lin's concordance correlation coefficient: 1 where every prediction equals the reference, 0 without "
         "agreement; scatter, offset and scale errors all lower it.",
         digits=2, fewest_cases=3, compared=NUMBERS, chance=0.0, tables=IN_MOST_TABLES, interval="correlation",
+        rough_below=20,
     ),
     Metric(
         "icc", lambda sums: sums.intraclass_correlation, NUMBERS, title="ICC(2,1)", phrase="intraclass correlation",
         glossary="Intraclass correlation ICC(2,1): the agreement of two raters who score the same cases; 1 is perfect.",
         digits=2, fewest_cases=3, compared=NUMBERS, tables=("learners", "targets", "readers", "page"),
-        interval="correlation",
+        interval="correlation", rough_below=20,
     ),
     Metric(
         "bias", lambda sums: sums.bias, NUMBERS, title="Bias", phrase="mean difference",
@@ -168,7 +171,7 @@ BUILT_IN = (
         "pair does not count.",
         by_class=True, compared=CLASSES, chance=0.5, across_folds="within",
         tables=("learners", "classes", "external", "image_split", "page", "page_external", "drop", "subgroups"),
-        interval="area", rests_on=lambda subjects: subjects.paired,
+        interval="area", rests_on=lambda subjects: subjects.paired, fewest_subjects=2,
     ),
     Metric(
         "auroc_pooled", lambda sums: sums.auroc_pooled, CLASSES, title="AUROC, pooled", phrase="pooled AUROC",
@@ -207,7 +210,7 @@ BUILT_IN = (
     Metric(
         "kappa", lambda sums: sums.kappa["kappa"], CLASSES, title="Kappa", phrase="kappa",
         glossary="Cohen's kappa: agreement beyond chance; 1 is perfect, 0 is chance.",
-        chance=0.0, tables=(), interval="kappa", rests_on=lambda subjects: subjects.smallest,
+        chance=0.0, tables=(), interval="kappa", rests_on=lambda subjects: subjects.smallest, fewest_subjects=1,
     ),
     Metric(
         "sensitivity", lambda sums: sums.recall[..., sums.classes.positive], CLASSES, title="Sensitivity",
@@ -251,7 +254,7 @@ BUILT_IN = (
         glossary="Cohen's kappa with quadratic weights: an error counts by the square of its distance in grades.",
         compared=GRADES, chance=0.0,
         tables=("learners", "external", "image_split", "page", "page_external", "drop", "subgroups"), interval="kappa",
-        rests_on=lambda subjects: subjects.smallest,
+        rests_on=lambda subjects: subjects.smallest, fewest_subjects=1,
     ),
     Metric(
         "log_loss", lambda sums: sums.log_loss, CLASSES, title="Log loss", phrase="log loss",

@@ -8,7 +8,9 @@ interval, or the largest score of a class that belongs to a set. It exists only 
 subjects on for 90 %. A random case of a new subject from the same population is then covered with at least this
 probability (Lee, Barber and Willett 2023, "Distribution-free inference with hierarchical data", hierarchical conformal
 prediction; Dunn, Wasserman and Ramdas 2023, "Distribution-free prediction sets for two-layer hierarchical models", has
-the problem and other solutions).
+the problem and other solutions). Subjects with many cases may be harder, so that fewer of all cases are covered. The
+same quantile with equal weights of all cases, K / (K + 1) in total, covers about this share of cases, and the larger
+one of both quantiles is taken.
 
 Classes and grades have a quantile each, from the rows that truly belong to the class (Vovk, Lindsay, Nouretdinov and
 Gammerman 2003, "Mondrian confidence machine"; the score is that of Sadinle, Lei and Wasserman 2019), so that the level
@@ -47,9 +49,10 @@ def subject_quantile(scores: NDArray[np.float64], subjects: NDArray[Any], level:
     if not len(scores):
         return None
     _, number, counts = np.unique(subjects, return_inverse=True, return_counts=True)
-    weights = 1 / counts[number] / (len(counts) + 1)
+    by_subject = 1 / counts[number] / len(counts)
     order = np.argsort(scores, kind="stable")
-    reached = np.cumsum(weights[order]) >= level - ROUNDING
+    shares = np.cumsum(np.stack([by_subject, np.full(len(scores), 1 / len(scores))])[:, order], axis=1)
+    reached = shares.min(axis=0) * len(counts) / (len(counts) + 1) >= level - ROUNDING
     return float(scores[order][reached.argmax()]) if reached.any() else None
 
 

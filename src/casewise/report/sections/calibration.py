@@ -108,12 +108,13 @@ def decision_row(name: str, point: NetBenefit, *, several: bool) -> Row:
 
 NUMBERS = (
     "The interval of a new case is its prediction plus and minus the half width, within the range of the target. It was"
-    " calibrated on the errors of out-of-fold predictions, in which each {unit} counts equally."
+    " calibrated on the errors of out-of-fold predictions, and suffices whether each {unit} or each case counts"
+    " equally."
 )
 CLASSES = (
     "The set of a new case holds the classes that its probabilities do not exclude. It was calibrated for each class on"
-    " out-of-fold predictions, in which each {unit} with the class counts equally. A class with too few of them"
-    " is in every set."
+    " out-of-fold predictions, and suffices whether each {unit} with the class or each of its cases counts equally. A"
+    " class with too few of them is in every set."
 )
 READING = (
     "Coverage: the share of cases whose interval or set contains the reference. Out of fold, the intervals of a fold"
