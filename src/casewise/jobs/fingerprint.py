@@ -77,10 +77,11 @@ def with_images(
 
 
 def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
-    """The same with the planned recipe, if the study states none."""
+    """The same with the planned recipe, if the study states none; its epochs and rate identify networks alone."""
     if not study.recipe.auto:
         return decided
-    return decided | {"plan": study.recipe.model_dump(mode="json"), "mirrored": study.test_time_augmentation}
+    plan = study.recipe.model_dump(mode="json", exclude={"lr", "phases"})
+    return decided | {"plan": plan, "mirrored": study.test_time_augmentation}
 
 
 def table_hash(cohort: Cohort, study: Study) -> str:

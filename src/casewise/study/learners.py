@@ -94,7 +94,10 @@ class Learner:
         # If all networks have the same fusion, their names do not state it.
         fusion = self.fusion(study)
         stated = f"{self.name}@{fusion}" if fusion and "@" not in self.name else self.name
-        return stated + ("" if isinstance(study.weights, str) else f" from {self.weights(study)}")
+        stated += "" if isinstance(study.weights, str) else f" from {self.weights(study)}"
+        # planned epochs are decided when the baselines are finished, whose identity they must not change
+        recipe = study.recipe.model_dump_json(include={"lr", "phases"}) if study.recipe.auto else ""
+        return f"{stated} {recipe}".strip()
 
     def view(self, study: Study) -> Study:
         """The study as this learner sees it."""
