@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 import casewise
 from casewise.errors import RunError, StudyError
-from casewise.jobs.backends import LocalBackend
 from casewise.jobs.execution import measured_paces
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
@@ -257,6 +256,7 @@ def test_labels_of_a_held_out_fold_do_not_affect_its_learners(tmp_path: Path, ch
     """With permuted labels of a fold, its plan, baseline and network are the same to the bit; others are not."""
     first, second = _told_and_permuted(STUDY, ["linear_pixels", "cnn"], tmp_path, chests)
     assert first.recipe_plan.read() == second.recipe_plan.read()
+    train_only(tmp_path / "told.yaml", ["cnn"], first.path)  # which may be continued
 
 
 @pytest.mark.slow
@@ -300,32 +300,23 @@ def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
 ) -> None:
     text = STUDY.format(cohort=chests) + "baselines: {'off': a test of the budget}\nrecipe: {batch_size: 12}\n"
     (tmp_path / "study.yaml").write_text(text)
-    seconds = itertools.count()
-    for name in ("clock", "work"):
-        monkeypatch.setattr(f"casewise.jobs.pace.{name}", lambda: float(next(seconds)))
-    monkeypatch.setattr("casewise.pipeline.budget.clock", iter([100.0, 105.0]).__next__)
-    monkeypatch.setattr("casewise.jobs.execution.measured_paces", measured_paces)
-    folder, backend = RunFolder(tmp_path / "run"), LocalBackend.execute
-
-    def killed(self: LocalBackend, jobs: Any, *given: Any, **options: Any) -> Any:
-        assert jobs[0].trial
-        monkeypatch.setattr(LocalBackend, "execute", lambda *given, **options: pytest.fail("measured or trained"))
-        return backend(self, jobs, *given, **options)
-
-    monkeypatch.setattr(LocalBackend, "execute", killed)
-    with pytest.raises(pytest.fail.Exception):
-        train_only(tmp_path / "study.yaml", ["cnn"], folder.path)
+    seconds, folder = itertools.count(), RunFolder(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("casewise.jobs.pace.clock", lambda: float(next(seconds)))
+        patch.setattr("casewise.jobs.pace.work", lambda: float(next(seconds)))
+        patch.setattr("casewise.pipeline.budget.clock", iter([100.0, 105.0]).__next__)
+        patch.setattr("casewise.jobs.execution.measured_paces", measured_paces)
+        patch.setattr("casewise.jobs.execution.run_jobs", lambda *given, **options: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            train_only(tmp_path / "study.yaml", ["cnn"], folder.path)
     # two jobs one after another: 2 s, 12 panels of 1/12 s an epoch, and 36 predictions of 1/12 s
-    forecast = Forecast(before=5.0, once=10.0, epoch=2.0, after=15.48, epochs=12)
+    forecast = Forecast(before=5.0, once=10.0, epoch=2.0, after=6.12, epochs=16)
     assert folder.recipe_plan.read()["forecast"] == pytest.approx(asdict(forecast))
     assert forecast.total < 60 < forecast.total + 2 * forecast.epoch + 3
-    # the machine is busier by now
-    monkeypatch.setattr(LocalBackend, "execute", backend)
-    monkeypatch.setattr("casewise.pipeline.budget.clock", lambda: 0.0)
     monkeypatch.setattr("casewise.jobs.execution.measured_paces", lambda *given: pytest.fail("measured again"))
     train_only(tmp_path / "study.yaml", ["cnn"], folder.path)
-    assert [job.record.read()["epochs"] for job in folder.finished_jobs("cnn")] == [12, 12]
-    assert yaml.safe_load(folder.plan_page.path.read_text())["recipe"]["phases"][0]["epochs"] == 12
+    assert [job.record.read()["epochs"] for job in folder.finished_jobs("cnn")] == [16, 16]
+    assert yaml.safe_load(folder.plan_page.path.read_text())["recipe"]["phases"][0]["epochs"] == 16
     assert not list(folder.path.rglob("trial*"))
 
 

@@ -58,7 +58,7 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
     if study.nested_cv:
         # networks are chosen among after their training
         decided["nested_cv"] = study.nested_cv.model_copy(update={"among": True}).model_dump(mode="json")
-    if study.nested_cv or (study.recipe.early_stopping.monitor == "inner" and study.split.column):
+    if study.nested_cv or (study.recipe.completed.early_stopping.monitor == "inner" and study.split.column):
         # a predefined split does not determine how inner folds are balanced
         decided["guide"] = guide_name(study)
     if study.recipe.imbalance == "sampling":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,9 +82,11 @@ def pace_of(job: Job, inputs: JobInputs, plan: ComputePlan) -> Pace:
     first, second = ends[0] - ready, ends[1] - ends[0]
     once, before = max(0.0, first - second), ready - began
     varied = panels.with_variations(phase.variations).varied
+    predict = partial(predict_together, batch=size, channels_last=plan.channels_last)
+    # the first prediction takes longer
+    predict([network], panels.subset(range(len(panels) // 2)), outputs, flips=False)
     trained = clock()
-    flips = study.test_time_augmentation
-    predict_together([network], panels, outputs, batch=size, channels_last=plan.channels_last, flips=flips)
+    predict([network], panels, outputs, flips=study.test_time_augmentation)
     ended = clock()
     busy = plan.threads * (ended - began) / max(work() - worked, 1e-3)
     return Pace(

@@ -36,7 +36,7 @@ FEWEST_EPOCHS = 2
 # The share of the budget that is aimed at.
 AIM = 0.95
 # Of evaluation, report and bundle, in seconds of an idle processor: for every run, and for each case.
-REPORT, REPORT_CASE = 15.0, 0.02
+REPORT, REPORT_CASE = 6.0, 0.005
 # Predictions of training panels after a training (`casewise.jobs.predict`).
 DISTANCE_PANELS = 1000
 clock = time.monotonic
