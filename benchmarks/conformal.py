@@ -180,9 +180,7 @@ def predictions(own: Population, learned: Sequence[str], new: Sequence[str], see
         for stage, rows in zip(("oof", "test"), predicted_rows, strict=True):
             read = own.features.subset(rows.tolist())
             read = replace(read, features=read.features[:, columns])
-            values = predict_together(
-                [network], read, outputs, batch=256, channels_last=False, bf16=False, flips=False
-            )[0][0]
+            values = predict_together([network], read, outputs, batch=256, channels_last=False, flips=False)[0][0]
             panels = own.cohort.panels.iloc[rows]
             tables.append(prediction_rows(panels, study, values.numpy(), stage=stage, model=LEARNER, fold=fold))
     return pd.concat(tables, ignore_index=True)

@@ -326,7 +326,7 @@ def job(batch_norm: str) -> dict[str, float]:
         )
         fit(network, recipe, train, panels.subset([0]), context)
     give_memory_back()
-    predict_together([network], new, outputs, batch=BATCH, channels_last=True, bf16=False, flips=False)[0][0]
+    predict_together([network], new, outputs, batch=BATCH, channels_last=True, flips=False)[0][0]
     return {"peak": peak_memory(), "step": (ends[-1] - ends[-2]) / STEPS}
 
 

@@ -122,9 +122,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(scope="session", autouse=True)
-def twins_searched_once() -> Iterator[None]:
-    """The audits of runs search the same images for twins once; the tests of the search call it themselves."""
+def quick_and_alike() -> Iterator[None]:
+    """Audits search the same images for twins once, and planned runs have the most epochs, however busy the machine is.
+
+    The tests of the search call it themselves, and those of the budget state a speed.
+    """
     from casewise.audit import run
+    from casewise.jobs.pace import Pace
 
     search, found = run.find_twins, {}
 
@@ -136,6 +140,9 @@ def twins_searched_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "find_twins", find)
+        pace = Pace(0.0, 0.0, 1e-6, 0.0)
+        patch.setattr("casewise.jobs.execution.measured_paces", lambda jobs, *_: ({job.model: pace for job in jobs}, 1))
+        patch.setattr("casewise.pipeline.budget.clock", lambda: 0.0)
         yield
 
 

@@ -128,7 +128,8 @@ class Desk:
         saved = json.loads(download.value.path().read_text())
         results = [result for visit in saved["visits"] for result in visit["results"]]
         assert saved["label"] == label
-        assert [image["file"] for visit in saved["visits"] for image in visit["images"]] == names
+        sent = [sorted(image["name"] for image in self.images[visit]) for visit in visits]
+        assert [sorted(image["file"] for image in visit["images"]) for visit in saved["visits"]] == sent
         assert [result["prediction"] for result in results if result["target"] == "pasi"] == values
         assert (saved["model"]["checksum"], saved["model"]["learner"]) == (self.checksum, "linear_pixels")
         assert datetime.fromisoformat(saved["date"]).tzinfo

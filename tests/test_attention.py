@@ -114,7 +114,7 @@ def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:
     network = build_network("resnet10t", 2, pooling="attention")
     course = TrainingContext(outputs, tmp_path, 0, ComputePlan(), 1e9, "last")
     learned = learn(network, recipe, data, data, [str(i) for i in range(40)], course)
-    options = {"batch": 8, "channels_last": True, "bf16": False, "flips": False}
+    options = {"batch": 8, "channels_last": True, "flips": False}
     ((values, _),) = predict_together([learned.network], data, outputs, **options)
     assert (values.argmax(dim=1) == truth[:, 0]).float().mean() > 0.95
     bags = data.plain_batch(data.views()[0], torch.device("cpu"))

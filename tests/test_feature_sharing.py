@@ -211,7 +211,7 @@ def test_a_trained_head_predicts_from_shared_features_what_it_predicts_from_pane
     context = TrainingContext(outputs, tmp_path / "job", 5, ComputePlan(), shared=sharing)
     learn(trained, recipe, train, stop, [f"s{row}" for row in rows], context)
     assert frozen_features(trained, sharing.panels, recipe, context, flips=False) is not None
-    how = {"batch": 4, "channels_last": True, "bf16": False, "flips": False}
+    how = {"batch": 4, "channels_last": True, "flips": False}
     of_panels = predict_together([trained], sharing.panels, outputs, **how)[0]
     # another fold reads them, and the body computes nothing
     monkeypatch.setattr(Network, "features", lambda *_: pytest.fail("the features were computed again"))
@@ -223,17 +223,14 @@ def test_a_trained_head_predicts_from_shared_features_what_it_predicts_from_pane
 
 
 def test_features_replace_panels_only_where_a_head_predicts_from_the_same_ones(tmp_path: Path) -> None:
-    def replaced(data: PanelData, tuning: str = "head_only", precision: str = "fp32", flips: bool = False) -> bool:
-        context = TrainingContext(
-            (Output("label", "classification", 2),), tmp_path, 5, ComputePlan(precision=precision)
-        )
+    def replaced(data: PanelData, tuning: str = "head_only", flips: bool = False) -> bool:
+        context = TrainingContext((Output("label", "classification", 2),), tmp_path, 5, ComputePlan())
         return frozen_features(network(), data, Recipe(tuning=tuning), context, flips=flips) is not None
 
     data = panels()
     assert replaced(data)
     assert not replaced(replace(data, tiles=[[0, 1], *data.tiles[1:]]))  # two views
     assert not replaced(replace(data, settings=Panels(by="case", pooling="attention")))
-    assert not replaced(data, precision="bf16")
     assert not replaced(data, flips=True)
     assert not replaced(data, "full")
     assert not replaced(data, "gradual_unfreezing")

@@ -30,15 +30,15 @@ def cells_of(**columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.RangeIndex(2, 2 + len(next(iter(columns.values())))), dtype="str")
 
 
-def test_rows_become_cases_in_their_order() -> None:
+def test_rows_become_cases_by_subject_and_visit() -> None:
     study = study_of("photographs")
     cells = cells_of(path=list("abcde"), subject=["P2", "P1", "P2", "", ""], visit=["1", " 2", "1 ", "1", "1"])
     cases = cases_of(cells, study)
-    assert [(case.name, case.rows) for case in cases] == [("P2/1", (2, 4)), ("P1/2", (3,)), ("", (5,)), ("", (6,))]
-    assert [bool(case.problem) for case in cases] == [False, False, True, True]
-    assert [case.name for case in cases_of(cells.drop(columns="visit"), study)][:2] == ["P2/1", "P1/1"]
+    assert [(case.name, case.rows) for case in cases] == [("", (5,)), ("", (6,)), ("P1/2", (3,)), ("P2/1", (2, 4))]
+    assert [bool(case.problem) for case in cases] == [True, True, False, False]
+    assert [case.name for case in cases_of(cells.drop(columns="visit"), study)][2:] == ["P1/1", "P2/1"]
     partly = cases_of(cells.assign(visit=["1", "", "1", "1", "1"]), study)
-    assert "row 3, visit" in partly[1].problem
+    assert "row 3, visit" in partly[2].problem
 
 
 def test_the_visits_of_a_subject_stay_together() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ from safetensors.torch import load_file, save_file
 
 import casewise
 from casewise.errors import RunError, StudyError
+from casewise.jobs.execution import measured_paces
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.recipe_plan import (
+    Forecast,
     PlanFacts,
     RecipePlan,
+    forecast_in_words,
     in_words,
     mirrored,
     planned_encoders,
@@ -27,6 +32,7 @@ from casewise.pipeline.recipe_plan import (
     stated_in_words,
 )
 from casewise.predictions.weighted_mean import weights_of_numbers
+from casewise.report.formatting import duration
 from casewise.run import train_only
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
@@ -41,7 +47,7 @@ def study_of(**values: Any) -> Study:
 
 
 def facts(**changes: Any) -> PlanFacts:
-    usual: dict[str, Any] = {"images": 1000, "panels": 1000, "folds": 5, "cores": 2, "budget": 1800, "size": 224}
+    usual: dict[str, Any] = {"images": 1000, "panels": 1000, "folds": 5, "budget": 1800, "size": 224}
     usual |= {"flips": "none", "encoders": [], "noun": "images"}
     return PlanFacts(**(usual | changes))
 
@@ -56,6 +62,9 @@ def test_a_study_without_recipe_and_networks_is_planned() -> None:
     assert study_of(backbones=["resnet18"], recipe="auto").recipe.auto
     assert study_of(backbones=["resnet18"]).learners == ["linear_pixels", "linear_features", "resnet18"]
     assert not study_of(backbones=["resnet18"]).stack_baselines
+    stated = study_of(recipe={"epochs": 20}, backbones=["cnn"])
+    assert stated.recipe == Recipe(epochs=20)
+    assert "epochs 20" in stated_in_words(stated)
 
 
 def test_planned_grades_are_decided_by_the_rounded_mean() -> None:
@@ -64,14 +73,6 @@ def test_planned_grades_are_decided_by_the_rounded_mean() -> None:
     assert study_of(targets={"x": {**grade, "decision": "median"}}).decisions == {"x": "median"}
     assert study_of(targets={"x": grade}, backbones=["resnet18"]).decisions == {"x": "median"}
     assert study_of().decisions == {}
-
-
-def test_more_time_or_fewer_images_give_more_epochs() -> None:
-    study = study_of()
-    epochs = [recipe_of(study, facts(**c))["phases"][0]["epochs"] for c in ({}, {"budget": 7200}, {"images": 9000})]
-    assert epochs[2] <= epochs[0] <= epochs[1]
-    assert min(epochs) >= 4
-    assert Recipe.model_validate(recipe_of(study, facts()))
 
 
 @pytest.mark.parametrize(
@@ -92,10 +93,10 @@ def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
     assert planned_flips(across, rows, 0) == "both"
     assert planned_flips(across.transpose(0, 1, 3, 2), rows, 0) == "horizontal"
     assert planned_flips(texture[:5], np.arange(5), 0) == "horizontal"
-    assert recipe_of(study_of(), facts(flips="both"))["pool"] == "average"
+    assert recipe_of(study_of(), facts(flips="both"), {})["pool"] == "average"
     scans = study_of(columns={"visit": ""}, volumes={"sequences": ["t1"]})
     pools = [
-        recipe_of(study, facts(flips=flips))["pool"]
+        recipe_of(study, facts(flips=flips), {})["pool"]
         for study, flips in (
             (study_of(), "horizontal"),
             (scans, "none"),
@@ -185,10 +186,10 @@ def test_the_plan_can_be_pasted_into_a_study(planned: Any, tmp_path: Path, chest
     [{"epochs": 20}, {"dropout": 0.0, "pool": "average"}, {"optimizer": "sgd", "early_stopping": {"patience": 5}}],
 )
 def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
-    study, all_planned = study_of(recipe=stated, weights="random"), recipe_of(study_of(weights="random"), facts())
+    study, all_planned = study_of(recipe=stated, weights="random"), recipe_of(study_of(weights="random"), facts(), {})
     assert (study.recipe.auto, study.networks, study.stack) == (True, ["cnn"], ["weighted"])
     assert study.recipe.stated == stated
-    recipe = recipe_of(study, facts())
+    recipe = recipe_of(study, facts(), stated)
     planned = Recipe.model_validate({**recipe, "auto": True})
     assert [phase.epochs for phase in planned.phases] == [stated.get("epochs", all_planned["phases"][0]["epochs"])]
     assert {name: recipe[name] for name in stated if name != "epochs"} == {
@@ -225,14 +226,6 @@ def test_a_budget_without_a_plan_is_refused(tmp_path: Path, recipe: str) -> None
     assert read_study(path, settings=["backbones=[]"]).networks == []
 
 
-def test_a_stated_recipe_with_networks_is_not_planned() -> None:
-    study = study_of(recipe={"epochs": 20}, backbones=["cnn"])
-    assert (study.recipe, study.networks) == (Recipe(epochs=20), ["cnn"])
-    assert "epochs 20" in stated_in_words(study)
-    assert study_of(recipe={"auto": True, "epochs": 20}, backbones=["cnn"], budget="1h").recipe.auto
-    assert study_of(recipe={"epochs": 20}, backbones=[]).networks == []
-
-
 def test_a_run_keeps_stated_settings_and_records_them(tmp_path: Path, chests: Path) -> None:
     text = STUDY.format(cohort=chests) + "baselines: {'off': a test of networks}\nrecipe: {dropout: 0.1}\n"
     (tmp_path / "study.yaml").write_text(text)
@@ -266,6 +259,7 @@ def test_labels_of_a_held_out_fold_do_not_affect_its_learners(tmp_path: Path, ch
     """With permuted labels of a fold, its plan, baseline and network are the same to the bit; others are not."""
     first, second = _told_and_permuted(STUDY, ["linear_pixels", "cnn"], tmp_path, chests)
     assert first.recipe_plan.read() == second.recipe_plan.read()
+    train_only(tmp_path / "told.yaml", ["cnn"], first.path)  # which may be continued
 
 
 @pytest.mark.slow
@@ -302,3 +296,35 @@ def _told_and_permuted(study: str, learners: list[str], tmp_path: Path, chests: 
             equal = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
             assert equal == same
     return runs
+
+
+def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
+    tmp_path: Path, chests: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = STUDY.format(cohort=chests) + "baselines: {'off': a test of the budget}\nrecipe: {batch_size: 12}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    seconds, folder = itertools.count(), RunFolder(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("casewise.jobs.pace.clock", lambda: float(next(seconds)))
+        patch.setattr("casewise.jobs.pace.work", lambda: float(next(seconds)))
+        patch.setattr("casewise.pipeline.budget.clock", iter([100.0, 105.0]).__next__)
+        patch.setattr("casewise.jobs.execution.measured_paces", measured_paces)
+        patch.setattr("casewise.jobs.execution.run_jobs", lambda *given, **options: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            train_only(tmp_path / "study.yaml", ["cnn"], folder.path)
+    # two jobs one after another: 2 s, 12 panels of 1/12 s an epoch, and 36 predictions of 1/12 s
+    forecast = Forecast(before=5.0, once=10.0, epoch=2.0, after=6.12, epochs=16)
+    assert folder.recipe_plan.read()["forecast"] == pytest.approx(asdict(forecast))
+    assert forecast.total < 60 < forecast.total + 2 * forecast.epoch + 3
+    monkeypatch.setattr("casewise.jobs.execution.measured_paces", lambda *given: pytest.fail("measured again"))
+    train_only(tmp_path / "study.yaml", ["cnn"], folder.path)
+    assert [job.record.read()["epochs"] for job in folder.finished_jobs("cnn")] == [16, 16]
+    assert yaml.safe_load(folder.plan_page.path.read_text())["recipe"]["phases"][0]["epochs"] == 16
+    assert not list(folder.path.rglob("trial*"))
+
+
+def test_a_run_that_takes_longer_than_its_budget_says_by_how_much() -> None:
+    forecast = Forecast(before=90.0, once=30.0, epoch=60.0, after=20.0, epochs=4)
+    text = forecast_in_words(forecast, facts(budget=180.0))
+    assert all(duration(seconds) in text for seconds in (380, 200, 90, 270, 20))
+    assert duration(200) not in forecast_in_words(forecast, facts(budget=400.0))

@@ -89,6 +89,25 @@ def test_running_again_redoes_nothing(finished: tuple[Run, Path]) -> None:
     assert np.array_equal(again.rows["y_pred"], done.rows["y_pred"])
 
 
+@pytest.mark.usefixtures("training_only")
+def test_the_order_of_the_table_changes_no_bit(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    done, path = finished
+    study = read_study(path)
+    rows = absolute(study.cohort)
+    shuffled = rows.sample(frac=1, random_state=0)
+    shuffled.to_csv(tmp_path / "shuffled.csv", index=False)
+    changes = {"cohort": tmp_path / "shuffled.csv", "backbones": ["test_resnet"]}
+    again = run(study.model_copy(update=changes), tmp_path / "run").rows
+    again, before = (table[table["model"] == "test_resnet"].reset_index(drop=True) for table in (again, done.rows))
+    pd.testing.assert_frame_equal(again, before, check_exact=True)
+    model = casewise.load_bundle(done.folder)
+    ordered, other = (
+        pd.concat([chunk.table for chunk in model.predict_in_chunks(table, size=20)], ignore_index=True)
+        for table in (rows, shuffled)
+    )
+    pd.testing.assert_frame_equal(other, ordered, check_exact=True)
+
+
 def test_damaged_files_are_set_aside_and_made_again(
     finished: tuple[Run, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -145,7 +145,7 @@ def test_equal_first_layers_are_computed_once_and_to_the_bit() -> None:
     assert shared is not None
     assert shared.start.at.startswith("layer2")
     data, outputs = panels(), (Output("a"), Output("b"))
-    options: dict[str, Any] = {"batch": 1, "channels_last": False, "bf16": False, "flips": True}
+    options: dict[str, Any] = {"batch": 1, "channels_last": False, "flips": True}
     passes = []
     first.body.layer1.register_forward_hook(lambda *_: passes.append(1))
     together = predict_together(networks, data, outputs, **options, shared=shared)

@@ -60,9 +60,7 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert fitted.best_epoch == losses.index(min(losses))
     assert len(losses) == fitted.best_epoch + 4 < 40
     centred = data(range(13, 20))
-    found = predict_together([fitted.network], centred, NUMBERS, batch=4, channels_last=True, bf16=False, flips=False)[
-        0
-    ][0]
+    found = predict_together([fitted.network], centred, NUMBERS, batch=4, channels_last=True, flips=False)[0][0]
     module = Training(fitted.network, Recipe(), centred, TrainingContext(NUMBERS, tmp_path, 0, ComputePlan()))
     assert float(module.loss(found, centred.truth)) == pytest.approx(min(losses), rel=1e-4)
 
@@ -132,7 +130,7 @@ def test_more_tiles_than_slots_are_averaged_over_views() -> None:
     assert slots.tolist() == [[0, 1, 2, 3], [4, 5, -1, -1], [6, -1, -1, -1]]
     assert owner.tolist() == [0, 0, 1]
     network = build_network("mobilenet_v3_small", 1).eval()
-    found = predict_together([network], many, NUMBERS[:1], batch=2, channels_last=False, bf16=False, flips=False)[0][0]
+    found = predict_together([network], many, NUMBERS[:1], batch=2, channels_last=False, flips=False)[0][0]
     single = [
         predict_together(
             [network],
@@ -140,7 +138,6 @@ def test_more_tiles_than_slots_are_averaged_over_views() -> None:
             NUMBERS[:1],
             batch=2,
             channels_last=False,
-            bf16=False,
             flips=False,
         )[0][0]
         for t in ([0, 1, 2, 3], [4, 5])

@@ -186,9 +186,7 @@ class TestTheProbedHead:
         with torch.no_grad():
             raw = network.eval()(data.plain_batch(torch.arange(48)[:, None], torch.device("cpu")))
         assert float(loss(raw, truth, output)) < 0.7 * guess_loss(truth, truth, [output], Recipe())
-        told = predict_together([network], data, [output], batch=8, channels_last=False, bf16=False, flips=True)[0][
-            0
-        ].numpy()
+        told = predict_together([network], data, [output], batch=8, channels_last=False, flips=True)[0][0].numpy()
         known = ~np.isnan(truth[:, 0].numpy())
         assert (kind_named(output.kind).decide(told) == truth[:, 0].numpy())[known].mean() > 0.8
 

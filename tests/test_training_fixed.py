@@ -155,7 +155,7 @@ class TestLargeBags:
     def test_for_predictions(
         self, bags: PanelData, network: Network, expected: torch.Tensor, most: list[int], flips: bool
     ) -> None:
-        made = predict_together([network], bags, OUTPUTS, batch=4, channels_last=True, bf16=False, flips=flips)[0][0]
+        made = predict_together([network], bags, OUTPUTS, batch=4, channels_last=True, flips=flips)[0][0]
         assert (sum(most), max(most)) == (271 * (1 + flips), 64)
         if not flips:
             assert torch.allclose(made, network.predict_head(expected).softmax(dim=1), atol=1e-5)

@@ -215,7 +215,7 @@ def test_frozen_parts_are_computed_once_for_every_pooling(
         (tmp_path / name).mkdir()
         result = learn(network, recipe, panels, panels, [str(i) for i in range(12)], context)
         return result, predict_together(
-            [result.network], panels, OUTPUTS, batch=4, channels_last=channels_last, bf16=False, flips=False
+            [result.network], panels, OUTPUTS, batch=4, channels_last=channels_last, flips=False
         )[0][0]
 
     (once, first), (every_step, second) = trained("once", once=True), trained("every step", once=False)

@@ -137,17 +137,19 @@ def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str
     """
     from casewise.jobs.plan import named_jobs
     from casewise.pipeline.audit import audit
+    from casewise.pipeline.budget import clock
     from casewise.pipeline.read import RunInputs, plan, prepare, read, split
     from casewise.pipeline.recipe_plan import plan_recipe
     from casewise.pipeline.train import weights
 
+    began = clock()
     cohort = read(study, folder, show)
     splits = split(study, cohort, folder, show)
     if not study.recipe.auto:  # whose networks are planned later
         named_jobs(study, splits.folds, only)
     weights(study, folder, show)
     study = plan(study, cohort, splits, folder, show)
-    inputs = RunInputs(study, cohort, prepare(study, cohort, folder, show), splits, folder)
+    inputs = RunInputs(study, cohort, prepare(study, cohort, folder, show), splits, folder, began)
     inputs = plan_recipe(inputs, show)
     audit(inputs, show)
     return inputs

@@ -34,8 +34,8 @@ class Cohort:
     Attributes:
         images: a row for each image: image (0..), path (absolute), subject, visit, case, day (or NaN), region ('' if
             none), panel, the targets, and the other columns of the table as text.
-        panels: a row for each panel: panel (0..), case, subject, visit, day, region, tiles (list of image numbers in
-            the order of the table), the targets (NaN if not scored, or not the same in the whole panel).
+        panels: a row for each panel: panel (0..), case, subject, visit, day, region, tiles (list of image numbers, in
+            the order of paths), the targets (NaN if not scored, or not the same in the whole panel).
         cases: a row for each case, ordered by subject, day and visit: case, subject, visit, day, and the targets of
             case and subject level.
         notes: sentences on what was left out or assumed.
@@ -241,7 +241,10 @@ def _other_columns(
 def _assembled(
     images: pd.DataFrame, others: dict[str, pd.Series], study: Study, notes: list[str], labelled: bool
 ) -> Cohort:
-    """Order and number images, panels and cases. Within a panel the order of the table is kept."""
+    """Order and number images, panels and cases; nothing depends on the order of the table.
+
+    Images are ordered by case, region and path, because slots are filled and batches drawn in the order of images.
+    """
     targets = list(study.targets)
     cases = images.drop_duplicates("case")[["case", "subject", "visit", "day"]]
     dated = cases["day"].notna().groupby(cases["subject"]).transform("all")
@@ -253,9 +256,12 @@ def _assembled(
     cases = cases.iloc[sorted(range(len(cases)), key=keys.__getitem__)].reset_index(drop=True)
     rank = {case: number for number, case in enumerate(cases["case"])}
     regions = {region: number for number, region in enumerate(study.regions)}
-    position = pd.DataFrame({"case": images["case"].map(rank), "region": images["region"].map(regions)})
-    order = position.sort_values(["case", "region"] if study.regions else ["case"], kind="stable").index
-    images, panels = with_panels(images.assign(**others).loc[order].reset_index(drop=True), study)
+    positions = [
+        (rank[case], regions.get(region, 0), natural(path))
+        for case, region, path in zip(images["case"], images["region"], images["path"], strict=True)
+    ]
+    order = sorted(range(len(images)), key=positions.__getitem__)
+    images, panels = with_panels(images.assign(**others).iloc[order].reset_index(drop=True), study)
     for name in targets:
         if study.level_of(name) in ("case", "subject"):
             cases[name] = cases["case"].map(images.groupby("case")[name].first())

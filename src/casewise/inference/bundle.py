@@ -44,7 +44,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class ComputeFacts:
-    """The computation of a network in training and prediction."""
+    """The computation of a network in training and, except for the precision, in prediction."""
 
     device: str = "cpu"
     precision: str = "fp32"

@@ -131,7 +131,6 @@ class Ensemble:
             bundle.output_records,
             batch=bundle.batch_size,
             channels_last=bundle.compute.channels_last,
-            bf16=bundle.compute.precision == "bf16",
             flips=_mirrors(bundle),
             shared=shared,
         )

@@ -184,7 +184,7 @@ class TrainedModel:
         abstain: bool = False,
         show: Show | None = None,
     ) -> Iterator[PredictedChunk]:
-        """Predict new cases in chunks, in the order of the table; each has its `table`, with the columns of `predict`.
+        """Predict new cases in chunks, by subject; each has its `table`, with the columns of `predict`.
 
         A case that cannot be read has one row for each learner and target, with the reason as `problem` and without a
         prediction.

@@ -14,6 +14,7 @@ import pandas as pd
 
 from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.dates import natural
 from casewise.cohort.folder_layout import ENDINGS
 from casewise.cohort.table import Problems, read_text_table
 from casewise.console import Silent
@@ -225,7 +226,7 @@ def ignores_visits(cells: pd.DataFrame, study: Study) -> bool:
 
 
 def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
-    """The cases of a table in the order of their first rows; a row without subject is a case of its own."""
+    """The cases of a table, by subject and visit, however its rows are ordered; a row without subject is a case."""
     subjects = cells[study.columns.get("subject") or "subject"].str.strip()
     column = study.columns.get("visit", "visit")
     has_visits = names_visits(cells, study)
@@ -241,7 +242,7 @@ def cases_of(cells: pd.DataFrame, study: Study) -> list[RawCase]:
         elif not visit:
             problem = f"row {rows[0]}, visit: is empty, and other rows have a visit. Fill it in."
         cases.append(RawCase(f"{subject}/{visit}" if subject else "", subject, visit, tuple(rows), problem))
-    return cases
+    return sorted(cases, key=lambda case: (natural(case.subject), natural(case.visit)))
 
 
 def in_chunks(cases: Sequence[RawCase], size: int = ROWS) -> Iterator[list[RawCase]]:

@@ -225,7 +225,6 @@ class Predictor:
             bundle.output_records,
             batch=bundle.batch_size,
             channels_last=bundle.compute.channels_last,
-            bf16=bundle.compute.precision == "bf16",
             flips=bundle.settings["test_time_augmentation"],
         )
         return values.numpy(), features

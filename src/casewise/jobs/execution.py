@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, TrainingError, counted, gigabytes
 from casewise.jobs.backends import Backend, Failure, LocalBackend, chosen_backend
-from casewise.run_folder.job_folder import FAILED, PRETRAINING
+from casewise.run_folder.job_folder import FAILED, PRETRAINING, JobFolder
 from casewise.study.learners import learner_named
 from casewise.training.cost import PeakMemory, available_mb
 
 if TYPE_CHECKING:
+    from casewise.jobs.pace import Pace
     from casewise.jobs.plan import Job, JobInputs
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
@@ -105,6 +109,32 @@ def run_jobs(
     done += len(waiting) - len(failures)
     tell(done, f"{counted(done, 'network')} trained")
     return failures
+
+
+def measured_paces(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) -> tuple[Mapping[str, Pace], int]:
+    """The pace of each network, and how many jobs will run side by side; a network whose trial fails has none."""
+    from casewise.jobs.pace import Pace
+
+    backend = chosen_backend()
+    workers, threads = _side_by_side(inputs, len(jobs), len(jobs))
+    plans = backend.prepare(jobs, inputs, folder, threads)
+    if isinstance(backend, LocalBackend):
+        workers = jobs_that_fit(workers, jobs, plans, inputs.study)
+    paces = {}
+    for model in dict.fromkeys(job.model for job in jobs):
+        trials = [
+            replace(job, folder=JobFolder(job.folder.path.with_name(f"trial{job.fold + 1}")), trial=True)
+            for job in jobs
+            if job.model == model
+        ][:workers]
+        try:
+            if not backend.execute(trials, inputs, plans, workers, protected=False):
+                measured = [Pace(**trial.folder.pace.read()) for trial in trials]
+                paces[model] = Pace(*map(fmean, zip(*(asdict(pace).values() for pace in measured), strict=True)))
+        finally:
+            for trial in trials:
+                shutil.rmtree(trial.folder.path, ignore_errors=True)
+    return paces, workers
 
 
 def _again(waiting: Sequence[Job], failures: Mapping[str, Failure], tried: set[str], most: int) -> set[str]:

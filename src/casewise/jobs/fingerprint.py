@@ -58,7 +58,7 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
     if study.nested_cv:
         # networks are chosen among after their training
         decided["nested_cv"] = study.nested_cv.model_copy(update={"among": True}).model_dump(mode="json")
-    if study.nested_cv or (study.recipe.early_stopping.monitor == "inner" and study.split.column):
+    if study.nested_cv or (study.recipe.completed.early_stopping.monitor == "inner" and study.split.column):
         # a predefined split does not determine how inner folds are balanced
         decided["guide"] = guide_name(study)
     if study.recipe.imbalance == "sampling":
@@ -77,10 +77,11 @@ def with_images(
 
 
 def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
-    """The same with the planned recipe, if the study states none."""
+    """The same with the planned recipe, if the study states none; its epochs and rate identify networks alone."""
     if not study.recipe.auto:
         return decided
-    return decided | {"plan": study.recipe.model_dump(mode="json"), "mirrored": study.test_time_augmentation}
+    plan = study.recipe.model_dump(mode="json", exclude={"lr", "phases"})
+    return decided | {"plan": plan, "mirrored": study.test_time_augmentation}
 
 
 def table_hash(cohort: Cohort, study: Study) -> str:

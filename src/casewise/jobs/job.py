@@ -13,6 +13,7 @@ from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_fact
 from casewise.inference.predictor import Predictor
 from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
 from casewise.jobs.nested import choose_inside
+from casewise.jobs.pace import pace_of
 from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
 from casewise.jobs.pretraining import first_network
@@ -64,6 +65,9 @@ def run_job(job: Job, inputs: JobInputs, plan: ComputePlan, *, side_by_side: int
     """
     inputs, plan = inputs.of_learner(job.model), replace(plan, parts=job.parts())
     torch.set_num_threads(plan.threads)
+    if job.trial:
+        job.folder.pace.write(asdict(pace_of(job, inputs, plan)))
+        return
     begin(job, f"{plan.described()} {'once' if inputs.study.compute.frozen_once else 'every step'}")
     progress = Progress(job, inputs, Timer(job.folder.path))
     with PeakMemory() as memory:

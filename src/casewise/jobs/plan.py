@@ -40,6 +40,7 @@ class Job:
         fold: the fold that is left out, from 0; the number of folds if none is.
         first_weights: the checksum of the file that the network starts from; empty if it starts from none.
         final: whether it is trained on all folds, for new cases.
+        trial: whether it only measures how long the others will take (`casewise.jobs.pace`).
     """
 
     model: str
@@ -48,6 +49,7 @@ class Job:
     fingerprint: str
     first_weights: str = ""
     final: bool = False
+    trial: bool = False
 
     @property
     def name(self) -> str:

@@ -180,15 +180,14 @@ def weight_rows(
         return None
     device = next(network.parameters()).device
     slots, owner = data.views()
-    bf16, size = bundle.compute.precision == "bf16", data.eval_batch_size(bundle.batch_size, device)
+    size = data.eval_batch_size(bundle.batch_size, device)
     form = torch.channels_last if bundle.compute.channels_last else torch.contiguous_format
     tables = []
     network.eval()
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+    with torch.inference_mode():
         for view_slots, panel_numbers in zip(slots.split(size), owner.split(size), strict=True):
-            features = encode_bags(network.features, data, view_slots, device, form).float()
-            with torch.autocast(device.type, enabled=False):
-                weights = pooling.weights(features).cpu().numpy()
+            features = encode_bags(network.features, data, view_slots, device, form)
+            weights = pooling.weights(features).cpu().numpy()
             bag, slot = np.nonzero(view_slots.numpy() != EMPTY)
             table = _named(panels.iloc[panel_numbers.numpy()[bag]], stage, "")
             tables.append(table.assign(image=view_slots.numpy()[bag, slot], weight=weights[bag, slot]))

@@ -67,11 +67,12 @@ def predict_together(
     *,
     batch: int,
     channels_last: bool,
-    bf16: bool,
     flips: bool,
     shared: SharedStart | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Predict every panel of `data` by each of several networks; of each the values and what its last layer receives.
+
+    They are computed in single precision, as by exported graphs, whatever the precision of the training.
 
     Values are (P, V), numbers in the targets' units, classes and grades as probabilities, averaged over the views of a
     panel, with `flips` also with the mirrored panel. What the last layer receives, (P, W), is averaged over views that
@@ -98,7 +99,7 @@ def predict_together(
 
     for network in networks:
         network.eval()
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+    with torch.inference_mode():
         size = data.eval_batch_size(batch, device)
         for views, numbers in zip(slots.split(size), owner.split(size), strict=True):
             features = features_of(views)

@@ -37,13 +37,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run is trained and evaluated on: the planned study, its cohort, images and split, and the run folder."""
+    """What a run is trained and evaluated on: the planned study, its cohort, images and split, and the run folder.
+
+    `began` is when the run began, by the clock of `casewise.pipeline.budget`.
+    """
 
     study: Study
     cohort: Cohort
     store: ImageStore
     splits: Splits
     folder: RunFolder
+    began: float = 0.0
 
     @property
     def prepared(self) -> PreparedCohort:

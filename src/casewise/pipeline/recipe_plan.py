@@ -6,7 +6,6 @@ No label is used, so the plan cannot depend on the cases that are judged.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from casewise.errors import RunError, StudyError, counted, cut
 from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
+from casewise.report.formatting import duration
 from casewise.splits.predefined import TEST
 from casewise.study.backbones import UNTRAINED
 from casewise.study.learners import encoders_of
@@ -30,12 +30,8 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
-# Images of 224×224 pixels that one core trains in a second, with the first stages frozen; a guess that is on the low
-# side for MobileNetV2, and that is the same on every machine, so that the plan is.
-IMAGES_A_SECOND = 40
-# The share of the budget for training; preparation, audit, baselines and evaluation take the rest.
-SHARE = 0.4
-FEWEST_EPOCHS, MOST_EPOCHS = 4, 12
+# The most epochs; how many of them fit into the budget is measured before the networks are trained.
+MOST_EPOCHS = 12
 # The highest learning rate times the number of steps, and the bounds of the rate: few steps need larger ones.
 RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
@@ -60,7 +56,6 @@ class PlanFacts:
     images: int
     panels: int
     folds: int
-    cores: int
     budget: float
     size: int
     flips: str
@@ -69,19 +64,52 @@ class PlanFacts:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """The seconds of a run, as measured when its networks were to begin.
+
+    Attributes:
+        before: what was done: preparation, audit and baselines.
+        once: of all networks, besides their epochs.
+        epoch: an epoch of all networks; 0 if a network could not be tried.
+        after: evaluation, report and bundle.
+        epochs: of each network.
+    """
+
+    before: float
+    once: float
+    epoch: float
+    after: float
+    epochs: int
+
+    @property
+    def training(self) -> float:
+        """That of all networks."""
+        return self.once + self.epochs * self.epoch
+
+    @property
+    def total(self) -> float:
+        """That of the whole run."""
+        return self.before + self.training + self.after
+
+
+@dataclass(frozen=True)
 class RecipePlan:
-    """A planned recipe: what it depends on, the settings as a study file states them, and those that were stated."""
+    """A planned recipe: what it depends on, the settings as a study file states them, and those that were stated.
+
+    Without a forecast, the number of epochs is the largest one.
+    """
 
     facts: PlanFacts
     recipe: Mapping[str, Any]
     stated: Mapping[str, Any] = field(default_factory=dict)
+    forecast: Forecast | None = None
 
 
 def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
     """The inputs with planned settings for those that the recipe does not state; unchanged if nothing is planned.
 
-    A plan is used again as soon as the run has a finished learner, also on a machine with more cores; that of a run
-    that is reproduced from the start.
+    A plan is used again as soon as the run has a finished learner, or a forecast by which networks may have begun; that
+    of a run that is reproduced from the start.
 
     Raises:
         StudyError: a stated setting contradicts the plan.
@@ -94,20 +122,22 @@ def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
         show.line("recipe", stated_in_words(study))
         return inputs
     reproduced, stated = folder.reproduction.exists(), study.recipe.stated
-    earlier = folder.recipe_plan.read_or_none() if folder.finished_jobs() or reproduced else None
-    if earlier is None:
-        facts = plan_facts(inputs)
-        planned = RecipePlan(facts, recipe_of(study, facts), stated)
-    else:
-        planned = from_json(RecipePlan, earlier)
+    recorded = folder.recipe_plan.read_or_none()
+    earlier = from_json(RecipePlan, recorded) if recorded else None
+    if earlier and (folder.finished_jobs() or reproduced):
+        planned = earlier
         if not reproduced:
             _refuse_other(folder, planned.stated, stated)
+    else:
+        facts = plan_facts(inputs)
+        begun = earlier and earlier.forecast and (earlier.facts, dict(earlier.stated)) == (facts, stated)
+        planned = earlier if earlier and begun else RecipePlan(facts, recipe_of(study, facts, stated), stated)
     try:
         recipe = Recipe.model_validate({**planned.recipe, "auto": True})
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise StudyError(f"recipe: what is stated contradicts what is planned for the rest: {message}.") from None
-    if earlier is None:
+    if planned is not earlier:
         folder.recipe_plan.write(asdict(planned))
     decided = {name: {"decision": study.decisions.get(name)} for name in study.targets}
     changes = {
@@ -151,7 +181,6 @@ def plan_facts(inputs: RunInputs) -> PlanFacts:
         images=len(training),
         panels=panels,
         folds=splits.folds,
-        cores=study.compute.threads if isinstance(study.compute.threads, int) else os.cpu_count() or 1,
         budget=study.budget,
         size=study.images.size,
         flips=_flips(study, inputs.store, training),
@@ -219,12 +248,13 @@ def mirrored(study: Study, facts: PlanFacts) -> bool:
     return facts.flips in ("horizontal", "both")
 
 
-def recipe_of(study: Study, facts: PlanFacts) -> dict[str, Any]:
-    """The recipe as a study file states it: the stated settings, and planned ones for the rest."""
-    pretrained, stated = _all_pretrained(study), study.recipe.stated
-    seconds = facts.images * (facts.folds - 1) * (facts.size / 224) ** 2 / IMAGES_A_SECOND
-    epochs = math.floor(SHARE * facts.budget * facts.cores / max(seconds * len(study.networks), 1e-9))
-    epochs = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
+def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs: int = MOST_EPOCHS) -> dict[str, Any]:
+    """The recipe as a study file states it: the stated settings, and planned ones for the rest.
+
+    Args:
+        epochs: of pretrained networks; others are trained twice as long.
+    """
+    pretrained, stated = _all_pretrained(study), dict(stated)
     # Networks without pretrained weights are trained twice as long, at the same rate.
     longer = 1 if pretrained else 2
     phase = {"epochs": stated.pop("epochs", longer * epochs), "freeze": "30%" if pretrained else "none"}
@@ -276,12 +306,27 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     flips = {"none": "no flips", "both": "flips in both directions"}.get(facts.flips, f"{facts.flips} flips")
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
-    of = f"{facts.images:,} {facts.noun}, {facts.folds} folds, {counted(facts.cores, 'core')}"
-    minutes = facts.budget / 60
-    return (
-        f"planned: {', '.join(study.networks)}, {counted(epochs, 'epoch')}{several}{frozen}, {head}, {flips}; for {of} "
-        f"and {minutes:g} {'minute' if minutes == 1 else 'minutes'}{stated}"
+    of = f"{facts.images:,} {facts.noun}, {facts.folds} folds and {duration(facts.budget)}"
+    text = (
+        f"planned: {', '.join(study.networks)}, {counted(epochs, 'epoch')}{several}{frozen}, {head}, {flips}; for {of}"
+        f"{stated}"
     )
+    return f"{text}; {forecast_in_words(planned.forecast, facts)}" if planned.forecast else text
+
+
+def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
+    """How long the run was expected to take, and if it is longer than the budget, by how much and why."""
+    if not forecast.epoch:
+        return "the speed of the networks could not be measured, so the run may take longer"
+    parts = {
+        "preparation, audit and baselines": forecast.before,
+        "networks": forecast.training,
+        "evaluation and report": forecast.after,
+    }
+    listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+    over = forecast.total - facts.budget
+    more = f", {duration(over)} more than the budget" if over > 0 else ""
+    return f"expected before the networks were trained: {duration(forecast.total)}{more} ({listed})"
 
 
 def as_yaml(study: Study, planned: RecipePlan) -> str:

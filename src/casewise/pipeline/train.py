@@ -16,6 +16,7 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, TrainingError, WeightsError, counted
 from casewise.files import guarded, write_atomic
 from casewise.modalities.base import PreparedCohort, StoreAddress
+from casewise.pipeline.budget import within_budget
 from casewise.pipeline.evaluate import decide, score, stack
 from casewise.pipeline.external import check_no_twins, cohort_difference, prepare_external, prepare_pretraining
 from casewise.plugin import plugins, repeated
@@ -62,8 +63,10 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         with show.bar("baselines") as bar:
             run_jobs(baselines, job_inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
         show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
-    start = time.monotonic()
     if networks:
+        study, jobs, job_inputs = _in_time(inputs, jobs, job_inputs, fingerprint, show)
+        networks = _by_steps(jobs)[1]
+        start = time.monotonic()
         with show.bar("jobs") as bar:
             tell = following(study, folder, lambda done, text: bar(done, len(networks), text))
             failures = run_jobs(networks, job_inputs, folder, tell=tell, partial=True)
@@ -91,6 +94,19 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
     table = predicted.check(pd.concat([table[table["stage"] == "oof"], *means], ignore_index=True))
     _write_tile_predictions(study, jobs, inputs.cohort, table, folder)
     return replace(inputs, study=study), table
+
+
+def _in_time(
+    inputs: RunInputs, jobs: list[Job], job_inputs: JobInputs, fingerprint: str, show: Show
+) -> tuple[Study, list[Job], JobInputs]:
+    """The study with the epochs that fit into its budget, its jobs, and their inputs."""
+    from casewise.jobs.plan import expand
+
+    study = within_budget(inputs, _by_steps(jobs)[1], job_inputs, show)
+    if study is inputs.study:
+        return study, jobs, job_inputs
+    inputs.folder.study.write(study.model_dump(mode="json"))
+    return study, expand(study, inputs.splits, inputs.folder, fingerprint), replace(job_inputs, study=study)
 
 
 def _by_steps(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
@@ -148,12 +164,14 @@ def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
     from casewise.jobs.plan import named_jobs
 
     names = named_jobs(inputs.study, inputs.splits.folds, only)
-    planned, job_inputs, *_ = _planned(inputs, show)
-    with show.bar("jobs") as bar:
-        for jobs in _by_steps(planned):
-            if count := sum(job.name in names for job in jobs):
+    planned, job_inputs, _, fingerprint = _planned(inputs, show)
+    for by_steps in (False, True):
+        if count := sum(job.name in names for job in _by_steps(planned)[by_steps]):
+            if by_steps:
+                _, planned, job_inputs = _in_time(inputs, planned, job_inputs, fingerprint, show)
+            with show.bar("jobs") as bar:
                 tell = partial(_tell, bar, count)
-                run_jobs(jobs, job_inputs, inputs.folder, tell=tell, only=names)
+                run_jobs(_by_steps(planned)[by_steps], job_inputs, inputs.folder, tell=tell, only=names)
     done = sum(job.finished for job in planned)
     show.line(
         "only", f"{done} of {len(planned)} jobs are done; the same command without `--only` goes on to the report"

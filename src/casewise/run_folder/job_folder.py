@@ -158,6 +158,8 @@ class JobFolder(TrainingFolder):
     external_mark = Part(TextFile, "external-made-from")
     # A hash of the inputs of the training that was started in this folder.
     mark = Part(TextFile, "made-from")
+    # How long a job takes, as a trial has measured it.
+    pace = Part(JsonFile, "pace.json", required=("epoch",))
     # The number of parts in which batches are computed, after a training with fewer ran out of memory.
     parts = Part(JsonFile, "parts.json", required=("parts", "fingerprint"))
 

@@ -6,6 +6,7 @@ an entry of `casewise.models.build_model.BUILDERS`, and how it is fitted one of 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -94,7 +95,11 @@ class Learner:
         # If all networks have the same fusion, their names do not state it.
         fusion = self.fusion(study)
         stated = f"{self.name}@{fusion}" if fusion and "@" not in self.name else self.name
-        return stated + ("" if isinstance(study.weights, str) else f" from {self.weights(study)}")
+        stated += "" if isinstance(study.weights, str) else f" from {self.weights(study)}"
+        # planned epochs are decided when the baselines are finished, whose identity they must not change
+        if study.recipe.auto:
+            stated += json.dumps(study.recipe.model_dump(mode="json", include={"lr", "phases"}), sort_keys=True)
+        return stated
 
     def view(self, study: Study) -> Study:
         """The study as this learner sees it."""

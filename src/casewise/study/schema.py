@@ -133,7 +133,7 @@ class Study(StudyModel):
     recipe: Recipe = Recipe()
     """How a network is trained."""
     budget: Annotated[float, BeforeValidator(read_duration), Field(ge=60)] = 1800.0
-    """The time that a planned recipe aims at, such as `30min` or `2h`; in seconds if it is a number."""
+    """The time that a run with a planned recipe may take, such as `30min` or `2h`; in seconds if it is a number."""
     nested_cv: NestedCV | None = None
     """[Nested cross-validation](explanation-nested.md). Default: none."""
     test_time_augmentation: bool = False

@@ -299,11 +299,11 @@ def frozen_features(
 ) -> FeatureData | None:
     """The features on which a head alone was trained, of all panels, if it predicts from the same ones; else None.
 
-    It does not in bfloat16, with mirrored panels (`flips`), for bags, and for panels with several views, of which
+    It does not with mirrored panels (`flips`), for bags, and for panels with several views, of which
     predictions are averaged and not features. Otherwise the folds of a study need not compute the panels again.
     """
     slots, _ = panels.views()
-    same = context.choice.precision == "fp32" and not flips and not panels.bags and len(slots) == len(panels)
+    same = not flips and not panels.bags and len(slots) == len(panels)
     return head_input(network, panels, recipe.batch_size, context) if recipe.tuning == "head_only" and same else None
 
 

@@ -187,9 +187,8 @@ def test_portable_operators_give_the_values_of_those_that_they_replace(number: i
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
-    study = chest_study(
-        chests, backbones=["test_resnet", "cnn"], stack=["mean"], recipe={"epochs": 1}, test_time_augmentation=True
-    )
+    changes: Any = {"test_time_augmentation": True, "compute": {"precision": "bf16"}}
+    study = chest_study(chests, backbones=["test_resnet", "cnn"], stack=["mean"], recipe={"epochs": 1}, **changes)
     return run(study, tmp_path_factory.mktemp("export") / "run")
 
 
@@ -218,9 +217,15 @@ def test_an_exported_run_predicts_images_prepared_by_the_page_like_casewise(
     (values,) = format_named(to).open(output / entry["file"], names)([panels])
     table = load_bundle(done.folder).predict(chests)
     table = table[table["learner"] == "test_resnet"]
-    own = table[[f"probability of {name}" for name in THREE]].to_numpy()
+    own = table.set_index("case")[[f"probability of {name}" for name in THREE]]
     assert len(own) == len(values) == 24
-    np.testing.assert_allclose(values.numpy(), own, atol=1e-4)
+    np.testing.assert_allclose(values.numpy(), own.to_numpy(), rtol=0, atol=1e-5)
+    # the networks were trained in bfloat16, and the figures of the run are those of what it ships
+    assert {job["precision"] for job in done.finished.jobs} == {"bf16"}
+    tested = done.rows[(done.rows["stage"] == "test") & (done.rows["model"] == "test_resnet")]
+    values, of_run = own.loc[tested["case"]].to_numpy(), tested[["p0", "p1", "p2"]].to_numpy(float)
+    assert len(of_run)
+    np.testing.assert_allclose(values, of_run, rtol=0, atol=1e-5)
     page = (output / "README.md").read_text()
     assert all(text in page for text in ("float32", "(batch, 3, 64, 64)", "red, green, blue", *THREE))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
+from casewise.cohort.dates import natural
 from casewise.errors import cut, nearest
 from casewise.plugins.serve.settings import ServiceError, shown_name
 from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, neutral_name
@@ -51,7 +53,7 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
     days: dict[int, float] = {}
     options = {"target": "", "learner": ""}
     files: list[UploadedFile] = []
-    for field, value in form.multi_items():
+    for field, value in sorted(form.multi_items(), key=_order):
         number, name = _numbered(field, description)
         if not isinstance(value, str):
             files.append(_file(value, field, number, name, len(files), folder, description))
@@ -78,6 +80,16 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
         raise ServiceError(422, "day_missing", message)
     stored = [UploadedFile(file.name, file.stored, file.slot, positions[file.visit]) for file in files]
     return Submission(visits, stored, **options)
+
+
+def _order(item: tuple[str, UploadFile | str]) -> tuple[tuple[object, ...], bytes]:
+    """Sorts files by name and content, so that nothing depends on the order in which a client sends them."""
+    _, value = item
+    if isinstance(value, str):
+        return natural(""), b""
+    digest = hashlib.file_digest(value.file, "sha256").digest()  # type: ignore[arg-type]
+    value.file.seek(0)
+    return natural(value.filename), digest
 
 
 def _numbered(field: str, description: Mapping[str, Any]) -> tuple[int, str]:
