@@ -39,7 +39,7 @@ from casewise.report.formatting import (
     span,
 )
 from casewise.report.tables import MetricFormat, metric_format
-from casewise.report.terms import SIDES, terms_of
+from casewise.report.terms import SIDES, terms_of, unit_of
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
@@ -377,7 +377,8 @@ def split(context: ReportContext) -> list[Block]:
     names = {"test": "Test set", "folds": "Folds"}
     facts += [(names[side], assignment(entry)) for side, entry in (splits.get("assignment") or {}).items()]
     caption = BY_SUBJECT if study.subjects_known else UNKNOWN_SUBJECTS
-    return [Heading("Split"), Table(["Side", "Subjects", "Cases", "Panels"], rows, caption), Facts(facts)]
+    heads = ["Side", f"{capital(unit_of(study))}s", "Cases", "Panels"]
+    return [Heading("Split"), Table(heads, rows, caption), Facts(facts)]
 
 
 def assignment(entry: Job) -> str:
