@@ -16,7 +16,7 @@ from casewise.console import Silent, shown
 from casewise.errors import CohortError, RunError, StudyError, counted, nearest, nearest_folder
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.external import check_names_apart, described, read_external, read_pretraining
+from casewise.pipeline.external import check_names_apart, described, doubtful_names, read_external, read_pretraining
 from casewise.pipeline.recipe_plan import stated_in_words
 from casewise.plugin import plugins
 from casewise.splits import grouped
@@ -82,6 +82,8 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
     pretraining = read_pretraining(study, cohort) if to_train and study.pretrain else None
     if external and pretraining:
         check_names_apart(study, cohort, external[1], pretraining[1])
+    doubtful = doubtful_names(study, cohort, external and external[1], pretraining and pretraining[1])
+    cohort = replace(cohort, notes=[*cohort.notes, *doubtful])
     cases = cohort.cases
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
     cohort = replace(cohort, flow=[*cohort.flow, *cases_step("images", cases, cohort.cases)])

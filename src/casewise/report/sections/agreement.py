@@ -69,8 +69,8 @@ LEFT_OUT = {
 BANDS = "{noun}s by severity band, {place}; shade and percent: the share of the row."
 JITTER = "Prediction against the physician’s value, {side}; whole numbers are jittered so that points do not overlap."
 READERS = (
-    "{target}, {side}. The less readers agree with each other, the less a model can agree with each of them. Compare"
-    " the model with readers within this table only: a reference that is the mean of several readers varies less than one."
+    "{target}, {side}. The less readers agree with each other, the less a model can agree with each of them."
+    " Compare the model with readers within this table only: the mean of several readers varies less than one reader."
 )
 TARGETS = "{learner}, {side}. The first row of a target is for all its regions together. {brackets}"
 
