@@ -196,6 +196,11 @@ def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> Non
     if study.split.by == "number":
         how += ", neighbouring file numbers together"
     show.line("split", f"{test} in {counted(splits.folds, 'fold')} by subject{balance}{how}")
+    if other := splits.record["assignment"].get("folds", {}).get("unequal"):
+        least, most = other["sizes"]
+        gaps = f"an imbalance of {other['imbalance']:.1%} instead of {other['equal']:.1%}"
+        hint = "`split: {equal_sizes: false}` gives " if study.split.equal_sizes else ""
+        show.line("", f"{hint}folds of {least} to {counted(most, 'subject')}: {gaps} with equal numbers of subjects")
 
 
 def plan(study: Study, cohort: Cohort, splits: Splits | None, folder: RunFolder, show: Show) -> Study:

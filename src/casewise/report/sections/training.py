@@ -383,10 +383,13 @@ def split(context: ReportContext) -> list[Block]:
 
 def assignment(entry: Job) -> str:
     """How the subjects were divided: among how many candidates, and the imbalance of the chosen one."""
-    tried = entry["candidates"]
+    tried, other = listed([f"{count:,} {name}" for name, count in entry["candidates"].items()]), entry.get("unequal")
     texts = [
-        f"best of {tried['greedy']:,} greedy and {tried['random']:,} random assignments, a {entry['method']} one",
+        f"best of {tried} assignments: {entry['method']}",
         f"imbalance {percent(entry['imbalance'], 1)}",
+        f"{percent(other['equal'], 1)} with equal and {percent(other['imbalance'], 1)} with unequal sizes"
+        if other
+        else "",
         f"{entry['runs']} runs of neighbouring numbers" if entry.get("runs") else "",
         "no candidate has every class on every side" if entry.get("shortfall") else "",
     ]
