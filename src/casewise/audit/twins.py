@@ -148,16 +148,16 @@ def _local(
     among = among[~hashes.flat[among]]
     paths, subject = shown_by(images), images["subject"].to_numpy()
     local = [
-        (i, j, register)
-        for i, j, register in local_pairs(store, paths, among, excluded, progress=report)
+        (i, j, register, mirrored)
+        for i, j, register, mirrored in local_pairs(store, paths, among, excluded, progress=report)
         if _promising(register, bool(subject[i] == subject[j]))
     ]
     if not local:
         return
-    i, j = (np.array([pair[end] for pair in local], np.int64) for end in (0, 1))
+    i, j, mirrored = (np.array([pair[end] for pair in local], np.int64) for end in (0, 1, 3))
     distance = np.bitwise_count(hashes.whole[i] ^ hashes.whole[j]).sum(axis=1).astype(np.int64)
-    pairs = Candidates(i, j, distance, np.zeros(len(i), np.int64), np.zeros(len(i), bool))
-    looks = second_check(store, paths, pairs, [register for _, _, register in local])
+    pairs = Candidates(i, j, distance, mirrored, np.zeros(len(i), bool))
+    looks = second_check(store, paths, pairs, [register for _, _, register, _ in local])
     for number, look in enumerate(looks):
         same = bool(subject[i[number]] == subject[j[number]])
         register = look.register
