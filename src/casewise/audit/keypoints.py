@@ -70,7 +70,8 @@ def local_pairs(
 ) -> list[tuple[int, int, Register, bool]]:
     """Pairs i < j of the images `among` whose features agree, with the map from i to j; without those in `excluded`.
 
-    Last is whether the map is from the mirrored image i; only pairs that do not agree otherwise are compared so.
+    Last is whether the map is from the mirrored image i: films of two people agree in their outline both ways, so that
+    a pair may occur twice.
 
     Args:
         paths: the file of each image, read if tiles are small.
@@ -89,9 +90,11 @@ def local_pairs(
         blocks = (_vectors(turned[start : start + ROWS], words, mean)[1] for start in range(0, len(turned), ROWS))
         pairs = _nearest(vectors, left_out, blocks if mirrored else None)
         registers = in_parallel(lambda pair, turned=turned: _aligned(turned[pair[0]], features[pair[1]]), pairs)
-        found = [(*pair, register) for pair, register in zip(pairs, registers, strict=True) if register is not None]
-        agreeing += [(int(among[i]), int(among[j]), register, mirrored) for i, j, register in found]
-        left_out |= {(i, j) for i, j, _ in found}
+        agreeing += [
+            (int(among[i]), int(among[j]), register, mirrored)
+            for (i, j), register in zip(pairs, registers, strict=True)
+            if register is not None
+        ]
     return agreeing
 
 

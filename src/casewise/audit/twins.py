@@ -158,12 +158,15 @@ def _local(
     distance = np.bitwise_count(hashes.whole[i] ^ hashes.whole[j]).sum(axis=1).astype(np.int64)
     pairs = Candidates(i, j, distance, mirrored, np.zeros(len(i), bool))
     looks = second_check(store, paths, pairs, [register for _, _, register, _ in local])
+    confirmed: set[tuple[int, int]] = set()
     for number, look in enumerate(looks):
         same = bool(subject[i[number]] == subject[j[number]])
         register = look.register
-        if register is None or look.blurred or not _alike(look, same):
+        pair = (int(i[number]), int(j[number]))
+        if pair in confirmed or register is None or look.blurred or not _alike(look, same):
             continue
         if containment(register) >= (CONTAINED_SAME if same else CONTAINED):
+            confirmed.add(pair)
             yield _twin(pairs, number, register, look.blurred, None)
 
 
