@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from casewise.audit.subjects import suffix_findings
+from casewise.audit.subjects import name_findings, suffix_findings
 from casewise.cohort.checks import check_alike
 from casewise.cohort.cohort import read_cohort
-from casewise.cohort.identity import REFUSE, groups_of_one, pseudonym, same_people, same_subjects
+from casewise.cohort.identity import REFUSE, doubtful_pairs, groups_of_one, pseudonym, same_people, same_subjects
 from casewise.cohort.table import Problems
 from casewise.console import Silent
 from casewise.errors import CohortError, SplitError
@@ -23,7 +23,7 @@ from casewise.run_folder import JobFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from tests.chest_study import THREE, chest_study
-from tests.conftest import absolute
+from tests.conftest import SHARED, absolute
 
 FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 CYRILLIC = str.maketrans("ABCEHKMOPTXSacepx", "АВСЕНКМОРТХЅасерх")
@@ -133,11 +133,42 @@ def test_other_names_are_other_people(one: str, two: str) -> None:
         *[("Vol 7", "vol7"), ("Hospital-3", "hospital3"), ("943 476 5919", "9434765919"), ("12 345", "12345")],
         *[("19900101-1234", "199001011234"), ("1,000", "1000"), ("2020-01-05", "20200105")],
         *[("#43.0", "43"), ("1,0.", "1"), ("(1.0)", "1"), ("S1O", "S10"), ("1l", "11"), ("José 7", "jose-07")],
+        ("550e8400-e29b-41d4-a716-446655440000", "550E8400E29B41D4A716446655440000"),
+        *[("P001", "p001.JPG"), ("7", "07.nii.gz"), ("Müller", "Mueller"), ("Björn 2", "bjoern2"), ("Weiß", "Weiss")],
+        *[("1.000", "1000"), ("12.345", "12,345"), ("P%201", "P 1"), ("A&amp;B", "A&B"), ("Meier, Anna", "Meier Anna")],
     ],
 )
 def test_spellings_of_one_name_are_one_person(one: str, two: str) -> None:
     assert same_people([one], [two]) == {one: two}
     assert groups_of_one([one, two]) == [[one, two]]
+
+
+DOUBTFUL = [
+    *[("001", "P001"), ("P001", "Patient 001"), ("001", "UKE-001"), ("ID 7", "P7"), ("7.png", "sub-07")],
+    *[("P001", "P001_20200101"), ("P001_2020-01-01", "P001_2021-12-31"), ("P1 01.02.2020", "P1")],
+    *[("Meier Anna", "Anna Meier"), ("Meier, Anna", "Anna Meier")],
+]
+HONEST = [
+    *[["A001", "B001"], ["P1", "S1"], ["UKE-001", "HH-001"], ["site1_001", "001"], ["1-10", "10"], ["1.1", "1.10"]],
+    *[["AB_19800101", "AB_19750203"], ["Meier Anna", "Meier Hanna"], ["Anna", "Anna Meier"], ["2.000", "2"]],
+    [f"UKE-{number}" for number in range(300)],
+]
+
+
+@pytest.mark.parametrize(("one", "two"), DOUBTFUL)
+def test_doubtful_names_are_a_warning_and_not_refused(tiny: Path, one: str, two: str) -> None:
+    assert groups_of_one([one, two]) == []
+    (finding,) = name_findings([one, "X99", two], study := read_study(tiny), {one: 0, two: 1, "X99": 0})
+    assert (finding.id, finding.level, finding.figures["names"]) == ("subject-names", "warning", [[one, two]])
+    assert (finding.figures["pairs"], finding.figures["across"]) == (1, 1)
+    assert doubtful_pairs([one], [two]) == [(one, two)]
+    assert name_findings([one, two], study.model_copy(update={"subject_names": [[one, two]]}), {}) == []
+
+
+def test_names_of_honest_cohorts_pass() -> None:
+    packs = [pd.read_csv(table, dtype=str)["subject"].unique().tolist() for table in SHARED.glob("data/*/cases.csv")]
+    for names in [*HONEST, *packs]:
+        assert groups_of_one(names) == doubtful_pairs(names) == []
 
 
 def test_visits_and_names_of_files_are_compared_by_case_and_spaces_only(tmp_path: Path) -> None:
@@ -225,7 +256,12 @@ def test_an_external_subject_may_not_be_one_of_pretraining(chests: Path, tmp_pat
     with pytest.raises(SplitError, match="pretraining_subjects: distinct"):
         read(chest_study(chests, pretrain=pretrain, external=external), None, Silent())
     external["pretraining_subjects"] = "distinct"
-    assert len(read(chest_study(chests, pretrain=pretrain, external=external), None, Silent()).cases)
+    assert len(read(chest_study(chests, pretrain=pretrain, external=external), None, Silent()).notes) == 1
+    table.assign(subject="UKE-" + table["subject"].str.strip("C")).to_csv(tmp_path / "external.csv", index=False)
+    external["subjects"] = "named_apart"
+    table.assign(subject=table["subject"].str.strip("C")).to_csv(tmp_path / "own.csv", index=False)
+    _, note = read(chest_study(tmp_path / "own.csv", external=external), None, Silent()).notes
+    assert f"{table['subject'].nunique()} pairs" in note
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
+from casewise.console import Show
 from casewise.errors import BothSidesError, DamagedError, SplitError, StudyError
+from casewise.pipeline.read import _show_split
 from casewise.run_folder import RunFolder
 from casewise.splits.assignment import assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.grouped import TEST, check_apart, inner_stop, read_splits, split, write_splits
@@ -350,3 +353,38 @@ def test_no_side_of_a_cohort_lacks_a_class_that_it_could_have() -> None:
         assert max(sizes) - min(sizes) <= 1
         repaired += found["exchanges"] > 0
     assert repaired
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_folds_of_unequal_sizes_balance_as_well_as_those_of_scikit_learn() -> None:
+    for seed in range(4):
+        records, cases = unequal(seed)
+        shares, needs = np.full(5, 0.2), needs_of_folds(np.zeros((len(records), 0), dtype=bool), 5)
+        equal, _ = assign(records, shares, needs, restarts=50, seed=seed)
+        side, found = assign(records, shares, needs, restarts=50, seed=seed, equal_sizes=False)
+        labels = np.repeat(np.tile(np.arange(records.shape[1]), len(records)), records.astype(int).ravel())
+        people, other = np.repeat(np.arange(len(records)), cases), np.zeros(len(records), int)
+        folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(people, labels, people)
+        for number, (_, held_out) in enumerate(folds):
+            other[people[held_out]] = number
+        assert found["imbalance"] <= float(imbalance(by_side(other, records, 5), shares))
+        assert found["imbalance"] < float(imbalance(by_side(equal, records, 5), shares))
+        assert np.bincount(side, minlength=5).min() >= 1
+
+
+def test_unequal_folds_are_offered_and_made_as_stated() -> None:
+    skewed = cohort(30)
+    number = skewed.panels["subject"].str[1:].astype(int)
+    skewed.panels = pd.concat([skewed.panels] + [skewed.panels[number < 2]] * 9, ignore_index=True)
+    plain, free = (split(skewed, study(test=0, restarts=50, equal_sizes=equal)) for equal in (True, False))
+    offered, made = (found.record["assignment"]["folds"]["unequal"] for found in (plain, free))
+    assert {len(plain.subjects(fold)) for fold in range(5)} == {6}
+    assert made["sizes"] == [min(sizes := [len(free.subjects(fold)) for fold in range(5)]), max(sizes)]
+    assert made["imbalance"] == offered["imbalance"] == free.record["imbalance"]["folds"]["scaling"] < made["equal"]
+    lines: list[str] = []
+    show = cast(Show, SimpleNamespace(line=lambda _, text: lines.append(text)))
+    for found, equal in ((plain, True), (free, False)):
+        _show_split(study(test=0, equal_sizes=equal), skewed, found, show)
+    assert [text.startswith("`split: {equal_sizes: false}` gives folds of") for text in lines] == [0, 1, 0, 0]
+    assert f"{made['sizes'][0]} to {made['sizes'][1]} subjects" in lines[3]
+    assert "unequal" not in split(cohort(30), study(test=0, restarts=50)).record["assignment"]["folds"]

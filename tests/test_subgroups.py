@@ -14,7 +14,7 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.judges import judge_of
 from casewise.evaluation.results import Headline, Results, Subgroups, SubgroupTest
 from casewise.evaluation.subgroups import subgroups
-from casewise.report.blocks import Table
+from casewise.report.blocks import Fold, Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import subgroups as shown
 from casewise.report.tables import metric_format
@@ -163,6 +163,10 @@ class TestSection:
         assert {cell.text for cell in tests.rows[0].cells} == {"not shown to differ"}
         entry = context.metrics.subgroups
         assert entry is not None
+        unknown = dataclasses.replace(context, study=context.study.model_copy(update={"subjects_known": False}))
+        for each, unit in ((context, "Subjects"), (unknown, "Images")):
+            (fold,) = [block for block in getattr(shown.section(each), "blocks", ()) if isinstance(block, Fold)]
+            assert [block.columns[1] for block in fold.blocks if isinstance(block, Table)] == [unit]
         rows = shown.group_rows(entry.columns[0], entry.figures, metric_format(context.study, "pasi"), None)
         assert [row.name for row in rows] == ["a", "b", "largest difference from the others"]
         assert [rows[0].cells[0].text, rows[1].cells[0].text] == ["30", "30"]

@@ -63,15 +63,20 @@ def test_a_missing_class_has_reasons_and_the_page_stays_true(three: ReportContex
     assert section.blocks[0].counts.rows[0][1] == 0
 
 
-def test_an_operating_point_says_its_rule_and_a_missed_aim(three: ReportContext) -> None:
+@pytest.mark.parametrize(
+    ("aim", "said"), [("missed", "aim missed"), ("uncertain", "aim uncertain"), ("reached", "rough")]
+)
+def test_an_operating_point_says_its_rule_and_whether_its_aim_is_reached(
+    three: ReportContext, aim: str, said: str
+) -> None:
     point = entry_of(three).operating[0]
     figures = {**point.figures, "ppv_at_prevalence": estimate(0.123), "npv_at_prevalence": estimate(0.987)}
-    changes = {"rule": "sensitivity >= 0.9", "reached": False, "prevalence": 0.02, "figures": figures}
+    changes = {"rule": "sensitivity >= 0.9", "aim": aim, "prevalence": 0.02, "figures": figures}
     first, second = points_of(with_own(three, operating=[dataclasses.replace(point, **changes)])).blocks
     assert isinstance(first, Table)
     assert isinstance(second, Table)
     assert first.rows[0].name == "covid, sensitivity of at least 90 %"
-    assert first.rows[0].cells[1].small.endswith("aim missed")
+    assert first.rows[0].cells[1].small.endswith(said)
     assert second.columns[-2:] == ["PPV at 2.0 %", "NPV at 2.0 %"]
     assert [cell.text for cell in second.rows[0].cells[-2:]] == ["12.3 %", "98.7 %"]
 

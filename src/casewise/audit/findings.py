@@ -32,6 +32,7 @@ CODES = (
     "subjects-across-splits",
     "image-level-split",
     "subject-suffixes",
+    "subject-names",
     "label-streaks",
 )
 FAMILIES = ("shortcut-", "source-predictable-")

@@ -1,16 +1,17 @@
-"""Candidate copies by local features: images that were turned by any angle, cropped deeply, or framed.
+"""Candidate copies by local features: images that were turned by any angle, cropped deeply, mirrored, or framed.
 
 Each image has up to 200 SIFT features (Lowe, 2004). Their residuals from a small vocabulary, learned from the images
 themselves, are summed to one vector per image (VLAD: Jégou et al., 2010); the nearest images by this vector are matched
-feature by feature. A pair is a candidate if enough matches agree on one shift, angle and scale (RANSAC: Fischler and
-Bolles, 1981). Films of two people agree in a few; whether a candidate shows the same picture is decided by its texture,
-in `casewise.audit.verify`.
+feature by feature. The features of a mirrored image are those of the image with their parts in another order (MIFT: Guo
+et al., 2010), so the nearest images of the mirrored ones are matched as well. A pair is a candidate if enough matches
+agree on one shift, angle and scale (RANSAC: Fischler and Bolles, 1981). Films of two people agree in a few; whether a
+candidate shows the same picture is decided by its texture, in `casewise.audit.verify`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -29,23 +30,27 @@ LONGEST_FILE = 224
 KEYPOINTS, COMPONENTS, WORDS, SAMPLE, ROUNDS = 200, 32, 128, 20_000, 8
 # Of 120 copies each that were turned by 10°, cropped to 75 %, off centre or framed, among 1,000 films, the original was
 # the nearest or second nearest in 99 %, and at least 43 matches agreed; in 95 % of pairs of other films at most 11.
-NEAREST, INLIERS = 8, 15
+NEAREST, NEAREST_MIRRORED, INLIERS = 8, 4, 15
 SIMILAR, REACH, ITERATIONS = 0.6, 3.0, 300
 # Beyond this scale or its inverse, copies share too few pixels for a comparison of texture.
 MOST_SCALE = 2.2
 # The comparison of all images with all others takes too long beyond this number; the search by hashes does not.
 MOST = 30_000
 ROWS = 512
+# The parts of a descriptor (4 rows, 4 columns, 8 directions; columns lie along its own angle) if the image is mirrored.
+_MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1, :, -np.arange(8)].ravel()
 
 
 @dataclass(frozen=True, eq=False)
 class LocalFeatures:
     """The features of one image: descriptors (K, 32) of unit length, and positions (K, 2) as shares of the sides.
 
-    `pixels` is the width and height of the image in which they were found.
+    `pixels` is the width and height of the image in which they were found, `mirrored` the descriptors of the image
+    mirrored left to right.
     """
 
     descriptors: np.ndarray
+    mirrored: np.ndarray
     positions: np.ndarray
     pixels: tuple[int, int]
 
@@ -62,8 +67,11 @@ def local_pairs(
     excluded: Collection[tuple[int, int]],
     *,
     progress: Callable[[float], None] | None = None,
-) -> list[tuple[int, int, Register]]:
+) -> list[tuple[int, int, Register, bool]]:
     """Pairs i < j of the images `among` whose features agree, with the map from i to j; without those in `excluded`.
+
+    Last is whether the map is from the mirrored image i: films of two people agree in their outline both ways, so that
+    a pair may occur twice.
 
     Args:
         paths: the file of each image, read if tiles are small.
@@ -74,13 +82,25 @@ def local_pairs(
     features = extract(store, paths, among, progress=progress)
     position = {int(row): number for number, row in enumerate(among)}
     left_out = {(position[i], position[j]) for i, j in excluded if i in position and j in position}
-    pairs = _nearest(_vectors(features), left_out)
-    registers = in_parallel(lambda pair: _aligned(features[pair[0]], features[pair[1]]), pairs)
-    return [
-        (int(among[i]), int(among[j]), register)
-        for (i, j), register in zip(pairs, registers, strict=True)
-        if register is not None
-    ]
+    words = _words(_sample([item.descriptors for item in features]).astype(np.float32))
+    mean, vectors = _vectors(features, words)
+    agreeing = []
+    for mirrored in (False, True):
+        turned = [_mirrored(item) for item in features] if mirrored else features
+        blocks = (_vectors(turned[start : start + ROWS], words, mean)[1] for start in range(0, len(turned), ROWS))
+        pairs = _nearest(vectors, left_out, blocks if mirrored else None)
+        registers = in_parallel(lambda pair, turned=turned: _aligned(turned[pair[0]], features[pair[1]]), pairs)
+        agreeing += [
+            (int(among[i]), int(among[j]), register, mirrored)
+            for (i, j), register in zip(pairs, registers, strict=True)
+            if register is not None
+        ]
+    return agreeing
+
+
+def _mirrored(item: LocalFeatures) -> LocalFeatures:
+    positions = np.array([1, 0], np.float32) + np.array([-1, 1], np.float32) * item.positions
+    return replace(item, descriptors=item.mirrored, mirrored=item.descriptors, positions=positions)
 
 
 def extract(
@@ -98,7 +118,9 @@ def extract(
     features = []
     while raw:
         descriptors, positions, pixels = raw.pop()
-        features.append(LocalFeatures(_reduced(_rooted(descriptors), basis), positions, pixels))
+        rooted = _rooted(descriptors)
+        both = (_reduced(each, basis) for each in (rooted, rooted[:, _MIRRORED]))
+        features.append(LocalFeatures(*both, positions, pixels))
     return features
 
 
@@ -165,9 +187,10 @@ def _reduced(descriptors: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> n
     return np.asarray((projected / (np.linalg.norm(projected, axis=1, keepdims=True) + 1e-6)).astype(np.float16))
 
 
-def _vectors(features: Sequence[LocalFeatures]) -> np.ndarray:
-    """(N, 4096) one vector per image, of unit length; zero without features."""
-    words = _words(_sample([item.descriptors for item in features]).astype(np.float32))
+def _vectors(
+    features: Sequence[LocalFeatures], words: np.ndarray, mean: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of all vectors if it is not given, and (N, 4096) one vector per image, of unit length without it."""
     vectors = np.zeros((len(features), len(words) * COMPONENTS), np.float32)
     for number, item in enumerate(features):
         descriptors = item.descriptors.astype(np.float32)
@@ -178,11 +201,12 @@ def _vectors(features: Sequence[LocalFeatures]) -> np.ndarray:
         np.add.at(residuals, nearest, descriptors - words[nearest])
         residuals /= np.linalg.norm(residuals, axis=1, keepdims=True) + 1e-6
         vectors[number] = (np.sign(residuals) * np.sqrt(np.abs(residuals))).ravel()
-    vectors -= vectors.mean(axis=0)
+    mean = vectors.mean(axis=0) if mean is None else mean
+    vectors -= mean
     for start in range(0, len(vectors), ROWS):  # the norm makes a copy
         block = vectors[start : start + ROWS]
         block /= np.linalg.norm(block, axis=1, keepdims=True) + 1e-6
-    return vectors
+    return mean, vectors
 
 
 def _words(sample: np.ndarray) -> np.ndarray:
@@ -200,16 +224,18 @@ def _words(sample: np.ndarray) -> np.ndarray:
     return words
 
 
-def _nearest(vectors: np.ndarray, excluded: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The pairs i < j of which one is among the nearest of the other, without those `excluded`."""
-    count = min(NEAREST, len(vectors) - 1)
+def _nearest(
+    vectors: np.ndarray, excluded: set[tuple[int, int]], mirrored: Iterator[np.ndarray] | None = None
+) -> list[tuple[int, int]]:
+    """The pairs i < j of which one, or its `mirrored` vector, is among the nearest of the other; without `excluded`."""
+    count = min(NEAREST_MIRRORED if mirrored else NEAREST, len(vectors) - 1)
     others: dict[int, list[int]] = {}
     for i, j in excluded:
         others.setdefault(i, []).append(j)
         others.setdefault(j, []).append(i)
     pairs: set[tuple[int, int]] = set()
     for start in range(0, len(vectors), ROWS):
-        similarity = vectors[start : start + ROWS] @ vectors.T
+        similarity = (next(mirrored) if mirrored else vectors[start : start + ROWS]) @ vectors.T
         for offset in range(len(similarity)):
             similarity[offset, [start + offset, *others.get(start + offset, [])]] = -2
         nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]

@@ -9,7 +9,7 @@ import numpy as np
 
 from casewise.audit.findings import Audit
 from casewise.audit.shortcuts import find_shortcuts
-from casewise.audit.subjects import imported_findings, streak_findings, suffix_findings
+from casewise.audit.subjects import imported_findings, name_findings, streak_findings, suffix_findings
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
 from casewise.cohort.cohort import Cohort
@@ -50,6 +50,7 @@ def audit(
     findings = [
         *twin_findings(twins, images, study, sides),
         *(suffix_findings(images["subject"].astype(str)) if study.subjects_known else []),
+        *name_findings(images["subject"].astype(str), study, sides or {}),
         *streak_findings(study, cohort),
         *imported_findings(images, study),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, levels
 from casewise.audit.sentences import fill
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.dates import natural
+from casewise.cohort.identity import doubtful_pairs
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import panel_values
+from casewise.errors import counted
 from casewise.splits.file_numbers import file_series
 from casewise.splits.predefined import WORDS, side_of
 from casewise.study.schema import Study
@@ -64,6 +66,19 @@ def suffix_findings(subjects: Iterable[str]) -> list[Finding]:
     )
     figures = {"subjects": affected, "stems": len(several), "endings": endings}
     return [Finding("subject-suffixes", "warning", sentence, figures, remedy=fill("subject-suffixes remedy"))]
+
+
+def name_findings(subjects: Iterable[str], study: Study, sides: Mapping[str, int]) -> list[Finding]:
+    """A warning where names of subjects may mean one person; `sides` is the side of each subject in the split."""
+    pairs = doubtful_pairs(subjects, declared=study.subject_names) if study.subjects_known else []
+    if not pairs:
+        return []
+    across = sum(sides.get(name) != sides.get(other) for name, other in pairs)
+    named = names_text([f"{name} and {other}" for name, other in pairs], EXAMPLES)
+    where = f", {across:,} of them on two sides of the split" if across else ""
+    sentence = fill("subject-names", pairs=counted(len(pairs), "pair"), across=where, names=named)
+    figures = {"pairs": len(pairs), "across": across, "names": [list(pair) for pair in pairs]}
+    return [Finding("subject-names", "warning", sentence, figures, remedy=fill("subject-names remedy"))]
 
 
 PERMUTATIONS = 999

@@ -148,22 +148,25 @@ def _local(
     among = among[~hashes.flat[among]]
     paths, subject = shown_by(images), images["subject"].to_numpy()
     local = [
-        (i, j, register)
-        for i, j, register in local_pairs(store, paths, among, excluded, progress=report)
+        (i, j, register, mirrored)
+        for i, j, register, mirrored in local_pairs(store, paths, among, excluded, progress=report)
         if _promising(register, bool(subject[i] == subject[j]))
     ]
     if not local:
         return
-    i, j = (np.array([pair[end] for pair in local], np.int64) for end in (0, 1))
+    i, j, mirrored = (np.array([pair[end] for pair in local], np.int64) for end in (0, 1, 3))
     distance = np.bitwise_count(hashes.whole[i] ^ hashes.whole[j]).sum(axis=1).astype(np.int64)
-    pairs = Candidates(i, j, distance, np.zeros(len(i), np.int64), np.zeros(len(i), bool))
-    looks = second_check(store, paths, pairs, [register for _, _, register in local])
+    pairs = Candidates(i, j, distance, mirrored, np.zeros(len(i), bool))
+    looks = second_check(store, paths, pairs, [register for _, _, register, _ in local])
+    confirmed: set[tuple[int, int]] = set()
     for number, look in enumerate(looks):
         same = bool(subject[i[number]] == subject[j[number]])
         register = look.register
-        if register is None or look.blurred or not _alike(look, same):
+        pair = (int(i[number]), int(j[number]))
+        if pair in confirmed or register is None or look.blurred or not _alike(look, same):
             continue
         if containment(register) >= (CONTAINED_SAME if same else CONTAINED):
+            confirmed.add(pair)
             yield _twin(pairs, number, register, look.blurred, None)
 
 

@@ -1,4 +1,4 @@
-"""Which names of subjects may mean the same person: names that differ in spelling only.
+"""Which names of subjects may mean the same person: names that differ in spelling only, and doubtful pairs.
 
 A pseudonym takes the place of a name in a shared bundle, which can still be checked for leaks. It holds salted hashes
 of the texts by which names are compared. It hides names from a reader, and does not resist guessing: whoever guesses a
@@ -8,11 +8,13 @@ name can compute its hashes.
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
+from urllib.parse import unquote
 
 # Letters of other alphabets that look like a Latin letter.
 _LOOKALIKES = str.maketrans(
@@ -20,14 +22,21 @@ _LOOKALIKES = str.maketrans(
         **dict(zip("авекмнорстухіјѕѵԁԛԝһӏ", "abekmhopctyxijsvdqwhl", strict=True)),
         **dict(zip("αβεζηικμνορτυχ", "abezhikmnoptyx", strict=True)),
         **dict(zip("øłđħŧıſ", "oldhtis", strict=True)),
+        "æ": "ae",
+        "œ": "oe",
     }
 )
+_SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
 _AS_DIGITS = str.maketrans("oil", "011")
 _WRITTEN_WITH_ACCENTS = ("LATIN", "GREEK", "CYRILLIC", "DIGIT")
 # Marks around a name, such as quotes, brackets and a number sign.
 _AROUND = " '\"`´#()[]{}<>.,;:"
 _NUMBER = re.compile(r"\+?(\d+)(?:[.,]0{0,2})?(?:e\+?(\d{1,2}))?")
-_THOUSANDS = re.compile(r"\d{1,3}(?:[,' ]\d{3})+")
+_THOUSANDS = re.compile(r"\d{1,3}(?:[.,' ]\d{3})+")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}")
+_FILE = re.compile(
+    r"(?<=\w)\.(?:jpe?g|png|tiff?|bmp|gif|webp|heic|dcm|dicom|nii(?:\.gz)?|mha|nrrd|svs|ndpi|mrxs)\s*$", re.IGNORECASE
+)
 # With fewer digits, names with and without separators are too often different people (`1-10` and `110`).
 _LONG = 6
 _READ_AS_DIGITS, _JOINED = " as digits", " without separators"
@@ -49,10 +58,11 @@ def alike(text: str) -> str:
 def identity(name: str) -> frozenset[str]:
     """The keys of a subject's name; names without a key in common are those of different people.
 
-    Case, accents, invisible characters, leading zeros, the decimal places of whole numbers and letters of other
-    alphabets that look like Latin ones do not count; nor do separators, except between two digits, where all separators
-    are the same. The last two kinds of keys have words, and decide under the conditions of `_may_be_one` only: O, I and
-    l read as digits, and a number of six or more digits without its separators.
+    Case, accents, invisible characters, leading zeros, the decimal places of whole numbers, endings of image files,
+    escapes of HTML and of addresses, and letters of other alphabets that look like Latin ones do not count; nor do
+    separators, except between two digits, where all separators are the same. An umlaut may be spelled out, and a UUID
+    is one with and without dashes. The last two kinds of keys have words, and decide under the conditions of
+    `_may_be_one` only: O, I and l read as digits, and a number of six or more digits without its separators.
 
     >>> sorted(frozenset.intersection(*map(identity, ["C1", "c-01", "C_1", "С1", "C 001"])))
     ['c1', 'c1 as digits']
@@ -60,7 +70,13 @@ def identity(name: str) -> frozenset[str]:
     frozenset()
     """
     text = _visible(name)
-    keys = {alike(name), _key(text)}
+    keys = {
+        alike(name),
+        _key(text),
+        _key(_visible(unicodedata.normalize("NFC", name.casefold()).translate(_SPELLED_OUT))),
+    }
+    if _THOUSANDS.fullmatch(text):
+        keys.add(re.sub(r"\D", "", text).lstrip("0"))
     text = text.translate(_AS_DIGITS)
     if re.search(r"\d", text):
         keys.add(_key(text) + _READ_AS_DIGITS)
@@ -207,18 +223,73 @@ def _letters(name: str) -> Iterator[str]:
 
 def _visible(name: str) -> str:
     """The characters of a name that count, and its separators."""
-    return "".join(_letters(name)).translate(_LOOKALIKES).strip(_AROUND)
+    plain = _FILE.sub("", html.unescape(unquote(name)))
+    return "".join(_letters(plain)).translate(_LOOKALIKES).strip(_AROUND)
 
 
 def _key(text: str) -> str:
     """A name without separators, except one between digits, and without leading zeros."""
     if match := _NUMBER.fullmatch(text):
         text = match[1] + "0" * int(match[2] or 0)
-    elif _THOUSANDS.fullmatch(text):
-        text = re.sub(r"\D", "", text)
+    elif _UUID.fullmatch(text):
+        return text.replace("-", "")
     text = re.sub(r"(?<=\d)[\W_]+(?=\d)", "-", text)
     text = re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", text)
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
+
+
+# Words before a number that may stand for each other, or for no word.
+_WORDS = {
+    **dict.fromkeys(("id", "nr", "no", "num", "number", "pid"), ""),
+    **dict.fromkeys(("p", "pt", "pat", "patient"), "patient"),
+    **dict.fromkeys(("s", "sub", "subj", "subject"), "subject"),
+}
+_ALL_PAIRS = 40
+_WORD_AND_NUMBER = re.compile(r"([^\W\d_]*)[\W_]*0*(\d+)")
+_DATED = re.compile(r"(.*\d.*?)[\W_]+((?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d[\W_][01]\d[\W_](?:19|20)\d\d)")
+
+
+def doubtful_pairs(
+    names: Iterable[str], others: Iterable[str] | None = None, declared: Declared = REFUSE
+) -> list[tuple[str, str]]:
+    """Pairs of names, or of a name and one of `others`, that differ in more than spelling and may mean one person.
+
+    They have the same number with and without a word (`001` and `UKE-001`, but not `A001` and `B001`), the same number
+    after words for a subject (`P1` and `Patient 1`), the same beginning before a date, or the same words in another
+    order. None with `as_written`; pairs declared as different people are left out.
+
+    >>> doubtful_pairs(["001", "UKE-001", "A2", "B2", "P7_20200101", "P7_20210101", "Meier, Anna", "Anna Meier"])
+    [('001', 'UKE-001'), ('P7_20200101', 'P7_20210101'), ('Meier, Anna', 'Anna Meier')]
+    """
+    different = _different_pairs(declared)
+    by_key: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
+    for group, of_first in ((names, True), (() if others is None else others, False)):
+        for name in dict.fromkeys(group) if declared != AS_WRITTEN else ():
+            for key, word in _loose_keys(name):
+                by_key[key].append((name, word, of_first))
+    pairs: dict[tuple[str, str], None] = {}
+    for group in by_key.values():
+        # in larger groups, each name is paired with the first only
+        every = combinations(group, 2) if len(group) <= _ALL_PAIRS else ((group[0], other) for other in group[1:])
+        for (name, word, first), (other, of_other, second) in every:
+            loose = word == of_other or not (word and of_other)
+            apart = first != second if others is not None else True
+            if loose and apart and frozenset((name.strip(), other.strip())) not in different:
+                pairs[name, other] = None
+    return [pair for pair in pairs if not identity(pair[0]) & identity(pair[1])]
+
+
+def _loose_keys(name: str) -> Iterator[tuple[str, str]]:
+    """Keys that doubtful names share, each with the word before a number; '' stands for any."""
+    text = _visible(name)
+    if match := _WORD_AND_NUMBER.fullmatch(text):
+        yield f"number {match[2]}", _WORDS.get(match[1], match[1])
+    words = re.findall(r"[^\W\d_]{2,}", text)
+    if len(words) > 1 and not re.search(r"\d", text):
+        yield f"words {sorted(words)}", ""
+    if re.search(r"\d", text):
+        match = _DATED.fullmatch(text)
+        yield f"dated {_key(match[1] if match else text)}", ""
 
 
 # How a pseudonym begins; the salt and the hashes follow.

@@ -32,11 +32,11 @@ from casewise.evaluation.results import (
 )
 from casewise.evaluation.thresholds import (
     ByFold,
+    aim_of,
     choose,
     choose_threshold,
     judge_thresholds,
     of_rows,
-    reached,
     rules,
     stated,
 )
@@ -254,7 +254,7 @@ def describe_classes(
                     chosen_on=chosen_on,
                     threshold=None if (value := stated(by_fold, crossed=crossed)) is None else Threshold(value),
                     prevalence=prevalence,
-                    reached=reached(rule, figures["sensitivity"]),
+                    aim=aim_of(rule, figures["sensitivity"]),
                     figures=figures,
                     threshold_by_fold=_by_fold(by_fold) if crossed else None,
                 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _DIGITS = 6
 T = TypeVar("T")
+# Whether the interval of a sensitivity lies above the one that is aimed at, includes it, or lies below.
+Aim = Literal["reached", "uncertain", "missed"]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -172,7 +174,7 @@ class OperatingPoint(Record):
     chosen_on: str
     threshold: Threshold | None
     prevalence: float | None
-    reached: bool | None
+    aim: Aim | None
     figures: Figures
     threshold_by_fold: dict[str, Threshold | None] | None = None
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from casewise.evaluation.bootstrap import Plan, estimates
-from casewise.evaluation.results import Estimate
+from casewise.evaluation.results import Aim, Estimate
 from casewise.metrics.numbers import sum_by_subject
 from casewise.metrics.roc import curve
 
@@ -94,21 +94,25 @@ def rules(sensitivities: Sequence[float]) -> dict[str, float | None]:
     return {YOUDEN: None, **{f"sensitivity >= {least:g}": least for least in sensitivities}}
 
 
-def reached(rule: str, sensitivity: Estimate) -> bool | None:
-    """Whether the interval includes the sensitivity that a rule aims at, or more; None if it aims at none.
+def aim_of(rule: str, sensitivity: Estimate) -> Aim | None:
+    """Whether the sensitivity that a rule aims at is reached by the whole interval; None without an aim or a value.
 
-    Without an interval it is None if the value is below the aim.
+    `uncertain`: the aim is within the interval, or the interval is rough or missing.
 
     >>> estimate = Estimate(0.52, 0.45, 0.60, 50, 50, rough=False)
-    >>> reached("sensitivity >= 0.9", estimate), reached("sensitivity >= 0.6", estimate), reached("youden", estimate)
-    (False, True, None)
+    >>> [aim_of(f"sensitivity >= {least}", estimate) for least in (0.9, 0.6, 0.5, 0.45)]
+    ['missed', 'uncertain', 'uncertain', 'reached']
+    >>> aim_of("sensitivity >= 0.4", replace(estimate, rough=True))
+    'uncertain'
     """
     _, aims, least = rule.partition("sensitivity >= ")
     if not aims or sensitivity.value is None:
         return None
-    if sensitivity.high is None:
-        return sensitivity.value >= float(least) or None
-    return sensitivity.high >= float(least)
+    if sensitivity.low is None or sensitivity.high is None or sensitivity.rough:
+        return "uncertain"
+    return (
+        "reached" if sensitivity.low >= float(least) else "missed" if sensitivity.high < float(least) else "uncertain"
+    )
 
 
 def choose_threshold(scores: np.ndarray, of_class: np.ndarray, sensitivity: float | None) -> float:

@@ -11,7 +11,8 @@ from casewise.audit.cohorts import compare_cohorts
 from casewise.audit.twin_findings import refuse_twins, twins_between
 from casewise.audit.twins import shown_by
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.identity import Declared, same_people, same_subjects, spelling_pairs
+from casewise.cohort.identity import Declared, doubtful_pairs, same_people, same_subjects, spelling_pairs
+from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table
 from casewise.errors import CohortError, SplitError, counted, nearest
 from casewise.files import json_hash
@@ -129,6 +130,33 @@ def check_names_apart(study: Study, main: Cohort, external: Cohort, pretraining:
     if study.pretrain and study.pretrain.subjects == "shared":
         names -= own
     _check_subjects(study, subjects, names, "pretraining_subjects")
+
+
+def doubtful_names(study: Study, main: Cohort, external: Cohort | None, pretraining: Cohort | None) -> list[str]:
+    """A sentence for each two cohorts with names that may mean one person, unless they are stated to be distinct."""
+    stated = {
+        "the external cohort and the study": (external, main, study.external and study.external.subjects),
+        "the cohort to pretrain on and the study": (pretraining, main, study.pretrain and study.pretrain.subjects),
+        "the external cohort and the one to pretrain on": (
+            external,
+            pretraining,
+            study.external and study.external.pretraining_subjects,
+        ),
+    }
+    notes = []
+    for where, (first, second, setting) in stated.items():
+        if first is None or second is None or setting == "distinct":
+            continue
+        pairs = doubtful_pairs(
+            first.images["subject"].astype(str), second.images["subject"].astype(str), study.subject_names
+        )
+        if pairs:
+            named = names_text([f"{name} and {other}" for name, other in pairs], 5)
+            notes.append(
+                f"WARNING: {counted(len(pairs), 'pair')} of names in {where} may mean one person: {named}. If so, "
+                "write the same subject in both tables; if not, list them under `subject_names`."
+            )
+    return notes
 
 
 WHOSE = {

@@ -16,7 +16,7 @@ from casewise.console import Silent, shown
 from casewise.errors import CohortError, RunError, StudyError, counted, nearest, nearest_folder
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.external import check_names_apart, described, read_external, read_pretraining
+from casewise.pipeline.external import check_names_apart, described, doubtful_names, read_external, read_pretraining
 from casewise.pipeline.recipe_plan import stated_in_words
 from casewise.plugin import plugins
 from casewise.splits import grouped
@@ -86,6 +86,8 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
     pretraining = read_pretraining(study, cohort) if to_train and study.pretrain else None
     if external and pretraining:
         check_names_apart(study, cohort, external[1], pretraining[1])
+    doubtful = doubtful_names(study, cohort, external and external[1], pretraining and pretraining[1])
+    cohort = replace(cohort, notes=[*cohort.notes, *doubtful])
     cases = cohort.cases
     cohort = modality_of(study).read(study, cohort, folder.images(study.images.store) if folder else None, show)
     cohort = replace(cohort, flow=[*cohort.flow, *cases_step("images", cases, cohort.cases)])
@@ -198,6 +200,11 @@ def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> Non
     if study.split.by == "number":
         how += ", neighbouring file numbers together"
     show.line("split", f"{test} in {counted(splits.folds, 'fold')} by subject{balance}{how}")
+    if other := splits.record["assignment"].get("folds", {}).get("unequal"):
+        least, most = other["sizes"]
+        gaps = f"an imbalance of {other['imbalance']:.1%} instead of {other['equal']:.1%}"
+        hint = "`split: {equal_sizes: false}` gives " if study.split.equal_sizes else ""
+        show.line("", f"{hint}folds of {least} to {counted(most, 'subject')}: {gaps} with equal numbers of subjects")
 
 
 def plan(study: Study, cohort: Cohort, splits: Splits | None, folder: RunFolder, show: Show) -> Study:

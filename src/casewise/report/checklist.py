@@ -20,7 +20,7 @@ from casewise.report.blocks import Cell, Row, Section, Table, plain_page, render
 from casewise.report.caveats import result_line
 from casewise.report.context import EXTERNAL, ReportContext, defined, read_context
 from casewise.report.formatting import capital, counted, interval, listed, number, percent, without_html
-from casewise.report.terms import METHODS, SIDES, report_title
+from casewise.report.terms import METHODS, SIDES, report_title, unit_of
 from casewise.run_folder import RunFolder
 from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
 from casewise.targets import kind_named
@@ -160,10 +160,6 @@ def _site(context: ReportContext) -> str:
 def _people(context: ReportContext, subjects: int) -> str:
     unknown = "" if context.study.subjects_known else " (subjects were not known; each image counts as one)"
     return counted(subjects, "subject") + unknown
-
-
-def _unit(context: ReportContext) -> str:
-    return "subject" if context.study.subjects_known else "image"
 
 
 def _support(entry: ClassFigures) -> str:
@@ -320,7 +316,7 @@ def measures(context: ReportContext) -> str:
 
 
 def uncertainty(context: ReportContext) -> str:
-    settings, unit = context.study.evaluation, _unit(context)
+    settings, unit = context.study.evaluation, unit_of(context.study)
     text = f"{percent(settings.confidence)} jackknife intervals, leaving out one {unit} at a time"
     if any(context.metrics.comparisons.values()):
         resamples = f"{settings.bootstrap_resamples:,} resamples of {unit}s"
@@ -356,7 +352,7 @@ def participants(context: ReportContext) -> str:
 
 def analyses(context: ReportContext) -> str:
     fitted, count = _span(context, "n_fitted"), counted(len(context.jobs), "trained network")
-    return f"{count}, each fitted on {fitted} {_unit(context)}s.{_evaluated(context)}" if fitted else ""
+    return f"{count}, each fitted on {fitted} {unit_of(context.study)}s.{_evaluated(context)}" if fitted else ""
 
 
 def external_cohort(context: ReportContext) -> str:

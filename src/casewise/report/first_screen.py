@@ -19,7 +19,7 @@ from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.learners import beside_column
 from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, metric_format, verdict, verdict_beside
-from casewise.report.terms import terms_of
+from casewise.report.terms import terms_of, unit_of
 from casewise.study.learners import is_baseline, learner_name
 
 if TYPE_CHECKING:
@@ -342,7 +342,7 @@ def coverage(context: ReportContext) -> str:
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
         few = [class_name(context.study, context.outcome, name) for name, each in by_class if each["quantile"] is None]
-        unit = "subjects" if context.study.subjects_known else "images"
+        unit = f"{unit_of(context.study)}s"
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
         text = f"A prediction comes with a set of classes that should hold the true one in {level} of new cases"

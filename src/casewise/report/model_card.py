@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.results import Results
 from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section, Table, Text, markdown_page
-from casewise.report.formatting import escaped
+from casewise.report.formatting import capital, escaped
 from casewise.report.sections.calibration import calibrated
 from casewise.report.tables import metric_format
-from casewise.report.terms import SIDES, report_title
+from casewise.report.terms import SIDES, report_title, unit_of
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -68,11 +68,12 @@ def model_card(
     made, spread = REFITTED if about["final"] == "refit" else OF_FOLDS
     rows = performance(study, about, results)
     subjects, weights = provenance["subjects"], dict.fromkeys(each["first_weights"] for each in provenance["networks"])
+    unit = unit_of(study)
     data = [
-        ("Subjects for training and validation", str(subjects["training_and_validation"])),
-        ("Subjects of the test set", str(subjects["test"])),
+        (f"{capital(unit)}s for training and validation", str(subjects["training_and_validation"])),
+        (f"{capital(unit)}s of the test set", str(subjects["test"])),
         *(
-            (f"Predicted {SIDES.get(stage, stage)}", f"{counts['cases']} cases of {counts['subjects']} subjects")
+            (f"Predicted {SIDES.get(stage, stage)}", f"{counts['cases']} cases of {counts['subjects']} {unit}s")
             for stage, counts in provenance["predicted"].items()
         ),
     ]
@@ -87,7 +88,7 @@ def model_card(
     versions |= {"hash of the split": f"`{provenance['split']}`", "seed": str(provenance["seed"])}
     figures: list[Block] = [Text("No case with a prediction has a reference value: nothing was evaluated.")]
     if rows:
-        heads = ["Stage", "Target", "Metric", "Value", "Interval", "Subjects"]
+        heads = ["Stage", "Target", "Metric", "Value", "Interval", f"{capital(unit)}s"]
         figures = [Table(heads, rows, f"Of {about['combination']['headline']}. All metrics are in `metrics.json`.")]
     sections = [
         Section("targets", "What it predicts", [_outputs(study, about)]),

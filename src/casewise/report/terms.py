@@ -129,6 +129,11 @@ def evaluated(context: ReportContext) -> str:
     return f"{learner_name(context.learner)}, {place(context, context.stage)}: {cases}{subjects}."
 
 
+def unit_of(study: Study) -> str:
+    """What counts as one person: a subject or, if subjects are not known, an image."""
+    return "subject" if study.subjects_known else "image"
+
+
 def brackets(context: ReportContext) -> str:
     """What stands in the brackets of a table; the end of a caption."""
     terms = terms_of(context)

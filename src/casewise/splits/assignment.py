@@ -16,6 +16,8 @@ import numpy as np
 Assignment = dict[str, Any]
 # random assignments whose counts are computed at once
 _AT_ONCE = 256
+# how much the order of subjects varies where sizes are free, relative to their records
+_NOISE = 0.3
 # exchanges of two subjects that are tried at once, and the numbers that they may take in memory
 _MOST_EXCHANGES, _MOST_NUMBERS = 20_000, 5 * 10**7
 
@@ -80,9 +82,17 @@ def imbalance(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def assign(
-    records: np.ndarray, shares: Sequence[float], needs: ClassNeeds, *, restarts: int, seed: int
+    records: np.ndarray,
+    shares: Sequence[float],
+    needs: ClassNeeds,
+    *,
+    restarts: int,
+    seed: int,
+    equal_sizes: bool = True,
 ) -> tuple[np.ndarray, Assignment]:
     """Assign subjects to sides by the best of `restarts` greedy and as many random assignments.
+
+    Without `equal_sizes`, as many greedy ones whose numbers of subjects may differ from the shares are candidates too.
 
     If every candidate leaves a side without a class that it could have, pairs of subjects are exchanged until none
     does, or no exchange helps.
@@ -92,14 +102,14 @@ def assign(
         shares: target share of each side, summing to 1.
 
     Returns:
-        (subjects,) side of each subject, and how it was chosen: `method` (greedy or random), `candidates`, `imbalance`,
-        the lowest imbalance of each method, `exchanges`, and `shortfall`, 0 if every need is met.
+        (subjects,) side of each subject, and how it was chosen: `method` (greedy, random or unequal), `candidates`,
+        `imbalance`, the lowest imbalance of each method, `exchanges`, and `shortfall`, 0 if every need is met.
     """
     targets = np.asarray(shares, float)
     holders = needs.holders.astype(float)
     sides, gaps = greedy_candidates(records, targets, restarts=restarts, seed=seed)
     offers: list[tuple[tuple[float, float], str, np.ndarray]] = []
-    lowest = {"greedy": np.inf, "random": np.inf}
+    lowest = dict.fromkeys(["greedy", "random"] if equal_sizes else ["greedy", "random", "unequal"], np.inf)
 
     def offer(method: str, sides: np.ndarray, gaps: np.ndarray) -> None:
         shortfall = needs.shortfall(_counts(sides, holders, len(targets)))
@@ -110,12 +120,14 @@ def assign(
     offer("greedy", sides, gaps)
     for sides in _random_assignments(len(records), targets, restarts=restarts, seed=seed):
         offer("random", sides, imbalance(_counts(sides, records, len(targets)), targets))
+    if not equal_sizes:
+        offer("unequal", *greedy_candidates(records, targets, restarts=restarts, seed=seed, equal_sizes=False))
     _, method, side = min(offers, key=lambda candidate: candidate[0])
     side, exchanges = _exchanged(side, records, targets, needs)
     counts = _counts(side[None], records, len(targets))[0]
     return side, {
         "method": method,
-        "candidates": {"greedy": restarts, "random": restarts},
+        "candidates": dict.fromkeys(lowest, restarts),
         "imbalance": float(imbalance(counts, targets)),
         "lowest_imbalance": lowest,
         "exchanges": exchanges,
@@ -131,11 +143,14 @@ def greedy(records: np.ndarray, shares: Sequence[float], *, restarts: int, seed:
 
 
 def greedy_candidates(
-    records: np.ndarray, shares: np.ndarray, *, restarts: int, seed: int
+    records: np.ndarray, shares: np.ndarray, *, restarts: int, seed: int, equal_sizes: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Assign subjects one at a time to the side that keeps the imbalance smallest, in random orders.
 
     All restarts advance together as arrays. The number of subjects of each side is fixed in advance by its share.
+    Without `equal_sizes` it is free, subjects with the most records of a label come first, in slightly different
+    orders, and the standard deviation over the sides is kept smallest (as by scikit-learn's `StratifiedGroupKFold`);
+    an assignment with an empty side has an infinite imbalance.
 
     Returns:
         (restarts, subjects) side of each subject, and (restarts,) the imbalance of each assignment.
@@ -144,7 +159,12 @@ def greedy_candidates(
     room = _capacities(subjects, shares)
     random = np.random.default_rng(seed)
     # small types, because there may be many subjects; the permutations do not depend on the type
-    order = random.permuted(np.tile(np.arange(subjects, dtype=np.int32), (restarts, 1)), axis=1)
+    if equal_sizes:
+        order = random.permuted(np.tile(np.arange(subjects, dtype=np.int32), (restarts, 1)), axis=1)
+    else:
+        room = np.full(len(shares), subjects)
+        noise = _NOISE * np.random.default_rng([seed, 2]).standard_normal((restarts, subjects))
+        order = np.argsort(noise - np.log(records.max(axis=1) + 1e-9))
     counts = np.zeros((restarts, len(shares), labels))
     sizes = np.zeros((restarts, len(shares)), int)
     side = np.zeros((restarts, subjects), np.int16)
@@ -158,13 +178,14 @@ def greedy_candidates(
             trial = counts.copy()
             trial[:, option] += added
             adjusted = trial / expected
-            gap = (adjusted.max(axis=1) - adjusted.min(axis=1)).mean(axis=1)
+            gap = adjusted.max(axis=1) - adjusted.min(axis=1) if equal_sizes else adjusted.std(axis=1)
+            gap = gap.mean(axis=1)
             cost[:, option] = np.where(sizes[:, option] < room[option], gap, np.inf)
         choice = cost.argmin(axis=1)
         counts[rows, choice] += added
         sizes[rows, choice] += 1
         side[rows, subject] = choice
-    return side, imbalance(counts, shares)
+    return side, np.where((sizes > 0).all(axis=1), imbalance(counts, shares), np.inf)
 
 
 def _random_assignments(subjects: int, shares: np.ndarray, *, restarts: int, seed: int) -> Iterator[np.ndarray]:

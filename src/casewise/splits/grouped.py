@@ -21,6 +21,9 @@ from casewise.splits.predefined import TEST, imported, one_source_a_fold
 from casewise.study.schema import Study
 from casewise.targets import kind_named
 
+# Candidates of unequal sizes that are only compared with, and by how much less imbalance they are mentioned.
+UNEQUAL_TRIES, NOTABLE = 50, 0.05
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -190,17 +193,43 @@ def _into_test(cohort: Cohort, study: Study, subjects: list[str], share: float) 
 def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -> tuple[dict[str, int], Assignment]:
     """The fold of each training subject, and how they were assigned."""
     needs = needs_of_folds(class_holders(cohort.panels, study, subjects)[0], folds)
-    assigned, how = _assigned(cohort, study, subjects, [1 / folds] * folds, needs, study.seed + 1)
+    shares, seed = [1 / folds] * folds, study.seed + 1
+    free_sizes = 0 if study.split.equal_sizes else study.split.restarts
+    assigned, how = _assigned(cohort, study, subjects, shares, needs, seed, unequal=free_sizes)
+    if study.split.by != "number":
+        sides, free = assigned, how
+        if study.split.equal_sizes:  # what unequal folds would give, from fewer candidates
+            tries = min(study.split.restarts, UNEQUAL_TRIES)
+            sides, free = _assigned(cohort, study, subjects, shares, needs, seed, unequal=tries)
+        equal, sizes = min(how["lowest_imbalance"][name] for name in ("greedy", "random")), np.bincount(sides)
+        least = NOTABLE if study.split.equal_sizes else 0.0
+        if free["method"] == "unequal" and equal - free["imbalance"] >= least:
+            how["unequal"] = {
+                "imbalance": free["imbalance"],
+                "equal": equal,
+                "sizes": [int(min(sizes)), int(max(sizes))],
+            }
     return dict(zip(subjects, assigned.tolist(), strict=True)), how
 
 
 def _assigned(
-    cohort: Cohort, study: Study, subjects: list[str], shares: list[float], needs: ClassNeeds, seed: int
+    cohort: Cohort,
+    study: Study,
+    subjects: list[str],
+    shares: list[float],
+    needs: ClassNeeds,
+    seed: int,
+    *,
+    unequal: int = 0,
 ) -> tuple[np.ndarray, Assignment]:
-    """The side of each subject, balanced on the guiding label; by runs of file numbers if the study states so."""
-    records, restarts = panel_records(cohort.panels, study, subjects), study.split.restarts
+    """The side of each subject, balanced on the guiding label; by runs of file numbers if the study states so.
+
+    `unequal`: the number of candidates, among which are some with other numbers of subjects; 0 for the study's, with
+    these numbers.
+    """
+    records, restarts = panel_records(cohort.panels, study, subjects), unequal or study.split.restarts
     if study.split.by != "number":
-        return assign(records, shares, needs, restarts=restarts, seed=seed)
+        return assign(records, shares, needs, restarts=restarts, seed=seed, equal_sizes=not unequal)
     path_of = cohort.images.groupby(cohort.images["subject"].astype(str))["path"].min()
     paths = [str(path_of[subject]) for subject in subjects]
     return assign_runs(paths, records, shares, needs, restarts=restarts, seed=seed)

@@ -32,6 +32,10 @@ class Split(StudyModel):
     restarts: int = Field(1000, ge=1, le=100_000)
     """Number of greedy assignments of subjects in random orders, and of random ones; the most balanced one with every
     class on every side where possible is kept."""
+    equal_sizes: bool = True
+    """The folds have equal numbers of subjects. `false`: numbers may differ where this balances the labels better, as
+    with subjects of very unequal numbers of images; the log states both imbalances and the sizes. The test set keeps
+    its fraction of subjects."""
     column: str | None = None
     """Column with [the split](howto-split.md): `train` or `test`, or the number of the fold from 1."""
     leave_out: str | None = None
@@ -55,6 +59,8 @@ class Split(StudyModel):
             raise ValueError("leave_out and column both state the held-out subjects; give one")
         if self.leave_out and self.by == "number":
             raise ValueError("leave_out states the held-out subjects; leave out `by: number`")
+        if not self.equal_sizes and (self.leave_out or self.by == "number"):
+            raise ValueError("equal_sizes: false is for folds of subjects; leave out `leave_out` and `by: number`")
         return self
 
 

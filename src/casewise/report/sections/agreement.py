@@ -33,7 +33,7 @@ from casewise.report.figures.drawing import Look
 from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
 from casewise.report.sections.classes import further_tables, pooled
 from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
-from casewise.report.terms import SIDES, brackets, evaluated, place, terms_of
+from casewise.report.terms import SIDES, brackets, evaluated, place, terms_of, unit_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ LEFT_OUT = {
 }
 BANDS = "{noun}s by severity band, {place}; shade and percent: the share of the row."
 JITTER = "Prediction against the physician’s value, {side}; whole numbers are jittered so that points do not overlap."
-READERS = "{target}, {side}. The less readers agree with each other, the less a model can agree with each of them."
+READERS = (
+    "{target}, {side}. The less readers agree with each other, the less a model can agree with each of them."
+    " Compare the model with readers within this table only: the mean of several readers varies less than one reader."
+)
 TARGETS = "{learner}, {side}. The first row of a target is for all its regions together. {brackets}"
 
 
@@ -185,7 +188,9 @@ def response_blocks(context: ReportContext, entry: Response) -> list[Block]:
         rows = visit_rows(entry)
         if len(visits) > MOST_VISITS:
             rows.append(Row(f"{len(visits) - MOST_VISITS} further visits", [Cell("")] * (1 + len(names))))
-        blocks.append(Table(["Visit", "Subjects", *names], rows, VISITS.format(few=ROUGH_BELOW)))
+        blocks.append(
+            Table(["Visit", f"{capital(unit_of(context.study))}s", *names], rows, VISITS.format(few=ROUGH_BELOW))
+        )
     return blocks
 
 
@@ -283,7 +288,13 @@ def detail(context: ReportContext) -> Section | None:
     blocks, write = band_blocks(context), metric_format(context.study, context.outcome)
     ranges = [] if context.classes else score_ranges(context)
     if len(ranges) > 1:
-        heads = ["Physician", "Subjects", f"{capital(terms_of(context).noun)}s", "MAE", "Bias"]
+        heads = [
+            "Physician",
+            f"{capital(unit_of(context.study))}s",
+            f"{capital(terms_of(context).noun)}s",
+            "MAE",
+            "Bias",
+        ]
         rows = []
         for each in ranges:
             errors = [write.cell(metric, figure) for metric, figure in each.figures.items()]

@@ -28,6 +28,7 @@ NAMES = {
     "subjects-across-splits": "one subject on both sides of the split",
     "image-level-split": "a split by image instead of by subject",
     "subject-suffixes": "names of subjects that differ in an ending only",
+    "subject-names": "names of subjects that may mean one person",
     "label-streaks": "labels in streaks along the file numbers",
 }
 EVIDENCE = {

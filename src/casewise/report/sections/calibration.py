@@ -10,7 +10,7 @@ from casewise.report.figures import calibration as draw
 from casewise.report.figures.drawing import Look
 from casewise.report.formatting import MISSING, capital, counted, number, plain
 from casewise.report.tables import figure_cell, metric_format, percent_cell
-from casewise.report.terms import SIDES, terms_of
+from casewise.report.terms import SIDES, terms_of, unit_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def prediction_sets(context: ReportContext) -> Section | None:
     facts, rows = calibrated(study, metrics), coverage(study, metrics)
     if not metrics.prediction_sets or not facts:
         return None
-    classes, unit = bool(context.classes), "subject" if study.subjects_known else "image"
+    classes, unit = bool(context.classes), unit_of(study)
     blocks: list[Block] = [Facts(facts)]
     meaning: list[Block] = [Text((CLASSES if classes else NUMBERS).format(unit=unit), note=True)]
     if rows:
@@ -153,7 +153,7 @@ def calibrated(study: Study, metrics: Results) -> list[tuple[str, str]]:
     if record is None or target not in record.targets:
         return []
     calibration, classes = record.targets[target].calibration, study.classes_of(target)
-    unit = "subject" if study.subjects_known else "image"
+    unit = unit_of(study)
     facts = [("Level aimed at", f"{100 * record.level:g} % of new {unit}s")]
     if not classes:
         half = f"none: {record.fewest} {unit}s are needed"

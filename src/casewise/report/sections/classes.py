@@ -192,10 +192,10 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
 
 
 def point_row(point: OperatingPoint) -> Row:
-    """Threshold, sensitivity, specificity and precision of an operating point; whether its aim was missed."""
+    """Threshold, sensitivity, specificity and precision of an operating point; an aim that is missed or uncertain."""
     cells = [WRITE.cell(metric, point.figures.get(metric)) for metric in POINT_FIGURES]
-    if point.reached is False:
-        cells[0] = replace(cells[0], small=f"{cells[0].small}; aim missed".removeprefix("; "))
+    if point.aim in ("missed", "uncertain"):
+        cells[0] = replace(cells[0], small=f"{cells[0].small}; aim {point.aim}".removeprefix("; "))
     threshold = Cell(by_fold_text(point.threshold_by_fold, 3) or number(point.threshold, 3))
     return Row(_point_name(point), [threshold, *cells])
 

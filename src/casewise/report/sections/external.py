@@ -10,7 +10,7 @@ from casewise.report.context import EXTERNAL, ReportContext, defined
 from casewise.report.formatting import MISSING, capital, counted, number, p_value, plain
 from casewise.report.sections import classes, learners
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, metric_format, percent_cell, verdict
-from casewise.report.terms import SIDES, terms_of
+from casewise.report.terms import SIDES, terms_of, unit_of
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import LearnerDrift
@@ -89,6 +89,7 @@ def groups(context: ReportContext) -> list[Table]:
     write = metric_format(context.study, context.outcome)
     recalls = [f"recall[{label}]" for label in context.classes] if len(context.classes) <= MOST_RECALLS else []
     metrics = [*context.columns("page_external"), *recalls]
+    sizes = [f"{capital(noun)}s" for noun in (terms_of(context).noun, unit_of(context.study))]
     tables = []
     for column, by_group in (context.metrics.external_by or {}).items():
         rows = []
@@ -99,7 +100,7 @@ def groups(context: ReportContext) -> list[Table]:
             rows.append(Row(group, [*counts, *(write.cell(metric, figures.get(metric)) for metric in metrics)]))
         further = len(by_group) - len(rows)
         rows += [Row(f"{further} further groups", [Cell("")] * (2 + len(metrics)))] if further else []
-        heads = [capital(plain(column)), "Cases", "Subjects", *map(write.heading, metrics)]
+        heads = [capital(plain(column)), *sizes, *map(write.heading, metrics)]
         tables += [Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True)] if rows else []
     return tables
 

@@ -20,7 +20,7 @@ from casewise.report.formatting import (
     plain,
 )
 from casewise.report.tables import metric_format
-from casewise.report.terms import SIDES
+from casewise.report.terms import SIDES, unit_of
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -162,7 +162,12 @@ def precision(study: Study, entry: Precision) -> list[tuple[str, str]]:
     write, confidence = metric_format(study, entry.target), f"{100 * study.evaluation.confidence:g} %"
     by_class = ", ".join(f"{plain(name)} {count:,}" for name, count in entry.subjects_by_class.items())
     side = SIDES[entry.stage] if entry.stage else ""
-    facts = [(f"Subjects evaluated {side}".strip(), f"{entry.n_subjects:,}" + (f" ({by_class})" if by_class else ""))]
+    facts = [
+        (
+            f"{capital(unit_of(study))}s evaluated {side}".strip(),
+            f"{entry.n_subjects:,}" + (f" ({by_class})" if by_class else ""),
+        )
+    ]
     for name, figure in entry.figures.items():
         scale, unit = (100, " percentage points") if write.in_percent(name) else (1, "")
         digits = write.digits(name)

@@ -12,7 +12,7 @@ from casewise.report.figures.drawing import Look
 from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital, group_label, p_value, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
-from casewise.report.terms import brackets, place, terms_of
+from casewise.report.terms import brackets, place, terms_of, unit_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from casewise.report.context import ReportContext
 
 TESTS = "{learner}, {place}: do the figures differ between the groups? p is adjusted for all comparisons of the table."
-FOREST = "Brackets: subjects. Lines: {confidence} intervals. Hollow: small groups. Dashed: all cases."
+FOREST = "Brackets: {unit}s. Lines: {confidence} intervals. Hollow: small groups. Dashed: all cases."
 HOW = (
-    "Each group is compared with the mean of the other groups, over resamples of the subjects of each group; groups of"
-    " fewer than {few} subjects, or of a class concerned, take no part. Adjusted p-values are max-T; the intervals of"
+    "Each group is compared with the mean of the other groups, over resamples of the {unit}s of each group; groups of"
+    " fewer than {few} {unit}s, or of a class concerned, take no part. Adjusted p-values are max-T; the intervals of"
     " differences hold for all groups of one column and figure at once. Not shown to differ does not mean equal, and a"
-    " difference may come from other things, such as severity or device. Small: fewer than {few} subjects, or than"
-    " {few_of_class} of a class that the figure is about. Bands are thirds of the subjects where the study states no"
-    " cut points; a subject may have cases in several groups."
+    " difference may come from other things, such as severity or device. Small: fewer than {few} {unit}s, or than"
+    " {few_of_class} of a class that the figure is about. Bands are thirds of the {unit}s where the study states no"
+    " cut points; one {unit} may have cases in several groups."
 )
 
 
@@ -36,6 +36,7 @@ def section(context: ReportContext) -> Section | None:
     entry = context.metrics.subgroups
     if entry is None:
         return None
+    unit = unit_of(context.study)
     write, confidence = metric_format(context.study, entry.target), terms_of(context).confidence
     titles = [write.title(name) for name in entry.figures]
     caption = TESTS.format(learner=learner_name(entry.learner), place=place(context, entry.stage))
@@ -45,13 +46,16 @@ def section(context: ReportContext) -> Section | None:
     drawn = [name for name in kind_report(context.kind).forests if name in entry.figures]
     plots = [forest_of(entry.columns, name, defined(overall.get(name)), write) for name in drawn]
     if plots:
-        blocks.append(Plots(plots, FOREST.format(confidence=confidence)))
+        blocks.append(Plots(plots, FOREST.format(confidence=confidence, unit=unit)))
     tables: list[Block] = []
     positive = context.study.positive_of(entry.target)
     for column in entry.columns:
         rows = group_rows(column, entry.figures, write, positive)
-        tables += [Heading(heading(column)), Table(["Group", "Subjects", *titles], rows, brackets(context), wide=True)]
-    tables.append(Text(HOW.format(few=FEW_SUBJECTS, few_of_class=FEW_OF_CLASS), note=True))
+        tables += [
+            Heading(heading(column)),
+            Table(["Group", f"{capital(unit)}s", *titles], rows, brackets(context), wide=True),
+        ]
+    tables.append(Text(HOW.format(unit=unit, few=FEW_SUBJECTS, few_of_class=FEW_OF_CLASS), note=True))
     return Section(
         "subgroups", "Subgroups", [*blocks, Fold("Figures of each group, and how they are compared", tables)]
     )
@@ -83,7 +87,7 @@ def test_cell(column: SubgroupColumn, name: str) -> Cell:
     test = column.tests[name]
     if test.p_adjusted is None:
         groups = sum(group.code == "value" for group in column.groups)
-        return Cell("not tested", "one group" if groups < 2 else "too few subjects, or no variation")
+        return Cell("not tested", "one group" if groups < 2 else "too few, or no variation")
     verdict = "differs" if test.p_adjusted < SIGNIFICANT else "not shown to differ"
     return Cell(verdict, f"p {p_value(test.p_adjusted)} (unadjusted {p_value(test.p)})", test.p_adjusted)
 

@@ -40,7 +40,7 @@ from casewise.report.formatting import (
     span,
 )
 from casewise.report.tables import MetricFormat, metric_format
-from casewise.report.terms import SIDES, terms_of
+from casewise.report.terms import SIDES, terms_of, unit_of
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
@@ -380,15 +380,19 @@ def split(context: ReportContext) -> list[Block]:
     names = {"test": "Test set", "folds": "Folds"}
     facts += [(names[side], assignment(entry)) for side, entry in (splits.get("assignment") or {}).items()]
     caption = BY_SUBJECT if study.subjects_known else UNKNOWN_SUBJECTS
-    return [Heading("Split"), Table(["Side", "Subjects", "Cases", "Panels"], rows, caption), Facts(facts)]
+    heads = ["Side", f"{capital(unit_of(study))}s", "Cases", "Panels"]
+    return [Heading("Split"), Table(heads, rows, caption), Facts(facts)]
 
 
 def assignment(entry: Job) -> str:
     """How the subjects were divided: among how many candidates, and the imbalance of the chosen one."""
-    tried = entry["candidates"]
+    tried, other = listed([f"{count:,} {name}" for name, count in entry["candidates"].items()]), entry.get("unequal")
     texts = [
-        f"best of {tried['greedy']:,} greedy and {tried['random']:,} random assignments, a {entry['method']} one",
+        f"best of {tried} assignments: {entry['method']}",
         f"imbalance {percent(entry['imbalance'], 1)}",
+        f"{percent(other['equal'], 1)} with equal and {percent(other['imbalance'], 1)} with unequal sizes"
+        if other
+        else "",
         f"{entry['runs']} runs of neighbouring numbers" if entry.get("runs") else "",
         "no candidate has every class on every side" if entry.get("shortfall") else "",
     ]
