@@ -73,13 +73,13 @@ def section(context: ReportContext) -> Section | None:
     if plots:
         merit = metric_format(context.study, context.outcome).phrase(context.merit)
         blocks.append(Plots(plots, FOREST.format(confidence=terms.confidence, merit=merit)))
-    table: list[Block] = [tables[0][1]]
+    whole: list[Block] = [tables[0][1]]
     if any(_comparison(context, stage) for stage, _ in tables):
         write = metric_format(context.study, context.outcome)
-        table.append(Text(AGAINST.format(metric=write.phrase(kind_report(context.kind).compared)), note=True))
+        whole.append(Text(AGAINST.format(metric=write.phrase(kind_report(context.kind).compared)), note=True))
     if any(name.startswith(FITTED) for name in context.learners) and "oof" in context.stages:
-        table.append(Text(FITTED_WEIGHTS, note=True))
-    blocks += [Fold("Metrics and differences of all learners", table)] if plots else table
+        whole.append(Text(FITTED_WEIGHTS, note=True))
+    blocks += [Fold("Metrics and differences of all learners", whole)] if plots else whole
     if context.study.baselines.off:
         blocks.append(Facts([("No baseline was fitted", context.study.baselines.off)]))
     details: list[Block] = [table for _, table in tables[1:]]
