@@ -100,7 +100,7 @@ def accessibility_problems(page: Page) -> str:
 # What is cut at the right of a narrow page, and texts of a chart that lie on one another.
 CUT = """() => {
   const seen = (node) => node.getBoundingClientRect();
-  const wide = [...document.querySelectorAll("main *")].filter((node) => seen(node).right > innerWidth && seen(node).width);
+  const wide = [...document.querySelectorAll("main *")].filter((node) => seen(node).right > innerWidth);
   const scrolled = [...document.querySelectorAll(".scroll")].filter((node) => node.scrollWidth > node.clientWidth);
   const texts = [...document.querySelectorAll(".course text")];
   const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
