@@ -207,23 +207,16 @@ def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
         model.predict([[paths[0], new.parent]])
 
 
-def test_how_a_folder_was_read_is_shown(done: Run, new: Path, tmp_path: Path) -> None:
-    lines: list[tuple[str, str]] = []
-
-    class Show(Silent):
-        def line(self, step: str, text: str) -> None:
-            lines.append((step, text))
-
-    path = new.parent / pd.read_csv(new)["path"].iloc[0]
+def test_how_a_folder_was_read_is_shown(done: Run, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[str] = []
+    monkeypatch.setattr(Silent, "line", lambda self, step, text: words.append(text) if step == "cases" else None)
     for visit in ("first", "second"):
         (tmp_path / "P7" / visit).mkdir(parents=True)
-        shutil.copy(path, tmp_path / "P7" / visit / "a.jpg")
-    model, words = load_bundle(done.folder), []
+        shutil.copy(new.parent / pd.read_csv(new)["path"].iloc[0], tmp_path / "P7" / visit / "a.jpg")
+    model = load_bundle(done.folder)
     for folder, pattern in ((tmp_path, ""), (tmp_path / "P7", ""), (tmp_path / "P7", "{visit}/{file}")):
-        model.predict(folder, show=Show(), pattern=pattern)
-        (text,) = [text for step, text in lines if step == "cases"]
-        words.append(text)
-        lines.clear()
+        model.predict(folder, pattern=pattern)
+    assert len(words) == 3
     assert all(part in words[0] for part in ("1 subject", "2 cases", "P7/first/a.jpg: subject P7, visit first"))
     assert all(part in words[1] for part in ("2 subjects", "without visits", "first/a.jpg: subject first"))
     assert all(part in words[2] for part in ("1 subject", "2 cases", "first/a.jpg: subject P7, visit first"))

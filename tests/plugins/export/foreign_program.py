@@ -98,7 +98,8 @@ class Exported:
         test = self.facts["self_test"]
         panel = np.load(self.folder / test["panel"], allow_pickle=False)
         own = self.panel([self.folder / test["image"]]) if test["image"] else panel
-        outputs = [np.abs(each[0] - test["outputs"][name]).max() for name, each in self.values(own).items()]
-        return float(np.abs(own - panel).max() / test["panel_tolerance"]), float(
-            max(outputs) / test["output_tolerance"]
-        )
+        outputs = [
+            np.abs(values[0] - test["outputs"][name]).max() / test["output_tolerances"][name]
+            for name, values in self.values(own).items()
+        ]
+        return float(np.abs(own - panel).max() / test["panel_tolerance"]), float(max(outputs))

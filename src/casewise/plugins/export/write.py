@@ -163,7 +163,9 @@ def _write_self_test(
         "panel": array.name,
         "outputs": {name: own[0].tolist() for name, own in values},
         "panel_tolerance": PANEL_TOLERANCE,
-        "output_tolerance": TOLERANCE,
+        "output_tolerances": dict(
+            zip(learner.names.outputs, (TOLERANCE * unit for unit in learner.units), strict=True)
+        ),
     }
 
 
