@@ -186,6 +186,44 @@ def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(done: 
     assert "external:" not in str(refused.value)
 
 
+def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
+    done: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = pd.read_csv(new)
+    paths = [str(new.parent / path) for path in rows["path"]]
+    (tmp_path / "bad.jpg").write_bytes(Path(paths[0]).read_bytes()[:200])
+    model = load_bundle(done.folder)
+    with caplog.at_level("WARNING", logger="casewise"):
+        table = model.predict([*paths[:2], tmp_path / "bad.jpg"])
+    assert "bad.jpg" in caplog.text
+    assert (table["prediction"].isna() == (table["subject"] == "bad.jpg")).all()
+    assert ((table["problem"] != "") == (table["subject"] == "bad.jpg")).all()
+    grouped = model.predict([paths[:2], (paths[2],)])
+    names = [Path(paths[number]).name for number in (0, 0, 2)]
+    framed = model.predict(pd.DataFrame({"path": paths[:3], "subject": names}))
+    assert framed["case"].nunique() == 2
+    pd.testing.assert_frame_equal(grouped, framed)
+    with pytest.raises(CasewiseError, match="within a list"):
+        model.predict([[paths[0], new.parent]])
+
+
+def test_how_a_folder_was_read_is_shown(done: Run, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[str] = []
+    monkeypatch.setattr(Silent, "line", lambda self, step, text: words.append(text) if step == "cases" else None)
+    for visit in ("first", "second"):
+        (tmp_path / "P7" / visit).mkdir(parents=True)
+        shutil.copy(new.parent / pd.read_csv(new)["path"].iloc[0], tmp_path / "P7" / visit / "a.jpg")
+    model = load_bundle(done.folder)
+    for folder, pattern in ((tmp_path, ""), (tmp_path / "P7", ""), (tmp_path / "P7", "{visit}/{file}")):
+        model.predict(folder, pattern=pattern)
+    assert len(words) == 3
+    assert all(part in words[0] for part in ("1 subject", "2 cases", "P7/first/a.jpg: subject P7, visit first"))
+    assert all(part in words[1] for part in ("2 subjects", "without visits", "first/a.jpg: subject first"))
+    assert all(part in words[2] for part in ("1 subject", "2 cases", "first/a.jpg: subject P7, visit first"))
+    with pytest.raises(CasewiseError, match="--pattern"):
+        model.predict(new, pattern="{visit}/{file}")
+
+
 @pytest.mark.parametrize(
     ("visits", "column", "expected"), [(["a", "b"], "", True), (["a", "a"], "", False), (["a", "b"], "visit", False)]
 )

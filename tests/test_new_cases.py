@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from casewise.cohort.cohort import read_cohort
-from casewise.cohort.folder_layout import read_new_layout
+from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
 from casewise.inference.new_cases import cases_of, in_chunks, reason_of
 from casewise.inference.output_table import OutputTable, write_table
@@ -64,6 +64,32 @@ def test_folders_of_new_cases_are_never_classes(tmp_path: Path) -> None:
         read_new_layout(tmp_path / "people" / "ben", regions=[])
 
 
+def test_folders_of_visits_are_no_subjects_unless_a_pattern_says_so(tmp_path: Path) -> None:
+    for name in ("P7/week0/1.jpg", "P7/week0/2.jpg", "P7/2024-03-01/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+
+    def read(folder: Path, pattern: str) -> set[tuple[str, str]]:
+        layout = read_new_layout(
+            folder, regions=[], pattern=stated_pattern(pattern, of_cases=True) if pattern else None
+        )
+        return {(image.subject, image.visit) for image in layout.images}
+
+    both = {("P7", "week0"), ("P7", "2024-03-01")}
+    assert read(tmp_path, "") == read(tmp_path, "{patient}/{visit}/{file}") == both
+    with pytest.raises(CasewiseError, match="look like visits"):
+        read(tmp_path / "P7", "")
+    assert read(tmp_path / "P7", "{visit}/{file}") == both
+    assert read(tmp_path / "P7", "{subject}/{file}") == {("week0", ""), ("2024-03-01", "")}
+    for wrong, message in (
+        ("{visit}_{file}", "does not match 3 of 3"),
+        ("{visist}/{file}", "Did you mean 'visit'"),
+        ("{label}/{file}", "none of subject"),
+    ):
+        with pytest.raises(CasewiseError, match=message):
+            read(tmp_path / "P7", wrong)
+
+
 def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     study = study_of("volumes", volumes={"sequences": ["T1", "T1c", "T2"], "missing": "mask"})
     for name in ("P1/w0/T1.nii", "P1/w0/x_T1c.nii.gz", "P1/w4/t2_tse.nii", "P1/w4/readme.txt"):
@@ -82,6 +108,13 @@ def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: 
         ("P2", "w0", "T2", "T2 axial"),
     }
     assert "readme.txt" in caplog.text
+    (tmp_path / "P1" / "w4" / "readme.txt").unlink()
+    with pytest.raises(CasewiseError, match="look like visits"):
+        modality_of(study).new_table(study, [tmp_path / "P1"])
+    own = modality_of(study).new_table(study, [tmp_path / "P1"], stated_pattern("{visit}/{file}", of_cases=True))
+    assert {(row.subject, row.visit, row.sequence) for row in own.itertuples()} == {
+        row[:3] for row in rows if "P1" in row
+    }
     boxed = study_of("volumes", volumes={"roi": "mask"})
     with pytest.raises(CasewiseError, match="mask"):
         modality_of(boxed).new_table(boxed, [tmp_path])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from casewise.analysis.plots import Plots
     from casewise.evaluation.results import Results
+    from casewise.inference.new_cases import NewInput
     from casewise.pipeline.finished import FinishedRun
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
@@ -187,23 +188,25 @@ class Run:
 
     def predict(
         self,
-        cases: Path | str | Sequence[Path | str] | pd.DataFrame,
+        cases: NewInput,
         *,
         learner: str = "networks",
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
+        pattern: str = "",
     ) -> pd.DataFrame:
         """Predict new cases with the run's networks; labels are neither needed nor read.
 
         The arguments and the columns are those of `load_bundle(run.folder).predict`.
 
         Raises:
-            CasewiseError: the table has problems, or images cannot be read; every problem is named.
+            CasewiseError: the cases as a whole cannot be read.
         """
         from casewise.console import default_show
         from casewise.inference.model import load_bundle
 
-        return load_bundle(self.folder).predict(cases, learner=learner, columns=columns, root=root, show=default_show())
+        model, show = load_bundle(self.folder), default_show()
+        return model.predict(cases, learner=learner, columns=columns, root=root, pattern=pattern, show=show)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}): {self.headline or 'nothing was evaluated'}"

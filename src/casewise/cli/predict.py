@@ -57,6 +57,13 @@ def predict(
     root: Annotated[
         Path | None, typer.Option(help="The folder that paths are relative to [default: the table's].")
     ] = None,
+    pattern: Annotated[
+        str,
+        typer.Option(
+            help="What the paths below a folder state, such as '{subject}/{visit}/{file}'; also {region} and "
+            "{sequence}. Without {subject} the folder is one subject."
+        ),
+    ] = "",
     chunk: Annotated[int, typer.Option(min=1, help="How many images are prepared at a time.")] = 64,
     abstain: Annotated[
         bool, typer.Option("--abstain", help="Leave out predictions of flagged cases, with the reason.")
@@ -94,6 +101,7 @@ def predict(
                     each.receive(chunk)
 
             options = {"learner": learner, "columns": columns, "root": root, "size": chunk, "abstain": abstain}
+            options["pattern"] = pattern
             written = predict_to_file(model, list(cases), output, receive=receive, show=show, **options)
     if not quiet:
         print(f"wrote {written.path}: {counted(written.cases, 'case')}")

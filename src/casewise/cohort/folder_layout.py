@@ -5,18 +5,30 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from casewise.cohort.dates import natural
 from casewise.cohort.identity import alike
-from casewise.errors import CasewiseError, counted, cut, nearest_folder
+from casewise.errors import CasewiseError, counted, cut, nearest, nearest_folder
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".heic", ".heif")
 SLIDES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 ENDINGS = (*IMAGES, *DICOM_SUFFIXES, *SLIDES)
+VOLUME_FILES = (".nii.gz", ".nii")
+# The names in patterns of file names of a study, and of new cases.
+FIELDS = ("label", "subject", "visit", "date", "sequence", "split", "view")
+CASE_FIELDS = ("subject", "visit", "region", "sequence", "file")
+STRONG_SUBJECT = r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in)?|usubjid"
+# Other names of the field {subject}.
+_PEOPLE = rf"(({STRONG_SUBJECT}) ?(id|code|nr|no|number|name|key)?)"
+VISIT_WORDS = (
+    r"v|visit|week|w|wk|month|m|day|d|t|tp|time|timepoint|session|ses|baseline|bl|followup|follow|fu|screening|"
+    r"pre|post|before|after|visite|woche|monat|tag"
+)
+DATE_FORM = r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])"
 _WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
 _SIDES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),
@@ -154,23 +166,156 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         )
 
 
-def read_new_layout(source: Path, *, regions: list[str]) -> Layout:
-    """The images of new cases below `source`: in a layout of `read_layout` without classes, or all in one folder.
+def read_new_layout(source: Path, *, regions: list[str], pattern: Pattern | None = None) -> Layout:
+    """The images of new cases below `source`: by a pattern, in a layout of `read_layout` without classes, or together.
 
     In one folder each image is a subject of its own, named by its file; or, if each name contains a region, all are of
     one subject, named by the folder.
 
     Raises:
-        CasewiseError: as `read_layout`.
+        CasewiseError: as `read_layout`; the subjects look like visits; a path does not match the pattern.
     """
     paths, skipped = _image_files(source)
+    if pattern and paths:
+        images = []
+        for path, stated in zip(paths, read_paths(pattern, paths, source), strict=True):
+            region = find_region(stated.get("region", path.rpartition("/")[2]), regions)
+            if regions and not region:
+                raise CasewiseError(
+                    f"{source}: the region ({', '.join(regions)}) of {path} does not follow from its name."
+                )
+            images.append(FolderImage(path, stated["subject"], stated.get("visit", ""), region))
+        return Layout(pattern.text, images, skipped)
     if not paths or any("/" in path for path in paths):
-        return read_layout(source, regions=regions, classes=None)
+        layout = read_layout(source, regions=regions, classes=None)
+        refuse_visits(source, [image.subject for image in layout.images])
+        return layout
     if regions and all(find_region(path, regions) for path in paths):
         images = [FolderImage(path, source.resolve().name, region=find_region(path, regions)) for path in paths]
         return Layout("subject/*.jpg", images, skipped)
     images = [FolderImage(path, path, region=find_region(path, regions) if regions else "") for path in paths]
     return Layout("*.jpg", images, skipped)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern, with what was doubtful when it was inferred."""
+
+    text: str
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def fields(self) -> list[str]:
+        """The names of the placeholders in order, each once.
+
+        >>> Pattern("{label}/{subject}_{visit}.jpg").fields
+        ['label', 'subject', 'visit']
+        """
+        return list(dict.fromkeys(re.findall(r"\{(\w+)\}", self.text)))
+
+    def read(self, path: str) -> dict[str, str] | None:
+        """The values that a path states; None if it does not match. Endings of image files are not compared.
+
+        >>> Pattern("{label}/{subject}_{visit}.jpg").read("benign/P07_week4.JPG")
+        {'label': 'benign', 'subject': 'P07', 'visit': 'week4'}
+        """
+        match = re.fullmatch(self._expression, stem_of(path))
+        return match.groupdict() if match else None
+
+    @property
+    def _expression(self) -> str:
+        pieces = re.split(r"(\{\w+\}|\*\*/|\*)", stem_of(self.text))
+        named: set[str] = set()
+        expression = ""
+        for piece in pieces:
+            name = piece[1:-1] if piece.startswith("{") else ""
+            if name:
+                own = r"\d{4}-\d\d-\d\d|[^/]+?" if name == "date" else "[^/]+?"
+                expression += f"(?P={name})" if name in named else f"(?P<{name}>{own})"
+                named.add(name)
+            else:
+                expression += {"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece))
+        return expression
+
+
+def stated_pattern(text: str, *, of_cases: bool = False) -> Pattern:
+    """A pattern that the user states; a field such as {patient} is {subject}.
+
+    Args:
+        of_cases: of new cases, whose fields are `CASE_FIELDS` only.
+
+    >>> stated_pattern("{label}/{patient_id}_{visit}.jpg").text
+    '{label}/{subject}_{visit}.jpg'
+
+    Raises:
+        CasewiseError: it names no field, a field is misspelt, or braces are not closed.
+    """
+    known = CASE_FIELDS if of_cases else FIELDS
+    example = "{subject}/{visit}/{file}" if of_cases else "{label}/{subject}_{visit}.jpg"
+    another = "" if of_cases else ", or that of another column"
+    fields = re.findall(r"\{([^{}]*)\}", text)
+    plain = re.sub(r"\{\w+\}", "", text)
+    if not fields or "{" in plain or "}" in plain:
+        raise CasewiseError(
+            f"--pattern {text[:80]!r}: write names in braces, such as '{example}'. "
+            f"Names are {', '.join(known)}{another}; `*` stands for any text within a name."
+        )
+    people = {name for name in fields if re.fullmatch(_PEOPLE, heading_words(name))}
+    if "subject" not in fields and len(people) == 1:
+        text = text.replace(f"{{{people.pop()}}}", "{subject}")
+        fields = re.findall(r"\{([^{}]*)\}", text)
+    for name in fields:
+        hint = nearest(name, known)
+        if name not in known and (of_cases or hint or not name.isidentifier()):
+            own = "" if of_cases else " Another column needs a name of its own."
+            raise CasewiseError(f"--pattern: {{{name}}} is none of {', '.join(known)}.{hint}{own}")
+    return Pattern(text)
+
+
+def stem_of(path: str) -> str:
+    """A path without the ending of an image file; other dots belong to the name.
+
+    >>> stem_of("a/T1.nii.gz"), stem_of("P1.2.JPG"), stem_of("series1")
+    ('a/T1', 'P1.2', 'series1')
+    """
+    folded = path.casefold()
+    ending = next((e for e in (*VOLUME_FILES, *DICOM_SUFFIXES, *ENDINGS) if folded.endswith(e)), "")
+    return path[: len(path) - len(ending)]
+
+
+def heading_words(name: str) -> str:
+    """A heading as words without case: `patientID` and `patient_id` are `patient id`."""
+    spaced = re.sub(r"(?<=[a-zäöü])(?=[A-Z])", " ", name)
+    return re.sub(r"[\W_]+", " ", spaced).strip().casefold()
+
+
+def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dict[str, str]]:
+    """What the path of each new image or scan below `source` states; a pattern without {subject} is of one subject.
+
+    Raises:
+        CasewiseError: a path does not match.
+    """
+    stated = [pattern.read(path) for path in paths]
+    if unread := [path for path, values in zip(paths, stated, strict=True) if values is None]:
+        raise CasewiseError(
+            f"--pattern {pattern.text!r} does not match {len(unread):,} of {len(paths):,} paths below {source}, such "
+            f"as {unread[0]}. Correct the pattern, or move files that are no cases elsewhere."
+        )
+    return [{"subject": source.resolve().name} | (values or {}) for values in stated]
+
+
+def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
+    """Refuse names of subjects that all look like visits, as where the folder is that of one subject.
+
+    Raises:
+        CasewiseError: they do; the message states the patterns of either reading.
+    """
+    names = list(dict.fromkeys(subjects))
+    if names and all(re.fullmatch(rf"({VISIT_WORDS})[-_ ]?\d*|{DATE_FORM}", name, re.IGNORECASE) for name in names):
+        raise CasewiseError(
+            f"{source}: the folders {', '.join(names[:3])} look like visits, and would be read as subjects. State "
+            "--pattern, such as '{visit}/{file}' if this is the folder of one subject, or '{subject}/{file}' if not."
+        )
 
 
 def find_region(name: str, regions: list[str]) -> str:

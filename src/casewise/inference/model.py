@@ -20,6 +20,7 @@ from casewise.inference.input_checks import FEWEST_SUBJECTS, Limits, case_flags,
 from casewise.inference.new_cases import (
     LEFT_OUT,
     ROWS,
+    NewInput,
     NewTable,
     PredictedChunk,
     RawCase,
@@ -115,28 +116,33 @@ class TrainedModel:
 
     def predict(
         self,
-        cases: Path | str | Sequence[Path | str] | pd.DataFrame,
+        cases: NewInput,
         *,
         learner: str = NETWORKS,
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
+        pattern: str = "",
         show: Show | None = None,
         abstain: bool = False,
     ) -> pd.DataFrame:
-        """Predict new cases; labels are neither needed nor read. All cases are prepared at once, and all must be good.
+        """Predict new cases; labels are neither needed nor read. All cases are prepared at once.
 
-        `predict_in_chunks` needs less memory, and gives cases that cannot be read a row with the reason.
+        `predict_in_chunks` needs less memory.
 
         Args:
             cases: a table (CSV, Parquet or a data frame) with the columns of the training table other than the
-                labels, an image, a folder of images, or a list of images and folders.
+                labels, an image, a folder of images, a list of images and folders, or a list of lists, each of the
+                files of one case.
             learner: the name of a learner; `headline`, the one that the report is about; `networks`, every network and
                 baseline; `all`, these and the stackers.
             columns: standard name -> the table's column, such as `{"path": "file", "subject": "patient"}`; the others
                 are those of the study.
             root: the folder that paths in the table are relative to; by default the table's own, and for a data frame
                 the working directory.
-            show: where progress is reported.
+            pattern: what the paths below a folder state: `{subject}`, `{visit}`, `{region}`, `{sequence}` and `{file}`,
+                such as `{subject}/{visit}/{file}`; without `{subject}` the folder is one subject. By default the
+                folder is read in one of the layouts of the guide.
+            show: where progress is reported, and how files and folders were read.
             abstain: whether cases that are unlike the training cases get no prediction, but the flags as `problem`.
 
         Returns:
@@ -149,19 +155,43 @@ class TrainedModel:
             the probability of the predicted class; NaN for a single network); `distance` from the training features: 1
             is the distance that one in twenty held-out cases of the study exceeds, NaN where a network gives none (a
             warning then says why); `beyond`, whether it is above 1; `flags`, why the case is unlike those of the
-            training, separated by `; `, empty if it is not; and `problem`, empty if there is none.
+            training, separated by `; `, empty if it is not; and `problem`, why there is no prediction, such as a file
+            that cannot be read; empty if there is one.
 
         Raises:
-            CasewiseError: the table has problems, or images cannot be read; every problem is named.
+            CasewiseError: the cases as a whole cannot be read, such as a table without the column of the images.
             RunError: there is no such learner.
         """
         if abstain:
             self.check_abstaining()
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
-            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
-            new = table.prepared(Path(temporary), show or Silent())
-            return self._predicted(ensemble, table.study, new, abstain)
+            table, cells = self._table(cases, Path(temporary), columns, root, pattern, show or Silent())
+            named, folder = cases_of(cells, table.study), Path(temporary) / "prepared"
+            rows, _ = self.predict_together(ensemble, table, cells, named, folder, abstain=abstain, show=show)
+        if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
+            log.warning(
+                "Some cases have no prediction; the column problem says why. The first: %s", next(iter(without))
+            )
+        return rows
+
+    def _table(
+        self,
+        cases: NewInput,
+        folder: Path,
+        columns: Mapping[str, str] | None,
+        root: Path | str | None,
+        pattern: str,
+        show: Show,
+    ) -> tuple[NewTable, pd.DataFrame]:
+        """The table of new cases and its rows; how files were read is shown."""
+        table = new_table(cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern)
+        cells = table.cells()
+        if table.reading:
+            show.line("cases", table.reading)
+        if ignores_visits(cells, table.study):
+            log.warning("The study of this model has no visits: those of the new cases are not used.")
+        return table, cells
 
     def _predicted(self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool) -> pd.DataFrame:
         """The table of prepared cases."""
@@ -175,19 +205,17 @@ class TrainedModel:
 
     def predict_in_chunks(
         self,
-        cases: Path | str | Sequence[Path | str] | pd.DataFrame,
+        cases: NewInput,
         *,
         learner: str = HEADLINE,
         columns: Mapping[str, str] | None = None,
         root: Path | str | None = None,
+        pattern: str = "",
         size: int = ROWS,
         abstain: bool = False,
         show: Show | None = None,
     ) -> Iterator[PredictedChunk]:
         """Predict new cases in chunks, by subject; each has its `table`, with the columns of `predict`.
-
-        A case that cannot be read has one row for each learner and target, with the reason as `problem` and without a
-        prediction.
 
         Args:
             size: the rows of the table in a chunk; the cases of a subject are never divided. Other arguments are those
@@ -201,11 +229,8 @@ class TrainedModel:
             self.check_abstaining()
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
-            table = new_table(cases, self.reader, Path(temporary), columns=columns or {}, root=root)
-            cells = table.cells()
+            table, cells = self._table(cases, Path(temporary), columns, root, pattern, show or Silent())
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
-            if ignores_visits(cells, table.study):
-                log.warning("The study of this model has no visits: those of the new cases are not used.")
             done = 0
             for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
@@ -224,6 +249,7 @@ class TrainedModel:
         folder: Path,
         *,
         abstain: bool = False,
+        show: Show | None = None,
     ) -> tuple[pd.DataFrame, list[NewCases]]:
         """Prepare some cases of a table in `folder` and predict them; their rows, and the prepared cases.
 
@@ -231,7 +257,7 @@ class TrainedModel:
         """
         import pandas as pd
 
-        output, (prepared, problems) = self.table, prepare_together(table, cells, cases, folder)
+        output, (prepared, problems) = self.table, prepare_together(table, cells, cases, folder, show)
         tables = [self._predicted(ensemble, table.study, new, abstain) for new in prepared]
         answered = {name for predicted in tables for name in predicted["case"]}
         answered |= {case.name for case, _ in problems}

@@ -8,17 +8,17 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
 
 from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.dates import natural
-from casewise.cohort.folder_layout import ENDINGS
+from casewise.cohort.folder_layout import ENDINGS, stated_pattern
 from casewise.cohort.table import Problems, read_text_table
 from casewise.console import Silent
-from casewise.errors import CasewiseError, CohortError, ImageError, nearest
+from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest
 from casewise.files import PICTURES
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.inference.bundle import Bundle
     from casewise.study.schema import Study
+
+# A table, an image, a folder of images, several of them, or lists of the files of one case each.
+NewInput: TypeAlias = Path | str | Sequence[Path | str | Sequence[Path | str]] | pd.DataFrame
 
 # What the errors of a study advise: a line of the study file, which says nothing to a person with new cases.
 IN_STUDY = re.compile(r", or write `[^`]*` in the study")
@@ -48,10 +51,12 @@ class NewTable:
 
     Attributes:
         own: whether the table is a file of the user; otherwise it was written from a data frame or a folder.
+        reading: how files and folders were read as cases, with an example; empty for a table.
     """
 
     study: Study
     own: bool
+    reading: str = ""
 
     def corrected(self, error: CasewiseError) -> CasewiseError:
         """An error of reading the cases, without what only a study file or a temporary file could explain."""
@@ -99,12 +104,13 @@ class NewTable:
 
 
 def new_table(
-    cases: Path | str | Sequence[Path | str] | pd.DataFrame,
+    cases: NewInput,
     bundle: Bundle,
     folder: Path,
     *,
     columns: Mapping[str, str],
     root: Path | str | None,
+    pattern: str = "",
 ) -> NewTable:
     """The table of new cases; that of a data frame or of image files is written into `folder`.
 
@@ -113,47 +119,100 @@ def new_table(
         columns: standard name -> the table's column, where it has another name than in the study.
         root: the folder that paths are relative to; by default the table's own, and for a data frame the working
             directory.
+        pattern: what the paths below a folder state, such as `{subject}/{visit}/{file}`; by default one of the layouts
+            of `read_new_layout`.
 
     Raises:
         CasewiseError: a path does not exist, or a folder cannot be read as cases.
     """
-    import pandas as pd
-
+    by_pattern = stated_pattern(pattern, of_cases=True) if pattern else None
     own_columns = {**bundle.settings["columns"], **columns}
     bundle = replace(bundle, settings={**bundle.settings, "columns": own_columns})
-    written = folder / "new-cases.csv"
+    written, reading = folder / "new-cases.csv", ""
     if isinstance(cases, pd.DataFrame):
         table = cases
     else:
-        paths = _paths(cases)
-        if len(paths) == 1 and paths[0].is_file() and not _is_image(paths[0]):
+        groups = _groups(cases)
+        paths = [path for group in groups for path in group]
+        is_table = len(paths) == 1 and paths[0].is_file() and not _is_image(paths[0])
+        if by_pattern and (files := paths if is_table else [path for path in paths if not path.is_dir()]):
+            raise CasewiseError(f"--pattern is about the paths below a folder, and {files[0]} is a file. Leave it out.")
+        if is_table:
             return NewTable(bundle.study(paths[0], Path(root).absolute() if root else paths[0].parent), own=True)
         if tables := [path for path in paths if not (path.is_dir() or _is_image(path))]:
             raise CasewiseError(
                 f"cases: {tables[0]} is no image. Give one table alone, or images and folders of images."
             )
         reader = bundle.study(written)
-        table = modality_of(reader).new_table(reader, paths)
+        if _is_grouped(cases):
+            table = _grouped(reader, groups)
+        else:
+            table = modality_of(reader).new_table(reader, paths, by_pattern)
+        reading = _reading(table, reader, paths)
         # image files state no other columns than these
         stated = {role: name for role, name in own_columns.items() if role in ("path", "subject") or name in table}
         bundle = replace(bundle, settings={**bundle.settings, "columns": dict.fromkeys(own_columns, "") | stated})
     table.to_csv(written, index=False)
-    return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False)
+    return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
 
 
-def _paths(cases: object) -> list[Path]:
-    """Absolute paths, each of which exists."""
+def _groups(cases: object) -> list[list[Path]]:
+    """Absolute paths, each of which exists; those of a list within a list together."""
     several = [cases] if isinstance(cases, (str, Path)) else cases
-    if not isinstance(several, (list, tuple)) or not several or not all(isinstance(c, (str, Path)) for c in several):
+    each = several if isinstance(several, (list, tuple)) else []
+    lists = [list(case) if isinstance(case, (list, tuple)) else [case] for case in each]
+    if not lists or not all(group and all(isinstance(path, (str, Path)) for path in group) for group in lists):
         raise CasewiseError(
-            "cases: must be the path of a table, of an image or of a folder of images, a list of such paths, or a data "
-            f"frame, not a {type(cases).__name__}."
+            "cases: must be the path of a table, of an image or of a folder of images, a list of such paths or of "
+            f"lists of the files of one case each, or a data frame, not a {type(cases).__name__}."
         )
-    paths = [Path(path).absolute() for path in several]
-    for path in paths:
+    groups = [[Path(path).absolute() for path in group] for group in lists]
+    for path in [path for group in groups for path in group]:
         if not path.exists():
             raise CasewiseError(f"cases: {path} is neither a table nor an image nor a folder of images: it is missing.")
-    return paths
+    return groups
+
+
+def _is_grouped(cases: object) -> bool:
+    return isinstance(cases, (list, tuple)) and any(isinstance(case, (list, tuple)) for case in cases)
+
+
+def _grouped(study: Study, groups: Sequence[Sequence[Path]]) -> pd.DataFrame:
+    """The table of lists of files, each of one case, whose subject has the name of the first file.
+
+    Raises:
+        CasewiseError: a folder is listed that is not one scan.
+    """
+    modality, subject = modality_of(study), study.columns.get("subject") or "subject"
+    firsts = [group[0].name for group in groups]
+    tables = []
+    for group in groups:
+        rows = [modality.new_table(study, [path]) for path in group]
+        if folders := [path for path, own in zip(group, rows, strict=True) if path.is_dir() and len(own) != 1]:
+            raise CasewiseError(
+                f"cases: {folders[0]} is a folder within a list of the files of one case. List its files."
+            )
+        name = group[0].name if firsts.count(group[0].name) == 1 else str(group[0])
+        tables.append(pd.concat(rows, ignore_index=True).assign(**{subject: name}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _reading(table: pd.DataFrame, study: Study, paths: Sequence[Path]) -> str:
+    """How files and folders were read as cases: their numbers, and what the first path states."""
+    roles = {role: study.columns.get(role) or role for role in ("subject", "visit", "region")}
+    stated = {role: heading for role, heading in roles.items() if heading in table}
+    unit = [heading for role, heading in stated.items() if role != "region"]
+    counts = [
+        counted(table[stated["subject"]].nunique(), "subject"),
+        counted(len(table[unit].drop_duplicates()), "case"),
+    ]
+    images = modality_of(study).noun(study).counted(len(table))
+    first = table.iloc[0]
+    path = Path(str(first[study.columns.get("path") or "path"]))
+    folder = next((folder for folder in paths if folder.is_dir() and path.is_relative_to(folder)), path.parent)
+    own = ", ".join(f"{role} {first[heading]}" for role, heading in stated.items() if first[heading])
+    visits = "" if "visit" in stated else ", without visits"
+    return f"{', '.join(counts)}{visits}, {images}; such as {path.relative_to(folder).as_posix()}: {own}"
 
 
 def _is_image(path: Path) -> bool:
@@ -265,7 +324,7 @@ def in_chunks(cases: Sequence[RawCase], size: int = ROWS) -> Iterator[list[RawCa
 
 
 def prepare_together(
-    table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path
+    table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path, show: Show | None = None
 ) -> tuple[list[NewCases], list[tuple[RawCase, str]]]:
     """Prepare cases in `folder`: together, and where that fails, without those that fail alone.
 
@@ -277,7 +336,7 @@ def prepare_together(
     if not good:
         return [], problems
     try:
-        return [_prepared(table, cells, good, folder / "all")], problems
+        return [_prepared(table, cells, good, folder / "all", show)], problems
     except (CohortError, ImageError):
         readable = []
     for case in good:
@@ -295,9 +354,11 @@ def prepare_together(
         return [_prepared(table, cells, [case], folder / f"case{n}") for n, case in enumerate(readable)], problems
 
 
-def _prepared(table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path) -> NewCases:
+def _prepared(
+    table: NewTable, cells: pd.DataFrame, cases: Sequence[RawCase], folder: Path, show: Show | None = None
+) -> NewCases:
     rows = {row for case in cases for row in case.rows}
-    return table.prepared(folder, Silent(), cells[cells.index.isin(rows)])
+    return table.prepared(folder, show or Silent(), cells[cells.index.isin(rows)])
 
 
 def reason_of(error: CasewiseError) -> str:

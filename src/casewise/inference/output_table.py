@@ -17,7 +17,7 @@ from casewise.predictions.conformal import set_names
 
 if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
-    from casewise.inference.new_cases import PredictedChunk, RawCase
+    from casewise.inference.new_cases import NewInput, PredictedChunk, RawCase
 
 UNITS = ("learner", "case", "subject", "visit", "region", "image", "target")
 # What follows the probabilities.
@@ -153,7 +153,7 @@ class Written:
 
 def predict_to_file(
     model: TrainedModel,
-    cases: Path | str | Sequence[Path | str] | pd.DataFrame,
+    cases: NewInput,
     output: Path | str,
     *,
     receive: Callable[[PredictedChunk], None] | None = None,

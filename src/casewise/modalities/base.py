@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.cohort.cohort import Cohort
+    from casewise.cohort.folder_layout import Pattern
     from casewise.console import Show
     from casewise.modalities.dataset import PanelDataset
     from casewise.modalities.store.store import TileStore
@@ -210,8 +211,10 @@ class Modality(ABC):
         return Start(study, [], [], self.noun(study).singular)
 
     @abstractmethod
-    def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
+    def new_table(self, study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
         """The table of new cases in these image files and folders, with the study's names of columns.
+
+        With a pattern, the paths below a folder state subject, visit, and region or sequence.
 
         Raises:
             CasewiseError: a folder has no images of this modality, or their subjects cannot be told apart.

@@ -118,6 +118,7 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
         "display": {name: display_name(study, name) for name in (*study.outputs, *study.scores)},
         "bands": study.evaluation.bands,
         "response": _response(run),
+        "visits": bool((run.predictions.groupby("subject")["visit"].nunique() > 1).any()),
     }
     figures = {name: value for name, value in plain(run.results).items() if name in FIGURES and value}
     audit, provenance = _verdict(run.audit, study), _provenance(run, bundles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -41,6 +42,8 @@ from casewise.study.loading import build_study
 from casewise.training.linear_models import fit_radial_head
 from tests.chest_study import THREE, chest_study
 from tests.combinations import make_table, settings
+from tests.plugins.export import foreign_program
+from tests.plugins.export.foreign_program import Exported
 
 SIDE = 32
 TARGETS: dict[str, Any] = {
@@ -106,13 +109,19 @@ def learner_of(kind: str, folds: int = 0) -> TrainedLearner:
     """
     model, changes = KINDS[kind]
     folds = folds or (2 if kind == "cnn" or "volumes" in changes else 1)
-    values: dict[str, Any] = {"name": "export", "cohort": "cases.csv", "images": {"size": SIDE}, "weights": "random"}
+    values: dict[str, Any] = {
+        "name": "export",
+        "cohort": "cases.csv",
+        "images": {"size": SIDE},
+        "weights": "random",
+    }
     values |= {"panels": {"by": "case"}, "targets": TARGETS, "evaluation": {"response": False}}
     values |= {"backbones": [] if model.endswith(("_pixels", "_features")) else [model.partition("@")[0]]}
     values |= {"recipe": {"epochs": 1, "dropout": 0.5}}
     values |= {
         key: {**values.get(key, {}), **value} if isinstance(value, dict) else value for key, value in changes.items()
     }
+    values["images"] |= {} if "volumes" in changes else {"fit": "pad", "padding": "black"}  # a run has planned them
     study = build_study(values, source="the test's study", folder=Path())
     assert model in study.learners
     view, members = study.of_learner(model), []
@@ -187,8 +196,10 @@ def test_portable_operators_give_the_values_of_those_that_they_replace(number: i
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
-    changes: Any = {"test_time_augmentation": True, "compute": {"precision": "bf16"}}
-    study = chest_study(chests, backbones=["test_resnet", "cnn"], stack=["mean"], recipe={"epochs": 1}, **changes)
+    settings = {"images": {"channels": "rgb", "fit": "pad", "padding": "reflect"}, "recipe": {"epochs": 1}}
+    settings |= {"panels": {"by": "case", "grid": "1x2"}, "test_time_augmentation": True, "stack": ["mean"]}
+    settings |= {"compute": {"precision": "bf16"}}
+    study = chest_study(chests, backbones=["test_resnet", "cnn"], **settings)
     return run(study, tmp_path_factory.mktemp("export") / "run")
 
 
@@ -205,41 +216,48 @@ def test_an_exported_run_predicts_images_prepared_by_the_page_like_casewise(
     assert result.exit_code == 0
     description = json.loads((output / "preprocessing.json").read_text())
     (entry,) = description["learners"]
-    assert {path.name for path in output.iterdir()} == {entry["file"], "preprocessing.json", "README.md"}
+    own_files = {entry["file"], "preprocessing.json", "README.md", "reference.jpg", "test_resnet.panel.npy"}
+    assert {path.name for path in output.iterdir()} == own_files
     assert (entry["learner"], entry["folds"], entry["parity"]["source"]) == ("test_resnet", [1, 2], "cases")
     assert 0 <= entry["parity"]["largest"] <= entry["parity"]["tolerance"] == TOLERANCE
     (stated,) = entry["inputs"]
-    assert (stated["name"], stated["shape"]) == ("panels", ["batch", 3, 64, 64])
+    assert (stated["name"], stated["shape"]) == ("panels", ["batch", 3, 64, 128])
     assert (stated["dtype"], stated["range"], stated["channels"]) == ("float32", [0.0, 1.0], ["red", "green", "blue"])
     assert entry["in_graph"]["mirrored_panels"]
-    panels = torch.from_numpy(done_tiles(done)).float().div(255).expand(-1, 3, -1, -1).contiguous()
-    names = formats.Names(("panels",), ("label",))
-    (values,) = format_named(to).open(output / entry["file"], names)([panels])
-    table = load_bundle(done.folder).predict(chests)
-    table = table[table["learner"] == "test_resnet"]
-    own = table.set_index("case")[[f"probability of {name}" for name in THREE]]
-    assert len(own) == len(values) == 24
-    np.testing.assert_allclose(values.numpy(), own.to_numpy(), rtol=0, atol=1e-5)
+    program, columns = Exported(output, "test_resnet"), [f"probability of {name}" for name in THREE]
+    assert max(program.test()) <= 1
+    assert program.test()[0] == 0
+    cases = [[chests.parent / path] for path in pd.read_csv(chests)["path"][:4]]
+    noise = np.random.default_rng(0)
+    Image.fromarray(noise.integers(0, 256, (37, 50, 4), dtype=np.uint8)).save(tmp_path / "small.png")
+    Image.fromarray(noise.integers(0, 4000, (201, 303), dtype=np.uint16)).save(tmp_path / "deep.png")
+    cases += [[output / "reference.jpg", tmp_path / "small.png"], [tmp_path / "small.png", tmp_path / "deep.png"]]
+    for case in cases:
+        table = load_bundle(done.folder).predict([case], learner="test_resnet")
+        (values,) = program.values(program.panel(case)).values()
+        np.testing.assert_allclose(values, table[columns].to_numpy(), atol=1e-4)
     # the networks were trained in bfloat16, and the figures of the run are those of what it ships
     assert {job["precision"] for job in done.finished.jobs} == {"bf16"}
+    table = load_bundle(done.folder).predict(chests, learner="test_resnet").set_index("case")
     tested = done.rows[(done.rows["stage"] == "test") & (done.rows["model"] == "test_resnet")]
-    values, of_run = own.loc[tested["case"]].to_numpy(), tested[["p0", "p1", "p2"]].to_numpy(float)
+    values, of_run = table.loc[tested["case"], columns].to_numpy(), tested[["p0", "p1", "p2"]].to_numpy(float)
     assert len(of_run)
     np.testing.assert_allclose(values, of_run, rtol=0, atol=1e-5)
     page = (output / "README.md").read_text()
-    assert all(text in page for text in ("float32", "(batch, 3, 64, 64)", "red, green, blue", *THREE))
-
-
-def done_tiles(done: Run) -> np.ndarray:
-    """The prepared images of a run, (N, 1, 64, 64) `uint8`, in the order of its table."""
-    return np.array(FinishedRun.open(RunFolder(done.folder)).prepared.store.tiles)
-
-
-def test_prepared_panels_are_the_images_as_the_page_describes(done: Run, chests: Path) -> None:
-    paths = pd.read_csv(chests)["path"]
-    for tile, path in zip(done_tiles(done), paths, strict=True):
-        picture = Image.open(chests.parent / path).convert("L").resize((64, 64), Image.Resampling.LANCZOS)
-        assert np.abs(tile[0].astype(int) - np.asarray(picture).astype(int)).max() <= 1
+    assert all(text in page for text in ("float32", "(batch, 3, 64, 128)", "red, green, blue", *THREE))
+    imports = set(re.findall(r"^ *(?:from|import) (\w+)", Path(foreign_program.__file__).read_text(), re.MULTILINE))
+    assert imports <= {
+        "__future__",
+        "json",
+        "math",
+        "collections",
+        "pathlib",
+        "typing",
+        "numpy",
+        "PIL",
+        "onnxruntime",
+        "torch",
+    }
 
 
 @pytest.mark.parametrize(
@@ -256,6 +274,7 @@ def test_every_learner_of_a_run_gives_the_predictions_of_casewise(modality: str,
     assert len(description["learners"]) == (3 if modality == "volumes" else 2)
     for entry in description["learners"]:
         assert entry["parity"]["source"] == "cases"
+        assert max(Exported(written.folder, entry["learner"]).test()) <= 1
         study = prepared.study.of_learner(entry["learner"])
         panels = []
         for stated in entry["inputs"]:
@@ -298,7 +317,7 @@ def test_weights_of_large_graphs_are_in_a_second_file(
     assert set(entry["sha256"]) == {"test_resnet.onnx", "test_resnet.onnx.data"}
     assert {name: checksum(written.folder / name) for name in entry["sha256"]} == entry["sha256"]
     names = formats.Names(("panels",), ("label",))
-    (values,) = format_named("onnx").open(written.graphs["test_resnet"], names)([torch.rand(2, 3, 64, 64)])
+    (values,) = format_named("onnx").open(written.graphs["test_resnet"], names)([torch.rand(2, 3, 64, 128)])
     assert torch.allclose(values.sum(dim=1), torch.ones(2), atol=1e-5)
 
 
@@ -385,7 +404,8 @@ def test_the_page_of_every_kind_states_its_inputs_and_outputs(kind: str, tmp_pat
     graph = tmp_path / "graph.pt"
     graph.write_bytes(b"")
     checked = parity.Parity(1e-7, 4, "random", "torch.jit.load")
-    entry = describe(learner, graph, checked)
+    own_test = {"image": "reference.jpg", "panel": "graph.panel.npy", "panel_tolerance": 0.1}
+    entry = describe(learner, graph, checked) | {"self_test": own_test}
     assert list(entry["sha256"]) == ["graph.pt"]
     text = page({"casewise": "1", "graphs": "torchscript", "learners": [entry], "decisions": {}, "stackers": {}}, "")
     for stated in [*entry["inputs"], *entry["outputs"]]:

@@ -11,13 +11,14 @@ import yaml
 from PIL import Image
 
 from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.folder_layout import stated_pattern
 from casewise.console import Silent, Terminal
 from casewise.errors import CasewiseError
 from casewise.pipeline.read import read, validate
 from casewise.plugins.init.columns import understand_columns
 from casewise.plugins.init.new_study import NewStudy
 from casewise.plugins.init.own_data import DataFacts, available_weights, default_recipe, plan_study
-from casewise.plugins.init.patterns import infer_pattern, stated_pattern
+from casewise.plugins.init.patterns import infer_pattern
 from casewise.plugins.init.target import understand_target
 from casewise.splits.grouped import split
 from casewise.study.loading import read_study

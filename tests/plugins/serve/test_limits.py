@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
@@ -44,10 +45,14 @@ def error_of(answer: httpx.Response, status: int, code: str) -> str:
 def test_every_answer_has_the_headers_of_security(toy: Running) -> None:
     for path in ("/", "/health", "/api/model", "/page/page.js", "/nothing"):
         headers = httpx.get(toy.url + path).headers
+        head = httpx.head(toy.url + path)
+        assert (head.status_code, head.content) == (404 if path == "/nothing" else 200, b"")
+        assert head.headers["content-length"] == headers["content-length"]
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
+    assert httpx.head(toy.url + "/api/predict").headers["allow"] == "POST"
 
 
 def test_the_page_takes_nothing_from_elsewhere() -> None:
@@ -130,11 +135,22 @@ def spoken(port: int, data: bytes, seconds: float = 8.0) -> bytes:
         return received
 
 
+BEGUN = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5000\r\n"
+BEGUN += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+
+
+def test_stalled_uploads_take_no_place_in_the_queue() -> None:
+    with running(ServiceSettings(Path("bundle"), queue=0), toy_work) as service, ExitStack() as stack:
+        for _ in range(3):
+            stalled = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            stalled.sendall(BEGUN)
+        until(lambda: len(list(service.folder.glob("request-*"))) == 3)
+        assert httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60).status_code == 200
+
+
 def test_slow_clients_are_dropped(toy: Running) -> None:
-    begun = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5000\r\n"
-    begun += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
     with ThreadPoolExecutor() as clients:  # each waits for seconds
-        said = (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"", begun)
+        said = (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"", BEGUN)
         half, silent, answer = clients.map(lambda data: spoken(toy.port, data), said)
     assert half == silent == b""
     assert answer.startswith(b"HTTP/1.1 408")

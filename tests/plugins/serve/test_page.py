@@ -84,7 +84,7 @@ def fill(page: Page, rows: pd.DataFrame) -> list[str]:
             page.get_by_role("button", name="Add a visit").click()
         box = page.get_by_role("group", name=f"Visit {number + 1}")
         box.get_by_label("Name").fill(visit)
-        box.get_by_label("Day").fill(str(28 * number))
+        box.get_by_label("Day").fill(["0", "3,5", "56"][number])
         for region in REGIONS:
             paths = rows.loc[(rows["visit"] == visit) & (rows["region"] == region), "path"].tolist()
             box.get_by_label(f"Choose files of {region}").set_input_files(paths)
@@ -96,6 +96,44 @@ def accessibility_problems(page: Page) -> str:
     results = Axe().run(page)
     assert results.response["passes"]
     return str(results.generate_report()) if results.violations_count else ""
+
+
+# What is cut at the right of a narrow page, and texts of a chart that lie on one another.
+CUT = """() => {
+  const seen = (node) => node.getBoundingClientRect();
+  const wide = [...document.querySelectorAll("main *")].filter((node) => seen(node).right > innerWidth);
+  const scrolled = [...document.querySelectorAll(".scroll")].filter((node) => node.scrollWidth > node.clientWidth);
+  const texts = [...document.querySelectorAll(".course text")];
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+  const lying = texts.filter((text) => texts.some((other) => other !== text && !apart(seen(text), seen(other))));
+  return [...wide, ...scrolled, ...lying].map((node) => node.outerHTML.slice(0, 100));
+}"""
+# The bands in bold of a value whose interval touches some of them.
+BOLD = """async (bands) => {
+  const { showVisit } = await import("/page/results.js");
+  const target = { name: "t", primary: true, range: [0, 72], bands: { clear: 0, mild: 1, severe: 10 } };
+  const result = { target: "t", title: "T", prediction: 5, prediction_low: 2, prediction_high: 8, band: "mild", bands };
+  const visit = { visit: "a", flags: [], results: [{ ...result, spread: null }] };
+  const shown = showVisit(visit, { targets: [target], coverage: 0.9 }, false);
+  return [...shown.querySelectorAll(".here")].map((node) => node.textContent.split(" ")[0]);
+}"""
+
+
+def test_a_band_is_bold_only_where_the_whole_interval_lies_in_it(page: Page) -> None:
+    assert [page.evaluate(BOLD, bands) for bands in (["mild"], ["mild", "severe"], [])] == [["mild"], [], []]
+
+
+def test_a_study_without_visits_is_asked_for_none(browser: Any, served: Running) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    facts = httpx.get(served.url + "/api/model", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    facts |= {"visits": False, "several": "Several images are averaged."}
+    page.route("**/api/model", lambda route: route.fulfill(json=facts))
+    page.goto(served.url)
+    page.get_by_text("Several images are averaged.").wait_for()
+    assert not [name for name in ("Name", "Day") if page.get_by_label(name, exact=True).is_visible()]
+    assert page.get_by_role("button", name="Add a visit").is_hidden()
+    assert page.evaluate(CUT) == []
+    page.close()
 
 
 def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> None:
@@ -126,6 +164,7 @@ def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> 
     page.get_by_label("Target").select_option(label="scaling")
     page.get_by_role("button", name="Show saliency").click()
     page.get_by_role("img", name="Saliency map over").first.wait_for()
+    assert page.evaluate("document.activeElement.id") == "maps"
     assert page.get_by_role("img", name="Saliency map over").count() == len(rows)
     assert page.get_by_role("img", name="Original image").count() == len(rows)
     sizes = page.evaluate("[...document.querySelectorAll('.map img')].map(image => image.naturalWidth)")
@@ -136,7 +175,7 @@ def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> 
     download.value.save_as(tmp_path / "saved.json")
     saved = json.loads((tmp_path / "saved.json").read_text())
     assert saved["label"] == "A label"
-    assert [visit["visit"] for visit in saved["visits"]] == visits
+    assert [(visit["visit"], visit["day"]) for visit in saved["visits"]] == list(zip(visits, (0, 3.5, 56), strict=True))
     shown = page.locator(".headline .value").all_inner_texts()
     values = [r["prediction"] for visit in saved["visits"] for r in visit["results"] if r["target"] == "pasi"]
     assert [float(text) for text in shown] == pytest.approx(values, abs=0.051)
@@ -145,6 +184,8 @@ def test_the_clinicians_path(page: Page, rows: pd.DataFrame, tmp_path: Path) -> 
     assert page.get_by_role("note").is_visible()
     assert page.locator("#answers").is_visible()
     page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate(CUT) == []
     page.get_by_role("button", name="Start again").click()
     assert page.get_by_role("heading", name="Results").is_hidden()
     assert page.locator(".files li").count() == 0

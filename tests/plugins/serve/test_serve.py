@@ -80,6 +80,8 @@ def test_predictions_are_those_of_the_bundle(served: Running, served_run: Path, 
     for score in scores:
         low, high = bounds[score["band"]]
         assert low <= score["prediction"] <= high
+        ends = score["prediction_low"], score["prediction_high"]
+        assert score["bands"] == [name for name, (low, high) in bounds.items() if ends[0] < high and ends[1] >= low]
     assert all(score["prediction_low"] is not None for score in scores)
 
 
@@ -102,6 +104,8 @@ def test_the_course_has_percent_change_and_response(served: Running, table: pd.D
     assert [entry["value"] for entry in later_first] == pytest.approx(values[::-1])
     assert later_first[0]["is_baseline"]
     assert [entry["day"] for entry in later_first] == [0, 28, 56]
+    comma = post(served, table, **{"1.day": "0", "2.day": "3,5", "3.day": "010"}).json()["trajectory"]["visits"]
+    assert [entry["day"] for entry in comma] == [0, 3.5, 10]
     assert [entry["day"] for entry in course["visits"]] == [None] * 3  # no day is invented
     some = post(served, table, **{"1.day": "5"})
     assert (some.status_code, some.json()["error"]["code"]) == (422, "day_missing")
@@ -193,7 +197,8 @@ def test_bad_forms_are_typed_errors(served: Running) -> None:
     long = {"visit": "x" * 100_000}
     assert code_of(httpx.post(url, files=good_form(), data=long)) == (400, "bad_form")
     assert code_of(httpx.post(url, files=good_form(), data={"visit": "a\x1b[31m"})) == (422, "bad_text")
-    assert code_of(httpx.post(url, files=good_form(), data={"day": "1e999"})) == (422, "bad_day")
+    for day in ("1e999", "1,000", "3;5", "1_000", "nan", "0x1c"):
+        assert code_of(httpx.post(url, files=good_form(), data={"day": day})) == (422, "bad_day")
     assert code_of(httpx.post(url, files=good_form(), data={"uper": "x"})) == (422, "unknown_field")
     for field in ("target", "learner"):  # they would have no effect
         assert code_of(httpx.post(url, files=good_form(), data={field: "x"})) == (422, "unknown_field")

@@ -28,6 +28,7 @@ from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
+    from casewise.cohort.folder_layout import Pattern
     from casewise.console import Show
     from casewise.modalities.dataset import PanelDataset
     from casewise.modalities.store.store import ImageSource
@@ -52,11 +53,11 @@ class Photographs(base.Modality):
         claims = (plugin.claim(files or [], study) for plugin in plugins())
         return next(filter(None, claims), None) or super().start(files, study)
 
-    def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
+    def new_table(self, study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
         images: list[FolderImage] = []
         for path in paths:
             if path.is_dir():
-                images += _of_folder(study, path)
+                images += _of_folder(study, path, pattern)
             else:
                 region = find_region(path.name, study.regions) if study.regions else ""
                 images.append(FolderImage(str(path), path.name, region=region))
@@ -197,8 +198,8 @@ class Photographs(base.Modality):
 MODALITY = Photographs()
 
 
-def _of_folder(study: Study, folder: Path) -> list[FolderImage]:
-    layout = read_new_layout(folder, regions=study.regions)
+def _of_folder(study: Study, folder: Path, pattern: Pattern | None) -> list[FolderImage]:
+    layout = read_new_layout(folder, regions=study.regions, pattern=pattern)
     if layout.skipped:
         count = counted(len(layout.skipped), "file")
         log.warning("%s: left out because of their names: %s, such as %s.", folder, count, layout.skipped[0])

@@ -11,11 +11,29 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from casewise.errors import counted
 from casewise.files import check_folder, checksum, make_folder, staging_folder, write_atomic, write_json
 from casewise.plugins.export.formats import format_named
 from casewise.plugins.export.learner import TrainedLearner, selected_members
-from casewise.plugins.export.parity import check_parity, random_sample, sample_of_cases, with_gaps
+from casewise.plugins.export.parity import (
+    TOLERANCE,
+    Sample,
+    check_parity,
+    random_sample,
+    reference,
+    sample_of_cases,
+    with_gaps,
+)
+from casewise.plugins.export.preparation import (
+    PANEL_TOLERANCE,
+    REFERENCE,
+    complete_for,
+    drawn_reference,
+    reference_panel,
+    steps,
+)
 from casewise.version import __version__
 
 if TYPE_CHECKING:
@@ -29,7 +47,7 @@ if TYPE_CHECKING:
     from casewise.plugins.export.formats import GraphFormat
     from casewise.plugins.export.parity import Parity
 
-FORMAT = "casewise-export-1"
+FORMAT = "casewise-export-2"
 DESCRIPTION, PAGE = "preprocessing.json", "README.md"
 
 # From a study and a preparation to panels of some of its cases.
@@ -63,7 +81,7 @@ class Export:
 def export_model(
     model: TrainedModel, output: Path, *, to: str, learners: Sequence[str], facts: RunFacts, show: Show
 ) -> Export:
-    """Write one checked graph for each learner, `preprocessing.json` and `README.md`.
+    """Write one checked graph for each learner with a self-test, `preprocessing.json` and `README.md`.
 
     Nothing is written unless every graph agrees with casewise. Files of an earlier export of the same learners are
     replaced.
@@ -79,14 +97,16 @@ def export_model(
     graph_format = format_named(to)
     members = selected_members(model.members, learners)
     check_folder(output, [DESCRIPTION], "an export")
-    records, parity = [], {}
+    records, parity, image = [], {}, b""
     with staging_folder(output) as temporary:
         for folds in members:
             learner = TrainedLearner.of(folds)
             path = temporary / f"{learner.file_stem}{graph_format.ending}"
             result = _write_graph(learner, path, graph_format, facts)
             parity[learner.name] = result
-            records.append(describe(learner, path, result))
+            image = image or drawn_reference(learner.study.images.size)
+            own_test = _write_self_test(learner, path, graph_format, image)
+            records.append(describe(learner, path, result) | {"self_test": own_test})
             source = "panels of the run" if result.source == "cases" else "random panels"
             show.line(
                 "export",
@@ -123,6 +143,30 @@ def _write_graph(learner: TrainedLearner, path: Path, graph_format: GraphFormat,
     # the example for the recording is random: sizes of 1 would be taken as fixed
     graph_format.write(learner.graph(), random_sample(learner).panels, learner.names, path)
     return check_parity(learner, graph_format.open(path, learner.names), sample, graph_format.reader)
+
+
+def _write_self_test(
+    learner: TrainedLearner, path: Path, graph_format: GraphFormat, image: bytes
+) -> Mapping[str, object]:
+    """Write the reference image and its panel, and state the output that a program must find; the graph is checked."""
+    panel = reference_panel(learner, image)
+    panels = tuple(panel.clone() for _ in learner.fitted)
+    check_parity(learner, graph_format.open(path, learner.names), Sample(panels, "random"), graph_format.reader)
+    array = path.with_name(f"{learner.file_stem}.panel.npy")
+    np.save(array, panel.numpy(), allow_pickle=False)
+    made_from = REFERENCE if complete_for(learner) else None
+    if made_from:
+        write_atomic(path.with_name(REFERENCE), image)
+    values = zip(learner.names.outputs, reference(learner, panels), strict=True)
+    return {
+        "image": made_from,
+        "panel": array.name,
+        "outputs": {name: own[0].tolist() for name, own in values},
+        "panel_tolerance": PANEL_TOLERANCE,
+        "output_tolerances": dict(
+            zip(learner.names.outputs, (TOLERANCE * unit for unit in learner.units), strict=True)
+        ),
+    }
 
 
 def _fold(member: Bundle) -> int | str:
@@ -176,6 +220,8 @@ def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, A
                 "grid": [study.panels.rows, study.panels.columns],
                 "pooling": study.panels.pooling,
             },
+            "steps": steps(learner),
+            "complete_for": complete_for(learner),
         },
         "in_graph": {
             "normalisation": True,

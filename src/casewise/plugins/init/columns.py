@@ -11,13 +11,12 @@ from functools import cached_property
 
 from casewise.cohort.checks import number
 from casewise.cohort.dates import read_dates
+from casewise.cohort.folder_layout import STRONG_SUBJECT, heading_words, stem_of
 from casewise.cohort.table import names_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import cut
-from casewise.plugins.init.image_files import stem_of
 from casewise.splits.predefined import side_of
 
-STRONG_SUBJECT = r"patients?|subjects?|participants?|probands?|persons?|people|pat|pid|mrn|subj|pt|proband(in)?|usubjid"
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
 _VISIT = (
     r"visits?|visite|timepoint|time point|session|ses|weeks?|months?|follow ?up|fu|besuch|examination|exam|tp|wave|"
@@ -78,8 +77,7 @@ class Column:
         >>> Column("patientID", []).header, Column("Time-Point", []).header
         ('patient id', 'time point')
         """
-        spaced = re.sub(r"(?<=[a-zäöü])(?=[A-Z])", " ", self.name)
-        return re.sub(r"[\W_]+", " ", spaced).strip().casefold()
+        return heading_words(self.name)
 
     def named(self, expression: str) -> bool:
         """Whether the header is one of these names, or has one of them as a word."""

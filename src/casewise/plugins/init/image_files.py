@@ -9,12 +9,11 @@ from pathlib import Path
 
 from casewise.cohort.checks import is_absolute
 from casewise.cohort.dates import natural
-from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, walk
+from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, VOLUME_FILES, stem_of, walk
 from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
 
-VOLUME_FILES = (".nii.gz", ".nii")
 # DICOM modalities whose files are single pictures; all others are slices of a scan.
 PLANAR = ("CR", "DX", "DR", "MG", "RG", "IO", "PX", "XC", "OP", "ES", "GM", "SM", "DMS")
 MASK_WORDS = ("mask", "seg", "segmentation", "lesion", "roi")
@@ -37,17 +36,6 @@ class ImageFiles:
     @property
     def noun(self) -> str:
         return "scan" if self.scans else "image"
-
-
-def stem_of(path: str) -> str:
-    """A path without the ending of an image file; other dots belong to the name.
-
-    >>> stem_of("a/T1.nii.gz"), stem_of("P1.2.JPG"), stem_of("series1")
-    ('a/T1', 'P1.2', 'series1')
-    """
-    folded = path.casefold()
-    ending = next((e for e in (*VOLUME_FILES, *DICOM_SUFFIXES, *ENDINGS) if folded.endswith(e)), "")
-    return path[: len(path) - len(ending)]
 
 
 def find_images(folder: Path) -> ImageFiles:

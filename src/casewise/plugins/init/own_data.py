@@ -14,6 +14,7 @@ from pathlib import Path
 from casewise.audit.columns import further_columns
 from casewise.audit.metadata import INTERNAL, STANDARD, audited_columns, columns_in_use, is_usual
 from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.folder_layout import stated_pattern
 from casewise.cohort.table import Problems, names_text, read_text_table
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, counted
@@ -21,7 +22,6 @@ from casewise.modalities.registry import modality_of
 from casewise.plugins.init.columns import Roles, understand_columns
 from casewise.plugins.init.image_files import ImageFiles, are_grey, find_images, skipped_text
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
-from casewise.plugins.init.patterns import stated_pattern
 from casewise.plugins.init.rows import (
     FOUND,
     ImageRows,

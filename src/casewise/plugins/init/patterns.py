@@ -1,112 +1,33 @@
-"""Patterns of file names, such as `{label}/{subject}_{visit}.jpg`: stated by the user, or inferred from the names."""
+"""Patterns that are inferred from file names, such as `{label}/{subject}_{visit}.jpg`."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
+from casewise.cohort.folder_layout import DATE_FORM, VISIT_WORDS, Pattern, stem_of
 from casewise.cohort.identity import alike
-from casewise.errors import CasewiseError, nearest
-from casewise.plugins.init.columns import STRONG_SUBJECT, Column
-from casewise.plugins.init.image_files import stem_of
 from casewise.splits.predefined import WORDS
 
-FIELDS = ("label", "subject", "visit", "date", "sequence", "split", "view")
 _SUBJECT_WORDS = r"p|pt|pat|patient|s|sub|subj|subject|case|pid|participant|proband|person"
-_VISIT_WORDS = (
-    r"v|visit|week|w|wk|month|m|day|d|t|tp|time|timepoint|session|ses|baseline|bl|followup|follow|fu|screening|"
-    r"pre|post|before|after|visite|woche|monat|tag"
-)
 _VIEW = r"l|r|left|right|od|os|ou|pa|ap|lat|lateral|frontal|front|back|top|side|cc|mlo|dorsal|ventral"
 _SEQUENCE = r"t1|t1w|t1c|t1ce|t1gd|t1post|t1pre|t2|t2w|t2star|flair|dwi|adc|pd|swi|dce|ct|pet"
 # What the words of a field look like, the first one that fits all of them.
 _FORMS = {
-    "date": r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])",
+    "date": DATE_FORM,
     "sequence": _SEQUENCE,
     "view": _VIEW,
-    "visit": rf"({_VISIT_WORDS})[-_ ]?\d*",
+    "visit": rf"({VISIT_WORDS})[-_ ]?\d*",
     "subject": rf"({_SUBJECT_WORDS})[-_]?\d+[a-z]?",
 }
 _GRADE = re.compile(
     r"(grade|class|stage|score|level|label|severity|type|category|grad|stadium)[\W_]*\d+", re.IGNORECASE
 )
 _SEPARATORS = re.compile(r"([_\-. ]+)")
-# Other names of the field {subject}.
-_PEOPLE = rf"(({STRONG_SUBJECT}) ?(id|code|nr|no|number|name|key)?)"
 _MOST_CLASSES = 20
 # The fraction of subjects with images of several classes above which a number counts images, not people.
 _MIXED = 1 / 3
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """A pattern, with what was doubtful when it was inferred."""
-
-    text: str
-    doubts: list[str] = field(default_factory=list)
-
-    @property
-    def fields(self) -> list[str]:
-        """The names of the placeholders in order, each once.
-
-        >>> Pattern("{label}/{subject}_{visit}.jpg").fields
-        ['label', 'subject', 'visit']
-        """
-        return list(dict.fromkeys(re.findall(r"\{(\w+)\}", self.text)))
-
-    def read(self, path: str) -> dict[str, str] | None:
-        """The values that a path states; None if it does not match. Endings of image files are not compared.
-
-        >>> Pattern("{label}/{subject}_{visit}.jpg").read("benign/P07_week4.JPG")
-        {'label': 'benign', 'subject': 'P07', 'visit': 'week4'}
-        """
-        match = re.fullmatch(self._expression, stem_of(path))
-        return match.groupdict() if match else None
-
-    @property
-    def _expression(self) -> str:
-        pieces = re.split(r"(\{\w+\}|\*\*/|\*)", stem_of(self.text))
-        named: set[str] = set()
-        expression = ""
-        for piece in pieces:
-            name = piece[1:-1] if piece.startswith("{") else ""
-            if name:
-                own = r"\d{4}-\d\d-\d\d|[^/]+?" if name == "date" else "[^/]+?"
-                expression += f"(?P={name})" if name in named else f"(?P<{name}>{own})"
-                named.add(name)
-            else:
-                expression += {"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece))
-        return expression
-
-
-def stated_pattern(text: str) -> Pattern:
-    """A pattern that the user states; a field such as {patient} is {subject}.
-
-    >>> stated_pattern("{label}/{patient_id}_{visit}.jpg").text
-    '{label}/{subject}_{visit}.jpg'
-
-    Raises:
-        CasewiseError: it names no field, a field is misspelt, or braces are not closed.
-    """
-    fields = re.findall(r"\{([^{}]*)\}", text)
-    plain = re.sub(r"\{\w+\}", "", text)
-    if not fields or "{" in plain or "}" in plain:
-        raise CasewiseError(
-            f"--pattern {text[:80]!r}: write names in braces, such as '{{label}}/{{subject}}_{{visit}}.jpg'. Names are "
-            f"{', '.join(FIELDS)}, or that of another column; `*` stands for any text within a name."
-        )
-    for name in fields:
-        hint = nearest(name, FIELDS)
-        if name not in FIELDS and (hint or not name.isidentifier()):
-            raise CasewiseError(
-                f"--pattern: {{{name}}} is none of {', '.join(FIELDS)}.{hint} Another column needs a name of its own."
-            )
-    people = [name for name in fields if Column(name, []).exactly(_PEOPLE)]
-    if "subject" in fields or len(set(people)) != 1:
-        return Pattern(text)
-    return Pattern(text.replace(f"{{{people[0]}}}", "{subject}"))
 
 
 def read_all(pattern: Pattern, paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -206,7 +127,7 @@ class _Inference:
         if same := next((name for name, others in self.values.items() if others == values), ""):
             return f"{{{same}}}"
         kind = _kind(distinct)
-        for name, words in (("visit", _VISIT_WORDS), ("subject", _SUBJECT_WORDS)):
+        for name, words in (("visit", VISIT_WORDS), ("subject", _SUBJECT_WORDS)):
             if before and re.fullmatch(words, before, re.IGNORECASE):
                 kind = name
         if kind == "subject" and self.needs_label and self._mixes(values):

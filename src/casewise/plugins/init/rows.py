@@ -10,6 +10,7 @@ from typing import TypeVar
 from casewise.cohort.checks import STORED
 from casewise.cohort.classes import plain
 from casewise.cohort.dates import natural
+from casewise.cohort.folder_layout import FIELDS, Pattern
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, counted, nearest
 from casewise.plugins.init.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
@@ -24,7 +25,7 @@ from casewise.plugins.init.image_files import (
     stem_of,
 )
 from casewise.plugins.init.new_study import films_state, table_bytes
-from casewise.plugins.init.patterns import FIELDS, Pattern, infer_pattern, read_all
+from casewise.plugins.init.patterns import infer_pattern, read_all
 from casewise.plugins.init.target import TargetPlan
 
 T = TypeVar("T")

@@ -33,17 +33,15 @@ def create_app(settings: ServiceSettings, pool: WorkerPool, description: Json, f
 
     def answering(task: str) -> Callable[[Request], Awaitable[Response]]:
         async def answered(request: Request) -> Response:
-            pool.enter()
-            try:
-                with tempfile.TemporaryDirectory(dir=folder, prefix="request-") as name:
-                    submission = await read_submission(request, Path(name), description, settings)
-                    if task == "predict" and (submission.target or submission.learner):
-                        field = "target" if submission.target else "learner"
-                        message = f"{field} is a field of /api/explain only. Leave it out."
-                        raise ServiceError(422, "unknown_field", message)
+            pool.check()  # a client of a busy service sends no large body in vain
+            with tempfile.TemporaryDirectory(dir=folder, prefix="request-") as name:
+                submission = await read_submission(request, Path(name), description, settings)
+                if task == "predict" and (submission.target or submission.learner):
+                    field = "target" if submission.target else "learner"
+                    message = f"{field} is a field of /api/explain only. Leave it out."
+                    raise ServiceError(422, "unknown_field", message)
+                with pool.place():  # only now, so that stalled uploads take none
                     answer = await pool.answer({"task": task, "submission": submission.as_json(), "folder": name})
-            finally:
-                pool.leave()
             return JSONResponse(answer)
 
         return answered
@@ -56,7 +54,9 @@ def create_app(settings: ServiceSettings, pool: WorkerPool, description: Json, f
     async def failed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = CODES.get(error.status_code, "bad_request")
-        return await refused(request, ServiceError(error.status_code, code, _sentence(error, settings)))
+        answer = await refused(request, ServiceError(error.status_code, code, _sentence(error, settings)))
+        answer.headers.update(error.headers or {})
+        return answer
 
     return Starlette(
         routes=[

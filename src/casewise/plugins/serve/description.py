@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 NOTICE = "Research software, not a medical device. The results must not be used to diagnose, treat or monitor anyone."
 
 
-def describe(model: TrainedModel, study: Study, learner: str, explained: list[str]) -> Json:
+def describe(model: TrainedModel, study: Study, learner: str, networks: list[str], explained: list[str]) -> Json:
     """The facts of a model as plain values.
 
     Args:
-        learner: the learner that predicts; explained: those of its networks that have saliency maps.
+        learner: the learner that predicts; networks: those behind it; explained: those with saliency maps.
     """
     about, noun = model.about, modality_of(study).noun(study)
     display = about.get("display") or {}
@@ -43,8 +43,11 @@ def describe(model: TrainedModel, study: Study, learner: str, explained: list[st
         "synthetic": bool(about.get("synthetic") or any(m.origin.get("synthetic") for m in model.members)),
         "learner": learner,
         "learner_title": learner_name(learner),
+        "networks": sum(member.model in networks for member in model.members),
         "modality": study.modality_name,
         "noun": {"singular": noun.singular, "plural": noun.plural},
+        "visits": bool(about.get("visits", True)),
+        "several": several_images(study, networks),
         "primary_outcome": outcome,
         "targets": targets,
         "targets_by_name": {target["name"]: target for target in targets},
@@ -62,6 +65,24 @@ def describe(model: TrainedModel, study: Study, learner: str, explained: list[st
         "explained_targets": list(study.outputs),
         "card": model.card,
     }
+
+
+def several_images(study: Study, networks: list[str]) -> str:
+    """What becomes of several images of a visit or region, as a sentence; empty where they are one scan."""
+    if getattr(study.modality_settings, "sequences", None):
+        return ""
+    noun, own = modality_of(study).noun(study), [study.level_of(name) == "image" for name in study.targets]
+    if all(own):
+        return f"Each {noun.singular} has a prediction of its own."
+    views = [study.of_learner(name).panels for name in networks]
+    many, of = f"Several {noun.plural}", " of a region" if study.panels.by == "region" else ""
+    if any(own) or study.modality_name != "photographs" or len({(p.bags, p.slots, p.pooling) for p in views}) > 1:
+        return f"{many}{of} are combined in one prediction."
+    if views[0].bags or views[0].slots > 1:
+        at_once = "" if views[0].bags else f", {views[0].slots} at a time"
+        return f"{many}{of} are read together{at_once}."
+    largest = views[0].pooling == "max"
+    return f"{many}{of}: {'the largest of their predictions counts' if largest else 'their predictions are averaged'}."
 
 
 def _target(study: Study, name: str, title: str, bands: dict[str, float]) -> Json:

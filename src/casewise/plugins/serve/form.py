@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ MOST_VISITS, LONGEST_TEXT = 100, 200
 # Bytes of a field without a file.
 FIELD_BYTES = 16 * 1024
 COPIED = 2**20
+DAY, THOUSANDS = re.compile(r"[+-]?[0-9]{1,6}([.,][0-9]{1,20})?"), re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 NUMBERED = re.compile(r"([1-9]\d{0,2})\.(.+)", re.DOTALL)
 
 
@@ -60,7 +60,7 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
         elif name == "visit":
             names[number] = _text(value, field)
         elif name == "day":
-            days[number] = _day(value, field)
+            days[number] = _day(value, number)
         elif field in options:
             options[field] = _text(value, field)
         else:
@@ -136,11 +136,11 @@ def _text(value: str, field: str) -> str:
     return text
 
 
-def _day(value: str, field: str) -> float:
-    try:
-        day = float(value)
-    except ValueError:
-        day = math.nan
-    if not math.isfinite(day) or abs(day) > 1e6:
-        raise ServiceError(422, "bad_day", f"{cut(field)}: {cut(value)} is not a number of days, such as 28.")
-    return day
+def _day(value: str, number: int) -> float:
+    """The number of a day, also with a decimal comma; not 1,000, which may mean 1 or 1000."""
+    text = value.strip().replace("\N{MINUS SIGN}", "-")
+    if not DAY.fullmatch(text) or THOUSANDS.fullmatch(text):
+        message = f"The day of visit {number}: {cut(value)} is not a number of days, such as 28 or 3.5"
+        clash = " (1000 or 1.0 would be clear)" if THOUSANDS.fullmatch(text) else ""
+        raise ServiceError(422, "bad_day", f"{message}{clash}.")
+    return float(text.replace(",", "."))

@@ -13,8 +13,9 @@ import signal
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -206,8 +207,8 @@ class WorkerPool:
             self._idle.put(worker)
         return self.workers[0].description
 
-    def enter(self) -> None:
-        """Take a place in the queue, before a request is read.
+    def check(self) -> None:
+        """Check that there is a free place in the queue.
 
         Raises:
             ServiceError: 503, there is none.
@@ -217,11 +218,20 @@ class WorkerPool:
                 f"The service is busy: {self._capacity} requests are in progress. Try again in {RETRY_AFTER} seconds."
             )
             raise ServiceError(503, "busy", message, retry_after=RETRY_AFTER)
-        self.taken += 1
 
-    def leave(self) -> None:
-        """Give the place back."""
-        self.taken -= 1
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place in the queue for a request that has arrived completely, and give it back.
+
+        Raises:
+            ServiceError: 503, there is none.
+        """
+        self.check()
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
 
     async def answer(self, job: Json) -> Json:
         """The answer of some worker to a job.

@@ -81,7 +81,7 @@ class ModelSession:
         networks = {member.model for member in self.ensemble.members}
         explainable = self.explainer.explainable(self.model.members) if self.explainer else []
         maps = [name for name in explainable if name in networks]
-        return describe(self.model, self.study, self.learner, maps)
+        return describe(self.model, self.study, self.learner, sorted(networks), maps)
 
     def predict(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/predict for images in `folder`.
@@ -249,7 +249,12 @@ class ModelSession:
             result["probabilities"] = {name: plain(row[f"probability of {name}"]) for name in classes}
             result["prediction_set"] = [name for name in str(row["prediction set"]).split(" | ") if name]
         elif facts["bands"] and not missing:
-            result["band"] = list(facts["bands"])[int(band_of(np.array([float(value)]), facts["bands"])[0])]
+            names = list(facts["bands"])
+            ends = [row["prediction low"], float(value), row["prediction high"]]
+            low, own, high = band_of(np.array(ends, dtype=float), facts["bands"])
+            # the bands that the interval touches; none without an interval
+            bands = [] if plain(ends[0]) is None else names[low : high + 1]
+            result |= {"band": names[own], "bands": bands}
         used = {*OTHER_FORM, "target", "region", *(name for name in row if str(name).startswith("probability of "))}
         result |= {str(name).replace(" ", "_"): plain(cell) for name, cell in row.items() if name not in used}
         result["flags"] = [submission.named(reason) for reason in reasons_of(str(row["flags"]))]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from casewise.cohort.cohort import Cohort
+    from casewise.cohort.folder_layout import Pattern
     from casewise.console import Show
     from casewise.modalities.dataset import PanelDataset
     from casewise.modalities.store.store import TileStore
@@ -45,8 +46,8 @@ class VolumesModality(base.Modality):
             raise CasewiseError("--images makes no tables of scans. Leave it out: the study file lists the columns.")
         return base.Start(study, [], [], "scan")
 
-    def new_table(self, study: Study, paths: Sequence[Path]) -> pd.DataFrame:
-        return new_scans(study, paths)
+    def new_table(self, study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
+        return new_scans(study, paths, pattern)
 
     def columns(self, study: Study) -> dict[str, str]:
         volumes = volumes_of(study)

@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.cohort.dates import natural
-from casewise.cohort.folder_layout import DICOM_SUFFIXES, find_region
+from casewise.cohort.folder_layout import DICOM_SUFFIXES, find_region, read_paths, refuse_visits
 from casewise.errors import CasewiseError, counted
 from casewise.plugins.volumes.settings import volumes_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.cohort.folder_layout import Pattern
     from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
 NIFTI = (".nii", ".nii.gz")
 
 
-def new_scans(study: Study, paths: Sequence[Path]) -> pd.DataFrame:
-    """One row for each scan in `subject/visit/`, `subject/` or alone; its name contains that of its sequence.
+def new_scans(study: Study, paths: Sequence[Path], pattern: Pattern | None = None) -> pd.DataFrame:
+    """One row for each scan in `subject/visit/`, `subject/`, alone, or by a pattern; its name contains its sequence.
 
     A study of one sequence needs no sequence in the names. A scan alone is a subject of its own, named by its file.
 
@@ -35,13 +36,13 @@ def new_scans(study: Study, paths: Sequence[Path]) -> pd.DataFrame:
     volumes = volumes_of(study)
     if needed := volumes.slice_index or (volumes.mask if volumes.roi == "mask" else ""):
         raise CasewiseError(f"cases: scans of this study need a table, which states the column {needed!r} for each.")
-    rows = [row for path in paths for row in _rows_of(path, list(volumes.sequences))]
+    rows = [row for path in paths for row in _rows_of(path, list(volumes.sequences), pattern)]
     headings = [str(study.columns.get(role) or role) for role in ("path", "subject", "visit")]
     table = pd.DataFrame(rows, columns=[*headings, volumes.column])
     return table if table[headings[2]].any() else table.drop(columns=headings[2])
 
 
-def _rows_of(path: Path, sequences: list[str]) -> list[tuple[str, str, str, str]]:
+def _rows_of(path: Path, sequences: list[str], pattern: Pattern | None) -> list[tuple[str, str, str, str]]:
     """The scans of one file or folder: path, subject, visit and sequence."""
     if not path.is_dir():
         return [(str(path), path.name, "", _sequence(path.name, sequences))]
@@ -51,6 +52,12 @@ def _rows_of(path: Path, sequences: list[str]) -> list[tuple[str, str, str, str]
     if others:
         count = counted(len(others), "file is", "files are")
         log.warning("%s: %s no scan by name and left out, such as %s.", path, count, others[0].relative_to(path))
+    if pattern:
+        stated = read_paths(pattern, [file.relative_to(path).as_posix() for file in files], path)
+        return [
+            (str(file), own["subject"], own.get("visit", ""), _sequence(own.get("sequence", file.name), sequences))
+            for file, own in zip(files, stated, strict=True)
+        ]
     scans = []
     for file in files:
         *folders, name = file.relative_to(path).parts or (path.name,)
@@ -62,6 +69,7 @@ def _rows_of(path: Path, sequences: list[str]) -> list[tuple[str, str, str, str]
         subject, visit = (*folders, "", "")[:2]
         subject = subject or (path.name if len(sequences) > 1 else name)
         scans.append((str(file), subject, visit, _sequence(name, sequences)))
+    refuse_visits(path, [file.relative_to(path).parts[0] for file in files if len(file.relative_to(path).parts) > 1])
     return scans
 
 

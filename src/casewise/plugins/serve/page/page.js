@@ -78,12 +78,13 @@ function describeModel() {
     (model.synthetic ? " The model was trained on synthetic images." : "");
   get("notice").textContent = model.notice;
   const kept = "Images are removed as soon as the answer is there; nothing is kept.";
-  const all = model.slots.length ? ` For each visit: ${listed(model.slots)}.` : "";
-  get("hint").textContent = `Choose or drop ${images}.${all} ${kept}`;
+  const all = model.slots.length ? ` ${model.visits ? "For each visit" : "Needed"}: ${listed(model.slots)}.` : "";
+  get("hint").textContent = [`Choose or drop ${images}.${all}`, model.several, kept].filter(Boolean).join(" ");
+  get("add-visit").hidden = !model.visits;
   get("footer").textContent = `${model.notice} ${kept}`;
   const coverage = model.coverage ? `${Math.round(100 * model.coverage)} % of cases of new subjects` : "not calibrated";
   const facts = [
-    ["Model", model.name], ["Predicted by", `${model.learner_title} (${model.networks} networks)`],
+    ["Model", model.name], ["Predicted by", `${model.learner_title} (${model.networks} trained ${model.networks === 1 ? "model" : "models"})`],
     ["Targets", listed(model.targets.map((t) => t.title))], ["Intervals and sets", coverage],
     ["Limits", `${model.limits.max_files} files, ${Math.round(model.limits.max_bytes / 2 ** 20)} MiB`],
   ];
@@ -116,7 +117,9 @@ function addVisit() {
   const visit = { id: ++counter, files: new Map(), node: element("fieldset", "", "visit") };
   for (const slot of model.slots.length ? model.slots : [""]) visit.files.set(slot, []);
   visits.push(visit);
-  visit.node.append(element("legend"), visitHead(visit), visitSlots(visit));
+  const head = visitHead(visit);
+  head.hidden = !model.visits;
+  visit.node.append(element("legend"), head, visitSlots(visit));
   get("visits").append(visit.node);
   visit.node.addEventListener("dragover", (event) => event.preventDefault());
   visit.node.addEventListener("drop", (event) => {
@@ -133,9 +136,9 @@ function visitHead(visit) {
   visit.name = name.querySelector("input");
   visit.name.maxLength = 80;
   visit.name.placeholder = "such as week 4";
-  const day = labelled(`day-${visit.id}`, "Day", "number");
+  const day = labelled(`day-${visit.id}`, "Day", "text"); // a number field would turn 3,5 into 35
   visit.day = day.querySelector("input");
-  visit.day.placeholder = "optional";
+  Object.assign(visit.day, { className: "day", inputMode: "decimal", maxLength: 20, placeholder: "optional" });
   const remove = element("button", "", "small remove-visit");
   remove.type = "button";
   remove.addEventListener("click", () => {
@@ -161,10 +164,10 @@ function labelled(id, text, type) {
 
 function number() {
   visits.forEach((visit, position) => {
-    visit.node.querySelector("legend").textContent = `Visit ${position + 1}`;
+    visit.node.querySelector("legend").textContent = model.visits ? `Visit ${position + 1}` : "Case";
     visit.remove.hidden = visits.length < 2;
     visit.remove.textContent = `Remove visit ${position + 1}`;
-    visit.node.querySelectorAll("[type=file]").forEach((input) => input.setAttribute("aria-label", `Choose files of ${input.dataset.title}, visit ${position + 1}`));
+    visit.node.querySelectorAll("[type=file]").forEach((input) => input.setAttribute("aria-label", `Choose files of ${input.dataset.title}${model.visits ? `, visit ${position + 1}` : ""}`));
   });
   invalidate();
 }
@@ -270,8 +273,8 @@ function form() {
   const data = new FormData();
   visits.forEach((visit, position) => {
     const prefix = `${position + 1}.`;
-    data.append(`${prefix}visit`, visit.name.value.trim() || `Visit ${position + 1}`);
-    if (visit.day.value !== "") data.append(`${prefix}day`, visit.day.value);
+    data.append(`${prefix}visit`, visit.name.value.trim() || (model.visits ? `Visit ${position + 1}` : "case"));
+    if (visit.day.value.trim()) data.append(`${prefix}day`, visit.day.value);
     for (const [slot, files] of visit.files) for (const file of files) data.append(`${prefix}${slot || "image"}`, file, file.name);
   });
   return data;
@@ -326,7 +329,7 @@ async function predict() {
     get("answers").replaceChildren(...answer.visits.map((visit) => showVisit(visit, model, answer.visits.length > 1)));
     get("results").hidden = get("save").disabled = get("print").disabled = false;
     drawTrajectory(get("trajectory"), answer.trajectory, model);
-    status(`Results for ${answer.visits.length} ${answer.visits.length === 1 ? "visit" : "visits"}.`);
+    status(model.visits ? `Results for ${answer.visits.length} ${answer.visits.length === 1 ? "visit" : "visits"}.` : "The results are below.");
     get("results-title").focus();
   });
 }
@@ -336,7 +339,7 @@ function showRecord() {
   const date = current.date.toLocaleString("en-GB", { dateStyle: "long", timeStyle: "long" });
   listFacts("record", [
     ["Label", label || "none"], ["Date", date],
-    ...answer.visits.map((visit) => [`Images, ${visit.visit}${visit.day === null ? "" : ` (day ${visit.day})`}`, filesOf(visit)]),
+    ...answer.visits.map((visit) => [`Images${model.visits ? `, ${visit.visit}` : ""}${visit.day === null ? "" : ` (day ${visit.day})`}`, filesOf(visit)]),
     ["Model", `${model.title}, ${model.learner_title}`], ["Checksum of the bundle", answer.model.checksum || "none: the model is a run folder"],
   ]);
   get("results").style.setProperty("--stamp", cssText(`${label || "no label"} · ${date}`));
@@ -364,6 +367,7 @@ function explain() {
     grid.append(...maps.maps.map((map) => mapFigure(map, answer.visits)));
     get("maps").replaceChildren(intro, legend, grid);
     status(`${maps.maps.length} saliency ${maps.maps.length === 1 ? "map" : "maps"} shown.`);
+    get("maps").focus(); // the button was disabled meanwhile, and so lost the focus
   });
 }
 

@@ -39,10 +39,16 @@ function interval(result, decimals) {
   return result.prediction_low === null ? "" : `${shown(result.prediction_low, decimals)} to ${shown(result.prediction_high, decimals)}`;
 }
 
+// The band of the value, or all those that its interval touches.
+function bandText(result) {
+  const bands = result.bands || [];
+  return bands.length > 1 ? `${bands[0]} to ${bands.at(-1)}` : result.band || "";
+}
+
 function number(result, target, model) {
   const decimals = digits(target.range);
   const range = interval(result, decimals);
-  const beside = [range && `${percent(model)} interval ${range}`, result.band].filter(Boolean).join(" · ");
+  const beside = [range && `${percent(model)} interval ${range}`, bandText(result)].filter(Boolean).join(" · ");
   const nodes = [headlineOf(result, result.title, shown(result.prediction, decimals), beside)];
   if (result.prediction !== null) nodes.push(...scale(result, target, decimals, range, model));
   const notes = [result.interval_note, result.spread === null ? "" : `standard deviation over the networks ${shown(result.spread, decimals)}`].filter(Boolean);
@@ -65,7 +71,7 @@ function scale(result, target, decimals, range, model) {
   const bar = element("div", "", "scale");
   bar.setAttribute("role", "img");
   bar.setAttribute("aria-label", `${result.title} ${shown(result.prediction, decimals)} on a scale from ${low} to ${high}` +
-    `${range ? `, interval ${range}` : ""}${result.band ? `, band ${result.band}` : ""}.`);
+    `${range ? `, interval ${range}` : ""}${result.band ? `, band ${bandText(result)}` : ""}.`);
   const bands = bandsOf(target);
   for (const band of bands) {
     const part = element("span", "", `band shade${band.shade}`);
@@ -89,7 +95,7 @@ function scale(result, target, decimals, range, model) {
   if (bands.length) {
     const key = element("ul", "", "key");
     for (const band of bands) {
-      const item = element("li", "", band.name === result.band ? "here" : "");
+      const item = element("li", "", result.bands.length === 1 && band.name === result.bands[0] ? "here" : "");
       item.append(element("i", "", `shade${band.shade}`), `${band.name} ${band.low}–${band.high}`);
       key.append(item);
     }

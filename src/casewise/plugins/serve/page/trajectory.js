@@ -64,12 +64,31 @@ function chart(box, course, target, decimals) {
       svg.append(draw("line", { x1: at, x2: at, y1: y(visit.low), y2: y(Math.min(visit.high, top)), stroke: "#005a8d", "stroke-width": 6, "stroke-opacity": 0.3, "stroke-linecap": "round" }));
     }
     svg.append(draw("circle", { cx: at, cy: y(visit.value), r: 5, fill: "#005a8d", stroke: "#fff", "stroke-width": 1.5 }));
-    svg.append(draw("text", { x: at + 9, y: y(visit.value) - 8, class: "value-text", ...(position && position === course.visits.length - 1 ? { "text-anchor": "end", x: at - 9 } : {}) }, shown(visit.value, decimals)));
-    const anchor = position === 0 ? "start" : position === course.visits.length - 1 ? "end" : "middle";
-    const name = visit.visit.length > 14 ? `${visit.visit.slice(0, 13)}…` : visit.visit;
-    svg.append(draw("text", { x: anchor === "start" ? at - 12 : anchor === "end" ? at + 12 : at, y: HEIGHT - BOTTOM + 20, "text-anchor": anchor }, name));
   });
+  const last = course.visits.length - 1;
+  const values = course.visits.map((visit, position) => {
+    const place = position === last ? { x: x(days[position]) - 9, "text-anchor": "end" } : { x: x(days[position]) + 9 };
+    return [{ ...place, y: y(visit.value) - 8, class: "value-text" }, shown(visit.value, decimals)];
+  });
+  const visitNames = course.visits.map((visit, position) => {
+    const anchor = position === 0 ? "start" : position === last ? "end" : "middle";
+    const name = visit.visit.length > 14 ? `${visit.visit.slice(0, 13)}…` : visit.visit;
+    return [{ x: x(days[position]) + { start: -12, end: 12, middle: 0 }[anchor], y: HEIGHT - BOTTOM + 20, "text-anchor": anchor }, name];
+  });
+  svg.append(...[values, visitNames].flatMap(apart).map(([place, text]) => draw("text", place, text)));
   return svg;
+}
+
+// The texts that overlap no other, those at both ends before those between; the table below has all of them.
+function apart(texts) {
+  const kept = [];
+  for (const [place, text] of [texts[0], texts.at(-1), ...texts.slice(1, -1)]) {
+    const width = 7.5 * text.length + 4;
+    const left = place.x - ({ end: width, middle: width / 2 }[place["text-anchor"]] ?? 0);
+    const free = kept.every((other) => left >= other.right || left + width <= other.left || Math.abs(place.y - other.y) >= 15);
+    if (free) kept.push({ left, right: left + width, y: place.y, drawn: [place, text] });
+  }
+  return kept.map((text) => text.drawn);
 }
 
 function ticks(low, high) {
