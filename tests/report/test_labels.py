@@ -62,3 +62,4 @@ def test_bars_hold_every_value() -> None:
         edges, names, _ = draw.binned(values, (0, 72) if values.max() > 4 else (0, 4))
         assert draw.shares(values, edges).sum() == pytest.approx(1)
         assert len(names) == len(edges) - 1
+    assert draw.binned(np.array([0.03, 2.5]), (0, 100))[0][-1] <= 10  # low values fill the width
