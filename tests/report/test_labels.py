@@ -47,6 +47,8 @@ def test_without_columns_the_predictions_have_the_classes(report_of_classes: Rep
     images = report_of_classes.cohort_images.drop(columns=["source", "finding"])
     bare = dataclasses.replace(report_of_classes, cohort_images=images)
     assert labels.source_column(bare) is None
+    same = dataclasses.replace(bare, cohort_images=images.assign(source="cohen"))
+    assert labels.source_column(same) is None  # there is nothing to compare
     assert labels.by_side(bare, labels.reference_classes(bare)).rows[-1][1] == 150
     assert labels.section(bare) is not None
 
