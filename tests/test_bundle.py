@@ -85,6 +85,7 @@ def test_a_copy_of_the_bundle_predicts_the_test_set_of_its_run_in_another_proces
 
 def test_intervals_and_sets_of_new_cases_are_those_of_the_test_set(photograph_run: Run) -> None:
     result = photograph_run
+    assert result.targets[0] == result.study.primary_outcome != result.targets[1]
     own = result.predictions
     assert own.loc[own["stage"] == "oof", ["low", "high"]].isna().all(axis=None)
     assert set(own.loc[own["stage"] == "oof", "set"]) == {""}

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 
 from casewise.cli.main import main
 from casewise.plugins.phantoms.chest import make_chest
+from casewise.study.schema import Study
 
 CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
 
@@ -165,6 +167,14 @@ def test_check_looks_at_what_is_accepted(tiny: Path, tmp_path: Path) -> None:
         study.write_text(f"extends: {tiny}\n{wrong}\n")
         done = casewise("validate", str(study))
         assert (done.returncode, said in " ".join(done.stderr.split())) == (2, True), done.stderr
+
+
+def test_the_number_of_jobs_on_the_command_line_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[Study] = []
+    monkeypatch.setattr(import_module("casewise.run"), "run", lambda plan, *_, **__: plans.append(plan) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        casewise("run", str(tiny), "--jobs", "3")
+    assert [plan.compute.jobs for plan in plans] == [3]
 
 
 TORN_DOWN = "class Late:\n    def __del__(self):\n        print('torn down')\n\nlate = Late()\n"

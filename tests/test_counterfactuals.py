@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,7 @@ def test_numbers_move_by_units_and_by_errors() -> None:
     assert found["relative"] == 2
     assert found["shift"]["rough"]
     assert affects(found)
+    assert [affects(replace(found, relative=effect)) for effect in (0.4, 0.6)] == [False, True]
 
 
 def test_the_interval_of_an_absolute_change_lies_above_zero() -> None:

@@ -107,6 +107,9 @@ class TestTheChoice:
         chosen = steepest(RATES, np.concatenate([np.linspace(2, 1, 20), np.ones(40)]))
         assert chosen is None or chosen >= float(f"{RATES[6]:.1e}")
         assert steepest(RATES, np.concatenate([np.linspace(2, 1, 5), np.ones(55)])) is None
+        fewest = deepest(np.geomspace(1e-7, 1, 20), np.concatenate([np.linspace(2, 1, 4), np.ones(16)]))
+        assert fewest is not None
+        assert fewest.begin == 3
 
 
 class TestTheFinder:

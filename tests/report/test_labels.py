@@ -47,6 +47,8 @@ def test_without_columns_the_predictions_have_the_classes(report_of_classes: Rep
     images = report_of_classes.cohort_images.drop(columns=["source", "finding"])
     bare = dataclasses.replace(report_of_classes, cohort_images=images)
     assert labels.source_column(bare) is None
+    same = dataclasses.replace(bare, cohort_images=images.assign(source="cohen"))
+    assert labels.source_column(same) is None  # there is nothing to compare
     assert labels.by_side(bare, labels.reference_classes(bare)).rows[-1][1] == 150
     assert labels.section(bare) is not None
 
@@ -62,3 +64,4 @@ def test_bars_hold_every_value() -> None:
         edges, names, _ = draw.binned(values, (0, 72) if values.max() > 4 else (0, 4))
         assert draw.shares(values, edges).sum() == pytest.approx(1)
         assert len(names) == len(edges) - 1
+    assert draw.binned(np.array([0.03, 2.5]), (0, 100))[0][-1] <= 10  # low values fill the width

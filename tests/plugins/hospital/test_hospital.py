@@ -262,6 +262,7 @@ def chunk_of(tmp_path: Path) -> PredictedChunk:
     frame = pd.DataFrame(rows, columns=table.columns)
     frame.loc[frame["target"] == "befund", ["probability of gesund", "probability of krank"]] = (0.25, 0.75)
     frame.loc[1, "prediction set"] = "gesund | krank"
+    frame.loc[0, "interval note"] = "none was calibrated"
     (tmp_path / "b.png").write_bytes(b"\x89PNG")
     return PredictedChunk(frame, {"Ä/1": (film(tmp_path / "a.dcm"),), "B/1": (tmp_path / "b.png",)}, has_visits=False)
 
@@ -273,6 +274,7 @@ def test_rows_become_cases(tmp_path: Path) -> None:
     first, _, third = results_of(chunk_of(tmp_path), NUMBERS, names=True)
     assert (first.case, first.subject, first.visit) == ("Ä/1", "Ä", "")
     assert [value.prediction for value in first.values] == [1.5, "krank"]
+    assert [value.note for value in first.values] == ["none was calibrated", ""]
     assert first.values[1].members == ("gesund", "krank")
     assert first.values[1].probabilities == {"gesund": 0.25, "krank": 0.75}
     assert [value.prediction for value in third.values] == [None, None]

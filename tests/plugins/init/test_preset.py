@@ -169,7 +169,8 @@ class TestClasses:
             (["S01", "S02"], False),
             (["patient 1", "patient 2"], False),
             (["101", "102"], False),
-            (["a" * k for k in range(1, 25)], False),
+            (["a" * k for k in range(1, 21)], True),
+            (["a" * k for k in range(1, 22)], False),
         ],
     )
     def test_classes_or_subjects(self, tmp_path: Path, names: list[str], classes: bool) -> None:

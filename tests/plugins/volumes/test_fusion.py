@@ -318,3 +318,5 @@ def test_a_planned_study_fuses_early_and_may_name_single_sequences() -> None:
     assert [planned.fusion_of(network) for network in planned.networks] == ["early"]
     named = Study(**stated, recipe="auto", backbones=["mobilenet_v2@early", "mobilenet_v2@flair"])
     assert [named.fusion_of(network) for network in named.networks] == ["early", "flair"]
+    single = Study(**stated | {"volumes": {"sequences": ["t1"]}}, recipe="auto", backbones=["mobilenet_v2@early"])
+    assert [single.fusion_of(network) for network in single.networks] == ["early"]
