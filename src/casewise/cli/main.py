@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import atexit
 import errno
+import signal
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from casewise.cli.predict import bundle, predict
 from casewise.cli.run import audit, backbones, checklist, reproduce, results, run, status, validate
+from casewise.errors import CasewiseError
 from casewise.plugin import plugins
 from casewise.version import __version__
 
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; `fit` and `train` are answered with the command that trains."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # typer has contexts of click, or of its own copy
+        if args[0] in ("fit", "train"):
+            raise CasewiseError(f"There is no command {args[0]!r}. Networks are trained by `casewise run STUDY`.")
+        return super().resolve_command(ctx, args)
+
+
+class _Stopped(SystemExit):
+    """Raised in the main thread by SIGTERM, so that locks are released and temporary files removed."""
+
+
+def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise _Stopped(128 + signal.SIGTERM)
+
+
 app = typer.Typer(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -73,14 +97,14 @@ def command_line() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130."""
+    """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130, SIGTERM 143."""
     from casewise.console import end_process, error_text
-    from casewise.errors import CasewiseError
     from casewise.files import REMEDIES, storage_message
 
     code = 1
     if getattr(sys.modules["__main__"], "main", None) is main:  # not where another program calls it
         atexit.register(lambda: end_process(code))  # the last of all that is done at the exit
+        signal.signal(signal.SIGTERM, _stop)
     try:
         command_line()()
         code = 0
@@ -97,6 +121,8 @@ def main() -> None:
         code = 130
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end, _Stopped):
+            print("\nstopped; run again to continue", file=sys.stderr)
         raise
     if code:
         sys.exit(code)
