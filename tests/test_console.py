@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_log_of_an_hour_has_few_lines_and_one_for_each_activity(
             terminal.beat()
             printed += [second] * len(capsys.readouterr().out.splitlines())
     assert len(printed) < 50  # of 900 with a line every four seconds
-    assert max(after - before for before, after in zip(printed, printed[1:], strict=False)) <= LONGEST_BEAT
+    assert max(after - before for before, after in pairwise(printed)) <= LONGEST_BEAT
     assert any(1800 <= second < 1810 for second in printed)
 
 

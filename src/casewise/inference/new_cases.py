@@ -124,7 +124,7 @@ def new_table(
     if isinstance(cases, pd.DataFrame):
         table = cases
     else:
-        paths = _paths(cases)
+        paths = existing_paths(cases)
         if len(paths) == 1 and paths[0].is_file() and not _is_image(paths[0]):
             return NewTable(bundle.study(paths[0], Path(root).absolute() if root else paths[0].parent), own=True)
         if tables := [path for path in paths if not (path.is_dir() or _is_image(path))]:
@@ -140,8 +140,12 @@ def new_table(
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False)
 
 
-def _paths(cases: object) -> list[Path]:
-    """Absolute paths, each of which exists."""
+def existing_paths(cases: object) -> list[Path]:
+    """Absolute paths of cases.
+
+    Raises:
+        CasewiseError: one is missing, or these are no paths.
+    """
     several = [cases] if isinstance(cases, (str, Path)) else cases
     if not isinstance(several, (list, tuple)) or not several or not all(isinstance(c, (str, Path)) for c in several):
         raise CasewiseError(
