@@ -13,13 +13,14 @@ from pathlib import Path
 
 from casewise.audit.columns import further_columns
 from casewise.audit.metadata import INTERNAL, STANDARD, audited_columns, columns_in_use, is_usual
+from casewise.cohort.checks import number
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.table import Problems, names_text, read_text_table
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
-from casewise.plugins.init.columns import Roles, understand_columns
-from casewise.plugins.init.image_files import ImageFiles, are_grey, find_images, skipped_text
+from casewise.plugins.init.columns import Roles, point_number, understand_columns
+from casewise.plugins.init.image_files import FileIndex, ImageFiles, are_grey, find_images, skipped_text, stem_of
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
 from casewise.plugins.init.patterns import stated_pattern
 from casewise.plugins.init.rows import (
@@ -106,6 +107,7 @@ def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles,
     frame, notes = read_text_table(table, problems, sheet=sheet)
     problems.raise_any(table)
     cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
+    _check_headings(table, cells, files)
     numbers = frame.index.tolist()
     rows = rows_of_table(cells, files, numbers)
     rows.understood += notes
@@ -122,6 +124,24 @@ def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles,
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     fill_from_table(rows, cells, roles, scans=files.scans)
     return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:])
+
+
+def _check_headings(table: Path, cells: Mapping[str, list[str]], files: ImageFiles) -> None:
+    """Refuse a table without headings: its first row names an image, or has the values of the other rows.
+
+    Raises:
+        CasewiseError: it has none.
+    """
+    index = FileIndex(files.paths)
+    image = next((name for name in cells if stem_of(name) != name and index.find(name)), "")
+    repeated = [name for name, values in cells.items() if name in values and number(name) is None]
+    others = [name for name in cells if name not in repeated and number(name) is None]
+    if image or (repeated and not others):
+        reason = f"{image[:80]!r} is an image" if image else f"{repeated[0][:80]!r} occurs again below"
+        raise CasewiseError(
+            f"{table} has no headings: its first row ({names_text(list(cells), 5)}) looks like data, because {reason}. "
+            "Add a first row that names the columns, such as `image`, `patient` and `grade`."
+        )
 
 
 def _planned(data: OwnData, folder: Path) -> NewStudy:
@@ -148,7 +168,7 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
     if root is None:
         add_film_columns(rows, cells, files)
         if plan.cells is not None:
-            labels = [label.replace(",", ".") for label in labels]
+            labels = list(map(point_number, labels))
         study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
     facts = DataFacts(
         subjects=rows.subjects,
