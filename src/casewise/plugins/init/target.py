@@ -120,6 +120,12 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     )
 
 
+def other_outcomes(target: str, cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
+    """The columns that are named like targets, other than the target, and no columns of images, people or sources."""
+    columns = [Column(name, values) for name, values in cells.items() if name not in {target, *files, *roles.used}]
+    return [c.name for c in columns if c.named(_LIKELY) and not c.named(_UNLIKELY) and _usable(c) and not _is_key(c)]
+
+
 def _is_single(column: Column) -> bool:
     """Whether a column that is named like a target has one value only."""
     return len(set(column.labels)) == 1 and column.named(_LIKELY)
