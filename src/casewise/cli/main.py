@@ -29,6 +29,19 @@ class _Commands(typer.core.TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+# What is wrong with a path that a user names, whichever it is.
+UNSUITABLE = {
+    errno.ENAMETOOLONG: "has a name that is longer than the disk allows. Choose a shorter one.",
+    errno.EISDIR: "is a folder. Name a file.",
+}
+
+
+TOO_LITTLE_MEMORY = (
+    "There is not enough memory. Close other programs, or lift the limit of this process (`ulimit -v`). Then "
+    "give the same command again; what is finished is kept."
+)
+
+
 class _Stopped(SystemExit):
     """Raised in the main thread by SIGTERM, so that locks are released and temporary files removed."""
 
@@ -112,10 +125,19 @@ def main() -> None:
         print(error_text(str(error)), file=sys.stderr)
         code = 2
     except OSError as error:
-        if error.errno not in REMEDIES or error.errno == errno.ENOENT:  # a missing file may be a fault of casewise
-            raise
         where = Path(str(error.filename or "the output"))  # such as of a page that is sent to a file by the shell
-        print(error_text(storage_message(error, where)), file=sys.stderr)
+        if error.errno in UNSUITABLE:
+            message = f"{where} {UNSUITABLE[error.errno]}"
+        elif error.errno in REMEDIES and error.errno != errno.ENOENT:  # a missing file may be a fault of casewise
+            message = storage_message(error, where)
+        else:
+            raise
+        print(error_text(message), file=sys.stderr)
+        code = 2
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "failed to map segment" not in str(error):
+            raise
+        print(error_text(TOO_LITTLE_MEMORY), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130
