@@ -25,6 +25,10 @@ from casewise.run_folder.bundle_folder import BundleFolder, is_archive, public_k
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
 
 
+# The file that marks a folder of explanations before it has a table.
+EXPLANATIONS_MARK = ".explanations"
+
+
 @dataclass(frozen=True)
 class ExplanationFolder:
     """The folder of pictures, volumes and tables of `casewise explain`, in the run folder or outside it."""
@@ -42,16 +46,12 @@ class ExplanationFolder:
         Raises:
             RunError: it has other files.
         """
-        check_folder(self.path, {self.table.path.name, self._mark.name}, "the folder of explanations")
+        check_folder(self.path, {self.table.path.name, EXPLANATIONS_MARK}, "the folder of explanations")
 
     def begin(self) -> None:
         """Mark the folder as one of explanations before it has a table."""
         make_folder(self.path)
-        self._mark.touch()
-
-    @property
-    def _mark(self) -> Path:
-        return self.path / ".explanations"
+        (self.path / EXPLANATIONS_MARK).touch()
 
 
 @dataclass(frozen=True)
