@@ -12,8 +12,10 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
@@ -82,7 +84,7 @@ the class in brackets, such as `recall[covid]`; without it, the metric is the pl
 """
 COMMANDS_HEAD = """# The command line
 
-`casewise COMMAND --help` shows the same text. With `--quiet`, commands that have it print nothing but errors.
+`casewise COMMAND -h` shows the same text. With `--quiet`, commands that have it print nothing but errors.
 """
 COMMANDS_TAIL = """`casewise --version` shows the version.
 
@@ -93,7 +95,7 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 | 0 | done |
 | 1 | `run`: a network could not be trained and is left out of the report; `reproduce`: predictions differ. Any other command, or with a traceback: a fault of casewise, please report it |
 | 2 | an error in the input; the message states what it is, where, and how to correct it |
-| 130 | stopped by Ctrl-C; the same command continues |
+| 130, 143 | stopped by Ctrl-C or SIGTERM; the same command continues |
 
 ## Environment
 
@@ -104,6 +106,36 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 | `CASEWISE_CACHE` | the folder for measurements of this machine, and for features of frozen networks, which follow from the images (default: `XDG_CACHE_HOME`, else `~/.cache`) |
 | `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4; 0: none, so that every fold computes its own). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted at any time |
 """
+
+LICENCES_PAGE = "reference-licences.md"
+# Optional parts for those who work on casewise.
+DEVELOPMENT = ("dev", "bench")
+LICENCES_HEAD = """# Licences
+
+casewise is under the [Apache licence 2.0](https://www.apache.org/licenses/LICENSE-2.0). It contains no other package.
+These are the licences of the packages that `pip install` adds with all optional parts that run studies, as each states
+its own in the versions of `constraints.txt`. A name in brackets is the optional part that needs the package.
+
+Some wheels contain libraries under other licences:
+
+- `pillow_heif` (optional, `heic`): libx265, under the **GPL 2**, libheif and libde265 (LGPL 3). A product that is
+  passed on with this wheel is under the GPL. casewise works without it; convert HEIC files to JPEG then.
+- `opencv-python-headless`: FFmpeg (LGPL 2.1). `openslide-bin` (optional, `slides`): OpenSlide and GLib (LGPL 2.1).
+- `numpy`, `scipy` and `opencv-python-headless`: libgfortran (GPL 3 with the exception for libraries of a compiler).
+- `nvidia-*` come with PyTorch for GPUs, under NVIDIA's licence; the CPU version of PyTorch needs none of them.
+"""
+# The first expression in what a package states of its licence names its kind.
+LICENCE_KINDS = {
+    "NVIDIA": r"nvidia|^cuda-toolkit",
+    "LGPL": "LGPL|Lesser",
+    "GPL": "GPL|GNU General",
+    "MPL 2.0": "MPL|Mozilla",
+    "several permissive ones": r"\bAND\b",
+    "Apache 2.0": "Apache",
+    "BSD": "BSD",
+    "MIT": "MIT|ISC",
+    "PSF": "PSF|Python Software|matplotlib",
+}
 
 
 def study_page(page: str) -> str:
@@ -354,6 +386,46 @@ def commands_page() -> str:
     return "\n".join([*lines, COMMANDS_TAIL])
 
 
+def licences_page() -> str:
+    """The licences of packages, by kind; the present page where installed versions are not those of the constraints."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (DOCS.parent / "constraints.txt").read_text(encoding="utf-8").split()
+    pinned = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    parts = {"": project["dependencies"], **project["optional-dependencies"]}
+    licences: dict[str, dict[str, str]] = {}
+    examined: set[tuple[str, str]] = set()
+    for part in (part for part in parts if part not in DEVELOPMENT):
+        waiting = list(map(Requirement, parts[part]))
+        for requirement in waiting:
+            name = canonicalize_name(requirement.name)
+            for extra in {"", *requirement.extras} - {extra for of, extra in examined if of == name}:
+                examined.add((name, extra))
+                package = next(metadata.Distribution.discover(name=requirement.name), None)
+                if package is None or package.version != pinned.get(name, package.version):
+                    return (DOCS / LICENCES_PAGE).read_text(encoding="utf-8")
+                licences.setdefault(_licence_of(package), {}).setdefault(package.name, part)
+                needed = map(Requirement, package.requires or ())
+                waiting += [n for n in needed if n.marker is None or n.marker.evaluate({"extra": extra})]
+    rows = []
+    for kind in sorted(licences):
+        names = sorted(licences[kind].items(), key=lambda item: item[0].casefold())
+        listed = ", ".join(f"{name} ({part})" if part else name for name, part in names)
+        rows.append(f"- **{kind}**: {listed}")
+    return "\n".join([GENERATED, LICENCES_HEAD, *rows, ""])
+
+
+def _licence_of(package: metadata.Distribution) -> str:
+    """The kind of licence that a package states: as an expression, as a class, or in the first line of a text."""
+    facts = package.metadata
+    classes = [text for text in facts.get_all("Classifier") or [] if text.startswith("License ::")]
+    stated = facts.get("License-Expression") or " ".join(classes) or (facts.get("License") or "").split("\n")[0]
+    found = (kind for kind, pattern in LICENCE_KINDS.items() if re.search(pattern, f"{package.name} {stated}"))
+    return next(found, "not stated")
+
+
 def _escaped(text: str | None) -> str:
     return (text or "").replace("<", "&lt;").replace("|", "\\|")
 
@@ -365,6 +437,7 @@ PAGES = {
     "study.schema.json": schema_file,
     "reference-metrics.md": metrics_page,
     "reference-commands.md": commands_page,
+    LICENCES_PAGE: licences_page,
 }
 
 

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 
 from casewise.audit.columns import MOST_COLUMNS, further_columns, repeats
+from casewise.audit.findings import check_settings
 from casewise.audit.metadata import columns_in_use
 from casewise.audit.subjects import imported_findings, imported_splits, side_named, sides_in
 from casewise.cohort.cohort import read_cohort
+from casewise.errors import CohortError
 from casewise.pipeline.audit import _inputs_hash
 from casewise.study.schema import Study
 from tests.test_audit_shortcuts import look, make, opened
@@ -80,6 +82,13 @@ def test_columns_that_are_asked(tmp_path: Path) -> None:
     plain = {name.removeprefix("table_") for name in [*columns, *more]}
     assert plain == {f"c{n:02d}" for n in range(MOST_COLUMNS + 2)}
     assert len(columns) == MOST_COLUMNS
+    outcomes = study.model_copy(update={"audit": study.audit.model_copy(update={"outcomes": ["c00", "rare"]})})
+    named = [name for names in further_columns(outcomes, images, ["site", "age"]) for name in names]
+    assert plain - {name.removeprefix("table_") for name in named} == {"c00"}
+    check_settings(outcomes, images)
+    outcomes.audit.outcomes.append("nowhere")
+    with pytest.raises(CohortError, match=r"audit\.outcomes: 'nowhere'"):
+        check_settings(outcomes, images)
 
 
 def test_a_column_of_lesion_masks_is_in_use(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,6 +16,8 @@ import pytest
 
 from casewise.cli.main import main
 from casewise.plugins.phantoms.chest import make_chest
+from casewise.run_folder import RunFolder
+from casewise.run_folder.job_folder import LOCK
 from casewise.study.schema import Study
 
 CHEST = "synthetic: true\nweights: random\nbackbones: [test_resnet]\npanels: {by: image}\n"
@@ -43,7 +46,7 @@ def test_the_command_is_a_program() -> None:
 
 def test_every_command_has_help() -> None:
     for command in ([], ["run"], ["validate"], ["audit"], ["init"], ["results"], ["predict"], ["bundle"], ["explain"]):
-        done = casewise(*command, "--help")
+        done = casewise(*command, "-h")
         assert (done.returncode, "Usage" in done.stdout) == (0, True)
 
 
@@ -60,6 +63,8 @@ def test_importing_casewise_is_light() -> None:
         (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
         (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"),
         (["rnu"], "No such command"),
+        (["train", "study.yaml"], "casewise run STUDY"),
+        (["fit", "-h"], "casewise run STUDY"),
         (["run"], "Missing argument"),
     ],
 )
@@ -206,6 +211,74 @@ def test_a_process_ends_with_its_last_line(code: str, arguments: list[str], retu
     assert ended.returncode == returned, ended.stderr
     assert ("torn down" in ended.stdout) is torn_down
     assert (ended.stdout + ended.stderr).strip()
+
+
+ONE_BY_ONE = """
+import json, sys
+from casewise.cli import main
+
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["casewise", *words]
+    try:
+        main.main()
+    except SystemExit as end:
+        print(end.code, "torch" in sys.modules)
+"""
+
+
+def test_arguments_are_checked_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").touch()
+    (tmp_path / "cases.csv").touch()
+    predict = ["predict", "run", "cases.csv", "--output"]
+    commands = [
+        ["serve", "nope.zip"],
+        ["serve", "cases.csv"],
+        ["serve", "."],
+        ["predict", "nope", "cases.csv", "--output", "new.csv"],
+        ["predict", "run", "nope.csv", "--output", "new.csv"],
+        [*predict, "new.txt"],
+        [*predict, "new.csv", "--root", "nope"],
+        [*predict, "new.csv", "--trust", "nope"],
+        ["export", "nope", "--to", "onnx", "--output", "new"],
+        ["export", "run", "--to", "onnx", "--output", "."],
+        ["explain", "nope"],
+        ["bundle", "run", "--output", "new.txt"],
+    ]
+    called = [sys.executable, "-c", ONE_BY_ONE, json.dumps(commands)]
+    done = subprocess.run(called, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["2 False"] * len(commands), done.stdout + done.stderr
+
+
+WORK_OF_A_MINUTE = """
+import sys, time
+from pathlib import Path
+import casewise.run
+from casewise.files import replacing
+from casewise.run_folder import RunFolder
+
+def work(study, output, *, show):
+    with RunFolder(output).lock(), replacing(Path(output) / "page"):
+        print("begun", flush=True)
+        time.sleep(60)
+
+sys.modules["casewise.run"].run = work
+"""
+
+
+def test_a_stop_from_outside_releases_locks_and_leaves_nothing_unfinished(tiny: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    command = [sys.executable, "-c", f"{WORK_OF_A_MINUTE}{AS_COMMAND}main()", "run", str(tiny), "--output", run.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        while "begun" not in process.stdout.readline():
+            assert process.poll() is None
+        process.terminate()
+        assert process.stderr.read().split("\n")[-2] == "stopped; run again to continue"
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not run.at_work()
+    assert [path.name for path in run.path.iterdir()] == [LOCK]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")

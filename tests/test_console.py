@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from casewise.console import BEAT, CODE, Silent, Terminal, print_lines, readable, shown
+from casewise.console import BEAT, CODE, LONGEST_BEAT, Silent, Terminal, print_lines, readable, shown
 from casewise.jobs.execution import JOBS_SHOWN, progress
 from casewise.jobs.plan import Job
 from casewise.run_folder import RunFolder
@@ -45,14 +46,29 @@ def test_a_log_gets_a_line_when_nothing_was_printed_for_a_while(
         first, second = capsys.readouterr().out.splitlines()
         assert first.startswith("jobs       0 of 4 networks done")
         assert second == "           resnet18, fold 1: epoch 2 of 9, loss 0.5"
-        clock.now += 6
+        clock.now += 2 * BEAT
         bar(2, 4, "2 of 4 networks done\nresnet18, fold 1: epoch 2 of 9, loss 0.5")
         terminal.beat()
         # the detail has not changed
-        assert capsys.readouterr().out == "jobs       2 of 4 networks done; 10 s, about 10 s left\n"
+        assert capsys.readouterr().out == "jobs       2 of 4 networks done; 12 s, about 12 s left\n"
     clock.now += 60
     terminal.beat()
     assert capsys.readouterr().out == ""
+
+
+def test_a_log_of_an_hour_has_few_lines_and_one_for_each_activity(
+    terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    with terminal.bar("jobs") as bar:
+        for second in range(3600):
+            clock.now += 1
+            bar(second, 3600, "predicting" if 1800 <= second < 1810 else f"epoch {second} of 3,600")
+            terminal.beat()
+            printed += [second] * len(capsys.readouterr().out.splitlines())
+    assert len(printed) < 50  # of 900 with a line every four seconds
+    assert max(after - before for before, after in pairwise(printed)) <= LONGEST_BEAT
+    assert any(1800 <= second < 1810 for second in printed)
 
 
 def test_the_time_left_falls_during_a_long_unit(terminal: Terminal, clock: Clock) -> None:

@@ -58,6 +58,12 @@ def test_the_made_pages_are_current() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_no_package_that_runs_studies_is_under_the_gpl_or_states_nothing() -> None:
+    kinds = re.findall(r"^- \*\*(.+)\*\*: ", (DOCS / "reference-licences.md").read_text(), re.MULTILINE)
+    assert {"MIT", "BSD", "Apache 2.0"} <= set(kinds)
+    assert not {"GPL", "not stated"} & set(kinds)
+
+
 def test_the_schema_for_editors_accepts_every_key() -> None:
     schema = json.loads((DOCS / "study.schema.json").read_text(encoding="utf-8"))
     assert set(schema["properties"]) == {"extends", *Study.model_fields}

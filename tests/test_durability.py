@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 
 from casewise.cli import main as command_line
 from casewise.errors import CasewiseError, RunError
-from casewise.files import REMEDIES, TEMPORARY, storage_message
+from casewise.files import REMEDIES, TEMPORARY, read_regular, storage_message
 from casewise.inference.predictor import Predictor
 from casewise.jobs.job import run_job
 from casewise.jobs.plan import Job, JobInputs
@@ -33,7 +34,7 @@ from tests.test_nested import material_of, small_study, small_table
     [
         (errno.ENOSPC, "Make room on the disk of run"),
         (errno.EDQUOT, "Make room on the disk of run"),
-        (errno.EFBIG, "Make room on the disk of run"),
+        (errno.EFBIG, "Lift the limit on the size of a file"),
         (errno.EROFS, "Make run writable"),
         (errno.ESTALE, "Bring run back"),
         (errno.EIO, "Bring run back"),
@@ -65,11 +66,21 @@ def test_a_fault_of_casewise_keeps_its_traceback(tmp_path: Path) -> None:
         assert raised.value is error
 
 
-def test_a_failure_of_the_disk_in_any_command_has_exit_code_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "runs/page.md"), "Make room on the disk of runs"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", 300 * "x"), f"{300 * 'x'} has a name"),
+        (OSError(errno.EISDIR, "Is a directory", "runs"), "runs is a folder"),
+        (MemoryError(), "not enough memory"),
+        (ImportError("x.so: failed to map segment from shared object"), "not enough memory"),
+    ],
+)
+def test_a_failure_of_the_disk_or_the_memory_in_any_command_has_exit_code_2(
+    error: Exception, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full() -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "page.md"))
+        raise error
 
     monkeypatch.setattr(command_line, "command_line", lambda: full)
     monkeypatch.setattr(sys, "argv", ["casewise", "results"])
@@ -78,7 +89,15 @@ def test_a_failure_of_the_disk_in_any_command_has_exit_code_2(
     said = capsys.readouterr().err
     assert ended.value.code == 2
     assert "Traceback" not in said
-    assert f"Make room on the disk of {tmp_path}" in " ".join(said.split())
+    assert remedy in " ".join(said.split())
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "cohort.csv").write_bytes(bytes(1000))
+    tracemalloc.start()
+    assert read_regular(tmp_path / "cohort.csv", 200_000_000) == bytes(1000)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 def fail_from(nth: int, number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:

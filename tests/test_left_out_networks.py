@@ -188,7 +188,9 @@ def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_b
 def test_an_unknown_network_or_fold_is_refused(only: str, said: str, tmp_path: Path, chests: Path) -> None:
     study_of(tmp_path, chests)
     path = str(tmp_path / "study.yaml")
-    ended = command("run", path, "--output", str(tmp_path / "run"), "--only", only)
-    assert ended.returncode == 2
-    assert said in " ".join(ended.stderr.split())
-    assert "audit" not in ended.stdout
+    for planned in ([], ["--set", "recipe=auto"]):
+        ended = command("run", path, "--output", str(tmp_path / "run"), "--only", only, *planned)
+        assert ended.returncode == 2
+        assert said in " ".join(ended.stderr.split())
+        assert "audit" not in ended.stdout
+        assert not (tmp_path / "run" / "tiles").exists()

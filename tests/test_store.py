@@ -359,6 +359,25 @@ def test_a_full_disk_keeps_what_is_finished(
     assert len(decoded) == {"free": 8, "_put": 5, "fsync": 0}[place]
 
 
+@pytest.mark.parametrize(
+    ("place", "number", "kind"), [("fsync", errno.EFBIG, RunError), ("load", errno.ENOMEM, MemoryError)]
+)
+def test_a_limit_of_the_process_is_no_full_disk_and_no_damage(
+    place: str, number: int, kind: type[Exception], paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(*given: Any, **options: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    if place == "load":
+        prepare(paths, SMALL, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(np if place == "load" else os, place, limited)
+        with pytest.raises(kind) as caught:
+            prepare(paths, SMALL, folder)
+    assert os.strerror(number) in str(caught.value)
+    assert_right(prepare(paths, SMALL, folder), paths)
+
+
 def test_a_folder_that_cannot_be(paths: list[Path], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="tiles cannot be stored here: Not a directory"):
         prepare(paths, SMALL, paths[0] / "tiles")

@@ -147,6 +147,29 @@ class TestText:
         assert table.to_dict("list") == {"=path": ["=a.jpg"], "subject": ["-x"]}
 
 
+@pytest.mark.parametrize("above", [["Study"], ["Study", "", "of 31 May"], ["Study;;;"]])
+@pytest.mark.parametrize("name", ["cohort.csv", "cohort.xlsx"])
+def test_titles_above_the_headings_are_left_out(name: str, above: list[str], tmp_path: Path) -> None:
+    lines = [*above, text(";").strip()]
+    rows = [[*line.split(";")] for line in "\n".join(lines).split("\n")]
+    (tmp_path / name).write_bytes("\n".join(lines).encode() if name.endswith("csv") else workbook(rows))
+    frame, notes = read_text_table(tmp_path / name, Problems())
+    assert list(frame.columns) == HEADING
+    assert frame.values.tolist() == ROWS
+    assert frame.index.tolist() == [len(above) + 2, len(above) + 3]
+    assert sum(f"row {len(above) + 1};" in note for note in notes) == 1
+
+
+@pytest.mark.parametrize("rows", ["path,,\na.jpg,x,1\nb.jpg,x,2\n", "a b\n1,2\n", "Study, first\nu,v,w\nx,y,z\n"])
+def test_a_row_above_the_headings_is_not_guessed(rows: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(rows)
+    problems = Problems()
+    frame, _ = read_text_table(tmp_path / "t.csv", problems)
+    assert "u" not in frame
+    with pytest.raises(CohortError, match="heading"):
+        problems.raise_any(tmp_path / "t.csv")
+
+
 class TestWorkbooks:
     def test_the_first_sheet_is_read_and_noted(self, tmp_path: Path) -> None:
         (tmp_path / "cohort.xlsx").write_bytes(workbook([HEADING, *ROWS], sheets=("Grades", "Notes")))

@@ -161,6 +161,17 @@ def test_weights_of_trained_networks_are_not_needed_again(
         weights(pretrained.model_copy(update={"weights": str(tmp_path / "none.safetensors")}), folder, show)
 
 
+def test_images_that_show_nothing_are_noted(study: Study, tmp_path: Path) -> None:
+    show = Bars()
+    validate(study, show)
+    assert "WARNING" not in [step for step, _ in show.lines]
+    Image.new("L", (1, 1), 9).save(tmp_path / "3.png")
+    Image.new("RGB", (40, 50)).save(tmp_path / "5.png")
+    validate(study, show)
+    (text,) = [text for step, text in show.lines if step == "WARNING"]
+    assert [str(tmp_path / f"{n}.png") in text for n in (3, 4, 5)] == [True, False, True]
+
+
 def test_a_jpeg_with_lost_data_is_named(study: Study, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     Image.fromarray(rng.integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(tmp_path / "7.jpg")

@@ -1,4 +1,4 @@
-"""Progress on the terminal: one line for each step, and what a longer step is doing; never silent for five seconds."""
+"""Progress on the terminal: one line for each step, and what a longer step is doing, in a log at growing intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import IO, Any, NoReturn, ParamSpec, Protocol, TypeVar
 
-BEAT = 4.0  # seconds without a line after which a log gets one
+BEAT = 4.0  # seconds without a line after which a log gets one; they double with each line on the same activity
+LONGEST_BEAT = 128.0
 MIN_SECONDS_FOR_ESTIMATE = 10.0  # seconds of work before which the time left is not known
 MARGIN = 11  # columns for the name of a step
 NARROWEST, WIDEST = 40, 100
@@ -74,7 +75,8 @@ class _Step:
     """A step in progress: since when, and what it reported last.
 
     `first` is when work began, and what was done before; `last` is when something was done last, and the time that was
-    left then.
+    left then. `pause` is how many seconds a log is silent before the next line, if the text is still `logged`, figures
+    aside.
     """
 
     name: str
@@ -85,6 +87,17 @@ class _Step:
     first: tuple[float, float] | None = None
     last: tuple[float, float] | None = None
     details: list[str] = field(default_factory=list)
+    logged: str = ""
+    pause: float = BEAT
+
+    def due(self, silent: float) -> bool:
+        """Whether a log that was silent for so many seconds gets a line, which is then expected to be printed."""
+        words = re.sub(r"[\d.,]+", "", self.text)
+        pause = self.pause if words == self.logged else BEAT
+        if silent < pause:
+            return False
+        self.logged, self.pause = words, min(2 * pause, LONGEST_BEAT)
+        return True
 
     def advance(self, now: float, done: float, total: float) -> None:
         """Record what is done, and what time is left at the speed since work began."""
@@ -151,9 +164,9 @@ class Terminal:
                 self._steps.remove(current)
 
     def beat(self) -> None:
-        """Print what the present step is doing if nothing was printed for a while."""
+        """Print what the present step is doing if it has changed, or nothing was printed for a growing while."""
         with self._lock:
-            if self._steps and self._clock() - self._last >= BEAT:
+            if self._steps and self._steps[-1].due(self._clock() - self._last):
                 self._print(self.status())
 
     def status(self, *, all_details: bool = False) -> list[str]:

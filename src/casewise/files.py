@@ -133,7 +133,9 @@ def read_regular(path: Path, limit: int) -> bytes:
             raise OSError(errno.EINVAL, "it is not a regular file but a folder, a pipe or a device")
         if status.st_size > limit:
             raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, and at most {limit:,} are read")
-        data = file.read(limit + 1)
+        # no more memory than needed is reserved, and a file may have grown
+        data = file.read(status.st_size + 1)
+        data += file.read(limit + 1 - len(data)) if len(data) > status.st_size else b""
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes, and no more are read")
     return data
@@ -241,7 +243,8 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
 
 # What a person can do about a failure of the disk, by its number; the folder is put in.
 _ERRORS = {
-    "Make room on the disk of {folder}": "ENOSPC EDQUOT EFBIG",
+    "Make room on the disk of {folder}": "ENOSPC EDQUOT",
+    "Lift the limit on the size of a file, of this process (`ulimit -f`) or of the disk of {folder}": "EFBIG",
     "Make {folder} writable": "EROFS",
     "Bring {folder} back, such as by mounting its disk or network share again": (
         "ENOENT ENOTDIR ESTALE ENOTCONN ENODEV ENXIO ENOMEDIUM EREMOTEIO EIO ESHUTDOWN EHOSTDOWN EHOSTUNREACH "

@@ -78,10 +78,12 @@ def train_only(
     Raises:
         CasewiseError: as `run`; or the study has no such network.
     """
+    from casewise.jobs.plan import named_jobs
     from casewise.pipeline.status import unchanged_torch
     from casewise.pipeline.train import train_only as train_named
 
     study, folder, show = _resolve(study, output, show)
+    named_jobs(study, None, only)
     with unchanged_torch(), folder.lock():
         train_named(_prepare_run(study, folder, show, only), only, show)
 
@@ -133,7 +135,7 @@ def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str
     """The story up to the training: the planned study, its cohort, its images and its split.
 
     Args:
-        only: names of networks, which are checked as soon as the folds are known.
+        only: names of networks, whose folds are checked as soon as these are known.
     """
     from casewise.jobs.plan import named_jobs
     from casewise.pipeline.audit import audit
@@ -145,8 +147,7 @@ def _prepare_run(study: Study, folder: RunFolder, show: Show, only: Sequence[str
     began = clock()
     cohort = read(study, folder, show)
     splits = split(study, cohort, folder, show)
-    if not study.recipe.auto:  # whose networks are planned later
-        named_jobs(study, splits.folds, only)
+    named_jobs(study, splits.folds, only)
     weights(study, folder, show)
     study = plan(study, cohort, splits, folder, show)
     inputs = RunInputs(study, cohort, prepare(study, cohort, folder, show), splits, folder, began)

@@ -31,9 +31,9 @@ ORIGIN = re.compile(
 def further_columns(study: Study, images: pd.DataFrame, audited: Sequence[str]) -> tuple[list[str], list[str]]:
     """The columns of few values besides those `audited`, and those beyond `MOST_COLUMNS`, which are not tested.
 
-    Left out are targets, annotations of readers, columns that the study uses, and splits.
+    Left out are targets, other outcomes, annotations of readers, columns that the study uses, and splits.
     """
-    used = {*columns_in_use(study), *study.targets, *STANDARD, *audited}
+    used = {*columns_in_use(study), *study.targets, *study.audit.outcomes, *STANDARD, *audited}
     subjects = images["subject"].astype(str).to_numpy()
     counts: dict[str, int] = {}
     for name in map(str, images.columns):

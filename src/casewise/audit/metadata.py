@@ -67,13 +67,13 @@ def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
     others = [str(c) for c in images.columns if c not in STANDARD and c not in study.targets]
     by_name = {name: name for name in others} | {name.removeprefix("table_"): name for name in others}
     stated = study.audit.columns or []
-    for name in stated:
+    for key, name in (*(("columns", name) for name in stated), *(("outcomes", name) for name in study.audit.outcomes)):
         if name in study.targets or name in _annotations(study):
-            raise CohortError(f"audit.columns: {name!r} is a target or its annotation. Name other columns.")
+            raise CohortError(f"audit.{key}: {name!r} is a target or its annotation. Name other columns.")
         if name not in by_name and name not in ("region", "visit", "day"):
             available = ", ".join(sorted(others, key=natural))
             raise CohortError(
-                f"audit.columns: {name!r} is not a column.{closest(name, list(by_name))} Columns are: {available}."
+                f"audit.{key}: {name!r} is not a column.{closest(name, list(by_name))} Columns are: {available}."
             )
     used = columns_in_use(study) - {study.columns.get("date")}
     usual = [name for name in others if is_usual(name) and name.removeprefix("table_") not in used]

@@ -4,19 +4,56 @@ from __future__ import annotations
 
 import atexit
 import errno
+import signal
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from casewise.cli.predict import bundle, predict
 from casewise.cli.run import audit, backbones, checklist, reproduce, results, run, status, validate
+from casewise.errors import CasewiseError
 from casewise.plugin import plugins
 from casewise.version import __version__
 
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; `fit` and `train` are answered with the command that trains."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # typer has contexts of click, or of its own copy
+        if args[0] in ("fit", "train"):
+            raise CasewiseError(f"There is no command {args[0]!r}. Networks are trained by `casewise run STUDY`.")
+        return super().resolve_command(ctx, args)
+
+
+# What is wrong with a path that a user names, whichever it is.
+UNSUITABLE = {
+    errno.ENAMETOOLONG: "has a name that is longer than the disk allows. Choose a shorter one.",
+    errno.EISDIR: "is a folder. Name a file.",
+}
+
+
+TOO_LITTLE_MEMORY = (
+    "There is not enough memory. Close other programs, or lift the limit of this process (`ulimit -v`). Then "
+    "give the same command again; what is finished is kept."
+)
+
+
+class _Stopped(SystemExit):
+    """Raised in the main thread by SIGTERM, so that locks are released and temporary files removed."""
+
+
+def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise _Stopped(128 + signal.SIGTERM)
+
+
 app = typer.Typer(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -73,14 +110,14 @@ def command_line() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130."""
+    """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130, SIGTERM 143."""
     from casewise.console import end_process, error_text
-    from casewise.errors import CasewiseError
     from casewise.files import REMEDIES, storage_message
 
     code = 1
     if getattr(sys.modules["__main__"], "main", None) is main:  # not where another program calls it
         atexit.register(lambda: end_process(code))  # the last of all that is done at the exit
+        signal.signal(signal.SIGTERM, _stop)
     try:
         command_line()()
         code = 0
@@ -88,15 +125,26 @@ def main() -> None:
         print(error_text(str(error)), file=sys.stderr)
         code = 2
     except OSError as error:
-        if error.errno not in REMEDIES or error.errno == errno.ENOENT:  # a missing file may be a fault of casewise
-            raise
         where = Path(str(error.filename or "the output"))  # such as of a page that is sent to a file by the shell
-        print(error_text(storage_message(error, where)), file=sys.stderr)
+        if error.errno in UNSUITABLE:
+            message = f"{where} {UNSUITABLE[error.errno]}"
+        elif error.errno in REMEDIES and error.errno != errno.ENOENT:  # a missing file may be a fault of casewise
+            message = storage_message(error, where)
+        else:
+            raise
+        print(error_text(message), file=sys.stderr)
+        code = 2
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "failed to map segment" not in str(error):
+            raise
+        print(error_text(TOO_LITTLE_MEMORY), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end, _Stopped):
+            print("\nstopped; run again to continue", file=sys.stderr)
         raise
     if code:
         sys.exit(code)

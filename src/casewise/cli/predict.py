@@ -76,7 +76,7 @@ def predict(
 ) -> None:
     """Predict new cases. Labels are not needed; a case that cannot be read is a row with the reason."""
     from casewise.console import Silent, Terminal
-    from casewise.errors import CasewiseError, counted
+    from casewise.errors import CasewiseError, counted, nearest_folder
 
     show = Silent() if quiet else Terminal()
     columns = {}
@@ -87,10 +87,18 @@ def predict(
         columns[name] = heading
     if names and not also:
         raise CasewiseError("--names is about the files of --also, such as --also fhir=results/fhir. Give both.")
+    folders = parsed_folders(also or [])
     with show.bar("predict"):
-        folders = parsed_folders(also or [])
+        from casewise.inference.new_cases import existing_paths
+        from casewise.inference.output_table import check_output, predict_to_file
+        from casewise.run_folder.folder import check_model_path
+
+        check_model_path(bundle, trust)
+        check_output(output)
+        existing_paths(cases)
+        if root is not None and not root.is_dir():
+            raise CasewiseError(f"--root: there is no folder {root}.{nearest_folder(root)}")
         from casewise.inference.model import load_bundle
-        from casewise.inference.output_table import predict_to_file
 
         model = load_bundle(bundle, trust=trust)
         with ExitStack() as stack:

@@ -84,7 +84,7 @@ def run(
                 return
             finished = run_study(plan, output, show=show)
     except KeyboardInterrupt:
-        print("\nstopped; give the same command again to continue", file=sys.stderr)
+        print("\nstopped; run again to continue", file=sys.stderr)
         raise
     if not quiet:
         print(f"report: {finished.report}")

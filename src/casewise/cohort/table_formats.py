@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CohortError, counted, cut, nearest, shortened
-from casewise.files import unguarded
+from casewise.files import PLAIN_NUMBER, unguarded
 
 if TYPE_CHECKING:
     from casewise.cohort.table import Problems
@@ -26,6 +26,8 @@ NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "-", "unknow
 # Limits of a table: bytes of its file, bytes of its parts when uncompressed, cells, columns, and characters of a cell.
 LARGEST, LARGEST_UNPACKED, MOST_CELLS = 200_000_000, 1_000_000_000, 20_000_000
 MOST_COLUMNS, LONGEST_CELL = 5000, 131_072
+# Rows above the heading, and the share of the rows below it that must have several cells.
+MOST_TITLES, NEARLY_ALL = 5, 0.9
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _FORMULA_WITHOUT_VALUE = re.compile(
@@ -62,12 +64,12 @@ def text_cells(path: Path, data: bytes, problems: Problems) -> Cells:
         records = _records(path, text, delimiter)
     finally:
         csv.field_size_limit(previous)
-    start = 1 if stated else 0
-    first = next((i for i, record in enumerate(records) if i >= start and any(map(str.strip, record))), len(records))
-    numbered = list(enumerate(records[first + 1 :], start=first + 2))
+    numbered = list(enumerate(records, start=1))[1 if stated else 0 :]
+    first, titles = _heading_row([row for row in numbered if any(map(str.strip, row[1]))])
+    numbered = [row for row in numbered if row[0] >= first]
     separator = "a tab" if delimiter == "\t" else repr(delimiter)
-    cells = _rectangle([*records, []][first], numbered, problems, separator=separator)
-    cells.notes = [*notes, *cells.notes]
+    cells = _rectangle(numbered[0][1] if numbered else [], numbered[1:], problems, separator=separator)
+    cells.notes = [*notes, *titles, *cells.notes]
     if delimiter == ";":
         _read_decimal_commas(cells)
     return cells
@@ -157,13 +159,39 @@ def _check_size(path: Path, cells: int, unpacked: int = 0) -> None:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter that divides the heading into the most cells."""
+    """The delimiter that divides the first row of several cells, which is the heading, into the most cells."""
     head = text.lstrip("\r\n\t ,;")[:100_000]
+    readers = {each: csv.reader(io.StringIO(head, newline=""), delimiter=each) for each in DELIMITERS}
+    for _ in range(MOST_TITLES + 1):
+        widths = {each: len(next(reader, [])) for each, reader in readers.items()}
+        if max(widths.values()) > 1:
+            return max(DELIMITERS, key=widths.__getitem__)
+    return DELIMITERS[0]
 
-    def width(delimiter: str) -> int:
-        return len(next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter), []))
 
-    return max(DELIMITERS, key=width)
+def _heading_row(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[int, list[str]]:
+    """The number of the row of headings among rows that are not blank, and a note if there are titles above it.
+
+    Rows of one cell, in the first column, are titles if nearly all below have several cells, the first of which look
+    like headings: they are filled, are no numbers, and do not occur again in their columns.
+    """
+    if not rows:
+        return 0, []
+    filled = [sum(bool(cell.strip()) for cell in record) for _, record in rows]
+    first = next((i for i, count in enumerate(filled[: MOST_TITLES + 1]) if count > 1), 0)
+    below = rows[first + 1 :]
+    heading = [cell.strip() for cell in rows[first][1]]
+    columns = zip(*([*record, *[""] * len(heading)][: len(heading)] for _, record in below), strict=True)
+    if (
+        not first
+        or not all(record[0].strip() for _, record in rows[:first])
+        or not all(heading)
+        or any(map(PLAIN_NUMBER.fullmatch, heading))
+        or sum(count > 1 for count in filled[first:]) < NEARLY_ALL * len(filled[first:])
+        or any(cell in map(str.strip, column) for cell, column in zip(heading, columns, strict=False))
+    ):
+        return rows[0][0], []
+    return rows[first][0], [f"The headings of the table are in row {rows[first][0]}; what is above them was left out."]
 
 
 def _rectangle(
@@ -172,11 +200,17 @@ def _rectangle(
     """The rows as columns of the heading's width; a row with too few or too many cells is a problem."""
     width = len(heading)
     kept, numbers, blank = [], [], 0
+    rows = list(rows)
+    widths = {len(record) for _, record in rows if any(map(str.strip, record))}
+    wider = len(widths) == 1 and len(rows) > 1 and all(any(map(str.strip, record[width:])) for _, record in rows)
+    if wider:
+        text = f"heading: the first row has {counted(width, 'cell')}, and all others have {widths.pop()}. Name every "
+        problems.add("heading", f"{text}column, and delete what is above the headings.")
     for number, record in rows:
         if not any(map(str.strip, record)):
             blank += 1
             continue
-        if len(record) < width or any(map(str.strip, record[width:])):
+        if not wider and (len(record) < width or any(map(str.strip, record[width:]))):
             text = f"has {counted(len(record), 'cell')} where the heading has {width}. Quote cells that contain "
             problems.add("cells", f"{text}{separator}, and fill up short rows.", [number])
         kept.append([unguarded(cell) for cell in record[:width]] + [""] * (width - len(record)))
@@ -234,6 +268,8 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
         problems.add("formula", f"cells {named}: {formulas} no value. Save the workbook in a spreadsheet program.")
     if not rows:
         return Cells([], [], [])
+    start, titles = _heading_row(rows)
+    rows = [row for row in rows if row[0] >= start]
     heading = rows[0][1]
     while not heading[-1].strip():
         heading = heading[:-1]
@@ -241,7 +277,7 @@ def workbook_cells(path: Path, data: bytes, problems: Problems, *, sheet: str) -
     numbered = [(number, record + [""] * (len(heading) - len(record))) for number, record in rows[1:]]
     cells = _rectangle(heading, numbered, problems, separator="several values")
     blank = rows[-1][0] - rows[0][0] + 1 - len(rows)
-    cells.notes = [*notes, *_skipped(blank)]
+    cells.notes = [*notes, *titles, *_skipped(blank)]
     return cells
 
 

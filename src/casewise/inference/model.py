@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.console import Show, Silent
-from casewise.errors import RunError, nearest_folder, shortened
+from casewise.errors import RunError, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
@@ -35,6 +35,7 @@ from casewise.inference.new_cases import (
 from casewise.inference.output_table import OutputTable
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
+from casewise.run_folder.folder import check_model_path
 from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
@@ -278,18 +279,13 @@ def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> Trained
             predict the same, it is a comparison by image, or it is not signed with the trusted key.
     """
     path = Path(path)
+    check_model_path(path, None if trust is None else Path(trust))
     if is_archive(path):
         unpacked = tempfile.TemporaryDirectory(prefix="casewise-bundle-")
         return _of_bundle(extract(path, Path(unpacked.name)), path, trust, unpacked)
-    if path.is_file():
-        raise RunError(f"{path} is a file, and neither a bundle as `casewise bundle` writes it nor a run folder.")
-    if not path.is_dir():
-        raise RunError(f"There is no bundle or run folder {path}.{nearest_folder(path)}")
     if BundleFolder(path).exists():
         BundleFolder(path).verify()
         return _of_bundle(BundleFolder(path), path, trust, None)
-    if trust is not None:
-        raise RunError(f"--trust: {path} is not a bundle, and only bundles are signed. Give one, or leave out --trust.")
     job, run = JobFolder(path), RunFolder(path)
     if job.facts.exists() or job.weights.exists():
         member = Bundle.open(job.path)

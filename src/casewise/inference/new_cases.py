@@ -156,6 +156,15 @@ def new_table(
     return NewTable(bundle.study(written, Path(root or Path.cwd()).absolute()), own=False, reading=reading)
 
 
+def existing_paths(cases: object) -> list[Path]:
+    """Absolute paths of cases.
+
+    Raises:
+        CasewiseError: one is missing, or these are no paths.
+    """
+    return [path for group in _groups(cases) for path in group]
+
+
 def _groups(cases: object) -> list[list[Path]]:
     """Absolute paths, each of which exists; those of a list within a list together."""
     several = [cases] if isinstance(cases, (str, Path)) else cases

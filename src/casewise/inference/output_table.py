@@ -170,7 +170,7 @@ def predict_to_file(
         RunError: there is no such learner, or the file has another ending, holds something else or cannot be written.
     """
     output = Path(output)
-    check_output(output, model.table)
+    check_output(output)
     tables = [model.table.of_problems([], [])]
     for chunk in model.predict_in_chunks(cases, **options):
         tables.append(chunk.table)
@@ -189,8 +189,8 @@ def predict_to_file(
     )
 
 
-def check_output(path: Path, table: OutputTable) -> None:
-    """Check that a file may be written: it is new, or contains predictions of this kind.
+def check_output(path: Path) -> None:
+    """Check that a file may be written: it is new, or contains predictions.
 
     Raises:
         RunError: it has another ending, is a folder, or holds something else.
@@ -200,14 +200,14 @@ def check_output(path: Path, table: OutputTable) -> None:
         problem = f"must end in {' or '.join(ENDINGS)}"
     elif path.is_dir():
         problem = f"is a folder. Give the name of a file, such as {path / 'predictions.csv'}"
-    elif path.exists() and not _is_predictions(path, table):
+    elif path.exists() and not _is_predictions(path):
         problem = "exists and holds something else. Choose another file"
     if problem:
         raise RunError(f"--output: {path} {problem}.")
 
 
-def _is_predictions(path: Path, table: OutputTable) -> bool:
-    start = list(table.columns[:4])
+def _is_predictions(path: Path) -> bool:
+    start = list(UNITS[:4])
     try:
         if path.suffix.casefold() == ".csv":
             with path.open("rb") as file:

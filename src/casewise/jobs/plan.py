@@ -107,8 +107,10 @@ def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) ->
     ]
 
 
-def named_jobs(study: Study, folds: int, only: Sequence[str]) -> set[str]:
+def named_jobs(study: Study, folds: int | None, only: Sequence[str]) -> set[str]:
     """The names of the jobs of the named learners: all folds of `resnet34`, or one, as `resnet34:2` states.
+
+    Without `folds`, before the table is read, only the learners are checked.
 
     Raises:
         StudyError: there is no such learner or fold.
@@ -121,6 +123,8 @@ def named_jobs(study: Study, folds: int, only: Sequence[str]) -> set[str]:
                 f"--only: the study has no learner {cut(model or text)}; it has {names_text(study.learners, 8)}."
                 f"{nearest(model or text, study.learners)}"
             )
+        if folds is None:
+            continue
         if colon and not (fold.isdecimal() and 1 <= int(fold) <= folds):
             raise StudyError(f"--only: {cut(text)} names no fold of the study, which has folds 1 to {folds}.")
         names |= {f"{model}, fold {number}" for number in ([int(fold)] if colon else range(1, folds + 1))}

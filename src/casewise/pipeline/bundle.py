@@ -64,11 +64,11 @@ def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = No
         RunError: the run is not finished, or the file cannot be written.
         CasewiseError: the file of the key holds no private key.
     """
-    finished = FinishedRun.open(folder)
     if output.suffix.casefold() != ".zip":
         raise RunError(f"--output: {output} must end in .zip.")
     if output.exists() and not output.is_file():
         raise RunError(f"--output: {output} is a folder. Give the name of a file.")
+    finished = FinishedRun.open(folder)
     with finished.files.lock():
         write_bundle(finished, show)
     return write_archive(finished.files.bundle, output, key)

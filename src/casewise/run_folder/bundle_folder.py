@@ -401,7 +401,7 @@ def check_signature(bundle: BundleFolder, where: Path, key: Path) -> None:
         RunError: it has no signature, or one of another key or content, or a file that its manifest does not list.
         CasewiseError: the file holds no public key, or `cryptography` is not installed.
     """
-    public = _key(key, "--trust", "public")
+    public = public_key(key)
     try:
         text = read_regular(bundle.signature_path, LARGEST_SIGNATURE)
     except OSError as error:
@@ -424,6 +424,11 @@ def check_signature(bundle: BundleFolder, where: Path, key: Path) -> None:
     names = (path.relative_to(bundle.path).as_posix() for path in files)
     if extra := next((name for name in names if name not in own), None):
         raise RunError(f"{where} has a file that its signed manifest does not list: {cut(extra)}. Do not use it.")
+
+
+def public_key(path: Path) -> Any:
+    """The key of --trust; errors as those of `_key`."""
+    return _key(path, "--trust", "public")
 
 
 def _key(path: Path, option: str, side: str) -> Any:

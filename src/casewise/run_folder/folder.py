@@ -21,8 +21,11 @@ from casewise.files import (
     storage_failures,
 )
 from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile
-from casewise.run_folder.bundle_folder import BundleFolder, remove_leftovers
+from casewise.run_folder.bundle_folder import BundleFolder, is_archive, public_key, remove_leftovers
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
+
+# The file that marks a folder of explanations before it has a table.
+EXPLANATIONS_MARK = ".explanations"
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,18 @@ class ExplanationFolder:
     # Agreement of maps and lesion masks, one row for each case and network.
     measurements = Part(TableFile, "measured.parquet")
 
-    def begin(self) -> None:
-        """Check that the folder is new, empty, or one of explanations, and mark it as one before it has a table.
+    def check(self) -> None:
+        """Check that the folder is new, empty, or one of explanations.
 
         Raises:
             RunError: it has other files.
         """
-        mark = self.path / ".explanations"
-        check_folder(self.path, {self.table.path.name, mark.name}, "the folder of explanations")
+        check_folder(self.path, {self.table.path.name, EXPLANATIONS_MARK}, "the folder of explanations")
+
+    def begin(self) -> None:
+        """Mark the folder as one of explanations before it has a table."""
         make_folder(self.path)
-        mark.touch()
+        (self.path / EXPLANATIONS_MARK).touch()
 
 
 @dataclass(frozen=True)
@@ -416,6 +421,31 @@ class RunFolder:
             if not in_jobs & set(path.parents):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
+
+
+def check_model_path(path: Path, trust: Path | None = None) -> None:
+    """Check that a path has a bundle, a run or a network; its files are checked when it is loaded, which needs torch.
+
+    Args:
+        trust: the file of a public key that a bundle must be signed for.
+
+    Raises:
+        RunError: it has none of them, or is not a bundle, and only bundles are signed.
+        CasewiseError: the file of the key holds no public key.
+    """
+    if path.is_file() and not is_archive(path):
+        raise RunError(f"{path} is a file, and neither a bundle as `casewise bundle` writes it nor a run folder.")
+    if not path.exists():
+        raise RunError(f"There is no bundle or run folder {path}.{nearest_folder(path)}")
+    if trust is not None:
+        public_key(trust)
+    if path.is_file() or BundleFolder(path).exists():
+        return
+    if trust is not None:
+        raise RunError(f"--trust: {path} is not a bundle, and only bundles are signed. Give one, or leave out --trust.")
+    job = JobFolder(path)
+    if not (job.facts.exists() or job.weights.exists() or RunFolder(path).metrics.exists()):
+        RunFolder(path).check_finished()
 
 
 def write_page(path: Path, text: str, ending: str) -> Path:

@@ -20,6 +20,9 @@ class Audit(StudyModel):
     columns: list[str] | None = None
     """Further columns of the table that should not predict the targets, besides [the usual
     ones](howto-audit.md#what-is-examined); one that is known to predict them needs a reason in `accept`."""
+    outcomes: list[str] = []
+    """Columns with other results of the same cases, such as a second score: they may be related to the targets, and are
+    not tested, unless they have a usual name."""
     mask: str | None = None
     """Column with the mask of each image's anatomy, a path from `root`; the rest is then examined separately."""
     permutations: int = Field(999, ge=99, le=100_000)

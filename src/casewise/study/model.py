@@ -5,9 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from casewise.errors import cut, nearest
 from casewise.metrics.registry import metric_names
@@ -35,12 +45,35 @@ class StudyModel(BaseModel):
         json_schema_extra=_in_one_line,
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a setting has none; pydantic reads them as 1 and 0."""
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, bool) for item in items):
+            annotation: Any = cls.model_fields[info.field_name or ""].annotation
+            types = types_of(annotation)
+            if types & {int, float} and not types & {bool, True, False}:
+                raise ValueError("must be a number, and not true or false")
+        return value
+
     def check_with(self, study: Any) -> None:
         """Check this section against the rest of the study; a section without such rules accepts any.
 
         Raises:
             ValueError: the section contradicts another one; the message begins with the key.
         """
+
+
+@cache
+def types_of(annotation: Any) -> frozenset[Any]:
+    """The types and values that an annotation consists of.
+
+    >>> sorted(map(str, types_of(int | Literal["auto"])))
+    ["<class 'int'>", 'auto']
+    """
+    arguments = get_args(annotation)
+    return frozenset().union(*map(types_of, arguments)) if arguments else frozenset([annotation])
 
 
 def refuse(problems: Mapping[str, object]) -> None:

@@ -20,7 +20,11 @@ _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
-    """Mappings, lists, texts, numbers and truth values; dates are text, and `on`, `off`, `yes` and `no` are words."""
+    """Mappings, lists, texts, decimal numbers and truth values.
+
+    Dates are text, as are `1:30`, `010` and `0x10`, which YAML would read as 90, 8 and 16; `on`, `off`, `yes` and `no`
+    are words.
+    """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -71,13 +75,17 @@ _Loader.yaml_implicit_resolvers = {
     first: [
         (tag, pattern)
         for tag, pattern in resolvers
-        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+        if tag.rpartition(":")[2] not in ("bool", "timestamp", "int", "float")
     ]
     for first, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+_FRACTION = r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?"
+for _name, _pattern, _first in (
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", "[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", rf"{_FRACTION}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+0123456789."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 def mapping(text: str, source: str) -> Values:
@@ -149,6 +157,8 @@ def _check_size(text: str) -> None:
                 sizes[anchor] = total + 1 - before
         if isinstance(event, yaml.NodeEvent):
             total += 1
+            if (tag := getattr(event, "tag", None)) not in (None, "!"):
+                raise _Refused(f"{cut(tag)} is a tag, and settings have none", event.start_mark)
         if len(stack) > DEEPEST:
             raise _Refused(f"it is nested more than {DEEPEST} levels deep", event.start_mark)
         if total > MOST_VALUES:

@@ -45,7 +45,7 @@ from casewise.training.compute_plan import cpu_name
 # In bytes, for all simultaneous jobs together.
 MEMORY = 2 * 2**30
 CHUNK = 64
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Buffer:

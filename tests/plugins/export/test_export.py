@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ def test_a_graph_gives_the_values_of_casewise_for_any_number_of_panels(kind: str
     learner, written = learner_of(kind), tmp_path / "graph"
     graph_format = format_named(to)
     graph_format.write(learner.graph(), random_sample(learner).panels, learner.names, written)
+    assert os.fsencode(Path(formats.__file__).parent) not in written.read_bytes()  # the computer of the export
     compute = graph_format.open(written, learner.names)
     checked = check_parity(
         learner, compute, with_gaps(random_sample(learner), sequences=learner.may_lack_sequences), ""
@@ -218,6 +220,9 @@ def test_an_exported_run_predicts_images_prepared_by_the_page_like_casewise(
     (entry,) = description["learners"]
     own_files = {entry["file"], "preprocessing.json", "README.md", "reference.jpg", "test_resnet.panel.npy"}
     assert {path.name for path in output.iterdir()} == own_files
+    names = [name for column in ("path", "subject") for name in pd.read_csv(chests)[column]]
+    contents = [path.read_bytes() for path in output.iterdir()]
+    assert not [name for name in [*names, chests.parent.name] for data in contents if name.encode() in data]
     assert (entry["learner"], entry["folds"], entry["parity"]["source"]) == ("test_resnet", [1, 2], "cases")
     assert 0 <= entry["parity"]["largest"] <= entry["parity"]["tolerance"] == TOLERANCE
     (stated,) = entry["inputs"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,35 @@ class TestImages:
         assert any("5 of 24 rows" in note for note in cohort_in(tmp_path).notes)
         assert any("extra.png" in doubt for doubt in plan.doubts)
 
+    @pytest.mark.parametrize(
+        ("heads", "name", "doubted"),
+        [
+            ("patient|grade", "KA MUC", True),
+            ("patient|grade", "left right", False),
+            ("file|grade", "KA MUC", True),
+            ("file|patient|grade", "KA MUC", False),
+        ],
+    )
+    def test_file_names_with_several_beginnings_are_doubted(
+        self, heads: str, name: str, doubted: bool, tmp_path: Path
+    ) -> None:
+        images = {f"{start}_{i:03}.png": f"{i:03}" for i in range(8) for start in name.split()}
+        rows = [[image, number, "ab"[int(number) % 2]] for image, number in images.items()]
+        cells = {"file": 0, "patient": 1, "grade": 2}
+        chosen = dict.fromkeys(tuple(row[cells[head]] for head in heads.split("|")) for row in rows)
+        plan = start(tmp_path, heads, [list(row) for row in chosen], images=list(images))
+        assert any(doubt.startswith("ONE PERSON OR SEVERAL") for doubt in plan.doubts) == doubted
+
+    @pytest.mark.parametrize(
+        ("heads", "refused"),
+        [("0.png|P0|a", True), ("7|P0|a", True), ("file|pid|grade", False), ("7|P0|grade", False)],
+    )
+    def test_a_table_without_headings_is_refused(self, heads: str, refused: bool, tmp_path: Path) -> None:
+        rows = [[f"{i}{'.png' if '.' in heads else ''}", f"P{i // 2}", "ab"[i // 2 % 2]] for i in range(12)]
+        files = [f"{i}.png" for i in range(12)]
+        with pytest.raises(CasewiseError, match=heads.split("|")[1]) if refused else nullcontext():
+            start(tmp_path, heads, rows, images=files)
+
     def test_a_number_of_an_image_is_no_subject(self, tmp_path: Path) -> None:
         """Numbers of subjects, of visits and of images are the same: their places in the names differ."""
         names = [f"{subject}_{image}.png" for subject in range(1, 13) for image in (1, 2)]
@@ -297,8 +327,11 @@ class TestTargets:
             start(tmp_path, "image|patient|diagnosis", [["0.png", "P0", "x"]])
 
     def test_the_likely_one_is_taken_and_the_others_are_named(self, tmp_path: Path) -> None:
-        heads = "image|patient|age|tumour stage|oedema|centre"
-        rows = [[f"{i}.png", f"P{i}", str(50 + i % 5), f"T{i % 3}", "yn"[i % 2], f"c{i % 2}"] for i in range(12)]
+        heads = "image|patient|age|tumour stage|oedema|centre|diagnosis"
+        rows = [
+            [f"{i}.png", f"P{i}", str(50 + i % 5), f"T{i % 3}", "yn"[i % 2], f"c{i % 2}", "uv"[i % 2]]
+            for i in range(12)
+        ]
         own = arranged(tmp_path, heads, rows)
         plan = plan_study(**own)
         (doubt,) = [doubt for doubt in plan.doubts if doubt.startswith("Target")]
@@ -306,7 +339,9 @@ class TestTargets:
         assert "'oedema'" in doubt
         assert "\n# split: {leave_out: centre}\n" in plan.text
         assert yaml.safe_load(plan.text)["targets"]["tumour_stage"]["column"] == "tumour stage"
-        assert list(yaml.safe_load(plan_study(**own, target="age").text)["targets"]) == ["age"]
+        assert yaml.safe_load(plan.text)["audit"] == {"outcomes": ["diagnosis"]}
+        of_age = yaml.safe_load(plan_study(**own, target="age").text)
+        assert (list(of_age["targets"]), of_age["audit"]["outcomes"]) == (["age"], ["tumour stage", "diagnosis"])
         with pytest.raises(CasewiseError, match="Did you mean 'oedema'"):
             plan_study(**own, target="odema")
 
@@ -469,6 +504,14 @@ class TestMixedNumbers:
         with pytest.raises(CasewiseError) as caught:
             scored(tmp_path, [*cells[:9], "1.234", *cells[9:]])
         assert all(part in str(caught.value) for part in ("score", "row 2: '500,0'", "row 11: '1.234'"))
+
+    def test_percent_signs_are_read_in_a_whole_column_only(self, tmp_path: Path) -> None:
+        rows = [[f"{i}.png", f"P{i}", f"{7 * i},5 %"] for i in range(12)]
+        start(tmp_path, "file|pid|affected", rows, separator=";")
+        assert cohort_in(tmp_path).cases["affected"].tolist() == [7 * i + 0.5 for i in range(12)]
+        rows[3][2] = "0.21"
+        with pytest.raises(CasewiseError, match=r"row 5: '0\.21'"):
+            start(tmp_path, "file|pid|affected", rows, separator=";")
 
     @pytest.mark.parametrize("bad", ["2,5,1", "n.b.", ">8", "0,37 cm"])
     def test_a_cell_that_is_no_number_makes_no_classes(self, bad: str, tmp_path: Path) -> None:

@@ -82,6 +82,13 @@ def finished(tmp_path: Path) -> RunFolder:
     return folder
 
 
+def secrets_in(folder: Path) -> list[str]:
+    """The names of subjects, sites and files of the study in the files of a tracker."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [s for path in files for s in SECRETS if s.encode() in path.read_bytes() or s in path.name]
+
+
 def read_rows(folder: RunFolder) -> list[dict[str, str]]:
     with folder.training_table_path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -233,6 +240,7 @@ def test_tensorboard_reads_what_was_written(finished: RunFolder) -> None:
     results = EventAccumulator(str(tensorboard_path(finished) / "test_resnet" / RESULTS))
     results.Reload()
     assert results.Scalars("oof/size/mae")[0].value == 1.25
+    assert not secrets_in(tensorboard_path(finished))
     assert len(list(tensorboard_path(finished).rglob(EVENTS))) == 6
     before = {path: path.stat().st_ino for path in tensorboard_path(finished).rglob(EVENTS)}
     plugin.on_evaluated(study, finished, Shown())
@@ -260,6 +268,7 @@ class TestMLflow:
         assert whole.data.metrics["oof/test_resnet/size/mae"] == 1.25
         assert whole.data.params["recipe.optimizer"] == "sgd"
         assert whole.data.tags["casewise.report"] == "grades/report.html"
+        assert not secrets_in(finished.path.parent / "mlruns")
         assert network.data.metrics["loss/stop"] == 0.25
         assert network.data.tags["mlflow.parentRunId"] == whole.info.run_id
         assert {run.info.status for run in runs.values()} == {"FINISHED"}

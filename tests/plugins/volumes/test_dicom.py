@@ -211,6 +211,7 @@ def test_doubled_positions(tmp_path: Path) -> None:
         ({"Rows": 60}, "the DICOM file is damaged"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
+        ({"RescaleIntercept": 1e308}, "RescaleIntercept is 1e"),
         ({"PixelSpacing": [1.5, -1]}, "PixelSpacing"),
         ({"NumberOfFrames": 30000}, "claim more than"),
     ],

@@ -22,7 +22,7 @@ from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import open_source, read_image
 from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
-from casewise.modalities.store.unreadable import PROBLEMS, check_images, not_read
+from casewise.modalities.store.unreadable import PROBLEMS, SHOWN, check_images, not_read
 from casewise.plugin import plugins
 from casewise.run_folder import ImageFolder
 
@@ -81,10 +81,16 @@ class Photographs(base.Modality):
         """
         paths = [Path(path) for path in cohort.images["path"]]
         with show.bar("images") as bar:
-            problems = check_images(paths, study.images.size, study.images.channels, bar)
+            empty, problems = check_images(paths, study.images.size, study.images.channels, bar)
         if problems:
             raise not_read(problems, paths, Path(PROBLEMS))
         show.line("images", f"{counted(len(paths), 'image')} can be read")
+        if empty:
+            named = [f"{paths[row]} ({reason})" for row, reason in empty.items()][:SHOWN]
+            more = " …" if len(empty) > SHOWN else ""
+            show.line(
+                "WARNING", f"{counted(len(empty), 'image shows', 'images show')} nothing: {', '.join(named)}{more}"
+            )
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 # A DICOM file is marked after 128 bytes; its transfer syntax follows within the first thousand.
 HEAD = 1024
+# Beyond it a number of 32 bits no longer holds the steps of a scale.
+LARGEST_SHIFT = 2.0**24
 # More files than any scan has.
 MOST_FILES = 20_000
 
@@ -37,6 +39,17 @@ def is_dicom(head: bytes) -> bool:
     # Old software wrote no preamble: the first element is of group 0002 or 0008, with its type or a short length.
     tag, kind, length = head[:4], head[4:6], head[6:8]
     return tag[:2] in (b"\x02\0", b"\x08\0") and tag[3:] == b"\0" and (kind.isupper() or length == b"\0\0")
+
+
+def scale_problem(slope: float, intercept: float) -> str:
+    """What is wrong with a scale of pixels, by which neighbouring values become equal; '' if nothing is.
+
+    >>> scale_problem(1, -1024), scale_problem(0, 0), scale_problem(1, 1e308)
+    ('', 'RescaleSlope is 0', 'RescaleIntercept is 1e+308')
+    """
+    if slope == 0:
+        return "RescaleSlope is 0"
+    return f"RescaleIntercept is {intercept:g}" if abs(intercept) > LARGEST_SHIFT * abs(slope) else ""
 
 
 def head_of(path: Path) -> bytes:

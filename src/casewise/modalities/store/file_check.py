@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tokenize
 import zipfile
@@ -17,6 +18,16 @@ ARRAY_DAMAGE = (
     *(OSError, ValueError, EOFError, LookupError, TypeError, SyntaxError, OverflowError, MemoryError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
+
+
+def raise_if_memory(error: Exception) -> None:
+    """Tell a limit of memory, at which mapping a file fails, from a damaged file.
+
+    Raises:
+        MemoryError: the error is such a limit.
+    """
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        raise MemoryError(str(error)) from error
 
 
 def size_of(path: Path, remedy: str) -> int:

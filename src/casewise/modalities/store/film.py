@@ -33,6 +33,7 @@ from casewise.modalities.store.dicom_file import (
     is_dicom,
     name_of,
     quiet_pydicom,
+    scale_problem,
     text_of,
     whole_number,
 )
@@ -308,8 +309,8 @@ def _fractions(codes: np.ndarray, span: tuple[int, int], bits: int, header: Any)
     `span`: the smallest and the largest stored value of the film.
     """
     slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
-    if slope == 0:
-        raise FilmError("its RescaleSlope is 0, which makes all pixels equal. Export the film again from its archive.")
+    if problem := scale_problem(slope, intercept):
+        raise FilmError(f"its {problem}, which makes pixels equal. Export the film again from its archive.")
     tables = header.get("ModalityLUTSequence")
     if tables:
         values, white = _looked_up(codes, tables[0], header)

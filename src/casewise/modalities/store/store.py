@@ -25,7 +25,7 @@ from PIL import features
 from casewise.errors import RunError
 from casewise.files import parquet_bytes, parsed_json, read_parquet, write_atomic, write_json
 from casewise.files import sweep as sweep_temporary
-from casewise.modalities.store.file_check import ARRAY_DAMAGE
+from casewise.modalities.store.file_check import ARRAY_DAMAGE, raise_if_memory
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import PIXEL_RULES, Preparation
 
@@ -131,6 +131,7 @@ def open_store(folder: Path) -> TileStore:
 
     Raises:
         RunError: there is no finished store, or it is damaged; the message names a remedy.
+        MemoryError: the tiles exceed what this process may address.
     """
     folder = Path(folder)
     marker = folder / MARKER
@@ -139,6 +140,7 @@ def open_store(folder: Path) -> TileStore:
     try:
         return _opened(folder)
     except ARRAY_DAMAGE as error:
+        raise_if_memory(error)
         missing = Path(str(error.filename)).name if isinstance(error, FileNotFoundError) else ""
         defect = f"{missing} is missing" if missing else str(error)
         raise RunError(f"{folder}: the tile store is damaged: {defect}. Delete {marker} and prepare again.") from error

@@ -25,7 +25,7 @@ import numpy as np
 
 from casewise.errors import ImageError, RunError
 from casewise.files import NO_FOLLOW, storage_message
-from casewise.modalities.store.file_check import ARRAY_DAMAGE
+from casewise.modalities.store.file_check import ARRAY_DAMAGE, raise_if_memory
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import MEMORY, Budget, open_source, read_bytes
 from casewise.modalities.store.store import (
@@ -47,7 +47,7 @@ from casewise.modalities.store.unreadable import PROBLEMS, Progress, not_read, o
 
 # Space for a row of the journal and the index, an upper bound for paths of ordinary length.
 BYTES_PER_ROW = 1024
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def prepare(
@@ -150,7 +150,8 @@ def _earlier_tiles(folder: Path, preparation: Preparation) -> EarlierTiles:
     for journal in sorted(folder.glob(f"{_stem(preparation)}*.jsonl")):
         try:
             earlier.add(np.load(journal.with_suffix(".npy"), mmap_mode="r", allow_pickle=False), _read_journal(journal))
-        except ARRAY_DAMAGE:
+        except ARRAY_DAMAGE as error:
+            raise_if_memory(error)
             continue  # interrupted before its header was written, or damaged: no tile of it can be used
     try:
         store = open_store(folder)

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+import numpy as np
+
 from casewise.errors import ImageError, RunError, counted
 from casewise.files import write_atomic
 from casewise.modalities.store.preparation import Channels
@@ -50,17 +52,26 @@ def of_each_image(
     return results, problems
 
 
-def check_images(paths: Sequence[Path], size: int, channels: Channels, progress: Progress) -> dict[int, str]:
-    """Messages on images that cannot be read, by row; every image is decoded, reduced to `size` pixels."""
+def check_images(
+    paths: Sequence[Path], size: int, channels: Channels, progress: Progress
+) -> tuple[dict[int, str], dict[int, str]]:
+    """By row, why images show nothing, and messages on those that cannot be read.
+
+    Every image is decoded, reduced to `size` pixels.
+    """
     budget = Budget(MEMORY)
 
-    def check(row: int) -> None:
+    def check(row: int) -> str:
         source = open_source(paths[row], read_bytes(paths[row]))
         target = source.target(size)
         with budget.hold(source.memory(target)):
-            source.read(target, channels)
+            pixels = source.read(target, channels)
+        if pixels[..., 0].size == 1:
+            return "1 x 1 pixel"
+        return "" if np.ptp(pixels, axis=(0, 1)).any() else "all pixels are equal"
 
-    return of_each_image(len(paths), check, progress=progress)[1]
+    reasons, problems = of_each_image(len(paths), check, progress=progress)
+    return {row: reason for row, reason in sorted(reasons.items()) if reason}, problems
 
 
 def not_read(

@@ -22,6 +22,7 @@ from casewise.plugins.explain.case_selection import (
     prediction_of,
     select_cases,
 )
+from casewise.plugins.explain.command import ExplainSettings
 from casewise.plugins.explain.outputs import CaseExplanation, write_outputs
 from casewise.plugins.explain.placement import placement
 from casewise.plugins.explain.results import Record, save_results
@@ -31,26 +32,6 @@ from casewise.run_folder import ExplanationFolder
 
 # Panels of a case that are explained; of more, an evenly spaced sample.
 MAX_PANELS = 64
-
-
-@dataclass(frozen=True)
-class ExplainSettings:
-    """What is explained, and where it is written.
-
-    Attributes:
-        cases: as `SUBJECT/VISIT`; by default a few that `select_cases` selects.
-        networks: by default all of the study.
-        output: the folder for pictures and volumes; by default `explanations` in the run folder.
-        measure: measure all out-of-fold cases against the masks of lesions, or of the anatomy, that the study names.
-        map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels (see
-            `casewise.plugins.explain.methods.gradcam.layer_of`).
-    """
-
-    cases: Sequence[str] = ()
-    networks: Sequence[str] = ()
-    output: Path | None = None
-    measure: bool = False
-    map_size: int = 0
 
 
 @dataclass(frozen=True)

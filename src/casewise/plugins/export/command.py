@@ -10,6 +10,9 @@ import typer
 
 from casewise.cli.run import Quiet
 
+# The file of an export that says how its graphs are fed.
+DESCRIPTION = "preprocessing.json"
+
 if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.modalities.base import FittedPreprocessing
@@ -49,6 +52,11 @@ def export_run(
     from contextlib import nullcontext
 
     from casewise.console import Silent
+    from casewise.files import check_folder
+    from casewise.run_folder.folder import check_model_path
+
+    check_model_path(path)
+    check_folder(output, [DESCRIPTION], "an export")
     from casewise.plugins.export.formats import format_named
 
     format_named(to)

@@ -84,17 +84,21 @@ class Onnx:
         free = {0: torch.export.Dim("batch")} | ({1: torch.export.Dim("images")} if panels[0].ndim == 5 else {})
         size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
         with _quiet(), torch.no_grad(), PortableOperators(), _refusing(graph, self.name):
-            torch.onnx.export(
+            program = torch.onnx.export(
                 graph,
                 tuple(panels),
-                path,
                 dynamo=True,
                 dynamic_shapes=(tuple(free for _ in panels),),
                 input_names=list(names.inputs),
                 output_names=list(names.outputs),
-                external_data=size > LARGEST_ONNX_FILE,
                 verbose=False,
             )
+            assert program is not None
+            model = program.model
+            for nodes in (model.graph.all_nodes(), *(function.all_nodes() for function in model.functions.values())):
+                for node in nodes:
+                    node.metadata_props.clear()  # lines of source, with the paths of this computer
+            program.save(path, external_data=size > LARGEST_ONNX_FILE)
 
     def open(self, path: Path, names: Names) -> RunGraph:
         """See `GraphFormat`."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.errors import counted
-from casewise.files import check_folder, checksum, make_folder, staging_folder, write_atomic, write_json
+from casewise.files import checksum, make_folder, staging_folder, write_atomic, write_json
+from casewise.plugins.export.command import DESCRIPTION
 from casewise.plugins.export.formats import format_named
 from casewise.plugins.export.learner import TrainedLearner, selected_members
 from casewise.plugins.export.parity import (
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from casewise.plugins.export.parity import Parity
 
 FORMAT = "casewise-export-2"
-DESCRIPTION, PAGE = "preprocessing.json", "README.md"
+PAGE = "README.md"
 
 # From a study and a preparation to panels of some of its cases.
 Cases = Callable[[TrainedLearner, "FittedPreprocessing"], "PanelDataset"]
@@ -92,11 +93,10 @@ def export_model(
 
     Raises:
         CasewiseError: there is no such format or learner, a package is missing, a learner cannot be exported, a graph
-            differs from casewise, or the folder has other files.
+            differs from casewise.
     """
     graph_format = format_named(to)
     members = selected_members(model.members, learners)
-    check_folder(output, [DESCRIPTION], "an export")
     records, parity, image = [], {}, b""
     with staging_folder(output) as temporary:
         for folds in members:

@@ -140,6 +140,11 @@ class Column:
         return numbers if numbers and len(numbers) == len(parsed) else None
 
     @property
+    def are_percentages(self) -> bool:
+        """Whether the values are numbers, some of them with a percent sign."""
+        return self.numbers is not None and any(value.endswith("%") for value in self.values)
+
+    @property
     def are_whole(self) -> bool:
         """Whether no value is a number with a fraction."""
         return all(value.is_integer() for value in self.numbers or [])
@@ -170,12 +175,22 @@ class Column:
 
 
 def decimal(text: str) -> float | None:
-    """A number with a decimal point or comma.
+    """A number with a decimal point or comma, perhaps with a percent sign.
 
-    >>> decimal("1,5"), decimal("2"), decimal("1.000,5")
-    (1.5, 2.0, None)
+    >>> decimal("1,5"), decimal("45 %"), decimal("1.000,5")
+    (1.5, 45.0, None)
     """
-    return number(text.replace(",", ".") if re.fullmatch(r"[+-]?\d*,\d+", text) else text)
+    return number(point_number(text))
+
+
+def point_number(text: str) -> str:
+    """A number as cohort tables have it, with a point and without a percent sign; any other text as it is.
+
+    >>> point_number("1,5"), point_number("45 %"), point_number("x %")
+    ('1.5', '45', 'x %')
+    """
+    match = re.fullmatch(r"([+-]?(\d+[.,]?\d*|[.,]\d+))\s*%|[+-]?\d*,\d+", text)
+    return (match[1] or text).replace(",", ".") if match else text
 
 
 @dataclass

@@ -13,20 +13,22 @@ from pathlib import Path
 
 from casewise.audit.columns import further_columns
 from casewise.audit.metadata import INTERNAL, STANDARD, audited_columns, columns_in_use, is_usual
+from casewise.cohort.checks import number
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.folder_layout import stated_pattern
 from casewise.cohort.table import Problems, names_text, read_text_table
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
-from casewise.plugins.init.columns import Roles, understand_columns
-from casewise.plugins.init.image_files import ImageFiles, are_grey, find_images, skipped_text
+from casewise.plugins.init.columns import Roles, point_number, understand_columns
+from casewise.plugins.init.image_files import FileIndex, ImageFiles, are_grey, find_images, skipped_text, stem_of
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
 from casewise.plugins.init.rows import (
     FOUND,
     ImageRows,
     add_film_columns,
     cohort_table,
+    doubt_beginnings,
     fill_from_table,
     resolve_sequences,
     resolve_subjects,
@@ -34,7 +36,14 @@ from casewise.plugins.init.rows import (
     rows_of_names,
     rows_of_table,
 )
-from casewise.plugins.init.target import TargetPlan, check_numbers, likely_targets, stated_column, understand_target
+from casewise.plugins.init.target import (
+    TargetPlan,
+    check_numbers,
+    likely_targets,
+    other_outcomes,
+    stated_column,
+    understand_target,
+)
 from casewise.splits.file_numbers import file_series
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -106,6 +115,7 @@ def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles,
     frame, notes = read_text_table(table, problems, sheet=sheet)
     problems.raise_any(table)
     cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
+    _check_headings(table, cells, files)
     numbers = frame.index.tolist()
     rows = rows_of_table(cells, files, numbers)
     rows.understood += notes
@@ -124,10 +134,29 @@ def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles,
     return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:])
 
 
+def _check_headings(table: Path, cells: Mapping[str, list[str]], files: ImageFiles) -> None:
+    """Refuse a table without headings: its first row names an image, or has the values of the other rows.
+
+    Raises:
+        CasewiseError: it has none.
+    """
+    index = FileIndex(files.paths)
+    image = next((name for name in cells if stem_of(name) != name and index.find(name)), "")
+    repeated = [name for name, values in cells.items() if name in values and number(name) is None]
+    others = [name for name in cells if name not in repeated and number(name) is None]
+    if image or (repeated and not others):
+        reason = f"{image[:80]!r} is an image" if image else f"{repeated[0][:80]!r} occurs again below"
+        raise CasewiseError(
+            f"{table} has no headings: its first row ({names_text(list(cells), 5)}) looks like data, because {reason}. "
+            "Add a first row that names the columns, such as `image`, `patient` and `grade`."
+        )
+
+
 def _planned(data: OwnData, folder: Path) -> NewStudy:
     files, rows, cells, roles = data.files, data.rows, data.cells, data.roles
     labels = rows.of(cells[data.target]) if cells else rows["label"]
     resolve_subjects(rows, cells, roles, labels)
+    doubt_beginnings(rows)
     sequences = resolve_sequences(rows) if files.scans else []
     resolve_visits(rows, labels, day=roles.day, days=rows.of(cells[roles.day]) if roles.day else ())
     present = rows.present
@@ -143,12 +172,13 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
         )
     # the study reads the table as it is if it can
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
-    lines = _head(data, plan, root, folder) + source_lines(roles.sources, rows, cells)
+    outcomes = other_outcomes(data.target, cells, roles, [column.name for column in rows.files])
+    lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if root is None:
         add_film_columns(rows, cells, files)
         if plan.cells is not None:
-            labels = [label.replace(",", ".") for label in labels]
+            labels = list(map(point_number, labels))
         study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
     facts = DataFacts(
         subjects=rows.subjects,
@@ -378,20 +408,25 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
     return [*lines, "evaluation: {response: false}  # true: also the change from the first visit"]
 
 
-def source_lines(sources: Sequence[str], rows: ImageRows, cells: Mapping[str, list[str]]) -> list[str]:
-    """The key `audit` with sources that it does not know by their names, and a split that leaves out one in turn.
+def source_lines(
+    sources: Sequence[str], outcomes: Sequence[str], rows: ImageRows, cells: Mapping[str, list[str]]
+) -> list[str]:
+    """The key `audit` with sources of unusual names and with outcomes, and a split that leaves out one source in turn.
 
     Only a source that every image and person has exactly one of can be left out.
     """
     unusual = [name for name in sources if not is_usual(name)]
-    lines = [f"audit: {{columns: [{', '.join(map(quoted, unusual))}]}}"] if unusual else []
+    settings = {"columns": unusual, "outcomes": list(outcomes)}
+    stated = ", ".join(f"{key}: [{', '.join(map(quoted, names))}]" for key, names in settings.items() if names)
+    comment = "  # outcomes: other results of the cases, which are no shortcuts" if outcomes else ""
+    lines = [f"audit: {{{stated}}}{comment}"] if stated else []
     for name in sources:
         values: dict[str, set[str]] = defaultdict(set)
         for position in rows.present:
             cell = cells[name][rows.sources[position]]
             values[rows["subject"][position]].add("" if cell.casefold() in NO_VALUE else cell)
-        stated = set().union(*values.values())
-        if "" not in stated and len(stated) > 1 and all(len(of_subject) == 1 for of_subject in values.values()):
+        named = set().union(*values.values())
+        if "" not in named and len(named) > 1 and all(len(of_subject) == 1 for of_subject in values.values()):
             return [
                 *lines,
                 f"# To test on each {name} with networks trained without it, replace `split` by:",
@@ -405,7 +440,7 @@ def untested_columns(study: Study, cohort: Cohort) -> list[str]:
     images = cohort.images
     audited = audited_columns(study, images)
     tested = {*audited, *further_columns(study, images, audited)[0]}
-    used = {*columns_in_use(study), *study.targets, *STANDARD, FOUND}
+    used = {*columns_in_use(study), *study.targets, *study.audit.outcomes, *STANDARD, FOUND}
     untested = [
         name
         for name in map(str, images.columns)

@@ -167,6 +167,15 @@ def _is_form(name: str, word: str) -> bool:
     return re.fullmatch(_FORMS[name], word, re.IGNORECASE) is not None
 
 
+def is_field(word: str) -> bool:
+    """Whether a word states a view, a visit, a sequence or a date.
+
+    >>> is_field("left"), is_field("week4"), is_field("KA")
+    (True, True, False)
+    """
+    return any(_is_form(name, word) for name in ("view", "visit", "sequence", "date"))
+
+
 def _kind(words: set[str]) -> str:
     """The field, other than a label, that all of these words may be; '' if there is none."""
     return next((name for name in _FORMS if all(_is_form(name, word) for word in words)), "")

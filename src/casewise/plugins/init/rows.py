@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,10 @@ from casewise.plugins.init.image_files import (
     in_other_folders,
     mask_files,
     stem_of,
+    words_of,
 )
 from casewise.plugins.init.new_study import films_state, table_bytes
-from casewise.plugins.init.patterns import infer_pattern, read_all
+from casewise.plugins.init.patterns import infer_pattern, is_field, read_all
 from casewise.plugins.init.target import TargetPlan
 
 T = TypeVar("T")
@@ -273,6 +275,28 @@ def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Rol
         f"WARNING: SUBJECTS ARE NOT KNOWN. {reason}, so every image counts as a person of its own (`subjects_known: "
         "false`). Images of one person may be on both sides of a split, and all results may be too optimistic.",
     )
+
+
+def doubt_beginnings(rows: ImageRows) -> None:
+    """Doubt subjects who were found in file names that begin in different ways, such as with names of hospitals."""
+    if rows.stated_fields or not rows.subjects_known or (rows.files and rows.origins.get("subject") != "file names"):
+        return
+    names: dict[str, dict[str, str]] = defaultdict(dict)
+    for subject, path in zip(rows["subject"], rows.paths, strict=True):
+        name = file_name(path).casefold()
+        start = re.search(rf"(?<![^\W_]){re.escape(subject.casefold())}(?![^\W_])", name)
+        words = words_of(name[: start.start()]) if start else []
+        if start and not (words and is_field(words[-1])):
+            names[subject].setdefault(" ".join(words), file_name(path))
+    several = {subject: of_subject for subject, of_subject in names.items() if len(of_subject) > 1}
+    if several:
+        subject, first = next(iter(several.items()))
+        rows.doubts.insert(
+            0,
+            f"ONE PERSON OR SEVERAL? The names of files of {counted(len(several), 'subject')} begin in different ways, "
+            f"such as {names_text(list(first.values()), 3)} of subject {subject}. If these are several people, add a "
+            "column with the names of the files and one with the people to the table.",
+        )
 
 
 def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: ImageFiles) -> None:

@@ -18,7 +18,7 @@ from casewise.cohort.dates import natural
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, counted, cut
 from casewise.files import guarded
-from casewise.plugins.init.columns import MOSTLY, SPLIT, Column, Roles, decimal
+from casewise.plugins.init.columns import MOSTLY, SPLIT, Column, Roles, decimal, point_number
 from casewise.plugins.init.new_study import applying, quoted
 from casewise.splits.predefined import side_of
 
@@ -120,6 +120,12 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     )
 
 
+def other_outcomes(target: str, cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
+    """The columns that are named like targets, other than the target, and no columns of images, people or sources."""
+    columns = [Column(name, values) for name, values in cells.items() if name not in {target, *files, *roles.used}]
+    return [c.name for c in columns if c.named(_LIKELY) and not c.named(_UNLIKELY) and _usable(c) and not _is_key(c)]
+
+
 def _is_single(column: Column) -> bool:
     """Whether a column that is named like a target has one value only."""
     return len(set(column.labels)) == 1 and column.named(_LIKELY)
@@ -152,7 +158,7 @@ def _usable(column: Column) -> bool:
         return False
     if column.numbers is not None:
         # a running number predicts nothing
-        return not (len(counts) == len(column.cells) and column.are_whole)
+        return not (len(counts) == len(column.cells) and column.are_whole) or column.are_percentages
     if mostly_numbers(column):
         fractions = any(value is not None and not value.is_integer() for value in map(decimal, column.values))
         return len(counts) < len(column.cells) or fractions
@@ -194,7 +200,13 @@ def understand_target(column: str, values: Sequence[str], subjects: Sequence[str
     numbers = cells.numbers
     if numbers is None or (cells.are_whole and len(by_value) == 2):
         plan = _classes(column, by_value, cells.counts)
-    elif cells.are_whole and len(set(numbers)) <= MOST_GRADES and min(numbers) >= 0 and max(numbers) <= 20:
+    elif (
+        not cells.are_percentages
+        and cells.are_whole
+        and len(set(numbers)) <= MOST_GRADES
+        and min(numbers) >= 0
+        and max(numbers) <= 20
+    ):
         plan = _grades(column, by_value, numbers)
     else:
         plan = _number(cells, numbers)
@@ -343,7 +355,10 @@ def _number(column: Column, numbers: Sequence[float]) -> TargetPlan:
             f"{name}: commas were read as decimal commas: {comma} is {decimal(comma):.10g}. If they separate "
             "thousands, remove them from the table."
         )
-        texts = [cell.replace(",", ".") if decimal(cell) is not None else cell for cell in column.cells]
+    if column.are_percentages:
+        doubts.append(f"{name}: percent signs were left out: 45 % is the number 45.")
+    if any(point_number(value) != value for value in column.values):
+        texts = list(map(point_number, column.cells))
     return TargetPlan(field_name(name), name, setting, "CHECK the range", cells=texts, doubts=doubts)
 
 
@@ -376,6 +391,13 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
             f"{good:,} of {len(column.values):,} cells of {name} are numbers; not so "
             f"{column.listed(rows, lambda cell: decimal(cell) is not None)}. Write a number into such a cell, or empty "
             "it if there is no value (then the row is not scored). To predict another column, state it with --target."
+        )
+    with_sign = sum(value.endswith("%") for value in column.values)
+    if column.are_percentages and with_sign < len(column.values):
+        raise CasewiseError(
+            f"{name}: {counted(with_sign, 'cell')} of {len(column.values):,} have a percent sign, and the others are "
+            f"numbers without one: {column.listed(rows, lambda cell: cell.endswith('%'))}. 45 % may be 45 or 0.45: "
+            "write all numbers of the column in one way."
         )
     commas = [(row, cell) for row, cell in zip(rows, cells, strict=True) if _COMMA.fullmatch(cell)]
     points = [(row, cell) for row, cell in zip(rows, cells, strict=True) if _POINT.fullmatch(cell)]

@@ -25,6 +25,7 @@ from casewise.plugins.serve.app import create_app
 from casewise.plugins.serve.guard import Guard
 from casewise.plugins.serve.pool import WorkerPlan, WorkerPool, work
 from casewise.plugins.serve.settings import Json, ServiceSettings
+from casewise.run_folder.folder import check_model_path
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -123,6 +124,7 @@ def run_service(settings: ServiceSettings, show: Show) -> None:
         CasewiseError: the options do not agree, the model cannot be loaded, or the port is in use.
     """
     settings.check()
+    check_model_path(settings.bundle, settings.trust)
     # a stop from outside must end the workers and remove their files, as Ctrl-C does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _bound(settings) as listening, ExitStack() as stack, suppress(KeyboardInterrupt):

@@ -21,7 +21,7 @@ import numpy as np
 
 from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum, parsed_json, replacing, storage_message, write_atomic, write_json
-from casewise.modalities.store.file_check import ARRAY_DAMAGE
+from casewise.modalities.store.file_check import ARRAY_DAMAGE, raise_if_memory
 from casewise.plugins.volumes.case_files import CaseSources, doubled_in, empty_in, gather, not_prepared
 from casewise.plugins.volumes.preprocess import DECILES, Prepared, Steps, prepare_case
 from casewise.plugins.volumes.standardise import SubjectScans, subject_scans
@@ -138,6 +138,7 @@ def open_slices(folder: Path, address: str | None = None) -> SliceStore:
             of_subjects = [index[f"subject_{name}"] for name in OF_SUBJECTS if f"subject_{name}" in index]
         stated = {name: marker[name] for name in ("notes", "address")}
     except ARRAY_DAMAGE as error:
+        raise_if_memory(error)
         raise RunError(f"{folder}: there are no finished slices here ({error}). Prepare the volumes first.") from error
     if address and stated["address"] != address:
         raise RunError(f"The slices in {folder} were replaced during this run. Run again.")

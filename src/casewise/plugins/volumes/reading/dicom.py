@@ -16,6 +16,7 @@ from casewise.modalities.store.dicom_file import (
     DefectError,
     damage_named,
     dicom_files,
+    scale_problem,
     text_of,
     whole_number,
 )
@@ -167,8 +168,8 @@ def _slice(path: Path, name: str, header: Any, frame: int, kind: str) -> Slice:
     for tag in ("RescaleSlope", "RescaleIntercept"):
         if _value(header, index, tag) not in (None, "") and not numbers[tag]:
             raise ImageError(f"{path}: its {tag} is not a finite number. Export the scan again from its archive.")
-    if slope == 0:
-        raise ImageError(f"{path}: its RescaleSlope is 0, which makes all pixels equal. Export the scan again.")
+    if problem := scale_problem(slope, intercept):
+        raise ImageError(f"{path}: its {problem}, which makes pixels equal. Export the scan again.")
     acquired = {tag: text_of(header, tag) for tag in ACQUIRED if text_of(header, tag)}
     grouped = ("EchoTime", "DiffusionBValue", "TemporalPositionIndex")
     acquired |= {tag: f"{numbers[tag][0]:g}" for tag in grouped if numbers[tag]}
