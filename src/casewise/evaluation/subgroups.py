@@ -19,7 +19,7 @@ import pandas as pd
 
 from casewise.cohort.groups import Group, Grouping
 from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.intervals import matching_quantile
+from casewise.evaluation.intervals import FEWEST, matching_quantile
 from casewise.evaluation.judges import Judge, judge_of, shared_truth
 from casewise.evaluation.results import (
     ColumnGroup,
@@ -215,7 +215,8 @@ def within_column(
 ) -> tuple[dict[str, ColumnGroup], dict[str, GroupMean]]:
     """The AUROC, also of each class against the others, of one learner within each group of cases, and its means.
 
-    A mean is over the groups in which the AUROC has an interval, because it says nothing about one or two subjects.
+    A mean is over the groups in which the AUROC has an interval, and in which each of its classes and the others have
+    three subjects or more, because it says nothing about one or two.
 
     Args:
         rows: the scored rows of one learner, stage and target.
@@ -239,10 +240,20 @@ def within_column(
     means = {}
     for name in names:
         estimates = {group: entry.metrics.get(name) for group, entry in by_group.items()}
-        defined = {group: entry.value for group, entry in estimates.items() if entry and entry.low is not None}
+        defined = {
+            group: entry.value
+            for group, entry in estimates.items()
+            if entry and entry.low is not None and not _few(name, rows[group_of == group], classes)
+        }
         value = float(np.mean(list(defined.values()))) if defined else None
         means[name] = GroupMean(value, list(defined), [group for group in estimates if group not in defined])
     return by_group, means
+
+
+def _few(name: str, rows: pd.DataFrame, classes: Sequence[str]) -> bool:
+    """Whether a class of this AUROC, or all the others, has too few subjects in these rows."""
+    sides = [rows["y_true"] == n for n, label in enumerate(classes) if name in ("auroc", f"auroc[{label}]")]
+    return any(rows.loc[own, "subject"].nunique() < FEWEST for side in sides for own in (side, ~side))
 
 
 def _counts(rows: pd.DataFrame) -> dict[str, int]:
