@@ -35,8 +35,6 @@ from casewise.plugins.explain.saliency import (
     saliency_maps,
 )
 from casewise.plugins.phantoms.pancreas import make_pancreas
-from casewise.plugins.volumes.preparation import central
-from casewise.plugins.volumes.slice_store import SliceStore, open_slices
 from casewise.report.context import read_context
 from casewise.run import run
 from casewise.run_folder import RunFolder
@@ -45,6 +43,8 @@ from tests.chest_study import SMALL, chest_study
 from tests.combinations import quick_study
 from tests.plugins.explain.maps import cell_maps, without_a_sequence
 
+central = pytest.importorskip("casewise.plugins.volumes.preparation").central
+open_slices = pytest.importorskip("casewise.plugins.volumes.slice_store").open_slices
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
 
@@ -98,7 +98,7 @@ def opened(planted: Path) -> FinishedRun:
     return FinishedRun.open(RunFolder(planted))
 
 
-def slices_of(opened: FinishedRun) -> SliceStore:
+def slices_of(opened: FinishedRun) -> Any:
     return open_slices(Path(opened.prepared.store.folder), opened.prepared.store.address)
 
 

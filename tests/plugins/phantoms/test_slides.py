@@ -17,10 +17,11 @@ from casewise.plugins.phantoms.slides import pyramid
 from casewise.plugins.phantoms.slides.cohort import COLUMNS, make_regions, make_slide_phantom
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 from casewise.plugins.phantoms.slides.skin import Section, skin
-from casewise.plugins.slides.reader import Slide
-from casewise.plugins.slides.tiles import TilePlan, plan_tiles
 from tests.phantom_files import rows_of
 
+Slide = pytest.importorskip("casewise.plugins.slides.reader").Slide
+TilePlan = pytest.importorskip("casewise.plugins.slides.tiles").TilePlan
+plan_tiles = pytest.importorskip("casewise.plugins.slides.tiles").plan_tiles
 SMALL = {"size": (640, 520), "mpp": 2.0}
 
 
