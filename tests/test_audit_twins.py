@@ -306,9 +306,8 @@ def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_pa
     assert all(person[i] == person[j] for i, j in found)
     for name, copies in planted.groupby("twin_kind"):
         hits = [(source[row[path]], row[path]) in found for path in copies["path"]]
-        # small pictures of smooth skin have too few local features
-        few = {"exact": 5} | (dict.fromkeys(("off-centre", "tilted", "zoomed"), 1) if kind == "psoriasis" else {})
-        assert sum(hits) >= few.get(name, 4), name
+        # pictures of 96 pixels are enlarged for the search
+        assert sum(hits) >= (5 if name == "exact" else 4), name
 
 
 def tilted(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -324,19 +323,21 @@ CHANGED: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "zoomed": lambda picture, random: picture[25:175, 20:140],
     "off-centre": lambda picture, random: picture[: round(200 * 0.82), round(160 * 0.18) :],
     "framed": lambda picture, random: np.pad(picture, ((9, 15), (12, 6)), constant_values=255),
+    "mirrored": lambda picture, random: picture[20:190, 8:144][:, ::-1],
+    "mirrored and tilted": lambda picture, random: tilted(picture[:, ::-1], random),
 }
 
 
 def test_turned_cropped_framed_and_negative_copies_are_found_and_the_map_leads_to_them(tmp_path: Path):
-    random = np.random.default_rng(3)
-    pictures = [film(number, 200, 160) for number in range(24)]
+    random, count = np.random.default_rng(3), 4 * len(CHANGED)
+    pictures = [film(number, 200, 160) for number in range(count)]
     kinds = [kind for kind in CHANGED for _ in range(4)]
     pictures += [np.ascontiguousarray(CHANGED[kind](pictures[n], random)) for n, kind in enumerate(kinds)]
     store, images = written(pictures, tmp_path)
     found = {(twin.i, twin.j): twin for twin in find_twins(store, images)}
-    assert all(j == i + 24 for i, j in found)
+    assert all(j == i + count for i, j in found)
     for kind in CHANGED:
-        hits = [found[n, n + 24] for n in range(24) if kinds[n] == kind and (n, n + 24) in found]
+        hits = [found[n, n + count] for n in range(count) if kinds[n] == kind and (n, n + count) in found]
         assert len(hits) >= 3, kind
         assert {hit.negative for hit in hits} == {kind == "negative"}
         assert {7 < abs(hit.angle) < 13 for hit in hits if hit.flip == "none"} <= {kind == "tilted"}

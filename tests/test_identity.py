@@ -265,8 +265,7 @@ def test_an_external_subject_may_not_be_one_of_pretraining(chests: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "endings",
-    ["_v1|_v2", "v1|v2", "L|R", "-od|-os", " (1)| (2)", "_baseline|_followup", "_2019|_2021"],
+    "endings", ["_v1|_v2", "v1|v2", "L|R", "-od|-os", " (1)| (2)", "_baseline|_followup", "_2019|_2021"]
 )
 def test_systematic_endings_are_a_finding(endings: str) -> None:
     names = [f"P{number}{ending}" for number in range(8) for ending in endings.split("|")]

@@ -11,6 +11,7 @@ candidate shows the same picture is decided by its texture, in `casewise.audit.v
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def local_pairs(
         turned = [_mirrored(item) for item in features] if mirrored else features
         blocks = (_vectors(turned[start : start + ROWS], words, mean)[1] for start in range(0, len(turned), ROWS))
         pairs = _nearest(vectors, left_out, blocks if mirrored else None)
-        registers = in_parallel(lambda pair, turned=turned: _aligned(turned[pair[0]], features[pair[1]]), pairs)
+        compared = [(turned[i], features[j]) for i, j in pairs]
+        registers = in_parallel(lambda both: _aligned(*both), compared)
         agreeing += [
             (int(among[i]), int(among[j]), register, mirrored)
             for (i, j), register in zip(pairs, registers, strict=True)
@@ -119,24 +121,24 @@ def extract(
     while raw:
         descriptors, positions, pixels = raw.pop()
         rooted = _rooted(descriptors)
-        both = (_reduced(each, basis) for each in (rooted, rooted[:, _MIRRORED]))
-        features.append(LocalFeatures(*both, positions, pixels))
+        mirrored = _reduced(rooted[:, _MIRRORED], basis)
+        features.append(LocalFeatures(_reduced(rooted, basis), mirrored, positions, pixels))
     return features
 
 
 def _picture(store: TileStore, row: int, path: str | None) -> np.ndarray:
-    """The image in grey, (h, w) `uint8`: from its tile, or from its file if that can be read."""
+    """The image in grey, (h, w) `uint8`, small ones enlarged: from its tile, or from its file if that can be read."""
+    picture, kept = None, (0.9, 1.4)
     if path is not None:
-        try:
-            return np.ascontiguousarray(read_image(Path(path), size=LONGEST_FILE, channels="grey")[..., 0])
-        except ImageError:
-            # the tile remains
-            pass
-    down, across = store.content(row)
-    tile = np.ascontiguousarray(store.tiles[row][:, down, across].transpose(1, 2, 0))
-    picture = tile[..., 0] if tile.shape[2] == 1 else np.asarray(cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY))
+        # a file that can no longer be read has its tile
+        with suppress(ImageError):
+            picture, kept = read_image(Path(path), size=LONGEST_FILE, channels="grey")[..., 0], (0.0, 1.2)
+    if picture is None:
+        down, across = store.content(row)
+        tile = np.ascontiguousarray(store.tiles[row][:, down, across].transpose(1, 2, 0))
+        picture = tile[..., 0] if tile.shape[2] == 1 else np.asarray(cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY))
     scale = LONGEST / max(picture.shape)
-    if 0.9 < scale < 1.4:
+    if kept[0] < scale < kept[1]:
         return np.ascontiguousarray(picture)
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))

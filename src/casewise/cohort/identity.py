@@ -263,8 +263,8 @@ def doubtful_pairs(
     """
     different = _different_pairs(declared)
     by_key: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
-    for group, of_first in ((names, True), (() if others is None else others, False)):
-        for name in dict.fromkeys(group) if declared != AS_WRITTEN else ():
+    for given, of_first in ((names, True), (() if others is None else others, False)):
+        for name in dict.fromkeys(given) if declared != AS_WRITTEN else ():
             for key, word in _loose_keys(name):
                 by_key[key].append((name, word, of_first))
     pairs: dict[tuple[str, str], None] = {}
@@ -273,7 +273,7 @@ def doubtful_pairs(
         every = combinations(group, 2) if len(group) <= _ALL_PAIRS else ((group[0], other) for other in group[1:])
         for (name, word, first), (other, of_other, second) in every:
             loose = word == of_other or not (word and of_other)
-            apart = first != second if others is not None else True
+            apart = others is None or first != second
             if loose and apart and frozenset((name.strip(), other.strip())) not in different:
                 pairs[name, other] = None
     return [pair for pair in pairs if not identity(pair[0]) & identity(pair[1])]
