@@ -24,7 +24,6 @@ from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, Te
 from casewise.run_folder.bundle_folder import BundleFolder, is_archive, public_key, remove_leftovers
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
 
-
 # The file that marks a folder of explanations before it has a table.
 EXPLANATIONS_MARK = ".explanations"
 
