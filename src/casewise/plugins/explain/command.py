@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,27 +12,8 @@ from casewise.cli.run import Quiet
 
 if TYPE_CHECKING:
     from casewise.console import Show
+    from casewise.plugins.explain.results import ExplainSettings
     from casewise.plugins.explain.run import Explanation
-
-
-@dataclass(frozen=True)
-class ExplainSettings:
-    """What is explained, and where it is written.
-
-    Attributes:
-        cases: as `SUBJECT/VISIT`; by default a few that `select_cases` selects.
-        networks: by default all of the study.
-        output: the folder for pictures and volumes; by default `explanations` in the run folder.
-        measure: measure all out-of-fold cases against the masks of lesions, or of the anatomy, that the study names.
-        map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels (see
-            `casewise.plugins.explain.methods.gradcam.layer_of`).
-    """
-
-    cases: Sequence[str] = ()
-    networks: Sequence[str] = ()
-    output: Path | None = None
-    measure: bool = False
-    map_size: int = 0
 
 
 def explain(
@@ -63,6 +43,7 @@ def explain(
 ) -> None:
     """Compute saliency maps of a run's networks and baselines, and add them to the report."""
     from casewise.console import Silent, Terminal
+    from casewise.plugins.explain.results import ExplainSettings
 
     show = Silent() if quiet else Terminal()
     settings = ExplainSettings(case or [], network or [], output, measure, map_size)
@@ -88,6 +69,7 @@ def explain_run(path: Path, settings: ExplainSettings | None = None, *, show: Sh
     if settings and settings.output:
         ExplanationFolder(settings.output).check()
     from casewise.pipeline.finished import FinishedRun, report
+    from casewise.plugins.explain.results import ExplainSettings
     from casewise.plugins.explain.run import explain as explain_opened
 
     with folder.lock():

@@ -1,9 +1,10 @@
-"""`explanations.json`: what `casewise explain` stores in a run folder, and whether it still describes the run."""
+"""What `casewise explain` is asked for, what it stores in `explanations.json`, and whether that describes the run."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +26,26 @@ if TYPE_CHECKING:
 FORM = 3
 # A part of `explanations.json`, or a row of a table.
 Record: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ExplainSettings:
+    """What is explained, and where it is written.
+
+    Attributes:
+        cases: as `SUBJECT/VISIT`; by default a few that `select_cases` selects.
+        networks: by default all of the study.
+        output: the folder for pictures and volumes; by default `explanations` in the run folder.
+        measure: measure all out-of-fold cases against the masks of lesions, or of the anatomy, that the study names.
+        map_size: the least number of cells a side of a CNN's map; 0 for a stride of 16 pixels (see
+            `casewise.plugins.explain.methods.gradcam.layer_of`).
+    """
+
+    cases: Sequence[str] = ()
+    networks: Sequence[str] = ()
+    output: Path | None = None
+    measure: bool = False
+    map_size: int = 0
 
 
 def save_results(run: FinishedRun, shown: Record, placement: Record, measures: Record | None) -> None:

@@ -22,10 +22,9 @@ from casewise.plugins.explain.case_selection import (
     prediction_of,
     select_cases,
 )
-from casewise.plugins.explain.command import ExplainSettings
 from casewise.plugins.explain.outputs import CaseExplanation, write_outputs
 from casewise.plugins.explain.placement import placement
-from casewise.plugins.explain.results import Record, save_results
+from casewise.plugins.explain.results import ExplainSettings, Record, save_results
 from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
 from casewise.report.formatting import counted
 from casewise.run_folder import ExplanationFolder

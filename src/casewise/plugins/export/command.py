@@ -10,9 +10,6 @@ import typer
 
 from casewise.cli.run import Quiet
 
-# The file of an export that says how its graphs are fed.
-DESCRIPTION = "preprocessing.json"
-
 if TYPE_CHECKING:
     from casewise.console import Show
     from casewise.modalities.base import FittedPreprocessing
@@ -56,7 +53,7 @@ def export_run(
     from casewise.run_folder.folder import check_model_path
 
     check_model_path(path)
-    check_folder(output, [DESCRIPTION], "an export")
+    check_folder(output, ["preprocessing.json"], "an export")  # before torch is loaded
     from casewise.plugins.export.formats import format_named
 
     format_named(to)

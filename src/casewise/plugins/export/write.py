@@ -15,7 +15,6 @@ import numpy as np
 
 from casewise.errors import counted
 from casewise.files import checksum, make_folder, staging_folder, write_atomic, write_json
-from casewise.plugins.export.command import DESCRIPTION
 from casewise.plugins.export.formats import format_named
 from casewise.plugins.export.learner import TrainedLearner, selected_members
 from casewise.plugins.export.parity import (
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from casewise.plugins.export.parity import Parity
 
 FORMAT = "casewise-export-2"
-PAGE = "README.md"
+DESCRIPTION, PAGE = "preprocessing.json", "README.md"
 
 # From a study and a preparation to panels of some of its cases.
 Cases = Callable[[TrainedLearner, "FittedPreprocessing"], "PanelDataset"]
