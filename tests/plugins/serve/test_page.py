@@ -361,7 +361,7 @@ def test_a_change_ends_the_running_request(desk: Open, change: str) -> None:
     assert tab.page.evaluate("signals.at(-1).aborted") is False
     CHANGES[change](tab)
     assert tab.page.evaluate("signals.at(-1).aborted") is True
-    assert tab.page.locator("#predict").is_enabled()
+    tab.wait(tab.page.locator("#predict").is_enabled)
     tab.answer()
     tab.check_empty()
 

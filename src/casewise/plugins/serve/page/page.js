@@ -11,9 +11,8 @@ let counter = 0;
 // What is on the page, both ended by any change: the request that runs, and the answer with what was sent for it.
 let running = new AbortController();
 let current = null;
-// Files that are being read into memory; what is sent and shown is what they were when they were chosen.
-let reads = [];
-let predictions = 0; // begun by a click on Predict; Start again ends the one that waits for its files
+// Files that are being read into memory, so that what is sent and shown is what they were when they were chosen.
+const reads = new Set();
 
 async function call(path, options = {}) {
   const token = sessionStorage.getItem(TOKEN);
@@ -221,21 +220,24 @@ function byName(visit, files) {
 }
 
 function put(visit, slot, files) {
-  invalidate();
-  const read = Promise.all(files.map(inMemory)).then((held) => {
+  const read = Promise.allSettled(files.map(inMemory));
+  reads.add(read);
+  invalidate(); // Predict waits for the files
+  status("Reading files …");
+  read.then((results) => {
+    const waited = reads.delete(read); // not after Start again
+    if (!visits.includes(visit)) return waited && stop(); // the visit was removed meanwhile
+    const held = results.filter((each) => each.status === "fulfilled").map((each) => each.value);
     visit.files.get(slot).push(...held);
-    status(`${files.length} ${files.length === 1 ? "file" : "files"} added${slot ? ` to ${slot}` : ""}.`);
     visit.redraw[slot]();
-    return true;
-  }).catch(() => {
-    problem("A chosen file was changed or removed before it was read. Choose the files again.");
-    return false;
+    status(`${held.length} ${held.length === 1 ? "file" : "files"} added${slot ? ` to ${slot}` : ""}.`);
+    const lost = files.filter((_, position) => results[position].status === "rejected").map((file) => file.name);
+    if (lost.length) problem(`Not added: ${lost.join(", ")}. A folder, a file that is too large, or one that was changed or removed cannot be read.`);
   });
-  reads.push(read);
-  read.finally(() => { reads = reads.filter((other) => other !== read); });
 }
 
 async function inMemory(file) {
+  if (file.size > model.limits.max_bytes) throw new Error("too large");
   return new File([await file.arrayBuffer()], file.name, { type: file.type, lastModified: file.lastModified });
 }
 
@@ -284,13 +286,14 @@ function form() {
 function stop() {
   running.abort();
   if (get("status").classList.contains("busy")) status("");
-  get("predict").disabled = get("explain").disabled = false;
+  get("predict").disabled = reads.size > 0;
+  get("explain").disabled = false;
   get("maps").replaceChildren();
 }
 
 // Something that was sent is no longer what is on the page: no result may stay beside it.
 function invalidate() {
-  const lost = current || get("predict").disabled;
+  const lost = current || get("status").classList.contains("busy");
   stop();
   current = null;
   get("results").hidden = get("save").disabled = get("print").disabled = true;
@@ -317,11 +320,8 @@ async function ask(button, text, path, body, show) {
   }
 }
 
-async function predict() {
+function predict() {
   invalidate();
-  const own = ++predictions;
-  while (reads.length) if ((await Promise.all(reads)).includes(false)) return;
-  if (own !== predictions) return;
   const sent = { label: get("label").value.trim(), date: new Date(), form: form() };
   return ask(get("predict"), "Predicting …", "api/predict", sent.form, (answer) => {
     current = { ...sent, answer };
@@ -392,7 +392,7 @@ function save() {
 }
 
 function clear() {
-  predictions += 1;
+  reads.clear();
   get("visits").replaceChildren();
   visits = [];
   get("label").value = "";
