@@ -48,6 +48,15 @@ compute: {{precision: fp32, memory_format: channels_last}}
 """
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a plugin whose folder was removed: `@pytest.mark.plugins("volumes")`."""
+    from casewise.plugin import plugins
+
+    names = {name for mark in item.iter_markers("plugins") for name in mark.args}
+    if missing := names - {plugin.name for plugin in plugins()}:
+        pytest.skip(f"the plugin {sorted(missing)[0]} is not there")
+
+
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The table of a small synthetic cohort: 8 subjects, 3 visits, 8 photographs each."""

@@ -129,6 +129,7 @@ def test_figures_for_another_kind_of_target_name_those_that_apply(run: cw.Run, a
             getattr(plots, wrong)()
 
 
+@pytest.mark.plugins("explain")
 @pytest.mark.parametrize(
     ("mistake", "meant"),
     [
@@ -220,6 +221,7 @@ def written(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.plugins("explain")
 def test_a_case_is_explained_without_writing(run: cw.Run) -> None:
     before = written(run.folder)
     case = str(run.predictions.query("stage == 'oof'")["case"].iloc[0])

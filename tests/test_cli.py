@@ -44,6 +44,7 @@ def test_the_command_is_a_program() -> None:
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.plugins("cluster", "explain", "export", "hospital", "init", "serve", "slides", "tracking", "volumes")
 def test_every_command_has_help() -> None:
     for command in ([], ["run"], ["validate"], ["audit"], ["init"], ["results"], ["predict"], ["bundle"], ["explain"]):
         done = casewise(*command, "-h")
@@ -57,6 +58,7 @@ def test_importing_casewise_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.plugins("init")
 @pytest.mark.parametrize(
     ("words", "said"),
     [

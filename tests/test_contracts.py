@@ -88,6 +88,7 @@ def test_batch_norm_statistics_can_be_kept() -> None:
     assert all(torch.equal(before[k], v) for k, v in network.named_buffers())
 
 
+@pytest.mark.plugins("volumes")
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_preset_reads_as_a_study(preset: str, tmp_path) -> None:
     path = tmp_path / "study.yaml"

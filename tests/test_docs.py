@@ -31,6 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
 PLACES = ("studies/", "docs/", "src/", "tests/", "benchmarks/", ".ci/")
+every_plugin = pytest.mark.plugins(
+    "cluster", "explain", "export", "hospital", "init", "serve", "slides", "tracking", "volumes"
+)
 pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 
 
@@ -146,6 +149,7 @@ def test_the_reference_of_the_study_file_has_every_section_once() -> None:
         assert len(page.read_text(encoding="utf-8").splitlines()) < 350, page.name
 
 
+@every_plugin
 @pages
 def test_commands_and_options_exist(page: Path) -> None:
     commands = typer.main.get_command(command_line()).commands  # type: ignore[attr-defined]
@@ -191,6 +195,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@every_plugin
 @pages
 def test_examples_read_as_study_files(page: Path, tmp_path: Path) -> None:
     for text in blocks(page, "yaml"):

@@ -90,6 +90,7 @@ def test_folders_of_visits_are_no_subjects_unless_a_pattern_says_so(tmp_path: Pa
             read(tmp_path / "P7", wrong)
 
 
+@pytest.mark.plugins("volumes")
 def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     study = study_of("volumes", volumes={"sequences": ["T1", "T1c", "T2"], "missing": "mask"})
     for name in ("P1/w0/T1.nii", "P1/w0/x_T1c.nii.gz", "P1/w4/t2_tse.nii", "P1/w4/readme.txt"):
@@ -120,6 +121,7 @@ def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: 
         modality_of(boxed).new_table(boxed, [tmp_path])
 
 
+@pytest.mark.plugins("volumes")
 def test_new_cases_may_all_lack_a_sequence(tmp_path: Path) -> None:
     """In a training table that is a mistake; a single new case without it has a stand-in."""
     (tmp_path / "a.nii").write_bytes(b"")

@@ -66,6 +66,7 @@ def test_a_run_folder_is_new_empty_or_a_run(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.plugins("explain")
 def test_explanations_are_not_written_among_other_files(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
     with pytest.raises(RunError, match=r"a\.png"):

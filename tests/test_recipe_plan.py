@@ -83,6 +83,7 @@ def test_predictions_are_mirrored_where_training_is(stated: dict[str, Any], flip
     assert mirrored(study_of(**stated), facts(flips=flips)) is expected
 
 
+@pytest.mark.plugins("slides")
 def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
     random = np.random.default_rng(0)
     texture = random.integers(0, 255, (400, 1, 32, 32), dtype=np.uint8)

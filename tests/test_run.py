@@ -39,6 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> tuple[R
     return run(read_study(path), folder / "run"), path
 
 
+@pytest.mark.plugins("explain")
 def test_the_python_page_runs(finished: tuple[Run, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done, path = finished
     shutil.copytree(done.folder, tmp_path / "runs" / "grades")

@@ -185,6 +185,7 @@ def test_panels_that_cannot_be_are_refused(panels: dict[str, object], said: str)
         Panels.model_validate(panels)
 
 
+@pytest.mark.plugins("slides", "volumes")
 @pytest.mark.parametrize(
     "section",
     [

@@ -12,6 +12,7 @@ from casewise.inference.run_members import job_fingerprint
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
+pytestmark = pytest.mark.plugins("volumes")
 TABLE = """
 cohort: cohort.csv
 volumes: {{sequences: [T1, T2], fusion: {fusion}}}
