@@ -56,6 +56,7 @@ def build(docs: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(docs / "build.py"), *words], capture_output=True, text=True, timeout=120)
 
 
+@every_plugin
 def test_the_made_pages_are_current() -> None:
     done = build(DOCS, "--check")
     assert done.returncode == 0, done.stderr
@@ -67,6 +68,7 @@ def test_no_package_that_runs_studies_is_under_the_gpl_or_states_nothing() -> No
     assert not {"GPL", "not stated"} & set(kinds)
 
 
+@every_plugin
 def test_the_schema_for_editors_accepts_every_key() -> None:
     schema = json.loads((DOCS / "study.schema.json").read_text(encoding="utf-8"))
     assert set(schema["properties"]) == {"extends", *Study.model_fields}
