@@ -187,6 +187,8 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
 
 
 def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> None:
+    from casewise.report.terms import unit_of
+
     if sources := splits.record.get("left_out"):
         show.line("split", f"each {study.split.leave_out} is left out once: {', '.join(sources)}")
         return
