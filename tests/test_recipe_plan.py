@@ -329,3 +329,4 @@ def test_a_run_that_takes_longer_than_its_budget_says_by_how_much() -> None:
     text = forecast_in_words(forecast, facts(budget=180.0))
     assert all(duration(seconds) in text for seconds in (380, 200, 90, 270, 20))
     assert duration(200) not in forecast_in_words(forecast, facts(budget=400.0))
+    assert "7 epochs" in forecast_in_words(Forecast(90.0, 0.0, 0.0, 0.0, epochs=7), facts(budget=180.0))

@@ -128,7 +128,8 @@ def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
     context = films(subjects_known=False, test=10)
     assert "subject" not in evaluated(context) + lead(context)
     assert next(each for each in statements(context) if each.id == "subjects_apart").level == "bad"
-    check_page(render(context))
+    page = check_page(render(context))
+    assert not re.search("(by|resampling) subjects?[.,;]", page.text)
 
 
 def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(report_of_grades: ReportContext) -> None:

@@ -380,3 +380,12 @@ def test_unequal_folds_are_offered_and_made_as_stated() -> None:
         _show_split(stated, skewed, found, show)
     assert [text.startswith("`split: {equal_sizes: false}` gives folds of") for text in lines] == [0, 1, 0, 0]
     assert "unequal" not in split(cohort(30), studies[0]).record["assignment"]["folds"]
+    # the most balanced candidate leaves a fold without a class, so it is not what equal sizes give
+    skewed = cohort(30, seed=8)
+    skewed.panels["area"] = (skewed.panels["subject"] < "S005").astype(float)
+    skewed.panels = pd.concat([skewed.panels] + [skewed.panels[skewed.panels["subject"] < "S002"]] * 9)
+    targets = {"scaling": studies[0].targets["scaling"], "area": {"classes": ["no", "yes"]}}
+    studies = [Study.model_validate(each.model_dump() | {"targets": targets}) for each in studies]
+    plain, free = (split(skewed, stated).record["assignment"]["folds"] for stated in studies)
+    equal = plain["imbalance"]
+    assert plain["unequal"]["equal"] == free["unequal"]["equal"] == equal > plain["lowest_imbalance"]["greedy"]

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from casewise.evaluation.results import AgainstBaseline, Headline, Metrics, Results
 from casewise.study.learners import baselines_among, is_baseline, without_baselines
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    pass
-
 
 # the prefix of fitted meta learners
 FITTED = "meta_learner"

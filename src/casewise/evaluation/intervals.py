@@ -152,7 +152,8 @@ def why_not(name: str, learner: int, basis: Basis) -> str:
     if rests_on == len(basis.presence) == 2:
         return "two subjects: no interval"
     if rests_on < _fewest(name):
-        return f"a class contributes only {('no subject', 'one subject', 'two subjects')[rests_on]}: no interval"
+        of_class = ("has no subject", "contributes only one subject", "contributes only two subjects")[rests_on]
+        return f"a class {of_class}: no interval"
     if np.isnan(basis.left_out[name][:, learner]).any():
         return "undefined without one of the subjects: no interval"
     return "the same without any one of the subjects: no interval"

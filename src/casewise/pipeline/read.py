@@ -187,24 +187,26 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
 
 
 def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> None:
+    from casewise.report.terms import unit_of
+
     if sources := splits.record.get("left_out"):
         show.line("split", f"each {study.split.leave_out} is left out once: {', '.join(sources)}")
         return
     imbalance, guide = splits.record["imbalance"]["test"], splits.record["balance"]
-    n_test = splits.record["n"]["test"]["subjects"]
-    test = f"{counted(n_test, 'subject')} in the test set, the others" if n_test else "no test set, all subjects"
+    n_test, unit = splits.record["n"]["test"]["subjects"], unit_of(study)
+    test = f"{counted(n_test, unit)} in the test set, the others" if n_test else f"no test set, all {unit}s"
     balance = f", imbalance of {guide} {imbalance[guide]:.1%}" if guide in imbalance else ""
     how = "" if splits.record["how"] == "balanced" else " (predefined)"
     if study.split.column and validation_in(cohort.images[study.split.column]):
         how = " (predefined; the validation set is used for training)"
     if study.split.by == "number":
         how += ", neighbouring file numbers together"
-    show.line("split", f"{test} in {counted(splits.folds, 'fold')} by subject{balance}{how}")
+    show.line("split", f"{test} in {counted(splits.folds, 'fold')} by {unit}{balance}{how}")
     if other := splits.record["assignment"].get("folds", {}).get("unequal"):
         least, most = other["sizes"]
         gaps = f"an imbalance of {other['imbalance']:.1%} instead of {other['equal']:.1%}"
         hint = "`split: {equal_sizes: false}` gives " if study.split.equal_sizes else ""
-        show.line("", f"{hint}folds of {least} to {counted(most, 'subject')}: {gaps} with equal numbers of subjects")
+        show.line("", f"{hint}folds of {least} to {counted(most, unit)}: {gaps} with equal numbers of {unit}s")
 
 
 def plan(study: Study, cohort: Cohort, splits: Splits | None, folder: RunFolder, show: Show) -> Study:

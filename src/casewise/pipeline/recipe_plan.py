@@ -88,7 +88,7 @@ class Forecast:
 
     @property
     def total(self) -> float:
-        """That of the whole run."""
+        """That of these parts of the run."""
         return self.before + self.training + self.after
 
 
@@ -317,7 +317,8 @@ def in_words(study: Study, planned: RecipePlan) -> str:
 def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
     """How long the run was expected to take, and if it is longer than the budget, by how much and why."""
     if not forecast.epoch:
-        return "the speed of the networks could not be measured, so the run may take longer"
+        epochs = f"{counted(forecast.epochs, 'epoch')} (the fewest, or those that the study states)"
+        return f"the speed of the networks could not be measured, so {epochs} are trained, which may take longer"
     parts = {
         "preparation, audit and baselines": forecast.before,
         "networks": forecast.training,

@@ -197,11 +197,13 @@ def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -
     free_sizes = 0 if study.split.equal_sizes else study.split.restarts
     assigned, how = _assigned(cohort, study, subjects, shares, needs, seed, unequal=free_sizes)
     if study.split.by != "number":
-        sides, free = assigned, how
-        if study.split.equal_sizes:  # what unequal folds would give, from fewer candidates
-            tries = min(study.split.restarts, UNEQUAL_TRIES)
-            sides, free = _assigned(cohort, study, subjects, shares, needs, seed, unequal=tries)
-        equal, sizes = min(how["lowest_imbalance"][name] for name in ("greedy", "random")), np.bincount(sides)
+        # what the other sizes would give; unequal folds from fewer candidates
+        tries = min(study.split.restarts, UNEQUAL_TRIES) if study.split.equal_sizes else 0
+        sides, free = _assigned(cohort, study, subjects, shares, needs, seed, unequal=tries)
+        equal = (how if tries else free)["imbalance"]
+        if not tries:
+            sides, free = assigned, how
+        sizes = np.bincount(sides)
         least = NOTABLE if study.split.equal_sizes else 0.0
         if free["method"] == "unequal" and equal - free["imbalance"] >= least:
             how["unequal"] = {

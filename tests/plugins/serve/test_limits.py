@@ -141,11 +141,16 @@ BEGUN += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
 
 def test_stalled_uploads_take_no_place_in_the_queue() -> None:
     with running(ServiceSettings(Path("bundle"), queue=0), toy_work) as service, ExitStack() as stack:
-        for _ in range(3):
+        for _ in range(9):
             stalled = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
             stalled.sendall(BEGUN)
-        until(lambda: len(list(service.folder.glob("request-*"))) == 3)
+        until(lambda: len(list(service.folder.glob("request-*"))) == 9)
         assert httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60).status_code == 200
+        for _ in range(7):  # until as many are received as may lie on the disk
+            stalled = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            stalled.sendall(BEGUN)
+        until(lambda: len(list(service.folder.glob("request-*"))) == 16)
+        error_of(httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60), 503, "busy")
 
 
 def test_slow_clients_are_dropped(toy: Running) -> None:

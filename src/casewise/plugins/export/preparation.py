@@ -147,7 +147,8 @@ def _of_panels(learner: TrainedLearner) -> list[Step]:
     """From tiles to a panel."""
     study = learner.study
     panels, regions = study.panels, list(study.regions)
-    order = "in the order of the table" + (f", those of {', '.join(regions)} after one another" if regions else "")
+    order = "in the natural order of their paths (digits as numbers)"
+    order += f", those of {', '.join(regions)} after one another" if regions else ""
     facts: Step = {"step": "panel", "by": panels.by, "grid": [panels.rows, panels.columns], "regions": regions}
     if learner.bags:
         text = f"All images of a {panels.by} are one set, {order}. Sets of a batch are filled up with images of NaN."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from casewise.plugins.serve.form import read_submission
-from casewise.plugins.serve.pool import WorkerPool
+from casewise.plugins.serve.pool import RETRY_AFTER, WorkerPool
 from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings
 
 PAGE = Path(__file__).parent / "page"
+# Uploads that are received at a time: of each place in the queue, and at least.
+UPLOADS, FEWEST_UPLOADS = 4, 16
 CODES = {400: "bad_form", 404: "not_found", 405: "wrong_method"}
 
 
@@ -31,11 +34,17 @@ def create_app(settings: ServiceSettings, pool: WorkerPool, description: Json, f
     public = {key: value for key, value in description.items() if key not in ("targets_by_name", "titles")}
     public["limits"] = {name: getattr(settings, name) for name in ("max_bytes", "max_files", "max_pixels")}
 
+    uploads = asyncio.Semaphore(max(FEWEST_UPLOADS, UPLOADS * (settings.workers + settings.queue)))
+
     def answering(task: str) -> Callable[[Request], Awaitable[Response]]:
         async def answered(request: Request) -> Response:
             pool.check()  # a client of a busy service sends no large body in vain
+            if uploads.locked():
+                message = f"The service is busy: many uploads are in progress. Try again in {RETRY_AFTER} seconds."
+                raise ServiceError(503, "busy", message, retry_after=RETRY_AFTER)
             with tempfile.TemporaryDirectory(dir=folder, prefix="request-") as name:
-                submission = await read_submission(request, Path(name), description, settings)
+                async with uploads:
+                    submission = await read_submission(request, Path(name), description, settings)
                 if task == "predict" and (submission.target or submission.learner):
                     field = "target" if submission.target else "learner"
                     message = f"{field} is a field of /api/explain only. Leave it out."

@@ -66,7 +66,7 @@ def section(context: ReportContext) -> Section | None:
     if context.audit is None:
         return None
     audit, accepted = Audit.from_json(context.audit), context.audit["accepted"]
-    page = ("Notes, every test and every pair", "`audit.html` of the run")
+    page = ("Notes, tests and pairs", "`audit.html` of the run; all in `audit.json`")
     examined: list[Block] = [Text(EXAMINED, note=True), Facts([*_limits(context, audit), *_lacking(audit), page])]
     if notes := [note for note in audit.notes(accepted) if note.lower() != f"{untested(audit.facts)}.".lower()]:
         examined.append(Items(notes))

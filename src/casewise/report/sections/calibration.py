@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 MOST_CLASSES = 8
 DIGITS, BENEFIT_DIGITS = 2, 3
 BAND = (
-    "Blue: local regression with its pointwise band by resampling subjects; black: perfect calibration. The most"
+    "Blue: local regression with its pointwise band by resampling {unit}s; black: perfect calibration. The most"
     " extreme 1 % of predictions at either end are not drawn."
 )
 HOW = (
     "A slope of 1 and an intercept of 0 are ideal. A slope below 1 means that predictions are too extreme, above 1 that"
-    " they are too moderate. Rough: fewer than {few} subjects with the class, or without it. Slope by fold: lowest to"
+    " they are too moderate. Rough: fewer than {few} {unit}s with the class, or without it. Slope by fold: lowest to"
     " highest, because out of fold each case is predicted by the network of its fold, and each has its own calibration."
 )
 BENEFIT = (
     "Net benefit per {noun}: the share of true positives minus that of false positives times the odds of the threshold;"
     " treating none has 0. Thresholds are those that the study declares, applied to the probabilities as predicted, at"
-    " the share of the class in these cases. Brackets: {confidence} intervals by resampling subjects, each threshold on"
+    " the share of the class in these cases. Brackets: {confidence} intervals by resampling {unit}s, each threshold on"
     " its own."
 )
 
@@ -48,7 +48,7 @@ def of_stage(context: ReportContext, stage: str) -> list[Block]:
     """The curves of a stage, and folded its slopes and decision curves."""
     terms, points = terms_of(context), metric_format(context.study, context.outcome).points
     by_name = (context.metrics.calibration or {})[stage]
-    classes, confidence = bool(context.classes), terms.confidence
+    classes, confidence, unit = bool(context.classes), terms.confidence, unit_of(context.study)
     what = "share of the class against its predicted probability" if classes else "reference against the prediction"
     alt = f"Smoothed {what}, with its band; slope and intercept are in the table."
     curves = []
@@ -60,8 +60,8 @@ def of_stage(context: ReportContext, stage: str) -> list[Block]:
     columns += ["Slope by fold"] if any(entry.slope_by_fold for entry in by_name.values()) else []
     rows = [row(name, entry, DIGITS if points is None else max(points, DIGITS)) for name, entry in by_name.items()]
     slopes: list[Block] = [
-        Table(columns, rows, f"{capital(SIDES[stage])}. Brackets: {confidence} intervals by resampling subjects."),
-        Text(HOW.format(few=FEW_OF_CLASS), note=True),
+        Table(columns, rows, f"{capital(SIDES[stage])}. Brackets: {confidence} intervals by resampling {unit}s."),
+        Text(HOW.format(few=FEW_OF_CLASS, unit=unit), note=True),
     ]
     decided = (context.metrics.decision_curves or {}).get(stage, {})
     all_points = [(name, point) for name, points_of in decided.items() for point in points_of]
@@ -73,11 +73,11 @@ def of_stage(context: ReportContext, stage: str) -> list[Block]:
             for i, (name, points_of) in enumerate(list(decided.items())[:MOST_CLASSES])
         ]
         heads = ["Threshold", "Model", "Treat all", "Model − treat all"]
-        table = Table(heads, declared, BENEFIT.format(noun=terms.noun, confidence=confidence))
+        table = Table(heads, declared, BENEFIT.format(noun=terms.noun, confidence=confidence, unit=unit))
         slopes += [Heading("Decision curve"), Plots(drawings, layout="multiples"), table]
     shown: list[Block] = [Heading(capital(SIDES[stage]))]
     if curves:
-        shown.append(Plots(curves[:MOST_CLASSES], BAND, layout="multiples"))
+        shown.append(Plots(curves[:MOST_CLASSES], BAND.format(unit=unit), layout="multiples"))
     summary = "Slope and intercept with intervals" + (", and decision curve" if declared else "")
     return [*shown, Fold(f"{summary}: {SIDES[stage]}", slopes)]
 

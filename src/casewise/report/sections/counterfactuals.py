@@ -10,7 +10,7 @@ from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Row, Section, Table, Text
 from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
-from casewise.report.terms import terms_of
+from casewise.report.terms import terms_of, unit_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ METHOD = (
 )
 ANSWERS = (
     "Changed answers, of all, and of the answers of other classes those that become the class named. Brackets:"
-    " {confidence} intervals by subject. Correct: answers that agree with the reference before and after."
+    " {confidence} intervals by {unit}. Correct: answers that agree with the reference before and after."
 )
-NUMBERS = "Mean absolute change of the prediction, in points. Brackets: {confidence} intervals by subject."
+NUMBERS = "Mean absolute change of the prediction, in points. Brackets: {confidence} intervals by {unit}."
 
 
 def section(context: ReportContext) -> Section | None:
@@ -60,7 +60,8 @@ def section(context: ReportContext) -> Section | None:
         for name in first
     ]
     caption = ANSWERS if any(isinstance(entry, AlteredAnswers) for entry in first.values()) else NUMBERS
-    table = Table(["Image", *map(learner_name, shown)], rows, caption.format(confidence=terms.confidence), wide=True)
+    caption = caption.format(confidence=terms.confidence, unit=unit_of(context.study))
+    table = Table(["Image", *map(learner_name, shown)], rows, caption, wide=True)
     meanings = [f"{capital(alteration(name))}: {ALTERATIONS.get(name, ('', ''))[1]}" for name in first]
     blocks: list[Block] = [
         Text(METHOD, note=True),
@@ -75,7 +76,7 @@ def _facts(context: ReportContext, networks: list[str]) -> list[tuple[str, str]]
     figures = context.metrics.counterfactuals or {}
     entries = figures[networks[0]].values()
     cases, subjects = (max(getattr(entry, name) for entry in entries) for name in ("cases", "subjects"))
-    facts = [("Cases", f"{cases:,} of {counted(subjects, 'subject')}, drawn by the seed")]
+    facts = [("Cases", f"{cases:,} of {counted(subjects, unit_of(context.study))}, drawn by the seed")]
     apart = {*context.learners, context.learner} - set(figures)
     if apart:
         names = sorted(apart, key=lambda name: (name != context.learner, name))

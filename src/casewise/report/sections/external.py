@@ -111,12 +111,12 @@ EVIDENCE = {
     "files": "properties of the files",
 }
 COHORTS = (
-    "A linear model predicts, from one image of each subject, of which of the two cohorts it is. With an AUROC of 0.50"
+    "A linear model predicts, from one image of each {unit}, of which of the two cohorts it is. With an AUROC of 0.50"
     " the images cannot be told apart in this way; p allows for all tests."
 )
 GROUPS = (
     "Outside: further from the training cases, in the features of the networks, than 19 of 20 held-out cases of the"
-    " study. Brackets: {confidence} intervals by subject."
+    " study. Brackets: {confidence} intervals by {unit}."
 )
 OUTSIDE = "A case inside may still be unlike those of the training in ways that these features do not show."
 
@@ -127,9 +127,10 @@ def distant_cases(context: ReportContext) -> list[Block]:
     if entry is None:
         return []
     shown: list[Block] = []
+    unit = unit_of(context.study)
     if entry.cohorts:
         counts = entry.cohorts["subjects"]
-        fact = f"{counted(counts['own'], 'subject')} of the study, {counts['external']:,} of the external cohort"
+        fact = f"{counted(counts['own'], unit)} of the study, {counts['external']:,} of the external cohort"
         fact += "" if entry.cohorts["tests"] else ": too few to compare their images"
         shown.append(Facts([("One image of each", fact)]))
         rows = [
@@ -137,12 +138,13 @@ def distant_cases(context: ReportContext) -> list[Block]:
             for name, test in entry.cohorts["tests"].items()
         ]
         if rows:
-            shown.append(Table(["From", "AUROC", "p"], rows, COHORTS))
+            shown.append(Table(["From", "AUROC", "p"], rows, COHORTS.format(unit=unit)))
     if figures := entry.learners.get(context.learner):
         write = metric_format(context.study, context.outcome)
         heads = ["Predictions", "n", "Outside", write.title(figures.quality)]
         heads += ["Mean confidence"] if figures.external.confidence else []
-        shown.append(Table(heads, rows_of(figures, write), GROUPS.format(confidence=terms_of(context).confidence)))
+        caption = GROUPS.format(confidence=terms_of(context).confidence, unit=unit)
+        shown.append(Table(heads, rows_of(figures, write), caption))
         shown.append(Text(OUTSIDE, note=True))
     return [Heading("Cases unlike those of the training"), *shown] if shown else []
 
