@@ -205,6 +205,9 @@ def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
     pd.testing.assert_frame_equal(grouped, framed)
     with pytest.raises(CasewiseError, match="within a list"):
         model.predict([[paths[0], new.parent]])
+    for twice in ([paths[:2], [paths[0], paths[2]]], [paths[0], paths[0]]):
+        with pytest.raises(CasewiseError, match=rf"{Path(paths[0]).name} is given twice"):
+            model.predict(twice)
 
 
 def test_how_a_folder_was_read_is_shown(done: Run, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +225,12 @@ def test_how_a_folder_was_read_is_shown(done: Run, new: Path, tmp_path: Path, mo
     assert all(part in words[2] for part in ("1 subject", "2 cases", "first/a.jpg: subject P7, visit first"))
     with pytest.raises(CasewiseError, match="--pattern"):
         model.predict(new, pattern="{visit}/{file}")
+    with pytest.raises(CasewiseError, match="data frame"):
+        model.predict(pd.read_csv(new), root=new.parent, pattern="{visit}/{file}")
+    shutil.copytree(tmp_path / "P7", tmp_path / "other" / "P7")
+    twins = [tmp_path / "P7", tmp_path / "other" / "P7"]
+    with pytest.raises(CasewiseError, match="both be the subject P7"):
+        model.predict(twins, pattern="{visit}/{file}")
 
 
 @pytest.mark.parametrize(
