@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,12 +175,18 @@ def test_a_row_of_a_panel_without_a_finite_number_has_none(done: Run, new: Path,
         assert rows[["y_pred", "p0", "p1", "p2"]].isna().any(axis=1).sum() == 1
 
 
-def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(done: Run, new: Path) -> None:
+def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(done: Run, new: Path, tmp_path: Path) -> None:
     image = next(path for path in sorted(new.parent.rglob("*")) if path.suffix in (".png", ".jpg"))
     assert set(done.predict([str(image)])["subject"]) == set(done.predict(image)["subject"]) == {image.name}
     for cases in ([3], [], [str(new), str(image)], 3, None, str(new / "nowhere")):
         with pytest.raises(CasewiseError, match=r"^cases: "):
             done.predict(cases)  # type: ignore[arg-type]
+    bundle = load_bundle(done.folder).members[0]
+    regional = replace(bundle, settings={**bundle.settings, "regions": ["upper", "lower"]})
+    for name in ("upper.jpg", "1.jpg"):
+        shutil.copy(image, tmp_path / name)
+    listed = new_table([[tmp_path / "1.jpg"], [tmp_path / "upper.jpg"]], regional, tmp_path, columns={}, root=None)
+    assert listed.reading.endswith("1.jpg: subject 1.jpg")
     with pytest.raises(CasewiseError) as refused:
         done.predict(pd.DataFrame({"file": [str(image)]}))
     assert "new-cases" not in str(refused.value)

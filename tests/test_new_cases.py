@@ -132,6 +132,8 @@ def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: 
     assert {(row.subject, row.visit, row.sequence) for row in own.itertuples()} == {
         row[:3] for row in rows if "P1" in row
     }
+    timeless = study_of("volumes", columns={"visit": ""}, volumes={"sequences": ["T1", "T1c", "T2"], "missing": "mask"})
+    assert set(modality_of(timeless).new_table(timeless, [tmp_path / "P1"])["subject"]) == {"w0", "w4"}
     boxed = study_of("volumes", volumes={"roi": "mask"})
     with pytest.raises(CasewiseError, match="mask"):
         modality_of(boxed).new_table(boxed, [tmp_path])
