@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,12 +175,18 @@ def test_a_row_of_a_panel_without_a_finite_number_has_none(done: Run, new: Path,
         assert rows[["y_pred", "p0", "p1", "p2"]].isna().any(axis=1).sum() == 1
 
 
-def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(done: Run, new: Path) -> None:
+def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(done: Run, new: Path, tmp_path: Path) -> None:
     image = next(path for path in sorted(new.parent.rglob("*")) if path.suffix in (".png", ".jpg"))
     assert set(done.predict([str(image)])["subject"]) == set(done.predict(image)["subject"]) == {image.name}
     for cases in ([3], [], [str(new), str(image)], 3, None, str(new / "nowhere")):
         with pytest.raises(CasewiseError, match=r"^cases: "):
             done.predict(cases)  # type: ignore[arg-type]
+    bundle = load_bundle(done.folder).members[0]
+    regional = replace(bundle, settings={**bundle.settings, "regions": ["upper", "lower"]})
+    for name in ("upper.jpg", "1.jpg"):
+        shutil.copy(image, tmp_path / name)
+    listed = new_table([[tmp_path / "1.jpg"], [tmp_path / "upper.jpg"]], regional, tmp_path, columns={}, root=None)
+    assert listed.reading.endswith("1.jpg: subject 1.jpg")
     with pytest.raises(CasewiseError) as refused:
         done.predict(pd.DataFrame({"file": [str(image)]}))
     assert "new-cases" not in str(refused.value)
@@ -205,6 +212,9 @@ def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
     pd.testing.assert_frame_equal(grouped, framed)
     with pytest.raises(CasewiseError, match="within a list"):
         model.predict([[paths[0], new.parent]])
+    for twice in ([paths[:2], [paths[0], paths[2]]], [paths[0], paths[0]]):
+        with pytest.raises(CasewiseError, match=rf"{Path(paths[0]).name} is given twice"):
+            model.predict(twice)
 
 
 def test_how_a_folder_was_read_is_shown(done: Run, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +232,12 @@ def test_how_a_folder_was_read_is_shown(done: Run, new: Path, tmp_path: Path, mo
     assert all(part in words[2] for part in ("1 subject", "2 cases", "first/a.jpg: subject P7, visit first"))
     with pytest.raises(CasewiseError, match="--pattern"):
         model.predict(new, pattern="{visit}/{file}")
+    with pytest.raises(CasewiseError, match="data frame"):
+        model.predict(pd.read_csv(new), root=new.parent, pattern="{visit}/{file}")
+    shutil.copytree(tmp_path / "P7", tmp_path / "other" / "P7")
+    twins = [tmp_path / "P7", tmp_path / "other" / "P7"]
+    with pytest.raises(CasewiseError, match="both be the subject P7"):
+        model.predict(twins, pattern="{visit}/{file}")
 
 
 @pytest.mark.parametrize(

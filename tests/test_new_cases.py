@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,22 @@ def test_folders_of_visits_are_no_subjects_unless_a_pattern_says_so(tmp_path: Pa
         read(tmp_path / "P7", "")
     assert read(tmp_path / "P7", "{visit}/{file}") == both
     assert read(tmp_path / "P7", "{subject}/{file}") == {("week0", ""), ("2024-03-01", "")}
+    for name in ("UKE_007_w0", "UKE_008_w0"):
+        shutil.copytree(tmp_path / "P7" / "week0", tmp_path / "uke" / name)
+    with pytest.raises(CasewiseError, match="subject UKE, visit 007_w0; or as subject UKE_007, visit w0"):
+        read(tmp_path / "uke", "{subject}_{visit}/{file}")
+    assert read(tmp_path / "uke", "UKE_{subject}_{visit}/{file}") == {("007", "w0"), ("008", "w0")}
+    assert read_new_layout(tmp_path / "P7", regions=[], has_visits=False).shape == "subject/*.jpg"
+    for name, is_visit in (("D001", False), ("M-2", False), ("v2", True), ("T-1", True), ("month2", True)):
+        (tmp_path / "one" / name).mkdir(parents=True)
+        (tmp_path / "one" / name / "a.jpg").write_bytes(b"")
+        try:
+            assert [image.subject for image in read_new_layout(tmp_path / "one", regions=[]).images] == [name]
+        except CasewiseError:
+            assert is_visit
+        else:
+            assert not is_visit
+        shutil.rmtree(tmp_path / "one")
     for wrong, message in (
         ("{visit}_{file}", "does not match 3 of 3"),
         ("{visist}/{file}", "Did you mean 'visit'"),
@@ -116,6 +133,8 @@ def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: 
     assert {(row.subject, row.visit, row.sequence) for row in own.itertuples()} == {
         row[:3] for row in rows if "P1" in row
     }
+    timeless = study_of("volumes", columns={"visit": ""}, volumes={"sequences": ["T1", "T1c", "T2"], "missing": "mask"})
+    assert set(modality_of(timeless).new_table(timeless, [tmp_path / "P1"])["subject"]) == {"w0", "w4"}
     boxed = study_of("volumes", volumes={"roi": "mask"})
     with pytest.raises(CasewiseError, match="mask"):
         modality_of(boxed).new_table(boxed, [tmp_path])

@@ -29,6 +29,8 @@ VISIT_WORDS = (
     r"pre|post|before|after|visite|woche|monat|tag"
 )
 DATE_FORM = r"(18|19|20)\d\d-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])"
+# Of a folder; `D001` and `M2` are rather subjects.
+_VISIT_NAME = rf"(?![dm][-_ ]?\d*$)({VISIT_WORDS})[-_ ]?\d*|{DATE_FORM}"
 _WRAPPERS = ("images", "image", "imgs", "img", "photos", "photographs", "pictures", "data")
 _SIDES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),
@@ -166,11 +168,16 @@ def walk(source: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         )
 
 
-def read_new_layout(source: Path, *, regions: list[str], pattern: Pattern | None = None) -> Layout:
+def read_new_layout(
+    source: Path, *, regions: list[str], pattern: Pattern | None = None, has_visits: bool = True
+) -> Layout:
     """The images of new cases below `source`: by a pattern, in a layout of `read_layout` without classes, or together.
 
     In one folder each image is a subject of its own, named by its file; or, if each name contains a region, all are of
     one subject, named by the folder.
+
+    Args:
+        has_visits: whether the study has visits; if not, folders are subjects whatever their names.
 
     Raises:
         CasewiseError: as `read_layout`; the subjects look like visits; a path does not match the pattern.
@@ -188,7 +195,8 @@ def read_new_layout(source: Path, *, regions: list[str], pattern: Pattern | None
         return Layout(pattern.text, images, skipped)
     if not paths or any("/" in path for path in paths):
         layout = read_layout(source, regions=regions, classes=None)
-        refuse_visits(source, [image.subject for image in layout.images])
+        if has_visits:
+            refuse_visits(source, [image.subject for image in layout.images])
         return layout
     if regions and all(find_region(path, regions) for path in paths):
         images = [FolderImage(path, source.resolve().name, region=find_region(path, regions)) for path in paths]
@@ -219,22 +227,35 @@ class Pattern:
         >>> Pattern("{label}/{subject}_{visit}.jpg").read("benign/P07_week4.JPG")
         {'label': 'benign', 'subject': 'P07', 'visit': 'week4'}
         """
-        match = re.fullmatch(self._expression, stem_of(path))
+        match = re.fullmatch(self._expression(), stem_of(path))
         return match.groupdict() if match else None
 
-    @property
-    def _expression(self) -> str:
+    def readings(self, path: str) -> list[str]:
+        """The values of a path in words, without the file: one reading, or two if fields may be shorter or longer.
+
+        >>> Pattern("{subject}_{visit}/{file}").readings("UKE_7_w0/a.jpg")
+        ['subject UKE, visit 7_w0', 'subject UKE_7, visit w0']
+        """
+        matches = (re.fullmatch(self._expression(longest), stem_of(path)) for longest in (False, True))
+        stated = [match.groupdict().items() for match in matches if match]
+        return list(dict.fromkeys(", ".join(f"{k} {v}" for k, v in values if k != "file") for values in stated))
+
+    def _expression(self, longest: bool = False) -> str:
+        """A regular expression that prefers short values of fields, or long ones and little text between them."""
         pieces = re.split(r"(\{\w+\}|\*\*/|\*)", stem_of(self.text))
         named: set[str] = set()
         expression = ""
         for piece in pieces:
             name = piece[1:-1] if piece.startswith("{") else ""
             if name:
-                own = r"\d{4}-\d\d-\d\d|[^/]+?" if name == "date" else "[^/]+?"
+                own = "[^/]+" if longest else "[^/]+?"
+                own = rf"\d{{4}}-\d\d-\d\d|{own}" if name == "date" else own
                 expression += f"(?P={name})" if name in named else f"(?P<{name}>{own})"
                 named.add(name)
             else:
-                expression += {"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece))
+                lazy = "?" * longest
+                free = {"**/": f"(?:.*{lazy}/)?{lazy}", "*": f"[^/]*{lazy}"}
+                expression += free.get(piece, re.escape(piece))
         return expression
 
 
@@ -293,7 +314,7 @@ def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dic
     """What the path of each new image or scan below `source` states; a pattern without {subject} is of one subject.
 
     Raises:
-        CasewiseError: a path does not match.
+        CasewiseError: a path does not match, or matches in several ways.
     """
     stated = [pattern.read(path) for path in paths]
     if unread := [path for path, values in zip(paths, stated, strict=True) if values is None]:
@@ -301,6 +322,13 @@ def read_paths(pattern: Pattern, paths: Sequence[str], source: Path) -> list[dic
             f"--pattern {pattern.text!r} does not match {len(unread):,} of {len(paths):,} paths below {source}, such "
             f"as {unread[0]}. Correct the pattern, or move files that are no cases elsewhere."
         )
+    for path in paths:
+        if len(readings := pattern.readings(path)) > 1:
+            raise CasewiseError(
+                f"--pattern {pattern.text!r} can read {path} below {source} as {'; or as '.join(readings)}. Write text "
+                "that all names share into the pattern, such as 'UKE_' in 'UKE_{subject}_{visit}/{file}', or give a "
+                "table."
+            )
     return [{"subject": source.resolve().name} | (values or {}) for values in stated]
 
 
@@ -311,7 +339,7 @@ def refuse_visits(source: Path, subjects: Iterable[str]) -> None:
         CasewiseError: they do; the message states the patterns of either reading.
     """
     names = list(dict.fromkeys(subjects))
-    if names and all(re.fullmatch(rf"({VISIT_WORDS})[-_ ]?\d*|{DATE_FORM}", name, re.IGNORECASE) for name in names):
+    if names and all(re.fullmatch(_VISIT_NAME, name, re.IGNORECASE) for name in names):
         raise CasewiseError(
             f"{source}: the folders {', '.join(names[:3])} look like visits, and would be read as subjects. State "
             "--pattern, such as '{visit}/{file}' if this is the folder of one subject, or '{subject}/{file}' if not."

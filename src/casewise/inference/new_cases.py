@@ -16,6 +16,7 @@ from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.dates import natural
 from casewise.cohort.folder_layout import ENDINGS, stated_pattern
+from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, read_text_table
 from casewise.console import Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest
@@ -123,13 +124,18 @@ def new_table(
             of `read_new_layout`.
 
     Raises:
-        CasewiseError: a path does not exist, or a folder cannot be read as cases.
+        CasewiseError: a path does not exist or is given twice, two folders are named alike and each is a subject, or a
+            folder cannot be read as cases.
     """
     by_pattern = stated_pattern(pattern, of_cases=True) if pattern else None
     own_columns = {**bundle.settings["columns"], **columns}
     bundle = replace(bundle, settings={**bundle.settings, "columns": own_columns})
     written, reading = folder / "new-cases.csv", ""
     if isinstance(cases, pd.DataFrame):
+        if by_pattern:
+            raise CasewiseError(
+                "--pattern is about the paths below a folder, and cases are a data frame. Leave it out."
+            )
         table = cases
     else:
         groups = _groups(cases)
@@ -148,6 +154,7 @@ def new_table(
             table = _grouped(reader, groups)
         else:
             table = modality_of(reader).new_table(reader, paths, by_pattern)
+        _check_given_once(table, reader, paths)
         reading = _reading(table, reader, paths)
         # image files state no other columns than these
         stated = {role: name for role, name in own_columns.items() if role in ("path", "subject") or name in table}
@@ -203,7 +210,29 @@ def _grouped(study: Study, groups: Sequence[Sequence[Path]]) -> pd.DataFrame:
             )
         name = group[0].name if firsts.count(group[0].name) == 1 else str(group[0])
         tables.append(pd.concat(rows, ignore_index=True).assign(**{subject: name}))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def _check_given_once(table: pd.DataFrame, study: Study, paths: Sequence[Path]) -> None:
+    """Check the table of the given files and folders.
+
+    Raises:
+        CasewiseError: a file is given twice, or two folders of one name are subjects of that name.
+    """
+    path, subject = (study.columns.get(role) or role for role in ("path", "subject"))
+    files = table[path].map(os.path.abspath)
+    if twice := files[files.duplicated()].tolist():
+        raise CasewiseError(f"cases: {twice[0]} is given twice. Give each file once.")
+    found: dict[str, Path] = {}
+    for folder in filter(Path.is_dir, paths):
+        below = table.loc[[Path(file).is_relative_to(folder) for file in table[path]], subject]
+        for name in {folder.name, folder.resolve().name} & set(below):
+            other = found.setdefault(alike(name), folder)
+            if other != folder:
+                raise CasewiseError(
+                    f"cases: the folders {other} and {folder} would both be the subject {name}. Predict them one by "
+                    "one, rename one, or give a table."
+                )
 
 
 def _reading(table: pd.DataFrame, study: Study, paths: Sequence[Path]) -> str:

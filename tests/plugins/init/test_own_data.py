@@ -259,7 +259,9 @@ class TestPatterns:
         plan = self.stated(tmp_path, names, "{label}1{subject}.jpg")
         assert sum(line.startswith("  ") for line in plan.understood) == 3, "three examples"
         assert {row["label"] for row in table_of(tmp_path / "study")} == {"A", "B"}
+        assert any("label A, subject 1x; or as label A1, subject x" in doubt for doubt in plan.doubts)
         folders = self.stated(tmp_path / "folders", [f"{c}/{i}.jpg" for c in "ab" for i in range(4)], "{label}/*.jpg")
+        assert not any("in several ways" in doubt for doubt in folders.doubts)
         assert "Read as: label from the folder." in folders.understood
 
     @pytest.mark.parametrize("text", ["{label/{subject}", "*.jpg", "{lable}/{subject}.jpg", "{label}/{a b}.jpg"])

@@ -205,7 +205,9 @@ MODALITY = Photographs()
 
 
 def _of_folder(study: Study, folder: Path, pattern: Pattern | None) -> list[FolderImage]:
-    layout = read_new_layout(folder, regions=study.regions, pattern=pattern)
+    layout = read_new_layout(
+        folder, regions=study.regions, pattern=pattern, has_visits=study.columns.get("visit") != ""
+    )
     if layout.skipped:
         count = counted(len(layout.skipped), "file")
         log.warning("%s: left out because of their names: %s, such as %s.", folder, count, layout.skipped[0])

@@ -203,6 +203,11 @@ def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
     rows.origins = {name: "the folder" if f"{{{name}}}" in folders else "file names" for name in columns}
     rows.stated_fields = pattern.fields if stated else []
     rows.understood = [f"Pattern ({'stated' if stated else 'inferred'}): {pattern.text}", *examples(values)]
+    if stated and (several := [path for path in values if len(stated.readings(path)) > 1]):
+        rows.doubts.append(
+            f"The pattern can read {len(several):,} names in several ways: {several[0]} as "
+            f"{'; or as '.join(stated.readings(several[0]))}. The first is used."
+        )
     if rest:
         rows.doubts.append(
             f"{images.noun.capitalize()}s that do not match the pattern and are not used: {len(rest):,} of "

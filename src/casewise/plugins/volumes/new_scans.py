@@ -36,14 +36,15 @@ def new_scans(study: Study, paths: Sequence[Path], pattern: Pattern | None = Non
     volumes = volumes_of(study)
     if needed := volumes.slice_index or (volumes.mask if volumes.roi == "mask" else ""):
         raise CasewiseError(f"cases: scans of this study need a table, which states the column {needed!r} for each.")
-    rows = [row for path in paths for row in _rows_of(path, list(volumes.sequences), pattern)]
+    rows = [row for path in paths for row in _rows_of(path, study, pattern)]
     headings = [str(study.columns.get(role) or role) for role in ("path", "subject", "visit")]
     table = pd.DataFrame(rows, columns=[*headings, volumes.column])
     return table if table[headings[2]].any() else table.drop(columns=headings[2])
 
 
-def _rows_of(path: Path, sequences: list[str], pattern: Pattern | None) -> list[tuple[str, str, str, str]]:
+def _rows_of(path: Path, study: Study, pattern: Pattern | None) -> list[tuple[str, str, str, str]]:
     """The scans of one file or folder: path, subject, visit and sequence."""
+    sequences = list(volumes_of(study).sequences)
     if not path.is_dir():
         return [(str(path), path.name, "", _sequence(path.name, sequences))]
     files, others = _files(path)
@@ -69,7 +70,9 @@ def _rows_of(path: Path, sequences: list[str], pattern: Pattern | None) -> list[
         subject, visit = (*folders, "", "")[:2]
         subject = subject or (path.name if len(sequences) > 1 else name)
         scans.append((str(file), subject, visit, _sequence(name, sequences)))
-    refuse_visits(path, [file.relative_to(path).parts[0] for file in files if len(file.relative_to(path).parts) > 1])
+    if study.columns.get("visit") != "":
+        tops = [file.relative_to(path).parts[0] for file in files if len(file.relative_to(path).parts) > 1]
+        refuse_visits(path, tops)
     return scans
 
 
