@@ -235,6 +235,7 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("path,subject\nü.jpg,7\n")
     os.mkfifo(tmp_path / "pipe")
     for name, found in {
+        "IMG_2.JPG": r"IMG_2\.JPG: there is no such file\.$",
         "img_1.jpg": r"img_1\.jpg: there is no such file\. Did you mean 'IMG_1\.JPG'\?",
         "nowhere/a.jpg": "The folder .*nowhere does not exist",
         "empty.jpg": r"the file is empty \(0 bytes\)\. Copy it again",

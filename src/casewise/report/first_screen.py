@@ -345,7 +345,10 @@ def coverage(context: ReportContext) -> str:
         unit = f"{unit_of(context.study)}s"
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
-        text = f"A prediction comes with a set of classes that should hold the true one in {level} of new cases"
+        text = f"Each prediction is a set of classes that should hold the true one in {level} of new cases"
+        figures = entry.stages.get(context.stage)
+        if figures and figures.size and figures.size.value is not None:
+            text += f", on average {number(figures.size.value, 1)} of {len(context.classes)}"
         return text + (f"; every set holds {listed(few)}, of which there are too few {unit}." if few else ".")
     half = entry.calibration.get("quantile")
     if half is None:

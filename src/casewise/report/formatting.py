@@ -146,7 +146,16 @@ def percent(share: Any, digits: int = 0) -> str:
     >>> percent(0.256), percent(0.256, 1), percent(None)
     ('26 %', '25.6 %', '–')
     """
-    return f"{number(100 * share, digits)} %" if is_number(share) else MISSING
+    return f"{hundredfold(share, digits)} %" if is_number(share) else MISSING
+
+
+def hundredfold(share: float, digits: int) -> str:
+    """100 times a share, rounded as the share itself is with two more digits.
+
+    >>> hundredfold(0.445, 0), f"{0.445:.2f}", f"{44.5:.0f}"
+    ('45', '0.45', '44')
+    """
+    return number(100 * float(f"{share:.{digits + 2}f}"), digits)
 
 
 def probability(value: float) -> str:

@@ -145,7 +145,12 @@ def audited(context: ReportContext) -> Found:
     if not errors and not warnings:
         if untested(audit.facts):
             return "open", "The audit could not test for shortcuts: too few subjects or too little variation.", "audit"
-        return "good", "The audit found no shortcut; it cannot show that there is none.", "audit"
+        notes = f", and {counted(len(audit.of('note')), 'note')}" if audit.of("note") else ""
+        return (
+            "good",
+            f"The audit found no error and no warning{notes}; it cannot show that there is no shortcut.",
+            "audit",
+        )
     first = [*errors, *warnings][0]
     about, size = audit_section.about(first, audit), audit_section.size(first)
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
@@ -210,7 +215,7 @@ def chosen(context: ReportContext) -> Found:
     """How the reported model was chosen among several."""
     count, how = len(context.candidates), str(context.metrics.main.chosen_on)
     words = {
-        "stated": f"The reported model was stated before any result, not chosen among the {count} of the study.",
+        "stated": "The reported model was stated before any result, not chosen among the learners.",
         "oof": f"The reported model was chosen among {count} out of fold; the test set took no part.",
         "inner folds": "The reported model was chosen in inner folds, on training subjects only.",
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import metric_of
 from casewise.report.blocks import Cell, Counts, counts_line
-from casewise.report.formatting import MISSING, digits_of, interval, is_number, number, plain, signed
+from casewise.report.formatting import MISSING, digits_of, hundredfold, interval, is_number, number, plain, signed
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class MetricFormat:
         digits = self.digits(metric, short=short)
         if not self.in_percent(metric):
             return number(value, digits)
-        return number(100 * value, digits) + (" %" if unit else "")
+        return hundredfold(value, digits) + (" %" if unit else "")
 
     def bounds(self, metric: str, figure: Figure, *, words: bool = False, short: bool = False) -> str:
         """The interval of a figure, for a table or (with `words`) for a sentence; empty if there is none.

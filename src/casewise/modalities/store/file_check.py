@@ -68,7 +68,14 @@ def _similar(path: Path) -> str:
         return ""
     stem = path.stem.casefold()
     same = next((name for name in names if Path(name).stem.casefold() == stem), None)
-    return f" Did you mean {same!r}?" if same else nearest(path.name, names[:_COMPARED])
+    if same:
+        return f" Did you mean {same!r}?"
+    # a file with other digits is one of another person
+    return nearest(path.name, [name for name in names[:_COMPARED] if _digits(name) == _digits(path.name)])
+
+
+def _digits(name: str) -> str:
+    return "".join(filter(str.isdigit, name))
 
 
 _BEGINNINGS = (
