@@ -48,7 +48,8 @@ class ExplanationFolder:
         check_folder(self.path, {self.table.path.name, EXPLANATIONS_MARK}, "the folder of explanations")
 
     def begin(self) -> None:
-        """Mark the folder as one of explanations before it has a table."""
+        """Check the folder, and mark it as one of explanations before it has a table."""
+        self.check()
         make_folder(self.path)
         (self.path / EXPLANATIONS_MARK).touch()
 
