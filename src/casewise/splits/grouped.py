@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -186,30 +187,30 @@ def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], fo
 def _into_test(cohort: Cohort, study: Study, subjects: list[str], share: float) -> tuple[dict[str, int], Assignment]:
     """The subjects of the test set and the others, and how they were assigned."""
     needs = needs_of_test(class_holders(cohort.panels, study, subjects)[0], study.split.folds)
-    assigned, how = _assigned(cohort, study, subjects, [1 - share, share], needs, study.seed)
+    assigned, how = _assigned(
+        cohort, study, subjects, [1 - share, share], needs, study.seed, restarts=study.split.restarts
+    )
     return {subject: (0, TEST)[s] for subject, s in zip(subjects, assigned.tolist(), strict=True)}, how
 
 
 def _into_folds(cohort: Cohort, study: Study, subjects: list[str], folds: int) -> tuple[dict[str, int], Assignment]:
     """The fold of each training subject, and how they were assigned."""
     needs = needs_of_folds(class_holders(cohort.panels, study, subjects)[0], folds)
-    shares, seed = [1 / folds] * folds, study.seed + 1
-    free_sizes = 0 if study.split.equal_sizes else study.split.restarts
-    assigned, how = _assigned(cohort, study, subjects, shares, needs, seed, unequal=free_sizes)
+    stated, restarts = study.split.equal_sizes, study.split.restarts
+    assign_folds = partial(_assigned, cohort, study, subjects, [1 / folds] * folds, needs, study.seed + 1)
+    assigned, how = assign_folds(equal_sizes=stated, restarts=restarts)
     if study.split.by != "number":
-        # what the other sizes would give; unequal folds from fewer candidates
-        tries = min(study.split.restarts, UNEQUAL_TRIES) if study.split.equal_sizes else 0
-        sides, free = _assigned(cohort, study, subjects, shares, needs, seed, unequal=tries)
-        equal = (how if tries else free)["imbalance"]
-        if not tries:
-            sides, free = assigned, how
-        sizes = np.bincount(sides)
-        least = NOTABLE if study.split.equal_sizes else 0.0
-        if free["method"] == "unequal" and equal - free["imbalance"] >= least:
+        # what the other sizes would give; unequal ones that are only offered have fewer candidates
+        tries = min(restarts, UNEQUAL_TRIES) if stated else restarts
+        others, of_others = assign_folds(equal_sizes=not stated, restarts=tries)
+        equal, (sides, unequal) = (how, (others, of_others)) if stated else (of_others, (assigned, how))
+        gain = equal["imbalance"] - unequal["imbalance"]
+        if unequal["method"] == "unequal" and gain >= (NOTABLE if stated else 0):
+            sizes = np.bincount(sides)
             how["unequal"] = {
-                "imbalance": free["imbalance"],
-                "equal": equal,
-                "sizes": [int(min(sizes)), int(max(sizes))],
+                "imbalance": unequal["imbalance"],
+                "equal": equal["imbalance"],
+                "sizes": [int(sizes.min()), int(sizes.max())],
             }
     return dict(zip(subjects, assigned.tolist(), strict=True)), how
 
@@ -222,16 +223,13 @@ def _assigned(
     needs: ClassNeeds,
     seed: int,
     *,
-    unequal: int = 0,
+    restarts: int,
+    equal_sizes: bool = True,
 ) -> tuple[np.ndarray, Assignment]:
-    """The side of each subject, balanced on the guiding label; by runs of file numbers if the study states so.
-
-    `unequal`: the number of candidates, among which are some with other numbers of subjects; 0 for the study's, with
-    these numbers.
-    """
-    records, restarts = panel_records(cohort.panels, study, subjects), unequal or study.split.restarts
+    """The side of each subject, balanced on the guiding label; by runs of file numbers if the study states so."""
+    records = panel_records(cohort.panels, study, subjects)
     if study.split.by != "number":
-        return assign(records, shares, needs, restarts=restarts, seed=seed, equal_sizes=not unequal)
+        return assign(records, shares, needs, restarts=restarts, seed=seed, equal_sizes=equal_sizes)
     path_of = cohort.images.groupby(cohort.images["subject"].astype(str))["path"].min()
     paths = [str(path_of[subject]) for subject in subjects]
     return assign_runs(paths, records, shares, needs, restarts=restarts, seed=seed)
