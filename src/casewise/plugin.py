@@ -242,10 +242,10 @@ def plugins() -> tuple[Plugin, ...]:
         CasewiseError: a plugin cannot be imported; the message names its package.
     """
     own = [module.name for module in pkgutil.iter_modules(import_module(GROUP).__path__)]
-    found = [_object(f"casewise.plugins.{name}", "plugin", "casewise") for name in sorted(own)]
+    loaded = [_object(f"casewise.plugins.{name}", "plugin", "casewise") for name in sorted(own)]
     others = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    found += [_object(entry.module, entry.attr, entry.dist.name if entry.dist else entry.name) for entry in others]
-    return tuple(found)
+    loaded += [_object(entry.module, entry.attr, entry.dist.name if entry.dist else entry.name) for entry in others]
+    return tuple(loaded)
 
 
 def modality_sections() -> dict[str, str]:

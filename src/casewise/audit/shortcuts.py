@@ -167,9 +167,9 @@ def find_shortcuts(
         answers += [answer] if answer else []
     # another variant of the evidence may have been tested
     answered = {(answer.target, answer.evidence.name) for answer in answers}
-    asked = [(target, name) for target in search.labels for name in too_many]
-    asked += [(target, item.name) for target, item in questions]
-    not_tested = [f"{target} from {name}" for target, name in dict.fromkeys(asked) if (target, name) not in answered]
+    left_out = [(target, name) for target in search.labels for name in too_many]
+    left_out += [(target, item.name) for target, item in questions]
+    not_tested = [f"{target} from {name}" for target, name in dict.fromkeys(left_out) if (target, name) not in answered]
     varying = [c for c in map(str, images.columns) if len({*levels(images[c].astype(str).tolist())} - {""}) > 1]
     source = source_column([c for c in varying if c in columns])
     pictures = next(item for item in evidence if item.kind == "source-from-image")

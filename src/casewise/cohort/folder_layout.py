@@ -254,8 +254,8 @@ class Pattern:
                 named.add(name)
             else:
                 lazy = "?" * longest
-                free = {"**/": f"(?:.*{lazy}/)?{lazy}", "*": f"[^/]*{lazy}"}
-                expression += free.get(piece, re.escape(piece))
+                between = {"**/": f"(?:.*{lazy}/)?{lazy}", "*": f"[^/]*{lazy}"}
+                expression += between.get(piece, re.escape(piece))
         return expression
 
 
@@ -271,7 +271,7 @@ def stated_pattern(text: str, *, of_cases: bool = False) -> Pattern:
     Raises:
         CasewiseError: it names no field, a field is misspelt, or braces are not closed.
     """
-    known = CASE_FIELDS if of_cases else FIELDS
+    allowed = CASE_FIELDS if of_cases else FIELDS
     example = "{subject}/{visit}/{file}" if of_cases else "{label}/{subject}_{visit}.jpg"
     another = "" if of_cases else ", or that of another column"
     fields = re.findall(r"\{([^{}]*)\}", text)
@@ -279,17 +279,17 @@ def stated_pattern(text: str, *, of_cases: bool = False) -> Pattern:
     if not fields or "{" in plain or "}" in plain:
         raise CasewiseError(
             f"--pattern {text[:80]!r}: write names in braces, such as '{example}'. "
-            f"Names are {', '.join(known)}{another}; `*` stands for any text within a name."
+            f"Names are {', '.join(allowed)}{another}; `*` stands for any text within a name."
         )
     people = {name for name in fields if re.fullmatch(_PEOPLE, heading_words(name))}
     if "subject" not in fields and len(people) == 1:
         text = text.replace(f"{{{people.pop()}}}", "{subject}")
         fields = re.findall(r"\{([^{}]*)\}", text)
     for name in fields:
-        hint = nearest(name, known)
-        if name not in known and (of_cases or hint or not name.isidentifier()):
+        hint = nearest(name, allowed)
+        if name not in allowed and (of_cases or hint or not name.isidentifier()):
             own = "" if of_cases else " Another column needs a name of its own."
-            raise CasewiseError(f"--pattern: {{{name}}} is none of {', '.join(known)}.{hint}{own}")
+            raise CasewiseError(f"--pattern: {{{name}}} is none of {', '.join(allowed)}.{hint}{own}")
     return Pattern(text)
 
 

@@ -223,11 +223,11 @@ def _check_given_once(table: pd.DataFrame, study: Study, paths: Sequence[Path]) 
     files = table[path].map(os.path.abspath)
     if twice := files[files.duplicated()].tolist():
         raise CasewiseError(f"cases: {twice[0]} is given twice. Give each file once.")
-    found: dict[str, Path] = {}
+    folder_of: dict[str, Path] = {}
     for folder in filter(Path.is_dir, paths):
         below = table.loc[[Path(file).is_relative_to(folder) for file in table[path]], subject]
         for name in {folder.name, folder.resolve().name} & set(below):
-            other = found.setdefault(alike(name), folder)
+            other = folder_of.setdefault(alike(name), folder)
             if other != folder:
                 raise CasewiseError(
                     f"cases: the folders {other} and {folder} would both be the subject {name}. Predict them one by "

@@ -289,8 +289,8 @@ def prediction_rows(
         units, numbers = grouped[study.level_of(name)]
         value_names = kind.columns(output.classes)
         finite = np.isfinite(values[:, value_slice]).all(axis=1)
-        found = np.where(finite[:, None], values[:, value_slice].astype(float), 0.0)
-        shown = pd.DataFrame(found, columns=value_names)
+        finite_values = np.where(finite[:, None], values[:, value_slice].astype(float), 0.0)
+        shown = pd.DataFrame(finite_values, columns=value_names)
         shown.insert(0, "y_true", truth[:, column].astype(float))
         shown["distance"] = np.nan if distances is None else distances
         means = shown.groupby(numbers).mean()

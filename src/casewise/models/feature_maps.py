@@ -49,10 +49,10 @@ def feature_maps(body: nn.Module, *, side: int = SIDE, channels: int = 3) -> lis
     """
     outputs = _outputs(body, side, channels)
     maps = [(name, as_map(output, body)) for name, output in outputs]
-    found = [FeatureMap.of(name, side, values) for name, values in maps if values is not None]
+    feature_maps = [FeatureMap.of(name, side, values) for name, values in maps if values is not None]
     has_blocks = any(_is_tokens(output) for _, output in outputs)
     blocks = {str(info["module"]) for info in getattr(body, "feature_info", ())} if has_blocks else set()
-    return [entry for entry in found if entry.module in blocks] or found
+    return [entry for entry in feature_maps if entry.module in blocks] or feature_maps
 
 
 def has_tokens(body: nn.Module, *, side: int) -> bool:

@@ -156,7 +156,7 @@ def _fit_together(one: Network, other: Network) -> bool:
     encoders = {encoder.name: encoder.network for encoder in bank_of(one).encoders}
     return (one.side, type(one.pooling), bank_of(one).channels) == (
         *(other.side, type(other.pooling), bank_of(other).channels),
-    ) and all(encoders.get(known.name, known.network) is known.network for known in bank_of(other).encoders)
+    ) and all(encoders.get(encoder.name, encoder.network) is encoder.network for encoder in bank_of(other).encoders)
 
 
 def joint(networks: Sequence[Network]) -> Network:

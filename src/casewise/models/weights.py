@@ -158,11 +158,11 @@ def _put(body: torch.nn.Module, tensors: dict[str, Tensor], heads: tuple[str, ..
     shaped = [k for k in state if k in tensors and tensors[k].shape != state[k].shape]
     if missing or surplus or shaped:
         first = next(iter([*shaped, *missing, *surplus]))
-        found = "missing" if first in missing else "unknown"
+        in_file = "missing" if first in missing else "unknown"
         if shaped:
-            found = f"{tuple(tensors[first].shape)} instead of {tuple(state[first].shape)}"
+            in_file = f"{tuple(tensors[first].shape)} instead of {tuple(state[first].shape)}"
         counts = f"{len(missing)} tensors missing, {len(surplus)} unknown, {len(shaped)} of another shape"
-        raise WeightsError(f"weights: {prefix}: {first} is {found} ({counts}).")
+        raise WeightsError(f"weights: {prefix}: {first} is {in_file} ({counts}).")
     check_finite({k: tensors[k] for k in state if k in tensors}, f"{prefix}: ", "Use another file.")
     body.load_state_dict({k: tensors.get(k, v) for k, v in state.items()})
 

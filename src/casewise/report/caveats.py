@@ -125,9 +125,9 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
     absent: list[str] = []
     found: list[str] = []
     if entry and not all(entry.support):
-        for place, (label, support) in enumerate(zip(entry.names, entry.support, strict=True)):
+        for row, (label, support) in enumerate(zip(entry.names, entry.support, strict=True)):
             name = class_name(study, outcome, label)
-            right = f"{entry.confusion[place][place]} of {support} of {name} recognised"
+            right = f"{entry.confusion[row][row]} of {support} of {name} recognised"
             (found if support else absent).append(right if support else name)
     return ExternalResult(
         code=code if metric in inside else "not_inside",
@@ -167,13 +167,13 @@ def result_line(study: Study, results: Results) -> str:
     if stage == "oof" and results.site_means:
         site = (study.split.leave_out or "source").replace("_", " ")
         means = [text for metric in kind.headline if (text := _within(results, learner, metric))]
-        told = ", ".join(means) or f"undefined within every {site}"
+        by_class = ", ".join(means) or f"undefined within every {site}"
         misread = f"Pooled figures mix different networks. They must not be read as {kind.means}."
-        pieces.append(f"each {site} left out, {whose}: {told}. {misread}")
+        pieces.append(f"each {site} left out, {whose}: {by_class}. {misread}")
     else:
         figures = {metric: figure for metric in kind.headline if (figure := defined(main.metrics.get(metric)))}
-        place = {"test": "test set", EXTERNAL: "external cohort"}.get(stage, "out of fold")
-        pieces.append(f"{place}, {whose}: {_figures(figures)}")
+        side = {"test": "test set", EXTERNAL: "external cohort"}.get(stage, "out of fold")
+        pieces.append(f"{side}, {whose}: {_figures(figures)}")
     return f"{study.primary_outcome}, {'; '.join(pieces)}"
 
 

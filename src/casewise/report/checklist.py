@@ -191,8 +191,8 @@ def preparation(context: ReportContext) -> str:
         return text
     images, subjects = (counted(context.audit["facts"][f"{noun}s"], noun) for noun in ("image", "subject"))
     levels = [finding["level"] for finding in context.audit["findings"]]
-    found = ", ".join(counted(levels.count(level), level) for level in ("error", "warning"))
-    return f"{text} The audit examined {images} of {subjects}: {found}."
+    counts = ", ".join(counted(levels.count(level), level) for level in ("error", "warning"))
+    return f"{text} The audit examined {images} of {subjects}: {counts}."
 
 
 def missing_reference(context: ReportContext) -> str:

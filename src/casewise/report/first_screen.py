@@ -98,14 +98,14 @@ def screen(context: ReportContext) -> Screen:
     more = len(context.classes) - MOST_CLASSES
     metric = metric_format(context.study, context.outcome).title(kind_report(context.kind).compared)
     parts = ", ".join(f"{name} {weight}" for name, weight in weights(context))
-    measured, told, beside = sizes(context), spread(context), rivals(context)
+    measured, quantiles, beside = sizes(context), spread(context), rivals(context)
     return Screen(
         lead=lead(context),
         question="How far off is it?" if not context.classes else "How often is it right?",
-        evaluated=evaluated(context) + (ROUGH if "rough" in f"{measured} {told} {rows} {beside}" else ""),
+        evaluated=evaluated(context) + (ROUGH if "rough" in f"{measured} {quantiles} {rows} {beside}" else ""),
         sizes=measured,
         guess=guess(context),
-        spread=told,
+        spread=quantiles,
         failure_heads=heads,
         failures=rows,
         more_failures=f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else "",

@@ -69,7 +69,7 @@ def model_card(
     provenance: Mapping[str, Any],
 ) -> str:
     """The card from the contents of the bundle's files (see `casewise.pipeline.bundle`); it names no subject."""
-    made, spread = REFITTED if about["final"] == "refit" else OF_FOLDS
+    training_note, spread = REFITTED if about["final"] == "refit" else OF_FOLDS
     rows = performance(study, about, results)
     subjects, weights = provenance["subjects"], dict.fromkeys(each["first_weights"] for each in provenance["networks"])
     unit = unit_of(study)
@@ -96,7 +96,7 @@ def model_card(
         figures = [Table(heads, rows, f"Of {about['combination']['headline']}. All metrics are in `metrics.json`.")]
     sections = [
         Section("targets", "What it predicts", [_outputs(study, about)]),
-        Section("networks", "The networks", [Facts(networks), Text(made)]),
+        Section("networks", "The networks", [Facts(networks), Text(training_note)]),
         Section("data", "Data", [Facts(data)]),
         Section("performance", "Performance", figures),
         Section("audit", "Audit", _audited(audit)),

@@ -62,9 +62,9 @@ def sections(context: ReportContext) -> list[Section]:
 
     Sections of plugins that bring no modality, such as that on saliency, stand before single cases.
     """
-    place = SECTIONS.index(cases.section)
+    first_case = SECTIONS.index(cases.section)
     modules = [importlib.import_module(plugin.report) for plugin in plugins() if plugin.report and not plugin.section]
-    makers = [*SECTIONS[:place], *(module.section for module in modules), *SECTIONS[place:]]
+    makers = [*SECTIONS[:first_case], *(module.section for module in modules), *SECTIONS[first_case:]]
     return [section for make in makers if (section := make(context)) is not None]
 
 

@@ -185,7 +185,7 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
     Targets of which the runs evaluated different cases, or whose folds are sources, have none.
     """
     first = runs[0]
-    found: dict[str, Comparison] = {}
+    comparisons: dict[str, Comparison] = {}
     if any(run.by_site for run in runs):
         return {}
     named = [
@@ -202,8 +202,8 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
             compared = evaluate(of_target, Outcomes(target, [target]), plan).comparisons
             metric = kind_report(first.study.kind_of(target)).compared
             entry = compared.get(first.stage, {}).get(target, {}).get(metric)
-            found |= {target: entry} if entry else {}
-    return found
+            comparisons |= {target: entry} if entry else {}
+    return comparisons
 
 
 def _same_cases(rows: pd.DataFrame) -> bool:

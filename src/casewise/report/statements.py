@@ -62,7 +62,7 @@ Found = tuple[str, str, str] | None
 
 def statements(context: ReportContext) -> list[Statement]:
     """The statements that hold for a run, the gravest first."""
-    holding = [Statement(name, *found) for name, find in KINDS.items() if (found := find(context))]
+    holding = [Statement(name, *statement) for name, find in KINDS.items() if (statement := find(context))]
     order = ["flag", *MARKS]
     return sorted(holding, key=lambda each: order.index(each.level))
 

@@ -148,7 +148,7 @@ def identities(paths: Sequence[str], holders: np.ndarray) -> list[list[Key]]:
         columns = [_ranks(values) for values in zip(*(numbers[row] for row in rows), strict=True)]
         counts = [int(column.max()) + 1 for column in columns]
         several = [_values_of_classes(column, holders[rows]) >= 2 for column in columns]
-        enough = (place for place, count in enumerate(counts) if count >= LEAST_VALUES and several[place])
+        enough = (index for index, count in enumerate(counts) if count >= LEAST_VALUES and several[index])
         position[length] = next(enough, counts.index(max(counts)))
     of_numbers: list[Key] = [
         ((), row[position[len(row)]]) if row else name for row, name in zip(numbers, series, strict=True)

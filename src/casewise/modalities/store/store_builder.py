@@ -225,8 +225,8 @@ class Building:
         record = self._records.get(row)
         if record and _stamp(record) == stamp and self._is_intact(row, record):
             return record
-        if found := self.earlier.get((str(source), stamp)):
-            record, tile = found
+        if earlier_tile := self.earlier.get((str(source), stamp)):
+            record, tile = earlier_tile
         else:
             sha256, decode = self._region(source) if not isinstance(source, Path) else self._image(source)
             facts, tile = self.earlier.get(sha256) or decode()

@@ -132,11 +132,11 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
     for name, by_region in placement["networks"].items():
         for region, figures in by_region.items():
             share, column = figures["share"], placement["regions"][region]["column"]
-            place = PLACES[region] + (f" (column {column})" if column else "")
+            described = PLACES[region] + (f" (column {column})" if column else "")
             count = Cell(f"{share['n_cases']:,}", f"of {counted(share['n_subjects'], 'subject')}")
             cells = [count, _share(share), _share(figures["area"]), _share(figures["difference"], difference=True)]
             empty = Cell(number(figures["empty_maps"], 0))
-            rows.append(Row(f"{learner_name(name)}: {place}", [*cells, empty], mark=name == marked))
+            rows.append(Row(f"{learner_name(name)}: {described}", [*cells, empty], mark=name == marked))
     return rows
 
 

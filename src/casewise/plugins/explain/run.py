@@ -72,10 +72,10 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
             measures, measured = measure(run, models, map_size=map_size, progress=bar)
         folder.measurements.write(measured)
     # relative if it lies in the run folder, so that a run folder can be moved
-    place, parent = folder.path.resolve(), run.files.path.resolve()
+    own_folder, parent = folder.path.resolve(), run.files.path.resolve()
     shown = {
         "rule": rule,
-        "folder": str(place.relative_to(parent) if place.is_relative_to(parent) else place),
+        "folder": str(own_folder.relative_to(parent) if own_folder.is_relative_to(parent) else own_folder),
         "target": explain_target(run).target,
         "cells": map_size,
         "cases": entries,

@@ -384,8 +384,8 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
     images = ["size: 96"] if facts.scans else ["size: 224"] if weights else []
     images += ["channels: grey"] if facts.grey and not facts.scans else []
     stated = "  # 224 pixels, as the pretrained weights expect; without `size` it is planned from the images"
-    said = stated if weights and not facts.scans else ""
-    lines = [f"images: {{{', '.join(images)}}}{said}"] if images else []
+    shown_weights = stated if weights and not facts.scans else ""
+    lines = [f"images: {{{', '.join(images)}}}{shown_weights}"] if images else []
     if not facts.given_split:
         folds = max(2, min(_FOLDS, facts.rarest or facts.subjects))
         test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"

@@ -95,9 +95,9 @@ def check_masks(study: Study, images: pd.DataFrame, problems: list[str]) -> list
         for case, own in cells.groupby(images["case"], sort=False) if key == "mask" else ():
             named = sorted(set(own) - {""})
             if len(named) != 1:
-                found = f"{counted(len(named), 'mask')} ({names_text(named, 3)})" if named else "none"
+                given = f"{counted(len(named), 'mask')} ({names_text(named, 3)})" if named else "none"
                 problems.append(
-                    f"case {case}: volumes.roi is mask, and column {column!r} names {found}. Name one mask file for "
+                    f"case {case}: volumes.roi is mask, and column {column!r} names {given}. Name one mask file for "
                     "each case, or write another `roi`."
                 )
         missing = [name for name in dict.fromkeys(cells) if name and not (folder / name).exists()]

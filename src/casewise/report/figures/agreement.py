@@ -87,13 +87,13 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
             (limits.bias, limits.bias_interval, ACCENT, "-", "bias"),
             (limits.low, limits.low_interval, SOFT, dashed, "lower limit"),
         ]
-        place: Look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        beside_axes: Look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
         for value, edges, colour, style, name in lines:
             if edges:
                 axes.axhspan(*edges, color=colour, alpha=0.12, linewidth=0)
             axes.axhline(value, color=colour, linewidth=1.2, linestyle=style)
             look: Look = {"fontsize": 9.5, "color": colour, "linespacing": 1.15, "annotation_clip": False}
-            axes.annotate(f"{name}\n{signed(value, digits)}", (1, value), (5, 0), **place, **look)
+            axes.annotate(f"{name}\n{signed(value, digits)}", (1, value), (5, 0), **beside_axes, **look)
         titles = _points(axes, rows, mean, difference)
         if slope is not None:
             ends = np.array([mean.min(), mean.max()])

@@ -94,9 +94,13 @@ def section(context: ReportContext) -> Section:
     """How the networks were trained, and everything that is needed to train them again."""
     import yaml
 
-    told = sentences(context.notes)
-    further = len(told) - MOST_NOTES
-    notes = [*told[:MOST_NOTES], f"{further} further notes are in the run folder."] if further > 0 else told
+    note_sentences = sentences(context.notes)
+    further = len(note_sentences) - MOST_NOTES
+    notes = (
+        [*note_sentences[:MOST_NOTES], f"{further} further notes are in the run folder."]
+        if further > 0
+        else note_sentences
+    )
     stated = context.study.model_dump(mode="json", exclude_defaults=True)
     settings = yaml.safe_dump(stated, sort_keys=False, allow_unicode=True, width=100)
     folds: list[tuple[str, list[Block]]] = [
