@@ -275,11 +275,11 @@ def lost(job: Job) -> Failure:
 
 
 def _begin_worker(parent: int, registrations: Registrations, keep: bool = False) -> None:
+    # The parent process handles Ctrl-C, also while packages load here: it stops the workers, whose state is on disk.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if keep:
         keep_memory()
     registrations.register()
-    # The parent process handles Ctrl-C: it stops the workers, whose state is on disk.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Everything is on disk by then; the run would wait ten seconds while the interpreter with torch is torn down.
     atexit.register(end_process, 0)

@@ -49,7 +49,7 @@ def create_app(settings: ServiceSettings, pool: WorkerPool, description: Json, f
                     field = "target" if submission.target else "learner"
                     message = f"{field} is a field of /api/explain only. Leave it out."
                     raise ServiceError(422, "unknown_field", message)
-                with pool.place():  # only now, so that stalled uploads take none
+                with pool.queued():  # only now, so that stalled uploads take none
                     answer = await pool.answer({"task": task, "submission": submission.as_json(), "folder": name})
             return JSONResponse(answer)
 

@@ -220,7 +220,7 @@ class WorkerPool:
             raise ServiceError(503, "busy", message, retry_after=RETRY_AFTER)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def queued(self) -> Iterator[None]:
         """Take a place in the queue for a request that has arrived completely, and give it back.
 
         Raises:

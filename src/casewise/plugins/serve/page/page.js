@@ -227,12 +227,12 @@ function put(visit, slot, files) {
   read.then((results) => {
     const waited = reads.delete(read); // not after Start again
     if (!visits.includes(visit)) return waited && stop(); // the visit was removed meanwhile
-    const held = results.filter((each) => each.status === "fulfilled").map((each) => each.value);
-    visit.files.get(slot).push(...held);
+    const readable = results.filter((each) => each.status === "fulfilled").map((each) => each.value);
+    visit.files.get(slot).push(...readable);
     visit.redraw[slot]();
-    status(`${held.length} ${held.length === 1 ? "file" : "files"} added${slot ? ` to ${slot}` : ""}.`);
-    const lost = files.filter((_, position) => results[position].status === "rejected").map((file) => file.name);
-    if (lost.length) problem(`Not added: ${lost.join(", ")}. A folder, a file that is too large, or one that was changed or removed cannot be read.`);
+    status(`${readable.length} ${readable.length === 1 ? "file" : "files"} added${slot ? ` to ${slot}` : ""}.`);
+    const unread = files.filter((_, position) => results[position].status === "rejected").map((file) => file.name);
+    if (unread.length) problem(`Not added: ${unread.join(", ")}. A folder, a file that is too large, or one that was changed or removed cannot be read.`);
   });
 }
 

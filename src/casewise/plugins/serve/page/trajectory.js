@@ -67,26 +67,26 @@ function chart(box, course, target, decimals) {
   });
   const last = course.visits.length - 1;
   const values = course.visits.map((visit, position) => {
-    const place = position === last ? { x: x(days[position]) - 9, "text-anchor": "end" } : { x: x(days[position]) + 9 };
-    return [{ ...place, y: y(visit.value) - 8, class: "value-text" }, shown(visit.value, decimals)];
+    const attributes = position === last ? { x: x(days[position]) - 9, "text-anchor": "end" } : { x: x(days[position]) + 9 };
+    return [{ ...attributes, y: y(visit.value) - 8, class: "value-text" }, shown(visit.value, decimals)];
   });
   const visitNames = course.visits.map((visit, position) => {
     const anchor = position === 0 ? "start" : position === last ? "end" : "middle";
     const name = visit.visit.length > 14 ? `${visit.visit.slice(0, 13)}…` : visit.visit;
     return [{ x: x(days[position]) + { start: -12, end: 12, middle: 0 }[anchor], y: HEIGHT - BOTTOM + 20, "text-anchor": anchor }, name];
   });
-  svg.append(...[values, visitNames].flatMap(apart).map(([place, text]) => draw("text", place, text)));
+  svg.append(...[values, visitNames].flatMap(withoutOverlap).map(([attributes, text]) => draw("text", attributes, text)));
   return svg;
 }
 
 // The texts that overlap no other, those at both ends before those between; the table below has all of them.
-function apart(texts) {
+function withoutOverlap(texts) {
   const kept = [];
-  for (const [place, text] of [texts[0], texts.at(-1), ...texts.slice(1, -1)]) {
+  for (const [attributes, text] of [texts[0], texts.at(-1), ...texts.slice(1, -1)]) {
     const width = 7.5 * text.length + 4;
-    const left = place.x - ({ end: width, middle: width / 2 }[place["text-anchor"]] ?? 0);
-    const free = kept.every((other) => left >= other.right || left + width <= other.left || Math.abs(place.y - other.y) >= 15);
-    if (free) kept.push({ left, right: left + width, y: place.y, drawn: [place, text] });
+    const left = attributes.x - ({ end: width, middle: width / 2 }[attributes["text-anchor"]] ?? 0);
+    const fits = kept.every((other) => left >= other.right || left + width <= other.left || Math.abs(attributes.y - other.y) >= 15);
+    if (fits) kept.push({ left, right: left + width, y: attributes.y, drawn: [attributes, text] });
   }
   return kept.map((text) => text.drawn);
 }
