@@ -199,6 +199,10 @@ def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
     # the rate depends on the number of steps
     rest = set(all_planned) - set(stated) - {"lr", "phases"}
     assert {name: recipe[name] for name in rest} == {name: all_planned[name] for name in rest}
+    assert "at most" in in_words(study.model_copy(update={"recipe": planned}), RecipePlan(facts(), {}, {}))
+    assert "at most" not in in_words(
+        study.model_copy(update={"recipe": planned}), RecipePlan(facts(), {}, {"epochs": 3})
+    )
     assert "stated" in in_words(study.model_copy(update={"recipe": planned}), RecipePlan(facts(), {}, stated))
 
 

@@ -307,10 +307,10 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
     of = f"{facts.images:,} {facts.noun}, {facts.folds} folds and {duration(facts.budget)}"
-    text = (
-        f"planned: {', '.join(study.networks)}, {counted(epochs, 'epoch')}{several}{frozen}, {head}, {flips}; for {of}"
-        f"{stated}"
-    )
+    # how many fit into the budget is measured later
+    most = "" if planned.forecast or {"epochs", "phases"} & planned.stated.keys() else "at most "
+    trained = f"{most}{counted(epochs, 'epoch')}{several}"
+    text = f"planned: {', '.join(study.networks)}, {trained}{frozen}, {head}, {flips}; for {of}{stated}"
     return f"{text}; {forecast_in_words(planned.forecast, facts)}" if planned.forecast else text
 
 
