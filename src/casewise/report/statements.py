@@ -25,7 +25,7 @@ from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 
 # A flag stands below the title. The other levels are marks of the fourth card.
-MARKS = {"bad": "✗", "warning": "!", "good": "✓", "open": "?", "note": "n"}
+MARKS = {"bad": "✗", "warning": "!", "good": "✓", "open": "?", "note": "i"}
 MEANINGS = {"bad": "against it", "warning": "with caution", "good": "for it", "open": "not known", "note": "note"}
 
 
