@@ -1,7 +1,5 @@
 """Uploads that are no good images, each with the code of the error that a service gives."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import struct

@@ -1,7 +1,5 @@
 """Chromium without a window, for tests of pages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A small study of chest phantoms that trains in about a second, for the tests of whole runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

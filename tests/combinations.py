@@ -3,8 +3,6 @@
 `python -m tests.combinations` writes the page of the documentation.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

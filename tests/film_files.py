@@ -1,7 +1,5 @@
 """Films as DICOM files, for tests: any pixels with any tags, compressed as radiology systems do."""
 
-from __future__ import annotations
-
 import io
 import tempfile
 import warnings

@@ -1,7 +1,5 @@
 """Values, lines and cells that nobody should write, of which `tests.fuzz` makes study files and cohort tables."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

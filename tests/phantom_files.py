@@ -1,7 +1,5 @@
 """What tests of all phantoms look at in their folders."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

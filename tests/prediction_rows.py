@@ -1,7 +1,5 @@
 """Rows of the predictions table for tests: one learner, one target, one stage."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

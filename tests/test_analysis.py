@@ -1,7 +1,5 @@
 """A finished run in Python: tables, figures, comparisons, explanations, new cases, and messages about wrong names."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

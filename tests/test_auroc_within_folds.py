@@ -1,7 +1,5 @@
 """The AUROC out of fold ranks cases within folds only; the pooled one stands beside it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -98,7 +96,6 @@ def test_the_drawn_curve_has_the_area_that_is_stated(ties: bool) -> None:
     scores = rng.normal(0, 1, 150) + of_class + folds
     scores = np.round(scores, 0) if ties else scores
     curve = drawn_curve(scores, of_class, folds, most=10_000)
-    assert curve is not None
     area = np.trapezoid(curve["tpr"], curve["fpr"])
     assert area == pytest.approx(auroc_within(scores, of_class, np.arange(150), folds, np.ones((1, 150)))[0])
     assert (curve["fpr"][0], curve["tpr"][0], curve["fpr"][-1], curve["tpr"][-1]) == (0, 0, 1, 1)

@@ -1,7 +1,5 @@
 """The scaling of inputs, and parts held in eval mode."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

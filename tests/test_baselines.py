@@ -1,7 +1,5 @@
 """Linear baselines: their models, their jobs, and what the report says of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +127,6 @@ def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -
     results = evaluate(table, outcomes, plan)
     assert results["main"]["learner"] == "net"
     compared = against_baselines(results)
-    assert compared is not None
     gap = compared.differences["ccc"]
     assert verdict(gap.low, gap.high, "ccc") == code
 
@@ -145,7 +142,6 @@ def test_the_interval_allows_for_the_choice_among_learners() -> None:
     widths = []
     for results in both:
         compared = against_baselines(results)
-        assert compared is not None
         difference = compared["differences"]["ccc"]
         widths.append(difference["high"] - difference["low"])
     # with more learners, one of them is better by chance more often
@@ -160,7 +156,6 @@ def test_a_baseline_chosen_on_the_judged_cases_is_said_to_be_so() -> None:
     for count in (1, 2):
         some = {name: predictions[name] for name in names[: count + 1]}
         compared = against_baselines(evaluate(table_of(truth, some), Outcomes("extent"), Plan(200, 0.95, 0)))
-        assert compared is not None
         assert compared.chosen == count
 
 

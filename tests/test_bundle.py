@@ -1,7 +1,5 @@
 """The bundle of a run: alone and elsewhere, it predicts what the run predicted of its test set."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """A bundle as a folder and as a zip file: what was changed by one byte, or made by a stranger, is refused."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat

@@ -1,7 +1,5 @@
 """Calibration slopes, intercepts and curves, predictive values, likelihood ratios, and decision curves."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -167,7 +165,6 @@ class TestDecisions:
         assert plain.decision_curves is None
         study = study_of_classes("binary", evaluation={**settings, "decision_thresholds": [0.1, "30%"]})
         results = with_calibration(study, rows, results)
-        assert results.decision_curves is not None
         (points,) = results.decision_curves["test"].values()
         assert [point.threshold for point in points if point.declared] == [0.1, 0.3]
         assert all(0 < point.threshold < 1 for point in points)

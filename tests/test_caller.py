@@ -1,7 +1,5 @@
 """A run changes nothing in the process of its caller."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

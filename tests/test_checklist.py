@@ -1,7 +1,5 @@
 """Checklists of reporting guidelines: every item once, facts that agree with the run, nothing claimed without one."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -54,7 +52,6 @@ def test_filled_items_agree_with_the_run(alone: tuple[Path, Path]) -> None:
     finished = read_context(alone[0])
     main = finished.metrics.main
     entry = finished.class_figures(str(main.stage), str(main.learner))
-    assert entry is not None
     accuracy = sum(row[n] for n, row in enumerate(entry.confusion)) / 12
     assert f"{12 * accuracy:.0f} of 12 correct" in lists.confusion(finished)
     assert all(", ".join(map(str, row)) in lists.confusion(finished) for row in entry.confusion)

@@ -1,7 +1,5 @@
 """The cohort table: what is read from it, and that every problem in it is told in one pass."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Classes in the cohort table: which rows are taken, which spellings mean a class, and what is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

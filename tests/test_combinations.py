@@ -1,7 +1,5 @@
 """Every way of studying with every kind of images and of target, each tiny; the documentation's table is made of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

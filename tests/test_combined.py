@@ -1,7 +1,5 @@
 """Stackers applied to new cases give what they give for the test set of their run."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

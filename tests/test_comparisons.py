@@ -1,7 +1,5 @@
 """Comparisons of learners: in pairs, simultaneous over all pairs, and no winner inside the noise."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import expit

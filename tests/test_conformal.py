@@ -1,7 +1,5 @@
 """Prediction intervals and sets: their coverage with several cases of a subject, and where there is none."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

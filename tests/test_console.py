@@ -1,7 +1,5 @@
 """What the command line prints: progress on a terminal and in a log, wrapped text, and remedies that can be copied."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every part that can be named in a study passes the same checks."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The check after training: held-out cases predicted again with altered images, and what is made of their changes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A bundle that a stranger made by hand, with right checksums: refused by file and field, and nothing is contacted."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

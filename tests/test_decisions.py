@@ -1,7 +1,5 @@
 """The rules by which the probabilities of grades become one grade."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the documentation says exists: commands, options, files, links, study files, columns, metrics."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

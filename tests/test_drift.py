@@ -1,7 +1,5 @@
 """Cases unlike those of the training: distances in features, and what the comparison of two cohorts makes of them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,6 @@ class TestDistance:
         plane = torch.randn(400, 2, generator=random) @ torch.randn(2, 30, generator=random)
         features = plane + 0.01 * torch.randn(400, 30, generator=random)
         distance = FeatureDistance.fit(features, 400)
-        assert distance is not None
         assert distance.components.shape == (2, 30)
         assert np.sqrt((distance.raw(features) ** 2).mean()) == pytest.approx(1, abs=1e-3)
         along = distance.mean + 8 * (plane[0] - distance.mean)
@@ -48,7 +45,6 @@ class TestDistance:
     def test_directions_are_orthonormal_and_have_the_variances_of_the_features(self, count: int, width: int) -> None:
         features = torch.randn(count, width, generator=torch.Generator().manual_seed(2))
         distance = FeatureDistance.fit(features, count)
-        assert distance is not None
         along = distance.components.double().numpy()
         assert np.allclose(along @ along.T, np.eye(len(along)), atol=1e-5)
         covariance = np.cov(features.double().numpy().T, bias=True)
@@ -115,7 +111,6 @@ def test_noise_is_further_away_than_films(done: Run, there: Path) -> None:
 def test_the_file_beside_the_weights_holds_no_case(done: Run) -> None:
     folder = JobFolder(done.folder / "jobs" / "test_resnet" / "fold1")
     facts = Bundle.open(folder.path).distance
-    assert facts is not None
     assert facts["scale"].keys() == {"label"}
     assert facts["held_out"]["label"] == 9
     assert folder.distance.path.name in folder.record.read()["files"]

@@ -1,7 +1,5 @@
 """Failures of the disk are sentences and lose nothing; the state before the last one; the checks of killed runs."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess
@@ -145,7 +143,6 @@ def test_whichever_write_fails_the_old_or_the_new_file_is_there_and_it_can_be_wr
         assert file.read() == {"version": 2}
         assert not list(file.path.parent.glob(f"{TEMPORARY}*"))
     # only folders may be left to the system to bring to the disk
-    assert total is not None
     assert total >= len(sentences) >= total - 4 > 2
     assert all(str(tmp_path) in sentence for sentence in sentences)
     assert all("then give the same command again" in sentence for sentence in sentences)

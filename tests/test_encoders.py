@@ -3,8 +3,6 @@
 Their weights are random, in files as users place them.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

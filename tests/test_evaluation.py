@@ -1,7 +1,5 @@
 """All figures of a study together, as they stand in metrics.json."""
 
-from __future__ import annotations
-
 import json
 import warnings
 

@@ -1,7 +1,5 @@
 """Kappa against scikit-learn; bands; readers among themselves and beside the learners."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

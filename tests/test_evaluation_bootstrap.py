@@ -1,7 +1,5 @@
 """Intervals: by subject, the same as the slow way, honest in size."""
 
-from __future__ import annotations
-
 import json
 import warnings
 

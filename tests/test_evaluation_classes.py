@@ -1,7 +1,5 @@
 """Classes and grades: every figure against scikit-learn or a closed form, honest intervals, nothing chosen on test."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import warnings

@@ -1,7 +1,5 @@
 """Metrics from sums against scikit-learn, SciPy and closed forms."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Percent change from baseline and responders, by the physician and by the model."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from typing import Any

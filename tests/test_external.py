@@ -1,7 +1,5 @@
 """Another cohort to be tested on: predicted by the trained networks, shown beside the study's own, never learned."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Features of frozen networks, shared by content: computed once, the same bits, and never those of other pixels."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Folds of neighbouring file numbers, where subjects are not known."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

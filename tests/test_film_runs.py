@@ -1,7 +1,5 @@
 """Films as DICOM through a whole run: nobody's name is anywhere."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 

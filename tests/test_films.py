@@ -1,7 +1,5 @@
 """Films as DICOM files: the same pixels as a PNG of the film, whatever the encoding, and every way to be no film."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`final: refit`: a network of each learner on all subjects outside the test set, for new cases."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The first screen: five questions, statements with their conditions, and one verdict for each pair."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 
@@ -47,7 +45,6 @@ def test_five_questions_in_the_same_order(context: ReportContext) -> None:
 def test_figures_are_those_of_the_results(context: ReportContext) -> None:
     shown, scale = screen(context), 100 if context.classes else 1
     figure = context.metric(context.stage, context.learner, "mae" if not context.classes else "accuracy")
-    assert figure is not None
     assert float(shown.sizes[0].text.replace("−", "-")) == pytest.approx(scale * (figure.value or 0), abs=0.51)
     if entry := context.class_figures(context.stage, context.learner):
         found = [f"{entry.confusion[i][i]} of {total}" for i, total in enumerate(entry.support)]
@@ -101,7 +98,6 @@ def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, m
 
 def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContext) -> None:
     sets, names = report_of_classes.metrics.prediction_sets, report_of_classes.classes
-    assert sets is not None
     entry = sets.targets[report_of_classes.outcome]
     for few, said in ((1, "; every set holds covid, of which"), (len(names), "Too few subjects to calibrate")):
         quantiles = [{"quantile": None if place < few else 0.5} for place in range(len(names))]

@@ -1,7 +1,5 @@
 """Images of different shapes: the plan of `images.fit`, bars in training, and the shape as a shortcut."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +140,6 @@ def test_the_planned_default_leaves_no_bars_and_the_shape_is_told(films: Path, t
     assert bars(store) == 0
     assert (regions.pictures(store, np.arange(len(store)))[:, 0] > 0).any(axis=1).all()
     finding = shape_finding(study, cohort, store)
-    assert finding is not None
     assert (finding.level, finding.figures["by_class"]["covid"]) == ("warning", 1.0)
 
 
@@ -151,7 +148,6 @@ def test_bars_that_follow_the_class_stop_a_run(films: Path, tmp_path: Path, padd
     study, cohort, store = prepared(films, tmp_path, fit="pad", padding=padding)
     assert bars(store) == 30
     finding = shape_finding(study, cohort, store)
-    assert finding is not None
     assert finding.level == "error"
     assert "images: {fit: stretch}" in finding.remedy
 
@@ -225,7 +221,6 @@ def test_shapes_vary_between_those_of_training_images_alone() -> None:
     training = panels.subset([0, 1, 2])
     assert isinstance(training.shapes, Stretch)
     expected = stretches(aspects[:3])
-    assert expected is not None
     assert training.shapes.lowest == pytest.approx(expected.lowest)
     assert training.shapes.highest == pytest.approx(expected.highest)
     assert torch.equal(training.shapes.aspects, shapes.aspects), "rows are those of the store"

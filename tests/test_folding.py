@@ -1,7 +1,5 @@
 """Batch norms that keep their statistics are computed with the convolution before them, with the same gradients."""
 
-from __future__ import annotations
-
 import copy
 from collections import OrderedDict
 from typing import Any

@@ -1,7 +1,5 @@
 """Freeze points, what freezing keeps, and the published counts of parameters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

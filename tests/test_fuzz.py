@@ -1,7 +1,5 @@
 """Mutated inputs: a seeded sample for every reader, and the defects that larger samples found."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -24,7 +22,6 @@ NESTED = '{"a":' * 30_000
 
 
 def test_property_tests_draw_the_same_examples_every_time() -> None:
-    assert settings.default is not None
     assert settings.default.derandomize
 
 

@@ -1,7 +1,5 @@
 """Study files and tables as nobody should write them: typed errors, short messages, within limits."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Spellings of subjects: nobody stands in training and test data under two names without being seen."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from itertools import product

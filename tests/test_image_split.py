@@ -1,7 +1,5 @@
 """A split by image beside that by subject: image subjects, the comparison split, the audit's finding, whole runs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Trained networks away from their run: rebuilt from weights and facts alone, they give the same bits."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

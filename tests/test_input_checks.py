@@ -1,7 +1,5 @@
 """Input checks: limits from training images and subjects out of fold, and the flags of new cases."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Intervals of figures: closed forms, exact where nothing varies, and how often they contain the true value."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

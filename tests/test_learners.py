@@ -1,7 +1,5 @@
 """Learners: their record, baselines beside stated networks, and a third kind of learner."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass, replace

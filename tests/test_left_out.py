@@ -1,7 +1,5 @@
 """Each source left out: judged within the sources, chosen there, and never told by figures pooled over them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -165,7 +163,6 @@ def held_out() -> ReportContext:
 
 def test_pooled_figures_are_no_finding(held_out: ReportContext) -> None:
     table = learners.learner_table(held_out, "oof")
-    assert table is not None
     assert not any(head.startswith("Against") for head in table.columns)
     assert held_out.by_site
     means = held_out.metrics.site_means or {}

@@ -1,7 +1,5 @@
 """Networks that cannot be trained: the others are reported, and memory that does not suffice is made to suffice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The loop, on heads: the same bits after a kill in any recipe, its errors and its threads."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The memory of jobs: measured at its peak, compared with what the machine has, recorded and reported."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import mmap

@@ -1,7 +1,5 @@
 """Nested cross-validation: what inner folds choose, that nothing of a tested fold reaches them, and what it leaves."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading new cases: chunks, layouts of folders, and cases that lack what others have. No network is trained."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

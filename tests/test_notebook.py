@@ -1,7 +1,5 @@
 """The notebook page of the documentation: its code runs, and what it shows is of the kind that the page shows."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

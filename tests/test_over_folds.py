@@ -1,7 +1,5 @@
 """Figures over folds against scikit-learn and NumPy, fold by fold."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

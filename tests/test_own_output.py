@@ -1,7 +1,5 @@
 """What is written over what: pages of the same format and folders of casewise, and nothing else."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The networks that pretrained ones are compared with: layers, any size of image, weights, learning."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Plugins: what is found, a core without each of them, and a plugin of somebody else in an environment of its own."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The contract of the table of predictions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

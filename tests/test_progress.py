@@ -1,7 +1,5 @@
 """How much of a job is done, as `casewise status` and the progress bar show it."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +51,6 @@ def progress_of(job: Job, of_job: Any) -> Progress:
 
 def share(job: Job) -> float:
     recorded = job.folder.read_progress(0.0)
-    assert recorded is not None
     return float(recorded["share"])
 
 

@@ -1,7 +1,5 @@
 """Models with a radial kernel: random Fourier features, their fit, and exact contributions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

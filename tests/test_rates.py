@@ -1,7 +1,5 @@
 """Rates by depth and by step: every weight that learns in one group, and a schedule that knows the step alone."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Caveats of learners that learned nothing, the line of results, and the record of the command."""
 
-from __future__ import annotations
-
 import dataclasses
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Reproducing a run: what is compared, what is refused before training, and a repetition to the same bits."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

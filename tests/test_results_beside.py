@@ -1,7 +1,5 @@
 """Learners of several runs in the same tables, compared in pairs on the same cases."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The whole way, on a small synthetic cohort: what is left behind, what is redone, what is refused."""
 
-from __future__ import annotations
-
 import html
 import json
 import os
@@ -191,7 +189,6 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) 
     code += "with RunFolder(Path(sys.argv[1])).lock():\n print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     try:
-        assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(RunError, match="Another run is working"):
             run(read_study(tiny), tmp_path / "run")

@@ -1,7 +1,5 @@
 """Whole runs with classes: what is left behind, grades, a network that fails, and a split by image that is caught."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The run folder: what is written stays, what is damaged is set aside, what was killed is swept."""
 
-from __future__ import annotations
-
 import errno
 import inspect
 import os

@@ -1,7 +1,5 @@
 """Scores as formulas: what they work out, what they refuse, and what they do with gaps."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Networks that predict together: files are read once, and what they have in common is built and computed once."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -142,7 +140,6 @@ def test_equal_first_layers_are_computed_once_and_to_the_bit() -> None:
     kept = tuple(f"body.{name}" for name in ("conv1", "bn1", "layer1", "layer2"))
     networks = [first, *(tuned_copy(first, seed, kept) for seed in (1, 2))]
     shared = SharedStart.of(networks)
-    assert shared is not None
     assert shared.start.at.startswith("layer2")
     data, outputs = panels(), (Output("a"), Output("b"))
     options: dict[str, Any] = {"batch": 1, "channels_last": False, "flips": True}

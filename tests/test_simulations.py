@@ -1,7 +1,5 @@
 """The simulations of `benchmarks`: intervals contain the true value, equal learners are equal, noise is no signal."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from collections.abc import Callable

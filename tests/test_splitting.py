@@ -1,7 +1,5 @@
 """A network cut at its freeze point computes the same, to the bit."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

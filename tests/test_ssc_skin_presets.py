@@ -1,7 +1,5 @@
 """The presets of the third publication, run whole with their own epochs on small synthetic biopsies."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Stackers: the right fit, no leak between subjects, and plain words where something is missing."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The tile store: what it holds, when it is made anew, and that nothing can break it half-way."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Which networks a study trains: backbones, fusions, weights by backbone, and what tells them apart on disk."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Subgroups: groups of a column, figures of each, the test of differences, and what the pages say of them."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -157,7 +155,6 @@ class TestSection:
     def test_no_difference_is_not_shown_and_has_its_largest_deviation(self) -> None:
         context = self.context(numbers(60, np.zeros(60)), {"ward": ["a", "b"] * 30})
         section = shown.section(context)
-        assert section is not None
         tests = section.blocks[0]
         assert isinstance(tests, Table)
         assert {cell.text for cell in tests.rows[0].cells} == {"not shown to differ"}

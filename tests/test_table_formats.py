@@ -1,7 +1,5 @@
 """The formats of cohort tables, as people and their programs write them: the same cells from each."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from datetime import datetime

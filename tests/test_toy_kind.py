@@ -1,7 +1,5 @@
 """A new kind of target is two classes in one file: counts, learned with a Poisson loss."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A new metric is one record: it is accepted, computed, shown and documented with no other change."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path

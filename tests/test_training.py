@@ -1,7 +1,5 @@
 """Training: the same bits whether interrupted or not, checkpoints without pickle, the loss over what was scored."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -94,7 +92,6 @@ def test_what_was_not_scored_does_not_teach() -> None:
     loss = module.loss(found, truth)
     assert float(loss.detach()) == pytest.approx((0.25 + 0 + 1) / 3)
     loss.backward()
-    assert found.grad is not None
     assert found.grad[0, 1] == 0
 
 

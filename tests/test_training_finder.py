@@ -1,7 +1,5 @@
 """The learning-rate finder: a rate that learns, a sentence where there is none, and one sweep whatever is killed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -64,7 +62,6 @@ class TestTheChoice:
     def test_it_lies_where_a_recorded_loss_falls(self, name: str) -> None:
         losses, low, high = recorded(name)
         chosen = steepest(RATES[: len(losses)], losses)
-        assert chosen is not None
         assert low <= chosen <= high
 
     @pytest.mark.parametrize("name", RECORDED)
@@ -99,7 +96,6 @@ class TestTheChoice:
         for steps in (60, 240):
             rates = np.geomspace(1e-7, 1, steps)
             fall = deepest(rates, 2 - 1.5 * (rates > 1e-3) + np.random.default_rng(0).normal(0, 0.2, steps))
-            assert fall is not None
             noise.append(fall.noise)
         assert noise[1] < 0.65 * noise[0]
 
@@ -108,7 +104,6 @@ class TestTheChoice:
         assert chosen is None or chosen >= float(f"{RATES[6]:.1e}")
         assert steepest(RATES, np.concatenate([np.linspace(2, 1, 5), np.ones(55)])) is None
         fewest = deepest(np.geomspace(1e-7, 1, 20), np.concatenate([np.linspace(2, 1, 4), np.ones(16)]))
-        assert fewest is not None
         assert fewest.begin == 3
 
 

@@ -1,7 +1,5 @@
 """What is kept while it is learned from: in a memory that is shared out, in files that are taken away."""
 
-from __future__ import annotations
-
 import errno
 import os
 import warnings

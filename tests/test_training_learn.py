@@ -1,7 +1,5 @@
 """Three ways of tuning and the schedules: what changes, what it costs, and the same bits after a kill."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training in phases: frozen parts stay as they are, and working them out once changes nothing."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +109,6 @@ def test_hits_decide_as_predictions_do(kind: str) -> None:
     known = ~truth[:, 1].isnan().numpy()
     right = (said == truth[:, 1].numpy())[known]
     found = hits(raw, truth, outputs)
-    assert found is not None
     assert found.tolist() == [right.sum(), known.sum()]
     assert 0 < right.sum() < known.sum()
 

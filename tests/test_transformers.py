@@ -1,7 +1,5 @@
 """timm's networks at any size of panel, and their published positions at another size."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

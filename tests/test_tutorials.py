@@ -1,7 +1,5 @@
 """The tutorials of the documentation: their commands run, and print what the pages show."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import socket

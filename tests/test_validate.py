@@ -1,7 +1,5 @@
 """`validate`: every image is opened, weights are looked for, and the classes of every fold are counted."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from http.client import IncompleteRead
@@ -72,7 +70,6 @@ def test_an_embedder_is_known_by_the_content_of_its_weights(chests: Path, folder
     for factor in (1.0, 0.5):
         save_file({name: values * factor for name, values in load_file(file).items()}, file)
         network = embedder(study, None)  # type: ignore[arg-type]
-        assert network is not None
         assert network.weights_sha256 == checksum(file)
         checksums.append(network.weights_sha256)
     assert checksums[0] != checksums[1]

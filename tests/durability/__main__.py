@@ -1,7 +1,5 @@
 """The command: `python -m tests.durability --kills 200 --seed 1`."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """What must hold for the files of a run at any moment, and at its end."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile

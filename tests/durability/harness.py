@@ -1,7 +1,5 @@
 """Killed runs: a reference without interruption for each scenario, then runs that are ended and continued."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

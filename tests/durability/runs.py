@@ -1,7 +1,5 @@
 """Runs that are forked from a process with all libraries loaded, and end by themselves, a signal or a planned fault."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Small studies of every modality, and the commands that are given for each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 It is installed in a run that is forked, and through `sitecustomize` in the workers that it starts.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

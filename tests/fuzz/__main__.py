@@ -1,7 +1,5 @@
 """The command: `python -m tests.fuzz --count 20000 --seed 1`."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Seeded mutations of bytes and of JSON: what transfers, disks, converters and attackers do to files."""
 
-from __future__ import annotations
-
 import json
 import random
 import struct

@@ -1,7 +1,5 @@
 """Every reader of the product, each with the mutated inputs that it gets."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import hashlib

@@ -1,7 +1,5 @@
 """Reads mutated inputs in a process of their own, which is started again after a crash or a hang."""
 
-from __future__ import annotations
-
 import faulthandler
 import gc
 import json

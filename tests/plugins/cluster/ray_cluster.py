@@ -1,7 +1,5 @@
 """A Ray cluster of several machines on this one, and what runs in it."""
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

@@ -1,7 +1,5 @@
 """The choice of a back end, what a cluster's machines must share, and the leases of their jobs."""
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import sys
@@ -129,7 +127,7 @@ def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
     backend._session = backend_file.Session(RunFolder(tmp_path), lessor, None)
 
     class Work:
-        def options(self, **options: object) -> Work:
+        def options(self, **options: object) -> "Work":
             submitted.append(options)
             return self
 
@@ -164,7 +162,6 @@ def holder(lessor: Lessor, lease: str, expiry: float) -> subprocess.Popen[str]:
     """A process that holds a lease for two minutes."""
     arguments = [str(lessor.path), lessor.session, lease, str(expiry)]
     process = subprocess.Popen([sys.executable, "-c", HOLDER, *arguments], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -179,7 +176,6 @@ def test_a_process_ends_when_its_lease_is_withdrawn(tmp_path: Path) -> None:
     assert withdrawn.returncode == 1
     assert kept.poll() is None
     state = Leases.read(lessor.path)
-    assert state is not None
     assert (state.valid, state.withdrawn) == ({second}, {first})
     with pytest.raises(LeaseError), locked(lessor.path, lessor.session, first, "here"):
         pass

@@ -1,7 +1,5 @@
 """Jobs on a Ray cluster: machines that are lost, and the same predictions as on this machine."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time
@@ -114,7 +112,6 @@ def moved(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def name_of(job: JobFolder | None) -> str:
-    assert job is not None
     return f"{job.path.parent.name}, fold {job.path.name.removeprefix('fold')}"
 
 
@@ -168,7 +165,6 @@ def test_a_process_on_a_machine_that_lost_its_connection_ends_before_its_job_mov
         over.set()
         watcher.join()
         raylet.send_signal(signal.SIGCONT)
-    assert lost.process is not None
     assert not lost.process.is_running()
     assert both == []
     assert moved(caplog) == [name_of(lost.job)]

@@ -1,7 +1,5 @@
 """Maps of a network as a run computes them, in one call."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

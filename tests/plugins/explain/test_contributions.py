@@ -1,7 +1,5 @@
 """Contributions of linear models: their maps add up to the output, and runs show them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -138,7 +136,6 @@ def films(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
 def test_a_run_shows_the_contributions_of_its_baseline(films: Path) -> None:
     run = FinishedRun.open(RunFolder(films))
     for saliency, output in sums_of(run, "linear_pixels", 0, [0, 1, 2]):
-        assert saliency.output_sum is not None
         assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
         assert np.abs(saliency.by_sequence).max() == pytest.approx(1)
         assert saliency.raw.min() >= 0
@@ -150,7 +147,6 @@ def test_a_run_shows_the_contributions_of_its_baseline(films: Path) -> None:
     stored = json.loads((films / "explanations.json").read_text())
     assert all(entry["maps"][0]["sum"] for case in stored["shown"]["cases"] for entry in case["rows"])
     assert "linear_pixels" in stored["placement"]["networks"]
-    assert done.report is not None
     assert "Exact contributions" in done.report.read_text()
 
 
@@ -180,12 +176,10 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path, mo
     rows = list(range(len(run.cohort.panels)))
     missing = 0
     for saliency, output in sums_of(run, "linear_pixels", 0, rows):
-        assert saliency.output_sum is not None
         assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
         assert saliency.by_sequence.shape[:2] == (len(saliency.slots), 2)
         missing += int(np.isnan(saliency.by_sequence).any())
     assert missing > 0
     explained = explain_run(folder, ExplainSettings(measure=True))
-    assert explained.measures is not None
     assert explained.measures["networks"]["linear_pixels"]["method"] == "contributions"
     assert any(explained.folder.rglob("*.nii.gz"))

@@ -1,7 +1,5 @@
 """Grad-CAM: the definition by hand, every backbone, what is asked, and a network left as it was."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

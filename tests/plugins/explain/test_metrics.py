@@ -1,7 +1,5 @@
 """Measures of explanation against closed forms, chance, and by-hand intervals."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures and volumes of maps: what is drawn where, the same bytes each time, nothing half written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel

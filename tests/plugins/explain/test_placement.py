@@ -1,7 +1,5 @@
 """Where maps lie: the border, masks of films on tiles, and `casewise explain` of films with and without masks."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -86,7 +84,6 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
     for name in ("RANDOMISED_CASES", "DELETED_CASES", "DRAWS", "FEWER_DRAWS"):
         monkeypatch.setattr(f"casewise.plugins.explain.localisation.{name}", 1)
     done = explain_run(finished, ExplainSettings(measure=True))
-    assert done.measures is not None
     assert (done.measures["meaning"], done.measures["column"]) == ("anatomy", "lung_mask")
     assert (done.measures["with_mask"], done.measures["cases"]) == (9, 12)
     content = json.loads((finished / "explanations.json").read_text())

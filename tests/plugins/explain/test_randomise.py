@@ -1,7 +1,5 @@
 """A network that learned is explained by what it learned: maps point at what decides, and no longer once it is gone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

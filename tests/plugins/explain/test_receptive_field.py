@@ -1,7 +1,5 @@
 """Where the cells of a map look: as the layers' windows say, and as a trained network's maps show."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The section on saliency by its values: maps, where they lie, and their comparison with masks."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -85,7 +83,6 @@ def test_maps_stand_beside_their_image_and_lost_ones_are_left_out(
 ) -> None:
     context = explained(report_of_classes, tmp_path, measured=measured_of(group_of()))
     section = report_section.section(context)
-    assert section is not None
     blocks = flat(section.blocks)
     (strip,) = (block for block in blocks if isinstance(block, Pictures))
     assert strip.caption == "Subject S, visit 1"

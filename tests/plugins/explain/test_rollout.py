@@ -1,7 +1,5 @@
 """Attention rollout: the definition by hand, every kind of head, and a network left as it was."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -122,6 +120,5 @@ def test_patches_of_a_padded_panel_stay_where_they_are() -> None:
         rolled = rolled_out(network, torch.rand(1, 3, 44, 44))
     assert (found.shape, rolled.shape) == ((1, 44, 44), (1, 6, 6))
     middles = patch_centres((6, 6), (44, 44), (8, 8))
-    assert middles is not None
     assert middles[0].tolist() == [3.5, 11.5, 19.5, 27.5, 35.5, 43.5]
     assert patch_centres((5, 5), (44, 44), (8, 8)) is None

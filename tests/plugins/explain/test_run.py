@@ -1,7 +1,5 @@
 """`casewise explain` on finished runs of volumes, slice images, pictures and slides; and all that can be wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil
@@ -136,7 +134,6 @@ def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun
     for name in opened.study.networks:
         figures = told["measured"]["networks"][name]
         assert_sound(figures, told["measured"]["with_mask"])
-    assert explained.report is not None
     page = explained.report.read_text()
     assert '<section id="saliency"' in page
     assert page.count(", correct") + page.count(", wrong") >= len(opened.study.networks)
@@ -162,7 +159,6 @@ def test_measured_stays_until_networks_are_others(planted: Path, explained: Expl
     folder = Path(shutil.copytree(planted, tmp_path / "run"))
     explain_run(folder, ExplainSettings(networks=["test_vit@T2"]))
     told = read_results(RunFolder(folder))
-    assert told is not None
     assert "test_vit@T2" in told["measured"]["networks"]
     assert read_context(folder).explanations == told  # the Markdown page and the report agree
     study = json.loads((folder / "study.json").read_text())
@@ -171,7 +167,6 @@ def test_measured_stays_until_networks_are_others(planted: Path, explained: Expl
         evaluation = study["evaluation"] | changed["evaluation"]
         RunFolder(folder).study.write({**changed, "evaluation": evaluation})
         told = read_results(RunFolder(folder))
-        assert told is not None
         assert told["measured"] is None
         assert told["shown"]
     RunFolder(folder).study.write(study)
@@ -388,7 +383,6 @@ def test_slice_images(tmp_path: Path) -> None:
     files = json.loads(pd.read_parquet(done.table)["files"].iloc[0])
     assert len(files) == 6
     assert all(Image.open(done.folder / name).size == (40, 48) for name in files)
-    assert done.measures is not None
     assert done.measures["with_mask"] == 4
 
 

@@ -1,7 +1,5 @@
 """A program that knows an export by `preprocessing.json` alone, without casewise."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

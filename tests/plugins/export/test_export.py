@@ -1,7 +1,5 @@
 """Exported graphs: the values of casewise without casewise, for every kind of network and any number of panels."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """Results in the formats of hospitals, read back with the libraries of their standards."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

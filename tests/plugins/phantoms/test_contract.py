@@ -1,7 +1,5 @@
 """What every phantom keeps: its bytes by seed, its marks, folders of others, and settings that cannot be."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field

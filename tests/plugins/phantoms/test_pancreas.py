@@ -1,7 +1,5 @@
 """The pancreas phantom: volumes whose anatomy agrees in millimetres, and whose grade is in the pancreas alone."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter

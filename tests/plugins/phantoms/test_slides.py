@@ -1,7 +1,5 @@
 """The skin phantom: real slides of synthetic skin, whose classes differ where they should and nowhere else."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator

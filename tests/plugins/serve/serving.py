@@ -1,7 +1,5 @@
 """A running service in tests: with a model, or with a worker that only pretends to have one."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

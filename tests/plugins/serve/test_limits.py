@@ -1,7 +1,5 @@
 """The service around a model: tokens, limits, slow clients, the queue, the death of workers, and what is logged."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import threading

@@ -1,7 +1,5 @@
 """The interface of a served model: predictions, saliency maps, and typed errors for every bad upload."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os

@@ -1,7 +1,5 @@
 """A model that answers in the same process: scans, slides, and what is drawn of them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

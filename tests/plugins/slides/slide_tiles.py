@@ -1,7 +1,5 @@
 """Tiles of a slide, for the tests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Slides through a whole run: cut, kept, audited, predicted tile by tile, drawn; and everything that can be wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

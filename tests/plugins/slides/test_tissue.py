@@ -1,7 +1,5 @@
 """Finding tissue: the threshold, every kind of slide, specks and holes, the tissue of a tile, and the even choice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

@@ -1,7 +1,5 @@
 """Following a run: its training as a table, and what trackers get: everything once, and nothing that identifies."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json

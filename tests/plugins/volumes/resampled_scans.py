@@ -1,7 +1,5 @@
 """Scans on another grid, for the tests of resampling."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from casewise.plugins.volumes.grid import Grid, check_shown, covered, plane_grid, resampled

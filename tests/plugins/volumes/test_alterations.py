@@ -1,7 +1,5 @@
 """Slices whose grey values are altered, to see whether predictions depend on them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The body and its bias field: air is told from tissue, an uneven field is evened, and nothing else is changed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import ndimage

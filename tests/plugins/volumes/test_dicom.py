@@ -1,7 +1,5 @@
 """DICOM: slices in space whatever files are called, the scanner's numbers, and every way to be no volume."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Sequences in one network: what each fusion computes, what stands in for missing ones, weights, freezing, chance."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Orientation, common grid and resampling: a marked voxel stays where it is in the patient."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from pathlib import Path

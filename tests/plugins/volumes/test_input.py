@@ -1,7 +1,5 @@
 """Bad input of volume studies through the command line: told whole, by name, as early as can be, with exit code 2."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import shutil

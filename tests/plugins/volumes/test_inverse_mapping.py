@@ -1,7 +1,5 @@
 """Maps carried back: what was marked in the source is where the map has its peak."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

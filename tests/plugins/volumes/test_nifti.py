@@ -1,7 +1,5 @@
 """NIfTI: where voxels lie, in any orientation, and every way to be no scan."""
 
-from __future__ import annotations
-
 import gzip
 import struct
 import tracemalloc

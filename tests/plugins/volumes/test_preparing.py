@@ -1,7 +1,5 @@
 """One case prepared: aligned sequences, ranges, landmarks, what is absent, and the way back to the source voxel."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

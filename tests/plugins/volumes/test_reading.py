@@ -1,7 +1,5 @@
 """Reading scans of any kind: what belongs to one, what looks like one, and whether two are of one person."""
 
-from __future__ import annotations
-
 from itertools import count
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The region of interest: masks and boxes of any geometry find the same square, and none outside is taken."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Windows of slices as panels: against plain loops, so that no slice, sequence or turn is out of step."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

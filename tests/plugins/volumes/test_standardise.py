@@ -1,7 +1,5 @@
 """Intensity standardisation: the standard of training scans, and every scan's mapping onto it."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Intensities where a slice is a case: standardised by all slices of the subject, never by the lesion of one slice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
