@@ -156,7 +156,7 @@ def test_a_mistyped_name_gets_the_nearest_one(run: cw.Run, mistake: Any, meant: 
     ],
     ids=["folder above", "no study"],
 )
-def test_a_mistake_in_python_is_answered_with_what_there_is(
+def test_a_mistake_names_what_there_is(
     run: cw.Run, mistake: Any, error: type[Exception], named: tuple[str, ...]
 ) -> None:
     with pytest.raises(error) as refused:

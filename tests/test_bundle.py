@@ -54,9 +54,7 @@ def check_equal(new: pd.DataFrame, rows: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     "modality", ["photographs", *(pytest.param(name, marks=pytest.mark.slow) for name in list(MODALITIES)[1:])]
 )
-def test_a_copy_of_the_bundle_predicts_the_test_set_of_its_run_in_another_process(
-    photograph_run: Run, tmp_path: Path, modality: str
-) -> None:
+def test_a_copy_predicts_the_test_set_in_another_process(photograph_run: Run, tmp_path: Path, modality: str) -> None:
     result = photograph_run if modality == "photographs" else run_for_new_cases(tmp_path, modality)
     rows = result.rows[result.rows["stage"] == "test"]
     away = tmp_path / "away"
@@ -152,7 +150,7 @@ def test_a_bad_case_is_a_row_with_its_reason(photograph_run: Run, tmp_path: Path
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_a_case_without_a_finite_number_of_one_network_has_a_problem(
+def test_a_case_without_a_number_of_a_network_is_a_problem(
     photograph_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Predictor.rows_of
@@ -178,9 +176,7 @@ def test_a_case_without_a_finite_number_of_one_network_has_a_problem(
         assert rows.loc[lacking, "target"].nunique() == expected["target"].nunique()
 
 
-def test_folders_and_single_images_are_cases(
-    photograph_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_folders_and_images_are_cases(photograph_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, table = load_bundle(photograph_run.folder / "bundle"), table_of(photograph_run).head(4)
     expected = model.predict(table, learner="headline")
     for path, subject in zip(table["path"], table["subject"], strict=True):

@@ -68,9 +68,7 @@ def test_importing_casewise_is_light() -> None:
         (["run"], "Missing argument"),
     ],
 )
-def test_mistakes_end_with_code_2_and_no_traceback(
-    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_end_with_code_2(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = casewise(*words)
     assert done.returncode == 2

@@ -407,9 +407,7 @@ class TestVisits:
         assert read_cohort(study(folder, columns={"visit": "day"})).cases["case"].tolist() == ["A/0", "A/7"]
 
     @pytest.mark.parametrize("names", [("20.01.2024", "03.02.2024"), ("1/2/2024", "12/1/2024"), ("start", "3/2/24")])
-    def test_visits_named_like_dates_that_sort_wrongly(
-        self, write: Callable[..., Path], names: tuple[str, str]
-    ) -> None:
+    def test_visits_like_dates_that_sort_wrongly(self, write: Callable[..., Path], names: tuple[str, str]) -> None:
         lines = [f"{i}.jpg,A,{name},1" for i, name in enumerate(names)]
         folder = write("path,subject,visit,grade", "z.jpg,B,5.6.2024,1", *lines)
         told = problems(folder)

@@ -32,9 +32,7 @@ def terminal(clock: Clock) -> Terminal:
     return Terminal(clock=clock, width=80)
 
 
-def test_a_log_gets_a_line_when_nothing_was_printed_for_a_while(
-    terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_gets_a_line_after_a_while(terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with terminal.bar("jobs") as bar:
         bar(0, 4, "0 of 4 networks done\nresnet18, fold 1: epoch 2 of 9, loss 0.5")
         terminal.beat()
@@ -54,9 +52,7 @@ def test_a_log_gets_a_line_when_nothing_was_printed_for_a_while(
     assert capsys.readouterr().out == ""
 
 
-def test_a_log_of_an_hour_has_few_lines_and_one_for_each_activity(
-    terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_of_an_hour_has_few_lines(terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     printed = []
     with terminal.bar("jobs") as bar:
         for second in range(3600):

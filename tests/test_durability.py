@@ -118,7 +118,7 @@ def fail_from(nth: int, number: int, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_whichever_write_fails_the_old_or_the_new_file_is_there_and_it_can_be_written_again(
+def test_whichever_write_fails_the_old_or_the_new_file_is_there_and_can_be_rewritten(
     number: int, tmp_path: Path
 ) -> None:
     sentences: list[str] = []

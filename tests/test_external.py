@@ -215,9 +215,7 @@ def test_names_of_the_studys_own_subjects(done: Run, here: Path, there: Path, tm
     assert "9 subjects have names" in refused(here, tmp_path / "run2", done, **external(spelt, subjects="named_apart"))
 
 
-def test_names_of_subjects_that_first_weights_were_trained_on(
-    done: Run, here: Path, there: Path, tmp_path: Path
-) -> None:
+def test_names_of_subjects_of_first_weights(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
     trained = RunFolder(done.folder).job(LEARNER, 0)
     bundle = JobFolder(Path(shutil.copytree(trained.path, tmp_path / "bundle")))
     bundle.facts.write(bundle.facts.read() | {"subjects": ["V0003", "V0004"]})
@@ -233,9 +231,7 @@ def test_names_of_subjects_that_first_weights_were_trained_on(
     assert read_external(distinct, main)[1].cases["subject"].nunique() == 9
 
 
-def test_a_bundle_of_other_people_with_the_same_names(
-    before: tuple[Run, dict[Path, int]], there: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_of_people_with_equal_names(before: tuple[Run, dict[Path, int]], there: Path, tmp_path: Path) -> None:
     bundle = RunFolder(before[0].folder).job(LEARNER, 0).path
     shared = {"weights": f"bundle:{bundle}", "split": {"test": 0}, "recipe": {"epochs": 1}}
     with pytest.raises(SplitError, match="bundle_subjects: distinct"):

@@ -197,9 +197,7 @@ def test_a_head_is_trained_to_the_same_bits_with_and_without_a_store(tmp_path: P
         assert torch.equal(value, weights[2][name]), name
 
 
-def test_a_trained_head_predicts_from_shared_features_what_it_predicts_from_panels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_head_predicts_from_shared_features_as_from_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, recipe = (
         (Output("label", "classification", 2),),
         Recipe(epochs=2, lr=0.01, batch_size=4, tuning="head_only"),

@@ -75,9 +75,7 @@ def test_more_runs_where_a_fold_would_lack_a_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["class{}/{:03}.jpg", "{}_{:03}.jpg"])
-def test_a_class_with_a_number_for_a_name_is_no_person(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_class_named_by_a_number_is_no_person(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [(number, file) for number in range(10) for file in range(30)]
     monkeypatch.setattr("tests.test_file_numbers.LABELS", [f"c{number}" for number in range(10)])
     labels = [f"c{number}" for number, _ in files]
@@ -181,9 +179,7 @@ def numbered_files(draw: st.DrawFn) -> list[str]:
 
 @settings(max_examples=60, deadline=None)
 @given(numbered_files(), st.integers(2, 5), st.sampled_from([1, 2, 4]), st.randoms(use_true_random=False))
-def test_runs_are_contiguous_limited_and_independent_of_the_order(
-    paths: list[str], sides: int, factor: int, random: Any
-) -> None:
+def test_runs_are_contiguous_limited_and_of_any_order(paths: list[str], sides: int, factor: int, random: Any) -> None:
     holders = np.array([[path[0] == folder for folder in "abc"] for path in paths])
     run, units = file_runs(paths, holders, sides, factor)
     assert sorted(set(run.tolist())) == list(range(int(run.max()) + 1))  # every file has one run

@@ -28,9 +28,7 @@ def without_people(data: bytes) -> bool:
     return not any(word.encode() in data for word in PEOPLE)
 
 
-def test_nobody_is_named_by_a_run_its_predictions_and_maps(
-    tmp_path: Path, chests: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_and_its_maps_name_nobody(tmp_path: Path, chests: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of chest phantoms as DICOM films, whose tags name people."""
     rows = pd.read_csv(chests, dtype=str)
     for number, path in enumerate(rows["path"]):

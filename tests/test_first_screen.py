@@ -71,9 +71,7 @@ def test_a_guess_is_beaten_only_beyond_the_interval() -> None:
         assert next(row.verdict for row in rivals if row.name.startswith("a guess")) == code
 
 
-def test_a_column_stands_beside_an_auroc_and_nothing_else(
-    report_of_two_classes: ReportContext, report_of_grades: ReportContext
-) -> None:
+def test_a_column_stands_beside_an_auroc(report_of_two_classes: ReportContext, report_of_grades: ReportContext) -> None:
     for context, shown in ((report_of_two_classes, True), (report_of_grades, False)):
         figures = {"target": context.outcome, "evidence": "site", "value": 0.9}
         finding = {

@@ -178,7 +178,7 @@ def test_visits_and_names_of_files_are_compared_by_case_and_spaces_only(tmp_path
     assert list(problems.by_kind) == ["visit alike"]
 
 
-def test_a_table_with_two_spellings_is_refused_until_the_study_states_that_they_are_two(
+def test_two_spellings_are_refused_unless_the_study_states_they_are_two(
     tiny: Path, tmp_path: Path, phantom: Path
 ) -> None:
     table = absolute(phantom)
@@ -191,9 +191,7 @@ def test_a_table_with_two_spellings_is_refused_until_the_study_states_that_they_
     assert any("as_written" in note for note in cohort.notes)
 
 
-def test_listed_names_are_different_people_and_all_others_are_refused(
-    tiny: Path, tmp_path: Path, phantom: Path
-) -> None:
+def test_listed_names_are_different_people_and_others_are_refused(tiny: Path, tmp_path: Path, phantom: Path) -> None:
     table = absolute(phantom)
     table["subject"] = table["subject"].replace({"S02": "s-1", "S04": "S 003"})
     table.to_csv(tmp_path / "c.csv", index=False)

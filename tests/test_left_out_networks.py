@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_no_network_out(tmp_path: Path, chests: Path, failing
 
 
 @pytest.mark.usefixtures("training_only")
-def test_a_network_for_which_memory_does_not_suffice_is_trained_in_parts(
+def test_a_network_is_trained_in_parts_to_fit_memory(
     tmp_path: Path, chests: Path, failing: dict[str, Exception]
 ) -> None:
     failing["test_efficientnet, fold 1"] = torch.OutOfMemoryError("CUDA out of memory.")
@@ -158,9 +158,7 @@ def test_parts_belong_to_the_inputs_of_a_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("training_only")
-def test_only_the_named_networks_are_trained_and_the_run_continues_to_the_same_bits(
-    tmp_path: Path, chests: Path, whole: casewise.Run
-) -> None:
+def test_named_networks_are_trained_and_then_the_others(tmp_path: Path, chests: Path, whole: casewise.Run) -> None:
     study = study_of(tmp_path, chests)
     path, folder = str(tmp_path / "study.yaml"), RunFolder(tmp_path / "run")
     only = ["--only", "test_byobnet:2,test_resnet", "--only", "linear_pixels"]

@@ -213,9 +213,7 @@ class TestNothingLeaks:
         assert without_times(again) != without_times(record)
         assert not same(others, weights)
 
-    def test_a_standard_of_intensities_is_that_of_the_inner_training_part(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_intensities_are_those_of_the_inner_training(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def first(changed: tuple[int, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
             store = volumes(changed)
             monkeypatch.setattr("casewise.plugins.volumes.modality.open_slices", lambda folder, address: store)
@@ -346,9 +344,7 @@ class TestRefused:
         checked(split={"folds": 4, "test": 0}, nested_cv=None)
 
 
-def test_pretraining_leaves_out_whom_an_inner_training_is_judged_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretraining_leaves_out_who_is_judged_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_out: list[set[str]] = []
 
     def spy(network: Any, pretraining: Any, job: Any, excluded: list[str], *given: Any) -> list[str]:

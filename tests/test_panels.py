@@ -94,9 +94,7 @@ def drawn(**columns: float) -> torch.Tensor:
     ],
     ids=["psoriasis", "turned and shifted"],
 )
-def test_settings_of_before_draw_what_they_drew_before(
-    settings: Panels, means: list[float], pixels: list[float]
-) -> None:
+def test_former_settings_draw_what_they_drew(settings: Panels, means: list[float], pixels: list[float]) -> None:
     """Figures of the code before perspective, enlarging and shares came in: finished studies can be run again."""
     y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
     store = torch.stack([torch.stack([40 + 10 * k + 6 * x + 3 * y, 200 - 5 * x + 2 * k, 30 + 9 * y]) for k in range(6)])

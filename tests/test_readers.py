@@ -145,9 +145,7 @@ def test_modes(tmp_path: Path, image: Image.Image, options: dict[str, Any], expe
 
 @pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
 @pytest.mark.parametrize(("white", "levels"), [(65535, 65535), (4095, 4095), (255, 255), (9000, 65535)])
-def test_sixteen_bits_by_the_depth_that_the_values_need(
-    tmp_path: Path, white: int, levels: int, byte_order: str
-) -> None:
+def test_sixteen_bits_by_the_depth_of_the_values(tmp_path: Path, white: int, levels: int, byte_order: str) -> None:
     values = np.array([[0, white // 2, white]], byte_order)
     expected = np.round(np.array([0, white // 2, white]) * 255 / levels)
     mode = "I;16" if byte_order == "<u2" else "I;16B"
@@ -201,9 +199,7 @@ JPEG_OF_8_PIXELS = jpeg(8, 8)
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("size", [None, 16])
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.99])
-def test_a_truncated_jpeg_is_not_filled_with_grey(
-    tmp_path: Path, kept: float, size: int | None, progressive: bool
-) -> None:
+def test_a_cut_jpeg_is_not_filled_with_grey(tmp_path: Path, kept: float, size: int | None, progressive: bool) -> None:
     data = jpeg(progressive=progressive)
     path = tmp_path / "a.jpg"
     path.write_bytes(data[: int(len(data) * kept)])

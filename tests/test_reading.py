@@ -91,9 +91,7 @@ def test_every_part_of_the_results_is_recorded(baseline_run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_damaged_or_missing_part_is_refused_by_name_and_nothing_is_changed(
-    name: str, copied: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_or_missing_part_is_refused_by_name_and_unchanged(name: str, copied: Path, tmp_path: Path) -> None:
     for what in damages(copied / name):
         before = states(copied)
         for reader, read in readers(copied, tmp_path / "elsewhere").items():

@@ -202,9 +202,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("columns", [["erythema", "induration", "scaling", "area"], ["area"]])
-def test_nothing_recorded_is_refused_before_anything_is_prepared(
-    tiny: Path, tmp_path: Path, phantom: Path, columns: list[str]
-) -> None:
+def test_nothing_recorded_is_refused_at_once(tiny: Path, tmp_path: Path, phantom: Path, columns: list[str]) -> None:
     table = absolute(phantom)
     table[columns] = ""
     table.to_csv(tmp_path / "empty.csv", index=False)
@@ -316,9 +314,7 @@ class CutError(Exception):
 
 
 @pytest.mark.usefixtures("training_only")
-def test_what_another_study_left_half_done_is_not_continued(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_study_left_is_not_continued(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study(tiny)
     compute = study.compute.model_copy(update={"jobs": 1, "save_every": 0})
     study = study.model_copy(update={"backbones": ["test_resnet"], "stack": [], "compute": compute})
@@ -348,9 +344,7 @@ def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> 
     assert fingerprints[0] != fingerprints[1]
 
 
-def test_a_cohort_file_that_cannot_be_an_image_stops_the_run_and_names_it(
-    tiny: Path, tmp_path: Path, phantom: Path
-) -> None:
+def test_a_file_that_is_no_image_stops_the_run_and_is_named(tiny: Path, tmp_path: Path, phantom: Path) -> None:
     table = absolute(phantom)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(Path(table["path"][3]).read_bytes()[:900])

@@ -87,9 +87,7 @@ def test_networks_of_equal_facts_have_their_own_weights(monkeypatch: pytest.Monk
     assert parts.network(facts, {}, own=False) is parts.network(facts, {}, own=False)
 
 
-def test_a_bundle_reads_each_file_and_computes_each_feature_once(
-    monkeypatch: pytest.MonkeyPatch, baseline_run: Run
-) -> None:
+def test_a_bundle_reads_files_and_computes_features_once(monkeypatch: pytest.MonkeyPatch, baseline_run: Run) -> None:
     read: list[Path] = []
     passes: list[int] = []
     read_bytes, compute = WeightsFile.read_bytes, shared_parts.compute_features

@@ -96,9 +96,7 @@ def test_a_store_holds_tiles_and_an_index(paths: list[Path], folder: Path) -> No
     assert np.array_equal(np.load(next(folder.glob("tiles-*.npy"))), store.tiles)
 
 
-def test_a_file_replaced_by_one_of_equal_size_and_time_is_noticed(
-    paths: list[Path], folder: Path, decoded: list[str]
-) -> None:
+def test_another_file_of_equal_size_and_time_is_noticed(paths: list[Path], folder: Path, decoded: list[str]) -> None:
     before = prepare(paths, SMALL, folder)
     status, (old, other) = paths[2].stat(), (paths[2].read_bytes(), paths[4].read_bytes())
     size = max(len(old), len(other))
@@ -174,7 +172,7 @@ def test_only_changed_sources_are_read(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=10), min_size=2, max_size=3))
-def test_any_sequence_of_lists_gives_what_a_fresh_build_gives(
+def test_any_lists_give_what_a_fresh_build_has(
     tmp_path_factory: pytest.TempPathFactory, lists: list[list[int]]
 ) -> None:
     top = tmp_path_factory.mktemp("property")

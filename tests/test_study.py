@@ -227,9 +227,7 @@ def test_changes_are_merged_like_a_file_that_extends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "field"), [({"epochs": 3}, "epochs"), ({"seed": -1}, "seed"), ({"backbones": ["resnet99"]}, "resnet99")]
 )
-def test_a_study_changed_in_python_is_checked_again(
-    tiny: Path, tmp_path: Path, change: dict[str, object], field: str
-) -> None:
+def test_a_study_changed_in_code_is_checked(tiny: Path, tmp_path: Path, change: dict[str, object], field: str) -> None:
     from casewise.run import run
 
     with pytest.raises(StudyError, match=field):

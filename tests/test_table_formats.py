@@ -125,9 +125,7 @@ class TestText:
             (["1,5", "unknown", "Missing", "nil"], ["1.5", "unknown", "Missing", "nil"]),
         ],
     )
-    def test_decimal_commas_are_read_in_columns_of_numbers(
-        self, tmp_path: Path, cells: list[str], read: list[str]
-    ) -> None:
+    def test_decimal_commas_in_columns_of_numbers(self, tmp_path: Path, cells: list[str], read: list[str]) -> None:
         (tmp_path / "t.csv").write_text("path;value\n" + "".join(f"a.jpg;{cell}\n" for cell in cells))
         table, notes = read_text_table(tmp_path / "t.csv", Problems())
         assert table["value"].tolist() == read

@@ -156,7 +156,7 @@ def options_of(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[Option], floa
 
 
 @pytest.mark.parametrize(("single", "threads"), [(0.09, 1), (0.11, 2)])
-def test_one_thread_is_taken_where_it_is_worth_it(
+def test_one_thread_where_worth_it(
     single: float, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # bfloat16 is the quicker one, and one thread is tried in it alone
@@ -174,9 +174,7 @@ def test_one_thread_is_taken_where_it_is_worth_it(
     assert choose(network, stated, side=32, batch=2, threads=1, memo=memo).threads == 2
 
 
-def test_bfloat16_is_taken_where_it_agrees_with_the_weights_of_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16_is_taken_where_it_agrees_with_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = options_of(monkeypatch, lambda o: 0.1 if o[0] == "bf16" else 0.4 if o[1] else 0.2)
     good, other = build_network("test_resnet", 1), build_network("test_resnet", 1)
     monkeypatch.setattr(speed, "_agrees", lambda network, side: network is good)
@@ -234,9 +232,7 @@ def test_a_run_continues_with_its_recorded_plan(planned: Any, tmp_path: Path) ->
     assert planned(threads=1).why == "measured again"  # no network is finished, so another plan is possible
 
 
-def test_finished_networks_are_not_mixed_with_those_of_another_plan(
-    planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_networks_of_two_plans_are_not_mixed(planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     RunFolder(tmp_path).compute.write({"cnn": asdict(RECORDED)})
     monkeypatch.setattr(RunFolder, "job_records", lambda self, networks: [{}])
     assert planned() == RECORDED

@@ -125,9 +125,7 @@ def test_a_killed_network_ends_in_the_same_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [{"layer_decay": 0.7}, {"tuning": "head_only"}])
-def test_a_warm_up_goes_from_step_to_step(
-    tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_warm_up_goes_step_by_step(tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[float]] = []
     plain = Training.step
 

@@ -193,9 +193,7 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
         ("all", "attention", 2, False),
     ],
 )
-def test_frozen_parts_are_computed_once_for_every_pooling(
-    tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool
-) -> None:
+def test_frozen_parts_computed_once(tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool) -> None:
     settings = Panels(by="case", pooling=pooling, bag=4) if pooling in BAGS else Panels(by="image", pooling=pooling)
     panels = data(settings)
     if settings.bags:

@@ -111,7 +111,7 @@ def test_damaged_weights_stop_a_run_before_it_prepares_images(study: Study, tmp_
     assert not RunFolder(tmp_path / "run").audit.exists()
 
 
-def test_missing_weights_stop_a_run_before_it_prepares_images(
+def test_missing_weights_stop_a_run_before_images(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import timm
@@ -141,9 +141,7 @@ def test_missing_weights_stop_a_run_before_it_prepares_images(
     assert not folder.images(None).of("tiles").exists()
 
 
-def test_weights_of_trained_networks_are_not_needed_again(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trained_networks_need_no_weights_again(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
     pretrained = study.model_copy(update={"weights": "pretrained"})

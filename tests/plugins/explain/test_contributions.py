@@ -48,9 +48,7 @@ def linear(
     ("encoder", "channels", "sequences", "side"),
     [("", 3, 0, 50), ("resnet18", 3, 0, 96), ("mobilenet_v2", 3, 3, 70), ("mobilenet_v2", 2, 2, 64)],
 )
-def test_the_map_the_average_and_the_rest_add_up_to_the_output(
-    encoder: str, channels: int, sequences: int, side: int
-) -> None:
+def test_map_average_and_rest_add_up_to_the_output(encoder: str, channels: int, sequences: int, side: int) -> None:
     """With every candidate of pixels and features, every kind of target, and a missing sequence."""
     network = linear([], encoder=encoder, channels=channels, side=side, sequences=sequences)
     panels = torch.rand(2, channels, side, side)

@@ -78,9 +78,7 @@ def test_the_verdict_follows_the_interval(low: float | None, high: float | None,
     assert row.cells[3].small.endswith(wanted)
 
 
-def test_maps_stand_beside_their_image_and_lost_ones_are_left_out(
-    report_of_classes: ReportContext, tmp_path: Path
-) -> None:
+def test_maps_stand_beside_images_and_lost_ones_are_left_out(report_of_classes: ReportContext, tmp_path: Path) -> None:
     context = explained(report_of_classes, tmp_path, measured=measured_of(group_of()))
     section = report_section.section(context)
     blocks = flat(section.blocks)

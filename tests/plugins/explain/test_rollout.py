@@ -69,9 +69,7 @@ def panels() -> torch.Tensor:
     ],
     ids=["class", "registers", "mean", "mean-with-class", "distilled", "dynamic"],
 )
-def test_it_is_the_product_of_layers(
-    panels: torch.Tensor, options: dict[str, Any], read: list[int], prefix: int
-) -> None:
+def test_it_is_a_product_of_layers(panels: torch.Tensor, options: dict[str, Any], read: list[int], prefix: int) -> None:
     network = tiny_vit(**options)
     assert method_for(network) == "rollout"
     rows = seen_by_hand(network, panels)[:, read].mean(dim=1)[:, prefix:]

@@ -181,9 +181,7 @@ def test_measured_stays_until_networks_are_others(planted: Path, explained: Expl
     assert read_results(RunFolder(folder)) is None
 
 
-def test_lesions_outside_the_slices_looked_at_are_not_measured(
-    planted: Path, opened: FinishedRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lesions_outside_are_not_measured(planted: Path, opened: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask beyond the window is told of, and neither measured nor deleted; one lost in preparation is named."""
     sides = opened.splits.side
     rows = [r for r in range(len(opened.cohort.panels)) if sides[str(opened.cohort.panels["subject"].iloc[r])] >= 0]

@@ -204,9 +204,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
 
 
 @pytest.mark.parametrize("to", ["torchscript", pytest.param("onnx", marks=[needs_onnx, pytest.mark.slow])])
-def test_an_exported_run_predicts_images_prepared_by_the_page_like_casewise(
-    done: Run, chests: Path, tmp_path: Path, to: str
-) -> None:
+def test_an_exported_run_predicts_like_casewise_by_its_page(done: Run, chests: Path, tmp_path: Path, to: str) -> None:
     output = tmp_path / "exported"
     result = CliRunner().invoke(
         command_line(),
@@ -314,9 +312,7 @@ def test_all_learners_are_exported_and_the_coefficients_of_those_that_combine_th
 
 @pytest.mark.slow
 @needs_onnx
-def test_weights_of_large_graphs_are_in_a_second_file(
-    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_of_large_graphs_have_a_second_file(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "LARGEST_ONNX_FILE", 0)
     written = export(done.folder / "jobs" / "test_resnet" / "fold1", tmp_path / "large", to="onnx")
     (entry,) = json.loads((written.folder / "preprocessing.json").read_text())["learners"]
@@ -336,9 +332,7 @@ def test_a_network_alone_is_checked_on_random_panels_and_says_so(done: Run, tmp_
     assert entry["folds"] == [1]
 
 
-def test_a_run_without_its_images_is_checked_on_random_panels(
-    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_images_random_panels_are_checked(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without(folder: Any) -> Any:
         raise CasewiseError("cohort.csv does not exist.")
 
@@ -348,7 +342,7 @@ def test_a_run_without_its_images_is_checked_on_random_panels(
     assert "cohort.csv does not exist" in (written.folder / "README.md").read_text()
 
 
-def test_a_graph_that_differs_is_refused_and_leaves_nothing(
+def test_another_graph_is_refused_and_leaves_nothing(
     done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = LearnerGraph.forward
@@ -379,9 +373,7 @@ def test_what_cannot_be_recorded_is_refused_by_name(tmp_path: Path, monkeypatch:
         )
 
 
-def test_learners_and_formats_that_cannot_be_exported_are_refused(
-    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_exported_is_refused(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = load_bundle(done.folder).members
     with pytest.raises(CasewiseError, match=r"mean_of_learners combines .*test_resnet, cnn"):
         selected_members(members, ["mean_of_learners"])

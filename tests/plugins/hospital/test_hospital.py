@@ -330,9 +330,7 @@ def marked_chunk(folder: Path, image: bool) -> PredictedChunk:
 
 
 @pytest.mark.parametrize("image", [False, True])
-def test_nothing_of_table_and_file_names_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: bool
-) -> None:
+def test_no_name_of_table_or_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: bool) -> None:
     from highdicom.sr import srread
 
     flags = ("upside down", "no image of trunk", "far from the training cases")

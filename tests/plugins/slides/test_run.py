@@ -185,9 +185,7 @@ class TestMaps:
         assert [plot.caption for plot in cases[0].plots] == titles
         assert all("reference scar, predicted ssc (50 %); " in case.note for case in cases)
 
-    def test_an_even_weight_is_one_share_however_many_slides_a_case_has(
-        self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_even_weight_is_one_of_any_slides(self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         context = material_of(done, skin_study(skin), monkeypatch)
         tiles = context.tile_predictions
         assert tiles is not None

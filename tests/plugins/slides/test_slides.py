@@ -141,9 +141,7 @@ def test_damage_is_found_while_reading_and_placed(pyramid: Path, tmp_path: Path)
         next(read)
 
 
-def test_no_read_is_larger_than_a_block_however_large_the_slide(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_read_is_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flat = np.full((9, 9, 3), 200, np.uint8)
     path = tmp_path / "a.tiff"
     write_pyramid(path, (6000, 3000), lambda x, y, w, h: cv2.resize(flat, (w, h)), mpp=0.5, levels=1)
@@ -341,9 +339,7 @@ class TestSlidesOfSeveralFiles:
         assert hashes[0] == hashes[2]
 
 
-def test_a_slide_replaced_while_it_is_planned_is_planned_anew(
-    pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replaced_slide_is_planned_anew(pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, plan, kept = tmp_path / "a.tiff", TilePlan(side=64), tmp_path / "kept"
     path.write_bytes(pyramid.read_bytes())
     kept.mkdir()

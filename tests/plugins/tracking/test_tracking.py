@@ -168,9 +168,7 @@ class TestSending:
         assert len(units) == 5
         assert len({unit.name for unit in units}) == 5
 
-    def test_while_networks_train_only_files_of_the_run_are_written(
-        self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_training_writes_only_files_of_the_run(self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         study, local, remote = study_with(finished, "mlflow", "tensorboard"), [], []
         monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(remote)))
         monkeypatch.setitem(TRACKERS, "tensorboard", sending.Kind(lambda *args: Kept(local), local=True))

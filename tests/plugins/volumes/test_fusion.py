@@ -97,9 +97,7 @@ class TestScaling:
 
 class TestEarly:
     @pytest.mark.parametrize(("name", "sequences"), [(NAME, 1), ("test_vit", 4), ("googlenet", 2)])
-    def test_one_picture_in_all_channels_gives_what_it_gives_in_colours(
-        self, name: str, sequences: int, tmp_path: Path
-    ) -> None:
+    def test_a_picture_in_all_channels_gives_what_colours_give(self, name: str, sequences: int, tmp_path: Path) -> None:
         side = 160 if name == "test_vit" else 64
         path = library_file(name, tmp_path)
         early, colours = built(name, "early", sequences).eval(), built(name, "late", 1).eval()

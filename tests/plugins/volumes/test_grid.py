@@ -56,7 +56,7 @@ def test_ras_of_every_orientation_moves_no_voxel(orientation: str) -> None:
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((8, 16, 3), (1.0, 1.0, 5.0)), ((16, 16, 2), (2.0, 1.0, 5.0))])
-def test_a_field_that_is_not_square_keeps_its_proportions(
+def test_an_oblong_field_keeps_its_proportions(
     shape: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> None:
     scan = scan_of(shape, spacing=spacing, origin=(3.0, 4.0, 5.0))

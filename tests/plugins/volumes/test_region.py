@@ -46,9 +46,7 @@ def test_at_the_border_the_square_moves_inwards() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from([0.5, 1.0, 3.0]), st.permutations(range(3)), st.tuples(*[st.booleans()] * 3))
-def test_a_mask_of_another_geometry_finds_the_same_square(
-    gap: float, order: list[int], flips: tuple[bool, ...]
-) -> None:
+def test_a_mask_of_another_geometry_finds_the_square(gap: float, order: list[int], flips: tuple[bool, ...]) -> None:
     scan = scan_of((20, 20, 20), np.diag([1.0, 1.0, 1.0, 1.0]))
     grid = plane_grid(scan, 20)
     # The same cube of 6 mm from 6 to 12, in voxels of another size, order and direction.

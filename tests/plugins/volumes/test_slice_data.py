@@ -57,9 +57,7 @@ def loop(slices: Slices, case: int, start: int, *, mirrored: bool = False, turns
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("turns", range(4))
-def test_a_varied_panel_has_all_its_slices_and_sequences_varied_alike(
-    slices: Slices, mirrored: bool, turns: int
-) -> None:
+def test_all_slices_and_sequences_of_a_panel_are_varied_alike(slices: Slices, mirrored: bool, turns: int) -> None:
     part = data(slices)
     tiles = part._tiles(torch.tensor([[0, 1], [2, 3]]))
     drawn = torch.tensor([[0.2 if mirrored else 0.8, (turns + 0.5) / 4], [0.9, 0.1]])
