@@ -65,6 +65,11 @@ def animation() -> bytes:
     return buffer.getvalue()
 
 
+def bomb(width: int, height: int, size: int) -> bytes:
+    """A PNG whose pixels are so many zeros, compressed."""
+    return png(width, height, pixels=zlib.compress(bytes(size)))
+
+
 # name -> (file name, content, status, code)
 BAD: dict[str, Callable[[], tuple[str, bytes, int, str]]] = {
     "empty": lambda: ("a.jpg", b"", 422, "empty_file"),
@@ -72,24 +77,9 @@ BAD: dict[str, Callable[[], tuple[str, bytes, int, str]]] = {
     "a drawing with a script": lambda: ("a.svg", b"<svg xmlns='x'><script>1</script></svg>", 422, "unreadable"),
     "a truncated JPEG": lambda: ("a.jpg", picture(256, 256)[:3000], 422, "unreadable"),
     "a truncated PNG": lambda: ("a.png", picture(256, 256, "PNG")[:5000], 422, "unreadable"),
-    "a decompression bomb": lambda: (
-        "a.png",
-        png(30_000, 30_000, pixels=zlib.compress(bytes(30_001 * 300))),
-        422,
-        "unreadable",
-    ),
-    "a bomb within the reader's limit": lambda: (
-        "a.png",
-        png(12_000, 12_000, pixels=zlib.compress(bytes(10))),
-        413,
-        "image_too_large",
-    ),
-    "100,000 pixels wide": lambda: (
-        "a.png",
-        png(100_000, 1, pixels=zlib.compress(bytes(300_001))),
-        413,
-        "image_too_large",
-    ),
+    "a decompression bomb": lambda: ("a.png", bomb(30_000, 30_000, 30_001 * 300), 422, "unreadable"),
+    "a bomb within the reader's limit": lambda: ("a.png", bomb(12_000, 12_000, 10), 413, "image_too_large"),
+    "100,000 pixels wide": lambda: ("a.png", bomb(100_000, 1, 300_001), 413, "image_too_large"),
     "no pixels": lambda: ("a.png", png(0, 0), 422, "unreadable"),
     "pixels that are missing": lambda: ("a.png", png(64, 64), 422, "unreadable"),
     "an animation": lambda: ("a.png", animation(), 422, "unreadable"),

@@ -117,22 +117,12 @@ def refusal(values: dict[str, Any]) -> str:
 
 def as_markdown() -> str:
     """The page of the documentation."""
-    lines = [
-        "# Combinations",
-        "",
-        "Each combination marked *works* is run in `tests/test_combinations.py`, for numbers, classes and grades.",
-        "",
-        "| | " + " | ".join(MODALITIES.values()) + " |",
-        "|---" * (len(MODALITIES) + 1) + "|",
-    ]
+    works = "Each combination marked *works* is run in `tests/test_combinations.py`, for numbers, classes and grades."
+    lines = ["# Combinations", "", works, "", "| | " + " | ".join(MODALITIES.values()) + " |"]
+    lines.append("|---" * (len(MODALITIES) + 1) + "|")
     lines += [f"| {way.title} | " + " | ".join(state(m, name) for m in MODALITIES) + " |" for name, way in WAYS.items()]
-    lines += [
-        "",
-        "## Refused settings",
-        "",
-        "Settings that contradict each other are refused before anything is read. The message names the key:",
-        "",
-    ]
+    refused = "Settings that contradict each other are refused before anything is read. The message names the key:"
+    lines += ["", "## Refused settings", "", refused, ""]
     for line in CONTRADICTIONS.strip().splitlines():
         title, *place, changes = line.split(" | ")
         modality, kind = (place[0] if place else "photographs number").split()
@@ -149,13 +139,8 @@ def make_table(folder: Path, modality: str, name: str, *, seed: int) -> Path:
     for number in range(SUBJECTS):
         severity = number % 3
         subject = f"{name}{number}"
-        about = {
-            "subject": subject,
-            "site": f"site{number % 2}",
-            "number": severity * 2,
-            "classes": "ill" if severity else "healthy",
-            "grades": severity,
-        }
+        about = {"subject": subject, "site": f"site{number % 2}", "number": severity * 2}
+        about |= {"classes": "ill" if severity else "healthy", "grades": severity}
         for path, extra in _images(folder, modality, subject, severity, rng):
             rows.append({"path": path.relative_to(folder).as_posix(), **about, **extra})
     table = folder / f"{name}.csv"

@@ -360,14 +360,14 @@ class TestTogether:
         message = problems(
             folder, regions=["upper", "lower"], panels={"by": "region"}, targets=targets, evaluation=evaluation
         )
-        expected = [
-            "column absent: is missing",
-            "subject: is empty",
-            "visit: is empty",
-            "path: is empty",
+        expected = ["column absent: is missing", "subject: is empty", "visit: is empty", "path: is empty"]
+        expected += [
             "no file b.jpeg",
+            "not a number of days",
+            "region: is empty",
+            "'Upper' is none",
+            "'high' is not a number",
         ]
-        expected += ["not a number of days", "region: is empty", "'Upper' is none", "'high' is not a number"]
         expected += ["36 problems", "more lines", "identical in every column", "the same file is"]
         for text in expected:
             assert text in message

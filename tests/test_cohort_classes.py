@@ -29,14 +29,8 @@ def table(folder: Path, labels: list[str], *, subjects: list[str] | None = None,
 
 def read(path: Path, label: Any, *, to_learn: bool = True, **values: Any) -> Cohort:
     target = label if isinstance(label, dict) and ("kind" in label or "level" in label) else {"classes": label}
-    study = {
-        "name": "s",
-        "cohort": path,
-        "backbones": ["alexnet"],
-        "panels": {"by": "image"},
-        "targets": {"label": target},
-    }
-    return read_cohort(Study.model_validate(study | values), to_learn=to_learn)
+    study = {"name": "s", "cohort": path, "backbones": ["alexnet"], "panels": {"by": "image"}}
+    return read_cohort(Study.model_validate(study | {"targets": {"label": target}} | values), to_learn=to_learn)
 
 
 def problems(path: Path, label: Any, **values: Any) -> str:

@@ -142,11 +142,8 @@ class TestSets:
         kept = rows.loc[rare, "subject"].unique()[:3]
         rows = rows[~rare | rows["subject"].isin(kept)]
         record = fit(rows, {}, 0.9)
-        assert [part["quantile"] is None for part in record["learners"]["net"]["outcome"]["classes"]] == [
-            False,
-            False,
-            True,
-        ]
+        quantiles = [part["quantile"] for part in record["learners"]["net"]["outcome"]["classes"]]
+        assert [quantile is None for quantile in quantiles] == [False, False, True]
         new = with_sets(as_test(rows), record)
         assert all("2" in text.split() for text in new["set"])
         assert not all("1" in text.split() for text in new["set"])

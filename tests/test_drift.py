@@ -76,13 +76,10 @@ def there(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, chests: Path, there: Path) -> Run:
-    study = chest_study(
-        chests,
-        backbones=["test_resnet", "test_efficientnet"],
-        stack=["mean"],
-        evaluation={"counterfactual_cases": 0},
-        external={"cohort": there, "name": "valley", "subjects": "distinct"},
-    )
+    changes = {"backbones": ["test_resnet", "test_efficientnet"], "stack": ["mean"]}
+    changes |= {"evaluation": {"counterfactual_cases": 0}}
+    external = {"cohort": there, "name": "valley", "subjects": "distinct"}
+    study = chest_study(chests, **changes, external=external)
     return run(study, tmp_path_factory.mktemp("drift") / "run")
 
 

@@ -77,11 +77,8 @@ def told(table: pd.DataFrame) -> Results:
 
 
 def test_every_learner_and_key_has_every_metric_with_its_interval(told: Results) -> None:
-    keys = [
-        f"{target}{where}"
-        for target in ("severity", "area", "composite")
-        for where in ("", "[upper]", "[trunk]", "[lower]")
-    ]
+    places = ("", "[upper]", "[trunk]", "[lower]")
+    keys = [f"{target}{where}" for target in ("severity", "area", "composite") for where in places]
     for stage, n_subjects in (("oof", 24), ("test", 6)):
         assert set(told.metrics[stage]) == set(ERRORS)
         for figures in told.metrics[stage].values():

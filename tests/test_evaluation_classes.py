@@ -223,11 +223,8 @@ def test_thresholds_are_those_of_scikit_learns_curve() -> None:
 def told() -> Results:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return evaluate(
-            table(subjects=90, test_subjects=30),
-            Outcomes("dx", classes={"dx": NAMES[:3]}, sensitivities=(0.9, 0.5)),
-            Plan(300),
-        )
+        outcomes = Outcomes("dx", classes={"dx": NAMES[:3]}, sensitivities=(0.9, 0.5))
+        return evaluate(table(subjects=90, test_subjects=30), outcomes, Plan(300))
 
 
 def test_a_study_of_classes_has_every_figure(told: Results) -> None:

@@ -53,13 +53,8 @@ def test_a_baseline_of_zero_is_listed_not_infinite() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         told = response(rows, PLAN)
-    assert told.undefined == {
-        "no_baseline": [],
-        "baseline_not_scored": [],
-        "physician_baseline_zero": ["z"],
-        "no_later_score": ["only"],
-        "model_baseline_zero": ["m"],
-    }
+    undefined = {"no_baseline": [], "baseline_not_scored": [], "physician_baseline_zero": ["z"]}
+    assert told.undefined == undefined | {"no_later_score": ["only"], "model_baseline_zero": ["m"]}
     assert (told.n_subjects, told.n_visits) == (1, 1)
     assert np.isnan(percent_change(rows).query("subject == 'z'")["true_change"]).all()
     json.dumps(plain(told), allow_nan=False)

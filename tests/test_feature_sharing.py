@@ -198,10 +198,7 @@ def test_a_head_is_trained_to_the_same_bits_with_and_without_a_store(tmp_path: P
 
 
 def test_a_head_predicts_from_shared_features_as_from_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs, recipe = (
-        (Output("label", "classification", 2),),
-        Recipe(epochs=2, lr=0.01, batch_size=4, tuning="head_only"),
-    )
+    outputs, recipe = (Output("label", "classification", 2),), Recipe(epochs=2, batch_size=4, tuning="head_only")
     sharing, trained = shared(panels(), FeatureStore(tmp_path / "s")), network()
     (train, rows), (stop, _) = sharing.sides
     context = TrainingContext(outputs, tmp_path / "job", 5, ComputePlan(), shared=sharing)

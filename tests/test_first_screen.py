@@ -74,16 +74,9 @@ def test_a_guess_is_beaten_only_beyond_the_interval() -> None:
 def test_a_column_stands_beside_an_auroc(report_of_two_classes: ReportContext, report_of_grades: ReportContext) -> None:
     for context, shown in ((report_of_two_classes, True), (report_of_grades, False)):
         figures = {"target": context.outcome, "evidence": "site", "value": 0.9}
-        finding = {
-            "id": "shortcut-site",
-            "level": "error",
-            "sentence": "",
-            "remedy": "",
-            "figures": figures,
-            "pairs": [],
-        }
+        found = {"id": "shortcut-site", "level": "error", "sentence": "", "remedy": "", "figures": figures, "pairs": []}
         figures["by_class"] = dict.fromkeys(context.classes, 0.9)
-        audit = {"facts": {}, "findings": [finding], "accepted": {}, "seconds": {}}
+        audit = {"facts": {}, "findings": [found], "accepted": {}, "seconds": {}}
         rivals = screen(dataclasses.replace(context, audit=audit)).rivals
         assert any(row.name.startswith("column “site”") for row in rivals) == shown
 

@@ -38,15 +38,8 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
-    study = chest_study(
-        chests,
-        TWO,
-        split=BY_IMAGE,
-        backbones=["test_resnet", "test_efficientnet"],
-        stack=["mean", "logistic"],
-        recipe={"epochs": 1},
-        images={"size": 32},
-    )
+    changes = {"backbones": ["test_resnet", "test_efficientnet"], "stack": ["mean", "logistic"]}
+    study = chest_study(chests, TWO, split=BY_IMAGE, recipe={"epochs": 1}, images={"size": 32}, **changes)
     return run(study, tmp_path_factory.mktemp("run") / "run")
 
 
@@ -233,31 +226,17 @@ class TestRun:
 @pytest.mark.slow
 def test_what_is_recognised_is_claimed_and_what_is_shown_is_nothing(tmp_path: Path) -> None:
     """Biopsies whose subjects can be told by their stain, and whose labels have nothing to do with what they show."""
-    table = make_regions(
-        tmp_path / "skin",
-        subjects=16,
-        images=12,
-        classes=("normal", "late"),
-        size=(96, 96),
-        mpp=1.0,
-        seed=3,
-        labels="shuffled",
-        stains="own",
-    )
+    drawn: dict[str, Any] = {"subjects": 16, "images": 12, "size": (96, 96), "mpp": 1.0, "seed": 3}
+    drawn |= {"classes": ("normal", "late"), "labels": "shuffled", "stains": "own"}
+    table = make_regions(tmp_path / "skin", **drawn)
+    recipe = {"epochs": 20, "batch_size": 24, "optimizer": "adamw", "lr": 0.01, "label_smoothing": 0}
     study = chest_study(
         table,
         {"classes": ["normal", "late"], "positive": "late"},
         split={**BY_IMAGE, "test": 0, "restarts": 50},
         images={"size": 32, "channels": "rgb"},
         panels={"flip": "both"},
-        recipe={
-            "epochs": 20,
-            "batch_size": 24,
-            "optimizer": "adamw",
-            "lr": 0.01,
-            "label_smoothing": 0,
-            "early_stopping": {"monitor": "none"},
-        },
+        recipe=recipe | {"early_stopping": {"monitor": "none"}},
         evaluation={"bootstrap_resamples": 500},
     )
     found = run(study, tmp_path / "run")

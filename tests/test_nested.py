@@ -108,14 +108,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
-    changes: dict[str, Any] = {
-        "images": {"size": 32},
-        "recipe": RECIPE,
-        "nested_cv": {"folds": 2, "lr": RATES},
-        "baselines": {"off": "tests of networks"},
-        "backbones": NETWORKS,
-        "stack": ["mean"],
-    }
+    changes: dict[str, Any] = {"images": {"size": 32}, "recipe": RECIPE, "nested_cv": {"folds": 2, "lr": RATES}}
+    changes |= {"backbones": NETWORKS, "stack": ["mean"]}
     return run(chest_study(chests, **changes), tmp_path_factory.mktemp("nested") / "run")
 
 
@@ -255,15 +249,9 @@ def volumes(changed: tuple[int, ...]) -> SliceStore:
 
 
 def volume_study() -> Study:
-    values = {
-        **SMALL,
-        "images": {"size": 16},
-        "panels": {"by": "case", "grid": "3x3", "flip": "horizontal"},
-        "targets": {"label": ["a", "b"]},
-        "volumes": {"sequences": ["T2"]},
-        "split": {"folds": 3, "test": 0},
-        "cohort": "cohort.csv",
-    }
+    values = SMALL | {"images": {"size": 16}, "panels": {"by": "case", "grid": "3x3", "flip": "horizontal"}}
+    values |= {"targets": {"label": ["a", "b"]}, "volumes": {"sequences": ["T2"]}}
+    values |= {"split": {"folds": 3, "test": 0}, "cohort": "cohort.csv"}
     return build_study(values, source="the test's study", folder=Path.cwd())
 
 

@@ -14,15 +14,10 @@ def predicted(seed: int = 0, *, folds: int = 4, each: int = 20) -> pd.DataFrame:
     count = folds * each
     truth = np.concatenate([drawn.permutation(np.arange(each) % 3) for _ in range(folds)])
     subjects, folds_of = [f"s{n // 2}" for n in range(count)], np.repeat(np.arange(folds) + 1, each)
-    return pd.concat(
-        [
-            prediction_rows(
-                subjects, truth, drawn.dirichlet([1, 1, 1], count), folds=folds_of, model=model, target="label"
-            )
-            for model in ("net", "other")
-        ],
-        ignore_index=True,
-    )
+    options = {"folds": folds_of, "target": "label"}
+    shares = {model: drawn.dirichlet([1, 1, 1], count) for model in ("net", "other")}
+    rows = [prediction_rows(subjects, truth, p, model=model, **options) for model, p in shares.items()]
+    return pd.concat(rows, ignore_index=True)
 
 
 def test_classes_as_scikit_learn_has_them() -> None:

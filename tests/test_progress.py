@@ -21,26 +21,14 @@ def job(tmp_path: Path) -> Job:
     return Job("resnet18", 0, folder, "print")
 
 
-def inputs(epochs: int, *, pretraining: int = 0, nested: dict[str, Any] | None = None) -> Any:
+def inputs(epochs: int, *, pretraining: int = 0) -> Any:
     """Ten panels, and thirty of another cohort."""
-    study = build_study(
-        {
-            "name": "progress",
-            "cohort": "cases.csv",
-            "columns": {"image": "image", "subject": "subject"},
-            "targets": {"label": ["a", "b"]},
-            "primary_outcome": "label",
-            "backbones": ["resnet18"],
-            "weights": "random",
-            "recipe": {"epochs": epochs, "schedule": "cosine", "early_stopping": {"monitor": "none"}},
-            **({"nested_cv": nested} if nested else {}),
-        },
-        source="study.yaml",
-        folder=Path(),
-    )
-    other = SimpleNamespace(
-        study=SimpleNamespace(recipe=SimpleNamespace(epochs=pretraining)), cohort=SimpleNamespace(panels=range(30))
-    )
+    values: dict[str, Any] = {"name": "progress", "cohort": "cases.csv", "targets": {"label": ["a", "b"]}}
+    values |= {"backbones": ["resnet18"], "weights": "random"}
+    values |= {"recipe": {"epochs": epochs, "schedule": "cosine", "early_stopping": {"monitor": "none"}}}
+    study = build_study(values, source="study.yaml", folder=Path())
+    recipe = SimpleNamespace(epochs=pretraining)
+    other = SimpleNamespace(study=SimpleNamespace(recipe=recipe), cohort=SimpleNamespace(panels=range(30)))
     cohort = SimpleNamespace(panels=range(10))
     return SimpleNamespace(study=study, cohort=cohort, pretraining=other if pretraining else None)
 

@@ -100,14 +100,8 @@ def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def memorising(table: Path, **changes: Any) -> Any:
     """A head fitted to the features of a random network: all that it can learn is which picture is which."""
-    recipe = {
-        "epochs": 1,
-        "lr": 1e-6,
-        "schedule": "constant",
-        "tuning": "head_only",
-        "head": "probe",
-        "early_stopping": {"monitor": "none"},
-    }
+    recipe = {"epochs": 1, "lr": 1e-6, "schedule": "constant", "tuning": "head_only", "head": "probe"}
+    recipe |= {"early_stopping": {"monitor": "none"}}
     split = {"test": 0, "folds": 4}
     classes = ["covid", "no_finding"]
     return chest_study(table, classes, recipe=recipe, split=split, backbones=["test_resnet"], **changes)

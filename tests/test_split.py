@@ -201,13 +201,8 @@ def of_sources(labels: list[float] | None = None) -> SimpleNamespace:
 
 
 def one_left_out(classes: tuple[str, ...] = ("a", "b", "c"), **split: object) -> Study:
-    values = {
-        "name": "t",
-        "cohort": "x.csv",
-        "backbones": ["resnet18"],
-        "targets": {"label": {"classes": list(classes)}},
-    }
-    return Study.model_validate({**values, "split": {"leave_out": "source", **split}})
+    values = {"name": "t", "cohort": "x.csv", "backbones": ["resnet18"], "split": {"leave_out": "source", **split}}
+    return Study.model_validate({**values, "targets": {"label": {"classes": list(classes)}}})
 
 
 def test_each_source_is_held_out_once() -> None:

@@ -22,16 +22,8 @@ FROZEN = {
 @pytest.mark.parametrize("preset", FROZEN)
 def test_a_preset_runs_whole(preset: str, tmp_path: Path) -> None:
     table = make_regions(tmp_path / "cohort", subjects=10, images=1, size=(64, 64), classes=("normal", "early"))
-    told = {
-        "extends": preset,
-        "name": preset,
-        "cohort": str(table),
-        "synthetic": True,
-        "weights": "random",
-        "images": {"size": 32},
-        "split": {"test": "20%", "folds": 2},
-        "evaluation": {"bootstrap_resamples": 100},
-    }
+    told = {"extends": preset, "name": preset, "cohort": str(table), "synthetic": True, "weights": "random"}
+    told |= {"images": {"size": 32}, "split": {"test": "20%", "folds": 2}, "evaluation": {"bootstrap_resamples": 100}}
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(told))
     done = run(read_study(path), tmp_path / "run")

@@ -20,16 +20,11 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_the_published_protocol_is_the_preset(tmp_path: Path) -> None:
     study = read_study(written(tmp_path, GOOD))
-    r = study.recipe
+    r, s = study.recipe, study.split
     assert (r.loss, r.optimizer, r.momentum, r.lr, r.batch_size) == ("mse", "sgd", 0.9, 0.01, 16)
     assert r.early_stopping.patience == 50
     assert (r.plateau.factor, r.plateau.patience, r.plateau.threshold) == (0.1, 10, 1e-4)
-    assert (study.split.test, study.split.folds, study.split.stratify_by, study.split.restarts) == (
-        0.1,
-        5,
-        "scaling",
-        1000,
-    )
+    assert (s.test, s.folds, s.stratify_by, s.restarts) == (0.1, 5, "scaling", 1000)
     assert len(study.backbones) * study.split.folds == 145
     assert len(study.stack) == 4
     assert (study.images.size, study.panels.grid, study.panels.rotate) == (128, "2x2", 180)

@@ -123,13 +123,8 @@ def test_counts_go_from_the_study_file_to_the_metrics() -> None:
 @pytest.mark.usefixtures("counts")
 def test_processes_that_train_know_what_the_user_registered() -> None:
     metric = register_metric(dataclasses.replace(metric_of("mae"), name="toy_error"))
-    values = {
-        "cohort": "c.csv",
-        "name": "s",
-        "backbones": ["cnn"],
-        "targets": {"n": {"kind": "counts", "range": [0, 9]}},
-    }
-    study = Study.model_validate(values)
+    values = {"cohort": "c.csv", "name": "s", "backbones": ["cnn"]}
+    study = Study.model_validate(values | {"targets": {"n": {"kind": "counts", "range": [0, 9]}}})
     registrations = Registrations.of(study)
     targets._REGISTRY.pop("counts")
     registry._REGISTRY.pop(metric.name)

@@ -127,18 +127,10 @@ def test_more_tiles_than_slots_are_averaged_over_views() -> None:
     assert slots.tolist() == [[0, 1, 2, 3], [4, 5, -1, -1], [6, -1, -1, -1]]
     assert owner.tolist() == [0, 0, 1]
     network = build_network("mobilenet_v3_small", 1).eval()
-    found = predict_together([network], many, NUMBERS[:1], batch=2, channels_last=False, flips=False)[0][0]
-    single = [
-        predict_together(
-            [network],
-            PanelData(store, [t], torch.zeros(1, 1), PANELS),
-            NUMBERS[:1],
-            batch=2,
-            channels_last=False,
-            flips=False,
-        )[0][0]
-        for t in ([0, 1, 2, 3], [4, 5])
-    ]
+    options: Any = {"batch": 2, "channels_last": False, "flips": False}
+    found = predict_together([network], many, NUMBERS[:1], **options)[0][0]
+    apart = [PanelData(store, [tiles], torch.zeros(1, 1), PANELS) for tiles in ([0, 1, 2, 3], [4, 5])]
+    single = [predict_together([network], each, NUMBERS[:1], **options)[0][0] for each in apart]
     assert float(found[0]) == pytest.approx(float(sum(single)) / 2, abs=1e-5)
 
 

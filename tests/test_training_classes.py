@@ -23,16 +23,8 @@ NAN = float("nan")
 
 
 def loss(raw: Tensor, truth: Tensor, *outputs: Output, plain: bool = False, weights: object = None, **recipe: object):
-    width = width_of(outputs)
-    return loss_of(
-        raw,
-        truth,
-        outputs,
-        Recipe.model_validate(recipe),
-        Scaling(torch.zeros(width), torch.ones(width)),
-        weights=weights,
-        plain=plain,
-    )
+    scaling = Scaling(torch.zeros(width_of(outputs)), torch.ones(width_of(outputs)))
+    return loss_of(raw, truth, outputs, Recipe.model_validate(recipe), scaling, weights=weights, plain=plain)
 
 
 def drawn(rows: int, width: int, seed: int = 0) -> Tensor:
@@ -83,11 +75,8 @@ class TestTheLoss:
         raw = drawn(4, 7, seed=2)
         truth = torch.tensor([[0.0, 1.0, 0.3], [2.0, NAN, -1.0], [1.0, 3.0, NAN], [NAN, 0.0, 2.0]])
         together = loss(raw, truth, LABEL, GRADE, NUMBER)
-        apart = [
-            loss(raw[:, 0:3], truth[:, 0:1], LABEL),
-            loss(raw[:, 3:6], truth[:, 1:2], GRADE),
-            loss(raw[:, 6:7], truth[:, 2:3], NUMBER),
-        ]
+        places = [(slice(0, 3), LABEL), (slice(3, 6), GRADE), (slice(6, 7), NUMBER)]
+        apart = [loss(raw[:, place], truth[:, n : n + 1], output) for n, (place, output) in enumerate(places)]
         assert float(together) == pytest.approx(float(sum(apart)) / 3, abs=1e-6)
 
 

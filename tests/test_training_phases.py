@@ -54,16 +54,8 @@ def fresh(name: str = "mobilenet_v2") -> Network:
 
 
 def learned(folder: Path, recipe: Recipe = RECIPE, settings: Panels = STEADY, *, once: bool = True) -> Learned:
-    course = TrainingContext(
-        OUTPUTS,
-        folder,
-        3,
-        ComputePlan(),
-        0.0,
-        "last" if recipe.early_stopping.monitor == "none" else "best",
-        None,
-        once,
-    )
+    keep = "last" if recipe.early_stopping.monitor == "none" else "best"
+    course = TrainingContext(OUTPUTS, folder, 3, ComputePlan(), 0.0, keep, None, once)
     folder.mkdir(exist_ok=True)
     return learn(fresh(), recipe, data(settings), data(settings, 4), [str(i) for i in range(12)], course)
 
@@ -115,13 +107,8 @@ def test_hits_decide_as_predictions_do(kind: str) -> None:
 
 def test_figures_on_those_it_knew_are_kept_and_predictions_are_not(tmp_path: Path) -> None:
     table = make_chest(tmp_path / "films", subjects=12, classes=("no_finding", "covid"), size=(64, 64), seed=2)
-    study = chest_study(
-        table,
-        {"classes": ["no_finding", "covid"], "positive": "covid"},
-        images={"size": 32},
-        split={"test": 0},
-        audit={"columns": []},
-    )
+    label = {"classes": ["no_finding", "covid"], "positive": "covid"}
+    study = chest_study(table, label, images={"size": 32}, split={"test": 0}, audit={"columns": []})
     recipe = Recipe(batch_size=8, schedule="constant", phases=[Phase(epochs=1, freeze="all"), Phase(epochs=1)])
     panels = study.panels.model_copy(update={"offline_copies": 1, "flip": "horizontal"})
     study = study.model_copy(update={"recipe": recipe, "panels": panels})

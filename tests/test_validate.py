@@ -33,16 +33,8 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
         rows.append({"path": f"{number}.png", "subject": f"s{number}", "label": "no" if number % 3 else "yes"})
     pd.DataFrame(rows).to_csv(tmp_path / "cohort.csv", index=False)
-    return Study.model_validate(
-        {
-            "name": "v",
-            "cohort": tmp_path / "cohort.csv",
-            "targets": {"label": {"classes": ["no", "yes"]}},
-            "backbones": ["resnet18"],
-            "weights": "random",
-            "split": {"folds": 3},
-        }
-    )
+    values = {"name": "v", "cohort": tmp_path / "cohort.csv", "targets": {"label": {"classes": ["no", "yes"]}}}
+    return Study.model_validate(values | {"backbones": ["resnet18"], "weights": "random", "split": {"folds": 3}})
 
 
 class Bars(Silent):

@@ -12,12 +12,8 @@ from typing import Any
 
 import psutil
 
-HEALTH = {
-    "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 1000,
-    "health_check_timeout_ms": 3000,
-    "health_check_failure_threshold": 3,
-}
+HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
+HEALTH |= {"health_check_timeout_ms": 3000, "health_check_failure_threshold": 3}
 # One for all clusters of a process, because Ray reads it once.
 TOKEN = secrets.token_hex(32)
 OPTIONS = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False, "object_store_memory": 80_000_000}

@@ -213,11 +213,8 @@ def rows_said(**changed: Any) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("recorded", "repeated"),
     [
-        ({"case": "b/1"}, {}),
-        ({"region": "left"}, {}),
-        ({}, {"p1": np.nan}),
-        ({}, {"y_pred": np.nan}),
-        ({}, {"p1": 0.7}),
+        *[({"case": "b/1"}, {}), ({"region": "left"}, {})],
+        *[({}, {"p1": np.nan}), ({}, {"y_pred": np.nan}), ({}, {"p1": 0.7})],
     ],
 )
 def test_what_cannot_be_compared_is_not_taken_for_the_same(recorded: dict[str, Any], repeated: dict[str, Any]) -> None:
@@ -361,14 +358,10 @@ def test_slice_images(tmp_path: Path) -> None:
     table = tmp_path / "cohort.csv"
     pd.DataFrame(rows).to_csv(table, index=False)
     volumes = {"sequences": ["flair"], "slice_index": "place", "in_plane_size": 48, "bias": "none", "smoothing": "none"}
-    values = VOLUMES | {
-        "cohort": table,
-        "volumes": {**volumes, "lesion": "mask", "inference_windows": "all"},
-        "panels": {"by": "case", "grid": "2x2"},
-        "targets": {"tumour": {"classes": ["no", "yes"], "positive": "yes"}},
-        "backbones": ["test_resnet"],
-        "split": {"test": 0, "folds": 2, "restarts": 20},
-    }
+    values = VOLUMES | {"cohort": table, "volumes": {**volumes, "lesion": "mask", "inference_windows": "all"}}
+    values |= {"panels": {"by": "case", "grid": "2x2"}, "backbones": ["test_resnet"]}
+    values |= {"targets": {"tumour": {"classes": ["no", "yes"], "positive": "yes"}}}
+    values |= {"split": {"test": 0, "folds": 2, "restarts": 20}}
     folder = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run").folder
     opened = FinishedRun.open(RunFolder(folder))
     row = [str(case) for case in opened.cohort.panels["case"]].index("S1/1")

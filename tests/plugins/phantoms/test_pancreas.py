@@ -73,14 +73,8 @@ def test_every_scan_lies_as_the_truth_says(cohort: Path, truth: list[dict[str, A
             straight = nib.as_closest_canonical(image)
             assert straight.shape == tuple(scan["shape"])
             assert np.allclose(straight.header.get_zooms(), scan["spacing"], atol=1e-4)
-            drawn = draw_volume(
-                int(one["subject"][1:]) - 1,
-                grade=one["finding"],
-                sequence=scan["sequence"],
-                seed=3,
-                site=one["site"],
-                **SMALL,
-            )
+            stated = {"grade": one["finding"], "sequence": scan["sequence"], "site": one["site"], **SMALL}
+            drawn = draw_volume(int(one["subject"][1:]) - 1, seed=3, **stated)
             assert np.array_equal(np.asarray(straight.dataobj), drawn.voxels)
             assert np.allclose(straight.affine, drawn.scan.affine, atol=1e-3)
         assert codes[0] != codes[1]

@@ -17,14 +17,8 @@ from casewise.plugins.serve.server import server_of, service
 from casewise.plugins.serve.settings import ServiceSettings
 from casewise.plugins.serve.submission import Submission
 
-TOY = {
-    "title": "Toy",
-    "notice": "Research software.",
-    "slots": ["upper", "lower"],
-    "targets_by_name": {},
-    "titles": {},
-    "endings": [".png"],
-}
+TOY: dict[str, Any] = {"title": "Toy", "notice": "Research software.", "slots": ["upper", "lower"]}
+TOY |= {"targets_by_name": {}, "titles": {}, "endings": [".png"]}
 
 
 @dataclass(frozen=True)

@@ -130,11 +130,8 @@ def test_the_files_of_a_series_are_one_scan(tmp_path: Path) -> None:
     submission = Submission([Visit("week 4")], files)
     scans = into_series(submission, tmp_path)
     assert into_series(submission, tmp_path) == scans
-    assert [(scan.slot, scan.stored) for scan in scans] == [
-        ("T1", "series-0"),
-        ("T2", "upload-2.nii.gz"),
-        ("T3", "series-2"),
-    ]
+    stored = {"T1": "series-0", "T2": "upload-2.nii.gz", "T3": "series-2"}
+    assert [(scan.slot, scan.stored) for scan in scans] == list(stored.items())
     assert sorted(path.name for path in (tmp_path / "series-0").iterdir()) == ["upload-0.dcm", "upload-1.dcm"]
     text = f"subject/visit 1: {tmp_path}/series-0/upload-1.dcm: it is cut. {tmp_path}/series-0: two series."
     assert submission.named(text, tmp_path) == "week 4: b.dcm: it is cut. the files of T1: two series."

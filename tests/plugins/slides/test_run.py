@@ -54,15 +54,9 @@ def skin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def skin_study(table: Path, **changes: Any) -> Study:
     """Tiles of 32 pixels at 4 µm, at most six of a slide."""
-    values = {
-        **SMALL,
-        "name": "skin",
-        "images": {"size": SIDE},
-        "tiles": {"mpp": 4.0, "max_tiles": 6},
-        "targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}},
-        "recipe": {**SMALL["recipe"], "epochs": 1, "early_stopping": {"monitor": "none"}, "schedule": "cosine"},
-        "cohort": table,
-    }
+    values = SMALL | {"name": "skin", "images": {"size": SIDE}, "tiles": {"mpp": 4.0, "max_tiles": 6}, "cohort": table}
+    values |= {"targets": {"disease": {"classes": ["normal", "ssc"], "positive": "ssc"}}}
+    values["recipe"] = SMALL["recipe"] | {"epochs": 1, "early_stopping": {"monitor": "none"}, "schedule": "cosine"}
     return build_study(values | changes, source="the test's study", folder=table.parent)
 
 

@@ -13,17 +13,10 @@ from casewise.plugins.volumes.slice_store import SliceStore, altered_slices
 def test_slices_of_some_cases_are_altered_in_memory(tmp_path: Path) -> None:
     study: Any = None
     random = np.random.default_rng(0)
-    store = SliceStore(
-        slices=random.integers(0, 32768, (9, 2, 16, 16)).astype(np.uint16),
-        first=np.array([0, 4, 6]),
-        count=np.array([4, 2, 3]),
-        present=np.ones((3, 2), bool),
-        landmarks=random.random((3, 2, 4)).astype(np.float32),
-        affines=np.tile(np.eye(4), (3, 1, 1)),
-        notes=[[], [], []],
-        address="",
-        folder=tmp_path,
-    )
+    slices = random.integers(0, 32768, (9, 2, 16, 16)).astype(np.uint16)
+    of_cases = (np.array([0, 4, 6]), np.array([4, 2, 3]), np.ones((3, 2), bool))  # first, count, present
+    rest = (random.random((3, 2, 4)).astype(np.float32), np.tile(np.eye(4), (3, 1, 1)), [[], [], []], "", tmp_path)
+    store = SliceStore(slices, *of_cases, *rest)
     same = altered_slices(store, [2, 0], UNALTERED)
     assert np.array_equal(same.slices, store.slices[[6, 7, 8, 0, 1, 2, 3]])
     assert (same.first.tolist(), same.count.tolist()) == ([0, 3], [3, 4])

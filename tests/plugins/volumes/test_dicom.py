@@ -86,17 +86,9 @@ def multi_frame(path: Path, pixels: np.ndarray, order: list[int], plane: str = "
     turned.ImageOrientationPatient = [*PLANES[plane][0], *PLANES[plane][1]]
     measures.PixelSpacing, measures.SliceThickness = [1.5, 0.75], 3
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [turned], [measures]
-    return one_file(
-        path,
-        pixels[order],
-        PixelSpacing=None,
-        SliceThickness=None,
-        NumberOfFrames=len(order),
-        SharedFunctionalGroupsSequence=[shared],
-        PerFrameFunctionalGroupsSequence=frames,
-        SOPClassUID=pydicom.uid.EnhancedMRImageStorage,
-        **tags,
-    )
+    groups = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": frames}
+    kind = {"SOPClassUID": pydicom.uid.EnhancedMRImageStorage, "NumberOfFrames": len(order)}
+    return one_file(path, pixels[order], PixelSpacing=None, SliceThickness=None, **kind, **groups, **tags)
 
 
 def brightest(scan: Scan) -> np.ndarray:

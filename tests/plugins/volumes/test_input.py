@@ -132,14 +132,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
     rows = [
-        {
-            "path": sources / f"P{subject}" / f"{name}.nii.gz",
-            "subject": f"P{subject}",
-            "visit": 1,
-            "sequence": name,
-            "mask": sources / f"P{subject}" / "mask.nii.gz",
-            "grade": "high" if subject % 2 else "normal",
-        }
+        {"path": sources / f"P{subject}" / f"{name}.nii.gz", "subject": f"P{subject}", "visit": 1, "sequence": name}
+        | {"mask": sources / f"P{subject}" / "mask.nii.gz", "grade": "high" if subject % 2 else "normal"}
         for subject in range(1, 7)
         for name in ("T1", "T2")
     ]

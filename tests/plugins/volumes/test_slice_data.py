@@ -20,13 +20,7 @@ def slices() -> Slices:
     present = np.array([[True, True], [True, False], [True, True]])
     tables = np.stack([np.linspace(0, 1, LEVELS, dtype=np.float32) ** (1 + number) for number in range(6)])
     first = np.array([0, COUNTS[0], COUNTS[0] + COUNTS[1]])
-    return Slices(
-        torch.from_numpy(stored.view(np.int16)),
-        torch.from_numpy(first),
-        torch.tensor(COUNTS),
-        torch.from_numpy(present),
-        torch.from_numpy(tables),
-    )
+    return Slices(*map(torch.from_numpy, (stored.view(np.int16), first, np.array(COUNTS), present, tables)))
 
 
 def data(slices: Slices, **changes: object) -> SliceData:
