@@ -10,8 +10,6 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-Sent = tuple[str, bytes]
-
 
 def picture(width: int = 64, height: int = 48, kind: str = "JPEG") -> bytes:
     """A photograph of noise."""

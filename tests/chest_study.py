@@ -7,20 +7,17 @@ from casewise.study.loading import build_study
 from casewise.study.schema import Study
 
 THREE = ["covid", "no_finding", "pneumonia"]
-SMALL: dict[str, Any] = {
-    "name": "chest",
-    "synthetic": True,
-    "images": {"size": 64, "channels": "grey"},
-    "panels": {"by": "image"},
-    "split": {"test": 0.25, "folds": 2, "restarts": 20},
-    "baselines": {"off": "tests of networks"},
-    "backbones": ["test_resnet"],
-    "weights": "random",
-    "recipe": {"epochs": 2, "batch_size": 8, "optimizer": "radam", "schedule": "one-cycle", "label_smoothing": 0.1},
-    "evaluation": {"bootstrap_resamples": 200, "response": False, "counterfactual_cases": 0},
-    "audit": {"permutations": 99},
-    "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
-}
+SMALL: dict[str, Any] = {"name": "chest", "synthetic": True, "images": {"size": 64, "channels": "grey"}}
+SMALL |= {"panels": {"by": "image"}, "split": {"test": 0.25, "folds": 2, "restarts": 20}}
+SMALL |= {"baselines": {"off": "tests of networks"}, "backbones": ["test_resnet"], "weights": "random"}
+SMALL["recipe"] = {"epochs": 2, "batch_size": 8, "optimizer": "radam", "schedule": "one-cycle", "label_smoothing": 0.1}
+SMALL |= {"evaluation": {"bootstrap_resamples": 200, "response": False, "counterfactual_cases": 0}}
+SMALL |= {"audit": {"permutations": 99}}
+SMALL |= {"compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"}}
+# Changes for a run that is only read.
+FAST: dict[str, Any] = {"split": {"test": 0, "folds": 2, "restarts": 5}, "recipe": {"epochs": 1}}
+FAST |= {"evaluation": {"bootstrap_resamples": 100}}
+FAST |= {"accept": {"twins-across-subjects": "phantoms of 64 pixels look alike"}}
 
 
 def chest_study(table: Path, label: Any = None, **changes: Any) -> Study:

@@ -13,14 +13,8 @@ from casewise.plugins.phantoms.chest import make_chest
 from casewise.report import checklist as lists
 from casewise.report.context import read_context
 from casewise.run import run
-from tests.chest_study import chest_study
+from tests.chest_study import FAST, chest_study
 
-FAST = {
-    "split": {"test": 0, "folds": 2, "restarts": 5},
-    "recipe": {"epochs": 1},
-    "evaluation": {"bootstrap_resamples": 100},
-    "accept": {"twins-across-subjects": "phantoms of 64 pixels look alike"},
-}
 PARTS = {"tripod-ai": 52, "claim": 44, "stard-ai": 48}
 
 

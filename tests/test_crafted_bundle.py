@@ -98,15 +98,6 @@ def put(*keys: Any, value: Any) -> Callable[[Any], object]:
     return change
 
 
-def left_out(*keys: Any) -> Callable[[Any], object]:
-    def change(values: Any) -> None:
-        for key in keys[:-1]:
-            values = values[key]
-        del values[keys[-1]]
-
-    return change
-
-
 NAMES = ("hf-hub:owner/name", "timm:hf-hub:owner/name", "local-dir:{folder}", "x")
 
 

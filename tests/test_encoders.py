@@ -25,6 +25,7 @@ from casewise.study.backbones import check_encoders
 from casewise.study.learners import encoders_of
 from casewise.study.loading import read_study
 from casewise.study.weight_files import file_name
+from tests.test_baselines import write_study
 
 HUB = "hf-hub:hospital/dino"
 # a transformer with register tokens and patches of 14 pixels, as DINOv2 has them
@@ -143,25 +144,8 @@ def test_encoders_without_a_chosen_candidate_are_removed(folder: Path) -> None:
     assert torch.equal(again.features(panels), network.features(panels))
 
 
-STUDY = """
-name: encoders
-synthetic: true
-cohort: {cohort}
-images: {{size: 32}}
-targets: {{label: [no_finding, covid, pneumonia]}}
-split: {{test: 0, folds: 2, restarts: 20}}
-backbones: []
-encoders: {encoders}
-weights_dir: {folder}
-audit: {{permutations: 99}}
-evaluation: {{bootstrap_resamples: 200, response: false, counterfactual_cases: 6}}
-"""
-
-
 def study_file(place: Path, cohort: Path, folder: Path, encoders: str) -> Path:
-    path = place / "study.yaml"
-    path.write_text(STUDY.format(cohort=cohort, folder=folder, encoders=encoders))
-    return path
+    return write_study(place, cohort, encoders=encoders, weights="pretrained", weights_dir=str(folder))
 
 
 def test_features_of_baselines_are_computed_once_for_equal_candidates_weights_and_pixels(

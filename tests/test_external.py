@@ -39,11 +39,6 @@ LEARNER = "test_resnet"
 
 
 @pytest.fixture(scope="module")
-def here(chests: Path) -> Path:
-    return chests
-
-
-@pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine other people, whose numbers are those of people of the study."""
     return make_chest(tmp_path_factory.mktemp("there"), subjects=9, images=2, size=(64, 64), seed=8)
@@ -76,8 +71,8 @@ def before(tmp_path_factory: pytest.TempPathFactory, chest_run: Run) -> tuple[Ru
 
 
 @pytest.fixture(scope="module")
-def done(before: tuple[Run, dict[Path, int]], here: Path, there: Path) -> Run:
-    return run(chest_study(here, **external(there)), before[0].folder)
+def done(before: tuple[Run, dict[Path, int]], chests: Path, there: Path) -> Run:
+    return run(chest_study(chests, **external(there)), before[0].folder)
 
 
 def test_adding_a_cohort_trains_nothing(before: tuple[Run, dict[Path, int]], done: Run) -> None:
@@ -152,7 +147,7 @@ def test_the_external_result_stands_first(before: tuple[Run, dict[Path, int]], d
     assert 'data-code="elsewhere"' in text
 
 
-def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+def test_results_by_a_column_of_the_external_table(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
     table = tmp_path / "c.csv"
     rows = absolute(there)
     sites = {name: ["hill", "lake", ""][number % 3] for number, name in enumerate(rows["subject"].unique())}
@@ -160,7 +155,7 @@ def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there:
     rows.loc[rows.index[-1], "site"] = "hill"
     rows.to_csv(table, index=False)
     folder = Path(shutil.copytree(done.folder, tmp_path / "run"))
-    again = run(chest_study(here, **external(table, by="site")), folder)
+    again = run(chest_study(chests, **external(table, by="site")), folder)
     groups = again.results["external_by"]["site"]
     assert list(groups) == ["hill", "lake", "not recorded"]
     counts = {name: by_learner[LEARNER]["accuracy"].n_cases for name, by_learner in groups.items()}
@@ -171,7 +166,7 @@ def test_results_by_a_column_of_the_external_table(done: Run, here: Path, there:
     page = write_results(folder, tmp_path / "page.md").read_text()
     assert "| lake | 6 |" in page
     with pytest.raises(CohortError, match=r"'sites' is not a column .*'site'"):
-        read_external(chest_study(here, **external(table, by="sites")), read_cohort(chest_study(here)))
+        read_external(chest_study(chests, **external(table, by="sites")), read_cohort(chest_study(chests)))
 
 
 def test_no_drop_where_both_cohorts_are_alike() -> None:
@@ -192,42 +187,44 @@ def test_no_drop_where_both_cohorts_are_alike() -> None:
     assert drop(rows, "label", classes=["a", "b"], plan=plan) == {}
 
 
-def refused(here: Path, folder: Path, done: Run, **values: Any) -> str:
+def refused(chests: Path, folder: Path, done: Run, **values: Any) -> str:
     """What a run with another cohort says, in a copy of the trained folder."""
     shutil.copytree(done.folder, folder)
     with pytest.raises((CohortError, SplitError)) as told:
-        run(chest_study(here, **values), folder)
+        run(chest_study(chests, **values), folder)
     return str(told.value)
 
 
-def test_a_class_that_the_networks_do_not_know(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+def test_a_class_that_the_networks_do_not_know(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
     table = changed(there, tmp_path / "c.csv", label=lambda labels: labels.replace("pneumonia", "tuberculosis"))
-    said = refused(here, tmp_path / "run", done, **external(table))
+    said = refused(chests, tmp_path / "run", done, **external(table))
     assert "the networks were not trained on the class 'tuberculosis', only on covid, no_finding, pneumonia." in said
 
 
-def test_names_of_the_studys_own_subjects(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
-    said = refused(here, tmp_path / "run", done, **external(there, subjects="named_apart"))
+def test_names_of_the_studys_own_subjects(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
+    said = refused(chests, tmp_path / "run", done, **external(there, subjects="named_apart"))
     assert "9 subjects have names" in said
     assert "have names of the study's own subjects (C0001, C0002," in said
     assert "`external: {subjects: distinct}`" in said
     spelt = changed(there, tmp_path / "c.csv", subject=lambda names: names.str.lower())
-    assert "9 subjects have names" in refused(here, tmp_path / "run2", done, **external(spelt, subjects="named_apart"))
+    assert "9 subjects have names" in refused(
+        chests, tmp_path / "run2", done, **external(spelt, subjects="named_apart")
+    )
 
 
-def test_names_of_subjects_of_first_weights(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+def test_names_of_subjects_of_first_weights(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
     trained = RunFolder(done.folder).job(LEARNER, 0)
     bundle = JobFolder(Path(shutil.copytree(trained.path, tmp_path / "bundle")))
     bundle.facts.write(bundle.facts.read() | {"subjects": ["V0003", "V0004"]})
     table = changed(there, tmp_path / "c.csv", subject=lambda names: names.str.replace("C", "v "))
     weights = f"bundle:{bundle.path}"
-    study = chest_study(here, weights=weights, **external(table, subjects="named_apart"))
+    study = chest_study(chests, weights=weights, **external(table, subjects="named_apart"))
     main = read_cohort(study)
     with pytest.raises(SplitError, match="2 subjects"):
         read_external(study, main)
     with pytest.raises(SplitError, match=r"2 subjects .*bundle_subjects: distinct"):
-        read_external(chest_study(here, weights=weights, **external(table)), main)
-    distinct = chest_study(here, weights=weights, **external(table, bundle_subjects="distinct"))
+        read_external(chest_study(chests, weights=weights, **external(table)), main)
+    distinct = chest_study(chests, weights=weights, **external(table, bundle_subjects="distinct"))
     assert read_external(distinct, main)[1].cases["subject"].nunique() == 9
 
 
@@ -249,14 +246,14 @@ def test_a_bundle_of_people_with_equal_names(before: tuple[Run, dict[Path, int]]
     assert Bundle.open(RunFolder(trained.folder).job(LEARNER, 0).path).subjects == set(facts["subjects"])
 
 
-def test_the_same_picture_in_both(done: Run, here: Path, there: Path, tmp_path: Path) -> None:
+def test_the_same_picture_in_both(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
     name = "C0006"  # as the subject is named here
-    twin = pd.read_csv(here)["path"].iloc[5]
+    twin = pd.read_csv(chests)["path"].iloc[5]
     assert "C0006" in twin
     table = changed(there, tmp_path / "c.csv")
     rows = pd.read_csv(table)
-    rows.loc[3, ["path", "subject", "visit"]] = [str(here.parent / twin), name, 9]
+    rows.loc[3, ["path", "subject", "visit"]] = [str(chests.parent / twin), name, 9]
     rows.to_csv(table, index=False)
-    said = refused(here, tmp_path / "run", done, **external(table))
+    said = refused(chests, tmp_path / "run", done, **external(table))
     assert "The same picture occurs in the cohort to be tested on:" in said
     assert Path(twin).name in said

@@ -17,28 +17,23 @@ from tests.combinations import KINDS, values_for_new_cases
 
 
 @pytest.fixture(scope="module")
-def folds(photograph_run: Run) -> Run:
-    return photograph_run
+def values(photograph_run: Run) -> dict[str, Any]:
+    return values_for_new_cases("photographs", photograph_run.study.cohort)
 
 
 @pytest.fixture(scope="module")
-def values(folds: Run) -> dict[str, Any]:
-    return values_for_new_cases("photographs", folds.study.cohort)
-
-
-@pytest.fixture(scope="module")
-def refitted(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any], folds: Run) -> Run:
+def refitted(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any], photograph_run: Run) -> Run:
     """The finished run, continued with `final: refit` in a copy of its folder."""
     folder = tmp_path_factory.mktemp("final") / "again"
-    shutil.copytree(folds.folder, folder)
+    shutil.copytree(photograph_run.folder, folder)
     return run(build_study({**values, "final": "refit"}, source="the study", folder=folder.parent), folder)
 
 
-def test_the_networks_of_the_folds_and_all_figures_are_kept(folds: Run, refitted: Run) -> None:
-    pd.testing.assert_frame_equal(folds.rows, refitted.rows)
-    assert folds.results["metrics"] == refitted.results["metrics"]
-    for record in Path(folds.folder).glob("jobs/*/fold*/job.json"):
-        assert record.read_bytes() == (refitted.folder / record.relative_to(folds.folder)).read_bytes()
+def test_the_networks_of_the_folds_and_all_figures_are_kept(photograph_run: Run, refitted: Run) -> None:
+    pd.testing.assert_frame_equal(photograph_run.rows, refitted.rows)
+    assert photograph_run.results["metrics"] == refitted.results["metrics"]
+    for record in Path(photograph_run.folder).glob("jobs/*/fold*/job.json"):
+        assert record.read_bytes() == (refitted.folder / record.relative_to(photograph_run.folder)).read_bytes()
 
 
 def test_the_bundle_has_one_network_for_each_learner_on_all_but_the_test_set(refitted: Run) -> None:
@@ -52,11 +47,11 @@ def test_the_bundle_has_one_network_for_each_learner_on_all_but_the_test_set(ref
     assert "were not evaluated" in model.card
 
 
-def test_new_cases_are_predicted_by_these_networks(folds: Run, refitted: Run) -> None:
+def test_new_cases_are_predicted_by_these_networks(photograph_run: Run, refitted: Run) -> None:
     table = pd.read_csv(refitted.study.cohort)
     root = refitted.study.cohort.parent
     cases = table.drop(columns=[*KINDS]).assign(path=[str(root / path) for path in table["path"]])
-    by_folds, by_all = (load_bundle(each.folder).predict(cases, learner="all") for each in (folds, refitted))
+    by_folds, by_all = (load_bundle(each.folder).predict(cases, learner="all") for each in (photograph_run, refitted))
     assert list(by_folds["case"]) == list(by_all["case"])
     assert by_folds["spread"].notna().any()
     assert by_all["spread"].isna().all()

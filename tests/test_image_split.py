@@ -110,23 +110,14 @@ def regional(folder: Path, *, primary_outcome: str) -> tuple[Any, Any]:
     for row in rows:
         (folder / row["path"]).write_bytes(row["path"].encode())
     pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
-    values: dict[str, Any] = {
-        "name": "skin",
-        "cohort": folder / "cases.csv",
-        "regions": ["arm", "leg"],
-        "panels": {"by": "image"},
-        "targets": {name: {"range": "0..4", "level": "region"} for name in ("red", "area")},
-        "scores": {
-            "severity": {"formula": "red * area", "range": "0..16", "level": "region"},
-            "whole": {"formula": "severity[arm] + severity[leg]", "range": "0..32"},
-            "twice": {"formula": "2 * whole", "range": "0..64"},
-        },
-        "primary_outcome": primary_outcome,
-        "split": {"by": "image", "test": 0, "folds": 2, "stratify_by": "red"},
-        "baselines": {"off": "tests of networks"},
-        "backbones": ["test_resnet"],
-        "evaluation": {"response": False},
-    }
+    scores = {"severity": {"formula": "red * area", "range": "0..16", "level": "region"}}
+    scores |= {"whole": {"formula": "severity[arm] + severity[leg]", "range": "0..32"}}
+    scores |= {"twice": {"formula": "2 * whole", "range": "0..64"}}
+    values: dict[str, Any] = {"name": "skin", "cohort": folder / "cases.csv", "regions": ["arm", "leg"]}
+    values |= {"targets": {name: {"range": "0..4", "level": "region"} for name in ("red", "area")}, "scores": scores}
+    values |= {"panels": {"by": "image"}, "split": {"by": "image", "test": 0, "folds": 2, "stratify_by": "red"}}
+    values |= {"baselines": {"off": "tests of networks"}, "backbones": ["test_resnet"]}
+    values |= {"primary_outcome": primary_outcome, "evaluation": {"response": False}}
     study = build_study(values, source="the test's study", folder=folder)
     return study, read_cohort(study)
 

@@ -29,11 +29,6 @@ FACTS, WEIGHTS, DISTANCE = "model.json", "model.safetensors", "distance.safetens
 
 
 @pytest.fixture(scope="module")
-def done(chest_run: Run) -> Run:
-    return chest_run
-
-
-@pytest.fixture(scope="module")
 def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chest(tmp_path_factory.mktemp("new"), subjects=3, images=2, size=(64, 64), seed=5)
 
@@ -42,8 +37,8 @@ def test_every_setting_of_a_bundle_is_a_key_of_a_study() -> None:
     assert set(SETTINGS) <= set(Study.model_fields)
 
 
-def test_the_recorded_predictions_come_back_to_the_bit(done: Run, chests: Path) -> None:
-    folder = done.folder / "jobs" / "test_resnet" / "fold1"
+def test_the_recorded_predictions_come_back_to_the_bit(chest_run: Run, chests: Path) -> None:
+    folder = chest_run.folder / "jobs" / "test_resnet" / "fold1"
     recorded = pd.read_parquet(folder / "predictions.parquet").query("stage == 'oof'")
     rows = pd.read_csv(chests)
     # the same images in the same batches
@@ -56,13 +51,13 @@ def test_the_recorded_predictions_come_back_to_the_bit(done: Run, chests: Path) 
 
 
 def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(
-    done: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    chest_run: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = load_bundle(done.folder / "jobs" / "test_resnet" / "fold2").predict(new)
+    here = load_bundle(chest_run.folder / "jobs" / "test_resnet" / "fold2").predict(new)
     away = tmp_path / "away"
     away.mkdir()
     for name in (WEIGHTS, FACTS, DISTANCE):
-        shutil.copy(done.folder / "jobs" / "test_resnet" / "fold2" / name, away / name)
+        shutil.copy(chest_run.folder / "jobs" / "test_resnet" / "fold2" / name, away / name)
     unlabelled = tmp_path / "photographs" / "unlabelled.csv"
     shutil.copytree(new.parent, unlabelled.parent)
     pd.read_csv(new).drop(columns="label").to_csv(unlabelled, index=False)
@@ -77,8 +72,8 @@ def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(
     assert without["prediction"].tolist() == here["prediction"].tolist()
 
 
-def test_a_run_folder_predicts_by_the_mean_of_its_folds(done: Run, new: Path) -> None:
-    model = load_bundle(done.folder)
+def test_a_run_folder_predicts_by_the_mean_of_its_folds(chest_run: Run, new: Path) -> None:
+    model = load_bundle(chest_run.folder)
     assert (len(model.members), list(model.table.classes)) == (2, ["label"])
     mean = model.predict(new)
     each = [load_bundle(member.folder).predict(new) for member in model.members]
@@ -87,8 +82,10 @@ def test_a_run_folder_predicts_by_the_mean_of_its_folds(done: Run, new: Path) ->
     assert len(mean) == len(pd.read_csv(new))
 
 
-def test_a_table_with_other_names_of_columns_is_read_with_their_names(done: Run, new: Path, tmp_path: Path) -> None:
-    model = load_bundle(done.folder / "jobs" / "test_resnet" / "fold1")
+def test_a_table_with_other_names_of_columns_is_read_with_their_names(
+    chest_run: Run, new: Path, tmp_path: Path
+) -> None:
+    model = load_bundle(chest_run.folder / "jobs" / "test_resnet" / "fold1")
     foreign = pd.read_csv(new).rename(columns={"path": "Datei", "subject": "Patientin"})
     with pytest.raises(CasewiseError, match=r'columns=\{"path": "') as refused:
         model.predict(foreign, root=new.parent)
@@ -99,8 +96,8 @@ def test_a_table_with_other_names_of_columns_is_read_with_their_names(done: Run,
     pd.testing.assert_frame_equal(model.predict(foreign, columns=columns, root=new.parent), model.predict(new))
 
 
-def test_a_run_that_lacks_a_network_is_refused(done: Run, tmp_path: Path) -> None:
-    shutil.copytree(done.folder, folder := tmp_path / "run")
+def test_a_run_that_lacks_a_network_is_refused(chest_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(chest_run.folder, folder := tmp_path / "run")
     record = RunFolder(folder).job("test_resnet", 1).record
     facts = record.read()
     record.write({**facts, "fingerprint": "another"})
@@ -111,8 +108,8 @@ def test_a_run_that_lacks_a_network_is_refused(done: Run, tmp_path: Path) -> Non
         load_bundle(folder)
 
 
-def test_networks_of_a_comparison_by_image_are_refused(done: Run, tmp_path: Path) -> None:
-    shutil.copytree(done.folder, folder := tmp_path / "run")
+def test_networks_of_a_comparison_by_image_are_refused(chest_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(chest_run.folder, folder := tmp_path / "run")
     (folder / "comparison.json").write_text("{}")
     for refused in (load_bundle, open_run):
         with pytest.raises(RunError):
@@ -123,9 +120,9 @@ def test_networks_of_a_comparison_by_image_are_refused(done: Run, tmp_path: Path
         load_bundle(job.path)
 
 
-def test_a_run_without_its_report_is_not_opened(done: Run, tmp_path: Path) -> None:
-    shutil.copytree(done.folder, folder := tmp_path / "run")
-    assert open_run(folder).study.name == done.study.name
+def test_a_run_without_its_report_is_not_opened(chest_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(chest_run.folder, folder := tmp_path / "run")
+    assert open_run(folder).study.name == chest_run.study.name
     metrics = RunFolder(folder).metrics
     text = metrics.read()
     metrics.write(text | {"notes": []})  # killed before the report
@@ -139,8 +136,8 @@ def test_a_run_without_its_report_is_not_opened(done: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, DISTANCE])
-def test_weights_that_are_no_finite_numbers_are_refused(done: Run, tmp_path: Path, name: str) -> None:
-    folder = done.folder / "jobs" / "test_resnet" / "fold1"
+def test_weights_that_are_no_finite_numbers_are_refused(chest_run: Run, tmp_path: Path, name: str) -> None:
+    folder = chest_run.folder / "jobs" / "test_resnet" / "fold1"
     facts = json.loads((folder / FACTS).read_text())
     for file in (WEIGHTS, DISTANCE):
         tensors = load_file(folder / file)
@@ -156,8 +153,10 @@ def test_weights_that_are_no_finite_numbers_are_refused(done: Run, tmp_path: Pat
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_a_row_of_a_panel_without_a_finite_number_has_none(done: Run, new: Path, tmp_path: Path, pooling: str) -> None:
-    bundle = load_bundle(done.folder).members[0]
+def test_a_row_of_a_panel_without_a_finite_number_has_none(
+    chest_run: Run, new: Path, tmp_path: Path, pooling: str
+) -> None:
+    bundle = load_bundle(chest_run.folder).members[0]
     table = new_table(new, bundle, tmp_path, columns={}, root=None)
     panels = table.prepared(tmp_path, Silent()).cohort.panels
     study = table.study.of_learner(bundle.model)
@@ -173,31 +172,33 @@ def test_a_row_of_a_panel_without_a_finite_number_has_none(done: Run, new: Path,
         assert rows[["y_pred", "p0", "p1", "p2"]].isna().any(axis=1).sum() == 1
 
 
-def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(done: Run, new: Path, tmp_path: Path) -> None:
+def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(
+    chest_run: Run, new: Path, tmp_path: Path
+) -> None:
     image = next(path for path in sorted(new.parent.rglob("*")) if path.suffix in (".png", ".jpg"))
-    assert set(done.predict([str(image)])["subject"]) == set(done.predict(image)["subject"]) == {image.name}
+    assert set(chest_run.predict([str(image)])["subject"]) == set(chest_run.predict(image)["subject"]) == {image.name}
     for cases in ([3], [], [str(new), str(image)], 3, None, str(new / "nowhere")):
         with pytest.raises(CasewiseError, match=r"^cases: "):
-            done.predict(cases)  # type: ignore[arg-type]
-    bundle = load_bundle(done.folder).members[0]
+            chest_run.predict(cases)  # type: ignore[arg-type]
+    bundle = load_bundle(chest_run.folder).members[0]
     regional = replace(bundle, settings={**bundle.settings, "regions": ["upper", "lower"]})
     for name in ("upper.jpg", "1.jpg"):
         shutil.copy(image, tmp_path / name)
     listed = new_table([[tmp_path / "1.jpg"], [tmp_path / "upper.jpg"]], regional, tmp_path, columns={}, root=None)
     assert listed.reading.endswith("1.jpg: subject 1.jpg")
     with pytest.raises(CasewiseError) as refused:
-        done.predict(pd.DataFrame({"file": [str(image)]}))
+        chest_run.predict(pd.DataFrame({"file": [str(image)]}))
     assert "new-cases" not in str(refused.value)
     assert "external:" not in str(refused.value)
 
 
 def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
-    done: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    chest_run: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = pd.read_csv(new)
     paths = [str(new.parent / path) for path in rows["path"]]
     (tmp_path / "bad.jpg").write_bytes(Path(paths[0]).read_bytes()[:200])
-    model = load_bundle(done.folder)
+    model = load_bundle(chest_run.folder)
     with caplog.at_level("WARNING", logger="casewise"):
         table = model.predict([*paths[:2], tmp_path / "bad.jpg"])
     assert "bad.jpg" in caplog.text
@@ -215,13 +216,15 @@ def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
             model.predict(twice)
 
 
-def test_how_a_folder_was_read_is_shown(done: Run, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_a_folder_was_read_is_shown(
+    chest_run: Run, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words: list[str] = []
     monkeypatch.setattr(Silent, "line", lambda self, step, text: words.append(text) if step == "cases" else None)
     for visit in ("first", "second"):
         (tmp_path / "P7" / visit).mkdir(parents=True)
         shutil.copy(new.parent / pd.read_csv(new)["path"].iloc[0], tmp_path / "P7" / visit / "a.jpg")
-    model = load_bundle(done.folder)
+    model = load_bundle(chest_run.folder)
     for folder, pattern in ((tmp_path, ""), (tmp_path / "P7", ""), (tmp_path / "P7", "{visit}/{file}")):
         model.predict(folder, pattern=pattern)
     assert len(words) == 3

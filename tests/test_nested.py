@@ -40,21 +40,12 @@ SliceStore = pytest.importorskip("casewise.plugins.volumes.slice_store").SliceSt
 RECIPE = {"epochs": 3, "schedule": "cosine", "early_stopping": {"monitor": "none"}, "label_smoothing": 0.0}
 NETWORKS = ["test_resnet", "test_efficientnet"]
 RATES = [0.01, 0.001]
-SMALL: dict[str, Any] = {
-    "name": "nested",
-    "images": {"size": 32, "channels": "grey"},
-    "panels": {"by": "image", "flip": "horizontal"},
-    "targets": {"label": ["a", "b"], "size": "0..10"},
-    "primary_outcome": "label",
-    "split": {"column": "fold"},
-    "baselines": {"off": "tests of networks"},
-    "backbones": ["test_resnet"],
-    "weights": "random",
-    "recipe": {**RECIPE, "batch_size": 4, "lr": 0.01, "optimizer": "adam", "imbalance": "weights"},
-    "nested_cv": {"folds": 2, "lr": [0.01, 0.001]},
-    "evaluation": {"response": False, "bootstrap_resamples": 100},
-    "compute": {"save_every": 0},
-}
+SMALL: dict[str, Any] = {"name": "nested", "images": {"size": 32, "channels": "grey"}, "split": {"column": "fold"}}
+SMALL |= {"targets": {"label": ["a", "b"], "size": "0..10"}, "primary_outcome": "label"}
+SMALL |= {"panels": {"by": "image", "flip": "horizontal"}, "nested_cv": {"folds": 2, "lr": [0.01, 0.001]}}
+SMALL |= {"baselines": {"off": "tests of networks"}, "backbones": ["test_resnet"], "weights": "random"}
+SMALL |= {"recipe": {**RECIPE, "batch_size": 4, "lr": 0.01, "optimizer": "adam", "imbalance": "weights"}}
+SMALL |= {"evaluation": {"response": False, "bootstrap_resamples": 100}, "compute": {"save_every": 0}}
 
 
 def small_study(table: Path, **changes: Any) -> Study:

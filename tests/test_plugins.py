@@ -14,25 +14,12 @@ import pytest
 from casewise import plugin as plugin_file
 from casewise.errors import CasewiseError
 from casewise.plugin import KEYS, plugins
+from tests.conftest import TINY
 
 SOURCE = Path(plugin_file.__file__).resolve().parents[1]
 NAMES = ["cluster", "explain", "export", "hospital", "init", "phantoms", "serve", "slides", "tracking", "volumes"]
-STUDY = """
-extends: onestep-pasi
-name: small
-synthetic: true
-cohort: {cohort}
-images: {{size: 32}}
-split: {{test: 0, folds: 2, restarts: 5}}
-backbones: [shufflenet_v2_x0_5]
-weights: random
-baselines: {{off: a test of plugins}}
-recipe: {{epochs: 1, batch_size: 8, lr: 0.01, clip_gradients: 1, schedule: constant, early_stopping: {{monitor: none}}}}
-stack: []
-audit: {{permutations: 99}}
-evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 2}}
-compute: {{precision: fp32}}
-"""
+STUDY = TINY.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
+STUDY = STUDY.replace("stack: [ridge+intercept]", "stack: []")
 
 
 @pytest.mark.plugins("cluster", "explain", "export", "hospital", "init", "serve", "slides", "tracking", "volumes")

@@ -59,7 +59,6 @@ def learned(rows: pd.DataFrame, name: str, stage: str) -> pd.DataFrame:
     return found.set_index(["case", "region"])
 
 
-NUMERIC = [name for name in STACKERS if name != "logistic"]
 FITTED = ["linear", "linear+intercept", "ridge", "ridge+intercept"]
 
 

@@ -199,16 +199,9 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: int = 
     monkeypatch.setattr(owner, name, once)
 
 
-PLACES: list[tuple[Any, str, int]] = [
-    (Building, "__enter__", 1),
-    (Building, "finish", 3),
-    (building_module, "publish", 1),
-    (store_module, "write_atomic", 1),
-    (store_module, "write_json", 1),
-    (building_module, "_discard_builds", 1),
-    (building_module, "_discard_builds", 2),
-    (building_module, "sweep", 2),
-]
+PLACES: list[tuple[Any, str, int]] = [(Building, "__enter__", 1), (Building, "finish", 3)]
+PLACES += [(building_module, "publish", 1), (store_module, "write_atomic", 1), (store_module, "write_json", 1)]
+PLACES += [(building_module, *place) for place in (("_discard_builds", 1), ("_discard_builds", 2), ("sweep", 2))]
 
 
 @pytest.mark.parametrize(("owner", "name", "when"), PLACES, ids=[f"{name} {when}" for _, name, when in PLACES])

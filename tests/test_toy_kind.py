@@ -154,20 +154,13 @@ def write_photographs(folder: Path, subjects: int = 16) -> Path:
 @pytest.mark.usefixtures("counts")
 def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path) -> None:
     table = write_photographs(tmp_path)
-    values = {
-        "name": "lesions",
-        "cohort": str(table),
-        "images": {"size": 32},
-        "targets": {"lesions": {"kind": "counts", "range": "0..9", "integer": True}},
-        "split": {"test": 0, "folds": 2, "restarts": 5},
-        "backbones": ["test_resnet", "test_byobnet"],
-        "weights": "random",
-        "recipe": {"epochs": 2, "batch_size": 4, "schedule": "cosine", "early_stopping": {"monitor": "none"}},
-        "stack": ["mean", "weighted"],
-        "evaluation": {"bootstrap_resamples": 100, "counterfactual_cases": 2},
-        "audit": {"permutations": 99},
-        "compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"},
-    }
+    values = {"name": "lesions", "cohort": str(table), "images": {"size": 32}, "audit": {"permutations": 99}}
+    values |= {"targets": {"lesions": {"kind": "counts", "range": "0..9", "integer": True}}}
+    values |= {"split": {"test": 0, "folds": 2, "restarts": 5}, "backbones": ["test_resnet", "test_byobnet"]}
+    values |= {"recipe": {"epochs": 2, "batch_size": 4, "schedule": "cosine", "early_stopping": {"monitor": "none"}}}
+    values |= {"evaluation": {"bootstrap_resamples": 100, "counterfactual_cases": 2}, "weights": "random"}
+    values |= {"stack": ["mean", "weighted"]}
+    values |= {"compute": {"jobs": 1, "precision": "fp32", "memory_format": "channels_last"}}
     finished = run(build_study(values, source="the toy kind", folder=tmp_path), tmp_path / "run")
     rows = finished.rows
     assert set(rows["kind"]) == {"counts"}

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,17 +18,10 @@ from casewise.plugins.explain.saliency import SaliencyMap
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
 from casewise.run_folder import RunFolder
-from tests.chest_study import chest_study
+from tests.chest_study import FAST, chest_study
 from tests.report_contexts import section_of
 
 pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
-
-FAST: dict[str, Any] = {
-    "split": {"test": 0, "folds": 2, "restarts": 5},
-    "recipe": {"epochs": 1},
-    "evaluation": {"bootstrap_resamples": 100},
-    "accept": {"twins-across-subjects": "phantoms of 64 pixels look alike"},
-}
 
 
 def saliency_of(values: np.ndarray, slots: list[int]) -> SaliencyMap:

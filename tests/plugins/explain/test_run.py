@@ -47,22 +47,16 @@ nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is
 pytest.importorskip("pytorch_grad_cam", reason="the package that makes Grad-CAM is optional")
 
 
-VOLUMES = {
-    **{key: SMALL[key] for key in ("synthetic", "weights", "audit", "compute")},
-    "name": "planted",
-    "images": {"size": 32},
-    "volumes": {"sequences": ["T1", "T2"], "in_plane_size": 64, "bias": "none", "smoothing": "none"}
-    | {"fusion": ["late", "T2"], "missing": "mask", "lesion": "lesion"},
-    "panels": {"by": "case", "grid": "3x3"},
-    "targets": {"grade": {"classes": ["normal", "high"], "positive": "high"}},
-    "split": {"test": 0.2, "folds": 2, "restarts": 20},
-    "baselines": {"off": "tests of networks"},
-    "backbones": ["test_resnet@late", "test_vit@T2"],
-    "recipe": {"epochs": 1, "batch_size": 4, "optimizer": "adam"}
-    | {"schedule": "cosine", "early_stopping": {"monitor": "none"}},
-    "evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 0},
-    "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
-}
+SCANS = {"sequences": ["T1", "T2"], "in_plane_size": 64, "bias": "none", "smoothing": "none"}
+VOLUMES = {key: SMALL[key] for key in ("synthetic", "weights", "audit", "compute", "baselines")}
+VOLUMES |= {"volumes": SCANS | {"fusion": ["late", "T2"], "missing": "mask", "lesion": "lesion"}}
+VOLUMES |= {"name": "planted", "images": {"size": 32}, "panels": {"by": "case", "grid": "3x3"}}
+VOLUMES |= {"targets": {"grade": {"classes": ["normal", "high"], "positive": "high"}}}
+VOLUMES |= {"split": {"test": 0.2, "folds": 2, "restarts": 20}, "backbones": ["test_resnet@late", "test_vit@T2"]}
+VOLUMES |= {"recipe": {"epochs": 1, "batch_size": 4, "optimizer": "adam", "schedule": "cosine"}}
+VOLUMES["recipe"] |= {"early_stopping": {"monitor": "none"}}
+VOLUMES |= {"evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 0}}
+VOLUMES |= {"accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"}}
 
 
 @pytest.fixture(scope="module")

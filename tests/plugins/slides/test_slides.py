@@ -2,7 +2,6 @@
 
 import io
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from casewise.plugins.slides.reader import Slide, is_slide, slide_facts
 from casewise.plugins.slides.tiles import TilePlan, plan_tiles
 from casewise.plugins.slides.tissue_mask import read_thumbnail
 from tests.plugins.slides.slide_tiles import read_tiles
+from tests.test_readers import difference, profile_with_red_and_green_exchanged
 
 pytest.importorskip("openslide", reason="the package that reads slides is optional")
 
@@ -70,12 +70,6 @@ def aperio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nameless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slide that says nothing of its resolution, and has one level."""
     return write(tmp_path_factory.mktemp("nameless") / "a.tiff", mpp=None, levels=1)
-
-
-def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean absolute difference in grey levels of images of the same shape."""
-    assert one.shape == other.shape
-    return float(np.abs(one.astype(int) - other.astype(int)).mean())
 
 
 def test_facts(pyramid: Path, aperio: Path, nameless: Path) -> None:
@@ -261,23 +255,13 @@ def test_tiles_of_any_resolution_lie_where_they_should(pyramid: Path, span: int)
         assert difference(tile.transpose(1, 2, 0), np.asarray(expected)) < 1.5
 
 
-def exchanged() -> ImageCms.ImageCmsProfile:
-    """An RGB profile in which the first channel is sRGB's green, and the second its red."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    for entry in range(132, 132 + 12 * struct.unpack(">I", data[128:132])[0], 12):
-        name = bytes(data[entry : entry + 4])
-        if name in {b"rXYZ", b"gXYZ"}:
-            data[entry : entry + 4] = b"gXYZ" if name == b"rXYZ" else b"rXYZ"
-    renamed = bytes(data).replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
-    return ImageCms.ImageCmsProfile(io.BytesIO(renamed))
-
-
 def test_a_colour_profile_is_applied(pyramid: Path) -> None:
     image = Image.new("RGB", (4, 4), (220, 30, 40))
     with Slide(pyramid) as slide:
         assert slide.in_srgb(image).getpixel((0, 0)) == (220, 30, 40)
     with Slide(pyramid) as slide:
-        handle, slide._slide = slide._slide, SimpleNamespace(color_profile=exchanged())
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_with_red_and_green_exchanged()))
+        handle, slide._slide = slide._slide, SimpleNamespace(color_profile=profile)
         assert np.abs(np.asarray(slide.in_srgb(image)).astype(int) - (30, 220, 40)).max() <= 3
         slide._slide = handle
 

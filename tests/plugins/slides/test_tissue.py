@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -46,7 +46,6 @@ def between(values: np.ndarray, cut: float) -> float:
     return float(share * (1 - share) * (values[above].mean() - values[~above].mean()) ** 2)
 
 
-@settings(deadline=None)
 @given(arrays.arrays(np.uint8, st.integers(2, 60)))
 def test_the_threshold_is_otsus(values: np.ndarray) -> None:
     cut = tissue_threshold(values, 0.0)
@@ -107,7 +106,6 @@ def test_specks_go_and_small_holes_are_filled() -> None:
     assert overlap(found, disc) > 0.95
 
 
-@settings(deadline=None)
 @given(arrays.arrays(np.bool_, (6, 7)), st.lists(st.tuples(*[st.integers(0, 16)] * 2, st.integers(1, 8)), min_size=1))
 def test_the_tissue_of_a_box_is_exact(mask: np.ndarray, boxes: list[tuple[int, int, int]]) -> None:
     whole = np.kron(mask, np.ones((4, 4)))
@@ -115,7 +113,6 @@ def test_the_tissue_of_a_box_is_exact(mask: np.ndarray, boxes: list[tuple[int, i
     assert tissue_shares(Tissue(mask, 4.0, ()), np.array(boxes)) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(st.sets(st.tuples(st.integers(0, 40), st.integers(0, 25)), min_size=1, max_size=200), st.integers(1, 60))
 def test_the_choice_is_of_distinct_places_in_order(places: set[tuple[int, int]], most: int) -> None:
     chosen = spread(np.array(sorted(places)), most)

@@ -74,17 +74,8 @@ def test_central_panels_are_those_of_the_fold(report_of_classes: ReportContext) 
     slices = rng.integers(0, 32768, (24, 2, 32, 32)).astype(np.uint16)
     marks = np.sort(rng.integers(0, 32768, (2, 2, 11)), axis=2).astype(np.float32)
     present = np.array([[True, True], [True, False]])
-    store = SliceStore(
-        slices,
-        first=np.array([0, 12]),
-        count=np.array([12, 12]),
-        present=present,
-        landmarks=marks,
-        affines=np.stack([np.eye(4)] * 2),
-        notes=[],
-        address="",
-        folder=report_of_classes.study.cohort,
-    )
+    first, count, affines = np.array([0, 12]), np.array([12, 12]), np.stack([np.eye(4)] * 2)
+    store = SliceStore(slices, first, count, present, marks, affines, [], "", report_of_classes.study.cohort)
     study = of_volumes(report_of_classes, standardise="none", missing="mask").study
     plain = {"sequences": ["T1", "T2"], "standard": None}
     found = central_panels(study, store, 0, plain)
