@@ -60,9 +60,8 @@ def test_predictions_have_a_row_for_each_learner_and_case_with_names_of_classes(
 
 
 def test_metrics_are_those_of_the_predictions(run: cw.Run, ages: cw.Run) -> None:
-    row = run.metrics.query("learner == 'cnn' and target == 'label' and stage == 'test' and metric == 'accuracy'").iloc[
-        0
-    ]
+    which = "learner == 'cnn' and target == 'label' and stage == 'test' and metric == 'accuracy'"
+    row = run.metrics.query(which).iloc[0]
     cases = run.predictions.query("learner == 'cnn' and stage == 'test'")
     assert row["value"] == pytest.approx(accuracy_score(cases["reference"], cases["prediction"]))
     assert row["low"] <= row["value"] <= row["high"]
@@ -179,9 +178,8 @@ def test_an_unfinished_run_is_refused(run: cw.Run, tmp_path: Path) -> None:
 
 def test_two_runs_are_compared_on_their_common_cases(run: cw.Run, slower: cw.Run) -> None:
     table = cw.compare(run, slower, learner="cnn", stage="oof").set_index("metric")
-    first, second = (
-        r.predictions.query("learner == 'cnn' and stage == 'oof'").set_index("case") for r in (run, slower)
-    )
+    which = "learner == 'cnn' and stage == 'oof'"
+    first, second = (r.predictions.query(which).set_index("case") for r in (run, slower))
     common = first.index.intersection(second.index)
     assert 0 < len(common) < len(first)  # another seed, another test set
     assert set(table["n_cases"]) == {len(common)}

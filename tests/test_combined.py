@@ -53,9 +53,8 @@ def test_new_cases_get_the_predictions_of_test_cases(kind: str) -> None:
 def test_the_network_of_nested_folds_predicts_under_that_name() -> None:
     tested = mean_over_folds(cohort().query("stage == 'test'"))
     new = with_combined(tested, {}, "net1")
-    assert (
-        new.loc[new["model"] == "nested", "y_pred"].tolist() == tested.loc[tested["model"] == "net1", "y_pred"].tolist()
-    )
+    nested, alone = new[new["model"] == "nested"], tested[tested["model"] == "net1"]
+    assert nested["y_pred"].tolist() == alone["y_pred"].tolist()
 
 
 def test_a_stacker_without_one_of_its_learners_is_refused() -> None:

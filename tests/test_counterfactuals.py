@@ -47,15 +47,9 @@ def films(folder: Path, *, shortcut: bool) -> Path:
 
 
 def small_study(table: Path, **changes: Any) -> Study:
-    recipe = {
-        "epochs": 12,
-        "lr": 0.01,
-        "optimizer": "adam",
-        "schedule": "cosine",
-        "early_stopping": {"monitor": "none"},
-    }
+    recipe = {"epochs": 12, "lr": 0.01, "optimizer": "adam", "schedule": "cosine"}
     values = {"split": {"test": 0, "folds": 2}, "images": {"size": 32, "fit": "pad", "padding": "black"}}
-    values |= {"recipe": recipe, "evaluation": {"counterfactual_cases": 50}}
+    values |= {"recipe": recipe | {"early_stopping": {"monitor": "none"}}, "evaluation": {"counterfactual_cases": 50}}
     accepted = [f"shortcut-{name}" for name in ("files", "file-size", "thumbnail", "shape", "border")]
     values["accept"] = dict.fromkeys(accepted, "made so")
     return chest_study(table, {"classes": ["well", "ill"]}, **values, **changes)

@@ -93,9 +93,7 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing_from_elsewhere(si
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|img|iframe)[^>]* src=\"?(?:https?:)?//", text), page.name
-        assert not re.findall(r"<link[^>]* rel=\"?(?:stylesheet|preconnect)\"?[^>]* href=\"?(?:https?:)?//", text), (
-            page.name
-        )
+        assert not re.findall(r"<link[^>]* rel=\"?(?:stylesheet|preconnect)\"?[^>]* href=\"?(?:https?:)?//", text)
 
 
 @pytest.mark.slow

@@ -192,10 +192,8 @@ def test_no_warning_where_confidence_falls_with_accuracy() -> None:
 
 
 def test_numbers_have_errors_and_no_confidence() -> None:
-    tables = [
-        table_of(stage, [1] * 12, [0.5] * 12, [0.5, 2.0] * 6).drop(columns=["p0", "p1"])
-        for stage in ("oof", "external")
-    ]
+    stages = ("oof", "external")
+    tables = [table_of(stage, [1] * 12, [0.5] * 12, [0.5, 2.0] * 6).drop(columns=["p0", "p1"]) for stage in stages]
     table = pd.concat(tables, ignore_index=True).assign(kind="regression", y_true=3.0, y_pred=[5.0, 4.0] * 12)
     entry = drift(table, "label", Plan(200))["net"]
     assert entry["quality"] == "mae"

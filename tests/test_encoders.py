@@ -100,9 +100,8 @@ def test_tokens_are_where_their_patches_are(folder: Path) -> None:
     change = torch.nn.functional.adaptive_avg_pool2d((maps[1] - maps[0]).abs().mean(0, keepdim=True), 3)[0]
     assert int(change.argmax()) == 6
     # a head over a map reads blocks of transformers, and neither the hidden layers of their perceptrons nor attention
-    assert widest(feature_maps(build_encoder({"name": "timm:test_vit"}, 160).network.body, side=160), 16).module == (
-        "blocks.5"
-    )
+    body = build_encoder({"name": "timm:test_vit"}, 160).network.body
+    assert widest(feature_maps(body, side=160), 16).module == "blocks.5"
 
 
 def linear(folder: Path, names: list[str], side: int = 64) -> Any:

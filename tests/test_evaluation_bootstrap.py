@@ -46,9 +46,8 @@ def test_rows_doubled_within_subjects_do_not_narrow_the_interval() -> None:
     often = by_subject(*(np.tile(truth, 5), {"net": np.tile(predicted, 5)}, np.tile(subjects, 5)), PLAN)["net"]
     for name in ("mae", "mse", "pcc", "ccc", "bias"):
         assert [often[name].low, often[name].high] == pytest.approx([once[name].low, once[name].high])
-    rows_as_subjects = by_subject(np.tile(truth, 5), {"net": np.tile(predicted, 5)}, np.arange(5 * len(truth)), PLAN)[
-        "net"
-    ]["mae"]
+    rows = np.arange(5 * len(truth))
+    rows_as_subjects = by_subject(np.tile(truth, 5), {"net": np.tile(predicted, 5)}, rows, PLAN)["net"]["mae"]
     assert rows_as_subjects.high - rows_as_subjects.low < 0.6 * (once["mae"].high - once["mae"].low)
 
 

@@ -42,12 +42,9 @@ def table(
     number = np.repeat(np.arange(subjects + test_subjects), each)
     truth = rng.permutation(np.arange(subjects + test_subjects) % k)[number]
     frame = pd.DataFrame({"subject": [f"s{n:04d}" for n in number], "visit": np.arange(len(number)).astype(str)})
-    frame = frame.assign(
-        case=frame["subject"] + "/" + frame["visit"], y_true=truth.astype(float), target="dx", kind=kind
-    )
-    frame = frame.assign(
-        day=np.nan, region="", image="", inner_fold=pd.NA, stage=np.where(number < subjects, "oof", "test")
-    )
+    frame["case"] = frame["subject"] + "/" + frame["visit"]
+    frame = frame.assign(y_true=truth.astype(float), target="dx", kind=kind, day=np.nan, region="", image="")
+    frame = frame.assign(inner_fold=pd.NA, stage=np.where(number < subjects, "oof", "test"))
     frame["outer_fold"] = pd.array([n % 3 if n < subjects else None for n in number], dtype="Int64")
     parts = []
     for model, strength in (skill or {"good": 2.0, "fair": 1.0, "poor": 0.2}).items():

@@ -239,10 +239,8 @@ def test_a_bundle_of_people_with_equal_names(before: tuple[Run, dict[Path, int]]
     assert set(facts["earlier_subjects"]) == set(json.loads((bundle / "model.json").read_text())["subjects"])
     assert "other people" in facts["weights"]
     # the next study that takes this network knows of both
-    assert bundle_subjects(f"bundle:{RunFolder(trained.folder).job(LEARNER, 0).path}") == {
-        *facts["subjects"],
-        *facts["earlier_subjects"],
-    }
+    known = bundle_subjects(f"bundle:{RunFolder(trained.folder).job(LEARNER, 0).path}")
+    assert known == {*facts["subjects"], *facts["earlier_subjects"]}
     assert Bundle.open(RunFolder(trained.folder).job(LEARNER, 0).path).subjects == set(facts["subjects"])
 
 

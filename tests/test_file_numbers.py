@@ -31,15 +31,9 @@ def cohort_of(folder: Path, names: list[str], labels: list[str], **stated: Any) 
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     settings: dict[str, Any] = {"test": 0, "folds": 5, "by": "number", "restarts": 20} | stated.pop("split", {})
-    study = Study(
-        name="t",
-        cohort=folder / "cohort.csv",
-        targets={"label": {"classes": LABELS}},
-        subjects_known=False,
-        backbones=["resnet18"],
-        split=settings,
-        **stated,
-    )
+    values: dict[str, Any] = {"name": "t", "cohort": folder / "cohort.csv", "backbones": ["resnet18"]}
+    values |= {"targets": {"label": {"classes": LABELS}}, "subjects_known": False, "split": settings}
+    study = Study(**values, **stated)
     return read_cohort(study), study
 
 
@@ -96,13 +90,8 @@ def test_folders_of_the_same_numbers_are_cut_at_the_same_numbers(tmp_path: Path)
     assert borders(of_folders[0]) == 4
 
 
-PAIRS = [
-    ("{0:03}_left", "{0:03}_right"),
-    ("left/{0}", "right/{0}"),
-    ("Normal_100x_{0}", "Normal_400x_{0}"),
-    ("100x/{0}", "400x/{0}"),
-    ("p{0}_i1", "p{0}_i2"),
-]
+PAIRS = [("{0:03}_left", "{0:03}_right"), ("left/{0}", "right/{0}"), ("100x/{0}", "400x/{0}")]
+PAIRS += [("Normal_100x_{0}", "Normal_400x_{0}"), ("p{0}_i1", "p{0}_i2")]
 
 
 @pytest.mark.parametrize("test", [0, 0.1])

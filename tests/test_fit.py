@@ -241,13 +241,10 @@ def finished(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         Image.fromarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE)[20:60]).save(target)
         wide.append(str(target))
     square.assign(path=wide, subject=[f"other{n}" for n in range(12)]).to_csv(folder / "wide.csv", index=False)
-    study = chest_study(
-        films,
-        images={"size": 32},
-        columns={"visit": "", "date": ""},
-        accept={"shortcut-files": "planted", "shortcut-border": "planted"},
-        external={"cohort": str(folder / "wide.csv"), "name": "wide", "columns": {"visit": "", "date": ""}},
-    )
+    columns = {"visit": "", "date": ""}
+    accepted = {"shortcut-files": "planted", "shortcut-border": "planted"}
+    external = {"cohort": str(folder / "wide.csv"), "name": "wide", "columns": columns}
+    study = chest_study(films, images={"size": 32}, columns=columns, accept=accepted, external=external)
     return run(study, folder / "run")
 
 

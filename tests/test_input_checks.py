@@ -13,25 +13,8 @@ from PIL import Image
 
 from casewise.errors import RunError
 from casewise.evaluation.results import from_json
-from casewise.inference import input_checks as flags
-from casewise.inference.input_checks import (
-    FAR,
-    GRID,
-    NAMES,
-    NEGATIVE,
-    UPSIDE_DOWN,
-    Limits,
-    Measures,
-    Training,
-    distance_limits,
-    expected_names,
-    fit_limits,
-    fit_regions,
-    fit_score,
-    image_flags,
-    turned_difference,
-    with_flags,
-)
+from casewise.inference import input_checks as checks
+from casewise.inference.input_checks import GRID, NAMES, Limits, Measures, Training, fit_limits, image_flags
 from casewise.inference.model import load_bundle
 from casewise.inference.output_table import predict_to_file
 from casewise.run import Run
@@ -85,7 +68,11 @@ def test_altered_images_are_flagged_with_their_reason() -> None:
 def test_turned_negative_and_dark_images_are_told_apart() -> None:
     limits, new = fit_limits(training()), drawn(50, 1)
     turned, both = new.grids[:, ::-1, ::-1], 1 - new.grids[:, ::-1, ::-1]
-    expected = [(turned, [UPSIDE_DOWN]), (1 - new.grids, [NEGATIVE]), (both, [NEGATIVE, UPSIDE_DOWN])]
+    expected = [
+        (turned, [checks.UPSIDE_DOWN]),
+        (1 - new.grids, [checks.NEGATIVE]),
+        (both, [checks.NEGATIVE, checks.UPSIDE_DOWN]),
+    ]
     for grids, reasons in [*expected, (new.grids / 4, [])]:
         flags = image_flags(limits, Measures(new.values, grids))
         assert np.mean([texts == reasons for texts in flags]) > 0.9, reasons
@@ -98,8 +85,8 @@ def test_held_out_images_of_the_same_source_are_rarely_flagged() -> None:
 
 
 def test_images_without_an_upright_position_have_no_such_check() -> None:
-    assert fit_score(training(), turned_difference, 0.005)
-    assert fit_score(training(upright=False), turned_difference, 0.005) is None
+    assert checks.fit_score(training(), checks.turned_difference, 0.005)
+    assert checks.fit_score(training(upright=False), checks.turned_difference, 0.005) is None
 
 
 def test_images_of_training_in_colour_flag_grey_ones() -> None:
@@ -149,7 +136,7 @@ def test_images_of_another_region_are_recognised() -> None:
 
 
 def test_only_distinct_regions_are_compared() -> None:
-    score = fit_regions(of_regions(60, 0, alike=("hand", "leg")), 0.005, 0.8, 8)
+    score = checks.fit_regions(of_regions(60, 0, alike=("hand", "leg")), 0.005, 0.8, 8)
     assert score
     assert score.distinct == (("face", "hand"), ("face", "leg"))
     new = of_regions(100, 1, alike=("hand", "leg"))
@@ -168,13 +155,13 @@ def test_scores_of_regions_come_back_from_json() -> None:
 
 
 def test_a_case_without_an_expected_sequence_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = fit_limits(training(), (), expected_names([frozenset({"t1", "flair"})] * 9))
+    limits = fit_limits(training(), (), checks.expected_names([frozenset({"t1", "flair"})] * 9))
     table = {"case": ["A", "A", "B"], "path": ["x/a.nii", "x/b.nii", "x/c.nii"], "region": "", "sequence": ["t1"] * 3}
     table["sequence"][1] = "flair"
     new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
     measured = drawn(3, 1)
-    monkeypatch.setattr(flags, "measure", lambda store, rows: measured.subset(np.array(rows)))
-    assert flags.case_flags(limits, new) == {"A": "", "B": "no scan of the sequence flair"}
+    monkeypatch.setattr(checks, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    assert checks.case_flags(limits, new) == {"A": "", "B": "no scan of the sequence flair"}
 
 
 def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:
@@ -183,12 +170,12 @@ def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:
         {"model": "a", "target": "t", "stage": "oof", "case": [f"c{n}" for n in range(count)]}
         | {"subject": [f"s{n}" for n in range(count)], "distance": np.linspace(0, 2, count)}
     )
-    limits = distance_limits(rows)
+    limits = checks.distance_limits(rows)
     assert 1.96 < limits["a"]["t"] < 2
-    assert distance_limits(rows.assign(stage="test")) == {}
+    assert checks.distance_limits(rows.assign(stage="test")) == {}
     new = pd.DataFrame({"case": ["x", "y"], "model": "a", "target": "t", "distance": [1.5, 2.5]})
-    flagged = with_flags(new, Limits(1, 1, 0.0, {}, distance=limits), {"x": "upside down"})
-    assert flagged["flags"].tolist() == ["upside down", FAR]
+    flagged = checks.with_flags(new, Limits(1, 1, 0.0, {}, distance=limits), {"x": "upside down"})
+    assert flagged["flags"].tolist() == ["upside down", checks.FAR]
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +216,11 @@ def test_a_case_is_far_in_all_of_its_rows() -> None:
     rows = pd.DataFrame(
         {"case": ["1", "1", "2"], "model": "net", "target": ["a", "b", "a"], "distance": [2.0, 2.0, 0.5]}
     )
-    assert with_flags(rows, limits, {"2": "upside down"})["flags"].tolist() == [FAR, FAR, "upside down"]
+    assert checks.with_flags(rows, limits, {"2": "upside down"})["flags"].tolist() == [
+        checks.FAR,
+        checks.FAR,
+        "upside down",
+    ]
 
 
 def test_abstaining_without_limits_is_refused(baseline_run: Run) -> None:
@@ -266,8 +257,6 @@ def test_missing_regions_and_the_file_of_a_flag_are_named(monkeypatch: pytest.Mo
     new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
     measured = drawn(3, 1)
     measured.values[1, NAMES.index("brightness")] = 0.95
-    monkeypatch.setattr(flags, "measure", lambda store, rows: measured.subset(np.array(rows)))
-    assert flags.case_flags(limits, new) == {
-        "A": "b.jpg: much lighter than the training images",
-        "B": "no image of hand",
-    }
+    monkeypatch.setattr(checks, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    lighter = "b.jpg: much lighter than the training images"
+    assert checks.case_flags(limits, new) == {"A": lighter, "B": "no image of hand"}

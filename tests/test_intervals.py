@@ -71,10 +71,7 @@ def test_the_figures_left_out_are_those_without_a_subject() -> None:
     predicted = truth + rng.normal(0, 4, 30)
     found = by_subject(truth, {"net": predicted}, subjects)["net"]
     without = [subjects != name for name in np.unique(subjects)]
-    left = {
-        name: np.array([metric_value(name, truth[rows], predicted[rows]) for rows in without])
-        for name in ("mae", "ccc")
-    }
+    left = {n: np.array([metric_value(n, truth[r], predicted[r]) for r in without]) for n in ("mae", "ccc")}
     for name, transform, back in (("mae", np.log, np.exp), ("ccc", np.arctanh, np.tanh)):
         # the width of the interval, in standard errors on its own scale, is a quantile of Student's t
         point = found[name].value

@@ -112,10 +112,8 @@ def test_a_network_is_trained_in_parts_to_fit_memory(
     run = casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     assert not folder.left_out.exists()
-    assert {record["fold"]: record.get("parts") for record in folder.job_records(["test_efficientnet"])} == {
-        1: 4,
-        2: None,
-    }
+    parts = {job["fold"]: job.get("parts") for job in folder.job_records(["test_efficientnet"])}
+    assert parts == {1: 4, 2: None}
     assert not folder.job("test_efficientnet", 0).parts.exists()
     assert "test_efficientnet" in set(run.rows["model"])
 
@@ -164,10 +162,8 @@ def test_named_networks_are_trained_and_then_the_others(tmp_path: Path, chests: 
     only = ["--only", "test_byobnet:2,test_resnet", "--only", "linear_pixels"]
     assert command("run", path, "--output", str(folder.path), *only).returncode == 0
     done = {(record["model"], record["fold"]) for record in folder.job_records(study.learners)}
-    assert done == {
-        ("test_byobnet", 2),
-        *((name, fold) for name in ("test_resnet", "linear_pixels") for fold in (1, 2)),
-    }
+    others = ((name, fold) for name in ("test_resnet", "linear_pixels") for fold in (1, 2))
+    assert done == {("test_byobnet", 2), *others}
     assert not folder.report_path.exists()
     pd.testing.assert_frame_equal(casewise.run(study, folder.path).rows, whole.rows)
 

@@ -117,12 +117,8 @@ def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: 
     (series / "IM0002").write_bytes(bytes(128) + b"DICM")
     table = modality_of(study).new_table(study, [tmp_path])
     rows = {(row.subject, row.visit, row.sequence, Path(row.path).name) for row in table.itertuples()}
-    assert rows == {
-        ("P1", "w0", "T1", "T1.nii"),
-        ("P1", "w0", "T1c", "x_T1c.nii.gz"),
-        ("P1", "w4", "T2", "t2_tse.nii"),
-        ("P2", "w0", "T2", "T2 axial"),
-    }
+    first = {("P1", "w0", "T1", "T1.nii"), ("P1", "w0", "T1c", "x_T1c.nii.gz"), ("P1", "w4", "T2", "t2_tse.nii")}
+    assert rows == first | {("P2", "w0", "T2", "T2 axial")}
     assert "readme.txt" in caplog.text
     (tmp_path / "P1" / "w4" / "readme.txt").unlink()
     with pytest.raises(CasewiseError, match="look like visits"):

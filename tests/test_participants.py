@@ -32,11 +32,8 @@ def table(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
 
 
 def settings(**evaluation: Any) -> dict[str, Any]:
-    return {
-        "label": ["covid", "no_finding"],
-        "where": {"view": "PA"},
-        "evaluation": {"bootstrap_resamples": 200, **evaluation},
-    }
+    evaluation = {"bootstrap_resamples": 200, **evaluation}
+    return {"label": ["covid", "no_finding"], "where": {"view": "PA"}, "evaluation": evaluation}
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +76,8 @@ class TestCharacteristics:
         study, images = chest_study(table, **settings()), cohort.images
         columns = described_columns(study, images)
         assert {"sex", "age", "source"} <= set(columns)
-        by_name = {
-            item["name"]: item
-            for item in characteristics(study, images, columns, {"0": pd.Series(True, index=images.index)})
-        }
+        every = {"0": pd.Series(True, index=images.index)}
+        by_name = {item["name"]: item for item in characteristics(study, images, columns, every)}
         ages = pd.to_numeric(images["age"], errors="coerce")
         age = by_name["age"]["sides"]["0"]
         assert age["missing"] == int(ages.isna().sum()) == 3

@@ -66,9 +66,9 @@ def test_the_command_is_recorded_with_its_study(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_network_that_says_the_same_of_every_case_is_named() -> None:
     spreads = {("still", 1): 0.001, ("still", 2): 0.2, ("moved", 1): 0.2, ("moved", 2): 0.1}
+    facts = {"target": "t", "stage": "oof", "y_pred": 1}
     rows = [
-        {"target": "t", "stage": "oof", "model": model, "outer_fold": fold, "y_true": case % 2, "y_pred": 1, "p1": p1}
-        | {"subject": str(case)}
+        facts | {"model": model, "outer_fold": fold, "y_true": case % 2, "p1": p1, "subject": str(case)}
         for (model, fold), spread in spreads.items()
         for case, p1 in enumerate(0.5 + spread * np.linspace(-1, 1, 6))
     ]

@@ -12,17 +12,9 @@ import casewise
 from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError
 from casewise.jobs.compute_plans import compute_plans
 from casewise.jobs.plan import Job, JobInputs
+from casewise.pipeline import reproduction as reproduction_file
 from casewise.pipeline.finished import FinishedRun
-from casewise.pipeline.reproduction import (
-    DIFFERENT,
-    EQUAL,
-    WITHIN,
-    PredictionComparison,
-    _again,
-    _repeat_parts,
-    compared,
-    compared_predictions,
-)
+from casewise.pipeline.reproduction import DIFFERENT, EQUAL, WITHIN, compared, compared_predictions
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from tests.test_cli import casewise as command
@@ -43,7 +35,9 @@ def table(**changes: Any) -> pd.DataFrame:
 
 class TestPredictions:
     def test_equal_bits(self) -> None:
-        assert compared_predictions(table(), table().iloc[::-1]) == PredictionComparison(2, 2, 0, 0, 0.0, True)
+        assert compared_predictions(table(), table().iloc[::-1]) == reproduction_file.PredictionComparison(
+            2, 2, 0, 0, 0.0, True
+        )
 
     def test_the_last_bit_counts(self) -> None:
         comparison = compared_predictions(table(), table(y_pred=[np.nextafter(0.1, 1), 0.2]))
@@ -92,19 +86,19 @@ class TestPlan:
         name = baseline_run.study.learners[0]
         job, target = copied.job(name, 1), RunFolder(tmp_path / "again")
         job.record.write({**job.record.read(), "parts": 4})
-        _repeat_parts(baseline_run.study, copied, target)
+        reproduction_file._repeat_parts(baseline_run.study, copied, target)
         again = Job(name, 1, target.job(name, 1), job.record.read()["fingerprint"])
         assert again.parts() == 4
         assert list(target.path.rglob("parts.json")) == [again.folder.parts.path]
         again.halve_parts()  # the machine of the repetition has less memory
-        _repeat_parts(baseline_run.study, copied, target)
+        reproduction_file._repeat_parts(baseline_run.study, copied, target)
         assert again.parts() == 8
 
     def test_baselines_have_the_threads_of_the_run(self, baseline_run: Run, copied: RunFolder, tmp_path: Path) -> None:
         name = baseline_run.study.learners[0]
         for job in copied.finished_jobs(name):
             job.record.write({**job.record.read(), "threads": 3})
-        study = _again(baseline_run.study, copied)
+        study = reproduction_file._again(baseline_run.study, copied)
         assert study.compute.threads == "auto"
         jobs = [Job(learner, 0, RunFolder(tmp_path).job(learner, 0), "") for learner in study.learners]
         finished = FinishedRun.open(baseline_run.files)

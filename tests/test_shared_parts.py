@@ -21,12 +21,8 @@ from casewise.run import Run
 from casewise.run_folder import WeightsFile
 from casewise.study.images import Panels
 
-SPECS = [
-    FeatureSpec("features", (), ("layer2",), "grid", 2),
-    FeatureSpec("features", (), ("layer3",), "moments"),
-    FeatureSpec("pixels", cells=8),
-    FeatureSpec("statistics"),
-]
+SPECS = [FeatureSpec("features", (), ("layer2",), "grid", 2), FeatureSpec("features", (), ("layer3",), "moments")]
+SPECS += [FeatureSpec("pixels", cells=8), FeatureSpec("statistics")]
 
 
 def model(specs: list[FeatureSpec], seed: int = 0) -> Any:

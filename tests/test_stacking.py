@@ -35,16 +35,11 @@ def cohort(
                 truth = rng.uniform(0.5, 5.5)
                 for learner in range(learners):
                     for fold in range(folds) if test else [number % folds]:
-                        facts = {
-                            "case": f"s{number}/{visit}",
-                            "subject": f"s{number}",
-                            "visit": visit,
-                            "region": region,
-                        }
-                        facts |= {"model": f"net{learner}", "stage": "test" if test else "oof", "outer_fold": fold}
-                        rows.append(
-                            {**facts, "y_true": truth, "y_pred": 0.8 * truth + 0.2 * learner + rng.normal(0, noise)}
-                        )
+                        facts = {"case": f"s{number}/{visit}", "subject": f"s{number}", "visit": visit}
+                        facts |= {"region": region, "model": f"net{learner}"}
+                        facts |= {"stage": "test" if test else "oof", "outer_fold": fold}
+                        noisy = 0.8 * truth + 0.2 * learner + rng.normal(0, noise)
+                        rows.append({**facts, "y_true": truth, "y_pred": noisy})
     return check(pd.DataFrame(rows).assign(day=0.0, image="", inner_fold=None, target="area"))
 
 

@@ -19,16 +19,8 @@ from casewise.inference.model import load_bundle
 from casewise.jobs.backends import Registrations
 from casewise.metrics import registry
 from casewise.metrics.registry import metric_of, register_metric
-from casewise.models.outputs import (
-    NETWORK_KINDS,
-    NumberOutput,
-    Output,
-    Scored,
-    register_network_kind,
-    value_columns,
-    values_of,
-    width_of,
-)
+from casewise.models import outputs as network_outputs
+from casewise.models.outputs import NETWORK_KINDS, NumberOutput, Output, width_of
 from casewise.predictions.stacking import stack
 from casewise.predictions.table import check
 from casewise.report.results_page import write_results
@@ -56,7 +48,7 @@ class CountOutput(NumberOutput):
     def decode(self, raw: Tensor) -> Tensor:
         return raw.exp()
 
-    def loss(self, batch: Sequence[Scored], recipe: Recipe) -> Tensor:
+    def loss(self, batch: Sequence[network_outputs.Scored], recipe: Recipe) -> Tensor:
         total = batch[0].raw.new_zeros(())
         for target in batch:
             scored = ~target.truth.isnan()
@@ -70,7 +62,7 @@ class CountOutput(NumberOutput):
 @pytest.fixture
 def counts() -> Iterator[None]:
     register_kind(Counts())
-    register_network_kind("counts", CountOutput())
+    network_outputs.register_network_kind("counts", CountOutput())
     yield
     targets._REGISTRY.pop("counts")
     del NETWORK_KINDS["counts"]
@@ -90,7 +82,7 @@ def learned(outputs: list[Output]) -> tuple[np.ndarray, np.ndarray]:
         loss.backward()
         optimiser.step()
     assert float(loss.detach()) < guess_loss(truth, truth, outputs, recipe)
-    values = values_of(network(features), outputs)[:, value_columns(outputs)[0]]
+    values = network_outputs.values_of(network(features), outputs)[:, network_outputs.value_columns(outputs)[0]]
     return truth[:, 0].double().numpy(), values.detach().double().numpy()
 
 

@@ -234,10 +234,8 @@ def test_networks_of_two_plans_are_not_mixed(planned: Any, tmp_path: Path, monke
 
 
 def test_a_stated_plan_is_followed_and_recorded(planned: Any, tmp_path: Path) -> None:
-    assert (
-        planned(plan={"cnn": {"precision": "bf16", "threads": 3}}).described()
-        == "bf16, channels-last, 3 threads on cpu"
-    )
+    stated = planned(plan={"cnn": {"precision": "bf16", "threads": 3}})
+    assert stated.described() == "bf16, channels-last, 3 threads on cpu"
     assert json.loads((tmp_path / "compute.json").read_text())["cnn"]["threads"] == 3
     other = RunFolder(tmp_path / "other")
     other.path.mkdir()

@@ -110,10 +110,8 @@ def place(maps: torch.Tensor) -> tuple[int, int]:
 
 def test_each_class_has_its_own_spot() -> None:
     network = known([[1, 0, 0], [0, 2, 0], [0, 0, 1]])
-    found = [
-        place(gradcam(network, spots(), ExplainTarget(LABEL, "label", class_index=class_index)))
-        for class_index in range(3)
-    ]
+    targets = [ExplainTarget(LABEL, "label", class_index=number) for number in range(3)]
+    found = [place(gradcam(network, spots(), target)) for target in targets]
     assert found == [(0, 0), (0, 3), (3, 0)]
     # the second class is predicted
     assert place(gradcam(network, spots(), ExplainTarget(LABEL, "label"))) == (0, 3)

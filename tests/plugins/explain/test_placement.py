@@ -80,10 +80,8 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
     assert (done.measures["with_mask"], done.measures["cases"]) == (9, 12)
     content = json.loads((finished / "explanations.json").read_text())
     placement = content["placement"]
-    assert placement["regions"] == {
-        "border": {"column": None, "sample": 12},
-        "anatomy": {"column": "lung_mask", "sample": 9},
-    }
+    anatomy = {"column": "lung_mask", "sample": 9}
+    assert placement["regions"] == {"border": {"column": None, "sample": 12}, "anatomy": anatomy}
     figures = placement["networks"]["test_resnet"]
     assert figures["border"]["area"]["value"] == 0.4375
     for region, count in (("border", 12), ("anatomy", 9)):

@@ -86,10 +86,8 @@ def test_maps_stand_beside_images_and_lost_ones_are_left_out(report_of_classes: 
     assert strip.caption == "Subject S, visit 1"
     added = "logit minus the mean of the others 0.25 = average image 0.00, on the map −0.01, rest +0.26"
     captions = [picture.caption for picture in strip.pictures]
-    assert captions == [
-        "T1; reference: covid",
-        f"<vit>: attention rollout, 6 × 7 cells; covid (80 %), correct; {added}",
-    ]
+    rollout = f"<vit>: attention rollout, 6 × 7 cells; covid (80 %), correct; {added}"
+    assert captions == ["T1; reference: covid", rollout]
     facts = facts_of(section)
     assert (facts["Panels with a mask"], facts["Mask outside the panel"]) == ("9 of 12", "1 further panel")
     assert (facts["Cases shown"], facts["Green line"]) == ("cases named", "edge of the lesion")

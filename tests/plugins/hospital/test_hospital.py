@@ -16,16 +16,8 @@ from casewise.cli.predict import parsed_folders
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.new_cases import PredictedChunk, cases_of, names_visits, sources_of
 from casewise.inference.output_table import OutputTable
-from casewise.plugins.hospital import formats
-from casewise.plugins.hospital.case_results import (
-    RESEARCH,
-    CaseResult,
-    ModelFacts,
-    Value,
-    quantities,
-    results_of,
-    with_uncomputed,
-)
+from casewise.plugins.hospital import case_results, formats
+from casewise.plugins.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, results_of
 from casewise.plugins.hospital.formats import FORMATS, format_named
 from casewise.plugins.hospital.write import file_stem, result_folders
 from casewise.study.scores import Score
@@ -36,17 +28,10 @@ pytest.importorskip("fhir.resources", reason="the extra `hospital` is not instal
 pytest.importorskip("highdicom", reason="the extra `hospital` is not installed")
 
 ILL = "schön krank βeta"
-SCORES = {
-    "total": Score("total", "redness[upper] + 2 * redness[lower]", "case", 0, 12),
-    "worst": Score("worst", "redness * 2", "region", 0, 8),
-}
-FACTS = ModelFacts(
-    name="Schöne Studie",
-    checksum="ab" * 32,
-    classes={"redness": (), "befund": ("gesund", ILL), "grade": ("0", "1", "2"), "age": ()},
-    scores=SCORES,
-    coverage=0.9,
-)
+TOTAL = Score("total", "redness[upper] + 2 * redness[lower]", "case", 0, 12)
+SCORES = {"total": TOTAL, "worst": Score("worst", "redness * 2", "region", 0, 8)}
+CLASSES: dict[str, tuple[str, ...]] = {"redness": (), "befund": ("gesund", ILL), "grade": ("0", "1", "2"), "age": ()}
+FACTS = ModelFacts(name="Schöne Studie", checksum="ab" * 32, classes=CLASSES, scores=SCORES, coverage=0.9)
 VALUES = (
     Value("net", "redness", "upper", prediction=1.23456789, low=0.5, high=2.0, distance=1.5),
     Value("net", "redness", "lower", prediction=2.0),
@@ -138,7 +123,7 @@ class TestFhir:
         assert not any(key.startswith("value") for key in age)
 
     def test_a_score_that_could_not_be_computed_names_what_is_missing(self) -> None:
-        made = observations(with_uncomputed((VALUES[0], VALUES[3]), FACTS))
+        made = observations(case_results.with_uncomputed((VALUES[0], VALUES[3]), FACTS))
         assert "redness[lower]" in made["total"]["dataAbsentReason"]["text"]
         assert made["total"]["component"][0]["valueQuantity"]["value"] == 1.23457
 
@@ -169,7 +154,7 @@ class TestDicom:
 
     def test_a_report_without_a_score_is_partial(self, tmp_path: Path) -> None:
         image = film(tmp_path / "a.dcm", SOPInstanceUID="1.2.3.1.1")
-        report = self.report(image, values=with_uncomputed((VALUES[0], VALUES[3]), FACTS))
+        report = self.report(image, values=case_results.with_uncomputed((VALUES[0], VALUES[3]), FACTS))
         assert report.CompletionFlag == "PARTIAL"
         comments = [str(item.get("TextValue", "")) for item in report.ContentSequence]
         assert any("total: no prediction" in text and "no redness[lower]" in text for text in comments)
@@ -276,7 +261,7 @@ def test_rows_become_cases(tmp_path: Path) -> None:
     assert first.values[1].members == ("gesund", "krank")
     assert first.values[1].probabilities == {"gesund": 0.25, "krank": 0.75}
     assert [value.prediction for value in third.values] == [None, None]
-    assert [quantity.main.target for quantity in quantities(first, NUMBERS)] == ["number", "befund"]
+    assert [quantity.main.target for quantity in case_results.quantities(first, NUMBERS)] == ["number", "befund"]
 
 
 def test_files_appear_together_and_only_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,10 +43,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, list[Film]]:
     """The same forty subjects with every finding."""
-    return {
-        finding: [draw_film(number, finding=finding, seed=5, size=SMALL) for number in range(40)]
-        for finding in FINDINGS
-    }
+    numbers = range(40)
+    return {f: [draw_film(number, finding=f, seed=5, size=SMALL) for number in numbers] for f in FINDINGS}
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +110,8 @@ def auroc(features: list[Any], findings: np.ndarray, penalty: float) -> np.ndarr
 def test_thumbnail_and_border_do_not_tell_the_class(many: tuple[list[Film], np.ndarray]) -> None:
     films, findings = many
     thumbnails = [reduced(film.picture, 8) for film in films]
-    borders = [
-        [reduced(side, 8) for side in (f.picture[:6], f.picture[-6:], f.picture[:, :6].T, f.picture[:, -6:].T)]
-        for f in films
-    ]
+    sides = [(f.picture[:6], f.picture[-6:], f.picture[:, :6].T, f.picture[:, -6:].T) for f in films]
+    borders = [[reduced(side, 8) for side in four] for four in sides]
     # The standard error of each is 0.04.
     assert np.abs(auroc(thumbnails, findings, 64) - 0.5).max() < 0.1
     assert np.abs(auroc(borders, findings, 256) - 0.5).max() < 0.1

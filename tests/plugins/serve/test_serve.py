@@ -63,9 +63,9 @@ def test_predictions_are_those_of_the_bundle(served: Running, served_run: Path, 
     columns |= {"distance": "distance", "spread": "spread"}
     by_key = expected.set_index(["visit", "target", "region"])
     results = {
-        (visit["visit"], result["target"], result["region"]): result
+        (visit["visit"], each["target"], each["region"]): each
         for visit in answer.json()["visits"]
-        for result in visit["results"]
+        for each in visit["results"]
     }
     assert set(results) == set(by_key.index)
     for key, result in results.items():

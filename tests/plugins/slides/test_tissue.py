@@ -9,15 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from casewise.plugins.slides import tissue_mask
 from casewise.plugins.slides.reader import Slide
-from casewise.plugins.slides.tissue_mask import (
-    Tissue,
-    find_tissue,
-    read_thumbnail,
-    spread,
-    tissue_shares,
-    tissue_threshold,
-)
+from casewise.plugins.slides.tissue_mask import find_tissue, read_thumbnail, tissue_shares, tissue_threshold
 
 PINK, GLASS = (220, 130, 170), (243, 242, 244)
 
@@ -110,12 +104,12 @@ def test_specks_go_and_small_holes_are_filled() -> None:
 def test_the_tissue_of_a_box_is_exact(mask: np.ndarray, boxes: list[tuple[int, int, int]]) -> None:
     whole = np.kron(mask, np.ones((4, 4)))
     expected = [whole[y : y + side, x : x + side].mean() for x, y, side in boxes]
-    assert tissue_shares(Tissue(mask, 4.0, ()), np.array(boxes)) == pytest.approx(expected, abs=1e-9)
+    assert tissue_shares(tissue_mask.Tissue(mask, 4.0, ()), np.array(boxes)) == pytest.approx(expected, abs=1e-9)
 
 
 @given(st.sets(st.tuples(st.integers(0, 40), st.integers(0, 25)), min_size=1, max_size=200), st.integers(1, 60))
 def test_the_choice_is_of_distinct_places_in_order(places: set[tuple[int, int]], most: int) -> None:
-    chosen = spread(np.array(sorted(places)), most)
+    chosen = tissue_mask.spread(np.array(sorted(places)), most)
     assert len(chosen) == min(most, len(places))
     assert (np.diff(chosen) > 0).all()
     assert chosen[0] >= 0

@@ -171,10 +171,8 @@ class TestMissing:
         network = built("resnet18", "late", missing="mask").train()
         before = [{k: v.clone() for k, v in body.named_buffers()} for body in network.bodies]
         network(panels(missing=((0, 0), (1, 0), (2, 0))))
-        kept = [
-            all(torch.equal(b[k], v) for k, v in body.named_buffers())
-            for b, body in zip(before, network.bodies, strict=True)
-        ]
+        pairs = zip(before, network.bodies, strict=True)
+        kept = [all(torch.equal(b[k], v) for k, v in body.named_buffers()) for b, body in pairs]
         assert kept == [True, False]
 
 

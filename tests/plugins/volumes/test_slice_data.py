@@ -66,12 +66,8 @@ def test_training_draws_whole_windows_of_the_case_in_every_way_there_is(slices: 
     part, generator = data(slices), torch.Generator().manual_seed(0)
     ways = [(m, t) for m in (False, True) for t in range(4)]
     known = {
-        case: {
-            (case, start, *way): loop(slices, case, start, mirrored=way[0], turns=way[1])
-            for start in range(COUNTS[case] - 3)
-            for way in ways
-        }
-        for case in (0, 2)
+        c: {(c, s, m, t): loop(slices, c, s, mirrored=m, turns=t) for s in range(COUNTS[c] - 3) for m, t in ways}
+        for c in (0, 2)
     }
     seen = set()
     for _ in range(150):
