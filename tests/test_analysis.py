@@ -155,9 +155,7 @@ def test_a_mistyped_name_gets_the_nearest_one(run: cw.Run, mistake: Any, meant: 
     ],
     ids=["folder above", "no study"],
 )
-def test_a_mistake_names_what_there_is(
-    run: cw.Run, mistake: Any, error: type[Exception], named: tuple[str, ...]
-) -> None:
+def test_mistakes_name_what_is_there(run: cw.Run, mistake: Any, error: type[Exception], named: tuple[str, ...]) -> None:
     with pytest.raises(error) as refused:
         mistake(run)
     assert all(name in str(refused.value) for name in named)

@@ -144,9 +144,7 @@ def test_a_bad_case_is_a_row_with_its_reason(photograph_run: Run, tmp_path: Path
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_a_case_without_a_number_of_a_network_is_a_problem(
-    photograph_run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_case_without_a_networks_number_is_a_problem(photograph_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Predictor.rows_of
 
     def rows_of(self: Predictor, values: Any, features: Any, study: Any, panels: Any, **options: Any) -> Any:

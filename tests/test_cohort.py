@@ -19,9 +19,8 @@ THREE = ["upper", "trunk", "lower"]
 
 
 def study(folder: Path, table: str = "cohort.csv", **values: Any) -> Study:
-    return Study.model_validate(
-        {"name": "s", "cohort": folder / table, "backbones": ["alexnet"], "targets": GRADE, **values}
-    )
+    base = {"name": "s", "cohort": folder / table, "backbones": ["alexnet"], "targets": GRADE}
+    return Study.model_validate(base | values)
 
 
 @pytest.fixture

@@ -118,9 +118,7 @@ def fail_from(nth: int, number: int, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_whichever_write_fails_the_old_or_the_new_file_is_there_and_can_be_rewritten(
-    number: int, tmp_path: Path
-) -> None:
+def test_whichever_write_fails_the_old_or_the_new_file_is_there_and_rewritten(number: int, tmp_path: Path) -> None:
     sentences: list[str] = []
     total = None
     for nth in range(10_000, 0, -1):
@@ -198,9 +196,7 @@ def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
 
 @pytest.mark.parametrize("broken", ["weights", "outputs"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_job_without_finite_numbers_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, value: float
-) -> None:
+def test_jobs_need_finite_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, value: float) -> None:
     study = small_study(small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "epochs": 1})
     inputs = material_of(study, tmp_path / "run")
     original = Predictor.predict_with_features

@@ -239,7 +239,7 @@ def test_a_repository_is_read_from_the_hub(tmp_path: Path, folder: Path, monkeyp
     assert asked == {("hospital/dino", "v1")}
 
 
-def test_files_of_another_network_are_refused(
+def test_other_networks_are_refused(
     tmp_path: Path, chests: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))

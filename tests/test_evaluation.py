@@ -240,9 +240,8 @@ def test_a_fall_beyond_chance_is_told(tested: float, learners: int, subjects: in
         return {"grade": {"kappa_quadratic": Estimate(value, value - half, value + half, n, n, False)}}
 
     inside = {f"m{n}": figures(0.86, 0.08, 80) for n in range(learners)}
-    found = lower_on_test(
-        {"oof": inside, "test": {"m0": figures(tested, 0.1, subjects)}}, "grade", "m0", "kappa_quadratic"
-    )
+    both = {"oof": inside, "test": {"m0": figures(tested, 0.1, subjects)}}
+    found = lower_on_test(both, "grade", "m0", "kappa_quadratic")
     assert bool(found) is told
     if told:
         assert (found[0]["code"], found[0]["test"]["value"]) == ("test_below_oof", tested)

@@ -25,6 +25,7 @@ from casewise.training.stages import frozen_features, learn
 
 HOW = {"features": "fp32"}
 PANELS = Panels(by="image")
+OUTPUTS = (Output("label", "classification", 2),)
 FOLDS = ((list(range(14)), list(range(14, 20))), (list(range(5, 20)), [0, 2, 4]))
 
 
@@ -187,9 +188,7 @@ def test_a_head_is_trained_to_the_same_bits_with_and_without_a_store(tmp_path: P
     ):
         sharing = shared(panels(), store)
         (train, rows), (stop, _) = sharing.sides
-        context = TrainingContext(
-            (Output("label", "classification", 2),), tmp_path / str(number), 5, ComputePlan(), shared=sharing
-        )
+        context = TrainingContext(OUTPUTS, tmp_path / str(number), 5, ComputePlan(), shared=sharing)
         learned = learn(network(), recipe, train, stop, [f"s{row}" for row in rows], context)
         weights.append(learned.network.state_dict())
     for name, value in weights[0].items():
@@ -217,7 +216,7 @@ def test_a_head_predicts_from_shared_features_as_from_panels(tmp_path: Path, mon
 
 def test_features_replace_panels_only_where_a_head_predicts_from_the_same_ones(tmp_path: Path) -> None:
     def replaced(data: PanelData, tuning: str = "head_only", flips: bool = False) -> bool:
-        context = TrainingContext((Output("label", "classification", 2),), tmp_path, 5, ComputePlan())
+        context = TrainingContext(OUTPUTS, tmp_path, 5, ComputePlan())
         return frozen_features(network(), data, Recipe(tuning=tuning), context, flips=flips) is not None
 
     data = panels()

@@ -178,9 +178,7 @@ def test_visits_and_names_of_files_are_compared_by_case_and_spaces_only(tmp_path
     assert list(problems.by_kind) == ["visit alike"]
 
 
-def test_two_spellings_are_refused_unless_the_study_states_they_are_two(
-    tiny: Path, tmp_path: Path, phantom: Path
-) -> None:
+def test_two_spellings_are_refused_unless_stated_to_be_two_people(tiny: Path, tmp_path: Path, phantom: Path) -> None:
     table = absolute(phantom)
     table.loc[table["subject"] == "S02", "subject"] = "s-1"
     table.to_csv(tmp_path / "c.csv", index=False)

@@ -82,9 +82,7 @@ def test_a_run_folder_predicts_by_the_mean_of_its_folds(chest_run: Run, new: Pat
     assert len(mean) == len(pd.read_csv(new))
 
 
-def test_a_table_with_other_names_of_columns_is_read_with_their_names(
-    chest_run: Run, new: Path, tmp_path: Path
-) -> None:
+def test_a_table_with_other_names_of_columns_is_read_by_them(chest_run: Run, new: Path, tmp_path: Path) -> None:
     model = load_bundle(chest_run.folder / "jobs" / "test_resnet" / "fold1")
     foreign = pd.read_csv(new).rename(columns={"path": "Datei", "subject": "Patientin"})
     with pytest.raises(CasewiseError, match=r'columns=\{"path": "') as refused:
@@ -153,9 +151,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(chest_run: Run, tmp_path
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_a_row_of_a_panel_without_a_finite_number_has_none(
-    chest_run: Run, new: Path, tmp_path: Path, pooling: str
-) -> None:
+def test_a_row_of_a_panel_without_a_number_has_none(chest_run: Run, new: Path, tmp_path: Path, pooling: str) -> None:
     bundle = load_bundle(chest_run.folder).members[0]
     table = new_table(new, bundle, tmp_path, columns={}, root=None)
     panels = table.prepared(tmp_path, Silent()).cohort.panels
@@ -172,9 +168,7 @@ def test_a_row_of_a_panel_without_a_finite_number_has_none(
         assert rows[["y_pred", "p0", "p1", "p2"]].isna().any(axis=1).sum() == 1
 
 
-def test_what_is_no_table_of_cases_is_refused_by_the_name_of_the_argument(
-    chest_run: Run, new: Path, tmp_path: Path
-) -> None:
+def test_what_is_no_table_is_refused_by_the_name_of_the_argument(chest_run: Run, new: Path, tmp_path: Path) -> None:
     image = next(path for path in sorted(new.parent.rglob("*")) if path.suffix in (".png", ".jpg"))
     assert set(chest_run.predict([str(image)])["subject"]) == set(chest_run.predict(image)["subject"]) == {image.name}
     for cases in ([3], [], [str(new), str(image)], 3, None, str(new / "nowhere")):
@@ -216,9 +210,7 @@ def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
             model.predict(twice)
 
 
-def test_how_a_folder_was_read_is_shown(
-    chest_run: Run, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reading_is_shown(chest_run: Run, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words: list[str] = []
     monkeypatch.setattr(Silent, "line", lambda self, step, text: words.append(text) if step == "cases" else None)
     for visit in ("first", "second"):

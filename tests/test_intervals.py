@@ -19,9 +19,8 @@ def judged(samples: Samples, classes: Classes = TWO, plan: Plan = Plan(50)) -> d
     learners = [f"net{n}" for n in range(samples.decided.shape[1])]
     predicted = np.ones(samples.decided.shape, dtype=bool)
     cases = np.arange(len(samples.truth))
-    return judge_classes(
-        PredictionMatrix(learners, samples, predicted, cases, predicted * 1), classes, plan, comparing=False
-    )[0]
+    matrix = PredictionMatrix(learners, samples, predicted, cases, predicted * 1)
+    return judge_classes(matrix, classes, plan, comparing=False)[0]
 
 
 def binary(truth: list[int], decided: list[int], subjects: list[str] | None = None) -> Samples:

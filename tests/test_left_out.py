@@ -84,9 +84,7 @@ def test_the_learner_is_not_chosen_by_pooled_figures(results: dict[str, Any]) ->
 
 
 def test_weights_fitted_across_sources_are_not_the_headline(table: pd.DataFrame) -> None:
-    both = [
-        table.assign(model=name)[table["model"] == "fair"] for name in ("meta_learner_weighted", "mean_of_learners")
-    ]
+    both = [table.assign(model=n)[table["model"] == "fair"] for n in ("meta_learner_weighted", "mean_of_learners")]
     rows = pd.concat([table, *both], ignore_index=True)
     for left_out, learner in ((True, "mean_of_learners"), (False, "meta_learner_weighted")):
         outcomes = Outcomes("dx", classes={"dx": CLASSES}, positive={"dx": "covid"}, sources_left_out=left_out)

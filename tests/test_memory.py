@@ -65,6 +65,7 @@ def limited(folder: str, names: str, limit: int, usage: int, dropped: int = 0) -
 
 FIRST = "memory.limit_in_bytes memory.usage_in_bytes total_inactive_file"
 SECOND = "memory.max memory.current inactive_file"
+ABOVE = limited("memory/", FIRST, 2**63 - 4096, 0)  # a group without a limit
 
 
 @pytest.mark.parametrize(
@@ -73,11 +74,7 @@ SECOND = "memory.max memory.current inactive_file"
         ("", {}, 4000.0),
         # a container, whose limit leaves 3 GB with the files that can be dropped
         ("0::/app.slice/run\n", limited("app.slice/", SECOND, 4 * GB, 2 * GB, GB), 3072.0),
-        (
-            "5:cpu:/x\n4:memory:/job\n0::/\n",
-            limited("memory/", FIRST, 2**63 - 4096, 0) | limited("memory/job/", FIRST, 2 * GB, GB),
-            1024.0,
-        ),
+        ("5:cpu:/x\n4:memory:/job\n0::/\n", ABOVE | limited("memory/job/", FIRST, 2 * GB, GB), 1024.0),
         # only the top of a container's own cgroup is visible
         ("0::/host/path\n", limited("", SECOND, GB, 2 * GB), 0.0),
     ],
@@ -110,23 +107,16 @@ def test_as_many_jobs_run_in_parallel_as_fit(
     assert fit == 4 or "4.9 GB" in caplog.text
 
 
+TOGETHER = "training 2 networks at a time"
+
+
 @pytest.mark.parametrize(
     ("available", "workers", "stated", "named"),
     [
         (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
         (2949.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
-        (
-            3500.0,
-            2,
-            {"jobs": 2},
-            ("training 2 networks at a time", "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)"),
-        ),
-        (
-            2000.0,
-            2,
-            {"jobs": 2},
-            ("training 2 networks at a time", "Take large out of `backbones`, lower recipe.batch_size"),
-        ),
+        (3500.0, 2, {"jobs": 2}, (TOGETHER, "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
+        (2000.0, 2, {"jobs": 2}, (TOGETHER, "Take large out of `backbones`, lower recipe.batch_size")),
     ],
 )
 def test_what_does_not_fit_is_refused(

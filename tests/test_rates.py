@@ -96,6 +96,9 @@ class TestLayers:
         assert [group["name"] for group in layer_rates(network, 0.1, 0.5)] == ["behind", "head"]
 
 
+WARM = {"warmup": 3, "schedule": "cosine"}
+
+
 class TestRecipe:
     @pytest.mark.parametrize(
         ("recipe", "words"),
@@ -104,17 +107,14 @@ class TestRecipe:
             ({"warmup": 2, "schedule": "one-cycle"}, "warmup: needs schedule: cosine"),
             ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs must be fewer than the epochs, 9"),
             (
-                {"warmup": 3, "schedule": "cosine", "tuning": "gradual_unfreezing"},
-                r"warmup: 3 epochs must be fewer than the gradual_unfreezing\.epochs, 3",
+                {**WARM, "tuning": "gradual_unfreezing"},
+                r"3 epochs must be fewer than the gradual_unfreezing\.epochs, 3",
             ),
             (
-                {"warmup": 3, "schedule": "cosine", "phases": [{"epochs": 9}, {"epochs": 2}]},
-                "warmup: 3 epochs must be fewer than the epochs of phase 2, 2",
+                {**WARM, "phases": [{"epochs": 9}, {"epochs": 2}]},
+                "3 epochs must be fewer than the epochs of phase 2, 2",
             ),
-            (
-                {"warmup": 1, "schedule": "cosine", "phases": [{"epochs": 9, "schedule": "constant"}]},
-                "warmup: needs schedule: cosine",
-            ),
+            ({**WARM, "phases": [{"epochs": 9, "schedule": "constant"}]}, "warmup: needs schedule: cosine"),
             ({"layer_decay": 1.1}, "less than or equal to 1"),
         ],
     )

@@ -90,9 +90,8 @@ def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(4):
             cropped = grey.crop((number // 2, number % 2, grey.width - number % 2, grey.height - number // 2))
             path = f"images/{row['subject']}-{number}.jpg"
-            ImageEnhance.Brightness(cropped).enhance(1 + 0.02 * number).save(
-                table.parent / path, quality=90 - 4 * number
-            )
+            brighter = ImageEnhance.Brightness(cropped).enhance(1 + 0.02 * number)
+            brighter.save(table.parent / path, quality=90 - 4 * number)
             rows.append({**row, "path": path, "visit": number, "film": f"{row['subject']}-{number}"})
     pd.DataFrame(rows).to_csv(table, index=False)
     return table

@@ -226,9 +226,7 @@ def test_facts_and_weights_may_be_copied_without_checksums(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
-def test_unreadable_is_neither_missing_nor_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_unreadable_is_not_missing_nor_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     job = finished_job(tmp_path)
 
     def unreadable(path: Path, *arguments: object, **options: object) -> object:

@@ -128,9 +128,7 @@ def test_a_predefined_split_with_too_few_subjects_for_the_folds_is_refused(train
 
 @pytest.mark.parametrize("sides", [["train", "1", "2"], ["validation", "1", "test"], ["train", "²", "test"]])
 def test_words_and_numbers_do_not_mix(sides: list[str]) -> None:
-    message = (
-        rf"mixes '{sides[0]}' with fold numbers|contains '²' .* allowed are train, validation, test, or the fold's"
-    )
+    message = rf"mixes '{sides[0]}' with fold numbers|contains '²' .* allowed are train, validation, test, or the fold"
     with pytest.raises(SplitError, match=message):
         split(cohort(12, part=[sides[i % 3] for i in range(12) for _ in range(6)]), study(column="part", folds=2))
 
@@ -329,9 +327,8 @@ def test_no_side_of_a_cohort_lacks_a_class_that_it_could_have() -> None:
         assert (held[0] >= np.where(count > 2, np.minimum(count - 1, folds), count)).all()
         repaired += found["exchanges"] > 0
         rest = np.flatnonzero(side == 0)
-        fold, found = assign(
-            records[rest], [1 / folds] * folds, needs_of_folds(holders[rest], folds), restarts=5, seed=seed
-        )
+        needs = needs_of_folds(holders[rest], folds)
+        fold, found = assign(records[rest], [1 / folds] * folds, needs, restarts=5, seed=seed)
         held = by_side(fold, holders[rest], folds)
         sizes = np.bincount(fold, minlength=folds)
         assert found["shortfall"] == 0
@@ -346,9 +343,8 @@ def test_folds_of_unequal_sizes_balance_as_well_as_those_of_scikit_learn() -> No
     for seed in range(4):
         records, cases = unequal(seed)
         shares, needs = np.full(5, 0.2), needs_of_folds(np.zeros((len(records), 0), dtype=bool), 5)
-        equal, free = (
-            assign(records, shares, needs, restarts=50, seed=seed, equal_sizes=sizes) for sizes in (True, False)
-        )
+        sizes = (True, False)
+        equal, free = (assign(records, shares, needs, restarts=50, seed=seed, equal_sizes=each) for each in sizes)
         labels = np.repeat(np.tile(np.arange(records.shape[1]), len(records)), records.astype(int).ravel())
         people, other = np.repeat(np.arange(len(records)), cases), np.zeros(len(records), int)
         folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(people, labels, people)

@@ -135,9 +135,7 @@ def test_added_removed_moved_and_doubled_files(paths: list[Path], folder: Path, 
 @pytest.mark.parametrize(
     "change", [{"size": 24}, {"fit": "stretch"}, {"channels": "grey"}], ids=["size", "fit", "channels"]
 )
-def test_settings_and_sources_decide_tiles_and_address(
-    paths: list[Path], folder: Path, decoded: list[str], change: dict[str, Any]
-) -> None:
+def test_settings_decide_the_tiles(paths: list[Path], folder: Path, decoded: list[str], change: dict[str, Any]) -> None:
     first = prepare(paths, SMALL, folder)
     decoded.clear()
     other = replace(SMALL, **change)
@@ -172,9 +170,7 @@ def test_only_changed_sources_are_read(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=10), min_size=2, max_size=3))
-def test_any_lists_give_what_a_fresh_build_has(
-    tmp_path_factory: pytest.TempPathFactory, lists: list[list[int]]
-) -> None:
+def test_lists_give_what_a_fresh_build_has(tmp_path_factory: pytest.TempPathFactory, lists: list[list[int]]) -> None:
     top = tmp_path_factory.mktemp("property")
     sources = [picture(top / f"{number}.png", number) for number in range(8)]
     for chosen in lists:

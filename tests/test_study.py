@@ -165,10 +165,7 @@ def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, sai
 @pytest.mark.parametrize(
     ("panels", "said"),
     [
-        (
-            {"by": "case", "pooling": "attention", "offline_copies": 2, "flip": "both"},
-            "attention draws new images in each step",
-        ),
+        ({"by": "case", "pooling": "attention", "offline_copies": 2, "flip": "both"}, "attention draws new images"),
         ({"grid": "2x2", "shuffle": True, "offline_copies": 2}, "leave out shuffle or offline_copies"),
         ({"bag": 4}, "only pooling: maps and attention draw bags, and pooling is mean"),
     ],

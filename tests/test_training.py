@@ -148,9 +148,7 @@ def options_of(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[Option], floa
 
 
 @pytest.mark.parametrize(("single", "threads"), [(0.09, 1), (0.11, 2)])
-def test_one_thread_where_worth_it(
-    single: float, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_thread_if_worth_it(single: float, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # bfloat16 is the quicker one, and one thread is tried in it alone
     measured = options_of(monkeypatch, lambda o: single if o[2] == 1 else 0.12 if o[0] == "bf16" else 0.4)
     monkeypatch.setattr(speed, "_agrees", lambda network, side: True)

@@ -57,13 +57,13 @@ def learned(folder: Path, memory: int, tell: Callable[[int, float], None] | None
     torch.manual_seed(0)
     network = build_network("resnet10t", 2)
     phases = [Phase(epochs=1, freeze="all"), Phase(epochs=1, freeze="4 blocks", lr=0.001)]
-    recipe = Recipe(batch_size=4, schedule="constant", early_stopping={"monitor": "none"}, phases=phases).model_copy(
-        update=given
-    )
+    recipe = Recipe(batch_size=4, schedule="constant", early_stopping={"monitor": "none"}, phases=phases)
     folder.mkdir(exist_ok=True)
     course = TrainingContext(OUTPUTS, folder, 3, ComputePlan(), 0.0, "last", tell, memory=memory)
     rows = panels(STEADY, [[i] for i in range(8)])
-    return learn(network, recipe, rows, panels(STEADY, [[8], [9]]), [str(i) for i in range(8)], course)
+    return learn(
+        network, recipe.model_copy(update=given), rows, panels(STEADY, [[8], [9]]), [str(i) for i in range(8)], course
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no space")

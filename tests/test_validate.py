@@ -103,9 +103,7 @@ def test_damaged_weights_stop_a_run_before_it_prepares_images(study: Study, tmp_
     assert not RunFolder(tmp_path / "run").audit.exists()
 
 
-def test_missing_weights_stop_a_run_before_images(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_stop_a_run_before_all(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
     import torchvision
 

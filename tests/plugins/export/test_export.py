@@ -322,9 +322,7 @@ def test_without_images_random_panels_are_checked(done: Run, tmp_path: Path, mon
     assert "cohort.csv does not exist" in (written.folder / "README.md").read_text()
 
 
-def test_another_graph_is_refused_and_leaves_nothing(
-    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_graphs_are_refused_and_leave_nothing(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = LearnerGraph.forward
     monkeypatch.setattr(
         LearnerGraph, "forward", lambda self, *panels: tuple(values + 2e-4 for values in forward(self, *panels))

@@ -170,9 +170,7 @@ def test_no_read_is_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.Monk
         (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
     ],
 )
-def test_the_resolution_decides_the_side(
-    plan: TilePlan, slide: str, span: int, note: str, request: pytest.FixtureRequest
-) -> None:
+def test_resolution_and_side(plan: TilePlan, slide: str, span: int, note: str, request: pytest.FixtureRequest) -> None:
     planned = plan_tiles(request.getfixturevalue(slide), plan)
     assert set(planned.boxes[:, 2]) == {span}
     if note:

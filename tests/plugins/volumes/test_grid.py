@@ -56,9 +56,7 @@ def test_ras_of_every_orientation_moves_no_voxel(orientation: str) -> None:
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((8, 16, 3), (1.0, 1.0, 5.0)), ((16, 16, 2), (2.0, 1.0, 5.0))])
-def test_an_oblong_field_keeps_its_proportions(
-    shape: tuple[int, int, int], spacing: tuple[float, float, float]
-) -> None:
+def test_oblong_fields_keep_proportions(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> None:
     scan = scan_of(shape, spacing=spacing, origin=(3.0, 4.0, 5.0))
     scan = dataclasses.replace(scan, values=scan.values + 1)
     plane = in_plane(scan, 32)
@@ -92,9 +90,7 @@ def test_halving_averages_and_doubling_keeps_a_slope() -> None:
     gap=st.tuples(*[st.sampled_from([0.5, 1.0, 2.5])] * 3),
     marked=st.tuples(st.integers(2, 7), st.integers(2, 7), st.integers(2, 7)),
 )
-def test_a_marked_voxel_is_marked_on_another_grid(
-    orientation: str, gap: tuple[float, float, float], marked: tuple[int, int, int]
-) -> None:
+def test_marks_on_another_grid(orientation: str, gap: tuple[float, float, float], marked: tuple[int, int, int]) -> None:
     reference = scan_of((40, 40, 40), spacing=(0.5, 0.5, 0.5), origin=(-3.0, -4.0, -5.0))
     scan = scan_of((10, 10, 10), orientation=orientation, spacing=gap)
     # Its centre lies in the reference's.
