@@ -1,6 +1,5 @@
 """A finished run in Python: tables, figures, comparisons, explanations, new cases, and messages about wrong names."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +123,8 @@ def test_figures_for_another_kind_of_target_name_those_that_apply(run: cw.Run, a
     for plots, wrong, right in ((run.plot, "agreement", "roc"), (ages.plot, "confusion", "bland_altman")):
         with pytest.raises(CasewiseError, match=right):
             getattr(plots, wrong)()
+    with pytest.raises(CasewiseError, match="covid"):
+        ages.plot.calibration("covid")  # a number has one curve
 
 
 @pytest.mark.plugins("explain")
@@ -160,18 +161,6 @@ def test_mistakes_name_what_is_there(run: cw.Run, mistake: Any, error: type[Exce
         mistake(run)
     assert all(name in str(refused.value) for name in named)
     assert "roc()" in repr(run.plot)
-
-
-def test_a_number_has_one_calibration_curve(ages: cw.Run) -> None:
-    with pytest.raises(CasewiseError, match="covid"):
-        ages.plot.calibration("covid")
-
-
-def test_an_unfinished_run_is_refused(run: cw.Run, tmp_path: Path) -> None:
-    copy = RunFolder(Path(shutil.copytree(run.folder, tmp_path / "copy")))
-    copy.metrics.path.unlink()
-    with pytest.raises(RunError, match=r"metrics\.json"):
-        cw.open_run(copy.path)
 
 
 def test_two_runs_are_compared_on_their_common_cases(run: cw.Run, slower: cw.Run) -> None:

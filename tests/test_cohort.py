@@ -58,6 +58,12 @@ def regional(write: Callable[..., Path]) -> Path:
     return write("path,subject,visit,region,grade,side", *lines)
 
 
+def leave_out(folder: Path, start: str) -> None:
+    """Take the rows of files with this start out of the table."""
+    lines = (folder / "cohort.csv").read_text().splitlines()
+    (folder / "cohort.csv").write_text("\n".join(line for line in lines if not line.startswith(start)))
+
+
 def regional_study(folder: Path, **values: Any) -> Study:
     return study(folder, **{"regions": THREE, "panels": {"by": "region", "grid": "2x2"}, **values})
 
@@ -173,8 +179,7 @@ class TestWhatIsRead:
         assert any("1 path," in note for note in cohort.notes)
 
     def test_missing_regions_allowed(self, regional: Path) -> None:
-        lines = (regional / "cohort.csv").read_text().splitlines()
-        (regional / "cohort.csv").write_text("\n".join(x for x in lines if not x.startswith("S2_week2_trunk")))
+        leave_out(regional, "S2_week2_trunk")
         cohort = read_cohort(regional_study(regional, missing_regions="allow"))
         assert len(cohort.panels) == 11
         assert any("predicted from the available ones: S2/week2 (trunk)" in note for note in cohort.notes)
@@ -189,8 +194,7 @@ class TestWhatIsRead:
         assert "'region' is a reserved name" in problems(folder, split={"column": "region"})
 
     def test_baseline_left_out(self, regional: Path) -> None:
-        lines = (regional / "cohort.csv").read_text().splitlines()
-        (regional / "cohort.csv").write_text("\n".join(x for x in lines if not x.startswith("S2_week2")))
+        leave_out(regional, "S2_week2")
         evaluation = {"baseline": "week2", "missing_baseline": "leave_out"}
         assert any(
             "1 subject has no visit" in n for n in read_cohort(regional_study(regional, evaluation=evaluation)).notes
@@ -415,8 +419,7 @@ class TestVisits:
         assert dated.cases["visit"].tolist() == list(names)
 
     def test_baseline(self, regional: Path) -> None:
-        lines = (regional / "cohort.csv").read_text().splitlines()
-        (regional / "cohort.csv").write_text("\n".join(x for x in lines if not x.startswith("S2_week2")))
+        leave_out(regional, "S2_week2")
         with pytest.raises(CohortError, match=r"subject S2 has no visit 'week2', the baseline.*leave_out"):
             read_cohort(regional_study(regional, evaluation={"baseline": "week2"}))
         with pytest.raises(CohortError, match=r"no visit 'week3'. Did you mean 'week2'\?"):

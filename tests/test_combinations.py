@@ -1,5 +1,6 @@
 """Every way of studying with every kind of images and of target, each tiny; the documentation's table is made of it."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,8 @@ ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSet
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference-combinations.md"
 # Slides and volumes have runs of their own in the tests of their plugins.
 QUICK = (("photographs", "classes", "attention"), ("slides", "number", "explanation"))
-RUN = [
-    pytest.param(m, kind, way, marks=[] if (m, kind, way) in QUICK else [pytest.mark.slow])
-    for m in MODALITIES
-    for kind in KINDS
-    for way in WAYS
-    if (m, way) not in REFUSED
-]
+EVERY = [each for each in product(MODALITIES, KINDS, WAYS) if (each[0], each[2]) not in REFUSED]
+RUN = [pytest.param(*each, marks=[] if each in QUICK else [pytest.mark.slow]) for each in EVERY]
 
 
 @pytest.fixture(scope="module")

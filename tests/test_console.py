@@ -140,10 +140,8 @@ class TestProgressOfJobs:
         jobs[1].folder.write_progress(2, 3, "pretraining", float("nan"))
         done, text = progress(jobs, 0.0, set())
         assert done == pytest.approx(1 + 2 / 3)
-        assert text.split("\n") == [
-            "0 of 4 networks done, 1 failed, 2 waiting",
-            "resnet18, fold 2: pretraining, epoch 3 of 3",
-        ]
+        expected = "0 of 4 networks done, 1 failed, 2 waiting\nresnet18, fold 2: pretraining, epoch 3 of 3"
+        assert text == expected
 
     def test_finished_networks_are_remembered_and_many_running_ones_counted(self, tmp_path: Path) -> None:
         folder = RunFolder(tmp_path)

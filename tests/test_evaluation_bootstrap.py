@@ -1,7 +1,6 @@
 """Intervals: by subject, the same as the slow way, honest in size."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -73,14 +72,13 @@ def test_percentiles_are_numpys_where_all_are_defined() -> None:
     assert np.isnan(low[2])
 
 
+@pytest.mark.filterwarnings("error")
 def test_what_has_no_interval_says_why() -> None:
     truth = np.array([1.0, 2.0, 3.0, 4.0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        one = by_subject(truth, {"net": truth + 1}, np.array(["s"] * 4), PLAN)["net"]
-        flat = by_subject(truth * 0, {"net": truth}, np.array(list("abcd")), PLAN)["net"]
-        none = by_subject(truth * np.nan, {"net": truth}, np.array(list("abcd")), PLAN)["net"]
-        nearly_flat = by_subject(np.array([0.0, 0, 0, 4.0]), {"net": truth}, np.array(list("abcd")), PLAN)["net"]
+    one = by_subject(truth, {"net": truth + 1}, np.array(["s"] * 4), PLAN)["net"]
+    flat = by_subject(truth * 0, {"net": truth}, np.array(list("abcd")), PLAN)["net"]
+    none = by_subject(truth * np.nan, {"net": truth}, np.array(list("abcd")), PLAN)["net"]
+    nearly_flat = by_subject(np.array([0.0, 0, 0, 4.0]), {"net": truth}, np.array(list("abcd")), PLAN)["net"]
     assert (one["mae"].value, one["mae"].low, one["mae"].reason) == (1.0, None, "one subject: no interval")
     assert (flat["pcc"].value, flat["pcc"].reason) == (None, "the true values are all the same")
     assert (none["mae"].value, none["mae"].n_cases, none["mae"].reason) == (None, 0, "0 values; 1 are needed")

@@ -1,7 +1,6 @@
 """Percent change from baseline and responders, by the physician and by the model."""
 
 import json
-import warnings
 from typing import Any
 
 import numpy as np
@@ -47,12 +46,11 @@ def test_a_named_baseline() -> None:
     assert told.undefined["no_baseline"] == ["t"]
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_baseline_of_zero_is_listed_not_infinite() -> None:
     rows = visits(("z", "1", 0, 0, 2), ("z", "2", 1, 3, 1), ("m", "1", 0, 4, -0.1), ("m", "2", 1, 2, 1))
     rows = pd.concat([rows, visits(("s", "1", 0, 4, 4), ("s", "2", 1, 1, 1), ("only", "1", 0, 9, 9))])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        told = response(rows, PLAN)
+    told = response(rows, PLAN)
     undefined = {"no_baseline": [], "baseline_not_scored": [], "physician_baseline_zero": ["z"]}
     assert told.undefined == undefined | {"no_later_score": ["only"], "model_baseline_zero": ["m"]}
     assert (told.n_subjects, told.n_visits) == (1, 1)

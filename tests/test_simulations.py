@@ -20,8 +20,6 @@ def benchmark() -> Callable[[str], ModuleType]:
         own = f"benchmark_{name}"
         if own not in sys.modules:
             spec = importlib.util.spec_from_file_location(own, SCRIPTS / f"{name}.py")
-            assert spec
-            assert spec.loader
             module = sys.modules[own] = importlib.util.module_from_spec(spec)
             with pytest.MonkeyPatch.context() as patch:
                 patch.syspath_prepend(str(SCRIPTS))

@@ -1,7 +1,5 @@
 """Stackers: the right fit, no leak between subjects, and plain words where something is missing."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,14 +10,8 @@ from casewise.errors import CasewiseError, SplitError
 from casewise.predictions.stacking import EITHER_SIGN, STACKERS, combine, stack
 from casewise.predictions.table import check, final_rows
 
+pytestmark = pytest.mark.filterwarnings("error")
 RANGES = {"area": (0.0, 6.0)}
-
-
-@pytest.fixture(autouse=True)
-def _no_warnings():  # type: ignore[no-untyped-def]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def cohort(
@@ -72,12 +64,8 @@ def test_the_fit_is_scikit_learns_and_the_test_set_gets_the_mean_of_the_networks
     stacked = stack(table, [name], ranges=RANGES)
     x, y, _ = features(table[table["stage"] == "oof"])
     told = stacked.coefficients[STACKERS[name].learner]["area"]
-    intercept = name.endswith("intercept")
-    model = (
-        Ridge(alpha=told["penalty"], fit_intercept=intercept)
-        if name.startswith("ridge")
-        else LinearRegression(fit_intercept=intercept)
-    ).fit(x, y)
+    kind = Ridge(alpha=told["penalty"]) if name.startswith("ridge") else LinearRegression()
+    model = kind.set_params(fit_intercept=name.endswith("intercept")).fit(x, y)
     np.testing.assert_allclose(list(told["weights"].values()), model.coef_, rtol=1e-6)
     assert told["intercept"] == pytest.approx(model.intercept_, abs=1e-9)
     fresh, _, first = features(table[table["stage"] == "test"])

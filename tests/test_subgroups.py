@@ -159,7 +159,6 @@ class TestSection:
         assert isinstance(tests, Table)
         assert {cell.text for cell in tests.rows[0].cells} == {"not shown to differ"}
         entry = context.metrics.subgroups
-        assert entry is not None
         unknown = dataclasses.replace(context, study=context.study.model_copy(update={"subjects_known": False}))
         for each, unit in ((context, "Subjects"), (unknown, "Images")):
             (fold,) = [block for block in getattr(shown.section(each), "blocks", ()) if isinstance(block, Fold)]

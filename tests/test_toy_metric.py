@@ -50,8 +50,6 @@ def test_a_metric_is_one_record(matthews: Metric, tmp_path: Path) -> None:
     page = write_results(finished(material, tmp_path / "run"), tmp_path / "page.md").read_text()
     assert matthews.title in page
     spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
-    assert spec
-    assert spec.loader
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     assert f"\n- `matthews` ({matthews.title}): {matthews.glossary}\n" in build.metrics_page()

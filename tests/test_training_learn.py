@@ -49,15 +49,13 @@ def network_of(seed: int = 1) -> Network:
     return build_network("test_resnet", 3, dropout=0.1)
 
 
-def learned(
-    folder: Path, recipe: dict[str, Any], *, tell: Any = None, stop: PanelData = STOP, **course: Any
-) -> Learned:
+def learned(folder: Path, recipe: dict[str, Any], *, tell: Any = None, stop: PanelData = STOP, **given: Any) -> Learned:
     folder.mkdir(parents=True, exist_ok=True)
     stated = {"batch_size": 8, "optimizer": "radam", "lr": 0.02, "schedule": "one-cycle"}
     stated |= {"gradual_unfreezing": {"groups": GROUPS, "epochs": 2}, **recipe}
-    course = {"outputs": LABEL, "folder": folder, "seed": 5, "choice": ComputePlan(), "save_every": 0.0, **course}
+    given = {"outputs": LABEL, "folder": folder, "seed": 5, "choice": ComputePlan(), "save_every": 0.0, **given}
     subjects = [str(row // 2) for row in range(len(TRAIN))]
-    context = TrainingContext(tell=tell, **course)
+    context = TrainingContext(tell=tell, **given)
     return learn(network_of(), Recipe.model_validate(stated), TRAIN, stop, subjects, context)
 
 

@@ -17,6 +17,7 @@ from casewise.errors import CohortError, ImageError, RunError
 from casewise.modalities.base import CaseMask
 from casewise.modalities.masks import binarise_masks
 from casewise.pipeline.finished import FinishedRun
+from casewise.plugins.explain import saliency as saliency_file
 from casewise.plugins.explain.case_selection import explain_target, select_cases
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.localisation import measure
@@ -25,13 +26,7 @@ from casewise.plugins.explain.metrics import as_panel
 from casewise.plugins.explain.outputs import write_native
 from casewise.plugins.explain.results import read_results
 from casewise.plugins.explain.run import ExplainSettings, Explanation
-from casewise.plugins.explain.saliency import (
-    SaliencyMap,
-    check_reproduces,
-    compare_predictions,
-    load_model,
-    saliency_maps,
-)
+from casewise.plugins.explain.saliency import SaliencyMap, compare_predictions, saliency_maps
 from casewise.plugins.phantoms.pancreas import make_pancreas
 from casewise.report.context import read_context
 from casewise.run import run
@@ -232,16 +227,18 @@ def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun) -> N
 
 def test_panels_are_those_of_prediction(opened: FinishedRun) -> None:
     model, fold = "test_resnet@late", 1
-    one = load_model(opened, model, fold)
+    one = saliency_file.load_model(opened, model, fold)
     names = opened.splits.subjects(fold)
     rows = [row for row, name in enumerate(opened.cohort.panels["subject"]) if name in names]
-    check_reproduces(opened, one, rows)
+    saliency_file.check_reproduces(opened, one, rows)
     data = one.panels.subset(rows)
     slots = data.slots_of(data.views()[0])
     for row, own in zip(rows, slots.tolist(), strict=True):
         assert own == central(int(slices_of(opened).count[row]), 9).tolist()
     with pytest.raises(RunError, match="subject"):
-        check_reproduces(opened, one, [row for row in range(len(opened.cohort.panels)) if row not in rows][:1])
+        saliency_file.check_reproduces(
+            opened, one, [row for row in range(len(opened.cohort.panels)) if row not in rows][:1]
+        )
 
 
 def test_a_lesion_is_carried_back_to_itself(opened: FinishedRun, tmp_path: Path) -> None:
@@ -272,7 +269,7 @@ def test_a_lesion_is_carried_back_to_itself(opened: FinishedRun, tmp_path: Path)
 
 def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: FinishedRun) -> None:
     lacking = int(np.flatnonzero(~slices_of(opened).present.all(axis=1))[0])
-    one = load_model(opened, "test_resnet@late", 0)
+    one = saliency_file.load_model(opened, "test_resnet@late", 0)
     (saliency,) = saliency_maps(one, [lacking], explain_target(opened))
     gone = np.isnan(saliency.by_sequence).all(axis=(2, 3))[0]
     assert gone.tolist() == (~slices_of(opened).present[lacking]).tolist()
@@ -375,7 +372,7 @@ def test_pictures(chests: Path, tmp_path: Path) -> None:
     study = chest_study(chests, split={"test": 0.0}, recipe={"epochs": 1, "early_stopping": {"monitor": "fold"}})
     folder = run(study, tmp_path / "run").folder
     done, opened = explain_run(folder, ExplainSettings()), FinishedRun.open(RunFolder(folder))
-    bundle = load_model(opened, "test_resnet", 0).predictor.bundle
+    bundle = saliency_file.load_model(opened, "test_resnet", 0).predictor.bundle
     # the subjects of early stopping are no training subjects: their maps may be shown
     assert bundle.stop_subjects == set(opened.splits.held_out(0))
     table = pd.read_parquet(done.table)

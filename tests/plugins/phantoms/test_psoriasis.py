@@ -8,17 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.plugins.phantoms.psoriasis import draw_photograph, make_psoriasis
+from casewise.plugins.phantoms.psoriasis import subjects as people
 from casewise.plugins.phantoms.psoriasis.cohort import COLUMNS, PsoriasisSettings, labels_of
 from casewise.plugins.phantoms.psoriasis.photograph import draw
-from casewise.plugins.phantoms.psoriasis.subjects import (
-    AREA_EDGES,
-    Grades,
-    Severity,
-    anatomy,
-    course,
-    subject,
-    weighted_score,
-)
+from casewise.plugins.phantoms.psoriasis.subjects import Grades, Severity, course, subject
 from tests.phantom_files import rows_of
 
 REGIONS = ("upper", "trunk", "lower")
@@ -75,12 +68,12 @@ def test_covered_share_lies_in_the_band_of_the_area_grade(area: float) -> None:
         assert severity.share == 0
         assert severity.grades == Grades(0, 0, 0, 0)
     else:
-        assert AREA_EDGES[grade - 1] <= severity.share <= AREA_EDGES[grade]
+        assert people.AREA_EDGES[grade - 1] <= severity.share <= people.AREA_EDGES[grade]
 
 
 def test_drawn_mask_covers_the_share() -> None:
     who = subject(0, 3)
-    body = anatomy(0, who, "trunk", 2)
+    body = people.anatomy(0, who, "trunk", 2)
     for area in (0, 1, 3, 5.8):
         severity = Severity(2.0, 1.5, 1.5, area)
         shot = draw(0, who, body, key=(who.name, 0, "trunk", 2), severity=severity, size=(246, 163))
@@ -91,8 +84,8 @@ def test_drawn_mask_covers_the_share() -> None:
 
 def test_courses_are_those_of_a_trial() -> None:
     courses = [course(1, number, visits=6, regions=REGIONS) for number in range(60)]
-    baseline = np.array([weighted_score(one.physician[0]) for one in courses])
-    last = np.array([weighted_score(one.physician[-1]) for one in courses])
+    baseline = np.array([people.weighted_score(one.physician[0]) for one in courses])
+    last = np.array([people.weighted_score(one.physician[-1]) for one in courses])
     change = 1 - last / baseline
     assert 0.65 <= (change >= 0.9).mean() <= 0.85
     assert 0.05 <= ((change > 0.2) & (change < 0.85)).mean() <= 0.3

@@ -63,11 +63,9 @@ def series(folder: Path, pixels: np.ndarray | None = None, plane: str = "axial",
     """Write a series whose files are in an order of their own: their names say nothing of the positions."""
     pixels = volume() if pixels is None else pixels
     names = np.random.default_rng(5).permutation(len(pixels))
-    own = {"ImageOrientationPatient": [*PLANES[plane][0], *PLANES[plane][1]]} | tags
+    own = {"InstanceNumber": 1, "ImageOrientationPatient": [*PLANES[plane][0], *PLANES[plane][1]]} | tags
     return [
-        one_file(
-            folder / f"{names[k]:03d}.dcm", part, **{"ImagePositionPatient": place(plane, k), "InstanceNumber": 1} | own
-        )
+        one_file(folder / f"{names[k]:03d}.dcm", part, **{"ImagePositionPatient": place(plane, k)} | own)
         for k, part in enumerate(pixels)
     ]
 

@@ -107,9 +107,7 @@ def test_slices_are_standardised_as_the_scan_they_belong_to(both: tuple[Prepared
     assert (contrast(inputs(single, of_slices)) < 0.5 * contrast(wanted)).all()
 
 
-def test_only_training_subjects_decide_the_scale_each_once(
-    both: tuple[PreparedCohort, PreparedCohort],
-) -> None:
+def test_only_training_subjects_decide_the_scale_each_once(both: tuple[PreparedCohort, PreparedCohort]) -> None:
     single, _ = both
     every = fitted_on(single, np.arange(2 * SLICES))
     assert every["landmarks"] == "subject"
@@ -129,9 +127,7 @@ def test_scans_that_are_cases_are_standardised_as_before(both: tuple[PreparedCoh
     assert np.array_equal(inputs(whole, fitted), expected)
 
 
-def test_landmarks_of_slices_never_replace_those_of_subjects(
-    both: tuple[PreparedCohort, PreparedCohort],
-) -> None:
+def test_landmarks_of_slices_never_replace_those_of_subjects(both: tuple[PreparedCohort, PreparedCohort]) -> None:
     single, whole = both
     fitted = fitted_on(single, np.arange(2 * SLICES))
     with pytest.raises(CasewiseError, match="visit"):
