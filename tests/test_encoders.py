@@ -239,7 +239,7 @@ def test_a_repository_is_read_from_the_hub(tmp_path: Path, folder: Path, monkeyp
     assert asked == {("hospital/dino", "v1")}
 
 
-def test_others_are_refused(tmp_path: Path, chests: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_files_are_refused(tmp_path: Path, chests: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     (tmp_path / "hospital_dino.safetensors").write_bytes((folder / "test_resnet.safetensors").read_bytes())
     study = read_study(study_file(tmp_path, chests, tmp_path, f"['{HUB}']"))

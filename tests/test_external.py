@@ -207,9 +207,8 @@ def test_names_of_the_studys_own_subjects(done: Run, chests: Path, there: Path, 
     assert "have names of the study's own subjects (C0001, C0002," in said
     assert "`external: {subjects: distinct}`" in said
     spelt = changed(there, tmp_path / "c.csv", subject=lambda names: names.str.lower())
-    assert "9 subjects have names" in refused(
-        chests, tmp_path / "run2", done, **external(spelt, subjects="named_apart")
-    )
+    said = refused(chests, tmp_path / "run2", done, **external(spelt, subjects="named_apart"))
+    assert "9 subjects have names" in said
 
 
 def test_names_of_subjects_of_first_weights(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
