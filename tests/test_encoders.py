@@ -262,6 +262,6 @@ def test_a_study_names_its_encoders(tmp_path: Path, chests: Path, folder: Path) 
     encoders = network_facts(default, "linear_features")["bank"]["encoders"]
     assert [facts["name"] for facts in encoders] == encoders_of(default) == ["mobilenet_v2"]
     text = (tmp_path / "study.yaml").read_text().replace("backbones: []", "backbones: [cnn]")
-    (tmp_path / "study.yaml").write_text(text + "baselines: {off: none wanted}\n")
+    (tmp_path / "study.yaml").write_text(text + "\nbaselines: {off: none wanted}\n")
     with pytest.raises(StudyError, match="encoders"):
         read_study(tmp_path / "study.yaml")

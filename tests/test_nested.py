@@ -38,6 +38,7 @@ from tests.chest_study import THREE, chest_study
 SliceStore = pytest.importorskip("casewise.plugins.volumes.slice_store").SliceStore
 
 RECIPE = {"epochs": 3, "schedule": "cosine", "early_stopping": {"monitor": "none"}, "label_smoothing": 0.0}
+PHASES = {"early_stopping": {"monitor": "none"}, "schedule": "cosine", "phases": [{"epochs": 2}]}
 NETWORKS = ["test_resnet", "test_efficientnet"]
 RATES = [0.01, 0.001]
 SMALL: dict[str, Any] = {"name": "nested", "images": {"size": 32, "channels": "grey"}, "split": {"column": "fold"}}
@@ -289,7 +290,7 @@ class TestRefused:
             ({"recipe": {**RECIPE, "early_stopping": {"monitor": "inner"}}}, r"early_stopping: \{monitor: none\}"),
             ({"recipe": {**RECIPE, "lr": "find"}}, "recipe.lr is .find."),
             ({"recipe": {**RECIPE, "tuning": "gradual_unfreezing"}}, "gradual"),
-            ({"recipe": {**RECIPE, "phases": [{"epochs": 2}]}}, "phases state"),
+            ({"recipe": PHASES}, "phases state"),
             ({"split": {"by": "image"}}, "by: image"),
             ({"nested_cv": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
             ({"nested_cv": {"lr": [0.1, 0.1]}}, "listed twice"),
