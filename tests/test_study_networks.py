@@ -105,3 +105,37 @@ def test_the_presets_hold_both_published_tables(tmp_path: Path, preset: str) -> 
     assert (study.split.folds, study.recipe.batch_size, study.panels.grid, study.images.size) == (10, 8, "3x3", 64)
     assert study.nested_cv
     assert not study.nested_cv.among
+
+
+def of_networks(folder: Path, settings: str) -> Study:
+    (folder / "own.yaml").write_text(
+        "extends: onestep-pasi\ncohort: visits.csv\nbackbones: [squeezenet1_1, resnet18]\nrecipe: {networks: "
+        f"{{{settings}}}}}\n"
+    )
+    return read_study(folder / "own.yaml")
+
+
+def test_a_network_may_have_settings_of_its_own(tmp_path: Path) -> None:
+    own = of_networks(tmp_path, "squeezenet1_1: {clip_gradients: 0.5, optimizer: adam}")
+    recipe, other = (own.of_learner(name).recipe for name in own.networks)
+    assert (recipe.clip_gradients, recipe.optimizer, recipe.lr, recipe.networks) == (0.5, "adam", 0.01, {})
+    assert other == own.recipe.model_copy(update={"networks": {}})
+    none = of_networks(tmp_path, "")
+    prints = [[job_fingerprint("run", study, name, "") for name in study.networks] for study in (own, none)]
+    assert prints[0][0] != prints[1][0]
+    assert prints[0][1] == prints[1][1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("squeezenet1_2: {lr: 1}", "squeezenet1_1"),
+        ("squeezenet1_1: {epochs: 3}", "cannot differ between networks"),
+        ("squeezenet1_1: {clip_gradient: 3}", "clip_gradients"),
+        ("squeezenet1_1: {lr: -1}", "squeezenet1_1.*lr"),
+        ("squeezenet1_1: {lr: find}", "squeezenet1_1.*lr"),
+    ],
+)
+def test_settings_of_a_network_that_are_refused(tmp_path: Path, settings: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        of_networks(tmp_path, settings)

@@ -47,6 +47,8 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
         name: {key: value for key, value in target.items() if key != "decision"}
         for name, target in plain["targets"].items()
     }
+    # settings of a single network are in its own fingerprint
+    decided["recipe"] = {name: value for name, value in plain["recipe"].items() if name != "networks"}
     if study.recipe.auto:
         # the plan follows when it is made
         decided |= {"recipe": Recipe(auto=True).model_dump(mode="json"), "test_time_augmentation": "planned"}
@@ -80,7 +82,7 @@ def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
     """The same with the planned recipe, if the study states none; its epochs and rate identify networks alone."""
     if not study.recipe.auto:
         return decided
-    plan = study.recipe.model_dump(mode="json", exclude={"lr", "phases"})
+    plan = study.recipe.model_dump(mode="json", exclude={"lr", "phases", "networks"})
     return decided | {"plan": plan, "mirrored": study.test_time_augmentation}
 
 

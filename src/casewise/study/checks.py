@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import cut, nearest
 from casewise.plugin import modality_sections
+from casewise.study.backbones import check_backbones
 from casewise.study.model import refuse
 from casewise.targets import kind_named
 
@@ -130,6 +131,8 @@ def check_learners(study: Study) -> None:
     names = list(dict.fromkeys(name.partition("@")[0] for name in study.backbones))
     weights = study.weights if isinstance(study.weights, dict) else dict.fromkeys(names, "")
     _check_among("weights", weights, names, "none of the study's backbones")
+    # a preset may state settings of networks that a study leaves out
+    check_backbones(list(study.recipe.networks), "recipe.networks")
     lacking = next((name for name in names if name not in weights), "")
     refuse({f"weights: nothing is stated for {lacking}; write pretrained, random or a file": lacking})
     finds_rate = study.recipe.lr == "find" and study.pretrain and not study.pretrain.lr

@@ -99,11 +99,13 @@ class Learner:
         # planned epochs are decided when the baselines are finished, whose identity they must not change
         if study.recipe.auto:
             stated += json.dumps(study.recipe.model_dump(mode="json", include={"lr", "phases"}), sort_keys=True)
-        return stated
+        own = study.recipe.own_settings(self.name)
+        return stated + (f" with {json.dumps(own, sort_keys=True)}" if own else "")
 
     def view(self, study: Study) -> Study:
         """The study as this learner sees it."""
-        return study
+        recipe = study.recipe
+        return study.model_copy(update={"recipe": recipe.of_network(self.name)}) if recipe.networks else study
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,13 @@ PLANNED: Mapping[str, object] = {
 }
 
 
+# Settings that may differ between networks: those of a step. Others decide which steps there are.
+OF_NETWORKS = (
+    *("optimizer", "lr", "momentum", "weight_decay", "head_lr", "dropout", "clip_gradients", "batch_norm_momentum"),
+    "label_smoothing",
+)
+
+
 class Recipe(StudyModel):
     """How a network is trained. The phases are trained one after another, each continuing from the one before."""
 
@@ -254,6 +261,17 @@ class Recipe(StudyModel):
     """Scale of pixels: as the backbone's published weights expect (`library`), or −1 to 1 (`symmetric`)."""
     phases: list[Phase] = []
     """Phases of training, one after another. Default: one phase of `epochs`."""
+    networks: dict[str, Values] = {}
+    """Settings of single networks that differ: `{squeezenet1_1: {clip_gradients: 1}}`. They may be `optimizer`, `lr`,
+    `momentum`, `weight_decay`, `head_lr`, `dropout`, `clip_gradients`, `batch_norm_momentum` and `label_smoothing`."""
+
+    def of_network(self, name: str) -> Recipe:
+        """The recipe of a network, with the settings that differ from the others'; `networks` is then empty."""
+        return self.model_copy(update={**self.own_settings(name), "networks": {}})
+
+    def own_settings(self, network: str) -> Values:
+        """The settings of a network that differ from the others'."""
+        return self.networks.get(network) or self.networks.get(network.partition("@")[0]) or {}
 
     @property
     def stated(self) -> Values:
@@ -276,6 +294,30 @@ class Recipe(StudyModel):
     @classmethod
     def _planned(cls, values: Any) -> Any:
         return {"auto": True} if values == "auto" else values
+
+    @field_validator("networks")
+    @classmethod
+    def _check_networks(cls, value: dict[str, Values]) -> dict[str, Values]:
+        checked = {}
+        for network, settings in value.items():
+            for name in settings:
+                if name not in OF_NETWORKS:
+                    raise ValueError(
+                        f"{cut(network)}: {cut(name)} cannot differ between networks; there are "
+                        f"{', '.join(OF_NETWORKS)}.{nearest(name, OF_NETWORKS)}"
+                    )
+            if settings.get("lr") == "find":
+                raise ValueError(f"{cut(network)}: lr: find is for all networks; write a number")
+            try:
+                recipe = cls.model_validate(settings)
+            except ValidationError as error:
+                first = error.errors()[0]
+                text = first["msg"].removeprefix("Value error, ")
+                raise ValueError(
+                    f"{cut(network)}: {first['loc'][0]}: {text[0].lower() + text[1:]}, found {cut(first['input'])}"
+                ) from None
+            checked[network] = {name: getattr(recipe, name) for name in settings}
+        return checked
 
     @model_validator(mode="after")
     def _check_training(self) -> Recipe:

@@ -128,6 +128,9 @@ def scheme(context: ReportContext) -> list[tuple[str, str]]:
         ("Trained", f"in {counted(len(recipe.phases), 'phase')}" if recipe.phases else TUNING[recipe.tuning]),
         ("Learning rate", f"{lr}; schedule {recipe.schedule}"),
     ]
+    for name in context.study.networks:
+        if own := recipe.own_settings(name):
+            facts.append((f"Differs for {learner_name(name)}", ", ".join(f"{key} {own[key]}" for key in own)))
     if recipe.label_smoothing and context.classes:
         facts.append(("Label smoothing", f"{recipe.label_smoothing:g}"))
     seconds = sum(job.get("seconds") or 0 for job in context.jobs)
