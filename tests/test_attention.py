@@ -4,14 +4,18 @@ import pytest
 import torch
 import yaml
 
+from casewise.errors import StudyError
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
 from casewise.models.backbones import build_network
 from casewise.models.forward import predict_together
-from casewise.models.fusion import GatedAttention, MeanOfBag
+from casewise.models.fusion import BagPooling
 from casewise.models.outputs import Output
+from casewise.study.loading import read_study
+from casewise.study.poolings import BAGS, POOLINGS
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
+from casewise.training.loop import fit
 from casewise.training.stages import TrainingContext, learn
 
 BAG = Panels(by="case", pooling="attention", bag=3)
@@ -21,22 +25,54 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_weights_are_shares_of_what_is_there() -> None:
+@pytest.mark.parametrize("name", POOLINGS)
+def test_every_pooling_is_a_study_setting_and_trains(name: str, tmp_path: Path) -> None:
+    values = {"by": "case", "bag": 3} if name in BAGS else {"by": "image"}
+    settings = Panels.model_validate({**values, "pooling": name})
+    assert (settings.bags, settings.slots) == (name in BAGS, 3 if name in BAGS else 1)
+    assert f"`{name}`" in (Panels.model_fields["pooling"].description or "")
     torch.manual_seed(0)
-    features = torch.randn(2, 4, 8)
-    features[1, 2:] = torch.nan
-    pool = GatedAttention(8, 4)
-    weights = pool.weights(features)
+    store = torch.randint(1, 255, (8, 3, 32, 32), dtype=torch.uint8, generator=seeded())
+    tiles = [[0, 1, 2], [3], [4, 5, 6, 7]] if name in BAGS else [[i] for i in range(8)]
+    data = PanelData(store, tiles, torch.rand(len(tiles), 1), settings)
+    network = build_network("resnet10t", 1, pooling=name if name in BAGS else "")
+    before = {key: value.clone() for key, value in network.named_parameters()}
+    recipe = Recipe.model_validate({"epochs": 1, "batch_size": 8, "early_stopping": {"monitor": "fold"}})
+    learned = fit(network, recipe, data, data, TrainingContext((Output("one"),), tmp_path, 0, ComputePlan()))
+    assert len(learned.history) == 1
+    after = dict(network.named_parameters())
+    assert all(not torch.equal(before[key], after[key]) for key in before if key.endswith("weight") and "head" in key)
+
+
+def test_an_unknown_pooling_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("cohort: cases.csv\ntargets: {grade: 0..4}\npanels: {pooling: attenton}\n")
+    with pytest.raises(StudyError, match=r"panels\.pooling: .*'attenton'.*'attention'\?") as error:
+        read_study(file)
+    assert all(f"'{name}'" in str(error.value) for name in POOLINGS)
+
+
+@pytest.mark.parametrize("name", BAGS)
+def test_weights_are_shares_of_what_is_there(name: str) -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 4, 8, requires_grad=True)
+    bags = features.masked_fill(torch.tensor([[False] * 4, [False] * 2 + [True] * 2]).unsqueeze(-1), torch.nan)
+    pool = BagPooling(name, 8)
+    weights = pool.weights(bags)
     assert torch.allclose(weights.sum(dim=1), torch.ones(2))
     assert weights[1, 2:].eq(0).all()
     assert weights[1, :2].gt(0).all()
-    pool(features).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in pool.parameters())
+    assert torch.allclose(pool(bags), (weights.unsqueeze(-1) * bags.nan_to_num()).sum(dim=1), atol=1e-6)
+    if pool.kind.layers:
+        assert torch.allclose(pool(bags), bags.nanmean(dim=1), atol=0.1)  # as `probe` expects
+    pool(bags).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in [features, *pool.parameters()])
 
 
-def test_empty_places_and_order_change_nothing() -> None:
+@pytest.mark.parametrize("name", BAGS)
+def test_empty_places_and_order_change_nothing(name: str) -> None:
     torch.manual_seed(0)
-    pool, features = GatedAttention(8, 4), torch.randn(1, 3, 8)
+    pool, features = BagPooling(name, 8), torch.randn(1, 3, 8)
     padded = torch.cat([features[:, [2, 0, 1]], torch.full((1, 2, 8), torch.nan)], dim=1)
     assert torch.allclose(pool(features), pool(padded), atol=1e-6)
 
@@ -73,8 +109,8 @@ def test_a_tile_without_finite_features_is_no_empty_slot(value: float) -> None:
         return features
 
     features = encode_bags(layers, data, data.views()[0], torch.device("cpu"), torch.contiguous_format)
-    for pool in (MeanOfBag(4), GatedAttention(4)):
-        assert pool(features).isfinite().all(dim=1).tolist() == [False, True, True]
+    for name in BAGS:
+        assert BagPooling(name, 4)(features).isfinite().all(dim=1).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("wrong", [{"by": "image"}, {"grid": "2x2"}, {"shuffle": True}])

@@ -1,6 +1,8 @@
-"""A new metric is one record: it is accepted, computed, shown and documented with no other change."""
+"""A new metric is one record, a new section one file: they are accepted, computed, shown with no other change."""
 
 import importlib.util
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from sklearn.metrics import matthews_corrcoef
 from casewise.metrics import registry
 from casewise.metrics.records import Metric
 from casewise.metrics.registry import register_metric
+from casewise.report import sections
 from casewise.report.page import render
 from casewise.report.results_page import write_results
 from casewise.study.evaluation import Evaluation
@@ -58,3 +61,17 @@ def test_a_metric_is_one_record(matthews: Metric, tmp_path: Path) -> None:
 def test_a_name_is_registered_once(matthews: Metric) -> None:
     with pytest.raises(ValueError, match="registered"):
         register_metric(matthews)
+
+
+def test_a_section_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_a_test.py").write_text(
+        "from casewise.report.blocks import Section, Text\n\n\n"
+        "def section(context):\n    return Section('of-a-test', 'Of a test', [Text(context.learner)])\n"
+    )
+    context = toy("binary", networks=2)
+    before = re.findall(r'<section id="([^"]+)"', render(context))
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
+    after = re.findall(r'<section id="([^"]+)"', render(context))
+    monkeypatch.delitem(sys.modules, f"{sections.__name__}.of_a_test")
+    place = before.index("worst")
+    assert after == [*before[:place], "of-a-test", *before[place:]]

@@ -168,7 +168,7 @@ def feature_data(planned: PlannedJob, network: Network, data: FoldData) -> Featu
     """The features of all candidates for every panel, computed once for all baselines, folds and runs."""
     bank = bank_of(network)
     candidates = {"specs": [spec.as_json() for spec in bank.specs], "encoders": [e.facts for e in bank.encoders]}
-    how = {**candidates, "side": network.side, "pooling": network.pooling.name if network.pooling else ""}
+    how = {**candidates, "side": network.side, "pooling": network.pooling_name}
     shared = _shared_features(planned, data, ())
     values = shared.of(data.panels, bank, partial(compute_features, network), how)
     return FeatureData(values, data.panels.truth, data.panels.names)

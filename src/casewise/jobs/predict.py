@@ -170,13 +170,13 @@ def tile_rows(panels: pd.DataFrame, study: Study, values: NDArray[Any], *, stage
 def weight_rows(
     predictor: Predictor, data: PanelDataset | FeatureData, panels: pd.DataFrame, *, stage: str
 ) -> pd.DataFrame | None:
-    """The weight of each tile of a bag in the prediction of its case, summing to 1; None without attention.
+    """The weight of each tile of a bag in the prediction of its case, summing to 1; None if all are equal.
 
     Columns: image (number), case, stage, target ('', because all targets share it), weight; `float32`.
     """
     network, bundle = predictor.network, predictor.bundle
     pooling = network.pooling
-    if pooling is None or not pooling.learned or not data.bags:
+    if pooling is None or pooling.kind.shares is None or not data.bags:
         return None
     device = next(network.parameters()).device
     slots, owner = data.views()

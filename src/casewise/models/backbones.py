@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
 from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
-from casewise.models.fusion import FUSIONS, MISSING, POOLINGS, BagPooling, Fused, Fusion, MissingPolicy, take_channels
+from casewise.models.fusion import FUSIONS, MISSING, BagPooling, Fused, Fusion, MissingPolicy, take_channels
 from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace_layers
 from casewise.models.transformers import timm_body
 from casewise.study.backbones import TORCHVISION, UNTRAINED
+from casewise.study.poolings import BAGS
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
 MEAN = (0.485, 0.456, 0.406)
@@ -49,7 +50,7 @@ class NetworkOptions:
             expect (torchvision's: minus the mean of ImageNet, divided by its standard deviation); networks without
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
-        pooling: how the features of a bag become one vector (`casewise.models.fusion`); empty if panels are no bags.
+        pooling: how the features of a bag become one vector (`casewise.study.poolings`); empty if panels are no bags.
         fusion: how the sequences of a panel are combined (see `casewise.models.fusion.Fused`); None for pictures. A
             single sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one
             number, the mean over red, green and blue of the library's mean, and of its standard deviation.
@@ -94,7 +95,7 @@ class Network(nn.Module):
         self.frozen_eval: frozenset[str] = frozenset()
         self.body, self.library_head = body.module, body.head
         self.map_cells, self.read_map, self.bags = options.map_cells, body.read_map, bool(options.pooling)
-        pooling = [POOLINGS[options.pooling](body.width)] if options.pooling else []
+        pooling = [BagPooling(options.pooling, body.width)] if options.pooling else []
         self.head = nn.Sequential(*pooling, nn.Dropout(options.dropout), nn.Linear(body.width, outputs))
         mean, std = body.normal
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -137,6 +138,11 @@ class Network(nn.Module):
         """How the features of a bag become one vector; None if panels are not bags."""
         pooling: Any = self.head[0] if self.bags else None
         return pooling  # type: ignore[no-any-return]
+
+    @property
+    def pooling_name(self) -> str:
+        """The name of `pooling`; empty if panels are not bags."""
+        return self.pooling.name if self.pooling else ""
 
     def keep_in_eval(self, names: Iterable[str]) -> None:
         """Keep these modules of the body in eval mode also after `train()` (see `casewise.models.freezing.freeze`)."""
@@ -220,7 +226,7 @@ def form_of(module: nn.Module) -> torch.memory_format:
 # The values that options of networks may have.
 ALLOWED: dict[str, Collection[str | None]] = {
     "scaling": ("library", "symmetric"),
-    "pooling": ("", *POOLINGS),
+    "pooling": ("", *BAGS),
     "fusion": (None, *FUSIONS),
     "missing": MISSING,
 }

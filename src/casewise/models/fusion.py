@@ -3,20 +3,20 @@
 Early fusion: the first layer takes S channels. Late fusion: a body for each sequence, or one for all, and their
 concatenated features. A missing sequence is NaN; with `missing: mask` a learned value replaces it.
 
-The features of a bag of images are pooled: one class for each kind, by the name of `panels.pooling`. Gated attention of
-Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018.
+The features of a bag of images are pooled as `panels.pooling` states (`casewise.study.poolings`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError
+from casewise.study.poolings import POOLINGS
 
 Fusion: TypeAlias = Literal["early", "late", "late-shared"]
 MissingPolicy: TypeAlias = Literal["require", "drop", "mask"]
@@ -175,64 +175,31 @@ def adapted(kernels: Tensor, channels: int) -> Tensor:
 class BagPooling(nn.Module):
     """How the features of a bag (B, K, W), where a row of NaN is an empty slot, become one vector (B, W)."""
 
-    # as `panels.pooling` states it (`casewise.study.images.BAGS`)
-    name: ClassVar[str]
-    # whether the weights of tiles are learned, so that they differ within a bag
-    learned: ClassVar[bool] = False
-
-    def __init__(self, width: int) -> None:
-        """`width`: that of the features."""
+    def __init__(self, name: str, width: int) -> None:
+        """`name`: of `casewise.study.poolings`; `width`: that of the features."""
         super().__init__()
+        self.name, self.kind = name, POOLINGS[name]
+        for layer_name, (inputs, outputs) in self.kind.layers.items():
+            last = nn.Linear(inputs or width, outputs)
+            self.add_module(layer_name, last)
+        if self.kind.layers:
+            nn.init.zeros_(last.bias)
+            nn.init.normal_(last.weight, std=0.01)
 
     def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
         """The weight of each tile (B, K), summing to 1: `filled` are features with 0 in the slots not `occupied`."""
-        raise NotImplementedError
+        if self.kind.shares is None:
+            return occupied.to(filled.dtype) / occupied.sum(dim=1, keepdim=True)
+        return self.kind.shares(self, filled, occupied)
 
     def weights(self, features: Tensor) -> Tensor:
         """The weight of each tile of a case: (B, K), summing to 1; 0 in empty slots."""
         return self.shares(features.nan_to_num(), ~features[..., 0].isnan())
 
-
-class MeanOfBag(BagPooling):
-    """The mean of a bag's features: every tile has the same weight."""
-
-    name = "maps"
-
-    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
-        """See `BagPooling`."""
-        return occupied.to(filled.dtype) / occupied.sum(dim=1, keepdim=True)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, K, W) → (B, W); features of single tiles (B, W) are returned unchanged."""
-        return features if features.ndim == 2 else features.nanmean(dim=1)
-
-
-class GatedAttention(BagPooling):
-    """The mean of a bag's features, weighted by a small gated network.
-
-    Before training all tiles have almost the same weight.
-    """
-
-    name, learned = "attention", True
-
-    def __init__(self, width: int, hidden: int = 128) -> None:
-        super().__init__(width)
-        self.content, self.gate = nn.Linear(width, hidden), nn.Linear(width, hidden)
-        self.score = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.score.bias)
-        nn.init.normal_(self.score.weight, std=0.01)
-
-    def shares(self, filled: Tensor, occupied: Tensor) -> Tensor:
-        """See `BagPooling`."""
-        scores = self.score(torch.tanh(self.content(filled)) * torch.sigmoid(self.gate(filled))).squeeze(-1)
-        return scores.masked_fill(~occupied, -torch.inf).softmax(dim=1)
-
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, W) → (B, W); features of single tiles (B, W) are returned unchanged."""
         if features.ndim == 2:
             return features
+        if self.kind.shares is None:
+            return features.nanmean(dim=1)
         return torch.einsum("bk,bkw->bw", self.weights(features), features.nan_to_num())
-
-
-# The kinds of pooling by name.
-POOLINGS: dict[str, type[BagPooling]] = {kind.name: kind for kind in (MeanOfBag, GatedAttention)}

@@ -154,8 +154,8 @@ def groups_of(networks: Iterable[Network]) -> list[list[Network]]:
 def _fit_together(one: Network, other: Network) -> bool:
     """Whether the inputs of two networks are equal, and no two of their encoders have one name."""
     encoders = {encoder.name: encoder.network for encoder in bank_of(one).encoders}
-    return (one.side, type(one.pooling), bank_of(one).channels) == (
-        *(other.side, type(other.pooling), bank_of(other).channels),
+    return (one.side, one.pooling_name, bank_of(one).channels) == (
+        *(other.side, other.pooling_name, bank_of(other).channels),
     ) and all(encoders.get(encoder.name, encoder.network) is encoder.network for encoder in bank_of(other).encoders)
 
 
@@ -167,7 +167,7 @@ def joint(networks: Sequence[Network]) -> Network:
     bank = FeatureBank(
         list(encoders.values()), list(widths), banks[0].channels, first.side or 224, widths=list(widths.values())
     )
-    options = NetworkOptions(side=first.side, pooling=first.pooling.name if first.pooling else "")
+    options = NetworkOptions(side=first.side, pooling=first.pooling_name)
     network = Network("joint features", Body(bank, bank.width, UNSCALED), 1, options)
     return network.to(next(first.head.parameters()).device)
 

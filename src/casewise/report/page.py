@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from markupsafe import Markup
 from casewise.files import write_atomic
 from casewise.plugin import plugins
 from casewise.report import first_screen
+from casewise.report import sections as folder
 from casewise.report.blocks import FOLDER, Section, rendered, templates
 from casewise.report.context import ReportContext
 from casewise.report.sections import (
@@ -50,7 +52,7 @@ SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     external.section,
     participants.section,
     labels.section,
-    lambda context: preparation.module_of(context.study).section(context),
+    preparation.of_modality,
     cases.section,
     training.section,
     glossary.section,
@@ -60,11 +62,16 @@ SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
 def sections(context: ReportContext) -> list[Section]:
     """The sections of a run below the first screen, in their order; those with nothing to show are left out.
 
-    Sections of plugins that bring no modality, such as that on saliency, stand before single cases.
+    Those of plugins that bring no modality, such as that on saliency, and of modules of `casewise.report.sections`
+    that are not in `SECTIONS`, stand before single cases.
     """
     first_case = SECTIONS.index(cases.section)
-    modules = [importlib.import_module(plugin.report) for plugin in plugins() if plugin.report and not plugin.section]
-    makers = [*SECTIONS[:first_case], *(module.section for module in modules), *SECTIONS[first_case:]]
+    listed = {make.__module__ for make in SECTIONS}
+    modules = pkgutil.iter_modules(folder.__path__, f"{folder.__name__}.")
+    names = [module.name for module in modules if module.name not in listed]
+    names += [plugin.report for plugin in plugins() if plugin.report and not plugin.section]
+    further = [importlib.import_module(name).section for name in names]
+    makers = [*SECTIONS[:first_case], *further, *SECTIONS[first_case:]]
     return [section for make in makers if (section := make(context)) is not None]
 
 

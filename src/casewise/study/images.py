@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from casewise.study.model import Level, StudyModel, parse_grid, refuse
+from casewise.study.poolings import BAGS, POOLINGS, PoolingName
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
@@ -82,18 +83,13 @@ STRENGTHS = ("rotate", "translate", "zoom", "zoom_in", "perspective", "brightnes
 AUGMENTATION_KEYS = ("shuffle", "rotate", "flip", *STRENGTHS[1:], "probability", "padding_mode")
 # Default number of images of a case in a training step if they pass through the network one by one.
 BAG_SIZE = 16
-# Ways of combining the images of a case. With those after the first two, a network takes a bag of single images
-# instead of a grid; each is a class of `casewise.models.fusion` with this name.
-Pooling = Literal["mean", "max", "maps", "attention"]
-BAGS = get_args(Pooling)[2:]
 
 
 class Panels(StudyModel):
     """Which images a network sees at once, and their augmentation in training. Inference is deterministic.
 
-    If several panels show one case, `pooling` combines them: the `mean` or the largest (`max`) of their predictions.
-    With `maps` and `attention` every image of a case passes through the network by itself, and their features are
-    averaged, or weighted by learned weights; `bag` of them are drawn in a training step.
+    If several panels show one case, `pooling` combines their predictions. With a pooling of features, every image of a
+    case passes through the network by itself, and `bag` of them are drawn in a training step.
     """
 
     by: Literal["region", "case", "image"] = "case"
@@ -134,13 +130,14 @@ class Panels(StudyModel):
     zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect."""
     offline_copies: int = Field(0, ge=0, le=100)
     """Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it in every epoch.
-    Needs `recipe.phases` and an augmentation; not with `shuffle`, `pooling: attention` or `maps`."""
-    pooling: Pooling = "mean"
-    """How several panels of one case are combined: `mean` of their predictions; with `by: image`, `max`, the largest
-    number, grade or probability of the positive class; else `maps`, the mean of the features of all images, which keeps
-    positions where `recipe.pool` is `map`, or `attention`, learned weights over them."""
+    Needs `recipe.phases` and an augmentation; not with `shuffle` or a pooling of features."""
+    pooling: PoolingName = Field(
+        "mean",
+        description="How several panels of one case are combined. "
+        + " ".join(f"`{name}`: {pooling.text}." for name, pooling in POOLINGS.items()),
+    )
     bag: int = Field(BAG_SIZE, ge=2, le=1024)
-    """With `pooling: attention` or `maps`, how many images of a case are drawn in a training step."""
+    """With a pooling of features, how many images of a case are drawn in a training step."""
 
     @model_validator(mode="before")
     @classmethod

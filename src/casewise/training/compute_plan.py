@@ -123,7 +123,7 @@ def choose(
 def _quickest(step: Step, options: Sequence[Option], *, several: bool, memo: Path | None) -> ComputePlan:
     """The fastest option, with its threads or with one if they are `several`; remembered or measured."""
     network = step.network
-    pooling = network.pooling.name if network.pooling else "one panel"
+    pooling = network.pooling_name or "one panel"
     inputs = [network.name, network.fusion, network.channels, network.missing_token is not None, pooling]
     machine = [torch.__version__, platform.machine(), cpu_name(), memory_is_kept()]
     key = "|".join(map(str, [*inputs, step.side, step.batch, step.kept, options, several, *machine]))

@@ -287,8 +287,10 @@ def probe(
     `cached_features` are those of `data`, (P, width) or (P, K, width) of bags, if they were computed before.
     """
     by_panel = features(network, data, batch=batch) if cached_features is None else cached_features
-    # attention pooling begins as the mean
-    values = (by_panel.nanmean(dim=1) if by_panel.ndim == 3 else by_panel).double().numpy()
+    if network.pooling is not None:
+        # a pooling with layers begins as the mean
+        by_panel = by_panel.nanmean(dim=1) if network.pooling.kind.layers else network.pooling(by_panel)
+    values = by_panel.double().numpy()
     centre, spread = values.mean(axis=0), values.std(axis=0) + 1e-6
     values = (values - centre) / spread
     linear = network.head[-1]

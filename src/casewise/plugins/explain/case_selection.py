@@ -13,6 +13,7 @@ from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.study.learners import learner_name
+from casewise.study.poolings import WEIGHTED
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -196,9 +197,9 @@ def _across_classes(table: pd.DataFrame) -> list[str]:
 def learners_of(run: FinishedRun) -> list[str]:
     """What is explained by default: the networks, then the baselines.
 
-    Networks that take bags of tiles are left out: their attention weights already give the influence of each tile.
+    Networks that weight the tiles of a bag are left out: the weights already give the influence of each tile.
     """
-    networks = [] if run.study.panels.pooling == "attention" else run.study.networks
+    networks = [] if run.study.panels.pooling in WEIGHTED else run.study.networks
     return [*networks, *(name for name in run.study.learners if name not in run.study.networks)]
 
 
@@ -207,13 +208,13 @@ def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
 
     Raises:
         CasewiseError: the study has no such network, or its files are missing or belong to another split; or it has
-            only networks that take bags of tiles (see `learners_of`).
+            only networks that weight tiles (see `learners_of`).
     """
     networks = learners_of(run)
     if not networks:
         raise CasewiseError(
-            f"The networks of {run.study.name} weight all tiles of a case by attention (panels: pooling: attention). "
-            "The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
+            f"The networks of {run.study.name} weight the tiles of a case (panels.pooling: {run.study.panels.pooling})."
+            " The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
         )
     wrong = [name for name in dict.fromkeys(names) if name not in networks]
     if wrong:

@@ -13,6 +13,7 @@ from casewise.models.outputs import outputs_of
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.saliency import average_folds, maps_by_row, native_maps, on_panels
 from casewise.study.learners import is_baseline
+from casewise.study.poolings import WEIGHTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,10 +47,10 @@ class OriginalMap:
 
 
 def explainable(members: Sequence[Bundle]) -> list[str]:
-    """Networks, then baselines, that have saliency maps; networks that weight tiles by attention have none."""
+    """Networks, then baselines, that have saliency maps; networks that weight tiles have none."""
     names = sorted(dict.fromkeys(member.model for member in members), key=is_baseline)
-    attention = members[0].settings["panels"].get("pooling") == "attention"
-    return [name for name in names if is_baseline(name) or not attention]
+    weighted = members[0].settings["panels"].get("pooling") in WEIGHTED
+    return [name for name in names if is_baseline(name) or not weighted]
 
 
 def explained_target(study: Study, name: str = "") -> ExplainTarget:

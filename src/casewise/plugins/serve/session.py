@@ -102,7 +102,7 @@ class ModelSession:
         names = self.description["explained_learners"]
         learner = submission.learner or next(iter(names), "")
         if self.explainer is None or learner not in names:
-            why = "Its networks weight tiles by attention, or the plugin `explain` is not installed."
+            why = "Its networks weight tiles, or the plugin `explain` is not installed."
             remedy = f"Choose one of: {', '.join(names)}." if names else why
             message = f"There are no saliency maps of {learner or self.learner}. {remedy}"
             raise ServiceError(422, "no_saliency", message)

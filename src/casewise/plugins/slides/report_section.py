@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MOST_TILES = 18
 MOST_SLIDES = 3
 PER_GROUP = 2
-# Weights of attention are drawn up to so many times an even share.
+# Weights are drawn up to so many times an even share.
 MOST_WEIGHT = 4.0
 SLIDE = "maps slide"
 TILES = (
@@ -161,7 +161,7 @@ def maps(context: ReportContext) -> list[Block]:
     facts = [
         ("Network", learner_name(model)),
         ("Colour", painting.meaning),
-        ("Prediction of a case", "weighted by attention" if weighted else pooling),
+        ("Prediction of a case", f"weighted by {context.study.panels.pooling}" if weighted else pooling),
     ]
     facts.append(("Cases predicted wrongly", f"{int((rows['y_pred'] != rows['y_true']).sum())} of {len(rows)}"))
     ends = f"The colours, from {painting.ticks[0][1]} to {painting.ticks[-1][1]}."
@@ -210,7 +210,7 @@ def _case(context: ReportContext, row: pd.Series, predictions: pd.DataFrame, pai
 
 
 def _painting(context: ReportContext, weighted: bool) -> Painting:
-    """How tiles are coloured: by the weights of attention, or by the probabilities of classes and grades."""
+    """How tiles are coloured: by their weights, or by the probabilities of classes and grades."""
     study, outcome, names = context.study, context.outcome, context.classes
     if weighted:
         ticks = [(0.0, "0"), (1 / MOST_WEIGHT, "1"), (0.5, "2"), (1.0, f"{MOST_WEIGHT:g} or more")]

@@ -15,6 +15,7 @@ from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import capital, case_label
 from casewise.report.terms import terms_of
 from casewise.study.images import STRENGTHS
+from casewise.study.poolings import POOLINGS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,6 +42,12 @@ def module_of(study: Study) -> ModuleType:
     """
     modules = (plugin.report for plugin in plugins() if plugin.name == study.modality_name and plugin.report)
     return importlib.import_module(next(modules, __name__))
+
+
+def of_modality(context: ReportContext) -> Section | None:
+    """The section on the input of the model, of the study's modality."""
+    made: Section | None = module_of(context.study).section(context)
+    return made
 
 
 def section(context: ReportContext) -> Section | None:
@@ -76,8 +83,7 @@ def facts(study: Study, noun: str, label: str) -> list[tuple[str, str]]:
     fit = [f"{noun} in {images.size} pixels", FITS.get(images.fit), PADDINGS.get(images.padding)]
     entries = [("Case shown", label), ("Tile", "; ".join(filter(None, fit)))]
     if panels.bags:
-        pooled = "each with a learned weight" if panels.pooling == "attention" else "by the mean of their features"
-        entries.append(("Tiles of a case", f"processed together, {pooled}"))
+        entries.append(("Tiles of a case", f"processed together, {POOLINGS[panels.pooling].tiles}"))
     elif panels.slots > 1:
         entries.append(("Panel", f"{panels.rows} × {panels.columns} tiles; empty slots are black"))
         entries.append(("More tiles than slots", "several panels are predicted and averaged; the first is shown"))
