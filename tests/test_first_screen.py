@@ -112,13 +112,13 @@ def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContex
 
 def test_an_external_cohort_is_the_second_figure(report_of_classes: ReportContext) -> None:
     shown = screen(report_of_classes)
-    assert [size.place for size in shown.sizes] == ["here", report_of_classes.study.external_name]
-    assert len(shown.failures[0].cells) == 3
+    assert [size.cohort for size in shown.sizes] == ["here", report_of_classes.study.external_name]
+    assert len(shown.failures[0].cells) == 4
 
 
 def test_what_a_study_lacks_is_said(report_of_two_classes: ReportContext) -> None:
     two = report_of_two_classes
-    assert level(two, "elsewhere") == "bad"
+    assert level(two, "external_cohort") == "bad"
     table = two.predictions
     for subjects, expected in ((8, "note"), (40, "")):
         few = table[table["subject"].isin(table["subject"].unique()[:subjects])]

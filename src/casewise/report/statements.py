@@ -89,7 +89,7 @@ def nothing_learned(context: ReportContext) -> Found:
     return "bad" if facts.whose == "study" else "flag", text, "training"
 
 
-def elsewhere(context: ReportContext) -> Found:
+def external_cohort(context: ReportContext) -> Found:
     """How the model does on an external cohort, or that it was not tested on one."""
     entry = external_result(context.study, context.metrics, context.learner, context.stage)
     if context.by_site:
@@ -109,7 +109,7 @@ def elsewhere(context: ReportContext) -> Found:
     return "good" if entry.code in words else "open", text, "external"
 
 
-def confident_elsewhere(context: ReportContext) -> Found:
+def external_confidence(context: ReportContext) -> Found:
     if (note := _note(context, "confident_outside")) is None:
         return None
     sure, right = (f"{100 * note[key]['external']:.0f} %" for key in ("confidence", "accuracy"))
@@ -234,8 +234,8 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         synthetic,
         nothing_learned,
         one_class,
-        elsewhere,
-        confident_elsewhere,
+        external_cohort,
+        external_confidence,
         unlike_training,
         subjects_apart,
         stopped_on_fold,
