@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from casewise.evaluation.results import Note
@@ -52,6 +53,9 @@ def test_figures_are_those_of_the_results(context: ReportContext) -> None:
     if entry := context.class_figures(context.stage, context.learner):
         found = [f"{entry.confusion[i][i]} of {total}" for i, total in enumerate(entry.support)]
         assert [row.cells[0].partition(" (")[0] for row in shown.failures] == found
+        counts, precise = np.array(entry.confusion), [row.cells[-2].partition(" (")[0] for row in shown.failures]
+        right = zip(np.diag(counts), counts.sum(axis=0), strict=True)
+        assert precise == [f"{of_class} of {total}" if total else "no case" for of_class, total in right]
     else:
         assert sum(int(row.cells[0]) for row in shown.failures) == len(context.headline_rows)
         assert [row.worst for row in shown.failures].count(True) == 1

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from casewise.evaluation.results import Estimate, SourceMean
 
 MOST_CLASSES = 8
-ROUGH = " Rough: too few {unit}s for a reliable interval."
+ROUGH = " Rough: from too few {unit}s."
 
 
 @dataclass(frozen=True)

@@ -136,4 +136,4 @@ def unit_of(study: Study) -> str:
 
 def brackets(context: ReportContext) -> str:
     """What stands in the brackets of every table."""
-    return f"Brackets in tables: {terms_of(context).confidence} intervals by {unit_of(context.study)}."
+    return f"Brackets: {terms_of(context).confidence} intervals by {unit_of(context.study)}."
