@@ -168,7 +168,7 @@ def sizes(context: ReportContext) -> list[Size]:
 def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, cohort: str, note: str = "") -> Size:
     write = metric_format(context.study, context.outcome)
     text = write.text(metric, figure.value, short=True, unit=False)
-    units = {"mae": "points on average", "accuracy": f"% of {terms_of(context).noun}s right"}
+    units = {"mae": "points on average", "accuracy": "% right"}
     interval = figure.reason or ""
     if bounds := write.bounds(metric, figure, words=True, short=True):
         rough = ", rough: few subjects" if figure.rough else ""
