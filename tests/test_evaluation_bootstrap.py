@@ -1,6 +1,7 @@
 """Intervals: by subject, the same as the slow way, honest in size."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,11 @@ def test_what_has_no_interval_says_why() -> None:
     assert nearly_flat["pcc"].value is not None
     assert (nearly_flat["pcc"].low, nearly_flat["mae"].low is None) == (None, False)
     assert nearly_flat["pcc"].reason
+    images = by_subject(truth, {"net": truth + 1}, np.array(["s"] * 4), replace(PLAN, unit="image"))["net"]
+    assert images["mae"].reason == one["mae"].reason.replace("subject", "image")
+    few = np.repeat(list("ab"), 2)
+    pair = [by_subject(truth, {"net": truth + 1}, few, plan)["net"]["mae"] for plan in (PLAN, replace(PLAN, unit="x"))]
+    assert pair[1].reason == str(pair[0].reason).replace("subject", "x") != pair[0].reason
     for figures in (one, flat, none, nearly_flat):
         json.dumps(plain(figures), allow_nan=False)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from casewise.evaluation.results import Note
@@ -49,6 +50,9 @@ def test_figures_are_those_of_the_results(context: ReportContext) -> None:
     if entry := context.class_figures(context.stage, context.learner):
         found = [f"{entry.confusion[i][i]} of {total}" for i, total in enumerate(entry.support)]
         assert [row.cells[0].partition(" (")[0] for row in shown.failures] == found
+        counts, precise = np.array(entry.confusion), [row.cells[-2].partition(" (")[0] for row in shown.failures]
+        right = zip(np.diag(counts), counts.sum(axis=0), strict=True)
+        assert precise == [f"{of_class} of {total}" if total else "no case" for of_class, total in right]
     else:
         assert sum(int(row.cells[0]) for row in shown.failures) == len(context.headline_rows)
         assert [row.worst for row in shown.failures].count(True) == 1
@@ -99,13 +103,13 @@ def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContex
 
 def test_an_external_cohort_is_the_second_figure(report_of_classes: ReportContext) -> None:
     shown = screen(report_of_classes)
-    assert [size.place for size in shown.sizes] == ["here", report_of_classes.study.external_name]
-    assert len(shown.failures[0].cells) == 3
+    assert [size.cohort for size in shown.sizes] == ["here", report_of_classes.study.external_name]
+    assert len(shown.failures[0].cells) == 4
 
 
 def test_what_a_study_lacks_is_said(report_of_two_classes: ReportContext) -> None:
     two = report_of_two_classes
-    assert level(two, "elsewhere") == "bad"
+    assert level(two, "external_cohort") == "bad"
     table = two.predictions
     for subjects, expected in ((8, "note"), (40, "")):
         few = table[table["subject"].isin(table["subject"].unique()[:subjects])]

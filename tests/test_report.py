@@ -11,7 +11,7 @@ import pytest
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
-from casewise.report import formatting
+from casewise.report import formatting, results_page
 from casewise.report.context import ReportContext
 from casewise.report.figures.drawing import canvas, svg
 from casewise.report.first_screen import evaluated, lead, screen
@@ -63,7 +63,6 @@ def test_the_page_is_whole_loads_nothing_and_shows_the_figures(request: pytest.F
                 cell = write.cell(metric, figure)
                 assert f"{cell.text} {cell.small}" in page.text.replace("\u00a0", " ")
         assert context.splits["hash"] in page.text
-        assert ("net00 +0.333" in page.text) == (name == "report_of_numbers")
         assert all(note in page.text for note in context.notes)
         assert [p.name for p in path.parent.iterdir()] == ["report.html"]
         assert name != "report_of_numbers" or render(context) == text
@@ -129,7 +128,10 @@ def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
     assert "subject" not in evaluated(context) + lead(context)
     assert next(each for each in statements(context) if each.id == "subjects_apart").level == "bad"
     page = check_page(render(context))
-    assert not re.search("(by|resampling) subjects?[.,;]", page.text)
+    for text in (page.text, results_page.page(context, [results_page.beside([context, context])])):
+        assert "intervals by image" in text
+        assert not re.search("(by|resampling) subjects?[.,;]", text)
+    assert not any("subject" in each.text for each in statements(context) if each.id == "external_cohort")
 
 
 def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(report_of_grades: ReportContext) -> None:

@@ -94,6 +94,15 @@ def test_numbers_have_correlations() -> None:
     assert (table.rows[0].name, table.rows[0].cells[1].text) == ("Extent from the column site", "r = 0.42")
 
 
+def test_findings_that_mean_the_same_share_an_item(report_of_classes: ReportContext) -> None:
+    codes = ("shortcut-sharpness-a", "shortcut-sharpness-b", "shortcut-sharpness-c")
+    texts = ("It predicts a (0.9). It may be blur.", "It predicts b (0.8). It may be blur.", "It predicts c.")
+    found = [Finding(code, "warning", text, remedy="Look.") for code, text in zip(codes, texts, strict=True)]
+    (items,) = blocks_of(audit.section(with_audit(report_of_classes, found, {})), Items)
+    assert [[code in text for code in codes] for text in items.texts] == [[True, True, False], [False, False, True]]
+    assert all(text.endswith("Look.") for text in items.texts)
+
+
 def test_findings_cannot_break_the_page(report_of_classes: ReportContext) -> None:
     evil = "<script>alert('x')</script>`<b>`"
     found = [Finding("shortcut-source", "error", evil, remedy=evil)]

@@ -11,11 +11,12 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.results import ClassFigures, ReliabilityBin, SourceMean, Threshold
 from casewise.evaluation.thresholds import judge_thresholds
-from casewise.report.blocks import Fold, Matrix, Plots, Table
+from casewise.report.blocks import Fold, Matrix, Plots, Table, Text
 from casewise.report.context import ReportContext
 from casewise.report.figures.classes import curves_of
 from casewise.report.sections import classes
-from tests.report.shared import cells_of, first_table, fold_of, texts_of
+from casewise.report.terms import SIDES
+from tests.report.shared import blocks_of, cells_of, first_table, fold_of, texts_of
 from tests.report_contexts import estimate, films, with_own, with_results, without_truth
 
 
@@ -44,6 +45,28 @@ def test_the_section_counts_every_case_and_draws_each_curve(three: ReportContext
     assert [total for _, total, _ in matrix.counts.rows] == np.bincount(truth).tolist()
     assert len(plots.plots) == 3
     assert all(name in plots.plots[0].alt for name in ("covid", "no finding", "pneumonia"))
+
+
+def test_captions_name_the_cases_of_their_figures(three: ReportContext, report_of_grades: ReportContext) -> None:
+    for context, other in ((three, "oof"), (report_of_grades, "test")):
+        section = classes.section(context)
+        shown = [plot.caption for block in blocks_of(section, Plots) for plot in block.plots]
+        shown += [table.caption for table in blocks_of(section, Table)[:2]]
+        assert len(shown) == 5
+        assert all(SIDES[context.stage] in caption.lower() for caption in shown)
+        assert not any(SIDES[other] in caption.lower() for caption in shown)
+
+
+@pytest.mark.parametrize(("log_loss", "ece", "worse"), [(0.9, 0.2, ["ece"]), (1.1, 0.1, ["log_loss"]), (0.9, 0.1, [])])
+def test_scores_that_scaling_makes_worse_are_named(
+    three: ReportContext, log_loss: float, ece: float, worse: list[str]
+) -> None:
+    own = {"log_loss": 1.0, "ece": 0.1, "log_loss_calibrated": log_loss, "ece_calibrated": ece}
+    figures = {**three.figures(three.stage, three.learner), **{name: estimate(value) for name, value in own.items()}}
+    figures = {name: figure for name, figure in figures.items() if "brier" not in name}
+    assert classes.worse_scaled(figures) == worse
+    notes = [block for block in blocks_of(classes.section(with_own(three, figures)), Text) if "scaling" in block.text]
+    assert len(notes) == bool(worse)
 
 
 def test_numbers_and_classes_without_truth_have_no_section(three: ReportContext) -> None:

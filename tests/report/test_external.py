@@ -47,7 +47,7 @@ def test_a_drop_is_called_one_only_beyond_chance(
     result = external_result(context.study, context.metrics, context.learner, context.stage)
     assert result is not None
     assert (result.code, result.inside, result.figure.value) == (code, inside, outside)
-    statement = next(each for each in statements(context) if each.id == "elsewhere")
+    statement = next(each for each in statements(context) if each.id == "external_cohort")
     assert statement.level == {"worse": "flag", "better": "good", "open": "good"}.get(code, "open")
 
 

@@ -46,6 +46,27 @@ def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     assert cells_of(learners.learner_table(context, context.stage), other)[column] == Cell("not tested")
 
 
+def test_no_pair_is_shown_with_a_learner_that_a_stage_lacks() -> None:
+    context = numbers(learners=3)
+    own, *others = sorted(context.learners, key=lambda name: name != context.learner)
+    gaps = {others[1]: Difference(0.5, 0.2, 0.8, False)}
+    entry, metrics = Comparison(others[0], others, 20, False, gaps, {}), copy.deepcopy(context.metrics.metrics)
+    del metrics["oof"][own]
+    context = with_results(context, metrics=metrics, comparisons={"oof": {context.outcome: {"mae": entry}}})
+    table = learners.learner_table(context, "oof")
+    assert table is not None
+    assert [head for head in table.columns if head.startswith("Against")] == [f"Against {others[0]}"]
+
+
+def test_only_unequal_weights_are_a_table(report_of_numbers: ReportContext) -> None:
+    combined, parts = "meta_learner", {"net00": 0.7, "net01": 0.3}
+    plain = {"erythema": {"weights": dict.fromkeys(parts, 0.5)}}
+    fits = {combined: {"erythema": {"weights": parts}}, "mean_of_learners": plain}
+    (table,) = learners.weights(dataclasses.replace(report_of_numbers, stackers=fits))
+    assert isinstance(table, Table)
+    assert [[cell.text for cell in row.cells] for row in table.rows] == [["+0.700"], ["+0.300"]]
+
+
 def test_published_values_stand_below_the_learners() -> None:
     context = numbers(learners=2, evaluation={"references": {"pasi": {"Somebody 2020": {"mae": 3.3, "accuracy": 0.5}}}})
     table = learners.learner_table(context, context.stage)

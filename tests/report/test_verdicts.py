@@ -54,7 +54,7 @@ def test_no_two_verdicts_disagree(kind: str, request: pytest.FixtureRequest) -> 
             for head, cell in zip(table.columns[1:], row.cells, strict=True):
                 if head.startswith("Against ") and cell.text != "–":
                     add(place, row.name, head.removeprefix("Against "), cell.text)
-    said = next((each for each in statements(context) if each.id == "elsewhere"), None)
+    said = next((each for each in statements(context) if each.id == "external_cohort"), None)
     section = external.section(context)
     assert (EXTERNAL in context.metrics.metrics) == (section is not None)
     if said and section:

@@ -34,11 +34,12 @@ _LEAST_DEFINED = 0.9
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of intervals: number of resamples, confidence level and seed."""
+    """The settings of intervals: number of resamples, confidence level, seed, and the noun for what is resampled."""
 
     resamples: int = 2000
     confidence: float = 0.95
     seed: int = 0
+    unit: str = "subject"
 
 
 PLAN = Plan()
@@ -187,10 +188,10 @@ def with_intervals(
             if np.isnan(at):
                 why = reason(name, learner)
             elif n_subjects < 2 or (basis is None and n_subjects < intervals.FEWEST):
-                why = f"{'one subject' if n_subjects < 2 else 'two subjects'}: no interval"
+                why = f"{f'one {plan.unit}' if n_subjects < 2 else f'two {plan.unit}s'}: no interval"
             elif np.isnan(low):
                 undefined = "too many resamples are undefined: no interval"
-                why = undefined if basis is None else intervals.why_not(name, learner, basis)
+                why = undefined if basis is None else intervals.why_not(name, learner, basis, plan.unit)
             value = None if np.isnan(at) else float(at)
             bottom, top = (None, None) if why else (float(low), float(high))
             rough = intervals.rough(name, n_subjects if basis is None else int(basis.rests_on[name][learner]))

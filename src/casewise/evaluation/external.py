@@ -213,7 +213,7 @@ def _why_not(name: str, samples: np.ndarray, plan: Plan, fewest: int) -> str | N
     if scheme_of(name) is None:
         return "biased upwards by chance: no interval"
     if fewest < FEWEST:
-        return f"{('no subject', 'one subject', 'two subjects')[fewest]} in a source: no interval"
+        return f"{('no', 'one', 'two')[fewest]} {plan.unit}{'s' * (fewest == 2)} in a source: no interval"
     undefined = np.isnan(percentiles(samples[:, None], plan.confidence)[0][0])
     return "too many resamples are undefined: no interval" if undefined else None
 

@@ -144,19 +144,19 @@ def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 
 
-def why_not(name: str, learner: int, basis: Basis) -> str:
-    """Why a defined figure has no interval."""
+def why_not(name: str, learner: int, basis: Basis, unit: str = "subject") -> str:
+    """Why a defined figure has no interval; `unit` is the noun for a subject."""
     rests_on = int(basis.rests_on[name][learner])
     if scheme_of(name) is None:
         return "biased upwards by chance: no interval"
     if rests_on == len(basis.presence) == 2:
-        return "two subjects: no interval"
+        return f"two {unit}s: no interval"
     if rests_on < _fewest(name):
-        of_class = ("has no subject", "contributes only one subject", "contributes only two subjects")[rests_on]
+        of_class = (f"has no {unit}", f"contributes only one {unit}", f"contributes only two {unit}s")[rests_on]
         return f"a class {of_class}: no interval"
     if np.isnan(basis.left_out[name][:, learner]).any():
-        return "undefined without one of the subjects: no interval"
-    return "the same without any one of the subjects: no interval"
+        return f"undefined without one of the {unit}s: no interval"
+    return f"the same without any one of the {unit}s: no interval"
 
 
 def _fewest(name: str) -> int:

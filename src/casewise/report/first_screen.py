@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from casewise.evaluation.results import Estimate, SourceMean
 
 MOST_CLASSES = 8
-ROUGH = " Rough: from too few subjects for the interval to hold the true value as often as stated."
+ROUGH = " Rough: from too few {unit}s."
 
 
 @dataclass(frozen=True)
 class Size:
     """A large figure of the first card: where it was measured, its text, unit and interval, and a further line."""
 
-    place: str
+    cohort: str
     text: str
     unit: str
     interval: str
@@ -102,7 +102,8 @@ def screen(context: ReportContext) -> Screen:
     return Screen(
         lead=lead(context),
         question="How far off is it?" if not context.classes else "How often is it right?",
-        evaluated=evaluated(context) + (ROUGH if "rough" in f"{measured} {quantiles} {rows} {beside}" else ""),
+        evaluated=evaluated(context)
+        + (ROUGH.format(unit=unit_of(context.study)) if "rough" in f"{measured} {quantiles} {rows} {beside}" else ""),
         sizes=measured,
         guess=guess(context),
         spread=quantiles,
@@ -164,15 +165,15 @@ def sizes(context: ReportContext) -> list[Size]:
     return shown
 
 
-def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, place: str, note: str = "") -> Size:
+def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, cohort: str, note: str = "") -> Size:
     write = metric_format(context.study, context.outcome)
     text = write.text(metric, figure.value, short=True, unit=False)
-    units = {"mae": "points on average", "accuracy": f"% of {terms_of(context).noun}s right"}
+    units = {"mae": "points on average", "accuracy": "% right"}
     interval = figure.reason or ""
     if bounds := write.bounds(metric, figure, words=True, short=True):
         rough = ", rough: few subjects" if figure.rough else ""
         interval = f"{terms_of(context).confidence} interval {bounds}{rough}"
-    return Size(place, text, units.get(metric, write.phrase(metric)), interval, note)
+    return Size(cohort, text, units.get(metric, write.phrase(metric)), interval, note)
 
 
 def guess(context: ReportContext) -> str:
@@ -258,18 +259,23 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
     counts, heads = np.asarray(here.confusion), ["Found"]
     if outside:
         heads = ["Found here", f"Found, {context.study.external_name or 'elsewhere'}"]
+    heads.append("Correct when predicted" + (" here" if outside else ""))
     wrong, totals = counts * (1 - np.eye(len(names), dtype=int)), counts.sum(axis=1)
     recall = np.divide(np.diag(counts), totals, out=np.ones(len(names)), where=totals > 0)
     rows, positive = [], context.study.positive_of(context.outcome)
     for i in sorted(np.argsort(recall, kind="stable")[:MOST_CLASSES]):  # of many classes the worst
-        rate = "" if positive is None else "sensitivity" if here.names[i] == positive else "specificity"
-        cells = [_found(counts[i], i, rate), *([_found(np.asarray(outside.confusion[i]), i, rate)] if outside else [])]
+        rates = ("", "")
+        if positive is not None:
+            rates = ("sensitivity", "PPV") if here.names[i] == positive else ("specificity", "NPV")
+        outer = [_share(np.asarray(outside.confusion[i]), i, rates[0])] if outside else []
+        cells = [_share(counts[i], i, rates[0]), *outer, _share(counts[:, i], i, rates[1])]
         cells.append(names[int(wrong[i].argmax())] if wrong[i].any() else MISSING)
         rows.append(Failure(names[i], cells, bool(recall[i] == recall.min() < 1)))
     return ["Reference", *heads, "Most often taken for"], rows
 
 
-def _found(counts: np.ndarray, i: int, rate: str) -> str:
+def _share(counts: np.ndarray, i: int, rate: str) -> str:
+    """Count `i` of all, such as those of a class that are predicted as it, or those predicted as it that are of it."""
     share = f" ({rate} {100 * counts[i] / counts.sum():.0f} %)" if rate and counts.any() else ""
     return f"{counts[i]:,} of {counts.sum():,}{share}" if counts.any() else "no case"
 

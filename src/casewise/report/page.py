@@ -33,7 +33,7 @@ from casewise.report.sections import (
     training,
     validation,
 )
-from casewise.report.terms import report_title
+from casewise.report.terms import brackets, report_title
 
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     agreement.agreement,
@@ -96,6 +96,7 @@ def render(context: ReportContext) -> str:
         version=context.environment.get("casewise", ""),
         date=context.environment.get("date", ""),
         screen=first_screen.screen(context),
+        brackets=brackets(context),
         contents=[(section.id, section.heading) for section in shown],
         sections=Markup(rendered(shown, html=True)),  # noqa: S704 (escaped by its template)
     )

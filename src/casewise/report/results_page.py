@@ -19,7 +19,7 @@ from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
 from casewise.report.page import sections
 from casewise.report.tables import kind_report, metric_format
-from casewise.report.terms import SIDES, report_title, terms_of
+from casewise.report.terms import SIDES, brackets, report_title, unit_of
 from casewise.run_folder.folder import write_page
 from casewise.study.learners import learner_name
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 KEYS = ("case", "region", "image", "target")
 CAPTION = (
-    "{target}, {side}. Brackets: {confidence} intervals by subject. Difference: from the best learner of the table,"
-    " with intervals that hold for all pairs of learners at once; none where the runs did not evaluate the same cases."
+    "{target}, {side}. Difference: from the best learner of the table, with intervals that hold for all pairs of"
+    " learners at once; none where the runs did not evaluate the same cases."
 )
 
 
@@ -62,7 +62,7 @@ def page(context: ReportContext, further: Sequence[Section] = ()) -> str:
     head += ["**Synthetic phantom data, not patients.**"] if study.synthetic else []
     head += [escaped(values.lead), *([escaped(study.description)] if study.description.strip() else [])]
     shown = [section for section in sections(context) if not section.page_only]
-    summary = Section("summary", "Result", screen_blocks(values))
+    summary = Section("summary", "Result", [*screen_blocks(values), Text(brackets(context))])
     return markdown_page(head, [summary, *further, *shown])
 
 
@@ -71,7 +71,7 @@ def screen_blocks(values: Screen) -> list[Block]:
     noted = any(size.note for size in values.sizes)
     sizes = [
         Row(
-            capital(size.place or "here"),
+            capital(size.cohort or "here"),
             [Cell(f"{size.text} {size.unit}"), Cell(size.interval), *([Cell(size.note)] if noted else [])],
         )
         for size in values.sizes
@@ -134,7 +134,7 @@ def of_target(runs: Sequence[ReportContext], target: str, compared: Comparison |
             cells.append(Cell("best") if best else write.difference(metric, gap))
             rows.append(Row(_named(learner_name(learner), run.study, number), cells))
     heads = ["Learner", *(write.title(name) for name in metrics), f"Difference in {write.phrase(metric)}"]
-    caption = CAPTION.format(target=capital(target), side=SIDES[stage], confidence=terms_of(first).confidence)
+    caption = CAPTION.format(target=capital(target), side=SIDES[stage])
     return Table(heads, rows, caption)
 
 
@@ -195,7 +195,7 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
     rows = final_rows(pd.concat(named, ignore_index=True))
     rows = rows[rows["stage"] == first.stage]
     settings = first.study.evaluation
-    plan = Plan(settings.bootstrap_resamples, settings.confidence, first.study.seed)
+    plan = Plan(settings.bootstrap_resamples, settings.confidence, first.study.seed, unit_of(first.study))
     for target in targets:
         of_target = rows[(rows["target"] == target) & rows["y_true"].notna()]
         if _same_cases(of_target):

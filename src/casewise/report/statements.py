@@ -20,7 +20,7 @@ from casewise.report.formatting import MISSING, capital, counted, listed, number
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
 from casewise.report.tables import metric_format
-from casewise.report.terms import terms_of, unlearned
+from casewise.report.terms import terms_of, unit_of, unlearned
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 
@@ -89,7 +89,7 @@ def nothing_learned(context: ReportContext) -> Found:
     return "bad" if facts.whose == "study" else "flag", text, "training"
 
 
-def elsewhere(context: ReportContext) -> Found:
+def external_cohort(context: ReportContext) -> Found:
     """How the model does on an external cohort, or that it was not tested on one."""
     entry = external_result(context.study, context.metrics, context.learner, context.stage)
     if context.by_site:
@@ -97,7 +97,7 @@ def elsewhere(context: ReportContext) -> Found:
     if entry is None and (context.predictions["stage"] == EXTERNAL).any():
         return "open", "The external cohort has no reference values to evaluate.", "external"
     if entry is None:
-        return "bad", "Not tested on subjects of another hospital or source.", ""
+        return "bad", f"Not tested on {unit_of(context.study)}s of another hospital or source.", ""
     write, name = metric_format(context.study, context.outcome), context.study.external_name or "the external cohort"
     absent = f"; no case there is {listed(entry.absent, 'or')}" if entry.absent else ""
     there = f"on {name}: {write.phrase(entry.metric)} {write.text(entry.metric, entry.figure.value, short=True)}"
@@ -109,7 +109,7 @@ def elsewhere(context: ReportContext) -> Found:
     return "good" if entry.code in words else "open", text, "external"
 
 
-def confident_elsewhere(context: ReportContext) -> Found:
+def external_confidence(context: ReportContext) -> Found:
     if (note := _note(context, "confident_outside")) is None:
         return None
     sure, right = (f"{100 * note[key]['external']:.0f} %" for key in ("confidence", "accuracy"))
@@ -234,8 +234,8 @@ KINDS: dict[str, Callable[[ReportContext], Found]] = {
         synthetic,
         nothing_learned,
         one_class,
-        elsewhere,
-        confident_elsewhere,
+        external_cohort,
+        external_confidence,
         unlike_training,
         subjects_apart,
         stopped_on_fold,

@@ -115,8 +115,8 @@ def positive_and_other(context: ReportContext) -> tuple[str, str] | None:
     return class_name(context.study, context.outcome, positive), class_name(context.study, context.outcome, other)
 
 
-def place(context: ReportContext, stage: str) -> str:
-    """Where figures are from, within a caption; where each fold leaves out a source, they are pooled over all."""
+def evaluated_on(context: ReportContext, stage: str) -> str:
+    """The cases that figures are of, within a caption; pooled over the sources where each fold leaves one out."""
     pooled = f", pooled over each {context.site}" if context.by_site and stage == "oof" else ""
     return SIDES[stage] + pooled
 
@@ -126,7 +126,7 @@ def evaluated(context: ReportContext) -> str:
     rows = context.headline_rows
     subjects = f" of {counted(rows['subject'].nunique(), 'subject')}" if context.study.subjects_known else ""
     cases = counted(len(rows), terms_of(context).noun)
-    return f"{learner_name(context.learner)}, {place(context, context.stage)}: {cases}{subjects}."
+    return f"{learner_name(context.learner)}, {evaluated_on(context, context.stage)}: {cases}{subjects}."
 
 
 def unit_of(study: Study) -> str:
@@ -135,6 +135,5 @@ def unit_of(study: Study) -> str:
 
 
 def brackets(context: ReportContext) -> str:
-    """What stands in the brackets of a table; the end of a caption."""
-    terms = terms_of(context)
-    return f"Brackets: {terms.confidence} intervals by {'subject' if context.study.subjects_known else terms.noun}."
+    """What stands in the brackets of every table."""
+    return f"Brackets: {terms_of(context).confidence} intervals by {unit_of(context.study)}."

@@ -126,10 +126,12 @@ def test_a_band_is_bold_only_where_the_whole_interval_lies_in_it(page: Page) -> 
 def test_a_study_without_visits_is_asked_for_none(browser: Any, served: Running) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
     facts = httpx.get(served.url + "/api/model", headers={"Authorization": f"Bearer {TOKEN}"}).json()
-    facts |= {"visits": False, "several": "Several images are averaged."}
+    assert facts["unit"] == "subject"
+    facts |= {"visits": False, "several": "Several images are averaged.", "coverage": 0.9, "unit": "thing"}
     page.route("**/api/model", lambda route: route.fulfill(json=facts))
     page.goto(served.url)
     page.get_by_text("Several images are averaged.").wait_for()
+    assert "new things" in page.locator("#facts").inner_text()
     assert not [name for name in ("Name", "Day") if page.get_by_label(name, exact=True).is_visible()]
     assert page.get_by_role("button", name="Add a visit").is_hidden()
     assert page.evaluate(CUT) == []

@@ -74,12 +74,12 @@ def canvas(width: float, height: float, margins: Margins = (0, 0, 0, 0), grid: G
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        place(axes, margins, grid)
+        position_axes(axes, margins, grid)
         yield figure, axes
 
 
-def place(axes: Axes, margins: Margins, grid: Grid = "both") -> None:
-    """Place axes within margins in points, with a light grid and without tick marks."""
+def position_axes(axes: Axes, margins: Margins, grid: Grid = "both") -> None:
+    """Position axes within margins in points, with a light grid and without tick marks."""
     width, height = axes.figure.get_size_inches() * 72  # type: ignore[union-attr]
     left, bottom, right, top = margins
     axes.set_position((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))

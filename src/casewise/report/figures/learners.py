@@ -18,7 +18,7 @@ from casewise.report.figures.drawing import (
     Look,
     canvas,
     in_percent,
-    place,
+    position_axes,
     svg,
 )
 from casewise.report.figures.drawing import limits as around
@@ -113,7 +113,7 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
         drawn = [(axes, "loss")]
         if accurate:
             lower = figure.add_axes((0.0, 0.0, 1.0, 1.0), sharex=axes)
-            place(lower, (42, 38, 8, height - 122), grid="y")
+            position_axes(lower, (42, 38, 8, height - 122), grid="y")
             drawn.append((lower, "accuracy"))
             axes.tick_params(labelbottom=False)
         for axis, quantity in drawn:

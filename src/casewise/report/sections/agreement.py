@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.evaluation.bootstrap import Plan, by_subject
-from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.report.blocks import (
     Block,
     Cell,
@@ -33,7 +32,7 @@ from casewise.report.figures.drawing import Look
 from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
 from casewise.report.sections.classes import further_tables, pooled
 from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
-from casewise.report.terms import SIDES, brackets, evaluated, place, terms_of, unit_of
+from casewise.report.terms import SIDES, evaluated, evaluated_on, terms_of, unit_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -52,13 +51,14 @@ DIFFERENCE = (
     " proportional bias, where its interval excludes 0."
 )
 TRACKS = (
-    "Black, solid: physician; blue, dashed: model. Above a plot: the change from baseline in percent, each from its own"
-    " baseline; the mean error is that of the subject’s visits. Below: the day or, where the table states no days, the"
-    " visit, in the order of the names. All plots share one scale. Of more than {most} subjects, {most} are shown,"
-    " evenly spaced from the smallest to the largest mean error."
+    "Black, solid: physician; blue, dashed: model. Above a plot: the change from baseline in percent, and the mean"
+    " error of the subject’s visits. Subjects are evenly spaced from the smallest to the largest mean error."
 )
-RESPONSE = "Visits after the baseline at which the score had fallen by at least the stated percentage, {side}."
-VISITS = "Responders at each visit, physician / model; shares where a visit has {few} subjects or more."
+RESPONSE = (
+    "Visits after the baseline, {side}, at which the score had fallen by at least the stated percentage, of {visits}"
+    " of {subjects}."
+)
+VISITS = "Responders at each visit, physician / model."
 LEFT_OUT = {
     "no_baseline": "no scored baseline visit",
     "baseline_not_scored": "baseline not scored",
@@ -68,11 +68,12 @@ LEFT_OUT = {
 }
 BANDS = "{noun}s by severity band, {place}; shade and percent: the share of the row."
 JITTER = "Prediction against the physician’s value, {side}; whole numbers are jittered so that points do not overlap."
+RANGES = "{place}. The cases and the bias of each range are on the first screen."
 READERS = (
     "{target}, {side}. The less readers agree with each other, the less a model can agree with each of them."
     " Compare the model with readers within this table only: the mean of several readers varies less than one reader."
 )
-TARGETS = "{learner}, {side}. The first row of a target is for all its regions together. {brackets}"
+TARGETS = "{learner}, {side}. The first row of a target is for all its regions together.{count}"
 
 
 def agreement(context: ReportContext) -> Section | None:
@@ -92,7 +93,7 @@ def agreement(context: ReportContext) -> Section | None:
     units = {"proportional_bias": "slope on the mean of both"}
     titles = {name: f"{write.title(name)}, {units.get(name, 'points')}" for name in names}
     lines = [Row(titles[name], [figure_cell(figures[name], write.digits(name), sign=True)]) for name in names]
-    table = Table(["Model − physician", "Value"], lines, f"{evaluated(context)} {brackets(context)}")
+    table = Table(["Model − physician", "Value"], lines, evaluated(context))
     return Section("agreement", "Model and physician", [Plots(plots), table, *pooled(context)])
 
 
@@ -130,8 +131,7 @@ def over_time(context: ReportContext) -> Section | None:
     shown = draw_time.chosen_tracks(tracks, MOST_TRACKS)
     days = all(np.isfinite(track.days).all() for track in shown)
     plots = _trajectories(context, shown, days=days)
-    note = TRACKS.format(most=MOST_TRACKS)
-    blocks: list[Block] = [Plots(plots[:FIRST_TRACKS], note, layout="multiples tracks")]
+    blocks: list[Block] = [Plots(plots[:FIRST_TRACKS], TRACKS, layout="multiples tracks")]
     if others := plots[FIRST_TRACKS:]:
         title = f"{counted(len(others), 'further subject')} of {len(tracks)}"
         blocks.append(Fold(title, [Plots(others, layout="multiples tracks")]))
@@ -172,10 +172,10 @@ def response_blocks(context: ReportContext, entry: Response) -> list[Block]:
     blocks: list[Block] = []
     if entry.responders:
         heads = ["Response", "Physician", "Model", "Both", "Agreement", "Kappa"]
-        caption = f"{RESPONSE.format(side=SIDES[context.stage])} {brackets(context)}"
+        sizes = {"visits": counted(entry.n_visits, "visit"), "subjects": counted(entry.n_subjects, "subject")}
+        caption = RESPONSE.format(side=SIDES[context.stage], **sizes)
         change = figure_cell((entry.change or {}).get("mae"), 0)
         facts = [
-            ("Evaluated", f"{counted(entry.n_visits, 'visit')} of {counted(entry.n_subjects, 'subject')}"),
             ("Baseline", f"{entry.baseline}. {entry.clear_rule}"),
             ("Mean absolute difference in percent change", f"{change.text} {change.small}".strip()),
         ]
@@ -188,9 +188,7 @@ def response_blocks(context: ReportContext, entry: Response) -> list[Block]:
         rows = visit_rows(entry)
         if len(visits) > MOST_VISITS:
             rows.append(Row(f"{len(visits) - MOST_VISITS} further visits", [Cell("")] * (1 + len(names))))
-        blocks.append(
-            Table(["Visit", f"{capital(unit_of(context.study))}s", *names], rows, VISITS.format(few=ROUGH_BELOW))
-        )
+        blocks.append(Table(["Visit", f"{capital(unit_of(context.study))}s", *names], rows, VISITS))
     return blocks
 
 
@@ -201,7 +199,7 @@ def response_rows(context: ReportContext, entry: Response) -> list[Row]:
         (neither, model_only), (physician_only, both) = figures.confusion
         total = max(neither + model_only + physician_only + both, 1)
         counts = (physician_only + both, model_only + both)
-        cells = [Cell(f"{count} of {total}", f"{100 * count / total:.0f} %") for count in counts]
+        cells = [Cell(str(count), f"{100 * count / total:.0f} %") for count in counts]
         cells += [Cell(str(both)), percent_cell(figures.agreement), figure_cell(figures.kappa, KAPPA_DIGITS)]
         rows.append(Row(responder_name(context, threshold), cells))
     return rows
@@ -214,15 +212,14 @@ def responder_name(context: ReportContext, threshold: str) -> str:
 
 
 def visit_rows(entry: Response) -> list[Row]:
-    """Responders at each visit, physician / model, one column per threshold; shares where subjects are not few."""
+    """Responders at each visit, physician / model, one column per threshold."""
     rows = []
     for visit, figures in list((entry.by_visit or {}).items())[:MOST_VISITS]:
         count = figures.n_subjects
         cells = [Cell(str(count))]
         for rates in figures.rates.values():
             physician, model = (rates[side].value for side in ("physician", "model"))
-            shares = f"{100 * physician:.0f} / {100 * model:.0f} %" if count >= ROUGH_BELOW else ""
-            cells.append(Cell(f"{physician * count:.0f} / {model * count:.0f}", shares))
+            cells.append(Cell(f"{physician * count:.0f} / {model * count:.0f}"))
         rows.append(Row(shortened(visit, 30), cells))
     return rows
 
@@ -267,7 +264,7 @@ def score_ranges(context: ReportContext) -> list[ScoreRange]:
 
 def _score_range(name: str, rows: pd.DataFrame, study: Study) -> ScoreRange:
     truth, predicted = (rows[column].to_numpy(float) for column in ("y_true", "y_pred"))
-    plan = Plan(confidence=study.evaluation.confidence, seed=study.seed)
+    plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=unit_of(study))
     figures = by_subject(truth, {name: predicted}, rows["subject"].to_numpy(), plan)[name]
     shown = {metric: figures[metric] for metric in ("mae", "bias")}
     return ScoreRange(name, len(rows), int(rows["subject"].nunique()), shown)
@@ -288,18 +285,9 @@ def detail(context: ReportContext) -> Section | None:
     blocks, write = band_blocks(context), metric_format(context.study, context.outcome)
     ranges = [] if context.classes else score_ranges(context)
     if len(ranges) > 1:
-        heads = [
-            "Physician",
-            f"{capital(unit_of(context.study))}s",
-            f"{capital(terms_of(context).noun)}s",
-            "MAE",
-            "Bias",
-        ]
-        rows = []
-        for each in ranges:
-            errors = [write.cell(metric, figure) for metric, figure in each.figures.items()]
-            rows.append(Row(each.name, [Cell(str(each.subjects)), Cell(str(each.count)), *errors]))
-        by_range = Table(heads, rows, f"{evaluated(context)} {brackets(context)}")
+        rows = [Row(each.name, [Cell(str(each.subjects)), write.cell("mae", each.figures["mae"])]) for each in ranges]
+        caption = RANGES.format(place=capital(evaluated_on(context, context.stage)))
+        by_range = Table(["Physician", f"{capital(unit_of(context.study))}s", write.title("mae")], rows, caption)
         blocks.append(Fold("Error by range of the score, with intervals", [by_range]))
     if readers := reader_tables(context):
         blocks.append(Fold("Agreement between readers, and of the model with each", readers))
@@ -326,13 +314,13 @@ def band_blocks(context: ReportContext) -> list[Block]:
     bounds = range_names([f"{edge:g}" for edge in list(bands.lower_bounds.values())[1:]])
     rows = zip(names, bounds, entry.confusion, strict=True)
     lines = [counts_line(f"{name}, {bound}", counts) for name, bound, counts in rows]
-    caption = BANDS.format(noun=capital(terms_of(context).noun), place=place(context, context.stage))
+    caption = BANDS.format(noun=capital(terms_of(context).noun), place=evaluated_on(context, context.stage))
     kappas = (figure_cell(figure, KAPPA_DIGITS) for figure in (entry.kappa, entry.kappa_quadratic))
-    row = Row("Severity bands", [percent_cell(entry.agreement), *kappas])
+    cells = zip(("Agreement", "Kappa", "Weighted kappa"), (percent_cell(entry.agreement), *kappas), strict=True)
     return [
         Heading("Severity bands"),
         Matrix(Counts(names, lines), caption, "physician", "model:"),
-        Table(["Grouped by", "Agreement", "Kappa", "Weighted kappa"], [row], brackets(context)),
+        Facts([(name, f"{cell.text} {cell.small}".strip()) for name, cell in cells]),
     ]
 
 
@@ -360,11 +348,16 @@ def target_table(context: ReportContext, stage: str) -> Table | None:
     rows = []
     for target, region, key in sorted(keys, key=lambda each: [order.index(name) for name in each[:2] if name in order]):
         low, high = context.range_of(target)
-        cells = [Cell(f"{low:g} to {high:g}"), *_figures(context, by_key[key], target, "targets")]
+        scale = "" if region and target in by_key else f"{low:g} to {high:g}"
+        cells = [Cell(scale), *_figures(context, by_key[key], target, "targets")]
         rows.append(Row(region or display_name(study, target), cells, inner=bool(region)))
     names = [metric_format(study, context.outcome).title(name) for name in context.number_columns("targets")]
-    texts = {"learner": learner_name(context.learner), "side": place(context, stage), "brackets": brackets(context)}
-    return Table(["Target", "Scale", *names, "n"], rows, TARGETS.format(**texts), wide=True) if rows else None
+    heads, counts = ["Target", "Scale", *names, "n"], {row.cells[-1].text for row in rows}
+    if len(counts) == 1:
+        heads, rows = heads[:-1], [replace(row, cells=row.cells[:-1]) for row in rows]
+    count = f" n = {counts.pop()} each." if len(counts) == 1 else ""
+    caption = TARGETS.format(learner=learner_name(context.learner), side=evaluated_on(context, stage), count=count)
+    return Table(heads, rows, caption, wide=True) if rows else None
 
 
 def _figures(context: ReportContext, figures: Figures, target: str, table: str) -> list[Cell]:

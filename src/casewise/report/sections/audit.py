@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +52,8 @@ TESTS = (
     " tested without what the appearance of the whole image explains, p is not adjusted."
 )
 EXAMINED = (
-    "Before training, the audit searches for near-duplicates and for subjects on both sides of the split, and tests"
-    " whether the label can be predicted from table columns, file properties or simple properties of the image. Some of"
-    " these may reflect the disease itself."
+    "Near-duplicates, subjects on both sides of the split, and whether table columns, file properties or simple"
+    " properties of the image predict the label. Some of these may reflect the disease itself."
 )
 
 
@@ -96,7 +95,7 @@ def findings(audit: Audit, accepted: Mapping[str, str], *, grave: bool = False) 
         standing = "accepted" if finding.id in accepted else "not accepted" if finding.level == "error" else ""
         cells = [Cell(finding.level, standing), Cell(size(finding)), _p(finding.figures)]
         rows.append(Row(capital(about(finding, audit)), cells))
-    meanings = Items([_meaning(finding, accepted) for finding in shown])
+    meanings = Items(_meanings(shown, accepted))
     table = Table(["Finding", "Level", "Size", "p"], rows, FINDINGS)
     return [Facts(counts), table, Fold("What each finding means, and what to do", [meanings])]
 
@@ -156,11 +155,24 @@ def _p(figures: Mapping[str, Any]) -> Cell:
     return Cell(p_value(p), value=p if is_number(p) else "")
 
 
-def _meaning(finding: Finding, accepted: Mapping[str, str]) -> str:
-    """The sentence of a finding with the study's reason for accepting it, else with what to do."""
-    reason = accepted.get(finding.id)
-    remedy = f"Accepted by the study: {reason}" if reason else finding.remedy if finding.level != "note" else ""
-    return f"`{finding.id}`: {finding.sentence} {remedy}".strip()
+def _meanings(shown: Sequence[Finding], accepted: Mapping[str, str]) -> list[str]:
+    """What findings mean, with the study's reason for accepting them, else with what to do.
+
+    Findings that differ in nothing but their first sentence, whose numbers are in the table, share an item.
+    """
+    codes: dict[tuple[str, str], list[str]] = {}
+    whole: dict[str, str] = {}
+    for finding in shown:
+        reason = accepted.get(finding.id)
+        remedy = f"Accepted by the study: {reason}" if reason else finding.remedy if finding.level != "note" else ""
+        meaning = finding.sentence.partition(". ")[2]
+        whole[finding.id] = f"{finding.sentence} {remedy}".strip()
+        codes.setdefault((meaning, remedy) if meaning else (finding.id, ""), []).append(finding.id)
+    return [
+        f"{', '.join(f'`{code}`' for code in of_all)}: "
+        + (f"{meaning} {remedy}".strip() if len(of_all) > 1 else whole[of_all[0]])
+        for (meaning, remedy), of_all in codes.items()
+    ]
 
 
 def all_tests(audit: Audit) -> list[Block]:
@@ -210,10 +222,10 @@ def twins(context: ReportContext, audit: Audit) -> list[Block]:
         counts = [figures.get("pairs", len(finding.pairs)), *(figures.get(kind) for kind in PAIR_KINDS)]
         rows.append(Row(name, [Cell(number(count, 0)) for count in counts]))
         pairs = [pair for pair in finding.pairs if all(path in number_of for path in pair)][:MOST_PAIRS]
-        for place, pair in enumerate(pairs):
+        for number_of_pair, pair in enumerate(pairs):
             pictures = [_picture(context, path, int(number_of[path])) for path in pair]
             shown = [picture for picture in pictures if picture is not None]
-            examples += [Pictures(shown, "" if place else f"{name}: examples", "twins")] if shown else []
+            examples += [Pictures(shown, "" if number_of_pair else f"{name}: examples", "twins")] if shown else []
     caption = f"Pairs of {noun_of(audit.facts)[1]} that show the same picture."
     return [Table(["Finding", "Pairs", *PAIR_KINDS.values()], rows, caption), *examples] if rows else []
 

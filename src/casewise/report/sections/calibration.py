@@ -27,14 +27,14 @@ BAND = (
 )
 HOW = (
     "A slope of 1 and an intercept of 0 are ideal. A slope below 1 means that predictions are too extreme, above 1 that"
-    " they are too moderate. Rough: fewer than {few} {unit}s with the class, or without it. Slope by fold: lowest to"
-    " highest, because out of fold each case is predicted by the network of its fold, and each has its own calibration."
+    " they are too moderate."
 )
+ROUGH = " Rough: fewer than {few} {unit}s with the class, or without it."
+BY_FOLD = " Slope by fold: lowest to highest, because the network of each fold has its own calibration."
 BENEFIT = (
     "Net benefit per {noun}: the share of true positives minus that of false positives times the odds of the threshold;"
     " treating none has 0. Thresholds are those that the study declares, applied to the probabilities as predicted, at"
-    " the share of the class in these cases. Brackets: {confidence} intervals by resampling {unit}s, each threshold on"
-    " its own."
+    " the share of the class in these cases. Intervals by resampling {unit}s, each threshold on its own."
 )
 
 
@@ -48,7 +48,7 @@ def of_stage(context: ReportContext, stage: str) -> list[Block]:
     """The curves of a stage, and folded its slopes and decision curves."""
     terms, points = terms_of(context), metric_format(context.study, context.outcome).points
     by_name = (context.metrics.calibration or {})[stage]
-    classes, confidence, unit = bool(context.classes), terms.confidence, unit_of(context.study)
+    classes, unit = bool(context.classes), unit_of(context.study)
     what = "share of the class against its predicted probability" if classes else "reference against the prediction"
     alt = f"Smoothed {what}, with its band; slope and intercept are in the table."
     curves = []
@@ -57,11 +57,12 @@ def of_stage(context: ReportContext, stage: str) -> list[Block]:
             look: Look = {"percent": bool(name), "name": f"calibration-{stage}{i}"}
             curves.append(Plot(draw.curve(entry.curve, title=plain(name) or terms.label, **look), alt))
     columns = ["Class" if classes else "Prediction", "Slope", "Intercept"]
-    columns += ["Slope by fold"] if any(entry.slope_by_fold for entry in by_name.values()) else []
+    by_fold = BY_FOLD if any(entry.slope_by_fold for entry in by_name.values()) else ""
+    columns += ["Slope by fold"] if by_fold else []
     rows = [row(name, entry, DIGITS if points is None else max(points, DIGITS)) for name, entry in by_name.items()]
     slopes: list[Block] = [
-        Table(columns, rows, f"{capital(SIDES[stage])}. Brackets: {confidence} intervals by resampling {unit}s."),
-        Text(HOW.format(few=FEW_OF_CLASS, unit=unit), note=True),
+        Table(columns, rows, f"{capital(SIDES[stage])}; intervals by resampling {unit}s."),
+        Text(HOW + (ROUGH.format(few=FEW_OF_CLASS, unit=unit) if classes else "") + by_fold, note=True),
     ]
     decided = (context.metrics.decision_curves or {}).get(stage, {})
     all_points = [(name, point) for name, points_of in decided.items() for point in points_of]
@@ -73,13 +74,12 @@ def of_stage(context: ReportContext, stage: str) -> list[Block]:
             for i, (name, points_of) in enumerate(list(decided.items())[:MOST_CLASSES])
         ]
         heads = ["Threshold", "Model", "Treat all", "Model − treat all"]
-        table = Table(heads, declared, BENEFIT.format(noun=terms.noun, confidence=confidence, unit=unit))
+        table = Table(heads, declared, BENEFIT.format(noun=terms.noun, unit=unit))
         slopes += [Heading("Decision curve"), Plots(drawings, layout="multiples"), table]
     shown: list[Block] = [Heading(capital(SIDES[stage]))]
     if curves:
         shown.append(Plots(curves[:MOST_CLASSES], BAND.format(unit=unit), layout="multiples"))
-    summary = "Slope and intercept with intervals" + (", and decision curve" if declared else "")
-    return [*shown, Fold(f"{summary}: {SIDES[stage]}", slopes)]
+    return [*shown, Fold("Slope and intercept" + (", and decision curve" if declared else ""), slopes)]
 
 
 def row(name: str, entry: Calibration, digits: int) -> Row:
@@ -117,16 +117,15 @@ CLASSES = (
     " class with too few of them is in every set."
 )
 READING = (
-    "Coverage: the share of cases whose interval or set contains the reference. Out of fold, the intervals of a fold"
-    " are calibrated on the other folds. Out-of-fold predictions are those of single networks, while new cases are"
-    " predicted by their mean or by a network of all subjects, for which the level is not proven. It is meant for cases"
-    " like those of the calibration."
+    "Coverage: the share of cases whose interval or set contains the reference. Out of fold, it is that of single"
+    " networks, calibrated on the other folds. New cases are predicted by their mean or by a network of all subjects,"
+    " for which the level is not proven, and it is meant for cases like those of the calibration."
 )
 
 
 def prediction_sets(context: ReportContext) -> Section | None:
     """The calibration of the intervals or sets and their coverage by stage; None if there are none."""
-    study, metrics, terms = context.study, context.metrics, terms_of(context)
+    study, metrics = context.study, context.metrics
     facts, rows = calibrated(study, metrics), coverage(study, metrics)
     if not metrics.prediction_sets or not facts:
         return None
@@ -140,8 +139,7 @@ def prediction_sets(context: ReportContext) -> Section | None:
             "Coverage",
             *(["Mean size", "One class"] if classes else ["Mean width"]),
         ]
-        caption = f"Learner: {learner_name(context.learner)}. Brackets: {terms.confidence} intervals by {unit}."
-        blocks.append(Table(columns, rows, caption))
+        blocks.append(Table(columns, rows, f"Learner: {learner_name(context.learner)}."))
         meaning.append(Text(READING, note=True))
     blocks.append(Fold("What the level means, and for which cases", meaning))
     return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", blocks)

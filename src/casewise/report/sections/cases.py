@@ -21,7 +21,7 @@ from casewise.report.formatting import (
     signed,
 )
 from casewise.report.sections import preparation
-from casewise.report.terms import place, terms_of
+from casewise.report.terms import evaluated_on, terms_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def section(context: ReportContext) -> Section | None:
     cards = high_confidence_errors(context) if context.classes else largest_errors(context)
     if not cards:
         return None
-    blocks: list[Block] = [Text(NOTE.format(place=place(context, context.stage))), Cards(cards[:FIRST])]
+    blocks: list[Block] = [Text(NOTE.format(place=evaluated_on(context, context.stage))), Cards(cards[:FIRST])]
     if rest := cards[FIRST:]:
         blocks.append(Fold(f"The next {counted(len(rest), 'error')}", [Cards(rest)]))
     heading = "High-confidence errors" if context.classes else "Largest errors"

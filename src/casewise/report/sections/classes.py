@@ -22,10 +22,11 @@ from casewise.report.blocks import (
     Table,
     Text,
 )
+from casewise.report.context import defined
 from casewise.report.figures import classes as draw
-from casewise.report.formatting import MISSING, capital, display_name, number, percent, plain, plural
+from casewise.report.formatting import MISSING, capital, display_name, listed, number, percent, plain, plural
 from casewise.report.tables import MetricFormat, confusion, split_key
-from casewise.report.terms import brackets, evaluated, place, terms_of
+from casewise.report.terms import evaluated, evaluated_on, terms_of
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -44,23 +45,25 @@ WRITE = MetricFormat()
 MATRIX = "Outlined: both agree. Shade and percent: the share of the row."
 POOLED = "Figures pooled over each {site} mix different networks and {sites}. They must not be read as {means}."
 ROC = (
-    "ROC curves: each class against the others. Out of fold a curve is the mean over the folds. Grey: chance. Dots:"
-    " operating points, whose thresholds were chosen on other cases, so that they can lie off the curve. At most {most}"
-    " classes are drawn."
+    "ROC curves {place}: each class against the others{mean}. Grey: chance. Dots: operating points, whose thresholds"
+    " were chosen on other cases, so that they can lie off the curve. At most {most} classes are drawn."
 )
+MEAN_CURVE = ", each curve the mean over the folds"
 RECALL = (
-    "Precision and recall: each class against the others, all folds ranked together. Dotted: chance, the share of the"
-    " class among these {noun}s."
+    "Precision and recall {place}: each class against the others{ranked}. Dotted: chance, the share of the class among"
+    " these {noun}s."
 )
+RANKED = ", all folds ranked together"
 RELIABILITY = (
-    "Calibration: on the line, the probability of the predicted class equals the share that is correct; below it the"
-    " model is overconfident. Larger marks: more {noun}s."
+    "Calibration {place}: on the line, the probability of the predicted class equals the share that is correct; below"
+    " it the model is overconfident. Larger marks: more {noun}s."
 )
-CLASSES = "{place}. Support: {noun}s with this reference class. {brackets}"
+CLASSES = "{place}. Support: {noun}s with this reference class."
 POINTS = (
-    "{noun}s whose probability reaches the threshold are called positive, each class against the others. Thresholds"
-    " were chosen {chosen} and evaluated {place}; where they differ by fold, their range is shown. {brackets}"
+    "{place}: {noun}s whose probability reaches the threshold are called positive, each class against the others. The"
+    " thresholds were chosen on {chosen}; where they differ by fold, their range is shown."
 )
+CHOSEN_ON = {"out of fold": "the cases of the folds"}
 PREDICTIVE = "Precision (PPV) and NPV hold for the share of the class among these {noun}s; likelihood ratios do not."
 AT_STATED = (
     "Figures at {prevalence} are computed from sensitivity and specificity for this prevalence, which the study states;"
@@ -68,8 +71,9 @@ AT_STATED = (
 )
 PROBABILITIES = (
     "{place}. Scores of 0 are perfect. A mean probability above the share that is correct is overconfidence, unless the"
-    " difference is chance. {brackets}"
+    " difference is chance."
 )
+WORSE_SCALED = "Temperature scaling makes these scores worse {place}: {names}. Predictions are not scaled."
 
 
 def section(context: ReportContext) -> Section | None:
@@ -77,7 +81,7 @@ def section(context: ReportContext) -> Section | None:
     entry = context.class_figures(context.stage, context.learner)
     if entry is None or not context.classes:
         return None
-    figures, where = context.figures(context.stage, context.learner), place(context, context.stage)
+    figures, where = context.figures(context.stage, context.learner), evaluated_on(context, context.stage)
     counts = confusion(entry.names, entry.confusion)
     blocks: list[Block] = [
         Matrix(counts, f"{evaluated(context)} {MATRIX}", "reference", "predicted"),
@@ -85,12 +89,15 @@ def section(context: ReportContext) -> Section | None:
     ]
     if plots := _plots(context, entry, figures):
         blocks.append(Plots(plots))
+    if worse := worse_scaled(figures):
+        names = listed([metric_of(name).phrase for name in worse])
+        blocks.append(Text(WORSE_SCALED.format(place=where, names=names)))
     table = class_table(context, context.stage, context.learner)
     blocks.append(Fold("Class by class: precision, recall, F1 and areas", [table] if table else []))
     if entry.operating:
         blocks.append(Fold("Operating points", point_blocks(context, entry, context.stage)))
     if scores := probability_rows(entry, figures):
-        caption = PROBABILITIES.format(place=capital(where), brackets=brackets(context))
+        caption = PROBABILITIES.format(place=capital(where))
         facts = temperature(entry)
         if (decision := context.study.decisions.get(context.outcome)) in DECISIONS:
             facts.append(("Predicted grade", f"{DECISIONS[decision]}; the scores are of the likeliest grade"))
@@ -112,20 +119,31 @@ def pooled(context: ReportContext) -> list[Text]:
 
 def _plots(context: ReportContext, entry: ClassFigures, figures: Figures) -> list[Plot]:
     """The ROC and precision-recall curves and the reliability diagram, those that there are."""
-    noun, plots = terms_of(context).noun, []
+    noun, plots, place = terms_of(context).noun, [], evaluated_on(context, context.stage)
+    folds = context.stage == "oof"
     if curves := draw.curves_of(entry, figures):
         areas = ", ".join(f"{curve.name} {WRITE.cell('auroc', curve.auroc).text}" for curve in curves)
         alt = f"Sensitivity against the false positive rate, with the AUROC: {areas}."
-        plots.append(Plot(draw.roc(curves), alt, ROC.format(most=draw.MOST_CURVES)))
+        plots.append(
+            Plot(
+                draw.roc(curves), alt, ROC.format(place=place, mean=MEAN_CURVE if folds else "", most=draw.MOST_CURVES)
+            )
+        )
     if recalls := draw.recall_curves(context.headline_rows, context.classes, entry, figures):
         areas = ", ".join(f"{curve.name} {WRITE.cell('auprc', curve.auprc).text}" for curve in recalls)
         alt = f"Precision against recall, with the AUPRC: {areas}."
-        plots.append(Plot(draw.precision_recall(recalls), alt, RECALL.format(noun=noun)))
+        plots.append(
+            Plot(
+                draw.precision_recall(recalls),
+                alt,
+                RECALL.format(place=place, ranked=RANKED if folds else "", noun=noun),
+            )
+        )
     if any(each.n for each in entry.reliability):
         errors = [figures.get(name) for name in ("ece", "ece_calibrated")]
         drawing = draw.reliability(entry.reliability, entry.reliability_calibrated, ece=errors)
         alt = "Share of correct predictions against predicted probability; the scores are in the table."
-        plots.append(Plot(drawing, alt, RELIABILITY.format(noun=noun)))
+        plots.append(Plot(drawing, alt, RELIABILITY.format(place=place, noun=noun)))
     return plots
 
 
@@ -146,8 +164,8 @@ def class_table(context: ReportContext, stage: str, learner: str, key: str = "",
     for name, support in lines:
         cells = [WRITE.cell(metric, figures.get(f"{metric}[{name}]" if name else metric)) for metric in metrics]
         rows.append(Row(plain(name) or "mean", [Cell(f"{support:,}", value=float(support)), *cells], inner=not name))
-    where = f"{title}, {place(context, stage)}" if title else capital(place(context, stage))
-    caption = CLASSES.format(place=where, noun=terms_of(context).noun, brackets=brackets(context))
+    where = f"{title}, {evaluated_on(context, stage)}" if title else capital(evaluated_on(context, stage))
+    caption = CLASSES.format(place=where, noun=terms_of(context).noun)
     return Table(["Class", "Support", *map(WRITE.title, metrics)], rows, caption, wide=True)
 
 
@@ -169,9 +187,8 @@ def point_blocks(context: ReportContext, entry: ClassFigures, stage: str) -> lis
     """The operating points of an entry at a stage: thresholds with their figures, and predictive values."""
     noun, points = terms_of(context).noun, entry.operating[:MOST_POINTS]
     chosen, prevalence = points[0].chosen_on, points[0].prevalence
-    chosen = chosen if chosen == "out of fold" else f"on {chosen}"
-    where = {"place": place(context, stage), "brackets": brackets(context)}
-    caption = POINTS.format(noun=capital(noun), chosen=chosen, **where)
+    where = capital(evaluated_on(context, stage))
+    caption = POINTS.format(place=where, noun=noun, chosen=CHOSEN_ON.get(chosen, chosen))
     keys, note = {name: name for name in FURTHER_FIGURES}, PREDICTIVE.format(noun=noun)
     heads = [WRITE.title(metric) for metric in FURTHER_FIGURES]
     if prevalence is not None:
@@ -233,6 +250,17 @@ def probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
     shares = [mean_confidence(bins) for bins in (entry.reliability, entry.reliability_calibrated)]
     names = ("Mean probability of the likeliest class", "Share in which it is correct")
     return [*rows, *(Row(name, [Cell(percent(pair[i])) for pair in shares]) for i, name in enumerate(names))]
+
+
+def worse_scaled(figures: Figures) -> list[str]:
+    """The scores that temperature scaling makes worse on these cases, as far as they are printed."""
+    worse = []
+    for name in SCORES:
+        before, after = (defined(figures.get(key)) for key in (name, f"{name}_calibrated"))
+        digits = WRITE.digits(name)
+        if before and after and round(float(after.value or 0), digits) > round(float(before.value or 0), digits):
+            worse.append(name)
+    return worse
 
 
 def mean_confidence(bins: Sequence[ReliabilityBin]) -> tuple[float, float]:

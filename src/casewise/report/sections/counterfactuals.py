@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from casewise.evaluation.caveats import constant_folds
 from casewise.evaluation.results import AlteredAnswers
 from casewise.evaluation.robustness import Altered, commonest
-from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Row, Section, Table, Text
+from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
 from casewise.report.terms import terms_of, unit_of
@@ -17,31 +17,26 @@ if TYPE_CHECKING:
     from casewise.report.context import ReportContext
 
 MOST_NETWORKS = 6
-SAME_CROP = "The same crop, stretched to the former shape before the preparation."
-# Of each alteration its name after "when the image is", and how it is made.
+# Of each alteration its name after "when the image is", and how it is made, in the row of the table.
 ALTERATIONS = {
-    "cropped_rows": ("cropped above and below", "A tenth of the height is cut off above and below."),
-    "cropped_rows_stretched": ("cropped above and below, then stretched back", SAME_CROP),
-    "cropped_columns": ("cropped at the sides", "A tenth of the width is cut off left and right."),
-    "cropped_columns_stretched": ("cropped at the sides, then stretched back", SAME_CROP),
-    "border_mirrored": (
-        "mirrored along its border",
-        "In a strip along the four sides, a tenth of the shorter side wide, left and right are exchanged and mirrored,"
-        " as letters and markers would be.",
-    ),
-    "recompressed": ("recompressed", "Saved as a JPEG of quality 30."),
-    "brighter": ("made brighter", "Grey values from 0 to 1 to the power of 0.8."),
-    "darker": ("made darker", "Grey values from 0 to 1 to the power of 1.25."),
+    "cropped_rows": ("cropped above and below", "by a tenth of the height"),
+    "cropped_rows_stretched": ("cropped above and below, then stretched back", ""),
+    "cropped_columns": ("cropped at the sides", "by a tenth of the width"),
+    "cropped_columns_stretched": ("cropped at the sides, then stretched back", ""),
+    "border_mirrored": ("mirrored along its border", "a strip of a tenth of the shorter side, as letters would be"),
+    "recompressed": ("recompressed", "JPEG of quality 30"),
+    "brighter": ("made brighter", "grey values to the power of 0.8"),
+    "darker": ("made darker", "grey values to the power of 1.25"),
 }
 METHOD = (
-    "Held-out cases are predicted again, with altered images, by the networks of their fold. The alterations are meant"
-    " to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge."
+    "Out-of-fold cases are predicted again, with altered images, by the networks of their fold. The alterations are"
+    " meant to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge."
 )
 ANSWERS = (
-    "Changed answers, of all, and of the answers of other classes those that become the class named. Brackets:"
-    " {confidence} intervals by {unit}. Correct: answers that agree with the reference before and after."
+    "Changed answers, of all, and of the answers of other classes those that become the class named. Correct: answers"
+    " that agree with the reference before and after."
 )
-NUMBERS = "Mean absolute change of the prediction, in points. Brackets: {confidence} intervals by {unit}."
+NUMBERS = "Mean absolute change of the prediction in points with its interval, then the mean change."
 
 
 def section(context: ReportContext) -> Section | None:
@@ -55,18 +50,13 @@ def section(context: ReportContext) -> Section | None:
     if not networks or not figures[networks[0]]:
         return None
     shown, first, terms = networks[:MOST_NETWORKS], figures[networks[0]], terms_of(context)
-    rows = [
-        Row(capital(alteration(name)), [cell(figures[network][name], terms.digits) for network in shown])
-        for name in first
-    ]
+    rows = [Row(row_name(name), [cell(figures[network][name], terms.digits) for network in shown]) for name in first]
     caption = ANSWERS if any(isinstance(entry, AlteredAnswers) for entry in first.values()) else NUMBERS
-    caption = caption.format(confidence=terms.confidence, unit=unit_of(context.study))
     table = Table(["Image", *map(learner_name, shown)], rows, caption, wide=True)
-    meanings = [f"{capital(alteration(name))}: {ALTERATIONS.get(name, ('', ''))[1]}" for name in first]
     blocks: list[Block] = [
         Text(METHOD, note=True),
         Facts(_facts(context, networks)),
-        Fold("The effect of each alteration on each network", [table, Items(meanings)]),
+        Fold("The effect of each alteration on each network", [table]),
     ]
     return Section("altered-images", "Altered images", blocks)
 
@@ -100,11 +90,21 @@ def alteration(name: str) -> str:
     return ALTERATIONS.get(name, (plain(name), ""))[0]
 
 
+def row_name(name: str) -> str:
+    """The name of an alteration, and how it is made.
+
+    >>> row_name("recompressed"), row_name("of_a_plugin")
+    ('Recompressed (JPEG of quality 30)', 'Of a plugin')
+    """
+    method = ALTERATIONS.get(name, ("", ""))[1]
+    return capital(alteration(name)) + (f" ({method})" if method else "")
+
+
 def cell(entry: Altered, digits: int) -> Cell:
     """The effect of an alteration: changed answers with their share, or the mean absolute change."""
     if not isinstance(entry, AlteredAnswers):
         moved = figure_cell(entry.moved, digits)
-        small = [moved.small, f"mean change {signed(entry.shift.value, digits)}"]
+        small = [moved.small, signed(entry.shift.value, digits)]
         return Cell(moved.text, "; ".join(filter(None, small)), moved.value)
     share, (name, count, total) = percent_cell(entry.share), commonest(entry)
     text = f"{entry.changed} of {entry.answers}"

@@ -116,7 +116,7 @@ COHORTS = (
 )
 GROUPS = (
     "Outside: further from the training cases, in the features of the networks, than 19 of 20 held-out cases of the"
-    " study. Brackets: {confidence} intervals by {unit}."
+    " study."
 )
 OUTSIDE = "A case inside may still be unlike those of the training in ways that these features do not show."
 
@@ -143,8 +143,7 @@ def distant_cases(context: ReportContext) -> list[Block]:
         write = metric_format(context.study, context.outcome)
         heads = ["Predictions", "n", "Outside", write.title(figures.quality)]
         heads += ["Mean confidence"] if figures.external.confidence else []
-        caption = GROUPS.format(confidence=terms_of(context).confidence, unit=unit)
-        shown.append(Table(heads, rows_of(figures, write), caption))
+        shown.append(Table(heads, rows_of(figures, write), GROUPS))
         shown.append(Text(OUTSIDE, note=True))
     return [Heading("Cases unlike those of the training"), *shown] if shown else []
 

@@ -15,13 +15,13 @@ TERMS: tuple[tuple[str, str], ...] = (
     (
         "Interval",
         "How much a figure would vary with other subjects of the same kind, from how much it changes without each"
-        " subject. Intervals of differences between learners come from resamples of whole subjects. Rough: too few"
-        " subjects for the interval to be reliable.",
+        " subject. Those of differences between learners come from resamples of subjects. Rough: too few subjects for"
+        " the interval to be reliable.",
     ),
     (
         "Out of fold, test set",
-        "The training subjects are divided into folds, and each fold is predicted by networks that were not trained on"
-        " its subjects. Subjects of a test set are used for no training and no choice.",
+        "Each fold of the training subjects is predicted by networks that were not trained on it. Subjects of a test"
+        " set are used for no training and no choice.",
     ),
     (
         "Learner, network, combined",
@@ -31,9 +31,8 @@ TERMS: tuple[tuple[str, str], ...] = (
 )
 AGREEMENT = (
     "Limits of agreement, bias",
-    "The bias is the mean of model minus physician. If the differences follow a normal distribution, about 95 % of them"
-    " lie between the two limits. Where errors grow with the score, the limits are too wide for low scores and too"
-    " narrow for high ones.",
+    "The bias is the mean of model minus physician. About 95 % of normally distributed differences lie between the two"
+    " limits. Where errors grow with the score, the limits are too wide for low scores and too narrow for high ones.",
 )
 OF_CLASSES = (
     (
@@ -56,8 +55,8 @@ OF_CLASSES = (
 AUDIT = (
     "Shortcut, near-duplicate, permutation p",
     "A shortcut is information other than the disease that predicts the label and that a network can use; the audit"
-    " cannot always tell it from the disease. Near-duplicates are two files with the same picture. The p-value is the"
-    " share of random permutations of the labels over subjects that reach a value as high.",
+    " cannot always tell it from the disease. Near-duplicates: two files with the same picture. The p-value: the share"
+    " of random permutations of the labels over subjects with a value as high.",
 )
 
 

@@ -41,8 +41,8 @@ LARGEST = (
     " class that comes from one alone, whether or not it is the disease."
 )
 DISTRIBUTIONS = (
-    "Share of the values. Blue: training; orange: test, where there is a test set; dash: all together. If the two"
-    " differ greatly, the test subjects are not comparable to those of the training. At most {most} targets are shown."
+    "Share of the values. Blue: training; orange: test; dash: all together. Where blue and orange differ greatly, the"
+    " test subjects are not comparable to those of the training."
 )
 CORRECTIONS = {
     "none": "no correction in training",
@@ -55,7 +55,7 @@ def section(context: ReportContext) -> Section | None:
     """How each target is distributed, training beside test; None without values."""
     blocks: list[Block] = class_blocks(context) if context.classes else []
     if plots := distributions(context):
-        shown = Plots(plots, DISTRIBUTIONS.format(most=MOST_LABELS), layout="multiples")
+        shown = Plots(plots, DISTRIBUTIONS, layout="multiples")
         blocks.append(Fold("Distributions of the targets that are numbers", [shown]))
     return Section("labels", "Reference classes" if context.classes else "Reference scores", blocks) if blocks else None
 

@@ -16,7 +16,17 @@ from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Pl
 from casewise.report.context import ReportContext, defined, quoted_figures
 from casewise.report.figures import learners as draw
 from casewise.report.figures.drawing import MODEL, SOFT
-from casewise.report.formatting import MISSING, capital, class_name, display_name, is_number, number, plain, signed
+from casewise.report.formatting import (
+    MISSING,
+    capital,
+    class_name,
+    display_name,
+    is_number,
+    listed,
+    number,
+    plain,
+    signed,
+)
 from casewise.report.sections.classes import class_table
 from casewise.report.tables import (
     VERDICTS,
@@ -35,25 +45,21 @@ if TYPE_CHECKING:
 
 MOST_REPORTS, MOST_SHOWN = 16, 4
 
-ORDER = "{stage}, the best {order} first; marked: the reported learner. Brackets: {confidence} intervals by {unit}."
+ORDER = "{stage}, the best {order} first; marked: the reported learner."
 AGAINST = (
-    "Against: whether the learner of the row is better or worse by {metric}, and its difference on the same cases, with"
-    " an interval that holds for all pairs of learners at once. Tested are pairs with the best learner and with a"
-    " baseline."
+    "Against: whether the learner of the row is better or worse by {metric}, and the difference, with an interval that"
+    " holds for all pairs of learners at once. Tested are pairs with the best learner and with a baseline."
 )
 POOLED = (
     "Figures pooled over each {site} mix different networks and sources, and do not estimate the performance in a new"
     " {site}: learners are not compared on them. The table of each {site} does."
 )
 FITTED_WEIGHTS = (
-    "Combined learners with fitted weights may be optimistic out of fold: the weights for a fold were fitted on"
-    " predictions by networks that were trained on the subjects of that fold."
+    "Out of fold, combined learners with fitted weights may be optimistic: the networks behind the weights for a fold"
+    " were trained on its subjects."
 )
-FOREST = "Points with {confidence} intervals, in the order of the out-of-fold {merit}. Shaded: the reported learner."
-OVER_FOLDS = (
-    "Out of fold: mean ± standard deviation over {folds} folds, beside the figure of all cases together with its"
-    " {confidence} interval."
-)
+FOREST = "{stages}: points with {confidence} intervals, ordered by the {merit} {order}. Shaded: the reported learner."
+OVER_FOLDS = "Out of fold: mean ± standard deviation over {folds} folds."
 SPREAD = (
     "The standard deviation is no interval of the mean, because the subjects of one fold are training subjects of the"
     " others. A mean over the classes is undefined in a fold that lacks a class."
@@ -72,7 +78,10 @@ def section(context: ReportContext) -> Section | None:
     plots = [plot for metric in kind_report(context.kind).forests if several and (plot := _forest(context, metric))]
     if plots:
         merit = metric_format(context.study, context.outcome).phrase(context.merit)
-        blocks.append(Plots(plots, FOREST.format(confidence=terms.confidence, merit=merit)))
+        stages = capital(listed([SIDES[stage] for stage in context.stages]))
+        order = SIDES["oof" if "oof" in context.stages else context.stage]
+        texts = {"stages": stages, "order": order, "confidence": terms.confidence}
+        blocks.append(Plots(plots, FOREST.format(merit=merit, **texts)))
     whole: list[Block] = [tables[0][1]]
     if any(_comparison(context, stage) for stage, _ in tables):
         write = metric_format(context.study, context.outcome)
@@ -85,7 +94,7 @@ def section(context: ReportContext) -> Section | None:
     details: list[Block] = [table for _, table in tables[1:]]
     names = [(learner_name(name), f"`{name}`") for name in context.learners if learner_name(name) != name]
     if names:
-        details += [Heading("Names of learners in metrics.json and in tables of predictions"), Facts(names)]
+        details += [Heading("Names of learners in files"), Facts(names)]
     if spread := over_folds(context):
         details += [Heading("Mean over the folds"), spread, Text(SPREAD, note=True)]
     others = reports(context)
@@ -110,7 +119,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     entry = _comparison(context, stage)
     baseline = context.metrics.against_baselines
     best = [context.learner, entry.best, *([baseline.baseline] if baseline else [])] if entry else []
-    others = list(dict.fromkeys(best))
+    others = [name for name in dict.fromkeys(best) if entry and _is_tested(context, stage, entry, name)]
     rows: list[tuple[float, Row]] = []
     for learner in context.learners:
         figures = context.figures(stage, learner)
@@ -132,9 +141,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     for name, values in published.items():
         cells = [Cell(write.text(metric, values.get(metric))) for metric in metrics]
         lines.append(Row(name, [Cell("published"), *cells, *[Cell(MISSING)] * len(others)]))
-    unit = "subject" if study.subjects_known else terms_of(context).noun
-    texts = {"stage": capital(SIDES[stage]), "order": write.phrase(kind.compared), "unit": unit}
-    caption = ORDER.format(**texts, confidence=terms_of(context).confidence)
+    caption = ORDER.format(stage=capital(SIDES[stage]), order=write.phrase(kind.compared))
     heads = ["Learner", "Kind", *map(write.heading, metrics), *(f"Against {learner_name(name)}" for name in others)]
     return Table(heads, lines, caption, wide=True, sortable=True)
 
@@ -161,6 +168,12 @@ def _comparison(context: ReportContext, stage: str) -> Comparison | None:
     by_metric = context.metrics.comparisons.get(stage, {}).get(context.outcome, {})
     entry = by_metric.get(kind_report(context.kind).compared)
     return entry if entry and entry.differences else None
+
+
+def _is_tested(context: ReportContext, stage: str, entry: Comparison, other: str) -> bool:
+    """Whether this learner was evaluated at a stage, and the comparison has any pair with it."""
+    pairs = (gap_between(entry, name, other) for name in context.learners if name != other)
+    return bool(context.figures(stage, other)) and any(pair is not None for pair in pairs)
 
 
 def gap_between(entry: Comparison, learner: str, other: str) -> Difference | None:
@@ -201,13 +214,16 @@ def reports(context: ReportContext) -> list[Block]:
 
 
 def weights(context: ReportContext) -> list[Block]:
-    """For each combined learner a line per network with its weight for each target; the intercept last."""
+    """For each combined learner with unequal weights a line per network, by target; intercepts, if any, last."""
     tables: list[Block] = []
     for learner, by_target in context.stackers.items():
         fits = {name: fit for name, fit in by_target.items() if isinstance(fit, dict) and fit.get("weights")}
         networks = dict.fromkeys(network for fit in fits.values() for network in fit["weights"])
+        if len({round(weight, 3) for fit in fits.values() for weight in fit["weights"].values()}) == 1:
+            continue  # the plain mean
         lines = {learner_name(name): [fit["weights"].get(name) for fit in fits.values()] for name in networks}
-        lines["intercept"] = [fit.get("intercept", 0.0) for fit in fits.values()]
+        if any(intercepts := [fit.get("intercept", 0.0) for fit in fits.values()]):
+            lines["intercept"] = intercepts
         rows = [Row(name, [Cell(signed(value, 3)) for value in values]) for name, values in lines.items()]
         heads = ["Network", *(display_name(context.study, name) for name in fits)]
         tables += [Table(heads, rows, f"{learner_name(learner)}: coefficients.", wide=True)] if fits else []
@@ -215,19 +231,16 @@ def weights(context: ReportContext) -> list[Block]:
 
 
 def over_folds(context: ReportContext) -> Table | None:
-    """Mean ± standard deviation over folds beside the pooled figures; None where folds are sources."""
+    """Mean ± standard deviation over folds; None where folds are sources."""
     by_learner = context.metrics.over_folds.get(context.outcome)
     if not by_learner or context.metrics.by_site:
         return None
     write, metrics, rows = metric_format(context.study, context.outcome), context.columns("folds"), []
     for learner in (name for name in context.learners if name in by_learner):
-        pooled, cells = context.figures("oof", learner), []
-        for name in metrics:
-            cells += [spread(write, name, by_learner[learner].get(name)), write.cell(name, pooled.get(name))]
+        cells = [spread(write, name, by_learner[learner].get(name)) for name in metrics]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
     folds = max((len(figure.folds) for figures in by_learner.values() for figure in figures.values()), default=0)
-    heads = ["Learner", *(head for name in metrics for head in (write.title(name), "pooled"))]
-    return Table(heads, rows, OVER_FOLDS.format(folds=folds, confidence=terms_of(context).confidence), wide=True)
+    return Table(["Learner", *map(write.title, metrics)], rows, OVER_FOLDS.format(folds=folds), wide=True)
 
 
 def spread(write: MetricFormat, metric: str, figure: OverFolds | None) -> Cell:

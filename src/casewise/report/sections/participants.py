@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision
@@ -36,16 +37,13 @@ STEPS = {
     "images": "Left out: images missing, or a part of them that the study needs, such as a sequence",
 }
 SIDE_NAMES = {"all": "All", "train": "Training", "test": "Test", "fold": "Fold {name}", "external": "External: {name}"}
-FLOW = "Rows, cases and, below, subjects that each step leaves out, and those that remain."
+FLOW = "What each step leaves out, and what remains."
 FLOW_NOTE = "A run stops at an image that the table names but that is missing or cannot be read."
 CHARACTERISTICS = (
     "Numbers: mean (standard deviation), below it the median with its quartiles. Categories: count and share of those"
-    " recorded. Each subject counts once, except where another unit is named."
+    " recorded. Folds have the mean or the count only. Each subject counts once, except where another unit is named."
 )
-COLUMNS_NOTE = (
-    "Columns with usual names, such as age, sex and site, are described. To describe others, name them in"
-    " `evaluation.subgroups` or `audit.columns` of the study."
-)
+COLUMNS_NOTE = "Further columns are described if `evaluation.subgroups` or `audit.columns` of the study names them."
 
 
 def section(context: ReportContext) -> Section | None:
@@ -117,15 +115,22 @@ def characteristic_rows(study: Study, entry: Participants) -> list[Row]:
         if item.kind == "numbers":
             digits = metric_format(study, item.name).digits("mae") if target else 1
             summaries = (values for values in by_side if isinstance(values, NumberSummary))
-            rows.append(Row(name, [numbers_cell(values, digits) for values in summaries]))
+            rows.append(Row(name, brief([numbers_cell(values, digits) for values in summaries], entry)))
         else:
             rows.append(Row(name, [Cell("") for _ in by_side]))
             for position, level in enumerate(item.levels or []):
                 cells = [counts_cell(side.counts, position) for side in by_side if isinstance(side, CategoryCounts)]
-                rows.append(Row(plain(group_label(level)) if target else group_label(level), cells, inner=True))
+                label = plain(group_label(level)) if target else group_label(level)
+                rows.append(Row(label, brief(cells, entry), inner=True))
         if any(values.missing for values in by_side):
             rows.append(Row("not recorded", [Cell(f"{values.missing:,}") for values in by_side], inner=True))
     return rows
+
+
+def brief(cells: Sequence[Cell], entry: Participants) -> list[Cell]:
+    """The cells of a row, those of folds without their small print."""
+    pairs = zip(cells, entry.sides, strict=True)
+    return [replace(cell, small="") if side.code == "fold" else cell for cell, side in pairs]
 
 
 def numbers_cell(values: NumberSummary, digits: int) -> Cell:

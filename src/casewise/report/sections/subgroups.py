@@ -12,7 +12,7 @@ from casewise.report.figures.drawing import Look
 from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital, group_label, p_value, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
-from casewise.report.terms import brackets, place, terms_of, unit_of
+from casewise.report.terms import evaluated_on, terms_of, unit_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def section(context: ReportContext) -> Section | None:
     unit = unit_of(context.study)
     write, confidence = metric_format(context.study, entry.target), terms_of(context).confidence
     titles = [write.title(name) for name in entry.figures]
-    caption = TESTS.format(learner=learner_name(entry.learner), place=place(context, entry.stage))
+    caption = TESTS.format(learner=learner_name(entry.learner), place=evaluated_on(context, entry.stage))
     tests = [Row(heading(column), [test_cell(column, name) for name in entry.figures]) for column in entry.columns]
     blocks: list[Block] = [Table(["Column", *titles], tests, caption)]
     overall = context.metrics.figures(entry.stage, entry.learner, entry.target)
@@ -53,7 +53,12 @@ def section(context: ReportContext) -> Section | None:
         rows = group_rows(column, entry.figures, write, positive)
         tables += [
             Heading(heading(column)),
-            Table(["Group", f"{capital(unit)}s", *titles], rows, brackets(context), wide=True),
+            Table(
+                ["Group", f"{capital(unit)}s", *titles],
+                rows,
+                f"{capital(evaluated_on(context, entry.stage))}.",
+                wide=True,
+            ),
         ]
     tables.append(Text(HOW.format(unit=unit, few=FEW_SUBJECTS, few_of_class=FEW_OF_CLASS), note=True))
     return Section(

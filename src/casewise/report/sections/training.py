@@ -60,8 +60,7 @@ TUNING = {
 MOST_CURVES, MOST_FINDERS, MOST_NOTES = 12, 12, 40
 CURVES = (
     "Loss, and accuracy if recorded, by epoch; one line per fold. Blue: subjects that decide when to stop, with a dot"
-    " at the epoch kept; grey: training, computed with augmentation and dropout. Without a blue line there is no"
-    " early stopping, and the network of the last epoch is kept. Dashed: a further phase begins."
+    " at the epoch kept, else the last; grey: training, with augmentation and dropout. Dashed: a further phase begins."
 )
 FINDERS = (
     "Before training, the learning rate rises from batch to batch; the rate at which the loss falls fastest is chosen."
@@ -85,8 +84,8 @@ SEEDS = (
     " deviation, which is rough for few trainings. It describes what chance does in training, and is no interval of"
     " subjects. All other figures of this page are of the first seed."
 )
-MEMORY = " Peak memory: the largest resident memory of a process that trained and predicted one fold."
-BY_SUBJECT = "Split by subject: no subject is on two sides."
+MEMORY = " Peak memory: resident, of the process of one fold."
+BY_SUBJECT = "Split by subject."
 UNKNOWN_SUBJECTS = "It is not known which images belong to the same person: one person may be on two sides."
 
 
@@ -104,7 +103,7 @@ def section(context: ReportContext) -> Section:
     stated = context.study.model_dump(mode="json", exclude_defaults=True)
     settings = yaml.safe_dump(stated, sort_keys=False, allow_unicode=True, width=100)
     folds: list[tuple[str, list[Block]]] = [
-        ("Training curves, search for the learning rate, and gradual unfreezing", curves(context)),
+        ("Curves of the training", curves(context)),
         ("Training phases: parameters, frozen layers and cost", phases(context)),
         ("Training and held-out performance", train_and_held_out(context)),
         ("Variation between trainings with different seeds", seeds(context)),

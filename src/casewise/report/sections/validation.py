@@ -12,7 +12,6 @@ from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.blocks import Block, Cell, Facts, Row, Section, Table, Text
 from casewise.report.formatting import MISSING, capital, counted, listed, number, rate
 from casewise.report.tables import metric_format
-from casewise.report.terms import terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -95,15 +94,15 @@ def left_out_section(context: ReportContext) -> Section | None:
     metrics, by_source = source_metrics(context), context.metrics.by_site
     if not by_source:
         return None
-    site, write, terms = context.site, metric_format(context.study, context.outcome), terms_of(context)
-    name, brackets = learner_name(context.learner), f"Brackets: {terms.confidence} intervals."
+    site, write = context.site, metric_format(context.study, context.outcome)
+    name = learner_name(context.learner)
     heads = [capital(site), "n", *map(write.title, metrics)]
     blocks: list[Block] = [
         Text(LEFT_OUT.format(site=site), note=True),
-        Table(heads, source_rows(context), f"{name}. {brackets}", wide=True),
+        Table(heads, source_rows(context), f"{name}.", wide=True),
     ]
     if len(context.learners) > 1 and context.by_site:
-        caption = f"{write.title(context.merit)} within each {site}, and the mean. {brackets}"
+        caption = f"{write.title(context.merit)} within each {site}, and the mean."
         blocks.append(Table(["Learner", "Mean", *by_source], learner_rows(context), caption, wide=True, sortable=True))
         if any(learner.startswith(FITTED) for learner in context.learners):
             blocks.append(Text(FITTED_WEIGHTS.format(site=site), note=True))

@@ -26,7 +26,7 @@ document.querySelectorAll("main figure > svg").forEach(function (drawing, number
   var section = drawing.closest("section[id]");
   button.type = "button";
   button.className = "save";
-  button.textContent = "Save plot";
+  button.title = "Save plot";
   button.setAttribute("aria-label", "Save plot: " + drawing.getAttribute("aria-label").slice(0, 80));
   button.addEventListener("click", function () {
     var copy = drawing.cloneNode(true), size = drawing.viewBox.baseVal, link = document.createElement("a");

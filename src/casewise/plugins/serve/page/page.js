@@ -81,7 +81,7 @@ function describeModel() {
   get("hint").textContent = [`Choose or drop ${images}.${all}`, model.several, kept].filter(Boolean).join(" ");
   get("add-visit").hidden = !model.visits;
   get("footer").textContent = `${model.notice} ${kept}`;
-  const coverage = model.coverage ? `${Math.round(100 * model.coverage)} % of cases of new subjects` : "not calibrated";
+  const coverage = model.coverage ? `${Math.round(100 * model.coverage)} % of cases of new ${model.unit}s` : "not calibrated";
   const facts = [
     ["Model", model.name], ["Predicted by", `${model.learner_title} (${model.networks} trained ${model.networks === 1 ? "model" : "models"})`],
     ["Targets", listed(model.targets.map((t) => t.title))], ["Intervals and sets", coverage],
