@@ -349,6 +349,19 @@ def test_turned_cropped_framed_and_negative_copies_are_found_and_the_map_leads_t
         assert abs(np.corrcoef(first[inside], warped[inside])[0, 1]) > 0.75
 
 
+def test_a_deep_crop_is_found_whatever_other_images_there_are(tmp_path: Path):
+    random = np.random.default_rng(1)
+    pictures = [film(1000 + number, 200, 160) for number in range(40)]
+    corners = [(int(random.integers(0, 84)), int(random.integers(0, 67))) for _ in range(8)]
+    crops = [picture[y : y + 116, x : x + 93] for picture, (y, x) in zip(pictures, corners, strict=False)]
+    store, images = written([*pictures[:8], *crops, *pictures[8:]], tmp_path)
+    # 58 % of each side, alone and among other films
+    for among in (16, len(images)):
+        few = TileStore(store.tiles[:among], store.index[:among], "", store.preparation, Path())
+        found = find_twins(few, images[:among])
+        assert {(twin.i, twin.j) for twin in found} == {(number, number + 8) for number in range(8)}
+
+
 def test_neighbouring_fields_of_one_slide_are_no_twins(tmp_path: Path):
     slide = film(5, 400, 400)
     store, images = written([slide[:220, :220], slide[:220, 90:310], slide[90:310, 180:400]], tmp_path)

@@ -134,6 +134,14 @@ def test_unknown_subjects_are_counted_nowhere_as_people() -> None:
     assert not any("subject" in each.text for each in statements(context) if each.id == "external_cohort")
 
 
+def test_one_image_for_each_subject_is_what_the_table_states_and_no_proof() -> None:
+    context = films(test=10)
+    images = context.cohort_images
+    for own, level in ((images["subject"], "good"), ([f"s{n}" for n in range(len(images))], "note")):
+        shown = dataclasses.replace(context, cohort_images=images.assign(subject=own))
+        assert next(each for each in statements(shown) if each.id == "subjects_apart").level == level
+
+
 def test_grades_have_weighted_kappa_and_name_a_grade_with_its_target(report_of_grades: ReportContext) -> None:
     assert (report_of_grades.merit, report_of_grades.learner) == ("kappa_quadratic", "mean_of_learners")
     assert all(row.name.startswith("retinopathy ") for row in screen(report_of_grades).failures)

@@ -37,6 +37,15 @@ def test_a_finished_run_is_finished(copied: RunFolder) -> None:
     assert "6 done." in done.stdout.replace("\n", " ")
 
 
+def test_a_damaged_run_is_named_and_has_its_exit_code(copied: RunFolder) -> None:
+    with copied.predictions.path.open("ab") as file:
+        file.write(b"x")
+    status = run_status(copied)
+    assert status.damaged
+    assert copied.predictions.path.name in " ".join(status.lines())
+    assert casewise("status", str(copied.path)).returncode == 2
+
+
 def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> None:
     for model, fold in (("linear_pixels", 0), ("linear_pixels", 1), ("kernel_features", 1)):
         forget(copied, model, fold)

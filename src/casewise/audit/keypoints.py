@@ -1,16 +1,17 @@
 """Candidate copies by local features: images that were turned by any angle, cropped deeply, mirrored, or framed.
 
-Each image has up to 200 SIFT features (Lowe, 2004). Their residuals from a small vocabulary, learned from the images
-themselves, are summed to one vector per image (VLAD: Jégou et al., 2010); the nearest images by this vector are matched
-feature by feature. The features of a mirrored image are those of the image with their parts in another order (MIFT: Guo
-et al., 2010), so the nearest images of the mirrored ones are matched as well. A pair is a candidate if enough matches
-agree on one shift, angle and scale (RANSAC: Fischler and Bolles, 1981). Films of two people agree in a few; whether a
-candidate shows the same picture is decided by its texture, in `casewise.audit.verify`.
+Each image has up to 200 SIFT features (Lowe, 2004), each with a word of a vocabulary learned from all of them. A
+feature votes for every image with a similar one of the same word (Sivic and Zisserman, 2003), and the images with
+most votes are matched feature by feature. A deep crop keeps few features, but these are alike, whatever else the
+images show. The features of a mirrored image are those of the image with their parts in another order (MIFT: Guo et
+al., 2010), so the mirrored images vote as well. A pair is a candidate if enough matches agree on one shift, angle and
+scale (RANSAC: Fischler and Bolles, 1981). Films of two people agree in a few; whether a candidate shows the same
+picture is decided by its texture, in `casewise.audit.verify`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,10 +29,15 @@ from casewise.modalities.store.store import TileStore
 LONGEST, SMALLEST_TILE = 176, 128
 # Files are read instead of small tiles, a little larger, because small tiles go with small images of little detail.
 LONGEST_FILE = 224
-KEYPOINTS, COMPONENTS, WORDS, SAMPLE, ROUNDS = 200, 32, 128, 20_000, 8
-# Of 120 copies each that were turned by 10°, cropped to 75 %, off centre or framed, among 1,000 films, the original was
-# the nearest or second nearest in 99 %, and at least 43 matches agreed; in 95 % of pairs of other films at most 11.
-NEAREST, NEAREST_MIRRORED, INLIERS = 8, 4, 15
+KEYPOINTS, COMPONENTS, SAMPLE, ROUNDS = 200, 32, 20_000, 8
+# Enough words that all votes are counted quickly; features of a few images share one.
+FEATURES_PER_WORD, MOST_WORDS = 1_000, 2_048
+# Among 848 photographs, the original of each of 60 copies, cropped to 60 to 85 % of each side and a third of them
+# mirrored, received most votes or had only other copies before it. The limit is a wide margin: without any, all
+# pairs of thousands of films that look alike would be matched.
+VOTE, LEAST_VOTES, NEAREST = 0.85, 2, 16
+# Of copies cropped to 75 % among 1,000 films, at least 43 matches agreed; in 95 % of pairs of other films at most 11.
+INLIERS = 15
 SIMILAR, REACH, ITERATIONS = 0.6, 3.0, 300
 # Beyond this scale or its inverse, copies share too few pixels for a comparison of texture.
 MOST_SCALE = 2.2
@@ -83,13 +89,12 @@ def local_pairs(
     features = extract(store, paths, among, progress=progress)
     position = {int(row): number for number, row in enumerate(among)}
     left_out = {(position[i], position[j]) for i, j in excluded if i in position and j in position}
-    words = _words(_sample([item.descriptors for item in features]).astype(np.float32))
-    mean, vectors = _vectors(features, words)
+    words = _words(_sample([item.descriptors for item in features]).astype(np.float32), sum(map(_size, features)))
+    indexed = _by_word(features, words)
     agreeing = []
     for mirrored in (False, True):
         turned = [_mirrored(item) for item in features] if mirrored else features
-        blocks = (_vectors(turned[start : start + ROWS], words, mean)[1] for start in range(0, len(turned), ROWS))
-        pairs = _nearest(vectors, left_out, blocks if mirrored else None)
+        pairs = _nearest(turned, words, indexed, left_out)
         compared = [(turned[i], features[j]) for i, j in pairs]
         registers = in_parallel(lambda both: _aligned(*both), compared)
         agreeing += [
@@ -189,36 +194,18 @@ def _reduced(descriptors: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> n
     return np.asarray((projected / (np.linalg.norm(projected, axis=1, keepdims=True) + 1e-6)).astype(np.float16))
 
 
-def _vectors(
-    features: Sequence[LocalFeatures], words: np.ndarray, mean: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of all vectors if it is not given, and (N, 4096) one vector per image, of unit length without it."""
-    vectors = np.zeros((len(features), len(words) * COMPONENTS), np.float32)
-    for number, item in enumerate(features):
-        descriptors = item.descriptors.astype(np.float32)
-        if not len(descriptors):
-            continue
-        nearest = (descriptors @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1)
-        residuals = np.zeros_like(words)
-        np.add.at(residuals, nearest, descriptors - words[nearest])
-        residuals /= np.linalg.norm(residuals, axis=1, keepdims=True) + 1e-6
-        vectors[number] = (np.sign(residuals) * np.sqrt(np.abs(residuals))).ravel()
-    mean = vectors.mean(axis=0) if mean is None else mean
-    vectors -= mean
-    for start in range(0, len(vectors), ROWS):  # the norm makes a copy
-        block = vectors[start : start + ROWS]
-        block /= np.linalg.norm(block, axis=1, keepdims=True) + 1e-6
-    return mean, vectors
+def _size(item: LocalFeatures) -> int:
+    return len(item.descriptors)
 
 
-def _words(sample: np.ndarray) -> np.ndarray:
-    """The vocabulary: centres of the sample by Lloyd's algorithm, from evenly spaced descriptors."""
-    count = max(1, min(WORDS, len(sample) // 4))
+def _words(sample: np.ndarray, total: int) -> np.ndarray:
+    """The vocabulary for `total` descriptors: centres of the sample by Lloyd's algorithm, from evenly spaced ones."""
+    count = max(1, min(MOST_WORDS, total // FEATURES_PER_WORD, len(sample) // 4))
     if not len(sample):
         return np.zeros((1, COMPONENTS), np.float32)
     words = sample[:: len(sample) // count][:count].copy()
     for _ in range(ROUNDS):
-        nearest = (sample @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1)
+        nearest = _word_of(sample, words)
         sums = np.zeros_like(words)
         np.add.at(sums, nearest, sample)
         sizes = np.bincount(nearest, minlength=count)[:, None]
@@ -226,28 +213,49 @@ def _words(sample: np.ndarray) -> np.ndarray:
     return words
 
 
+def _word_of(descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:
+    return np.asarray((descriptors.astype(np.float32) @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1))
+
+
+def _by_word(features: Sequence[LocalFeatures], words: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each word its descriptors (K, 32) and (K,) the numbers of their images."""
+    word = np.concatenate([_word_of(item.descriptors, words) for item in features])
+    order = np.argsort(word, kind="stable")
+    ends = np.cumsum(np.bincount(word, minlength=len(words)))[:-1]
+    descriptors = np.concatenate([item.descriptors for item in features])[order]
+    image = np.repeat(np.arange(len(features)), list(map(_size, features)))[order]
+    return list(zip(np.split(descriptors, ends), np.split(image, ends), strict=True))
+
+
 def _nearest(
-    vectors: np.ndarray, excluded: set[tuple[int, int]], mirrored: Iterator[np.ndarray] | None = None
+    features: Sequence[LocalFeatures],
+    words: np.ndarray,
+    indexed: Sequence[tuple[np.ndarray, np.ndarray]],
+    excluded: set[tuple[int, int]],
 ) -> list[tuple[int, int]]:
-    """The pairs i < j of which one, or its `mirrored` vector, is among the nearest of the other; without `excluded`."""
-    count = min(NEAREST_MIRRORED if mirrored else NEAREST, len(vectors) - 1)
+    """The pairs i < j of which one, with `features`, gives the other one of its most votes; without `excluded`."""
+    count = len(features)
     others: dict[int, list[int]] = {}
     for i, j in excluded:
         others.setdefault(i, []).append(j)
         others.setdefault(j, []).append(i)
-    pairs: set[tuple[int, int]] = set()
-    for start in range(0, len(vectors), ROWS):
-        similarity = (next(mirrored) if mirrored else vectors[start : start + ROWS]) @ vectors.T
-        for offset in range(len(similarity)):
-            similarity[offset, [start + offset, *others.get(start + offset, [])]] = -2
-        nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-        pairs |= {
-            (min(start + offset, int(j)), max(start + offset, int(j)))
-            for offset, columns in enumerate(nearest)
-            for j in columns
-            if similarity[offset, j] > -2
-        }
-    return sorted(pairs)
+
+    def pairs_of(start: int) -> set[tuple[int, int]]:
+        block = features[start : start + ROWS]
+        votes = np.zeros((len(block), count), np.uint8)
+        for (own, voter), (descriptors, image) in zip(_by_word(block, words), indexed, strict=True):
+            row, column = np.nonzero(own.astype(np.float32) @ descriptors.astype(np.float32).T > VOTE)
+            # a feature that an image shows often, such as a thread of cloth, votes for it once
+            row, column = np.divmod(np.unique(row * count + image[column]), count)
+            np.add.at(votes, (voter[row], column), 1)
+        pairs: set[tuple[int, int]] = set()
+        for i, received in enumerate(votes, start):
+            received[[i, *others.get(i, [])]] = 0
+            most = np.argsort(-received.astype(int), kind="stable")[:NEAREST]
+            pairs |= {(min(i, int(j)), max(i, int(j))) for j in most if received[j] >= LEAST_VOTES}
+        return pairs
+
+    return sorted(set().union(*in_parallel(pairs_of, range(0, count, ROWS))))
 
 
 def _aligned(first: LocalFeatures, second: LocalFeatures) -> Register | None:

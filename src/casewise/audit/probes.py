@@ -77,19 +77,27 @@ class ProbeResult:
 
     Attributes:
         value: macro one-vs-rest AUROC (classes) or Pearson's r (numbers), out of fold and weighted by subject.
-        null: (P,) the value after each permutation of the labels.
+        null: (P,) the tested statistic after each permutation of the labels.
         scores: (n, K) the out-of-fold scores.
+        statistic: what is tested, if not the value: with three classes or more the largest of the value and the AUROC
+            of each class, in standard deviations of their null, because a shortcut may mark one class only.
     """
 
     value: float
     by_class: dict[str, float]
     null: Floats
     scores: Floats
+    statistic: float | None = None
+
+    @property
+    def tested(self) -> float:
+        """The value, or the statistic if there is one."""
+        return self.value if self.statistic is None else self.statistic
 
     @property
     def p(self) -> float:
         """Permutation p-value, one-sided, never below 1 / (P + 1)."""
-        return float((1 + np.sum(self.null >= self.value - TOLERANCE)) / (1 + len(self.null)))
+        return float((1 + np.sum(self.null >= self.tested - TOLERANCE)) / (1 + len(self.null)))
 
 
 def enough(values: Floats, subjects: Sequence[object], *, classed: bool) -> NDArray[np.bool_]:
@@ -147,15 +155,23 @@ def probe(features: Floats, labels: Labels, *, seed: int) -> ProbeResult | None:
     first, scores = _statistics(np.arange(len(features))[None], labels, hats, weights)
     rows = max(1, BLOCK // (len(features) * max(1, kinds)))
     null = [
-        _statistics(labels.moved[start : start + rows], labels, hats, weights)[0].mean(axis=1)
+        _statistics(labels.moved[start : start + rows], labels, hats, weights)[0]
         for start in range(0, len(labels.moved), rows)
     ]
+    moved = np.concatenate([*null, np.zeros((0, first.shape[1]))])
+    values, statistic = moved.mean(axis=1), None
+    if kinds > 2 and len(moved):
+        both = np.vstack([first, moved])
+        both = np.column_stack([both.mean(axis=1), both])
+        both = (both - both[1:].mean(axis=0)) / np.maximum(both[1:].std(axis=0), 1e-12)
+        statistic, values = float(both[0].max()), both[1:].max(axis=1)
     by_class = dict(zip(labels.names, first[0] if kinds > 2 else np.repeat(first[0], 2), strict=True)) if kinds else {}
     return ProbeResult(
         value=float(first[0].mean()),
         by_class={name: float(value) for name, value in by_class.items()},
-        null=np.concatenate(null) if null else np.zeros(0),
+        null=values,
         scores=scores[0].T,
+        statistic=statistic,
     )
 
 
@@ -270,7 +286,7 @@ def adjusted(results: Sequence[ProbeResult]) -> list[float]:
         return []
     null = np.stack([result.null for result in results])
     mean, std = null.mean(axis=1), np.maximum(null.std(axis=1), 1e-12)
-    z = (np.array([result.value for result in results]) - mean) / std
+    z = (np.array([result.tested for result in results]) - mean) / std
     null = (null - mean[:, None]) / std[:, None]
     order = np.argsort(-z)
     highest = np.maximum.accumulate(null[order][::-1], axis=0)[::-1]

@@ -257,6 +257,11 @@ def brightness(pictures: Bytes) -> Floats:
     return np.column_stack([pictures.mean(axis=(1, 2)), np.median(pictures, axis=(1, 2))])
 
 
+def extremes(pictures: Bytes) -> Floats:
+    """(n, 2) the 1st and 99th percentile of each picture, which a constant that is added to all pixels moves."""
+    return np.percentile(pictures, (1, 99), axis=(1, 2)).T
+
+
 def contrast(pictures: Bytes) -> Floats:
     """(n, 2) standard deviation of each picture, and the distance between its 10th and 90th percentiles."""
     low, high = np.percentile(pictures, (10, 90), axis=(1, 2))

@@ -372,6 +372,9 @@ class _Search:
                 yield Evidence("outside-anatomy", "outside-anatomy", sample, embedded, how="seen by a network")
         yield from self._of_columns(further, "other-column", rows)
         yield Evidence("brightness", "brightness", rows, regions.brightness(small))
+        inner = regions.pictures(tiles, rows, bars=False) if regions.has_bars(tiles, rows) else small
+        how = "its darkest and brightest parts"
+        yield Evidence("brightness", "brightness", rows, regions.extremes(inner), how=how)
         yield Evidence("contrast", "contrast", rows, regions.contrast(small))
         sample, paths = self._sample(rows, regions.MOST_READ), shown_by(self.images)
         sharpness, compression, read = regions.in_files([paths[row] for row in sample])
@@ -431,10 +434,14 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
     ['error', 'warning', 'warning', 'note']
     >>> [level_of(kind, 0.7, classed=True) for kind in ("shape-pad", "thumbnail", "shape-stretch", "file-size")]
     ['warning', 'note', 'note', 'note']
+    >>> level_of("brightness", 0.65, classed=True)
+    'warning'
     """
     strong = strength >= (STRONG_AUROC if classed else STRONG_R)
     if kind == "file-size":
         return "note"
+    if kind == "brightness":
+        return "warning"  # also a weak association: a constant change of one class is one
     if kind in AMBIGUOUS:
         return "warning" if strong else "note"
     return "error" if strong else "warning"

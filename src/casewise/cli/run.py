@@ -110,12 +110,18 @@ def validate(study: StudyFile, weights_dir: WeightsDir = None, settings: Setting
 
 
 def status(run_folder: Annotated[Path, typer.Argument(help="A run folder, such as runs/my-study.")]) -> None:
-    """Say how far a run is: what is done, running, waiting or failed, and the time left."""
+    """Say how far a run is: what is done, running, waiting or failed, and the time left.
+
+    Exit code 2: a file of the run is damaged, or the folder is no run folder.
+    """
     from casewise.console import print_lines
     from casewise.pipeline.status import run_status
     from casewise.run_folder import RunFolder
 
-    print_lines("\n".join(run_status(RunFolder(run_folder)).lines()))
+    state = run_status(RunFolder(run_folder))
+    print_lines("\n".join(state.lines()))
+    if state.damaged:
+        raise typer.Exit(2)
 
 
 def reproduce(

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from casewise.errors import CasewiseError, RunError, counted
+from casewise.errors import CasewiseError, DamagedError, RunError, counted
 from casewise.report.formatting import duration
 from casewise.run_folder import JobFolder, JsonFile, RunFolder
 from casewise.version import __version__
@@ -29,6 +29,7 @@ class RunStatus:
         at_work: whether a process works in the folder; None if it cannot be told.
         stopped: what stopped the run before its training, and what to do; empty if nothing is known.
         unreported: why there is no report that is up to date with the results; empty if there is one.
+        damaged: it is because a file is not what was written.
         running: the share of the training that is done, by the name of a running job.
         failed: why the last attempt ended, by the name of a job.
         seconds_left: of the training, estimated from finished and running jobs; None if it is not known yet.
@@ -43,6 +44,7 @@ class RunStatus:
     failed: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
     seconds_left: float | None = None
+    damaged: bool = False
 
     @property
     def jobs(self) -> int:
@@ -69,7 +71,7 @@ class RunStatus:
         if not self.waiting and not self.unreported:
             without = ", without the networks that could not be trained; the same command tries them again"
             return [*lines, f"The report is up to date with the results{without if self.failed else ''}. {work}"]
-        if len(self.done) == self.jobs and not self.at_work:
+        if self.damaged or (len(self.done) == self.jobs and not self.at_work):
             lines.append(self.unreported)
         return [*lines, work + ("" if self.at_work else " Run the study again to continue.")]
 
@@ -117,7 +119,8 @@ def run_status(folder: RunFolder) -> RunStatus:
     if running and all(model in expected for model, _ in unfinished):
         left = sum(expected[model] * (1 - share) for model, share in unfinished) / len(running)
     stopped = "" if jobs or at_work else _stopped_by_audit(folder)
-    return RunStatus(folder.path, at_work, _why_unreported(folder), stopped, done, running, failed, waiting, left)
+    unreported, damaged = _why_unreported(folder)
+    return RunStatus(folder.path, at_work, unreported, stopped, done, running, failed, waiting, left, damaged)
 
 
 def _stopped_by_audit(folder: RunFolder) -> str:
@@ -150,13 +153,14 @@ def _planned_jobs(folder: RunFolder, at_work: bool | None) -> tuple[list[tuple[s
     return jobs, study
 
 
-def _why_unreported(folder: RunFolder) -> str:
+def _why_unreported(folder: RunFolder) -> tuple[str, bool]:
+    """Why there is no report that is up to date, and whether a damaged file is the reason."""
     try:
         folder.check_finished()
         folder.check_reported()
     except CasewiseError as error:
-        return str(error)
-    return ""
+        return str(error), isinstance(error, DamagedError)
+    return "", False
 
 
 def _spent(folder: JobFolder) -> float:

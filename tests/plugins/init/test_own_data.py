@@ -602,6 +602,41 @@ class TestSheets:
         assert len(read_cohort(study).images) == 12
 
 
+@pytest.mark.parametrize(
+    ("heads", "subject", "known", "doubted"),
+    [
+        ("image|grade", "P{}", False, "SUBJECTS ARE NOT KNOWN"),
+        ("image|grade", "P{0}_left|P{0}_right", True, ""),
+        ("image|patient|grade", "Q{}", True, "EVERY IMAGE IS OF ANOTHER SUBJECT"),
+        ("image|patient|grade", "UKE-{}|CHA-{}", True, "the names begin with UKE (6), CHA (6)"),
+        ("image|grade", "UKE_P{0}_left|UKE_P{0}_right", True, ""),
+    ],
+)
+def test_subjects_that_may_be_images_or_begin_with_a_hospital_are_doubted(
+    heads: str, subject: str, known: bool, doubted: str, tmp_path: Path
+) -> None:
+    names = [(subject.split("|") * 2)[n % 2].format(100 + (n // 2 if "|" in subject else n)) for n in range(24)]
+    pictured = [names[n] if heads == "image|grade" else f"x{n}" for n in range(24)]
+    rows = [[f"{pictured[n]}.png", names[n], "ab"[n // 2 % 2]][:: 1 if "patient" in heads else 2] for n in range(24)]
+    rows += [[f"again{n}.png", *rows[n][1:]] for n in range(24)] if "UKE-" in subject else []
+    doubts = start(tmp_path, heads, rows).doubts
+    marks = ("SUBJECTS ARE NOT KNOWN", "EVERY IMAGE IS OF ANOTHER SUBJECT", "the names begin with")
+    assert [mark in doubted for mark in marks] == [any(mark in doubt for doubt in doubts) for mark in marks]
+    assert study_in(tmp_path).subjects_known == known
+    assert "-" not in subject or set(cohort_in(tmp_path).cases["subject"]) == set(names), "names are whole"
+
+
+def test_a_column_that_tells_no_people_apart_is_refused_or_doubted_as_subject(tmp_path: Path) -> None:
+    rows = [[f"{i}.png", "CC", "CC" if i < 10 else f"M{i // 2}", str(i / 2)] for i in range(16)]
+    with pytest.raises(CasewiseError, match=r"--subject 'licence': .* 'CC'"):
+        start(tmp_path, "image|licence|owner|score", rows, subject="licence")
+    plan = start(tmp_path, "image|licence|owner|score", rows, subject="owner")
+    assert any("'CC' has 10 of 16 images" in doubt for doubt in plan.doubts)
+    graded = [[*row[:3], "ab"[i % 2]] for i, row in enumerate(rows[:11])]
+    with pytest.raises(CasewiseError, match="'CC' has 10 of 11 images"):
+        start(tmp_path / "graded", "image|licence|owner|grade", graded, subject="owner")
+
+
 def test_a_column_that_counts_rows_is_no_subject_while_another_repeats() -> None:
     cells = {"Nr.": [str(n) for n in range(1, 13)], "Fall": [f"F{n // 2:03}" for n in range(12)]}
     cells["Befund"] = ["krank", "gesund"] * 6

@@ -14,7 +14,7 @@ from casewise.cohort.dates import read_dates
 from casewise.cohort.folder_layout import STRONG_SUBJECT, heading_words, stem_of
 from casewise.cohort.table import names_text
 from casewise.cohort.table_formats import NO_VALUE
-from casewise.errors import cut
+from casewise.errors import CasewiseError, cut
 from casewise.splits.predefined import side_of
 
 _WEAK_SUBJECT = r"id|code|case|cases|pseudonym|key|nr|no|number|identifier|record"
@@ -277,7 +277,11 @@ def _stated_subject(subject: str, columns: Sequence[Column], roles: Roles) -> st
     if subject in roles.people:
         roles.naming = [subject]
         return ""
-    if not any(column.name == subject and column.repeats for column in columns):
+    (column,) = [column for column in columns if column.name == subject] or [Column(subject, ())]
+    if len(column.counts) < 2:
+        only = f"the value {cut(column.values[0])} in all of its rows" if column.values else "no value"
+        raise CasewiseError(f"--subject {cut(subject)}: this column has {only}, so it tells no people apart.")
+    if not column.repeats:
         roles.doubts.append(
             f"Subject: every row has another {subject!r}. If it names images rather than people, state another column, "
             "or write `subjects_known: false`."

@@ -29,6 +29,7 @@ from casewise.plugins.init.rows import (
     add_film_columns,
     cohort_table,
     doubt_beginnings,
+    doubt_counts,
     fill_from_table,
     resolve_sequences,
     resolve_subjects,
@@ -156,14 +157,21 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
     files, rows, cells, roles = data.files, data.rows, data.cells, data.roles
     labels = rows.of(cells[data.target]) if cells else rows["label"]
     resolve_subjects(rows, cells, roles, labels)
-    doubt_beginnings(rows)
     sequences = resolve_sequences(rows) if files.scans else []
     resolve_visits(rows, labels, day=roles.day, days=rows.of(cells[roles.day]) if roles.day else ())
     present = rows.present
-    plan = understand_target(
-        data.target, [labels[i] for i in present], [rows["subject"][i] for i in present], data.other_targets
-    )
-    rows.doubts += [*roles.doubts, *plan.doubts]
+    rows.doubts += roles.doubts
+    doubt_counts(rows, roles.subject)
+    doubt_beginnings(rows, roles.sources)
+    try:
+        plan = understand_target(
+            data.target, [labels[i] for i in present], [rows["subject"][i] for i in present], data.other_targets
+        )
+    except CasewiseError as error:
+        # it may be refused for subjects that are none
+        doubts = [doubt for doubt in rows.doubts if doubt.startswith("Subject: ")]
+        raise CasewiseError("\n  ".join([str(error), *doubts])) from None
+    rows.doubts += plan.doubts
     if roles.people:
         rows.changed = True
         rows.doubts += _named_files(data)

@@ -26,13 +26,15 @@ from casewise.plugins.init.image_files import (
     stem_of,
     words_of,
 )
-from casewise.plugins.init.new_study import films_state, table_bytes
+from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import infer_pattern, is_field, read_all
 from casewise.plugins.init.target import TargetPlan
 
 T = TypeVar("T")
 FOUND = "image_found"
 STANDARD = (*STORED, "date", FOUND)
+# The share of the images above which one subject is doubted.
+MOST_OF_ONE = 0.5
 _FIELDS = ("label", "subject", "visit", "date", "sequence", "split")
 
 
@@ -235,7 +237,8 @@ def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
 
 def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str]) -> None:
     """Subjects from the table, from a column of people's names (as numbers), from the file names, or one an image."""
-    if rows.has("subject"):
+    counts_images = rows.sources == [] and not rows.stated_fields and rows.subjects == len(rows.present)
+    if rows.has("subject") and not counts_images:
         return
     rows.changed = True
     if people := roles.naming or columns_of_names(roles.people, cells):
@@ -254,8 +257,9 @@ def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Rol
     if rows.sources:
         paths = [path for path in rows.paths if path]
         pattern = infer_pattern(paths, labels=dict(zip(rows.paths, labels, strict=True)))
-        if "subject" in pattern.fields:
-            values, _ = read_all(pattern, paths)
+        values, _ = read_all(pattern, paths)
+        # a word that differs in every name may number the images
+        if "subject" in pattern.fields and len({of_path["subject"] for of_path in values.values()}) < len(values):
             rows.state("subject", [values[p]["subject"] if p else f"row {row}" for row, p in pairs], "file names")
             rows.understood.append(f"Subjects: from the file names, read as {pattern.text}")
             rows.understood += examples({path: values[path] for path in dict.fromkeys(paths)})
@@ -264,6 +268,7 @@ def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Rol
                 rows.state("visit", [values[p]["visit"] if p else "none" for p in rows.paths], "file names")
             return
     rows.subjects_known = False
+    rows.origins.pop("subject", None)
     stems = [
         stem_of(file_name(path)) or f"row {row}"
         for row, path in zip(rows.sources or rows.paths, rows.paths, strict=True)
@@ -282,8 +287,27 @@ def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Rol
     )
 
 
-def doubt_beginnings(rows: ImageRows) -> None:
-    """Doubt subjects who were found in file names that begin in different ways, such as with names of hospitals."""
+def doubt_counts(rows: ImageRows, column: str) -> None:
+    """Doubt subjects if each has one image, or one has most of them."""
+    counts, images = Counter(rows["subject"][position] for position in rows.present), len(rows.present)
+    name, most = counts.most_common(1)[0] if counts else ("", 0)
+    listed = any(doubt.startswith("Subject: every row") for doubt in rows.doubts)
+    doubts: dict[str, object] = {
+        f"Subject: EVERY IMAGE IS OF ANOTHER SUBJECT, as {column!r} states it. If it names images, images of one "
+        "patient may be on both sides of the split: state the column of patients with --subject, or write "
+        "`subjects_known: false`.": column and rows.subjects_known and most == 1 < images and not listed,
+        f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({column!r} has {counted(len(counts), 'value')}). "
+        "If it does not identify people, state another column with --subject.": most > max(MOST_OF_ONE * images, 4),
+    }
+    rows.doubts += applying(doubts)
+
+
+def doubt_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
+    """Doubt subjects who were found in file names that begin in different ways, such as with names of hospitals.
+
+    If every subject begins in one way, the beginnings may be such names, unless the table has `sources`.
+    """
+    _offer_beginnings(rows, sources)
     if rows.stated_fields or not rows.subjects_known or (rows.files and rows.origins.get("subject") != "file names"):
         return
     names: dict[str, dict[str, str]] = defaultdict(dict)
@@ -302,6 +326,21 @@ def doubt_beginnings(rows: ImageRows) -> None:
             f"such as {names_text(list(first.values()), 3)} of subject {subject}. If these are several people, add a "
             "column with the names of the files and one with the people to the table.",
         )
+
+
+def _offer_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
+    """Name what the names of subjects begin with, such as UKE-001 and CHA-001: it may be their hospital."""
+    beginnings = Counter(
+        match[1].upper() if (match := re.match(r"([^\W\d_]{2,8})[-_ .]?\d", subject)) else ""
+        for subject in dict.fromkeys(rows["subject"][position] for position in rows.present)
+    )
+    if sources or "" in beginnings or not 2 <= len(beginnings) <= 20 or min(beginnings.values()) < 2:
+        return
+    shown = names_text([f"{name} ({count:,})" for name, count in beginnings.most_common()], 6)
+    rows.doubts.append(
+        f"Subject: the names begin with {shown}. If these are hospitals or devices, add a column `site` with them to "
+        "the table and repeat `casewise init`: the audit then tests it, and `split: {leave_out: site}` tests on each."
+    )
 
 
 def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: ImageFiles) -> None:
