@@ -14,10 +14,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from casewise.analysis.run import Run
+from pages import parser_of, publish
+from pages import table as table_of
+
+import casewise
+from casewise.analysis.run import Run
+from casewise.errors import CasewiseError
+from casewise.metrics.registry import metric_of
+from casewise.study.loading import read_study
+from casewise.targets import kind_named
 
 ROOT = Path(__file__).resolve().parents[1]
 MISSING = "–"
@@ -115,11 +122,13 @@ class Figure:
         return self.of(self.learner) or {"value": None}
 
     @property
+    def cells(self) -> list[str]:
+        """The first cells of its line of a table."""
+        return [self.name, self.target, self.cases, title(self.metric), with_interval(self.estimate, self.metric)]
+
+    @property
     def chance(self) -> str:
         """Whether the interval of the metric by which learners are chosen includes the value of guessing, in words."""
-        from casewise.metrics.registry import metric_of
-        from casewise.targets import kind_named
-
         merit = kind_named(self.run.study.kind_of(self.target)).merit
         entry, chance = self.of(self.learner, merit) or {}, metric_of(merit).chance
         low, high = entry.get("low"), entry.get("high")
@@ -137,8 +146,6 @@ class Figure:
 
     def best(self, learners: Sequence[str]) -> str | None:
         """The best of the learners by the merit out of fold, or at the stage if nothing is out of fold."""
-        from casewise.targets import kind_named
-
         merit = kind_named(self.run.study.kind_of(self.target)).merit
         chosen_on = "oof" if "oof" in self.run.results["metrics"] else self.stage
         values = {name: entry["value"] for name in learners if (entry := self.of(name, merit, chosen_on))}
@@ -190,11 +197,7 @@ def baseline_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         baseline, network = figure.best(baselines), figure.best(figure.run.study.networks)
         difference = from_baseline(figure, baseline) if baseline else None
         yield [
-            figure.name,
-            figure.target,
-            figure.cases,
-            title(figure.metric),
-            with_interval(figure.estimate, figure.metric),
+            *figure.cells,
             named(baseline, with_interval(figure.of(baseline or ""), figure.metric)),
             named(network, with_interval(figure.of(network or ""), figure.metric)),
             with_interval(difference, figure.metric, key="difference", sign="+"),
@@ -205,8 +208,6 @@ def baseline_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
 
 def worse(difference: dict[str, Any] | None, metric: str) -> str:
     """Whether the interval of a difference shows that the planned run is better or worse, in words."""
-    from casewise.metrics.registry import metric_of
-
     if not difference or difference["low"] is None or difference["low"] != difference["low"]:
         return "not known"
     if not difference["distinguishable"]:
@@ -216,25 +217,15 @@ def worse(difference: dict[str, Any] | None, metric: str) -> str:
 
 def handwritten_rows(shown: Sequence[Figure], folder: Path | None, pages: Path) -> Iterator[list[str]]:
     """For each figure the studies with a recipe that have it: from their run folders, else from their pages."""
-    from casewise.analysis.run import Run
-    from casewise.errors import CasewiseError
-
     for figure in shown:
         for name in HANDWRITTEN.get(figure.name, []):
-            start = [
-                figure.name,
-                figure.target,
-                figure.cases,
-                title(figure.metric),
-                with_interval(figure.estimate, figure.metric),
-            ]
             try:
                 other = Run.open((folder or Path("?")) / name) if folder else None
             except CasewiseError:
                 other = None
             if other is None or figure.target not in other.targets:
                 if value := on_page(pages / f"{name}.md", figure):
-                    yield [*start, name, value, f"best learner of [its page]({name}.md)", MISSING, "not known"]
+                    yield [*figure.cells, name, value, f"best learner of [its page]({name}.md)", MISSING, "not known"]
                 continue
             learner = str(other.results["main"]["learner"])
             entry = Figure(name, other, figure.target, figure.metric, figure.stage).of(learner)
@@ -244,7 +235,7 @@ def handwritten_rows(shown: Sequence[Figure], folder: Path | None, pages: Path) 
             except CasewiseError as error:
                 difference, note = None, f"not comparable: {error}"
             text = with_interval(difference, figure.metric, key="difference", sign="+")
-            yield [*start, name, with_interval(entry, figure.metric), learner, text, note]
+            yield [*figure.cells, name, with_interval(entry, figure.metric), learner, text, note]
 
 
 def on_page(page: Path, figure: Figure) -> str:
@@ -252,8 +243,6 @@ def on_page(page: Path, figure: Figure) -> str:
 
     Pages have the figures of the test set, if there is one.
     """
-    from casewise.metrics.registry import metric_of
-
     lines = page.read_text().splitlines() if page.is_file() else []
     heads = [n for n, line in enumerate(lines) if line == f"## {figure.target}"]
     tables = [n for n in range(heads[0], len(lines)) if lines[n].startswith("| learner |")] if heads else []
@@ -275,8 +264,6 @@ def on_page(page: Path, figure: Figure) -> str:
 
 def aim_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
     """Every aim, beside the figure that was reached."""
-    from casewise.metrics.registry import metric_of
-
     by_key = {(figure.name, figure.target, figure.metric, figure.stage): figure for figure in shown}
     for name, target, metric, stage, aim in AIMS:
         larger = metric_of(metric).larger_is_better
@@ -304,13 +291,8 @@ def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:
         plan = run.files.plan_page.path
         words = plan.read_text().splitlines()[0].removeprefix("# ") if plan.is_file() else MISSING
         images, table = run.files.cohort.read(), run.rows
-        yield [
-            name,
-            f"{len(images):,}",
-            f"{table['subject'].nunique():,}",
-            clock(training_seconds(run)),
-            words,
-        ]
+        counts = [f"{len(images):,}", f"{table['subject'].nunique():,}"]
+        yield [name, *counts, clock(training_seconds(run)), words]
 
 
 def training_seconds(run: Run) -> float:
@@ -334,15 +316,12 @@ def named(name: str | None, figure: str) -> str:
 
 def title(metric: str) -> str:
     """The metric's name above a column."""
-    from casewise.metrics.registry import metric_of
-
     return metric_of(metric).title
 
 
 def table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
     """A Markdown table."""
-    lines = [list(head), ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines) + "\n"
+    return "\n".join(table_of(head, rows)) + "\n"
 
 
 def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None, pages: Path) -> str:
@@ -379,10 +358,6 @@ def is_finished(folder: Path, study: Path) -> bool:
 
 def run_studies(names: Sequence[str], options: argparse.Namespace) -> tuple[dict[str, Run], dict[str, str]]:
     """Run the studies that are not finished; return all finished runs of `--studies`, and why others failed."""
-    import casewise
-    from casewise.errors import CasewiseError
-    from casewise.study.loading import read_study
-
     runs, failed = {}, {}
     for path in sorted(options.studies.glob("*.yaml")):
         folder = options.runs / path.stem
@@ -409,9 +384,7 @@ def run_studies(names: Sequence[str], options: argparse.Namespace) -> tuple[dict
 
 def main() -> None:
     """Run the studies, write and print the page."""
-    from casewise.files import write_atomic
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("names", nargs="*", help="the studies to run, by the names of their files; by default all")
     parser.add_argument("--studies", type=Path, default=ROOT / "studies" / "auto", help="the folder of study files")
     parser.add_argument("--data", type=Path, help="the folder of the packs, if not the one that the studies state")
@@ -425,10 +398,7 @@ def main() -> None:
         raise SystemExit(f"There is no study {unknown[0]} in {options.studies}; there are {', '.join(studies)}.")
     runs, failed = run_studies(options.names or studies, options)
     text = page(runs, failed, options.handwritten, ROOT / "docs" / "results")
-    print(text)
-    if options.output:
-        write_atomic(options.output, text)
-        print(f"page: {options.output}")
+    publish(text, options.output)
     if any(reason != "not run" for reason in failed.values()):
         raise SystemExit(1)
 

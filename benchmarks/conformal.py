@@ -11,7 +11,6 @@ real images reported.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from pages import parser_of, publish
+from pages import table as table_of
 from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
@@ -301,25 +302,23 @@ def simulated(table: pd.DataFrame) -> list[str]:
             f"{figure['width'].value:.1f} wide" if "width" in figure else f"{figure['size'].value:.2f} {UNITS[target]}"
         )
         cells = [figure["coverage"].percent, size, figure["reported"].percent]
-        overall.append(_row([target, subjects, len(rows), *cells]))
+        overall.append([target, subjects, len(rows), *cells])
         classes += [
-            _row([target, name.removeprefix("class "), subjects, each.studies, each.percent])
+            [target, name.removeprefix("class "), subjects, each.studies, each.percent]
             for name, each in figure.items()
             if name.startswith("class ")
         ]
-        steps.append(
-            _row([target, subjects, *[figure[name].percent for name in ("least", "single", "mean", "coverage")]])
-        )
+        steps.append([target, subjects, *[figure[name].percent for name in ("least", "single", "mean", "coverage")]])
     return [
-        *_table(["target", "subjects", "studies", "coverage, %", "mean size", "reported out of fold, %"], overall),
+        *table_of(["target", "subjects", "studies", "coverage, %", "mean size", "reported out of fold, %"], overall),
         "",
         "## By class",
         "",
-        *_table(["target", "class", "subjects", "studies", "coverage, %"], classes),
+        *table_of(["target", "class", "subjects", "studies", "coverage, %"], classes),
         "",
         "## Where the coverage comes from",
         "",
-        *_table(["target", "subjects", "least, %", "single models, %", "their mean, %", "with all rules, %"], steps),
+        *table_of(["target", "subjects", "least, %", "single models, %", "their mean, %", "with all rules, %"], steps),
     ]
 
 
@@ -379,26 +378,20 @@ def observed(runs: Path | None) -> list[str]:
                 contains = share["high"] is not None and share["high"] >= results["prediction_sets"]["level"]
                 ends = "contains" if contains else "does not contain"
                 low.append(f"{path.name} ({side}, {100 * share['value']:.1f} %; its interval {ends} the level)")
-            rows.append(
-                _row([path.name, target, side, share["n_subjects"], _share(share), f"{size['value']:.2f}", least])
-            )
+            rows.append([path.name, target, side, share["n_subjects"], _share(share), f"{size['value']:.2f}", least])
     if not rows:
         return ["No folder of runs on real images was given (`--runs`), so there are none on this page."]
     text = f"Below {100 * LEAST:.0f} %: {'; '.join(low)}." if low else f"None is below {100 * LEAST:.0f} %."
-    return [*_table(["run", "target", "cases", "subjects", "coverage, %", "mean size", "lowest class"], rows), "", text]
+    return [
+        *table_of(["run", "target", "cases", "subjects", "coverage, %", "mean size", "lowest class"], rows),
+        "",
+        text,
+    ]
 
 
 def _share(figure: Mapping[str, Any]) -> str:
     ends = "" if figure["low"] is None else f" [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
     return f"{100 * figure['value']:.1f}{ends}"
-
-
-def _row(cells: Sequence[Any]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _table(heads: Sequence[str], rows: Sequence[str]) -> list[str]:
-    return [_row(heads), "|---" * len(heads) + "|", *rows]
 
 
 PAGE = """# Coverage of prediction intervals and sets
@@ -461,7 +454,7 @@ def page(table: pd.DataFrame, runs: Path | None, **settings: int) -> str:
 
 def main() -> None:
     """Simulate, print and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--studies", type=int, default=STUDIES, help="studies of each population and number of subjects"
     )
@@ -479,9 +472,7 @@ def main() -> None:
             tables.append(simulate(own, options.studies, folder / f"{settings}.jsonl"))
             print(f"{kind}: {time.perf_counter() - start:.0f} s", flush=True)
     text = page(pd.concat(tables, ignore_index=True), options.runs, most=MOST_CASES, new=NEW, side=SIDE, **POPULATION)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
-    print(text)
+    publish(text, options.output)
 
 
 if __name__ == "__main__":

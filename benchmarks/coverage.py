@@ -7,15 +7,15 @@ come from the code that evaluates a run; studies take the place of learners in i
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+from pages import publish, simulation
+from pages import table as table_of
 
 from casewise.evaluation.bootstrap import Estimate, Plan, estimates, percentiles, resample, with_intervals
 from casewise.evaluation.classification import left_out
@@ -216,7 +216,7 @@ def shown(name: str) -> bool:
 
 def markdown(table: Table, columns: Sequence[str]) -> str:
     """A Markdown table, each cell the old share and the new one in bold."""
-    lines = ["| figure | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    rows = []
     for name, cells in table.items():
         if not shown(name):
             continue
@@ -225,8 +225,8 @@ def markdown(table: Table, columns: Sequence[str]) -> str:
             texts = ["–" if share is None else f"{share:.0f}" for share in cell.shares]
             mark = " †" if cell.marked and texts[1] != "–" else ""
             entries.append(f"{texts[0]} → **{texts[1]}**{mark}" if texts != ["–", "–"] else "–")
-        lines.append(f"| {metric_of(name).title} | " + " | ".join(entries) + " |")
-    return "\n".join(lines)
+        rows.append([metric_of(name).title, *entries])
+    return "\n".join(table_of(["figure", *columns], rows))
 
 
 PAGE = """# How often intervals contain the true value
@@ -276,10 +276,7 @@ def finding(tables: Sequence[Table]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--output", type=Path)
-    settings = parser.parse_args()
+    settings = simulation(__doc__, 1000)
     start = time.perf_counter()
     show = partial(print, flush=True)
     coverage_of = {model.title: coverage(model, SUBJECTS, settings.studies, show) for model in (*NUMBERS, *CLASSES)}
@@ -300,9 +297,7 @@ def main() -> None:
         classes=section(CLASSES, 0, every),
         rests_on=section(CLASSES, 1, bins),
     )
-    print(page)
-    if settings.output:
-        settings.output.write_text(page, encoding="utf-8")
+    publish(page, settings.output)
     print(f"{time.perf_counter() - start:.0f} s")
 
 

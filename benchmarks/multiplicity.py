@@ -12,12 +12,11 @@ population is said to fall below the out-of-fold figure.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from pages import publish, simulation, table
 
 from casewise.evaluation.bootstrap import (
     Estimate,
@@ -252,30 +251,20 @@ def page(errors: dict[str, dict[int, dict]], alarms: dict[int, dict], studies: i
 def _table(first: str, rates: dict[int, dict], metrics: tuple[str, ...]) -> list[str]:
     keys = [(metric, n) for metric in metrics for n in LEARNERS]
     heads = [f"{metric.upper() if metric != 'accuracy' else 'accuracy'}, {n} learners" for metric, n in keys]
-    lines = [f"| {first} | {' | '.join(heads)} |", "|---" * (1 + len(keys)) + "|"]
-    for count, by_key in rates.items():
-        cells = [f"{by_key[key][0]:.1%} ({by_key[key][1]:.0%})" for key in keys]
-        lines.append(f"| {count} | {' | '.join(cells)} |")
-    return lines
+    rows = [[n, *(f"{by_key[key][0]:.1%} ({by_key[key][1]:.0%})" for key in keys)] for n, by_key in rates.items()]
+    return table([first, *heads], rows)
 
 
 def main() -> None:
     """Simulate, print and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=300)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+    options = simulation(__doc__, 300)
     errors = {NORMAL.title: {n: family_wise_error(n, options.studies) for n in SUBJECTS}}
     for population in SKEWED:
         errors[population.title] = {
             n: family_wise_error(n, options.studies // 2, population, NUMBERS) for n in SKEWED_SUBJECTS
         }
     alarms = {n: false_alarms(n, options.studies // 4) for n in TESTED}
-    text = page(errors, alarms, options.studies)
-    print(text)
-    if options.output:
-        options.output.write_text(text)
-        print(f"wrote {options.output}")
+    publish(page(errors, alarms, options.studies), options.output)
 
 
 if __name__ == "__main__":

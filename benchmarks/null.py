@@ -13,14 +13,13 @@ called better than the best baseline.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pages import publish, simulation, table
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from casewise.evaluation.bootstrap import Plan
@@ -196,7 +195,10 @@ def page(shares: dict[Design, dict[str, float]], better: dict[tuple[int, int], f
     learners = ["networks", *(s.learner for s in STACKERS.values()), "headline"]
     columns = [name for name in learners if any(name in of_design for of_design in shares.values())]
     error = 1.96 * np.sqrt(NOMINAL * (1 - NOMINAL) / studies)
-    heads = [COMBINED.get(name, name) for name in columns]
+    rows = [
+        [design.title, *(f"{of_design[name]:.1%}" if name in of_design else "" for name in columns)]
+        for design, of_design in shares.items()
+    ]
     lines = [
         "# How often is signal found where there is none?",
         "",
@@ -209,13 +211,7 @@ def page(shares: dict[Design, dict[str, float]], better: dict[tuple[int, int], f
         "trained networks as given, although the networks of all folds share most of their training cases: the shares "
         "are therefore nearer to 5 % than to the 2.5 % of one side of an interval, for single networks as well.",
         "",
-        f"| design | {' | '.join(heads)} |",
-        "|---" * (1 + len(columns)) + "|",
-    ]
-    for design, by_learner in shares.items():
-        cells = [f"{by_learner[name]:.1%}" if name in by_learner else "" for name in columns]
-        lines.append(f"| {design.title} | {' | '.join(cells)} |")
-    lines += [
+        *table(["design", *(COMBINED.get(name, name) for name in columns)], rows),
         "",
         "## One of equal networks called better",
         "",
@@ -223,19 +219,14 @@ def page(shares: dict[Design, dict[str, float]], better: dict[tuple[int, int], f
         "best CCC is said to be better than the best baseline. Nominal: at most 2.5 %, because only one direction is "
         "counted.",
         "",
-        "| subjects | networks | called better |",
-        "|---|---|---|",
-        *[f"| {subjects} | {networks} | {share:.1%} |" for (subjects, networks), share in better.items()],
+        *table(["subjects", "networks", "called better"], [[*size, f"{share:.1%}"] for size, share in better.items()]),
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Simulate, print and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=250)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+    options = simulation(__doc__, 250)
     shares = {}
     for design in DESIGNS:
         shares[design] = found_signal(design, options.studies)
@@ -244,11 +235,7 @@ def main() -> None:
         size: called_better(options.studies, subjects=size[0], networks=size[1])
         for size in ((40, 5), (100, 5), (100, 29))
     }
-    text = page(shares, better, options.studies)
-    print(text)
-    if options.output:
-        options.output.write_text(text)
-        print(f"wrote {options.output}")
+    publish(page(shares, better, options.studies), options.output)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,16 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import auto
+import numpy as np
+import pandas as pd
 import users
+from pages import parser_of, publish
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from casewise.analysis.run import Run
+from casewise.analysis.run import Run
+from casewise.files import write_atomic, write_json
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
 TEST = 0  # the fold of the test set
@@ -93,10 +93,6 @@ def read_or_make(
 
     The settings and seconds are in a JSON file beside it.
     """
-    import pandas as pd
-
-    from casewise.files import write_atomic, write_json
-
     facts = file.with_suffix(".json")
     record = json.loads(facts.read_text()) if facts.is_file() and file.is_file() else {}
     if record.get("settings") != settings:
@@ -110,7 +106,6 @@ def read_or_make(
 
 def features(paths: Sequence[str], weights: Path) -> np.ndarray:
     """The pooled features (N, 1280) `float32` of a frozen MobileNetV2; paths have no leading slash."""
-    import numpy as np
     import torch
     from PIL import Image
     from safetensors.torch import load_file
@@ -136,8 +131,6 @@ def features(paths: Sequence[str], weights: Path) -> np.ndarray:
 
 def log_likelihood(model: Any, values: np.ndarray, labels: np.ndarray) -> float:
     """The mean log-likelihood of labels; that of a class without training images is the logarithm of `FLOOR`."""
-    import numpy as np
-
     probabilities = model.predict_proba(values)
     index = np.searchsorted(model.classes_, labels).clip(max=len(model.classes_) - 1)
     chosen = np.where(model.classes_[index] == labels, probabilities[np.arange(len(labels)), index], 0.0)
@@ -179,8 +172,6 @@ def out_of_fold(table: pd.DataFrame, values: np.ndarray, folds: Sequence[int], *
     `table` has the columns subject, fold (`TEST`: the test set, on which no model is trained) and label; row i has the
     features `values[i]`. The prediction is in column `prediction`, or in `p_CLASS` of each class.
     """
-    import pandas as pd
-
     tables = []
     labels, subjects = table["label"].to_numpy(), table["subject"].to_numpy()
     for fold in folds:
@@ -210,8 +201,6 @@ def of_fastai(
     table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool, epochs: int, folder: Path
 ) -> tuple[pd.DataFrame, float]:
     """The same of fastai's networks, one for each fold, each trained in a process of its own."""
-    import pandas as pd
-
     folder.mkdir(parents=True, exist_ok=True)
     images, predictions, tables, total = folder / "images.csv", folder / "fold.csv", [], 0.0
     # out of fold, subjects of the test set are not used
@@ -256,8 +245,6 @@ def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFr
 
 def compared(rows: dict[str, pd.DataFrame], run: Run, target: str) -> dict[str, Any]:
     """The figures of every learner and its difference from the planned run, pair by pair: (figure, difference)."""
-    import pandas as pd
-
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of
 
@@ -318,7 +305,6 @@ def peers_of(
 def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[list[str]]:
     """The lines of the page on one finished run: a line for each metric and peer."""
     from casewise.analysis.comparison import choose
-    from casewise.analysis.run import Run
 
     run = Run.open(options.runs / name)
     if run.study.modality_name != "photographs":
@@ -353,9 +339,7 @@ def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[li
 
 def main() -> None:
     """Train the peers, print and write the page."""
-    from casewise.files import write_atomic
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument(
         "names", nargs="*", help=f"the runs, as NAME or NAME:TARGET; by default {', '.join(PACKS)}", metavar="NAME"
     )
@@ -384,11 +368,9 @@ def main() -> None:
     page += "".join(f"\n{name} is not a finished run in {options.runs}.\n" for name in missing)
     page += "" if options.fastai else "\nfastai was not trained.\n"
     page += "\nMade by `python benchmarks/peers.py --output docs/results/auto-peers.md`.\n"
-    print(page)
-    for file, text in ((options.output, page), (options.part, part)):
-        if file:
-            write_atomic(file, text)
-            print(f"page: {file}")
+    publish(page, options.output)
+    if options.part:
+        write_atomic(options.part, part)
 
 
 if __name__ == "__main__":

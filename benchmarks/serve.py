@@ -15,7 +15,6 @@ workers that changes by more than 5 % between the first minute (the first fifth,
 
 from __future__ import annotations
 
-import argparse
 import collections
 import http.client
 import io
@@ -37,6 +36,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import psutil
+from pages import parser_of
 from PIL import Image
 
 WIDTH, HEIGHT = 4928, 3264
@@ -248,7 +248,7 @@ def under_load(server: Server, body: bytes, clients: int, minutes: float, *, set
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--cases", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=0.0, help="under load; 0: not measured")
     parser.add_argument("--clients", type=int, default=50)

@@ -35,7 +35,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pages import parser_of
 from PIL import Image
+
+from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store_builder import prepare
 
 if TYPE_CHECKING:
     import torch
@@ -133,9 +137,6 @@ def with_pillow_bicubic(path: Path) -> bytes:
 
 def build(listing: str, folder: str) -> dict[str, float]:
     """Prepare the images of a list, in this process."""
-    from casewise.modalities.store.preparation import Preparation
-    from casewise.modalities.store.store_builder import prepare
-
     paths = [Path(line) for line in Path(listing).read_text().splitlines()]
     spent = seconds(lambda: prepare(paths, Preparation(), Path(folder), processes=WORKERS))
     return {"seconds": spent, "peak": peak_memory()}
@@ -143,9 +144,6 @@ def build(listing: str, folder: str) -> dict[str, float]:
 
 def measure_ingest(options: argparse.Namespace) -> None:
     """Print images a second, the peak memory of a build, and the seconds of opening a finished store."""
-    from casewise.modalities.store.preparation import Preparation
-    from casewise.modalities.store.store_builder import prepare
-
     with tempfile.TemporaryDirectory() as temporary:
         folder, listing = Path(temporary), Path(temporary) / "paths.txt"
         paths = [photograph(seed, folder) for seed in range(max(2, options.share(PHOTOGRAPHS)))]
@@ -260,8 +258,6 @@ def count_copies(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from casewise.audit.twins import find_twins
-    from casewise.modalities.store.preparation import Preparation
-    from casewise.modalities.store.store_builder import prepare
     from casewise.plugins.phantoms.chest import make_chest
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -483,7 +479,7 @@ ALONE: dict[str, Callable[..., dict[str, float]]] = {"build": build, "job": job}
 
 def main() -> None:
     """Measure the requested parts and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all but copies")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--short", action="store_true", help="a tenth of the images")

@@ -14,7 +14,6 @@ Disk needed: about 40 GB, most of it for the weights of the VGG networks.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pages import parser_of, publish
 
 from casewise.errors import CasewiseError
 from casewise.files import checksum, write_json
@@ -41,7 +41,7 @@ SUBJECTS, VISITS, SIZE, SEED = 24, 2, "160x106", 11
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    arguments = parser_of(__doc__)
     arguments.add_argument("--kills", type=int, default=3, help="how many times the run is ended by SIGKILL")
     arguments.add_argument("--backbones", help="some of the 29, separated by commas; default: all of them")
     arguments.add_argument("--run", type=Path, default=Path("runs/sweep"), help="the run folder")
@@ -62,10 +62,7 @@ def main() -> None:
         if code != -signal.SIGKILL and not ended(folder, code):
             sys.exit(f"the run ended with code {code}")
     text = page(folder, read_study(study), record["stretches"])
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    publish(text, options.output)
 
 
 def casewise() -> list[str]:

@@ -31,8 +31,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import users
+from pages import parser_of, publish, table
 from users import BATCH, CORES, SEED, SIDE
+
+from casewise.plugins.phantoms.psoriasis import make_psoriasis
 
 PACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid-cxr"
 PARTS = ("panels", "images", "schedule")
@@ -119,15 +123,11 @@ def faster(own: Sequence[float], other: Sequence[float]) -> float:
 
 def drawn_panels(folder: Path, size: tuple[int, int], panels: int) -> tuple[list[list[str]], list[list[float]]]:
     """The photographs of each panel of a phantom cohort and its scores, repeated to so many panels."""
-    import pandas as pd
-
-    from casewise.plugins.phantoms.psoriasis import make_psoriasis
-
-    table = make_psoriasis(folder, subjects=4, visits=1, size=size, seed=1)
-    rows = pd.read_csv(table)
+    cohort = make_psoriasis(folder, subjects=4, visits=1, size=size, seed=1)
+    rows = pd.read_csv(cohort)
     groups = [group for _, group in rows.groupby(["subject", "visit", "region"])]
     chosen = [groups[row % len(groups)] for row in range(panels)]
-    paths = [[str(table.parent / path) for path in group["path"]] for group in chosen]
+    paths = [[str(cohort.parent / path) for path in group["path"]] for group in chosen]
     return paths, [group[list(SCORES)].iloc[0].astype(float).tolist() for group in chosen]
 
 
@@ -168,10 +168,6 @@ def compare_panels(options: argparse.Namespace) -> None:
 
 def radiographs(data: Path, folder: Path, count: int) -> tuple[list[str], list[int]]:
     """Paths of so many images, and the number of the class of each."""
-    import pandas as pd
-
-    from casewise.plugins.phantoms.psoriasis import make_psoriasis
-
     if (data / "cases.csv").is_file():
         rows = pd.read_csv(data / "cases.csv", dtype=str, keep_default_na=False)
         rows = rows[rows["label"].isin(CLASSES)]
@@ -193,7 +189,7 @@ def lines_of(results: dict[str, dict[str, Any]]) -> list[str]:
     """The table of epochs and their ratios as Markdown, and whether the aim is reached."""
     programs = ("casewise", *PEERS)
     head = ["network", *(f"{name}, s" for name in programs), *(f"to {name}" for name in PEERS)]
-    rows = [[*head, "preparation once, s"], ["---"] * (len(head) + 1)]
+    rows = []
     ratios = {peer: [faster(r["rates"]["casewise"], r["rates"][peer]) for r in results.values()] for peer in PEERS}
     for number, (network, result) in enumerate(results.items()):
         seconds = [f"{EPOCH / statistics.median(result['rates'][name]):.1f}" for name in programs]
@@ -203,7 +199,7 @@ def lines_of(results: dict[str, dict[str, Any]]) -> list[str]:
     rows.append(["geometric mean", "", "", "", *(f"{mean:.2f}" for mean in means.values()), ""])
     missed = [f"{peer} {mean:.2f}" for peer, mean in means.items() if mean < IMAGE_AIM]
     aim = f"Aim for both geometric means: {IMAGE_AIM}; " + (f"missed: {', '.join(missed)}." if missed else "reached.")
-    return [*("| " + " | ".join(row) + " |" for row in rows), "", aim]
+    return [*table([*head, "preparation once, s"], rows), "", aim]
 
 
 def compare_images(options: argparse.Namespace) -> None:
@@ -251,9 +247,7 @@ and are not part of the ratios.
 
 Made by `python benchmarks/training.py images --output docs/results/epoch-ratios.md`.
 """
-    print(page)
-    if options.output:
-        options.output.write_text(page, encoding="utf-8")
+    publish(page, options.output)
 
 
 # schedule
@@ -350,7 +344,7 @@ def compare_schedule(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure the requested parts and print their tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all")
     parser.add_argument("--short", action="store_true", help="fewer networks, steps and epochs")
     parser.add_argument("--rounds", type=int, default=1)

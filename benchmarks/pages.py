@@ -1,0 +1,40 @@
+"""What scripts that write pages share: the options of simulations, Markdown tables, and where a page goes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A parser that shows the docstring of a script as it is."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def simulation(doc: str | None, studies: int) -> argparse.Namespace:
+    """The options of a simulation: `studies`, this number by default, and `output`."""
+    parser = parser_of(doc)
+    parser.add_argument("--studies", type=int, default=studies)
+    parser.add_argument("--output", type=Path, help="the page (Markdown); by default it is printed only")
+    return parser.parse_args()
+
+
+def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table.
+
+    >>> table(["metric", "value"], [["MAE", 1.5]])
+    ['| metric | value |', '|---|---|', '| MAE | 1.5 |']
+    """
+    head, *lines = (f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in (heads, *rows))
+    return [head, "|---" * len(heads) + "|", *lines]
+
+
+def publish(page: str, *files: Path | None) -> None:
+    """Print a page, and write it to those files that are stated."""
+    from casewise.files import write_atomic
+
+    print(page)
+    for file in filter(None, files):
+        write_atomic(file, page)
+        print(f"page: {file}")
