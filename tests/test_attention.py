@@ -11,8 +11,8 @@ from casewise.models.backbones import build_network
 from casewise.models.forward import predict_together
 from casewise.models.fusion import BagPooling
 from casewise.models.outputs import Output
+from casewise.study.images import BAGS, POOLINGS
 from casewise.study.loading import read_study
-from casewise.study.poolings import BAGS, POOLINGS
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import fit

@@ -18,7 +18,7 @@ from casewise.models.forward import predict_together
 from casewise.models.outputs import Output, hits, values_of
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
-from casewise.study.poolings import BAGS
+from casewise.study.images import BAGS
 from casewise.study.recipe import Phase, Recipe
 from casewise.study.schema import Panels, Study
 from casewise.targets import kind_named

@@ -15,7 +15,7 @@ from casewise.models.fusion import FUSIONS, MISSING, BagPooling, Fused, Fusion, 
 from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace_layers
 from casewise.models.transformers import timm_body
 from casewise.study.backbones import TORCHVISION, UNTRAINED
-from casewise.study.poolings import BAGS
+from casewise.study.images import BAGS
 
 Scaling: TypeAlias = Literal["library", "symmetric"]
 MEAN = (0.485, 0.456, 0.406)
@@ -50,7 +50,7 @@ class NetworkOptions:
             expect (torchvision's: minus the mean of ImageNet, divided by its standard deviation); networks without
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
             (003_eab959a42de94a48.txt, "Preprocessing Skin Images").
-        pooling: how the features of a bag become one vector (`casewise.study.poolings`); empty if panels are no bags.
+        pooling: how the features of a bag become one vector (`casewise.study.images`); empty if panels are no bags.
         fusion: how the sequences of a panel are combined (see `casewise.models.fusion.Fused`); None for pictures. A
             single sequence is `early` with `sequences=1`. A sequence is not a colour: all of them are scaled by one
             number, the mean over red, green and blue of the library's mean, and of its standard deviation.

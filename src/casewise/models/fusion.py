@@ -3,7 +3,7 @@
 Early fusion: the first layer takes S channels. Late fusion: a body for each sequence, or one for all, and their
 concatenated features. A missing sequence is NaN; with `missing: mask` a learned value replaces it.
 
-The features of a bag of images are pooled as `panels.pooling` states (`casewise.study.poolings`).
+The features of a bag of images are pooled as `panels.pooling` states (`casewise.study.images`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError
-from casewise.study.poolings import POOLINGS
+from casewise.study.images import POOLINGS
 
 Fusion: TypeAlias = Literal["early", "late", "late-shared"]
 MissingPolicy: TypeAlias = Literal["require", "drop", "mask"]
@@ -176,7 +176,7 @@ class BagPooling(nn.Module):
     """How the features of a bag (B, K, W), where a row of NaN is an empty slot, become one vector (B, W)."""
 
     def __init__(self, name: str, width: int) -> None:
-        """`name`: of `casewise.study.poolings`; `width`: that of the features."""
+        """`name`: of `casewise.study.images`; `width`: that of the features."""
         super().__init__()
         self.name, self.kind = name, POOLINGS[name]
         for layer_name, (inputs, outputs) in self.kind.layers.items():

@@ -12,8 +12,8 @@ from casewise.errors import CasewiseError, CohortError, RunError, nearest
 from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.study.images import WEIGHTED
 from casewise.study.learners import learner_name
-from casewise.study.poolings import WEIGHTED
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from casewise.inference.predictor import Predictor
 from casewise.models.outputs import outputs_of
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.saliency import average_folds, maps_by_row, native_maps, on_panels
+from casewise.study.images import WEIGHTED
 from casewise.study.learners import is_baseline
-from casewise.study.poolings import WEIGHTED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,7 @@ from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Picture
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import capital, case_label
 from casewise.report.terms import terms_of
-from casewise.study.images import STRENGTHS
-from casewise.study.poolings import POOLINGS
+from casewise.study.images import POOLINGS, STRENGTHS
 
 if TYPE_CHECKING:
     from types import ModuleType
