@@ -74,10 +74,14 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
 
 
 def show_time(inputs: RunInputs, show: Show) -> None:
-    """Show how long a planned run took, beside its budget."""
-    recorded = inputs.folder.recipe_plan.read_if_exists() if inputs.study.recipe.auto else None
-    if recorded and (forecast := from_json(RecipePlan, recorded).forecast):
-        show.line("budget", time_in_words(clock() - inputs.began, forecast, inputs.study.budget))
+    """Record and show how long a planned run took, beside its budget."""
+    file = inputs.folder.recipe_plan
+    recorded = file.read_if_exists() if inputs.study.recipe.auto else None
+    planned = from_json(RecipePlan, recorded) if recorded else None
+    if planned and planned.forecast:
+        used = clock() - inputs.began
+        file.write(asdict(replace(planned, used=used)))
+        show.line("budget", time_in_words(used, planned.forecast, planned.facts.budget))
 
 
 def time_in_words(seconds: float, forecast: Forecast, budget: float) -> str:
@@ -96,7 +100,8 @@ def forecast_of(
     from casewise.jobs.execution import measured_paces
 
     study, facts = inputs.study, planned.facts
-    with show.bar("budget"):
+    with show.bar("budget") as bar:
+        bar(0, 1, "measuring the speed of the networks")
         paces, workers = measured_paces(jobs, job_inputs, inputs.folder)
     before = clock() - inputs.began
     if set(paces) != set(study.networks):
