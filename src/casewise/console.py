@@ -93,7 +93,7 @@ class _Step:
 
     def due(self, silent: float) -> bool:
         """Whether a log that was silent for so many seconds gets a line, which is then expected to be printed."""
-        words = re.sub(r", \d+ waiting|[\d.,]+", "", self.text)
+        words = re.sub(r"[\d.,]+( waiting)?", "", self.text).strip()
         pause = self.pause if words == self.logged else BEAT
         if silent < pause:
             return False
