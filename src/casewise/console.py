@@ -153,8 +153,8 @@ class Terminal:
                 current.text, *current.details = (text or f"{done:,.0f} of {total:,.0f}").split("\n")
 
         with self._lock:
-            for step in self._steps:
-                step.outer = True
+            for around in self._steps:
+                around.outer = True
             self._steps.append(current)
         try:
             if len(self._steps) > 1:

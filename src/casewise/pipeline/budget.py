@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 # Fewer epochs than these are not trained, even if they take longer than the budget.
 FEWEST_EPOCHS = 1
-# The share of the budget that is aimed at.
-AIM = 0.95
+# The share of the budget that is aimed at: less on a busy machine, where other programs may begin to do more.
+AIM, BUSY_AIM, BUSY = 0.95, 0.85, 1.5
 # Of evaluation, report and bundle, in seconds of an idle processor: for every run, and for each case.
 REPORT, REPORT_CASE = 4.0, 0.005
 # The same for reading a network before it predicts other images.
@@ -124,7 +124,7 @@ def forecast_of(
     external = _predicting(inputs, planned, alone, outside) if outside else 0.0
     altered, after = _altered(inputs, planned, alone), slow * (REPORT + REPORT_CASE * len(inputs.cohort.cases))
     longer = sum(phase.epochs for phase in study.recipe.phases) / MOST_EPOCHS
-    left = AIM * facts.budget - before - pretraining - once - external - altered - after
+    left = (BUSY_AIM if slow > BUSY else AIM) * facts.budget - before - pretraining - once - external - altered - after
     fitting = math.floor(left / max(longer * epoch, 1e-9))
     return Forecast(before, once, epoch, after, fitting, pretraining=pretraining, external=external, altered=altered)
 
