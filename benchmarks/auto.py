@@ -5,9 +5,6 @@
 Each study runs in `--runs`/NAME; a finished one is not run again. The page has all studies that are finished. Figures
 are compared with the aims of the project and never asserted. `--handwritten` has the run folders of the studies with a
 recipe, by their names; without one, the figures of its page in docs/results are shown if there is one.
-
-With `--budget 2 3`, as `make budget` runs it, the page has the time that `studies/budget` use with budgets of so many
-minutes, alone and beside two busy processes.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import argparse
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -97,10 +93,11 @@ from a baseline hold for all pairs of learners of the study at once.
 
 BUDGET = """# Time used by planned runs
 
-Runs of `studies/budget` on phantoms, by `make budget`. Requested is the `budget`; expected is what the run says before
-its networks begin; used is the time of the whole command. Load is that of the machine before the run.
+Runs of `studies/budget`, by `make budget`. Requested is the `budget`, expected what the run says before its networks
+begin, used the time of the whole command, load that of the machine before it.
 
 """
+BUDGET_HEAD = ("study", "busy beside it, and load", "requested", "expected", "used", "share", "epochs")
 
 
 @dataclass(frozen=True)
@@ -423,21 +420,19 @@ def run_studies(names: Sequence[str], options: argparse.Namespace) -> tuple[dict
 
 def budget_rows(minutes: Sequence[int], runs: Path) -> Iterator[list[str]]:
     """Runs of `studies/budget`: how many processes were busy beside them; time requested, expected and used; epochs."""
-    from casewise.pipeline.recipe_plan import REASONS, Forecast
-    from casewise.report.formatting import duration
+    from casewise.pipeline.recipe_plan import Forecast
     from casewise.run_folder import RunFolder
 
     for study, budget, busy in product(sorted((ROOT / "studies" / "budget").glob("*.yaml")), minutes, (0, 2)):
         folder = runs / f"{study.stem}-{budget}-{busy}"
         others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
-        load, began = os.getloadavg()[0], time.monotonic()
-        casewise = [sys.executable, "-m", "casewise.cli.main", "run", study, "--set", f"budget={budget}min"]
-        subprocess.run([*casewise, "--output", folder])
-        used, _ = time.monotonic() - began, [other.kill() for other in others]
+        load, began = os.getloadavg()[0], os.times().elapsed
+        how = ["run", study, "--set", f"budget={budget}min", "--output", folder]
+        subprocess.run([sys.executable, "-m", "casewise.cli.main", *how])
+        used, _ = os.times().elapsed - began, [other.kill() for other in others]
         forecast = Forecast(**RunFolder(folder).recipe_plan.read()["forecast"])
-        times = [duration(seconds) for seconds in (60 * budget, forecast.total, used)]
-        share, epochs = f"{100 * used / 60 / budget:.0f} %", f"{forecast.epochs}, {REASONS[forecast.reason]}"
-        yield [study.stem, f"{busy} and {load:.1f}", *times, share, epochs]
+        times = [f"{seconds:.0f} s" for seconds in (60 * budget, forecast.total, used)]
+        yield [study.stem, f"{busy} and {load:.1f}", *times, f"{100 * used / 60 / budget:.0f} %", forecast.decided]
 
 
 def main() -> None:
@@ -452,11 +447,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/auto"))
     parser.add_argument("--handwritten", type=Path, help="the folder of the runs of the studies with a recipe")
     parser.add_argument("--output", type=Path, help="the page (Markdown); by default it is printed only")
-    parser.add_argument("--budget", type=int, nargs="+", metavar="MINUTES", help="run `studies/budget` instead")
+    parser.add_argument("--budget", type=int, nargs="+", metavar="MINUTES", help="the time that `studies/budget` use")
     options = parser.parse_args()
     if options.budget:
-        head = ["study", "busy beside it, and load", "requested", "expected", "used", "share", "epochs"]
-        write_atomic(options.output, BUDGET + table(head, budget_rows(options.budget, options.runs)))
+        write_atomic(options.output, BUDGET + table(BUDGET_HEAD, budget_rows(options.budget, options.runs)))
         return
     studies = sorted(path.stem for path in options.studies.glob("*.yaml"))
     if unknown := sorted(set(options.names) - set(studies)):

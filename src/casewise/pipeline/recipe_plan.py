@@ -97,6 +97,11 @@ class Forecast:
     altered: float = 0.0
 
     @property
+    def decided(self) -> str:
+        """The number of epochs, and why as many, in words."""
+        return f"{counted(self.epochs, 'epoch')}, {REASONS[self.reason]}"
+
+    @property
     def training(self) -> float:
         """That of all networks."""
         return self.once + self.epochs * self.epoch
@@ -333,9 +338,9 @@ def in_words(study: Study, planned: RecipePlan) -> str:
 
 def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
     """How long the run was expected to take, and if it is longer than the budget, by how much and why."""
-    epochs = f"{counted(forecast.epochs, 'epoch')}, {REASONS[forecast.reason]}"
     if not forecast.epoch:
-        return f"{epochs}: the speed of the networks could not be measured, so the run may take longer than the budget"
+        unknown = "the speed of the networks could not be measured, so the run may take longer than the budget"
+        return f"{forecast.decided}: {unknown}"
     parts = {
         "preparation, audit and baselines": forecast.before,
         "pretraining": forecast.pretraining,
@@ -349,7 +354,7 @@ def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
         takes.sort(key=lambda name: -parts[name])
     listed = ", ".join(f"{name} {duration(parts[name])}" for name in takes)
     more = f", {duration(over)} more than the budget" if over > 0 else ""
-    return f"{epochs}; expected before the networks were trained: {duration(forecast.total)}{more} ({listed})"
+    return f"{forecast.decided}; expected before the networks were trained: {duration(forecast.total)}{more} ({listed})"
 
 
 def as_yaml(study: Study, planned: RecipePlan) -> str:
