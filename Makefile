@@ -1,11 +1,11 @@
-# Everything a person needs: make setup | tools | demo | test | test-all | fuzz | durability | lint | docs | pictures | bench | auto | sweep
+# Everything a person needs: make setup | tools | demo | test | test-all | fuzz | durability | lint | docs | pictures | bench | auto | budget | sweep
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 export CASEWISE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: golden setup tools demo test test-all fuzz durability lint docs pictures bench auto results sweep clean
+.PHONY: golden setup tools demo test test-all fuzz durability lint docs pictures bench auto budget results sweep clean
 
 # The core alone, which draws phantoms, too: what `make demo` needs
 setup: $(VENV)/.done
@@ -64,6 +64,15 @@ bench: $(VENV)/.bench
 auto: tools
 	$(BIN)/python benchmarks/auto.py $(AUTO) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
 		--handwritten runs --output docs/results/auto.md
+
+# The time that planned runs use, of the time that they may use: half an hour
+budget: setup
+	rm -rf runs/budget
+	$(BIN)/casewise phantom runs/budget/skin --subjects 12 --visits 3 --size 160x106
+	$(BIN)/casewise phantom runs/budget/films --kind chest --size 96x96 --subjects 60
+	$(BIN)/casewise phantom runs/budget/external --kind chest --size 96x96 --subjects 40 --seed 1
+	$(BIN)/casewise phantom runs/budget/other --kind chest --size 96x96 --subjects 40 --seed 2
+	$(BIN)/python benchmarks/auto.py --budget 2 3 --runs runs/budget --output docs/results/budget.md
 
 # Mutated inputs for every reader: each is read or refused with a typed error (FUZZ="--count 100000 --only table" for
 # others). Then the property tests, with examples that `make test` does not draw. SEED=7 repeats a run.

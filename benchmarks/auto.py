@@ -10,9 +10,12 @@ recipe, by their names; without one, the figures of its page in docs/results are
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,14 @@ from a baseline hold for all pairs of learners of the study at once.
 ## Planned recipe, linear baselines and network
 
 """
+
+BUDGET = """# Time used by planned runs
+
+Runs of `studies/budget`, by `make budget`. Requested is the `budget`, expected what the run says before its networks
+begin, used the time of the whole command, load that of the machine before it.
+
+"""
+BUDGET_HEAD = ("study", "busy beside it, and load", "requested", "expected", "used", "share", "epochs")
 
 
 @dataclass(frozen=True)
@@ -382,6 +393,23 @@ def run_studies(names: Sequence[str], options: argparse.Namespace) -> tuple[dict
     return runs, failed
 
 
+def budget_rows(minutes: Sequence[int], runs: Path) -> Iterator[list[str]]:
+    """Runs of `studies/budget`: how many processes were busy beside them; time requested, expected and used; epochs."""
+    from casewise.pipeline.recipe_plan import Forecast
+    from casewise.run_folder import RunFolder
+
+    for study, budget, busy in product(sorted((ROOT / "studies" / "budget").glob("*.yaml")), minutes, (0, 2)):
+        folder = runs / f"{study.stem}-{budget}-{busy}"
+        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+        load, began = os.getloadavg()[0], os.times().elapsed
+        how = ["run", study, "--set", f"budget={budget}min", "--output", folder]
+        subprocess.run([sys.executable, "-m", "casewise.cli.main", *how])
+        used, _ = os.times().elapsed - began, [other.kill() for other in others]
+        forecast = Forecast(**RunFolder(folder).recipe_plan.read()["forecast"])
+        times = [f"{seconds:.0f} s" for seconds in (60 * budget, forecast.total, used)]
+        yield [study.stem, f"{busy} and {load:.1f}", *times, f"{100 * used / 60 / budget:.0f} %", forecast.decided]
+
+
 def main() -> None:
     """Run the studies, write and print the page."""
     parser = parser_of(__doc__)
@@ -392,7 +420,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/auto"))
     parser.add_argument("--handwritten", type=Path, help="the folder of the runs of the studies with a recipe")
     parser.add_argument("--output", type=Path, help="the page (Markdown); by default it is printed only")
+    parser.add_argument("--budget", type=int, nargs="+", metavar="MINUTES", help="the time that `studies/budget` use")
     options = parser.parse_args()
+    if options.budget:
+        write_atomic(options.output, BUDGET + table(BUDGET_HEAD, budget_rows(options.budget, options.runs)))
+        return
     studies = sorted(path.stem for path in options.studies.glob("*.yaml"))
     if unknown := sorted(set(options.names) - set(studies)):
         raise SystemExit(f"There is no study {unknown[0]} in {options.studies}; there are {', '.join(studies)}.")

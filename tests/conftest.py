@@ -152,6 +152,7 @@ def quick_and_alike() -> Iterator[None]:
         pace = Pace(0.0, 0.0, 1e-6, 0.0)
         patch.setattr("casewise.jobs.execution.measured_paces", lambda jobs, *_: ({job.model: pace for job in jobs}, 1))
         patch.setattr("casewise.pipeline.budget.clock", lambda: 0.0)
+        patch.setattr("casewise.pipeline.budget.slowness", lambda: 1.0)
         yield
 
 

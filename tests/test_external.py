@@ -144,7 +144,7 @@ def test_the_external_result_stands_first(before: tuple[Run, dict[Path, int]], d
     text = done.report.read_text()
     sizes = re.findall(r'data-code="size">.*?</p>', text, flags=re.DOTALL)
     assert [("valley" in size) for size in sizes] == [False, True]
-    assert 'data-code="elsewhere"' in text
+    assert 'data-code="external_cohort"' in text
 
 
 def test_results_by_a_column_of_the_external_table(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How much of a job is done, as `casewise status` and the progress bar show it."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,6 +64,12 @@ def test_a_job_that_continues_begins_where_it_was(job: Job) -> None:
     assert progress([job], now, set()) == (0.75, "0 of 1 networks done, 1 waiting"), "no epoch is counted as new"
     progress_of(job, inputs(8)).begin()
     assert progress([job], 0.0, set())[1].endswith("epoch 7 of 8, loss 0.25")
+
+
+def test_a_baseline_that_is_fitted_at_once_has_no_epochs(job: Job) -> None:
+    baseline = replace(job, model="linear_pixels")
+    progress_of(baseline, inputs(8)).begin()
+    assert progress([baseline], 0.0, set())[1].endswith("linear_pixels, fold 1: fitting")
 
 
 def test_a_job_that_failed_begins_anew(job: Job) -> None:

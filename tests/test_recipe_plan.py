@@ -17,9 +17,12 @@ from safetensors.torch import load_file, save_file
 import casewise
 from casewise.errors import RunError, StudyError
 from casewise.jobs.execution import measured_paces
+from casewise.jobs.pace import Pace
 from casewise.modalities.photographs.fit import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
+from casewise.pipeline.budget import slowness, time_in_words
 from casewise.pipeline.recipe_plan import (
+    REASONS,
     Forecast,
     PlanFacts,
     RecipePlan,
@@ -31,6 +34,7 @@ from casewise.pipeline.recipe_plan import (
     recipe_of,
     stated_in_words,
 )
+from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.weighted_mean import weights_of_numbers
 from casewise.report.formatting import duration
 from casewise.run import train_only
@@ -303,22 +307,39 @@ def _told_and_permuted(study: str, learners: list[str], tmp_path: Path, chests: 
     return runs
 
 
+OTHERS = """
+baselines: {{'off': a test of the budget}}
+recipe: {{batch_size: 12}}
+external: {{cohort: {external}, subjects: distinct, pretraining_subjects: distinct}}
+pretrain: {{cohort: {other}, subjects: shared, targets: {{label: [no_finding, covid, pneumonia]}}, epochs: 2}}
+"""
+
+
 def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
     tmp_path: Path, chests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = STUDY.format(cohort=chests) + "baselines: {'off': a test of the budget}\nrecipe: {batch_size: 12}\n"
+    external, other = (make_chest(tmp_path / str(n), subjects=8, size=(64, 64), seed=n) for n in (2, 3))
+    text = STUDY.format(cohort=chests) + OTHERS.format(external=external, other=other)
     (tmp_path / "study.yaml").write_text(text)
-    seconds, folder = itertools.count(), RunFolder(tmp_path / "run")
+    folder, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    monkeypatch.setattr("casewise.pipeline.external.twins_between", lambda *given, **options: [])
+
+    def train_by_stated_clocks(run: RunFolder) -> None:
+        seconds = itertools.count()
+        with monkeypatch.context() as patch:
+            patch.setattr("casewise.jobs.pace.clock", lambda: float(next(seconds)))
+            patch.setattr("casewise.jobs.pace.work", lambda: float(next(seconds)))
+            patch.setattr("casewise.pipeline.budget.clock", iter([100.0, 105.0]).__next__)
+            patch.setattr("casewise.jobs.execution.measured_paces", measured_paces)
+            train_only(tmp_path / "study.yaml", ["cnn"], run.path)
+
     with monkeypatch.context() as patch:
-        patch.setattr("casewise.jobs.pace.clock", lambda: float(next(seconds)))
-        patch.setattr("casewise.jobs.pace.work", lambda: float(next(seconds)))
-        patch.setattr("casewise.pipeline.budget.clock", iter([100.0, 105.0]).__next__)
-        patch.setattr("casewise.jobs.execution.measured_paces", measured_paces)
         patch.setattr("casewise.jobs.execution.run_jobs", lambda *given, **options: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception, match="killed"):
-            train_only(tmp_path / "study.yaml", ["cnn"], folder.path)
+            train_by_stated_clocks(folder)
     # two jobs one after another: 2 s, 12 panels of 1/12 s an epoch, and 36 predictions of 1/12 s
-    forecast = Forecast(before=5.0, once=10.0, epoch=2.0, after=6.12, epochs=16)
+    parts = {"pretraining": 2 * 8 * 2 / 8, "external": 2 * (8 / 12 + 0.1)}
+    forecast = Forecast(before=5.0, once=10.0, epoch=2.0, after=4.12, epochs=16, reason="fit", **parts)
     assert folder.recipe_plan.read()["forecast"] == pytest.approx(asdict(forecast))
     assert forecast.total < 60 < forecast.total + 2 * forecast.epoch + 3
     monkeypatch.setattr("casewise.jobs.execution.measured_paces", lambda *given: pytest.fail("measured again"))
@@ -326,11 +347,50 @@ def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
     assert [job.record.read()["epochs"] for job in folder.finished_jobs("cnn")] == [16, 16]
     assert yaml.safe_load(folder.plan_page.path.read_text())["recipe"]["phases"][0]["epochs"] == 16
     assert not list(folder.path.rglob("trial*"))
+    train_by_stated_clocks(whole)
+    for fold in range(2):
+        first, second = (load_file(run.job("cnn", fold).weights.path) for run in (folder, whole))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_busy_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casewise.pipeline.budget.clock", iter([3.0, 5.0]).__next__)
+    monkeypatch.setattr("casewise.pipeline.budget.work", iter([0.0, 0.25, 0.5, 0.5]).__next__)
+    assert slowness() == 4.0  # imported before a fixture replaced it
 
 
 def test_a_run_that_takes_longer_than_its_budget_says_by_how_much() -> None:
-    forecast = Forecast(before=90.0, once=30.0, epoch=60.0, after=20.0, epochs=4)
+    parts = {"pretraining": 400.0, "external": 41.0, "altered": 62.0}
+    forecast = Forecast(before=90.0, once=30.0, epoch=60.0, after=20.0, epochs=4, reason="fewest", **parts)
     text = forecast_in_words(forecast, facts(budget=180.0))
-    assert all(duration(seconds) in text for seconds in (380, 200, 90, 270, 20))
-    assert duration(200) not in forecast_in_words(forecast, facts(budget=400.0))
-    assert "7 epochs" in forecast_in_words(Forecast(90.0, 0.0, 0.0, 0.0, epochs=7), facts(budget=180.0))
+    assert REASONS["fewest"] in text
+    positions = [text.index(duration(seconds)) for seconds in (883, 703, 400, 270, 90, 62, 41, 20)]
+    assert positions == sorted(positions)  # what takes most is first
+    assert duration(703) not in forecast_in_words(forecast, facts(budget=900.0))
+    unknown = Forecast(90.0, 0.0, 0.0, 0.0, epochs=7, reason="stated")
+    assert "7 epochs" in forecast_in_words(unknown, facts(budget=180.0))
+    assert duration(110) in time_in_words(990.0, forecast, 880.0)
+    assert duration(883) not in time_in_words(800.0, forecast, 880.0)
+
+
+@pytest.mark.parametrize(
+    ("epoch_seconds", "stated", "reason", "epochs"),
+    [(1e-6, {}, "most", 24), (60.0, {}, "fewest", 2), (1.49, {}, "fit", 16), (60.0, {"epochs": 3}, "stated", 3)],
+)
+def test_the_number_of_epochs_and_its_reason_are_recorded(
+    tmp_path: Path,
+    chests: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epoch_seconds: float,
+    stated: dict[str, Any],
+    reason: str,
+    epochs: int,
+) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY.format(cohort=chests))
+    study = read_study(tmp_path / "study.yaml", settings=[f"recipe.{name}={value}" for name, value in stated.items()])
+    pace = {"cnn": Pace(0.0, 0.0, epoch_seconds / 12, 0.0, busy=2.0)}
+    monkeypatch.setattr("casewise.jobs.execution.measured_paces", lambda *given: (pace, 1))
+    monkeypatch.setattr("casewise.jobs.execution.run_jobs", lambda *given, **options: {})
+    train_only(study, ["cnn"], tmp_path / "run")
+    forecast = RunFolder(tmp_path / "run").recipe_plan.read()["forecast"]
+    assert (forecast["reason"], forecast["epochs"]) == (reason, epochs)

@@ -75,8 +75,8 @@ class _Step:
     """A step in progress: since when, and what it reported last.
 
     `first` is when work began, and what was done before; `last` is when something was done last, and the time that was
-    left then. `pause` is how many seconds a log is silent before the next line, if the text is still `logged`, figures
-    aside.
+    left then. `outer` steps have others within. `pause` is how many seconds a log is silent before the next line, if
+    the text is still `logged`, figures aside.
     """
 
     name: str
@@ -89,10 +89,11 @@ class _Step:
     details: list[str] = field(default_factory=list)
     logged: str = ""
     pause: float = BEAT
+    outer: bool = False
 
     def due(self, silent: float) -> bool:
         """Whether a log that was silent for so many seconds gets a line, which is then expected to be printed."""
-        words = re.sub(r"[\d.,]+", "", self.text)
+        words = re.sub(r"[\d.,]+( waiting)?", "", self.text).strip()
         pause = self.pause if words == self.logged else BEAT
         if silent < pause:
             return False
@@ -152,6 +153,8 @@ class Terminal:
                 current.text, *current.details = (text or f"{done:,.0f} of {total:,.0f}").split("\n")
 
         with self._lock:
+            for around in self._steps:
+                around.outer = True
             self._steps.append(current)
         try:
             if len(self._steps) > 1:
@@ -176,9 +179,11 @@ class Terminal:
                 return []
             step, now = self._steps[-1], self._clock()
             left = step.left(now)
-            words = duration(now - step.start)
+            # a step may begin after a long silence
+            words = f"; {duration(now - step.start)}" if now - step.start >= 1 else ""
+            words += " in all" if step.outer else ""
             words += f", about {duration(left)} left" if left is not None and left >= 1 else ""
-            lines = self._laid_out(step.name, f"{step.text or 'working'}; {words}")
+            lines = self._laid_out(step.name, (step.text or "working") + words)
             new = [detail for detail in step.details if all_details or detail not in self._details]
             lines += [line for detail in new for line in self._laid_out("", detail)]
             self._details = list(step.details)

@@ -32,6 +32,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
     Raises:
         CasewiseError: something in the study, the table, the images or the folder must be corrected first.
     """
+    from casewise.pipeline.budget import show_time
     from casewise.pipeline.bundle import write_bundle
     from casewise.pipeline.evaluate import calibrated, decide, evaluate, score, stack
     from casewise.pipeline.finished import FinishedRun, report
@@ -62,6 +63,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         write_bundle(finished, show)
         for plugin in plugins():
             plugin.on_evaluated(study, folder, show)
+        show_time(inputs, show)
         done = Run(finished)
         show.line("result", done.headline or "nothing was evaluated")
     return done

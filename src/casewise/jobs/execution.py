@@ -212,7 +212,7 @@ def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[flo
                 continue
             shares += min(record["share"], 0.99)  # also of an interrupted job, which continues from there
             if is_running:
-                running.append(f"{job.name}: {_now(record)}")
+                running.append(f"{job.name}: {_now(record) if learner_named(job.model).by_steps else 'fitting'}")
     waiting = len(jobs) - len(finished) - failed - len(running)
     noun = "networks" if any(learner_named(job.model).by_steps for job in jobs) else "baselines"
     counts = [f"{len(finished)} of {len(jobs)} {noun} done"]

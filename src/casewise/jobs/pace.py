@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casewise.cohort.targets import label_table
 from casewise.jobs.fitting import FoldData
 from casewise.jobs.plan import divided
+from casewise.jobs.pretraining import pretraining_data
 from casewise.models.build_model import network_of
 from casewise.models.forward import predict_together
 from casewise.models.outputs import outputs_of
 from casewise.study.model import mixed_seed
-from casewise.training.loop import TrainingContext, standardise
+from casewise.training.loop import TrainingContext, fit, standardise
 from casewise.training.stages import learn
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
+    from casewise.jobs.pretraining import Pretrained
     from casewise.training.compute_plan import ComputePlan
 
 # Batches of an epoch of a trial.
@@ -37,6 +40,7 @@ class Pace:
         once: for each training panel, of what is computed once for all epochs.
         epoch: for each training panel in an epoch.
         predict: for each predicted panel.
+        pretrain: for each panel of the other cohort in an epoch of pretraining.
         busy: how many times longer everything takes than the processor works for it; 1 on an idle machine.
     """
 
@@ -44,6 +48,7 @@ class Pace:
     once: float
     epoch: float
     predict: float
+    pretrain: float = 0.0
     busy: float = 1.0
 
 
@@ -89,10 +94,26 @@ def pace_of(job: Job, inputs: JobInputs, plan: ComputePlan) -> Pace:
     predict([network], panels, outputs, flips=study.test_time_augmentation)
     ended = clock()
     busy = plan.threads * (ended - began) / max(work() - worked, 1e-3)
+    pretrain = _pretraining_pace(job, inputs.pretraining, plan) if inputs.pretraining else 0.0
     return Pace(
         before + (once if varied else 0.0),
         0.0 if varied else once / count,
         second / count,
         (ended - trained) / count,
+        pretrain,
         max(1.0, busy),
     )
+
+
+def _pretraining_pace(job: Job, other: Pretrained, plan: ComputePlan) -> float:
+    """The seconds that a panel of the other cohort takes in the second of two short epochs."""
+    labels = label_table(other.cohort.panels, other.study)
+    rows = np.flatnonzero(~np.isnan(labels).all(axis=1))[: BATCHES * other.study.recipe.batch_size]
+    network, outputs = network_of(other.study, job.model), outputs_of(other.study)
+    data = pretraining_data(other, job.model, rows)
+    standardise(network, data.truth, outputs)
+    ends: list[float] = []
+    seed, folder = mixed_seed(other.study.seed, "pace"), job.folder.pretraining.path
+    context = TrainingContext(outputs, folder, seed, plan, math.inf, "last", lambda done, loss: ends.append(clock()))
+    fit(network, other.study.recipe.model_copy(update={"epochs": 2}), data, data.subset([0]), context)
+    return (ends[1] - ends[0]) / len(rows)

@@ -28,7 +28,10 @@ from casewise.training.linear_models import probe
 from casewise.training.loop import TrainingContext, fit, standardise
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from casewise.cohort.cohort import Cohort
+    from casewise.modalities.base import PanelDataset
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,7 @@ def pretrain(
         return used
     labels = label_table(panels, study)
     rows = np.flatnonzero(subjects.isin(used).to_numpy() & ~np.isnan(labels).all(axis=1))
-    store = StoreAddress(pretraining.tiles, pretraining.address)
-    preprocessing = fit_preprocessing(study, store, rows, model=job.model)
-    data = modality_of(study).dataset(store, study, panels.iloc[rows], labels[rows], preprocessing)
+    data = pretraining_data(pretraining, job.model, rows)
     torch.manual_seed(seed)
     outputs = outputs_of(study)
     whole = network_of(study, job.model)
@@ -120,3 +121,12 @@ def pretrain(
     write_tensors(folder.body, body)
     network.body.load_state_dict(body)
     return used
+
+
+def pretraining_data(pretraining: Pretrained, model: str, rows: NDArray[np.intp]) -> PanelDataset:
+    """The panels of these rows of the other cohort, as a network sees them."""
+    study, panels = pretraining.study, pretraining.cohort.panels
+    store = StoreAddress(pretraining.tiles, pretraining.address)
+    preprocessing = fit_preprocessing(study, store, rows, model=model)
+    labels = label_table(panels, study)[rows]
+    return modality_of(study).dataset(store, study, panels.iloc[rows], labels, preprocessing)

@@ -11,17 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from casewise.errors import counted
 from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.recipe_plan import (
     MOST_EPOCHS,
     Forecast,
+    Reason,
     RecipePlan,
     as_yaml,
     forecast_in_words,
     recipe_of,
 )
+from casewise.report.formatting import duration
 from casewise.study.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,52 +33,82 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 # Fewer epochs than these are not trained, even if they take longer than the budget.
-FEWEST_EPOCHS = 2
-# The share of the budget that is aimed at.
-AIM = 0.95
+FEWEST_EPOCHS = 1
+# The share of the budget that is aimed at: less on a busy machine, where other programs may begin to do more.
+AIM, BUSY_AIM, BUSY = 0.95, 0.85, 1.5
 # Of evaluation, report and bundle, in seconds of an idle processor: for every run, and for each case.
-REPORT, REPORT_CASE = 6.0, 0.005
+REPORT, REPORT_CASE = 4.0, 0.005
+# The same for reading a network before it predicts other images.
+READING = 0.1
 # Predictions of training panels after a training (`casewise.jobs.predict`).
 DISTANCE_PANELS = 1000
-clock = time.monotonic
+# Of work, by which it is measured how busy the machine is.
+SPUN = 0.4
+clock, work = time.monotonic, time.process_time
 
 
-def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs, show: Show) -> Study:
+def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs, outside: int, show: Show) -> Study:
     """The study with as many epochs of its networks as fit into the budget of its plan; unchanged without a plan.
 
     Args:
         jobs: of the networks, none of which has begun, unless a forecast is recorded.
+        outside: the number of panels of the external cohort.
     """
     study, folder = inputs.study, inputs.folder
     recorded = folder.recipe_plan.read_if_exists() if study.recipe.auto else None
     planned = from_json(RecipePlan, recorded) if recorded else None
     if planned is None or planned.forecast:
         return study
-    forecast = forecast_of(inputs, planned, jobs, job_inputs, show)
+    forecast = forecast_of(inputs, planned, jobs, job_inputs, outside, show)
     epochs = max(FEWEST_EPOCHS, min(forecast.epochs, MOST_EPOCHS))
+    reason: Reason = "fewest" if forecast.epochs <= FEWEST_EPOCHS else "most" if epochs == MOST_EPOCHS else "fit"
+    if {"epochs", "phases"} & planned.stated.keys():
+        reason = "stated"
     recipe = recipe_of(study, planned.facts, planned.stated, epochs)
     trained = sum(phase["epochs"] for phase in recipe["phases"])
-    forecast = replace(forecast, epochs=trained)
+    forecast = replace(forecast, epochs=trained, reason=reason)
     planned = replace(planned, recipe=recipe, forecast=forecast)
     folder.recipe_plan.write(asdict(planned))
     study = study.model_copy(update={"recipe": Recipe.model_validate({**recipe, "auto": True})})
     folder.plan_page.write(as_yaml(study, planned))
-    show.line("budget", f"{counted(trained, 'epoch')}; {forecast_in_words(forecast, planned.facts)}")
+    show.line("budget", forecast_in_words(forecast, planned.facts))
     return study
 
 
+def show_time(inputs: RunInputs, show: Show) -> None:
+    """Record and show how long a planned run took, beside its budget."""
+    file = inputs.folder.recipe_plan
+    recorded = file.read_if_exists() if inputs.study.recipe.auto else None
+    planned = from_json(RecipePlan, recorded) if recorded else None
+    if planned and planned.forecast:
+        used = clock() - inputs.began
+        file.write(asdict(replace(planned, used=used)))
+        show.line("budget", time_in_words(used, planned.forecast, planned.facts.budget))
+
+
+def time_in_words(seconds: float, forecast: Forecast, budget: float) -> str:
+    """How long a run took, and if it was longer than its budget, by how much, and what was expected."""
+    over = seconds - budget
+    if over <= 0:
+        return f"{duration(seconds)} of {duration(budget)} used"
+    expected = f"{duration(forecast.total)} were expected when the networks began"
+    return f"{duration(seconds)} used, {duration(over)} more than the budget of {duration(budget)}; {expected}"
+
+
 def forecast_of(
-    inputs: RunInputs, planned: RecipePlan, jobs: Sequence[Job], job_inputs: JobInputs, show: Show
+    inputs: RunInputs, planned: RecipePlan, jobs: Sequence[Job], job_inputs: JobInputs, outside: int, show: Show
 ) -> Forecast:
     """Try the networks, and forecast the run; `epochs` are those of pretrained networks that fit into the budget."""
     from casewise.jobs.execution import measured_paces
 
     study, facts = inputs.study, planned.facts
-    with show.bar("budget"):
+    with show.bar("budget") as bar:
+        bar(0, 1, "measuring the speed of the networks")
         paces, workers = measured_paces(jobs, job_inputs, inputs.folder)
+        slow = slowness()
     before = clock() - inputs.began
     if set(paces) != set(study.networks):
-        return Forecast(before, 0.0, 0.0, 0.0, FEWEST_EPOCHS)
+        return Forecast(before, 0.0, 0.0, 0.0, FEWEST_EPOCHS, "fewest")
     trained = facts.panels * (facts.folds - 1) / facts.folds
     predicted = len(inputs.cohort.panels) - trained + min(trained, DISTANCE_PANELS)
     # metrics on the training subjects, and the features for a probe
@@ -87,19 +118,50 @@ def forecast_of(
     share = of_network * math.ceil(count / workers) / count * (study.seeds + (study.split.by == "image"))
     once = share * sum(pace.start + trained * pace.once + predicted * pace.predict for pace in paces.values())
     epoch = share * sum(trained * pace.epoch for pace in paces.values())
-    after = _evaluation(inputs, planned, paces)
+    pretraining = share * _pretraining(job_inputs, paces)
+    # what follows is computed by this process alone, not by several that share the processor
+    alone = {name: replace(pace, predict=pace.predict * slow / pace.busy, busy=slow) for name, pace in paces.items()}
+    external = _predicting(inputs, planned, alone, outside) if outside else 0.0
+    altered, after = _altered(inputs, planned, alone), slow * (REPORT + REPORT_CASE * len(inputs.cohort.cases))
     longer = sum(phase.epochs for phase in study.recipe.phases) / MOST_EPOCHS
-    left = AIM * facts.budget - before - once - after
-    return Forecast(before, once, epoch, after, math.floor(left / max(longer * epoch, 1e-9)))
+    left = (BUSY_AIM if slow > BUSY else AIM) * facts.budget - before - pretraining - once - external - altered - after
+    fitting = math.floor(left / max(longer * epoch, 1e-9))
+    return Forecast(before, once, epoch, after, fitting, pretraining=pretraining, external=external, altered=altered)
 
 
-def _evaluation(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace]) -> float:
-    """The seconds after the training: altered images, which every learner predicts, evaluation and report."""
-    study, cases = inputs.study, len(inputs.cohort.cases)
-    copies = 1 + len(modality_of(study).alterations(study))
-    panels = min(study.evaluation.counterfactual_cases, cases) * copies * len(inputs.cohort.panels) / cases
-    slowest = max(pace.predict for pace in paces.values()) / (2 if study.test_time_augmentation else 1)
+def _pretraining(job_inputs: JobInputs, paces: Mapping[str, Pace]) -> float:
+    """The seconds of pretraining a network of each backbone; held-out subjects are counted, whether shared or not."""
+    if (other := job_inputs.pretraining) is None:
+        return 0.0
+    recipe, panels = other.study.recipe, len(other.cohort.panels)
+    probe = recipe.head == "probe"
+    return sum(panels * (recipe.epochs * pace.pretrain + probe * pace.predict) for pace in paces.values())
+
+
+def _altered(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace]) -> float:
+    """The seconds in which each learner predicts altered images of cases of its fold."""
+    from casewise.jobs.external import chosen_panels
+
+    study = inputs.study
+    alterations = modality_of(study).alterations(study)
+    if not (alterations and study.evaluation.counterfactual_cases):
+        return 0.0
+    panels = sum(map(len, chosen_panels(study, inputs.cohort.panels, inputs.splits).values()))
+    return _predicting(inputs, planned, paces, panels / planned.facts.folds * (1 + len(alterations)))
+
+
+def _predicting(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace], panels: float) -> float:
+    """The seconds in which each learner of each fold is read and predicts so many panels, one after another."""
+    slowest = max(pace.predict for pace in paces.values()) / (2 if inputs.study.test_time_augmentation else 1)
     # two baselines read the features of each encoder
     predicting = sum(pace.predict for pace in paces.values()) + 2 * len(planned.facts.encoders) * slowest
     busy = max(pace.busy for pace in paces.values())
-    return panels * predicting + busy * (REPORT + REPORT_CASE * cases)
+    return planned.facts.folds * (panels * predicting + busy * READING * len(inputs.study.learners))
+
+
+def slowness() -> float:
+    """How many times longer this process takes than the processor works for it; 1 on an idle machine."""
+    began, worked = clock(), work()
+    while work() - worked < SPUN:
+        pass
+    return max(1.0, (clock() - began) / (work() - worked))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import ValidationError
@@ -39,6 +39,14 @@ NO_UPRIGHT = 0.9
 FEWEST_IMAGES, MOST_IMAGES, CELLS = 10, 600, 16
 # Encoders of the baselines; with more panels than this a second one would delay the first figures too much.
 MOST_ENCODERS, MOST_PANELS = 2, 1000
+# Why a network has its number of epochs, and the words for it.
+Reason: TypeAlias = Literal["fit", "most", "fewest", "stated"]
+REASONS: dict[Reason, str] = {
+    "fit": "as many as fit into the budget",
+    "most": "the most of a plan",
+    "fewest": "the fewest",
+    "stated": "as the study states",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,9 @@ class Forecast:
         epoch: an epoch of all networks; 0 if a network could not be tried.
         after: evaluation, report and bundle.
         epochs: of each network.
+        reason: why as many.
+        pretraining: of all networks, on another cohort.
+        external, altered: predictions of the external cohort, and of altered images.
     """
 
     before: float
@@ -80,6 +91,15 @@ class Forecast:
     epoch: float
     after: float
     epochs: int
+    reason: Reason = "fit"
+    pretraining: float = 0.0
+    external: float = 0.0
+    altered: float = 0.0
+
+    @property
+    def decided(self) -> str:
+        """The number of epochs, and why as many, in words."""
+        return f"{counted(self.epochs, 'epoch')}, {REASONS[self.reason]}"
 
     @property
     def training(self) -> float:
@@ -89,20 +109,22 @@ class Forecast:
     @property
     def total(self) -> float:
         """That of these parts of the run."""
-        return self.before + self.training + self.after
+        return self.before + self.pretraining + self.training + self.external + self.altered + self.after
 
 
 @dataclass(frozen=True)
 class RecipePlan:
     """A planned recipe: what it depends on, the settings as a study file states them, and those that were stated.
 
-    Without a forecast, the number of epochs is the largest one.
+    Without a forecast, the number of epochs is the largest one. `used` are the seconds of the command that finished the
+    run; a continued one had earlier commands.
     """
 
     facts: PlanFacts
     recipe: Mapping[str, Any]
     stated: Mapping[str, Any] = field(default_factory=dict)
     forecast: Forecast | None = None
+    used: float | None = None
 
 
 def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
@@ -317,17 +339,22 @@ def in_words(study: Study, planned: RecipePlan) -> str:
 def forecast_in_words(forecast: Forecast, facts: PlanFacts) -> str:
     """How long the run was expected to take, and if it is longer than the budget, by how much and why."""
     if not forecast.epoch:
-        epochs = f"{counted(forecast.epochs, 'epoch')} (the fewest, or those that the study states)"
-        return f"the speed of the networks could not be measured, so {epochs} are trained, which may take longer"
+        unknown = "the speed of the networks could not be measured, so the run may take longer than the budget"
+        return f"{forecast.decided}: {unknown}"
     parts = {
         "preparation, audit and baselines": forecast.before,
+        "pretraining": forecast.pretraining,
         "networks": forecast.training,
+        "external cohort": forecast.external,
+        "altered images": forecast.altered,
         "evaluation and report": forecast.after,
     }
-    listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
-    over = forecast.total - facts.budget
+    over, takes = forecast.total - facts.budget, [name for name, seconds in parts.items() if seconds]
+    if over > 0:
+        takes.sort(key=lambda name: -parts[name])
+    listed = ", ".join(f"{name} {duration(parts[name])}" for name in takes)
     more = f", {duration(over)} more than the budget" if over > 0 else ""
-    return f"expected before the networks were trained: {duration(forecast.total)}{more} ({listed})"
+    return f"{forecast.decided}; expected before the networks were trained: {duration(forecast.total)}{more} ({listed})"
 
 
 def as_yaml(study: Study, planned: RecipePlan) -> str:

@@ -62,9 +62,9 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
     if baselines:
         with show.bar("baselines") as bar:
             run_jobs(baselines, job_inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
-        show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
+        show.line("baselines", f"{_first_figures(study, baselines)}; {time.monotonic() - start:.0f} s")
     if networks:
-        study, jobs, job_inputs = _in_time(inputs, jobs, job_inputs, fingerprint, show)
+        study, jobs, job_inputs = _in_time(inputs, jobs, job_inputs, external, fingerprint, show)
         networks = _by_steps(jobs)[1]
         start = time.monotonic()
         with show.bar("jobs") as bar:
@@ -97,12 +97,18 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
 
 
 def _in_time(
-    inputs: RunInputs, jobs: list[Job], job_inputs: JobInputs, fingerprint: str, show: Show
+    inputs: RunInputs,
+    jobs: list[Job],
+    job_inputs: JobInputs,
+    external: PreparedCohort | None,
+    fingerprint: str,
+    show: Show,
 ) -> tuple[Study, list[Job], JobInputs]:
     """The study with the epochs that fit into its budget, its jobs, and their inputs."""
     from casewise.jobs.plan import expand
 
-    study = within_budget(inputs, _by_steps(jobs)[1], job_inputs, show)
+    outside = len(external.cohort.panels) if external else 0
+    study = within_budget(inputs, _by_steps(jobs)[1], job_inputs, outside, show)
     if study is inputs.study:
         return study, jobs, job_inputs
     inputs.folder.study.write(study.model_dump(mode="json"))
@@ -164,11 +170,11 @@ def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
     from casewise.jobs.plan import named_jobs
 
     names = named_jobs(inputs.study, inputs.splits.folds, only)
-    planned, job_inputs, _, fingerprint = _planned(inputs, show)
+    planned, job_inputs, external, fingerprint = _planned(inputs, show)
     for by_steps in (False, True):
         if count := sum(job.name in names for job in _by_steps(planned)[by_steps]):
             if by_steps:
-                _, planned, job_inputs = _in_time(inputs, planned, job_inputs, fingerprint, show)
+                _, planned, job_inputs = _in_time(inputs, planned, job_inputs, external, fingerprint, show)
             with show.bar("jobs") as bar:
                 tell = partial(_tell, bar, count)
                 run_jobs(_by_steps(planned)[by_steps], job_inputs, inputs.folder, tell=tell, only=names)
