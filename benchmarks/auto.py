@@ -135,7 +135,13 @@ class Figure:
     @property
     def cells(self) -> list[str]:
         """The first cells of its line of a table."""
-        return [self.name, self.target, self.cases, title(self.metric), with_interval(self.estimate, self.metric)]
+        return [
+            self.name,
+            self.target,
+            self.cases,
+            metric_of(self.metric).title,
+            with_interval(self.estimate, self.metric),
+        ]
 
     @property
     def chance(self) -> str:
@@ -281,7 +287,7 @@ def aim_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         text = "at chance" if aim is None else f"{'≥' if larger else '≤'} {aim:g}"
         figure = by_key.get((name, target, metric, stage))
         if figure is None:
-            yield [name, target, STAGES[stage], title(metric), text, MISSING, "not run"]
+            yield [name, target, STAGES[stage], metric_of(metric).title, text, MISSING, "not run"]
             continue
         value = figure.estimate["value"]
         reached = figure.chance == "at chance" if aim is None else (value >= aim if larger else value <= aim)
@@ -289,7 +295,7 @@ def aim_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
             name,
             target,
             STAGES[stage],
-            title(metric),
+            metric_of(metric).title,
             text,
             with_interval(figure.estimate, metric),
             ("yes" if reached else "no") + (CHOSEN_HERE if (name, stage) in CHOSEN else ""),
@@ -323,11 +329,6 @@ def clock(seconds: float | None) -> str:
 def named(name: str | None, figure: str) -> str:
     """A figure and the learner that it is of."""
     return f"{name}: {figure}" if name else MISSING
-
-
-def title(metric: str) -> str:
-    """The metric's name above a column."""
-    return metric_of(metric).title
 
 
 def table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
@@ -423,14 +424,13 @@ def main() -> None:
     parser.add_argument("--budget", type=int, nargs="+", metavar="MINUTES", help="the time that `studies/budget` use")
     options = parser.parse_args()
     if options.budget:
-        write_atomic(options.output, BUDGET + table(BUDGET_HEAD, budget_rows(options.budget, options.runs)))
+        publish(BUDGET + table(BUDGET_HEAD, budget_rows(options.budget, options.runs)), options.output)
         return
     studies = sorted(path.stem for path in options.studies.glob("*.yaml"))
     if unknown := sorted(set(options.names) - set(studies)):
         raise SystemExit(f"There is no study {unknown[0]} in {options.studies}; there are {', '.join(studies)}.")
     runs, failed = run_studies(options.names or studies, options)
-    text = page(runs, failed, options.handwritten, ROOT / "docs" / "results")
-    publish(text, options.output)
+    publish(page(runs, failed, options.handwritten, ROOT / "docs" / "results"), options.output)
     if any(reason != "not run" for reason in failed.values()):
         raise SystemExit(1)
 
