@@ -135,13 +135,8 @@ class Figure:
     @property
     def cells(self) -> list[str]:
         """The first cells of its line of a table."""
-        return [
-            self.name,
-            self.target,
-            self.cases,
-            metric_of(self.metric).title,
-            with_interval(self.estimate, self.metric),
-        ]
+        estimate = with_interval(self.estimate, self.metric)
+        return [self.name, self.target, self.cases, metric_of(self.metric).title, estimate]
 
     @property
     def chance(self) -> str:
@@ -291,15 +286,9 @@ def aim_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
             continue
         value = figure.estimate["value"]
         reached = figure.chance == "at chance" if aim is None else (value >= aim if larger else value <= aim)
-        yield [
-            name,
-            target,
-            STAGES[stage],
-            metric_of(metric).title,
-            text,
-            with_interval(figure.estimate, metric),
-            ("yes" if reached else "no") + (CHOSEN_HERE if (name, stage) in CHOSEN else ""),
-        ]
+        decided = ("yes" if reached else "no") + (CHOSEN_HERE if (name, stage) in CHOSEN else "")
+        estimate = with_interval(figure.estimate, metric)
+        yield [name, target, STAGES[stage], metric_of(metric).title, text, estimate, decided]
 
 
 def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:
