@@ -125,6 +125,18 @@ class GradualUnfreezing(StudyModel):
     """Largest number of epochs of each stage; the first stage trains the head alone."""
 
 
+def _checked(section: type[StudyModel], values: Values, start: str = "") -> Values:
+    """Some keys of a section with their parsed values; an error begins with `start`."""
+    try:
+        parsed = section.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        text = first["msg"].removeprefix("Value error, ")
+        message = f"{start}{first['loc'][0]}: {text[0].lower() + text[1:]}, found {cut(first['input'])}"
+        raise ValueError(message) from None
+    return {name: getattr(parsed, name) for name in values}
+
+
 class Phase(StudyModel):
     """One phase of training: its epochs, the frozen part of the network, and what differs from the recipe."""
 
@@ -162,13 +174,7 @@ class Phase(StudyModel):
                 raise ValueError(
                     f"{cut(name)} is not an augmentation key of panels; there are {', '.join(AUGMENTATION_KEYS)}.{hint}"
                 )
-        try:
-            panels = Panels.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            text = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{first['loc'][0]}: {text[0].lower() + text[1:]}, found {cut(first['input'])}") from None
-        return {name: getattr(panels, name) for name in value}
+        return _checked(Panels, value)
 
 
 # Settings of every planned recipe that states no others; the rest depends on the images
@@ -308,15 +314,7 @@ class Recipe(StudyModel):
                     )
             if settings.get("lr") == "find":
                 raise ValueError(f"{cut(network)}: lr: find is for all networks; write a number")
-            try:
-                recipe = cls.model_validate(settings)
-            except ValidationError as error:
-                first = error.errors()[0]
-                text = first["msg"].removeprefix("Value error, ")
-                raise ValueError(
-                    f"{cut(network)}: {first['loc'][0]}: {text[0].lower() + text[1:]}, found {cut(first['input'])}"
-                ) from None
-            checked[network] = {name: getattr(recipe, name) for name in settings}
+            checked[network] = _checked(cls, settings, f"{cut(network)}: ")
         return checked
 
     @model_validator(mode="after")
