@@ -7,6 +7,7 @@ import pytest
 
 from casewise.errors import StudyError
 from casewise.inference.run_members import job_fingerprint
+from casewise.models.backbones import build_network
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
@@ -48,6 +49,7 @@ def test_one_fusion_alone_is_not_in_the_names_but_known(tmp_path: Path) -> None:
         ("[resnet18, alexnet@T1, resnet18@early]", "'resnet18@early' is listed twice"),
         ("[resnet19@late]", "there is no backbone 'resnet19'"),
         ("['@late']", "there is no backbone ''"),
+        ("[vit_tiny_patch16_224.augreg_in21kk]", "has no weights .*vit_tiny_patch16_224.augreg_in21k'"),
     ],
 )
 def test_mistyped_pairings_are_refused(tmp_path: Path, backbones: str, told: str) -> None:
@@ -139,3 +141,10 @@ def test_a_network_may_have_settings_of_its_own(tmp_path: Path) -> None:
 def test_settings_of_a_network_that_are_refused(tmp_path: Path, settings: str, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         of_networks(tmp_path, settings)
+
+
+def test_a_backbone_may_state_its_published_weights(tmp_path: Path) -> None:
+    name = "timm:vit_tiny_patch16_224.augreg_in21k"
+    assert stated(tmp_path, f"['{name}', {name.removeprefix('timm:')}]").networks == [name, name.removeprefix("timm:")]
+    network = build_network(name, 2, side=32)
+    assert (network.name, network.head[-1].in_features) == (name, 192)

@@ -29,7 +29,7 @@ _REGISTERED = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)\(",
 def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
     """Return `names` if casewise, torchvision or timm has each of them (`timm:NAME` if both libraries do).
 
-    The fusion after an `@` is not checked.
+    timm's names may state the weights after a dot, as those of encoders. The fusion after an `@` is not checked.
 
     Raises:
         StudyError: names the unknown backbone and the nearest existing one.
@@ -39,10 +39,20 @@ def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
         if name in TORCHVISION or name in UNTRAINED:
             continue
         of_timm = timm_names()
-        if str(name).removeprefix("timm:") not in of_timm:
+        if str(name).removeprefix("timm:").partition(".")[0] not in of_timm:
             hint = nearest(name, [*TORCHVISION, *UNTRAINED]) or nearest(name, of_timm)
             raise StudyError(f"{source}: there is no backbone {cut(name)}.{hint} See `casewise backbones`.")
+        _check_tag(str(name), source)
     return names
+
+
+def _check_tag(name: str, source: str) -> None:
+    """The weights that the name of one of timm's networks states after a dot must be published."""
+    architecture, _, tag = name.removeprefix("timm:").partition(".")
+    if tag and tag not in (tags := timm_tags(architecture)):
+        full = [f"{name.partition('.')[0]}.{other}" for other in tags]
+        hint = nearest(name, full) or (f" There are {', '.join(tags[:5])}." if tags else "")
+        raise StudyError(f"{source}: {architecture} has no weights {cut(tag)}.{hint}")
 
 
 def check_encoders(names: list[str], source: str = "encoders") -> list[str]:
@@ -65,15 +75,11 @@ def check_encoders(names: list[str], source: str = "encoders") -> list[str]:
                 hint = nearest(name, [f"hf-hub:{name}"]) if _HUB.match(f"hf-hub:{name}") else ""
                 raise StudyError(f"{source}: encoders: {cut(name)} is not written as `hf-hub:owner/name`.{hint}")
             continue
-        architecture, _, tag = name.removeprefix("timm:").partition(".")
-        if architecture not in timm_names():
+        if name.removeprefix("timm:").partition(".")[0] not in timm_names():
             timm = [f"timm:{other}" if name.startswith("timm:") else other for other in timm_names()]
             hint = nearest(name.partition(".")[0], [*TORCHVISION, *timm])
             raise StudyError(f"{source}: encoders: there is no network {cut(name)}.{hint} See `casewise backbones`.")
-        if tag and tag not in (tags := timm_tags(architecture)):
-            full = [f"{name.partition('.')[0]}.{other}" for other in tags]
-            hint = nearest(name, full) or (f" There are {', '.join(tags[:5])}." if tags else "")
-            raise StudyError(f"{source}: encoders: {architecture} has no weights {cut(tag)}.{hint}")
+        _check_tag(name, f"{source}: encoders")
     return names
 
 
