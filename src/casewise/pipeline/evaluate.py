@@ -12,6 +12,7 @@ import pandas as pd
 
 from casewise.audit.columns import leading_column
 from casewise.cohort.cohort import Cohort
+from casewise.cohort.covariates import covariates_by_case, kind_of
 from casewise.cohort.groups import grouping, table_column
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import shown
@@ -29,6 +30,7 @@ from casewise.evaluation.subgroups import headline_rows, subgroups, within_colum
 from casewise.pipeline.external import external_groups, read_external
 from casewise.predictions import table as predicted
 from casewise.predictions.conformal import fit
+from casewise.predictions.covariates import fit_covariates, image_model
 from casewise.predictions.decisions import ALL, decide_grades
 from casewise.predictions.nested_cv import NESTED, chosen_networks, nested_rows
 from casewise.predictions.scores import apply_scores, cases_with_missing_regions
@@ -66,7 +68,24 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
         tables.append(nested_rows(predictions, choice))
     else:
         folder.nested.remove()
+    if study.covariates:
+        tables.append(_with_covariates(study, pd.concat(tables, ignore_index=True), folder, show))
+    else:
+        folder.covariates.remove()
     return pd.concat(tables, ignore_index=True)
+
+
+def _with_covariates(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
+    """The rows of the models of covariates, alone and joined to the images."""
+    images = folder.cohort.read()
+    columns = {name: kind_of(images[name], images["subject"]) for name in study.covariates}
+    every = [images, *([folder.external_cohort.read()] if study.external else [])]
+    cells = pd.concat([covariates_by_case(table, study.covariates) for table in every])
+    ranges = {name: study.range_of(name) for name in study.outputs}
+    fitted = fit_covariates(predictions, image_model(study, predictions), cells, columns, ranges)
+    folder.covariates.write(fitted.record)
+    show.line("covariates", ", ".join(f"{name} ({kind})" for name, kind in columns.items()))
+    return with_mean_distances(fitted.rows, predictions[predictions["model"].isin(study.learners)])
 
 
 def decide(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:

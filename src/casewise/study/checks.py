@@ -71,12 +71,18 @@ def check_names(study: Study) -> None:
         )
     columns = {column for target in study.targets.values() for column in _listed(target.column)}
     columns |= {study.columns[name] for name in study.targets if name in study.columns} | set(names)
-    predicted = next((name for name in evaluation.subgroup_cuts if name in columns), None)
-    if predicted is not None:
-        raise ValueError(
-            f"evaluation.subgroups: {cut(predicted)} is a target or score of the study or the column of one, and its "
-            "groups would depend on what is predicted; name a column of the table that is none"
-        )
+    for key, named, defect in (
+        ("evaluation.subgroups", list(evaluation.subgroup_cuts), "its groups would depend on what is predicted"),
+        ("covariates", study.covariates, "it is what is predicted"),
+    ):
+        predicted = next((name for name in named if name in columns), None)
+        if predicted is not None:
+            raise ValueError(
+                f"{key}: {cut(predicted)} is a target or score of the study or the column of one, and {defect}; name a "
+                "column of the table that is none"
+            )
+    twice = next((name for name in study.covariates if study.covariates.count(name) > 1), "")
+    refuse({f"covariates: {cut(twice)} is named twice; state it once": twice})
     _check_among("evaluation.readers", evaluation.readers, evaluated, "neither predicted nor a score")
     _check_among("evaluation.references", evaluation.references, evaluated, "neither predicted nor a score")
 
