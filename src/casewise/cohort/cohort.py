@@ -9,8 +9,8 @@ import pandas as pd
 
 from casewise.cohort import checks
 from casewise.cohort.checks import STORED, closest
-from casewise.cohort.covariates import check_covariates
 from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
+from casewise.cohort.covariates import check_covariates
 from casewise.cohort.dates import is_unsorted_date, natural
 from casewise.cohort.groups import check_subgroups
 from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared

@@ -85,11 +85,15 @@ def check_covariates(
     for name in study.covariates:
         if name not in cells:
             hint = closest(name, cells.columns.tolist())
-            text = f"covariates: {cut(name)} is not a column.{hint} There are: {names_text(cells.columns.tolist(), 12)}."
+            text = (
+                f"covariates: {cut(name)} is not a column.{hint} There are: {names_text(cells.columns.tolist(), 12)}."
+            )
             problems.add("columns", text)
             continue
         if name in standard or name in STORED:
-            text = f"covariates: {cut(name)} has a meaning of its own in the table; name a column with a fact of a case."
+            text = (
+                f"covariates: {cut(name)} has a meaning of its own in the table; name a column with a fact of a case."
+            )
             problems.add("columns", text)
             continue
         values = spelled_alike(cells[name].loc[images.index])

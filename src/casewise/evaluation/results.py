@@ -276,13 +276,29 @@ class Calibration(Record):
 
 
 class NetBenefit(Record):
-    """The net benefit of treating above a threshold, of treating everyone, and their difference."""
+    """The net benefit of treating above a threshold, of treating everyone, and their difference.
+
+    `over_other` is the benefit minus that of another learner.
+    """
 
     threshold: float
     model: Estimate
     treat_all: Estimate
     over_all: Estimate
     declared: bool = False
+    over_other: Estimate | None = None
+
+
+class AddedValue(Record):
+    """What the images add to the covariates: the models that are compared by `Results.comparisons`.
+
+    `images` are the learners whose mean is the image model, `columns` the kind of each covariate; `decision_curves` are
+    those of the models with covariates at the headline's stage, by learner, of two classes.
+    """
+
+    images: list[str]
+    columns: dict[str, str]
+    decision_curves: dict[str, list[NetBenefit]]
 
 
 # ----------------------------------------------------------------------------------- prediction intervals and spread
@@ -665,6 +681,7 @@ class Results(Record):
     calibration: dict[str, dict[str, Calibration]] | None = None
     decision_curves: dict[str, dict[str, list[NetBenefit]]] | None = None
     prediction_sets: PredictionSets | None = None
+    added_value: AddedValue | None = None
     within_column: WithinColumn | None = None
     participants: Participants | None = None
     subgroups: Subgroups | None = None

@@ -335,7 +335,9 @@ class Combination:
             for output in members[0].output_records
         ]
         cells = pd.DataFrame("", index=[""], columns=list(self.covariates.get("columns", ())))
-        combined = with_covariates(with_combined(pd.DataFrame(rows), self.stackers, self.nested), self.covariates, cells)
+        combined = with_covariates(
+            with_combined(pd.DataFrame(rows), self.stackers, self.nested), self.covariates, cells
+        )
         return with_sets(apply_thresholds(combined, self.decisions), self.intervals)
 
     def learners(self, networks: Sequence[str]) -> list[str]:

@@ -214,7 +214,9 @@ class TrainedModel:
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
             reads = rows["model"].isin(list(record["models"]))
             units = zip(rows["case"].astype(str), flags, reads, strict=True)
-            rows = rows.assign(flags=[joined([*reasons_of(f), *(reasons[case] if own else ())]) for case, f, own in units])
+            rows = rows.assign(
+                flags=[joined([*reasons_of(f), *(reasons[case] if own else ())]) for case, f, own in units]
+            )
         output = self.table
         return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
 

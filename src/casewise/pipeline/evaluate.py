@@ -37,7 +37,7 @@ from casewise.predictions.scores import apply_scores, cases_with_missing_regions
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
 from casewise.predictions.table import final_rows, with_mean_distances
-from casewise.study.learners import combined_learners
+from casewise.study.learners import COVARIATES, JOINED, combined_learners
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
 from casewise.targets import kind_named
@@ -153,6 +153,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         results,
         over_folds=over_folds(predictions, names, classes_by_target),
         against_baselines=against_baselines(results),
+        added_value=added_value(study, predictions, results.main, folder),
         prediction_sets=_prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
         notes=[*results.notes, *guess(predictions, study.primary_outcome), *_left_out(folder)],
@@ -296,12 +297,31 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
     return replace(results, calibration=calibration, decision_curves=curves if thresholds and classes else None)
 
 
-def decisions(rows: pd.DataFrame, number: int, declared: list[float], plan: Plan) -> list[stored.NetBenefit]:
+def added_value(
+    study: Study, predictions: pd.DataFrame, main: stored.Headline, folder: RunFolder
+) -> stored.AddedValue | None:
+    """The models that say what the images add to the covariates; None without covariates or a headline."""
+    record, target = folder.covariates.read_if_exists(), main.target
+    if not record or main.stage is None:
+        return None
+    curves: dict[str, list[stored.NetBenefit]] = {}
+    thresholds, positive = study.evaluation.decision_thresholds, study.positive_of(target)
+    if thresholds and positive is not None:
+        number, plan = study.classes_of(target).index(positive), _plan(study)
+        alone, joined = (headline_rows(predictions, replace(main, learner=name)) for name in (COVARIATES, JOINED))
+        curves = {COVARIATES: decisions(alone, number, thresholds, plan)}
+        curves[JOINED] = decisions(joined, number, thresholds, plan, alone)
+    return stored.AddedValue(record["images"], record["columns"], curves)
+
+
+def decisions(
+    rows: pd.DataFrame, number: int, declared: list[float], plan: Plan, other: pd.DataFrame | None = None
+) -> list[stored.NetBenefit]:
     """The net benefit at the declared thresholds and at others between them, for the curve; `declared` marks them."""
     stated = sorted(set(declared))
     low, high = stated[0] / 2, (stated[-1] + min(2 * stated[-1], 1)) / 2
     levels = sorted({*stated, *np.linspace(low, high, GRID).round(4).tolist()})
-    points = decision_curve(rows, number, levels, plan)
+    points = decision_curve(rows, number, levels, plan, other=other)
     return [replace(point, declared=point.threshold in stated) for point in points]
 
 
