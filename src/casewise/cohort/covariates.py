@@ -50,7 +50,7 @@ def covariates_by_case(images: pd.DataFrame, names: Sequence[str]) -> pd.DataFra
     """
     if lacking := [name for name in names if name not in images]:
         raise CohortError(f"The cases have no column {cut(lacking[0])}, which the model needs.")
-    values = pd.DataFrame({name: spelled_alike(images[name]) for name in names})
+    values = pd.DataFrame({name: spelled_alike(images[name]) for name in names}, index=images.index)
     return values.groupby(images["case"].astype(str).to_numpy(), sort=False).max()
 
 
