@@ -183,7 +183,9 @@ def decision_curve(
     return [
         NetBenefit(
             float(level),
-            *(point[name] for name in ("model", "treat_all", "over_all")),
+            point["model"],
+            point["treat_all"],
+            point["over_all"],
             over_other=None if other is None else point["gap"],
         )
         for level, point in zip(levels, points, strict=True)

@@ -257,6 +257,33 @@ class Response(Record):
     by_visit: dict[str, ResponseRates] | None = None
 
 
+class TrialVisit(Record):
+    """A visit after the baseline: subjects and change by arm, and effects by arm other than the control, by outcome.
+
+    The outcomes are those of `casewise.evaluation.trial.OUTCOMES`.
+    """
+
+    visit: str
+    subjects: dict[str, int]
+    change: dict[str, dict[str, Interval]]
+    effect: dict[str, dict[str, Interval]]
+
+
+class Trial(Record):
+    """The change over time by arm of one learner and the physician (see `casewise.evaluation.trial.trial`).
+
+    `problems` are the codes of why an outcome has no figures, `slopes` whether its model has a random slope.
+    """
+
+    control: str
+    subjects: dict[str, int]
+    baseline: str
+    visits: list[TrialVisit]
+    left_out: dict[str, int]
+    problems: dict[str, str]
+    slopes: dict[str, bool]
+
+
 class CurvePoint(Record):
     """A point of the smoothed calibration curve, with its pointwise band."""
 
@@ -656,7 +683,8 @@ class Results(Record):
         metrics: figures by stage, learner, target key and metric.
         comparisons: of learners, by stage, target key and metric.
         classes: by stage, learner and target key.
-        response: by stage and learner.
+        response: by stage and learner; `all` are the subjects out of fold and of the test set together.
+        trials: of the reported learner by stage, as `response` has them.
         over_folds: by target, learner and metric.
         calibration: of the reported learner by stage and class; a number has one entry, with an empty name.
         decision_curves: of the reported learner by stage and class.
@@ -682,6 +710,7 @@ class Results(Record):
     decision_curves: dict[str, dict[str, list[NetBenefit]]] | None = None
     prediction_sets: PredictionSets | None = None
     added_value: AddedValue | None = None
+    trials: dict[str, Trial] | None = None
     within_column: WithinColumn | None = None
     participants: Participants | None = None
     subgroups: Subgroups | None = None

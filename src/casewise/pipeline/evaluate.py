@@ -13,7 +13,7 @@ import pandas as pd
 from casewise.audit.columns import leading_column
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.covariates import covariates_by_case, kind_of
-from casewise.cohort.groups import grouping, table_column
+from casewise.cohort.groups import arms_of, control_of, grouping, table_column
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import shown
 from casewise.errors import counted
@@ -21,12 +21,13 @@ from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, coverage, decision_curve, number_calibration
 from casewise.evaluation.caveats import caveat, guess
-from casewise.evaluation.evaluate import FollowUp, Outcomes
+from casewise.evaluation.evaluate import WHOLE, FollowUp, Outcomes, one_row_a_case
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
 from casewise.evaluation.headline import against_baselines, internal_headline
 from casewise.evaluation.results import Results, as_stored, from_json, write_results
 from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
+from casewise.evaluation.trial import trial
 from casewise.pipeline.external import external_groups, read_external
 from casewise.predictions import table as predicted
 from casewise.predictions.conformal import fit
@@ -153,6 +154,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         results,
         over_folds=over_folds(predictions, names, classes_by_target),
         against_baselines=against_baselines(results),
+        trials=trials(study, cohort, predictions, results),
         added_value=added_value(study, predictions, results.main, folder),
         prediction_sets=_prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
@@ -295,6 +297,22 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
             shown = classes if positive is None else [positive]
             curves[stage] = {name: decisions(rows, classes.index(name), thresholds, plan) for name in shown}
     return replace(results, calibration=calibration, decision_curves=curves if thresholds and classes else None)
+
+
+def trials(study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Results) -> dict[str, stored.Trial] | None:
+    """The change over time by arm, for each stage of the study's own subjects with a response; None without an arm."""
+    main, settings = results.main, study.evaluation
+    if not settings.arm or main.learner is None:
+        return None
+    arms = arms_of(cohort.images, settings.arm)
+    control, rows = control_of(arms.values(), settings.control), final_rows(predictions)
+    own = rows[(rows["target"] == main.target) & (rows["model"] == main.learner)]
+    by_stage = {}
+    for stage in (stage for stage in ("test", "oof", WHOLE) if main.learner in results.response.get(stage, {})):
+        cases = one_row_a_case(own[own["stage"].isin(["oof", "test"] if stage == WHOLE else [stage])])
+        if cases is not None:
+            by_stage[stage] = trial(cases, arms, control, baseline=settings.baseline, confidence=settings.confidence)
+    return by_stage
 
 
 def added_value(

@@ -30,6 +30,7 @@ from casewise.report.sections import (
     preparation,
     subgroups,
     training,
+    trial,
     validation,
 )
 from casewise.report.terms import report_title
@@ -37,6 +38,7 @@ from casewise.report.terms import report_title
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     agreement.agreement,
     agreement.over_time,
+    trial.section,
     agreement.detail,
     classes.section,
     calibration.section,
