@@ -15,9 +15,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from casewise.cohort.cohort import read_cohort
-from casewise.cohort.covariates import CATEGORY, NUMBER, kind_of
+from casewise.cohort.covariates import kind_of
 from casewise.errors import CasewiseError, CohortError, RunError, StudyError
 from casewise.predictions.covariates import (
+    CATEGORY,
+    NUMBER,
     CovariateFit,
     Encoding,
     _spline,

@@ -14,9 +14,9 @@ from casewise.cohort.checks import STORED, closest, number
 from casewise.cohort.groups import is_quantity, numbers_in, recorded
 from casewise.cohort.table import Problems, names_text
 from casewise.errors import CohortError, counted, cut, nearest
+from casewise.predictions.covariates import CATEGORY, NUMBER
 from casewise.study.schema import Study
 
-NUMBER, CATEGORY = "number", "category"
 # A category with more values, and more than half as many as there are subjects, identifies people.
 MOST_CATEGORIES = 12
 # A column is compared with the targets, of which it may be a copy, if so many cases have both.

@@ -19,7 +19,6 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from casewise.errors import CasewiseError
 from casewise.evaluation.response import percent_change, visits_in_order
@@ -67,6 +66,8 @@ def trial(
         arms: the arm of each subject; subjects without one are left out.
         control: the arm that others are compared with.
     """
+    from scipy import stats
+
     change = percent_change(rows, baseline=baseline)
     change = change[(change["since"] >= 0).fillna(False)].dropna(subset=["y_true", "y_pred"])
     subjects = sorted(map(str, rows["subject"].unique()))
@@ -102,7 +103,7 @@ def trial(
             fits[outcome] = fit
         else:
             problems[outcome] = fit
-    width = student.ppf((1 + confidence) / 2, change["subject"].nunique() - len(names))
+    width = stats.t.ppf((1 + confidence) / 2, change["subject"].nunique() - len(names))
     compared = [
         _visit(visit, number, names, fits, float(width), counts.loc[visit], 1 + len(visits))
         for number, visit in enumerate(visits, start=1)

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.checks import number
-from casewise.cohort.covariates import CATEGORY, NUMBER
 from casewise.errors import CasewiseError, cut
+from casewise.files import PLAIN_NUMBER
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.stacking import check_subjects, decided, sample_values
 from casewise.predictions.table import SAMPLE_KEY, final_rows, probability_columns, with_mean_distances
@@ -33,6 +32,10 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = np.ndarray
 
+# The kinds of covariates.
+NUMBER, CATEGORY = "number", "category"
+# A model as plain values, as `_fit` makes it.
+Entry: TypeAlias = Mapping[str, Any]
 KNOTS = (0.1, 0.5, 0.9)
 # Penalties as shares of the number of rows, and the groups of subjects by which one is chosen.
 PENALTIES, GROUPS = (1e-3, 1e-2, 1e-1, 1.0), 5
@@ -91,7 +94,7 @@ class Encoding:
         """Why the value of a new case is not used as it is; empty if it is."""
         if cell == "":
             return f"{self.name} is missing" + ("" if self.levels else f", and counts as {self.fill:g}")
-        if not self.levels and number(cell) is None:
+        if not self.levels and np.isnan(_numbers([cell])).any():
             return f"{self.name} {cut(cell)} is not a number, and counts as {self.fill:g}"
         return f"{self.name} {cut(cell)} was not in the training cases" if self._unknown([cell])[0] else ""
 
@@ -113,8 +116,7 @@ class Encoding:
 
 def _numbers(cells: Sequence[str]) -> Array:
     """(N,) numbers, NaN where a cell is none."""
-    values = [number(cell) for cell in cells]
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
+    return np.array([float(cell) if PLAIN_NUMBER.fullmatch(cell) else np.nan for cell in cells], dtype=float)
 
 
 def _spline(values: Array, knots: Sequence[float]) -> Array:
@@ -138,7 +140,7 @@ class CovariateFit:
     """
 
     rows: pd.DataFrame
-    record: dict[str, Any]
+    record: Mapping[str, Any]
 
 
 def image_model(study: Study, predictions: pd.DataFrame) -> list[str]:
@@ -181,7 +183,7 @@ def fit_covariates(
     check_subjects(oof, fresh)
     means = final_rows(fresh)
     tables: list[pd.DataFrame] = []
-    models: dict[str, dict[str, Any]] = {COVARIATES: {}, JOINED: {}}
+    models: dict[str, dict[str, Entry]] = {COVARIATES: {}, JOINED: {}}
     for target, limits in ranges.items():
         rows, values, names = sample_values(oof[oof["target"] == target], images)
         image_values, folds = values.mean(axis=1), rows["outer_fold"].to_numpy()
@@ -255,7 +257,7 @@ def _fit(
     limits: Sequence[float],
     *,
     joined: bool,
-) -> dict[str, Any]:
+) -> Entry:
     """The encodings and coefficients of one model and target, from scored rows and the image model's values (N, K)."""
     own = _cells(rows, cells)
     encodings = [Encoding.fit(name, kind, own[name].tolist()) for name, kind in kinds.items()]
@@ -288,7 +290,7 @@ def _fit(
     }
 
 
-def _predict(entry: Mapping[str, Any], cells: pd.DataFrame, image_values: Array) -> Array:
+def _predict(entry: Entry, cells: pd.DataFrame, image_values: Array) -> Array:
     """(N, K) the predictions of a model: numbers within their range, or probabilities."""
     features = _encoded([Encoding(**each) for each in entry["columns"]], cells)
     scores = np.tile(np.array(entry["intercepts"]), (len(features), 1))
