@@ -1,5 +1,7 @@
 """How often images that know nothing seem to add to age and sex, and how often images that know something do.
 
+    python benchmarks/added_value.py [--studies 400]
+
 Each simulated study has a covariate with signal and networks whose out-of-fold predictions are noise around the mean of
 their training labels, as those of a network that learned nothing. A study counts where the interval of the difference
 between the joined model and the covariates, as the report shows it, lies on the side of the images.
@@ -70,7 +72,8 @@ def rates(kind: str, metric: str, studies: int, *, image: float, age: float = 1.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the rates of each outcome."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=400)
     studies = parser.parse_args().studies
     print("| outcome | metric | images | shown to add | shown to harm |\n|---|---|---|---|---|")

@@ -82,7 +82,9 @@ def test_encoded_as_a_pipeline_of_scikit_learn_does() -> None:
     # what the training rows lack counts as their mean, and is stated
     assert sex.encode(["x"]).tolist() == [[0.0, 0.0, 0.0]]
     assert age.encode(["old"])[0, 0] == age.encode(["55"])[0, 0]
-    assert [bool(each.flag(cell)) for each, cell in ((sex, "x"), (sex, "m"), (age, "old"), (age, "90"), (age, ""))] == [
+    assert age.encode(["500"]) == pytest.approx(age.encode(["77"]))
+    assert [bool(age.flag(cell)) for cell in ("500", "30.9", "31", "1e999")] == [True, True, False, True]
+    assert [bool(each.flag(cell)) for each, cell in ((sex, "x"), (sex, "m"), (age, "old"), (age, "70"), (age, ""))] == [
         True,
         False,
         True,

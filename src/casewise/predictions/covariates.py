@@ -7,7 +7,8 @@ signal where there is none (see `casewise.predictions.stacking`).
 
 A number is also read through a restricted cubic spline with three knots (Harrell, Regression Modeling Strategies,
 2015, section 2.4). Everything is fitted on training rows: the median that replaces a missing number, which an
-indicator marks, the categories and the knots. A category that the training rows lack counts as their mean.
+indicator marks, the categories, the range and the knots. A category that the training rows lack counts as their mean,
+and a number beyond their range as its end.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Encoding:
     Attributes:
         levels: of a category, those of the training rows; '' stands for a missing value. Empty for a number.
         fill: the median of a number.
+        limits: the smallest and the largest number; others count as the nearer one.
         knots: of the spline of a number; none if they coincide.
         marks_missing: whether a missing number has an indicator, as training rows had one.
         centre: the means of the encoded columns.
@@ -61,6 +63,7 @@ class Encoding:
     name: str
     levels: Sequence[str] = ()
     fill: float = 0.0
+    limits: Sequence[float] = ()
     knots: Sequence[float] = ()
     marks_missing: bool = False
     centre: Sequence[float] = ()
@@ -77,7 +80,8 @@ class Encoding:
             quantiles = np.quantile(present, KNOTS).tolist() if len(present) else []
             knots = quantiles if len(set(quantiles)) == len(KNOTS) else []
             fill = float(np.median(present)) if len(present) else 0.0
-            encoding = cls(name, (), fill, knots, bool(np.isnan(values).any()))
+            limits = [float(present.min()), float(present.max())] if len(present) else [fill, fill]
+            encoding = cls(name, (), fill, limits, knots, bool(np.isnan(values).any()))
         raw = encoding._raw(cells)
         deviations = raw.std(axis=0) if kind == NUMBER else np.ones(raw.shape[1])
         if encoding.marks_missing:
@@ -96,13 +100,17 @@ class Encoding:
             return f"{self.name} is missing" + ("" if self.levels else f", and counts as {self.fill:g}")
         if not self.levels and np.isnan(_numbers([cell])).any():
             return f"{self.name} {cut(cell)} is not a number, and counts as {self.fill:g}"
-        return f"{self.name} {cut(cell)} was not in the training cases" if self._unknown([cell])[0] else ""
+        if self.levels:
+            return f"{self.name} {cut(cell)} was not in the training cases" if self._unknown([cell])[0] else ""
+        low, high = self.limits
+        outside = not low <= float(cell) <= high
+        return f"{self.name} {cut(cell)} is outside {low:g} to {high:g}, the range in training" if outside else ""
 
     def _raw(self, cells: Sequence[str]) -> Array:
         if self.levels:
             return np.array([[cell == level for level in self.levels] for cell in cells], dtype=float)
         values = _numbers(cells)
-        missing, values = np.isnan(values), np.nan_to_num(values, nan=self.fill)
+        missing, values = np.isnan(values), np.nan_to_num(values, nan=self.fill).clip(self.limits[0], self.limits[1])
         columns = [values]
         if self.knots:
             columns.append(_spline(values, self.knots))
@@ -115,8 +123,9 @@ class Encoding:
 
 
 def _numbers(cells: Sequence[str]) -> Array:
-    """(N,) numbers, NaN where a cell is none."""
-    return np.array([float(cell) if PLAIN_NUMBER.fullmatch(cell) else np.nan for cell in cells], dtype=float)
+    """(N,) numbers, NaN where a cell is none or too large for one."""
+    values = np.array([float(cell) if PLAIN_NUMBER.fullmatch(cell) else np.nan for cell in cells], dtype=float)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _spline(values: Array, knots: Sequence[float]) -> Array:
