@@ -142,6 +142,26 @@ def test_responders_of_every_stage_and_of_all_subjects() -> None:
     assert everybody.change["bias"].value == pytest.approx(float((changes[0] - changes[1]).to_numpy().mean()), abs=1e-4)
 
 
+def test_the_section_has_a_row_for_each_figure_and_none_without(report_of_numbers: Any) -> None:
+    from casewise.report.blocks import Facts, Table
+    from casewise.report.sections.trial import blocks_of, section
+
+    assert section(report_of_numbers) is None
+    rows, arms = patients(visits=3)
+    whole = blocks_of(report_of_numbers, trial(rows, arms, "a"), "oof")
+    effects, changes = (block for block in whole if isinstance(block, Table))
+    assert (len(effects.rows), len(changes.rows)) == (2, 4)
+    assert all(cell.small for row in (*effects.rows, *changes.rows) for cell in row.cells)
+    one = blocks_of(report_of_numbers, trial(rows, dict.fromkeys(arms, "a"), "a"), "oof")
+    assert [len(block.rows) for block in one if isinstance(block, Table)] == [2]
+    few = blocks_of(report_of_numbers, trial(rows[:9], arms, "a"), "oof")
+    assert not any(isinstance(block, Table) for block in few)
+    singular = blocks_of(report_of_numbers, trial(rows.assign(y_pred=1.0), arms, "a"), "oof")
+    assert [cell.text for row in singular[0].rows for cell in row.cells][1] == "–"  # type: ignore[union-attr]
+    stated = [fact for block in singular if isinstance(block, Facts) for fact in block.facts if fact[0] == "Model"]
+    assert len(stated) == 1
+
+
 @pytest.mark.parametrize(
     ("evaluation", "columns", "named"),
     [
