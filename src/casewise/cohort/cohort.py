@@ -10,8 +10,9 @@ import pandas as pd
 from casewise.cohort import checks
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
+from casewise.cohort.covariates import check_covariates
 from casewise.cohort.dates import is_unsorted_date, natural
-from casewise.cohort.groups import check_subgroups
+from casewise.cohort.groups import check_arm, check_subgroups
 from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared
 from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, names_text, read_text_table
@@ -93,6 +94,9 @@ def read_cohort(
         named[name] = resolve_target(name, study, named, problems, notes)
     if to_learn:
         check_classes(named, study, problems)
+    check_covariates(study, cells, named, list(columns.values()), problems, notes if to_learn and labelled else None)
+    if to_learn:
+        check_arm(study, cells, named, problems)
     _check_regions(named, study, problems, notes)
     _check_baseline(named, study, problems, notes)
     checks.check_same(cells, images, marks, problems)

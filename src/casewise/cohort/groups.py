@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -167,3 +168,41 @@ def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> No
             problems.add(
                 f"subgroup {column}", f"{message} Correct it, or leave out the cut points.", wrong.index, column
             )
+
+
+def arms_of(images: pd.DataFrame, column: str) -> dict[str, str]:
+    """The arm of each subject with one recorded value; upper and lower case are the same."""
+    groups = grouping(images[column], images["subject"], images["subject"], column)
+    names = {number: group.name for number, group in enumerate(groups.groups) if group.code == "value"}
+    return {str(subject): names[number] for subject, number in groups.of_units.items() if number in names}
+
+
+def control_of(arms: Iterable[str], stated: str) -> str:
+    """The stated control, as it is spelled in the table; by default the first arm by name. Empty without one."""
+    names = sorted(set(arms), key=natural)
+    return next((name for name in names if name.casefold() == stated.strip().casefold() or not stated), "")
+
+
+def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems: Problems) -> None:
+    """Check that the column of the arm exists, has one value a subject, and contains the control."""
+    column, control = study.evaluation.arm, study.evaluation.control
+    if not column or column not in cells:
+        if column:
+            hint = closest(column, cells.columns.tolist())
+            problems.add("columns", f"evaluation.arm: {cut(column)} is not a column.{hint}")
+        return
+    values = recorded(cells[column].loc[images.index])
+    present = values[values != ""]
+    several = present.str.casefold().groupby(images["subject"]).nunique()
+    for subject in several.index[several > 1]:
+        rows = present[images["subject"].loc[present.index] == subject]
+        text = f"subject {subject} is in the arms {names_text(rows.unique().tolist())}; a subject is in one."
+        problems.add("arm", text, rows.index, column)
+    names = present.unique().tolist()
+    if len(several) and several.max() < 2 and not control_of(names, control):
+        text = f"evaluation.control: {cut(control)} is none of {names_text(names, 12)}.{closest(control, names)}"
+        problems.add("arm", text)
+    elif not names:
+        problems.add("arm", f"evaluation.arm: the column {cut(column)} is empty.")
+    elif len(names) > len(several) / 2 and len(names) > MOST_GROUPS:
+        problems.add("arm", f"evaluation.arm: {cut(column)} has {len(names)} values, so that they are no arms.")

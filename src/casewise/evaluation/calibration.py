@@ -31,7 +31,7 @@ from casewise.evaluation.results import (
 from casewise.metrics.calibration import line, logistic, logit, smoothed
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.conformal import ROUNDING, Entry, fit_target, interval, members
-from casewise.predictions.table import final_rows
+from casewise.predictions.table import SAMPLE_KEY, final_rows
 
 POINTS = 41
 # The curve leaves out the most extreme predictions, where it would follow single cases.
@@ -153,29 +153,41 @@ def _or_none(value: float) -> float | None:
 # ------------------------------------------------------------------------------------------------------ decisions
 
 
-def decision_curve(rows: pd.DataFrame, number: int, thresholds: Sequence[float], plan: Plan) -> list[NetBenefit]:
+def decision_curve(
+    rows: pd.DataFrame, number: int, thresholds: Sequence[float], plan: Plan, *, other: pd.DataFrame | None = None
+) -> list[NetBenefit]:
     """The net benefit of treating cases above each threshold of the class's probability, of treating all, and more.
 
     The net benefit is the share of true positives minus that of false positives times the odds of the threshold
     (Vickers and Elkin 2006); treating none has 0. `over_all` is the model's minus that of treating all. All are
-    estimates by resampling subjects.
+    estimates by resampling subjects. `other` are the rows of another learner, for the difference from it.
     """
+    key = list(SAMPLE_KEY)
+    compared = (rows if other is None else other).set_index(key).loc[pd.MultiIndex.from_frame(rows[key])]
+    other_p = compared[[f"p{number}"]].to_numpy(dtype=float)
     p, of_class = rows[[f"p{number}"]].to_numpy(dtype=float), rows[["y_true"]].to_numpy(dtype=int) == number
     levels = np.asarray(thresholds, dtype=float)
     gain = np.where(of_class, 1.0, -levels / (1 - levels))
-    terms = np.stack([np.ones_like(gain), np.where(p >= levels, gain, 0.0), gain], axis=-1)
+    treated = [np.where(shares >= levels, gain, 0.0) for shares in (p, other_p)]
+    terms = np.stack([np.ones_like(gain), treated[0], gain, treated[0] - treated[1]], axis=-1)
     sums = sum_by_subject(terms, rows["subject"].to_numpy())
 
     def benefits(totals: np.ndarray) -> dict[str, np.ndarray]:
-        n, model, everyone = np.moveaxis(totals, -1, 0)
-        return {"model": model / n, "treat_all": everyone / n, "over_all": (model - everyone) / n}
+        n, model, everyone, gap = np.moveaxis(totals, -1, 0)
+        return {"model": model / n, "treat_all": everyone / n, "over_all": (model - everyone) / n, "gap": gap / n}
 
     n_cases = int(rows["case"].nunique())
     points = with_intervals(
         *resample(sums, benefits, plan), lambda *_: "no cases", plan, n_subjects=len(sums), n_cases=n_cases
     )
     return [
-        NetBenefit(float(level), point["model"], point["treat_all"], point["over_all"])
+        NetBenefit(
+            float(level),
+            point["model"],
+            point["treat_all"],
+            point["over_all"],
+            over_other=None if other is None else point["gap"],
+        )
         for level, point in zip(levels, points, strict=True)
     ]
 

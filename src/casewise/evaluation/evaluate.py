@@ -18,6 +18,9 @@ from casewise.evaluation.results import Bands, ClassFigures, GroupAgreement, Not
 from casewise.predictions.table import STAGES, check, final_rows
 from casewise.targets import kind_named
 
+# The stage of the subjects out of fold and of the test set together, each of whom was predicted once.
+WHOLE = "all"
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -107,7 +110,7 @@ def evaluate(
             continue
         notes += stage_caveats(stage_rows, stage, names, classes)
         _judge(results, stage, scored, names, plan, judges)
-        cases = _one_row_a_case(stage_rows[stage_rows["target"] == primary]) if kind.arithmetic else None
+        cases = one_row_a_case(stage_rows[stage_rows["target"] == primary]) if kind.arithmetic else None
         if cases is None:
             continue
         by_learner = {str(learner): of_learner for learner, of_learner in cases.groupby("model", sort=False)}
@@ -122,6 +125,16 @@ def evaluate(
                 for learner, of_learner in by_learner.items()
             }
             notes += response_caveats(next(iter(results.response[stage].values())), stage)
+    if follow_up is not None and kind.arithmetic and {"oof", "test"} <= set(results.response):
+        cases = one_row_a_case(rows[rows["stage"].isin(["oof", "test"]) & (rows["target"] == primary)])
+        both = [name for name in results.response["oof"] if name in results.response["test"]]
+        results.response[WHOLE] = {
+            learner: response(
+                cases[cases["model"] == learner], plan, baseline=follow_up.baseline, thresholds=follow_up.responders
+            )
+            for learner in both
+            if cases is not None
+        }
     metrics, left_out = results.metrics, outcomes.sources_left_out
     if not metrics:
         notes.append(caveat("nothing_judged"))
@@ -169,7 +182,7 @@ def _judge(
         results.classes[stage] = blocks
 
 
-def _one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
+def one_row_a_case(rows: pd.DataFrame) -> pd.DataFrame | None:
     """The rows of a case-level target, averaged over images; None if the target has regions."""
     if (rows["region"] != "").any():
         return None

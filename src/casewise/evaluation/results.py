@@ -257,6 +257,33 @@ class Response(Record):
     by_visit: dict[str, ResponseRates] | None = None
 
 
+class TrialVisit(Record):
+    """A visit after the baseline: subjects and change by arm, and effects by arm other than the control, by outcome.
+
+    The outcomes are those of `casewise.evaluation.trial.OUTCOMES`.
+    """
+
+    visit: str
+    subjects: dict[str, int]
+    change: dict[str, dict[str, Interval]]
+    effect: dict[str, dict[str, Interval]]
+
+
+class Trial(Record):
+    """The change over time by arm of one learner and the physician (see `casewise.evaluation.trial.trial`).
+
+    `problems` are the codes of why an outcome has no figures, `slopes` whether its model has a random slope.
+    """
+
+    control: str
+    subjects: dict[str, int]
+    baseline: str
+    visits: list[TrialVisit]
+    left_out: dict[str, int]
+    problems: dict[str, str]
+    slopes: dict[str, bool]
+
+
 class CurvePoint(Record):
     """A point of the smoothed calibration curve, with its pointwise band."""
 
@@ -276,13 +303,29 @@ class Calibration(Record):
 
 
 class NetBenefit(Record):
-    """The net benefit of treating above a threshold, of treating everyone, and their difference."""
+    """The net benefit of treating above a threshold, of treating everyone, and their difference.
+
+    `over_other` is the benefit minus that of another learner.
+    """
 
     threshold: float
     model: Estimate
     treat_all: Estimate
     over_all: Estimate
     declared: bool = False
+    over_other: Estimate | None = None
+
+
+class AddedValue(Record):
+    """What the images add to the covariates: the models that are compared by `Results.comparisons`.
+
+    `images` are the learners whose mean is the image model, `columns` the kind of each covariate; `decision_curves` are
+    those of the models with covariates at the headline's stage, by learner, of two classes.
+    """
+
+    images: list[str]
+    columns: dict[str, str]
+    decision_curves: dict[str, list[NetBenefit]]
 
 
 # ----------------------------------------------------------------------------------- prediction intervals and spread
@@ -640,7 +683,8 @@ class Results(Record):
         metrics: figures by stage, learner, target key and metric.
         comparisons: of learners, by stage, target key and metric.
         classes: by stage, learner and target key.
-        response: by stage and learner.
+        response: by stage and learner; `all` are the subjects out of fold and of the test set together.
+        trials: of the reported learner by stage, as `response` has them.
         over_folds: by target, learner and metric.
         calibration: of the reported learner by stage and class; a number has one entry, with an empty name.
         decision_curves: of the reported learner by stage and class.
@@ -665,6 +709,8 @@ class Results(Record):
     calibration: dict[str, dict[str, Calibration]] | None = None
     decision_curves: dict[str, dict[str, list[NetBenefit]]] | None = None
     prediction_sets: PredictionSets | None = None
+    added_value: AddedValue | None = None
+    trials: dict[str, Trial] | None = None
     within_column: WithinColumn | None = None
     participants: Participants | None = None
     subgroups: Subgroups | None = None

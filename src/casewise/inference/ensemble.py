@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from casewise.cohort.covariates import covariates_by_case
 from casewise.errors import RunError, nearest
 from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of
 from casewise.models.forward import predict_together
 from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart
 from casewise.predictions.conformal import with_sets
+from casewise.predictions.covariates import with_covariates
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import apply_scores
 from casewise.predictions.stacking import with_combined
 from casewise.predictions.table import COLUMNS, SAMPLE_KEY, mean_over_folds, probability_columns
 from casewise.run_folder import JobFolder
+from casewise.study.learners import COVARIATES, JOINED
 from casewise.study.scores import study_scores
 from casewise.targets import by_form
 
@@ -67,6 +70,10 @@ class Ensemble:
             raise RunError(f"{self.learners[0]} needs the network {min(lacking)}, which is not there.")
         self._stackers = {name: combination.stackers[name] for name in self.learners if name in combination.stackers}
         self._nested = combination.nested if NESTED in self.learners else ""
+        self.covariates = combination.covariates if set(self.learners) & {COVARIATES, JOINED} else {}
+        for name in self.covariates.get("images", ()):  # what both models of covariates are computed beside
+            self._stackers |= {name: combination.stackers[name]} if name in combination.stackers else {}
+            self._nested = combination.nested if name == NESTED else self._nested
         self._parts = SharedParts()
         self._loaded: dict[int, Predictor] = {}
 
@@ -79,13 +86,14 @@ class Ensemble:
         or of the probability of the predicted class; NaN for a single network. Scores are computed for each fold, too.
         """
         rows = pd.concat(list(self._rows(_Call(study, new))), ignore_index=True)
-        by_fold = [self._combined(fold_rows) for _, fold_rows in rows.groupby("outer_fold", sort=True)]
-        decided = apply_thresholds(self._combined(mean_over_folds(rows)), self._combination.decisions)
+        cells = covariates_by_case(new.cohort.images, list(self.covariates.get("columns", ())))
+        by_fold = [self._combined(fold_rows, cells) for _, fold_rows in rows.groupby("outer_fold", sort=True)]
+        decided = apply_thresholds(self._combined(mean_over_folds(rows), cells), self._combination.decisions)
         means = with_spread(_scored(decided, study), _scored(pd.concat(by_fold, ignore_index=True), study))
         return with_sets(means[means["model"].isin(self.learners)], self._combination.intervals)
 
-    def _combined(self, rows: pd.DataFrame) -> pd.DataFrame:
-        return with_combined(rows, self._stackers, self._nested)
+    def _combined(self, rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+        return with_covariates(with_combined(rows, self._stackers, self._nested), self.covariates, cells)
 
     def load(self) -> int:
         """Load the networks that stay in memory, and return their number."""
@@ -268,6 +276,7 @@ class Combination:
         headline: the learner that the report is about; empty if nothing was evaluated.
         intervals: the quantiles for prediction intervals and sets (see `casewise.predictions.conformal.fit`); empty for
             a network alone.
+        covariates: the models of covariates (see `casewise.predictions.covariates`); empty without them.
     """
 
     stackers: Mapping[str, Any] = field(default_factory=dict)
@@ -275,6 +284,7 @@ class Combination:
     decisions: Mapping[str, Any] = field(default_factory=dict)
     headline: str = ""
     intervals: Mapping[str, Any] = field(default_factory=dict)
+    covariates: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, folder: RunFolder, members: Sequence[Bundle]) -> Combination:
@@ -288,13 +298,15 @@ class Combination:
 
         nested = folder.nested.read_if_exists()
         stackers = folder.stackers.read_if_exists() or {}
-        combined = [*stackers, *([NESTED] if nested else [])]
+        covariates = folder.covariates.read_if_exists() or {}
+        combined = [*stackers, *([NESTED] if nested else []), *covariates.get("models", ())]
         return cls(
             stackers,
             str(nested["final"]["network"]) if nested else "",
             decisions_of(folder.decisions, members, combined),
             (read_results(folder).main.learner or "") if folder.metrics.exists() else "",
             folder.conformal.read_if_exists() or {},
+            covariates,
         )
 
     @classmethod
@@ -322,17 +334,22 @@ class Combination:
             for model in networks
             for output in members[0].output_records
         ]
-        combined = with_combined(pd.DataFrame(rows), self.stackers, self.nested)
+        cells = pd.DataFrame("", index=[""], columns=list(self.covariates.get("columns", ())))
+        combined = with_covariates(
+            with_combined(pd.DataFrame(rows), self.stackers, self.nested), self.covariates, cells
+        )
         return with_sets(apply_thresholds(combined, self.decisions), self.intervals)
 
     def learners(self, networks: Sequence[str]) -> list[str]:
-        """Every learner that can predict: the networks, the stackers, and the choice of nested cross-validation."""
-        return [*networks, *self.stackers, *([NESTED] if self.nested else [])]
+        """Every learner that can predict: networks, stackers, the nested choice, and the models of covariates."""
+        return [*networks, *self.stackers, *([NESTED] if self.nested else []), *self.covariates.get("models", ())]
 
     def networks_of(self, learner: str) -> list[str]:
         """The networks behind a learner."""
         if learner == NESTED and self.nested:
             return [self.nested]
+        if learner in self.covariates.get("models", ()):
+            return list(dict.fromkeys(name for image in self.covariates["images"] for name in self.networks_of(image)))
         entries = self.stackers.get(learner)
         if entries is None:
             return [learner]

@@ -6,17 +6,18 @@ import logging
 import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casewise.cohort.covariates import check_columns, covariates_by_case
 from casewise.console import Show, Silent
 from casewise.errors import RunError, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
 from casewise.inference.ensemble import HEADLINE, NETWORKS, Combination, Ensemble
-from casewise.inference.input_checks import FEWEST_SUBJECTS, Limits, case_flags, with_flags
+from casewise.inference.input_checks import FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of, with_flags
 from casewise.inference.new_cases import (
     LEFT_OUT,
     ROWS,
@@ -33,6 +34,7 @@ from casewise.inference.new_cases import (
     sources_of,
 )
 from casewise.inference.output_table import OutputTable
+from casewise.predictions.covariates import flags_of
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
 from casewise.run_folder.folder import check_model_path
@@ -167,7 +169,7 @@ class TrainedModel:
             self.check_abstaining()
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary:
-            table, cells = self._table(cases, Path(temporary), columns, root, pattern, show or Silent())
+            table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
             named, folder = cases_of(cells, table.study), Path(temporary) / "prepared"
             rows, _ = self.predict_together(ensemble, table, cells, named, folder, abstain=abstain, show=show)
         if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
@@ -178,6 +180,7 @@ class TrainedModel:
 
     def _table(
         self,
+        ensemble: Ensemble,
         cases: NewInput,
         folder: Path,
         columns: Mapping[str, str] | None,
@@ -188,6 +191,9 @@ class TrainedModel:
         """The table of new cases and its rows; how files were read is shown."""
         table = new_table(cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern)
         cells = table.cells()
+        if covariates := list(ensemble.covariates.get("columns", ())):
+            check_columns(covariates, cells.columns.tolist())
+            table = replace(table, study=table.study.model_copy(update={"covariates": covariates}))
         if table.reading:
             show.line("cases", table.reading)
         if ignores_visits(cells, table.study):
@@ -196,11 +202,21 @@ class TrainedModel:
 
     def _predicted(self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool) -> pd.DataFrame:
         """The table of prepared cases."""
+        import pandas as pd
+
         rows, images = ensemble.predict(study, new), new.cohort.images
         paths = images.set_index(images["image"].astype(str))["path"].astype(str)
         rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
             rows = with_flags(rows, self.limits, case_flags(self.limits, new))
+        if record := ensemble.covariates:
+            reasons = flags_of(record, covariates_by_case(images, list(record["columns"])))
+            flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
+            reads = rows["model"].isin(list(record["models"]))
+            units = zip(rows["case"].astype(str), flags, reads, strict=True)
+            rows = rows.assign(
+                flags=[joined([*reasons_of(f), *(reasons[case] if own else ())]) for case, f, own in units]
+            )
         output = self.table
         return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
 
@@ -230,7 +246,7 @@ class TrainedModel:
             self.check_abstaining()
         ensemble = Ensemble(self.members, self.combination, learner)
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
-            table, cells = self._table(cases, Path(temporary), columns, root, pattern, show or Silent())
+            table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
             done = 0
             for chunk in in_chunks(raw_cases, size):

@@ -12,7 +12,8 @@ import pandas as pd
 
 from casewise.audit.columns import leading_column
 from casewise.cohort.cohort import Cohort
-from casewise.cohort.groups import grouping, table_column
+from casewise.cohort.covariates import covariates_by_case, kind_of
+from casewise.cohort.groups import arms_of, control_of, grouping, table_column
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import shown
 from casewise.errors import counted
@@ -20,22 +21,24 @@ from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.calibration import class_calibration, coverage, decision_curve, number_calibration
 from casewise.evaluation.caveats import caveat, guess
-from casewise.evaluation.evaluate import FollowUp, Outcomes
+from casewise.evaluation.evaluate import WHOLE, FollowUp, Outcomes, one_row_a_case
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
 from casewise.evaluation.headline import against_baselines, internal_headline
 from casewise.evaluation.results import Results, as_stored, from_json, write_results
 from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
+from casewise.evaluation.trial import trial
 from casewise.pipeline.external import external_groups, read_external
 from casewise.predictions import table as predicted
 from casewise.predictions.conformal import fit
+from casewise.predictions.covariates import fit_covariates, image_model
 from casewise.predictions.decisions import ALL, decide_grades
 from casewise.predictions.nested_cv import NESTED, chosen_networks, nested_rows
 from casewise.predictions.scores import apply_scores, cases_with_missing_regions
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
 from casewise.predictions.table import final_rows, with_mean_distances
-from casewise.study.learners import combined_learners
+from casewise.study.learners import COVARIATES, JOINED, combined_learners
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
 from casewise.targets import kind_named
@@ -66,7 +69,24 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
         tables.append(nested_rows(predictions, choice))
     else:
         folder.nested.remove()
+    if study.covariates:
+        tables.append(_with_covariates(study, pd.concat(tables, ignore_index=True), folder, show))
+    else:
+        folder.covariates.remove()
     return pd.concat(tables, ignore_index=True)
+
+
+def _with_covariates(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show) -> pd.DataFrame:
+    """The rows of the models of covariates, alone and joined to the images."""
+    images = folder.cohort.read()
+    columns = {name: kind_of(images[name], images["subject"]) for name in study.covariates}
+    every = [images, *([folder.external_cohort.read()] if study.external else [])]
+    cells = pd.concat([covariates_by_case(table, study.covariates) for table in every])
+    ranges = {name: study.range_of(name) for name in study.outputs}
+    fitted = fit_covariates(predictions, image_model(study, predictions), cells, columns, ranges)
+    folder.covariates.write(fitted.record)
+    show.line("covariates", ", ".join(f"{name} ({kind})" for name, kind in columns.items()))
+    return with_mean_distances(fitted.rows, predictions[predictions["model"].isin(study.learners)])
 
 
 def decide(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:
@@ -134,6 +154,8 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         results,
         over_folds=over_folds(predictions, names, classes_by_target),
         against_baselines=against_baselines(results),
+        trials=trials(study, cohort, predictions, results),
+        added_value=added_value(study, predictions, results.main, folder),
         prediction_sets=_prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
         notes=[*results.notes, *guess(predictions, study.primary_outcome), *_left_out(folder)],
@@ -279,12 +301,47 @@ def with_calibration(study: Study, predictions: pd.DataFrame, results: Results) 
     return replace(results, calibration=calibration, decision_curves=curves if thresholds and classes else None)
 
 
-def decisions(rows: pd.DataFrame, number: int, declared: list[float], plan: Plan) -> list[stored.NetBenefit]:
+def trials(study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Results) -> dict[str, stored.Trial] | None:
+    """The change over time by arm, for each stage of the study's own subjects with a response; None without an arm."""
+    main, settings = results.main, study.evaluation
+    if not settings.arm or main.learner is None:
+        return None
+    arms = arms_of(cohort.images, settings.arm)
+    control, rows = control_of(arms.values(), settings.control), final_rows(predictions)
+    own = rows[(rows["target"] == main.target) & (rows["model"] == main.learner)]
+    by_stage = {}
+    for stage in (stage for stage in ("test", "oof", WHOLE) if main.learner in results.response.get(stage, {})):
+        cases = one_row_a_case(own[own["stage"].isin(["oof", "test"] if stage == WHOLE else [stage])])
+        if cases is not None:
+            by_stage[stage] = trial(cases, arms, control, baseline=settings.baseline, confidence=settings.confidence)
+    return by_stage
+
+
+def added_value(
+    study: Study, predictions: pd.DataFrame, main: stored.Headline, folder: RunFolder
+) -> stored.AddedValue | None:
+    """The models that say what the images add to the covariates; None without covariates or a headline."""
+    record, target = folder.covariates.read_if_exists(), main.target
+    if not record or main.stage is None:
+        return None
+    curves: dict[str, list[stored.NetBenefit]] = {}
+    thresholds, positive = study.evaluation.decision_thresholds, study.positive_of(target)
+    if thresholds and positive is not None:
+        number, plan = study.classes_of(target).index(positive), _plan(study)
+        alone, joined = (headline_rows(predictions, replace(main, learner=name)) for name in (COVARIATES, JOINED))
+        curves = {COVARIATES: decisions(alone, number, thresholds, plan)}
+        curves[JOINED] = decisions(joined, number, thresholds, plan, alone)
+    return stored.AddedValue(record["images"], record["columns"], curves)
+
+
+def decisions(
+    rows: pd.DataFrame, number: int, declared: list[float], plan: Plan, other: pd.DataFrame | None = None
+) -> list[stored.NetBenefit]:
     """The net benefit at the declared thresholds and at others between them, for the curve; `declared` marks them."""
     stated = sorted(set(declared))
     low, high = stated[0] / 2, (stated[-1] + min(2 * stated[-1], 1)) / 2
     levels = sorted({*stated, *np.linspace(low, high, GRID).round(4).tolist()})
-    points = decision_curve(rows, number, levels, plan)
+    points = decision_curve(rows, number, levels, plan, other=other)
     return [replace(point, declared=point.threshold in stated) for point in points]
 
 

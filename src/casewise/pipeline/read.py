@@ -14,6 +14,7 @@ from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table, panel_values
 from casewise.console import Silent, shown
 from casewise.errors import CohortError, RunError, StudyError, counted, nearest, nearest_folder
+from casewise.evaluation.trial import require_statsmodels
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, described, doubtful_names, read_external, read_pretraining
@@ -75,6 +76,8 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
         from casewise.jobs.compute_plans import stated_plans
 
         stated_plans(study)
+    if study.evaluation.arm and to_train:
+        require_statsmodels(study.evaluation.arm)
     cohort = read_cohort(study)
     check_settings(study, cohort.images)
     levels = {name: "region" if study.level_of(name) == "region" else "case" for name in study.outputs}

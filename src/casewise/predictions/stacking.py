@@ -96,7 +96,7 @@ def stack(
     learners = [str(model) for model in predictions["model"].unique()]
     oof = predictions[(predictions["stage"] == "oof") & predictions["inner_fold"].isna()]
     fresh = predictions[predictions["stage"] != "oof"]
-    _check_subjects(oof, fresh)
+    check_subjects(oof, fresh)
     means = final_rows(fresh)
     tables: list[pd.DataFrame] = [predictions.iloc[:0][list(COLUMNS)]]
     coefficients: dict[str, dict[str, Fitted]] = {STACKERS[name].learner: {} for name in names}
@@ -104,16 +104,16 @@ def stack(
         of_target = oof[oof["target"] == target]
         if of_target.empty:
             raise CasewiseError(f"stack: there are no predictions of '{target}' at stage 'oof'.")
-        rows, values, columns = _values(of_target, learners)
+        rows, values, columns = sample_values(of_target, learners)
         of_stages = means[means["target"] == target].groupby("stage", sort=False)
-        unseen = [_values(of_stage, learners) for _, of_stage in of_stages]
+        unseen = [sample_values(of_stage, learners) for _, of_stage in of_stages]
         for name in names:
             stacker = STACKERS[name]
             crossed, entry = _stacked(stacker, rows, values, learners, limits)
             coefficients[stacker.learner][target] = entry
             combined = [] if crossed is None else [(rows, crossed)]
             combined += [(new_rows, _combine(entry, new_values)) for new_rows, new_values, _ in unseen]
-            tables += [_decided(own, stacker.learner, columns, outputs) for own, outputs in combined]
+            tables += [decided(own, stacker.learner, columns, outputs) for own, outputs in combined]
     return StackingResult(pd.concat(tables[1:] or tables, ignore_index=True), coefficients)
 
 
@@ -151,7 +151,7 @@ def _combine(entry: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
     return combine(entry, values[:, :, 0])[:, None] if "low" in entry else combine_classes(entry, values)
 
 
-def _decided(rows: pd.DataFrame, learner: str, columns: list[str], values: np.ndarray) -> pd.DataFrame:
+def decided(rows: pd.DataFrame, learner: str, columns: list[str], values: np.ndarray) -> pd.DataFrame:
     """Rows of a meta learner with its numbers or probabilities."""
     rows = rows.assign(model=learner)
     rows[columns] = values
@@ -224,7 +224,7 @@ def _penalty(stacker: Stacker, features: np.ndarray, truth: np.ndarray, subjects
     return scale * float(_PENALTIES[int(np.argmin(error))]), f"{n_groups} groups of subjects"
 
 
-def _values(predictions: pd.DataFrame, learners: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+def sample_values(predictions: pd.DataFrame, learners: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     """One row for each sample of one target, the learners' values, (N, learners, K), and the columns of these."""
     columns = [name for name in probability_columns(predictions) if predictions[name].notna().any()] or ["y_pred"]
     kept = list(COLUMNS) if columns == ["y_pred"] else list(predictions.columns)
@@ -243,7 +243,7 @@ def _values(predictions: pd.DataFrame, learners: Sequence[str]) -> tuple[pd.Data
     return rows, np.stack(values, axis=1), columns
 
 
-def _check_subjects(oof: pd.DataFrame, fresh: pd.DataFrame) -> None:
+def check_subjects(oof: pd.DataFrame, fresh: pd.DataFrame) -> None:
     """Refuse a subject on both sides, on which the stacker would be fitted and evaluated."""
     folds = oof[["subject", "outer_fold"]].drop_duplicates()
     if folds["outer_fold"].isna().any():
@@ -358,7 +358,7 @@ def _combined(rows: pd.DataFrame, learner: str, target: str, entry: Mapping[str,
     if not columns:  # the first learner gave no number
         return first.assign(model=learner)
     own = [single[single["model"] == name].set_index(key)[columns].reindex(index).to_numpy(float) for name in names]
-    rows = _decided(first, learner, columns, _combine(entry, np.stack(own, axis=1)))
+    rows = decided(first, learner, columns, _combine(entry, np.stack(own, axis=1)))
     if "distance" in rows:
         rows["distance"] = single.groupby(key, sort=False)["distance"].mean().reindex(index).to_numpy()
     return rows

@@ -22,6 +22,7 @@ from casewise.report.sections import (
     cases,
     classes,
     counterfactuals,
+    covariates,
     external,
     glossary,
     image_split,
@@ -31,6 +32,7 @@ from casewise.report.sections import (
     preparation,
     subgroups,
     training,
+    trial,
     validation,
 )
 from casewise.report.terms import brackets, report_title
@@ -38,11 +40,13 @@ from casewise.report.terms import brackets, report_title
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     agreement.agreement,
     agreement.over_time,
+    trial.section,
     agreement.detail,
     classes.section,
     calibration.section,
     calibration.prediction_sets,
     subgroups.section,
+    covariates.section,
     learners.section,
     validation.nested_section,
     image_split.section,

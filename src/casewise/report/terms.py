@@ -20,6 +20,8 @@ NO_NAMES = ("study", "my study", "test", "test study", "untitled", "default", "c
 SHORTEST_NAME = 3
 METHODS = {"rollout": "attention rollout", "grad-cam": "Grad-CAM", "contributions": "exact contributions"}
 SIDES = {"test": "on the test set", "oof": "out of fold", "external": "on the external cohort"}
+# Of the response over time, which is also that of the subjects out of fold and of the test set together.
+RESPONSE_SIDES = {**SIDES, "all": "of all subjects, out of fold and of the test set"}
 
 
 @dataclass(frozen=True)

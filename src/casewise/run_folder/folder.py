@@ -135,6 +135,8 @@ class RunFolder:
     left_out = Part(JsonFile, "left-out.json", required=("networks",))
     # The coefficients of the stackers.
     stackers = Part(JsonFile, "stackers.json")
+    # The coefficients of the models of covariates, and the image model that one of them joins.
+    covariates = Part(JsonFile, "covariates.json", required=("images", "columns", "models"))
     # The rule by which each grade is decided, with the thresholds of every learner.
     decisions = Part(JsonFile, "decisions.json")
     # The quantiles of every learner and target for prediction intervals and sets.
@@ -281,7 +283,15 @@ class RunFolder:
         """
         parts = [self.study, self.cohort, self.splits, self.audit, self.fingerprint, self.recipe_plan, self.left_out]
         parts += [self.external_cohort, self.cohort_difference, self.counterfactuals, self.tile_predictions]
-        parts += [self.stackers, self.nested, self.decisions, self.conformal, self.input_checks, self.predictions]
+        parts += [
+            self.stackers,
+            self.covariates,
+            self.nested,
+            self.decisions,
+            self.conformal,
+            self.input_checks,
+            self.predictions,
+        ]
         for name in learners:
             parts += [job.facts for job in (*self.finished_jobs(name), self.final_job(name)) if job.record.exists()]
         return {

@@ -72,12 +72,19 @@ def check_names(study: Study) -> None:
         )
     columns = {column for target in study.targets.values() for column in _listed(target.column)}
     columns |= {study.columns[name] for name in study.targets if name in study.columns} | set(names)
-    predicted = next((name for name in evaluation.subgroup_cuts if name in columns), None)
-    if predicted is not None:
-        raise ValueError(
-            f"evaluation.subgroups: {cut(predicted)} is a target or score of the study or the column of one, and its "
-            "groups would depend on what is predicted; name a column of the table that is none"
-        )
+    for key, named, defect in (
+        ("evaluation.subgroups", list(evaluation.subgroup_cuts), "its groups would depend on what is predicted"),
+        ("covariates", study.covariates, "it is what is predicted"),
+        ("evaluation.arm", [study.evaluation.arm], "it is what is predicted"),
+    ):
+        predicted = next((name for name in named if name in columns), None)
+        if predicted is not None:
+            raise ValueError(
+                f"{key}: {cut(predicted)} is a target or score of the study or the column of one, and {defect}; name a "
+                "column of the table that is none"
+            )
+    twice = next((name for name in study.covariates if study.covariates.count(name) > 1), "")
+    refuse({f"covariates: {cut(twice)} is named twice; state it once": twice})
     _check_among("evaluation.readers", evaluation.readers, evaluated, "neither predicted nor a score")
     _check_among("evaluation.references", evaluation.references, evaluated, "neither predicted nor a score")
 
@@ -202,6 +209,11 @@ def check_kinds(study: Study) -> None:
     balanced = [name for name in study.outputs if kinds[name].balanced]
     problems: dict[str, object] = {
         "evaluation.bands: the primary outcome has classes already": study.evaluation.bands and not primary.arithmetic,
+        "evaluation.arm: the primary outcome has classes, and only the change of a number is compared between "
+        "arms": study.evaluation.arm and not primary.arithmetic,
+        "evaluation.arm: the change over time is compared between arms, and `response: false` computes "
+        "none": study.evaluation.arm and not study.evaluation.response,
+        "evaluation.control: there is no `arm`; name its column": study.evaluation.control and not study.evaluation.arm,
         f"evaluation.readers: {cut(read)} has classes; readers are compared on numbers only": read,
         f"recipe.imbalance: {cut(imbalance)} needs a target with classes": imbalance != "none" and not balanced,
         "recipe.imbalance: 'sampling' needs a primary outcome with classes": imbalance == "sampling"

@@ -50,6 +50,11 @@ class Evaluation(StudyModel):
     """What to do with subjects who lack a named baseline visit."""
     responders: list[Annotated[float, Field(gt=0, le=100)]] = [50, 75, 90, 100]
     """Percentages by which a score must have fallen to count as a response."""
+    arm: str = ""
+    """Column with the arm of each subject of a trial, such as `treatment`: the change over time is compared between the
+    arms, by the physician and by the model: [Effects of a treatment](explanation-figures.md#effects-of-a-treatment)."""
+    control: str = ""
+    """The arm that the others are compared with. Default: the first one by name."""
     readers: dict[str, dict[str, str]] = {}
     """Columns with the scores of readers, to compare their agreement: `{score: {reader: column}}`."""
     references: dict[str, dict[str, dict[MetricName, float]]] = {}

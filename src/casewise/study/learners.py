@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 PIXELS, FEATURES, KERNEL = "linear_pixels", "linear_features", "kernel_features"
+# The model of the study's covariates, and the one that joins them to the images.
+COVARIATES, JOINED = "covariates", "images_and_covariates"
 # What reports call the learners that combine others; metrics.json and tables keep their names.
 COMBINED = {
     "mean_of_learners": "mean of the learners",
@@ -32,6 +34,7 @@ COMBINED = {
     "meta_learner_ridge_w_intercept": "ridge combination with intercept",
     "meta_learner_logistic": "logistic combination",
     "nested": "nested choice",
+    JOINED: "model of images and covariates",
 }
 
 
@@ -177,7 +180,31 @@ class KernelLearner(LinearLearner):
         return f"a model with a radial kernel on features of {', '.join(self.encoders(study))}"
 
 
-_OWN = (LinearLearner(PIXELS), LinearLearner(FEATURES, on_features=True), KernelLearner(KERNEL))
+@dataclass(frozen=True)
+class CovariatesModel(Learner):
+    """A model of columns of the table, which is fitted with the stackers and has no jobs, folders or weights."""
+
+    is_baseline: ClassVar[bool] = True
+    by_steps: ClassVar[bool] = False
+    noun: ClassVar[str] = "model of covariates"
+
+    @property
+    def display_name(self) -> str:
+        return "model of the covariates"
+
+    def belongs_to(self, study: Study) -> bool:
+        return False
+
+    def title(self, study: Study) -> str:
+        return f"a model of {', '.join(study.covariates)}, without images"
+
+
+_OWN = (
+    CovariatesModel(COVARIATES),
+    LinearLearner(PIXELS),
+    LinearLearner(FEATURES, on_features=True),
+    KernelLearner(KERNEL),
+)
 _REGISTERED: dict[str, Learner] = {learner.name: learner for learner in _OWN}
 
 
@@ -261,10 +288,12 @@ def baselines_among(names: Iterable[str]) -> list[str]:
 def without_baselines(learners: Iterable[str]) -> list[str]:
     """The learners that a report can be about: the study's own, or its baselines if it has no other.
 
-    >>> without_baselines(["linear_pixels", "resnet18"]), without_baselines(["linear_pixels"])
+    None of them reads covariates, because explanations, flags and the page of `serve` are about images.
+
+    >>> without_baselines(["linear_pixels", "resnet18"]), without_baselines(["covariates", "linear_pixels"])
     (['resnet18'], ['linear_pixels'])
     """
-    names = list(learners)
+    names = [name for name in learners if name not in (COVARIATES, JOINED)]
     return [name for name in names if not is_baseline(name)] or names
 
 

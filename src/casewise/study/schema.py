@@ -124,6 +124,9 @@ class Study(StudyModel):
     baselines: Baselines = Baselines()
     """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the networks. `auto`
     (default): they are fitted; `{off: the reason}`: they are not, and the report says why."""
+    covariates: list[str] = []
+    """Columns of the table with facts of each case, such as `[age, sex]`: a model of them is a baseline, another joins
+    them to the images, and the report compares both: [Covariates](explanation-baselines.md#covariates)."""
     encoders: list[str] = []
     """The pretrained networks whose frozen features the baselines use, of torchvision, timm or hub repositories
     (`hf-hub:owner/name`): [Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no

@@ -64,6 +64,11 @@ class ModelSession:
         if len(self.ensemble.learners) > 1:
             names, count = ", ".join(self.ensemble.learners), counted(len(self.ensemble.learners), "learner")
             raise RunError(f"--learner: {learner} means {count}; a service shows one. Choose one of: {names}.")
+        if columns := ", ".join(self.ensemble.covariates.get("columns", ())):
+            raise RunError(
+                f"--learner: {learner} needs {columns} of each case, for which the page has no fields. Use `casewise "
+                "predict` with a table, or choose a learner of images only, such as `headline`."
+            )
         self.max_pixels, self.explainer = max_pixels, explainer()
         self.learner = self.ensemble.learners[0]
         self._check_columns()

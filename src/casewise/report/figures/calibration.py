@@ -29,8 +29,17 @@ def curve(points: Sequence[Mapping[str, Any]], *, title: str, percent: bool, nam
         return svg(figure, name)
 
 
-def decisions(points: Sequence[Mapping[str, Any]], *, title: str, name: str) -> Drawing:
-    """The net benefit by threshold: of the model with its band, of treating all, and of treating none (0)."""
+def decisions(
+    points: Sequence[Mapping[str, Any]],
+    *,
+    title: str,
+    name: str,
+    other: tuple[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> Drawing:
+    """The net benefit by threshold: of the model with its band, of treating all, and of treating none (0).
+
+    `other` is the label and the points of another model.
+    """
     x = np.array([point["threshold"] for point in points], float)
     model, low, high = (np.array([p["model"][key] for p in points], float) for key in ("value", "low", "high"))
     everyone = np.array([point["treat_all"]["value"] for point in points], float)
@@ -39,7 +48,10 @@ def decisions(points: Sequence[Mapping[str, Any]], *, title: str, name: str) -> 
         axes.axhline(0, color=SOFT, linewidth=1.2, label="treat none")
         axes.plot(x, everyone, color=ACCENT, linewidth=1.4, linestyle=(0, (5, 2)), label="treat all")
         axes.fill_between(x, low, high, color=MODEL, alpha=0.18, linewidth=0)
-        axes.plot(x, model, color=MODEL, linewidth=2, label="model")
+        axes.plot(x, model, color=MODEL, linewidth=2, label="both" if other else "model")
+        if other:
+            values = [point["model"]["value"] for point in other[1]]
+            axes.plot(x, values, color=INK, linewidth=1.4, label=other[0])
         axes.plot(x[declared], model[declared], "o", color=MODEL, markersize=6, markeredgecolor="white")
         # treating all falls far below 0 at high thresholds
         ends = limits(model, low, high, np.maximum(everyone, -0.1), [0.0])
@@ -47,5 +59,7 @@ def decisions(points: Sequence[Mapping[str, Any]], *, title: str, name: str) -> 
         axes.locator_params(nbins=5)
         in_percent(axes.xaxis, digits=".3g")
         headed(figure, shortened(title, 34))
-        figure.legend(loc="lower center", ncols=3, handlelength=2.2, columnspacing=1.2, borderaxespad=0.1)
+        figure.legend(
+            loc="lower center", ncols=4 if other else 3, handlelength=2.2, columnspacing=1.2, borderaxespad=0.1
+        )
         return svg(figure, name)

@@ -32,7 +32,7 @@ from casewise.report.figures.drawing import Look
 from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
 from casewise.report.sections.classes import further_tables, pooled
 from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
-from casewise.report.terms import SIDES, evaluated, evaluated_on, terms_of, unit_of
+from casewise.report.terms import RESPONSE_SIDES, SIDES, evaluated, evaluated_on, terms_of, unit_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -135,9 +135,11 @@ def over_time(context: ReportContext) -> Section | None:
     if others := plots[FIRST_TRACKS:]:
         title = f"{counted(len(others), 'further subject')} of {len(tracks)}"
         blocks.append(Fold(title, [Plots(others, layout="multiples tracks")]))
-    entry = context.metrics.response.get(context.stage, {}).get(context.learner)
-    if entry and (response := response_blocks(context, entry)):
-        blocks.append(Fold("Response: agreement at each threshold, and responders by visit", response))
+    for stage in dict.fromkeys([context.stage, *RESPONSE_SIDES]):
+        entry = context.metrics.response.get(stage, {}).get(context.learner)
+        if entry and (response := response_blocks(context, entry, stage)):
+            title = f"Response {RESPONSE_SIDES[stage]}: agreement at each threshold, and responders by visit"
+            blocks.append(Fold(title, response))
     return Section("time", "Change over time" if days else "Visits of each subject", blocks)
 
 
@@ -167,17 +169,18 @@ def _trajectories(context: ReportContext, tracks: list[draw_time.Track], *, days
     return plots
 
 
-def response_blocks(context: ReportContext, entry: Response) -> list[Block]:
+def response_blocks(context: ReportContext, entry: Response, stage: str) -> list[Block]:
     """Responders by physician and by model at each threshold and visit, and the subjects that are left out."""
     blocks: list[Block] = []
     if entry.responders:
         heads = ["Response", "Physician", "Model", "Both", "Agreement", "Kappa"]
         sizes = {"visits": counted(entry.n_visits, "visit"), "subjects": counted(entry.n_subjects, "subject")}
-        caption = RESPONSE.format(side=SIDES[context.stage], **sizes)
-        change = figure_cell((entry.change or {}).get("mae"), 0)
+        caption = RESPONSE.format(side=RESPONSE_SIDES[stage], **sizes)
+        change, bias = (figure_cell((entry.change or {}).get(name), 0, sign=name == "bias") for name in ("mae", "bias"))
         facts = [
             ("Baseline", f"{entry.baseline}. {entry.clear_rule}"),
             ("Mean absolute difference in percent change", f"{change.text} {change.small}".strip()),
+            ("Bias of percent change, model − physician", f"{bias.text} {bias.small}".strip()),
         ]
         left_out = {LEFT_OUT[code]: len(subjects) for code, subjects in entry.undefined.items() if subjects}
         facts += [(f"Left out: {why}", counted(count, "subject")) for why, count in left_out.items()]

@@ -1,0 +1,191 @@
+"""Change over time by arm: the treatment effect by the physician and by the model, from a mixed model.
+
+The scores of an outcome are modelled by a mean for each visit in each arm, with a random intercept of each subject and,
+from three visits on, a random slope over the visits where it varies (restricted maximum likelihood; `MixedLM` of
+statsmodels). Missing visits are assumed to be missing at random. The change of an arm is the difference of its means
+from those at the baseline, the effect the difference of two changes. With two visits and no missing scores both are
+those of a t-test of the changes.
+
+The differences between both scores often have no random effect: their means are those of the visits, with a covariance
+that is robust by subject (Liang and Zeger 1986). Intervals use as many degrees of freedom as subjects without arms.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from casewise.errors import CasewiseError
+from casewise.evaluation.response import percent_change, visits_in_order
+from casewise.evaluation.results import Interval, Trial, TrialVisit
+
+Array: TypeAlias = np.ndarray
+
+# A visit is compared if so many subjects of every arm have it.
+FEWEST_AT_VISIT = 5
+# A random effect counts as one if its variance is this share of the residual variance.
+SINGULAR = 1e-4
+OUTCOMES = ("physician", "model", "difference")
+
+
+def require_statsmodels(column: str) -> None:
+    """Check that the optional part is installed that fits mixed models.
+
+    Raises:
+        CasewiseError: it is not.
+    """
+    try:
+        import statsmodels  # noqa: F401
+    except ImportError as error:
+        raise CasewiseError(
+            f"evaluation.arm: effects of {column} need an optional part of casewise: pip install 'casewise[trials]'."
+        ) from error
+
+
+@dataclass(frozen=True)
+class MixedFit:
+    """The means of each arm at each visit, (A·V,) with arms outside, their covariance, and the random effects."""
+
+    means: Array
+    covariance: Array
+    slope: bool
+
+
+def trial(
+    rows: pd.DataFrame, arms: Mapping[str, str], control: str, *, baseline: str = "first", confidence: float = 0.95
+) -> Trial:
+    """The change from baseline of each arm at each visit, and its difference from that of the control.
+
+    Args:
+        rows: one row for each case of one learner: `subject, visit, day, y_true, y_pred`.
+        arms: the arm of each subject; subjects without one are left out.
+        control: the arm that others are compared with.
+    """
+    from scipy import stats
+
+    change = percent_change(rows, baseline=baseline)
+    change = change[(change["since"] >= 0).fillna(False)].dropna(subset=["y_true", "y_pred"])
+    subjects = sorted(map(str, rows["subject"].unique()))
+    started = set(change.loc[change["since"] == 0, "subject"].astype(str))
+    without = [name for name in subjects if name not in arms]
+    left_out = {"no_arm": len(without), "no_baseline": len(set(subjects) - set(without) - started)}
+    change = change[change["subject"].astype(str).isin([name for name in started if name in arms])]
+    change = change.assign(arm=change["subject"].astype(str).map(dict(arms)), visit=_visit_names(change))
+    names = [control, *sorted(set(change["arm"]) - {control})] if len(change) else []
+    first = str(change.loc[change["since"] == 0, "visit"].iloc[0]) if len(change) else ""
+    counts = change.groupby(["visit", "arm"])["subject"].nunique().unstack(fill_value=0).reindex(columns=names)
+    enough = [str(visit) for visit in counts.index[(counts.fillna(0) >= FEWEST_AT_VISIT).all(axis=1)]]
+    visits = [name for name in visits_in_order(change["visit"]) if name in enough and name != first]
+    left_out["visits"] = len(counts) - len(visits) - 1 if len(counts) else 0
+    sizes = {name: int(change.loc[change["arm"] == name, "subject"].nunique()) for name in names}
+    if first not in enough or not visits:
+        return Trial(control, sizes, first, [], left_out, dict.fromkeys(OUTCOMES, "too_few"), {})
+    change = change[change["visit"].isin([first, *visits])].drop_duplicates(["subject", "visit"])
+    values = {
+        "physician": change["y_true"],
+        "model": change["y_pred"],
+        "difference": change["y_pred"] - change["y_true"],
+    }
+    fits: dict[str, MixedFit] = {}
+    problems: dict[str, str] = {}
+    cells = (
+        change["arm"].map(names.index) * (1 + len(visits)) + change["visit"].map([first, *visits].index)
+    ).to_numpy()
+    for outcome, scores in values.items():
+        given = scores.to_numpy(dtype=float), cells, change["subject"].to_numpy()
+        fit = fit_means(*given) if outcome == "difference" else fit_mixed(*given, 1 + len(visits))
+        if isinstance(fit, MixedFit):
+            fits[outcome] = fit
+        else:
+            problems[outcome] = fit
+    width = stats.t.ppf((1 + confidence) / 2, change["subject"].nunique() - len(names))
+    compared = [
+        _visit(visit, number, names, fits, float(width), counts.loc[visit], 1 + len(visits))
+        for number, visit in enumerate(visits, start=1)
+    ]
+    slopes = {outcome: fit.slope for outcome, fit in fits.items() if outcome != "difference"}
+    return Trial(control, sizes, first, compared, left_out, problems, slopes)
+
+
+def _visit_names(change: pd.DataFrame) -> pd.Series:
+    """The names of visits; their numbers after the baseline where subjects begin with visits of several names."""
+    if change.loc[change["since"] == 0, "visit"].nunique() <= 1:
+        return change["visit"].astype(str)
+    return (
+        change["since"].astype(int).map(lambda number: f"visit {number} after the baseline" if number else "baseline")
+    )
+
+
+def _visit(
+    visit: str,
+    number: int,
+    arms: Sequence[str],
+    fits: Mapping[str, MixedFit],
+    width: float,
+    counts: pd.Series,
+    visits: int,
+) -> TrialVisit:
+    """The changes and effects at one visit, the `number`-th of `visits` with the baseline."""
+    contrasts = np.zeros((len(arms), len(arms) * visits))
+    for arm in range(len(arms)):
+        contrasts[arm, arm * visits + number], contrasts[arm, arm * visits] = 1.0, -1.0
+
+    def intervals(contrast: Array) -> dict[str, Interval]:
+        entries = {}
+        for outcome, fit in fits.items():
+            value = float(contrast @ fit.means)
+            half = width * float(np.sqrt(contrast @ fit.covariance @ contrast))
+            entries[outcome] = Interval(value, value - half, value + half)
+        return entries
+
+    return TrialVisit(
+        visit,
+        {name: int(counts[name]) for name in arms},
+        {name: intervals(contrasts[arm]) for arm, name in enumerate(arms)},
+        {name: intervals(contrasts[arm] - contrasts[0]) for arm, name in enumerate(arms) if arm},
+    )
+
+
+def fit_mixed(scores: Array, cells: Array, subjects: Array, visits: int) -> MixedFit | str:
+    """Fit the means (A·V,) of the `cells` of each score; or the code of why there is none.
+
+    The codes are `constant`, if scores hardly vary, and `singular`, if the fit did not converge or the subjects do not
+    differ more than their visits do, so that there is no random effect.
+    """
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+    spread = float(scores.std())
+    if not spread > 1e-9 * max(1.0, float(np.abs(scores).max())):
+        return "constant"
+    means = np.eye(int(cells.max()) + 1)[cells]
+    ones, position = np.ones((len(scores), 1)), (cells % visits)[:, None].astype(float)
+    for slope in (True, False) if visits > 2 else (False,):
+        random = np.hstack([ones, position - position.mean()]) if slope else ones
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                result = MixedLM(scores / spread, means, groups=subjects, exog_re=random).fit(reml=True)
+            except (np.linalg.LinAlgError, ValueError):
+                continue
+        smallest = float(np.linalg.eigvalsh(np.atleast_2d(result.cov_re)).min())
+        covariance = np.asarray(result.cov_params())[: means.shape[1], : means.shape[1]]
+        if result.converged and smallest > SINGULAR * result.scale and bool((np.diag(covariance) > 0).all()):
+            return MixedFit(np.asarray(result.fe_params) * spread, covariance * spread**2, slope)
+    return "singular"
+
+
+def fit_means(scores: Array, cells: Array, subjects: Array) -> MixedFit:
+    """The means (A·V,) of the `cells`, with a covariance that holds however the scores of a subject are related."""
+    means = np.eye(int(cells.max()) + 1)[cells]
+    inverse = np.linalg.inv(means.T @ means)
+    fitted = inverse @ means.T @ scores
+    residuals = means * (scores - means @ fitted)[:, None]
+    sums = pd.DataFrame(residuals).groupby(subjects).sum().to_numpy()
+    rows, groups = len(scores), len(sums)
+    correction = groups / (groups - 1) * (rows - 1) / (rows - means.shape[1])
+    return MixedFit(fitted, correction * inverse @ sums.T @ sums @ inverse, slope=False)

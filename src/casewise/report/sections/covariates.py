@@ -1,0 +1,87 @@
+"""Whether the images add to the covariates: the three models side by side, and their decision curves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from casewise.report.blocks import Block, Cell, Facts, Plot, Plots, Row, Section, Table, Text
+from casewise.report.figures import calibration as draw
+from casewise.report.formatting import MISSING, capital, plain
+from casewise.report.sections.learners import against, gap_between
+from casewise.report.tables import figure_cell, kind_report, metric_format
+from casewise.report.terms import SIDES, brackets, terms_of, unit_of
+from casewise.study.learners import COVARIATES, JOINED, learner_name
+
+if TYPE_CHECKING:
+    from casewise.evaluation.results import AddedValue
+    from casewise.report.context import ReportContext
+
+BENEFIT_DIGITS = 3
+ANSWER = (
+    "{stage}. The images add to the covariates where the model of both is better than that of the covariates; no clear"
+    " difference does not show that they add nothing."
+)
+HOW = (
+    "Out of fold, all parts are fitted on other folds: medians of missing values, categories, penalties, and the weight"
+    " of the image model, which is never below 0. The covariates are read by a linear or logistic regression, with a"
+    " curve for each number; what another form of model would find in them is not subtracted from the images. The model"
+    " of both is not the reported model, since explanations, flags and the page of `casewise serve` are about images;"
+    " `casewise predict --learner {joined}` uses it."
+)
+BENEFIT = (
+    "Net benefit per {noun} of acting above each declared threshold; treating none has 0. Brackets: {confidence}"
+    " intervals by resampling {unit}s, each threshold on its own."
+)
+
+
+def section(context: ReportContext) -> Section | None:
+    """The figures of each stage, the columns and the decision curves; None without covariates."""
+    entry = context.metrics.added_value
+    if entry is None:
+        return None
+    tables = [table for stage in (*context.stages, "external") if (table := comparison(context, entry, stage))]
+    images = ("the mean of " if len(entry.images) > 1 else "") + ", ".join(map(learner_name, entry.images))
+    facts = [(plain(name), kind) for name, kind in entry.columns.items()]
+    blocks: list[Block] = [*tables, *curves(context, entry), Facts([*facts, ("Image model", images)])]
+    return Section(
+        "covariates", "Do the images add to the covariates?", [*blocks, Text(HOW.format(joined=JOINED), True)]
+    )
+
+
+def comparison(context: ReportContext, entry: AddedValue, stage: str) -> Table | None:
+    """The covariates, the images and both, each against the covariates; None where nothing was evaluated."""
+    write, compared = metric_format(context.study, context.outcome), kind_report(context.kind).compared
+    metrics = context.columns("learners", stage)
+    pairs = context.metrics.comparisons.get(stage, {}).get(context.outcome, {}).get(compared)
+    if stage == "oof" and context.metrics.site_means:
+        pairs = None  # figures pooled over sources are not compared
+    rows = []
+    for name in (COVARIATES, *entry.images[: 1 if len(entry.images) == 1 else 0], JOINED):
+        figures = context.figures(stage, name)
+        if figures:
+            gap = gap_between(pairs, name, COVARIATES) if pairs and name != COVARIATES else None
+            cell = Cell(MISSING) if name == COVARIATES else against(write, compared, gap)
+            cells = [*(write.cell(metric, figures.get(metric)) for metric in metrics), cell]
+            rows.append(Row(learner_name(name), cells, mark=name == JOINED))
+    heads = ["Model", *map(write.heading, metrics), f"Against the covariates, by {write.phrase(compared)}"]
+    caption = ANSWER.format(stage=capital(SIDES[stage]))
+    return Table(heads, rows, caption, wide=True) if rows else None
+
+
+def curves(context: ReportContext, entry: AddedValue) -> list[Block]:
+    """The decision curves of both models with covariates, and their difference at the declared thresholds."""
+    if not entry.decision_curves:
+        return []
+    alone, joined = entry.decision_curves[COVARIATES], entry.decision_curves[JOINED]
+    title = plain(context.study.positive_of(context.outcome) or "")
+    alt = "Net benefit by threshold of both models and of treating all; the values are in the table."
+    plot = Plot(draw.decisions(joined, title=title, name="decision-covariates", other=("covariates", alone)), alt)
+    rows = []
+    for first, both in zip(alone, joined, strict=True):
+        if both.declared:
+            figures = (first.model, both.model, both.over_other)
+            cells = [figure_cell(figure, BENEFIT_DIGITS) for figure in figures]
+            rows.append(Row(f"{100 * both.threshold:.3g} %", cells))
+    terms = terms_of(context)
+    caption = BENEFIT.format(noun=terms.noun, confidence=terms.confidence, unit=unit_of(context.study))
+    return [Plots([plot]), Table(["Threshold", "Covariates", "Both", "Both − covariates"], rows, caption)]

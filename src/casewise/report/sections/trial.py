@@ -1,0 +1,81 @@
+"""The effects of a treatment: the change over time by arm, by the physician and by the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from casewise.evaluation.trial import FEWEST_AT_VISIT, OUTCOMES
+from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
+from casewise.report.formatting import MISSING, capital, counted, plain
+from casewise.report.tables import figure_cell
+from casewise.report.terms import RESPONSE_SIDES, terms_of
+
+if TYPE_CHECKING:
+    from casewise.evaluation.results import Interval, Trial
+    from casewise.report.context import ReportContext
+
+HEADS = ("Physician", "Model", "Model − physician")
+EFFECT = (
+    "{side}. Effect: the change since {baseline} minus that in the arm {control}. Brackets: {confidence} intervals."
+)
+CHANGE = "{side}. Change since {baseline}. Brackets: {confidence} intervals."
+HOW = (
+    "A mixed model of the score with a mean for each visit in each arm, and random effects of each subject; missing"
+    " visits are assumed to be missing at random. The last column compares the means of the differences between both"
+    " scores, with intervals by subject; one that includes 0 does not show that both find the same effect."
+)
+WHY = {
+    "too_few": "no figures: fewer than {few} subjects of an arm have the baseline, or a visit after it",
+    "singular": "no figures: the fit of its model is singular, since the subjects do not differ beyond their visits",
+    "constant": "no figures: the scores do not vary",
+}
+
+
+def section(context: ReportContext) -> Section | None:
+    """Effects and changes of each stage, the reported one first; None without arms."""
+    trials = context.metrics.trials or {}
+    blocks: list[Block] = []
+    for stage in (stage for stage in dict.fromkeys([context.stage, *RESPONSE_SIDES]) if stage in trials):
+        of_stage = blocks_of(context, trials[stage], stage)
+        blocks += [Fold(capital(RESPONSE_SIDES[stage]), of_stage)] if blocks else of_stage
+    return Section("trial", "Effects of the treatment", [*blocks, Text(HOW, note=True)]) if blocks else None
+
+
+def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
+    """The table of effects, that of changes, and the facts of a stage."""
+    digits, names = terms_of(context).digits + 1, list(entry.subjects)
+    texts = {"side": capital(RESPONSE_SIDES[stage]), "baseline": entry.baseline, "control": plain(entry.control)}
+    texts["confidence"] = terms_of(context).confidence
+    effects = [
+        Row(f"{visit.visit}: {plain(arm)}", cells(figures, digits))
+        for visit in entry.visits
+        for arm, figures in visit.effect.items()
+    ]
+    changes = [
+        Row(f"{visit.visit}: {plain(arm)} ({visit.subjects[arm]})", cells(figures, digits))
+        for visit in entry.visits
+        for arm, figures in visit.change.items()
+    ]
+    blocks: list[Block] = []
+    if effects:
+        blocks.append(Table(["Visit and arm", *HEADS], effects, EFFECT.format(**texts)))
+    if changes:
+        blocks.append(Table(["Visit, arm and subjects", *HEADS], changes, CHANGE.format(**texts)))
+    facts = [(f"Subjects, {plain(name)}", f"{count:,}") for name, count in entry.subjects.items()]
+    if len(names) == 1:
+        facts.append(("Effect", "none: the subjects of these cases are in one arm"))
+    for outcome, head in zip(OUTCOMES, HEADS, strict=True):
+        if code := entry.problems.get(outcome):
+            facts.append((head, WHY[code].format(few=FEWEST_AT_VISIT)))
+        elif outcome in entry.slopes:
+            facts.append((f"Random effects, {head}", f"intercept{' and slope' if entry.slopes[outcome] else ''}"))
+    for code, noun in (("no_arm", "subject"), ("no_baseline", "subject"), ("visits", "visit")):
+        if count := entry.left_out.get(code):
+            why = {"no_arm": "no arm", "no_baseline": "no scored baseline", "visits": "too few subjects"}[code]
+            facts.append((f"Left out: {why}", counted(count, noun)))
+    return [*blocks, Facts(facts)]
+
+
+def cells(figures: dict[str, Interval], digits: int) -> list[Cell]:
+    """The cells of the physician, the model and their difference; a dash where the fit has no figure."""
+    return [figure_cell(figures[name], digits, sign=True) if name in figures else Cell(MISSING) for name in OUTCOMES]

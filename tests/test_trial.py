@@ -1,0 +1,184 @@
+"""Effects of a treatment: those of a t-test where the design is balanced, and none where nothing can be said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
+from casewise.evaluation.trial import OUTCOMES, fit_means, trial
+from casewise.predictions.table import check
+from casewise.study.loading import build_study
+from tests.test_covariates import chest_values
+
+statsmodels = pytest.importorskip("statsmodels.api")
+
+
+def patients(
+    *,
+    subjects: int = 30,
+    visits: int = 2,
+    effect: float = -2.0,
+    missing: float = 0.0,
+    slope: float = 0.5,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Scores of physician and model at visits w0, w1, …; the effect of arm b at the last visit is `effect`."""
+    rng, rows = np.random.default_rng(seed), []
+    for number in range(subjects):
+        level, trend, arm = rng.normal(20, 3), rng.normal(-1, slope), "ab"[number % 2]
+        for visit in range(visits):
+            share = visit / max(visits - 1, 1)
+            truth = level + trend * visit + rng.normal(0, 1) + (effect * share if arm == "b" else 0)
+            if not visit or rng.random() >= missing:
+                rows.append({"subject": f"s{number}", "visit": f"w{visit}", "day": np.nan, "y_true": truth})
+                rows[-1]["y_pred"] = 0.9 * truth + rng.normal(0, 1)
+    return pd.DataFrame(rows), {f"s{number}": "ab"[number % 2] for number in range(subjects)}
+
+
+def test_two_visits_are_a_t_test_of_the_changes() -> None:
+    rows, arms = patients()
+    result = trial(rows, arms, "a")
+    assert (result.subjects, result.baseline, result.slopes) == (
+        {"a": 15, "b": 15},
+        "w0",
+        {"physician": False, "model": False},
+    )
+    [visit] = result.visits
+    for outcome, column in (("physician", "y_true"), ("model", "y_pred")):
+        wide = rows.pivot(index="subject", columns="visit", values=column)
+        changes, arm = wide["w1"] - wide["w0"], wide.index.map(arms)
+        expected = stats.ttest_ind(changes[arm == "b"], changes[arm == "a"]).confidence_interval()
+        figure = visit.effect["b"][outcome]
+        assert figure.value == pytest.approx(changes[arm == "b"].mean() - changes[arm == "a"].mean(), abs=1e-6)
+        assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
+        assert visit.change["a"][outcome].value == pytest.approx(changes[arm == "a"].mean(), abs=1e-6)
+    gap = visit.effect["b"]["model"].value - visit.effect["b"]["physician"].value
+    assert visit.effect["b"]["difference"].value == pytest.approx(gap, abs=1e-5)
+
+
+def test_several_visits_are_a_mixed_model_of_statsmodels() -> None:
+    rows, arms = patients(visits=4, missing=0.2, slope=1.0, subjects=40)
+    result = trial(rows, arms, "a")
+    assert result.slopes["physician"]
+    frame = rows.assign(arm=rows["subject"].map(arms), t=rows["visit"].str[1:].astype(float))
+    model = statsmodels.MixedLM.from_formula("y_true ~ C(visit) * C(arm)", frame, groups="subject", re_formula="~t")
+    fitted = model.fit(reml=True)
+    for number, visit in enumerate(result.visits, start=1):
+        name = f"C(visit)[T.w{number}]:C(arm)[T.b]"
+        figure = visit.effect["b"]["physician"]
+        assert figure.value == pytest.approx(fitted.params[name], abs=0.01)
+        width = stats.t.ppf(0.975, 38) * fitted.bse[name]
+        assert figure.high - figure.value == pytest.approx(width, rel=0.02)
+    codes = (frame["arm"] == "b").to_numpy() * 4 + frame["t"].to_numpy(dtype=int)
+    means = fit_means(frame["y_true"].to_numpy(), codes, frame["subject"].to_numpy())
+    groups = pd.factorize(frame["subject"])[0]
+    reference = statsmodels.OLS(frame["y_true"].to_numpy(), np.eye(8)[codes]).fit(
+        cov_type="cluster", cov_kwds={"groups": groups}
+    )
+    assert means.covariance == pytest.approx(reference.cov_params(), rel=1e-6)
+
+
+def test_one_arm_has_changes_and_no_effect() -> None:
+    rows, arms = patients()
+    one = trial(rows, dict.fromkeys(arms, "a"), "a")
+    assert one.visits[0].effect == {}
+    assert set(one.visits[0].change["a"]) == set(OUTCOMES)
+
+
+def test_where_nothing_can_be_said_there_is_no_figure() -> None:
+    rows, arms = patients(visits=3)
+    singular = rows.assign(y_true=np.random.default_rng(1).normal(10, 1, len(rows)))
+    centred = singular["y_true"] - singular.groupby("subject")["y_true"].transform("mean")
+    result = trial(singular.assign(y_true=centred + 10), arms, "a")
+    assert result.problems == {"physician": "singular"}
+    assert "physician" not in result.visits[0].effect["b"]
+    assert "model" in result.visits[0].effect["b"]
+    assert trial(rows.assign(y_pred=3.0), arms, "a").problems == {"model": "constant"}
+    few = trial(rows[rows["subject"].isin([f"s{n}" for n in range(6)])], arms, "a")
+    assert (few.visits, set(few.problems.values())) == ([], {"too_few"})
+    assert trial(rows.assign(y_true=np.nan), arms, "a").visits == []
+    # unscored visits and subjects without an arm or baseline are counted; others remain
+    partly = rows.copy()
+    partly.loc[(partly["subject"] == "s2") & (partly["visit"] == "w0"), "y_true"] = np.nan
+    named = trial(partly, {name: arm for name, arm in arms.items() if name != "s1"}, "a", baseline="w0")
+    assert (named.left_out["no_arm"], named.left_out["no_baseline"]) == (1, 1)
+    assert named.subjects == {"a": 14, "b": 14}
+    rare = rows[(rows["visit"] != "w2") | rows["subject"].isin(["s0", "s1"])]
+    assert [visit.visit for visit in trial(rare, arms, "a").visits] == ["w1"]
+    assert trial(rare, arms, "a").left_out["visits"] == 1
+    # visits of other names for each subject are compared by their number
+    own = rows.assign(visit=rows["subject"] + rows["visit"])
+    assert len(trial(own, arms, "a").visits) == 2
+
+
+def test_intervals_contain_the_effect() -> None:
+    inside = []
+    for seed in range(20):
+        result = trial(*patients(visits=3, missing=0.1, effect=-2.0, seed=seed), "a")
+        figure = result.visits[-1].effect["b"]["physician"]
+        inside.append(float(figure.low or 0) <= -2 <= float(figure.high or 0))
+    assert sum(inside) >= 17
+
+
+def test_responders_of_every_stage_and_of_all_subjects() -> None:
+    rows, _ = patients(visits=3)
+    number = rows["subject"].str[1:].astype(int)
+    rows = rows.assign(case=rows["subject"] + "/" + rows["visit"], region="", image="", model="net", target="score")
+    rows = rows.assign(stage=np.where(number < 20, "oof", "test"), outer_fold=(number % 2).where(number < 20))
+    rows = check(rows.assign(inner_fold=None, kind="regression"))
+    results = evaluate(rows, Outcomes("score"), follow_up=FollowUp())
+    assert list(results.response) == ["oof", "test", "all"]
+    counts = {stage: by_learner["net"].n_subjects for stage, by_learner in results.response.items()}
+    assert counts == {"oof": 20, "test": 10, "all": 30}
+    everybody = results.response["all"]["net"]
+    assert everybody.change is not None
+    true, predicted = (rows.pivot(index="subject", columns="visit", values=name) for name in ("y_true", "y_pred"))
+    changes = [100 * (wide[["w1", "w2"]].sub(wide["w0"], axis=0)).div(wide["w0"], axis=0) for wide in (predicted, true)]
+    assert everybody.change["bias"].value == pytest.approx(float((changes[0] - changes[1]).to_numpy().mean()), abs=1e-4)
+
+
+def test_the_section_has_a_row_for_each_figure_and_none_without(report_of_numbers: Any) -> None:
+    from casewise.report.blocks import Facts, Table
+    from casewise.report.sections.trial import blocks_of, section
+
+    assert section(report_of_numbers) is None
+    rows, arms = patients(visits=3)
+    whole = blocks_of(report_of_numbers, trial(rows, arms, "a"), "oof")
+    effects, changes = (block for block in whole if isinstance(block, Table))
+    assert (len(effects.rows), len(changes.rows)) == (2, 4)
+    assert all(cell.small for row in (*effects.rows, *changes.rows) for cell in row.cells)
+    one = blocks_of(report_of_numbers, trial(rows, dict.fromkeys(arms, "a"), "a"), "oof")
+    assert [len(block.rows) for block in one if isinstance(block, Table)] == [2]
+    few = blocks_of(report_of_numbers, trial(rows[:9], arms, "a"), "oof")
+    assert not any(isinstance(block, Table) for block in few)
+    singular = blocks_of(report_of_numbers, trial(rows.assign(y_pred=1.0), arms, "a"), "oof")
+    assert [cell.text for row in singular[0].rows for cell in row.cells][1] == "–"  # type: ignore[union-attr]
+    stated = [fact for block in singular if isinstance(block, Facts) for fact in block.facts if fact[0] == "Model"]
+    assert len(stated) == 1
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "columns", "named"),
+    [
+        ({"arm": "armm"}, {}, "evaluation.arm: 'armm'.*arm"),
+        ({"arm": "arm", "control": "placeb"}, {"arm": lambda t: ["placebo", "drug"] * 12}, "'placeb'.*placebo"),
+        (
+            {"arm": "arm"},
+            {"subject": lambda t: ["A", "A", *t["subject"][2:]], "arm": lambda t: ["x", "y"] * 12},
+            "2-3.*A",
+        ),
+    ],
+)
+def test_arms_are_checked(chests: Any, tmp_path: Any, evaluation: Any, columns: Any, named: str) -> None:
+    from casewise.cohort.cohort import read_cohort
+    from casewise.errors import CohortError
+
+    values = chest_values(chests, tmp_path, **{"arm": "drug"} | columns)
+    values |= {"targets": {"age": "0..120"}, "where": {}, "covariates": [], "evaluation": evaluation}
+    with pytest.raises(CohortError, match=named):
+        read_cohort(build_study(values, source="test", folder=tmp_path))
