@@ -78,7 +78,8 @@ def check_names(study: Study) -> None:
             "groups would depend on what is predicted; name a column of the table that is none"
         )
     _check_among("evaluation.readers", evaluation.readers, evaluated, "neither predicted nor a score")
-    _check_among("evaluation.references", evaluation.references, evaluated, "neither predicted nor a score")
+    own = evaluation.references if isinstance(evaluation.references, dict) else {}
+    _check_among("evaluation.references", own, evaluated, "neither predicted nor a score")
 
 
 def check_split(study: Study) -> None:
