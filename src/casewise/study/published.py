@@ -68,7 +68,8 @@ def check_publication(name: str) -> str:
     """Return the name of a publication."""
     if name not in publications():
         raise ValueError(
-            f"there is no publication {cut(name)}; there are {', '.join(publications())}.{nearest(name, publications())}"
+            f"there is no publication {cut(name)}; there are {', '.join(publications())}."
+            + nearest(name, publications())
         )
     return name
 

@@ -18,7 +18,7 @@ from casewise.report.figures.drawing import (
     Look,
     canvas,
     in_percent,
-    place,
+    lower_axes,
     svg,
 )
 from casewise.report.figures.drawing import limits as around
@@ -112,8 +112,7 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
     with canvas(260.0, height, (42, 38 + below, 8, top), grid="y") as (figure, axes):
         drawn = [(axes, "loss")]
         if accurate:
-            lower = figure.add_axes((0.0, 0.0, 1.0, 1.0), sharex=axes)
-            place(lower, (42, 38, 8, height - 122), grid="y")
+            lower = lower_axes(axes, (42, 38, 8, height - 122))
             drawn.append((lower, "accuracy"))
             axes.tick_params(labelbottom=False)
         for axis, quantity in drawn:

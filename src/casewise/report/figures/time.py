@@ -89,7 +89,9 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
         rows = ((38.0, PHYSICIAN, track.changes[0]), (52.0, MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
             look: Look = {"fontsize": 9.5, "color": colour, "va": "center"}
-            figure.text(4 / WIDTH, 1 - below / height, "%", **look)
+            axes.annotate(
+                "%", (0, 1), (4 - LEFT, 64 - below), xycoords="axes fraction", textcoords="offset points", **look
+            )
             at: Look = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
             for i in shown:
                 axes.annotate(number(changes[i], 0), (x[i], 1), (0, 64 - below), ha="center", **at, **look)
