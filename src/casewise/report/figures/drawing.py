@@ -138,10 +138,10 @@ def in_percent(*axes: Axis, digits: str = ".0f") -> None:
         axis.set_major_formatter(lambda value, _: f"{100 * value:{digits}} %")
 
 
-def headed(figure: Figure, title: str, note: str = "", colour: str = INK) -> None:
-    """Write a title at the top left, and a note at the top right."""
+def headed(figure: Figure, title: str, note: str = "", colour: str = INK, *, above: float = 0) -> None:
+    """Write a title at the top left, and a note at the top right; on a caller's axes `above` points above them."""
     if (given := _ONTO.get()) is not None:
-        given.set_title(f"{title}{' ' * 3 if note else ''}{note}", loc="left", fontweight="bold")
+        given.set_title(f"{title}{' ' * 3 if note else ''}{note}", loc="left", fontweight="bold", pad=above + 5)
         return
     width, height = figure.get_size_inches() * 72
     look: Look = {"y": 1 - 12 / height, "va": "center"}

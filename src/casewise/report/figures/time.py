@@ -85,7 +85,9 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
         every = max(1, int(np.ceil(len(x) * LABEL / (WIDTH - LEFT - RIGHT))))
         shown = list(range(0, len(x), every))
         axes.set_xticks(x[shown], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in shown])
-        headed(figure, shortened(track.subject, 24), f"mean error {number(track.error, digits)}")
+        headed(
+            figure, shortened(track.subject, 24), f"mean error {number(track.error, digits)}", above=34 if change else 0
+        )
         rows = ((38.0, PHYSICIAN, track.changes[0]), (52.0, MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
             look: Look = {"fontsize": 9.5, "color": colour, "va": "center"}
