@@ -18,7 +18,19 @@ from casewise.errors import CasewiseError
 from casewise.plugin import KEYS, plugins
 
 SOURCE = Path(plugin_file.__file__).resolve().parents[1]
-NAMES = ["cluster", "explain", "export", "hospital", "init", "phantoms", "serve", "slides", "tracking", "volumes"]
+NAMES = [
+    "cluster",
+    "explain",
+    "export",
+    "hospital",
+    "init",
+    "paper",
+    "phantoms",
+    "serve",
+    "slides",
+    "tracking",
+    "volumes",
+]
 STUDY = """
 extends: onestep-pasi
 name: small
@@ -37,7 +49,9 @@ compute: {{precision: fp32}}
 """
 
 
-@pytest.mark.plugins("cluster", "explain", "export", "hospital", "init", "serve", "slides", "tracking", "volumes")
+@pytest.mark.plugins(
+    "cluster", "explain", "export", "hospital", "init", "paper", "serve", "slides", "tracking", "volumes"
+)
 def test_each_folder_is_a_plugin_of_its_name() -> None:
     assert [plugin.name for plugin in plugins() if plugin.is_own] == NAMES
     assert set(KEYS.values()) <= set(NAMES)

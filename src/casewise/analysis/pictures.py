@@ -141,15 +141,17 @@ def _panels(run: Run, row: int, *, grey: bool) -> Iterator[Shown]:
     data = data.with_variations(study.recipe.phases[0].variations if study.recipe.phases else {})
     views, _ = data.views()
     plain = data.plain_batch(views[:1], cpu)[0]
-    yield Shown(_pixels(plain, study.panels.columns, grey=grey), "Panel")
+    channels = finished.modality.channels(study, network) if network else ("",)
+    first = f" ({channels[0]})" if channels[0] else ""
+    yield Shown(_pixels(plain, grey=grey), f"Panel{first}")
     if data.varied or study.panels.offline_copies:
         generator = torch.Generator().manual_seed(study.seed)
         for number in range(AUGMENTED):
             batch, _ = data.training_batch([0], generator, cpu)
-            yield Shown(_pixels(batch[0], study.panels.columns, grey=grey), f"Augmented {number + 1}")
+            yield Shown(_pixels(batch[0], grey=grey), f"Augmented {number + 1}{first}")
 
 
-def _pixels(panel: object, columns: int, *, grey: bool) -> np.ndarray:
+def _pixels(panel: object, *, grey: bool) -> np.ndarray:
     """A panel (C, H, W) in 0–1, or the first tile of a bag, as `uint8`; of other than three channels the first."""
     values = np.asarray(panel, dtype=np.float32)
     values = values[0] if values.ndim == 4 else values

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from casewise.analysis.run import Run
     from casewise.evaluation.results import Calibration, ClassFigures, Figures, Headline
-    from casewise.report.figures.drawing import Drawing
+    from casewise.report.figures.drawing import Drawing, Look
     from casewise.report.figures.time import Track
 
 T = TypeVar("T")
@@ -266,7 +266,7 @@ class Plots:
         top = max(float(np.nanmax([*each.physician, *each.model])) for each in tracks)
         days, change = bool(np.isfinite(track.days).all()), self.run.study.evaluation.response
         digits = digits_of(*self.run.study.range_of(chosen.target))
-        look = {"top": top, "evenly": spaced_evenly([track]), "days": days, "change": change, "digits": digits}
+        look: Look = {"top": top, "evenly": spaced_evenly([track]), "days": days, "change": change, "digits": digits}
         return _figure(names.get("ax"), lambda: trajectory(track, name="trajectory", **look))
 
     def distribution(self, target: str | None = None, *, ax: Axes | None = None) -> Figure:
@@ -282,7 +282,7 @@ class Plots:
         }
         table = values.assign(side=values["subject"].astype(str).map(sides))
         classes = study.classes_of(target)
-        look = {"scale": (0, len(classes) - 1) if classes else study.range_of(target), "name": "distribution"}
+        look: Look = {"scale": (0, len(classes) - 1) if classes else study.range_of(target), "name": "distribution"}
         title = display_name(study, target)
 
         def draw() -> Drawing:

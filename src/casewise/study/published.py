@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -59,6 +60,16 @@ class Publication(StudyModel):
     results: list[PublishedTable] = []
 
 
+def named_in(name: str, learners: Collection[str]) -> str:
+    """The learner that a publication means: a network of several sequences may have its fusion in its name.
+
+    >>> named_in("resnet18", ["resnet18@early"]), named_in("resnet18", ["resnet34"])
+    ('resnet18@early', 'resnet18')
+    """
+    early = f"{name}@early"
+    return early if name not in learners and early in learners else name
+
+
 def publications() -> list[str]:
     """The names of publications that `evaluation.references` may name."""
     return sorted(item.name.removesuffix(".yaml") for item in FOLDER.iterdir() if item.name.endswith(".yaml"))
@@ -97,7 +108,7 @@ def published_by(study: Study) -> Publication:
     return Publication(source="", results=tables)
 
 
-def published_lines(study: Study, target: str, learners: list[str]) -> dict[str, Metrics]:
+def published_lines(study: Study, target: str, learners: Collection[str]) -> dict[str, Metrics]:
     """By name the published values of whole cases that a table of the study's learners shows.
 
     Of a publication, these are its test values (or means over folds) of the same learners, and none beside synthetic
@@ -114,6 +125,6 @@ def published_lines(study: Study, target: str, learners: list[str]) -> dict[str,
             continue
         for name, values in table.learners.items():
             shown = {metric: value for metric, (value, _) in values.items() if own or "[" not in metric}
-            if shown and (own or name in learners):
-                lines.setdefault(name, {}).update(shown)
+            if shown and (own or named_in(name, learners) in learners):
+                lines.setdefault(name if own else named_in(name, learners), {}).update(shown)
     return lines

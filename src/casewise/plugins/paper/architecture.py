@@ -89,11 +89,12 @@ def layers(run: Run, network: str, job: Job) -> Table:
     for phase in phases:
         freeze(built, phase.freeze)
         trained.append({id(p): p.requires_grad for p in built.parameters()})
-    lines, seen = [], set()
+    lines: list[dict[str, Any]] = []
+    seen: set[int] = set()
     for name, module, output in passed:
         parameters = [p for p in module.parameters() if id(p) not in seen]
         seen |= {id(p) for p in parameters}
-        line = {"layer": name, "kind": type(module).__name__, "output": output}
+        line: dict[str, Any] = {"layer": name, "kind": type(module).__name__, "output": output}
         line["parameters"] = sum(p.numel() for p in parameters)
         for number, of_phase in enumerate(trained, 1):
             line[f"trainable_phase_{number}"] = sum(p.numel() for p in parameters if of_phase[id(p)])
@@ -102,7 +103,7 @@ def layers(run: Run, network: str, job: Job) -> Table:
         raise CasewiseError(f"the layers of {network} cannot be listed")
     others = sum(p.numel() for p in built.parameters() if id(p) not in seen)
     if others:
-        rest = {
+        rest: dict[str, Any] = {
             f"trainable_phase_{n}": sum(p.numel() for p in built.parameters() if id(p) not in seen and t[id(p)])
             for n, t in enumerate(trained, 1)
         }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from casewise.console import Bar
     from casewise.plugins.paper.write import Paper
 
 
@@ -43,7 +44,7 @@ def write_paper(
     grey: bool = False,
     names: bool = False,
     references: str = "",
-    progress: object = None,
+    progress: Bar | None = None,
 ) -> Paper:
     """Write the tables and figures of finished runs; arguments as of the command.
 

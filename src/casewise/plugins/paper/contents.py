@@ -17,11 +17,12 @@ from casewise.report.formatting import display_name, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
 from casewise.report.terms import SIDES
 from casewise.study.learners import learner_name
-from casewise.study.published import Publication, PublishedTable, publication, published_by
+from casewise.study.published import Publication, PublishedTable, named_in, publication, published_by
 
 if TYPE_CHECKING:
     from casewise.analysis.run import Run
     from casewise.evaluation.results import Estimate, Figures
+    from casewise.report.figures.time import Track
 
 TOP = 10
 # The records of a job on cases of its training, by the published stage.
@@ -86,7 +87,7 @@ class Paper:
         values: dict[str, dict[str, tuple[float, float | None]]] = {}
         for table in self.tables_of(target, *stages):
             for learner, metrics in table.learners.items():
-                values.setdefault(learner, {}).update(metrics)
+                values.setdefault(named_in(learner, self.run.learners), {}).update(metrics)
         return values
 
     # ------------------------------------------------------------------------------------------------------- tables
@@ -109,8 +110,17 @@ class Paper:
         if not learners:
             raise CasewiseError(f"{target} was not evaluated {SIDES.get(stage, stage)}")
         published = self.beside(target, "test", "folds", "")
+        where = "; ".join(sorted({t.cases for t in self.tables_of(target, "test", "folds", "") if t.cases}))
         data = [
-            {"learner": name, "target": target, "stage": stage, "metric": metric, **_ours(figure), **_theirs(theirs)}
+            {
+                "learner": name,
+                "target": target,
+                "stage": stage,
+                "metric": metric,
+                **_ours(figure),
+                **_theirs(theirs),
+                "published_cases": where if theirs else "",
+            }
             for name in learners
             for metric, figure in self.run.results.figures(stage, name, target).items()
             for theirs in [published.get(name, {}).get(metric)]
@@ -129,10 +139,12 @@ class Paper:
                 heads.append(f"{write.heading(metric)}, published")
                 for name, row in zip(learners, rows, strict=True):
                     row.append(_published_text(write, metric, published.get(name, {}).get(metric)))
-        where = sorted({t.cases for t in self.tables_of(target, "test", "folds", "") if t.cases and with_values})
-        note = f" Published: {'; '.join(where)}." if where else ""
+        note = f" Published: {where}." if where and with_values else ""
         confidence = f"{100 * study.evaluation.confidence:g} %"
-        caption = f"{display_name(study, target)}, {SIDES[stage]}; brackets: {confidence} intervals by subject.{note}"
+        unit = "subject" if study.subjects_known else "image"
+        pooled = stage == "oof" and self.run.results.site_means
+        note = " Pooled over the sources that were left out in turn." * bool(pooled) + note
+        caption = f"{display_name(study, target)}, {SIDES[stage]}; brackets: {confidence} intervals by {unit}.{note}"
         name = f"{'top10' if most else 'results'}-{target}-{stage}"
         return Table(name, self._synthetic(caption), pd.DataFrame(data), heads, rows)
 
@@ -168,6 +180,7 @@ class Paper:
         if target is None:
             what = f"the classes {', '.join(table.classes)}" if table.classes else table.score
             return {**missing, "note": f"this run does not predict {what}"}
+        learner = named_in(learner, self.run.learners)
         if learner not in self.run.learners:
             return {**missing, "note": "not a learner of this run"}
         if table.stage in OF_TRAINING:
@@ -297,7 +310,7 @@ class Paper:
                 for metric, entry in metrics.items():
                     theirs = published.get(learner, {}).get(metric)
                     by_fold = {f"fold_{n}": value for n, value in enumerate(entry.folds, 1)}
-                    about = {"target": target, "learner": learner, "metric": metric}
+                    about: dict[str, Any] = {"target": target, "learner": learner, "metric": metric}
                     data.append({**about, "mean": entry.mean, "sd": entry.sd, **_theirs(theirs), **by_fold})
                     mean, sd = (write.text(metric, value) for value in (entry.mean, entry.sd))
                     names = [display_name(self.run.study, target), learner_name(learner), write.heading(metric)]
@@ -323,12 +336,30 @@ class Paper:
                 for metric, value in (job.get(record) or {}).items():
                     if metric == "n" or not isinstance(value, (int, float)):
                         continue
-                    about = {"network": job["model"], "fold": str(job["fold"]), "set": stage, "n": job[record].get("n")}
+                    about: dict[str, Any] = {
+                        "network": job["model"],
+                        "fold": str(job["fold"]),
+                        "set": stage,
+                        "n": job[record].get("n"),
+                    }
                     theirs = published.get(str(job["model"]), {}).get(metric)
                     data.append({**about, "metric": metric, "value": float(value), **_theirs(theirs)})
         if not data:
             raise CasewiseError("no network was evaluated on cases of its training")
         return from_data("training", "Networks on cases of their own training, by fold.", pd.DataFrame(data))
+
+    def tracks(self) -> list[Track]:
+        """The trajectories of the primary outcome by the reported learner.
+
+        Raises:
+            CasewiseError: the outcome has classes, or no subject has two recorded visits.
+        """
+        outcome = self.run.study.primary_outcome
+        if self.run.study.classes_of(outcome):
+            raise CasewiseError(f"{outcome} has classes, and no course over visits")
+        if not (tracks := self.run.plot.tracks()):
+            raise CasewiseError("no subject has two visits with a reference")
+        return tracks
 
     def trajectories(self, *, names: bool) -> Table:
         """The values of every subject over the visits, with percent change, by model and physician.
@@ -336,9 +367,7 @@ class Paper:
         Raises:
             CasewiseError: the outcome has classes, or no subject has two recorded visits.
         """
-        tracks = self.run.plot.tracks(stage=self.stage)
-        if not tracks:
-            raise CasewiseError("no subject has two visits with a reference")
+        tracks = self.tracks()
         lines = [
             {
                 "subject": track.subject if names else number,
@@ -454,7 +483,7 @@ def design(run: Run) -> dict[str, str]:
         + (f"; {nested.folds} inner folds" if nested else ""),
         "networks": f"{len(study.networks)}: {', '.join(study.networks)}" if study.networks else "none",
         "image size": str(study.images.size),
-        "weights": ", ".join(dict.fromkeys(str(job.get("weights") or "") for job in jobs)),
+        "weights": ", ".join(dict.fromkeys(_source(str(job.get("weights") or "")) for job in jobs)),
         "optimizer": str(recipe.optimizer) + (f", momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else ""),
         "learning rate": f"{recipe.lr}; schedule {recipe.schedule}",
         "batch size": str(recipe.batch_size),
@@ -464,6 +493,16 @@ def design(run: Run) -> dict[str, str]:
     if study.synthetic:
         facts = {"data": "synthetic phantoms, not patients", **facts}
     return {name: value for name, value in facts.items() if value}
+
+
+def _source(weights: str) -> str:
+    """Where first weights come from, without folders of this machine.
+
+    >>> _source("file /data/a.safetensors; 3 channels"), _source("random, as the study states")
+    ('a file', 'random, as the study states')
+    """
+    first = weights.partition(";")[0]
+    return "a file" if first.startswith("file ") else "a bundle" if "/" in first and "bundle" in first else first
 
 
 def _span(values: Iterable[int]) -> str:

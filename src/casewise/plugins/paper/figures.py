@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CasewiseError
 from casewise.report.figures.drawing import STYLE
 
 if TYPE_CHECKING:
@@ -74,15 +72,16 @@ class Sheet:
         columns = min(self.columns, len(self.parts))
         rows = -(-len(self.parts) // columns)
         height, wide = rows * self.height, self.width / self.columns
+        width = wide * columns
         left, bottom, right, top = self.margins
         with matplotlib.rc_context(PRINT):
-            figure = Figure(figsize=(self.width * MM, height * MM))
+            figure = Figure(figsize=(width * MM, height * MM))
             for number, draw in enumerate(self.parts):
                 row, column = divmod(number, columns)
                 box = (
-                    (column * wide + left) / self.width,
+                    (column * wide + left) / width,
                     1 - ((row + 1) * self.height - bottom) / height,
-                    (wide - left - right) / self.width,
+                    (wide - left - right) / width,
                     (self.height - bottom - top) / height,
                 )
                 axes = figure.add_axes(box)
@@ -110,12 +109,3 @@ def save(figure: Figure, name: str, folder: Path) -> list[str]:
         for form, metadata in dates.items():
             figure.savefig(folder / f"{name}.{form}", dpi=DPI, metadata=metadata)
     return [f"{name}.{form}" for form in dates]
-
-
-@contextmanager
-def reasons(parts: list[Draw], missing: list[str]) -> Iterator[None]:
-    """Collect the reason in place of a part that cannot be drawn."""
-    try:
-        yield
-    except CasewiseError as error:
-        missing.append(str(error))

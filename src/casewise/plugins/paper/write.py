@@ -16,7 +16,7 @@ from casewise.files import check_folder, make_folder, parsed_json, staging_folde
 from casewise.plugins.paper import architecture
 from casewise.plugins.paper.contents import Paper as Contents
 from casewise.plugins.paper.contents import joined
-from casewise.plugins.paper.figures import SINGLE, Draw, Sheet
+from casewise.plugins.paper.figures import PAGE_HEIGHT, SINGLE, Draw, Sheet
 
 if TYPE_CHECKING:
     from casewise.analysis.run import Run
@@ -78,6 +78,10 @@ def write(runs: Sequence[Run], output: Path, settings: Settings, *, progress: An
     with storage_failures(output), staging_folder(output) as stage:
         papers = [Contents(run, settings.references) for run in runs]
         for number, (contents, name) in enumerate(zip(papers, folders, strict=True)):
+            label = f"{name} results".strip()
+            for network, reason_by_fold in contents.run.left_out.items():
+                reason = next(iter(reason_by_fold.values()), "it could not be trained")
+                made.not_written[f"{label} of {network}"] = " ".join(str(reason).split())
             with contents.run.files.lock():
                 items = list(everything(contents, settings))
                 for step, (kind, item, make) in enumerate(items):
@@ -179,44 +183,48 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
                 gallery(shown)
 
         width = min(1.0, columns * 45 / 170) * 170
-        return Sheet(what, [draw], width, height=rows * min(60.0, width / columns * 1.15), margins=(1, 1, 1, 1))
+        return Sheet(
+            what, [draw], width, height=min(PAGE_HEIGHT, rows * min(60.0, width / columns * 1.15)), margins=(1, 1, 1, 1)
+        )
 
     def fit() -> Sheet:
+        _needs(contents, classes=False)
         plot.fit()  # what does not apply is refused before a sheet is begun
         return Sheet("fit", [lambda ax: plot.fit(ax=ax)], SINGLE, height=85, margins=(13, 11, 2, 3))
 
     def trajectories() -> Sheet:
         from casewise.report.figures.time import chosen_tracks
 
-        tracks = plot.tracks()
-        if not tracks:
-            raise CasewiseError("no subject has two visits with a reference")
+        tracks = contents.tracks()
         numbers = {track.subject: f"Subject {number}" for number, track in enumerate(tracks, 1)}
         shown = sorted(chosen_tracks(tracks, MOST_TRACKS), key=lambda track: list(numbers).index(track.subject))
         titles = {track.subject: None if settings.names else numbers[track.subject] for track in shown}
         parts = [partial(_trajectory, plot, subject, title) for subject, title in titles.items()]
-        return Sheet("trajectories", parts, columns=3, height=52, margins=(9, 7, 2, 19))
+        return Sheet("trajectories", parts, columns=3, height=52, margins=(12, 7, 2, 19))
 
     def learning() -> Sheet:
         plot.learning()
         networks = list(dict.fromkeys(str(job["model"]) for job in run.finished.jobs if job.get("history")))
         parts: list[Draw] = [partial(_learning, plot, network) for network in networks]
-        return Sheet("learning", parts, columns=3, height=70, margins=(12, 10, 2, 11))
+        return Sheet("learning", parts, columns=3, height=70, margins=(12, 10, 2, 13))
 
     def confusion() -> Sheet:
+        _needs(contents, classes=True)
         plot.confusion()
         target, stage = run.study.primary_outcome, contents.stage
         parts: list[Draw] = [partial(_confusion, plot, name, stage) for name in contents.learners(stage, target)]
-        return Sheet("confusion", parts, columns=3, height=56, margins=(19, 11, 2, 6))
+        return Sheet("confusion", parts, columns=3, height=58, margins=(19, 14, 2, 6))
 
     def distributions() -> Sheet:
         names = run.targets
         parts: list[Draw] = [partial(_distribution, plot, name) for name in names]
-        return Sheet("distributions", parts, columns=min(3, max(2, len(names))), height=48, margins=(11, 8, 2, 8))
+        return Sheet("distributions", parts, columns=3, height=48, margins=(11, 8, 2, 8))
 
     def roc() -> Sheet:
+        _needs(contents, classes=True)
         plot.roc()
-        return Sheet("roc", [lambda ax: plot.roc(ax=ax)], SINGLE, height=105, margins=(14, 38, 3, 3))
+        below = 14.0 + 5 * min(8, len(run.study.classes_of(run.study.primary_outcome)))
+        return Sheet("roc", [lambda ax: plot.roc(ax=ax)], SINGLE, height=71 + below, margins=(14, below, 3, 3))
 
     return {
         "preparation": partial(pictures, "preparation"),
@@ -229,6 +237,17 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
         "roc": roc,
         "saliency": partial(pictures, "saliency"),
     }
+
+
+def _needs(contents: Contents, *, classes: bool) -> None:
+    """Check that the primary outcome is of the kind that a figure is for.
+
+    Raises:
+        CasewiseError: it is not.
+    """
+    outcome = contents.run.study.primary_outcome
+    if bool(contents.run.study.classes_of(outcome)) != classes:
+        raise CasewiseError(f"{outcome} has {'no ' if classes else ''}classes")
 
 
 def _trajectory(plot: Any, subject: str, title: str | None, axes: Any) -> None:
@@ -248,6 +267,9 @@ def _confusion(plot: Any, learner: str, stage: str, axes: Any) -> None:
 
     plot.confusion(learner=learner, stage=stage, ax=axes)
     axes.set_title(learner_name(learner), loc="left", fontweight="bold")
+    names = [text.get_text() for text in axes.get_xticklabels()]
+    if max(map(len, names)) * len(names) > 18:  # names that would lie on one another
+        axes.set_xticks(range(len(names)), names, rotation=25, ha="right")
 
 
 def _replace(stage: Path, output: Path) -> None:

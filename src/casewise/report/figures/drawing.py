@@ -123,6 +123,11 @@ def lower_axes(axes: Axes, margins: Margins) -> Axes:
     return lower
 
 
+def raised(place: float) -> Look:
+    """The place of a title above a figure's axes; on a caller's axes close above the text there."""
+    return {"y": place} if _ONTO.get() is None else {"pad": 15}
+
+
 def key(axes: Axes, *given: Any, **look: Any) -> None:
     """A key of the whole figure; on a caller's axes one below them."""
     if _ONTO.get() is None:

@@ -19,6 +19,7 @@ from casewise.report.figures.drawing import (
     canvas,
     in_percent,
     lower_axes,
+    raised,
     svg,
 )
 from casewise.report.figures.drawing import limits as around
@@ -134,7 +135,7 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
             axis.locator_params(axis="y", nbins=4)
             axis.set_ylabel(quantity, fontsize=9, color=SOFT, labelpad=1)
         axes.set_xlim(1 - 0.04 * last, 1.04 * last)
-        axes.set_title(shortened(model, 32), loc="left", fontweight="bold", y=1 + (top - 20) / 112)
+        axes.set_title(shortened(model, 32), loc="left", fontweight="bold", **raised(1 + (top - 20) / 112))
         drawn[-1][0].set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True, nbins=5)
         return svg(figure, name)
