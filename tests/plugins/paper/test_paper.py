@@ -318,18 +318,18 @@ def test_a_folder_appears_whole_or_not_at_all(
 
 
 def test_a_run_without_images_or_maps_gives_the_rest(
-    chest_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chest_run: Any, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(run: Any) -> None:
         raise CasewiseError("There is no cohort table films.csv.")
 
     monkeypatch.setattr("casewise.pipeline.finished.FinishedRun.prepared", property(missing))
     monkeypatch.setattr("casewise.analysis.pictures.explainer", lambda: None)
-    folder = tmp_path / "paper"
-    write_paper([chest_run.folder], folder)
+    folder = Path(shutil.copytree(films, tmp_path / "own"))
+    write_paper([chest_run.folder], folder)  # takes the place of the earlier one
     reasons = not_written(folder)
     assert "films.csv" in reasons["figure preparation"]
     assert "explain" in reasons["figure saliency"]
     assert (folder / "figures/confusion.pdf").is_file()
-    write_paper([chest_run.folder], folder)  # an own folder is replaced
-    assert (folder / "figures/confusion.pdf").is_file()
+    assert not (folder / "figures/preparation.pdf").exists()
+    assert not list(tmp_path.glob(".own*"))
