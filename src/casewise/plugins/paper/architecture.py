@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.errors import CasewiseError
+from casewise.plugins.paper.contents import Line
 from casewise.plugins.paper.tables import Table, from_data
 from casewise.study.learners import learner_name
 
@@ -89,12 +90,12 @@ def layers(run: Run, network: str, job: Job) -> Table:
     for phase in phases:
         freeze(built, phase.freeze)
         trained.append({id(p): p.requires_grad for p in built.parameters()})
-    lines: list[dict[str, Any]] = []
+    lines: list[Line] = []
     seen: set[int] = set()
     for name, module, output in passed:
         parameters = [p for p in module.parameters() if id(p) not in seen]
         seen |= {id(p) for p in parameters}
-        line: dict[str, Any] = {"layer": name, "kind": type(module).__name__, "output": output}
+        line: Line = {"layer": name, "kind": type(module).__name__, "output": output}
         line["parameters"] = sum(p.numel() for p in parameters)
         for number, of_phase in enumerate(trained, 1):
             line[f"trainable_phase_{number}"] = sum(p.numel() for p in parameters if of_phase[id(p)])
@@ -103,7 +104,7 @@ def layers(run: Run, network: str, job: Job) -> Table:
         raise CasewiseError(f"the layers of {network} cannot be listed")
     others = sum(p.numel() for p in built.parameters() if id(p) not in seen)
     if others:
-        rest: dict[str, Any] = {
+        rest: Line = {
             f"trainable_phase_{n}": sum(p.numel() for p in built.parameters() if id(p) not in seen and t[id(p)])
             for n, t in enumerate(trained, 1)
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
 
@@ -21,10 +21,11 @@ from casewise.study.published import Publication, PublishedTable, named_in, publ
 
 if TYPE_CHECKING:
     from casewise.analysis.run import Run
-    from casewise.evaluation.results import Estimate, Figures
+    from casewise.evaluation.results import ClassFigures, Estimate, Figures
     from casewise.report.figures.time import Track
 
-TOP = 10
+# A line of a table by column.
+Line: TypeAlias = dict[str, float | int | str | bool | None]
 # The records of a job on cases of its training, by the published stage.
 OF_TRAINING = {"train": "on_training", "validation": "on_inner"}
 CLASS_METRICS = ("precision", "recall", "f1", "auroc")
@@ -175,7 +176,7 @@ class Paper:
                     )
         return from_data("published", f"Values of {self.published.source or 'the study file'}.", pd.DataFrame(lines))
 
-    def _counterpart(self, table: PublishedTable, target: str | None, learner: str, metric: str) -> dict[str, Any]:
+    def _counterpart(self, table: PublishedTable, target: str | None, learner: str, metric: str) -> Line:
         missing = {"stage": "", "value": None, "low": None, "high": None}
         if target is None:
             what = f"the classes {', '.join(table.classes)}" if table.classes else table.score
@@ -206,7 +207,7 @@ class Paper:
         entries = [c for c in participants.characteristics if c.what == "target"] if participants else []
         if participants is None or not entries:
             raise CasewiseError("the run has no record of its targets by side of the split")
-        lines: list[dict[str, Any]] = []
+        lines: list[Line] = []
         for entry in entries:
             for number, side in enumerate(participants.sides):
                 values = entry.sides.get(str(number))
@@ -265,7 +266,7 @@ class Paper:
         for learner, entry in self._classes(target, stage).items():
             figures = self.run.results.figures(stage, learner, target)
             for name, support in zip(entry.names, entry.support, strict=True):
-                line: dict[str, Any] = {"learner": learner, "class": name}
+                line: Line = {"learner": learner, "class": name}
                 row = [learner_name(learner), plain(name)]
                 for metric in CLASS_METRICS:
                     key = f"{metric}[{name}]"
@@ -285,7 +286,7 @@ class Paper:
         caption = self._synthetic(f"Classes of {display_name(self.run.study, target)}, {SIDES[stage]}.")
         return Table(f"report-{target}-{stage}", caption, pd.DataFrame(data), [*heads, "Support"], rows)
 
-    def _classes(self, target: str, stage: str) -> Mapping[str, Any]:
+    def _classes(self, target: str, stage: str) -> Mapping[str, ClassFigures]:
         by_learner = self.run.results.classes.get(stage, {})
         entries = {
             name: by_learner[name][target]
@@ -309,8 +310,8 @@ class Paper:
             for learner, metrics in by_learner.items():
                 for metric, entry in metrics.items():
                     theirs = published.get(learner, {}).get(metric)
-                    by_fold = {f"fold_{n}": value for n, value in enumerate(entry.folds, 1)}
-                    about: dict[str, Any] = {"target": target, "learner": learner, "metric": metric}
+                    by_fold: Line = {f"fold_{n}": value for n, value in enumerate(entry.folds, 1)}
+                    about: Line = {"target": target, "learner": learner, "metric": metric}
                     data.append({**about, "mean": entry.mean, "sd": entry.sd, **_theirs(theirs), **by_fold})
                     mean, sd = (write.text(metric, value) for value in (entry.mean, entry.sd))
                     names = [display_name(self.run.study, target), learner_name(learner), write.heading(metric)]
@@ -329,14 +330,14 @@ class Paper:
             CasewiseError: no job recorded them.
         """
         target = self.run.study.primary_outcome
-        data: list[dict[str, Any]] = []
+        data: list[Line] = []
         for stage, record in OF_TRAINING.items():
             published = self.beside(target, stage)
             for job in self.run.finished.jobs:
                 for metric, value in (job.get(record) or {}).items():
                     if metric == "n" or not isinstance(value, (int, float)):
                         continue
-                    about: dict[str, Any] = {
+                    about: Line = {
                         "network": job["model"],
                         "fold": str(job["fold"]),
                         "set": stage,
@@ -417,7 +418,7 @@ def joined(papers: Sequence[Paper]) -> Table:
     Raises:
         CasewiseError: nothing was evaluated.
     """
-    data: list[dict[str, Any]] = []
+    data: list[Line] = []
     for paper in papers:
         target, stage = paper.run.study.primary_outcome, paper.stage
         sets = ("train", "validation", "test", "folds", "")
@@ -442,7 +443,7 @@ def joined(papers: Sequence[Paper]) -> Table:
     return from_data("joined", "Learners of all runs.", pd.DataFrame(data).drop(columns=["n_cases", "reason"]))
 
 
-def _ours(figure: Estimate | None) -> dict[str, Any]:
+def _ours(figure: Estimate | None) -> Line:
     """A figure of the typed results as cells."""
     if figure is None:
         return dict.fromkeys(("value", "low", "high", "n_subjects", "n_cases", "rough", "reason"))
