@@ -7,33 +7,40 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
+import numpy as np
+
 from casewise.errors import CasewiseError, RunError, nearest
+from casewise.predictions.table import final_rows
+from casewise.splits.predefined import TEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from casewise.analysis.run import Run
     from casewise.evaluation.results import Calibration, ClassFigures, Figures, Headline
-    from casewise.report.figures.drawing import Drawing
+    from casewise.report.figures.drawing import Drawing, Look
+    from casewise.report.figures.time import Track
 
 T = TypeVar("T")
 # The figures of each form of target (see `casewise.targets.Number`).
 FIGURES = {
-    "number": ("agreement", "bland_altman", "calibration"),
+    "number": ("agreement", "bland_altman", "calibration", "fit"),
     "classes": ("roc", "precision_recall", "reliability", "confusion", "calibration"),
 }
 DPI = 144
 
 
 class Names(TypedDict, total=False):
-    """What a figure is about; by default that of the headline."""
+    """What a figure is about, by default that of the headline; `ax` are axes to draw on, by default of a new figure."""
 
     learner: str | None
     target: str | None
     stage: str | None
+    ax: Axes | None
 
 
 @dataclass(frozen=True)
@@ -112,11 +119,18 @@ def named(what: str, value: str | None, options: Sequence[str], run: Run) -> str
     return value
 
 
+def recorded(run: Run, target: str) -> pd.DataFrame:
+    """The recorded values of a target in `y_true`, one row for each unit of the study's own cases."""
+    rows = run.rows[(run.rows["target"] == target) & (run.rows["stage"] != "external") & run.rows["y_true"].notna()]
+    return rows.drop_duplicates(["case", "region", "image"])
+
+
 @dataclass(frozen=True, repr=False)
 class Plots:
     """The figures of a run; `learner`, `target` and `stage` are those of the headline unless they are named.
 
     Every method returns a `matplotlib.figure.Figure`: a notebook shows it, and `figure.savefig("roc.pdf")` saves it.
+    With `ax` it draws on these axes, in the style that is in force there.
 
     Attributes:
         run: the finished run.
@@ -144,7 +158,9 @@ class Plots:
 
         chosen = self._chosen("agreement", names)
         scale = self.run.study.range_of(chosen.target)
-        return _figure(scatter(chosen.rows, self._limits(chosen), scale=scale, label=self._label(chosen)))
+        return _figure(
+            names.get("ax"), lambda: scatter(chosen.rows, self._limits(chosen), scale=scale, label=self._label(chosen))
+        )
 
     def bland_altman(self, **names: Unpack[Names]) -> Figure:
         """The difference of prediction and recorded value over their mean, with bias and limits of agreement."""
@@ -153,14 +169,17 @@ class Plots:
 
         chosen = self._chosen("bland_altman", names)
         digits = digits_of(*self.run.study.range_of(chosen.target))
-        return _figure(bland_altman(chosen.rows, self._limits(chosen), digits=digits, label=self._label(chosen)))
+        return _figure(
+            names.get("ax"),
+            lambda: bland_altman(chosen.rows, self._limits(chosen), digits=digits, label=self._label(chosen)),
+        )
 
     def roc(self, **names: Unpack[Names]) -> Figure:
         """The ROC curve of each class with its AUROC; dots are the operating points. Out of fold, means over folds."""
         from casewise.report.figures.classes import curves_of, roc
 
         chosen = self._chosen("roc", names)
-        return _figure(roc(_some(chosen, curves_of(chosen.classes, chosen.estimates))))
+        return _figure(names.get("ax"), lambda: roc(_some(chosen, curves_of(chosen.classes, chosen.estimates))))
 
     def precision_recall(self, **names: Unpack[Names]) -> Figure:
         """The precision-recall curve of each class, of all cases together, with the average precision."""
@@ -169,7 +188,7 @@ class Plots:
         chosen = self._chosen("precision_recall", names)
         classes = self.run.study.classes_of(chosen.target)
         curves = recall_curves(chosen.rows, classes, chosen.classes, chosen.estimates)
-        return _figure(precision_recall(_some(chosen, curves)))
+        return _figure(names.get("ax"), lambda: precision_recall(_some(chosen, curves)))
 
     def reliability(self, **names: Unpack[Names]) -> Figure:
         """The share of correct predictions by probability, before and after temperature scaling."""
@@ -177,14 +196,17 @@ class Plots:
 
         chosen = self._chosen("reliability", names)
         errors = [chosen.estimates.get(name) for name in ("ece", "ece_calibrated")]
-        return _figure(reliability(chosen.classes.reliability, chosen.classes.reliability_calibrated, ece=errors))
+        return _figure(
+            names.get("ax"),
+            lambda: reliability(chosen.classes.reliability, chosen.classes.reliability_calibrated, ece=errors),
+        )
 
     def confusion(self, **names: Unpack[Names]) -> Figure:
         """The confusion matrix: reference classes by rows, predicted ones by columns."""
         from casewise.report.figures.classes import confusion
 
         chosen = self._chosen("confusion", names)
-        return _figure(confusion(chosen.classes.names, chosen.classes["confusion"]))
+        return _figure(names.get("ax"), lambda: confusion(chosen.classes.names, chosen.classes["confusion"]))
 
     def calibration(self, label: str | None = None, **names: Unpack[Names]) -> Figure:
         """The smoothed calibration curve with its band: of a number, or of the probability of the class `label`.
@@ -202,7 +224,97 @@ class Plots:
         if not entries[name].curve:
             raise CasewiseError(f"{chosen.label}: there is no calibration curve, because the predictions do not vary.")
         title = plain(name) or self._label(chosen)
-        return _figure(curve(entries[name].curve, title=title, percent=bool(name), name="calibration"))
+        return _figure(
+            names.get("ax"), lambda: curve(entries[name].curve, title=title, percent=bool(name), name="calibration")
+        )
+
+    def fit(self, **names: Unpack[Names]) -> Figure:
+        """Predicted against recorded values with the fitted line, its band over resampled subjects, and Pearson's r."""
+        from casewise.report.figures.paper import fit, fitted
+
+        chosen = self._chosen("fit", names)
+        study, rows = self.run.study, chosen.rows
+        line = fit(rows, confidence=study.evaluation.confidence, seed=study.seed)
+        scale, label, r = study.range_of(chosen.target), self._label(chosen), chosen.estimates.get("pcc")
+        return _figure(names.get("ax"), lambda: fitted(rows, line, r, scale=scale, label=label))
+
+    def tracks(self, **names: Unpack[Names]) -> list[Track]:
+        """The trajectories of all subjects with two recorded visits or more, by subject; empty without visits."""
+        from casewise.report.figures.time import tracks
+
+        chosen = self._chosen("fit", names)
+        rows = final_rows(self.run.rows)
+        keys = {"target": chosen.target, "model": chosen.learner, "stage": chosen.stage}
+        for column, value in keys.items():
+            rows = rows[rows[column] == value]
+        return [] if rows["case"].duplicated().any() else tracks(rows, baseline=self.run.study.evaluation.baseline)
+
+    def trajectory(self, subject: str, *, title: str | None = None, **names: Unpack[Names]) -> Figure:
+        """The values of a subject over the visits by physician and model, with the change from baseline in percent.
+
+        `title` is shown in place of the subject, with numbers in place of the names of visits.
+        """
+        from casewise.report.figures.time import spaced_evenly, trajectory
+        from casewise.report.formatting import digits_of
+
+        chosen, tracks = self._chosen("fit", names), self.tracks(**names)
+        name = named("subject with two recorded visits or more:", subject, [t.subject for t in tracks], self.run)
+        track = next(track for track in tracks if track.subject == name)
+        if title is not None:
+            numbers = [str(number) for number in range(1, len(track.names) + 1)]
+            track = replace(track, subject=title, names=numbers, days=track.days - track.days[0])
+        top = max(float(np.nanmax([*each.physician, *each.model])) for each in tracks)
+        days, change = bool(np.isfinite(track.days).all()), self.run.study.evaluation.response
+        digits = digits_of(*self.run.study.range_of(chosen.target))
+        look: Look = {"top": top, "evenly": spaced_evenly([track]), "days": days, "change": change, "digits": digits}
+        return _figure(names.get("ax"), lambda: trajectory(track, name="trajectory", **look))
+
+    def distribution(self, target: str | None = None, *, ax: Axes | None = None) -> Figure:
+        """The shares of each recorded value, in training and test set where there is one."""
+        from casewise.report.figures.cohort import distribution
+        from casewise.report.formatting import display_name
+
+        study = self.run.study
+        target = named("target", target or study.primary_outcome, self.run.targets, self.run)
+        values = recorded(self.run, target)
+        sides = {
+            subject: "test" if side == TEST else "train" for subject, side in self.run.finished.splits.side.items()
+        }
+        table = values.assign(side=values["subject"].astype(str).map(sides))
+        classes = study.classes_of(target)
+        look: Look = {"scale": (0, len(classes) - 1) if classes else study.range_of(target), "name": "distribution"}
+        title = display_name(study, target)
+
+        def draw() -> Drawing:
+            drawing = distribution(table, "y_true", title=title, **look)
+            if classes and ax is not None:
+                ax.set_xticks(range(len(classes)), classes)
+            return drawing
+
+        return _figure(ax, draw)
+
+    def learning(self, learner: str | None = None, *, ax: Axes | None = None) -> Figure:
+        """The loss of a network by epoch, and its accuracy if recorded, one line per fold, with its phases."""
+        from casewise.report.figures.learners import training
+        from casewise.study.learners import learner_name
+
+        jobs = [job for job in self.run.finished.jobs if job.get("history")]
+        networks = list(dict.fromkeys(str(job["model"]) for job in jobs))
+        if not networks:
+            raise CasewiseError(f"{self.run.folder} has no network with a course of training.")
+        learner = named("network with a course of training:", learner, networks, self.run)
+        of_learner = [job for job in jobs if job["model"] == learner]
+        return _figure(ax, lambda: training(learner_name(learner), of_learner, name="learning"))
+
+    def pictures(self, what: str, *, grey: bool = False, ax: Axes | None = None) -> Figure:
+        """Pictures of the run: `preparation` (a case from image to augmented panel), `examples` (one of each class), or
+        `saliency` (the maps that `casewise explain` stored). `grey`: in shades of grey, no larger than networks see."""
+        from casewise.analysis import pictures
+        from casewise.report.figures.paper import gallery
+
+        kinds = {"preparation": pictures.preparation, "examples": pictures.examples, "saliency": pictures.saliency}
+        shown = kinds[named("kind of pictures", what, list(kinds), self.run)](self.run, grey=grey)
+        return _figure(ax, lambda: gallery(shown))
 
     def _label(self, chosen: Choice) -> str:
         from casewise.report.formatting import display_name
@@ -228,7 +340,7 @@ class Plots:
         """
         from casewise.targets import kind_named
 
-        chosen = choose(self.run, **names)
+        chosen = choose(self.run, names.get("learner"), names.get("target"), names.get("stage"))
         possible = FIGURES[kind_named(chosen.kind).form]
         if figure not in possible:
             raise CasewiseError(
@@ -258,8 +370,14 @@ def _some(chosen: Choice, curves: list[T]) -> list[T]:
     return curves
 
 
-def _figure(drawing: Drawing) -> Figure:
-    """The figure of a drawing."""
+def _figure(ax: Axes | None, draw: Callable[[], Drawing]) -> Figure:
+    """The figure of a drawing, or that of the axes it is drawn on."""
+    from casewise.report.figures.drawing import onto
+
+    with onto(ax):
+        drawing = draw()
+    if ax is not None:
+        return ax.figure  # type: ignore[return-value]
     assert drawing.figure is not None  # drawn by matplotlib
     return for_notebooks(drawing.figure)
 

@@ -86,7 +86,8 @@ def check_names(study: Study) -> None:
     twice = next((name for name in study.covariates if study.covariates.count(name) > 1), "")
     refuse({f"covariates: {cut(twice)} is named twice; state it once": twice})
     _check_among("evaluation.readers", evaluation.readers, evaluated, "neither predicted nor a score")
-    _check_among("evaluation.references", evaluation.references, evaluated, "neither predicted nor a score")
+    own = evaluation.references if isinstance(evaluation.references, dict) else {}
+    _check_among("evaluation.references", own, evaluated, "neither predicted nor a score")
 
 
 def check_split(study: Study) -> None:

@@ -6,10 +6,11 @@ from collections import Counter
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from casewise.errors import cut
 from casewise.study.model import Fraction, MetricName, StudyModel
+from casewise.study.published import check_publication
 
 Subgroup = str | dict[str, list[float]]
 
@@ -57,8 +58,9 @@ class Evaluation(StudyModel):
     """The arm that the others are compared with. Default: the first one by name."""
     readers: dict[str, dict[str, str]] = {}
     """Columns with the scores of readers, to compare their agreement: `{score: {reader: column}}`."""
-    references: dict[str, dict[str, dict[MetricName, float]]] = {}
-    """Published metrics for the page of results: `{target: {name: {mae: 1.42, pcc: 0.67}}}`."""
+    references: Annotated[str, AfterValidator(check_publication)] | dict[str, dict[str, dict[MetricName, float]]] = {}
+    """Published metrics for tables of results: `{target: {name: {mae: 1.42, pcc: 0.67}}}`, or the name of a publication
+    of casewise, such as `covid-cxr`, whose values stand beside those of the same learners and classes."""
     target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = [0.9]
     """For classes and grades: sensitivities for which a threshold is chosen out of fold, besides Youden's."""
 

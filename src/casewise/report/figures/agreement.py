@@ -21,6 +21,7 @@ from casewise.report.figures.drawing import (
     Drawing,
     Look,
     canvas,
+    key,
     svg,
 )
 from casewise.report.figures.drawing import limits as around
@@ -153,7 +154,7 @@ def _points(axes: Axes, rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> dic
         label = shortened(subject, 12)
         axes.plot(x[own], y[own], MARKERS[i], color=SERIES[i], label=label, gid=gid, **look)
         titles[gid] = [_title(row) for row in rows[own].to_dict("records")]
-    axes.figure.legend(loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2)
+    key(axes, loc="lower center", ncols=4, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2)
     return titles
 
 

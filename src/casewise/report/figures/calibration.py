@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, Drawing, canvas, headed, in_percent, limits, svg
+from casewise.report.figures.drawing import (
+    ACCENT,
+    INK,
+    MODEL,
+    SOFT,
+    Drawing,
+    canvas,
+    headed,
+    in_percent,
+    key,
+    limits,
+    svg,
+)
 from casewise.report.formatting import shortened
 
 WIDTH = 300.0
@@ -59,7 +71,5 @@ def decisions(
         axes.locator_params(nbins=5)
         in_percent(axes.xaxis, digits=".3g")
         headed(figure, shortened(title, 34))
-        figure.legend(
-            loc="lower center", ncols=4 if other else 3, handlelength=2.2, columnspacing=1.2, borderaxespad=0.1
-        )
+        key(axes, loc="lower center", ncols=4 if other else 3, handlelength=2.2, columnspacing=1.2, borderaxespad=0.1)
         return svg(figure, name)

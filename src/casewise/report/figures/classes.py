@@ -21,6 +21,7 @@ from casewise.report.figures.drawing import (
     Look,
     canvas,
     in_percent,
+    key,
     svg,
 )
 from casewise.report.formatting import plain, shortened
@@ -203,7 +204,7 @@ def _square(lines: int, x: str, y: str) -> Iterator[Canvas]:
 def _key(axes: Axes) -> None:
     """The key below the axes, a line per curve."""
     look: Look = {"handlelength": 2.6, "borderaxespad": 0.1, "fontsize": 10.5}
-    axes.figure.legend(*axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(48 / WIDTH, 0), **look)
+    key(axes, *axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(48 / WIDTH, 0), **look)
 
 
 def _key_figure(metric: str, figure: Estimate | None) -> str:

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -55,6 +56,18 @@ STYLE: dict[Any, Any] = {
     "path.simplify_threshold": 0.3,
 }
 MANY = 1500
+# The axes of a caller's figure, on which the next drawing is made.
+_ONTO: ContextVar[Axes | None] = ContextVar("onto", default=None)
+
+
+@contextmanager
+def onto(axes: Axes | None) -> Iterator[None]:
+    """Draw what the block draws on these axes, in the style that is in force; with None on figures of its own."""
+    token = _ONTO.set(axes)
+    try:
+        yield
+    finally:
+        _ONTO.reset(token)
 
 
 @contextmanager
@@ -70,6 +83,11 @@ def canvas(width: float, height: float, margins: Margins = (0, 0, 0, 0), grid: G
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    if (given := _ONTO.get()) is not None:
+        with matplotlib.rc_context({"text.parse_math": False}):
+            _look(given, grid)
+            yield given.figure, given  # type: ignore[misc]
+        return
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         FigureCanvasSVG(figure)
@@ -83,9 +101,40 @@ def position_axes(axes: Axes, margins: Margins, grid: Grid = "both") -> None:
     width, height = axes.figure.get_size_inches() * 72  # type: ignore[union-attr]
     left, bottom, right, top = margins
     axes.set_position((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))
-    axes.tick_params(length=0, pad=5)
+    _look(axes, grid)
+
+
+def _look(axes: Axes, grid: Grid) -> None:
+    axes.tick_params(length=0, pad=5 if _ONTO.get() is None else 2)
     if grid is not None:
         axes.grid(True, axis=grid)
+
+
+def lower_axes(axes: Axes, margins: Margins) -> Axes:
+    """Further axes with the same horizontal axis within margins of the figure; below those of a caller's figure."""
+    if _ONTO.get() is None:
+        lower = axes.figure.add_axes((0.0, 0.0, 1.0, 1.0), sharex=axes)  # type: ignore[union-attr]
+        position_axes(lower, margins, grid="y")
+        return lower
+    from mpl_toolkits.axes_grid1 import make_axes_locatable
+
+    lower = make_axes_locatable(axes).append_axes("bottom", size="90%", pad=0.12, sharex=axes)
+    _look(lower, "y")
+    return lower
+
+
+def raised(place: float) -> Look:
+    """The place of a title above a figure's axes; on a caller's axes close above the text there."""
+    return {"y": place} if _ONTO.get() is None else {"pad": 15}
+
+
+def key(axes: Axes, *given: Any, **look: Any) -> None:
+    """A key of the whole figure; on a caller's axes one below them."""
+    if _ONTO.get() is None:
+        axes.figure.legend(*given, **look)
+        return
+    look |= {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+    axes.legend(*given, **look)
 
 
 def in_percent(*axes: Axis, digits: str = ".0f") -> None:
@@ -94,8 +143,11 @@ def in_percent(*axes: Axis, digits: str = ".0f") -> None:
         axis.set_major_formatter(lambda value, _: f"{100 * value:{digits}} %")
 
 
-def headed(figure: Figure, title: str, note: str = "", colour: str = INK) -> None:
-    """Write a title at the top left, and a note at the top right."""
+def headed(figure: Figure, title: str, note: str = "", colour: str = INK, *, above: float = 0) -> None:
+    """Write a title at the top left, and a note at the top right; on a caller's axes `above` points above them."""
+    if (given := _ONTO.get()) is not None:
+        given.set_title(f"{title}{' ' * 3 if note else ''}{note}", loc="left", fontweight="bold", pad=above + 5)
+        return
     width, height = figure.get_size_inches() * 72
     look: Look = {"y": 1 - 12 / height, "va": "center"}
     figure.text(x=4 / width, s=title, fontsize=11, fontweight="bold", **look)
@@ -127,6 +179,8 @@ def svg(figure: Figure, name: str, titles: Mapping[str, Sequence[str]] | None = 
         name: unique on the page; prefixed to every identifier.
         titles: by the `gid` of a line of markers, the text that each marker shows under the pointer.
     """
+    if _ONTO.get() is not None:
+        return Drawing(0, 0, "", figure=figure)
     buffer = io.StringIO()
     with warnings.catch_warnings():
         # A subject's name may contain letters that the layout font lacks and the browser has.

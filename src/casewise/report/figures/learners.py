@@ -18,7 +18,8 @@ from casewise.report.figures.drawing import (
     Look,
     canvas,
     in_percent,
-    position_axes,
+    lower_axes,
+    raised,
     svg,
 )
 from casewise.report.figures.drawing import limits as around
@@ -112,8 +113,7 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
     with canvas(260.0, height, (42, 38 + below, 8, top), grid="y") as (figure, axes):
         drawn = [(axes, "loss")]
         if accurate:
-            lower = figure.add_axes((0.0, 0.0, 1.0, 1.0), sharex=axes)
-            position_axes(lower, (42, 38, 8, height - 122), grid="y")
+            lower = lower_axes(axes, (42, 38, 8, height - 122))
             drawn.append((lower, "accuracy"))
             axes.tick_params(labelbottom=False)
         for axis, quantity in drawn:
@@ -135,7 +135,7 @@ def training(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
             axis.locator_params(axis="y", nbins=4)
             axis.set_ylabel(quantity, fontsize=9, color=SOFT, labelpad=1)
         axes.set_xlim(1 - 0.04 * last, 1.04 * last)
-        axes.set_title(shortened(model, 32), loc="left", fontweight="bold", y=1 + (top - 20) / 112)
+        axes.set_title(shortened(model, 32), loc="left", fontweight="bold", **raised(1 + (top - 20) / 112))
         drawn[-1][0].set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True, nbins=5)
         return svg(figure, name)

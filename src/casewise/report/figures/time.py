@@ -85,11 +85,15 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
         every = max(1, int(np.ceil(len(x) * LABEL / (WIDTH - LEFT - RIGHT))))
         shown = list(range(0, len(x), every))
         axes.set_xticks(x[shown], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in shown])
-        headed(figure, shortened(track.subject, 24), f"mean error {number(track.error, digits)}")
+        headed(
+            figure, shortened(track.subject, 24), f"mean error {number(track.error, digits)}", above=34 if change else 0
+        )
         rows = ((38.0, PHYSICIAN, track.changes[0]), (52.0, MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
             look: Look = {"fontsize": 9.5, "color": colour, "va": "center"}
-            figure.text(4 / WIDTH, 1 - below / height, "%", **look)
+            axes.annotate(
+                "%", (0, 1), (4 - LEFT, 64 - below), xycoords="axes fraction", textcoords="offset points", **look
+            )
             at: Look = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
             for i in shown:
                 axes.annotate(number(changes[i], 0), (x[i], 1), (0, 64 - below), ha="center", **at, **look)

@@ -9,7 +9,7 @@ from casewise.report.figures import calibration as draw
 from casewise.report.formatting import MISSING, capital, plain
 from casewise.report.sections.learners import against, gap_between
 from casewise.report.tables import figure_cell, kind_report, metric_format
-from casewise.report.terms import SIDES, brackets, terms_of, unit_of
+from casewise.report.terms import SIDES, terms_of, unit_of
 from casewise.study.learners import COVARIATES, JOINED, learner_name
 
 if TYPE_CHECKING:

@@ -39,6 +39,7 @@ from casewise.report.tables import (
 )
 from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import is_baseline, learner_name, learner_named
+from casewise.study.published import published_lines
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import ColumnGroup, Comparison, Estimate, GroupMean, OverFolds
@@ -113,7 +114,7 @@ def section(context: ReportContext) -> Section | None:
 def learner_table(context: ReportContext, stage: str) -> Table | None:
     """One line per learner, the best first, and one for each published result; None where nothing was evaluated."""
     study, write, kind = context.study, metric_format(context.study, context.outcome), kind_report(context.kind)
-    published = study.evaluation.references.get(context.outcome, {}) if stage == context.stage else {}
+    published = published_lines(study, context.outcome, context.learners) if stage == context.stage else {}
     stated = [metric for figures in published.values() for metric in figures]
     metrics = list(dict.fromkeys([*context.columns("learners", stage), *map(str, stated)]))
     entry = _comparison(context, stage)

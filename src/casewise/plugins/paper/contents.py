@@ -1,0 +1,511 @@
+"""The tables of a run from its typed results, each beside the published values; no number is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+import pandas as pd
+
+from casewise.errors import CasewiseError
+from casewise.evaluation.results import CategoryCounts, NumberSummary
+from casewise.metrics.registry import columns, metric_of
+from casewise.plugins.paper.tables import Table, from_data
+from casewise.report.formatting import display_name, plain
+from casewise.report.tables import MetricFormat, kind_report, metric_format
+from casewise.report.terms import SIDES
+from casewise.study.learners import learner_name
+from casewise.study.published import Publication, PublishedTable, named_in, publication, published_by
+
+if TYPE_CHECKING:
+    from casewise.analysis.run import Run
+    from casewise.evaluation.results import ClassFigures, Estimate, Figures
+    from casewise.report.figures.time import Track
+
+# A line of a table by column.
+Line: TypeAlias = dict[str, float | int | str | bool | None]
+# The records of a job on cases of its training, by the published stage.
+OF_TRAINING = {"train": "on_training", "validation": "on_inner"}
+CLASS_METRICS = ("precision", "recall", "f1", "auroc")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A run beside a publication.
+
+    Attributes:
+        references: the name of the publication; empty for what the study names.
+    """
+
+    run: Run
+    references: str = ""
+
+    @cached_property
+    def published(self) -> Publication:
+        return publication(self.references) if self.references else published_by(self.run.study)
+
+    @property
+    def stage(self) -> str:
+        """The stage of the headline.
+
+        Raises:
+            CasewiseError: nothing was evaluated.
+        """
+        if self.run.results.main.stage is None:
+            raise CasewiseError("no prediction has a reference value, so nothing was evaluated")
+        return self.run.results.main.stage
+
+    def targets(self, stage: str) -> list[str]:
+        """The evaluated whole targets, the primary outcome first."""
+        by_learner = self.run.results.metrics.get(stage, {}).values()
+        names = dict.fromkeys(key for figures in by_learner for key in figures if "[" not in key)
+        return sorted(names, key=lambda name: name != self.run.study.primary_outcome)
+
+    def learners(self, stage: str, target: str) -> list[str]:
+        """The learners that were evaluated, the best first by the metric that the report compares."""
+        figures = {name: self.run.results.figures(stage, name, target) for name in self.run.learners}
+        merit = kind_report(self.run.study.kind_of(target)).compared
+        sign = -1 if metric_of(merit).larger_is_better else 1
+
+        def rank(name: str) -> float:
+            estimate = figures[name].get(merit)
+            return float("inf") if estimate is None or estimate.value is None else sign * estimate.value
+
+        return sorted((name for name in figures if figures[name]), key=rank)
+
+    def tables_of(self, target: str, *stages: str) -> list[PublishedTable]:
+        """The published tables about a target, of some stages or of all."""
+        study = self.run.study
+        about = [
+            t for t in self.published.results if t.is_about(study, target) or (not t.classes and t.score == target)
+        ]
+        return [table for table in about if not stages or table.stage in stages]
+
+    def beside(self, target: str, *stages: str) -> dict[str, dict[str, tuple[float, float | None]]]:
+        """By learner and metric the published values of some stages; a later, more exact table replaces an earlier."""
+        values: dict[str, dict[str, tuple[float, float | None]]] = {}
+        for table in self.tables_of(target, *stages):
+            for learner, metrics in table.learners.items():
+                values.setdefault(named_in(learner, self.run.learners), {}).update(metrics)
+        return values
+
+    # ------------------------------------------------------------------------------------------------------- tables
+
+    def design(self) -> Table:
+        """Cohort, split and training of the run beside those of the publication."""
+        ours, published = design(self.run), self.published.design
+        rows = [(name, published.get(name, ""), ours.get(name, "")) for name in ours]
+        caption = f"Design of {self.published.source or 'the publication'} and of this run."
+        return from_data("design", caption, pd.DataFrame(rows, columns=["item", "published", "this run"]))
+
+    def results(self, target: str, stage: str, *, most: int | None = None) -> Table:
+        """Every metric of every learner; in LaTeX those of the report, each published value beside ours.
+
+        Raises:
+            CasewiseError: nothing was evaluated.
+        """
+        study, write = self.run.study, metric_format(self.run.study, target)
+        learners = self.learners(stage, target)[:most]
+        if not learners:
+            raise CasewiseError(f"{target} was not evaluated {SIDES.get(stage, stage)}")
+        published = self.beside(target, "test", "folds", "")
+        where = "; ".join(sorted({t.cases for t in self.tables_of(target, "test", "folds", "") if t.cases}))
+        data = [
+            {
+                "learner": name,
+                "target": target,
+                "stage": stage,
+                "metric": metric,
+                **_ours(figure),
+                **_theirs(theirs),
+                "published_cases": where if theirs else "",
+            }
+            for name in learners
+            for metric, figure in self.run.results.figures(stage, name, target).items()
+            for theirs in [published.get(name, {}).get(metric)]
+        ]
+        count = len(study.classes_of(target)) or None
+        shown = list(columns("page", study.kind_of(target), count, stage=stage))
+        with_values = {metric for name in learners for metric in published.get(name, {}) if "[" not in metric}
+        shown += sorted(with_values - set(shown))
+        heads, rows = ["Learner"], [[learner_name(name)] for name in learners]
+        for metric in shown:
+            heads.append(write.heading(metric))
+            for name, row in zip(learners, rows, strict=True):
+                cell = write.cell(metric, self.run.results.figures(stage, name, target).get(metric))
+                row.append(f"{cell.text} {cell.small}".strip())
+            if metric in with_values:
+                heads.append(f"{write.heading(metric)}, published")
+                for name, row in zip(learners, rows, strict=True):
+                    row.append(_published_text(write, metric, published.get(name, {}).get(metric)))
+        note = f" Published: {where}." if where and with_values else ""
+        confidence = f"{100 * study.evaluation.confidence:g} %"
+        unit = "subject" if study.subjects_known else "image"
+        pooled = stage == "oof" and self.run.results.site_means
+        note = " Pooled over the sources that were left out in turn." * bool(pooled) + note
+        caption = f"{display_name(study, target)}, {SIDES[stage]}; brackets: {confidence} intervals by {unit}.{note}"
+        name = f"{'top10' if most else 'results'}-{target}-{stage}"
+        return Table(name, self._synthetic(caption), pd.DataFrame(data), heads, rows)
+
+    def _synthetic(self, caption: str) -> str:
+        return caption + (" This run is of synthetic images, the publication of patients." * self.run.study.synthetic)
+
+    def published_values(self) -> Table:
+        """Every published value with that of the run beside it, or the reason why the run has none.
+
+        Raises:
+            CasewiseError: there is no publication.
+        """
+        if not self.published.results:
+            raise CasewiseError("the study names no publication (evaluation.references, or --references)")
+        lines = []
+        for table in self.published.results:
+            target = next((t for t in self.run.targets if table in self.tables_of(t)), None)
+            for learner, metrics in table.learners.items():
+                for metric, value in metrics.items():
+                    where = {"table": table.table, "learner": learner, "metric": metric, "cases": table.cases}
+                    lines.append(
+                        {
+                            **where,
+                            "published_stage": table.stage,
+                            **_theirs(value),
+                            **self._counterpart(table, target, learner, metric),
+                        }
+                    )
+        return from_data("published", f"Values of {self.published.source or 'the study file'}.", pd.DataFrame(lines))
+
+    def _counterpart(self, table: PublishedTable, target: str | None, learner: str, metric: str) -> Line:
+        missing = {"stage": "", "value": None, "low": None, "high": None}
+        if target is None:
+            what = f"the classes {', '.join(table.classes)}" if table.classes else table.score
+            return {**missing, "note": f"this run does not predict {what}"}
+        learner = named_in(learner, self.run.learners)
+        if learner not in self.run.learners:
+            return {**missing, "note": "not a learner of this run"}
+        if table.stage in OF_TRAINING:
+            return {**missing, "note": "see the table training"}
+        if table.stage == "folds":
+            entry = self.run.results.over_folds.get(target, {}).get(learner, {}).get(metric)
+            if entry is not None and entry.mean is not None:
+                return {**missing, "stage": "mean over folds", "value": entry.mean, "note": ""}
+            return {**missing, "note": "no mean over the folds"}
+        figure = self.run.results.figures(self.stage, learner, target).get(metric)
+        if figure is None or figure.value is None:
+            return {**missing, "note": (figure.reason if figure else None) or "not evaluated"}
+        ends = {"value": figure.value, "low": figure.low, "high": figure.high}
+        return {"stage": self.stage, **ends, "note": "few subjects" if figure.rough else ""}
+
+    def labels(self) -> Table:
+        """The recorded targets on each side of the split.
+
+        Raises:
+            CasewiseError: the run has no record of them.
+        """
+        participants = self.run.results.participants
+        entries = [c for c in participants.characteristics if c.what == "target"] if participants else []
+        if participants is None or not entries:
+            raise CasewiseError("the run has no record of its targets by side of the split")
+        lines: list[Line] = []
+        for entry in entries:
+            for number, side in enumerate(participants.sides):
+                values = entry.sides.get(str(number))
+                about = {"target": entry.name, "unit": entry.unit, "side": f"{side.code} {side.name}".strip()}
+                if isinstance(values, CategoryCounts):
+                    levels = [level.get("name", "") for level in entry.levels or []]
+                    for level, count in zip(levels, values.counts, strict=True):
+                        lines.append({**about, "level": level, "n": count, "missing": values.missing})
+                elif isinstance(values, NumberSummary):
+                    lines.append(
+                        {
+                            **about,
+                            "level": "",
+                            **{name: values.get(name) for name in NumberSummary.__dataclass_fields__},
+                        }
+                    )
+        return from_data("labels", "Recorded targets by side of the split.", pd.DataFrame(lines))
+
+    def confusion(self, target: str, stage: str) -> Table:
+        """The confusion counts of all learners.
+
+        Raises:
+            CasewiseError: the target has no classes.
+        """
+        entries = self._classes(target, stage)
+        data = [
+            {"learner": name, "reference": reference, "predicted": predicted, "count": count}
+            for name, entry in entries.items()
+            for reference, line in zip(entry.names, entry.confusion, strict=True)
+            for predicted, count in zip(entry.names, line, strict=True)
+        ]
+        names = next(iter(entries.values())).names
+        rows = [
+            [learner_name(name) if not row else "", plain(reference), *map(str, line)]
+            for name, entry in entries.items()
+            for row, (reference, line) in enumerate(zip(entry.names, entry.confusion, strict=True))
+        ]
+        caption = f"Confusion counts of {display_name(self.run.study, target)}, {SIDES[stage]}."
+        return Table(
+            f"confusion-{target}-{stage}",
+            caption,
+            pd.DataFrame(data),
+            ["Learner", "Reference", *map(plain, names)],
+            rows,
+        )
+
+    def reports(self, target: str, stage: str) -> Table:
+        """Precision, recall, F1 and support of each class and learner, with the published values.
+
+        Raises:
+            CasewiseError: the target has no classes.
+        """
+        published, write = self.beside(target, "test", ""), MetricFormat()
+        data, rows = [], []
+        stated = [m for m in CLASS_METRICS if any(k.startswith(f"{m}[") for v in published.values() for k in v)]
+        for learner, entry in self._classes(target, stage).items():
+            figures = self.run.results.figures(stage, learner, target)
+            for name, support in zip(entry.names, entry.support, strict=True):
+                line: Line = {"learner": learner, "class": name}
+                row = [learner_name(learner), plain(name)]
+                for metric in CLASS_METRICS:
+                    key = f"{metric}[{name}]"
+                    figure, theirs = figures.get(key), published.get(learner, {}).get(key)
+                    ours = _ours(figure)
+                    line |= {metric: ours["value"], f"{metric}_low": ours["low"], f"{metric}_high": ours["high"]}
+                    cell = write.cell(metric, figure)
+                    row.append(f"{cell.text} {cell.small}".strip())
+                    if metric in stated:
+                        line[f"{metric}_published"] = theirs[0] if theirs else None
+                        row.append(_published_text(write, metric, theirs))
+                data.append({**line, "support": support})
+                rows.append([*row, str(support)])
+        heads = ["Learner", "Class"]
+        for metric in CLASS_METRICS:
+            heads += [write.title(metric), *([f"{write.title(metric)}, published"] if metric in stated else [])]
+        caption = self._synthetic(f"Classes of {display_name(self.run.study, target)}, {SIDES[stage]}.")
+        return Table(f"report-{target}-{stage}", caption, pd.DataFrame(data), [*heads, "Support"], rows)
+
+    def _classes(self, target: str, stage: str) -> Mapping[str, ClassFigures]:
+        by_learner = self.run.results.classes.get(stage, {})
+        entries = {
+            name: by_learner[name][target]
+            for name in self.learners(stage, target)
+            if target in by_learner.get(name, {})
+        }
+        if not entries:
+            raise CasewiseError(f"{target} has no classes")
+        return entries
+
+    def folds(self) -> Table:
+        """Mean and standard deviation over the folds, with the published ones.
+
+        Raises:
+            CasewiseError: the run has no folds.
+        """
+        data, rows = [], []
+        for target, by_learner in self.run.results.over_folds.items():
+            published = self.beside(target, "folds")
+            write = metric_format(self.run.study, target)
+            for learner, metrics in by_learner.items():
+                for metric, entry in metrics.items():
+                    theirs = published.get(learner, {}).get(metric)
+                    by_fold: Line = {f"fold_{n}": value for n, value in enumerate(entry.folds, 1)}
+                    about: Line = {"target": target, "learner": learner, "metric": metric}
+                    data.append({**about, "mean": entry.mean, "sd": entry.sd, **_theirs(theirs), **by_fold})
+                    mean, sd = (write.text(metric, value) for value in (entry.mean, entry.sd))
+                    names = [display_name(self.run.study, target), learner_name(learner), write.heading(metric)]
+                    rows.append([*names, f"{mean} ± {sd}", _published_text(write, metric, theirs)])
+        if not data:
+            raise CasewiseError("there are no metrics of single folds")
+        heads = ["Target", "Learner", "Metric", "Mean ± SD", "Published"]
+        return Table(
+            "folds", self._synthetic("Mean ± standard deviation over the folds."), pd.DataFrame(data), heads, rows
+        )
+
+    def training(self) -> Table:
+        """Each network on cases of its training and stopping, by fold, as its job recorded them.
+
+        Raises:
+            CasewiseError: no job recorded them.
+        """
+        target = self.run.study.primary_outcome
+        data: list[Line] = []
+        for stage, record in OF_TRAINING.items():
+            published = self.beside(target, stage)
+            for job in self.run.finished.jobs:
+                for metric, value in (job.get(record) or {}).items():
+                    if metric == "n" or not isinstance(value, (int, float)):
+                        continue
+                    about: Line = {
+                        "network": job["model"],
+                        "fold": str(job["fold"]),
+                        "set": stage,
+                        "n": job[record].get("n"),
+                    }
+                    theirs = published.get(str(job["model"]), {}).get(metric)
+                    data.append({**about, "metric": metric, "value": float(value), **_theirs(theirs)})
+        if not data:
+            raise CasewiseError("no network was evaluated on cases of its training")
+        return from_data("training", "Networks on cases of their own training, by fold.", pd.DataFrame(data))
+
+    def tracks(self) -> list[Track]:
+        """The trajectories of the primary outcome by the reported learner.
+
+        Raises:
+            CasewiseError: the outcome has classes, or no subject has two recorded visits.
+        """
+        outcome = self.run.study.primary_outcome
+        if self.run.study.classes_of(outcome):
+            raise CasewiseError(f"{outcome} has classes, and no course over visits")
+        if not (tracks := self.run.plot.tracks()):
+            raise CasewiseError("no subject has two visits with a reference")
+        return tracks
+
+    def trajectories(self, *, names: bool) -> Table:
+        """The values of every subject over the visits, with percent change, by model and physician.
+
+        Raises:
+            CasewiseError: the outcome has classes, or no subject has two recorded visits.
+        """
+        tracks = self.tracks()
+        lines = [
+            {
+                "subject": track.subject if names else number,
+                "visit": track.names[i] if names else i + 1,
+                "days": float(track.days[i] - track.days[0]),
+                "physician": track.physician[i],
+                "model": track.model[i],
+                "physician_change_percent": track.changes[0][i],
+                "model_change_percent": track.changes[1][i],
+            }
+            for number, track in enumerate(tracks, 1)
+            for i in range(len(track.names))
+        ]
+        return from_data(
+            "trajectories", "Values over the visits, and change from baseline in percent.", pd.DataFrame(lines)
+        )
+
+    def responders(self) -> Table:
+        """Share of responders by physician and model, and their agreement.
+
+        Raises:
+            CasewiseError: the run has no response.
+        """
+        lines = []
+        for learner, response in self.run.results.response.get(self.stage, {}).items():
+            for visit, rates in (response.by_visit or {}).items():
+                for threshold, by_rater in rates.rates.items():
+                    for rater, interval in by_rater.items():
+                        about = {
+                            "learner": learner,
+                            "visit": visit,
+                            "n_subjects": rates.n_subjects,
+                            "threshold": threshold,
+                        }
+                        ends = {"value": interval.value, "low": interval.low, "high": interval.high}
+                        lines.append({**about, "rater": rater, **ends})
+        if not lines:
+            raise CasewiseError("the run has no response over time")
+        return from_data(
+            "responders", "Share of subjects whose score fell by a threshold in percent.", pd.DataFrame(lines)
+        )
+
+
+def joined(papers: Sequence[Paper]) -> Table:
+    """The learners of all runs on their primary outcomes, with the published values of each set.
+
+    Raises:
+        CasewiseError: nothing was evaluated.
+    """
+    data: list[Line] = []
+    for paper in papers:
+        target, stage = paper.run.study.primary_outcome, paper.stage
+        sets = ("train", "validation", "test", "folds", "")
+        published = {s: paper.beside(target, s) for s in sets if paper.tables_of(target, s)}
+        metrics = columns(
+            "page", paper.run.study.kind_of(target), len(paper.run.study.classes_of(target)) or None, stage=stage
+        )
+        for learner in paper.learners(stage, target):
+            figures: Figures = paper.run.results.figures(stage, learner, target)
+            for metric in (name for name in metrics if name in figures):
+                ours = _ours(figures[metric])
+                about = {
+                    "run": paper.run.study.name,
+                    "target": target,
+                    "classes": ", ".join(paper.run.study.classes_of(target)),
+                }
+                values = {
+                    f"published_{s or 'value'}": p.get(learner, {}).get(metric, (None, None))[0]
+                    for s, p in published.items()
+                }
+                data.append({**about, "learner": learner, "stage": stage, "metric": metric, **ours, **values})
+    return from_data("joined", "Learners of all runs.", pd.DataFrame(data).drop(columns=["n_cases", "reason"]))
+
+
+def _ours(figure: Estimate | None) -> Line:
+    """A figure of the typed results as cells."""
+    if figure is None:
+        return dict.fromkeys(("value", "low", "high", "n_subjects", "n_cases", "rough", "reason"))
+    cells = {name: getattr(figure, name) for name in ("value", "low", "high", "n_subjects", "n_cases", "rough")}
+    return {**cells, "reason": figure.reason}
+
+
+def _theirs(value: tuple[float, float | None] | None) -> dict[str, float | None]:
+    return {"published": value[0] if value else None, "published_sd": value[1] if value else None}
+
+
+def _published_text(write: MetricFormat, metric: str, value: tuple[float, float | None] | None) -> str:
+    if value is None:
+        return ""
+    sd = "" if value[1] is None else f" ± {write.text(metric, value[1])}"
+    return write.text(metric, value[0]) + sd
+
+
+def design(run: Run) -> dict[str, str]:
+    """The facts of the run's design that publications have, from its records and settings."""
+    study, results, recipe = run.study, run.results, run.study.recipe
+    sides = {side.code: side for side in results.participants.sides} if results.participants else {}
+    whole, test = sides.get("all"), sides.get("test")
+    jobs, stopping = run.finished.jobs, recipe.early_stopping
+    epochs = sorted({int(job["epochs"]) for job in jobs if job.get("epochs") is not None})
+    stages = ", ".join(f"{phase.epochs} with {phase.freeze} frozen" for phase in recipe.phases)
+    nested = study.nested_cv
+    limit = f"at most {recipe.epochs:,}" if not recipe.phases else stages
+    stop = "none" if stopping.monitor == "none" else f"after {stopping.patience} epochs, on {stopping.monitor} subjects"
+    facts = {
+        "subjects": f"{whole.subjects:,}" if whole else "",
+        "cases": f"{whole.cases:,}" if whole else "",
+        "images": f"{whole.images:,}" if whole else "",
+        "test": f"{test.subjects:,} subjects, {test.cases:,} cases, by {study.split.by}"
+        if test
+        else "none: predicted out of fold",
+        "folds": f"{run.finished.splits.folds}, by {study.split.by}"
+        + (f"; {nested.folds} inner folds" if nested else ""),
+        "networks": f"{len(study.networks)}: {', '.join(study.networks)}" if study.networks else "none",
+        "image size": str(study.images.size),
+        "weights": ", ".join(dict.fromkeys(_source(str(job.get("weights") or "")) for job in jobs)),
+        "optimizer": str(recipe.optimizer) + (f", momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else ""),
+        "learning rate": f"{recipe.lr}; schedule {recipe.schedule}",
+        "batch size": str(recipe.batch_size),
+        "epochs": f"{_span(epochs)} trained; {limit}" if epochs else limit,
+        "early stopping": stop,
+    }
+    if study.synthetic:
+        facts = {"data": "synthetic phantoms, not patients", **facts}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _source(weights: str) -> str:
+    """Where first weights come from, without folders of this machine.
+
+    >>> _source("file /data/a.safetensors; 3 channels"), _source("random, as the study states")
+    ('a file', 'random, as the study states')
+    """
+    first = weights.partition(";")[0]
+    return "a file" if first.startswith("file ") else "a bundle" if "/" in first and "bundle" in first else first
+
+
+def _span(values: Iterable[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

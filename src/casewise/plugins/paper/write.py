@@ -1,0 +1,289 @@
+"""The folder of a publication: every table and figure that the runs allow, and the reasons for what is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casewise.errors import CasewiseError, RunError
+from casewise.files import check_folder, make_folder, parsed_json, staging_folder, storage_failures, write_json
+from casewise.plugins.paper import architecture
+from casewise.plugins.paper.contents import Paper as Contents
+from casewise.plugins.paper.contents import joined
+from casewise.plugins.paper.figures import PAGE_HEIGHT, SINGLE, Draw, Sheet
+
+if TYPE_CHECKING:
+    from casewise.analysis.run import Run
+    from casewise.plugins.paper.tables import Table
+
+LIST, FORMAT, MOST_TRACKS = "paper.json", "casewise-paper-1", 12
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the folder is written: in greys, with the names of subjects, beside which publication."""
+
+    grey: bool = False
+    names: bool = False
+    references: str = ""
+
+
+@dataclass
+class Paper:
+    """What was written, by name its files, and what was not, by name the reason."""
+
+    folder: Path
+    written: dict[str, list[str]] = field(default_factory=dict)
+    not_written: dict[str, str] = field(default_factory=dict)
+
+
+def check_output(output: Path, runs: Sequence[Path]) -> None:
+    """Check that the folder is new, empty, or one of an earlier call without further files.
+
+    Raises:
+        RunError: it is another one, or lies in a run.
+    """
+    inside = next((run for run in runs if output.resolve().is_relative_to(run.resolve())), None)
+    if inside is not None:
+        raise RunError(f"{output} lies in the run folder {inside}. Choose another folder with --output.")
+    check_folder(output, [LIST], "the folder of a publication")
+    if not (output / LIST).is_file():
+        return
+    try:
+        record = parsed_json((output / LIST).read_text(encoding="utf-8"))
+        own = {LIST, *record["files"]} if record["format"] == FORMAT else set()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{output / LIST} is not a list of casewise paper. Choose another folder.") from error
+    there = {str(path.relative_to(output)) for path in output.rglob("*") if not path.is_dir()}
+    if other := min(there - own, default=None):
+        raise RunError(
+            f"{output} holds {other}, which `casewise paper` did not write. Move it, or choose another folder."
+        )
+
+
+def write(runs: Sequence[Run], output: Path, settings: Settings, *, progress: Any = None) -> Paper:
+    """Write everything into a new folder that appears whole in place of `output`.
+
+    Raises:
+        CasewiseError: nothing was evaluated in any run, or the disk cannot be written.
+    """
+    made = Paper(output)
+    folders = folder_names(runs)
+    with storage_failures(output), staging_folder(output) as stage:
+        papers = [Contents(run, settings.references) for run in runs]
+        for number, (contents, name) in enumerate(zip(papers, folders, strict=True)):
+            label = f"{name} results".strip()
+            for network, reason_by_fold in contents.run.left_out.items():
+                reason = next(iter(reason_by_fold.values()), "it could not be trained")
+                made.not_written[f"{label} of {network}"] = " ".join(str(reason).split())
+            with contents.run.files.lock():
+                items = list(everything(contents, settings))
+                for step, (kind, item, make) in enumerate(items):
+                    if progress:
+                        progress(number * len(items) + step, len(runs) * len(items), f"{name} {item}".strip())
+                    attempt(made, stage, Path(name) / kind, item, make)
+        if len(papers) > 1:
+            attempt(made, stage, Path("tables"), "joined", lambda: joined(papers))
+        if not made.written:
+            raise CasewiseError(
+                f"{output}: none of the runs gives a table or figure: {next(iter(made.not_written.values()))}"
+            )
+        files = sorted(file for names in made.written.values() for file in names)
+        write_json(stage / LIST, {"format": FORMAT, "files": files, "not_written": made.not_written}, durable=False)
+        _replace(stage, output)
+    return made
+
+
+def folder_names(runs: Sequence[Run]) -> list[str]:
+    """The folder of each run in the output: none for a single one, else its study's name, numbered where equal."""
+    if len(runs) == 1:
+        return [""]
+    names: list[str] = []
+    for run in runs:
+        name = file_name(run.study.name)
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+    return names
+
+
+def file_name(text: str) -> str:
+    """A name of the study as a file name.
+
+    >>> file_name("vit@T1"), file_name("../a b")
+    ('vit@T1', 'a-b')
+    """
+    return re.sub(r"[^\w@.+-]+", "-", text).strip("-.") or "unnamed"
+
+
+def attempt(made: Paper, stage: Path, folder: Path, name: str, make: Callable[[], Table | Sheet]) -> None:
+    """Write one table or figure, or note the reason why it cannot be made."""
+    label = str(folder.parent / name) if str(folder.parent) != "." else name
+    label = f"{folder.name[:-1]} {label}"
+    try:
+        item = make()
+        target = make_folder(stage / folder)
+        files = item.__class__(**{**item.__dict__, "name": file_name(item.name)}).write(target)
+    except CasewiseError as error:
+        made.not_written[label] = " ".join(str(error).split())
+        return
+    made.written[label] = [str(folder / file) for file in files]
+
+
+def everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, str, Callable[[], Table | Sheet]]]:
+    """Kind, name and maker of every table and figure of a run."""
+    run = contents.run
+    outcome, stages = run.study.primary_outcome, list(run.results.metrics)
+    yield "tables", "design", contents.design
+    yield "tables", "published", contents.published_values
+    for stage in stages or [""]:
+        for target in contents.targets(stage) or [outcome]:
+            yield "tables", f"results-{target}-{stage}", partial(contents.results, target, stage)
+            if len(contents.learners(stage, target)) > 10 and target == outcome:
+                yield "tables", f"top10-{target}-{stage}", partial(contents.results, target, stage, most=10)
+            if run.study.classes_of(target):
+                yield "tables", f"confusion-{target}-{stage}", partial(contents.confusion, target, stage)
+                yield "tables", f"report-{target}-{stage}", partial(contents.reports, target, stage)
+    yield "tables", "labels", contents.labels
+    yield "tables", "folds", contents.folds
+    yield "tables", "training", contents.training
+    yield "tables", "trajectories", partial(contents.trajectories, names=settings.names)
+    yield "tables", "responders", contents.responders
+    yield "tables", "architectures", partial(architecture.summary, run)
+    try:
+        jobs = architecture.first_jobs(run)
+    except CasewiseError:
+        jobs = {}
+    for network, job in jobs.items():
+        yield "tables", f"layers-{network}", partial(architecture.layers, run, network, job)
+    for name, make in figures(contents, settings).items():
+        yield "figures", name, make
+
+
+def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sheet]]:
+    """The maker of each figure; what is drawn is checked when it is made."""
+    run, plot = contents.run, contents.run.plot
+
+    def pictures(what: str) -> Sheet:
+        from casewise.analysis import pictures as made
+        from casewise.report.figures.drawing import onto
+        from casewise.report.figures.paper import gallery
+
+        kinds = {"preparation": made.preparation, "examples": made.examples, "saliency": made.saliency}
+        shown = kinds[what](run, grey=settings.grey)
+        rows = len({each.row for each in shown})
+        columns = max(sum(each.row == row for each in shown) for row in {each.row for each in shown})
+
+        def draw(axes: Any) -> None:
+            with onto(axes):
+                gallery(shown)
+
+        width = min(1.0, columns * 45 / 170) * 170
+        return Sheet(
+            what, [draw], width, height=min(PAGE_HEIGHT, rows * min(60.0, width / columns * 1.15)), margins=(1, 1, 1, 1)
+        )
+
+    def fit() -> Sheet:
+        _needs(contents, classes=False)
+        plot.fit()  # what does not apply is refused before a sheet is begun
+        return Sheet("fit", [lambda ax: plot.fit(ax=ax)], SINGLE, height=85, margins=(13, 11, 2, 3))
+
+    def trajectories() -> Sheet:
+        from casewise.report.figures.time import chosen_tracks
+
+        tracks = contents.tracks()
+        numbers = {track.subject: f"Subject {number}" for number, track in enumerate(tracks, 1)}
+        shown = sorted(chosen_tracks(tracks, MOST_TRACKS), key=lambda track: list(numbers).index(track.subject))
+        titles = {track.subject: None if settings.names else numbers[track.subject] for track in shown}
+        parts = [partial(_trajectory, plot, subject, title) for subject, title in titles.items()]
+        return Sheet("trajectories", parts, columns=3, height=52, margins=(12, 7, 2, 19))
+
+    def learning() -> Sheet:
+        plot.learning()
+        networks = list(dict.fromkeys(str(job["model"]) for job in run.finished.jobs if job.get("history")))
+        parts: list[Draw] = [partial(_learning, plot, network) for network in networks]
+        return Sheet("learning", parts, columns=3, height=70, margins=(12, 10, 2, 13))
+
+    def confusion() -> Sheet:
+        _needs(contents, classes=True)
+        plot.confusion()
+        target, stage = run.study.primary_outcome, contents.stage
+        parts: list[Draw] = [partial(_confusion, plot, name, stage) for name in contents.learners(stage, target)]
+        return Sheet("confusion", parts, columns=3, height=58, margins=(19, 14, 2, 6))
+
+    def distributions() -> Sheet:
+        names = run.targets
+        parts: list[Draw] = [partial(_distribution, plot, name) for name in names]
+        return Sheet("distributions", parts, columns=3, height=48, margins=(11, 8, 2, 8))
+
+    def roc() -> Sheet:
+        _needs(contents, classes=True)
+        plot.roc()
+        below = 14.0 + 5 * min(8, len(run.study.classes_of(run.study.primary_outcome)))
+        return Sheet("roc", [lambda ax: plot.roc(ax=ax)], SINGLE, height=71 + below, margins=(14, below, 3, 3))
+
+    return {
+        "preparation": partial(pictures, "preparation"),
+        "examples": partial(pictures, "examples"),
+        "distributions": distributions,
+        "fit": fit,
+        "trajectories": trajectories,
+        "learning": learning,
+        "confusion": confusion,
+        "roc": roc,
+        "saliency": partial(pictures, "saliency"),
+    }
+
+
+def _needs(contents: Contents, *, classes: bool) -> None:
+    """Check that the primary outcome is of the kind that a figure is for.
+
+    Raises:
+        CasewiseError: it is not.
+    """
+    outcome = contents.run.study.primary_outcome
+    if bool(contents.run.study.classes_of(outcome)) != classes:
+        raise CasewiseError(f"{outcome} has {'no ' if classes else ''}classes")
+
+
+def _trajectory(plot: Any, subject: str, title: str | None, axes: Any) -> None:
+    plot.trajectory(subject, title=title, ax=axes)
+
+
+def _learning(plot: Any, network: str, axes: Any) -> None:
+    plot.learning(network, ax=axes)
+
+
+def _distribution(plot: Any, target: str, axes: Any) -> None:
+    plot.distribution(target, ax=axes)
+
+
+def _confusion(plot: Any, learner: str, stage: str, axes: Any) -> None:
+    from casewise.study.learners import learner_name
+
+    plot.confusion(learner=learner, stage=stage, ax=axes)
+    axes.set_title(learner_name(learner), loc="left", fontweight="bold")
+    names = [text.get_text() for text in axes.get_xticklabels()]
+    if max(map(len, names)) * len(names) > 18:  # names that would lie on one another
+        axes.set_xticks(range(len(names)), names, rotation=25, ha="right")
+
+
+def _replace(stage: Path, output: Path) -> None:
+    """Let the complete folder take the place of an empty one or of one of an earlier call."""
+    umask = os.umask(0)
+    os.umask(umask)
+    stage.chmod(0o777 & ~umask)
+    before = output.with_name(f".{output.name}.before-{os.getpid()}")
+    if output.exists():
+        os.replace(output, before)
+    try:
+        os.replace(stage, output)
+    except OSError:
+        if before.exists():
+            os.replace(before, output)
+        raise
+    shutil.rmtree(before, ignore_errors=True)

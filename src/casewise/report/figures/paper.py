@@ -1,0 +1,115 @@
+"""Figures that publications show and the report does not: a fitted line with its band, and pictures in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.report.figures.drawing import FAINT, INK, MODEL, Drawing, Look, canvas, svg
+from casewise.report.figures.drawing import limits as around
+from casewise.report.formatting import number, shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from casewise.evaluation.results import Estimate
+
+FEWEST_SUBJECTS, RESAMPLES = 5, 500
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture, (h, w) or (h, w, 3) `uint8`, with its title; `row` is that of the gallery."""
+
+    pixels: np.ndarray
+    title: str
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The least-squares line of predictions on references, and its band at points along it; None without one."""
+
+    slope: float
+    intercept: float
+    at: np.ndarray
+    low: np.ndarray | None
+    high: np.ndarray | None
+
+
+def fit(rows: pd.DataFrame, *, confidence: float, seed: int) -> Fit | None:
+    """The line of the columns `y_true` and `y_pred`; None where the references do not vary.
+
+    The pointwise band is of the percentiles over resamples of subjects, because visits of one subject are alike.
+
+    >>> import pandas as pd
+    >>> line = fit(pd.DataFrame({"subject": ["a", "b"], "y_true": [0, 2], "y_pred": [1, 2]}), confidence=0.95, seed=1)
+    >>> round(line.slope, 3), round(line.intercept, 3), line.low is None
+    (0.5, 1.0, True)
+    """
+    x, y = rows["y_true"].to_numpy(float), rows["y_pred"].to_numpy(float)
+    if len(x) < 2 or np.ptp(x) == 0:
+        return None
+    slope, intercept = np.polyfit(x, y, 1)
+    at = np.linspace(x.min(), x.max(), 50)
+    codes = np.unique(rows["subject"].astype(str), return_inverse=True)[1]
+    subjects = int(codes.max()) + 1
+    if subjects < FEWEST_SUBJECTS:
+        return Fit(float(slope), float(intercept), at, None, None)
+    of_subject = [np.flatnonzero(codes == code) for code in range(subjects)]
+    draws, lines = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        chosen = np.concatenate([of_subject[code] for code in draws.integers(subjects, size=subjects)])
+        if np.ptp(x[chosen]) > 0:
+            lines.append(np.polyval(np.polyfit(x[chosen], y[chosen], 1), at))
+    low, high = np.quantile(lines, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return Fit(float(slope), float(intercept), at, low, high)
+
+
+def fitted(
+    rows: pd.DataFrame, line: Fit | None, correlation: Estimate | None, *, scale: tuple[float, float], label: str
+) -> Drawing:
+    """Predictions against references with the fitted line, its band (dashed), and Pearson's r as it was evaluated."""
+    low, high = around(rows["y_true"], rows["y_pred"], low=scale[0])
+    with canvas(420, 420, (54, 50, 12, 14)) as (figure, axes):
+        axes.plot([low, high], [low, high], color=FAINT, linewidth=1.4)
+        axes.plot(rows["y_true"], rows["y_pred"], "o", color=INK, markersize=4, alpha=0.6, markeredgewidth=0)
+        if line is not None:
+            axes.plot(line.at, line.intercept + line.slope * line.at, color=MODEL, linewidth=1.6)
+            for edge in (line.low, line.high):
+                if edge is not None:
+                    axes.plot(line.at, edge, color=MODEL, linewidth=1.1, linestyle=(0, (4, 3)))
+        at: Look = {"transform": axes.transAxes, "va": "top", "fontsize": 10.5}
+        axes.text(0.03, 0.97, _correlation(correlation), **at)
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", anchor="N")
+        axes.set(xlabel=f"{label}, physician", ylabel=f"{label}, model")
+        axes.locator_params(nbins=7, steps=[1, 2, 5, 10])
+        return svg(figure, "fitted")
+
+
+def _correlation(figure: Estimate | None) -> str:
+    if figure is None or figure.value is None:
+        return "r is not defined"
+    ends = (
+        "" if figure.low is None or figure.high is None else f" ({number(figure.low, 2)} to {number(figure.high, 2)})"
+    )
+    return f"r = {number(figure.value, 2)}{ends}"
+
+
+def gallery(pictures: Sequence[Shown]) -> Drawing:
+    """Pictures with their titles, row by row; a row is as wide as the axes are."""
+    rows = [[each for each in pictures if each.row == row] for row in sorted({each.row for each in pictures})]
+    columns = max(map(len, rows))
+    with canvas(100.0 * columns, 118.0 * len(rows), grid=None) as (figure, axes):
+        axes.set_axis_off()
+        for top, row in enumerate(rows):
+            for left, shown in enumerate(row):
+                box = (left / columns, 1 - (top + 1) / len(rows), 0.95 / columns, 0.84 / len(rows))
+                inner = axes.inset_axes(box)
+                inner.imshow(shown.pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                inner.set_axis_off()
+                inner.set_title(shortened(shown.title, 24), fontsize=9.5, pad=2)
+        return svg(figure, "gallery")

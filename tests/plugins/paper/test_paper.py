@@ -1,0 +1,335 @@
+"""The tables and figures of a publication: numbers of the typed results, published values beside them, and reasons."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from casewise.analysis.run import Run
+from casewise.errors import CasewiseError, RunError
+from casewise.plugins.paper.command import write_paper
+from casewise.plugins.paper.contents import Paper, joined
+from casewise.plugins.paper.figures import LEAST, Sheet
+from casewise.plugins.paper.tables import Table, escaped, latex
+from casewise.study.loading import preset_names, read_study
+from casewise.study.published import publication, publications, published_lines
+from tests.conftest import TINY
+
+FORMS = ["pdf", "png", "svg"]
+
+
+@pytest.fixture(scope="module")
+def films(chest_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("paper") / "films"
+    write_paper([chest_run.folder], folder, references="covid-cxr", grey=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def visits(served_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("paper") / "visits"
+    write_paper([served_run], folder)
+    return folder
+
+
+def not_written(folder: Path) -> dict[str, str]:
+    return dict(json.loads((folder / "paper.json").read_text())["not_written"])
+
+
+def test_a_table_has_the_numbers_of_the_typed_results(chest_run: Any, films: Path) -> None:
+    results, tables = Run.open(chest_run.folder).results, films / "tables"
+    for stage, by_learner in results.metrics.items():
+        table = pd.read_csv(tables / f"results-label-{stage}.csv").set_index(["learner", "metric"])
+        assert {name for name, _ in table.index} == {name for name, found in by_learner.items() if found["label"]}
+        for learner, by_target in by_learner.items():
+            for metric, figure in by_target["label"].items():
+                for cell in ("value", "low", "high", "n_subjects", "rough"):
+                    found, expected = table.at[(learner, metric), cell], getattr(figure, cell)
+                    assert found == expected or (expected is None and np.isnan(found))
+        counts = pd.read_csv(tables / f"confusion-label-{stage}.csv")
+        report = pd.read_csv(tables / f"report-label-{stage}.csv").set_index(["learner", "class"])
+        for learner, by_target in results.classes[stage].items():
+            entry = by_target["label"]
+            assert counts.loc[counts["learner"] == learner, "count"].tolist() == np.ravel(entry.confusion).tolist()
+            assert report.loc[learner, "support"].tolist() == entry.support
+    folds = pd.read_csv(tables / "folds.csv").set_index(["target", "learner", "metric"])
+    for learner, by_metric in results.over_folds["label"].items():
+        for metric, entry in by_metric.items():
+            assert folds.at[("label", learner, metric), "mean"] == entry.mean
+            assert folds.at[("label", learner, metric), "sd"] == entry.sd
+
+
+def test_networks_are_listed_with_the_parameters_that_were_trained(chest_run: Any, films: Path) -> None:
+    job = Run.open(chest_run.folder).finished.jobs[0]
+    layers = pd.read_csv(films / "tables/layers-test_resnet.csv")
+    assert layers["parameters"].sum() == job["parameters"]
+    assert layers["output"].iloc[-1] == "3"
+
+
+def test_labels_are_those_of_each_side(chest_run: Any, films: Path) -> None:
+    labels = pd.read_csv(films / "tables/labels.csv").set_index(["side", "level"])["n"]
+    sides = {side.code: side.cases for side in chest_run.results.participants.sides}
+    assert sides["test"] == labels["test"].sum() > 0
+    assert (labels["train"] + labels["test"]).to_dict() == labels["all"].to_dict()
+
+
+def test_every_figure_has_three_forms_and_what_is_missing_has_a_reason(films: Path, visits: Path) -> None:
+    for folder, there, missing in (
+        (films, {"preparation", "examples", "distributions", "learning", "confusion", "roc"}, {"fit", "trajectories"}),
+        (visits, {"preparation", "distributions", "fit", "trajectories", "learning"}, {"confusion", "examples", "roc"}),
+    ):
+        files = sorted((folder / "figures").iterdir())
+        assert {file.stem for file in files} >= there
+        assert all(sorted(f.suffix[1:] for f in files if f.stem == name) == FORMS for name in there)
+        assert {f"figure {name}" for name in missing} <= {
+            name for name, reason in not_written(folder).items() if reason
+        }
+        assert not {file.stem for file in files} & missing
+        recorded = json.loads((folder / "paper.json").read_text())["files"]
+        assert sorted([*recorded, "paper.json"]) == sorted(
+            str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()
+        )
+    assert "table responders" in not_written(films)
+    assert "table trajectories" in not_written(films)
+
+
+def test_subjects_are_named_only_when_asked(served_run: Path, visits: Path, tmp_path: Path) -> None:
+    subjects = set(Run.open(served_run).rows["subject"].astype(str))
+    written = [file for file in visits.rglob("*") if file.suffix in (".csv", ".tex", ".svg", ".json")]
+    assert not [(file, name) for file in written for name in subjects if re.search(rf"\b{name}\b", file.read_text())]
+    table = Paper(Run.open(served_run)).trajectories(names=True).data
+    assert set(table["subject"]) <= subjects
+    numbered = pd.read_csv(visits / "tables/trajectories.csv")
+    np.testing.assert_allclose(numbered["model"], table["model"].astype(float))
+
+
+def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any, films: Path, visits: Path) -> None:
+    table = pd.read_csv(visits / "tables/published.csv")  # the preset names its publication
+    assert len(table) == 4 * (33 + 10)
+    assert table.loc[(table["learner"] == "resnet34") & (table["metric"] == "mae"), "published"].tolist() == [
+        3.34,
+        3.336,
+    ]
+    assert table["value"].isna().all()
+    assert set(table["note"]) == {"not a learner of this run"}
+    films_of_others = pd.read_csv(films / "tables/published.csv")
+    assert len(films_of_others) == 8 * 2 + 8 * 9
+    run = Run.open(chest_run.folder)
+    paper, named = Paper(run, "covid-cxr"), publication("covid-cxr").results[0]
+    ours = paper._counterpart(named, "label", "test_resnet", "accuracy")
+    stage = run.results.main.stage
+    assert ours["value"] == run.results.metrics[stage]["test_resnet"]["label"]["accuracy"].value
+    assert paper._counterpart(named, None, "test_resnet", "accuracy")["value"] is None
+
+
+def test_publications_have_the_values_of_their_tables() -> None:
+    pasi = {table.table: table.learners for table in publication("onestep-pasi").results}
+    for learner, values in pasi["Table 1"].items():  # the same values with one digit more
+        for metric, (value, _) in values.items():
+            assert value == pytest.approx(pasi["Table S1"][learner][metric][0], abs=0.0051)
+    accuracy, reports = (table.learners for table in publication("covid-cxr").results)
+    films, classes = 217, {"covid": 41, "no_finding": 94, "pneumonia": 82}
+    correct = {n: sum(round(v[f"recall[{c}]"][0] * k) for c, k in classes.items()) for n, v in reports.items()}
+    gaps = {name: round(values["accuracy"][0] * films) - correct[name] for name, values in accuracy.items()}
+    assert {name: gap for name, gap in gaps.items() if gap} == {"efficientnet_b7": 3, "resnet152": 1, "resnet101": 1}
+    ssc = {(t.stage, len(t.classes)): t.learners for t in publication("ssc-skin").results}
+    right = {("validation", 2): (182, 165, 188), ("test", 2): (179, 156, 188), ("validation", 3): (178, 160, 183)}
+    for key, (mobile, cnn, images) in {**right, ("test", 3): (182, 168, 192)}.items():
+        assert ssc[key]["mobilenet_v2"]["accuracy"][0] == pytest.approx(mobile / images, abs=0.001)
+        assert ssc[key]["cnn"]["accuracy"][0] == pytest.approx(cnn / images, abs=0.001)
+    first, second = (table.learners for table in publication("ipmn-mri").results)
+    assert second["vit_base_patch16_224"]["precision"] == first["vit_base_patch16_224"]["precision"] == (0.67, 0.19)
+    assert len(first) == 6
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_names_a_publication_about_its_outcome(preset: str, tmp_path: Path) -> None:
+    cohort = tmp_path / "cohort.csv"
+    cohort.write_text("subject,path\n")
+    (tmp_path / "study.yaml").write_text(f"extends: {preset}\ncohort: {cohort}\n")
+    study = read_study(tmp_path / "study.yaml")
+    assert study.evaluation.references in publications()
+    tables = publication(str(study.evaluation.references)).results
+    assert any(table.is_about(study, study.primary_outcome) for table in tables)
+    lines = published_lines(study, study.primary_outcome, ["mobilenet_v2", "cnn", "resnet34", "vit_base_patch16_224"])
+    assert lines
+    assert not published_lines(study.model_copy(update={"synthetic": True}), study.primary_outcome, list(lines))
+    other = {"extends": preset, "cohort": str(cohort), "targets": {"label": ["a", "b"]}, "scores": {}}
+    (tmp_path / "other.yaml").write_text(
+        json.dumps({**other, "primary_outcome": "label", "split": {"stratify_by": "label"}})
+    )
+    settings = ["evaluation.bands={}"] if preset == "onestep-pasi" else []
+    if preset != "onestep-pasi":
+        assert not published_lines(read_study(tmp_path / "other.yaml", settings=settings), "label", list(lines))
+
+
+def test_an_unknown_publication_is_refused(tmp_path: Path, phantom: Path, chest_run: Any) -> None:
+    (tmp_path / "study.yaml").write_text(
+        TINY.format(cohort=phantom).replace("evaluation: {", "evaluation: {references: covid-cx, ")
+    )
+    with pytest.raises(CasewiseError, match="covid-cxr"):
+        read_study(tmp_path / "study.yaml")
+    with pytest.raises(CasewiseError, match="covid-cxr"):
+        write_paper([chest_run.folder], tmp_path / "out", references="covid-cx")
+
+
+def test_runs_are_joined_and_have_folders_of_their_own(chest_run: Any, served_run: Path, tmp_path: Path) -> None:
+    opened = [Run.open(folder) for folder in (chest_run.folder, served_run)]
+    table = joined([Paper(run) for run in opened]).data
+    assert set(table["run"]) == {"chest", "tiny"}
+    for run in opened:
+        main = run.results.main
+        for row in table[table["run"] == run.study.name].itertuples():
+            assert row.value == run.results.metrics[main.stage][row.learner][main.target][row.metric].value or pd.isna(
+                row.value
+            )
+
+
+@pytest.mark.parametrize("name", ["fit", "agreement", "bland_altman", "distribution", "learning", "trajectory"])
+def test_figures_of_numbers_draw_on_given_axes(served_run: Path, name: str) -> None:
+    run = Run.open(served_run)
+    given = (run.plot.tracks()[0].subject,) if name == "trajectory" else ()
+    draws_on_axes(run, name, *given)
+
+
+@pytest.mark.parametrize("name", ["roc", "precision_recall", "reliability", "confusion", "distribution", "learning"])
+def test_figures_of_classes_draw_on_given_axes(chest_run: Any, name: str) -> None:
+    draws_on_axes(Run.open(chest_run.folder), name)
+
+
+@pytest.mark.parametrize("what", ["preparation", "examples"])
+def test_pictures_draw_on_given_axes_in_greys(chest_run: Any, served_run: Path, what: str) -> None:
+    draws_on_axes(Run.open(chest_run.folder), "pictures", what)
+    if what == "preparation":
+        from casewise.analysis.pictures import preparation
+
+        run = Run.open(served_run)
+        grey, colour = (preparation(run, grey=grey) for grey in (True, False))
+        assert {picture.pixels.ndim for picture in grey} == {2}
+        assert {picture.pixels.ndim for picture in colour} == {3}
+        titles = [picture.title for picture in grey]
+        assert {"Panel", "Augmented 1", "Augmented 2"} < set(titles)
+        panels = {p.title: p.pixels for p in grey if p.row == 0}
+        assert not np.array_equal(panels["Augmented 1"], panels["Augmented 2"])
+        assert max(side for p in grey for side in p.pixels.shape) <= 2 * run.study.images.size
+
+
+def draws_on_axes(run: Run, name: str, *given: str) -> None:
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert getattr(run.plot, name)(*given, ax=right) is figure
+    assert len(left.get_children()) < len(right.get_children()) or right.child_axes
+    assert not left.has_data()
+    own = getattr(run.plot, name)(*given)
+    assert own is not figure
+    assert own.axes
+
+
+def test_fit_shows_the_line_of_its_rows_and_the_evaluated_correlation(served_run: Path) -> None:
+    run, figure = Run.open(served_run), Figure()
+    axes = figure.subplots()
+    run.plot.fit(ax=axes)
+    main = run.results.main
+    rows = run.predictions.query("learner == @main.learner and stage == @main.stage and target == @main.target")
+    line = next(line for line in axes.get_lines() if len(line.get_xdata()) == 50)
+    slope = np.polyfit(rows["reference"].astype(float), rows["prediction"].astype(float), 1)[0]
+    assert np.polyfit(line.get_xdata(), line.get_ydata(), 1)[0] == pytest.approx(slope, abs=1e-6)
+    r = run.results.metrics[main.stage][main.learner][main.target]["pcc"].value
+    assert r is not None
+    assert f"{abs(r):.2f}" in axes.texts[0].get_text()
+
+
+def test_sheets_have_the_width_of_a_page_and_legible_text(chest_run: Any) -> None:
+    plot = Run.open(chest_run.folder).plot
+    sheet = Sheet("roc", [lambda ax: plot.roc(ax=ax), lambda ax: plot.confusion(ax=ax)], columns=2, height=90)
+    figure = sheet.figure()
+    assert figure.get_size_inches()[0] * 25.4 == pytest.approx(170)
+    shown = [text for text in figure.findobj(Text) if text.get_text()]
+    assert shown
+    assert min(text.get_fontsize() for text in shown) >= LEAST
+    pages = list(Sheet("many", [lambda ax: None] * 20, columns=3, height=60).pages())
+    assert [len(page.parts) for page in pages] == [9, 9, 2]
+
+
+def test_latex_is_balanced_and_escapes_names(films: Path, visits: Path) -> None:
+    files = [file for folder in (films, visits) for file in folder.rglob("*.tex")]
+    assert len(files) > 10
+    for file in files:
+        text = file.read_text()
+        assert text.count(r"\begin{") == text.count(r"\end{")
+        assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+        columns = re.search(r"\\begin\{(?:tabular|longtable)\}\{(l+)\}", text)
+        assert columns
+        rows = [line for line in text.splitlines() if line.endswith(r"\\") and not line.startswith(r"\caption")]
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns[1])}
+        assert not re.search(r"(?<!\\)[#_]", text.replace(r"% needs", ""))
+    assert (
+        escaped(r"a_b & 50% {\x}^~#$") == r"a\_b \& 50\% \{\textbackslash{}x\}\textasciicircum{}\textasciitilde{}\#\$"
+    )
+    with pytest.raises(ValueError, match="2 cells"):
+        latex("", ["a"], [["1", "2"]])
+    assert "longtable" in latex("", ["a"], [["1"]] * 60)
+
+
+def test_other_folders_are_refused_and_an_own_one_is_replaced(chest_run: Any, films: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(films, tmp_path / "own"))
+    (own / "figures/mine.png").write_text("")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("")
+    for folder, named in ((own, "mine.png"), (foreign, "thesis.tex"), (chest_run.folder / "paper", "run folder")):
+        with pytest.raises(RunError, match=named):
+            write_paper([chest_run.folder], folder)
+    assert not (chest_run.folder / "paper").exists()
+    (own / "figures/mine.png").unlink()
+    (own / "paper.json").write_text("{}")
+    with pytest.raises(RunError, match=r"paper\.json"):
+        write_paper([chest_run.folder], own)
+
+
+def test_a_folder_appears_whole_or_not_at_all(
+    chest_run: Any, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(films, tmp_path / "own"))
+    before = sorted(str(file) for file in own.rglob("*"))
+    written: list[str] = []
+
+    def full(table: Table, folder: Path) -> list[str]:
+        written.append(table.name)
+        if len(written) > 3:
+            raise OSError(28, "No space left on device")
+        return []
+
+    monkeypatch.setattr(Table, "write", full)
+    for folder in (tmp_path / "new", own):
+        with pytest.raises(RunError, match="space"):
+            write_paper([chest_run.folder], folder)
+    assert sorted(str(file) for file in own.rglob("*")) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own"]
+
+
+def test_a_run_without_images_or_maps_gives_the_rest(
+    chest_run: Any, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(run: Any) -> None:
+        raise CasewiseError("There is no cohort table films.csv.")
+
+    monkeypatch.setattr("casewise.pipeline.finished.FinishedRun.prepared", property(missing))
+    monkeypatch.setattr("casewise.analysis.pictures.explainer", lambda: None)
+    folder = Path(shutil.copytree(films, tmp_path / "own"))
+    write_paper([chest_run.folder], folder)  # takes the place of the earlier one
+    reasons = not_written(folder)
+    assert "films.csv" in reasons["figure preparation"]
+    assert "explain" in reasons["figure saliency"]
+    assert (folder / "figures/confusion.pdf").is_file()
+    assert not (folder / "figures/preparation.pdf").exists()
+    assert not list(tmp_path.glob(".own*"))
