@@ -13,7 +13,8 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.external import by_source, source_means
 from casewise.pipeline.evaluate import evaluate as evaluate_step
 from casewise.report.context import ReportContext
-from casewise.report.sections import learners, validation
+from casewise.report.sections import learners
+from casewise.report.sections.designs import validation
 from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_name
 from casewise.study.loading import build_study

@@ -144,7 +144,7 @@ def test_responders_of_every_stage_and_of_all_subjects() -> None:
 
 def test_the_section_has_a_row_for_each_figure_and_none_without(report_of_numbers: Any) -> None:
     from casewise.report.blocks import Facts, Table
-    from casewise.report.sections.trial import blocks_of, section
+    from casewise.report.sections.designs.trial import blocks_of, section
 
     assert section(report_of_numbers) is None
     rows, arms = patients(visits=3)

@@ -13,7 +13,7 @@ from casewise.evaluation.results import Drop
 from casewise.report.blocks import Facts, Table
 from casewise.report.caveats import external_result
 from casewise.report.context import EXTERNAL, ReportContext
-from casewise.report.sections import external
+from casewise.report.sections.designs import external
 from casewise.report.statements import statements
 from tests.report.shared import blocks_of, cells_of
 from tests.report_contexts import classes, with_results

@@ -15,7 +15,8 @@ from casewise.evaluation.results import Comparison, Difference
 from casewise.pipeline.evaluate import within_shortcut_column
 from casewise.report.blocks import Cell, Heading, Matrix, Table
 from casewise.report.context import ReportContext
-from casewise.report.sections import learners, validation
+from casewise.report.sections import learners
+from casewise.report.sections.designs import validation
 from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_name
 from tests.report.shared import cells_of, fold_of

@@ -11,7 +11,8 @@ import pytest
 from casewise.report.blocks import Block, Fold, Row
 from casewise.report.context import ReportContext
 from casewise.report.figures import learners as draw
-from casewise.report.sections import image_split, training
+from casewise.report.sections import training
+from casewise.report.sections.designs import image_split
 from casewise.report.terms import unlearned
 from tests.report.shared import first_table
 from tests.report_contexts import classes, films, in_phases, split_by_image, with_results

@@ -9,7 +9,8 @@ import pytest
 from casewise.report.blocks import Table
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.first_screen import screen
-from casewise.report.sections import external, learners
+from casewise.report.sections import learners
+from casewise.report.sections.designs import external
 from casewise.report.statements import statements
 from casewise.report.tables import VERDICTS
 from casewise.report.terms import SIDES

@@ -22,19 +22,15 @@ from casewise.report.sections import (
     cases,
     classes,
     counterfactuals,
-    covariates,
-    external,
     glossary,
-    image_split,
     labels,
     learners,
     participants,
     preparation,
     subgroups,
     training,
-    trial,
-    validation,
 )
+from casewise.report.sections.designs import covariates, external, image_split, trial, validation
 from casewise.report.terms import brackets, report_title
 
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
@@ -72,7 +68,7 @@ def sections(context: ReportContext) -> list[Section]:
     first_case = SECTIONS.index(cases.section)
     listed = {make.__module__ for make in SECTIONS}
     modules = pkgutil.iter_modules(folder.__path__, f"{folder.__name__}.")
-    names = [module.name for module in modules if module.name not in listed]
+    names = [module.name for module in modules if module.name not in listed and not module.ispkg]
     names += [plugin.report for plugin in plugins() if plugin.report and not plugin.section]
     further = [importlib.import_module(name).section for name in names]
     makers = [*SECTIONS[:first_case], *further, *SECTIONS[first_case:]]
