@@ -64,7 +64,7 @@ def test_each_subject_has_a_plot_and_responders_are_counted(report_of_numbers: R
     assert section is not None
     assert section.heading == "Change over time"
     assert sum(len(block.plots) for block in blocks_of(section, Plots)) == 3
-    response, visits = blocks_of(section, Table)
+    response, visits, *_ = blocks_of(section, Table)
     entry = report_of_numbers.metrics.response["test"][report_of_numbers.learner]
     for row, figures in zip(response.rows, (entry.responders or {}).values(), strict=True):
         counts = np.array(figures.confusion)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from casewise.errors import cut
 from casewise.study.model import Fraction, MetricName, StudyModel
-from casewise.study.published import check_publication
+from casewise.study.presets.published import check_publication
 
 Subgroup = str | dict[str, list[float]]
 

@@ -21,7 +21,7 @@ from casewise.plugins.paper.contents import Paper, joined
 from casewise.plugins.paper.figures import LEAST, Sheet
 from casewise.plugins.paper.tables import Table, escaped, latex
 from casewise.study.loading import preset_names, read_study
-from casewise.study.published import publication, publications, published_lines
+from casewise.study.presets.published import publication, publications, published_lines
 from tests.conftest import TINY
 
 FORMS = ["pdf", "png", "svg"]

@@ -54,7 +54,7 @@ def write_paper(
     from casewise.analysis.run import Run
     from casewise.errors import CasewiseError
     from casewise.plugins.paper.write import Settings, check_output, write
-    from casewise.study.published import check_publication
+    from casewise.study.presets.published import check_publication
 
     if references:
         try:

@@ -17,7 +17,7 @@ from casewise.report.formatting import display_name, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
 from casewise.report.terms import SIDES
 from casewise.study.learners import learner_name
-from casewise.study.published import Publication, PublishedTable, named_in, publication, published_by
+from casewise.study.presets.published import Publication, PublishedTable, named_in, publication, published_by
 
 if TYPE_CHECKING:
     from casewise.analysis.run import Run

@@ -39,7 +39,7 @@ from casewise.report.tables import (
 )
 from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import is_baseline, learner_name, learner_named
-from casewise.study.published import published_lines
+from casewise.study.presets.published import published_lines
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import ColumnGroup, Comparison, Estimate, GroupMean, OverFolds

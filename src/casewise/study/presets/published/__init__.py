@@ -15,7 +15,7 @@ from casewise.study.model import StudyModel, check_metric
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
-FOLDER = resources.files("casewise.study") / "presets" / "published"
+FOLDER = resources.files("casewise.study.presets.published")
 # Values are of these cases; "" is not known.
 Stage = Literal["train", "validation", "test", "folds", ""]
 Metrics = dict[str, float]

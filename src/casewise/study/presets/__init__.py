@@ -1,0 +1,1 @@
+"""Studies that others extend: one YAML file each, their scores, and the results of their publications."""
