@@ -161,8 +161,8 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
     lines = [
         f"# The sweep: {planned} networks of One-Step PASI",
         "",
-        "Made by `make sweep`. Synthetic photographs, random first weights and few epochs: the page is about the "
-        "engine, and its networks say nothing about patients.",
+        "Made by `make sweep`. Synthetic photographs, the recipe of the preset for 12 epochs, random first weights: "
+        "the page is about the engine, and its networks say nothing about patients.",
         "",
         f"- **{planned} networks** ({len(study.networks)} backbones × {study.split.folds} folds) in the study file; "
         f"{used} of them and {len(stacked)} combined learners ({', '.join(stacked)}) are evaluated in one report.",
@@ -180,8 +180,9 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
         f"{resumed}.",
         f"- The run folder has {size(folder.path):.1f} GB.",
         "",
-        "| backbone | million weights | seconds (mean of folds) | CPU seconds | precision | peak memory (MB) |",
-        "|---|---:|---:|---:|---|---:|",
+        "| backbone | million weights | training loss, first and last three epochs (mean of folds; 1: guessing) | "
+        "folds where it fell | seconds (mean of folds) | CPU seconds | precision | peak memory (MB) |",
+        "|---|---:|---:|---:|---:|---:|---|---:|",
     ]
     for name in study.networks:
         own = [record for record in records if record["model"] == name]
@@ -189,7 +190,7 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
             continue
         memory = [record["peak_memory_mb"] for record in own if record.get("peak_memory_mb")]
         lines.append(
-            f"| {name} | {own[0]['parameters'] / 1e6:.1f} | {mean(own, 'seconds'):.1f} "
+            f"| {name} | {own[0]['parameters'] / 1e6:.1f} | {fell(own)} | {mean(own, 'seconds'):.1f} "
             f"| {mean(own, 'core_seconds'):.1f} | {own[0]['precision']} "
             f"| {f'{max(memory):,.0f}' if memory else 'not recorded'} |"
         )
@@ -199,6 +200,14 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
 def mean(records: Sequence[dict[str, Any]], name: str) -> float:
     """The mean of a value over records."""
     return sum(record[name] for record in records) / len(records)
+
+
+def fell(records: Sequence[dict[str, Any]]) -> str:
+    """The mean training loss of the first and of the last three epochs, and in how many folds it fell."""
+    losses = [[epoch["train_loss"] for epoch in record["history"]] for record in records]
+    pairs = [(of_fold[0], sum(of_fold[-3:]) / len(of_fold[-3:])) for of_fold in losses]
+    first, last = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    return f"{first:.2f}, {last:.2f} | {sum(end < start for start, end in pairs)} of {len(pairs)}"
 
 
 def hours(seconds: float) -> str:
