@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING
 from casewise.errors import counted
 from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
-from casewise.pipeline.recipe_plan import (
-    MOST_EPOCHS,
-    Forecast,
-    RecipePlan,
-    as_yaml,
-    forecast_in_words,
-    recipe_of,
-)
+from casewise.pipeline.recipe_plan import MOST_EPOCHS, Forecast, RecipePlan, as_yaml, forecast_in_words, recipe_of
 from casewise.study.recipe import Recipe
 
 if TYPE_CHECKING:

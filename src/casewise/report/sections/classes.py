@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING
 from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.thresholds import by_fold_text
 from casewise.metrics.registry import metric_of
-from casewise.report.blocks import (
-    Block,
-    Cell,
-    Facts,
-    Fold,
-    Matrix,
-    Plot,
-    Plots,
-    Row,
-    Section,
-    Table,
-    Text,
-)
+from casewise.report.blocks import Block, Cell, Facts, Fold, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import defined
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import MISSING, capital, display_name, listed, number, percent, plain, plural
@@ -83,10 +71,7 @@ def section(context: ReportContext) -> Section | None:
         return None
     figures, where = context.figures(context.stage, context.learner), evaluated_on(context, context.stage)
     counts = confusion(entry.names, entry.confusion)
-    blocks: list[Block] = [
-        Matrix(counts, f"{evaluated(context)} {MATRIX}", "reference", "predicted"),
-        *pooled(context),
-    ]
+    blocks: list[Block] = [Matrix(counts, f"{evaluated(context)} {MATRIX}", "reference", "predicted"), *pooled(context)]
     if plots := _plots(context, entry, figures):
         blocks.append(Plots(plots))
     if worse := worse_scaled(figures):
