@@ -241,7 +241,8 @@ def worse_scaled(figures: Figures) -> list[str]:
 def mean_confidence(bins: Sequence[ReliabilityBin]) -> tuple[float, float]:
     """The mean probability of the likeliest class, and the share that is correct, from the bins; NaN without cases."""
     total = sum(each.n for each in bins) or float("nan")
-    return sum(each.n * each.confidence for each in bins) / total, sum(each.n * each.accuracy for each in bins) / total
+    right = sum(round(each.n * each.accuracy) for each in bins)  # stored shares are rounded
+    return sum(each.n * each.confidence for each in bins) / total, right / total
 
 
 def temperature(entry: ClassFigures) -> list[tuple[str, str]]:
