@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from casewise.errors import CasewiseError, nearest
 from casewise.files import guarded
 from casewise.metrics.registry import metric_of
+from casewise.predictions.table import CHOOSING
 from casewise.report.blocks import Cell, Row, Section, Table, plain_page, rendered
 from casewise.report.caveats import result_line
 from casewise.report.context import EXTERNAL, ReportContext, defined, read_context
@@ -260,12 +261,16 @@ def selection(context: ReportContext) -> str:
     (stage, learner, _), chosen_on = _headline(context), context.metrics.main.chosen_on
     if not chosen_on:
         return ""
-    learners = list(context.metrics.metrics.get("oof" if chosen_on == "oof" else stage, {}))
+    learners = list(context.metrics.metrics.get(chosen_on if chosen_on in CHOOSING else stage, {}))
     learners = learners if chosen_on == "stated" else without_baselines(learners)
     name = the_learner(learner, start=True)
     if len(learners) == 1:
         return f"{name} is the only learner."
-    on = {"stated": "stated before any result", "oof": "chosen out of fold"}.get(chosen_on, f"chosen on {chosen_on}")
+    on = {
+        "stated": "stated before any result",
+        "oof": "chosen out of fold",
+        "validation": "chosen on the validation set",
+    }.get(chosen_on, f"chosen on {chosen_on}")
     return f"{name} was {on} among {counted(len(learners), 'learner')}: {listed(list(map(learner_name, learners)))}."
 
 

@@ -146,8 +146,10 @@ def evaluated(context: ReportContext) -> str:
     subjects = counted(int(rows["subject"].nunique()), "subject")
     if context.by_site:
         return f"{count} of {subjects}. Each {context.site} was predicted by networks that were not trained on it."
-    if context.stage == "test":
-        return f"{count} of {subjects} in a test set. No network was trained on these subjects."
+    if context.stage in ("test", "validation"):
+        text = f"{count} of {subjects} in a {context.stage} set. No network was trained on these subjects"
+        stopped = context.stage == "validation" and context.stopped_on == "fold"
+        return text + (", but their loss stopped the training." if stopped else ".")
     return f"{count} of {subjects}. Each was predicted by networks that were not trained on the subject."
 
 

@@ -16,7 +16,7 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
-STAGES = ("test", "external", "oof")
+STAGES = ("test", "external", "oof", "validation", "training")
 KINDS = {"regression": "number", "classification": "classes", "ordinal": "grades"}
 SYNTHETIC = "**The networks were trained on synthetic images. They must not be used for patients.**"
 PURPOSE = (

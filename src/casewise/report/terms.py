@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 NO_NAMES = ("study", "my study", "test", "test study", "untitled", "default", "config", "cohort", "data", "example")
 SHORTEST_NAME = 3
 METHODS = {"rollout": "attention rollout", "grad-cam": "Grad-CAM", "contributions": "exact contributions"}
-SIDES = {"test": "on the test set", "oof": "out of fold", "external": "on the external cohort"}
+SIDES = {
+    "test": "on the test set",
+    "oof": "out of fold",
+    "validation": "on the validation set",
+    "training": "on the training set",
+    "external": "on the external cohort",
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,8 @@ def positive_and_other(context: ReportContext) -> tuple[str, str] | None:
 def evaluated_on(context: ReportContext, stage: str) -> str:
     """The cases that figures are of, within a caption; pooled over the sources where each fold leaves one out."""
     pooled = f", pooled over each {context.site}" if context.by_site and stage == "oof" else ""
-    return SIDES[stage] + pooled
+    stops = stage == "validation" and context.stopped_on == "fold"
+    return SIDES[stage] + pooled + (", which stopped the training" if stops else "")
 
 
 def evaluated(context: ReportContext) -> str:

@@ -112,7 +112,9 @@ def split(cohort: Cohort, study: Study) -> Splits:
     if holdout:
         folds = 1
         if not column:
-            share = min(max(1, round(float(settings.validation or 0) * len(subjects))), len(training) - 1) / len(training)
+            share = min(max(1, round(float(settings.validation or 0) * len(subjects))), len(training) - 1) / len(
+                training
+            )
             held, assigned["validation"] = _held_out(cohort, study, training, share, 1, study.seed + 1)
             side |= {subject: {0: TRAIN, TEST: 0}[number] for subject, number in held.items()}
     elif numbered or leave_out:

@@ -74,7 +74,7 @@ def section(context: ReportContext) -> Section:
 def glossary_names(context: ReportContext) -> list[str]:
     """The metrics that the page explains: those of its tables."""
     tables = ("learners", "external", "targets", "classes") if context.classes else ("learners", "targets")
-    stage = "oof" if "oof" in context.stages else context.stage
+    stage = context.choosing_stage
     names = dict.fromkeys(name for table in tables for name in context.columns(table, stage))
     names |= dict.fromkeys(columns("points", context.kind) if context.classes else [])
     return [name for name in names if name != "bias"]

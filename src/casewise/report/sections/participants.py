@@ -36,7 +36,14 @@ STEPS = {
     "other_classes": "Left out: classes in {column} that the study does not list ({values})",
     "images": "Left out: images missing, or a part of them that the study needs, such as a sequence",
 }
-SIDE_NAMES = {"all": "All", "train": "Training", "test": "Test", "fold": "Fold {name}", "external": "External: {name}"}
+SIDE_NAMES = {
+    "all": "All",
+    "train": "Training",
+    "validation": "Validation",
+    "test": "Test",
+    "fold": "Fold {name}",
+    "external": "External: {name}",
+}
 FLOW = "What each step leaves out, and what remains."
 FLOW_NOTE = "A run stops at an image that the table names but that is missing or cannot be read."
 CHARACTERISTICS = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.dates import natural
 from casewise.errors import gigabytes
+from casewise.predictions.table import INTERNAL
 from casewise.report.blocks import (
     Block,
     Cell,
@@ -51,7 +52,7 @@ Job = Mapping[str, Any]
 RATES = ("accuracy", "sensitivity", "specificity")
 # Records of a job on cases that it was trained on, and on those that decided when to stop.
 TRAINED_ON = {"on_training": "training cases", "on_inner": "cases that decided when to stop"}
-HELD_OUT = {"oof": "held-out cases, out of fold", "test": "the test set"}
+HELD_OUT = {"oof": "held-out cases, out of fold", "validation": "the validation set", "test": "the test set"}
 TUNING = {
     "full": "all parameters",
     "head_only": "only the heads, on features computed once",
@@ -281,7 +282,7 @@ def seeds(context: ReportContext) -> list[Block]:
     The figures are those of the test set if there is one, else out of fold.
     """
     entry = context.metrics.seeds
-    stage = next((stage for stage in ("test", "oof") if entry and entry.metrics.get(stage)), None)
+    stage = next((stage for stage in INTERNAL if entry and entry.metrics.get(stage)), None)
     if entry is None or stage is None:
         return []
     write, columns = metric_format(context.study, context.outcome), context.columns("learners", stage)
@@ -383,7 +384,7 @@ def split(context: ReportContext) -> list[Block]:
         facts.append(("Folds", f"each {context.site} was left out once"))
     elif splits.get("balance"):
         facts.append(("Stratified by", display_name(study, str(splits["balance"]))))
-    names = {"test": "Test set", "folds": "Folds"}
+    names = {"test": "Test set", "validation": "Validation set", "folds": "Folds"}
     facts += [(names[side], assignment(entry)) for side, entry in (splits.get("assignment") or {}).items()]
     caption = BY_SUBJECT if study.subjects_known else UNKNOWN_SUBJECTS
     heads = ["Side", f"{capital(unit_of(study))}s", "Cases", "Panels"]
