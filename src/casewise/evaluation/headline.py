@@ -19,11 +19,11 @@ _COMBINATIONS = ("meta_learner_weighted", "mean_of_learners")
 def headline(metrics: Metrics, main: str, kind: str, *, stated: str = "", sources_left_out: bool = False) -> Headline:
     """The learner that the report is about, which is never chosen on the cases on which it is evaluated.
 
-    It is the learner `stated`, if it was evaluated. Else, if there is a test set, it is the best out of fold (or
-    on the validation set) by the merit of the target's `kind`, then by its tie-breaker. Else nothing is chosen: it is the weighted mean of the
-    learners, or their mean, or the first network of the study (without networks, the last baseline). Where sources are
-    left out, weights were fitted on predictions of networks that were trained on the source, so the weighted mean is
-    passed over.
+    It is the learner `stated`, if it was evaluated. Else, if there is a test set, it is the best out of fold (or on the
+    validation set) by the merit of the target's `kind`, then by its tie-breaker. Else nothing is chosen: it is the
+    weighted mean of the learners, or their mean, or the first network of the study (without networks, the last
+    baseline). Where sources are left out, weights were fitted on predictions of networks that were trained on the
+    source, so the weighted mean is passed over.
     """
     figures_by_stage = {
         stage: {learner: keys[main] for learner, keys in learners.items() if main in keys}

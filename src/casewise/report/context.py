@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from casewise.errors import RunError
 from casewise.evaluation.results import Results, read_results
 from casewise.metrics.registry import columns
-from casewise.predictions.table import INTERNAL
 from casewise.plugin import explainer
+from casewise.predictions.table import INTERNAL
 from casewise.report.formatting import is_number
 from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, without_baselines
@@ -140,6 +140,11 @@ class ReportContext:
     def holdout(self) -> bool:
         """Whether one validation set takes the place of folds."""
         return self.study.split.validation is not None
+
+    @property
+    def stopped_on_validation(self) -> bool:
+        """Whether the figures of the report are of a validation set whose loss stopped networks."""
+        return self.stage == "validation" and self.stopped_on == "fold" and bool(self.study.networks)
 
     @property
     def choosing(self) -> str:

@@ -14,7 +14,6 @@ from casewise.audit.sentences import untested
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
 from casewise.evaluation.robustness import affects
-from casewise.predictions.table import CHOOSING
 from casewise.report.caveats import external_result
 from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.formatting import MISSING, capital, counted, listed, number, percent, plain
@@ -198,11 +197,11 @@ def one_class(context: ReportContext) -> Found:
 
 
 def stopped_on_fold(context: ReportContext) -> Found:
-    if context.stopped_on != "fold" or context.stage not in CHOOSING:
-        return None
-    if context.holdout:
+    if context.stopped_on_validation:
         text = "The validation set stopped the training and is not held out: the figures are too optimistic."
         return "flag", text, "learners"
+    if context.stopped_on != "fold" or context.stage != "oof":
+        return None
     return (
         "bad",
         "Training stopped at the epoch that suited the predicted fold best: the figures are too optimistic.",

@@ -87,6 +87,12 @@ def check_split(study: Study) -> None:
     unknown, pretrain, by, final = not study.subjects_known, study.pretrain, study.panels.by, study.final == "refit"
     by_number, by_image = study.split.by == "number", study.split.by == "image"
     monitor = study.recipe.early_stopping.monitor
+    for label in study.sample:
+        targets = [name for name in study.outputs if label in study.classes_of(name)]
+        if len(targets) != 1 or by != "image":
+            several = f"is a class of {' and '.join(targets)}" if targets else "is no class of an output"
+            reason = several if len(targets) != 1 else "is drawn by single images; write `panels: {by: image}`"
+            raise ValueError(f"sample: {cut(label)} {reason}")
     held_out = study.split.validation is not None
     other = next((name for name in study.stack if name != "mean"), "")
     kappa = next((name for name, rule in study.decisions.items() if rule == "kappa"), "")

@@ -87,6 +87,9 @@ class Study(StudyModel):
     """Rows to keep: a column and the value, or list of values, that it must have, as text; `""` for empty cells."""
     where_not: RowFilter = {}
     """Rows to leave out: a column and the value, or list of values, such as `{path: [images/a.jpg]}`."""
+    sample: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Numbers of rows to keep of a class, such as `{no_finding: 704}`, drawn by `seed` before the split; other classes
+    stay whole. Rows are images, so it needs `panels: {by: image}`."""
     subjects_known: bool = True
     """`false` if it is unknown which images belong to one person. Every image then needs its own subject name."""
     subject_names: SubjectNames = "refuse_similar"

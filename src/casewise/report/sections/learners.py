@@ -38,7 +38,7 @@ from casewise.report.tables import (
     verdict,
     verdict_beside,
 )
-from casewise.report.terms import SIDES, terms_of
+from casewise.report.terms import SIDES, evaluated_on, terms_of
 from casewise.study.learners import is_baseline, learner_name, learner_named
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def section(context: ReportContext) -> Section | None:
     plots = [plot for metric in kind_report(context.kind).forests if several and (plot := _forest(context, metric))]
     if plots:
         merit = metric_format(context.study, context.outcome).phrase(context.merit)
-        stages = capital(listed([SIDES[stage] for stage in context.stages]))
+        stages = capital(listed([SIDES[stage] for stage in context.stages if stage in INTERNAL]))
         order = SIDES[context.choosing_stage]
         texts = {"stages": stages, "order": order, "confidence": terms.confidence}
         blocks.append(Plots(plots, FOREST.format(merit=merit, **texts)))
@@ -142,7 +142,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     for name, values in published.items():
         cells = [Cell(write.text(metric, values.get(metric))) for metric in metrics]
         lines.append(Row(name, [Cell("published"), *cells, *[Cell(MISSING)] * len(others)]))
-    caption = ORDER.format(stage=capital(SIDES[stage]), order=write.phrase(kind.compared))
+    caption = ORDER.format(stage=capital(evaluated_on(context, stage)), order=write.phrase(kind.compared))
     heads = ["Learner", "Kind", *map(write.heading, metrics), *(f"Against {learner_name(name)}" for name in others)]
     return Table(heads, lines, caption, wide=True, sortable=True)
 

@@ -41,7 +41,7 @@ from casewise.report.formatting import (
     span,
 )
 from casewise.report.tables import MetricFormat, metric_format
-from casewise.report.terms import SIDES, terms_of, unit_of
+from casewise.report.terms import SIDES, terms_of, unit_of, without_folds
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
@@ -159,13 +159,18 @@ def curves(context: ReportContext) -> list[Block]:
     plots = [
         Plot(
             draw.training(learner_name(name), by_model[name], name=f"curve{i}"),
-            f"Loss by epoch of {the_learner(name)}, one line per fold.",
+            without_folds(context, f"Loss by epoch of {the_learner(name)}, one line per fold."),
         )
         for i, name in enumerate(drawn)
     ]
-    blocks: list[Block] = [Heading("Training curves"), Plots(plots, CURVES, "multiples")] if plots else []
+    blocks: list[Block] = (
+        [Heading("Training curves"), Plots(plots, without_folds(context, CURVES), "multiples")] if plots else []
+    )
     if searches := finders(context):
-        blocks += [Heading("Search for the learning rate"), Plots(searches, FINDERS, "multiples")]
+        blocks += [
+            Heading("Search for the learning rate"),
+            Plots(searches, without_folds(context, FINDERS), "multiples"),
+        ]
     if table := unfreezing(context):
         blocks += [Heading("Gradual unfreezing"), table]
     return blocks
@@ -228,7 +233,7 @@ def phases(context: ReportContext) -> list[Block]:
                 Row(name, [Cell(text) for text in (*texts, number(_mean(records, "rows"), 0), *seconds)], inner=True)
             )
     heads = ["Network, phase", "Parameters", "Frozen", "Trainable", "Running statistics", "Learning rate", "Epochs"]
-    table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, PHASES, wide=True)
+    table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, without_folds(context, PHASES), wide=True)
     return [Heading("Training phases"), table] if rows else []
 
 
@@ -319,7 +324,7 @@ def networks(context: ReportContext) -> list[Block]:
     memory = any(is_number(job.get("peak_memory_mb")) for job in context.jobs)
     heads = ["Backbone", "Networks", "Parameters", "Epochs", "Epoch kept", "Time"]
     heads += [*(["Peak memory"] if memory else []), "Compute plan"]
-    caption = "The networks of all folds." + (MEMORY if memory else "")
+    caption = without_folds(context, "The networks of all folds." + (MEMORY if memory else ""))
     return [
         Heading("Networks"),
         Table(heads, job_rows(context.jobs, context.learner), caption, wide=True),
