@@ -281,7 +281,8 @@ def measured_imbalance(
     inside, sides_inside, shares_inside = "folds", [side[subject] for subject in training], [1 / folds] * folds
     if TRAIN in sides_inside:
         inside, sides_inside = "validation", [int(number == 0) for number in sides_inside]
-        shares_inside = [1 - np.mean(sides_inside), np.mean(sides_inside)]
+        share = sides_inside.count(1) / len(sides_inside)
+        shares_inside = [1 - share, share]
     result: dict[str, dict[str, float]] = {"test": {}, inside: {}}
     for name in study.targets:
         groups = {inside: (training, sides_inside, shares_inside)}

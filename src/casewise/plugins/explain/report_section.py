@@ -69,8 +69,8 @@ ANATOMY = (
     " look for shortcuts."
 )
 POINTING = (
-    "How often the highest point of the map lies in the mask ({mask}), for cases not trained on. Small print: {confidence}"
-    " intervals by subject and random network, and whether the map is shown to do so more or less often."
+    "How often the highest point of the map lies in the mask ({mask}), for cases not trained on. Small print:"
+    " {confidence} intervals by subject and random network, and whether the map is shown to do so more or less often."
 )
 RIVALS = (
     "Random weights: the same network with all learned weights drawn at random; a map that hits no more often than"
