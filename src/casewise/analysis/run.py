@@ -98,7 +98,7 @@ class Run:
 
     @property
     def stages(self) -> list[str]:
-        """The stages with predictions: `oof` (out of fold), `test`, `external`."""
+        """The stages with predictions: `oof` (out of fold), `test`, `external`; also `training`, `validation`."""
         return list(dict.fromkeys(map(str, self.rows["stage"])))
 
     @property

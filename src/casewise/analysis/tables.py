@@ -11,6 +11,7 @@ import pandas as pd
 from casewise.evaluation.results import Results
 from casewise.predictions.conformal import set_names, with_sets
 from casewise.predictions.table import final_rows
+from casewise.splits.grouped import side_name
 from casewise.splits.predefined import TEST
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def splits_table(splits: Splits) -> pd.DataFrame:
     """The side and fold of each subject."""
     sides = pd.Series(splits.side, dtype=int)
     tested = sides.to_numpy() == TEST
-    folds = (sides + 1).astype("Int64").mask(tested).array
-    return pd.DataFrame({"subject": sides.index, "side": np.where(tested, "test", "train"), "fold": folds})
+    folds = (sides + 1).astype("Int64").mask(tested | splits.holdout).array
+    names = [side_name(side, True) for side in sides] if splits.holdout else np.where(tested, "test", "train")
+    return pd.DataFrame({"subject": sides.index, "side": names, "fold": folds})
 
 
 def findings_table(audit: Mapping[str, Any]) -> pd.DataFrame:

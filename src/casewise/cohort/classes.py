@@ -6,6 +6,7 @@ import re
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from casewise.cohort.checks import closest, number
@@ -13,6 +14,7 @@ from casewise.cohort.dates import natural
 from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, names_text
 from casewise.errors import counted, cut
+from casewise.study.model import mixed_seed
 from casewise.study.schema import Study, Target
 from casewise.targets import kind_named
 
@@ -131,6 +133,32 @@ def keep_classes(
             selected &= ~text.index.isin(others.index)
             flow.leave_out("other_classes", selected, column=column, values=[str(value) for value in counts.index])
         _check_there(name, target, text, problems)
+    return cells[selected]
+
+
+def drawn_rows(
+    cells: pd.DataFrame, study: Study, columns: dict[str, str], problems: Problems, flow: Flow
+) -> pd.DataFrame:
+    """The rows without those of the classes of `sample` that the seed does not draw; a class with too few is a problem.
+
+    The order of the rows has no influence: they are drawn by the order of their paths.
+    """
+    selected = pd.Series(True, index=cells.index)
+    for label, count in study.sample.items():
+        name, column = next(((n, c) for n, c in columns.items() if label in study.classes_of(n)), ("", ""))
+        if not name:
+            continue  # the table lacks the column, which is a problem of its own
+        text, spellings = cells[column].str.strip(), study.targets[name].classes[label]
+        rows = cells.index[text.isin(spellings) | text.map(numbered).isin(spellings)]
+        if len(rows) < count:
+            of = f"sample: {counted(count, 'row')} of {cut(label)} cannot be drawn, for {len(rows):,} have it"
+            problems.add("sample", f"{of}. Lower the number or leave it out.", [], column)
+            continue
+        path = study.columns.get("path", "path")
+        rows = cells.loc[rows].sort_values(path, kind="stable").index if path in cells else rows
+        drawn = np.random.default_rng(mixed_seed(study.seed, "sample", label)).permutation(len(rows))[:count]
+        selected[rows.difference(rows[drawn])] = False
+        flow.leave_out("sample", selected, column=column, values=[f"{label}: {count:,}"])
     return cells[selected]
 
 

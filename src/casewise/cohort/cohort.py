@@ -9,7 +9,7 @@ import pandas as pd
 
 from casewise.cohort import checks
 from casewise.cohort.checks import STORED, closest
-from casewise.cohort.classes import check_classes, keep_classes, unknown_classes
+from casewise.cohort.classes import check_classes, drawn_rows, keep_classes, unknown_classes
 from casewise.cohort.covariates import check_covariates
 from casewise.cohort.dates import is_unsorted_date, natural
 from casewise.cohort.groups import check_arm, check_subgroups
@@ -74,6 +74,7 @@ def read_cohort(
     classed = class_columns(study, cells.columns.tolist()) if labelled else {}
     if to_learn:
         cells = keep_classes(cells, study, classed, problems, notes, flow)
+        cells = drawn_rows(cells, study, classed, problems, flow)
         check_subgroups(study, cells, problems)
     else:
         unknown_classes(cells, study, classed, problems)

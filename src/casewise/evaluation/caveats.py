@@ -11,7 +11,7 @@ import numpy as np
 from casewise.evaluation.bootstrap import FEWEST_SUBJECTS, PLAN
 from casewise.evaluation.results import Figures, Metrics, Note, Response
 from casewise.metrics.classes import Classes
-from casewise.predictions.table import probability_columns
+from casewise.predictions.table import CHOOSING, INTERNAL, probability_columns
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -108,15 +108,21 @@ def guess(predictions: pd.DataFrame, target: str) -> list[Note]:
     """For comparison: the error of always predicting the mean of the training subjects' cases; none for classes."""
     rows = predictions[(predictions["target"] == target) & predictions["y_true"].notna()]
     rows = rows.drop_duplicates(["stage", "case", "region", "image"])
-    oof, test = (rows[rows["stage"] == stage] for stage in ("oof", "test"))
-    if oof["outer_fold"].nunique() < 2 or kind_named(str(rows["kind"].iloc[0])).form != "number":
+    oof, training = (rows[rows["stage"] == stage] for stage in ("oof", "training"))
+    single = oof.empty and len(training)
+    if rows.empty or kind_named(str(rows["kind"].iloc[0])).form != "number":
         return []
+    if not single and oof["outer_fold"].nunique() < 2:
+        return []
+    mean = (training if single else oof)["y_true"].mean()
+    errors = {
+        stage: (own["y_true"] - mean).abs()
+        for stage, own in rows.groupby("stage", sort=False)
+        if stage in INTERNAL and stage != "oof"
+    }
     sums = oof.groupby("outer_fold")["y_true"].agg(["sum", "count"])
     others = (sums["sum"].sum() - sums["sum"]) / (sums["count"].sum() - sums["count"])
-    errors = {
-        "test": (test["y_true"] - oof["y_true"].mean()).abs(),
-        "oof": (oof["y_true"] - oof["outer_fold"].map(others).astype(float)).abs(),
-    }
+    errors["oof"] = (oof["y_true"] - oof["outer_fold"].map(others).astype(float)).abs()
     return [
         caveat("guess_mean", stage=stage, target=target, error=float(error.mean()))
         for stage, error in errors.items()
@@ -134,8 +140,9 @@ def constant_folds(predictions: pd.DataFrame, target: str, learner: str) -> tupl
     Probabilities are compared for classes; for numbers, predictions relative to the spread of the recorded values. A
     fold is examined if it has several subjects, more than two cases, and more than one recorded value.
     """
-    rows = predictions[(predictions["target"] == target) & (predictions["stage"] == "oof")]
+    rows = predictions[(predictions["target"] == target) & predictions["stage"].isin(CHOOSING)]
     rows = rows[rows["model"] == learner]
+    rows = rows.assign(outer_fold=rows["outer_fold"].fillna(1))
     if rows.empty:
         return 0, 0
     columns = [name for name in probability_columns(rows) if rows[name].notna().any()]

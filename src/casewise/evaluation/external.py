@@ -16,7 +16,7 @@ from casewise.evaluation.judges import Judge, judge_of
 from casewise.evaluation.results import Drop, Figures, SourceMean
 from casewise.metrics.records import CALIBRATED
 from casewise.metrics.registry import metric_of
-from casewise.predictions.table import final_rows
+from casewise.predictions.table import INTERNAL, final_rows
 
 # The group of cases without a value in the column of groups.
 NOT_RECORDED = "not recorded"
@@ -35,7 +35,7 @@ def drop(
     """
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["y_true"].notna()]
-    inside = next((stage for stage in ("test", "oof") if (rows["stage"] == stage).any()), None)
+    inside = next((stage for stage in INTERNAL if (rows["stage"] == stage).any()), None)
     if inside is None or not (rows["stage"] == "external").any():
         return {}
     judge = judge_of(rows, classes, positive)

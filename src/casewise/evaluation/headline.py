@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from casewise.evaluation.results import AgainstBaseline, Headline, Metrics, Results
+from casewise.predictions.table import CHOOSING, INTERNAL
 from casewise.study.learners import baselines_among, is_baseline, without_baselines
 from casewise.targets import kind_named
 
@@ -18,28 +19,29 @@ _COMBINATIONS = ("meta_learner_weighted", "mean_of_learners")
 def headline(metrics: Metrics, main: str, kind: str, *, stated: str = "", sources_left_out: bool = False) -> Headline:
     """The learner that the report is about, which is never chosen on the cases on which it is evaluated.
 
-    It is the learner `stated`, if it was evaluated. Else, if there is a test set, it is the best out of fold by the
-    merit of the target's `kind`, then by its tie-breaker. Else nothing is chosen: it is the weighted mean of the
-    learners, or their mean, or the first network of the study (without networks, the last baseline). Where sources are
-    left out, weights were fitted on predictions of networks that were trained on the source, so the weighted mean is
-    passed over.
+    It is the learner `stated`, if it was evaluated. Else, if there is a test set, it is the best out of fold (or on the
+    validation set) by the merit of the target's `kind`, then by its tie-breaker. Else nothing is chosen: it is the
+    weighted mean of the learners, or their mean, or the first network of the study (without networks, the last
+    baseline). Where sources are left out, weights were fitted on predictions of networks that were trained on the
+    source, so the weighted mean is passed over.
     """
     figures_by_stage = {
         stage: {learner: keys[main] for learner, keys in learners.items() if main in keys}
         for stage, learners in metrics.items()
     }
-    stage = next((stage for stage in ("test", "oof", "external") if figures_by_stage.get(stage)), None)
+    stage = next((stage for stage in (*INTERNAL, "external") if figures_by_stage.get(stage)), None)
     if stage is None:
         return Headline(main, None, None, None, None, kind)
-    figures, out_of_fold = figures_by_stage[stage], figures_by_stage.get("oof", {})
+    choosing = next((stage for stage in CHOOSING if figures_by_stage.get(stage)), "oof")
+    figures, compared = figures_by_stage[stage], figures_by_stage.get(choosing, {})
     candidates = without_baselines(figures)
-    choices = [learner for learner in candidates if learner in out_of_fold and stage != "oof"]
+    choices = [learner for learner in candidates if learner in compared and stage != choosing]
     chosen_on = "stated"
     if stated in figures:
         learner = stated
     elif choices:
-        chosen_on, deciding = "oof", (kind_named(kind).merit, kind_named(kind).tie_breaker)
-        learner = max(choices, key=lambda name: _rank(*(out_of_fold[name][key].value for key in deciding)))
+        chosen_on, deciding = choosing, (kind_named(kind).merit, kind_named(kind).tie_breaker)
+        learner = max(choices, key=lambda name: _rank(*(compared[name][key].value for key in deciding)))
     else:
         first = candidates[-1] if is_baseline(candidates[0]) else candidates[0]
         combinations = [name for name in _COMBINATIONS if not (sources_left_out and name.startswith(FITTED))]
@@ -69,7 +71,7 @@ def against_baselines(results: Results) -> AgainstBaseline | None:
     chosen. A difference is the learner's figure minus the baseline's.
     """
     main, learner, stage = results.main, results.main.learner, str(results.main.stage)
-    chosen_on = "oof" if results.metrics.get("oof") else stage
+    chosen_on = next((stage for stage in CHOOSING if results.metrics.get(stage)), stage)
     merit = kind_named(main.kind).merit
     baselines = baselines_among(results.metrics.get(stage, {}))
     figures = {name: results.figures(chosen_on, name, main.target).get(merit) for name in baselines}

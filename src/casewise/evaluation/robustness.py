@@ -25,7 +25,7 @@ from casewise.evaluation.results import (
     Note,
 )
 from casewise.metrics.numbers import sum_by_subject
-from casewise.predictions.table import SAMPLE_KEY, final_rows, probability_columns
+from casewise.predictions.table import INTERNAL, SAMPLE_KEY, final_rows, probability_columns
 from casewise.targets import kind_named
 
 Altered: TypeAlias = AlteredAnswers | AlteredNumbers
@@ -124,7 +124,7 @@ def drift(predictions: pd.DataFrame, target: str, plan: Plan) -> dict[str, Learn
         return {}
     rows = final_rows(predictions[predictions["target"] == target])
     rows = rows[rows["distance"].notna()]
-    inside = next((stage for stage in ("test", "oof") if (rows["stage"] == stage).any()), None)
+    inside = next((stage for stage in INTERNAL if (rows["stage"] == stage).any()), None)
     if inside is None:
         return {}
     figures = {}

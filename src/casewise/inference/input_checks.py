@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from casewise.errors import ImageError
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
+from casewise.predictions.table import CHOOSING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -369,7 +370,7 @@ def distance_limits(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
     """By learner and target, the distance from the training features that few cases out of fold exceed, at least 1."""
     if "distance" not in predictions:
         return {}
-    rows = predictions[(predictions["stage"] == "oof") & predictions["distance"].notna()]
+    rows = predictions[predictions["stage"].isin(CHOOSING) & predictions["distance"].notna()]
     limits: dict[str, dict[str, float]] = {}
     for (learner, target), group in rows.groupby(["model", "target"], sort=False):
         worst = group.groupby(["subject", "case"], sort=False)["distance"].max().reset_index()

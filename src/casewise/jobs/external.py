@@ -115,6 +115,7 @@ def predict_altered(
     modality = modality_of(study)
     names = (UNALTERED, *modality.alterations(study))
     tables, done = [], 0
+    stage = "oof" if study.split.validation is None else "validation"
     for fold, rows in rows_by_fold.items():
         inputs = {name: modality.altered(prepared, rows, name) for name in names}
         for job in (job for job in jobs if job.fold == fold):
@@ -122,7 +123,7 @@ def predict_altered(
             learner_panels = study.of_learner(job.model).panels
             for name, dataset in inputs.items():
                 values = predictor.predict(dataset(predictor.bundle.fitted).arranged(learner_panels))
-                table = prediction_rows(panels.iloc[rows], study, values, stage="oof", model=job.model, fold=fold)
+                table = prediction_rows(panels.iloc[rows], study, values, stage=stage, model=job.model, fold=fold)
                 tables.append(table.drop(columns="distance").assign(alteration=name))
             done += 1
             tell(done)

@@ -15,6 +15,8 @@ from casewise.inference.predictor import FeatureDistance, prediction_rows
 from casewise.modalities.dataset import encode_bags
 from casewise.modalities.panels import EMPTY
 from casewise.models.outputs import outputs_of, value_columns
+from casewise.predictions.table import CHOOSING
+from casewise.splits.predefined import TEST, TRAIN
 from casewise.study.model import mixed_seed
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ MOST_PANELS = 1000
 def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
     """Predict the held-out fold and the test set; with phases, measure on the training subjects as well.
 
+    In a hold-out design the training subjects are predicted too, as a stage of their own.
+
     A network on all folds predicts nothing: the study is evaluated by those of the folds.
     """
     study, panels, splits = inputs.study, inputs.cohort.panels, inputs.splits
@@ -76,7 +80,8 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
         scales = [network["distance"]["scale"] if network.get("distance") else {} for network in facts]
         return JobPredictions(None, None, {}, distance.scaled_like(scales) if distance else None)
     tables, tile_tables = [], []
-    for stage, side in (("oof", job.fold), ("test", -1)):
+    inside = (("validation", job.fold), ("training", TRAIN)) if splits.holdout else (("oof", job.fold),)
+    for stage, side in (*inside, ("test", TEST)):
         rows = np.flatnonzero(subjects.isin(set(splits.subjects(side))).to_numpy())
         if not len(rows):
             continue
@@ -97,7 +102,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
             f"{job.name}: {job.model} gives no finite number for case {without.iloc[0]}. Lower recipe.lr, or take "
             f"{job.model} out of the study."
         )
-    distance = distance.scaled_by(table[table["stage"] == "oof"]) if distance else None
+    distance = distance.scaled_by(table[table["stage"].isin(CHOOSING)]) if distance else None
     return JobPredictions(
         distance.scaled(table) if distance else table.assign(distance=np.nan),
         pd.concat(by_tile, ignore_index=True) if by_tile else None,
@@ -109,7 +114,7 @@ def predict(job: Job, inputs: JobInputs, fitted: FittedModel) -> JobPredictions:
 def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> Mapping[str, object]:
     """Metrics on the subjects for training and early stopping; their predictions are not stored."""
     study, panels = inputs.study, inputs.cohort.panels
-    if not (study.recipe.phases and study.classes_of(study.primary_outcome)):
+    if inputs.splits.holdout or not (study.recipe.phases and study.classes_of(study.primary_outcome)):
         return {}
     sides = {"on_training": fitted.data.fit_rows}
     if study.recipe.early_stopping.monitor != "none":

@@ -329,7 +329,7 @@ def reason(name: str, classes: Classes, support: np.ndarray) -> str:
     if not support.sum():
         return "no cases"
     if name.endswith("_calibrated"):
-        return "no temperature: it takes out-of-fold predictions of two folds or more"
+        return "no temperature: fitting one takes two held-out parts or more"
     if name.startswith("kappa"):
         return "all cases are in one class, on both sides"
     undefined = {

@@ -109,7 +109,7 @@ def forecast_of(
     before = clock() - inputs.began
     if set(paces) != set(study.networks):
         return Forecast(before, 0.0, 0.0, 0.0, FEWEST_EPOCHS, "fewest")
-    trained = facts.panels * (facts.folds - 1) / facts.folds
+    trained = facts.trained
     predicted = len(inputs.cohort.panels) - trained + min(trained, DISTANCE_PANELS)
     # metrics on the training subjects, and the features for a probe
     predicted += trained * (bool(study.classes_of(study.primary_outcome)) + (study.recipe.head == "probe"))

@@ -21,6 +21,7 @@ from casewise.evaluation.results import plain
 from casewise.files import checksum, json_hash, write_atomic, write_json
 from casewise.inference.run_members import predicting_members
 from casewise.pipeline.finished import FinishedRun
+from casewise.predictions.table import CHOOSING
 from casewise.run_folder.bundle_folder import FORMAT, link_or_copy, write_archive
 from casewise.splits.predefined import TEST
 from casewise.version import __version__
@@ -135,7 +136,7 @@ def _response(run: FinishedRun) -> dict[str, object] | None:
     if not any(entry.n_visits for by_learner in run.results.response.values() for entry in by_learner.values()):
         return None
     study, rows = run.study, run.predictions
-    own = (rows["target"] == study.primary_outcome) & (rows["stage"] == "oof")
+    own = (rows["target"] == study.primary_outcome) & rows["stage"].isin(CHOOSING)
     truth = rows.loc[own, "y_true"].to_numpy(dtype=float)
     return {
         "baseline": study.evaluation.baseline,

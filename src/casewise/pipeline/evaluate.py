@@ -37,7 +37,7 @@ from casewise.predictions.nested_cv import NESTED, chosen_networks, nested_rows
 from casewise.predictions.scores import apply_scores, cases_with_missing_regions
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
-from casewise.predictions.table import final_rows, with_mean_distances
+from casewise.predictions.table import INTERNAL, final_rows, with_mean_distances
 from casewise.study.learners import COVARIATES, JOINED, combined_learners
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
@@ -175,9 +175,9 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
 def _prediction_sets(
     study: Study, predictions: pd.DataFrame, main: stored.Headline, folder: RunFolder
 ) -> stored.PredictionSets | None:
-    """The coverage of the headline's learner; None without a record or headline."""
+    """The coverage of the headline's learner; None without a headline or calibrated learners, as without folds."""
     record = folder.conformal.read_if_exists()
-    if not record or main.stage is None:
+    if not record or not record["learners"] or main.stage is None:
         return None
     classes = {name: study.classes_of(name) for name in study.outputs if study.classes_of(name)}
     return coverage(predictions, str(main.learner), record, classes, _plan(study))
@@ -381,7 +381,7 @@ def participants_and_subgroups(
         # figures pooled over sources that were left out in turn have no precision of their own
         None if splits.get("left_out") else precision(study, predictions, main),
     )
-    if study.evaluation.subgroup_cuts and main.stage in ("test", "oof"):
+    if study.evaluation.subgroup_cuts and main.stage in INTERNAL:
         results = replace(results, subgroups=by_group(study, cohort.images, predictions, main))
     return replace(results, participants=participants)
 
@@ -411,7 +411,10 @@ def described_cohort(
     names: list[tuple[str, str, pd.Series]] = [("all", "", own)]
     sources = [str(name) for name in splits.get("left_out") or []]
     folds = sorted({int(name) for name in side[own].unique() if name.isdecimal()})
-    if (side == "test").any():
+    if (side == "train").any():
+        codes = [code for code in ("train", "validation", "test") if (side == code).any()]
+        names += [(code, "", side == code) for code in codes]
+    elif (side == "test").any():
         names += [("train", "", own & side.isin([str(fold) for fold in folds])), ("test", "", side == "test")]
     elif len(folds) <= MOST_FOLDS:
         of_fold = dict(zip(folds, sources, strict=False))

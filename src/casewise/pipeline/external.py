@@ -45,7 +45,10 @@ def external_study(study: Study) -> Study:
             name: target.model_copy(update={"column": None}) if name in settings.columns else target
             for name, target in study.targets.items()
         },
-        "split": study.split.model_copy(update={"stratify_by": None, "column": None, "leave_out": None}),
+        "split": study.split.model_copy(
+            update={"stratify_by": None, "column": None, "leave_out": None, "validation": None}
+        ),
+        "sample": {},
         "evaluation": study.evaluation.model_copy(update=evaluation),
     }
     return study.model_copy(update=changes)
@@ -243,7 +246,8 @@ def pretraining_study(study: Study, settings: Pretraining) -> Study:
         "recipe": study.recipe.model_copy(update=fixed | stated),
         "regions": [],
         "panels": modality_of(study).pretraining_panels(study),
-        "split": study.split.model_copy(update={"stratify_by": None, "column": None}),
+        "split": study.split.model_copy(update={"stratify_by": None, "column": None, "validation": None}),
+        "sample": {},
         "evaluation": study.evaluation.model_copy(update=evaluation),
     }
     return study.model_copy(update=changes)

@@ -197,6 +197,10 @@ def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> Non
         return
     imbalance, guide = splits.record["imbalance"]["test"], splits.record["balance"]
     n_test, unit = splits.record["n"]["test"]["subjects"], unit_of(study)
+    if splits.holdout:
+        sides = [(name, n["subjects"]) for name, n in splits.record["n"].items() if n["subjects"]]
+        show.line("split", ", ".join(f"{name} {counted(n, unit)}" for name, n in sides) + ": one network a backbone")
+        return
     test = f"{counted(n_test, unit)} in the test set, the others" if n_test else f"no test set, all {unit}s"
     balance = f", imbalance of {guide} {imbalance[guide]:.1%}" if guide in imbalance else ""
     how = "" if splits.record["how"] == "balanced" else " (predefined)"
@@ -257,7 +261,8 @@ def validate(study: Study, show: Show) -> list[str]:
     networks = len(study.networks) * splits.folds
     inner = networks * study.nested_cv.folds * len(study.rates) if study.nested_cv else 0
     total = f", after {counted(inner, 'inner training')}: {counted(inner + networks, 'training')} in all"
-    of = f"{counted(len(study.networks), study.network_noun)} × {counted(splits.folds, 'fold')}"
+    of = counted(len(study.networks), study.network_noun)
+    of += "" if splits.holdout else f" × {counted(splits.folds, 'fold')}"
     return [*lines, f"jobs       {of} = {counted(networks, 'network')}" + (total if inner else "")]
 
 
@@ -304,7 +309,7 @@ def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool
     for side, n in splits.record["n"].items():
         if not n["subjects"]:
             continue
-        number = TEST if side == "test" else int(side.removeprefix("fold ")) - 1
+        number = grouped.side_number(side)
         counts = [counted(n["subjects"], "subject"), counted(n["cases"], "case")]
         counts += [counted(n["panels"], "panel")] if panels else []
         source = f"{study.split.leave_out} {sources[number]}: " if sources and number != TEST else ""

@@ -17,7 +17,6 @@ from casewise.errors import RunError, StudyError, counted, cut
 from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
 from casewise.report.formatting import duration
-from casewise.splits.predefined import TEST
 from casewise.study.backbones import UNTRAINED
 from casewise.study.learners import encoders_of
 from casewise.study.recipe import PLANNED, Recipe
@@ -69,6 +68,11 @@ class PlanFacts:
     flips: str
     encoders: list[str]
     noun: str
+
+    @property
+    def trained(self) -> float:
+        """The panels that each network is trained on."""
+        return self.panels * (self.folds - 1) / self.folds if self.folds > 1 else float(self.panels)
 
 
 @dataclass(frozen=True)
@@ -197,8 +201,9 @@ def plan_facts(inputs: RunInputs) -> PlanFacts:
     """The facts of a run."""
     study, cohort, splits = inputs.study, inputs.cohort, inputs.splits
     subjects = cohort.images["subject"].astype(str)
-    training = np.flatnonzero(subjects.map(splits.side).to_numpy() != TEST)
-    panels = int((cohort.panels["subject"].astype(str).map(splits.side) != TEST).sum())
+    trained_on = set(splits.training(0) if splits.holdout else splits.training(splits.folds))
+    training = np.flatnonzero(subjects.isin(trained_on).to_numpy())
+    panels = int(cohort.panels["subject"].astype(str).isin(trained_on).sum())
     return PlanFacts(
         images=len(training),
         panels=panels,
@@ -283,7 +288,7 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     phases = stated.pop("phases", None) or [phase]
     recipe = Recipe(auto=True).completed.model_dump(mode="json", include=set(PLANNED), exclude_unset=True) | stated
     steps = sum(phase["epochs"] for phase in phases) / longer
-    steps *= math.ceil(facts.panels * (facts.folds - 1) / facts.folds / recipe["batch_size"])
+    steps *= math.ceil(facts.trained / recipe["batch_size"])
     rate = min(max(RATE_TIMES_STEPS / steps, LOWEST_RATE), HIGHEST_RATE)
     # Pretrained networks predicted films much better from the average over their last map.
     positions = facts.flips != "both" and (bool(study.fusions) or not pretrained)
@@ -328,7 +333,8 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     flips = {"none": "no flips", "both": "flips in both directions"}.get(facts.flips, f"{facts.flips} flips")
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
-    of = f"{facts.images:,} {facts.noun}, {facts.folds} folds and {duration(facts.budget)}"
+    folds = f", {facts.folds} folds" if facts.folds > 1 else ""
+    of = f"{facts.images:,} {facts.noun}{folds} and {duration(facts.budget)}"
     # how many fit into the budget is measured later
     most = "" if planned.forecast or {"epochs", "phases"} & planned.stated.keys() else "at most "
     trained = f"{most}{counted(epochs, 'epoch')}{several}"

@@ -22,7 +22,7 @@ from casewise.pipeline.external import check_no_twins, cohort_difference, prepar
 from casewise.plugin import plugins, repeated
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
-from casewise.predictions.table import gather_tiles
+from casewise.predictions.table import CHOOSING, gather_tiles
 from casewise.splits.grouped import write_splits
 from casewise.study.learners import FEATURES, encoders_of, learner_named
 from casewise.study.schema import Study
@@ -74,9 +74,10 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         jobs = [job for job in jobs if job.model in study.learners]
         nested = study.nested_cv
         inner = f"each after {nested.folds * len(study.rates)} inner trainings, " if nested else ""
-        names, folds = counted(len(study.networks), study.network_noun), counted(splits.folds, "fold")
+        names = counted(len(study.networks), study.network_noun)
+        folds = "" if splits.holdout else f" × {counted(splits.folds, 'fold')}"
         count, seconds = counted(len(_by_steps(jobs)[1]), "network"), time.monotonic() - start
-        show.line("jobs", f"{count} ({names} × {folds}), {inner}{seconds:.0f} s")
+        show.line("jobs", f"{count} ({names}{folds}), {inner}{seconds:.0f} s")
     if final := final_jobs(study, splits, folder, fingerprint):
         with show.bar("final") as bar:
             run_jobs(final, job_inputs, folder, tell=lambda done, text: bar(done, len(final), text))
@@ -222,12 +223,13 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of
     from casewise.report.tables import metric_format
+    from casewise.report.terms import SIDES
 
     target = study.primary_outcome if study.primary_outcome in study.outputs else study.outputs[0]
     merit, write = kind_named(study.kind_of(target)).merit, metric_format(study, target)
     table = pd.concat([job.folder.predictions.read() for job in baselines], ignore_index=True)
     table = decide_grades(table, {name: rule for name, rule in study.decisions.items() if name == target}).rows
-    rows = table[(table["target"] == target) & (table["stage"] == "oof") & table["y_true"].notna()]
+    rows = table[(table["target"] == target) & table["stage"].isin(CHOOSING) & table["y_true"].notna()]
     if rows.empty:
         return "no case has a reference value"
     judge = judge_of(rows, study.classes_of(target) or None, study.positive_of(target))
@@ -239,7 +241,7 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
         bounds = write.bounds(merit, figure, short=True)
         rough = "rough" if bounds and figure.rough else ""
         figures.append(" ".join(filter(None, [name, write.text(merit, figure.value, short=True), bounds, rough])))
-    return f"{write.phrase(merit)} of {target} out of fold: {', '.join(figures)}"
+    return f"{write.phrase(merit)} of {target} {SIDES[str(rows['stage'].iloc[0])]}: {', '.join(figures)}"
 
 
 def train_again(inputs: RunInputs, show: Show) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError, RunError, SplitError
 from casewise.predictions.nested_cv import NESTED
-from casewise.predictions.table import COLUMNS, SAMPLE_KEY, final_rows, probability_columns, with_decisions
+from casewise.predictions.table import CHOOSING, COLUMNS, SAMPLE_KEY, final_rows, probability_columns, with_decisions
 from casewise.predictions.weighted_mean import weights_of_classes, weights_of_numbers
 from casewise.targets import kind_named
 
@@ -94,9 +94,11 @@ def stack(
     """
     predictions = predictions[~predictions["model"].isin(META_LEARNERS) & predictions["target"].isin(list(ranges))]
     learners = [str(model) for model in predictions["model"].unique()]
-    oof = predictions[(predictions["stage"] == "oof") & predictions["inner_fold"].isna()]
-    fresh = predictions[predictions["stage"] != "oof"]
-    check_subjects(oof, fresh)
+    choosing = next((stage for stage in CHOOSING if (predictions["stage"] == stage).any()), "oof")
+    oof = predictions[(predictions["stage"] == choosing) & predictions["inner_fold"].isna()]
+    fresh = predictions[predictions["stage"] != choosing]
+    if choosing == "oof":
+        check_subjects(oof, fresh)
     means = final_rows(fresh)
     tables: list[pd.DataFrame] = [predictions.iloc[:0][list(COLUMNS)]]
     coefficients: dict[str, dict[str, Fitted]] = {STACKERS[name].learner: {} for name in names}
@@ -126,15 +128,16 @@ def _stacked(
 ) -> tuple[np.ndarray | None, Fitted]:
     """The cross-fitted predictions (N, K), None with weights of either sign, and the coefficients of all rows."""
     truth, folds = rows["y_true"].to_numpy(dtype=float), rows["outer_fold"].to_numpy()
-    subjects, scored = rows["subject"].to_numpy(), np.isfinite(truth)
+    scored = np.isfinite(truth)
+    if stacker.equal and pd.isna(folds).all():  # nothing is fitted on a validation set
+        entry = _fitted(stacker, rows[scored], values[scored], learners, limits)
+        return _combine(entry, values), entry
     if len(set(folds[scored])) < 2:
         target = rows["target"].iloc[0]
         raise CasewiseError(f"stack: the scored rows of '{target}' are in fewer than two folds; a stacker needs two.")
 
     def fitted(train: np.ndarray) -> Fitted:
-        if kind_named(str(rows["kind"].iloc[0])).form == "number":
-            return _fit(stacker, values[train, :, 0], truth[train], subjects[train], learners, limits)
-        return _fit_classes(stacker, values[train], truth[train].astype(int), subjects[train], learners)
+        return _fitted(stacker, rows[train], values[train], learners, limits)
 
     if stacker.either_sign:
         return None, fitted(scored)
@@ -144,6 +147,16 @@ def _stacked(
     for fold in set(folds):
         crossed[folds == fold] = _combine(fitted(scored & (folds != fold)), values[folds == fold])
     return crossed, fitted(scored)
+
+
+def _fitted(
+    stacker: Stacker, rows: pd.DataFrame, values: np.ndarray, learners: list[str], limits: Sequence[float]
+) -> Fitted:
+    """The coefficients of a stacker that is fitted on rows of one target with a reference."""
+    truth, subjects = rows["y_true"].to_numpy(dtype=float), rows["subject"].to_numpy()
+    if kind_named(str(rows["kind"].iloc[0])).form == "number":
+        return _fit(stacker, values[:, :, 0], truth, subjects, learners, limits)
+    return _fit_classes(stacker, values, truth.astype(int), subjects, learners)
 
 
 def _combine(entry: Mapping[str, Any], values: np.ndarray) -> np.ndarray:

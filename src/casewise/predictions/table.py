@@ -20,7 +20,10 @@ COLUMNS = (
     *("case", "subject", "visit", "day", "region", "image", "model", "stage"),
     *("outer_fold", "inner_fold", "target", "y_true", "y_pred", "kind"),
 )
-STAGES = ("oof", "test", "external")
+STAGES = ("oof", "test", "validation", "training", "external")
+# Stages of cases on which no network was fitted, the first reported first; and those on which learners are compared
+# and chosen: the folds, or the validation set of a hold-out design.
+INTERNAL, CHOOSING = ("test", "oof", "validation"), ("oof", "validation")
 SAMPLE_KEY = ("case", "region", "image", "target")
 KEY = ("model", "stage", "outer_fold", "inner_fold", *SAMPLE_KEY)
 
@@ -115,7 +118,7 @@ def _check_probabilities(table: pd.DataFrame) -> None:
 def mean_over_folds(test_rows: pd.DataFrame) -> pd.DataFrame:
     """The mean of the folds' networks for each learner, case, region, image and target; NaN if one gave no number.
 
-    Takes rows of the stages 'test' and 'external'; rows that are means already (no outer fold) are ignored. The result
+    Takes rows of other stages than 'oof'; rows that are means already (no outer fold) are ignored. The result
     has no outer and no inner fold.
 
     Raises:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from casewise.errors import CasewiseError, nearest
 from casewise.files import guarded
 from casewise.metrics.registry import metric_of
+from casewise.predictions.table import CHOOSING
 from casewise.report.blocks import Cell, Row, Section, Table, plain_page, rendered
 from casewise.report.caveats import result_line
 from casewise.report.context import EXTERNAL, ReportContext, defined, read_context
@@ -206,9 +207,14 @@ def missing_reference(context: ReportContext) -> str:
 
 def partition(context: ReportContext) -> str:
     test, folds = _subjects(context)
+    column = f" The column {context.study.split.column} of the table gives the split." * bool(
+        context.study.split.column
+    )
+    if context.holdout:
+        sizes = f"{folds[0]} in the training set, {folds[1]} in the validation set, {test or 'none'} in the test set"
+        return f"{capital(_people(context, test + sum(folds)))}: {sizes}.{column}"
     how = f" Each fold leaves out one {_site(context)}." if _site(context) else ""
-    if context.study.split.column and not how:
-        how = f" The column {context.study.split.column} of the table gives the split."
+    how = how or column
     sizes = f"{counted(len(folds), 'fold')} of {listed(list(map(str, folds)))}"
     everyone = capital(_people(context, test + sum(folds)))
     return f"{everyone}: {test or 'none'} in the test set, the others in {sizes}.{how}"
@@ -217,7 +223,8 @@ def partition(context: ReportContext) -> str:
 def disjointness(context: ReportContext) -> str:
     test, folds = _subjects(context)
     count = counted(test + sum(folds), "subject")
-    text = f"The test set and the folds are disjoint by subject ({count}), as far as names tell subjects apart."
+    sides = "Training, validation and test sets" if context.holdout else "The test set and the folds"
+    text = f"{sides} are disjoint by subject ({count}), as far as names tell subjects apart."
     return text if context.study.subjects_known else ""
 
 
@@ -248,10 +255,11 @@ def training(context: ReportContext) -> str:
     stopping = {
         "none": "all of them kept",
         "inner": "stopped by the loss of inner subjects",
-        "fold": "stopped by the loss of the fold that is evaluated",
+        "fold": f"stopped by the loss of the {'validation set' if context.holdout else 'fold that is evaluated'}",
     }[context.stopped_on]
     nested = " Inner folds of the training subjects chose settings." if context.study.nested_cv is not None else ""
-    trained = f"{listed(list(context.study.networks))} in each of {counted(int(context.splits['folds']), 'fold')}"
+    folds = "" if context.holdout else f" in each of {counted(int(context.splits['folds']), 'fold')}"
+    trained = f"{listed(list(context.study.networks))}{folds}"
     settings = f"{recipe.optimizer}, batches of {recipe.batch_size}, {epochs} epochs, {stopping}"
     return f"{trained}: {settings}.{nested} The report lists all further settings."
 
@@ -260,12 +268,16 @@ def selection(context: ReportContext) -> str:
     (stage, learner, _), chosen_on = _headline(context), context.metrics.main.chosen_on
     if not chosen_on:
         return ""
-    learners = list(context.metrics.metrics.get("oof" if chosen_on == "oof" else stage, {}))
+    learners = list(context.metrics.metrics.get(chosen_on if chosen_on in CHOOSING else stage, {}))
     learners = learners if chosen_on == "stated" else without_baselines(learners)
     name = the_learner(learner, start=True)
     if len(learners) == 1:
         return f"{name} is the only learner."
-    on = {"stated": "stated before any result", "oof": "chosen out of fold"}.get(chosen_on, f"chosen on {chosen_on}")
+    on = {
+        "stated": "stated before any result",
+        "oof": "chosen out of fold",
+        "validation": "chosen on the validation set",
+    }.get(chosen_on, f"chosen on {chosen_on}")
     return f"{name} was {on} among {counted(len(learners), 'learner')}: {listed(list(map(learner_name, learners)))}."
 
 
@@ -288,6 +300,8 @@ def imbalance(context: ReportContext) -> str:
 def prediction(context: ReportContext) -> str:
     text = f"Out of fold, a case is predicted by the network that was not trained on its {_site(context) or 'subject'}"
     text += "; a case of the test set by the networks of all folds together." if _subjects(context)[0] else "."
+    if context.holdout:
+        text = "A case is predicted by one network for each backbone, which was fitted on the training set."
     if not context.study.test_time_augmentation:
         return text
     baselines = baselines_among(context.metrics.metrics.get(context.stage, {}))

@@ -11,6 +11,7 @@ from casewise.errors import RunError
 from casewise.evaluation.results import Results, read_results
 from casewise.metrics.registry import columns
 from casewise.plugin import explainer
+from casewise.predictions.table import INTERNAL
 from casewise.report.formatting import is_number
 from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, without_baselines
@@ -125,15 +126,35 @@ class ReportContext:
     @cached_property
     def stage(self) -> str:
         """The stage of the headline in `metrics.json`; without a headline `test` if it has predictions, else `oof`."""
-        available = [s for s in ("test", "oof") if (self.predictions["stage"] == s).any()]
+        available = [s for s in INTERNAL if (self.predictions["stage"] == s).any()]
         stage = self.metrics.main.stage
         return stage if stage in available else (available or ["oof"])[0]
 
     @property
     def stages(self) -> list[str]:
         """The stages with predictions, the one the report is about first."""
-        order = dict.fromkeys([self.stage, "test", "oof"])
+        order = dict.fromkeys([self.stage, *INTERNAL, "training"])
         return [s for s in order if (self.predictions["stage"] == s).any()]
+
+    @property
+    def holdout(self) -> bool:
+        """Whether one validation set takes the place of folds."""
+        return self.study.split.validation is not None
+
+    @property
+    def stopped_on_validation(self) -> bool:
+        """Whether the figures of the report are of a validation set whose loss stopped networks."""
+        return self.stage == "validation" and self.stopped_on == "fold" and bool(self.study.networks)
+
+    @property
+    def choosing(self) -> str:
+        """The stage on which learners are compared and chosen."""
+        return "validation" if self.holdout else "oof"
+
+    @property
+    def choosing_stage(self) -> str:
+        """`choosing` if it has predictions, else the stage of the report."""
+        return self.choosing if self.choosing in self.stages else self.stage
 
     @cached_property
     def learners(self) -> list[str]:
@@ -151,7 +172,9 @@ class ReportContext:
         main = self.metrics.main
         if main.target == self.outcome and main.learner in self.learners:
             return main.learner
-        merits = {name: figure.value for name in self.candidates if (figure := self.metric("oof", name, self.merit))}
+        merits = {
+            name: figure.value for name in self.candidates if (figure := self.metric(self.choosing, name, self.merit))
+        }
         return max(merits, key=lambda name: merits[name] or 0.0) if merits else self.candidates[0]
 
     def figures(self, stage: str, learner: str, key: str = "") -> Figures:

@@ -150,8 +150,9 @@ def evaluated(context: ReportContext) -> str:
     subjects = counted(int(rows["subject"].nunique()), "subject")
     if context.by_site:
         return f"{count} of {subjects}. Each {context.site} was predicted by networks that were not trained on it."
-    if context.stage == "test":
-        return f"{count} of {subjects} in a test set. No network was trained on these subjects."
+    if context.stage in ("test", "validation"):
+        text = f"{count} of {subjects} in a {context.stage} set. No network was trained on these subjects"
+        return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
     return f"{count} of {subjects}. Each was predicted by networks that were not trained on the subject."
 
 
@@ -328,7 +329,8 @@ def model(context: ReportContext) -> str:
     if learner in context.study.networks:
         return f"One network, {learner}{f', trained {folds} times, on different folds' if folds > 1 else ''}."
     if learner in context.stackers:
-        return f"The {name} of {counted(len(weights(context)), 'learner')}, each trained once a fold."
+        of = f"The {name} of {counted(len(weights(context)), 'learner')}"
+        return f"{of}, each with one network." if context.holdout else f"{of}, each trained once a fold."
     return f"The {name}."
 
 

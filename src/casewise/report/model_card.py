@@ -16,7 +16,7 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
-STAGES = ("test", "external", "oof")
+STAGES = ("test", "external", "oof", "validation", "training")
 KINDS = {"regression": "number", "classification": "classes", "ordinal": "grades"}
 SYNTHETIC = "**The networks were trained on synthetic images. They must not be used for patients.**"
 PURPOSE = (
@@ -29,6 +29,12 @@ OF_FOLDS = (
     " each on subjects that it was not trained on, and apply to this bundle approximately.",
     "`spread` is the standard deviation over the networks of the folds: their disagreement, and no interval.",
 )
+HELD_OUT = (
+    "Each learner has one network, fitted on the training set. All figures are of this network; those of the training"
+    " set say nothing about new patients.",
+    "`spread` is empty, since each learner has a single network. No prediction interval or set was calibrated.",
+)
+STOPPED = " The validation set stopped the training: its figures are too optimistic."
 REFITTED = (
     "Each learner has one network, trained on all subjects outside the test set. All figures are of the networks of"
     " the folds: those of this bundle were trained on more subjects and were not evaluated, so the figures apply"
@@ -70,6 +76,8 @@ def model_card(
 ) -> str:
     """The card from the contents of the bundle's files (see `casewise.pipeline.bundle`); it names no subject."""
     training_note, spread = REFITTED if about["final"] == "refit" else OF_FOLDS
+    if study.split.validation is not None:
+        training_note, spread = HELD_OUT[0] + STOPPED * (study.recipe.early_stopping.monitor == "fold"), HELD_OUT[1]
     rows = performance(study, about, results)
     subjects, weights = provenance["subjects"], dict.fromkeys(each["first_weights"] for each in provenance["networks"])
     unit = unit_of(study)
@@ -84,7 +92,7 @@ def model_card(
     networks = [
         ("Learners", ", ".join(about["learners"])),
         ("Predicts unless another is asked for", str(about["combination"]["headline"])),
-        ("Folds", str(about["folds"])),
+        *([] if study.split.validation is not None else [("Folds", str(about["folds"]))]),
         ("First weights", "; ".join(weights)),
     ]
     versions = {"written": provenance["written"], "casewise": provenance["casewise"], "Python": provenance["python"]}

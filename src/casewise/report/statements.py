@@ -80,7 +80,8 @@ def nothing_learned(context: ReportContext) -> Found:
         return None
     name = the_learner(context.learner)
     if facts.constant:
-        same = f"In {facts.count} of {counted(facts.of, 'fold')}, {name} predicts nearly the same for every case"
+        where = "On the validation set" if context.holdout else f"In {facts.count} of {counted(facts.of, 'fold')}"
+        same = f"{where}, {name} predicts nearly the same for every case"
         return "flag", f"{same}: it did not learn to distinguish cases there.", "training"
     count = f"{facts.count} of {counted(facts.of, 'inner network' if facts.inner else 'network')}"
     whose = {"own": f" of {name}", "combined": f" that {name} uses", "study": " of this study"}[facts.whose]
@@ -196,6 +197,9 @@ def one_class(context: ReportContext) -> Found:
 
 
 def stopped_on_fold(context: ReportContext) -> Found:
+    if context.stopped_on_validation:
+        text = "The validation set stopped the training and is not held out: the figures are too optimistic."
+        return "flag", text, "learners"
     if context.stopped_on != "fold" or context.stage != "oof":
         return None
     return (
@@ -219,6 +223,7 @@ def chosen(context: ReportContext) -> Found:
     words = {
         "stated": "The reported model was stated before any result, not chosen among the learners.",
         "oof": f"The reported model was chosen among {count} out of fold; the test set took no part.",
+        "validation": f"The reported model was chosen among {count} on the validation set; the test set took no part.",
         "inner folds": "The reported model was chosen in inner folds, on training subjects only.",
     }
     if count < 2 or context.metrics.main.learner != context.learner or how not in words:

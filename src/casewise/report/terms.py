@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,25 @@ if TYPE_CHECKING:
 # Names of studies that say nothing in a title.
 NO_NAMES = ("study", "my study", "test", "test study", "untitled", "default", "config", "cohort", "data", "example")
 SHORTEST_NAME = 3
+# Phrases about folds, and what takes their place where a validation set does.
+OF_FOLDS = {
+    "; one line per fold": "",
+    ", one line per fold": "",
+    " as the mean over the networks of the folds": "",
+    "; for a test set or an external cohort its prediction is the mean over the networks of all folds": "",
+    "The networks of all folds": "The networks",
+    "of the process of one fold": "of the process of a network",
+    "Out-of-fold cases are predicted again, with altered images, by the networks of their fold": "Cases of the"
+    " validation set are predicted again, with altered images",
+}
 METHODS = {"rollout": "attention rollout", "grad-cam": "Grad-CAM", "contributions": "exact contributions"}
-SIDES = {"test": "on the test set", "oof": "out of fold", "external": "on the external cohort"}
+SIDES = {
+    "test": "on the test set",
+    "oof": "out of fold",
+    "validation": "on the validation set",
+    "training": "on the training set",
+    "external": "on the external cohort",
+}
 # Of the response over time, which is also that of the subjects out of fold and of the test set together.
 RESPONSE_SIDES = {**SIDES, "all": "of all subjects, out of fold and of the test set"}
 
@@ -120,7 +138,18 @@ def positive_and_other(context: ReportContext) -> tuple[str, str] | None:
 def evaluated_on(context: ReportContext, stage: str) -> str:
     """The cases that figures are of, within a caption; pooled over the sources where each fold leaves one out."""
     pooled = f", pooled over each {context.site}" if context.by_site and stage == "oof" else ""
-    return SIDES[stage] + pooled
+    fitted = ", where the networks were fitted" if stage == "training" else ""
+    stops = stage == "validation" and context.stopped_on == "fold"
+    return SIDES[stage] + pooled + (", which stopped the training" if stops else fitted)
+
+
+def without_folds(context: ReportContext, text: str) -> str:
+    """A fixed text; in a hold-out design without its sentences about folds, which there are none."""
+    if not context.holdout:
+        return text
+    for phrase, other in OF_FOLDS.items():
+        text = text.replace(phrase, other)
+    return " ".join(sentence for sentence in re.split(r"(?<=\.) ", text) if "fold" not in sentence.lower())
 
 
 def evaluated(context: ReportContext) -> str:

@@ -18,7 +18,7 @@ from casewise.errors import DamagedError, SplitError, counted
 from casewise.run_folder import JsonFile
 from casewise.splits.assignment import Assignment, ClassNeeds, assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.file_numbers import assign_runs, check_numbers
-from casewise.splits.predefined import TEST, imported, one_source_a_fold
+from casewise.splits.predefined import TEST, TRAIN, imported, one_source_a_fold
 from casewise.study.schema import Study
 from casewise.targets import kind_named
 
@@ -28,7 +28,10 @@ UNEQUAL_TRIES, NOTABLE = 50, 0.05
 
 @dataclass(frozen=True)
 class Splits:
-    """The side of every subject: −1 is the test set, 0 … folds−1 its fold."""
+    """The side of every subject: −1 is the test set, 0 … folds−1 its fold.
+
+    In a hold-out design the validation set is fold 0, the only one, and `TRAIN` the training subjects.
+    """
 
     side: dict[str, int]
     folds: int
@@ -37,6 +40,11 @@ class Splits:
     @property
     def hash(self) -> str:
         return manifest_hash(self.side)
+
+    @property
+    def holdout(self) -> bool:
+        """Whether one validation set takes the place of folds."""
+        return TRAIN in self.side.values()
 
     def subjects(self, side: int) -> list[str]:
         """Subjects of one side, sorted."""
@@ -73,13 +81,19 @@ def split(cohort: Cohort, study: Study) -> Splits:
     assigned: dict[str, Assignment] = {}
     if settings.by == "number":
         check_numbers(cohort.images["path"].astype(str).tolist())
+    holdout = settings.validation is not None
+    if holdout:
+        folds = 2  # sides to fill besides the test set
     if column:
-        side = imported(cohort.images, column)
+        side = imported(cohort.images, column, holdout=holdout)
     elif leave_out:
         sources, side = one_source_a_fold(cohort.images, leave_out)
     else:
         tested = max(1, round(settings.test * len(subjects))) if settings.test else 0
         most = len(subjects) - tested
+        if most < folds and holdout:
+            text = f"{counted(len(subjects), 'subject')}, {tested} of them for the test set"
+            raise SplitError(f"The cohort has {text}: too few for training and validation. Add subjects.")
         if most < folds:
             remedy = f"Give split.folds at most {most}, or add subjects." if most >= 2 else "Add subjects."
             raise SplitError(
@@ -87,7 +101,7 @@ def split(cohort: Cohort, study: Study) -> Splits:
                 f"too few for {folds} folds. {remedy}"
             )
         if tested:
-            side, assigned["test"] = _into_test(cohort, study, subjects, tested / len(subjects))
+            side, assigned["test"] = _held_out(cohort, study, subjects, tested / len(subjects), folds, study.seed)
     training = [subject for subject in subjects if side.get(subject) != TEST]
     given = {side[subject] for subject in training if subject in side}
     numbered = bool(column) and len(given) > 1
@@ -95,7 +109,15 @@ def split(cohort: Cohort, study: Study) -> Splits:
         raise SplitError(f"The column {column!r} numbers the folds, so leave out `split.by: number`.")
     if not training:
         raise SplitError(f"The column {column!r} puts every subject in the test set, so there is none to train on.")
-    if numbered or leave_out:
+    if holdout:
+        folds = 1
+        if not column:
+            share = min(max(1, round(float(settings.validation or 0) * len(subjects))), len(training) - 1) / len(
+                training
+            )
+            held, assigned["validation"] = _held_out(cohort, study, training, share, 1, study.seed + 1)
+            side |= {subject: {0: TRAIN, TEST: 0}[number] for subject, number in held.items()}
+    elif numbered or leave_out:
         folds = len(given)
     elif len(training) < folds:
         raise SplitError(f"{counted(len(training), 'subject')} cannot fill {folds} folds. Lower split.folds.")
@@ -109,7 +131,10 @@ def split(cohort: Cohort, study: Study) -> Splits:
         "settings": settings.model_dump(),
         "balance": guide_name(study),
         "restarts": settings.restarts,
-        "n": {_name(s): _counted(cohort.panels, {k for k, v in side.items() if v == s}) for s in [TEST, *range(folds)]},
+        "n": {
+            side_name(s, holdout): _counted(cohort.panels, {k for k, v in side.items() if v == s})
+            for s in [TEST, *([TRAIN] if holdout else []), *range(folds)]
+        },
         "imbalance": measured_imbalance(cohort, study, side, folds, assigned),
         "assignment": assigned,
         "classes_lacking": classes_lacking(cohort.panels, study, side, folds),
@@ -117,8 +142,16 @@ def split(cohort: Cohort, study: Study) -> Splits:
     return Splits(side=dict(sorted(side.items())), folds=folds, record=record)
 
 
-def _name(side: int) -> str:
-    return "test" if side == TEST else f"fold {side + 1}"
+def side_name(side: int, holdout: bool) -> str:
+    """The name of a side in `splits.json` and in messages."""
+    fold = "validation" if holdout else f"fold {side + 1}"
+    return {TEST: "test", TRAIN: "train"}.get(side, fold)
+
+
+def side_number(name: str) -> int:
+    """The side with this name."""
+    number = {"test": TEST, "train": TRAIN, "validation": 0}.get(name)
+    return int(name.removeprefix("fold ")) - 1 if number is None else number
 
 
 def _counted(panels: pd.DataFrame, subjects: set[str]) -> dict[str, int]:
@@ -168,11 +201,11 @@ def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], fo
     """
     subjects = sorted(side)
     holders, names = class_holders(panels, study, subjects)
-    sides = [*([TEST] if TEST in side.values() else []), *range(folds)]
+    sides = [*(s for s in (TEST, TRAIN) if s in side.values()), *range(folds)]
     where = np.array([side[subject] for subject in subjects])
     return [
         {
-            "side": _name(s),
+            "side": side_name(s, TRAIN in sides),
             "target": output,
             "class": label,
             "subjects": int(holders[:, c].sum()),
@@ -184,12 +217,12 @@ def classes_lacking(panels: pd.DataFrame, study: Study, side: dict[str, int], fo
     ]
 
 
-def _into_test(cohort: Cohort, study: Study, subjects: list[str], share: float) -> tuple[dict[str, int], Assignment]:
-    """The subjects of the test set and the others, and how they were assigned."""
-    needs = needs_of_test(class_holders(cohort.panels, study, subjects)[0], study.split.folds)
-    assigned, how = _assigned(
-        cohort, study, subjects, [1 - share, share], needs, study.seed, restarts=study.split.restarts
-    )
+def _held_out(
+    cohort: Cohort, study: Study, subjects: list[str], share: float, folds: int, seed: int
+) -> tuple[dict[str, int], Assignment]:
+    """The subjects that are held out, as `TEST`, and the others, for so many folds; and how they were assigned."""
+    needs = needs_of_test(class_holders(cohort.panels, study, subjects)[0], folds)
+    assigned, how = _assigned(cohort, study, subjects, [1 - share, share], needs, seed, restarts=study.split.restarts)
     return {subject: (0, TEST)[s] for subject, s in zip(subjects, assigned.tolist(), strict=True)}, how
 
 
@@ -245,9 +278,14 @@ def measured_imbalance(
     """
     subjects, training = sorted(side), sorted(name for name in side if side[name] != TEST)
     tested = len(subjects) - len(training)
-    result: dict[str, dict[str, float]] = {"test": {}, "folds": {}}
+    inside, sides_inside, shares_inside = "folds", [side[subject] for subject in training], [1 / folds] * folds
+    if TRAIN in sides_inside:
+        inside, sides_inside = "validation", [int(number == 0) for number in sides_inside]
+        share = sides_inside.count(1) / len(sides_inside)
+        shares_inside = [1 - share, share]
+    result: dict[str, dict[str, float]] = {"test": {}, inside: {}}
     for name in study.targets:
-        groups = {"folds": (training, [side[subject] for subject in training], [1 / folds] * folds)}
+        groups = {inside: (training, sides_inside, shares_inside)}
         if tested:
             shares = [(len(subjects) - tested) / len(subjects), tested / len(subjects)]
             groups["test"] = (subjects, [int(side[subject] == TEST) for subject in subjects], shares)
@@ -270,7 +308,8 @@ def inner_stop(records: np.ndarray, subjects: list[str], *, share: float, seed: 
 
 def write_splits(splits: Splits, file: JsonFile) -> None:
     """Write the manifest: the side of every subject, a hash over them, and the settings of the split."""
-    subjects = {s: ("test" if w == TEST else w + 1) for s, w in splits.side.items()}
+    words = {TEST: "test"} | ({TRAIN: "train", 0: "validation"} if splits.holdout else {})
+    subjects = {s: words.get(w, w + 1) for s, w in splits.side.items()}
     file.write({"hash": splits.hash, "folds": splits.folds, "subjects": subjects, **splits.record})
 
 
@@ -283,7 +322,7 @@ def read_splits(file: JsonFile) -> Splits:
     """
     values = file.read()
     try:
-        side = {s: (TEST if w == "test" else int(w) - 1) for s, w in values["subjects"].items()}
+        side = {s: side_number(str(w)) for s, w in values["subjects"].items()}
         folds = int(values["folds"])
     except (ValueError, TypeError, AttributeError) as error:
         raise DamagedError(f"{file.path} is not a split manifest ({error}). {file.remedy}") from error

@@ -56,6 +56,7 @@ def image_split_of(study: Study, cohort: Cohort, splits: Splits) -> ImageSplit:
         "column": None,
         "leave_out": None,
         "test": len(splits.subjects(-1)) / len(splits.side),
+        "validation": len(splits.subjects(0)) / len(splits.side) if splits.holdout else None,
         "folds": splits.folds,
         "restarts": min(study.split.restarts, RESTARTS),
     }

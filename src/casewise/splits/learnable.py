@@ -30,7 +30,8 @@ def missing_classes(record: Mapping[str, Any]) -> list[str]:
     ['grade: no 2 in fold 1, fold 3 (8 subjects in the cohort)']
     """
     sources = record.get("left_out") or []
-    names = {"test": "the test set"} | {f"fold {fold + 1}": f"fold {fold + 1} ({s})" for fold, s in enumerate(sources)}
+    names = {"test": "the test set", "train": "the training set", "validation": "the validation set"}
+    names |= {f"fold {fold + 1}": f"fold {fold + 1} ({s})" for fold, s in enumerate(sources)}
     sides: dict[tuple[str, str, int], list[str]] = defaultdict(list)
     for entry in record.get("classes_lacking", []):
         sides[entry["target"], entry["class"], entry["subjects"]].append(names.get(entry["side"], entry["side"]))
@@ -75,7 +76,7 @@ def check_learnable(splits: Splits, panels: pd.DataFrame, study: Study) -> None:
         for fold in range(splits.folds) if holders else ():
             if not holders & set(splits.training(fold)):
                 raise SplitError(_not_learnable(splits, study, name, label, holders, fold))
-    for name in study.outputs if study.stack else []:
+    for name in study.outputs if study.stack and not splits.holdout else []:
         scored = panels["subject"][~np.isnan(panel_values(panels, study, name))]
         folds = {splits.side[subject] for subject in scored} - {TEST}
         if len(folds) < 2:
@@ -90,9 +91,10 @@ def _not_learnable(splits: Splits, study: Study, name: str, label: str, holders:
         where = f"all of them are {sources[fold]!r}"
         remedy = "Leave the class out of `classes`, or study without `split.leave_out`."
     else:
-        where = "all of them are in " + " or ".join("the test set" if s == TEST else f"fold {s + 1}" for s in sides)
+        names = {TEST: "the test set"} | ({0: "the validation set"} if splits.holdout else {})
+        where = "all of them are in " + " or ".join(names.get(s, f"fold {s + 1}") for s in sides)
         remedy = f"Lower split.folds{', leave out `split.by`' * (study.split.by == 'number')} or add subjects."
-        if column and (splits.record.get("numbered") or sides == [TEST]):
+        if column and (splits.record.get("numbered") or splits.holdout or sides == [TEST]):
             remedy = f"Change column {column!r}, so that they are on several sides, or add subjects."
     return (
         f"{name}: the class {label!r} has {counted(len(holders), 'subject')}, and {where}: networks that are evaluated "

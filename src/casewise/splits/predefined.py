@@ -11,6 +11,8 @@ from casewise.cohort.table import names_text
 from casewise.errors import BothSidesError, SplitError, counted, cut, nearest
 
 TEST = -1
+# Training subjects of a hold-out design; its validation set is the only fold.
+TRAIN = -2
 FEW = 3
 # `dev` is not included: some authors train on a development set, others choose on it.
 WORDS = {
@@ -50,7 +52,8 @@ def one_source_a_fold(images: pd.DataFrame, column: str) -> tuple[list[str], dic
 def side_of(cell: str) -> str:
     """The side that a cell of the split column names: `train`, `test`, `fold 2`, or '' if it names none.
 
-    Validation belongs to training, because casewise makes its own folds and its own set for early stopping.
+    Validation belongs to training, because casewise makes its own folds and its own set for early stopping, unless
+    `split: {validation: column}` states otherwise.
 
     >>> [side_of(cell) for cell in ("Test ", "training", "val", "2", "dev")]
     ['test', 'train', 'train', 'fold 2', '']
@@ -66,8 +69,10 @@ def validation_in(cells: pd.Series) -> str:
     return next((text for text in cells.astype(str) if WORDS.get(text.strip().casefold()) == "validation"), "")
 
 
-def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
+def imported(images: pd.DataFrame, column: str, *, holdout: bool = False) -> dict[str, int]:
     """Read sides from a column: `test`, `train` (with `validation`), or the fold's number from 1.
+
+    With `holdout`, `validation` is a side of its own, and there are no numbers.
 
     Raises:
         BothSidesError: subjects are on several sides; the message names the first.
@@ -75,6 +80,8 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
     """
     cells = images[column].astype(str)
     table = images[["subject", "path"]].astype(str).assign(side=cells.map(side_of))
+    if holdout:
+        table["side"] = cells.map(lambda text: WORDS.get(text.strip().casefold(), ""))
     unknown = table.index[table["side"] == ""]
     if len(unknown):
         cell, subject = cells[unknown[0]], table["subject"][unknown[0]]
@@ -83,9 +90,12 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
             f"test, or the fold's number from 1.{nearest(cell.strip().casefold(), WORDS)}"
         )
     validation = validation_in(cells)
-    if validation and "test" not in set(table["side"]):
+    if validation and not holdout and "test" not in set(table["side"]):
         text = f"Column {cut(column)} contains {cut(validation)} and no test; some authors call the test set so."
-        raise SplitError(f"{text} Write test if these subjects are for testing, train if they are for training.")
+        remedy = "Write test if these subjects are for testing, train if they are for training."
+        raise SplitError(f"{text} {remedy} `split: {{validation: column}}` keeps it as the validation set.")
+    if holdout and (lacking := sorted({"train", "validation"} - set(table["side"]))):
+        raise SplitError(f"split.validation: column {cut(column)} has no row with {lacking[0]!r}.")
     counts = table.groupby("subject")["side"].nunique()
     both = sorted(counts.index[counts > 1], key=natural)
     if both:
@@ -94,7 +104,10 @@ def imported(images: pd.DataFrame, column: str) -> dict[str, int]:
             f"{names_text(both, FEW)}. Images of one person on both sides make all results too optimistic. Give each "
             "subject one side; `casewise audit` lists all of them with images."
         )
-    side = {str(subject): _number(name) for subject, name in table.groupby("subject")["side"].first().items()}
+    sides = table.groupby("subject")["side"].first().items()
+    if holdout:
+        return {str(subject): {"train": TRAIN, "validation": 0, "test": TEST}[name] for subject, name in sides}
+    side = {str(subject): _number(name) for subject, name in sides}
     if "train" in set(table["side"]) and any(name.startswith("fold") for name in table["side"]):
         word = next(text.strip() for text in cells if side_of(text) == "train")
         text = f"Column {cut(column)} mixes {cut(word)} with fold numbers."

@@ -95,7 +95,23 @@ def check_split(study: Study) -> None:
     unknown, pretrain, by, final = not study.subjects_known, study.pretrain, study.panels.by, study.final == "refit"
     by_number, by_image = study.split.by == "number", study.split.by == "image"
     monitor = study.recipe.early_stopping.monitor
+    for label in study.sample:
+        targets = [name for name in study.outputs if label in study.classes_of(name)]
+        if len(targets) != 1 or by != "image":
+            several = f"is a class of {' and '.join(targets)}" if targets else "is no class of an output"
+            reason = several if len(targets) != 1 else "is drawn by single images; write `panels: {by: image}`"
+            raise ValueError(f"sample: {cut(label)} {reason}")
+    held_out = study.split.validation is not None
+    other = next((name for name in study.stack if name != "mean"), "")
+    kappa = next((name for name, rule in study.decisions.items() if rule == "kappa"), "")
     problems: dict[str, object] = {
+        f"stack: {cut(other)} is fitted on the predictions of folds, and `split.validation` leaves none; use `mean` or "
+        "leave out one of the two": held_out and other,
+        f"targets.{kappa}: `decision: kappa` tunes thresholds on the predictions of folds, and `split.validation` "
+        "leaves none; use `median` or `mean`": held_out and kappa,
+        "nested_cv: inner folds and `split.validation` are two ways to choose; leave out one": held_out
+        and study.nested_cv,
+        "final: `split.validation` trains one network for each backbone; leave out `final: refit`": held_out and final,
         "split.by: 'number' is for images whose subjects are not known (`subjects_known: false`); write "
         "'subject'": by_number and not unknown,
         f"split.by: 'image' splits single images, and the panels of this study are by {by}; write `panels: {{by: "

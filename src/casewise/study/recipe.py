@@ -94,7 +94,8 @@ class EarlyStopping(StudyModel):
     """Epochs without a better loss before training ends. The best epoch is kept."""
     monitor: Literal["inner", "fold", "none"] = "inner"
     """`inner`: subjects set aside within the training folds. `fold`: the fold that is predicted afterwards, so that
-    out-of-fold figures are too optimistic. `none`: all epochs are trained, and the last one is kept."""
+    out-of-fold figures are too optimistic; with `split.validation`, the validation set, and this is then the default.
+    `none`: all epochs are trained, and the last one is kept."""
     val_fraction: Fraction = 0.15
     """Fraction of the training subjects that `inner` sets aside."""
 

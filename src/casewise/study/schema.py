@@ -52,6 +52,18 @@ def network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]
     return [f"{name}@{fusion}" for name, fusion in pairs]
 
 
+def _stopped_on_validation(values: Values) -> Values:
+    """The values of a study with a validation set, which stops the training unless the recipe states otherwise."""
+    split, recipe = values.get("split"), values.get("recipe", {})
+    if not isinstance(recipe, dict) or recipe.get("auto"):
+        return values
+    stop = recipe.get("early_stopping", {})
+    validation = split.get("validation") if isinstance(split, dict) else getattr(split, "validation", None)
+    if validation is None or values.get("nested_cv") or not isinstance(stop, dict):
+        return values
+    return {**values, "recipe": {**recipe, "early_stopping": {"monitor": "fold", **stop}}}
+
+
 class Study(StudyModel):
     """A whole study, as its file states it. Paths are absolute after `casewise.study.loading.read_study`."""
 
@@ -75,6 +87,9 @@ class Study(StudyModel):
     """Rows to keep: a column and the value, or list of values, that it must have, as text; `""` for empty cells."""
     where_not: RowFilter = {}
     """Rows to leave out: a column and the value, or list of values, such as `{path: [images/a.jpg]}`."""
+    sample: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Numbers of rows to keep of a class, such as `{no_finding: 704}`, drawn by `seed` before the split; other classes
+    stay whole. Rows are images, so it needs `panels: {by: image}`."""
     subjects_known: bool = True
     """`false` if it is unknown which images belong to one person. Every image then needs its own subject name."""
     subject_names: SubjectNames = "refuse_similar"
@@ -178,10 +193,12 @@ class Study(StudyModel):
         if isinstance(recipe, dict) and recipe.get("auto"):
             split = values.get("split")
             # weights that are fitted across sources say nothing about a new one
-            across = {"stack": ["mean"]} if isinstance(split, dict) and split.get("leave_out") else {}
+            unfitted = isinstance(split, dict) and (split.get("leave_out") or split.get("validation"))
+            across = {"stack": ["mean"]} if unfitted else {}
             of_plugins = {key: value for plugin in plugins() for key, value in plugin.planned_defaults(values).items()}
             values = {**_AUTO, **across, **of_plugins, **values, "recipe": recipe}
             values["backbones"] = values.get("backbones", [_AUTO_BACKBONE[values.get("weights") == "random"]])
+        values = _stopped_on_validation(values)
         targets, scores = values.get("targets"), values.get("scores")
         outputs = values.get("outputs") or (list(targets) if isinstance(targets, dict) else None)
         if not isinstance(outputs, (list, tuple)) or not outputs:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from casewise.errors import cut
-from casewise.study.model import Fraction, StudyModel
+from casewise.study.model import Fraction, StudyModel, refuse
 
 
 class Split(StudyModel):
@@ -23,6 +23,10 @@ class Split(StudyModel):
     """`subject`: all images of a subject are on one side. `number`, only with `subjects_known: false`: [runs of
     neighbouring file numbers](howto-split.md#subjects-that-are-not-known). `image` adds a split by image, for
     comparison only."""
+    validation: Fraction | Literal["column"] | None = None
+    """A [hold-out design](howto-split.md#one-validation-set-instead-of-folds): a fraction of the subjects, or `column`
+    with `column:`. The others outside the test set train one network for each backbone, and there are no folds.
+    Default: folds."""
     test: Fraction = 0.1
     """Fraction of subjects in the test set. `0`: there is no test set, and the report shows out-of-fold figures."""
     folds: int = Field(5, ge=2, le=50)
@@ -37,7 +41,7 @@ class Split(StudyModel):
     with subjects of very unequal numbers of images; the log states both imbalances and the sizes. The test set keeps
     its fraction of subjects."""
     column: str | None = None
-    """Column with [the split](howto-split.md): `train` or `test`, or the number of the fold from 1."""
+    """Column with [the split](howto-split.md): `train`, `validation` or `test`, or the number of the fold from 1."""
     leave_out: str | None = None
     """Column whose values are left out in turn, one for each fold: `source`. `test` and `folds` then have no effect.
     [More](howto-external.md#leave-one-source-out)."""
@@ -61,7 +65,25 @@ class Split(StudyModel):
             raise ValueError("leave_out states the held-out subjects; leave out `by: number`")
         if not self.equal_sizes and (self.leave_out or self.by == "number"):
             raise ValueError("equal_sizes: false is for folds of subjects; leave out `leave_out` and `by: number`")
+        if self.validation is not None:
+            self._check_validation()
         return self
+
+    def _check_validation(self) -> None:
+        share = self.validation
+        problems: dict[str, object] = {
+            "validation: 'column' needs `column`, which names the column with train and validation": share == "column"
+            and not self.column,
+            "validation and column both state the sides; write `validation: column`, or leave out column": self.column
+            and share != "column",
+            "validation must be more than 0; leave it out for folds": share == 0,
+            "validation and test leave no subjects for training; lower one of them": share != "column"
+            and float(share or 0) + self.test >= 1,
+            "validation replaces the folds; leave out `leave_out`": self.leave_out,
+            "validation needs sides by subject; leave out `by: number`": self.by == "number",
+            "equal_sizes: false is for folds; leave out `validation`": not self.equal_sizes,
+        }
+        refuse(problems)
 
 
 class NestedCV(StudyModel):

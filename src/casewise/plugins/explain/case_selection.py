@@ -12,6 +12,8 @@ from casewise.errors import CasewiseError, CohortError, RunError, nearest
 from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.predictions.table import CHOOSING
+from casewise.report.terms import SIDES
 from casewise.study.images import WEIGHTED
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named
@@ -100,7 +102,7 @@ def _case_prediction(row: pd.Series[Any]) -> CasePrediction:
     return CasePrediction(
         model=str(row["model"]),
         stage=str(row["stage"]),
-        fold=int(row["outer_fold"]) - 1 if row["stage"] == "oof" else None,
+        fold=int(row["outer_fold"]) - 1 if row["stage"] == "oof" else 0 if row["stage"] == "validation" else None,
         y_true=float(row["y_true"]),
         y_pred=float(row["y_pred"]),
         probability=float("nan") if class_index is None else float(row[f"p{class_index}"]),
@@ -150,13 +152,13 @@ def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
     model, rows = _reference_model(run, models)
     target = explain_target(run)
     table = rows[rows["target"] == target.target].dropna(subset=["y_true"])
-    stage = "oof" if (table["stage"] == "oof").any() else "test"
+    stage = next((stage for stage in CHOOSING if (table["stage"] == stage).any()), "test")
     table = table[table["stage"] == stage].drop_duplicates("case")
     if table.empty:
         raise RunError(
             f"{run.files.path}: {model} has no predictions of {target.target} for cases with a reference value."
         )
-    where = "out of fold" if stage == "oof" else "on the test set"
+    where = SIDES[stage]
     if not target.output.classes:
         table = table.assign(error=(table["y_pred"] - table["y_true"]).abs()).sort_values("error", kind="stable")
         near, far = table.head(CASES_PER_GROUP), table.iloc[CASES_PER_GROUP:].tail(CASES_PER_GROUP)

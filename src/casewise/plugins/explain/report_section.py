@@ -48,7 +48,7 @@ READING = (
 REST = "rest: what features of the whole image add, which have no place on the map"
 BRIGHT = "the brighter an area, the more it contributed, from least to most within each picture"
 WHERE = (
-    "Share of the map and of the area in each region, out of fold, on panels drawn at random; a uniform map has the"
+    "Share of the map and of the area in each region, on random panels that were not trained on; a uniform map has the"
     " same share of both. Empty maps count as uniform. Small print: {confidence} intervals by subject, and whether the"
     " share of the map is shown to be larger or smaller."
 )
@@ -57,8 +57,8 @@ ANATOMY = (
     " look for shortcuts."
 )
 POINTING = (
-    "How often the highest point of the map lies in the mask ({mask}), out of fold. Small print: {confidence} intervals"
-    " by subject and random network, and whether the map is shown to do so more or less often."
+    "How often the highest point of the map lies in the mask ({mask}), for cases not trained on. Small print:"
+    " {confidence} intervals by subject and random network, and whether the map is shown to do so more or less often."
 )
 RIVALS = (
     "Random weights: the same network with all learned weights drawn at random; a map that hits no more often than"
@@ -237,7 +237,7 @@ def _cases(shown: Values) -> Cases:
     cases: Cases = []
     for entry in shown["cases"][:MOST_CASES]:
         visit = f", visit {entry['visit']}" if entry["visit"] else ""
-        tested = " (test set; the mean map of the networks of all folds)" if entry["stage"] == "test" else ""
+        tested = " (test set; the mean map of its networks)" if entry["stage"] == "test" else ""
         rows = [(row, uri) for row in entry["rows"] if (uri := _picture(folder / row["input"]))]
         if rows:
             cases.append((f"Subject {entry['subject']}{visit}{tested}", rows))

@@ -111,6 +111,8 @@ def explain_cases(
                 available = [prediction for prediction in predictions[case] if prediction is not None]
                 fold_of_case = available[0].fold
                 label = f"mean of {len(by_fold)} folds" if fold_of_case is None else f"fold {fold_of_case + 1}"
+                if run.splits.holdout:
+                    label = "one network"
                 averaged = average_folds(by_fold)
                 explanations[case].append(
                     CaseExplanation(model, label, loaded.method, loaded.sequences, averaged, available)

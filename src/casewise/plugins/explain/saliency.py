@@ -225,7 +225,8 @@ def check_reproduces(run: FinishedRun, model: LoadedModel, rows: Sequence[int]) 
     if leaked:
         raise RunError(f"{model.label} was trained on subject {leaked[0]}, who must not be explained with it.")
     values = model.predictor.predict(model.predicted.subset(rows))
-    repeated = prediction_rows(panels, study, values, stage="oof", model=model.model, fold=model.fold)
+    stage = "validation" if run.splits.holdout else "oof"
+    repeated = prediction_rows(panels, study, values, stage=stage, model=model.model, fold=model.fold)
     recorded = run.files.job(model.model, model.fold).predictions.read()
     ranges = {target: float(np.ptp(study.range_of(target))) for target in set(repeated["target"])}
     compare_predictions(recorded, repeated, ranges, model.label)

@@ -41,8 +41,8 @@ LABELLED = (
     " is disease in it."
 )
 READING = (
-    "Each slide as it is, and in grey with its tiles coloured, predicted out of fold. Areas without colour were not"
-    " used. Green: the edge of the tissue."
+    "Each slide as it is, and in grey with its tiles coloured, predicted by a network that was not trained on it. Areas"
+    " without colour were not used. Green: the edge of the tissue."
 )
 
 
@@ -129,14 +129,14 @@ def maps(context: ReportContext) -> list[Block]:
     model = _model(context, set(without_baselines(table["model"].unique())))
     if model is None:
         return []
-    predictions = table[(table["model"] == model) & (table["stage"] == "oof")]
+    predictions = table[(table["model"] == model) & (table["stage"] == context.choosing)]
     predictions = predictions[predictions["target"].isin(["", context.outcome])]
     weighted = "weight" in predictions and bool(predictions["weight"].notna().any())
     if weighted:
         # an even share is that of the case: its weights sum to one over all its slides
         even = predictions.groupby("case")["weight"].transform("mean")
         predictions = predictions.assign(share=predictions["weight"] / even / MOST_WEIGHT)
-    rows = context.rows("oof", model)
+    rows = context.rows(context.choosing, model)
     rows = rows[rows["case"].isin(set(predictions.loc[predictions["tile_side"] >= 0, "case"]))].reset_index(drop=True)
     painting = _painting(context, weighted)
     groups: list[Block] = []
@@ -161,7 +161,9 @@ def _model(context: ReportContext, names: set[str]) -> str | None:
     """The network shown: the report's own, or where that combines several the best of them out of fold."""
     if context.learner in names:
         return context.learner
-    figures = {name: context.metric("oof", name, context.merit) for name in context.learners if name in names}
+    figures = {
+        name: context.metric(context.choosing, name, context.merit) for name in context.learners if name in names
+    }
     merits = {name: figure["value"] for name, figure in figures.items() if figure}
     return max(merits, key=lambda name: merits[name]) if merits else next(iter(sorted(names)), None)
 

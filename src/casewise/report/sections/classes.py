@@ -247,6 +247,8 @@ def mean_confidence(bins: Sequence[ReliabilityBin]) -> tuple[float, float]:
 
 def temperature(entry: ClassFigures) -> list[tuple[str, str]]:
     """The temperature, where it was fitted, and whether it lies at a bound of its range."""
+    if entry.temperature is None and not entry.temperature_by_fold:
+        return []
     value = by_fold_text(entry.temperature_by_fold, 2) or number(entry.temperature, 2)
     fitted = entry.temperature_fitted_on
     facts = [

@@ -10,7 +10,7 @@ from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
-from casewise.report.terms import terms_of, unit_of
+from casewise.report.terms import terms_of, unit_of, without_folds
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def section(context: ReportContext) -> Section | None:
     caption = ANSWERS if any(isinstance(entry, AlteredAnswers) for entry in first.values()) else NUMBERS
     table = Table(["Image", *map(learner_name, shown)], rows, caption, wide=True)
     blocks: list[Block] = [
-        Text(METHOD, note=True),
+        Text(without_folds(context, METHOD), note=True),
         Facts(_facts(context, networks)),
         Fold("The effect of each alteration on each network", [table]),
     ]
@@ -74,7 +74,7 @@ def _facts(context: ReportContext, networks: list[str]) -> list[tuple[str, str]]
     for network in networks:
         constant, folds = constant_folds(context.predictions, context.outcome, network)
         if constant:
-            where = f"{constant} of {counted(folds, 'fold')}"
+            where = "the validation set" if context.holdout else f"{constant} of {counted(folds, 'fold')}"
             facts.append(("Hardly varies, altered or not", f"{learner_name(network)} in {where}"))
     if len(networks) > MOST_NETWORKS:
         facts.append(("Further networks", f"{len(networks) - MOST_NETWORKS}, in `metrics.json`"))

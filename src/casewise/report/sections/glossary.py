@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.blocks import Facts, Fold, Section
-from casewise.report.terms import terms_of
+from casewise.report.terms import terms_of, without_folds
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
 
+OUT_OF_FOLD = "Out of fold, test set"
 TERMS: tuple[tuple[str, str], ...] = (
     (
         "Interval",
@@ -19,7 +20,7 @@ TERMS: tuple[tuple[str, str], ...] = (
         " the interval to be reliable.",
     ),
     (
-        "Out of fold, test set",
+        OUT_OF_FOLD,
         "Each fold of the training subjects is predicted by networks that were not trained on it. Subjects of a test"
         " set are used for no training and no choice.",
     ),
@@ -28,6 +29,11 @@ TERMS: tuple[tuple[str, str], ...] = (
         "A network (backbone) predicts from images; for a test set or an external cohort its prediction is the mean"
         " over the networks of all folds. A combined learner weights the predictions of others.",
     ),
+)
+HELD_OUT = (
+    "Training, validation, test set",
+    "Networks are fitted on the training set. The validation set compares learners and, where the page says so, stopped"
+    " the training; its figures are then too optimistic. The test set is used for no training and no choice.",
 )
 AGREEMENT = (
     "Limits of agreement, bias",
@@ -66,7 +72,13 @@ def section(context: ReportContext) -> Section:
     facts += OF_CLASSES if context.classes else [AGREEMENT]
     facts += [AUDIT] if context.audit else []
     confidence = terms_of(context).confidence
-    facts += [(f"{confidence} interval" if name == "Interval" else name, text) for name, text in TERMS]
+    facts += [
+        (f"{confidence} interval" if name == "Interval" else name, text)
+        for name, text in TERMS
+        if not (context.holdout and name == OUT_OF_FOLD)
+    ]
+    facts += [HELD_OUT] if context.holdout else []
+    facts = [(name, without_folds(context, text)) for name, text in facts]
     blocks = [Fold("Figures and terms of this page", [Facts(facts)])]
     return Section("glossary", "How to read this report", blocks, page_only=True)
 
@@ -74,7 +86,7 @@ def section(context: ReportContext) -> Section:
 def glossary_names(context: ReportContext) -> list[str]:
     """The metrics that the page explains: those of its tables."""
     tables = ("learners", "external", "targets", "classes") if context.classes else ("learners", "targets")
-    stage = "oof" if "oof" in context.stages else context.stage
+    stage = context.choosing_stage
     names = dict.fromkeys(name for table in tables for name in context.columns(table, stage))
     names |= dict.fromkeys(columns("points", context.kind) if context.classes else [])
     return [name for name in names if name != "bias"]

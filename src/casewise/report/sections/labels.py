@@ -115,7 +115,7 @@ def class_blocks(context: ReportContext) -> list[Block]:
 
 def by_side(context: ReportContext, table: pd.DataFrame) -> Counts:
     """The classes by side of the split, with the source that is held out in it where each fold is one, and of all."""
-    names: dict[object, str] = {"test": "test", None: "not split"}
+    names: dict[object, str] = {"test": "test", "train": "training", "validation": "validation", None: "not split"}
     names |= {n: f"fold {n} ({name})" for n, name in enumerate(context.splits.get("left_out") or [], start=1)}
     sides = [context.splits.get("subjects", {}).get(subject) for subject in table["subject"].astype(str)]
     return _counts(context, table, [names.get(side, f"fold {side}") for side in sides], MOST_SIDES, total=True)

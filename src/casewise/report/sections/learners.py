@@ -12,6 +12,7 @@ from casewise.evaluation.headline import FITTED
 from casewise.evaluation.results import Difference
 from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
+from casewise.predictions.table import INTERNAL
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import ReportContext, defined, quoted_figures
 from casewise.report.figures import learners as draw
@@ -37,7 +38,7 @@ from casewise.report.tables import (
     verdict,
     verdict_beside,
 )
-from casewise.report.terms import SIDES, terms_of
+from casewise.report.terms import SIDES, evaluated_on, terms_of
 from casewise.study.learners import is_baseline, learner_name, learner_named
 from casewise.study.presets.published import published_lines
 
@@ -79,8 +80,8 @@ def section(context: ReportContext) -> Section | None:
     plots = [plot for metric in kind_report(context.kind).forests if several and (plot := _forest(context, metric))]
     if plots:
         merit = metric_format(context.study, context.outcome).phrase(context.merit)
-        stages = capital(listed([SIDES[stage] for stage in context.stages]))
-        order = SIDES["oof" if "oof" in context.stages else context.stage]
+        stages = capital(listed([SIDES[stage] for stage in context.stages if stage in INTERNAL]))
+        order = SIDES[context.choosing_stage]
         texts = {"stages": stages, "order": order, "confidence": terms.confidence}
         blocks.append(Plots(plots, FOREST.format(merit=merit, **texts)))
     whole: list[Block] = [tables[0][1]]
@@ -104,7 +105,7 @@ def section(context: ReportContext) -> Section | None:
         ]
     others = reports(context)
     folds = [
-        ("Other cases, means over the folds, and names in files", details),
+        (f"Other cases{'' if context.holdout else ', means over the folds'}, and names in files", details),
         ("Weights of combined learners", weights(context)),
         ("Class by class and confusion matrix of each other learner", others),
     ]
@@ -146,7 +147,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
     for name, values in published.items():
         cells = [Cell(write.text(metric, values.get(metric))) for metric in metrics]
         lines.append(Row(name, [Cell("published"), *cells, *[Cell(MISSING)] * len(others)]))
-    caption = ORDER.format(stage=capital(SIDES[stage]), order=write.phrase(kind.compared))
+    caption = ORDER.format(stage=capital(evaluated_on(context, stage)), order=write.phrase(kind.compared))
     heads = ["Learner", "Kind", *map(write.heading, metrics), *(f"Against {learner_name(name)}" for name in others)]
     return Table(heads, lines, caption, wide=True, sortable=True)
 
@@ -264,11 +265,12 @@ def spread(write: MetricFormat, metric: str, figure: OverFolds | None) -> Cell:
 def _forest(context: ReportContext, metric: str) -> Plot | None:
     """One metric of all learners, ordered by the out-of-fold figure of merit; None where no learner has it."""
     order = sorted(context.learners, key=lambda name: -_merit(context, name))
-    stages = [stage for stage in ("test", "oof") if stage in context.stages]
+    stages = [stage for stage in INTERNAL if stage in context.stages]
     ranked = [name for name in order if any(context.metric(stage, name, metric) for stage in stages)]
     if not ranked:
         return None
     looks = {"test": ("test set", MODEL, "o"), "oof": ("out of fold", SOFT, "D")}
+    looks["validation"] = ("validation set", SOFT, "D")
     # the first series is drawn stronger
     strengths = [(1.7, 5.5, 0.16 if len(stages) > 1 else 0.0), (1.1, 3.8, -0.2)]
     series = []
@@ -287,7 +289,7 @@ def _forest(context: ReportContext, metric: str) -> Plot | None:
 
 
 def _merit(context: ReportContext, learner: str) -> float:
-    figures = [context.metric(stage, learner, context.merit) for stage in ("oof", context.stage)]
+    figures = [context.metric(stage, learner, context.merit) for stage in (context.choosing, context.stage)]
     return next((figure.value for figure in figures if figure and figure.value is not None), -np.inf)
 
 

@@ -21,7 +21,7 @@ from casewise.report.formatting import (
     plain,
 )
 from casewise.report.tables import metric_format
-from casewise.report.terms import SIDES, unit_of
+from casewise.report.terms import SIDES, unit_of, without_folds
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -34,9 +34,17 @@ STEPS = {
     "where": "Kept only where {column} is {values}",
     "where_not": "Left out where {column} is {values}",
     "other_classes": "Left out: classes in {column} that the study does not list ({values})",
+    "sample": "Left out where {column} has more rows than the seed drew ({values})",
     "images": "Left out: images missing, or a part of them that the study needs, such as a sequence",
 }
-SIDE_NAMES = {"all": "All", "train": "Training", "test": "Test", "fold": "Fold {name}", "external": "External: {name}"}
+SIDE_NAMES = {
+    "all": "All",
+    "train": "Training",
+    "validation": "Validation",
+    "test": "Test",
+    "fold": "Fold {name}",
+    "external": "External: {name}",
+}
 FLOW = "What each step leaves out, and what remains."
 FLOW_NOTE = "A run stops at an image that the table names but that is missing or cannot be read."
 CHARACTERISTICS = (
@@ -56,7 +64,7 @@ def section(context: ReportContext) -> Section | None:
         rows = flow_rows(entry.flow.external, entry)
         flows.append(Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}."))
     heads = ["Characteristic", *(SIDE_NAMES[side.code].format(name=side.name) for side in entry.sides)]
-    described = Table(heads, characteristic_rows(study, entry), CHARACTERISTICS, wide=True)
+    described = Table(heads, characteristic_rows(study, entry), without_folds(context, CHARACTERISTICS), wide=True)
     blocks: list[Block] = [Facts(precision(study, entry.precision))] if entry.precision else []
     blocks.append(Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)]))
     blocks.append(Fold("Characteristics by side of the split", [described, Text(COLUMNS_NOTE, note=True)]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.dates import natural
 from casewise.errors import gigabytes
+from casewise.predictions.table import INTERNAL
 from casewise.report.blocks import (
     Block,
     Cell,
@@ -40,7 +41,7 @@ from casewise.report.formatting import (
     span,
 )
 from casewise.report.tables import MetricFormat, metric_format
-from casewise.report.terms import SIDES, terms_of, unit_of
+from casewise.report.terms import SIDES, terms_of, unit_of, without_folds
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ Job = Mapping[str, Any]
 RATES = ("accuracy", "sensitivity", "specificity")
 # Records of a job on cases that it was trained on, and on those that decided when to stop.
 TRAINED_ON = {"on_training": "training cases", "on_inner": "cases that decided when to stop"}
-HELD_OUT = {"oof": "held-out cases, out of fold", "test": "the test set"}
+HELD_OUT = {"oof": "held-out cases, out of fold", "validation": "the validation set", "test": "the test set"}
 TUNING = {
     "full": "all parameters",
     "head_only": "only the heads, on features computed once",
@@ -158,13 +159,18 @@ def curves(context: ReportContext) -> list[Block]:
     plots = [
         Plot(
             draw.training(learner_name(name), by_model[name], name=f"curve{i}"),
-            f"Loss by epoch of {the_learner(name)}, one line per fold.",
+            without_folds(context, f"Loss by epoch of {the_learner(name)}, one line per fold."),
         )
         for i, name in enumerate(drawn)
     ]
-    blocks: list[Block] = [Heading("Training curves"), Plots(plots, CURVES, "multiples")] if plots else []
+    blocks: list[Block] = (
+        [Heading("Training curves"), Plots(plots, without_folds(context, CURVES), "multiples")] if plots else []
+    )
     if searches := finders(context):
-        blocks += [Heading("Search for the learning rate"), Plots(searches, FINDERS, "multiples")]
+        blocks += [
+            Heading("Search for the learning rate"),
+            Plots(searches, without_folds(context, FINDERS), "multiples"),
+        ]
     if table := unfreezing(context):
         blocks += [Heading("Gradual unfreezing"), table]
     return blocks
@@ -227,7 +233,7 @@ def phases(context: ReportContext) -> list[Block]:
                 Row(name, [Cell(text) for text in (*texts, number(_mean(records, "rows"), 0), *seconds)], inner=True)
             )
     heads = ["Network, phase", "Parameters", "Frozen", "Trainable", "Running statistics", "Learning rate", "Epochs"]
-    table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, PHASES, wide=True)
+    table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, without_folds(context, PHASES), wide=True)
     return [Heading("Training phases"), table] if rows else []
 
 
@@ -281,7 +287,7 @@ def seeds(context: ReportContext) -> list[Block]:
     The figures are those of the test set if there is one, else out of fold.
     """
     entry = context.metrics.seeds
-    stage = next((stage for stage in ("test", "oof") if entry and entry.metrics.get(stage)), None)
+    stage = next((stage for stage in INTERNAL if entry and entry.metrics.get(stage)), None)
     if entry is None or stage is None:
         return []
     write, columns = metric_format(context.study, context.outcome), context.columns("learners", stage)
@@ -318,7 +324,7 @@ def networks(context: ReportContext) -> list[Block]:
     memory = any(is_number(job.get("peak_memory_mb")) for job in context.jobs)
     heads = ["Backbone", "Networks", "Parameters", "Epochs", "Epoch kept", "Time"]
     heads += [*(["Peak memory"] if memory else []), "Compute plan"]
-    caption = "The networks of all folds." + (MEMORY if memory else "")
+    caption = without_folds(context, "The networks of all folds." + (MEMORY if memory else ""))
     return [
         Heading("Networks"),
         Table(heads, job_rows(context.jobs, context.learner), caption, wide=True),
@@ -383,7 +389,7 @@ def split(context: ReportContext) -> list[Block]:
         facts.append(("Folds", f"each {context.site} was left out once"))
     elif splits.get("balance"):
         facts.append(("Stratified by", display_name(study, str(splits["balance"]))))
-    names = {"test": "Test set", "folds": "Folds"}
+    names = {"test": "Test set", "validation": "Validation set", "folds": "Folds"}
     facts += [(names[side], assignment(entry)) for side, entry in (splits.get("assignment") or {}).items()]
     caption = BY_SUBJECT if study.subjects_known else UNKNOWN_SUBJECTS
     heads = ["Side", f"{capital(unit_of(study))}s", "Cases", "Panels"]
