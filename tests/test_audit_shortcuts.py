@@ -267,6 +267,32 @@ def test_planted_corner_is_an_error_and_a_clean_cohort_is_left_alone(tmp_path: P
     assert flagged <= 1
 
 
+def strongest(found: Shortcuts) -> float:
+    return max(test["value"] for test in found.tested if str(test["evidence"]).startswith("border"))
+
+
+def test_a_border_of_fields_is_compared_with_their_interior(tmp_path: Path) -> None:
+    """The texture of a class in the whole field is no shortcut of the border; a mark in a corner is one."""
+
+    def texture(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        if row["label"] == "ill":
+            pixels += random.normal(size=pixels.shape) * 12
+
+    for name, change, level in (("tissue", texture, None), ("marked", corner, "error")):
+        (tmp_path / name).mkdir()
+        study = make(tmp_path / name, change=change)
+        cohort, tiles = opened(study)
+        image = find_shortcuts(study, cohort, tiles)
+        stated = study.model_copy(update={"audit": study.audit.model_copy(update={"fields": True})})
+        field = find_shortcuts(stated, cohort, tiles)
+        assert strongest(image) > 0.9
+        assert levels(field).get("shortcut-border") == level
+        assert (strongest(field) > 0.8) == (name == "marked")
+        slide = find_shortcuts(stated, cohort, replace(tiles, overview=True, cut=True))
+        assert strongest(slide) > 0.9
+        assert "shortcut-border" not in levels(slide)
+
+
 def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(tmp_path: Path) -> None:
     def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
         site = "ab"[(row["label"] == "ill") ^ (int(row["subject"][1:]) % 20 < 2)]

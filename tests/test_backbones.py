@@ -54,3 +54,29 @@ def test_what_is_held_stays_in_eval_mode_whoever_trains() -> None:
     assert network.training
     network.keep_in_eval([])
     assert network.body.features[0][1].training
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "stated"),
+    [
+        ("alexnet", [0.5, 0.5], [0.3, 0.3]),
+        ("vgg11", [0.5, 0.5], [0.3, 0.0]),  # the second stands before the head, which has its dropout
+        ("mobilenet_v2", [0.2], [0.0]),
+        ("googlenet", [0.2], [0.0]),
+        ("mnasnet0_5", [0.2], [0.0]),
+        ("resnet18", [], []),
+        ("vit_tiny_patch16_224", None, None),  # its layers of dropout are not in use
+    ],
+)
+def test_dropout_is_that_of_every_layer_which_the_library_uses(name: str, default: Any, stated: Any) -> None:
+    def probabilities(**options: Any) -> tuple[list[float], float]:
+        with torch.device("meta"):
+            network = build_network(name, 1, **options)
+        layers = [m.p for m in network.body.modules() if isinstance(m, torch.nn.Dropout)]
+        head: Any = network.head[0]
+        return layers, head.p
+
+    off = [0.0] * len(probabilities()[0])
+    assert probabilities() == (off if default is None else default, 0.0)
+    assert probabilities(dropout=0.3) == (off if stated is None else stated, 0.3)
+    assert probabilities(dropout=0.0) == (off, 0.0)

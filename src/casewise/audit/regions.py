@@ -92,21 +92,40 @@ def _histogram(values: NDArray[np.uint8], included: Bools | None = None) -> Floa
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def border(images: Bytes) -> Floats:
-    """(n, 128) of the outer ring: each cell's mean, minimum, maximum and standard deviation, and the histogram."""
-    cells = _cells(images)[:, _ring()]
+def border(images: Bytes, *, fields: bool = False) -> Floats:
+    """(n, 128) of the outer ring: each cell's mean, minimum, maximum and standard deviation, and the histogram.
+
+    Of `fields`, which are cut from tissue, minus the same of the interior.
+    """
+    cells = _cells(images)
+    ring, inner = (_of_cells(cells[:, where]) for where in (_ring(), ~_ring()))
+    if not fields:
+        return np.column_stack(ring)
+    interior = [values.mean(axis=1, keepdims=True) for values in inner[:-1]]
+    return np.column_stack([outer - within for outer, within in zip(ring, [*interior, inner[-1]], strict=True)])
+
+
+def _of_cells(cells: NDArray[np.uint8]) -> list[Floats]:
+    """Four statistics of each of k cells (n, k, 144), each (n, k), and the histogram of all."""
     statistics = [cells.mean(axis=2), cells.min(axis=2), cells.max(axis=2), cells.std(axis=2, dtype=np.float32)]
-    return np.column_stack([*statistics, _histogram(cells)])
+    return [*(values.astype(np.float64) for values in statistics), _histogram(cells)]
 
 
-def corners(images: Bytes) -> Floats:
+def corners(images: Bytes, *, fields: bool = False) -> Floats:
     """(n, 12) of each corner (its cell and the two adjacent ones): mean, minimum, maximum.
 
     The maximum shows a small marker anywhere in the corner. Among all features of the border, it could only be detected
-    with many more subjects.
+    with many more subjects. Of `fields`, minus the mean of the same of the corners of the interior.
     """
     cells = _cells(images)
-    edge = CELLS - 1
+    found = _corners(cells)
+    if not fields:
+        return found
+    return found - np.tile(_corners(cells[:, 1:-1, 1:-1]).reshape(-1, 4, 3).mean(axis=1), 4)
+
+
+def _corners(cells: NDArray[np.uint8]) -> Floats:
+    edge = cells.shape[1] - 1
     features = []
     for down, across in ((0, 0), (0, edge), (edge, 0), (edge, edge)):
         adjacent = [(down, across), (abs(down - 1), across), (down, abs(across - 1))]

@@ -36,7 +36,8 @@ GATHERING, MAX_EVIDENCE = 0.3, 15
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 Kind = Literal[
     "column", "files", "file-size", "shape-pad", "shape-stretch", "border", "thumbnail",
-    "outside-anatomy", "source-from-image", "brightness", "contrast", "sharpness", "compression", "other-column",
+    "slide-border", "outside-anatomy", "source-from-image",
+    "brightness", "contrast", "sharpness", "compression", "other-column",
 ]  # fmt: skip
 SHAPES: dict[str, Kind] = {"pad": "shape-pad", "stretch": "shape-stretch"}
 # Evidence that the disease itself can change, or that networks see only indirectly, so that it does not stop a run.
@@ -258,7 +259,7 @@ class _Search:
         explained: dict[str, ShortcutTest] = {}
         for target in self.labels:
             mine = [answer for answer in answers if answer.target == target and not answer.within]
-            at_border = [answer for answer in mine if answer.evidence.kind == "border"]
+            at_border = [answer for answer in mine if answer.evidence.name == "border"]
             best = max((answer for answer in at_border if answer.p <= ALPHA), key=lambda a: a.strength, default=None)
             measures = [a.evidence for a in mine if a.evidence.kind in APPEARANCE and a.p <= ALPHA]
             if best is None or not measures:
@@ -286,9 +287,10 @@ class _Search:
         covariates = [item.features[np.isin(item.rows, rows)] for item in measures]
         yield Evidence("appearance", measures[0].kind, rows, np.column_stack(covariates))
         equal = regions.standardised(regions.pictures(self.tiles, rows))
-        for features, how in ((regions.border(equal), ""), (regions.corners(equal), "its corners, ")):
+        for features, how in self._border_features(equal):
             rest = regions.without(features, covariates)
-            yield Evidence("border", "border", rows, rest, how=f"{how}without what its appearance explains")
+            how = ", ".join(filter(None, (how, "without what its appearance explains")))
+            yield Evidence("border", self.border_kind, rows, rest, how=how)
 
     def findings(self, answers: list[ShortcutTest], tabled: str | None) -> list[Finding]:
         """One finding for each evidence and target beyond chance; of several variants, the one that predicts best.
@@ -348,16 +350,15 @@ class _Search:
         if (shape := regions.shape(tiles, rows)) is not None:
             yield Evidence("shape", SHAPES[tiles.preparation.fit], rows, shape)
         small = regions.pictures(tiles, rows)
-        yield Evidence("border", "border", rows, regions.border(small))
-        yield Evidence("border", "border", rows, regions.corners(small), how="its corners")
+        for features, how in self._border_features(small):
+            yield Evidence("border", self.border_kind, rows, features, how=how)
         if regions.has_bars(tiles, rows):
-            inner = regions.pictures(tiles, rows, bars=False)
-            yield Evidence("border", "border", rows, regions.border(inner), how="inside the bars")
-            yield Evidence("border", "border", rows, regions.corners(inner), how="its corners inside the bars")
-        if embed:
+            for features, how in self._border_features(regions.pictures(tiles, rows, bars=False)):
+                yield Evidence("border", self.border_kind, rows, features, how=f"{how} inside the bars".strip())
+        if embed and not self.fields:
             sample = self._sample(rows, MAX_EMBEDDED)
             embedded = regions.embedded(embed, tiles, sample, None)
-            yield Evidence("border", "border", sample, embedded, how="seen by a network")
+            yield Evidence("border", self.border_kind, sample, embedded, how="seen by a network")
         yield Evidence("thumbnail", "thumbnail", rows, regions.thumbnail(small))
         yield Evidence("image", "source-from-image", rows, regions.grey_features(small))
         masked, masks = regions.read_masks(self.study, self.images, tiles)
@@ -381,6 +382,21 @@ class _Search:
         if read.any():
             yield Evidence("sharpness", "sharpness", sample[read], sharpness[read])
             yield Evidence("compression", "compression", sample[read], compression[read])
+
+    @property
+    def border_kind(self) -> Kind:
+        return "slide-border" if self.tiles.cut else "border"
+
+    @property
+    def fields(self) -> bool:
+        """Whether images are fields of tissue, whose border and interior are comparable."""
+        return self.study.audit.fields and not self.tiles.cut
+
+    def _border_features(self, pictures: regions.Bytes) -> Iterator[tuple[Floats, str]]:
+        """The features of the border and of its corners; those of fields compared with the interior."""
+        compared = "compared with the interior" if self.fields else ""
+        yield regions.border(pictures, fields=self.fields), compared
+        yield regions.corners(pictures, fields=self.fields), f"its corners {compared}".strip()
 
     def _of_columns(self, columns: list[str], kind: Kind, rows: NDArray[np.int64]) -> Iterator[Evidence]:
         for name in columns:
@@ -428,7 +444,7 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
 
     A thumbnail or the brightness can show the disease itself, it affects the size of a file, and a column can describe
     it, so these do not stop a run. Networks see the shape of an image in its bars; without bars, only by what is
-    distorted.
+    distorted. Of slides they see tiles of tissue, not the border.
 
     >>> [level_of(kind, 0.85, classed=True) for kind in ("border", "thumbnail", "shape-stretch", "file-size")]
     ['error', 'warning', 'warning', 'note']
@@ -438,7 +454,7 @@ def level_of(kind: Kind, strength: float, *, classed: bool) -> Level:
     'warning'
     """
     strong = strength >= (STRONG_AUROC if classed else STRONG_R)
-    if kind == "file-size":
+    if kind in ("file-size", "slide-border"):
         return "note"
     if kind == "brightness":
         return "warning"  # also a weak association: a constant change of one class is one

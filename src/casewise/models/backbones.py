@@ -46,6 +46,7 @@ class NetworkOptions:
     """The options of a network besides its backbone and its number of outputs.
 
     Attributes:
+        dropout: before the head, and of the library's own dropout layers; None leaves these as they are.
         scaling: the scaling of panels from 0–1 before the first layer. `library`: as the network's published weights
             expect (torchvision's: minus the mean of ImageNet, divided by its standard deviation); networks without
             published weights use `symmetric`. `symmetric`: [−1, 1], as in the publication on skin biopsies
@@ -63,7 +64,7 @@ class NetworkOptions:
             default those that belong to `scaling`.
     """
 
-    dropout: float = 0.0
+    dropout: float | None = None
     scaling: Scaling = "library"
     pooling: str = ""
     fusion: Fusion | None = None
@@ -96,7 +97,7 @@ class Network(nn.Module):
         self.body, self.library_head = body.module, body.head
         self.map_cells, self.read_map, self.bags = options.map_cells, body.read_map, bool(options.pooling)
         pooling = [BagPooling(options.pooling, body.width)] if options.pooling else []
-        self.head = nn.Sequential(*pooling, nn.Dropout(options.dropout), nn.Linear(body.width, outputs))
+        self.head = nn.Sequential(*pooling, nn.Dropout(options.dropout or 0.0), nn.Linear(body.width, outputs))
         mean, std = body.normal
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -276,7 +277,20 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
         body = replace(body, normal=normal)
     for sequence_body in bodies:
         replace_layers(sequence_body.module, read_map=body.read_map)
+        if network_options.dropout is not None:
+            _set_dropout(sequence_body.module, network_options.dropout)
     return Network(name, body, outputs, network_options)
+
+
+def _set_dropout(library: nn.Module, dropout: float) -> None:
+    """Set the dropout of the library's own layers, of which the head has the last if nothing follows it.
+
+    A layer with a probability of 0 is not in use. The head's is also active while the library's network is frozen.
+    """
+    layers = [m for m in library.modules() if not isinstance(m, nn.Identity) and not any(True for _ in m.children())]
+    for layer in layers:
+        if isinstance(layer, nn.Dropout) and layer.p:
+            layer.p = 0.0 if layer is layers[-1] else dropout
 
 
 def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:

@@ -26,6 +26,9 @@ class Audit(StudyModel):
     not tested, unless they have a usual name."""
     mask: str | None = None
     """Column with the mask of each image's anatomy, a path from `root`; the rest is then examined separately."""
+    fields: bool = False
+    """Whether each image is a field cut from tissue, so that its border shows what its interior does. A border is then
+    a shortcut only by what distinguishes it from the interior. No effect on slides, of which networks see `tiles`."""
     permutations: int = Field(999, ge=99, le=100_000)
     """Number of permutations of labels between subjects behind each p-value."""
 

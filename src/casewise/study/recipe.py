@@ -260,8 +260,9 @@ class Recipe(StudyModel):
     means over a grid of `map_cells` × `map_cells` of the widest map at stride 16."""
     map_cells: int = Field(3, ge=2, le=8)
     """Rows and columns of the grid of `pool: map`."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the head."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout before the head, and of the dropout layers that the library's network has (AlexNet, VGG, GoogLeNet,
+    MobileNet, MNASNet, EfficientNet). Default: the library's layers as they are, and no other."""
     clip_gradients: float | None = Field(None, gt=0)
     """Largest norm of the gradient of a step; a larger one is scaled down to it. Default: no limit."""
     scaling: Literal["library", "symmetric"] = "library"

@@ -69,7 +69,8 @@ class TileStore:
     Index columns: `path` as in the cohort table, `sha256`, `bytes`, `mtime_ns` and `ctime_ns` of the source file,
     upright `width` and `height`, stored `mode`, `format`, and `tile_sha256` of the tile's bytes. `address` is a hash
     over the settings and the sources. `overview`: the tiles are pictures for the audit alone, such as thumbnails of
-    slides; networks see other parts of the images, and never the padding. A pickle contains the folder, not the pixels.
+    slides; networks see other parts of the images, and never the padding. `cut`: these parts are tiles of tissue. A
+    pickle contains the folder, not the pixels.
     """
 
     tiles: np.memmap[Any, np.dtype[np.uint8]]
@@ -78,6 +79,7 @@ class TileStore:
     preparation: Preparation
     folder: Path
     overview: bool = False
+    cut: bool = False
 
     def __len__(self) -> int:
         """The number of tiles."""

@@ -131,7 +131,8 @@ def pictures(study: Study, cohort: Cohort, folder: Path, show: Show) -> tuple[Co
         index.loc[row, ["path", "mode", "format"]] = [str(slide.path), slide.facts.vendor, "slide"]
         index.loc[row, "bytes"] = max(1, round(slide.facts.bytes * shown / (slide.size[0] * slide.size[1])))
     images = whole.images.assign(**{PICTURE: [str(file) for file in files]})
-    return dataclasses.replace(whole, images=images), dataclasses.replace(store, index=index, overview=True)
+    store = dataclasses.replace(store, index=index, overview=True, cut=all(slides))
+    return dataclasses.replace(whole, images=images), store
 
 
 def slide_of(study: Study, path: Path | str, folder: Path) -> PlannedSlide:
