@@ -11,6 +11,7 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CohortError
 from casewise.study.schema import Study
 
+THREE = ["covid", "no_finding", "pneumonia"]
 CHEST = [*["covid"] * 3, *["no_finding"] * 3, *["pneumonia"] * 4, *["sars"] * 2, ""]
 
 
@@ -45,6 +46,25 @@ class TestWhatIsRead:
         assert found.images["label"].tolist() == [1.0] * 3 + [2.0] * 3 + [0.0] * 4
         assert found.panels["label"].tolist() == found.images["label"].tolist()
         assert not any("left out" in note for note in found.notes)
+
+    def test_a_sample_is_drawn_by_the_seed_whatever_the_order(self, tmp_path: Path) -> None:
+        found = read(table(tmp_path, CHEST[:10]), THREE, sample={"pneumonia": 2})
+        assert found.images["label"].tolist().count(2.0) == 2
+        assert len(found.images) == 8
+        step = found.flow[-1]
+        assert (step["code"], step["rows"], step["values"]) == ("sample", 2, ["pneumonia: 2"])
+        names = [path.name for path in found.images["path"].map(Path)]
+        lines = (tmp_path / "c.csv").read_text().splitlines()
+        (tmp_path / "c.csv").write_text("\n".join([lines[0], *lines[:0:-1]]))
+        again = read(tmp_path / "c.csv", THREE, sample={"pneumonia": 2})
+        assert sorted(path.name for path in again.images["path"].map(Path)) == sorted(names)
+        draws = {
+            tuple(read(tmp_path / "c.csv", THREE, sample={"pneumonia": 2}, seed=s).images["path"]) for s in range(5)
+        }
+        assert len(draws) > 1
+        assert "5 rows of 'pneumonia' cannot be drawn, for 4" in problems(
+            tmp_path / "c.csv", THREE, sample={"pneumonia": 5}
+        )
 
     def test_a_subset_leaves_other_rows_out_and_counts_them(self, tmp_path: Path) -> None:
         found = read(table(tmp_path, CHEST), ["covid", "no_finding"])

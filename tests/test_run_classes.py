@@ -1,6 +1,7 @@
 """Whole runs with classes: what is left behind, grades, a network that fails, and a split by image that is caught."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from casewise.plugins.phantoms.chest import make_chest
+from casewise.report.context import read_context
+from casewise.report.statements import statements
 from casewise.run import Run, run
 from casewise.targets import kind_named
-from tests.chest_study import THREE, chest_study
+from tests.chest_study import FAST, THREE, chest_study
+from tests.conftest import absolute
 
 
 def told(folder: Path, name: str) -> Any:
@@ -58,6 +62,35 @@ def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
     record = told(done.folder / "jobs" / "test_resnet" / "fold1", "job.json")
     assert record["finder"]["chosen"] in [pytest.approx(rate, rel=0.05) for rate in record["finder"]["rates"]]
     assert not list(done.folder.glob("jobs/*/*/finder.json"))
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_a_hold_out_design_trains_one_network(tested: bool, tmp_path: Path, chests: Path) -> None:
+    """Labels of the test set have no influence on it, and no page speaks of folds."""
+    rows = absolute(chests)
+    words = ["train", "train", "validation", "test" if tested else "train"]
+    rows["part"] = [words[row // 3 % 4] for row in range(len(rows))]  # classes alternate
+    weights = set()
+    for name in ["run", "changed"][: 1 + tested]:
+        rows.to_csv(table := tmp_path / f"{name}.csv", index=False)
+        split = {"column": "part", "validation": "column"}
+        done = run(chest_study(table, split=split, accept=FAST["accept"]), tmp_path / name)
+        weights.add((done.folder / "jobs" / "test_resnet" / "fold1" / "model.safetensors").read_bytes())
+        test = rows["part"] == "test"
+        rows.loc[test, "label"] = rows.loc[test, "label"].to_numpy()[::-1]
+    assert len(weights) == 1
+    stages = {"training", "validation"} | ({"test"} if tested else set())
+    assert (set(done.rows["stage"]), set(done.results.metrics)) == (stages, stages)
+    assert done.results.main.stage == ("test" if tested else "validation")
+    assert dict(done.rows.groupby("stage")["subject"].nunique())["validation"] == 6
+    record = told(done.folder / "jobs" / "test_resnet" / "fold1", "job.json")
+    assert (record["stopped_on"], record["n_stopped"]) == ("fold", 6)
+    page = re.sub(
+        "<(style|script).*?</\\1>|<[^>]*>|monitor: fold|folds: 2|this folder", "", done.report.read_text(), flags=re.S
+    )
+    assert not re.findall(".*(?:fold|oof).*", page, flags=re.I)
+    flags = {each.id for each in statements(read_context(done.folder)) if each.level == "flag"}
+    assert ("stopped_on_fold" in flags) is not tested
 
 
 def test_grades(tmp_path: Path, chests: Path) -> None:

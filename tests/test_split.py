@@ -119,6 +119,33 @@ def test_validation_without_a_test_is_asked_about() -> None:
         split(cohort(12, part=part), study(column="part", folds=3))
 
 
+WORDS = ["train", "train", "Val", "test"]
+
+
+@pytest.mark.parametrize("options", [{"validation": "25%", "test": "25%"}, {"validation": "column", "column": "part"}])
+def test_a_hold_out_design_has_three_sides(options: dict[str, object], tmp_path) -> None:
+    wanted = study(restarts=5, **options)
+    found = split(cohort(12, part=[WORDS[i % 4] for i in range(12) for _ in range(6)]), wanted)
+    validation, training = set(found.subjects(0)), set(found.training(0))
+    assert (found.holdout, found.folds, len(validation), len(training), len(found.subjects(TEST))) == (True, 1, 3, 6, 3)
+    assert not training & set(found.held_out(0))
+    assert set(found.held_out(0)) == validation | set(found.subjects(TEST))
+    assert ({"S002", "S006", "S010"} == validation) or "column" not in options
+    write_splits(found, RunFolder(tmp_path).splits)
+    assert set(RunFolder(tmp_path).splits.read()["subjects"].values()) == {"train", "validation", "test"}
+    assert read_splits(RunFolder(tmp_path).splits).side == found.side
+    assert {name: n["subjects"] for name, n in found.record["n"].items()} == {"test": 3, "train": 6, "validation": 3}
+    assert wanted.recipe.early_stopping.monitor == "fold"
+
+
+def test_a_hold_out_design_needs_its_sides() -> None:
+    with pytest.raises(SplitError, match="no row with 'validation'"):
+        split(cohort(4, part=["train", "test"] * 12), study(column="part", validation="column"))
+    for wrong in ({"validation": "95%"}, {"validation": "column"}, {"validation": "9%", "leave_out": "source"}):
+        with pytest.raises(ValueError, match="validation"):
+            study(**wrong)
+
+
 @pytest.mark.parametrize("trained", [1, 2, 4])
 def test_a_predefined_split_with_too_few_subjects_for_the_folds_is_refused(trained: int) -> None:
     part = ["train" if i < trained else "test" for i in range(6) for _ in range(6)]
