@@ -226,7 +226,7 @@ class UNet(nn.Module):
     """A U-Net with a classifier: (B, 3, H, W) → (B, dense), and a map of its own (`map_of`).
 
     Each step up doubles the rows and columns (a transposed convolution), is concatenated with the block of the
-    contracting path of that resolution (its middle, where sizes differ), and convolved twice. The classifier receives
+    contracting path of that resolution (of its middle without padding), and convolved twice. The classifier receives
     the mean over the last contracted map, and the mean over the last map of the decoder weighted by the network's own
     map. So this map is learned from labels alone: it is the evidence that the classifier weighs, not a segmentation.
     """
@@ -235,7 +235,7 @@ class UNet(nn.Module):
         super().__init__()
         self.padded = plan.padded
         pairs = list(pairwise([3, *plan.widths]))
-        pools: list[list[nn.Module]] = [[], *([nn.MaxPool2d(2)] for _ in pairs[1:])]
+        pools: list[list[nn.Module]] = [[nn.MaxPool2d(2)] if deeper else [] for deeper in range(len(pairs))]
         blocks = [nn.Sequential(*pool, *plan.block(*pair)) for pool, pair in zip(pools, pairs, strict=True)]
         self.features = nn.Sequential(*blocks)
         down = list(pairwise(reversed(plan.widths)))
@@ -266,6 +266,9 @@ class UNet(nn.Module):
             contracted.append(values)
         for enlarge, block, beside in zip(self.enlarge, self.decoder, reversed(contracted[:-1]), strict=True):
             values = enlarge(values)
+            if self.padded:  # pooling leaves out a last odd row or column
+                rows, columns = (large - small for large, small in zip(beside.shape[2:], values.shape[2:], strict=True))
+                values = functional.pad(values, (0, columns, 0, rows))
             values = block(torch.cat((_middle(beside, values), values), 1))
         return contracted[-1], values, self.map(values).sigmoid()
 
