@@ -62,7 +62,6 @@ class TestUNet:
             assert not torch.equal(body(values), before)
 
     def test_a_concatenation_is_in_place(self) -> None:
-        """A pixel of the finest contracted map affects the same pixel of the decoder, without the way down."""
         body: Any = build_network("unet", 1).eval().body
         with torch.no_grad():
             for enlarge in body.enlarge:
