@@ -272,8 +272,6 @@ def strongest(found: Shortcuts) -> float:
 
 
 def test_a_border_of_fields_is_compared_with_their_interior(tmp_path: Path) -> None:
-    """The texture of a class in the whole field is no shortcut of the border; a mark in a corner is one."""
-
     def texture(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
         if row["label"] == "ill":
             pixels += random.normal(size=pixels.shape) * 12

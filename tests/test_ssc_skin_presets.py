@@ -19,11 +19,9 @@ FROZEN = {
 
 
 def test_optimisers_and_the_audit_of_fields(tmp_path: Path) -> None:
-    """The network with segmentation maps has the published SGD; MobileNetV2, counted by Keras, has Adam."""
     (tmp_path / "cases.csv").write_text("path,subject,disease\n")
     for preset in FROZEN:
-        path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump({"extends": preset, "cohort": "cases.csv"}))
+        (path := tmp_path / "study.yaml").write_text(yaml.safe_dump({"extends": preset, "cohort": "cases.csv"}))
         study = read_study(path)
         assert study.audit.fields
         assert study.recipe.optimizer == ("sgd" if preset == "ssc-skin-cnn" else "adam")

@@ -1,4 +1,4 @@
-"""Layers and networks of casewise: replacements of a library's layers, and the two plain networks of comparisons.
+"""Layers and networks of casewise: replacements of a library's layers, and the plain networks of comparisons.
 
 Layers that take the place of a library's keep names and weights. They compute the same values in less time or memory:
 ReLU6 without a copy of its input, a shuffle that keeps the channels-last format, and convolutions that compute the
@@ -8,17 +8,20 @@ What is published of the plain networks (003_eab959a42de94a48.txt, sections II.C
 text says of its CNN only that it was trained from nothing for 120 epochs; its layers are in figures 5 and 6, which
 the text does not repeat. Of the contracting path of a U-Net it says: two 3×3 convolutions without padding, each
 followed by a ReLU, then 2×2 max pooling of stride 2; several such blocks, with twice the channels after each pooling;
-then fully connected layers on the flattened map.
+then fully connected layers on the flattened map. Its decoder, in section II.B: pooling replaced by up-sampling,
+maps of the contracting path combined with the enlarged ones, many channels in this part, segmentation maps.
 
 Our choice, for want of a figure: the numbers of blocks, the widths (the U-Net of Ronneberger et al. 2015 begins with
 64 channels, this one with 32), one convolution a block in `cnn`, padding (without it 32 px do not reach the last
 block), the averages before the fully connected layers (4×4 cells in `cnn`, one cell in `unet_encoder`: any size of
 image fits), the widths of those layers, the first weights (He et al. 2015), no batch norm, and dropout, which is the
-recipe's as for every network. So times and accuracies of these two are not the published CNN's.
+recipe's as for every network; of the decoder, the classifier's input (`UNet`). `unet_unpadded` has no padding and four
+blocks, because 128 px do not reach a fifth. So times and accuracies of these are not the published CNN's.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,6 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.shufflenetv2 import InvertedResidual
+
+from casewise.errors import TrainingError
 
 
 class _Clipped(torch.autograd.Function):
@@ -162,19 +167,37 @@ def _replacement(module: nn.Module, read_child: str) -> nn.Module | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Blocks of convolutions by their widths, the cells a side that are kept of the last map, the dense layer."""
+    """Blocks of convolutions by their widths, the cells a side that are kept of the last map, the dense layer.
+
+    `decoder`: whether the path that increases the resolution again follows (`UNet`).
+    """
 
     widths: tuple[int, ...]
     convolutions: int
     cells: int
     dense: int
-    pooled_last: bool
+    pooled_last: bool = False
+    decoder: bool = False
+    padded: bool = True
+
+    def block(self, before: int, width: int) -> list[nn.Module]:
+        """Convolutions, each with a ReLU."""
+        padding = int(self.padded)
+        first = [nn.Conv2d(before, width, 3, padding=padding), nn.ReLU(inplace=True)]
+        further = [
+            [nn.Conv2d(width, width, 3, padding=padding), nn.ReLU(inplace=True)] for _ in range(1, self.convolutions)
+        ]
+        return [*first, *itertools.chain(*further)]
 
 
 PLANS = {
     "cnn": Plan((32, 64, 128, 256), convolutions=1, cells=4, dense=512, pooled_last=True),
-    "unet_encoder": Plan((32, 64, 128, 256, 512), convolutions=2, cells=1, dense=256, pooled_last=False),
+    "unet_encoder": Plan((32, 64, 128, 256, 512), convolutions=2, cells=1, dense=256),
+    "unet": Plan((32, 64, 128, 256, 512), convolutions=2, cells=1, dense=256, decoder=True),
+    "unet_unpadded": Plan((32, 64, 128, 256), convolutions=2, cells=1, dense=256, decoder=True, padded=False),
 }
+# The smallest side in pixels for which the decoder of `unet_unpadded` has a map: its last block then has 4 cells.
+SMALLEST_UNPADDED = 92
 
 
 class PlainNetwork(nn.Module):
@@ -185,24 +208,85 @@ class PlainNetwork(nn.Module):
         blocks: list[nn.Module] = []
         before = 3
         for position, width in enumerate(plan.widths):
-            parts: list[nn.Module] = []
-            for _ in range(plan.convolutions):
-                parts += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
-                before = width
+            parts = plan.block(before, width)
             if plan.pooled_last or position < len(plan.widths) - 1:
                 parts.append(nn.MaxPool2d(2))
             blocks.append(nn.Sequential(*parts))
+            before = width
         self.features = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(plan.cells)
         self.classifier = nn.Sequential(nn.Linear(before * plan.cells**2, plan.dense), nn.ReLU(inplace=True))
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        _begin(self)
 
     def forward(self, panels: Tensor) -> Tensor:
         return self.classifier(torch.flatten(self.pool(self.features(panels)), 1))
+
+
+class UNet(nn.Module):
+    """A U-Net with a classifier: (B, 3, H, W) → (B, dense), and a map of its own (`map_of`).
+
+    Each step up doubles the rows and columns (a transposed convolution), is concatenated with the block of the
+    contracting path of that resolution (of its middle without padding), and convolved twice. The classifier receives
+    the mean over the last contracted map, and the mean over the last map of the decoder weighted by the network's own
+    map. So this map is learned from labels alone: it is the evidence that the classifier weighs, not a segmentation.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.padded = plan.padded
+        pairs = list(pairwise([3, *plan.widths]))
+        pools: list[list[nn.Module]] = [[nn.MaxPool2d(2)] if deeper else [] for deeper in range(len(pairs))]
+        blocks = [nn.Sequential(*pool, *plan.block(*pair)) for pool, pair in zip(pools, pairs, strict=True)]
+        self.features = nn.Sequential(*blocks)
+        down = list(pairwise(reversed(plan.widths)))
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(deep, width, 2, stride=2) for deep, width in down)
+        self.decoder = nn.ModuleList(nn.Sequential(*plan.block(2 * width, width)) for _, width in down)
+        self.map = nn.Conv2d(plan.widths[0], 1, 1)
+        self.classifier = nn.Sequential(nn.Linear(plan.widths[-1] + plan.widths[0], plan.dense), nn.ReLU(inplace=True))
+        _begin(self)
+
+    def forward(self, values: Tensor) -> Tensor:
+        deepest, decoded, weights = self._maps(values)
+        weighted = (decoded * weights).sum((2, 3)) / weights.sum((2, 3)).clamp_min(1e-6)
+        return self.classifier(torch.cat((deepest.mean((2, 3)), weighted), 1))
+
+    def map_of(self, values: Tensor) -> Tensor:
+        """The network's map, (B, 1, h, w) from 0 to 1, for its scaled input; unpadded, of the middle of the panel."""
+        return self._maps(values)[2]
+
+    def _maps(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.padded and min(values.shape[2:]) < SMALLEST_UNPADDED:
+            raise TrainingError(
+                f"unet_unpadded: panels have {values.shape[3]} x {values.shape[2]} pixels, and its convolutions "
+                f"without padding need {SMALLEST_UNPADDED} a side. Enlarge `images.size`, or use unet."
+            )
+        contracted = []
+        for block in self.features:
+            values = block(values)
+            contracted.append(values)
+        for enlarge, block, beside in zip(self.enlarge, self.decoder, reversed(contracted[:-1]), strict=True):
+            values = enlarge(values)
+            if self.padded:  # pooling leaves out a last odd row or column
+                rows, columns = (large - small for large, small in zip(beside.shape[2:], values.shape[2:], strict=True))
+                values = functional.pad(values, (0, columns, 0, rows))
+            values = block(torch.cat((_middle(beside, values), values), 1))
+        return contracted[-1], values, self.map(values).sigmoid()
+
+
+def _middle(maps: Tensor, smaller: Tensor) -> Tensor:
+    """The middle of maps (B, C, H, W), as large as the other ones."""
+    rows, columns = smaller.shape[2:]
+    top, left = (maps.shape[2] - rows) // 2, (maps.shape[3] - columns) // 2
+    return maps[:, :, top : top + rows, left : left + columns]
+
+
+def _begin(network: nn.Module) -> None:
+    """First weights after He et al. (2015)."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def plain_network(name: str) -> tuple[nn.Module, int]:
@@ -213,4 +297,4 @@ def plain_network(name: str) -> tuple[nn.Module, int]:
     (512, 2486080)
     """
     plan = PLANS[name]
-    return PlainNetwork(plan), plan.dense
+    return (UNet if plan.decoder else PlainNetwork)(plan), plan.dense

@@ -19,7 +19,7 @@ ALL29 = [
 # all backbones of torchvision: the 29, and those of another preset
 TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
 # networks of casewise, without published weights (`casewise.models.layers`)
-UNTRAINED = ["cnn", "unet_encoder"]
+UNTRAINED = ["cnn", "unet_encoder", "unet", "unet_unpadded"]
 # a repository of timm's hub, perhaps with a revision
 _HUB = re.compile(r"^hf-hub:[\w.-]+/[\w.-]+(?:@[\w.-]+)?$")
 # a model function of timm: the line of its decorator, and perhaps others, before its name

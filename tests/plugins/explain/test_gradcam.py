@@ -13,6 +13,7 @@ from casewise.models.outputs import Output
 from casewise.plugins.explain.methods.dispatch import scaled
 from casewise.plugins.explain.methods.gradcam import gradcam_by_sequence, last_map, layer_of
 from casewise.plugins.explain.methods.target import ExplainTarget
+from casewise.plugins.explain.saliency import own_maps
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 from tests.plugins.explain.maps import cell_maps, explain
 
@@ -191,3 +192,16 @@ def test_maps_are_taken_at_stride_16_where_a_network_has_it() -> None:
 @pytest.fixture(autouse=True)
 def _threads() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.mark.parametrize(("name", "outside"), [("unet", 0), ("unet_unpadded", 46)])
+def test_a_unet_shows_its_own_map_where_it_lies(name: str, outside: int) -> None:
+    network = built(name)
+    own = own_maps(network, panels_of())
+    body: Any = network.body
+    with torch.no_grad():
+        found = body.map_of((panels_of() - network.mean) / network.std)[:, 0]
+    assert own.shape == (2, 128, 128)
+    assert torch.equal(own[:, outside : 128 - outside, outside : 128 - outside], found)
+    assert own.count_nonzero() == found.count_nonzero()
+    assert own_maps(built("cnn"), panels_of()).numel() == 0

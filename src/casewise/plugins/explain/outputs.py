@@ -144,6 +144,9 @@ def _pictures(run: FinishedRun, case: str, networks: list[CaseExplanation], fold
             values, saliency, prediction = network.map_of(index, name), network.maps[index], network.predictions[index]
             overlaid = outlined(overlay(network.picture_of(index, name), values, signed=saliency.signed), mask)
             file = save_png(case_folder / file_name(network.model) / f"{label}.png", overlaid)
+            if saliency.own is not None:
+                own = overlay(network.picture_of(index, name), saliency.own[saliency.middle_view])
+                save_png(file.with_name(f"{label}-own-map.png"), outlined(own, mask))
             empty = not bool(np.abs(values).max() > 0)
             maps.append(
                 {
@@ -179,15 +182,24 @@ def figure_rows(run: FinishedRun, case: str, networks: list[CaseExplanation]) ->
         first = shown[0]
         _, mask = _mask_on_panel(run, first.maps[index])
         predictions = {network.model: network.predictions[index] for network in shown}
+        values = {network.model: enlarged(network.map_of(index, name)) for network in shown}
+        pictures = {network.model: outlined(network.picture_of(index, name), None) for network in shown[1:]}
+        written = {model: _value_text(run, target, prediction.y_pred) for model, prediction in predictions.items()}
+        for network in shown:
+            if (own := network.maps[index].own) is not None:  # a U-Net's own map stands beside Grad-CAM
+                title = f"{network.model}: own map"
+                values[title] = enlarged(own[network.maps[index].middle_view])
+                pictures[title] = outlined(network.picture_of(index, name), None)
+                written[title] = written[network.model]
         row = FigureRow(
             f"{case}\n{_title(run, first, index, name)}".strip(),
             outlined(first.picture_of(index, name), mask),
-            {network.model: enlarged(network.map_of(index, name)) for network in shown},
+            values,
             {model: prediction.correct for model, prediction in predictions.items()},
             _value_text(run, target, first.predictions[index].y_true),
-            {model: _value_text(run, target, prediction.y_pred) for model, prediction in predictions.items()},
+            written,
             signed=frozenset(network.model for network in shown if network.maps[index].signed),
-            pictures={network.model: outlined(network.picture_of(index, name), None) for network in shown[1:]},
+            pictures=pictures,
         )
         rows.append(row)
     return rows

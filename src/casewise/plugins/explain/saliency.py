@@ -17,6 +17,7 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import Predictor, prediction_rows, read_distance
 from casewise.modalities.base import NativeMap, SlotMaps
 from casewise.modalities.registry import modality_of
+from casewise.models.layers import UNet
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.contributions import Contributions, centre_at, contributions, reads_features
 from casewise.plugins.explain.methods.dispatch import CellMaps, SaliencyMethod, method_for, scaled
@@ -85,6 +86,7 @@ class SaliencyMap:
         peaks: see `casewise.plugins.explain.methods.receptive_field.peak_pixels`.
         grid: rows and columns of images on a panel.
         output_sum: of contributions, the explained output as a sum; None for other methods.
+        own: (V, H, W) from 0 to 1, the map that a U-Net computes itself, for all outputs; None for other networks.
     """
 
     row: int
@@ -98,6 +100,7 @@ class SaliencyMap:
     peaks: tuple[np.ndarray, np.ndarray]
     grid: tuple[int, int]
     output_sum: OutputSum | None = None
+    own: np.ndarray | None = None
 
     @property
     def signed(self) -> bool:
@@ -282,13 +285,13 @@ def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget
     for batch, owners in zip(slots.split(BATCH), owner.split(BATCH), strict=True):
         panels = data.plain_batch(batch, torch.device("cpu"))
         last = model.saliency_method(panels).cell_maps(model.network, panels, target)
-        raw = last.on_panel()
+        raw, own = last.on_panel(), own_maps(model.network, panels)
         by_sequence = last.by_sequence() if late else raw[:, None].expand(-1, len(model.sequences), -1, -1)
         if model.sequences != ("",):
             by_sequence = by_sequence.masked_fill(panels[:, :, :1, :1].isnan(), torch.nan)
         slot_tiles = data.slots_of(batch)
         for number, row in enumerate(owners.tolist()):
-            of_batch = (slot_tiles, panels, raw, by_sequence, last.contrast())
+            of_batch = (slot_tiles, panels, raw, by_sequence, last.contrast(), own)
             views[row].append(tuple(values[number] for values in of_batch))
     if last is None:
         return []
@@ -296,15 +299,29 @@ def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget
     peaks = peak_pixels(size, last.shape, last.centres)
     results = []
     for row, case_views in zip(rows, views, strict=True):
-        slot_tiles, panels, raw, by_sequence, contrast = map(torch.stack, zip(*case_views, strict=True))
+        slot_tiles, panels, raw, by_sequence, contrast, own = map(torch.stack, zip(*case_views, strict=True))
         # one scale for all views and, for Grad-CAM, all sequences of a case, because they are compared by eye
         maps = scaled(raw[None], last.method)[0]
         separate = maps[:, None].expand_as(by_sequence).masked_fill(by_sequence.isnan(), torch.nan)
         if late:
             separate = scaled(by_sequence.flatten(0, 1)[None], last.method)[0].reshape(by_sequence.shape)
         arrays = [values.numpy() for values in (slot_tiles, panels, maps, separate, raw, contrast)]
-        results.append(SaliencyMap(int(row), *arrays, size, peaks, _grid(data)))  # type: ignore[arg-type,call-arg]
+        saliency = SaliencyMap(int(row), *arrays, size, peaks, _grid(data))  # type: ignore[arg-type,call-arg]
+        results.append(replace(saliency, own=own.numpy() if own.numel() else None))
     return results
+
+
+def own_maps(network: Network, panels: torch.Tensor) -> torch.Tensor:
+    """The maps (B, H, W) that a U-Net computes itself, 0 outside an unpadded one; (B, 0) of other networks."""
+    body = network.body
+    if not isinstance(body, UNet) or panels.ndim != 4:
+        return panels.new_empty(len(panels), 0)
+    with torch.no_grad():
+        maps = body.map_of((panels - network.mean) / network.std)[:, 0]
+    result = panels.new_zeros(len(panels), *panels.shape[2:])
+    top, left = ((side - length) // 2 for side, length in zip(panels.shape[2:], maps.shape[1:], strict=True))
+    result[:, top : top + maps.shape[1], left : left + maps.shape[2]] = maps
+    return result
 
 
 def maps_by_row(model: LoadedModel, targets: Mapping[int, ExplainTarget]) -> dict[int, SaliencyMap]:
@@ -370,7 +387,8 @@ def average_folds(folds: Sequence[list[SaliencyMap]]) -> list[SaliencyMap]:
         }
         sums = [saliency.output_sum for saliency in of_row if saliency.output_sum]
         total = OutputSum(*np.mean([astuple(each) for each in sums], axis=0).tolist()) if sums else None
-        averages.append(replace(first, **means, output_sum=total))
+        own = None if first.own is None else np.mean([saliency.own for saliency in of_row], axis=0)
+        averages.append(replace(first, **means, output_sum=total, own=own))
     return averages
 
 

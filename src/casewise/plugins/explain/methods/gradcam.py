@@ -34,6 +34,8 @@ LAST = {
         for norm, last in zip(("", "_bn"), places, strict=True)
     },
     **dict.fromkeys(UNTRAINED, "features"),
+    "unet": "features.4",
+    "unet_unpadded": "features.3",
 }
 
 
