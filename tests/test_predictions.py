@@ -44,7 +44,7 @@ def test_check_gives_the_contracts_types_and_keeps_further_columns() -> None:
         ([{"y_pred": np.inf}], "'y_pred' is infinite"),
         ([{"y_true": "many"}], "'y_true' is not a number"),
         ([{"outer_fold": 0.5}], "'outer_fold' is not a whole number"),
-        ([{"stage": "train"}], "'train', not one of oof, test, external"),
+        ([{"stage": "train"}], "'train', not one of oof, test, validation, training, external"),
         ([{}, {"subject": "t", "model": "b"}], "more than one subject: 's', 't'"),
         ([{}, {"day": 3.0, "model": "b"}], "more than one day"),
         ([{}, {"y_true": 1.5, "model": "b"}], "reference of pasi of case 's/1' is both 1 and 1.5"),

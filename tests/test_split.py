@@ -122,15 +122,16 @@ def test_validation_without_a_test_is_asked_about() -> None:
 WORDS = ["train", "train", "Val", "test"]
 
 
-@pytest.mark.parametrize("options", [{"validation": "25%", "test": "25%"}, {"validation": "column", "column": "part"}])
+@pytest.mark.parametrize("options", [{"test": "25%"}, {"column": "part"}, {"column": "part", "validation": "column"}])
 def test_a_hold_out_design_has_three_sides(options: dict[str, object], tmp_path) -> None:
-    wanted = study(restarts=5, **options)
-    found = split(cohort(12, part=[WORDS[i % 4] for i in range(12) for _ in range(6)]), wanted)
+    wanted, given = study(**{"restarts": 5, "validation": "25%", **options}), options.get("validation") == "column"
+    words = WORDS if given else ["train", "train", "train", "test"]
+    found = split(cohort(12, part=[words[i % 4] for i in range(12) for _ in range(6)]), wanted)
     validation, training = set(found.subjects(0)), set(found.training(0))
     assert (found.holdout, found.folds, len(validation), len(training), len(found.subjects(TEST))) == (True, 1, 3, 6, 3)
     assert not training & set(found.held_out(0))
     assert set(found.held_out(0)) == validation | set(found.subjects(TEST))
-    assert ({"S002", "S006", "S010"} == validation) or "column" not in options
+    assert ({"S002", "S006", "S010"} == validation) or not given
     write_splits(found, RunFolder(tmp_path).splits)
     assert set(RunFolder(tmp_path).splits.read()["subjects"].values()) == {"train", "validation", "test"}
     assert read_splits(RunFolder(tmp_path).splits).side == found.side
@@ -140,7 +141,9 @@ def test_a_hold_out_design_has_three_sides(options: dict[str, object], tmp_path)
 
 def test_a_hold_out_design_needs_its_sides() -> None:
     with pytest.raises(SplitError, match="no row with 'validation'"):
-        split(cohort(4, part=["train", "test"] * 12), study(column="part", validation="column"))
+        split(cohort(4, part=["train"] * 12 + ["test"] * 12), study(column="part", validation="column"))
+    with pytest.raises(SplitError, match="has a validation set"):
+        split(cohort(4, part=["train"] * 12 + ["val"] * 6 + ["test"] * 6), study(column="part", validation="20%"))
     for wrong in ({"validation": "95%"}, {"validation": "column"}, {"validation": "9%", "leave_out": "source"}):
         with pytest.raises(ValueError, match="validation"):
             study(**wrong)

@@ -172,7 +172,7 @@ def result_line(study: Study, results: Results) -> str:
         pieces.append(f"each {site} left out, {whose}: {by_class}. {misread}")
     else:
         figures = {metric: figure for metric in kind.headline if (figure := defined(main.metrics.get(metric)))}
-        stops = study.recipe.early_stopping.monitor == "fold"
+        stops = stage == "validation" and study.recipe.early_stopping.monitor == "fold"
         validation = f"validation set{', whose loss stopped the training' if stops else ''}"
         sides = {"test": "test set", EXTERNAL: "external cohort", "validation": validation}
         side = sides.get(stage, "out of fold")

@@ -18,7 +18,7 @@ from casewise.errors import DamagedError, SplitError, counted
 from casewise.run_folder import JsonFile
 from casewise.splits.assignment import Assignment, ClassNeeds, assign, greedy, imbalance, needs_of_folds, needs_of_test
 from casewise.splits.file_numbers import assign_runs, check_numbers
-from casewise.splits.predefined import TEST, TRAIN, imported, one_source_a_fold
+from casewise.splits.predefined import TEST, TRAIN, imported, one_source_a_fold, validation_in
 from casewise.study.schema import Study
 from casewise.targets import kind_named
 
@@ -82,39 +82,40 @@ def split(cohort: Cohort, study: Study) -> Splits:
     if settings.by == "number":
         check_numbers(cohort.images["path"].astype(str).tolist())
     holdout = settings.validation is not None
-    if holdout:
-        folds = 2  # sides to fill besides the test set
     if column:
-        side = imported(cohort.images, column, holdout=holdout)
+        side = imported(cohort.images, column, holdout=settings.validation == "column")
+        if holdout and settings.validation != "column" and validation_in(cohort.images[column]):
+            raise SplitError(f"The column {column!r} has a validation set, so write `split: {{validation: column}}`.")
     elif leave_out:
         sources, side = one_source_a_fold(cohort.images, leave_out)
     else:
         tested = max(1, round(settings.test * len(subjects))) if settings.test else 0
         most = len(subjects) - tested
-        if most < folds and holdout:
-            text = f"{counted(len(subjects), 'subject')}, {tested} of them for the test set"
-            raise SplitError(f"The cohort has {text}: too few for training and validation. Add subjects.")
-        if most < folds:
+        if most < folds and not holdout:
             remedy = f"Give split.folds at most {most}, or add subjects." if most >= 2 else "Add subjects."
             raise SplitError(
                 f"The cohort has {counted(len(subjects), 'subject')}, {tested} of them for the test set: "
                 f"too few for {folds} folds. {remedy}"
             )
         if tested:
-            side, assigned["test"] = _held_out(cohort, study, subjects, tested / len(subjects), folds, study.seed)
+            side, assigned["test"] = _held_out(
+                cohort, study, subjects, tested / len(subjects), 2 if holdout else folds, study.seed
+            )
     training = [subject for subject in subjects if side.get(subject) != TEST]
     given = {side[subject] for subject in training if subject in side}
-    numbered = bool(column) and len(given) > 1
-    if numbered and settings.by == "number":
-        raise SplitError(f"The column {column!r} numbers the folds, so leave out `split.by: number`.")
+    numbered = bool(column) and settings.validation != "column" and len(given) > 1
+    if numbered and (settings.by == "number" or holdout):
+        other = "validation" if holdout else "by: number"
+        raise SplitError(f"The column {column!r} numbers the folds, so leave out `split.{other}`.")
     if not training:
         raise SplitError(f"The column {column!r} puts every subject in the test set, so there is none to train on.")
     if holdout:
         folds = 1
-        if not column:
-            share = min(max(1, round(float(settings.validation or 0) * len(subjects))), len(training) - 1) / len(
-                training
-            )
+        if settings.validation != "column":
+            if len(training) < 2:
+                raise SplitError("One training subject cannot be divided for validation. Add subjects.")
+            count = max(1, round(float(settings.validation or 0) * len(subjects)))
+            share = min(count, len(training) - 1) / len(training)
             held, assigned["validation"] = _held_out(cohort, study, training, share, 1, study.seed + 1)
             side |= {subject: {0: TRAIN, TEST: 0}[number] for subject, number in held.items()}
     elif numbered or leave_out:

@@ -24,9 +24,9 @@ class Split(StudyModel):
     neighbouring file numbers](howto-split.md#subjects-that-are-not-known). `image` adds a split by image, for
     comparison only."""
     validation: Fraction | Literal["column"] | None = None
-    """A [hold-out design](howto-split.md#one-validation-set-instead-of-folds): a fraction of the subjects, or `column`
-    with `column:`. The others outside the test set train one network for each backbone, and there are no folds.
-    Default: folds."""
+    """A [hold-out design](howto-split.md#one-validation-set-instead-of-folds): a fraction of the subjects (with
+    `column`, of its `train`), or `column`, whose `validation` it is. The others outside the test set train one network
+    for each backbone, and there are no folds. Default: folds."""
     test: Fraction = 0.1
     """Fraction of subjects in the test set. `0`: there is no test set, and the report shows out-of-fold figures."""
     folds: int = Field(5, ge=2, le=50)
@@ -74,8 +74,6 @@ class Split(StudyModel):
         problems: dict[str, object] = {
             "validation: 'column' needs `column`, which names the column with train and validation": share == "column"
             and not self.column,
-            "validation and column both state the sides; write `validation: column`, or leave out column": self.column
-            and share != "column",
             "validation must be more than 0; leave it out for folds": share == 0,
             "validation and test leave no subjects for training; lower one of them": share != "column"
             and float(share or 0) + self.test >= 1,

@@ -52,7 +52,7 @@ Job = Mapping[str, Any]
 RATES = ("accuracy", "sensitivity", "specificity")
 # Records of a job on cases that it was trained on, and on those that decided when to stop.
 TRAINED_ON = {"on_training": "training cases", "on_inner": "cases that decided when to stop"}
-HELD_OUT = {"oof": "held-out cases, out of fold", "validation": "the validation set", "test": "the test set"}
+HELD_OUT = {"oof": "held-out cases, out of fold", "test": "the test set"}
 TUNING = {
     "full": "all parameters",
     "head_only": "only the heads, on features computed once",
