@@ -344,8 +344,33 @@ class TestTargets:
         assert yaml.safe_load(plan.text)["audit"] == {"outcomes": ["diagnosis"]}
         of_age = yaml.safe_load(plan_study(**own, target="age").text)
         assert (list(of_age["targets"]), of_age["audit"]["outcomes"]) == (["age"], ["tumour stage", "diagnosis"])
+        assert any(d.startswith("Not listed") and "'oedema'" in d for d in plan.doubts)
         with pytest.raises(CasewiseError, match="Did you mean 'oedema'"):
             plan_study(**own, target="odema")
+
+    @pytest.mark.parametrize("target", ["finding", "brixia_mean"])
+    def test_numbers_of_other_readings_are_outcomes_and_those_of_images_are_not(
+        self, target: str, tmp_path: Path
+    ) -> None:
+        heads = ["finding", "brixia_mean", "brixia_junior", "room", "kvp", "ruler", "image_from"]
+        rows = [
+            [
+                f"{i}.png",
+                f"P{i}",
+                "uv"[i % 2],
+                f"{i}.5",
+                str(i % 4),
+                str(i % 4),
+                str(70 + i % 5),
+                str(i % 2),
+                "ab"[i % 2],
+            ]
+            for i in range(12)
+        ]
+        plan = plan_study(**arranged(tmp_path, "|".join(["image", "patient", *heads]), rows), target=target)
+        others = [name for name in heads[:3] if name != target]
+        assert yaml.safe_load(plan.text)["audit"]["outcomes"] == others
+        assert any(all(repr(name) in doubt for name in others) for doubt in plan.doubts)
 
     def test_a_stated_subject_is_taken_and_its_visits_follow(self, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"A{i}", f"B{i // 2}", str(i % 2)] for i in range(8)]

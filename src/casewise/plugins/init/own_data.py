@@ -22,7 +22,7 @@ from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
 from casewise.plugins.init.columns import Roles, point_number, understand_columns
 from casewise.plugins.init.image_files import FileIndex, ImageFiles, are_grey, find_images, skipped_text, stem_of
-from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
+from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, quoted, relative_path
 from casewise.plugins.init.rows import (
     FOUND,
     ImageRows,
@@ -178,9 +178,17 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
         rows.doubts.append(
             f"{', '.join(map(repr, roles.people))} look like names or dates of birth of people and are not in {TABLE}."
         )
+    outcomes, unclear = other_outcomes(data.target, cells, roles, [column.name for column in rows.files])
+    rows.doubts += applying(
+        {
+            f"Other results: {names_text(list(map(repr, outcomes)), 20)} are listed in `audit.outcomes`, so that they "
+            "are not tested as shortcuts. If one states how images were taken, delete it there.": outcomes,
+            f"Not listed in `audit.outcomes`: {names_text(list(map(repr, unclear)), 12)}, which may say how images "
+            "were taken. If one is another result of the cases, add it there.": unclear,
+        }
+    )
     # the study reads the table as it is if it can
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
-    outcomes = other_outcomes(data.target, cells, roles, [column.name for column in rows.files])
     lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if root is None:

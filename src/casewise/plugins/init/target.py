@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from casewise.audit.columns import ORIGIN
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import plain
 from casewise.cohort.dates import natural
@@ -33,6 +34,12 @@ _UNLIKELY = (
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
     r"raw|origin|original|known|days?|datum|visits?|subjects?|patients?|code|survival"
 )
+# Numbers of how images were taken, which the audit tests; so it does yes or no of unknown meaning, such as a ruler.
+_TAKEN = (
+    rf"{ORIGIN.pattern}|from|images?|kvp?|mas|exposure|dose|distance|zoom|gain|iso|brightness|contrast|compression|"
+    r"version|thickness|spacing|pixels?|bits?|depth|tesla|field|focal|aperture|temperature|counts?|total"
+)
+_FEWEST_OF_RESULT = 3
 _KEY = r"ids?|uid|guid|uuid|identifier|accession|accession (no|number)|mrn|pid|pseudonym"
 # Words in rising order; a column with three of them or more has grades.
 _ROMAN = "i ii iii iv v"
@@ -102,17 +109,10 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     Raises:
         CasewiseError: there is none.
     """
-    ranked, single = [], ""
-    for position, (name, values) in enumerate(cells.items()):
-        column = Column(name, values)
-        single = single or (f"{name} has only the value {column.values[0]!r}. " if _is_single(column) else "")
-        if name in roles.used or name in files or not _usable(column) or _is_key(column):
-            continue
-        score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
-        ranked.append((-score, column.filled < 0.5, position, name))
-    # a column that describes people or images is no target unless it is stated
-    if likely := [name for score, *_, name in sorted(ranked) if score < 0]:
+    if likely := _candidates(cells, roles, files):
         return likely
+    columns = [Column(name, values) for name, values in cells.items()]
+    single = next((f"{c.name} has only the value {c.values[0]!r}. " for c in columns if _is_single(c)), "")
     raise CasewiseError(
         "No column of the table looks like something to predict: a class, a grade or a measured number. Columns that "
         f"describe people or images, such as sex and age, are not chosen. {single}State the column with --target NAME. "
@@ -120,10 +120,34 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     )
 
 
-def other_outcomes(target: str, cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
-    """The columns that are named like targets, other than the target, and no columns of images, people or sources."""
-    columns = [Column(name, values) for name, values in cells.items() if name not in {target, *files, *roles.used}]
-    return [c.name for c in columns if c.named(_LIKELY) and not c.named(_UNLIKELY) and _usable(c) and not _is_key(c)]
+def _candidates(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
+    ranked = []
+    for position, (name, values) in enumerate(cells.items()):
+        column = Column(name, values)
+        if name in roles.used or name in files or not _usable(column) or _is_key(column):
+            continue
+        score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
+        ranked.append((-score, column.filled < 0.5, position, name))
+    # a column that describes people or images is no target unless it is stated
+    return [name for score, *_, name in sorted(ranked) if score < 0]
+
+
+def other_outcomes(
+    target: str, cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The other candidates for the target: those that are surely results, and those that may be shortcuts as well.
+
+    Results are named like targets, or have numbers and no name of how images were taken.
+    """
+    others = [Column(name, cells[name]) for name in _candidates(cells, roles, files) if name != target]
+    others = [column for column in others if not column.named(_UNLIKELY)]
+    results = [
+        c.name
+        for c in others
+        if c.named(_LIKELY)
+        or (c.numbers is not None and len(set(c.numbers)) >= _FEWEST_OF_RESULT and not c.named(_TAKEN))
+    ]
+    return results, [column.name for column in others if column.name not in results]
 
 
 def _is_single(column: Column) -> bool:
