@@ -372,6 +372,16 @@ class TestTargets:
         assert yaml.safe_load(plan.text)["audit"]["outcomes"] == others
         assert any(all(repr(name) in doubt for name in others) for doubt in plan.doubts)
 
+    @pytest.mark.parametrize(
+        ("code", "doubted"), [("99", True), ("-1", True), ("9", True), ("4", False), ("7", True), ("", False)]
+    )
+    def test_a_number_that_may_mean_no_value_is_doubted_with_its_row(
+        self, code: str, doubted: bool, tmp_path: Path
+    ) -> None:
+        rows = [[f"{i}.png", f"P{i}", code if i == 3 else str(i % 4)] for i in range(12)]
+        doubts = plan_study(**arranged(tmp_path, "image|patient|grade", rows)).doubts
+        assert any(doubt.startswith(f"grade: {code} in row 5 ") for doubt in doubts) == doubted
+
     def test_a_stated_subject_is_taken_and_its_visits_follow(self, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"A{i}", f"B{i // 2}", str(i % 2)] for i in range(8)]
         start(tmp_path, "image|patient|proband|grade", rows, subject="proband")

@@ -40,6 +40,7 @@ from casewise.plugins.init.rows import (
 from casewise.plugins.init.target import (
     TargetPlan,
     check_numbers,
+    doubtful_codes,
     likely_targets,
     other_outcomes,
     stated_column,
@@ -132,6 +133,7 @@ def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles,
     candidates = [column] if column else likely_targets(cells, roles, file_names)
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     fill_from_table(rows, cells, roles, scans=files.scans)
+    rows.doubts += doubtful_codes(candidates[0], cells[candidates[0]], numbers)
     return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:])
 
 

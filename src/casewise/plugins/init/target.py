@@ -16,7 +16,7 @@ from casewise.audit.columns import ORIGIN
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import plain
 from casewise.cohort.dates import natural
-from casewise.cohort.table import names_text
+from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError, counted, cut
 from casewise.files import guarded
 from casewise.plugins.init.columns import MOSTLY, SPLIT, Column, Roles, decimal, point_number
@@ -62,6 +62,8 @@ MOST_GRADES = 11
 _RARE = 5
 # A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
 FEWEST, FEW = 8, 3
+# Numbers that often mean no value.
+_CODES = {sign * int(digit * length) for digit in "789" for length in (1, 2, 3, 4) for sign in (1, -1)} | {-1}
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
 _NEGATIVE = re.compile(
@@ -432,3 +434,24 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
             "point may separate thousands, so neither is read. Write all numbers of the column in one way, without "
             "separators of thousands."
         )
+
+
+def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list[str]:
+    """Doubts on numbers such as 99 and -1 that are far from all others or the only negative ones.
+
+    >>> doubtful_codes("grade", [*"0123", "99"], range(1, 6))[0].partition(" may ")[0]
+    'grade: 99 in row 5'
+    >>> doubtful_codes("score", [*"0123456789"], range(10)), doubtful_codes("change", ["-9", "-3", "2"], range(3))
+    ([], [])
+    """
+    found = {row: value for row, cell in zip(rows, cells, strict=True) if (value := decimal(cell)) is not None}
+    others = set(found.values()) - _CODES
+    if len(others) < 2:
+        return []
+    low, high = min(others), max(others)
+    far = {code for code in found.values() if code in _CODES and (code < 0 <= low or code - high > (high - low) / 2)}
+    return [
+        f"{name}: {code:g} in {rows_text(row for row, value in found.items() if value == code)} may mean no value, "
+        f"because the others are {low:g} to {high:g}. If so, empty the cell, and repeat `casewise init`."
+        for code in sorted(far)
+    ]
