@@ -373,6 +373,26 @@ class TestTargets:
         assert any(all(repr(name) in doubt for name in others) for doubt in plan.doubts)
 
     @pytest.mark.parametrize(
+        ("frequent", "rare", "doubted"),
+        [
+            ("moderate", "moderat", True),
+            ("moderate", "modreate", True),
+            ("Moderate", "moderate", False),
+            ("mild", "wild", False),
+            ("Stage II", "Stage III", False),
+            ("grade 12", "grade 13", False),
+            ("moderate", "severe", False),
+        ],
+    )
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_a_rare_class_that_may_be_misspelt_is_doubted(
+        self, frequent: str, rare: str, doubted: bool, count: int
+    ) -> None:
+        values = [frequent, "absent"] * 10 + [rare] * count
+        plan = understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
+        assert any(f"{rare!r} ({count} row" in d and f"{frequent!r} (10 rows)" in d for d in plan.doubts) == doubted
+
+    @pytest.mark.parametrize(
         ("code", "doubted"), [("99", True), ("-1", True), ("9", True), ("4", False), ("7", True), ("", False)]
     )
     def test_a_number_that_may_mean_no_value_is_doubted_with_its_row(

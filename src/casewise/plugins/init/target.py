@@ -60,6 +60,9 @@ _SEXES = ({"m", "w"}, {"m", "f"}, {"male", "female"}, {"männlich", "weiblich"},
 MOST_CLASSES = 20
 MOST_GRADES = 11
 _RARE = 5
+# Longer names that differ in so few letters may be one name.
+_LETTERS, _EDITS = 5, 2
+_NUMERALS = re.compile(r"\d+|(?<![^\W_])[ivx]+(?![^\W_])", re.IGNORECASE)
 # A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
 FEWEST, FEW = 8, 3
 # Numbers that often mean no value.
@@ -276,6 +279,7 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
     ]
     people = {key: set().union(*(by_value[value] for value in group)) for key, group in spellings.items()}
     names = {key: max(group, key=lambda value: counts.get(value, 0)) for key, group in spellings.items()}
+    doubts += _misspelt(column, {names[key]: sum(map(counts.__getitem__, of)) for key, of in spellings.items()})
     alone = [names[key] for key, subjects in people.items() if len(subjects) < 2]
     classes = {names[key]: spellings[key] for key, subjects in people.items() if len(subjects) > 1}
     if len(classes) > MOST_CLASSES:
@@ -319,6 +323,40 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
     }
     doubts += applying(further)
     return TargetPlan(field_name(column), column, ", ".join(parts), comment, rarest=rarest, doubts=doubts)
+
+
+def _misspelt(column: str, classes: Mapping[str, int]) -> list[str]:
+    """Doubts on rare classes that differ from a frequent one in a letter or two, with the rows of both.
+
+    >>> len(_misspelt("grade", {"moderate": 20, "moderat": 1})), _misspelt("grade", {"stage 1": 20, "stage 2": 1})
+    (1, [])
+    """
+    return [
+        f"{column}: {rare!r} ({counted(few, 'row')}) may be a misspelt {name!r} ({counted(many, 'row')}). If so, "
+        "correct the table, and repeat `casewise init`."
+        for rare, few in classes.items()
+        for name, many in classes.items()
+        if few * _RARE <= many
+        and min(len(rare), len(name)) >= _LETTERS
+        # numbers, also Roman ones, tell classes apart
+        and _NUMERALS.findall(rare) == _NUMERALS.findall(name)
+        and _edits(rare.casefold(), name.casefold()) <= _EDITS
+    ]
+
+
+def _edits(one: str, other: str) -> int:
+    """How many letters must be added, removed or replaced to make one text the other.
+
+    >>> _edits("moderat", "moderate"), _edits("severe", "sevree")
+    (1, 2)
+    """
+    before = list(range(len(other) + 1))
+    for row, letter in enumerate(one, 1):
+        after = [row]
+        for column, other_letter in enumerate(other, 1):
+            after.append(min(before[column] + 1, after[-1] + 1, before[column - 1] + (letter != other_letter)))
+        before = after
+    return before[-1]
 
 
 def _rising(names: Sequence[str]) -> list[str]:
