@@ -436,6 +436,14 @@ class TestTargets:
 
 
 class TestTheRecipe:
+    def test_a_damaged_file_does_not_make_grey_films_coloured_and_is_named(self, tmp_path: Path) -> None:
+        own = arranged(tmp_path, "image|patient|grade", [[f"{i}.png", f"P{i}", str(i % 2)] for i in range(8)])
+        for number in range(7):
+            Image.new("L", (8, 8)).save(own["images"] / f"{number}.png")
+        plan = plan_study(**own)
+        assert yaml.safe_load(plan.text)["images"]["channels"] == "grey"
+        assert any(doubt.startswith("Damaged: 7.png ") for doubt in plan.doubts)
+
     @pytest.mark.parametrize("weights", ["", "mobilenet_v2"])
     @pytest.mark.parametrize(
         "facts",

@@ -180,6 +180,20 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
         rows.doubts.append(
             f"{', '.join(map(repr, roles.people))} look like names or dates of birth of people and are not in {TABLE}."
         )
+    grey, damaged = are_grey(files)
+    if damaged:
+        # file names may contain names of people
+        shown = counted(len(damaged), "file") if roles.people else names_text(damaged, 5)
+        rows.doubts.append(f"Damaged: {shown} cannot be read as images. Replace or remove such files.")
+    facts = DataFacts(
+        subjects=rows.subjects,
+        numbered=not rows.subjects_known and bool(file_series([rows.paths[i] for i in present])),
+        images=len(present),
+        rarest=plan.rarest,
+        scans=files.scans,
+        grey=grey,
+        given_split=rows.has("split"),
+    )
     outcomes, unclear = other_outcomes(data.target, cells, roles, [column.name for column in rows.files])
     rows.doubts += applying(
         {
@@ -198,15 +212,6 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
         if plan.cells is not None:
             labels = list(map(point_number, labels))
         study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
-    facts = DataFacts(
-        subjects=rows.subjects,
-        numbered=not rows.subjects_known and bool(file_series([rows.paths[i] for i in present])),
-        images=len(present),
-        rarest=plan.rarest,
-        scans=files.scans,
-        grey=are_grey(files),
-        given_split=rows.has("split"),
-    )
     if files.scans:
         lines += _scan_lines(sequences, rows)
     weights = available_weights()
