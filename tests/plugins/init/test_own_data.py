@@ -168,6 +168,13 @@ class TestImages:
         assert any("5 of 24 rows" in note for note in cohort_in(tmp_path).notes)
         assert any("extra.png" in doubt for doubt in plan.doubts)
 
+    def test_the_own_folder_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = [[f"{i}.png", f"P{i}", str(i % 2)] for i in range(8)]
+        own = arranged(tmp_path, "image|patient|grade", rows, images=[f"{i}.png" for i in range(7)])
+        monkeypatch.chdir(tmp_path)
+        plan = plan_study(table=Path("t.csv"), images=None, folder=own["folder"])
+        assert any(f" in {tmp_path.name}: 1 (7.png)" in doubt for doubt in plan.doubts)
+
     @pytest.mark.parametrize(
         ("heads", "name", "doubted"),
         [
@@ -436,6 +443,13 @@ class TestTargets:
 
 
 class TestTheRecipe:
+    @pytest.mark.parametrize(("rare", "folds"), [(2, 2), (4, 4), (6, 5)])
+    def test_fewer_folds_for_a_rare_class_are_doubted(self, rare: int, folds: int, tmp_path: Path) -> None:
+        rows = [[f"{i}.png", f"P{i}", "well" if i < 12 else "ill"] for i in range(12 + rare)]
+        plan = plan_study(**arranged(tmp_path, "image|patient|finding", rows))
+        assert yaml.safe_load(plan.text)["split"]["folds"] == folds
+        assert any(doubt.startswith(f"Split: {folds} folds") for doubt in plan.doubts) == (folds < 5)
+
     def test_a_damaged_file_does_not_make_grey_films_coloured_and_is_named(self, tmp_path: Path) -> None:
         own = arranged(tmp_path, "image|patient|grade", [[f"{i}.png", f"P{i}", str(i % 2)] for i in range(8)])
         for number in range(7):

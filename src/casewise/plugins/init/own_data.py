@@ -194,6 +194,12 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
         grey=grey,
         given_split=rows.has("split"),
     )
+    if not facts.given_split and facts.folds < _FOLDS:
+        least = "the rarest class has" if facts.rarest else "there are"
+        rows.doubts.append(
+            f"Split: {facts.folds} folds instead of {_FOLDS}, because {least} "
+            f"{counted(facts.rarest or facts.subjects, 'subject')}. Networks of fewer folds learn from fewer cases."
+        )
     outcomes, unclear = other_outcomes(data.target, cells, roles, [column.name for column in rows.files])
     rows.doubts += applying(
         {
@@ -378,6 +384,10 @@ class DataFacts:
     given_split: bool = False
     numbered: bool = False
 
+    @property
+    def folds(self) -> int:
+        return max(2, min(_FOLDS, self.rarest or self.subjects))
+
 
 def available_weights() -> str:
     """The first of the small networks whose pretrained weights are on this computer; '' if there are none."""
@@ -410,12 +420,11 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
     shown_weights = stated if weights and not facts.scans else ""
     lines = [f"images: {{{', '.join(images)}}}{shown_weights}"] if images else []
     if not facts.given_split:
-        folds = max(2, min(_FOLDS, facts.rarest or facts.subjects))
         test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"
         by, comment = "", "by subject"
         if facts.numbered:
             by, comment = "by: number, ", "neighbouring file numbers may show one person: runs of them are on one side"
-        lines.append(f"split: {{{by}test: {test}, folds: {folds}}}  # {comment}")
+        lines.append(f"split: {{{by}test: {test}, folds: {facts.folds}}}  # {comment}")
     lines.append(
         "budget: 30min  # network and training are planned from the images; the run writes the plan to plan.yaml"
     )
