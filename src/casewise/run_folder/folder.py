@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from casewise.errors import RunError, nearest_folder
@@ -307,6 +308,14 @@ class RunFolder:
     def is_own(self) -> bool:
         """Whether casewise has worked in the folder."""
         return any((self.path / name).exists() for name in self._own_names)
+
+    @property
+    def continuing(self) -> str:
+        """The command that continues the run, whose study file is named after the stored study if there is one."""
+        name = str((self.study.peek() or {}).get("name", ""))
+        output = "" if self.path == Path("runs") / name else f" --output {quote(str(self.path))}"
+        file = f"the file of the study {name!r}" if name else "its study file"
+        return f"`casewise run STUDY{output}`, where STUDY is {file}"
 
     def check_own(self) -> None:
         """Check that the folder is new, empty, or one that casewise has worked in.
