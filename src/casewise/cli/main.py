@@ -19,7 +19,6 @@ from casewise.errors import CasewiseError
 from casewise.plugin import plugins
 from casewise.version import __version__
 
-
 _TRAINED = "Networks are trained by `casewise run STUDY`."
 _EVALUATED = "`casewise run STUDY` also tests what it trains; `casewise predict` applies it to new cases."
 # Commands of other programs, and which of ours do the same.
