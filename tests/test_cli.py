@@ -110,6 +110,7 @@ def test_settings_are_replaced_on_the_command_line(tiny: Path) -> None:
         for setting, hint in (
             ("recipe.epohcs=20", "Did you mean 'epochs'"),
             ("epochs=20", "Did you mean recipe.epochs"),
+            ("budget=1s", "budget: must be at least 60s"),
             ("recipe.epochs", "write KEY=VALUE"),
             ("recipe.epochs=[", "not valid YAML"),
         ):
