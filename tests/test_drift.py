@@ -17,6 +17,8 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.model import load_bundle
 from casewise.inference.predictor import FeatureDistance, held_out_quantile
 from casewise.plugins.phantoms.chest import make_chest
+from casewise.report.sections import external
+from casewise.report.tables import MetricFormat
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
 from tests.chest_study import chest_study
@@ -165,6 +167,8 @@ def test_figures_inside_and_outside() -> None:
     assert gap["quality"]["low"] <= -0.6 <= gap["quality"]["high"] < 0
     assert gap["confidence"]["value"] == pytest.approx(0.25)
     assert entry["external_minus_internal"]["quality"]["value"] == pytest.approx(-0.6)
+    texts = [cell.text for cell in external.rows_of(entry, MetricFormat())[-1].cells]
+    assert (texts[:3], bool(texts[3])) == ([""] * 3, True)
     found = {caveat["code"]: caveat for caveat in drift_caveats({"net": entry}, "net")}
     assert set(found) == {"external_outside", "confident_outside"}
     assert found["confident_outside"]["confidence"] == pytest.approx({"internal": 0.8, "external": 0.825})

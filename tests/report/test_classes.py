@@ -157,3 +157,9 @@ def test_operating_points_are_rough_where_a_cell_has_few_subjects() -> None:
         rough.append({name for name, estimate in point.items() if estimate.rough})
         assert point["specificity"].low is not None
     assert rough == [{"specificity", "sensitivity", "lr_negative", "npv"}, set()]
+
+
+def test_the_share_of_correct_predictions_is_the_accuracy() -> None:
+    shares = [(7, 0.285714), (41, 0.512195), (32, 0.46875)]
+    bins = [ReliabilityBin(0.0, 1.0, n, 0.5, share) for n, share in shares]
+    assert classes.mean_confidence(bins) == (0.5, 38 / 80)

@@ -48,7 +48,7 @@ def test_a_drop_is_called_one_only_beyond_chance(
     assert result is not None
     assert (result.code, result.inside, result.figure.value) == (code, inside, outside)
     statement = next(each for each in statements(context) if each.id == "external_cohort")
-    assert statement.level == {"worse": "flag", "better": "good", "open": "good"}.get(code, "open")
+    assert statement.level == {"worse": "flag", "better": "good"}.get(code, "open")
 
 
 def test_without_reference_values_nothing_is_evaluated(three: ReportContext) -> None:

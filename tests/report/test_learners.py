@@ -13,11 +13,12 @@ import pytest
 from casewise.audit.columns import leading_column
 from casewise.evaluation.results import Comparison, Difference
 from casewise.pipeline.evaluate import within_shortcut_column
-from casewise.report.blocks import Cell, Heading, Matrix, Table
+from casewise.report.blocks import Cell, Facts, Heading, Matrix, Table
 from casewise.report.context import ReportContext
 from casewise.report.sections import learners, validation
 from casewise.run_folder import RunFolder
 from casewise.study.learners import learner_name
+from casewise.study.split import NestedCV
 from tests.report.shared import cells_of, fold_of
 from tests.report_contexts import classes, estimate, numbers, with_own, with_results, without_truth
 
@@ -167,4 +168,16 @@ def test_each_source_left_out_has_its_line(three: ReportContext) -> None:
     auroc = rows[1].cells[1 + validation.source_metrics(context).index("auroc")]
     assert (auroc.text, auroc.small) == ("–", "no case is truly covid")
     assert validation.left_out_section(three) is None
+
+
+def test_choices_at_an_end_are_counted_only_of_several_rates(three: ReportContext) -> None:
     assert validation.nested_section(three) is None
+    study = three.study.model_copy(update={"nested_cv": NestedCV(folds=2)})
+    for rates, expected in (([0.001], 0), ([0.01, 0.001, 0.1], 1)):
+        inner = {"folds": 2, "rates": [{"lr": rate} for rate in rates], "trainings": []}
+        inner["chosen"] = {"lr": rates[0], "epochs": 1, "loss": 1.0}
+        jobs = [{"model": network, "fold": 1, "inner": inner} for network in study.networks]
+        section = validation.nested_section(dataclasses.replace(three, study=study, jobs=jobs))
+        facts = next(block for block in section.blocks if isinstance(block, Facts)) if section else None
+        assert facts is not None
+        assert sum(name.endswith("highest rate") for name, _ in facts.facts) == expected

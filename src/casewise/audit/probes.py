@@ -162,9 +162,8 @@ def probe(features: Floats, labels: Labels, *, seed: int) -> ProbeResult | None:
     values, statistic = moved.mean(axis=1), None
     if kinds > 2 and len(moved):
         both = np.vstack([first, moved])
-        both = np.column_stack([both.mean(axis=1), both])
-        both = (both - both[1:].mean(axis=0)) / np.maximum(both[1:].std(axis=0), 1e-12)
-        statistic, values = float(both[0].max()), both[1:].max(axis=1)
+        highest = _standardised(np.column_stack([both.mean(axis=1), both])).max(axis=1)
+        statistic, values = float(highest[0]), highest[1:]
     by_class = dict(zip(labels.names, first[0] if kinds > 2 else np.repeat(first[0], 2), strict=True)) if kinds else {}
     return ProbeResult(
         value=float(first[0].mean()),
@@ -270,11 +269,19 @@ def correlation(scores: Floats, values: Floats, weights: Floats) -> Floats:
     return np.divide((x * y) @ w, scale, out=np.zeros(len(scale)), where=scale > 1e-12)
 
 
+def _standardised(statistics: Floats) -> Floats:
+    """Each column of (P + 1, K), the observed row first, in its standard deviations.
+
+    The observed row counts like the others: left out, it would be the highest too often where permutations are few.
+    """
+    return (statistics - statistics.mean(axis=0)) / np.maximum(statistics.std(axis=0), 1e-12)
+
+
 def adjusted(results: Sequence[ProbeResult]) -> list[float]:
     """p-values adjusted for multiple tests by the step-down maxT of Westfall and Young (1993).
 
     It controls the family-wise error rate as Holm's method does, but can reach 1 / (P + 1) for any number of tests.
-    Each statistic is first standardised by its own null distribution. Tests of the same labels must use the same
+    Each statistic is first standardised together with its null distribution. Tests of the same labels must use the same
     permutations.
 
     >>> null = np.random.default_rng(0).normal(0.5, 0.02, 99)
@@ -284,10 +291,8 @@ def adjusted(results: Sequence[ProbeResult]) -> list[float]:
     """
     if not results:
         return []
-    null = np.stack([result.null for result in results])
-    mean, std = null.mean(axis=1), np.maximum(null.std(axis=1), 1e-12)
-    z = (np.array([result.tested for result in results]) - mean) / std
-    null = (null - mean[:, None]) / std[:, None]
+    table = _standardised(np.array([[result.tested, *result.null] for result in results]).T)
+    z, null = table[0], table[1:].T
     order = np.argsort(-z)
     highest = np.maximum.accumulate(null[order][::-1], axis=0)[::-1]
     p = (1 + (highest >= z[order][:, None] - TOLERANCE).sum(axis=1)) / (1 + null.shape[1])

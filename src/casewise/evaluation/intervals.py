@@ -152,8 +152,7 @@ def why_not(name: str, learner: int, basis: Basis, unit: str = "subject") -> str
     if rests_on == len(basis.presence) == 2:
         return f"two {unit}s: no interval"
     if rests_on < _fewest(name):
-        of_class = (f"has no {unit}", f"contributes only one {unit}", f"contributes only two {unit}s")[rests_on]
-        return f"a class {of_class}: no interval"
+        return f"too few {unit}s of a class, or predicted as one: no interval"
     if np.isnan(basis.left_out[name][:, learner]).any():
         return f"undefined without one of the {unit}s: no interval"
     return f"the same without any one of the {unit}s: no interval"

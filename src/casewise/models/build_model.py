@@ -60,11 +60,7 @@ class NetworkBuilder:
 
 Builder: TypeAlias = NetworkBuilder | LinearBuilder
 # How the networks of each kind are built (`casewise.study.learners.Learner.kind`).
-BUILDERS: dict[str, Builder] = {
-    "network": NetworkBuilder(),
-    "linear": LinearBuilder(),
-    "radial": LinearBuilder(),
-}
+BUILDERS: dict[str, Builder] = {"network": NetworkBuilder(), "linear": LinearBuilder(), "radial": LinearBuilder()}
 
 
 def _builder(model: str) -> Builder:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from casewise.evaluation.results import Estimate, SourceMean
 
 MOST_CLASSES = 8
-ROUGH = " Rough: from too few {unit}s."
+ROUGH = (" Rough: from too few {unit}s.", " Rough: from too few {unit}s, in all or of a class.")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,11 @@ def screen(context: ReportContext) -> Screen:
         lead=lead(context),
         question="How far off is it?" if not context.classes else "How often is it right?",
         evaluated=evaluated(context)
-        + (ROUGH.format(unit=unit_of(context.study)) if "rough" in f"{measured} {quantiles} {rows} {beside}" else ""),
+        + (
+            ROUGH[bool(context.classes)].format(unit=unit_of(context.study))
+            if "rough" in f"{measured} {quantiles} {rows} {beside}"
+            else ""
+        ),
         sizes=measured,
         guess=guess(context),
         spread=quantiles,

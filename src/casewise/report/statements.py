@@ -106,7 +106,7 @@ def external_cohort(context: ReportContext) -> Found:
         return "flag", f"It is worse {there}, against {here} here{absent}.", "external"
     words = {"better": "better than here", "open": "no clear difference from here"}
     text = f"{capital(there)}, {words.get(entry.code, 'not comparable with here')}{absent}."
-    return "good" if entry.code in words else "open", text, "external"
+    return "good" if entry.code == "better" else "open", text, "external"
 
 
 def external_confidence(context: ReportContext) -> Found:

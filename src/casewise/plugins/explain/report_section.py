@@ -10,19 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.modalities.registry import modality_of
-from casewise.report.blocks import (
-    Block,
-    Cell,
-    Facts,
-    Fold,
-    Heading,
-    Picture,
-    Pictures,
-    Row,
-    Section,
-    Table,
-    Text,
-)
+from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Picture, Pictures, Row, Section, Table, Text
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import MISSING, capital, counted, interval, number, probability, signed
 from casewise.report.tables import kind_report

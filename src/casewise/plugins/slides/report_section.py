@@ -15,16 +15,7 @@ from casewise.plugins.slides.cohort import short_path
 from casewise.plugins.slides.settings import tiles_of
 from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Plot, Plots, Section, Text
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.formatting import (
-    capital,
-    case_label,
-    class_name,
-    counted,
-    listed,
-    number,
-    percent,
-    probability,
-)
+from casewise.report.formatting import capital, case_label, class_name, counted, listed, number, percent, probability
 from casewise.report.sections import preparation
 from casewise.report.terms import positive_and_other
 from casewise.study.learners import learner_name, without_baselines
@@ -43,10 +34,7 @@ TILES = (
     "Green: the edge of the detected tissue. Frames: the tiles. Check whether tissue was left out, or whether glass,"
     " ink or folds were included."
 )
-GROUPS = {
-    "correct": "Most confident, correct",
-    "wrong": "Most confident, wrong",
-}
+GROUPS = {"correct": "Most confident, correct", "wrong": "Most confident, wrong"}
 WEIGHTED = "Tiles with a large weight dominate the prediction; this does not show that there is disease in them."
 LABELLED = (
     "Tiles were trained with the label of their whole case: a colour shows how the network rates a tile, not that there"

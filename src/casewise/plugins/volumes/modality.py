@@ -158,11 +158,7 @@ class VolumesModality(base.Modality):
 
     def report_facts(self, study: Study) -> dict[str, Any]:
         volumes = volumes_of(study)
-        return {
-            "sliced": True,
-            "order": volumes.slice_index,
-            "windowed": volumes.slice_index is None,
-        }
+        return {"sliced": True, "order": volumes.slice_index, "windowed": volumes.slice_index is None}
 
     def picture(self, prepared: base.PreparedCohort, image: int) -> np.ndarray | None:
         return np.repeat(prepared.store.tiles[image].transpose(1, 2, 0), 3, axis=2)

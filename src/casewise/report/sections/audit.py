@@ -69,10 +69,7 @@ def section(context: ReportContext) -> Section | None:
     examined: list[Block] = [Text(EXAMINED, note=True), Facts([*_limits(context, audit), *_lacking(audit), page])]
     if notes := [note for note in audit.notes(accepted) if note.lower() != f"{untested(audit.facts)}.".lower()]:
         examined.append(Items(notes))
-    folds = [
-        ("Near-duplicates", twins(context, audit)),
-        ("What was examined", examined),
-    ]
+    folds = [("Near-duplicates", twins(context, audit)), ("What was examined", examined)]
     blocks = [*findings(audit, accepted, grave=True), *(Fold(summary, inner) for summary, inner in folds if inner)]
     return Section("audit", "Shortcut audit", blocks)
 

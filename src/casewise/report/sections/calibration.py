@@ -117,9 +117,10 @@ CLASSES = (
     " class with too few of them is in every set."
 )
 READING = (
-    "Coverage: the share of cases whose interval or set contains the reference. Out of fold, it is that of single"
-    " networks, calibrated on the other folds. New cases are predicted by their mean or by a network of all subjects,"
-    " for which the level is not proven, and it is meant for cases like those of the calibration."
+    "Coverage: the share of a {unit}’s cases whose interval or set contains the reference, averaged over {unit}s. Out"
+    " of fold, coverage and size are those of single networks, calibrated on the other folds. New cases are predicted"
+    " by their mean or by a network of all {unit}s, for which the level is not proven, and it is meant for cases like"
+    " those of the calibration."
 )
 
 
@@ -133,14 +134,10 @@ def prediction_sets(context: ReportContext) -> Section | None:
     blocks: list[Block] = [Facts(facts)]
     meaning: list[Block] = [Text((CLASSES if classes else NUMBERS).format(unit=unit), note=True)]
     if rows:
-        columns = [
-            "Cases",
-            f"{capital(unit)}s",
-            "Coverage",
-            *(["Mean size", "One class"] if classes else ["Mean width"]),
-        ]
+        sizes = ["Mean size", "One class"] if classes else ["Mean width"]
+        columns = ["Cases", f"{capital(unit)}s", "Coverage", *sizes]
         blocks.append(Table(columns, rows, f"Learner: {learner_name(context.learner)}."))
-        meaning.append(Text(READING, note=True))
+        meaning.append(Text(READING.format(unit=unit), note=True))
     blocks.append(Fold("What the level means, and for which cases", meaning))
     return Section("prediction-sets", f"Prediction {'sets' if classes else 'intervals'}", blocks)
 

@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING
 from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.thresholds import by_fold_text
 from casewise.metrics.registry import metric_of
-from casewise.report.blocks import (
-    Block,
-    Cell,
-    Facts,
-    Fold,
-    Matrix,
-    Plot,
-    Plots,
-    Row,
-    Section,
-    Table,
-    Text,
-)
+from casewise.report.blocks import Block, Cell, Facts, Fold, Matrix, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import defined
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import MISSING, capital, display_name, listed, number, percent, plain, plural
@@ -55,8 +43,8 @@ RECALL = (
 )
 RANKED = ", all folds ranked together"
 RELIABILITY = (
-    "Calibration {place}: on the line, the probability of the predicted class equals the share that is correct; below"
-    " it the model is overconfident. Larger marks: more {noun}s."
+    "Calibration {place}: on the line, the probability of the likeliest class equals the share in which it is correct;"
+    " below it the model is overconfident. Larger marks: more {noun}s."
 )
 CLASSES = "{place}. Support: {noun}s with this reference class."
 POINTS = (
@@ -73,7 +61,7 @@ PROBABILITIES = (
     "{place}. Scores of 0 are perfect. A mean probability above the share that is correct is overconfidence, unless the"
     " difference is chance."
 )
-WORSE_SCALED = "Temperature scaling makes these scores worse {place}: {names}. Predictions are not scaled."
+WORSE_SCALED = "After temperature scaling, these scores are worse {place}: {names}. Predictions are not scaled."
 
 
 def section(context: ReportContext) -> Section | None:
@@ -83,10 +71,7 @@ def section(context: ReportContext) -> Section | None:
         return None
     figures, where = context.figures(context.stage, context.learner), evaluated_on(context, context.stage)
     counts = confusion(entry.names, entry.confusion)
-    blocks: list[Block] = [
-        Matrix(counts, f"{evaluated(context)} {MATRIX}", "reference", "predicted"),
-        *pooled(context),
-    ]
+    blocks: list[Block] = [Matrix(counts, f"{evaluated(context)} {MATRIX}", "reference", "predicted"), *pooled(context)]
     if plots := _plots(context, entry, figures):
         blocks.append(Plots(plots))
     if worse := worse_scaled(figures):
@@ -119,31 +104,21 @@ def pooled(context: ReportContext) -> list[Text]:
 
 def _plots(context: ReportContext, entry: ClassFigures, figures: Figures) -> list[Plot]:
     """The ROC and precision-recall curves and the reliability diagram, those that there are."""
-    noun, plots, place = terms_of(context).noun, [], evaluated_on(context, context.stage)
-    folds = context.stage == "oof"
+    folds, plots = context.stage == "oof", []
+    texts = {"place": evaluated_on(context, context.stage), "noun": terms_of(context).noun, "most": draw.MOST_CURVES}
     if curves := draw.curves_of(entry, figures):
         areas = ", ".join(f"{curve.name} {WRITE.cell('auroc', curve.auroc).text}" for curve in curves)
         alt = f"Sensitivity against the false positive rate, with the AUROC: {areas}."
-        plots.append(
-            Plot(
-                draw.roc(curves), alt, ROC.format(place=place, mean=MEAN_CURVE if folds else "", most=draw.MOST_CURVES)
-            )
-        )
+        plots.append(Plot(draw.roc(curves), alt, ROC.format(mean=MEAN_CURVE if folds else "", **texts)))
     if recalls := draw.recall_curves(context.headline_rows, context.classes, entry, figures):
         areas = ", ".join(f"{curve.name} {WRITE.cell('auprc', curve.auprc).text}" for curve in recalls)
         alt = f"Precision against recall, with the AUPRC: {areas}."
-        plots.append(
-            Plot(
-                draw.precision_recall(recalls),
-                alt,
-                RECALL.format(place=place, ranked=RANKED if folds else "", noun=noun),
-            )
-        )
+        plots.append(Plot(draw.precision_recall(recalls), alt, RECALL.format(ranked=RANKED if folds else "", **texts)))
     if any(each.n for each in entry.reliability):
         errors = [figures.get(name) for name in ("ece", "ece_calibrated")]
         drawing = draw.reliability(entry.reliability, entry.reliability_calibrated, ece=errors)
         alt = "Share of correct predictions against predicted probability; the scores are in the table."
-        plots.append(Plot(drawing, alt, RELIABILITY.format(place=place, noun=noun)))
+        plots.append(Plot(drawing, alt, RELIABILITY.format(**texts)))
     return plots
 
 
@@ -266,7 +241,8 @@ def worse_scaled(figures: Figures) -> list[str]:
 def mean_confidence(bins: Sequence[ReliabilityBin]) -> tuple[float, float]:
     """The mean probability of the likeliest class, and the share that is correct, from the bins; NaN without cases."""
     total = sum(each.n for each in bins) or float("nan")
-    return sum(each.n * each.confidence for each in bins) / total, sum(each.n * each.accuracy for each in bins) / total
+    right = sum(round(each.n * each.accuracy) for each in bins)  # stored shares are rounded
+    return sum(each.n * each.confidence for each in bins) / total, right / total
 
 
 def temperature(entry: ClassFigures) -> list[tuple[str, str]]:

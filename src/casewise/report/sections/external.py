@@ -115,8 +115,8 @@ COHORTS = (
     " the images cannot be told apart in this way; p allows for all tests."
 )
 GROUPS = (
-    "Outside: further from the training cases, in the features of the networks, than 19 of 20 held-out cases of the"
-    " study."
+    "Outside: further from the training cases, in the features of the networks, than at least 19 of 20 held-out"
+    " cases of the study."
 )
 OUTSIDE = "A case inside may still be unlike those of the training in ways that these features do not show."
 
@@ -149,7 +149,10 @@ def distant_cases(context: ReportContext) -> list[Block]:
 
 
 def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
-    """The cases of the study, the external ones, those of them inside and outside, and the differences."""
+    """The cases of the study, the external ones, those of them inside and outside, and the differences.
+
+    How much better or worse all external cases are predicted is in the table of the external cohort.
+    """
     quality, confident = figures.quality, figures.external.confidence is not None
     groups = {
         capital(SIDES[figures.internal_stage]): figures.internal,
@@ -163,10 +166,9 @@ def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
         cells = [Cell(number(group.answers, 0)), outside, write.cell(quality, group.quality)]
         cells += [percent_cell(group.confidence)] if group.confidence else []
         rows.append(Row(name, cells, inner=name in ("inside", "outside")))
-    gaps = {"Outside − inside": figures.outside_minus_inside, "External − internal": figures.external_minus_internal}
-    for name, gap in gaps.items():
-        percent = write.in_percent(quality)
-        cells = [Cell(""), Cell(""), figure_cell(gap.quality, write.digits(quality), percent=percent, sign=True)]
-        cells += [figure_cell(gap.confidence, 0, percent=True, sign=True)] if confident else []
-        rows.append(Row(name, cells))
-    return rows
+    apart, gap = figures.outside_minus_inside, figures.external_minus_internal
+    percent = write.in_percent(quality)
+    better = figure_cell(apart.quality, write.digits(quality), percent=percent, sign=True)
+    surer, own = (figure_cell(each.confidence, 0, percent=True, sign=True) for each in (apart, gap))
+    rows.append(Row("Outside − inside", [Cell(""), Cell(""), better, *([surer] if confident else [])]))
+    return [*rows, Row("External − internal", [*[Cell("")] * 3, own])] if confident else rows

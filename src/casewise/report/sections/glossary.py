@@ -67,7 +67,7 @@ def section(context: ReportContext) -> Section:
     facts += [AUDIT] if context.audit else []
     confidence = terms_of(context).confidence
     facts += [(f"{confidence} interval" if name == "Interval" else name, text) for name, text in TERMS]
-    blocks = [Fold("Every figure and term of this page, in a sentence each", [Facts(facts)])]
+    blocks = [Fold("Figures and terms of this page", [Facts(facts)])]
     return Section("glossary", "How to read this report", blocks, page_only=True)
 
 

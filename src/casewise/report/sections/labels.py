@@ -40,9 +40,10 @@ LARGEST = (
     "The {column} with the most {noun}s of each class. Whatever distinguishes one {column} from another also predicts a"
     " class that comes from one alone, whether or not it is the disease."
 )
-DISTRIBUTIONS = (
-    "Share of the values. Blue: training; orange: test; dash: all together. Where blue and orange differ greatly, the"
-    " test subjects are not comparable to those of the training."
+DISTRIBUTIONS = "Share of the values."
+OF_TEST = (
+    " Blue: training; orange: test; dash: all together. Where blue and orange differ greatly, the test cases are not"
+    " comparable to those of the training."
 )
 CORRECTIONS = {
     "none": "no correction in training",
@@ -55,7 +56,8 @@ def section(context: ReportContext) -> Section | None:
     """How each target is distributed, training beside test; None without values."""
     blocks: list[Block] = class_blocks(context) if context.classes else []
     if plots := distributions(context):
-        shown = Plots(plots, DISTRIBUTIONS, layout="multiples")
+        tested = "test" in context.splits.get("subjects", {}).values()
+        shown = Plots(plots, DISTRIBUTIONS + (OF_TEST if tested else ""), layout="multiples")
         blocks.append(Fold("Distributions of the targets that are numbers", [shown]))
     return Section("labels", "Reference classes" if context.classes else "Reference scores", blocks) if blocks else None
 

@@ -56,14 +56,14 @@ POOLED = (
 )
 FITTED_WEIGHTS = (
     "Out of fold, combined learners with fitted weights may be optimistic: the networks behind the weights for a fold"
-    " were trained on its subjects."
+    " were trained on its cases."
 )
 FOREST = "{stages}: points with {confidence} intervals, ordered by the {merit} {order}. Shaded: the reported learner."
 OVER_FOLDS = "Out of fold: mean ± standard deviation over {folds} folds."
 SPREAD = (
-    "The standard deviation is no interval of the mean, because the subjects of one fold are training subjects of the"
-    " others. A mean over the classes is undefined in a fold that lacks a class."
+    "The standard deviation is no interval of the mean, because the cases of one fold are training cases of the others."
 )
+LACKING = " A mean over the classes is undefined in a fold that lacks a class."
 
 
 def section(context: ReportContext) -> Section | None:
@@ -96,7 +96,11 @@ def section(context: ReportContext) -> Section | None:
     if names:
         details += [Heading("Names of learners in files"), Facts(names)]
     if spread := over_folds(context):
-        details += [Heading("Mean over the folds"), spread, Text(SPREAD, note=True)]
+        details += [
+            Heading("Mean over the folds"),
+            spread,
+            Text(SPREAD + (LACKING if context.classes else ""), note=True),
+        ]
     others = reports(context)
     folds = [
         ("Other cases, means over the folds, and names in files", details),

@@ -41,7 +41,7 @@ FLOW = "What each step leaves out, and what remains."
 FLOW_NOTE = "A run stops at an image that the table names but that is missing or cannot be read."
 CHARACTERISTICS = (
     "Numbers: mean (standard deviation), below it the median with its quartiles. Categories: count and share of those"
-    " recorded. Folds have the mean or the count only. Each subject counts once, except where another unit is named."
+    " recorded. Folds have no median and no share. Each subject counts once, except where another unit is named."
 )
 COLUMNS_NOTE = "Further columns are described if `evaluation.subgroups` or `audit.columns` of the study names them."
 

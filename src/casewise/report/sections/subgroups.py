@@ -51,15 +51,8 @@ def section(context: ReportContext) -> Section | None:
     positive = context.study.positive_of(entry.target)
     for column in entry.columns:
         rows = group_rows(column, entry.figures, write, positive)
-        tables += [
-            Heading(heading(column)),
-            Table(
-                ["Group", f"{capital(unit)}s", *titles],
-                rows,
-                f"{capital(evaluated_on(context, entry.stage))}.",
-                wide=True,
-            ),
-        ]
+        caption = f"{capital(evaluated_on(context, entry.stage))}."
+        tables += [Heading(heading(column)), Table(["Group", f"{capital(unit)}s", *titles], rows, caption, wide=True)]
     tables.append(Text(HOW.format(unit=unit, few=FEW_SUBJECTS, few_of_class=FEW_OF_CLASS), note=True))
     return Section(
         "subgroups", "Subgroups", [*blocks, Fold("Figures of each group, and how they are compared", tables)]

@@ -47,15 +47,14 @@ def nested_section(context: ReportContext) -> Section | None:
     rates, count = [entry["lr"] for entry in inner[0]["rates"]], len(inner)
     chosen = (["number of epochs"] if settings.epochs else []) + (["learning rate"] if len(rates) > 1 else [])
     last = sum(entry["chosen"]["epochs"] >= study.recipe.epochs for entry in inner) if settings.epochs else 0
-    ends = (min(rates), max(rates)) if len(rates) > 2 else ()
-    edge = sum(entry["chosen"]["lr"] in ends for entry in inner)
     failed = sum("failed" in training for entry in inner for training in entry["trainings"])
+    ends = [entry["chosen"]["lr"] in (min(rates), max(rates)) for entry in inner] if len(rates) > 2 else []
     facts = [
         ("Inner folds", str(inner[0]["folds"])),
         ("Chosen in them", listed(chosen) or "network"),
         ("Learning rates", listed([rate(value) for value in rates], "or")),
-        ("Choices at the last epoch tried", f"{last} of {count}"),
-        ("Choices at the lowest or highest rate", f"{edge} of {count}"),
+        *([("Choices at the last epoch tried", f"{last} of {count}")] if settings.epochs else []),
+        *([("Choices at the lowest or highest rate", f"{sum(ends)} of {count}")] if ends else []),
         ("Inner trainings that failed", str(failed)),
     ]
     blocks: list[Block] = [Facts(facts), choices(context), Text(NESTED_NOTE, note=True)]

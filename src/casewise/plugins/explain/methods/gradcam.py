@@ -18,12 +18,7 @@ from torch import Tensor, nn
 from casewise.errors import CasewiseError
 from casewise.models.backbones import Network
 from casewise.models.feature_maps import spatial_maps
-from casewise.plugins.explain.methods.rollout import (
-    by_sequence,
-    is_transformer,
-    record_grids,
-    without_side_effects,
-)
+from casewise.plugins.explain.methods.rollout import by_sequence, is_transformer, record_grids, without_side_effects
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.study.backbones import UNTRAINED
 
