@@ -168,6 +168,13 @@ class TestImages:
         assert any("5 of 24 rows" in note for note in cohort_in(tmp_path).notes)
         assert any("extra.png" in doubt for doubt in plan.doubts)
 
+    def test_the_own_folder_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = [[f"{i}.png", f"P{i}", str(i % 2)] for i in range(8)]
+        own = arranged(tmp_path, "image|patient|grade", rows, images=[f"{i}.png" for i in range(7)])
+        monkeypatch.chdir(tmp_path)
+        plan = plan_study(table=Path("t.csv"), images=None, folder=own["folder"])
+        assert any(f" in {tmp_path.name}: 1 (7.png)" in doubt for doubt in plan.doubts)
+
     @pytest.mark.parametrize(
         ("heads", "name", "doubted"),
         [
@@ -344,8 +351,63 @@ class TestTargets:
         assert yaml.safe_load(plan.text)["audit"] == {"outcomes": ["diagnosis"]}
         of_age = yaml.safe_load(plan_study(**own, target="age").text)
         assert (list(of_age["targets"]), of_age["audit"]["outcomes"]) == (["age"], ["tumour stage", "diagnosis"])
+        assert any(d.startswith("Not listed") and "'oedema'" in d for d in plan.doubts)
         with pytest.raises(CasewiseError, match="Did you mean 'oedema'"):
             plan_study(**own, target="odema")
+
+    @pytest.mark.parametrize("target", ["finding", "brixia_mean"])
+    def test_numbers_of_other_readings_are_outcomes_and_those_of_images_are_not(
+        self, target: str, tmp_path: Path
+    ) -> None:
+        heads = ["finding", "brixia_mean", "brixia_junior", "room", "kvp", "ruler", "image_from"]
+        rows = [
+            [
+                f"{i}.png",
+                f"P{i}",
+                "uv"[i % 2],
+                f"{i}.5",
+                str(i % 4),
+                str(i % 4),
+                str(70 + i % 5),
+                str(i % 2),
+                "ab"[i % 2],
+            ]
+            for i in range(12)
+        ]
+        plan = plan_study(**arranged(tmp_path, "|".join(["image", "patient", *heads]), rows), target=target)
+        others = [name for name in heads[:3] if name != target]
+        assert yaml.safe_load(plan.text)["audit"]["outcomes"] == others
+        assert any(all(repr(name) in doubt for name in others) for doubt in plan.doubts)
+
+    @pytest.mark.parametrize(
+        ("frequent", "rare", "doubted"),
+        [
+            ("moderate", "moderat", True),
+            ("moderate", "modreate", True),
+            ("Moderate", "moderate", False),
+            ("mild", "wild", False),
+            ("Stage II", "Stage III", False),
+            ("grade 12", "grade 13", False),
+            ("moderate", "severe", False),
+        ],
+    )
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_a_rare_class_that_may_be_misspelt_is_doubted(
+        self, frequent: str, rare: str, doubted: bool, count: int
+    ) -> None:
+        values = [frequent, "absent"] * 10 + [rare] * count
+        plan = understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
+        assert any(f"{rare!r} ({count} row" in d and f"{frequent!r} (10 rows)" in d for d in plan.doubts) == doubted
+
+    @pytest.mark.parametrize(
+        ("code", "doubted"), [("99", True), ("-1", True), ("9", True), ("4", False), ("7", True), ("", False)]
+    )
+    def test_a_number_that_may_mean_no_value_is_doubted_with_its_row(
+        self, code: str, doubted: bool, tmp_path: Path
+    ) -> None:
+        rows = [[f"{i}.png", f"P{i}", code if i == 3 else str(i % 4)] for i in range(12)]
+        doubts = plan_study(**arranged(tmp_path, "image|patient|grade", rows)).doubts
+        assert any(doubt.startswith(f"grade: {code} in row 5 ") for doubt in doubts) == doubted
 
     def test_a_stated_subject_is_taken_and_its_visits_follow(self, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"A{i}", f"B{i // 2}", str(i % 2)] for i in range(8)]
@@ -381,6 +443,21 @@ class TestTargets:
 
 
 class TestTheRecipe:
+    @pytest.mark.parametrize(("rare", "folds"), [(2, 2), (4, 4), (6, 5)])
+    def test_fewer_folds_for_a_rare_class_are_doubted(self, rare: int, folds: int, tmp_path: Path) -> None:
+        rows = [[f"{i}.png", f"P{i}", "well" if i < 12 else "ill"] for i in range(12 + rare)]
+        plan = plan_study(**arranged(tmp_path, "image|patient|finding", rows))
+        assert yaml.safe_load(plan.text)["split"]["folds"] == folds
+        assert any(doubt.startswith(f"Split: {folds} folds") for doubt in plan.doubts) == (folds < 5)
+
+    def test_a_damaged_file_does_not_make_grey_films_coloured_and_is_named(self, tmp_path: Path) -> None:
+        own = arranged(tmp_path, "image|patient|grade", [[f"{i}.png", f"P{i}", str(i % 2)] for i in range(8)])
+        for number in range(7):
+            Image.new("L", (8, 8)).save(own["images"] / f"{number}.png")
+        plan = plan_study(**own)
+        assert yaml.safe_load(plan.text)["images"]["channels"] == "grey"
+        assert any(doubt.startswith("Damaged: 7.png ") for doubt in plan.doubts)
+
     @pytest.mark.parametrize("weights", ["", "mobilenet_v2"])
     @pytest.mark.parametrize(
         "facts",

@@ -95,24 +95,30 @@ def _dicom_value(path: Path, tag: str) -> str:
         return ""
 
 
-def are_grey(images: ImageFiles) -> bool:
-    """Whether a sample of the image files has no colours, as their headers state."""
+def are_grey(images: ImageFiles) -> tuple[bool, list[str]]:
+    """Whether those of a sample of the image files that can be read have no colours, as their headers state.
+
+    Also returns those of the sample that cannot be read.
+    """
     from PIL import Image
 
     if images.scans:
-        return False
+        return False, []
+    grey: list[bool] = []
+    damaged: list[str] = []
     for path in images.paths[:: max(1, len(images.paths) // _SAMPLE)]:
-        try:
-            if path.casefold().endswith(DICOM_SUFFIXES):
-                grey = _dicom_value(images.folder / path, "SamplesPerPixel") == "1"
+        if path.casefold().endswith(DICOM_SUFFIXES):
+            if samples := _dicom_value(images.folder / path, "SamplesPerPixel"):
+                grey.append(samples == "1")
             else:
-                with Image.open(images.folder / path) as picture:
-                    grey = picture.mode in ("L", "1", "I;16", "I;16B", "I", "LA")
+                damaged.append(path)
+            continue
+        try:
+            with Image.open(images.folder / path) as picture:
+                grey.append(picture.mode in ("L", "1", "I;16", "I;16B", "I", "LA"))
         except OSError:
-            grey = False
-        if not grey:
-            return False
-    return True
+            damaged.append(path)
+    return bool(grey) and all(grey), damaged
 
 
 def skipped_text(images: ImageFiles) -> str:

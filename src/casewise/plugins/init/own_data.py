@@ -22,7 +22,7 @@ from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
 from casewise.plugins.init.columns import Roles, point_number, understand_columns
 from casewise.plugins.init.image_files import FileIndex, ImageFiles, are_grey, find_images, skipped_text, stem_of
-from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, quoted, relative_path
+from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, quoted, relative_path
 from casewise.plugins.init.rows import (
     FOUND,
     ImageRows,
@@ -40,6 +40,7 @@ from casewise.plugins.init.rows import (
 from casewise.plugins.init.target import (
     TargetPlan,
     check_numbers,
+    doubtful_codes,
     likely_targets,
     other_outcomes,
     stated_column,
@@ -132,6 +133,7 @@ def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles,
     candidates = [column] if column else likely_targets(cells, roles, file_names)
     check_numbers(candidates[0], cells[candidates[0]], numbers)
     fill_from_table(rows, cells, roles, scans=files.scans)
+    rows.doubts += doubtful_codes(candidates[0], cells[candidates[0]], numbers)
     return OwnData(files, rows, table, sheet, cells, roles, candidates[0], candidates[1:])
 
 
@@ -178,9 +180,37 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
         rows.doubts.append(
             f"{', '.join(map(repr, roles.people))} look like names or dates of birth of people and are not in {TABLE}."
         )
+    grey, damaged = are_grey(files)
+    if damaged:
+        # file names may contain names of people
+        shown = counted(len(damaged), "file") if roles.people else names_text(damaged, 5)
+        rows.doubts.append(f"Damaged: {shown} cannot be read as images. Replace or remove such files.")
+    facts = DataFacts(
+        subjects=rows.subjects,
+        numbered=not rows.subjects_known and bool(file_series([rows.paths[i] for i in present])),
+        images=len(present),
+        rarest=plan.rarest,
+        scans=files.scans,
+        grey=grey,
+        given_split=rows.has("split"),
+    )
+    if not facts.given_split and facts.folds < _FOLDS:
+        least = "the rarest class has" if facts.rarest else "there are"
+        rows.doubts.append(
+            f"Split: {facts.folds} folds instead of {_FOLDS}, because {least} "
+            f"{counted(facts.rarest or facts.subjects, 'subject')}. Networks of fewer folds learn from fewer cases."
+        )
+    outcomes, unclear = other_outcomes(data.target, cells, roles, [column.name for column in rows.files])
+    rows.doubts += applying(
+        {
+            f"Other results: {names_text(list(map(repr, outcomes)), 20)} are listed in `audit.outcomes`, so that they "
+            "are not tested as shortcuts. If one states how images were taken, delete it there.": outcomes,
+            f"Not listed in `audit.outcomes`: {names_text(list(map(repr, unclear)), 12)}, which may say how images "
+            "were taken. If one is another result of the cases, add it there.": unclear,
+        }
+    )
     # the study reads the table as it is if it can
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
-    outcomes = other_outcomes(data.target, cells, roles, [column.name for column in rows.files])
     lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if root is None:
@@ -188,15 +218,6 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
         if plan.cells is not None:
             labels = list(map(point_number, labels))
         study.files[TABLE] = cohort_table(rows, cells, roles, plan, labels)
-    facts = DataFacts(
-        subjects=rows.subjects,
-        numbered=not rows.subjects_known and bool(file_series([rows.paths[i] for i in present])),
-        images=len(present),
-        rarest=plan.rarest,
-        scans=files.scans,
-        grey=are_grey(files),
-        given_split=rows.has("split"),
-    )
     if files.scans:
         lines += _scan_lines(sequences, rows)
     weights = available_weights()
@@ -363,6 +384,10 @@ class DataFacts:
     given_split: bool = False
     numbered: bool = False
 
+    @property
+    def folds(self) -> int:
+        return max(2, min(_FOLDS, self.rarest or self.subjects))
+
 
 def available_weights() -> str:
     """The first of the small networks whose pretrained weights are on this computer; '' if there are none."""
@@ -395,12 +420,11 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
     shown_weights = stated if weights and not facts.scans else ""
     lines = [f"images: {{{', '.join(images)}}}{shown_weights}"] if images else []
     if not facts.given_split:
-        folds = max(2, min(_FOLDS, facts.rarest or facts.subjects))
         test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"
         by, comment = "", "by subject"
         if facts.numbered:
             by, comment = "by: number, ", "neighbouring file numbers may show one person: runs of them are on one side"
-        lines.append(f"split: {{{by}test: {test}, folds: {folds}}}  # {comment}")
+        lines.append(f"split: {{{by}test: {test}, folds: {facts.folds}}}  # {comment}")
     lines.append(
         "budget: 30min  # network and training are planned from the images; the run writes the plan to plan.yaml"
     )

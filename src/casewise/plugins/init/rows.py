@@ -149,7 +149,7 @@ def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: S
     if lacking:
         rows.changed = True
         rows.doubts.append(
-            f"Rows without {noun} in {images.folder.name}: {len(lacking):,} "
+            f"Rows without {noun} in {images.folder.resolve().name}: {len(lacking):,} "
             f"({names_text([file_name(cell[:60]) for cell in lacking], 3)})."
             f"{nearest(file_name(lacking[0]), [file_name(path) for path in unused])} They "
             f"are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."

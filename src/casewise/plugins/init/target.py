@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from casewise.audit.columns import ORIGIN
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import plain
 from casewise.cohort.dates import natural
-from casewise.cohort.table import names_text
+from casewise.cohort.table import names_text, rows_text
 from casewise.errors import CasewiseError, counted, cut
 from casewise.files import guarded
 from casewise.plugins.init.columns import MOSTLY, SPLIT, Column, Roles, decimal, point_number
@@ -33,6 +34,12 @@ _UNLIKELY = (
     r"resolution|magnification|smoker|time|date|year|jahr|offset|order|reader|rater|annotator|mode|redistribution|kind|"
     r"raw|origin|original|known|days?|datum|visits?|subjects?|patients?|code|survival"
 )
+# Numbers of how images were taken, which the audit tests; so it does yes or no of unknown meaning, such as a ruler.
+_TAKEN = (
+    rf"{ORIGIN.pattern}|from|images?|kvp?|mas|exposure|dose|distance|zoom|gain|iso|brightness|contrast|compression|"
+    r"version|thickness|spacing|pixels?|bits?|depth|tesla|field|focal|aperture|temperature|counts?|total"
+)
+_FEWEST_OF_RESULT = 3
 _KEY = r"ids?|uid|guid|uuid|identifier|accession|accession (no|number)|mrn|pid|pseudonym"
 # Words in rising order; a column with three of them or more has grades.
 _ROMAN = "i ii iii iv v"
@@ -53,8 +60,13 @@ _SEXES = ({"m", "w"}, {"m", "f"}, {"male", "female"}, {"männlich", "weiblich"},
 MOST_CLASSES = 20
 MOST_GRADES = 11
 _RARE = 5
+# Longer names that differ in so few letters may be one name.
+_LETTERS, _EDITS = 5, 2
+_NUMERALS = re.compile(r"\d+|(?<![^\W_])[ivx]+(?![^\W_])", re.IGNORECASE)
 # A column of numbers has this many different ones, or a few and no other text twice, which could be a class.
 FEWEST, FEW = 8, 3
+# Numbers that often mean no value.
+_CODES = {sign * int(digit * length) for digit in "789" for length in (1, 2, 3, 4) for sign in (1, -1)} | {-1}
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
 _NEGATIVE = re.compile(
@@ -102,17 +114,10 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     Raises:
         CasewiseError: there is none.
     """
-    ranked, single = [], ""
-    for position, (name, values) in enumerate(cells.items()):
-        column = Column(name, values)
-        single = single or (f"{name} has only the value {column.values[0]!r}. " if _is_single(column) else "")
-        if name in roles.used or name in files or not _usable(column) or _is_key(column):
-            continue
-        score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
-        ranked.append((-score, column.filled < 0.5, position, name))
-    # a column that describes people or images is no target unless it is stated
-    if likely := [name for score, *_, name in sorted(ranked) if score < 0]:
+    if likely := _candidates(cells, roles, files):
         return likely
+    columns = [Column(name, values) for name, values in cells.items()]
+    single = next((f"{c.name} has only the value {c.values[0]!r}. " for c in columns if _is_single(c)), "")
     raise CasewiseError(
         "No column of the table looks like something to predict: a class, a grade or a measured number. Columns that "
         f"describe people or images, such as sex and age, are not chosen. {single}State the column with --target NAME. "
@@ -120,10 +125,34 @@ def likely_targets(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequ
     )
 
 
-def other_outcomes(target: str, cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
-    """The columns that are named like targets, other than the target, and no columns of images, people or sources."""
-    columns = [Column(name, values) for name, values in cells.items() if name not in {target, *files, *roles.used}]
-    return [c.name for c in columns if c.named(_LIKELY) and not c.named(_UNLIKELY) and _usable(c) and not _is_key(c)]
+def _candidates(cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]) -> list[str]:
+    ranked = []
+    for position, (name, values) in enumerate(cells.items()):
+        column = Column(name, values)
+        if name in roles.used or name in files or not _usable(column) or _is_key(column):
+            continue
+        score = 2 if column.named(_LIKELY) else 0 if column.named(_UNLIKELY) or _are_sexes(column) else 1
+        ranked.append((-score, column.filled < 0.5, position, name))
+    # a column that describes people or images is no target unless it is stated
+    return [name for score, *_, name in sorted(ranked) if score < 0]
+
+
+def other_outcomes(
+    target: str, cells: Mapping[str, Sequence[str]], roles: Roles, files: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The other candidates for the target: those that are surely results, and those that may be shortcuts as well.
+
+    Results are named like targets, or have numbers and no name of how images were taken.
+    """
+    others = [Column(name, cells[name]) for name in _candidates(cells, roles, files) if name != target]
+    others = [column for column in others if not column.named(_UNLIKELY)]
+    results = [
+        c.name
+        for c in others
+        if c.named(_LIKELY)
+        or (c.numbers is not None and len(set(c.numbers)) >= _FEWEST_OF_RESULT and not c.named(_TAKEN))
+    ]
+    return results, [column.name for column in others if column.name not in results]
 
 
 def _is_single(column: Column) -> bool:
@@ -250,6 +279,7 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
     ]
     people = {key: set().union(*(by_value[value] for value in group)) for key, group in spellings.items()}
     names = {key: max(group, key=lambda value: counts.get(value, 0)) for key, group in spellings.items()}
+    doubts += _misspelt(column, {names[key]: sum(map(counts.__getitem__, of)) for key, of in spellings.items()})
     alone = [names[key] for key, subjects in people.items() if len(subjects) < 2]
     classes = {names[key]: spellings[key] for key, subjects in people.items() if len(subjects) > 1}
     if len(classes) > MOST_CLASSES:
@@ -293,6 +323,40 @@ def _classes(column: str, by_value: Mapping[str, set[str]], counts: Mapping[str,
     }
     doubts += applying(further)
     return TargetPlan(field_name(column), column, ", ".join(parts), comment, rarest=rarest, doubts=doubts)
+
+
+def _misspelt(column: str, classes: Mapping[str, int]) -> list[str]:
+    """Doubts on rare classes that differ from a frequent one in a letter or two, with the rows of both.
+
+    >>> len(_misspelt("grade", {"moderate": 20, "moderat": 1})), _misspelt("grade", {"stage 1": 20, "stage 2": 1})
+    (1, [])
+    """
+    return [
+        f"{column}: {rare!r} ({counted(few, 'row')}) may be a misspelt {name!r} ({counted(many, 'row')}). If so, "
+        "correct the table, and repeat `casewise init`."
+        for rare, few in classes.items()
+        for name, many in classes.items()
+        if few * _RARE <= many
+        and min(len(rare), len(name)) >= _LETTERS
+        # numbers, also Roman ones, tell classes apart
+        and _NUMERALS.findall(rare) == _NUMERALS.findall(name)
+        and _edits(rare.casefold(), name.casefold()) <= _EDITS
+    ]
+
+
+def _edits(one: str, other: str) -> int:
+    """How many letters must be added, removed or replaced to make one text the other.
+
+    >>> _edits("moderat", "moderate"), _edits("severe", "sevree")
+    (1, 2)
+    """
+    before = list(range(len(other) + 1))
+    for row, letter in enumerate(one, 1):
+        after = [row]
+        for column, other_letter in enumerate(other, 1):
+            after.append(min(before[column] + 1, after[-1] + 1, before[column - 1] + (letter != other_letter)))
+        before = after
+    return before[-1]
 
 
 def _rising(names: Sequence[str]) -> list[str]:
@@ -408,3 +472,24 @@ def check_numbers(name: str, cells: Sequence[str], rows: Sequence[int]) -> None:
             "point may separate thousands, so neither is read. Write all numbers of the column in one way, without "
             "separators of thousands."
         )
+
+
+def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list[str]:
+    """Doubts on numbers such as 99 and -1 that are far from all others or the only negative ones.
+
+    >>> doubtful_codes("grade", [*"0123", "99"], range(1, 6))[0].partition(" may ")[0]
+    'grade: 99 in row 5'
+    >>> doubtful_codes("score", [*"0123456789"], range(10)), doubtful_codes("change", ["-9", "-3", "2"], range(3))
+    ([], [])
+    """
+    found = {row: value for row, cell in zip(rows, cells, strict=True) if (value := decimal(cell)) is not None}
+    others = set(found.values()) - _CODES
+    if len(others) < 2:
+        return []
+    low, high = min(others), max(others)
+    far = {code for code in found.values() if code in _CODES and (code < 0 <= low or code - high > (high - low) / 2)}
+    return [
+        f"{name}: {code:g} in {rows_text(row for row, value in found.items() if value == code)} may mean no value, "
+        f"because the others are {low:g} to {high:g}. If so, empty the cell, and repeat `casewise init`."
+        for code in sorted(far)
+    ]
