@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -65,6 +66,9 @@ def test_importing_casewise_is_light() -> None:
         (["rnu"], "No such command"),
         (["train", "study.yaml"], "casewise run STUDY"),
         (["fit", "-h"], "casewise run STUDY"),
+        (["report", "runs/demo"], "casewise results RUN"),
+        (["eval"], "casewise run STUDY"),
+        (["test"], "casewise run STUDY"),
         (["run"], "Missing argument"),
     ],
 )
@@ -75,11 +79,24 @@ def test_mistakes_end_with_code_2(words: list[str], said: str, tmp_path: Path, m
     assert said in " ".join(done.stderr.split())
 
 
+def test_a_run_folder_is_no_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(Path("runs/demo"))
+    run.path.mkdir(parents=True)
+    (run.path / LOCK).touch()
+    assert "`casewise run STUDY --output runs/demo`" in " ".join(casewise("run", "runs/demo").stderr.split())
+    run.study.write({"name": "demo"})
+    assert "`casewise run STUDY`, where STUDY is the file of the study 'demo'" in " ".join(
+        casewise("run", "runs/demo").stderr.split()
+    )
+
+
 def test_check_tells_the_split_without_training(tiny: Path) -> None:
     done = casewise("validate", str(tiny))
     assert done.returncode == 0, done.stderr
     assert "8 subjects" in done.stdout
     assert "2 backbones × 2 folds = 4 networks" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"next: casewise run {tiny}"
 
 
 def test_settings_are_replaced_on_the_command_line(tiny: Path) -> None:
@@ -88,10 +105,12 @@ def test_settings_are_replaced_on_the_command_line(tiny: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "epochs 20" in done.stdout
     assert "× 2 folds" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"next: casewise run {study} --set=recipe.epochs=20 --set=split.folds=2"
     for command in ("run", "validate", "audit"):
         for setting, hint in (
             ("recipe.epohcs=20", "Did you mean 'epochs'"),
             ("epochs=20", "Did you mean recipe.epochs"),
+            ("budget=1s", "budget: must be at least 60s"),
             ("recipe.epochs", "write KEY=VALUE"),
             ("recipe.epochs=[", "not valid YAML"),
         ):
@@ -176,6 +195,14 @@ def test_the_number_of_jobs_on_the_command_line_counts(tiny: Path, monkeypatch: 
     with pytest.raises(ZeroDivisionError):
         casewise("run", str(tiny), "--jobs", "3")
     assert [plan.compute.jobs for plan in plans] == [3]
+
+
+def test_a_run_ends_with_the_command_that_applies_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = SimpleNamespace(folder=Path("runs/a b"), report=Path("runs/a b/report.html"), left_out=())
+    monkeypatch.setattr(import_module("casewise.run"), "run", lambda *_, **__: ended)
+    last = casewise("run", str(tiny)).stdout.splitlines()[-1]
+    assert last == "next: casewise predict 'runs/a b' INPUT --output predictions.csv"
+    assert casewise("run", str(tiny), "--quiet").stdout == ""
 
 
 TORN_DOWN = "class Late:\n    def __del__(self):\n        print('torn down')\n\nlate = Late()\n"

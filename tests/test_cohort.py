@@ -273,6 +273,12 @@ class TestTheTableItself:
         assert "column grade: is missing. Did you mean 'Grade'?" in message
         assert "split.column: 'fold' is not a column" in message
 
+    def test_a_misspelt_column_is_one_problem(self, write: Callable[..., Path]) -> None:
+        rows = [f"{k}.jpg,A,v{k},{k},{k % 5}" for k in range(6)]
+        message = problems(write("path,subject,visit,day,grade", *rows), columns={"visit": "vist"})
+        assert "1 problem." in message
+        assert "visit is 'vist', which is not a column of the table. Did you mean 'visit'?" in message
+
     def test_settings_that_name_columns(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,grade,day,case", "a.jpg,A,1,1,2")
         message = problems(

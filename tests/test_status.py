@@ -86,6 +86,9 @@ def test_before_the_training_nothing_is_planned(copied: RunFolder) -> None:
     stopping = {"findings": [{"id": "shortcut-border", "level": "error"}], "accepted": {}}
     copied.audit.write(copied.audit.read() | stopping)
     assert "the audit found 1 error (shortcut-border)" in run_status(copied).lines()[-1]
+    for words in (("bundle", "--output", f"{copied.path}.zip"), ("explain",), ("serve",), ("results",)):
+        done = casewise(words[0], str(copied.path), *words[1:])
+        assert (done.returncode, "(shortcut-border)" in done.stderr) == (2, True), done.stderr
 
 
 def test_time_in_which_nothing_ran_does_not_count(copied: RunFolder) -> None:

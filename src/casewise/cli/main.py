@@ -19,13 +19,22 @@ from casewise.errors import CasewiseError
 from casewise.plugin import plugins
 from casewise.version import __version__
 
+_TRAINED = "Networks are trained by `casewise run STUDY`."
+_EVALUATED = "`casewise run STUDY` also tests what it trains; `casewise predict` applies it to new cases."
+# Commands of other programs, and which of ours do the same.
+OTHERS = {
+    **dict.fromkeys(("fit", "train"), _TRAINED),
+    **dict.fromkeys(("eval", "evaluate", "test"), _EVALUATED),
+    "report": "`casewise run STUDY` writes report.html into the run folder; `casewise results RUN` prints its figures.",
+}
+
 
 class _Commands(typer.core.TyperGroup):
-    """The commands; `fit` and `train` are answered with the command that trains."""
+    """The commands; known names of other programs are answered with the command that does the same."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # typer has contexts of click, or of its own copy
-        if args[0] in ("fit", "train"):
-            raise CasewiseError(f"There is no command {args[0]!r}. Networks are trained by `casewise run STUDY`.")
+        if args[0] in OTHERS:
+            raise CasewiseError(f"There is no command {args[0]!r}. {OTHERS[args[0]]}")
         return super().resolve_command(ctx, args)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -88,6 +89,7 @@ def run(
         raise
     if not quiet:
         print(f"report: {finished.report}")
+        print(f"next: casewise predict {shlex.quote(str(finished.folder))} INPUT --output predictions.csv")
     if finished.left_out:
         have = "has" if len(finished.left_out) == 1 else "have"
         print(
@@ -107,6 +109,11 @@ def validate(study: StudyFile, weights_dir: WeightsDir = None, settings: Setting
     with show.bar("validate"):
         lines = validate_study(_read(study, weights_dir, settings), show)
     print_lines("\n".join(lines))
+    words = [
+        *(["--weights-dir", str(weights_dir)] if weights_dir else []),
+        *(f"--set={text}" for text in settings or []),
+    ]
+    print(f"next: {shlex.join(['casewise', 'run', str(study), *words])}")
 
 
 def status(run_folder: Annotated[Path, typer.Argument(help="A run folder, such as runs/my-study.")]) -> None:

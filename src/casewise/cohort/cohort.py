@@ -79,13 +79,18 @@ def read_cohort(
     if cells.empty:
         problems.raise_any(study.cohort)
     columns = checks.find_columns(study, cells.columns.tolist(), problems)
+    misnamed = "columns" in problems.by_kind
+    targets = [name for name in study.targets if name not in STORED]
+    values = {name: read_target(name, study, cells, problems) if labelled else float("nan") for name in targets}
+    check_readers(study, cells, problems)
+    if misnamed:
+        # without a column, such as the visit, the cases would show problems that the table does not have
+        problems.raise_any(study.cohort)
     # New cases are in no split, and names of files are no names of people.
     people = study.subject_names if labelled and study.subjects_known else AS_WRITTEN
     images, marks = _standard_columns(cells, columns, study, problems, notes, people=people)
-    targets = [name for name in study.targets if name not in STORED]
-    for name in targets:
-        images[name] = read_target(name, study, cells, problems) if labelled else float("nan")
-    check_readers(study, cells, problems)
+    for name, column in values.items():
+        images[name] = column
     named = images[(images["subject"] != "") & (images["visit"] != "")].copy()
     _check_cases(named, columns, problems)
     _check_order(named, problems)

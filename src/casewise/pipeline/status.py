@@ -118,22 +118,9 @@ def run_status(folder: RunFolder) -> RunStatus:
     left = None
     if running and all(model in expected for model, _ in unfinished):
         left = sum(expected[model] * (1 - share) for model, share in unfinished) / len(running)
-    stopped = "" if jobs or at_work else _stopped_by_audit(folder)
+    stopped = "" if jobs or at_work else folder.stopped_by_audit()
     unreported, damaged = _why_unreported(folder)
     return RunStatus(folder.path, at_work, unreported, stopped, done, running, failed, waiting, left, damaged)
-
-
-def _stopped_by_audit(folder: RunFolder) -> str:
-    """The errors of the stored audit that the study did not accept, and what to do; empty if there are none."""
-    audit = folder.audit.peek() or {"findings": [], "accepted": {}}
-    errors = {finding["id"]: 0 for finding in audit["findings"] if finding["level"] == "error"}
-    if not (codes := [code for code in errors if code not in audit["accepted"]]):
-        return ""
-    return (
-        f"nothing is trained, because the audit found {counted(len(codes), 'error')} ({', '.join(codes)}). "
-        f"{folder.audit_page} says what to correct; what cannot be corrected can be accepted in the study, with the "
-        "reason. Then run it again."
-    )
 
 
 def _planned_jobs(folder: RunFolder, at_work: bool | None) -> tuple[list[tuple[str, str, JobFolder]], Any]:

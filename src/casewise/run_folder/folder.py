@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from casewise.errors import RunError, nearest_folder
+from casewise.errors import RunError, counted, nearest_folder
 from casewise.files import (
     MOMENT,
     TEMPORARY,
@@ -308,6 +309,26 @@ class RunFolder:
         """Whether casewise has worked in the folder."""
         return any((self.path / name).exists() for name in self._own_names)
 
+    @property
+    def continuing(self) -> str:
+        """The command that continues the run, whose study file is named after the stored study if there is one."""
+        name = str((self.study.peek() or {}).get("name", ""))
+        output = "" if self.path == Path("runs") / name else f" --output {quote(str(self.path))}"
+        file = f"the file of the study {name!r}" if name else "its study file"
+        return f"`casewise run STUDY{output}`, where STUDY is {file}"
+
+    def stopped_by_audit(self) -> str:
+        """The errors of the stored audit that the study did not accept, and what to do; empty if there are none."""
+        audit = self.audit.peek() or {"findings": [], "accepted": {}}
+        errors = {finding["id"]: 0 for finding in audit["findings"] if finding["level"] == "error"}
+        if not (codes := [code for code in errors if code not in audit["accepted"]]):
+            return ""
+        return (
+            f"nothing is trained, because the audit found {counted(len(codes), 'error')} ({', '.join(codes)}). "
+            f"{self.audit_page} says what to correct; what cannot be corrected can be accepted in the study, with the "
+            "reason. Then run it again."
+        )
+
     def check_own(self) -> None:
         """Check that the folder is new, empty, or one that casewise has worked in.
 
@@ -341,6 +362,8 @@ class RunFolder:
         if missing := next((file.path.name for file in needed if not file.exists()), None):
             inside = sorted(path.parent.name for path in self.path.glob(f"*/{self.metrics.path.name}"))
             remedy = "Finish it with `casewise run` first."
+            if not self.fingerprint.exists() and not self.at_work() and (stopped := self.stopped_by_audit()):
+                raise RunError(f"{self.path} holds no finished run: {stopped}")
             if inside and not self.is_own():
                 remedy = f"It contains the run folders {', '.join(inside[:12])}{', …' if len(inside) > 12 else ''}."
             raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from casewise.errors import RunError, StudyError, cut, nearest
 from casewise.files import PICTURES, TABLES, read_regular
+from casewise.run_folder import RunFolder
 from casewise.study.backbones import ALL29, check_backbones, check_encoders
 from casewise.study.messages import sentences
 from casewise.study.schema import Study, study_model
@@ -98,6 +99,8 @@ def _check_kind(path: Path) -> None:
     """
     if os.path.isdir(path):
         own = next((path / inner for inner in ("study.yaml", "study.yml") if _is_file(path / inner)), None)
+        if not own and (run := RunFolder(path)).is_own():
+            raise StudyError(f"{path} is a run folder, not a study file. To continue the run, give {run.continuing}.")
         hint = f"Did you mean {own}?" if own else "Name a file with the text of a study."
         raise StudyError(f"The study file {path} is not a regular file but a folder. {hint}")
     if not _is_file(path):

@@ -171,7 +171,10 @@ def read_duration(value: Any) -> Any:
         raise ValueError("write a number and its unit, such as 30min, 2h or 90s")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 60:
         raise ValueError(f"a number without a unit is in seconds, at least 60; for minutes write {value:g}min")
-    return float(stated[1]) * {"s": 1, "m": 60, "h": 3600}[stated[2][0]] if stated else value
+    seconds = float(stated[1]) * {"s": 1, "m": 60, "h": 3600}[stated[2][0]] if stated else value
+    if stated and seconds < 60:
+        raise ValueError("must be at least 60s, which is 1min")
+    return seconds
 
 
 def mixed_seed(*values: object) -> int:

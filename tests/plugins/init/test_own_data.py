@@ -541,7 +541,8 @@ class TestTheCommand:
 
     def test_written_and_validated(self, chests: Path, tmp_path: Path) -> None:
         words = ["init", "--table", str(chests), "--output", str(tmp_path / "new")]
-        assert casewise(*words).returncode == 0
+        done = casewise(*words)
+        assert done.stdout.splitlines()[-1] == f"next: casewise validate {tmp_path / 'new' / 'study.yaml'}"
         assert casewise("validate", str(tmp_path / "new" / "study.yaml")).returncode == 0
         text = (tmp_path / "new" / "study.yaml").read_text()
         again = casewise(*words)

@@ -75,6 +75,8 @@ def init(
         print(f"\nstudy.yaml would be:\n\n{study.text}")
     for path in written:
         print(f"wrote {path}")
+    if written:
+        print(f"next: casewise validate {shlex.quote(str(output / 'study.yaml'))}")
 
 
 def _show(study: NewStudy) -> None:
