@@ -17,7 +17,7 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.model import load_bundle
 from casewise.inference.predictor import FeatureDistance, held_out_quantile
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.report.sections import external
+from casewise.report.sections.designs import external
 from casewise.report.tables import MetricFormat
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder

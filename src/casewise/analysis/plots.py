@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 import numpy as np
 
 from casewise.errors import CasewiseError, RunError, nearest
-from casewise.predictions.table import final_rows
-from casewise.splits.predefined import TEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -240,6 +238,7 @@ class Plots:
 
     def tracks(self, **names: Unpack[Names]) -> list[Track]:
         """The trajectories of all subjects with two recorded visits or more, by subject; empty without visits."""
+        from casewise.predictions.table import final_rows
         from casewise.report.figures.time import tracks
 
         chosen = self._chosen("fit", names)
@@ -273,6 +272,7 @@ class Plots:
         """The shares of each recorded value, in training and test set where there is one."""
         from casewise.report.figures.cohort import distribution
         from casewise.report.formatting import display_name
+        from casewise.splits.predefined import TEST
 
         study = self.run.study
         target = named("target", target or study.primary_outcome, self.run.targets, self.run)
