@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.analysis.plots import Choice, choose
 from casewise.errors import CasewiseError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.analysis.plots import Choice
     from casewise.analysis.run import Run
 
 
@@ -45,6 +45,7 @@ def compare(
     """
     import pandas as pd
 
+    from casewise.analysis.plots import choose
     from casewise.analysis.run import Run
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from casewise.evaluation.results import Estimate, SourceMean
 
 MOST_CLASSES = 8
-ROUGH = (" Rough: from too few {unit}s.", " Rough: from too few {unit}s, in all or of a class.")
+ROUGH = (" Rough: from too few {unit}s.", " Rough: few {unit}s, or few of a class.")
 
 
 @dataclass(frozen=True)
