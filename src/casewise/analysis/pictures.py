@@ -68,8 +68,8 @@ def _input(run: Run, row: int, *, grey: bool) -> np.ndarray | None:
     """A picture of one panel row of the cohort: that of its first image, else of what networks see."""
     finished = run.finished
     numbers = [int(n) for n in finished.cohort.panels["tiles"].iloc[row] if int(n) >= 0]
-    if seen := _seen(run, row):
-        return reduced(seen[0].pixels, side=_side(run, grey=grey), grey=grey)
+    if inputs := _network_inputs(run, row):
+        return reduced(inputs[0].pixels, side=_side(run, grey=grey), grey=grey)
     pixels = finished.modality.picture(finished.prepared, numbers[0]) if numbers else None
     return None if pixels is None else reduced(pixels, side=_side(run, grey=grey), grey=grey)
 
@@ -88,13 +88,13 @@ def preparation(run: Run, *, grey: bool) -> list[Shown]:
         panel = finished.cohort.panels.iloc[row]
         numbers = [int(n) for n in panel["tiles"] if int(n) >= 0][:MOST_PHOTOGRAPHS]
         region = str(panel["region"] or "")
-        seen = _seen(run, row)
-        for position, number in enumerate([] if seen else numbers, 1):
+        inputs = _network_inputs(run, row)
+        for position, number in enumerate([] if inputs else numbers, 1):
             pixels = finished.modality.picture(finished.prepared, number)
             if pixels is not None:
                 title = f"{capital(region) or 'Image'} {position}"
                 pictures.append(Shown(reduced(pixels, side=_side(run, grey=grey), grey=grey), title, line))
-        pictures += [Shown(each.pixels, each.title, line) for each in [*seen, *_panels(run, row, grey=grey)]]
+        pictures += [Shown(each.pixels, each.title, line) for each in [*inputs, *_panels(run, row, grey=grey)]]
     if not pictures:
         raise CasewiseError("the images of this run have no pictures")
     return pictures
@@ -115,7 +115,7 @@ def _fold(run: Run, row: int) -> int:
     return max(0, run.finished.splits.side[subject])
 
 
-def _seen(run: Run, row: int) -> list[Shown]:
+def _network_inputs(run: Run, row: int) -> list[Shown]:
     """The central panel of each sequence as the fold's networks see it; empty for photographs."""
     from casewise.jobs.plan import fitted_rows
 

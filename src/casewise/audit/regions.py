@@ -118,10 +118,10 @@ def corners(images: Bytes, *, fields: bool = False) -> Floats:
     with many more subjects. Of `fields`, minus the mean of the same of the corners of the interior.
     """
     cells = _cells(images)
-    found = _corners(cells)
+    at_border = _corners(cells)
     if not fields:
-        return found
-    return found - np.tile(_corners(cells[:, 1:-1, 1:-1]).reshape(-1, 4, 3).mean(axis=1), 4)
+        return at_border
+    return at_border - np.tile(_corners(cells[:, 1:-1, 1:-1]).reshape(-1, 4, 3).mean(axis=1), 4)
 
 
 def _corners(cells: NDArray[np.uint8]) -> Floats:

@@ -168,11 +168,11 @@ def _check_apart(name: str, spelt: dict[str, str], problems: Problems) -> None:
     for spelling, label in spelt.items():
         other = first_spelling.setdefault(plain(spelling), spelling)
         if spelt[other] != label:
-            one = f"`classes: {{{spelt[other]}: [{other}, {spelling}]}}`"
+            joined = f"`classes: {{{spelt[other]}: [{other}, {spelling}]}}`"
             text = (
                 f"targets.{name}: {cut(other)} and {cut(spelling)} are two classes that look alike. If they are one, "
             )
-            problems.add("class alike", f"{text}write {one}; if not, let them differ in more.")
+            problems.add("class alike", f"{text}write {joined}; if not, let them differ in more.")
 
 
 def _check_there(name: str, target: Target, text: pd.Series, problems: Problems) -> None:

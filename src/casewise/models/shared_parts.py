@@ -109,7 +109,7 @@ class SharedStart:
 
 def _equal_modules(module: nn.Module, other: nn.Module) -> bool:
     """Whether the weights and statistics of a module, without those of its children, are equal to another's."""
-    own, others = ([*one.parameters(recurse=False), *one.buffers(recurse=False)] for one in (module, other))
+    own, others = ([*each.parameters(recurse=False), *each.buffers(recurse=False)] for each in (module, other))
     # the number of batches of a norm, which is no floating-point number, does not matter
     return all(torch.equal(a, b) for a, b in zip(own, others, strict=True) if a.is_floating_point())
 

@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 # Names of studies that say nothing in a title.
 NO_NAMES = ("study", "my study", "test", "test study", "untitled", "default", "config", "cohort", "data", "example")
 SHORTEST_NAME = 3
-# Phrases about folds, and what takes their place where a validation set does.
-OF_FOLDS = {
-    "; one line per fold": "",
-    ", one line per fold": "",
-    " as the mean over the networks of the folds": "",
-    "; for a test set or an external cohort its prediction is the mean over the networks of all folds": "",
-    "The networks of all folds": "The networks",
-    "of the process of one fold": "of the process of a network",
-    "Out-of-fold cases are predicted again, with altered images, by the networks of their fold": "Cases of the"
-    " validation set are predicted again, with altered images",
-}
 METHODS = {"rollout": "attention rollout", "grad-cam": "Grad-CAM", "contributions": "exact contributions"}
 SIDES = {
     "test": "on the test set",
@@ -144,12 +133,9 @@ def evaluated_on(context: ReportContext, stage: str) -> str:
 
 
 def without_folds(context: ReportContext, text: str) -> str:
-    """A fixed text; in a hold-out design without its sentences about folds, which there are none."""
-    if not context.holdout:
-        return text
-    for phrase, other in OF_FOLDS.items():
-        text = text.replace(phrase, other)
-    return " ".join(sentence for sentence in re.split(r"(?<=\.) ", text) if "fold" not in sentence.lower())
+    """A static note; in a hold-out design, which has no folds, without its sentences about them."""
+    sentences = re.split(r"(?<=\.) ", text)
+    return " ".join(each for each in sentences if not (context.holdout and "fold" in each.lower()))
 
 
 def evaluated(context: ReportContext) -> str:

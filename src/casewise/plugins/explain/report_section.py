@@ -258,12 +258,12 @@ def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str]) -> li
     folder = Path(shown["folder"])
     strips: list[list[Block]] = [
         [
-            Pictures(_strip(row, uri, folder, form), "" if place else title, "beside-each")
-            for place, (row, uri) in enumerate(rows)
+            Pictures(_strip(row, uri, folder, form), "" if number else title, "beside-each")
+            for number, (row, uri) in enumerate(rows)
         ]
         for title, rows in cases
     ]
-    first, others = (list(chain(*part)) for part in (strips[:MOST_UNFOLDED], strips[MOST_UNFOLDED:]))
+    first, others = (list(chain(*some)) for some in (strips[:MOST_UNFOLDED], strips[MOST_UNFOLDED:]))
     return [*first, *([Fold(f"The other {counted(len(cases) - MOST_UNFOLDED, 'case')}", others)] if others else [])]
 
 

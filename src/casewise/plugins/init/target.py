@@ -344,14 +344,14 @@ def _misspelt(column: str, classes: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _edits(one: str, other: str) -> int:
+def _edits(name: str, other: str) -> int:
     """How many letters must be added, removed or replaced to make one text the other.
 
     >>> _edits("moderat", "moderate"), _edits("severe", "sevree")
     (1, 2)
     """
     before = list(range(len(other) + 1))
-    for row, letter in enumerate(one, 1):
+    for row, letter in enumerate(name, 1):
         after = [row]
         for column, other_letter in enumerate(other, 1):
             after.append(min(before[column] + 1, after[-1] + 1, before[column - 1] + (letter != other_letter)))
@@ -482,14 +482,14 @@ def doubtful_codes(name: str, cells: Sequence[str], rows: Sequence[int]) -> list
     >>> doubtful_codes("score", [*"0123456789"], range(10)), doubtful_codes("change", ["-9", "-3", "2"], range(3))
     ([], [])
     """
-    found = {row: value for row, cell in zip(rows, cells, strict=True) if (value := decimal(cell)) is not None}
-    others = set(found.values()) - _CODES
+    numbers = {row: value for row, cell in zip(rows, cells, strict=True) if (value := decimal(cell)) is not None}
+    others = set(numbers.values()) - _CODES
     if len(others) < 2:
         return []
     low, high = min(others), max(others)
-    far = {code for code in found.values() if code in _CODES and (code < 0 <= low or code - high > (high - low) / 2)}
+    far = {code for code in numbers.values() if code in _CODES and (code < 0 <= low or code - high > (high - low) / 2)}
     return [
-        f"{name}: {code:g} in {rows_text(row for row, value in found.items() if value == code)} may mean no value, "
+        f"{name}: {code:g} in {rows_text(row for row, value in numbers.items() if value == code)} may mean no value, "
         f"because the others are {low:g} to {high:g}. If so, empty the cell, and repeat `casewise init`."
         for code in sorted(far)
     ]

@@ -91,10 +91,10 @@ def layers(run: Run, network: str, job: Job) -> Table:
         freeze(built, phase.freeze)
         trained.append({id(p): p.requires_grad for p in built.parameters()})
     lines: list[Line] = []
-    seen: set[int] = set()
+    counted: set[int] = set()
     for name, module, output in passed:
-        parameters = [p for p in module.parameters() if id(p) not in seen]
-        seen |= {id(p) for p in parameters}
+        parameters = [p for p in module.parameters() if id(p) not in counted]
+        counted |= {id(p) for p in parameters}
         line: Line = {"layer": name, "kind": type(module).__name__, "output": output}
         line["parameters"] = sum(p.numel() for p in parameters)
         for number, of_phase in enumerate(trained, 1):
@@ -102,10 +102,10 @@ def layers(run: Run, network: str, job: Job) -> Table:
         lines.append(line)
     if not lines:
         raise CasewiseError(f"the layers of {network} cannot be listed")
-    others = sum(p.numel() for p in built.parameters() if id(p) not in seen)
+    others = sum(p.numel() for p in built.parameters() if id(p) not in counted)
     if others:
         rest: Line = {
-            f"trainable_phase_{n}": sum(p.numel() for p in built.parameters() if id(p) not in seen and t[id(p)])
+            f"trainable_phase_{n}": sum(p.numel() for p in built.parameters() if id(p) not in counted and t[id(p)])
             for n, t in enumerate(trained, 1)
         }
         lines.append({"layer": "other parameters", "kind": "", "output": "", "parameters": others, **rest})

@@ -29,12 +29,12 @@ def paper(
 
     show = Terminal()
     with show.bar("paper") as bar:
-        made = write_paper(runs, output, grey=grey, names=names, references=references, progress=bar)
-    for name, files in made.written.items():
+        paper = write_paper(runs, output, grey=grey, names=names, references=references, progress=bar)
+    for name, files in paper.written.items():
         print(f"written      {name}: {', '.join(files)}")
-    for name, reason in made.not_written.items():
+    for name, reason in paper.not_written.items():
         print(f"not written  {name}: {reason}")
-    print(f"wrote {made.folder}")
+    print(f"wrote {paper.folder}")
 
 
 def write_paper(

@@ -73,7 +73,7 @@ def write(runs: Sequence[Run], output: Path, settings: Settings, *, progress: An
     Raises:
         CasewiseError: nothing was evaluated in any run, or the disk cannot be written.
     """
-    made = Paper(output)
+    paper = Paper(output)
     folders = folder_names(runs)
     with storage_failures(output), staging_folder(output) as stage:
         papers = [Contents(run, settings.references) for run in runs]
@@ -81,23 +81,23 @@ def write(runs: Sequence[Run], output: Path, settings: Settings, *, progress: An
             label = f"{name} results".strip()
             for network, reason_by_fold in contents.run.left_out.items():
                 reason = next(iter(reason_by_fold.values()), "it could not be trained")
-                made.not_written[f"{label} of {network}"] = " ".join(str(reason).split())
+                paper.not_written[f"{label} of {network}"] = " ".join(str(reason).split())
             with contents.run.files.lock():
                 items = list(everything(contents, settings))
                 for step, (kind, item, make) in enumerate(items):
                     if progress:
                         progress(number * len(items) + step, len(runs) * len(items), f"{name} {item}".strip())
-                    attempt(made, stage, Path(name) / kind, item, make)
+                    attempt(paper, stage, Path(name) / kind, item, make)
         if len(papers) > 1:
-            attempt(made, stage, Path("tables"), "joined", lambda: joined(papers))
-        if not made.written:
+            attempt(paper, stage, Path("tables"), "joined", lambda: joined(papers))
+        if not paper.written:
             raise CasewiseError(
-                f"{output}: none of the runs gives a table or figure: {next(iter(made.not_written.values()))}"
+                f"{output}: none of the runs gives a table or figure: {next(iter(paper.not_written.values()))}"
             )
-        files = sorted(file for names in made.written.values() for file in names)
-        write_json(stage / LIST, {"format": FORMAT, "files": files, "not_written": made.not_written}, durable=False)
+        files = sorted(file for names in paper.written.values() for file in names)
+        write_json(stage / LIST, {"format": FORMAT, "files": files, "not_written": paper.not_written}, durable=False)
         _replace(stage, output)
-    return made
+    return paper
 
 
 def folder_names(runs: Sequence[Run]) -> list[str]:
@@ -120,7 +120,7 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w@.+-]+", "-", text).strip("-.") or "unnamed"
 
 
-def attempt(made: Paper, stage: Path, folder: Path, name: str, make: Callable[[], Table | Sheet]) -> None:
+def attempt(paper: Paper, stage: Path, folder: Path, name: str, make: Callable[[], Table | Sheet]) -> None:
     """Write one table or figure, or note the reason why it cannot be made."""
     label = str(folder.parent / name) if str(folder.parent) != "." else name
     label = f"{folder.name[:-1]} {label}"
@@ -129,9 +129,9 @@ def attempt(made: Paper, stage: Path, folder: Path, name: str, make: Callable[[]
         target = make_folder(stage / folder)
         files = item.__class__(**{**item.__dict__, "name": file_name(item.name)}).write(target)
     except CasewiseError as error:
-        made.not_written[label] = " ".join(str(error).split())
+        paper.not_written[label] = " ".join(str(error).split())
         return
-    made.written[label] = [str(folder / file) for file in files]
+    paper.written[label] = [str(folder / file) for file in files]
 
 
 def everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, str, Callable[[], Table | Sheet]]]:
@@ -169,11 +169,11 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
     run, plot = contents.run, contents.run.plot
 
     def pictures(what: str) -> Sheet:
-        from casewise.analysis import pictures as made
+        from casewise.analysis.pictures import examples, preparation, saliency
         from casewise.report.figures.drawing import onto
         from casewise.report.figures.paper import gallery
 
-        kinds = {"preparation": made.preparation, "examples": made.examples, "saliency": made.saliency}
+        kinds = {"preparation": preparation, "examples": examples, "saliency": saliency}
         shown = kinds[what](run, grey=settings.grey)
         rows = len({each.row for each in shown})
         columns = max(sum(each.row == row for each in shown) for row in {each.row for each in shown})

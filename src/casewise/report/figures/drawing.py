@@ -123,9 +123,9 @@ def lower_axes(axes: Axes, margins: Margins) -> Axes:
     return lower
 
 
-def raised(place: float) -> Look:
-    """The place of a title above a figure's axes; on a caller's axes close above the text there."""
-    return {"y": place} if _ONTO.get() is None else {"pad": 15}
+def raised(height: float) -> Look:
+    """The position of a title above a figure's axes; on a caller's axes close above the text there."""
+    return {"y": height} if _ONTO.get() is None else {"pad": 15}
 
 
 def key(axes: Axes, *given: Any, **look: Any) -> None:

@@ -10,7 +10,7 @@ from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
-from casewise.report.terms import terms_of, unit_of, without_folds
+from casewise.report.terms import terms_of, unit_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ ALTERATIONS = {
     "darker": ("made darker", "grey values to the power of 1.25"),
 }
 METHOD = (
-    "Out-of-fold cases are predicted again, with altered images, by the networks of their fold. The alterations are"
+    "Cases are predicted again, with altered images, by networks that were not trained on them. The alterations are"
     " meant to leave the disease visible; this was not checked, and a crop can cut off a finding at the edge."
 )
 ANSWERS = (
@@ -54,7 +54,7 @@ def section(context: ReportContext) -> Section | None:
     caption = ANSWERS if any(isinstance(entry, AlteredAnswers) for entry in first.values()) else NUMBERS
     table = Table(["Image", *map(learner_name, shown)], rows, caption, wide=True)
     blocks: list[Block] = [
-        Text(without_folds(context, METHOD), note=True),
+        Text(METHOD, note=True),
         Facts(_facts(context, networks)),
         Fold("The effect of each alteration on each network", [table]),
     ]

@@ -26,8 +26,8 @@ TERMS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Learner, network, combined",
-        "A network (backbone) predicts from images; for a test set or an external cohort its prediction is the mean"
-        " over the networks of all folds. A combined learner weights the predictions of others.",
+        "A network (backbone) predicts from images. Where a backbone has several networks that were not trained on a"
+        " case, its prediction is their mean. A combined learner weights the predictions of others.",
     ),
 )
 HELD_OUT = (

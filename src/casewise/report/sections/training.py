@@ -41,7 +41,7 @@ from casewise.report.formatting import (
     span,
 )
 from casewise.report.tables import MetricFormat, metric_format
-from casewise.report.terms import SIDES, terms_of, unit_of, without_folds
+from casewise.report.terms import SIDES, terms_of, unit_of
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
@@ -60,19 +60,19 @@ TUNING = {
 }
 MOST_CURVES, MOST_FINDERS, MOST_NOTES = 12, 12, 40
 CURVES = (
-    "Loss, and accuracy if recorded, by epoch; one line per fold. Blue: subjects that decide when to stop, with a dot"
-    " at the epoch kept, else the last; grey: training, with augmentation and dropout. Dashed: a further phase begins."
+    "Loss, and accuracy if recorded, by epoch; one line per network. Blue: subjects that decide when to stop, with a"
+    " dot at the epoch kept, else the last; grey: training, with augmentation and dropout. Dashed: a further phase."
 )
 FINDERS = (
     "Before training, the learning rate rises from batch to batch; the rate at which the loss falls fastest is chosen."
-    " Grey: loss of each batch; blue: smoothed, one line per fold; dot: the rate chosen."
+    " Grey: loss of each batch; blue: smoothed, one line per network; dot: the rate chosen."
 )
 UNFREEZING = (
     "Gradual unfreezing: groups of layers were unfrozen one after another, starting at the head, as long as the loss"
     " fell on the subjects that decide when to stop. Mean of that loss by number of groups."
 )
 PHASES = (
-    "Parameters in each phase, and its cost as the mean over the networks of the folds. Core-seconds: the time that"
+    "Parameters in each phase, and its mean cost over the networks. Core-seconds: the time that"
     " processor cores worked. Running statistics: means and variances that batch normalisation keeps and no optimiser"
     " changes; Keras counts them among the non-trainable parameters."
 )
@@ -85,7 +85,7 @@ SEEDS = (
     " deviation, which is rough for few trainings. It describes what chance does in training, and is no interval of"
     " subjects. All other figures of this page are of the first seed."
 )
-MEMORY = " Peak memory: resident, of the process of one fold."
+MEMORY = " Peak memory: resident, of the process of a network."
 BY_SUBJECT = "Split by subject."
 UNKNOWN_SUBJECTS = "It is not known which images belong to the same person: one person may be on two sides."
 
@@ -159,17 +159,15 @@ def curves(context: ReportContext) -> list[Block]:
     plots = [
         Plot(
             draw.training(learner_name(name), by_model[name], name=f"curve{i}"),
-            without_folds(context, f"Loss by epoch of {the_learner(name)}, one line per fold."),
+            f"Loss by epoch of {the_learner(name)}, one line per network.",
         )
         for i, name in enumerate(drawn)
     ]
-    blocks: list[Block] = (
-        [Heading("Training curves"), Plots(plots, without_folds(context, CURVES), "multiples")] if plots else []
-    )
+    blocks: list[Block] = [Heading("Training curves"), Plots(plots, CURVES, "multiples")] if plots else []
     if searches := finders(context):
         blocks += [
             Heading("Search for the learning rate"),
-            Plots(searches, without_folds(context, FINDERS), "multiples"),
+            Plots(searches, FINDERS, "multiples"),
         ]
     if table := unfreezing(context):
         blocks += [Heading("Gradual unfreezing"), table]
@@ -233,7 +231,7 @@ def phases(context: ReportContext) -> list[Block]:
                 Row(name, [Cell(text) for text in (*texts, number(_mean(records, "rows"), 0), *seconds)], inner=True)
             )
     heads = ["Network, phase", "Parameters", "Frozen", "Trainable", "Running statistics", "Learning rate", "Epochs"]
-    table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, without_folds(context, PHASES), wide=True)
+    table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, PHASES, wide=True)
     return [Heading("Training phases"), table] if rows else []
 
 
@@ -324,7 +322,7 @@ def networks(context: ReportContext) -> list[Block]:
     memory = any(is_number(job.get("peak_memory_mb")) for job in context.jobs)
     heads = ["Backbone", "Networks", "Parameters", "Epochs", "Epoch kept", "Time"]
     heads += [*(["Peak memory"] if memory else []), "Compute plan"]
-    caption = without_folds(context, "The networks of all folds." + (MEMORY if memory else ""))
+    caption = "All networks." + (MEMORY if memory else "")
     return [
         Heading("Networks"),
         Table(heads, job_rows(context.jobs, context.learner), caption, wide=True),
