@@ -106,8 +106,8 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 |---|---|
 | `CASEWISE_WEIGHTS` | a folder of `<backbone>.safetensors`, searched after `--weights-dir` |
 | `CASEWISE_SERVE_TOKEN` | the token of `casewise serve`, in place of `--token` |
-| `CASEWISE_CACHE` | the folder for measurements of this machine, and for features of frozen networks, which follow from the images (default: `XDG_CACHE_HOME`, else `~/.cache`) |
-| `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4; 0: none, so that every fold computes its own). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted at any time |
+| `CASEWISE_CACHE` | the folder for measurements of this machine and features of frozen networks (default: `XDG_CACHE_HOME`, else `~/.cache`) |
+| `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4; 0: none). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted |
 """
 
 LICENCES_PAGE = "reference-licences.md"

@@ -27,8 +27,8 @@ class Audit(StudyModel):
     mask: str | None = None
     """Column with the mask of each image's anatomy, a path from `root`; the rest is then examined separately."""
     fields: bool = False
-    """Whether each image is a field cut from tissue, so that its border shows what its interior does. A border is then
-    a shortcut only by what distinguishes it from the interior. No effect on slides, of which networks see `tiles`."""
+    """Whether each image is a field cut from tissue. A border is then a shortcut only by what distinguishes it from
+    the interior. No effect on slides."""
     permutations: int = Field(999, ge=99, le=100_000)
     """Number of permutations of labels between subjects behind each p-value."""
 
@@ -55,8 +55,8 @@ class Evaluation(StudyModel):
     responders: list[Annotated[float, Field(gt=0, le=100)]] = [50, 75, 90, 100]
     """Percentages by which a score must have fallen to count as a response."""
     arm: str = ""
-    """Column with the arm of each subject of a trial, such as `treatment`: the change over time is compared between the
-    arms, by the physician and by the model: [Effects of a treatment](explanation-figures.md#effects-of-a-treatment)."""
+    """Column with the arm of each subject of a trial, such as `treatment`: [Effects of a
+    treatment](explanation-figures.md#effects-of-a-treatment)."""
     control: str = ""
     """The arm that the others are compared with. Default: the first one by name."""
     readers: dict[str, dict[str, str]] = {}

@@ -85,8 +85,7 @@ class Images(StudyModel):
     ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or more."""
     fit: Literal["auto", "pad", "stretch"] = "auto"
     """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `stretch`: it is stretched to
-    the square. `auto`: [planned from the shapes of the images](howto-photographs.md#images-that-are-not-square) outside
-    the test set, never from labels."""
+    the square. `auto`: [planned from the shapes](howto-photographs.md#images-that-are-not-square)."""
     padding: Literal["auto", "reflect", "black"] = "auto"
     """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), or `black`; `auto`: `black` if
     all images have one shape, else `reflect`, with bars that vary in training."""

@@ -58,9 +58,8 @@ class SlidesKeys(StudyModel):
     """The key `tiles`."""
 
     tiles: Tiles | None = None
-    """Which tiles are cut from whole slides (.svs, .ndpi, pyramidal .tiff and other formats that OpenSlide reads).
-    Required where the table names slides; other images are used whole. A target without `level` is then at case level
-    where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`."""
+    """Which tiles are cut from [whole slides](howto-slides.md). Required where the table names slides. A target
+    without `level` is then at case level where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`."""
 
 
 def tiles_of(study: Study) -> Tiles | None:
