@@ -62,8 +62,8 @@ class Evaluation(StudyModel):
     readers: dict[str, dict[str, str]] = {}
     """Columns with the scores of readers, to compare their agreement: `{score: {reader: column}}`."""
     references: Annotated[str, AfterValidator(check_publication)] | dict[str, dict[str, dict[MetricName, float]]] = {}
-    """Published metrics for tables of results: `{target: {name: {mae: 1.42, pcc: 0.67}}}`, or the name of a publication
-    of casewise, such as `covid-cxr`, whose values stand beside those of the same learners and classes."""
+    """Published metrics for tables of results: `{target: {name: {mae: 1.42, pcc: 0.67}}}`, or the name of [a
+    publication](howto-paper.md#published-values), such as `covid-cxr`."""
     target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = [0.9]
     """For classes and grades: sensitivities for which a threshold is chosen out of fold, besides Youden's."""
 
@@ -76,7 +76,7 @@ class Evaluation(StudyModel):
     Numbers are divided at the stated cut points, or into thirds of the subjects."""
 
     counterfactual_cases: int = Field(50, ge=0, le=1000)
-    """Number of held-out cases, divided among the folds, that the networks of their fold predict again with [altered
+    """Number of held-out cases, over all folds, that are predicted again with [altered
     images](howto-audit.md#altered-images). `0` omits it."""
 
     @property

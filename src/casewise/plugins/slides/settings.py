@@ -27,7 +27,7 @@ class Tiles(ModalitySettings):
     """Resolution as the power of the objective, such as `20`, for slides whose files state it."""
     level: int | None = Field(None, ge=0)
     """Resolution as a level of the slide; 0 is the finest. If a slide has fewer levels, its coarsest one is used, with
-    a note. Levels may differ between scanners: prefer `mpp`."""
+    a note."""
     min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = 0.5
     """Smallest fraction of a tile that must be tissue, detected by Otsu's threshold on colour."""
     max_tiles: int | None = Field(None, ge=1)
