@@ -125,8 +125,8 @@ class Study(StudyModel):
     backbones: list[str] = []
     """Networks to train (`casewise backbones`). `all29` stands for the 29 of One-Step PASI; any timm name is allowed,
     with the prefix `timm:` if torchvision has the same name, and after a dot the weights:
-    `vit_base_patch16_224.orig_in21k`. With `volumes`, `BACKBONE@FUSION` is trained with that fusion only, others with
-    every one of `volumes.fusion`."""
+    `vit_base_patch16_224.orig_in21k`, or a repository of timm's hub: `hf-hub:owner/name`. With `volumes`,
+    `BACKBONE@FUSION` is trained with that fusion only, others with every one of `volumes.fusion`."""
     weights: str | dict[str, str] = "pretrained"
     """Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or `bundle:PATH` for a
     network that casewise trained; or by backbone: `{resnet18: random}`. See [First
