@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -228,7 +229,7 @@ class TestKilled:
             planned.append(given[0].path)
             return keep(*given)
 
-        monkeypatch.setattr(slides, "AT_ONCE", 1)
+        monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
         monkeypatch.setattr(slide_plans, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
             cut(study, tmp_path)
