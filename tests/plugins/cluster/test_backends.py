@@ -280,7 +280,7 @@ def test_a_run_waits_for_the_processes_of_an_earlier_one_and_breaks_their_locks(
         patch.setattr(leases.time, "sleep", lambda seconds: waits.append(seconds) or process.wait())
         assert end_earlier(tmp_path, [job])
     assert (waits, process.returncode) == ([leases.SAFE], 1)
-    assert "an earlier run was ended while it trained on other machines" in caplog.text
+    assert "an earlier run was ended while it worked on other machines" in caplog.text
     assert not job.folder.lock_path.exists()
     assert not list(tmp_path.glob(f"{LEASES}*"))
 

@@ -59,7 +59,7 @@ MOVES = 5
 # Seconds between two looks at the machines of the cluster.
 NODES = 2.0
 # Tasks for each core of the cluster, into which the images are divided; files of which every machine must see some.
-PARTS, FILES = 8, 10
+PARTS, FILES = 32, 10
 
 
 class Attempt(NamedTuple):
@@ -185,18 +185,18 @@ class RayBackend(Backend):
         try:
             with FileLock(folder / f"{LEASES}.lock", timeout=0):
                 session = self._begin(folder, [], None)
-                try:
-                    files = [*work.files[:: max(1, len(work.files) // FILES)]]
-                    reports = self._reports(session, nodes, files, IMAGE_LIBRARIES)
-                    refuse(reports, NodeReport.of_this(libraries=IMAGE_LIBRARIES), folder)
-                except RunError as error:
-                    log.warning("Images are prepared on this machine alone. %s", error)
-                    return False
+                files = work.files[:: max(1, len(work.files) // FILES)]
+                reports = self._reports(session, nodes, files, IMAGE_LIBRARIES)
+                refuse(reports, NodeReport.of_this(libraries=IMAGE_LIBRARIES), folder)
                 tasks, sizes = _tasks(work, max(1, len(work.parts) // (PARTS * cores)))
                 results = self._run(tasks, None, lambda done: tell(sum(sizes[name] for name in done)))
-                self._end()
         except Timeout:  # another run prepares the same images on a cluster
             return False
+        except RunError as error:
+            log.warning("The rest of the images is prepared on this machine alone. %s", error)
+            return True
+        finally:
+            self._end()
         if failures := [failure.message for failure in results.values() if failure]:
             log.warning("Some images are prepared on this machine: %s", failures[0])
         return True
