@@ -334,7 +334,8 @@ class RayBackend(Backend):
                 raise error.cause from None
             raise
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-            if lessor.expired(attempt.since):
+            # a job is tried once more by whoever gave it
+            if lessor.expired(attempt.since) or not (task.job or task.moves):
                 return self._lost(attempt)
             failure = lost(task.job) if task.job else Failure(f"{task.name}: there was not enough memory.", True)
             return self._ending(attempt, failure)
