@@ -138,10 +138,9 @@ class Network(nn.Module):
             return self.head(features.to(precision)).float() * self.target_std + self.target_mean
 
     def pooled(self, features: Tensor) -> Tensor:
-        """The input of the last layer for these features, (B, width); those of a bag pooled."""
+        """The input of the head for these features, (B, width); those of a bag pooled."""
         with torch.autocast(features.device.type, enabled=False):
-            pooled: Tensor = self.head[:-1](features.float())
-            return pooled
+            return self.pooling(features.float()) if self.pooling else features.float()
 
     @property
     def pooling(self) -> BagPooling | None:
@@ -384,9 +383,9 @@ def set_momentum(network: nn.Module, momentum: float) -> None:
             module.momentum = momentum
 
 
-def keep_statistics(network: Any, *, only_frozen: bool = False) -> None:
-    """Put the body's batch norms in eval mode, so that running statistics are used and kept; or only frozen ones."""
-    for module in network.body.modules():
+def keep_statistics(network: nn.Module, *, only_frozen: bool = False) -> None:
+    """Put batch norms in eval mode, so that running statistics are used and kept; or those of frozen layers only."""
+    for module in network.modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
         trainable = [parameter.requires_grad for parameter in module.parameters()]
