@@ -2,8 +2,8 @@
 
     python benchmarks/imitations.py [--tiles 10000] [--output docs/results/imitations.md]
 
-A point whose values differ needs a reason in imitations.csv; without one the exit code is 1. The extra `bench` has fastai
-and Keras, whose layers PyTorch computes.
+A point whose values differ needs a reason in imitations.csv; without one the exit code is 1. The extra `bench` has
+fastai and Keras, whose layers PyTorch computes.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ READ = pd.read_csv(Path(__file__).with_suffix(".csv"), keep_default_na=False).se
 HEAD = """# fastai, Keras and timm, point by point
 
 The presets imitate fastai (`covid-cxr`), Keras (`ssc-skin`) and timm (`ipmn-mri-transformer`). This page is made by
-`benchmarks/imitations.py`, which runs the originals and casewise. Changes of tiles: the share of {tiles:,} tiles that are
-changed, the lowest and the highest value, the standard deviation, and the largest difference of cumulative shares
+`benchmarks/imitations.py`, which runs the originals and casewise. Changes of tiles: the share of {tiles:,} tiles that
+are changed, the lowest and the highest value, the standard deviation, and the largest difference of cumulative shares
 (Kolmogorov and Smirnov). Up to {limit:.3f}, which equal distributions exceed in one of a hundred comparisons, counts as
 equal. Points without a number were read in both sources. {versions}.
 """
