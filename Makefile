@@ -108,6 +108,7 @@ results: $(VENV)/.bench
 	$(BIN)/casewise results runs/oral --output docs/results/oral.md
 	$(BIN)/casewise results runs/skin-phantom --output docs/results/skin-phantom.md
 	$(BIN)/casewise results runs/skin-phantom-three --output docs/results/skin-phantom-three.md
+	$(BIN)/python benchmarks/imitations.py --output docs/results/imitations.md
 	$(BIN)/python benchmarks/coverage.py --output docs/results/coverage.md
 	$(BIN)/python benchmarks/conformal.py --runs runs/auto --output docs/results/prediction-coverage.md
 	$(BIN)/casewise phantom runs/pancreas-cohort --kind pancreas --subjects 60 --seed 6

@@ -30,6 +30,7 @@ class NetworkBuilder:
             "outputs": width_of(outputs_of(study)),
             "dropout": study.recipe.dropout,
             "scaling": study.recipe.scaling,
+            **({"head": "fastai"} if study.recipe.head == "fastai" else {}),
             **({"map_cells": study.recipe.map_cells} if study.recipe.pool == "map" else {}),
             **({"pooling": study.panels.pooling} if study.panels.bags else {}),
             **modality_of(study).network_options(study, model),
