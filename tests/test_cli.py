@@ -58,20 +58,13 @@ def test_importing_casewise_is_light() -> None:
 
 
 @pytest.mark.plugins("init")
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
-        (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"),
-        (["rnu"], "No such command"),
-        (["train", "study.yaml"], "casewise run STUDY"),
-        (["fit", "-h"], "casewise run STUDY"),
-        (["report", "runs/demo"], "casewise results RUN"),
-        (["eval"], "casewise run STUDY"),
-        (["test"], "casewise run STUDY"),
-        (["run"], "Missing argument"),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [
+    (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
+    (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"), (["rnu"], "No such command"),
+    (["train", "study.yaml"], "casewise run STUDY"), (["fit", "-h"], "casewise run STUDY"),
+    (["report", "runs/demo"], "casewise results RUN"), (["eval"], "casewise run STUDY"),
+    (["test"], "casewise run STUDY"), (["run"], "Missing argument"),
+])  # fmt: skip
 def test_mistakes_end_with_code_2(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = casewise(*words)

@@ -223,24 +223,16 @@ class TestWhatIsRead:
 
 
 class TestTheTableItself:
-    @pytest.mark.parametrize(
-        ("data", "told"),
-        [
-            (b"path,subject,grade", "cohort.xlsx is no workbook"),
-            (b"path,subject,grade\na.jpg,A,1\n", "cohort.parquet is no Parquet file"),
-            (b"", "is empty"),
-            (b"\n \n", "is empty"),
-            (b"path,subject,grade\n", "no rows"),
-            (b"path,subject,grade\n,,\n", "no rows"),
-            (b"PK\x03\x04 workbook", "as an .xlsx workbook"),
-            ("path,subject\n".encode("utf-16"), "no rows"),
-            ("path,subject\n".encode("utf-16")[:-1], "UTF-16"),
-            (b"path,subject\na\x00b,c\n", "line 2 contains a zero byte"),
-            (b'path,subject\na.jpg,"A\nb.jpg,B\n', "row 2: the quotes"),
-            (b'path,subject\na.jpg,"A"x\n', "row 2: the quotes"),
-            (b"PAR1 broken", "not a complete Parquet"),
-        ],
-    )
+    @pytest.mark.parametrize(("data", "told"), [
+        (b"path,subject,grade", "cohort.xlsx is no workbook"),
+        (b"path,subject,grade\na.jpg,A,1\n", "cohort.parquet is no Parquet file"), (b"", "is empty"),
+        (b"\n \n", "is empty"), (b"path,subject,grade\n", "no rows"), (b"path,subject,grade\n,,\n", "no rows"),
+        (b"PK\x03\x04 workbook", "as an .xlsx workbook"), ("path,subject\n".encode("utf-16"), "no rows"),
+        ("path,subject\n".encode("utf-16")[:-1], "UTF-16"),
+        (b"path,subject\na\x00b,c\n", "line 2 contains a zero byte"),
+        (b'path,subject\na.jpg,"A\nb.jpg,B\n', "row 2: the quotes"),
+        (b'path,subject\na.jpg,"A"x\n', "row 2: the quotes"), (b"PAR1 broken", "not a complete Parquet"),
+    ])  # fmt: skip
     def test_unreadable(self, tmp_path: Path, data: bytes, told: str) -> None:
         table = told.split()[0] if told.startswith("cohort.") else "cohort.csv"
         (tmp_path / table).write_bytes(data)

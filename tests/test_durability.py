@@ -27,19 +27,12 @@ from tests.durability import checks
 from tests.test_nested import material_of, small_study, small_table
 
 
-@pytest.mark.parametrize(
-    ("number", "remedy"),
-    [
-        (errno.ENOSPC, "Make room on the disk of run"),
-        (errno.EDQUOT, "Make room on the disk of run"),
-        (errno.EFBIG, "Lift the limit on the size of a file"),
-        (errno.EROFS, "Make run writable"),
-        (errno.ESTALE, "Bring run back"),
-        (errno.EIO, "Bring run back"),
-        (errno.EACCES, "Check the permissions of run"),
-        (errno.EMFILE, "Check run"),
-    ],
-)
+@pytest.mark.parametrize(("number", "remedy"), [
+    (errno.ENOSPC, "Make room on the disk of run"), (errno.EDQUOT, "Make room on the disk of run"),
+    (errno.EFBIG, "Lift the limit on the size of a file"), (errno.EROFS, "Make run writable"),
+    (errno.ESTALE, "Bring run back"), (errno.EIO, "Bring run back"),
+    (errno.EACCES, "Check the permissions of run"), (errno.EMFILE, "Check run"),
+])  # fmt: skip
 def test_the_sentence_names_file_reason_and_remedy(number: int, remedy: str) -> None:
     sentence = storage_message(OSError(number, os.strerror(number)), Path("run") / "metrics.json")
     assert sentence.startswith(f"{Path('run') / 'metrics.json'} could not be written: {os.strerror(number)}. ")

@@ -126,15 +126,10 @@ def test_networks_without_a_file_are_not_bundled(name: str, copied: Path, tmp_pa
     assert results_page(copied)  # whose figures need no weights
 
 
-@pytest.mark.parametrize(
-    ("name", "attribute"),
-    [
-        ("audit.json", "findings"),
-        ("conformal.json", "predictions"),
-        ("cohort.parquet", "cohort"),
-        ("splits.json", "splits"),
-    ],
-)
+@pytest.mark.parametrize(("name", "attribute"), [
+    ("audit.json", "findings"), ("conformal.json", "predictions"), ("cohort.parquet", "cohort"),
+    ("splits.json", "splits"),
+])  # fmt: skip
 def test_a_run_that_is_open_refuses_what_was_damaged_since(name: str, attribute: str, copied: Path) -> None:
     opened = casewise.open_run(copied)
     for _ in damages(copied / name):

@@ -66,45 +66,37 @@ def test_single_settings_replace_those_of_the_file(tmp_path: Path) -> None:
         read_study(path, settings=["recipe.epochs=many"])
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("recipe: {lrr: 1}", r"recipe\.lrr: there is no such setting\. Did you mean 'lr'\?"),
-        ("recip: {}", "Did you mean 'recipe'"),
-        ("recipe: {epochs: zwanzig}", r"recipe\.epochs: must be a whole number, found 'zwanzig'"),
-        ("seed: false", r"seed: must be a number, and not true or false, found False"),
-        ("recipe: {lr: true}", r"recipe\.lr: must be a number"),
-        ("evaluation: {responders: [50, true]}", r"evaluation\.responders: must be a number"),
-        ("compute: {threads: 1:30}", r"compute\.threads: must be a whole number or 'auto', found '1:30'"),
-        ("seed: 0x10", r"seed: must be a whole number, found '0x10'"),
-        ("seed: !!int 7", r"line \d+: not valid YAML: .*:int' is a tag"),
-        ("seed: !!null garbage", r"is a tag, and settings have none"),
-        ("recipe: {schedule: onecycle}", "Did you mean 'one-cycle'"),
-        ("epochs: 20", r"epochs: there is no such setting\. Did you mean recipe\.epochs"),
-        ("split: {seed: 1}", "Did you mean seed, at the top of the study"),
-        ("recipe: {class_weight: balanced}", r"Did you mean recipe\.imbalance"),
-        ("backbones: resnet43", "no backbone 'resnet43'. Did you mean 'resnet34'"),
-        ("backbones: resnet35", "no backbone 'resnet35'. Did you mean 'resnet34'"),
-        ("split: {test: 150%}", r"split\.test: must be at least 0% and below 100%, found '150%'"),
-        ("split: {by: visit}", "puts images of one subject on both sides"),
-        ("split: {by: image}", "panels of this study are by region; write `panels: {by: image}`"),
-        ("targets: {a: 0-4}", "a range is written as two numbers"),
-        ("outputs: [erytema]", "Did you mean 'erythema'"),
-        ("cohort: [", "not valid YAML"),
-        ("regions: []", "need the list of regions"),
-        ("recipe: {early_stopping: {monitor: none}}", "plateau needs a validation loss"),
-        ("evaluation: {bands: {clear: 0}}", "bands need two names or more"),
-        ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "is not a metric"),
-        ("outputs: [area]\nprimary_outcome: erythema", "primary_outcome: 'erythema' is neither predicted nor a score"),
-        ("split: {stratify_by: pasi}", "split.stratify_by: .pasi."),
-        ("targets: {a: {range: [0, .inf]}}", "finite"),
-        ("seed: 1\nseed: 2", "the key 'seed' is repeated"),
-        ("recipe: {lr: 0,0003}", "0.0003"),
-        ("backbones: [[a]]", "must be a text"),
-        ("name: ../../up", "name: string should match pattern"),
-        ("extends: onestep-psai", "Did you mean 'onestep-pasi'"),
-    ],
-)
+@pytest.mark.parametrize(("text", "said"), [
+    ("recipe: {lrr: 1}", r"recipe\.lrr: there is no such setting\. Did you mean 'lr'\?"),
+    ("recip: {}", "Did you mean 'recipe'"),
+    ("recipe: {epochs: zwanzig}", r"recipe\.epochs: must be a whole number, found 'zwanzig'"),
+    ("seed: false", r"seed: must be a number, and not true or false, found False"),
+    ("recipe: {lr: true}", r"recipe\.lr: must be a number"),
+    ("evaluation: {responders: [50, true]}", r"evaluation\.responders: must be a number"),
+    ("compute: {threads: 1:30}", r"compute\.threads: must be a whole number or 'auto', found '1:30'"),
+    ("seed: 0x10", r"seed: must be a whole number, found '0x10'"),
+    ("seed: !!int 7", r"line \d+: not valid YAML: .*:int' is a tag"),
+    ("seed: !!null garbage", r"is a tag, and settings have none"),
+    ("recipe: {schedule: onecycle}", "Did you mean 'one-cycle'"),
+    ("epochs: 20", r"epochs: there is no such setting\. Did you mean recipe\.epochs"),
+    ("split: {seed: 1}", "Did you mean seed, at the top of the study"),
+    ("recipe: {class_weight: balanced}", r"Did you mean recipe\.imbalance"),
+    ("backbones: resnet43", "no backbone 'resnet43'. Did you mean 'resnet34'"),
+    ("backbones: resnet35", "no backbone 'resnet35'. Did you mean 'resnet34'"),
+    ("split: {test: 150%}", r"split\.test: must be at least 0% and below 100%, found '150%'"),
+    ("split: {by: visit}", "puts images of one subject on both sides"),
+    ("split: {by: image}", "panels of this study are by region; write `panels: {by: image}`"),
+    ("targets: {a: 0-4}", "a range is written as two numbers"), ("outputs: [erytema]", "Did you mean 'erythema'"),
+    ("cohort: [", "not valid YAML"), ("regions: []", "need the list of regions"),
+    ("recipe: {early_stopping: {monitor: none}}", "plateau needs a validation loss"),
+    ("evaluation: {bands: {clear: 0}}", "bands need two names or more"),
+    ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "is not a metric"),
+    ("outputs: [area]\nprimary_outcome: erythema", "primary_outcome: 'erythema' is neither predicted nor a score"),
+    ("split: {stratify_by: pasi}", "split.stratify_by: .pasi."), ("targets: {a: {range: [0, .inf]}}", "finite"),
+    ("seed: 1\nseed: 2", "the key 'seed' is repeated"), ("recipe: {lr: 0,0003}", "0.0003"),
+    ("backbones: [[a]]", "must be a text"), ("name: ../../up", "name: string should match pattern"),
+    ("extends: onestep-psai", "Did you mean 'onestep-pasi'"),
+])  # fmt: skip
 def test_mistakes_are_named(tmp_path: Path, text: str, said: str) -> None:
     base = "cohort: visits.csv\n" if text.startswith("extends") else GOOD
     with pytest.raises(StudyError, match=said):
@@ -176,15 +168,10 @@ def test_panels_that_cannot_be_are_refused(panels: dict[str, object], said: str)
 
 
 @pytest.mark.plugins("slides", "volumes")
-@pytest.mark.parametrize(
-    "section",
-    [
-        "modality: slides\n",
-        "modality: volumes\n",
-        "modality: photographs\ntiles: {mpp: 4.0}\n",
-        "modality: photographs\nvolumes: {sequences: [T1]}\n",
-    ],
-)
+@pytest.mark.parametrize("section", [
+    "modality: slides\n", "modality: volumes\n", "modality: photographs\ntiles: {mpp: 4.0}\n",
+    "modality: photographs\nvolumes: {sequences: [T1]}\n",
+])  # fmt: skip
 def test_a_modality_needs_its_own_section_and_no_other(tmp_path: Path, section: str) -> None:
     with pytest.raises(StudyError, match="modality"):
         read_study(written(tmp_path, GOOD + section))

@@ -137,17 +137,11 @@ class TestImages:
             start(tmp_path, "file|pid|grade", numbered(6, "{}"), images=images)
         assert all(text in str(caught.value) for text in ("a/0.png", "b/0.png", "row 2"))
 
-    @pytest.mark.parametrize(
-        ("cells", "name", "doubted"),
-        [
-            (["train/{}.png"], "test/{}.png", True),
-            (["a/{}.png", "b/{}.png"], "{}.png", True),
-            (["test/{}.png"], "test/{}.png", False),
-            (["{}"], "test/{}.png", False),
-            (["D:\\x\\{}.png"], "{}.png", False),
-            (["films/{}.png"], "{}.png", False),
-        ],
-    )
+    @pytest.mark.parametrize(("cells", "name", "doubted"), [
+        (["train/{}.png"], "test/{}.png", True), (["a/{}.png", "b/{}.png"], "{}.png", True),
+        (["test/{}.png"], "test/{}.png", False), (["{}"], "test/{}.png", False),
+        (["D:\\x\\{}.png"], "{}.png", False), (["films/{}.png"], "{}.png", False),
+    ])  # fmt: skip
     def test_files_of_other_folders_are_doubted(
         self, cells: list[str], name: str, doubted: bool, tmp_path: Path
     ) -> None:
@@ -175,15 +169,10 @@ class TestImages:
         plan = plan_study(table=Path("t.csv"), images=None, folder=own["folder"])
         assert any(f" in {tmp_path.name}: 1 (7.png)" in doubt for doubt in plan.doubts)
 
-    @pytest.mark.parametrize(
-        ("heads", "name", "doubted"),
-        [
-            ("patient|grade", "KA MUC", True),
-            ("patient|grade", "left right", False),
-            ("file|grade", "KA MUC", True),
-            ("file|patient|grade", "KA MUC", False),
-        ],
-    )
+    @pytest.mark.parametrize(("heads", "name", "doubted"), [
+        ("patient|grade", "KA MUC", True), ("patient|grade", "left right", False), ("file|grade", "KA MUC", True),
+        ("file|patient|grade", "KA MUC", False),
+    ])  # fmt: skip
     def test_file_names_with_several_beginnings_are_doubted(
         self, heads: str, name: str, doubted: bool, tmp_path: Path
     ) -> None:
@@ -379,18 +368,11 @@ class TestTargets:
         assert yaml.safe_load(plan.text)["audit"]["outcomes"] == others
         assert any(all(repr(name) in doubt for name in others) for doubt in plan.doubts)
 
-    @pytest.mark.parametrize(
-        ("frequent", "rare", "doubted"),
-        [
-            ("moderate", "moderat", True),
-            ("moderate", "modreate", True),
-            ("Moderate", "moderate", False),
-            ("mild", "wild", False),
-            ("Stage II", "Stage III", False),
-            ("grade 12", "grade 13", False),
-            ("moderate", "severe", False),
-        ],
-    )
+    @pytest.mark.parametrize(("frequent", "rare", "doubted"), [
+        ("moderate", "moderat", True), ("moderate", "modreate", True), ("Moderate", "moderate", False),
+        ("mild", "wild", False), ("Stage II", "Stage III", False), ("grade 12", "grade 13", False),
+        ("moderate", "severe", False),
+    ])  # fmt: skip
     @pytest.mark.parametrize("count", [1, 2])
     def test_a_rare_class_that_may_be_misspelt_is_doubted(
         self, frequent: str, rare: str, doubted: bool, count: int
@@ -550,20 +532,11 @@ class TestTheCommand:
         assert "exists already" in again.stderr
         assert (tmp_path / "new" / "study.yaml").read_text() == text
 
-    @pytest.mark.parametrize(
-        "words",
-        [
-            "",
-            "--table nowhere.csv --images .",
-            "--images nowhere",
-            "onestep-pasi --table t.csv",
-            "--images . --target x",
-            "--table t.csv --pattern {label}.jpg",
-            "--images . --subject x",
-            "--table t.csv --subject x --target x",
-            "onestep-pasi --subject x",
-        ],
-    )
+    @pytest.mark.parametrize("words", [
+        "", "--table nowhere.csv --images .", "--images nowhere", "onestep-pasi --table t.csv",
+        "--images . --target x", "--table t.csv --pattern {label}.jpg", "--images . --subject x",
+        "--table t.csv --subject x --target x", "onestep-pasi --subject x",
+    ])  # fmt: skip
     def test_refused(self, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         done = casewise("init", *words.split())

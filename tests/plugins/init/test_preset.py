@@ -159,20 +159,12 @@ class TestClasses:
         with pytest.raises(CasewiseError, match=r"no row has 'covid'. Did you mean 'Covid'\?"):
             read_cohort(study)
 
-    @pytest.mark.parametrize(
-        ("names", "classes"),
-        [
-            (["benign", "malignant"], True),
-            (["grade0", "grade 1", "grade_2"], True),
-            (["normal", "Stage-2"], True),
-            (["covid", "S01"], True),
-            (["S01", "S02"], False),
-            (["patient 1", "patient 2"], False),
-            (["101", "102"], False),
-            (["a" * k for k in range(1, 21)], True),
-            (["a" * k for k in range(1, 22)], False),
-        ],
-    )
+    @pytest.mark.parametrize(("names", "classes"), [
+        (["benign", "malignant"], True), (["grade0", "grade 1", "grade_2"], True), (["normal", "Stage-2"], True),
+        (["covid", "S01"], True), (["S01", "S02"], False), (["patient 1", "patient 2"], False),
+        (["101", "102"], False), (["a" * k for k in range(1, 21)], True),
+        (["a" * k for k in range(1, 22)], False),
+    ])  # fmt: skip
     def test_classes_or_subjects(self, tmp_path: Path, names: list[str], classes: bool) -> None:
         layout = read_layout(make(tmp_path, *[f"{n}/x.jpg" for n in names]), regions=[], classes=["covid"])
         assert layout.by_class == classes
