@@ -37,18 +37,14 @@ def study_of_numbers(**changes: Any) -> Study:
     pasi = "+".join(f"{weight}*composite[{region}]" for region, weight in WEIGHTS.items())
     composite = {"formula": "(erythema+induration+scaling)*area", "range": (0, 72), "level": "region"}
     values: dict[str, Any] = {
-        "name": "toy",
-        "title": "One-Step PASI",
-        "cohort": "visits.csv",
-        "synthetic": True,
-        "regions": list(WEIGHTS),
-        "images": {"size": 64},
+        "name": "toy", "title": "One-Step PASI", "cohort": "visits.csv", "synthetic": True,
+        "regions": list(WEIGHTS), "images": {"size": 64},
         "panels": {"by": "region", "grid": "2x2", "shuffle": True},
         "targets": {name: {"range": scale, "integer": True} for name, scale in TARGETS.items()},
         "scores": {"composite": composite, "pasi": {"formula": pasi, "range": (0, 64.8)}},
         "backbones": BACKBONES[:3],
         "evaluation": {"bands": {"clear": 0, "mild": 1, "moderate-to-severe": 10}},
-    }
+    }  # fmt: skip
     return Study.model_validate(values | changes)
 
 
@@ -191,18 +187,13 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
     """Material of a study without regions: one film a case, some subjects come twice, two readers, one learner."""
     settings: dict[str, Any] = {
         "title": "Severity of chest films",
-        "description": "Extent, and the Brixia score (six zones).",
-        "synthetic": False,
-        "regions": [],
-        "images": {"size": 64, "channels": "grey"},
-        "panels": {"by": "case", "grid": "1x1"},
-        "targets": {"brixia": {"range": (0, 18)}, "extent": {"range": (0, 8)}},
-        "scores": {},
-        "backbones": ["densenet121"],
-        "split": {"test": 0, "folds": 5},
+        "description": "Extent, and the Brixia score (six zones).", "synthetic": False, "regions": [],
+        "images": {"size": 64, "channels": "grey"}, "panels": {"by": "case", "grid": "1x1"},
+        "targets": {"brixia": {"range": (0, 18)}, "extent": {"range": (0, 8)}}, "scores": {},
+        "backbones": ["densenet121"], "split": {"test": 0, "folds": 5},
         "evaluation": {"readers": {"brixia": {"senior": "a", "junior": "b"}}, "response": False},
         "recipe": {"early_stopping": {"monitor": "fold"}},
-    }
+    }  # fmt: skip
     study, random = study_of_numbers(**settings | changes), np.random.default_rng(5)
     rows, panels, read = [], [], []
     sides: dict[str, Any] = {f"P{p}": "test" if p < test else p % 5 + 1 for p in range(subjects)}

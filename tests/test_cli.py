@@ -248,19 +248,13 @@ def test_arguments_are_checked_before_anything_heavy_is_loaded(tmp_path: Path) -
     (tmp_path / "cases.csv").touch()
     predict = ["predict", "run", "cases.csv", "--output"]
     commands = [
-        ["serve", "nope.zip"],
-        ["serve", "cases.csv"],
-        ["serve", "."],
+        ["serve", "nope.zip"], ["serve", "cases.csv"], ["serve", "."],
         ["predict", "nope", "cases.csv", "--output", "new.csv"],
-        ["predict", "run", "nope.csv", "--output", "new.csv"],
-        [*predict, "new.txt"],
-        [*predict, "new.csv", "--root", "nope"],
-        [*predict, "new.csv", "--trust", "nope"],
-        ["export", "nope", "--to", "onnx", "--output", "new"],
-        ["export", "run", "--to", "onnx", "--output", "."],
-        ["explain", "nope"],
-        ["bundle", "run", "--output", "new.txt"],
-    ]
+        ["predict", "run", "nope.csv", "--output", "new.csv"], [*predict, "new.txt"],
+        [*predict, "new.csv", "--root", "nope"], [*predict, "new.csv", "--trust", "nope"],
+        ["export", "nope", "--to", "onnx", "--output", "new"], ["export", "run", "--to", "onnx", "--output", "."],
+        ["explain", "nope"], ["bundle", "run", "--output", "new.txt"],
+    ]  # fmt: skip
     called = [sys.executable, "-c", ONE_BY_ONE, json.dumps(commands)]
     done = subprocess.run(called, capture_output=True, text=True, cwd=tmp_path)
     ends = [line for line in done.stdout.splitlines() if line.startswith("ended")]

@@ -56,17 +56,13 @@ def images() -> list[Sample]:
     samples = [
         Sample(_saved(image, "JPEG", exif=exif), ".jpg"),
         Sample(_saved(image, "JPEG", progressive=True, quality=60), ".jpg"),
-        Sample(_saved(image.convert("CMYK"), "JPEG"), ".jpg"),
-        Sample(_saved(image, "PNG", exif=exif), ".png"),
-        Sample(_saved(grey16, "PNG"), ".png"),
-        Sample(_saved(image.quantize(16), "PNG"), ".png"),
+        Sample(_saved(image.convert("CMYK"), "JPEG"), ".jpg"), Sample(_saved(image, "PNG", exif=exif), ".png"),
+        Sample(_saved(grey16, "PNG"), ".png"), Sample(_saved(image.quantize(16), "PNG"), ".png"),
         Sample(_saved(image, "TIFF", compression="tiff_lzw"), ".tif"),
-        Sample(_saved(image, "TIFF", compression="jpeg"), ".tif"),
-        Sample(_saved(grey16, "TIFF"), ".tif"),
-        Sample(_saved(image, "WEBP"), ".webp"),
-        Sample(_saved(image, "BMP"), ".bmp"),
+        Sample(_saved(image, "TIFF", compression="jpeg"), ".tif"), Sample(_saved(grey16, "TIFF"), ".tif"),
+        Sample(_saved(image, "WEBP"), ".webp"), Sample(_saved(image, "BMP"), ".bmp"),
         Sample(_saved(image, "GIF"), ".gif"),
-    ]
+    ]  # fmt: skip
     if find_spec("pillow_heif"):
         import pillow_heif
 

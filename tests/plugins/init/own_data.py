@@ -161,13 +161,8 @@ def missing_images(folder: Path, films: list[Film]) -> OwnData:
 
 Builder = Callable[[Path, list[Film]], OwnData]
 OF_TABLES = (
-    other_column_names,
-    decimal_commas,
-    windows_paths,
-    two_files_a_visit,
-    files_named_by_visits,
-    missing_images,
-)
+    other_column_names, decimal_commas, windows_paths, two_files_a_visit, files_named_by_visits, missing_images,
+)  # fmt: skip
 OF_FOLDERS = (class_folders, names_with_subjects, dicom_series)
 CASES: dict[str, Builder] = {function.__name__: function for function in (*OF_TABLES, *OF_FOLDERS)}
 # The one edit with which a study ends within a test: smaller images and a shorter training.
