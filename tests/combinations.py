@@ -148,9 +148,7 @@ def make_table(folder: Path, modality: str, name: str, *, seed: int) -> Path:
     return table
 
 
-def _images(
-    folder: Path, modality: str, subject: str, severity: int, rng: np.random.Generator
-) -> list[tuple[Path, dict[str, str]]]:
+def _images(folder: Path, modality: str, subject: str, severity: int, rng: Any) -> list[tuple[Path, dict[str, str]]]:
     """The files of one subject: two photographs, one slide, or one volume of each of two sequences."""
     if modality == "photographs":
         found = []

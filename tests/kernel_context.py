@@ -1,7 +1,5 @@
 """A made-up planned study of two classes in which the model with a radial kernel is the best baseline."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Small contexts of made-up studies, and a reader of the page, for the tests of the report."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import re
@@ -172,14 +170,10 @@ def jobs_of(study: Study) -> list[dict[str, Any]]:
             epochs = int(random.integers(20, 60))
             falls = np.exp(-np.arange(epochs) / 8)
             train, stop = 0.02 + falls * 0.5, 0.08 + falls * 0.6 + random.normal(0, 0.01, epochs)
-            history = [
-                {"epoch": e, "train_loss": float(train[e]), "stop_loss": float(stop[e]), "lr": 0.01}
-                for e in range(epochs)
-            ]
-            best = int(stop.argmin()) + 1
-            jobs.append(
-                {"model": model, "fold": fold, "epochs": epochs, "best_epoch": best, "history": history, **common}
-            )
+            losses = enumerate(zip(train.tolist(), stop.tolist(), strict=True))
+            history = [{"epoch": e, "train_loss": t, "stop_loss": s, "lr": 0.01} for e, (t, s) in losses]
+            own = {"model": model, "fold": fold, "epochs": epochs, "best_epoch": int(stop.argmin()) + 1}
+            jobs.append({**own, "history": history, **common})
     return jobs
 
 

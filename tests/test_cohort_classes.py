@@ -21,9 +21,7 @@ def table(folder: Path, labels: list[str], *, subjects: list[str] | None = None,
     lines = [",".join(["path", "subject", "visit", "label", *columns])]
     for row, (name, label) in enumerate(zip(names, labels, strict=True)):
         (folder / f"{row}.jpg").write_bytes(b"x")
-        lines.append(
-            ",".join([f"{row}.jpg", name, str(row), label, *(str(values[row]) for values in columns.values())])
-        )
+        lines.append(",".join([f"{row}.jpg", name, str(row), label, *(str(cells[row]) for cells in columns.values())]))
     (folder / "c.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "c.csv"
 
@@ -58,13 +56,10 @@ class TestWhatIsRead:
         (tmp_path / "c.csv").write_text("\n".join([lines[0], *lines[:0:-1]]))
         again = read(tmp_path / "c.csv", THREE, sample={"pneumonia": 2})
         assert sorted(path.name for path in again.images["path"].map(Path)) == sorted(names)
-        draws = {
-            tuple(read(tmp_path / "c.csv", THREE, sample={"pneumonia": 2}, seed=s).images["path"]) for s in range(5)
-        }
+        draws = {(*read(tmp_path / "c.csv", THREE, sample={"pneumonia": 2}, seed=s).images["path"],) for s in range(5)}
         assert len(draws) > 1
-        assert "5 rows of 'pneumonia' cannot be drawn, for 4" in problems(
-            tmp_path / "c.csv", THREE, sample={"pneumonia": 5}
-        )
+        too_many = problems(tmp_path / "c.csv", THREE, sample={"pneumonia": 5})
+        assert "5 rows of 'pneumonia' cannot be drawn, for 4" in too_many
 
     def test_a_subset_leaves_other_rows_out_and_counts_them(self, tmp_path: Path) -> None:
         found = read(table(tmp_path, CHEST), ["covid", "no_finding"])
@@ -118,9 +113,7 @@ class TestWhatIsRefused:
         assert "2 rows of classes that the study does not list are left out: HER2- (2)." in found.notes
 
     def test_a_grade_that_is_none(self, tmp_path: Path) -> None:
-        said = problems(
-            table(tmp_path, ["0", "1", "2", "0", "1", "2", "7", "1.5"]), {"kind": "ordinal", "range": (0, 2)}
-        )
+        said = problems(table(tmp_path, [*"0120127", "1.5"]), {"kind": "ordinal", "range": (0, 2)})
         assert "row 8, label: '7' is none of the grades 0, 1, 2." in said
         assert "row 9, label: '1.5' is none of the grades" in said
 

@@ -1,7 +1,5 @@
 """Covariates: read and checked with the cohort, fitted without the cases that they judge, and used for new cases."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

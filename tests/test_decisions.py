@@ -93,9 +93,7 @@ def test_best_thresholds_are_as_good_as_a_search_over_all(seed: int, noise: floa
     middles = (values[:-1] + values[1:]) / 2
 
     def score(limits: Any) -> float:
-        return float(
-            cohen_kappa_score(truth.astype(int), passed(expected, np.array(limits)).astype(int), weights="quadratic")
-        )
+        return float(cohen_kappa_score(truth.astype(int), passed(expected, limits).astype(int), weights="quadratic"))
 
     best = max(score([low, high]) for low in middles for high in middles[middles >= low])
     found = best_thresholds(expected, truth, 2)

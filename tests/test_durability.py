@@ -163,9 +163,7 @@ def test_killed_runs_and_failed_disks_continue_to_the_same_bits(tmp_path: Path) 
 def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
 ) -> None:
-    study = small_study(
-        small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "lr": 0.01, **recipe}
-    )
+    study = small_study(small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "lr": 0.01} | recipe)
     inputs = material_of(study, tmp_path / "run")
     formats = []
 

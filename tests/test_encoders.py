@@ -118,9 +118,7 @@ def test_candidates_of_all_encoders_stand_side_by_side(folder: Path) -> None:
     load_encoders(alone.body, folder)
     starts = np.cumsum([0, *network.body.widths])
     first = next(number for number, spec in enumerate(specs) if spec.encoder == HUB)
-    own = sum(
-        width for spec, width in zip(alone.body.specs, alone.body.widths, strict=True) if spec.source == "features"
-    )
+    own = sum(n for spec, n in zip(alone.body.specs, alone.body.widths, strict=True) if spec.source == "features")
     assert torch.equal(features[:, starts[first] :], alone.features(panels)[:, -own:])
 
 

@@ -34,9 +34,7 @@ SCORES = [
 ERRORS = {"good": 0.3, "fair": 0.9, "poor": 2.0}
 
 
-def study(
-    *, subjects: int = 24, test_subjects: int = 6, seed: int = 0, errors: dict[str, float] = ERRORS
-) -> pd.DataFrame:
+def study(*, subjects: int = 24, test_subjects: int = 6, seed: int = 0, errors: dict = ERRORS) -> pd.DataFrame:
     """Three learners of known merit; four visits that get better; the test rows come from two networks each."""
     rng = np.random.default_rng(seed)
     n = subjects + test_subjects

@@ -161,9 +161,7 @@ def numbered_files(draw: st.DrawFn) -> list[str]:
     lengths = draw(st.lists(st.integers(1, 60), min_size=1, max_size=12))
     names = [f"{chr(97 + s % 3)}/{chr(97 + s) * 2}{s // 6 * '_'}" for s in range(len(lengths))]
     step = draw(st.integers(1, 3))
-    return [
-        f"{name}{n * step + n // 7}.png" for name, length in zip(names, lengths, strict=True) for n in range(length)
-    ]
+    return [f"{name}{n * step + n // 7}.png" for name, count in zip(names, lengths, strict=True) for n in range(count)]
 
 
 @settings(max_examples=60, deadline=None)

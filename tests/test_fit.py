@@ -119,9 +119,7 @@ def test_the_test_set_takes_no_part_in_the_plan(films: Path, tmp_path: Path) -> 
     study = chest_study(films, images={"size": SIZE}, columns={"visit": "", "date": ""})
     cohort = read_cohort(study)
     covid = set(cohort.images.loc[cohort.images["label"] == 0, "subject"])
-    side = {
-        name: TEST if name in covid else number % 2 for number, name in enumerate(sorted(set(cohort.images["subject"])))
-    }
+    side = {name: TEST if name in covid else n % 2 for n, name in enumerate(sorted(set(cohort.images["subject"])))}
     folder = RunFolder(tmp_path)
     # all others are squares
     assert plan(study, cohort, Splits(side, 2, {}), folder, Silent()).images.fit == "pad"
@@ -255,9 +253,8 @@ def test_the_plan_is_recorded_and_other_cohorts_follow_it(finished: Run) -> None
 
 def test_new_cases_are_prepared_as_in_training(finished: Run, films: Path, tmp_path: Path) -> None:
     one = pd.read_csv(films, dtype=str).query("label == 'covid'").head(1)
-    one.assign(path=str(films.parent / one["path"].iat[0])).drop(columns="label").to_csv(
-        tmp_path / "a.csv", index=False
-    )
+    one = one.assign(path=str(films.parent / one["path"].iat[0])).drop(columns="label")
+    one.to_csv(tmp_path / "a.csv", index=False)
     bundle = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path)
     store = NewTable(bundle.study(tmp_path / "a.csv"), own=True).prepared(tmp_path, Silent()).store
     assert isinstance(store, TileStore)

@@ -228,9 +228,7 @@ def test_what_is_recognised_is_claimed_and_what_is_shown_is_nothing(tmp_path: Pa
         evaluation={"bootstrap_resamples": 500},
     )
     found = run(study, tmp_path / "run")
-    own, other = (
-        told["metrics"]["oof"]["test_resnet"]["label"] for told in (found.results, found.results["image_split"])
-    )
+    own, other = (r["metrics"]["oof"]["test_resnet"]["label"] for r in (found.results, found.results["image_split"]))
     assert other["accuracy"]["value"] >= 0.9
     assert other["auroc"]["low"] > 0.9
     for metric in ("accuracy", "auroc"):

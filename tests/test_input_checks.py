@@ -210,9 +210,7 @@ def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path, baseline_run:
 
 def test_a_case_is_far_in_all_of_its_rows() -> None:
     limits = Limits(1, 1, 0.25, {}, distance={"net": {"a": 1.0, "b": 5.0}})
-    rows = pd.DataFrame(
-        {"case": ["1", "1", "2"], "model": "net", "target": ["a", "b", "a"], "distance": [2.0, 2.0, 0.5]}
-    )
+    rows = pd.DataFrame({"case": [*"112"], "model": "net", "target": [*"aba"], "distance": [2.0, 2.0, 0.5]})
     flagged = checks.with_flags(rows, limits, {"2": "upside down"})
     assert flagged["flags"].tolist() == [checks.FAR, checks.FAR, "upside down"]
 

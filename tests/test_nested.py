@@ -267,9 +267,8 @@ class TestChoosing:
         record, _ = trained(material, tmp_path / "job")
         assert record["inner"]["chosen"]["lr"] == 0.001
         assert record["inner"]["rates"][0] == {"lr": 0.01, "epochs": None, "loss": None}
-        alone = material.study.model_copy(
-            update={"nested_cv": material.study.nested_cv.model_copy(update={"lr": [0.01]})}
-        )
+        one_rate = material.study.nested_cv.model_copy(update={"lr": [0.01]})
+        alone = material.study.model_copy(update={"nested_cv": one_rate})
         with pytest.raises(TrainingError, match=r"inner fold 1, rate 0\.01: test_resnet: the loss is no longer"):
             trained(JobInputs(alone, *list(vars(material).values())[1:]), tmp_path / "other")
 

@@ -1,7 +1,5 @@
 """Participants: the flow from the table to the cohort, and the characteristics of each side."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +100,7 @@ class TestCharacteristics:
     def test_german_names_and_columns_of_the_audit_are_described(self, table: Path) -> None:
         study = chest_study(table, **settings(), audit={"columns": ["ward", "region"]})
         images = pd.DataFrame({"subject": ["A"], "case": ["A/1"], "path": ["x"], "region": ["lung"]})
-        images = images.assign(
-            label=[0.0], Geschlecht=["w"], Patientenalter=["61"], Alter=["61"], Gerät=["X"], ward=["1"]
-        )
+        images = images.assign(label=0.0, Geschlecht="w", Patientenalter="61", Alter="61", Gerät="X", ward="1")
         assert list(described_columns(study, images)) == ["ward", "Geschlecht", "Alter", "Gerät"]
 
 

@@ -48,9 +48,7 @@ class TestUNet:
         ("name", "size", "map_size"),
         [("unet", (64, 96), (64, 96)), ("unet", (40, 47), (40, 47)), ("unet_unpadded", (128, 92), (36, 4))],
     )
-    def test_its_map_is_fine_and_counts_for_the_classifier(
-        self, name: str, size: tuple[int, int], map_size: tuple[int, int]
-    ) -> None:
+    def test_its_map_is_fine_and_classifies(self, name: str, size: tuple[int, int], map_size: tuple[int, int]) -> None:
         body: Any = build_network(name, 1).eval().body
         values = torch.rand(2, 3, *size)
         with torch.no_grad():

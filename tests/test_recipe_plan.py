@@ -1,7 +1,5 @@
 """Planned recipes: when there is one, what it depends on, and the weighted mean that a planned study reports."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import asdict
 from pathlib import Path
@@ -275,9 +273,7 @@ def test_labels_of_a_held_out_fold_do_not_affect_its_learners(tmp_path: Path, ch
 def test_labels_of_a_held_out_fold_do_not_affect_the_choice_among_features(tmp_path: Path, chests: Path) -> None:
     torch.manual_seed(0)
     body = build_encoder(encoder_facts("timm:test_resnet", tmp_path), 128).network.body
-    save_file(
-        {name: value.contiguous() for name, value in body.state_dict().items()}, tmp_path / "test_resnet.safetensors"
-    )
+    save_file({name: v.contiguous() for name, v in body.state_dict().items()}, tmp_path / "test_resnet.safetensors")
     study = f"{STUDY}encoders: [timm:test_resnet]\nweights_dir: {tmp_path}\nbackbones: []\n"
     _told_and_permuted(study, ["linear_features", "kernel_features"], tmp_path, chests)
 

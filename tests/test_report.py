@@ -1,7 +1,5 @@
 """The report: self-contained, true to metrics.json, safe against names, the same for the same context."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Effects of a treatment: those of a t-test where the design is balanced, and none where nothing can be said."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

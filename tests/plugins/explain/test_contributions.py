@@ -117,11 +117,9 @@ def sums_of(run: Any, model: str, fold: int, rows: list[int]) -> list[tuple[Sali
         with torch.no_grad():
             raw = loaded.network(data.plain_batch(views, torch.device("cpu"))).double()
         number = int(target.decide(raw)[0]) if target.output.classes else None
-        toward = directions(
-            loaded.network, torch.zeros(1, 3, 4, 4), ExplainTarget(target.outputs, target.target, number)
-        )
+        to = directions(loaded.network, torch.zeros(1, 3, 4, 4), ExplainTarget(target.outputs, target.target, number))
         explained = ExplainTarget(target.outputs, target.target, class_index=number)
-        results.append((saliency_maps(loaded, [row], explained)[0], float((raw @ toward.T)[0, 0])))
+        results.append((saliency_maps(loaded, [row], explained)[0], float((raw @ to.T)[0, 0])))
     return results
 
 

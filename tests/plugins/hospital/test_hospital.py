@@ -286,9 +286,7 @@ def test_files_appear_together_and_only_at_the_end(tmp_path: Path, monkeypatch: 
 
 MARK = "Zwiebelmüller"
 # every form in which the mark may be written
-MARKS = [
-    form for text in (MARK, "Zwiebelm", "wiebelm\\u00fc", "%C3%BC") for form in (text.encode(), text.encode("latin-1"))
-]
+MARKS = [text.encode(code) for text in (MARK, "Zwiebelm", "wiebelm\\u00fc", "%C3%BC") for code in ("utf-8", "latin-1")]
 
 
 def marked_chunk(folder: Path, image: bool) -> PredictedChunk:
@@ -376,9 +374,7 @@ def test_the_sources_of_cases(tmp_path: Path) -> None:
     study = study_of("photographs").model_copy(update={"root": tmp_path})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.png").write_bytes(b"")
-    cells = pd.DataFrame(
-        {"path": ["1.png ", "b\\2.png", "1.png", ""], "subject": list("ABAC")}, index=range(2, 6), dtype="str"
-    )
+    cells = pd.DataFrame({"path": ["1.png ", "b\\2.png", "1.png", ""], "subject": [*"ABAC"]}, range(2, 6), dtype="str")
     sources = sources_of(cases_of(cells, study), cells, study)
     assert sources == {"A/1": (tmp_path / "1.png",), "B/1": (tmp_path / "b" / "2.png",), "C/1": ()}
     long = cells.assign(path=["a" * 5000, "a\0b", "1.png", " "])

@@ -1,7 +1,5 @@
 """Ten tables and folders as people have them, made from phantoms: each is built, understood, validated and run."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """From a table and a folder as people have them to a study: what is understood, doubted, refused and written."""
 
-from __future__ import annotations
-
 import csv
 from contextlib import nullcontext
 from pathlib import Path
@@ -345,9 +343,7 @@ class TestTargets:
             plan_study(**own, target="odema")
 
     @pytest.mark.parametrize("target", ["finding", "brixia_mean"])
-    def test_numbers_of_other_readings_are_outcomes_and_those_of_images_are_not(
-        self, target: str, tmp_path: Path
-    ) -> None:
+    def test_numbers_of_other_readings_are_outcomes_those_of_images_not(self, target: str, tmp_path: Path) -> None:
         heads = ["finding", "brixia_mean", "brixia_junior", "room", "kvp", "ruler", "image_from"]
         rows = [
             [
@@ -374,9 +370,7 @@ class TestTargets:
         ("moderate", "severe", False),
     ])  # fmt: skip
     @pytest.mark.parametrize("count", [1, 2])
-    def test_a_rare_class_that_may_be_misspelt_is_doubted(
-        self, frequent: str, rare: str, doubted: bool, count: int
-    ) -> None:
+    def test_a_class_that_may_be_misspelt_is_doubted(self, frequent: str, rare: str, doubted: bool, count: int) -> None:
         values = [frequent, "absent"] * 10 + [rare] * count
         plan = understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
         assert any(f"{rare!r} ({count} row" in d and f"{frequent!r} (10 rows)" in d for d in plan.doubts) == doubted
@@ -384,9 +378,7 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("code", "doubted"), [("99", True), ("-1", True), ("9", True), ("4", False), ("7", True), ("", False)]
     )
-    def test_a_number_that_may_mean_no_value_is_doubted_with_its_row(
-        self, code: str, doubted: bool, tmp_path: Path
-    ) -> None:
+    def test_a_number_that_may_mean_no_value_is_doubted_by_row(self, code: str, doubted: bool, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"P{i}", code if i == 3 else str(i % 4)] for i in range(12)]
         doubts = plan_study(**arranged(tmp_path, "image|patient|grade", rows)).doubts
         assert any(doubt.startswith(f"grade: {code} in row 5 ") for doubt in doubts) == doubted

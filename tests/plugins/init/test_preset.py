@@ -1,7 +1,5 @@
 """Starting a study from a preset and from folders: what is understood, what is refused, what is written."""
 
-from __future__ import annotations
-
 import csv
 import os
 from dataclasses import dataclass
@@ -83,9 +81,8 @@ class TestSubjectsAndVisits:
             "3 subjects, 6 visits, 42 images, regions upper (24), trunk (12), lower (6); "
             "3 files skipped (Thumbs.db, ._upper_0.jpg, notes.txt)."
         )
-        assert done.understood[1].startswith(
-            "Read as subject/visit/*.jpg: S1/week2/upper_0.JPG is subject S1, visit week2"
-        )
+        read_as = "Read as subject/visit/*.jpg: S1/week2/upper_0.JPG is subject S1, visit week2"
+        assert done.understood[1].startswith(read_as)
         assert "Fill in erythema, induration, scaling, area" in done.understood[-1]
         rows = table(tmp_path / "out")
         assert list(rows[0]) == ["path", "subject", "visit", "region", "erythema", "induration", "scaling", "area"]
@@ -133,11 +130,8 @@ class TestSubjectsAndVisits:
         names = [f"{side}/S{i}/v1/{n}.jpg" for i, side in enumerate(("Train", "val", "TEST")) for n in SEVEN]
         source = make(tmp_path / "in", *names)
         done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
-        assert {row["subject"]: row["split"] for row in table(tmp_path / "out")} == {
-            "S0": "train",
-            "S1": "train",
-            "S2": "test",
-        }
+        sides = {row["subject"]: row["split"] for row in table(tmp_path / "out")}
+        assert sides == {"S0": "train", "S1": "train", "S2": "test"}
         assert any("val counts as train" in line for line in done.understood)
         study = read_study(tmp_path / "out" / "study.yaml")
         assert study.split.column == "split"

@@ -1,7 +1,5 @@
 """The tables and figures of a publication: numbers of the typed results, published values beside them, and reasons."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -90,9 +88,7 @@ def test_every_figure_has_three_forms_and_what_is_missing_has_a_reason(films: Pa
         files = sorted((folder / "figures").iterdir())
         assert {file.stem for file in files} >= there
         assert all(sorted(f.suffix[1:] for f in files if f.stem == name) == FORMS for name in there)
-        assert {f"figure {name}" for name in missing} <= {
-            name for name, reason in not_written(folder).items() if reason
-        }
+        assert {f"figure {name}" for name in missing} <= {n for n, reason in not_written(folder).items() if reason}
         assert not {file.stem for file in files} & missing
         recorded = json.loads((folder / "paper.json").read_text())["files"]
         assert sorted([*recorded, "paper.json"]) == sorted(
@@ -115,10 +111,7 @@ def test_subjects_are_named_only_when_asked(served_run: Path, visits: Path, tmp_
 def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any, films: Path, visits: Path) -> None:
     table = pd.read_csv(visits / "tables/published.csv")  # the preset names its publication
     assert len(table) == 4 * (33 + 10)
-    assert table.loc[(table["learner"] == "resnet34") & (table["metric"] == "mae"), "published"].tolist() == [
-        3.34,
-        3.336,
-    ]
+    assert table.query("learner == 'resnet34' and metric == 'mae'")["published"].tolist() == [3.34, 3.336]
     assert table["value"].isna().all()
     assert set(table["note"]) == {"not a learner of this run"}
     films_of_others = pd.read_csv(films / "tables/published.csv")
