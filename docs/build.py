@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from importlib import metadata
@@ -62,6 +63,8 @@ STUDY_PAGES = {
     "reference-study-evaluation.md": ("The study file: evaluation", ("evaluation",)),
 }
 PRESETS_PAGE = "reference-study-presets.md"
+# The description of keys that are explained in another section.
+AS_IN_THE_STUDY = "As in the study, but for this table only."
 STUDY_HEAD = """
 
 A study file is YAML. It states what to predict from which images; nearly every key has a default. Relative paths start
@@ -103,8 +106,8 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 |---|---|
 | `CASEWISE_WEIGHTS` | a folder of `<backbone>.safetensors`, searched after `--weights-dir` |
 | `CASEWISE_SERVE_TOKEN` | the token of `casewise serve`, in place of `--token` |
-| `CASEWISE_CACHE` | the folder for measurements of this machine, and for features of frozen networks, which follow from the images (default: `XDG_CACHE_HOME`, else `~/.cache`) |
-| `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4; 0: none, so that every fold computes its own). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted at any time |
+| `CASEWISE_CACHE` | the folder for measurements of this machine and features of frozen networks (default: `XDG_CACHE_HOME`, else `~/.cache`) |
+| `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4; 0: none). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted |
 """
 
 LICENCES_PAGE = "reference-licences.md"
@@ -152,14 +155,18 @@ def study_page(page: str) -> str:
         lines += [f"## `{section}`" if section else "## The study", ""]
         if model is Study:
             lines.append(f"- `extends` (text): {EXTENDS}")
+        shared: list[str] = []
         for name, field in model.model_fields.items():
             text = " ".join((field.description or "").split())
             undocumented += [] if text else [f"{model.__name__}.{name}"]
+            if text == AS_IN_THE_STUDY:
+                shared.append(f"`{name}`")
+                continue
             kind = ACCEPTED_VALUES.get(f"{model.__name__}.{name}") or _kind(
                 own["properties"][name], field, section, name
             )
             lines.append(f"- `{name}` ({kind}{_default(field, name)}): {text}")
-        lines.append("")
+        lines += [f"- {', '.join(shared)}: {AS_IN_THE_STUDY}", ""] if shared else [""]
     if undocumented:
         sys.exit(f"These keys of the study file have no description: {', '.join(undocumented)}.")
     lines += _scores() if "scores" in STUDY_PAGES[page][1] else []
@@ -180,7 +187,7 @@ def _other_pages(page: str) -> str:
     """The sections of a page, and where the others are."""
     first = next(iter(STUDY_PAGES))
     sections = ", ".join(f"`{section}`" for section in STUDY_PAGES[page][1])
-    return f"\nThe sections {sections} of [the study file]({first}). An unknown key is an error.\n"
+    return f"\nSections of [the study file]({first}): {sections}.\n"
 
 
 def _sections_by_page() -> list[str]:
@@ -304,7 +311,8 @@ def presets_page() -> str:
             page = re.search(r"docs/(explanation-[\w-]+\.md)", text)
             head = f"[The publication, and deviations from it]({page[1]})." if page else ""
         else:
-            settings = {key: value for key, value in settings.items() if _settings(texts[base]).get(key) != value}
+            above = _settings(texts[base])
+            settings = {k: _differing(v, above.get(k, "")) for k, v in settings.items() if above.get(k) != v}
             head = f"As [{base}](#{base}), except for:"
         lines += [f"## {name}", "", head, "", "```text", *settings.values(), "```", ""]
     return "\n".join(lines)
@@ -314,6 +322,15 @@ def _settings(text: str) -> dict[str, str]:
     """The top-level keys of a preset, each with its lines."""
     blocks = re.split(r"^(?=[a-z_]+:)", text, flags=re.MULTILINE)
     return {block.partition(":")[0]: block.strip() for block in blocks if not block.startswith("#") and block.strip()}
+
+
+def _differing(block: str, above: str) -> str:
+    """The lines of a section that differ from those of the preset above, where the section has all keys of both."""
+    keys, keys_above = (re.findall(r"^  (\w+):", text, flags=re.MULTILINE) for text in (block, above))
+    if not keys_above or not set(keys_above) <= set(keys):
+        return block
+    inner, inner_above = (re.split(r"\n(?=  \w)", text) for text in (block, above))
+    return "\n".join(line for line in inner if line == inner[0] or line not in inner_above)
 
 
 def _scores() -> list[str]:
@@ -369,21 +386,37 @@ def commands_page() -> str:
         for pair in ([(f"{name} {n}", c) for n, c in below[name].items()] if below[name] else [(name, command)])
     ]
     lines = [GENERATED, COMMANDS_HEAD]
+    entries = Counter(_entry(parameter) for _, command in documented for parameter in command.params)
+    shared = sorted(entry for entry, number in entries.items() if number > 1 and not entry.startswith("- `--quiet`"))
+    lines += ["Shared by several commands:", "", *shared, ""]
     for name, command in documented:
-        rows, usage = [], [f"casewise {name}"]
+        rows, usage, also = [], [f"casewise {name}"], []
         for parameter in command.params:
             if parameter.name == "quiet":
                 continue  # said once, at the top of the page
             option = parameter.opts[0].startswith("--")
-            word = parameter.opts[0] if option else parameter.metavar or parameter.name.upper()
-            usage += [] if option else [word]
-            empty = parameter.default in (None, (), [], "")
-            optional = "" if empty or parameter.is_flag else f" (default `{parameter.default}`)"
-            default = " (required)" if parameter.required and option else optional
-            rows.append(f"- `{word}`{default}: {_escaped(parameter.help)}")
+            usage += [] if option else [_word(parameter)]
+            if (entry := _entry(parameter)) not in shared:
+                rows.append(entry)
+            elif option:
+                also.append(f"`{_word(parameter)}`")
+        rows += [f"- {', '.join(also)}: see above"] if also else []
         lines += [f"## {' '.join(usage)}", "", _escaped(command.help), ""]
         lines += [*rows, ""] if rows else []
     return "\n".join([*lines, COMMANDS_TAIL])
+
+
+def _word(parameter: Any) -> str:
+    named = parameter.opts[0].startswith("--")
+    return str(parameter.opts[0] if named else parameter.metavar or parameter.name.upper())
+
+
+def _entry(parameter: Any) -> str:
+    """An argument or option as an entry of the list: its name, default and meaning."""
+    empty = parameter.default in (None, (), [], "") or getattr(parameter, "is_flag", False)
+    optional = "" if empty else f" (default `{parameter.default}`)"
+    default = " (required)" if parameter.required and parameter.opts[0].startswith("--") else optional
+    return f"- `{_word(parameter)}`{default}: {_escaped(parameter.help)}"
 
 
 def licences_page() -> str:
