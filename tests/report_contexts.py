@@ -299,14 +299,11 @@ def study_of_classes(kind: str, **changes: Any) -> Study:
         "name": f"toy-{kind}",
         "title": "Diabetic retinopathy" if grades else "COVID-19 on chest radiographs",
         "description": "Retinopathy by grade." if grades else "Radiographs of two public collections.",
-        "cohort": "cases.csv",
-        "images": {"size": 64, "channels": "grey"},
-        "targets": {"retinopathy" if grades else "finding": target},
-        "backbones": EIGHT[:3],
-        "split": {"test": 0, "folds": 5},
-        "recipe": {"lr": "find"},
+        "cohort": "cases.csv", "images": {"size": 64, "channels": "grey"},
+        "targets": {"retinopathy" if grades else "finding": target}, "backbones": EIGHT[:3],
+        "split": {"test": 0, "folds": 5}, "recipe": {"lr": "find"},
         "external": {"cohort": "elsewhere.csv", "name": "St Elsewhere"},
-    }
+    }  # fmt: skip
     return Study.model_validate(values | changes)
 
 

@@ -292,18 +292,15 @@ class TestTheTableItself:
 
 
 BAD_CELLS = [
-    ("a.jpg,,v1,0,upper,1", "row 2, subject: is empty"),
-    ("a.jpg,  ,v1,0,upper,1", "row 2, subject: is empty"),
+    ("a.jpg,,v1,0,upper,1", "row 2, subject: is empty"), ("a.jpg,  ,v1,0,upper,1", "row 2, subject: is empty"),
     ("a.jpg,NA,v1,0,upper,1", "row 2, subject: 'NA' means no value"),
-    ("a.jpg,A,,0,upper,1", "row 2, visit: is empty"),
-    (",A,v1,0,upper,1", "row 2, path: is empty"),
+    ("a.jpg,A,,0,upper,1", "row 2, visit: is empty"), (",A,v1,0,upper,1", "row 2, path: is empty"),
     ("b.jpeg,A,v1,0,upper,1", "row 2, path: there is no file b.jpeg"),
     ("b.jpeg,A,v1,0,upper,1", "Did you mean 'b.jpg'?"),
     ("folder,A,v1,0,upper,1", "row 2, path: folder is a folder"),
     ("b.jpg/x,A,v1,0,upper,1", "row 2, path: there is no file b.jpg/x "),
     ("a.jpg,A,v1,soon,upper,1", "row 2, day: 'soon' is not a number of days"),
-    ("a.jpg,A,v1,nan,upper,1", "row 2, day: 'nan' is not"),
-    ("a.jpg,A,v1,0,,1", "row 2, region: is empty"),
+    ("a.jpg,A,v1,nan,upper,1", "row 2, day: 'nan' is not"), ("a.jpg,A,v1,0,,1", "row 2, region: is empty"),
     ("a.jpg,A,v1,0,Upper,1", "row 2, region: 'Upper' is none of upper, lower. Did you mean 'upper'?"),
     ("a.jpg,A,v1,0,upper,high", "row 2, grade: 'high' is not a number"),
     ("a.jpg,A,v1,0,upper,nan", "row 2, grade: 'nan' is not a number"),
@@ -324,7 +321,7 @@ BAD_CELLS = [
     ("a.jpg,B ,v2,0,upper,1", "subject: 'B ' (row 2) and 'B' (rows 3-4) look alike"),
     ("a.jpg,B,V 1,0,upper,1", "visit of subject B: 'V 1' (row 2) and 'v1' (rows 3-4) look alike"),
     ("a.jpg,A,v1,0,upper,1", "row 2: case A/v1 has no image of region lower. Add it, or write `missing_regions"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("row", "told"), BAD_CELLS)

@@ -57,16 +57,12 @@ def test_a_fault_of_casewise_keeps_its_traceback(tmp_path: Path) -> None:
         assert raised.value is error
 
 
-@pytest.mark.parametrize(
-    ("error", "remedy"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device", "runs/page.md"), "Make room on the disk of runs"),
-        (OSError(errno.ENAMETOOLONG, "File name too long", 300 * "x"), f"{300 * 'x'} has a name"),
-        (OSError(errno.EISDIR, "Is a directory", "runs"), "runs is a folder"),
-        (MemoryError(), "not enough memory"),
-        (ImportError("x.so: failed to map segment from shared object"), "not enough memory"),
-    ],
-)
+@pytest.mark.parametrize(("error", "remedy"), [
+    (OSError(errno.ENOSPC, "No space left on device", "runs/page.md"), "Make room on the disk of runs"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", 300 * "x"), f"{300 * 'x'} has a name"),
+    (OSError(errno.EISDIR, "Is a directory", "runs"), "runs is a folder"), (MemoryError(), "not enough memory"),
+    (ImportError("x.so: failed to map segment from shared object"), "not enough memory"),
+])  # fmt: skip
 def test_a_failure_of_the_disk_or_the_memory_in_any_command_has_exit_code_2(
     error: Exception, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,15 +75,12 @@ def test_the_depth_without_a_window_and_values_below_zero(tmp_path: Path) -> Non
     assert (int(negative.min()), int(negative.max())) == (0, 255)
 
 
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ({}, lambda values: (values - 1000) / 999),
-        ({"VOILUTFunction": "LINEAR_EXACT"}, lambda values: (values - 1000) / 1000),
-        ({"VOILUTFunction": "SIGMOID"}, lambda values: 1 / (1 + np.exp(-4 * (values - 1500) / 1000))),
-        ({"RescaleSlope": 2, "RescaleIntercept": -100}, lambda values: (2 * values - 1100) / 999),
-    ],
-)
+@pytest.mark.parametrize(("tags", "expected"), [
+    ({}, lambda values: (values - 1000) / 999),
+    ({"VOILUTFunction": "LINEAR_EXACT"}, lambda values: (values - 1000) / 1000),
+    ({"VOILUTFunction": "SIGMOID"}, lambda values: 1 / (1 + np.exp(-4 * (values - 1500) / 1000))),
+    ({"RescaleSlope": 2, "RescaleIntercept": -100}, lambda values: (2 * values - 1100) / 999),
+])  # fmt: skip
 def test_the_first_window_states_black_and_white(tags: dict[str, Any], expected: Any) -> None:
     pixels = film(12)
     tags |= {"bits": 12, "WindowCenter": [1500, 300], "WindowWidth": [1000, 200]}

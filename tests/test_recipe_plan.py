@@ -208,15 +208,11 @@ def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
     assert "stated" in in_words(study.model_copy(update={"recipe": planned}), RecipePlan(facts(), {}, stated))
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"recipe": {"auto": False, "epochs": 20}}, "backbones: "),
-        ({"recipe": {"tuning": "head_only"}}, "tuning: head_only"),
-        ({"recipe": {"warmup": 3}}, "warmup: "),
-        ({"recipe": {"early_stopping": {"monitor": "none"}}, "nested_cv": {"folds": 2, "epochs": True}}, "nested_cv: "),
-    ],
-)
+@pytest.mark.parametrize(("values", "message"), [
+    ({"recipe": {"auto": False, "epochs": 20}}, "backbones: "),
+    ({"recipe": {"tuning": "head_only"}}, "tuning: head_only"), ({"recipe": {"warmup": 3}}, "warmup: "),
+    ({"recipe": {"early_stopping": {"monitor": "none"}}, "nested_cv": {"folds": 2, "epochs": True}}, "nested_cv: "),
+])  # fmt: skip
 def test_what_cannot_be_planned_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study_of(**values)

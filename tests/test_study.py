@@ -32,14 +32,10 @@ def test_the_published_protocol_is_the_preset(tmp_path: Path) -> None:
     assert study.primary_outcome == "pasi"
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("name: Studie: Köln\n", 'line 1: .*quotes: name: "Studie: Köln"'),
-        ("name: a: b # c\n", 'name: "a: b"$'),
-        ("recipe:\n\tepochs: 2\n", "line 2: .*tab.*spaces"),
-    ],
-)
+@pytest.mark.parametrize(("text", "said"), [
+    ("name: Studie: Köln\n", 'line 1: .*quotes: name: "Studie: Köln"'), ("name: a: b # c\n", 'name: "a: b"$'),
+    ("recipe:\n\tepochs: 2\n", "line 2: .*tab.*spaces"),
+])  # fmt: skip
 def test_faults_of_yaml_are_told_with_what_to_change(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=said):
         read_study(written(tmp_path, text))
@@ -103,14 +99,11 @@ def test_mistakes_are_named(tmp_path: Path, text: str, said: str) -> None:
         read_study(written(tmp_path, base + text))
 
 
-@pytest.mark.parametrize(
-    ("phase", "said"),
-    [
-        ("{epochs: 1, freeze: 120%}", r"recipe\.phases, phase 2: freeze: .*, found '120%'\.$"),
-        ("{freeze: all}", r"recipe\.phases, phase 2: epochs: is missing\.$"),
-        ("{epochs: 1, variations: {rotat: 3}}", r"phase 2: variations: 'rotat' .* Did you mean 'rotate'\?$"),
-    ],
-)
+@pytest.mark.parametrize(("phase", "said"), [
+    ("{epochs: 1, freeze: 120%}", r"recipe\.phases, phase 2: freeze: .*, found '120%'\.$"),
+    ("{freeze: all}", r"recipe\.phases, phase 2: epochs: is missing\.$"),
+    ("{epochs: 1, variations: {rotat: 3}}", r"phase 2: variations: 'rotat' .* Did you mean 'rotate'\?$"),
+])  # fmt: skip
 def test_phases_are_counted_from_1_and_hints_end_once(tmp_path: Path, phase: str, said: str) -> None:
     with pytest.raises(StudyError, match=said):
         read_study(written(tmp_path, GOOD + f"recipe: {{phases: [{{epochs: 1}}, {phase}]}}\n"))
@@ -137,16 +130,13 @@ def test_a_study_may_extend_another_file_but_not_itself(tmp_path: Path) -> None:
         read_study(tmp_path / "loop.yaml")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("recipe: {lr: -0.001}", r"recipe\.lr: must be above 0 or 'find', found -0\.001\.$"),
-        ("external: other.csv", r"external: needs settings \(cohort, .*found 'other\.csv'"),
-        ("targets: 3", r"targets: needs names with values, .*found 3"),
-        ("accept: {shortcut-source: }", r"accept\.shortcut-source: needs a reason in words"),
-        ("targets: {grade: [a, b]}", r"'label' is not a target\. The key comes from `extends: covid-cxr`"),
-    ],
-)
+@pytest.mark.parametrize(("text", "said"), [
+    ("recipe: {lr: -0.001}", r"recipe\.lr: must be above 0 or 'find', found -0\.001\.$"),
+    ("external: other.csv", r"external: needs settings \(cohort, .*found 'other\.csv'"),
+    ("targets: 3", r"targets: needs names with values, .*found 3"),
+    ("accept: {shortcut-source: }", r"accept\.shortcut-source: needs a reason in words"),
+    ("targets: {grade: [a, b]}", r"'label' is not a target\. The key comes from `extends: covid-cxr`"),
+])  # fmt: skip
 def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(StudyError, match=said) as told:
         read_study(written(tmp_path, f"extends: covid-cxr\ncohort: films.csv\n{text}\n"))
@@ -154,14 +144,11 @@ def test_mistakes_are_told_in_the_files_own_words(tmp_path: Path, text: str, sai
     assert len(str(told.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    ("panels", "said"),
-    [
-        ({"by": "case", "pooling": "attention", "offline_copies": 2, "flip": "both"}, "attention draws new images"),
-        ({"grid": "2x2", "shuffle": True, "offline_copies": 2}, "leave out shuffle or offline_copies"),
-        ({"bag": 4}, "only pooling: maps and attention draw bags, and pooling is mean"),
-    ],
-)
+@pytest.mark.parametrize(("panels", "said"), [
+    ({"by": "case", "pooling": "attention", "offline_copies": 2, "flip": "both"}, "attention draws new images"),
+    ({"grid": "2x2", "shuffle": True, "offline_copies": 2}, "leave out shuffle or offline_copies"),
+    ({"bag": 4}, "only pooling: maps and attention draw bags, and pooling is mean"),
+])  # fmt: skip
 def test_panels_that_cannot_be_are_refused(panels: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Panels.model_validate(panels)

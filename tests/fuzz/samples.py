@@ -77,13 +77,10 @@ def films() -> list[Sample]:
     grey, deep = picture()[..., 0], picture()[..., 0].astype(np.uint16) * 10
     jpeg = _saved(Image.fromarray(grey), "JPEG")
     made = [
-        film_bytes(deep, WindowCenter=900, WindowWidth=1200),
-        film_bytes(picture()),
-        film_bytes(deep, compression="rle"),
-        film_bytes(grey, compression="jpeg", jpeg=jpeg),
-        film_bytes(deep, preamble=False),
-        film_bytes(np.stack([grey, grey]), NumberOfFrames=2),
-    ]
+        film_bytes(deep, WindowCenter=900, WindowWidth=1200), film_bytes(picture()),
+        film_bytes(deep, compression="rle"), film_bytes(grey, compression="jpeg", jpeg=jpeg),
+        film_bytes(deep, preamble=False), film_bytes(np.stack([grey, grey]), NumberOfFrames=2),
+    ]  # fmt: skip
     made += [film_bytes(np.tile(deep, (3, 2)), compression="jpeg2000")] if find_spec("openjpeg") else []
     return [Sample(data, ".dcm") for data in made]
 

@@ -14,15 +14,12 @@ from tests.report_contexts import check_page
 NAME = "<b>|a`b"
 PICTURE = Picture("data:image/png;base64,AAAA", "tile 1", "upper")
 ON_BOTH: list[b.Block] = [
-    Text("A note on `seeds: 3`.", note=True),
-    b.Heading("Part"),
-    b.Items(["one", "two"]),
-    b.Facts([("Level", "90 %")]),
-    b.Code("name: x\nseed: 1"),
+    Text("A note on `seeds: 3`.", note=True), b.Heading("Part"), b.Items(["one", "two"]),
+    b.Facts([("Level", "90 %")]), b.Code("name: x\nseed: 1"),
     b.Table(["Class", "Recall"], [Row(NAME, [Cell("0.75", "[0.50, 0.90]", 0.75)], mark=True)], "Recall by class."),
     b.Matrix(Counts(["a", "b"], [counts_line("a", [3, 1]), counts_line("b", [0, 0])]), "Classes.", "reference"),
     b.Fold("More", [Text("inside")]),
-]
+]  # fmt: skip
 ON_THE_PAGE: list[b.Block] = [
     b.Plots([Plot(Drawing(10, 10, "<path/>"), "a curve", "its caption")], "how to read it"),
     b.Pictures([PICTURE], "Tiles"),

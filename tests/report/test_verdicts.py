@@ -21,17 +21,13 @@ from tests.report_contexts import classes, films, in_phases, numbers, split_by_i
 INVERSE = {"better": "worse", "worse": "better"}
 # Fixtures of the session, and pages of their own.
 PAGES: dict[str, Callable[[], ReportContext] | None] = {
-    "report_of_numbers": None,
-    "report_of_classes": None,
-    "report_of_two_classes": None,
-    "report_of_grades": None,
+    "report_of_numbers": None, "report_of_classes": None, "report_of_two_classes": None, "report_of_grades": None,
     "report_of_a_kernel": None,
     "grades, a test set and an external cohort": lambda: classes("ordinal", test=40, outside=60, networks=3),
     "numbers without a test set": lambda: numbers(test=0, subjects=12, learners=3, metas=4),
-    "numbers of few subjects": lambda: numbers(subjects=5, test=2),
-    "films": films,
+    "numbers of few subjects": lambda: numbers(subjects=5, test=2), "films": films,
     "phases and a split by image": lambda: split_by_image(in_phases(classes("binary", networks=2)), 0.985),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", PAGES)

@@ -165,10 +165,7 @@ OF_FOLDERS = (class_folders, names_with_subjects, dicom_series)
 CASES: dict[str, Builder] = {function.__name__: function for function in (*OF_TABLES, *OF_FOLDERS)}
 # The one edit with which a study ends within a test: smaller images and a shorter training.
 EDIT: dict[str, Any] = {
-    "images": {"size": 32},
-    "split": {"folds": 2, "restarts": 20},
-    "recipe": {"epochs": 1},
-    "audit": {"permutations": 99},
-    "evaluation": {"bootstrap_resamples": 100},
+    "images": {"size": 32}, "split": {"folds": 2, "restarts": 20}, "recipe": {"epochs": 1},
+    "audit": {"permutations": 99}, "evaluation": {"bootstrap_resamples": 100},
     "compute": {"precision": "fp32", "memory_format": "channels_last"},
-}
+}  # fmt: skip

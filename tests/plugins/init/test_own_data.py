@@ -277,27 +277,24 @@ class TestPatterns:
 
 
 class TestTargets:
-    @pytest.mark.parametrize(
-        ("values", "kind", "setting"),
-        [
-            (["yes", "no"] * 6, "classification", 'positive: "yes"'),
-            (["0", "1"] * 6, "classification", 'positive: "1"'),
-            (["mild", "severe"] * 6, "classification", "positive: severe"),
-            (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
-            (["sick", "well"] * 6, "classification", "positive: sick"),
-            (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
-            (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
-            (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
-            ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
-            ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
-            ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
-            ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),
-            (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
-            (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
-            (["Stage II", "Stage I", "Stage IV"] * 4, "ordinal", "classes: [Stage I, Stage II, Stage IV]"),
-            (["Covid", "covid", "none found", "None found"] * 3, "classification", "Covid: [Covid, covid]"),
-        ],
-    )
+    @pytest.mark.parametrize(("values", "kind", "setting"), [
+        (["yes", "no"] * 6, "classification", 'positive: "yes"'),
+        (["0", "1"] * 6, "classification", 'positive: "1"'),
+        (["mild", "severe"] * 6, "classification", "positive: severe"),
+        (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
+        (["sick", "well"] * 6, "classification", "positive: sick"),
+        (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
+        (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
+        (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
+        ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
+        ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
+        ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
+        ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),
+        (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
+        (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
+        (["Stage II", "Stage I", "Stage IV"] * 4, "ordinal", "classes: [Stage I, Stage II, Stage IV]"),
+        (["Covid", "covid", "none found", "None found"] * 3, "classification", "Covid: [Covid, covid]"),
+    ])  # fmt: skip
     def test_kinds(self, values: list[str], kind: str, setting: str, tmp_path: Path) -> None:
         plan = understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
         assert setting in plan.setting
@@ -433,14 +430,11 @@ class TestTheRecipe:
         assert any(doubt.startswith("Damaged: 7.png ") for doubt in plan.doubts)
 
     @pytest.mark.parametrize("weights", ["", "mobilenet_v2"])
-    @pytest.mark.parametrize(
-        "facts",
-        [
-            DataFacts(subjects=6, images=6, rarest=2),
-            DataFacts(subjects=5_000, images=60_000, rarest=700, grey=True),
-            DataFacts(subjects=40, images=80, rarest=9, scans=True),
-        ],
-    )
+    @pytest.mark.parametrize("facts", [
+        DataFacts(subjects=6, images=6, rarest=2),
+        DataFacts(subjects=5_000, images=60_000, rarest=700, grey=True),
+        DataFacts(subjects=40, images=80, rarest=9, scans=True),
+    ])  # fmt: skip
     def test_is_planned(self, facts: DataFacts, weights: str, tmp_path: Path) -> None:
         lines = ["cohort: c.csv", "targets: {x: [a, b]}", *(["volumes: {sequences: [T1]}"] if facts.scans else [])]
         file = tmp_path / "study.yaml"
@@ -645,16 +639,12 @@ class TestSheets:
         assert len(read_cohort(study).images) == 12
 
 
-@pytest.mark.parametrize(
-    ("heads", "subject", "known", "doubted"),
-    [
-        ("image|grade", "P{}", False, "SUBJECTS ARE NOT KNOWN"),
-        ("image|grade", "P{0}_left|P{0}_right", True, ""),
-        ("image|patient|grade", "Q{}", True, "EVERY IMAGE IS OF ANOTHER SUBJECT"),
-        ("image|patient|grade", "UKE-{}|CHA-{}", True, "the names begin with UKE (6), CHA (6)"),
-        ("image|grade", "UKE_P{0}_left|UKE_P{0}_right", True, ""),
-    ],
-)
+@pytest.mark.parametrize(("heads", "subject", "known", "doubted"), [
+    ("image|grade", "P{}", False, "SUBJECTS ARE NOT KNOWN"), ("image|grade", "P{0}_left|P{0}_right", True, ""),
+    ("image|patient|grade", "Q{}", True, "EVERY IMAGE IS OF ANOTHER SUBJECT"),
+    ("image|patient|grade", "UKE-{}|CHA-{}", True, "the names begin with UKE (6), CHA (6)"),
+    ("image|grade", "UKE_P{0}_left|UKE_P{0}_right", True, ""),
+])  # fmt: skip
 def test_subjects_that_may_be_images_or_begin_with_a_hospital_are_doubted(
     heads: str, subject: str, known: bool, doubted: str, tmp_path: Path
 ) -> None:

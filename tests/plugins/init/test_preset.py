@@ -166,21 +166,18 @@ class TestClasses:
 
 
 class TestWhatIsNotUnderstood:
-    @pytest.mark.parametrize(
-        ("paths", "told"),
-        [
-            (["a.jpg", "b.jpg"], "images are in one folder"),
-            (["images/a.jpg", "images/b.jpg"], "images are in one folder"),
-            (["S1/a.jpg", "S1/b.jpg"], "all images are in one folder"),
-            (["S1/v1/upper_1.jpg", "S2/upper_1.jpg"], "images are at different depths"),
-            (["a/b/c/d/e.jpg", "a/b/c/d/f.jpg"], "images are 4 folders deep"),
-            (["S1/v1/left/a.jpg", "S1/v1/upper/a.jpg"], "the region (upper, trunk, lower) of S1/v1/left/a.jpg"),
-            (["S1/v1/IMG_1.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_1.jpg"),
-            (["S1/v1/upper_lower.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_2.jpg"),
-            (["upper/1.jpg", "lower/2.jpg"], "the folders are regions"),
-            (["train/S1/v1/upper.jpg", "S1/v1/upper.jpg"], "train or test is next to"),
-        ],
-    )
+    @pytest.mark.parametrize(("paths", "told"), [
+        (["a.jpg", "b.jpg"], "images are in one folder"),
+        (["images/a.jpg", "images/b.jpg"], "images are in one folder"),
+        (["S1/a.jpg", "S1/b.jpg"], "all images are in one folder"),
+        (["S1/v1/upper_1.jpg", "S2/upper_1.jpg"], "images are at different depths"),
+        (["a/b/c/d/e.jpg", "a/b/c/d/f.jpg"], "images are 4 folders deep"),
+        (["S1/v1/left/a.jpg", "S1/v1/upper/a.jpg"], "the region (upper, trunk, lower) of S1/v1/left/a.jpg"),
+        (["S1/v1/IMG_1.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_1.jpg"),
+        (["S1/v1/upper_lower.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_2.jpg"),
+        (["upper/1.jpg", "lower/2.jpg"], "the folders are regions"),
+        (["train/S1/v1/upper.jpg", "S1/v1/upper.jpg"], "train or test is next to"),
+    ])  # fmt: skip
     def test_layouts(self, tmp_path: Path, paths: list[str], told: str) -> None:
         source = make(tmp_path / "in", *paths)
         with pytest.raises(CasewiseError) as caught:
@@ -258,13 +255,10 @@ def test_any_folder_name_comes_through(tmp_path_factory: pytest.TempPathFactory,
     assert all(Path(path).is_file() for path in cohort.images["path"])
 
 
-@pytest.mark.parametrize(
-    ("name", "region"),
-    [
-        *[("upper_1", "upper"), ("Upper1", "upper"), ("P1-upperback", "upper"), ("forearm_2", "forearm")],
-        *[("arm2", "arm"), ("flower", "lower"), ("upperarm", ""), ("upper_lower", ""), ("IMG_1", "")],
-    ],
-)
+@pytest.mark.parametrize(("name", "region"), [
+    *[("upper_1", "upper"), ("Upper1", "upper"), ("P1-upperback", "upper"), ("forearm_2", "forearm")],
+    *[("arm2", "arm"), ("flower", "lower"), ("upperarm", ""), ("upper_lower", ""), ("IMG_1", "")],
+])  # fmt: skip
 def test_find_region(name: str, region: str) -> None:
     assert find_region(name, ["upper", "lower", "arm", "forearm"]) == region
 
