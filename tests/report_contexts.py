@@ -268,8 +268,7 @@ def check_page(text: str) -> Page:
     page = Page(text)
     ids, tags = page.every("id"), [tag for tag, _ in page.elements]
     loads = [load for name in ("href", "src", "srcset") for load in page.every(name, links=False)]
-    assert page.open == []
-    assert len(ids) == len(set(ids))
+    assert (page.open, len(ids)) == ([], len(set(ids)))
     assert {anchor.removeprefix("#") for anchor in page.every("href", links=True)} <= set(ids)
     assert all(load.startswith("data:") or load.removeprefix("#") in ids for load in loads)
     assert not re.search(r"url\((?!#|'?data:)|@import", text)

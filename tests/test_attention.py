@@ -81,8 +81,7 @@ def test_bags_hold_their_tiles_and_nan() -> None:
     store = torch.randint(1, 255, (6, 3, 8, 8), dtype=torch.uint8, generator=seeded())
     data = PanelData(store, [[0, 1, 2, 3, 4], [5]], torch.zeros(2, 1), BAG)
     slots, owner = data.views()
-    assert slots.tolist() == [[0, 1, 2, 3, 4], [5, -1, -1, -1, -1]]
-    assert owner.tolist() == [0, 1]
+    assert (slots.tolist(), owner.tolist()) == ([[0, 1, 2, 3, 4], [5, -1, -1, -1, -1]], [0, 1])
     seen = data.plain_batch(slots, torch.device("cpu"))
     assert seen.shape == (2, 5, 3, 8, 8)
     assert seen[1, 1:].isnan().all()

@@ -75,8 +75,7 @@ def test_columns_that_are_asked(tmp_path: Path) -> None:
     images = read_cohort(study).images
     columns, more = further_columns(study, images, ["table_site", "table_age", "site", "age"])
     plain = {name.removeprefix("table_") for name in [*columns, *more]}
-    assert plain == {f"c{n:02d}" for n in range(MOST_COLUMNS + 2)}
-    assert len(columns) == MOST_COLUMNS
+    assert (plain, len(columns)) == ({f"c{n:02d}" for n in range(MOST_COLUMNS + 2)}, MOST_COLUMNS)
     outcomes = study.model_copy(update={"audit": study.audit.model_copy(update={"outcomes": ["c00", "rare"]})})
     named = [name for names in further_columns(outcomes, images, ["site", "age"]) for name in names]
     assert plain - {name.removeprefix("table_") for name in named} == {"c00"}
@@ -118,11 +117,9 @@ def test_an_unused_split_is_examined_whatever_its_name() -> None:
 
 def test_numbers_are_folds_by_the_name_of_their_column() -> None:
     folds = [str(n // 2 % 5 + 1) for n in range(30)]
-    assert sides_in("grade", folds) == []
-    assert len(set(sides_in("cv_fold", folds))) == 5
+    assert (sides_in("grade", folds), len(set(sides_in("cv_fold", folds)))) == ([], 5)
     assert sides_in("fold", [str(year) for year in (2019, 2020, 2021)]) == []
-    assert sides_in("fold", ["0", "1", "3"]) == []
-    assert sides_in("fold", ["", ""]) == []
+    assert (sides_in("fold", ["0", "1", "3"]), sides_in("fold", ["", ""])) == ([], [])
 
 
 def table(sides: list[str], subjects: list[str], paths: list[str] | None = None) -> pd.DataFrame:
@@ -151,11 +148,9 @@ def test_subject_on_both_sides_is_an_error_where_the_column_is_used() -> None:
     images = table(["train", "test", "train", "train", "train", "train", "2"], ["a", "a", "b", "b", "c", "c", "d"])
     (finding,) = imported_findings(images, imported_study())
     assert (finding.id, finding.level) == ("subjects-across-splits", "error")
-    assert finding.figures["where"] == "column set"
-    assert finding.figures["subjects_on_both_sides"] == 1
+    assert (finding.figures["where"], finding.figures["subjects_on_both_sides"]) == ("column set", 1)
     assert finding.figures["subjects_with_several_images"] == 3
-    assert finding.figures["sides"] == {"train": 5, "test": 1, "fold 2": 1}
-    assert finding.figures["subjects"] == ["a"]
+    assert (finding.figures["sides"], finding.figures["subjects"]) == ({"train": 5, "test": 1, "fold 2": 1}, ["a"])
     assert finding.pairs == [("/data/images/0.png", "/data/images/1.png")]
     assert "split.column" in finding.remedy
 
@@ -194,8 +189,7 @@ def test_folders_that_all_images_share_are_no_split() -> None:
 def test_unknown_subjects_are_said() -> None:
     images = table(["train", "test"], ["a", "b"])
     (finding,) = imported_findings(images, imported_study(known=False))
-    assert finding.level == "note"
-    assert finding.figures == {"where": "column set"}
+    assert (finding.level, finding.figures) == ("note", {"where": "column set"})
     assert imported_findings(images.assign(set=""), imported_study(None, known=False)) == []
 
 

@@ -259,8 +259,7 @@ def test_planted_corner_is_an_error_and_a_clean_cohort_is_left_alone(tmp_path: P
         found = look(make(marked, seed=seed, change=corner))
         assert levels(found)["shortcut-border"] == "error"
         border = next(f for f in found.findings if f.id == "shortcut-border")
-        assert border.figures["evidence"] == "border (its corners)"
-        assert border.figures["metric"] == "auroc"
+        assert (border.figures["evidence"], border.figures["metric"]) == ("border (its corners)", "auroc")
     assert flagged <= 1
 
 
@@ -297,8 +296,7 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
     study = make(tmp_path, subjects=240, change=change)
     cohort, tiles = opened(study)
     found = find_shortcuts(study, cohort, tiles)
-    assert levels(found)["shortcut-site"] == "error"
-    assert levels(found)["shortcut-age"] == "warning"
+    assert (levels(found)["shortcut-site"], levels(found)["shortcut-age"]) == ("error", "warning")
     first = found.findings[0]
     assert first.id == "shortcut-site"
     images = cohort.images
@@ -422,8 +420,7 @@ def test_numbers_and_grades(tmp_path: Path) -> None:
     found = look(make(tmp_path, change=change, targets=targets))
     grade, extent = (next(f for f in found.findings if f.figures["target"] == t) for t in ("grade", "extent"))
     assert (grade.id, extent.id) == ("shortcut-age-grade", "shortcut-age-extent")
-    assert extent.figures["metric"] == "r"
-    assert extent.level == "error"
+    assert (extent.figures["metric"], extent.level) == ("r", "error")
     assert extent.figures["value"] > 0.9
     assert f"r = {extent.figures['value']:.2f}" in extent.sentence
     best = max(grade.figures["by_class"], key=lambda name: grade.figures["by_class"][name])
@@ -438,8 +435,7 @@ def test_the_whole_audit(tmp_path: Path) -> None:
     found = audit(study, cohort, tiles, None, progress=lambda done, total, text: told.append(done / total))
     assert told == sorted(told)
     assert 0 <= told[0] <= told[-1] <= 1
-    assert set(found.seconds) == {"twins", "shortcuts"}
-    assert found.facts["subjects"] == 60
+    assert (set(found.seconds), found.facts["subjects"]) == ({"twins", "shortcuts"}, 60)
     assert found.facts["columns"] == ["site", "age"]
     assert found.verdict().startswith("1 error")
     with pytest.raises(AuditError, match="shortcut-border"):

@@ -57,9 +57,7 @@ def test_calibrations_of_the_folds_do_not_matter() -> None:
     assert of[0]["auroc"] == of[1]["auroc"]
     assert of[1]["auroc_pooled"].value < of[1]["auroc"].value - POOLED_GAP
     notes = [[note for note in found.notes if note["code"] == "auroc_parts"] for found in (plain, shifted)]
-    assert notes[0] == []
-    assert notes[1][0]["learner"] == "net"
-    assert notes[1][0]["within"] == of[1]["auroc"].value
+    assert (notes[0], notes[1][0]["learner"], notes[1][0]["within"]) == ([], "net", of[1]["auroc"].value)
     assert notes[1][0]["pooled"] == of[1]["auroc_pooled"].value
 
 

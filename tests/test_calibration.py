@@ -125,8 +125,7 @@ class TestPredictiveValues:
         truth, called = [1] * 10 + [0] * 20, [1] * 8 + [0] * 2 + [1] * 5 + [0] * 15
         point = self.point(truth, called, prevalence=0.02)
         values = {name: estimate.value for name, estimate in point.items()}
-        assert values["npv"] == pytest.approx(15 / 17)
-        assert values["lr_positive"] == pytest.approx(0.8 / 0.25)
+        assert (values["npv"], values["lr_positive"]) == (pytest.approx(15 / 17), pytest.approx(0.8 / 0.25))
         assert values["lr_negative"] == pytest.approx(0.2 / 0.75)
         odds = 0.02 / 0.98 * values["lr_positive"]
         assert values["ppv_at_prevalence"] == pytest.approx(odds / (1 + odds))

@@ -103,13 +103,10 @@ class TestWhatIsRead:
             "path,subject,visit,visit_order,score,panel,date", "a.jpg,A,14,1,3,x,May 2020", "b.jpg,A,-2.5,0,1,y,"
         )
         cohort = read_cohort(study(folder, columns={"visit": "visit_order", "day": "visit", "grade": "score"}))
-        assert cohort.cases["case"].tolist() == ["A/0", "A/1"]
-        assert cohort.cases["day"].tolist() == [-2.5, 14]
+        assert (cohort.cases["case"].tolist(), cohort.cases["day"].tolist()) == (["A/0", "A/1"], [-2.5, 14])
         assert cohort.images["visit_order"].tolist() == ["0", "1"]
-        assert cohort.images["table_panel"].tolist() == ["y", "x"]
-        assert cohort.images["score"].tolist() == ["1", "3"]
-        assert cohort.images["date"].tolist() == ["", "May 2020"]
-        assert cohort.images["panel"].tolist() == [0, 1]
+        assert (cohort.images["table_panel"].tolist(), cohort.images["score"].tolist()) == (["y", "x"], ["1", "3"])
+        assert (cohort.images["date"].tolist(), cohort.images["panel"].tolist()) == (["", "May 2020"], [0, 1])
 
     def test_a_column_mapped_to_nothing_is_left_unused(self, write: Callable[..., Path]) -> None:
         folder = write("path,subject,visit,grade", "a.jpg,A,x,1", "b.jpg,A,,1")
@@ -134,8 +131,7 @@ class TestWhatIsRead:
         rows = ["a.jpg,A,z,2020-02-28,1", "b.jpg,A,a,2020-03-01T09:30:00Z,1", "c.jpg,B,q,2021-01-05,1", "d.jpg,A,a,,1"]
         folder = write("path,subject,visit,date,grade", *rows)
         cohort = read_cohort(study(folder))
-        assert cohort.cases["case"].tolist() == ["A/z", "A/a", "B/q"]
-        assert cohort.cases["day"].tolist() == [0, 2, 0]
+        assert (cohort.cases["case"].tolist(), cohort.cases["day"].tolist()) == (["A/z", "A/a", "B/q"], [0, 2, 0])
         assert cohort.images["day"].tolist() == [0, 2, 2, 0]
 
     def test_a_subject_with_an_unknown_day_is_ordered_by_visit(self, write: Callable[..., Path]) -> None:

@@ -47,8 +47,7 @@ class TestWhatIsRead:
 
     def test_a_sample_is_drawn_by_the_seed_whatever_the_order(self, tmp_path: Path) -> None:
         found = read(table(tmp_path, CHEST[:10]), THREE, sample={"pneumonia": 2})
-        assert found.images["label"].tolist().count(2.0) == 2
-        assert len(found.images) == 8
+        assert (found.images["label"].tolist().count(2.0), len(found.images)) == (2, 8)
         step = found.flow[-1]
         assert (step["code"], step["rows"], step["values"]) == ("sample", 2, ["pneumonia: 2"])
         names = [path.name for path in found.images["path"].map(Path)]

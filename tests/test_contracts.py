@@ -47,8 +47,7 @@ def test_a_backbone_builds_takes_a_step_and_predicts(name: str) -> None:
     network.eval()
     with torch.no_grad():
         features, found, first = network.features(panels), network(panels), network(panels[:1])
-    assert features.shape == (2, network.width)
-    assert found.shape == (2, 4)
+    assert (features.shape, found.shape) == ((2, network.width), (2, 4))
     assert found.isfinite().all()
     assert torch.allclose(first, found[:1], atol=1e-4)  # the other panels of a batch do not matter
     points = [point for point, _ in network.blocks]
@@ -66,8 +65,7 @@ def test_a_last_batch_of_one_is_dealt_with(name: str, tmp_path) -> None:
     network = build_network(name, 1)
     recipe = Recipe(epochs=1, batch_size=4)
     fitted = fit(network, recipe, data, data, TrainingContext([Output("one")], tmp_path, 0, ComputePlan()))
-    assert len(fitted.history) == 1
-    assert [len(batch) for batch in epoch_batches(5, 4, 0, 1)] == [5]
+    assert (len(fitted.history), [len(batch) for batch in epoch_batches(5, 4, 0, 1)]) == (1, [5])
     assert sorted(row for batch in epoch_batches(9, 4, 0, 1) for row in batch) == list(range(9))
 
 

@@ -82,8 +82,7 @@ def test_a_network_that_knows_a_class_by_its_bars_changes_its_answers(with_short
         entry = figures(with_shortcut)[crop]
         assert entry["answers"] == entry["cases"] == entry["subjects"] == 40
         assert entry["changed"] >= 10
-        assert entry["changes"][0].before == "well"
-        assert entry["changes"][0].after == "ill"
+        assert (entry["changes"][0].before, entry["changes"][0].after) == ("well", "ill")
         assert entry["share"]["value"] == pytest.approx(entry["changed"] / 40)
         assert entry["share"]["low"] > 0.1
         assert figures(with_shortcut)[f"{crop}_stretched"]["changed"] <= 2
@@ -128,8 +127,7 @@ def test_alterations_keep_what_they_should(name: str, channels: int) -> None:
     before = image.copy()
     after = altered(image, name)
     assert np.array_equal(image, before)
-    assert after.dtype == np.uint8
-    assert after.shape[2] == channels
+    assert (after.dtype, after.shape[2]) == (np.uint8, channels)
     if name not in CROPS:
         assert after.shape == image.shape
     assert np.array_equal(after, image) == (name == UNALTERED)
@@ -145,12 +143,10 @@ def answers(before: list[float], after: list[float], kind: str, **columns: Any) 
 def test_numbers_move_by_units_and_by_errors() -> None:
     table = answers([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 3.0], "regression", y_true=[1.5, 2.5, 3.5, 4.5] * 2)
     found = counterfactual_figures(table, "x", classes=(), plan=Plan(200))["net"]["darker"]
-    assert found["moved"]["value"] == 1
-    assert found["shift"]["value"] == 0.5
+    assert (found["moved"]["value"], found["shift"]["value"]) == (1, 0.5)
     # two subjects have no interval, as everywhere
     assert found["shift"]["low"] is found["shift"]["high"] is None
-    assert found["mae"] == 0.5
-    assert found["relative"] == 2
+    assert (found["mae"], found["relative"]) == (0.5, 2)
     assert found["shift"]["rough"]
     assert affects(found)
     assert [affects(replace(found, relative=effect)) for effect in (0.4, 0.6)] == [False, True]

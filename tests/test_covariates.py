@@ -73,8 +73,7 @@ def test_encoded_as_a_pipeline_of_scikit_learn_does() -> None:
     reference = make_column_transformer((imputed, ["age"]), (OneHotEncoder(handle_unknown="ignore"), ["sex"]))
     expected = reference.fit_transform(frame)
     age, sex = Encoding.fit("age", NUMBER, CELLS), Encoding.fit("sex", CATEGORY, SEXES)
-    assert age.fill == 55.0
-    assert age.encode(CELLS)[:, 0] == pytest.approx(expected[:, 0])
+    assert (age.fill, age.encode(CELLS)[:, 0]) == (55.0, pytest.approx(expected[:, 0]))
     assert age.encode(CELLS)[:, -1] + age.centre[-1] == pytest.approx([float(cell == "") for cell in CELLS])
     assert sex.encode(SEXES) + sex.centre == pytest.approx(expected[:, 1:])
     # what the training rows lack counts as their mean, and is stated
@@ -91,8 +90,7 @@ def test_encoded_as_a_pipeline_of_scikit_learn_does() -> None:
     ]
     # a restricted cubic spline is linear outside its knots, and has no constant and no linear part below them
     values = _spline(np.array([-5.0, 0.0, 3.0, 4.0, 5.0]), [0.0, 1.0, 2.0])
-    assert values[:2].tolist() == [0.0, 0.0]
-    assert np.diff(values[2:], 2) == pytest.approx([0.0])
+    assert (values[:2].tolist(), np.diff(values[2:], 2)) == ([0.0, 0.0], pytest.approx([0.0]))
 
 
 def test_coefficients_are_those_of_scikit_learn() -> None:

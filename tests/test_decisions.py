@@ -119,8 +119,7 @@ def severities(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
 def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: Path, tmp_path: Path) -> None:
     folder = RunFolder(severities.folder)
     record = folder.decisions.read()["label"]
-    assert record["rule"] == "kappa"
-    assert set(record["thresholds"]["linear_pixels"]) == {"1", "2", ALL}
+    assert (record["rule"], set(record["thresholds"]["linear_pixels"])) == ("kappa", {"1", "2", ALL})
     table = pd.read_parquet(folder.predictions.path)
     expected = table["p1"] + 2 * table["p2"]
     for fold, rows in table.groupby(table["outer_fold"].astype(object).map(lambda f: ALL if pd.isna(f) else str(f))):

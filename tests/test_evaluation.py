@@ -85,8 +85,7 @@ def test_every_learner_and_key_has_every_metric_with_its_interval(told: Results)
                 assert set(metrics) == set(NUMBER_METRICS)
                 for name, figure in metrics.items():
                     assert figure.low <= figure.value <= figure.high
-                    assert figure.n_subjects == n_subjects
-                    assert figure.n_cases == 4 * n_subjects
+                    assert (figure.n_subjects, figure.n_cases) == (n_subjects, 4 * n_subjects)
                     assert figure.rough == (n_subjects < metric_of(name).rough_below)
     assert from_json(Results, json.loads(json.dumps(plain(told), allow_nan=False))) == told
 
@@ -132,8 +131,7 @@ def test_bands_and_response(told: Results) -> None:
     assert np.sum(band["good"].confusion) == 96
     assert band["good"].kappa.value > band["poor"].kappa.value
     found = told.response["test"]["good"]
-    assert found.n_visits == 18
-    assert set(found.responders) == {"50", "75", "90", "100"}
+    assert (found.n_visits, set(found.responders)) == (18, {"50", "75", "90", "100"})
     assert list(found.by_visit) == ["week 4", "week 8", "week 12"]
 
 

@@ -101,6 +101,5 @@ def test_a_learner_is_judged_on_the_rows_it_predicted() -> None:
     partly[:6] = np.nan
     found = by_subject(truth, {"all": predicted, "part": partly}, subjects, PLAN)
     alone = by_subject(truth[6:], {"part": predicted[6:]}, subjects[6:], PLAN)
-    assert list(found) == ["all", "part"]
-    assert found["part"] == alone["part"]
+    assert (list(found), found["part"]) == (["all", "part"], alone["part"])
     assert (found["all"]["mae"].n_subjects, found["part"]["mae"].n_subjects) == (12, 9)

@@ -28,8 +28,7 @@ def by_visit(table: pd.DataFrame, column: str) -> dict[str, Any]:
 
 def test_change_is_from_the_first_visit_by_day() -> None:
     found = percent_change(visits(("s", "b", 28, 5, 6), ("s", "a", 56, 0, 1), ("s", "c", 0, 20, 10)))
-    assert found["visit"].tolist() == ["c", "b", "a"]
-    assert found["true_change"].tolist() == [0, -75, -100]
+    assert (found["visit"].tolist(), found["true_change"].tolist()) == (["c", "b", "a"], [0, -75, -100])
     assert found["predicted_change"].tolist() == pytest.approx([0, -40, -90])
     assert found["since"].tolist() == [0, 1, 2]
 
@@ -42,8 +41,7 @@ def test_a_named_baseline() -> None:
     assert by_visit(found[found["subject"] == "s"], "true_change") == {"screening": 100, "start": 0, "end": -50}
     assert found.loc[found["subject"] == "t", "since"].isna().all()
     told = response(rows, PLAN, baseline="start")
-    assert told.n_visits == 1
-    assert told.undefined["no_baseline"] == ["t"]
+    assert (told.n_visits, told.undefined["no_baseline"]) == (1, ["t"])
 
 
 @pytest.mark.filterwarnings("error")
@@ -101,8 +99,7 @@ def test_responders_and_their_agreement() -> None:
         at = change["visit"] == "week 4"
         assert told.by_visit["week 4"].rates[str(threshold)]["model"].value == pytest.approx(model[at].mean())
         assert told.by_visit["week 4"].rates[str(threshold)]["physician"].value == pytest.approx(physician[at].mean())
-    assert list(told.by_visit) == ["week 4", "week 16"]
-    assert told.by_visit["week 4"].n_subjects == 20
+    assert (list(told.by_visit), told.by_visit["week 4"].n_subjects) == (["week 4", "week 16"], 20)
     error = (change["predicted_change"] - change["true_change"]).abs().mean()
     assert told["change"]["mae"].value == pytest.approx(error)
 
@@ -110,8 +107,7 @@ def test_responders_and_their_agreement() -> None:
 def test_a_threshold_is_met_when_it_is_reached() -> None:
     rows = visits(("s", "1", 0, 30, 3.0), ("s", "2", 1, 7.5, 0.3), ("t", "1", 0, 10, 10), ("t", "2", 1, 2.6, 2.4))
     found = response(rows, PLAN, thresholds=(75, 90)).responders
-    assert found["75"].confusion == [[0, 1], [0, 1]]
-    assert found["90"].confusion == [[1, 1], [0, 0]]
+    assert (found["75"].confusion, found["90"].confusion) == ([[0, 1], [0, 1]], [[1, 1], [0, 0]])
 
 
 def test_clear_skin_has_a_rule_that_a_regression_can_meet() -> None:

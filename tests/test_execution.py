@@ -109,8 +109,7 @@ def test_fewer_processes_execute_the_others_when_one_is_ended(tmp_path: Path, mo
     monkeypatch.setattr(backends.Registrations, "of", lambda study: None)
     inputs: Any = SimpleNamespace(study=SimpleNamespace(compute=Compute()))
     failures = LocalBackend().execute(jobs, inputs, dict.fromkeys("ab", ComputePlan()), 4, protected=False)
-    assert sizes == [4, 2]
-    assert set(failures) == {"a, fold 2"}
+    assert (sizes, set(failures)) == ([4, 2], {"a, fold 2"})
     assert failures["a, fold 2"].memory
     assert "Lower `compute.jobs`" in failures["a, fold 2"].message
     assert finished == {"a, fold 1", "b, fold 1", "b, fold 2"}

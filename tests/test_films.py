@@ -138,8 +138,7 @@ def test_colours(tmp_path: Path) -> None:
 def test_a_film_without_a_preamble(tmp_path: Path) -> None:
     path = write_film(tmp_path / "no-suffix", film(12), bits=12, preamble=False)
     assert np.array_equal(read_image(path, channels="grey")[..., 0], grey(film_bytes(film(12), bits=12)))
-    assert image_shape(path) == (60, 50)
-    assert image_facts(path)["format"] == "DICOM"
+    assert (image_shape(path), image_facts(path)["format"]) == ((60, 50), "DICOM")
 
 
 @pytest.mark.parametrize("tags", [
@@ -233,8 +232,7 @@ def test_columns_of_a_film_name_nobody(tmp_path: Path) -> None:
     assert columns | {"laterality": "L", "view": "PA", "modality": "DX", "manufacturer": "Acme"} == columns
     assert not any(word in str(columns) for word in PEOPLE)
     Image.fromarray(film(8)).save(tmp_path / "a.png")
-    assert film_columns(tmp_path / "a.png") == {}
-    assert film_columns(tmp_path / "missing.dcm") == {}
+    assert (film_columns(tmp_path / "a.png"), film_columns(tmp_path / "missing.dcm")) == ({}, {})
 
 
 def test_without_the_package_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

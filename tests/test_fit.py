@@ -304,5 +304,4 @@ def test_stretched_images_of_all_classes_vary_alike(films: Path, tmp_path: Path)
         data = Photographs().dataset(
             address, study.model_copy(update={"panels": panels}), cohort.panels, np.zeros((len(cohort.panels), 1)), {}
         )
-        assert (data.shapes is not None) == vary
-        assert data.varied == vary
+        assert (data.shapes is not None, data.varied) == (vary, vary)

@@ -81,8 +81,7 @@ def test_outputs_and_gradients_are_those_of_separate_layers(name: str) -> None:
     other, panels = unfolded(network), torch.rand(4, 3, 64, 64, dtype=torch.float64)
     for each in (network.train(), other.train()):
         keep_statistics(each)
-    assert folded_count(network, panels) == NETWORKS[name]
-    assert folded_count(other, panels) == 0
+    assert (folded_count(network, panels), folded_count(other, panels)) == (NETWORKS[name], 0)
     (outputs, own), (expected, of_other) = gradients(network, panels), gradients(other, panels)
     assert torch.allclose(outputs, expected, rtol=1e-9, atol=1e-12)
     assert own.keys() == of_other.keys() == dict(network.named_parameters()).keys()

@@ -28,8 +28,7 @@ class TestNotation:
         ("body.layer1", FreezePoint("name", name="layer1"), "layer1"),
     ])  # fmt: skip
     def test_what_can_be_said(self, stated: Any, read: FreezePoint, shown: str) -> None:
-        assert read_freeze_point(stated) == read
-        assert str(read) == shown
+        assert (read_freeze_point(stated), str(read)) == (read, shown)
         assert read_freeze_point(shown) == read
         assert read_freeze_point(read) is read
 
@@ -78,13 +77,11 @@ class TestPoints:
         for place, (point, _) in enumerate(one.blocks, start=1):
             freeze(one, f"{place} blocks")
             freeze(two, point)
-            assert one.frozen_eval == two.frozen_eval
-            assert parameter_counts(one) == parameter_counts(two)
+            assert (one.frozen_eval, parameter_counts(one)) == (two.frozen_eval, parameter_counts(two))
 
     def test_a_name_means_that_part_and_nothing_behind_it(self) -> None:
         network = mobilenet().train()
-        assert freeze(network, "features.0.0") == "features.0.0"
-        assert parameter_counts(network).frozen == 864
+        assert (freeze(network, "features.0.0"), parameter_counts(network).frozen) == ("features.0.0", 864)
         assert network.body.features[0][1].training
         assert freeze(network, "1 layer") == "features.0.1"  # with its norm
         assert parameter_counts(network).frozen == 864 + 64

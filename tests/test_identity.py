@@ -131,8 +131,7 @@ def test_other_names_are_other_people(one: str, two: str) -> None:
     *[("1.000", "1000"), ("12.345", "12,345"), ("P%201", "P 1"), ("A&amp;B", "A&B"), ("Meier, Anna", "Meier Anna")],
 ])  # fmt: skip
 def test_spellings_of_one_name_are_one_person(one: str, two: str) -> None:
-    assert same_people([one], [two]) == {one: two}
-    assert groups_of_one([one, two]) == [[one, two]]
+    assert (same_people([one], [two]), groups_of_one([one, two])) == ({one: two}, [[one, two]])
 
 
 DOUBTFUL = [

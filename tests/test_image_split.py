@@ -68,8 +68,7 @@ class TestStrangers:
         found = image_split_of(study, cohort, own)
         assert found.splits.folds == own.folds == 3
         assert len(found.splits.subjects(-1)) == 12  # a quarter of 48 images, as of 16 subjects
-        assert found.study.targets == study.targets
-        assert found.study.recipe == study.recipe
+        assert (found.study.targets, found.study.recipe) == (study.targets, study.recipe)
         labels = found.cohort.images.set_index("subject")["label"]
         for fold in range(3):
             assert labels[found.splits.subjects(fold)].value_counts().tolist() == [6, 6]

@@ -58,8 +58,7 @@ def test_baselines_change_no_bit_of_a_network(chest_run: casewise.Run, chests: P
     own = both.rows[both.rows["model"] == "test_resnet"].reset_index(drop=True)
     pd.testing.assert_frame_equal(own, chest_run.rows, check_exact=True)
     weights = [RunFolder(run.folder).job("test_resnet", 0).weights.path.read_bytes() for run in (both, chest_run)]
-    assert weights[0] == weights[1]
-    assert both.results.main == chest_run.results.main
+    assert (weights[0], both.results.main) == (weights[1], chest_run.results.main)
     for stage, by_learner in chest_run.results.metrics.items():
         assert both.results.metrics[stage]["test_resnet"] == by_learner["test_resnet"]
     new, alone = (load_bundle(run.folder).predict(chests) for run in (both, chest_run))

@@ -139,17 +139,14 @@ def test_running_statistics_count_every_part_once() -> None:
     split_batch(norm, panels, 2).sum().backward()
     torch.testing.assert_close(norm.running_mean, expected.running_mean, rtol=0, atol=0)
     torch.testing.assert_close(norm.running_var, expected.running_var, rtol=0, atol=0)
-    assert norm.num_batches_tracked == 2
-    assert norm.momentum == 0.1
+    assert (norm.num_batches_tracked, norm.momentum) == (2, 0.1)
 
 
 def test_parts_belong_to_the_inputs_of_a_job(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     job = Job("a", 0, folder.job("a", 0), "made from")
     job.folder.path.mkdir(parents=True)
-    assert job.parts() == 1
-    assert job.halve_parts() == 2
-    assert job.halve_parts() == 4
+    assert (job.parts(), job.halve_parts(), job.halve_parts()) == (1, 2, 4)
     assert Job("a", 0, folder.job("a", 0), "other inputs").parts() == 1
 
 

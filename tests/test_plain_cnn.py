@@ -37,8 +37,7 @@ class TestEach:
         points = dict(network.blocks)
         held = {id(p) for module in points.values() for p in module.parameters()}
         assert held == {id(p) for p in network.body.parameters()}
-        assert next(iter(points)) == "features.0"
-        assert list(points)[-1] == "classifier.0"
+        assert (next(iter(points)), list(points)[-1]) == ("features.0", "classifier.0")
         network(torch.rand(4, 3, *2 * [96 if name == "unet_unpadded" else 64])).square().mean().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 

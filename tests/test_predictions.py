@@ -25,8 +25,7 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
 def test_check_gives_the_contracts_types_and_keeps_further_columns() -> None:
     loose = table({"region": None, "subject": 7, "y_true": None, "outer_fold": 2.0, "p_clear": 0.5})
     found = check(loose[["p_clear", *COLUMNS]])
-    assert tuple(found.columns) == (*COLUMNS, "p_clear")
-    assert found.loc[0, "region"] == ""
+    assert (tuple(found.columns), found.loc[0, "region"]) == ((*COLUMNS, "p_clear"), "")
     assert found.loc[0, "subject"] == "7"
     assert found["outer_fold"].dtype == found["inner_fold"].dtype == "Int64"
     assert np.isnan(found.loc[0, "y_true"])

@@ -21,8 +21,7 @@ class TestSchedule:
         total = warmup + rest
         shares = [warmed_cosine(step, warmup, total) for step in range(total)]
         assert all(0 < share <= 1 for share in shares)
-        assert shares[:warmup] == [(step + 1) / warmup for step in range(warmup)]
-        assert shares[warmup] == 1
+        assert (shares[:warmup], shares[warmup]) == ([(step + 1) / warmup for step in range(warmup)], 1)
         assert all(a > b for a, b in zip(shares[warmup:], shares[warmup + 1 :], strict=False))
         assert warmed_cosine(total, warmup, total) == pytest.approx(0)
 

@@ -274,8 +274,7 @@ def test_several_images_in_one_file_are_refused(tmp_path: Path, name: str) -> No
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 64), st.sampled_from([1, 3]))
 def test_fit_keeps_the_ratio_on_black(width: int, height: int, size: int, channels: int) -> None:
     tile = fit(np.full((height, width, channels), 255, np.uint8), Preparation(size))
-    assert tile.shape == (size, size, channels)
-    assert tile.dtype == np.uint8
+    assert (tile.shape, tile.dtype) == ((size, size, channels), np.uint8)
     rows, columns = np.flatnonzero(tile.any(axis=(1, 2))), np.flatnonzero(tile.any(axis=(0, 2)))
     tall, wide = len(rows), len(columns)
     assert max(tall, wide) == size

@@ -92,8 +92,7 @@ def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
     ramp = np.broadcast_to(np.linspace(0, 200, 32).astype(np.uint8), (400, 1, 32, 32))
     across = (texture // 6 + ramp).astype(np.uint8)
     rows = np.arange(400)
-    assert planned_flips(texture, rows, 0) == "both"
-    assert planned_flips(across, rows, 0) == "both"
+    assert (planned_flips(texture, rows, 0), planned_flips(across, rows, 0)) == ("both", "both")
     assert planned_flips(across.transpose(0, 1, 3, 2), rows, 0) == "horizontal"
     assert planned_flips(texture[:5], np.arange(5), 0) == "horizontal"
     assert recipe_of(study_of(), facts(flips="both"), {})["pool"] == "average"
@@ -119,12 +118,9 @@ def test_a_recipe_that_is_not_planned_needs_networks(no: object) -> None:
 
 
 def test_images_are_as_large_as_their_files_and_the_time_allow() -> None:
-    assert planned_size([(320, 280)] * 3) == 224
-    assert planned_size([(90, 100)] * 3) == 96
-    assert planned_size([(12, 10)]) == 32
-    assert planned_size([]) == 224
-    assert planned_size([(512, 340)] * 1000) == 384
-    assert planned_size([(512, 340)] * 1001) == 224
+    assert (planned_size([(320, 280)] * 3), planned_size([(90, 100)] * 3)) == (224, 96)
+    assert (planned_size([(12, 10)]), planned_size([])) == (32, 224)
+    assert (planned_size([(512, 340)] * 1000), planned_size([(512, 340)] * 1001)) == (384, 224)
 
 
 def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,8 +41,7 @@ def test_the_predictions_are_probabilities_of_each_image_once(chest_run: Run, ch
     labels = pd.read_csv(chests).set_index("subject")["label"]
     assert [THREE[int(code)] for code in table["y_true"]] == labels.loc[table["subject"]].tolist()
     for _, part in table.groupby("model"):
-        assert sorted(part["subject"]) == sorted(labels.index)
-        assert set(part["stage"]) == {"oof", "test"}
+        assert (sorted(part["subject"]), set(part["stage"])) == (sorted(labels.index), {"oof", "test"})
 
 
 def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:

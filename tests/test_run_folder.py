@@ -48,8 +48,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) ->
     path = write_atomic(tmp_path / "a" / "file", "old")
     with pytest.raises(RunError):
         filled_the_disk(path)
-    assert path.read_text() == "old"
-    assert os.listdir(path.parent) == ["file"]
+    assert (path.read_text(), os.listdir(path.parent)) == ("old", ["file"])
 
 
 def test_the_file_and_its_folder_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

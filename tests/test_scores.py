@@ -178,11 +178,9 @@ def test_a_score_that_was_predicted_directly_is_kept() -> None:
     direct = table({}, {("composite", region): 10.0 for region in REGIONS}, model="direct")
     scored = check(apply_scores(pd.concat([parts, direct]), [COMPOSITE, PASI]))
     by_model = scored[scored["target"] == "pasi"].set_index("model")["y_pred"]
-    assert by_model["net"] == pytest.approx(2.7)
-    assert by_model["direct"] == pytest.approx(9.0)
+    assert (by_model["net"], by_model["direct"]) == (pytest.approx(2.7), pytest.approx(9.0))
     alone = check(apply_scores(direct, [COMPOSITE, PASI]))
-    assert only(alone, "pasi")["y_pred"] == pytest.approx(9.0)
-    assert len(alone) == 4
+    assert (only(alone, "pasi")["y_pred"], len(alone)) == (pytest.approx(9.0), 4)
 
 
 def test_learners_stages_and_folds_are_kept_apart() -> None:

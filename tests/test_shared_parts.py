@@ -96,8 +96,7 @@ def test_a_bundle_reads_files_and_computes_features_once(monkeypatch: pytest.Mon
     images = sorted(str(path) for path in baseline_run.study.cohort.parent.rglob("*.png"))[:6]
     tables = [chunk.table for chunk in loaded_model.predict_in_chunks(images, learner="all", size=2)]
     assert len(read) == len(set(read)) == 12  # weights and distances of six networks
-    assert passes == [2, 2, 2]
-    assert sum(len(table) for table in tables) == 6 * 4
+    assert (passes, sum(len(table) for table in tables)) == ([2, 2, 2], 6 * 4)
 
 
 def test_predictions_of_the_test_set_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, baseline_run: Run) -> None:

@@ -92,16 +92,13 @@ def test_an_imported_split_with_a_subject_on_both_sides_stops() -> None:
 def test_an_imported_split_is_taken_over() -> None:
     sides = [str(1 + i % 3) if i < 9 else "test" for i in range(12) for _ in range(6)]
     found = split(cohort(12, part=sides), study(column="part"))
-    assert found.folds == 3
-    assert found.subjects(TEST) == ["S009", "S010", "S011"]
-    assert found.side["S004"] == 1
+    assert (found.folds, found.subjects(TEST), found.side["S004"]) == (3, ["S009", "S010", "S011"], 1)
 
 
 def test_an_imported_train_test_split_gets_folds() -> None:
     sides = ["train" if i < 9 else "test" for i in range(12) for _ in range(6)]
     found = split(cohort(12, part=sides), study(column="part", folds=3))
-    assert {len(found.subjects(f)) for f in range(3)} == {3}
-    assert len(found.subjects(TEST)) == 3
+    assert ({len(found.subjects(f)) for f in range(3)}, len(found.subjects(TEST))) == ({3}, 3)
 
 
 def test_validation_is_trained_on_and_the_test_set_stays() -> None:
@@ -236,8 +233,7 @@ def one_left_out(classes: tuple[str, ...] = ("a", "b", "c"), **split: object) ->
 def test_each_source_is_held_out_once() -> None:
     part = of_sources()
     found = split(part, one_left_out(folds=5, test=0.3))
-    assert found.folds == 3
-    assert found.record["left_out"] == ["north", "south", "west"]
+    assert (found.folds, found.record["left_out"]) == (3, ["north", "south", "west"])
     assert found.record["how"] == "leave out source"
     assert not found.subjects(TEST)
     sources = dict(zip(part.images["subject"], part.images["source"], strict=True))

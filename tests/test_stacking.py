@@ -90,8 +90,7 @@ def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject() -> None:
 @pytest.mark.parametrize("name", FITTED)
 def test_weights_of_either_sign_are_not_judged_out_of_fold(name: str) -> None:
     rows = stack(cohort(), [name], ranges=RANGES).rows
-    assert set(rows["stage"]) == {"test"}
-    assert set(EITHER_SIGN) == {*FITTED, "logistic"}
+    assert (set(rows["stage"]), set(EITHER_SIGN)) == ({"test"}, {*FITTED, "logistic"})
 
 
 def test_weights_are_equal_unless_others_are_clearly_better() -> None:
@@ -115,8 +114,7 @@ def test_combining_beats_the_best_learner_on_new_subjects() -> None:
 
 def test_predictions_are_clipped_to_the_range() -> None:
     found = stack(cohort(noise=2.0), ["linear"], ranges={"area": (2.0, 3.0)}).rows["y_pred"]
-    assert found.min() == 2.0
-    assert found.max() == 3.0
+    assert (found.min(), found.max()) == (2.0, 3.0)
 
 
 @pytest.mark.parametrize("name", ["ridge", "ridge+intercept"])

@@ -116,9 +116,7 @@ def test_a_touched_source_is_compared_and_not_decoded(paths: list[Path], folder:
     os.utime(paths[3], (1, 1))
     decoded.clear()
     after = prepare(paths, SMALL, folder)
-    assert decoded == []
-    assert after.address == before.address
-    assert after.index["mtime_ns"].iloc[3] == 10**9
+    assert (decoded, after.address, after.index["mtime_ns"].iloc[3]) == ([], before.address, 10**9)
     assert_right(after, paths)
 
 
@@ -141,8 +139,7 @@ def test_settings_decide_the_tiles(paths: list[Path], folder: Path, decoded: lis
     other = replace(SMALL, **change)
     second = prepare(paths, other, folder, processes=1)
     assert second.tiles.shape == (8, *other.shape)
-    assert (second.tiles[0][:, 0].max() > 0) == (other.fit == "stretch")
-    assert len(decoded) == len(paths)
+    assert (second.tiles[0][:, 0].max() > 0, len(decoded)) == (other.fit == "stretch", len(paths))
     assert second.address == other.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     assert len({first.address, second.address, prepare(paths[::-1], other, folder).address}) == 3
 
@@ -301,8 +298,7 @@ def test_very_many_problems_are_counted(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ImageError) as caught:
         prepare([tmp_path / f"{number}.jpg" for number in range(250)], SMALL, folder)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "250 of 250 images cannot be read."
-    assert len(lines) == 12
+    assert (lines[0], len(lines)) == ("250 of 250 images cannot be read.", 12)
     assert [line.split("/")[-1].split(":")[0] for line in lines[1:11]] == [f"{number}.jpg" for number in range(10)]
     assert "240" in lines[-1]
     assert len((folder / PROBLEMS).read_text().splitlines()) == 250

@@ -25,11 +25,9 @@ def test_the_published_protocol_is_the_preset(tmp_path: Path) -> None:
     assert r.early_stopping.patience == 50
     assert (r.plateau.factor, r.plateau.patience, r.plateau.threshold) == (0.1, 10, 1e-4)
     assert (s.test, s.folds, s.stratify_by, s.restarts) == (0.1, 5, "scaling", 1000)
-    assert len(study.backbones) * study.split.folds == 145
-    assert len(study.stack) == 4
+    assert (len(study.backbones) * study.split.folds, len(study.stack)) == (145, 4)
     assert (study.images.size, study.panels.grid, study.panels.rotate) == (128, "2x2", 180)
-    assert study.cohort == (tmp_path / "visits.csv").resolve()
-    assert study.primary_outcome == "pasi"
+    assert (study.cohort, study.primary_outcome) == ((tmp_path / "visits.csv").resolve(), "pasi")
 
 
 @pytest.mark.parametrize(("text", "said"), [

@@ -73,8 +73,7 @@ class TestFigures:
         members = rows[rows["subject"].isin(people(60)[np.array(cells) == "a"])]
         alone = judge_of(members).judge(members, Plan(50), whole=False).metrics["net"]
         group = column["groups"][0]
-        assert group["name"] == "a"
-        assert group.n_subjects == 30
+        assert (group["name"], group.n_subjects) == ("a", 30)
         assert group.metrics["mae"].value == pytest.approx(alone["mae"].value)
 
     def test_a_planted_difference_is_reported_and_others_are_not(self) -> None:
@@ -106,8 +105,7 @@ class TestFigures:
         cells = ["few"] * 9 + ["many"] * 40
         (column,) = judged(numbers(49, np.zeros(49)), {"ward": cells})["columns"]
         few, many = column["groups"]
-        assert few["small"] == ["mae", "ccc", "bias"]
-        assert many["small"] == []
+        assert (few["small"], many["small"]) == (["mae", "ccc", "bias"], [])
         assert column.tests["mae"] == SubgroupTest(None, None, [], "too_few")
 
     def test_figures_of_single_classes_need_thirty_subjects_of_the_class(self) -> None:
@@ -118,10 +116,8 @@ class TestFigures:
         settings = {"classes": ["ill", "well"], "positive": "ill"}
         (column,) = judged(binary(truth, probability), {"ward": cells}, **settings)["columns"]
         first, second = column["groups"]
-        assert first["subjects_by_class"] == {"ill": 25, "well": 75}
-        assert first["small"] == ["auroc", "sensitivity"]
-        assert second["small"] == []
-        assert column["tests"]["sensitivity"]["groups"] == [0, 1]
+        assert (first["subjects_by_class"], first["small"]) == ({"ill": 25, "well": 75}, ["auroc", "sensitivity"])
+        assert (second["small"], column["tests"]["sensitivity"]["groups"]) == ([], [0, 1])
 
     def test_missing_values_are_shown_and_not_compared(self) -> None:
         errors = np.array([0.0] * 60 + [9.0] * 30)

@@ -133,8 +133,7 @@ def test_titles_above_the_headings_are_left_out(name: str, above: list[str], tmp
     rows = [[*line.split(";")] for line in "\n".join(lines).split("\n")]
     (tmp_path / name).write_bytes("\n".join(lines).encode() if name.endswith("csv") else workbook(rows))
     frame, notes = read_text_table(tmp_path / name, Problems())
-    assert list(frame.columns) == HEADING
-    assert frame.values.tolist() == ROWS
+    assert (list(frame.columns), frame.values.tolist()) == (HEADING, ROWS)
     assert frame.index.tolist() == [len(above) + 2, len(above) + 3]
     assert sum(f"row {len(above) + 1};" in note for note in notes) == 1
 

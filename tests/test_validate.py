@@ -69,8 +69,7 @@ def test_damaged_images_are_listed_in_order(study: Study, tmp_path: Path) -> Non
         validate(study, Silent())
     lines = str(caught.value).splitlines()
     assert [line.split(".png")[0].split("/")[-1] for line in lines[1:11]] == [str(n) for n in range(2, 12)]
-    assert len(lines) == 12
-    assert len((tmp_path / PROBLEMS).read_text().splitlines()) == CASES - 2
+    assert (len(lines), len((tmp_path / PROBLEMS).read_text().splitlines())) == (12, CASES - 2)
 
 
 def test_weights_are_looked_for(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,8 +119,7 @@ def test_ranges_of_the_score_hold_every_case(report_of_numbers: ReportContext, b
         study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"bands": {}})})
     context = dataclasses.replace(report_of_numbers, study=study)
     ranges, rows = agreement.score_ranges(context), context.headline_rows
-    assert len(ranges) == 3
-    assert sum(each.count for each in ranges) == len(rows)
+    assert (len(ranges), sum(each.count for each in ranges)) == (3, len(rows))
     error = (rows["y_pred"] - rows["y_true"]).abs().mean()
     assert sum(each.error * each.count for each in ranges) / len(rows) == pytest.approx(error)
     section = agreement.detail(context)

@@ -33,8 +33,7 @@ def test_the_smallest_of_many_sources_are_counted_together(report_of_classes: Re
     context = report_of_classes
     table = labels.reference_classes(context).reset_index(drop=True)
     counts = labels.by_source(context, table.assign(source=[f"s{i % 20}" for i in range(len(table))]), "source")
-    assert counts.rows[-1][0] == "5 others"
-    assert sum(row[1] for row in counts.rows) == 150
+    assert (counts.rows[-1][0], sum(row[1] for row in counts.rows)) == ("5 others", 150)
 
 
 def test_a_class_without_a_case_has_no_source(report_of_classes: ReportContext) -> None:
@@ -62,6 +61,5 @@ def test_each_target_that_is_a_number_has_a_distribution(report_of_numbers: Repo
 def test_bars_hold_every_value() -> None:
     for values in (np.array([0.0, 4.0, 4.0]), np.array([0.2, 3.7]), np.array([9.0, 70.0]), np.zeros(3)):
         edges, names, _ = draw.binned(values, (0, 72) if values.max() > 4 else (0, 4))
-        assert draw.shares(values, edges).sum() == pytest.approx(1)
-        assert len(names) == len(edges) - 1
+        assert (draw.shares(values, edges).sum(), len(names)) == (pytest.approx(1), len(edges) - 1)
     assert draw.binned(np.array([0.03, 2.5]), (0, 100))[0][-1] <= 10  # low values fill the width

@@ -166,8 +166,7 @@ def test_a_process_on_a_machine_that_lost_its_connection_ends_before_its_job_mov
         watcher.join()
         raylet.send_signal(signal.SIGCONT)
     assert not lost.process.is_running()
-    assert both == []
-    assert moved(caplog) == [name_of(lost.job)]
+    assert (both, moved(caplog)) == ([], [name_of(lost.job)])
     serial = trained(with_jobs(long_inputs, 1), tmp_path / "serial")
     pd.testing.assert_frame_equal(serial, of_cluster, check_exact=True)
 

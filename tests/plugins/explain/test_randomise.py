@@ -146,9 +146,7 @@ def test_everything_learned_is_drawn_anew_part_by_part(make: Callable[[], Networ
     for _, changed in randomised(network, seed=3):
         left.append(sum(int((p == 7).all()) for p in changed.parameters()))
         assert all(p.isfinite().all() for p in changed.parameters())
-    assert left == sorted(left, reverse=True)
-    assert left[0] == len(list(network.parameters())) - 2
-    assert left[-1] == 0
+    assert (left, left[0], left[-1]) == (sorted(left, reverse=True), len(list(network.parameters())) - 2, 0)
 
 
 def test_spearman_and_ssim_of_known_maps() -> None:

@@ -137,8 +137,7 @@ class TestFhir:
             assert made["note"][0]["text"] == RESEARCH
             assert not {"issued", "effectiveDateTime"} & set(made)  # nothing states when it was observed
         first, second = ({made["identifier"][0]["value"] for made in observations().values()} for _ in range(2))
-        assert first == second
-        assert len(first) == 6
+        assert (first, len(first)) == (second, 6)
 
     def test_texts_that_fhir_does_not_allow(self) -> None:
         strange = Value("net", " a \x00 \n b ", prediction=1.0)
@@ -175,8 +174,7 @@ class TestDicom:
         groups = {g.tracking_identifier: g for g in report.content.get_image_measurement_groups()}
         assert set(groups) == {"net, upper", "net, lower", "net"}
         upper = {m.name.meaning: m.value for m in groups["net, upper"].get_measurements()}
-        assert upper["redness"] == 1.23457
-        assert upper["Upper end of the prediction interval, redness"] == 2.0
+        assert (upper["redness"], upper["Upper end of the prediction interval, redness"]) == (1.23457, 2.0)
         of_case = groups["net"]
         numbers = {m.name.meaning: m.value for m in of_case.get_measurements()}
         assert (numbers["total"], numbers["Probability of schön krank βeta, befund"]) == (5.25, 0.75)
@@ -208,8 +206,7 @@ class TestDicom:
     def test_images_without_the_tags_of_a_patient(self, tmp_path: Path) -> None:
         absent = dict.fromkeys(["PatientName", "PatientID", "PatientBirthDate", "StudyDate", "SpecificCharacterSet"])
         report = self.report(film(tmp_path / "a.dcm", **absent), values=VALUES[5:7])
-        assert report.PatientID == ""
-        assert report.CompletionFlag == "COMPLETE"
+        assert (report.PatientID, report.CompletionFlag) == ("", "COMPLETE")
 
     @pytest.mark.parametrize("value", ["number", "class", "nothing"])
     def test_each_kind_alone(self, tmp_path: Path, value: str) -> None:
@@ -276,8 +273,7 @@ def test_files_appear_together_and_only_at_the_end(tmp_path: Path, monkeypatch: 
             results.receive(chunk)
             assert not folders["fhir"].exists() or len(list(folders["fhir"].iterdir())) == 6
         fhir, sr = results.folders
-        assert fhir.files == 6
-        assert set(fhir.without) == {""}
+        assert (fhir.files, set(fhir.without)) == (6, {""})
         assert (sr.files, len(sr.without)) == (1, 3)
         assert len(list(folders["fhir"].iterdir())) == 6
         assert [path.suffix for path in folders["sr"].iterdir()] == [".dcm"]

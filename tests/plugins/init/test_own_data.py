@@ -384,8 +384,7 @@ class TestTargets:
         rows = [[f"{i}.png", f"A{i}", f"B{i // 2}", str(i % 2)] for i in range(8)]
         start(tmp_path, "image|patient|proband|grade", rows, subject="proband")
         cohort = cohort_in(tmp_path)
-        assert set(cohort.cases["subject"]) == {"B0", "B1", "B2", "B3"}
-        assert len(cohort.cases) == 8
+        assert (set(cohort.cases["subject"]), len(cohort.cases)) == ({"B0", "B1", "B2", "B3"}, 8)
         with pytest.raises(CasewiseError, match=r"--subject 'probant': .*Did you mean 'proband'"):
             start(tmp_path, "image|patient|proband|grade", rows, subject="probant")
 
@@ -635,8 +634,7 @@ class TestSheets:
         assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
         plan = plan_study(table=table, images=images, sheet="Cases", folder=tmp_path / "study")
         study = read_study(plan.write()[-1])
-        assert study.sheet == "Cases"
-        assert len(read_cohort(study).images) == 12
+        assert (study.sheet, len(read_cohort(study).images)) == ("Cases", 12)
 
 
 @pytest.mark.parametrize(("heads", "subject", "known", "doubted"), [
@@ -695,7 +693,6 @@ def test_a_new_study_of_numbered_images_keeps_neighbours_together(
     plan_study(table=tmp_path / "t.csv", images=tmp_path / "in", folder=tmp_path / "study").write()
     study = read_study(tmp_path / "study" / "study.yaml")
     assert not study.subjects_known
-    assert study.split.by == by
-    assert split(read_cohort(study), study).folds == 5
+    assert (study.split.by, split(read_cohort(study), study).folds) == (by, 5)
     read(study, None, Terminal())
     assert "cohort     24 images; it is not known which belong to the same person\n" in capsys.readouterr().out

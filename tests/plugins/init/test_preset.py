@@ -236,8 +236,7 @@ class TestTheStudyFile:
         initialise("onestep-pasi", source=source, folder=out)
         study, text = read_study(out / "study.yaml"), (out / "study.yaml").read_text(encoding="utf-8")
         assert (study.root or study.cohort.parent) == source.resolve()
-        assert ("\nroot: " in text) == (inside != "")
-        assert ('root: "photos of ä"' in text) == bool(inside)
+        assert ("\nroot: " in text, 'root: "photos of ä"' in text) == (inside != "", bool(inside))
         assert len(read_cohort(study).images) == 14
 
 

@@ -56,12 +56,10 @@ def many() -> tuple[list[Film], np.ndarray]:
 
 def test_columns_files_and_marks(cohort: Path) -> None:
     rows = rows_of(cohort)
-    assert len(rows) == 24
-    assert tuple(rows[0]) == COLUMNS
+    assert (len(rows), tuple(rows[0])) == (24, COLUMNS)
     assert [(row["subject"], row["visit"]) for row in rows[:3]] == [("C0001", "1"), ("C0001", "2"), ("C0002", "1")]
     assert Counter(row["label"] for row in rows) == dict.fromkeys(FINDINGS, 8)
-    assert {row["source"] for row in rows} == {"north"}
-    assert {row["view"] for row in rows} == {"PA"}
+    assert ({row["source"] for row in rows}, {row["view"] for row in rows}) == ({"north"}, {"PA"})
     assert {row["sex"] for row in rows} == {"F", "M"}
     assert all(18 <= int(row["age"]) <= 90 for row in rows)
     assert all(one["date"] < two["date"] for one, two in zip(rows[::2], rows[1::2], strict=True))
@@ -74,8 +72,7 @@ def test_columns_files_and_marks(cohort: Path) -> None:
             assert said == MARK
             sizes.add(image.size)
         mask = pixels(cohort.parent / row["lung_mask"])
-        assert mask.shape == (image.height, image.width)
-        assert set(np.unique(mask)) == {0, 255}
+        assert (mask.shape, set(np.unique(mask))) == ((image.height, image.width), {0, 255})
         assert 0.12 < (mask > 0).mean() < 0.6
     assert len(sizes) > 12
     assert all(abs(width - 96) <= 8 and abs(height - 96) <= 8 for width, height in sizes)
@@ -151,8 +148,7 @@ TWINS: dict[str, Callable[[np.ndarray, np.ndarray], bool]] = {
 
 def test_twins_are_planted_as_said(tmp_path: Path) -> None:
     table = make_chest(tmp_path, subjects=20, size=(120, 96), seed=8)
-    assert tuple(TWINS) == TWIN_KINDS
-    assert plant_twins(table, each=2, seed=1) == table
+    assert (tuple(TWINS), plant_twins(table, each=2, seed=1)) == (TWIN_KINDS, table)
     rows = rows_of(table)
     assert tuple(rows[0]) == (*COLUMNS, "twin_of", "twin_kind")
     twins, originals = rows[20:], {row["path"]: row for row in rows[:20]}
@@ -170,8 +166,7 @@ def test_twins_of_colour_photographs(tmp_path: Path) -> None:
     table = make_psoriasis(tmp_path, subjects=1, visits=1, size=(60, 40), processes=1)
     plant_twins(table, each=1)
     twins = rows_of(table)[8:]
-    assert len(twins) == len(TWIN_KINDS)
-    assert {row["visit"] for row in twins} == {"week0"}
+    assert (len(twins), {row["visit"] for row in twins}) == (len(TWIN_KINDS), {"week0"})
     assert {pixels(tmp_path / row["path"]).ndim for row in twins} == {3}
 
 

@@ -44,8 +44,7 @@ def draw_volume(number: int, *, grade: str, sequence: str, seed: int, site: str 
 
 def test_columns_files_and_marks(cohort: Path, truth: list[dict[str, Any]]) -> None:
     rows = rows_of(cohort)
-    assert tuple(rows[0]) == COLUMNS
-    assert cohort.name == "cohort.csv"
+    assert (tuple(rows[0]), cohort.name) == (COLUMNS, "cohort.csv")
     assert [row["subject"] + row["sequence"] for row in rows[:3]] == ["P0001T1", "P0001T2", "P0002T1"]
     assert Counter(row["grade"] for row in rows) == dict.fromkeys(GRADES, 4)
     assert all((row["lesion"] == "") == (row["grade"] == "normal") for row in rows)
@@ -67,8 +66,7 @@ def test_every_scan_lies_as_the_truth_says(cohort: Path, truth: list[dict[str, A
         for scan in one["scans"]:
             image = nib.load(cohort.parent / "images" / one["subject"] / f"{scan['sequence']}.nii.gz")
             codes.append("".join(nib.aff2axcodes(image.affine)))
-            assert codes[-1] == scan["codes"]
-            assert image.header.get_data_dtype() == np.int16
+            assert (codes[-1], image.header.get_data_dtype()) == (scan["codes"], np.int16)
             assert np.allclose(image.get_qform(), image.affine, atol=1e-3)
             straight = nib.as_closest_canonical(image)
             assert straight.shape == tuple(scan["shape"])

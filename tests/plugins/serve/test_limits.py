@@ -48,8 +48,7 @@ def test_every_answer_has_the_headers_of_security(toy: Running) -> None:
         assert head.headers["content-length"] == headers["content-length"]
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
-        assert headers["x-content-type-options"] == "nosniff"
-        assert headers["cache-control"] == "no-store"
+        assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
     assert httpx.head(toy.url + "/api/predict").headers["allow"] == "POST"
 
 

@@ -147,8 +147,7 @@ def test_a_bad_upload_is_an_error_that_names_it(served: Running, kind: str) -> N
     answer = httpx.post(served.url + "/api/predict", files=good_form(trunk=(name, content)), timeout=300)
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
-    assert error["code"] == code
-    assert error["files"] == [name]
+    assert (error["code"], error["files"]) == (code, [name])
     assert name in error["message"]
     assert len(error["message"]) < 700
     for private in ("Traceback", "Jane", "/tmp", "upload-", "request-", "casewise-serve"):

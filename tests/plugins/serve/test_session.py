@@ -113,8 +113,7 @@ def test_the_slice_is_shown_as_radiologists_view_it() -> None:
             affine[axis, i] = sign
         picture, shown, note = strongest_slice(NativeMap("T1", stored[0], affine=affine, voxels=stored[1]))
         assert picture.shape == shown.shape == (6, 8)
-        assert np.argwhere(shown == 1).tolist() == [[0, 1]]
-        assert picture[0, 1] == picture.max()
+        assert (np.argwhere(shown == 1).tolist(), picture[0, 1]) == ([[0, 1]], picture.max())
         assert "slice 4 of 5" in note
 
 

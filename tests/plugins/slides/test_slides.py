@@ -75,11 +75,9 @@ def nameless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_facts(pyramid: Path, aperio: Path, nameless: Path) -> None:
     facts = slide_facts(pyramid)
     assert (facts.width, facts.height, facts.vendor) == (WIDTH, HEIGHT, "generic-tiff")
-    assert facts.levels == ((1024, 768, 1.0), (256, 192, 4.0), (64, 48, 16.0))
-    assert facts.mpp == pytest.approx(0.5)
+    assert (facts.levels, facts.mpp) == (((1024, 768, 1.0), (256, 192, 4.0), (64, 48, 16.0)), pytest.approx(0.5))
     assert facts.magnification is None
-    assert facts.bytes == pyramid.stat().st_size
-    assert facts.notes == ()
+    assert (facts.bytes, facts.notes) == (pyramid.stat().st_size, ())
     facts = slide_facts(aperio)
     assert (facts.vendor, facts.mpp, facts.magnification) == ("aperio", 0.5, 20.0)
     facts = slide_facts(nameless)
@@ -202,15 +200,13 @@ def test_tiles_lie_on_the_tissue_in_raster_order(pyramid: Path) -> None:
     assert max(white) < 0.3
     # Most of the tissue is on them.
     assert len(boxes) * 32 * 32 > 0.85 * (picture < 240).any(axis=2).sum()
-    assert planned.mask.shape == (HEIGHT, WIDTH)
-    assert planned.downsample == 1.0
+    assert (planned.mask.shape, planned.downsample) == ((HEIGHT, WIDTH), 1.0)
 
 
 def test_at_most_so_many_are_spread_over_the_tissue(pyramid: Path) -> None:
     every = plan_tiles(pyramid, TilePlan(side=32))
     some = plan_tiles(pyramid, TilePlan(side=32, max_tiles=40))
-    assert len(some) == 40
-    assert some.candidates == len(every)
+    assert (len(some), some.candidates) == (40, len(every))
     assert {tuple(box) for box in some.boxes} <= {tuple(box) for box in every.boxes}
     assert np.array_equal(some.boxes, plan_tiles(pyramid, TilePlan(side=32, max_tiles=40)).boxes)
     # In each part of the slide as many as its share of the tissue, within the rounding of a few runs of the curve.

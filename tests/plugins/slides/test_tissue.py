@@ -66,8 +66,7 @@ def test_tissue_is_found_on_any_glass(colour: tuple[int, int, int], glass: tuple
     found = find_tissue(picture, seen, 8.0, mpp=0.5)
     # In the dark the blur carries light over the edge, by about its own width.
     assert overlap(found.mask, disc) > (0.83 if note == "brightness" else 0.93)
-    assert found.mask.dtype == np.bool_
-    assert found.share == found.mask.mean()
+    assert (found.mask.dtype, found.share) == (np.bool_, found.mask.mean())
     assert (note in found.notes[0]) if note else (found.notes == ())
 
 

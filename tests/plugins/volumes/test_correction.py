@@ -26,8 +26,7 @@ def test_body_is_what_is_bright_and_what_it_encloses() -> None:
     values[10:14, 10:14] = 1
     values += np.random.default_rng(0).random(values.shape, dtype=np.float32)
     bright, filled = body(values, np.ones(values.shape, bool))
-    assert bright.sum() == 2 * (400 - 16)
-    assert filled.sum() == 2 * 400
+    assert (bright.sum(), filled.sum()) == (2 * (400 - 16), 2 * 400)
 
 
 def test_n4_finds_the_field_and_evens_the_tissues() -> None:
@@ -66,8 +65,7 @@ def edge(noise: float = 5.0, shape: tuple[int, int, int] = (48, 48, 6)) -> tuple
 def test_noise_falls_and_the_edge_stays() -> None:
     values, even = edge()
     out = smoothed(values, np.array([1.4, 1.4, 4.0]))
-    assert out.shape == values.shape
-    assert out.dtype == np.float32
+    assert (out.shape, out.dtype) == (values.shape, np.float32)
     inner = np.abs(np.arange(48) - 23.5) > 4
     assert (out - even)[inner].std() < 0.75 * (values - even)[inner].std()
     # Gaussian smoothing that removes as much noise spreads the edge over several pixels.

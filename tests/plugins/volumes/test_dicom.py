@@ -102,8 +102,7 @@ def test_a_marked_voxel_is_found_at_its_millimetres(tmp_path: Path, plane: str, 
     pixels[2, 4, 3] = 9999
     series(tmp_path, pixels, plane)
     scan = read_dicom(tmp_path)
-    assert scan.shape == (COLUMNS, ROWS, DEPTH)
-    assert scan.spacing == pytest.approx((0.75, 1.5, 4.0))
+    assert (scan.shape, scan.spacing) == ((COLUMNS, ROWS, DEPTH), pytest.approx((0.75, 1.5, 4.0)))
     assert not letters or scan.orientation == letters
     row, column = map(np.array, PLANES[plane])
     there = TO_RAS @ (np.array(place(plane, 2)) + 3 * 0.75 * row + 4 * 1.5 * column)

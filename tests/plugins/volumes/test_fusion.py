@@ -200,8 +200,7 @@ class TestWeights:
         for body in network.bodies:
             assert all(torch.equal(v, stored[k]) for k, v in body.state_dict().items())
         assert said.startswith(f"file {path}")
-        assert ("each of 2 bodies" in said) == (bodies == 2)
-        assert seen == []
+        assert ("each of 2 bodies" in said, seen) == (bodies == 2, [])
 
     @staticmethod
     def bundle(network: Network, folder: Path, subjects: list[str]) -> str:

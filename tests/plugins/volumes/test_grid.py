@@ -80,8 +80,7 @@ def test_halving_averages_and_doubling_keeps_a_slope() -> None:
     double = in_plane(scan, 64).values[:, 8, 0]
     np.testing.assert_allclose(double[1:-1], np.arange(1, 63) / 2 - 0.25, atol=1e-5)
     # The outer half of a border voxel goes on evenly.
-    assert double[0] == 0
-    assert double[-1] == 31
+    assert (double[0], double[-1]) == (0, 31)
 
 
 @settings(max_examples=30, deadline=None)

@@ -165,8 +165,7 @@ def test_a_good_study_is_told_in_scans(bench: Bench) -> None:
     assert "among 6 subjects and 12 scans" in told
     assert "image" not in told
     facts = json.loads((bench.folder / "run" / "audit.json").read_text())["facts"]
-    assert facts["images"] == 12
-    assert facts["noun"] == ["scan", "scans"]
+    assert (facts["images"], facts["noun"]) == (12, ["scan", "scans"])
 
 
 def test_headers_that_cannot_be_are_all_told_before_a_run(bench: Bench) -> None:

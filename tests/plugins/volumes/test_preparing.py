@@ -59,8 +59,7 @@ def source_voxels(prepared: Prepared, scan: Scan, at: np.ndarray) -> np.ndarray:
 def test_a_case_of_two_sequences() -> None:
     scans = [scan_of(), scan_of((1.5, 1.5, 4.0), orientation="PSR", inverted=True, name="t2.nii")]
     prepared = prepare_case(scans, dataclasses.replace(PLAIN, bias="n4", smoothing="edge_preserving"))
-    assert prepared.slices.shape == (10, 2, 32, 32)
-    assert prepared.slices.dtype == np.uint16
+    assert (prepared.slices.shape, prepared.slices.dtype) == ((10, 2, 32, 32), np.uint16)
     assert prepared.slices.max() <= 32767
     assert prepared.present.tolist() == [True, True]
     assert prepared.ranges.dtype == prepared.landmarks.dtype == np.float32

@@ -93,8 +93,7 @@ def test_a_mask_on_slices_lies_where_its_voxels_lie() -> None:
     region = region_of_mask(mask, scan, grid, 5.0)
     affine = slice_affine(region, grid, region.side)
     laid = mask_on(mask, affine, (region.end - region.first, region.side, region.side))
-    assert laid.dtype == bool
-    assert laid.sum() == mask.values.sum() * 4
+    assert (laid.dtype, laid.sum()) == (bool, mask.values.sum() * 4)
     places = carried(np.linalg.inv(mask.affine) @ affine, np.argwhere(np.moveaxis(laid, 0, 2)))
     assert mask.values[tuple(np.rint(places).astype(int).T)].all()
     assert in_plane(to_ras(mask), 60).values.sum() == laid.sum()

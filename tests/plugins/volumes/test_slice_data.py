@@ -105,8 +105,7 @@ def test_slices_of_a_case_are_a_bag() -> None:
     slices = Slices(stored, torch.tensor([0, 3]), torch.tensor([3, 4]), present, tables)
     data = SliceData(slices, [0, 1], torch.zeros(2, 1), Panels(pooling="maps"))
     views, owner = data.views()
-    assert views.tolist() == [[0, 1, 2, -1], [3, 4, 5, 6]]
-    assert owner.tolist() == [0, 1]
+    assert (views.tolist(), owner.tolist()) == ([[0, 1, 2, -1], [3, 4, 5, 6]], [0, 1])
     batch = data.plain_batch(views, torch.device("cpu"))
     assert batch.shape == (2, 4, 2, 8, 8)
     assert batch[0, 3].isnan().all()

@@ -89,8 +89,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedCohort, Prep
 
 def test_slices_are_standardised_as_the_scan_they_belong_to(both: tuple[PreparedCohort, PreparedCohort]) -> None:
     single, whole = both
-    assert len(stored(single).count) == SUBJECTS * SLICES
-    assert len(stored(whole).count) == SUBJECTS
+    assert (len(stored(single).count), len(stored(whole).count)) == (SUBJECTS * SLICES, SUBJECTS)
     fitted = fitted_on(single, np.arange(2 * SLICES))
     wanted = inputs(whole, fitted_on(whole, np.arange(2)))
     found = inputs(single, fitted)
