@@ -57,8 +57,7 @@ def archive() -> bytes:
 
 def animation() -> bytes:
     """A PNG of two frames."""
-    buffer = io.BytesIO()
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    buffer, frames = io.BytesIO(), [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
     return buffer.getvalue()
 

@@ -136,8 +136,7 @@ def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Resu
 def with_stackers(predictions: pd.DataFrame, stackers: Mapping[str, Any]) -> pd.DataFrame:
     """The predictions of networks, with those of stackers that have these weights and intercepts."""
     key = ["case", "region", "target"]
-    first = predictions[predictions["model"] == predictions["model"].iloc[0]]
-    tables = [predictions]
+    first, tables = predictions[predictions["model"] == predictions["model"].iloc[0]], [predictions]
     for meta, by_target in stackers.items():
         weights = [by_target[row.target]["weights"][row.model] for row in predictions.itertuples()]
         sums = predictions.assign(y_pred=predictions["y_pred"] * weights).groupby(key)["y_pred"].sum()
@@ -470,8 +469,7 @@ def in_phases(context: ReportContext, *, stop: str = "inner") -> ReportContext:
         job |= {"history": history(fold, stop=stop != "none"), "epochs": 75, "best_epoch": 75}
         job |= {"stages": [], "finder": None}
         if names:
-            n = 50 * len(names) + fold
-            both = len(names) == 2
+            n, both = 50 * len(names) + fold, len(names) == 2
             rates = {"sensitivity": 50 / (50 + fold) if both else None, "specificity": 1.0 if both else None}
             job["on_training"] = {**rates, "accuracy": 50 * len(names) / n, "n": n}
             if stop != "none":

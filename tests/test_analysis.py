@@ -198,8 +198,7 @@ def written(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.plugins("explain")
 def test_a_case_is_explained_without_writing(run: cw.Run) -> None:
-    before = written(run.folder)
-    case = str(run.predictions.query("stage == 'oof'")["case"].iloc[0])
+    before, case = written(run.folder), str(run.predictions.query("stage == 'oof'")["case"].iloc[0])
     maps = run.explain(case)
     assert written(run.folder) == before
     assert (maps.case, maps.target, list(maps.networks)) == (case, "label", ["cnn", "test_resnet"])

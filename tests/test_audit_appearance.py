@@ -1,7 +1,5 @@
 """Brightness, contrast, sharpness and compression apart from the border; columns that are no label in other words."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

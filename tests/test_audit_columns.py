@@ -1,7 +1,5 @@
 """Columns with any name: those of few values are asked, copies of the label are noted, unused splits are examined."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +104,7 @@ def test_a_column_that_is_stated_as_that_of_a_reader_later_is_audited_again(tmp_
 
 
 def test_an_unused_split_is_examined_whatever_its_name() -> None:
-    subjects = [f"s{n // 2}" for n in range(20)]
-    mixed = ["train" if n % 2 else "test" for n in range(20)]
+    subjects, mixed = [f"s{n // 2}" for n in range(20)], ["train" if n % 2 else "test" for n in range(20)]
     (finding,) = imported_findings(table(mixed, subjects).rename(columns={"set": "remark"}), imported_study(None))
     assert (finding.id, finding.level) == ("image-level-split", "note")
     assert finding.figures["where"] == "column remark"

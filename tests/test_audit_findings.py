@@ -1,7 +1,5 @@
 """Findings, the verdict and the gate: what stops a run, what an `accept` does, and what is written."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -54,8 +52,7 @@ def test_a_reason_is_needed(reason: str):
 
 
 def test_a_name_that_was_not_found_is_remarked_not_refused():
-    audit = Audit([NOTE])
-    accepted = {"shortcut-site": "known", "twins-within-subject": "known"}
+    audit, accepted = Audit([NOTE]), {"shortcut-site": "known", "twins-within-subject": "known"}
     audit.gate(accepted)
     assert len(audit.notes(accepted)) == 1
     assert "shortcut-site" in audit.notes(accepted)[0]

@@ -1,7 +1,5 @@
 """The page of the audit: every pair once, registered; self-contained, bounded, escaped; also where a run stops."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Shortcuts: figures as scikit-learn has them, p-values that hold, planted marks found, clean cohorts left alone."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,8 +39,7 @@ Change = Callable[[np.ndarray, dict[str, Any], np.random.Generator], None]
 
 def make(folder: Path, *, subjects: int = 60, seed: int = 0, change: Change | None = None, **settings: Any) -> Study:
     """Write smooth random films of two classes that nothing tells apart; `change` puts in what does."""
-    random = np.random.default_rng([seed, 77])
-    rows = []
+    random, rows = np.random.default_rng([seed, 77]), []
     for subject in range(subjects):
         person = cv2.GaussianBlur(random.normal(size=(SIZE, SIZE)), (0, 0), 8)
         label, site, age, number = (
@@ -55,8 +52,7 @@ def make(folder: Path, *, subjects: int = 60, seed: int = 0, change: Change | No
             if change:
                 change(pixels, row, random)
             row = {"path": f"{subject}-{image}.png", **row}
-            size = row.pop("size", None)
-            picture = Image.fromarray(pixels.astype(np.uint8))
+            size, picture = row.pop("size", None), Image.fromarray(pixels.astype(np.uint8))
             (picture.resize(size) if size else picture).save(folder / row["path"])
             rows.append(row)
     with open(folder / "cohort.csv", "w", newline="") as file:
@@ -94,8 +90,7 @@ def corner(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator)
 @settings(max_examples=40, deadline=None)
 def test_auroc_is_that_of_scikit_learn_with_weights_and_ties(seed: int, values: int) -> None:
     random = np.random.default_rng(seed)
-    scores = random.integers(0, values, (3, 40)).astype(float)
-    positive = random.random((3, 40)) < 0.4
+    scores, positive = random.integers(0, values, (3, 40)).astype(float), random.random((3, 40)) < 0.4
     positive[:, :2] = [True, False]
     weights = random.random(40) + 0.1
     expected = [roc_auc_score(p, s, sample_weight=weights) for p, s in zip(positive, scores, strict=True)]
@@ -114,8 +109,7 @@ def test_correlation_is_the_weighted_one_of_numpy() -> None:
 
 
 def test_scores_are_those_of_ridge_regression_fold_by_fold() -> None:
-    random = np.random.default_rng(2)
-    subjects = np.repeat(np.arange(40), 3)
+    random, subjects = np.random.default_rng(2), np.repeat(np.arange(40), 3)
     features = random.normal(size=(120, 3)) * [1, 10, 0.1] + 5
     labels = Labels.of(random.normal(size=120), subjects, [], permutations=9, seed=0)
     assert labels is not None

@@ -127,8 +127,7 @@ class TestUNet:
         body: Any = build_network(name, 1).eval().body
         values = torch.rand(2, 3, *size)
         with torch.no_grad():
-            found = body.map_of(values)
-            before = body(values)
+            found, before = body.map_of(values), body(values)
             assert found.shape == (2, 1, *map_size)
             assert 0 <= found.min() < found.max() <= 1
             body.map.weight.mul_(-1)
@@ -208,8 +207,7 @@ class TestSize:
         import timm
 
         torch.manual_seed(0)
-        body = timm.create_model(NAME, pretrained=False, num_classes=0).eval()
-        network = built()
+        body, network = timm.create_model(NAME, pretrained=False, num_classes=0).eval(), built()
         panels = torch.rand(2, 3, 160, 160)
         with torch.no_grad():
             assert torch.equal(network.features(panels), body((panels - 0.5) / 0.5))
@@ -243,8 +241,7 @@ class TestPositions:
     def test_of_more_or_fewer_they_are_interpolated(self, side: int, patches: int, tmp_path: Path) -> None:
         rows = torch.linspace(0, 1, 10).view(10, 1, 1).expand(10, 10, 64)  # position tells the row
         given = torch.cat([torch.full((1, 1, 64), 5.0), rows.reshape(1, 100, 64)], dim=1)
-        path = library_file(tmp_path, pos_embed=given)
-        network = built(side)
+        path, network = library_file(tmp_path, pos_embed=given), built(side)
         said, _ = load_weights(network, str(path))
         found = network.body.pos_embed.detach()
         assert (found[0, 0] == 5).all()  # the class token has no place
@@ -259,8 +256,7 @@ class TestPositions:
 
     @pytest.mark.parametrize("kind", ["early", "late", "late-shared"])
     def test_fused_networks_have_them_too(self, kind: Any, tmp_path: Path) -> None:
-        path = library_file(tmp_path)
-        network = built(192, fusion=kind, sequences=2, missing="mask")
+        path, network = library_file(tmp_path), built(192, fusion=kind, sequences=2, missing="mask")
         said, _ = load_weights(network, str(path))
         assert "from 10×10 to 12×12 patches" in said
         assert ("adapted to 2 sequences" in said) == (kind == "early")

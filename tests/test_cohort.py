@@ -389,8 +389,7 @@ class TestVisits:
     def test_visits_like_dates_that_sort_wrongly(self, write: Callable[..., Path], names: tuple[str, str]) -> None:
         lines = [f"{i}.jpg,A,{name},1" for i, name in enumerate(names)]
         folder = write("path,subject,visit,grade", "z.jpg,B,5.6.2024,1", *lines)
-        told = problems(folder)
-        first = next(name for name in names if name != "start")
+        told, first = problems(folder), next(name for name in names if name != "start")
         assert f"visit: {first!r} of subject A looks like a date" in told
         assert "2024-02-01 (year-month-day), or add a `day` column" in told
         # One visit needs no order, and days give one.

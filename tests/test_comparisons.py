@@ -56,8 +56,7 @@ def test_fewer_than_ten_subjects_name_no_winner() -> None:
 
 
 def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
-    points = {name: np.array([0.95, 0.24]) for name in ("auroc", "mae")}
-    drawn = np.linspace(-0.5, 0.5, 2000)
+    points, drawn = {name: np.array([0.95, 0.24]) for name in ("auroc", "mae")}, np.linspace(-0.5, 0.5, 2000)
     samples = {name: np.column_stack([point[0] - drawn, point[1] + drawn]) for name, point in points.items()}
     basis = Basis(dict.fromkeys(points, np.tile(np.eye(2), (6, 1))), np.ones((12, 1, 1), bool), {}, 0.95)
     found = differences(points, samples, basis, ["a", "b"], dict.fromkeys(points, 5.0), PLAN, n_subjects=11)
@@ -68,8 +67,7 @@ def test_intervals_end_at_the_largest_difference_of_the_metric() -> None:
 
 def test_pairs_are_covered_together() -> None:
     rng = np.random.default_rng(0)
-    samples = rng.normal(0, 1, (4000, 6)) + rng.normal(0, 5, (4000, 1))
-    many = np.full(15, 1e6)
+    samples, many = rng.normal(0, 1, (4000, 6)) + rng.normal(0, 5, (4000, 1)), np.full(15, 1e6)
     pairs = pair_intervals(np.zeros(6), samples, many, n_subjects=10**6, confidence=0.95)
     inside = np.abs(samples[:, :, None] - samples[:, None, :]) <= pairs.half_width + np.eye(6) * 1e9
     assert inside.all(axis=(1, 2)).mean() == pytest.approx(0.95, abs=0.002)
@@ -124,8 +122,7 @@ def run_of(folder: Path, error: float, *, target: str = "extent", study: Any = (
         changed: changes of the predictions, or the number of `subjects`.
     """
     subjects, drawn, run = changed.pop("subjects", 30), np.random.default_rng(1), RunFolder(folder)
-    truth = drawn.uniform(0, 10, subjects)
-    names = [f"S{i}" for i in range(subjects)]
+    truth, names = drawn.uniform(0, 10, subjects), [f"S{i}" for i in range(subjects)]
     values: dict[str, Any] = {"case": [f"{name}/1" for name in names], "subject": names}
     values |= {"visit": "1", "day": np.nan, "region": "", "image": "", "model": "net", "stage": "oof", "outer_fold": 1}
     values |= {"inner_fold": pd.NA, "target": target, "kind": "regression", "y_true": truth}

@@ -34,8 +34,7 @@ def films(folder: Path, *, shortcut: bool) -> Path:
     random, rows = np.random.default_rng(4), []
     across, down = np.meshgrid(np.arange(64), np.arange(64))
     for number in range(40):
-        ill = number % 2 == 1
-        picture = random.normal(128, 20, (64, 64)) + random.normal(0, 10)
+        ill, picture = number % 2 == 1, random.normal(128, 20, (64, 64)) + random.normal(0, 10)
         if ill and not shortcut:
             picture[(across - 32) ** 2 + (down - 32) ** 2 < 200] += 90
         if ill if shortcut else number % 4 < 2:
@@ -98,8 +97,7 @@ def test_a_network_that_knows_the_disease_keeps_its_answers(without_shortcut: Ru
 
 def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path) -> None:
     folder = RunFolder(with_shortcut.folder)
-    before = folder.counterfactuals.path.stat().st_mtime_ns
-    study = with_shortcut.study
+    before, study = folder.counterfactuals.path.stat().st_mtime_ns, with_shortcut.study
     again = run(study, folder.path)
     assert folder.counterfactuals.path.stat().st_mtime_ns == before
     assert again.results == with_shortcut.results
@@ -108,8 +106,7 @@ def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path
 def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     finished = FinishedRun.open(RunFolder(without_shortcut.folder))
     settings = finished.study.evaluation.model_copy(update={"counterfactual_cases": 11})
-    study = finished.study.model_copy(update={"evaluation": settings})
-    panels = finished.cohort.panels
+    study, panels = finished.study.model_copy(update={"evaluation": settings}), finished.cohort.panels
     chosen = chosen_panels(study, panels, finished.splits)
     assert chosen == chosen_panels(study, panels, finished.splits)
     for fold, rows in chosen.items():
@@ -124,8 +121,7 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run, monkeyp
 @pytest.mark.parametrize("name", [UNALTERED, *ALTERATIONS])
 def test_alterations_keep_what_they_should(name: str, channels: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 30, channels), dtype=np.uint8)
-    before = image.copy()
-    after = altered(image, name)
+    before, after = image.copy(), altered(image, name)
     assert np.array_equal(image, before)
     assert (after.dtype, after.shape[2]) == (np.uint8, channels)
     if name not in CROPS:

@@ -44,8 +44,7 @@ def cohort(kind: str, classes: int = 0, *, subjects: int = 45, image: float = 1.
     truth = np.clip(score + 5, 0, 10)
     if classes:
         truth = np.digitize(score, np.quantile(score, np.arange(1, classes) / classes)).astype(float)
-    names = [f"s{number}/1" for number in range(subjects)]
-    test = np.arange(subjects) >= 0.8 * subjects
+    names, test = [f"s{number}/1" for number in range(subjects)], np.arange(subjects) >= 0.8 * subjects
     rows = pd.DataFrame({"case": names, "subject": names, "visit": "1", "day": 0.0, "region": "", "image": ""})
     rows = rows.assign(model="network", stage=np.where(test, "test", "oof"), inner_fold=None, target="outcome")
     rows = rows.assign(outer_fold=[None if t else n % 3 for n, t in enumerate(test)], y_true=truth, kind=kind)
@@ -95,15 +94,13 @@ def test_encoded_as_a_pipeline_of_scikit_learn_does() -> None:
 
 def test_coefficients_are_those_of_scikit_learn() -> None:
     rows, cells = cohort("regression")
-    entry = fitted(rows, cells).record["models"][COVARIATES]["outcome"]
-    own = rows[rows["stage"] == "oof"]
+    entry, own = fitted(rows, cells).record["models"][COVARIATES]["outcome"], rows[rows["stage"] == "oof"]
     encodings = [Encoding(**each) for each in entry["columns"]]
     features = np.hstack([each.encode(cells.loc[own["case"], each.name].tolist()) for each in encodings])
     model = Ridge(alpha=entry["penalties"][0] * len(own)).fit(features, own["y_true"])
     assert entry["coefficients"][0] == pytest.approx(model.coef_.tolist())
     rows, cells = cohort("classification", 2)
-    entry = fitted(rows, cells).record["models"][JOINED]["outcome"]
-    own = rows[rows["stage"] == "oof"]
+    entry, own = fitted(rows, cells).record["models"][JOINED]["outcome"], rows[rows["stage"] == "oof"]
     logits = np.log(own["p1"] / own["p0"]).to_numpy()
     features = np.hstack([each.encode(cells.loc[own["case"], each.name].tolist()) for each in encodings])
     features = np.column_stack([features, (logits - logits.mean()) / logits.std()])

@@ -299,8 +299,7 @@ class TestSignature:
             load_bundle(bundle.path / MEMBER, trust=public)
 
     def test_the_command_wants_a_signature(self, bundle: BundleFolder, tmp_path: Path, keys: tuple[Path, Path]) -> None:
-        unsigned = str(write_archive(bundle, tmp_path / "unsigned.zip"))
-        output = str(tmp_path / "new.csv")
+        unsigned, output = str(write_archive(bundle, tmp_path / "unsigned.zip")), str(tmp_path / "new.csv")
         done = casewise("predict", unsigned, str(tmp_path), "--output", output, "--trust", str(keys[1]))
         assert done.returncode == 2
         assert "signature.json" in done.stderr
@@ -323,8 +322,7 @@ def key_pair(path: Path) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    key = Ed25519PrivateKey.generate()
-    public = path.with_suffix(".pub")
+    key, public = Ed25519PrivateKey.generate(), path.with_suffix(".pub")
     openssh = serialization.PrivateFormat.OpenSSH
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, openssh, serialization.NoEncryption()))
     public.write_bytes(

@@ -23,8 +23,7 @@ GRADES = 4
 
 def graded(count: int = 240, *, seed: int = 0, stages: tuple[str, ...] = ("oof", "test")) -> pd.DataFrame:
     """Predictions of a model that is shy of high grades, so that thresholds half way are not the best."""
-    random = np.random.default_rng(seed)
-    tables = []
+    random, tables = np.random.default_rng(seed), []
     for stage in stages:
         truth = random.integers(0, GRADES, count).astype(float)
         centre = 0.45 * truth + 0.3 * random.normal(size=count)
@@ -59,8 +58,7 @@ def test_the_mean_is_rounded() -> None:
 
 def test_tuned_thresholds_have_a_higher_kappa_on_other_cases() -> None:
     table = graded()
-    tuned = decide_grades(table, {"grade": "kappa"})
-    halved = decide_grades(table, {"grade": "mean"})
+    tuned, halved = decide_grades(table, {"grade": "kappa"}), decide_grades(table, {"grade": "mean"})
     for stage in ("oof", "test"):
         rows = tuned.rows["stage"] == stage
         assert kappa(tuned.rows[rows]) > kappa(halved.rows[rows]) + 0.02
@@ -125,8 +123,7 @@ def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: 
     for fold, rows in table.groupby(table["outer_fold"].astype(object).map(lambda f: ALL if pd.isna(f) else str(f))):
         limits = np.array(record["thresholds"]["linear_pixels"][fold])
         assert (rows["y_pred"] == passed(expected[rows.index].to_numpy(), limits)).all()
-    tested = table[table["stage"] == "test"].set_index("case")
-    cases = pd.read_csv(chests)
+    tested, cases = table[table["stage"] == "test"].set_index("case"), pd.read_csv(chests)
     cases["path"] = [str(chests.parent / path) for path in cases["path"]]
     new = casewise.load_bundle(folder.path).predict(cases.drop(columns="label"), root=tmp_path).set_index("case")
     names = ["no_finding", "covid", "pneumonia"]

@@ -129,8 +129,7 @@ def test_new_cases_have_the_distance_of_the_external_cohort(done: Run, there: Pa
 def test_parts_of_one_cohort_are_not_told_apart(done: Run, chests: Path) -> None:
     from casewise.pipeline.finished import FinishedRun
 
-    prepared = FinishedRun.open(RunFolder(done.folder)).prepared
-    halves = []
+    prepared, halves = FinishedRun.open(RunFolder(done.folder)).prepared, []
     for start in (0, 1):
         images = prepared.cohort.images
         numbers = np.arange(start, len(images), 2)

@@ -160,8 +160,7 @@ def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
 ) -> None:
     study = small_study(small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "lr": 0.01} | recipe)
-    inputs = material_of(study, tmp_path / "run")
-    formats = []
+    inputs, formats = material_of(study, tmp_path / "run"), []
 
     def note(job: Job, inputs: JobInputs, fitted: FittedModel) -> Any:
         weights = [value for value in fitted.predictor.network.parameters() if value.ndim == 4]
@@ -185,8 +184,7 @@ def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_jobs_need_finite_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, value: float) -> None:
     study = small_study(small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "epochs": 1})
-    inputs = material_of(study, tmp_path / "run")
-    original = Predictor.predict_with_features
+    inputs, original = material_of(study, tmp_path / "run"), Predictor.predict_with_features
 
     def one_without_a_number(self: Predictor, dataset: Any) -> Any:
         values, features = original(self, dataset)

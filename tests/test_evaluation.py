@@ -36,8 +36,7 @@ ERRORS = {"good": 0.3, "fair": 0.9, "poor": 2.0}
 
 def study(*, subjects: int = 24, test_subjects: int = 6, seed: int = 0, errors: dict = ERRORS) -> pd.DataFrame:
     """Three learners of known merit; four visits that get better; the test rows come from two networks each."""
-    rng = np.random.default_rng(seed)
-    n = subjects + test_subjects
+    rng, n = np.random.default_rng(seed), subjects + test_subjects
     frame = pd.MultiIndex.from_product(
         [range(n), range(4), REGIONS, ("severity", "area")], names=["number", "week", "region", "target"]
     ).to_frame(index=False)
@@ -45,8 +44,7 @@ def study(*, subjects: int = 24, test_subjects: int = 6, seed: int = 0, errors: 
     frame["visit"] = [f"week {4 * week}" for week in frame["week"]]
     frame["case"] = frame["subject"] + "/" + frame["visit"]
     frame["day"] = 28.0 * frame["week"]
-    top = np.where(frame["target"] == "severity", 4, 6)
-    start = rng.uniform(0.5, 1, n)[frame["number"]]
+    top, start = np.where(frame["target"] == "severity", 4, 6), rng.uniform(0.5, 1, n)[frame["number"]]
     frame["y_true"] = np.round(top * start * 0.5 ** frame["week"] * rng.uniform(0.8, 1, len(frame)))
     parts = []
     for model, error in errors.items():
@@ -111,8 +109,7 @@ def test_the_headline_is_chosen_out_of_fold(told: Results) -> None:
 
 def test_without_a_stage_to_choose_on_the_headline_is_not_chosen(table: pd.DataFrame) -> None:
     tested, out_of_fold = (table[table["stage"] == stage] for stage in ("test", "oof"))
-    results = evaluate(tested, Outcomes("pasi"), Plan(50))
-    first = str(tested["model"].iloc[0])
+    results, first = evaluate(tested, Outcomes("pasi"), Plan(50)), str(tested["model"].iloc[0])
     assert (results.main.learner, results.main.chosen_on) == (first, "stated")
     assert results.response == {}
     for rows in (out_of_fold, out_of_fold[::-1]):
@@ -136,8 +133,7 @@ def test_bands_and_response(told: Results) -> None:
 
 
 def test_labels_shuffled_between_subjects_leave_no_concordance(table: pd.DataFrame) -> None:
-    rng = np.random.default_rng(2)
-    oof = table[(table["stage"] == "oof") & (table["target"] == "pasi")]
+    rng, oof = np.random.default_rng(2), table[(table["stage"] == "oof") & (table["target"] == "pasi")]
     first = oof[oof["visit"] == "week 0"].copy()
     subjects = first["subject"].unique()
     other = dict(zip(subjects, rng.permutation(subjects), strict=True))

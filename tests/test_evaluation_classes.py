@@ -38,8 +38,7 @@ def table(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Learners of known merit, each too sure of itself; a subject's cases share their class and most of their noise."""
-    rng = np.random.default_rng(seed)
-    number = np.repeat(np.arange(subjects + test_subjects), each)
+    rng, number = np.random.default_rng(seed), np.repeat(np.arange(subjects + test_subjects), each)
     truth = rng.permutation(np.arange(subjects + test_subjects) % k)[number]
     frame = pd.DataFrame({"subject": [f"s{n:04d}" for n in number], "visit": np.arange(len(number)).astype(str)})
     frame["case"] = frame["subject"] + "/" + frame["visit"]
@@ -59,8 +58,7 @@ def table(
 def samples(k: int, seed: int, n: int = 150) -> tuple[Samples, np.ndarray]:
     """Probabilities with many ties, of two learners, and the number of each case's subject."""
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, k, n)
-    p = rng.multinomial(12, rng.dirichlet(np.ones(k), (n, 2))) / 12
+    truth, p = rng.integers(0, k, n), rng.multinomial(12, rng.dirichlet(np.ones(k), (n, 2))) / 12
     p[:, 1] = 0.5 * p[:, 1] + 0.5 * np.eye(k)[truth] * rng.integers(0, 2, (n, 1)) + 0.0
     p /= p.sum(axis=-1, keepdims=True)
     subject = rng.integers(0, 40, n)
@@ -269,8 +267,7 @@ def test_nothing_is_chosen_on_the_cases_that_it_is_judged_on(told: Results) -> N
     assert figure["log_loss_calibrated"].value < figure["log_loss"].value
     point = test.operating[1]
     assert point.threshold == choose_threshold(p[:, 0], truth == 0, 0.9)
-    taken = new["p0"].to_numpy() >= point.threshold
-    is_covid = new["y_true"].to_numpy() == 0
+    taken, is_covid = new["p0"].to_numpy() >= point.threshold, new["y_true"].to_numpy() == 0
     assert point.figures["sensitivity"].value == pytest.approx(taken[is_covid].mean(), rel=1e-5)
     assert point.figures["specificity"].value == pytest.approx(1 - taken[~is_covid].mean(), rel=1e-5)
     assert point.figures["precision"].value == pytest.approx(is_covid[taken].mean(), rel=1e-5)

@@ -75,8 +75,7 @@ def test_every_subject_is_counted_or_left_out_for_one_reason() -> None:
 
 
 def trial(subjects: int = 20, seed: int = 0) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    rows = []
+    rng, rows = np.random.default_rng(seed), []
     for subject in range(subjects):
         start = rng.integers(15, 40)
         for number, visit in enumerate(["baseline", "week 4", "week 16"]):
@@ -87,8 +86,7 @@ def trial(subjects: int = 20, seed: int = 0) -> pd.DataFrame:
 
 def test_responders_and_their_agreement() -> None:
     rows = trial()
-    told = response(rows, PLAN, thresholds=(50, 75))
-    change = percent_change(rows).query("since > 0")
+    told, change = response(rows, PLAN, thresholds=(50, 75)), percent_change(rows).query("since > 0")
     for threshold in (50, 75):
         physician, model = change["true_change"] <= -threshold, change["predicted_change"] <= -threshold
         found = told.responders[str(threshold)]
@@ -120,6 +118,5 @@ def test_clear_skin_has_a_rule_that_a_regression_can_meet() -> None:
 
 @pytest.mark.parametrize(("yes", "n"), [(0, 6), (1, 6), (6, 6), (20, 34)])
 def test_rates_have_wilsons_interval(yes: int, n: int) -> None:
-    found = rate(np.arange(n) < yes)
-    expected = binomtest(yes, n).proportion_ci(method="wilson")
+    found, expected = rate(np.arange(n) < yes), binomtest(yes, n).proportion_ci(method="wilson")
     assert [found.low, found.high] == pytest.approx([expected.low, expected.high])

@@ -146,8 +146,7 @@ def test_the_external_result_stands_first(before: tuple[Run, dict[Path, int]], d
 
 
 def test_results_by_a_column_of_the_external_table(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
-    table = tmp_path / "c.csv"
-    rows = absolute(there)
+    table, rows = tmp_path / "c.csv", absolute(there)
     sites = {name: ["hill", "lake", ""][number % 3] for number, name in enumerate(rows["subject"].unique())}
     rows["site"] = rows["subject"].map(sites)
     rows.loc[rows.index[-1], "site"] = "hill"

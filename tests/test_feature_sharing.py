@@ -36,8 +36,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def panels(count: int = 20) -> PanelData:
-    drawn = torch.Generator().manual_seed(3)
-    truth = (torch.arange(count) % 2).float().unsqueeze(1)
+    drawn, truth = torch.Generator().manual_seed(3), (torch.arange(count) % 2).float().unsqueeze(1)
     store = torch.randint(1, 120, (count, 3, 32, 32), dtype=torch.uint8, generator=drawn)
     store[1::2] += 60
     return PanelData(store, [[i] for i in range(count)], truth, PANELS, [f"c{i}" for i in range(count)])
@@ -157,8 +156,7 @@ def test_the_least_recently_used_values_are_removed_above_the_limit(tmp_path: Pa
 
 
 def test_a_block_that_another_process_computes_is_left_for_later(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path)
-    address = "ab" * 32
+    store, address = FeatureStore(tmp_path), "ab" * 32
     with FileLock(store.locked(address).lock_file, is_singleton=False):
         assert cached_or_computed(store, address, lambda: torch.ones(3), wait=0) is None
     assert torch.equal(cached_or_computed(store, address, lambda: torch.ones(3), wait=0), torch.ones(3))

@@ -172,8 +172,7 @@ def check_message(error: ImageError, path: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["", "rle", "jpeg_lossless"])
 def test_truncated_and_damaged_films(compression: str, tmp_path: Path, root_log: list[str], recwarn: Any) -> None:
-    data = film_bytes(film(12), bits=12, compression=compression)
-    path = tmp_path / "film.dcm"
+    data, path = film_bytes(film(12), bits=12, compression=compression), tmp_path / "film.dcm"
     for length in (140, 300, 600, len(data) // 2, len(data) - 200):
         path.write_bytes(data[:length])
         with pytest.raises(ImageError) as caught:

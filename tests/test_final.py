@@ -48,8 +48,7 @@ def test_the_bundle_has_one_network_for_each_learner_on_all_but_the_test_set(ref
 
 
 def test_new_cases_are_predicted_by_these_networks(photograph_run: Run, refitted: Run) -> None:
-    table = pd.read_csv(refitted.study.cohort)
-    root = refitted.study.cohort.parent
+    table, root = pd.read_csv(refitted.study.cohort), refitted.study.cohort.parent
     cases = table.drop(columns=[*KINDS]).assign(path=[str(root / path) for path in table["path"]])
     by_folds, by_all = (load_bundle(each.folder).predict(cases, learner="all") for each in (photograph_run, refitted))
     assert list(by_folds["case"]) == list(by_all["case"])

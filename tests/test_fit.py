@@ -205,8 +205,7 @@ def test_bars_are_drawn_anew_and_nothing_but_the_image_is_in_them(shapes: list[t
 
 def test_shapes_vary_between_those_of_training_images_alone() -> None:
     """Images that are held out do not decide how others are stretched."""
-    aspects = np.array([1.0, 1.2, 1.5, 9.0, 0.1])
-    store = torch.zeros((5, 1, 8, 8), dtype=torch.uint8)
+    aspects, store = np.array([1.0, 1.2, 1.5, 9.0, 0.1]), torch.zeros((5, 1, 8, 8), dtype=torch.uint8)
     shapes = stretches(aspects)
     assert shapes is not None
     panels = PanelData(store, [[row] for row in range(5)], torch.zeros(5, 1), Panels(by="image"), shapes=shapes)
@@ -233,8 +232,7 @@ def finished(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         Image.fromarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE)[20:60]).save(target)
         wide.append(str(target))
     square.assign(path=wide, subject=[f"other{n}" for n in range(12)]).to_csv(folder / "wide.csv", index=False)
-    columns = {"visit": "", "date": ""}
-    accepted = {"shortcut-files": "planted", "shortcut-border": "planted"}
+    columns, accepted = {"visit": "", "date": ""}, {"shortcut-files": "planted", "shortcut-border": "planted"}
     external = {"cohort": str(folder / "wide.csv"), "name": "wide", "columns": columns}
     study = chest_study(films, images={"size": 32}, columns=columns, accept=accepted, external=external)
     return run(study, folder / "run")
@@ -284,8 +282,7 @@ def test_a_stretched_image_shows_a_crop_of_another_shape(wanted: float, width: f
     ramp = torch.linspace(0, 1, 64)
     tiles = torch.stack([ramp.expand(64, 64), ramp.view(-1, 1).expand(64, 64)]).expand(6, 2, 64, 64)
     varied = Stretch(torch.ones(6), wanted, wanted).varied(tiles, torch.arange(6), torch.Generator().manual_seed(0))
-    across = varied[:, 0, 0, -1] - varied[:, 0, 0, 0]
-    down = varied[:, 1, -1, 0] - varied[:, 1, 0, 0]
+    across, down = varied[:, 0, 0, -1] - varied[:, 0, 0, 0], varied[:, 1, -1, 0] - varied[:, 1, 0, 0]
     torch.testing.assert_close(across, torch.full((6,), width), atol=0.02, rtol=0)
     torch.testing.assert_close(down, torch.full((6,), height), atol=0.02, rtol=0)
     positions = varied[:, 0 if width < 1 else 1].amin(dim=(1, 2))

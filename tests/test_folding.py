@@ -67,8 +67,7 @@ def gradients(network: Any, panels: Tensor, parts: int = 1) -> tuple[Tensor, dic
 
 def folded_count(network: Any, panels: Tensor) -> int:
     """How many batch norms a step of training leaves out."""
-    counts = []
-    forward = nn.BatchNorm2d.forward
+    counts, forward = [], nn.BatchNorm2d.forward
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.BatchNorm2d, "forward", lambda self, values: counts.append(1) or forward(self, values))
         network(panels)

@@ -56,8 +56,7 @@ class TestPoints:
 
     @pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224"])
     def test_each_layer_more_freezes_more_and_only_from_the_input(self, name: str) -> None:
-        network = build_network(name, 1)
-        held = 0
+        network, held = build_network(name, 1), 0
         total = len(layers(network))
         for count in range(1, total + 1, 1 + total // 30):
             freeze(network, count)
@@ -129,8 +128,7 @@ class TestTraining:
 
     def test_chance_in_frozen_parts_is_off(self) -> None:
         torch.manual_seed(0)
-        network = build_network("efficientnet_b0", 1).train()
-        panels = torch.rand(2, 3, 64, 64)
+        network, panels = build_network("efficientnet_b0", 1).train(), torch.rand(2, 3, 64, 64)
         seen: list[Tensor] = []
         network.body.features[5].register_forward_hook(lambda m, i, o: seen.append(o.detach()))
         freeze(network, "features.5")

@@ -170,8 +170,7 @@ class TestRun:
         assert seen["comparison_only"] is True
 
     def test_its_networks_are_nobodys_first_weights(self, done: Run) -> None:
-        network = build_network("test_resnet", 1)
-        place = Path("jobs") / "test_resnet" / "fold1"
+        network, place = build_network("test_resnet", 1), Path("jobs") / "test_resnet" / "fold1"
         with pytest.raises(WeightsError, match="for comparison only, on images split as if each showed another"):
             load_weights(network, f"bundle:{RunFolder(done.folder).image_split.path / place}")
         assert "comparison_only" not in told(done.folder / place, "model.json")

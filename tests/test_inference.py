@@ -75,8 +75,7 @@ def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(
 def test_a_run_folder_predicts_by_the_mean_of_its_folds(chest_run: Run, new: Path) -> None:
     model = load_bundle(chest_run.folder)
     assert (len(model.members), list(model.table.classes)) == (2, ["label"])
-    mean = model.predict(new)
-    each = [load_bundle(member.folder).predict(new) for member in model.members]
+    mean, each = model.predict(new), [load_bundle(member.folder).predict(new) for member in model.members]
     columns = [f"probability of {name}" for name in THREE]
     assert np.allclose(mean[columns], (each[0][columns] + each[1][columns]) / 2)
     assert len(mean) == len(pd.read_csv(new))
@@ -154,8 +153,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(chest_run: Run, tmp_path
 def test_a_row_of_a_panel_without_a_number_has_none(chest_run: Run, new: Path, tmp_path: Path, pooling: str) -> None:
     bundle = load_bundle(chest_run.folder).members[0]
     table = new_table(new, bundle, tmp_path, columns={}, root=None)
-    panels = table.prepared(tmp_path, Silent()).cohort.panels
-    study = table.study.of_learner(bundle.model)
+    panels, study = table.prepared(tmp_path, Silent()).cohort.panels, table.study.of_learner(bundle.model)
     study = study.model_copy(update={"panels": study.panels.model_copy(update={"pooling": pooling})})
     for count in (1, 2):  # with one panel, and with two of which one has a number
         values = np.random.default_rng(1).dirichlet(np.ones(len(THREE)), len(panels) * count)

@@ -119,8 +119,7 @@ def test_a_network_is_trained_in_parts_of_memory(tmp_path: Path, chests: Path, f
 def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).double()
-    panels = torch.rand(7, 3, 8, 8, dtype=torch.float64)
-    gradients = []
+    panels, gradients = torch.rand(7, 3, 8, 8, dtype=torch.float64), []
     for parts in (1, 2, 3, 7, 20):
         network.zero_grad()
         split_batch(network, panels, parts).square().mean().backward()
@@ -131,8 +130,7 @@ def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
 
 
 def test_running_statistics_count_every_part_once() -> None:
-    norm = nn.BatchNorm2d(3)
-    panels = torch.rand(6, 3, 4, 4)
+    norm, panels = nn.BatchNorm2d(3), torch.rand(6, 3, 4, 4)
     expected = nn.BatchNorm2d(3)
     for part in panels.tensor_split(2):
         expected(part)

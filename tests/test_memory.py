@@ -152,8 +152,7 @@ def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pyte
     # a step for which there is no memory is not tried, and the choice is not remembered for other days
     monkeypatch.setattr(compute_plan, "available_mb", lambda: 0.0)
     monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 0.0))
-    before = memo.read_text()
-    short = choose(network, Compute(device="cpu"), **given | {"batch": 64})
+    before, short = memo.read_text(), choose(network, Compute(device="cpu"), **given | {"batch": 64})
     assert (tried, short.peak_mb) == ([2, 4], pytest.approx(6400 + weights, abs=0.1))
     assert (short.precision, short.channels_last, short.measured) == ("fp32", True, ())
     assert memo.read_text() == before

@@ -62,8 +62,7 @@ def small_table(folder: Path, changed: tuple[str, ...] = ()) -> Path:
         other = name in changed
         pixels = drawn.integers(0, 255, (32, 32)) if not other else 200 + drawn.integers(0, 9, (32, 32))
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.png")
-        label = "ab"[(number + other) % 2]
-        size = 10 - number % 5 if other else number % 7
+        label, size = "ab"[(number + other) % 2], 10 - number % 5 if other else number % 7
         rows.append({"path": f"{name}.png", "subject": name, "label": label, "size": size, "fold": number // 2 % 3 + 1})
     pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
     return folder / "cohort.csv"
@@ -111,8 +110,7 @@ class TestRun:
         by_fold: dict[int, list[Any]] = {}
         for record in found:
             tested = {s for s, side in splits.items() if side in ("test", record["fold"])}
-            learned = set(splits) - tested
-            trainings = record["inner"]["trainings"]
+            learned, trainings = set(splits) - tested, record["inner"]["trainings"]
             assert [(t["lr"], t["fold"]) for t in trainings] == [(rate, k) for rate in RATES for k in (1, 2)]
             for training in trainings:
                 fitted, judged = (training[side]["subjects"] for side in ("fitted_on", "judged_on"))
@@ -233,8 +231,7 @@ def volumes(changed: tuple[int, ...]) -> SliceStore:
     for case in changed:
         slices[case * 9 : case * 9 + 9] //= 3
         marks[case] /= 2
-    first = np.arange(12) * 9
-    present = np.ones((12, 1), dtype=bool)
+    first, present = np.arange(12) * 9, np.ones((12, 1), dtype=bool)
     return SliceStore(slices, first, np.full(12, 9), present, marks, np.tile(np.eye(4), (12, 1, 1)), [], "", Path())
 
 
@@ -325,14 +322,12 @@ def test_pretraining_leaves_out_who_is_judged_inside(tmp_path: Path, monkeypatch
         return used
 
     monkeypatch.setattr("casewise.jobs.pretraining.pretrain", spy)
-    targets = {"size": {"range": (0, 10)}}
-    table = small_table(tmp_path / "cohort")
+    targets, table = {"size": {"range": (0, 10)}}, small_table(tmp_path / "cohort")
     pretraining = {"cohort": table, "subjects": "shared", "targets": targets, "epochs": 1}
     study = small_study(table, pretrain=pretraining, compute={"jobs": 1, "save_every": 0})
     folder = RunFolder(tmp_path / "run")
     train_only(study, study.networks, folder.path)
-    splits = folder.splits.read()
-    expected = []
+    splits, expected = folder.splits.read(), []
     for record in folder.job_records(study.networks):
         held_out = {name for name, side in splits["subjects"].items() if side in ("test", record["fold"])}
         trainings = record["inner"]["trainings"]

@@ -157,8 +157,7 @@ def rows_of(table: OutputTable) -> pd.DataFrame:
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 def test_a_table_is_written_and_read(tmp_path: Path, ending: str) -> None:
-    table = OutputTable({"label": ["yes, no", "@b"]}, [])
-    path = tmp_path / f"new{ending}"
+    table, path = OutputTable({"label": ["yes, no", "@b"]}, []), tmp_path / f"new{ending}"
     write_table(pd.concat([rows_of(table), rows_of(table)], ignore_index=True), path)
     read = pd.read_csv(path) if ending == ".csv" else pd.read_parquet(path)
     assert (len(read), list(read)) == (2, table.columns)

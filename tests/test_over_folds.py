@@ -20,8 +20,7 @@ from tests.prediction_rows import prediction_rows
 
 
 def predicted(seed: int = 0, *, folds: int = 4, each: int = 20) -> pd.DataFrame:
-    drawn = np.random.default_rng(seed)
-    count = folds * each
+    drawn, count = np.random.default_rng(seed), folds * each
     truth = np.concatenate([drawn.permutation(np.arange(each) % 3) for _ in range(folds)])
     subjects, folds_of = [f"s{n // 2}" for n in range(count)], np.repeat(np.arange(folds) + 1, each)
     options = {"folds": folds_of, "target": "label"}
@@ -88,8 +87,7 @@ def uncalibrated(shift: float, skill: float = 1.2, subjects: int = 100) -> pd.Da
 
 
 def test_a_constant_in_each_fold_is_chance() -> None:
-    rng = np.random.default_rng(1)
-    folds = np.arange(90) % FOLDS + 1
+    rng, folds = np.random.default_rng(1), np.arange(90) % FOLDS + 1
     truth = (rng.random(90) < 0.3).astype(int)
     # each network predicts the share of the class among its training subjects, which is high where its fold is low
     share = np.array([truth[folds != fold].mean() for fold in range(1, FOLDS + 1)])
@@ -114,11 +112,9 @@ def test_it_is_the_mean_over_the_folds_by_their_pairs() -> None:
     rng = np.random.default_rng(2)
     folds, truth = rng.integers(0, 4, 80), rng.integers(0, 3, 80)
     truth[folds == 3] = 0  # a fold without pairs of the other classes among themselves
-    p = rng.dirichlet(np.ones(3), 80)[:, None]
-    names = np.array([f"s{n:02d}" for n in range(80)])
+    p, names = rng.dirichlet(np.ones(3), 80)[:, None], np.array([f"s{n:02d}" for n in range(80)])
     some = Samples(truth, p.argmax(-1), p, np.full_like(p, np.nan), names, folds[:, None])
-    weights = rng.integers(0, 3, (6, 80)).astype(float)
-    classes = Classes(("a", "b", "c"))
+    weights, classes = rng.integers(0, 3, (6, 80)).astype(float), Classes(("a", "b", "c"))
     found = class_metrics(some, classes, weights)
     pooled = class_metrics(Samples(truth, p.argmax(-1), p, some.calibrated, names), classes, weights)
     for number, name in enumerate("abc"):

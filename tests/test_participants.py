@@ -18,8 +18,7 @@ def table(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
     rows = pd.read_csv(chests, dtype=str, keep_default_na=False)
     rows["path"] = [str(chests.parent / path) for path in rows["path"]]
     rows["lung_mask"] = ""
-    pneumonia = rows.index[rows["label"] == "pneumonia"]
-    others = rows.index[rows["label"] != "pneumonia"]
+    pneumonia, others = rows.index[rows["label"] == "pneumonia"], rows.index[rows["label"] != "pneumonia"]
     rows.loc[others[:2], "view"] = "LL"
     rows.loc[others[2:5], "age"] = ""
     rows.loc[others[5], "label"] = ""
@@ -76,8 +75,7 @@ class TestCharacteristics:
         assert {"sex", "age", "source"} <= set(columns)
         every = {"0": pd.Series(True, index=images.index)}
         by_name = {item["name"]: item for item in characteristics(study, images, columns, every)}
-        ages = pd.to_numeric(images["age"], errors="coerce")
-        age = by_name["age"]["sides"]["0"]
+        ages, age = pd.to_numeric(images["age"], errors="coerce"), by_name["age"]["sides"]["0"]
         assert age["missing"] == int(ages.isna().sum()) == 3
         assert (age["mean"], age["sd"]) == (pytest.approx(ages.mean()), pytest.approx(ages.std()))
         assert age["median"] == pytest.approx(ages.median())

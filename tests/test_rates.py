@@ -71,8 +71,7 @@ class TestLayers:
     @pytest.mark.parametrize("name", ["mobilenet_v2", "test_resnet"])
     def test_others_by_their_blocks(self, name: str, kind: Any) -> None:
         network = build_network(name, 2, fusion=kind, sequences=2, missing="mask" if kind else "require")
-        found = rates_of(network, 0.8, head_lr=3.0)
-        points = [point for point, _ in network.blocks]
+        found, points = rates_of(network, 0.8, head_lr=3.0), [point for point, _ in network.blocks]
         prefixes = [f"bodies.{i}." for i in range(len(network.bodies))] if kind else [""]
         for key, rate in found.items():
             for prefix in prefixes:

@@ -90,8 +90,7 @@ def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
     random = np.random.default_rng(0)
     texture = random.integers(0, 255, (400, 1, 32, 32), dtype=np.uint8)
     ramp = np.broadcast_to(np.linspace(0, 200, 32).astype(np.uint8), (400, 1, 32, 32))
-    across = (texture // 6 + ramp).astype(np.uint8)
-    rows = np.arange(400)
+    across, rows = (texture // 6 + ramp).astype(np.uint8), np.arange(400)
     assert (planned_flips(texture, rows, 0), planned_flips(across, rows, 0)) == ("both", "both")
     assert planned_flips(across.transpose(0, 1, 3, 2), rows, 0) == "horizontal"
     assert planned_flips(texture[:5], np.arange(5), 0) == "horizontal"
@@ -141,8 +140,7 @@ def test_weights_of_numbers_minimise_the_absolute_error() -> None:
     random = np.random.default_rng(2)
     truth = random.normal(size=60)
     predicted = np.stack([truth + 0.4 * random.standard_t(2, size=60), truth + random.standard_t(2, size=60)], axis=1)
-    weights = weights_of_numbers(predicted, truth, np.arange(60))
-    shares = np.linspace(0, 1, 2001)
+    weights, shares = weights_of_numbers(predicted, truth, np.arange(60)), np.linspace(0, 1, 2001)
     errors = np.abs(predicted @ np.stack([shares, 1 - shares]) - truth[:, None]).mean(axis=0)
     assert np.abs(predicted @ weights - truth).mean() < errors.min() + 1e-4
     assert weights_of_numbers(np.zeros((12, 2)), np.zeros(12), np.arange(12)).sum() == 1

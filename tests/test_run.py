@@ -162,19 +162,16 @@ def test_one_more_backbone_trains_only_that_one(finished: tuple[Run, Path], tmp_
     done, path = finished
     folder = tmp_path / "copy"
     shutil.copytree(done.folder, folder)
-    before = {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/job.json")}
-    study = read_study(path)
+    before, study = {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/job.json")}, read_study(path)
     study = study.model_copy(update={"backbones": [*study.backbones, "test_byobnet"]})
-    more = run(study, folder)
-    after = {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/job.json")}
+    more, after = run(study, folder), {p: p.stat().st_mtime_ns for p in folder.glob("jobs/*/*/job.json")}
     assert ({p: after[p] for p in before}, len(after)) == (before, len(before) + 2)
     assert "test_byobnet" in set(more.rows["model"])
 
 
 def test_another_recipe_in_the_same_folder_is_refused(finished: tuple[Run, Path]) -> None:
     done, path = finished
-    study = read_study(path)
-    before = {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()}
+    study, before = read_study(path), {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()}
     other = study.model_copy(update={"recipe": study.recipe.model_copy(update={"lr": 0.5}), "title": "Other"})
     with pytest.raises(RunError, match=r"recipe\.lr was 0\.01 and is 0\.5"):
         run(other, done.folder)
@@ -292,8 +289,7 @@ def test_further_seeds_are_trained_on_the_same_split(tmp_path: Path, monkeypatch
 def test_pretraining_leaves_held_out_subjects_out(tmp_path: Path) -> None:
     targets = {"redness": {"range": (0, 4), "column": "number"}}
     pretrain = {"cohort": str(tmp_path / "other.csv"), "subjects": "shared", "targets": targets, "epochs": 1}
-    study = quick_study(tmp_path, pretrain=pretrain)
-    table = pd.read_csv(tmp_path / "here.csv")
+    study, table = quick_study(tmp_path, pretrain=pretrain), pd.read_csv(tmp_path / "here.csv")
     table.to_csv(tmp_path / "other.csv", index=False)
     done = run(study, tmp_path / "run")
     for facts in done.folder.glob("jobs/*/*/model.json"):
@@ -342,8 +338,7 @@ def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> 
 
 
 def test_a_file_that_is_no_image_stops_the_run_and_is_named(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    table = absolute(phantom)
-    broken = tmp_path / "broken.jpg"
+    table, broken = absolute(phantom), tmp_path / "broken.jpg"
     broken.write_bytes(Path(table["path"][3]).read_bytes()[:900])
     table.loc[3, "path"] = str(broken)
     table.to_csv(tmp_path / "c.csv", index=False)
@@ -352,8 +347,7 @@ def test_a_file_that_is_no_image_stops_the_run_and_is_named(tiny: Path, tmp_path
 
 
 def test_the_same_picture_under_two_subjects_stops_the_run(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    table = absolute(phantom)
-    copy = tmp_path / "copy.jpg"
+    table, copy = absolute(phantom), tmp_path / "copy.jpg"
     last = table.index[-1]
     shutil.copyfile(table["path"][0], copy)
     assert table["subject"][0] != table["subject"][last]

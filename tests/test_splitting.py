@@ -36,10 +36,8 @@ def built(name: str) -> Network:
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_both_parts_give_the_features_to_the_bit(name: str) -> None:
-    network = built(name)
-    panels = torch.rand(2, 3, 64, 64)
-    whole = network.features(panels)
-    count = len(layers(network))
+    network, panels = built(name), torch.rand(2, 3, 64, 64)
+    whole, count = network.features(panels), len(layers(network))
     points = [f"{count // 3} layers", f"{2 * count // 3} layers", f"{len(network.blocks) // 2} blocks"]
     cuts = set()
     for upto in ["1 layer", *points, "all", network.blocks[-2][0]]:

@@ -18,8 +18,7 @@ def cohort(
     *, learners: int = 3, subjects: int = 10, test_subjects: int = 2, folds: int = 5, noise: float = 0.5, seed: int = 0
 ) -> pd.DataFrame:
     """Learners that see the truth through noise and a slope of their own; two visits, two regions."""
-    rng = np.random.default_rng(seed)
-    rows = []
+    rng, rows = np.random.default_rng(seed), []
     for number in range(subjects + test_subjects):
         test = number >= subjects
         for visit in ("1", "2"):
@@ -78,8 +77,7 @@ def test_the_fit_is_scikit_learns_and_the_test_set_gets_the_mean_of_the_networks
 def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject() -> None:
     table = cohort(subjects=30, noise=1.0)
     table.loc[table["model"] != "net0", "y_pred"] = 3.0
-    before = learned(stack(table, ["weighted"], ranges=RANGES).rows, "weighted", "oof")
-    changed = table.copy()
+    before, changed = learned(stack(table, ["weighted"], ranges=RANGES).rows, "weighted", "oof"), table.copy()
     changed.loc[changed["outer_fold"] == 3, "y_true"] = 5.9
     after = learned(stack(changed, ["weighted"], ranges=RANGES).rows, "weighted", "oof")
     same = before["outer_fold"] == 3

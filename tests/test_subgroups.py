@@ -29,8 +29,7 @@ def people(n: int) -> pd.Series:
 
 def numbers(n: int, errors: np.ndarray, *, cases: int = 2) -> pd.DataFrame:
     """Scored rows of a number: each subject has several cases, and its own error."""
-    random = np.random.default_rng(5)
-    who = np.repeat(np.arange(n), cases)
+    random, who = np.random.default_rng(5), np.repeat(np.arange(n), cases)
     truth = random.normal(20, 6, len(who))
     return prediction_rows(people(n)[who], truth, truth + errors[who] + random.normal(0, 1, len(who)), target="score")
 
@@ -66,8 +65,7 @@ class TestGroups:
 
 class TestFigures:
     def test_a_groups_figures_are_those_of_its_rows(self) -> None:
-        rows = numbers(60, np.zeros(60))
-        cells = ["a" if i % 2 else "b" for i in range(60)]
+        rows, cells = numbers(60, np.zeros(60)), ["a" if i % 2 else "b" for i in range(60)]
         result = judged(rows, {"ward": cells})
         (column,) = result["columns"]
         members = rows[rows["subject"].isin(people(60)[np.array(cells) == "a"])]
@@ -94,8 +92,7 @@ class TestFigures:
             cells = random.integers(0, groups, 120)
             rows = numbers(120, random.normal(0, 1, 120) + 0.12 * seed * (cells == 0))
             (column,) = judged(rows, {"ward": [f"w{cell}" for cell in cells]})["columns"]
-            test = column["tests"]["bias"]
-            ends = [group.differences["bias"] for group in column["groups"]]
+            test, ends = column["tests"]["bias"], [group.differences["bias"] for group in column["groups"]]
             excluded = any(end.low > 0 or end.high < 0 for end in ends)
             assert excluded is (test["p"] <= 0.05)
             significant.add(excluded)
@@ -109,11 +106,9 @@ class TestFigures:
         assert column.tests["mae"] == SubgroupTest(None, None, [], "too_few")
 
     def test_figures_of_single_classes_need_thirty_subjects_of_the_class(self) -> None:
-        random = np.random.default_rng(1)
-        truth = np.array([0] * 25 + [1] * 75 + [0] * 35 + [1] * 35)
+        random, truth = np.random.default_rng(1), np.array([0] * 25 + [1] * 75 + [0] * 35 + [1] * 35)
         probability = np.clip(0.5 - 0.2 * (2 * truth - 1) + random.normal(0, 0.2, len(truth)), 0.01, 0.99)
-        cells = ["A"] * 100 + ["B"] * 70
-        settings = {"classes": ["ill", "well"], "positive": "ill"}
+        cells, settings = ["A"] * 100 + ["B"] * 70, {"classes": ["ill", "well"], "positive": "ill"}
         (column,) = judged(binary(truth, probability), {"ward": cells}, **settings)["columns"]
         first, second = column["groups"]
         assert (first["subjects_by_class"], first["small"]) == ({"ill": 25, "well": 75}, ["auroc", "sensitivity"])

@@ -201,8 +201,7 @@ class TestDates:
         assert read_dates([form]) == {}
 
     def test_the_order_is_that_of_the_column(self) -> None:
-        first = read_dates(["01/02/2024", "13/02/2024"])
-        second = read_dates(["01/02/2024", "02/13/2024"])
+        first, second = read_dates(["01/02/2024", "13/02/2024"]), read_dates(["01/02/2024", "02/13/2024"])
         assert first["01/02/2024"] == iso_day("2024-02-01")
         assert second["01/02/2024"] == iso_day("2024-01-02")
         assert "01/02/2024" not in read_dates(["01/02/2024", "13/02/2024", "02/13/2024"])

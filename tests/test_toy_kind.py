@@ -112,8 +112,7 @@ def test_counts_go_from_the_study_file_to_the_metrics() -> None:
     table = check(pd.concat(parts, ignore_index=True))
 
     results = evaluate(table, Outcomes("lesions"), Plan(100))
-    figures = results.metrics["oof"]["net"]["lesions"]
-    known = ~np.isnan(truth)
+    figures, known = results.metrics["oof"]["net"]["lesions"], ~np.isnan(truth)
     assert figures["mae"]["value"] == pytest.approx(np.abs(predicted - truth)[known].mean(), abs=1e-4)
     assert figures["mae"]["low"] < figures["mae"]["value"] < figures["mae"]["high"]
     assert (results.main.kind, results.main.learner) == ("counts", "net")
@@ -143,8 +142,7 @@ def write_photographs(folder: Path, subjects: int = 16) -> Path:
     """A table of photographs with as many bright squares as the subject has lesions."""
     rng, rows = np.random.default_rng(3), []
     for number in range(subjects):
-        lesions = number % 4
-        pixels = rng.integers(0, 60, (32, 32, 3))
+        lesions, pixels = number % 4, rng.integers(0, 60, (32, 32, 3))
         for square in range(lesions):
             pixels[4:10, 2 + 8 * square : 8 + 8 * square] = 230
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
@@ -211,8 +209,7 @@ def test_a_metric_is_one_record(matthews: Metric, tmp_path: Path) -> None:
 
     material = toy("binary", networks=2)
     outcome, stage, learner = material.study.primary_outcome, material.stage, material.learner
-    figure = material.metrics["metrics"][stage][learner][outcome]["matthews"]
-    rows = material.predictions
+    figure, rows = material.metrics["metrics"][stage][learner][outcome]["matthews"], material.predictions
     rows = rows[(rows["stage"] == stage) & (rows["model"] == learner) & rows["y_true"].notna()]
     assert figure["value"] == pytest.approx(matthews_corrcoef(rows["y_true"], rows["y_pred"]), abs=1e-5)
     assert figure["low"] < figure["value"] < figure["high"]

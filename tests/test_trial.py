@@ -67,8 +67,7 @@ def test_several_visits_are_a_mixed_model_of_statsmodels() -> None:
     model = statsmodels.MixedLM.from_formula("y_true ~ C(visit) * C(arm)", frame, groups="subject", re_formula="~t")
     fitted = model.fit(reml=True)
     for number, visit in enumerate(result.visits, start=1):
-        name = f"C(visit)[T.w{number}]:C(arm)[T.b]"
-        figure = visit.effect["b"]["physician"]
+        name, figure = f"C(visit)[T.w{number}]:C(arm)[T.b]", visit.effect["b"]["physician"]
         assert figure.value == pytest.approx(fitted.params[name], abs=0.01)
         width = stats.t.ppf(0.975, 38) * fitted.bse[name]
         assert figure.high - figure.value == pytest.approx(width, rel=0.02)

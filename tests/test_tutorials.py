@@ -122,8 +122,7 @@ def test_the_code_of_the_page_runs_and_shows_what_the_page_shows(executed, tmp_p
     for setting, quicker in zip(stated, ("subjects=12", "epochs: 2", '"epochs": 2', "resamples: 100"), strict=True):
         assert setting in page
         page = page.replace(setting, quicker)
-    here = Path.cwd()
-    outputs = list(executed.execute(page, tmp_path))
+    here, outputs = Path.cwd(), list(executed.execute(page, tmp_path))
     assert Path.cwd() == here
     assert ["picture" if o.picture else "text" if o.text else "" for o in outputs] == outputs_of(page)
     assert len(outputs) >= 12

@@ -138,8 +138,7 @@ def failed_disks(scenario: Scenario, whole: Reference, folder: Path, faults: int
         with _work_in(folder / f"failed-{number}", tally) as work:
             commands = scenario.commands(whole.study, work)
             problems = _not_a_sentence(run(commands, work, Plan(at=at, fault=fault)), work) + checks.damage(work)
-            before = checks.finished_jobs(work)
-            after = run(commands, work)
+            before, after = checks.finished_jobs(work), run(commands, work)
             if after.code == 0:
                 problems += checks.damage(work) + checks.lost(before, checks.finished_jobs(work))
                 problems += _at_the_end(whole, work, tally)

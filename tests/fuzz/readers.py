@@ -146,8 +146,7 @@ def read_own_table(work: Work, draw: random.Random) -> None:
     """A table from which a study is made."""
     from casewise.plugins.init.own_data import plan_study
 
-    folder = _study_folder(work)
-    ending = draw.choice((".csv", ".csv", ".tsv", ".xlsx", ".parquet"))
+    folder, ending = _study_folder(work), draw.choice((".csv", ".csv", ".tsv", ".xlsx", ".parquet"))
     table = folder / f"own{ending}"
     table.write_bytes(table_bytes(draw))
     plan_study(table=table, images=folder / "images", folder=folder / "planned")
@@ -158,8 +157,7 @@ def read_new_cases(work: Work, draw: random.Random) -> None:
     from casewise.inference.model import load_bundle
     from casewise.inference.new_cases import cases_of, in_chunks, new_table, sources_of
 
-    folder = _study_folder(work)
-    model = work.once("model", lambda _: load_bundle(work.folders().bundle))
+    folder, model = _study_folder(work), work.once("model", lambda _: load_bundle(work.folders().bundle))
     (folder / "new.csv").write_bytes(table_bytes(draw))
     member = model.members[0]  # type: ignore[attr-defined]
     table = new_table(folder / "new.csv", member, folder, columns={"visit": "visit_no"}, root=folder / "images")
@@ -243,8 +241,7 @@ def read_nifti(work: Work, draw: random.Random) -> None:
     from casewise.plugins.volumes.reading.files import read_scan
     from casewise.plugins.volumes.roi import inside_of, region_of_mask
 
-    sample = draw.choice(samples.scans())
-    others = [other.data for other in samples.scans()]
+    sample, others = draw.choice(samples.scans()), [other.data for other in samples.scans()]
     if sample.ending == ".nii.gz" and draw.random() < 0.6:
         data = gzip.compress(mutated(gzip.decompress(sample.data), draw, others[:3]), 1)
     else:
@@ -296,8 +293,7 @@ def read_forged_bundle(work: Work, draw: random.Random) -> None:
     from casewise.inference.model import load_bundle
     from casewise.run_folder import BundleFolder
 
-    bundle = BundleFolder(work.copy(work.folders().bundle))
-    kind = draw.random()
+    bundle, kind = BundleFolder(work.copy(work.folders().bundle)), draw.random()
     if kind < 0.1:
         _claim_later_format(bundle.manifest_path, draw)
         load_bundle(bundle.path)
@@ -365,8 +361,7 @@ def read_run_files(work: Work, draw: random.Random) -> None:
 
     folder = work.folder / "artefacts"
     folder.mkdir(exist_ok=True)
-    kind = draw.choice(("object", "study", "table", "text", "state", "record"))
-    path = folder / "file"
+    kind, path = draw.choice(("object", "study", "table", "text", "state", "record")), folder / "file"
     good = {"object": _object(), "study": _study_json(work), "text": "text é", "record": '{"file": ["00"]}'}
     if kind in good:
         path.write_bytes(mutated_json(good[kind], draw) if kind != "text" else draw.randbytes(50))

@@ -49,8 +49,7 @@ def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 @cache
 def images() -> list[Sample]:
     """Image files of every format, also of those that are refused."""
-    image = Image.fromarray(picture())
-    exif = Image.Exif()
+    image, exif = Image.fromarray(picture()), Image.Exif()
     exif[0x0112] = 6
     grey16 = Image.fromarray(picture()[..., 0].astype(np.uint16) * 256)
     samples = [
@@ -103,8 +102,7 @@ def scans() -> list[Sample]:
     import nibabel
 
     rng = np.random.default_rng(2)
-    values = rng.integers(0, 300, (12, 10, 5))
-    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    values, affine = rng.integers(0, 300, (12, 10, 5)), np.diag([1.0, 1.0, 3.0, 1.0])
     first = nibabel.Nifti1Image(values.astype(np.float32), affine)
     scaled = nibabel.Nifti1Image(values.astype(np.int16), affine)
     scaled.header.set_slope_inter(0.5, 3)
@@ -175,8 +173,7 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
     from casewise.training.checkpoint import write_tensors
 
     study = _photographs(folder)
-    network = network_of(study, "test_resnet")
-    job = JobFolder(folder / "job")
+    network, job = network_of(study, "test_resnet"), JobFolder(folder / "job")
     job.path.mkdir()
     write_tensors(job.weights, network.state_dict(), {})
     sha256 = checksum(job.weights.path)

@@ -1,7 +1,5 @@
 """The sections of numbers: agreement, change over time, ranges and further targets, by their values."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

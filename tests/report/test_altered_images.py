@@ -1,7 +1,5 @@
 """The section on altered images, by its values."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, ClassChange, CorrectAnswers

@@ -1,7 +1,5 @@
 """The audit in the report, by its values: findings, near-duplicates, tests, and the statement of the first screen."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 

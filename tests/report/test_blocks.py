@@ -1,7 +1,5 @@
 """Blocks of a page, their labels and the verdicts."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The section on the external cohort, and the result on it."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """The sections on learners: verdicts, published values, the column alone, and sources left out."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from pathlib import Path
@@ -35,8 +33,7 @@ def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     gaps = {other: Difference(0.5, 0.2, 0.8, False), last: Difference(0.5, -0.1, 1.1, True)}
     entry = Comparison(best, [best, last], 20, False, gaps, {})
     context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": entry}}})
-    table = learners.learner_table(context, context.stage)
-    column = f"Against {best}"
+    table, column = learners.learner_table(context, context.stage), f"Against {best}"
     assert [cells_of(table, name)[column].text for name in (best, other, last)] == ["–", "worse", "no clear difference"]
     assert cells_of(table, other)[column].small == "+0.5 [0.2, 0.8]"
     assert [row.name for row in table.rows if row.mark] == [best]  # type: ignore[union-attr]

@@ -48,8 +48,7 @@ def prepared(factory: pytest.TempPathFactory, chests: Path, backbones: list[str]
     )
     folder = RunFolder(factory.mktemp("prepared"))
     cohort = read(study, folder, Silent())
-    store = prepare(study, cohort, folder, Silent())
-    splits = split(study, cohort, folder, Silent())
+    store, splits = prepare(study, cohort, folder, Silent()), split(study, cohort, folder, Silent())
     return JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address))
 
 
@@ -126,8 +125,7 @@ def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
             process.kill()
 
     run = tmp_path / "run"
-    lost = Loss(machines, run, kill)
-    of_cluster = trained(inputs, run, "ray", machines.address)
+    lost, of_cluster = Loss(machines, run, kill), trained(inputs, run, "ray", machines.address)
     assert lost.process in killed
     assert moved(caplog) == [name_of(lost.job)]
     of_local = pd.concat([job.folder.predictions.read() for job in jobs_in(inputs, local)], ignore_index=True)

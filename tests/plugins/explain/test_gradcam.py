@@ -69,8 +69,7 @@ def by_hand(network: Network, layer: nn.Module, panels: torch.Tensor, column: in
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_it_is_as_published(name: str) -> None:
-    network = built(name, outputs=3)
-    panels = panels_of(64)
+    network, panels = built(name, outputs=3), panels_of(64)
     for column in range(3):
         wanted = by_hand(network, network.body.get_submodule(last_map(network)), panels, column)
         found = signed_maps(network, panels, ExplainTarget(LABEL, "label", class_index=column))[:, 0]

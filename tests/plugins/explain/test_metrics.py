@@ -33,8 +33,7 @@ def test_share_and_hit_of_known_maps() -> None:
 def test_a_map_that_says_nothing_is_at_chance(count: int, level: float) -> None:
     mask = np.zeros(64, bool)
     mask[:count] = True
-    mask = np.random.default_rng(count).permutation(mask).reshape(8, 8)
-    flat = np.full((8, 8), level)
+    mask, flat = np.random.default_rng(count).permutation(mask).reshape(8, 8), np.full((8, 8), level)
     assert (hit(flat, mask), share_inside(flat, mask)) == (pytest.approx(mask.mean()), pytest.approx(mask.mean()))
 
 

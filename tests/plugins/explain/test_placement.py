@@ -79,8 +79,7 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
     assert (done.measures["meaning"], done.measures["column"]) == ("anatomy", "lung_mask")
     assert (done.measures["with_mask"], done.measures["cases"]) == (9, 12)
     content = json.loads((finished / "explanations.json").read_text())
-    placement = content["placement"]
-    anatomy = {"column": "lung_mask", "sample": 9}
+    placement, anatomy = content["placement"], {"column": "lung_mask", "sample": 9}
     assert placement["regions"] == {"border": {"column": None, "sample": 12}, "anatomy": anatomy}
     figures = placement["networks"]["test_resnet"]
     assert figures["border"]["area"]["value"] == 0.4375

@@ -122,8 +122,7 @@ def test_rollout_points_at_what_decides(tested: Any) -> None:
 
 
 def test_maps_lose_their_likeness_with_the_weights(cnn: Network, tested: Any) -> None:
-    asked = ExplainTarget(LABEL.outputs, "label", class_index=1)
-    panels = tested[0][tested[2] == 1][:12]
+    asked, panels = ExplainTarget(LABEL.outputs, "label", class_index=1), tested[0][tested[2] == 1][:12]
 
     def maps_of(network: Network, given: torch.Tensor) -> torch.Tensor:
         return explain(network, given, asked)

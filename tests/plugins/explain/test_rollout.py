@@ -67,8 +67,7 @@ def test_it_is_a_product_of_layers(panels: torch.Tensor, options: dict[str, Any]
     network = tiny_vit(**options)
     assert method_for(network) == "rollout"
     rows = seen_by_hand(network, panels)[:, read].mean(dim=1)[:, prefix:]
-    wanted = (rows / rows.sum(dim=1, keepdim=True)).reshape(2, 6, 4)
-    found = rolled_out(network, panels)
+    wanted, found = (rows / rows.sum(dim=1, keepdim=True)).reshape(2, 6, 4), rolled_out(network, panels)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
     assert torch.allclose(found.sum(dim=(1, 2)), torch.ones(2))
 

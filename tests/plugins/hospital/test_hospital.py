@@ -84,8 +84,7 @@ class TestFhir:
         assert "component" not in made["grade"]
 
     def test_intervals_are_extensions_and_never_reference_ranges(self) -> None:
-        made = observations()
-        limits = {"low": {"value": 4.0}, "high": {"value": 6.5}}
+        made, limits = observations(), {"low": {"value": 4.0}, "high": {"value": 6.5}}
         assert extensions(made["total"], "prediction-interval") == [{"range": limits, "coverage": 0.9}]
         first = made["total"]["component"][0]
         assert extensions(first, "prediction-interval")[0]["range"]["high"] == {"value": 2.0}
@@ -230,8 +229,7 @@ class TestDicom:
 
 def chunk_of(tmp_path: Path) -> PredictedChunk:
     """Two good cases, one of them with a DICOM image, one that cannot be read, and a row without a subject."""
-    table = OutputTable({"number": [], "befund": ["gesund", "krank"]}, [])
-    rows = []
+    table, rows = OutputTable({"number": [], "befund": ["gesund", "krank"]}, []), []
     for case in ("Ä/1", "B/1", "C/1", ""):
         for target in ("number", "befund"):
             problem = "" if case in ("Ä/1", "B/1") else "It cannot be read."
@@ -314,8 +312,7 @@ def test_no_name_of_table_or_file_is_written(tmp_path: Path, monkeypatch: pytest
 
     flags = ("upside down", "no image of trunk", "far from the training cases")
     monkeypatch.setattr(ModelFacts, "of", lambda model: replace(NUMBERS, flags=flags))
-    chunk = marked_chunk(tmp_path, image)
-    folders = {name: tmp_path / "out" / name for name in FORMATS}
+    chunk, folders = marked_chunk(tmp_path, image), {name: tmp_path / "out" / name for name in FORMATS}
     with result_folders(None, folders) as results:  # type: ignore[arg-type]
         results.receive(chunk)
     written = [path for folder in folders.values() for path in folder.iterdir()]

@@ -152,8 +152,7 @@ def missing_images(folder: Path, films: list[Film]) -> OwnData:
         label = film.label if film.number != 5 else "n/a"
         rows.append([f"{film.number}.png", film.subject, label, "MF"[film.number % 2]])
     copied(films[0], folder / "films" / "extra.png")
-    table = text_table(folder / "cases.csv", rows)
-    classes = sorted({f.label for f in films})
+    table, classes = text_table(folder / "cases.csv", rows), sorted({f.label for f in films})
     return OwnData(folder / "films", table, column="class", subjects=19, cases=19, count=19, classes=classes)
 
 

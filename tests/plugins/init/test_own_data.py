@@ -75,8 +75,7 @@ def test_own_data_end_in_a_report(name: str, tmp_path: Path, films: list[Film]) 
     from casewise.run import run
 
     data = build(name, tmp_path, films)
-    study_file = planned(data, tmp_path / "study").write()[-1]
-    edited = tmp_path / "study" / "edited.yaml"
+    study_file, edited = planned(data, tmp_path / "study").write()[-1], tmp_path / "study" / "edited.yaml"
     edited.write_text(yaml.safe_dump({"extends": "study.yaml", **EDIT}))
     done = run(read_study(edited), tmp_path / "run")
     assert study_file.exists()
@@ -617,8 +616,7 @@ class TestSheets:
     @pytest.fixture
     def made(self, tmp_path: Path) -> tuple[Path, Path]:
         openpyxl = pytest.importorskip("openpyxl")
-        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
-        book = openpyxl.Workbook()
+        images, book = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)]), openpyxl.Workbook()
         book.active.title = "Info"
         book.create_sheet("Cases")
         book["Info"].append(["Made by", "the study group"])

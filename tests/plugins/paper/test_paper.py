@@ -117,8 +117,7 @@ def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any,
     assert len(films_of_others) == 8 * 2 + 8 * 9
     run = Run.open(chest_run.folder)
     paper, named = Paper(run, "covid-cxr"), publication("covid-cxr").results[0]
-    ours = paper._counterpart(named, "label", "test_resnet", "accuracy")
-    stage = run.results.main.stage
+    ours, stage = paper._counterpart(named, "label", "test_resnet", "accuracy"), run.results.main.stage
     assert ours["value"] == run.results.metrics[stage]["test_resnet"]["label"]["accuracy"].value
     assert paper._counterpart(named, None, "test_resnet", "accuracy")["value"] is None
 

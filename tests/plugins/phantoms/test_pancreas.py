@@ -36,8 +36,7 @@ def truth(cohort: Path) -> list[dict[str, Any]]:
 
 def draw_volume(number: int, *, grade: str, sequence: str, seed: int, site: str = "site-1", **settings: Any) -> Volume:
     """One scan of a subject with any grade, at any site."""
-    options = PancreasSettings(seed=seed, **settings)
-    who = abdomen(seed, number)
+    options, who = PancreasSettings(seed=seed, **settings), abdomen(seed, number)
     scan = scans(seed, who, site, size=options.size, slices=options.slices)[SEQUENCES.index(sequence)]
     return draw(seed, who, findings(seed, who, grade, options.lesion), scan)
 
@@ -104,8 +103,7 @@ def test_cysts_are_bright_on_t2_and_dark_on_t1(cohort: Path, truth: list[dict[st
         t2_here = ndimage.affine_transform(
             np.asarray(t2.dataobj, float), across[:3, :3], across[:3, 3], output_shape=t1.shape, order=1
         )
-        t1_here = np.asarray(t1.dataobj, float)
-        own = inside & ~ndimage.binary_dilation(cyst, iterations=2)
+        t1_here, own = np.asarray(t1.dataobj, float), inside & ~ndimage.binary_dilation(cyst, iterations=2)
         if one["finding"] == "high":
             assert np.median(t2_here[cyst]) > 1.3 * np.median(t2_here[own])
             assert np.median(t1_here[cyst]) < 0.85 * np.median(t1_here[own])

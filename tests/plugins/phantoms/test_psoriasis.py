@@ -99,8 +99,7 @@ def test_courses_are_those_of_a_trial() -> None:
 def test_shuffled_labels_are_another_subjects() -> None:
     chosen = PsoriasisSettings(30, 6, SMALL, labels="shuffled")
     courses = [course(0, number, visits=6, regions=REGIONS) for number in range(30)]
-    labels = labels_of(chosen, courses)
-    own = [sorted(map(str, one.physician)) for one in courses]
+    labels, own = labels_of(chosen, courses), [sorted(map(str, one.physician)) for one in courses]
     given_ = [sorted(map(str, sequence)) for sequence in labels]
     assert sorted(own) == sorted(given_)
     assert all(a != b for a, b in zip(own, given_, strict=True))

@@ -409,8 +409,7 @@ ERRORS: dict[str, Callable[[Route], None]] = {
 )
 def test_an_error_leaves_no_answer(desk: Open, attempt: str) -> None:
     button, _, error = attempt.partition(" ")
-    then = ERRORS[error]
-    tab = desk()
+    then, tab = ERRORS[error], desk()
     tab.predicted("A", "a")
     tab.send(button)
     tab.answer(then=then)

@@ -47,8 +47,7 @@ def upload(rows: pd.DataFrame, source: Path, folder: Path) -> Submission:
 
 def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path], tmp_path: Path) -> None:
     bundle, table = trained
-    session = ModelSession(bundle, "headline", max_pixels=10**8)
-    rows = pd.read_csv(table)
+    session, rows = ModelSession(bundle, "headline", max_pixels=10**8), pd.read_csv(table)
     rows = rows[rows["subject"] == "here3"].reset_index(drop=True)
     submission = upload(rows, table.parent, tmp_path)
     answer = session.predict(submission, tmp_path)

@@ -134,8 +134,7 @@ def test_damage_is_found_while_reading_and_placed(pyramid: Path, tmp_path: Path)
 
 
 def test_no_read_is_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flat = np.full((9, 9, 3), 200, np.uint8)
-    path = tmp_path / "a.tiff"
+    flat, path = np.full((9, 9, 3), 200, np.uint8), tmp_path / "a.tiff"
     write_pyramid(path, (6000, 3000), lambda x, y, w, h: cv2.resize(flat, (w, h)), mpp=0.5, levels=1)
     boxes: list[tuple[int, int, int, int]] = []
     real = Slide.region
@@ -204,8 +203,7 @@ def test_tiles_lie_on_the_tissue_in_raster_order(pyramid: Path) -> None:
 
 
 def test_at_most_so_many_are_spread_over_the_tissue(pyramid: Path) -> None:
-    every = plan_tiles(pyramid, TilePlan(side=32))
-    some = plan_tiles(pyramid, TilePlan(side=32, max_tiles=40))
+    every, some = plan_tiles(pyramid, TilePlan(side=32)), plan_tiles(pyramid, TilePlan(side=32, max_tiles=40))
     assert (len(some), some.candidates) == (40, len(every))
     assert {tuple(box) for box in some.boxes} <= {tuple(box) for box in every.boxes}
     assert np.array_equal(some.boxes, plan_tiles(pyramid, TilePlan(side=32, max_tiles=40)).boxes)
@@ -238,8 +236,7 @@ def test_tiles_of_a_level_are_its_pixels(pyramid: Path) -> None:
 
 @pytest.mark.parametrize("span", [40, 64, 97, 128, 256, 300, 511])
 def test_tiles_of_any_resolution_lie_where_they_should(pyramid: Path, span: int) -> None:
-    picture = Image.fromarray(scene())
-    boxes = np.array([[64, 130, span], [101, 203, span]])
+    picture, boxes = Image.fromarray(scene()), np.array([[64, 130, span], [101, 203, span]])
     for (x, y, _), tile in zip(boxes.tolist(), read_tiles(pyramid, boxes, side=64), strict=True):
         expected = picture.resize((64, 64), LANCZOS, box=(x, y, x + span, y + span))
         assert difference(tile.transpose(1, 2, 0), np.asarray(expected)) < 1.5

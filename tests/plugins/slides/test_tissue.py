@@ -42,8 +42,7 @@ def between(values: np.ndarray, cut: float) -> float:
 
 @given(arrays.arrays(np.uint8, st.integers(2, 60)))
 def test_the_threshold_is_otsus(values: np.ndarray) -> None:
-    cut = tissue_threshold(values, 0.0)
-    best = max(between(values, number) for number in range(255))
+    cut, best = tissue_threshold(values, 0.0), max(between(values, number) for number in range(255))
     if cut is None:
         assert best == 0
     else:

@@ -225,8 +225,7 @@ def test_compressed_without_loss(tmp_path: Path) -> None:
     sitk = pytest.importorskip("SimpleITK", reason="the package that reads volumes is optional")
     for path in series(tmp_path, RescaleSlope=0.5, RescaleIntercept=-3):
         data = pydicom.dcmread(path)
-        image = sitk.GetImageFromArray(data.pixel_array[None])
-        writer = sitk.ImageFileWriter()
+        image, writer = sitk.GetImageFromArray(data.pixel_array[None]), sitk.ImageFileWriter()
         writer.SetImageIO("GDCMImageIO")
         writer.UseCompressionOn()
         writer.SetCompressor("JPEG")

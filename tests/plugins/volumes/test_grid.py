@@ -107,10 +107,8 @@ def test_marks_on_another_grid(orientation: str, gap: tuple[float, float, float]
 
 
 def test_resampling_agrees_with_simpleitk_on_an_oblique_grid() -> None:
-    sitk = pytest.importorskip("SimpleITK")
-    scan = scan_of((12, 13, 14), spacing=(1.0, 1.2, 1.4))
-    angle = np.radians(20)
-    affine = np.eye(4)
+    sitk, scan = pytest.importorskip("SimpleITK"), scan_of((12, 13, 14), spacing=(1.0, 1.2, 1.4))
+    angle, affine = np.radians(20), np.eye(4)
     affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     affine[:3, :3] *= 0.9
     affine[:3, 3] = (4.0, 2.0, 3.0)

@@ -34,8 +34,7 @@ def scan_of(
 ) -> Scan:
     """A body of three tissues in the same place of the patient, however it is sampled."""
     axes = [next(n for n, pair in enumerate(("LR", "PA", "IS")) if letter in pair) for letter in orientation]
-    count = [round(extent[axis] / gap[axis]) for axis in axes]
-    affine = np.zeros((4, 4))
+    count, affine = [round(extent[axis] / gap[axis]) for axis in axes], np.zeros((4, 4))
     for column, (axis, letter) in enumerate(zip(axes, orientation, strict=True)):
         affine[axis, column] = gap[axis] * (1 if letter in "RAS" else -1)
     affine[3, 3] = 1
@@ -167,13 +166,11 @@ def test_what_a_second_sequence_does_not_show_is_zero() -> None:
 
 @pytest.mark.parametrize("damage", ["index", "no checksums"])
 def test_joined_slices_that_cannot_be_verified_are_joined_again(tmp_path: Path, damage: str) -> None:
-    nibabel = pytest.importorskip("nibabel")
-    scan = scan_of()
+    nibabel, scan = pytest.importorskip("nibabel"), scan_of()
     nibabel.save(nibabel.Nifti1Image(scan.values, scan.affine), tmp_path / "t1.nii")
     cases, folder = [CaseSources("S1", ((tmp_path / "t1.nii",),), ("T1",))], tmp_path / "slices"
     store = prepare_slices(cases, PLAIN, folder, processes=1)
-    affines = np.array(store.affines)
-    marker = json.loads((folder / MARKER).read_text())
+    affines, marker = np.array(store.affines), json.loads((folder / MARKER).read_text())
     assert {"sha256", "index_sha256"} <= marker.keys()
     index, slices = folder / marker["index"], folder / marker["slices"]
     if damage == "index":

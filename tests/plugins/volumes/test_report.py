@@ -1,7 +1,5 @@
 """The report of volumes: panels as networks see them, facts of preparation, nouns of scans."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -29,8 +27,7 @@ def of_volumes(context: ReportContext, **changes: Any) -> ReportContext:
         "regions": [],
         "external": None,
     }
-    study = Study.model_validate(values)
-    images = context.cohort_images
+    study, images = Study.model_validate(values), context.cohort_images
     images = images.assign(sequence=np.where(np.arange(len(images)) % 2, "T2", "T1"))
     panel = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (96, 1))
     return dataclasses.replace(
