@@ -55,9 +55,7 @@ def by_loop(made_hashes: Hashes, limit: int) -> dict[tuple[int, int], tuple[int,
 def test_all_pairs_are_those_of_a_plain_loop(images: int) -> None:
     made_hashes = made(images, images)
     pairs = close_pairs(made_hashes, np.arange(images), nearest=images)
-    rows = zip(
-        *(values.tolist() for values in (pairs.i, pairs.j, pairs.distance, pairs.flip, pairs.inset)), strict=True
-    )
+    rows = zip(*(part.tolist() for part in (pairs.i, pairs.j, pairs.distance, pairs.flip, pairs.inset)), strict=True)
     found = {(min(i, j), max(i, j)): (distance, flip, inset) for i, j, distance, flip, inset in rows}
     assert found == by_loop(made_hashes, hashes.LIMIT)
     assert len(found) > 100 or images < 60

@@ -150,9 +150,7 @@ def test_p_values_hold_where_images_of_a_subject_are_alike() -> None:
         random = np.random.default_rng([seed, 1])
         subjects = np.repeat(np.arange(40), random.integers(1, 9, 40))
         features = random.normal(size=(40, 4))[subjects] + 0.1 * random.normal(size=(len(subjects), 4))
-        labels = Labels.of(
-            random.integers(0, 2, 40)[subjects].astype(float), subjects, ["a", "b"], permutations=99, seed=seed
-        )
+        labels = Labels.of(random.integers(0, 2, 40)[subjects] * 1.0, subjects, ["a", "b"], permutations=99, seed=seed)
         assert labels is not None
         told = probe(features, labels, seed=seed)
         assert told is not None

@@ -139,9 +139,8 @@ class TestWhatIsRead:
         assert read_cohort(study(folder)).cases["visit"].tolist() == ["v1", "v9", "v10"]
 
     def test_targets_mean_indicator_and_missing(self, write: Callable[..., Path]) -> None:
-        folder = write(
-            "path,subject,one,two,label", "a.jpg,A,1,2,ill", "b.jpg,B,3,,well", "c.jpg,C,,,", "d.jpg,D,0,4,ill"
-        )
+        rows = ["a.jpg,A,1,2,ill", "b.jpg,B,3,,well", "c.jpg,C,,,", "d.jpg,D,0,4,ill"]
+        folder = write("path,subject,one,two,label", *rows)
         targets = {"both": {"range": (0, 4), "column": ["one", "two"]}, "ill": {"column": "label", "equals": "ill"}}
         cohort = read_cohort(study(folder, targets=targets))
         np.testing.assert_array_equal(cohort.cases["both"], [1.5, np.nan, np.nan, 2])
@@ -342,9 +341,7 @@ class TestTogether:
         (folder / "a.jpg").write_bytes(b"x")
         targets = {"grade": {"range": (0, 4), "integer": True}, "absent": {"range": (0, 1)}}
         evaluation = {"baseline": "v1"}
-        message = problems(
-            folder, regions=["upper", "lower"], panels={"by": "region"}, targets=targets, evaluation=evaluation
-        )
+        message = problems(folder, regions=THREE[::2], panels={"by": "region"}, targets=targets, evaluation=evaluation)
         expected = ["column absent: is missing", "subject: is empty", "visit: is empty", "path: is empty"]
         expected += ["no file b.jpeg", "not a number of days", "region: is empty", "'Upper' is none", "36 problems"]
         expected += ["'high' is not a number", "more lines", "identical in every column", "the same file is"]

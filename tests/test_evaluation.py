@@ -210,9 +210,7 @@ def test_a_main_outcome_by_region_has_no_response(table: pd.DataFrame) -> None:
 
 def test_the_same_seed_gives_the_same_figures(table: pd.DataFrame) -> None:
     some = table
-    first, again, others = (
-        evaluate(some, Outcomes("pasi"), Plan(100, seed=seed), follow_up=FollowUp()) for seed in (1, 1, 2)
-    )
+    first, again, others = (evaluate(some, Outcomes("pasi"), Plan(99, seed=n), follow_up=FollowUp()) for n in (1, 1, 2))
     assert first == again
     assert first.comparisons != others.comparisons
     # figures and their intervals need no random numbers

@@ -201,9 +201,7 @@ class TestNothingLeaks:
             monkeypatch.setattr("casewise.plugins.volumes.modality.open_slices", lambda folder, address: store)
             study, cohort = volume_study(), volume_cohort()
             splits = Splits({f"S{n:02}": n % 3 for n in range(12)}, 3, {})
-            return trained(
-                JobInputs(study, cohort, splits, StoreAddress(tmp_path, "")), tmp_path / f"job{len(changed)}"
-            )
+            return trained(JobInputs(study, cohort, splits, StoreAddress(tmp_path, "")), tmp_path / f"{len(changed)}")
 
         fitted: list[list[int]] = []
         original = fitting.fit_preprocessing

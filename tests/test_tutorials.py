@@ -86,9 +86,7 @@ def test_other_text_and_other_words_are_noticed(commands: Any, tmp_path: Path) -
 
 
 def test_the_pictures_of_the_tutorials_are_there_and_small() -> None:
-    shown = {
-        name for page in DOCS.glob("tutorial-*.md") for name in re.findall(r"\]\((images/[^)]+)\)", page.read_text())
-    }
+    shown = {n for page in DOCS.glob("tutorial-*.md") for n in re.findall(r"\]\((images/[^)]+)\)", page.read_text())}
     sizes = [(DOCS / name).stat().st_size for name in sorted(shown)]
     assert len(sizes) > 10
     assert max(sizes) <= LARGEST_PICTURE
@@ -131,9 +129,5 @@ def test_the_code_of_the_page_runs_and_shows_what_the_page_shows(executed, tmp_p
     images.mkdir()
     written = executed.with_outputs(page, outputs, images)
     assert outputs_of(written) == outputs_of(page)
-    assert sorted(path.name for path in images.iterdir()) == sorted(
-        path.name for path in (DOCS / "images").glob("notebook-*.png")
-    )
-    assert [cell["code"] for cell in executed.CELL.finditer(written)] == [
-        cell["code"] for cell in executed.CELL.finditer(page)
-    ]
+    assert {path.name for path in images.iterdir()} == {path.name for path in (DOCS / "images").glob("notebook-*.png")}
+    assert [c["code"] for c in executed.CELL.finditer(written)] == [c["code"] for c in executed.CELL.finditer(page)]

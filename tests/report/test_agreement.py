@@ -160,8 +160,6 @@ def test_readers_stand_beside_the_model_with_each_of_them() -> None:
 def test_undefined_figures_have_their_reason(report_of_numbers: ReportContext) -> None:
     context = report_of_numbers
     figures = context.figures(context.stage, context.learner)
-    table = agreement.target_table(
-        with_own(context, {**figures, "ccc": estimate(None, reason="one value only")}), "test"
-    )
+    table = agreement.target_table(with_own(context, {**figures, "ccc": estimate(None, reason="one value")}), "test")
     assert table is not None
     assert "one value only" in {cell.small for cell in table.rows[0].cells}

@@ -111,9 +111,7 @@ def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
         assert (told.n_subjects, told.n_cases, told.rough) == (14, 28, False)
     assert found["random_weights_hit"].value == pytest.approx(hits.mean())
     assert found["hit_over_random_weights"].value == pytest.approx(table["hit"].mean() - hits.mean())
-    assert found["share_over_prior"].value == pytest.approx(
-        (table["share_inside"] - table["panel_centre_share"]).mean()
-    )
+    assert found["share_over_prior"].value == pytest.approx(table.eval("share_inside - panel_centre_share").mean())
 
 
 @pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.2646), (1.0, 0.7354, 1.0)])

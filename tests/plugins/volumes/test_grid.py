@@ -99,9 +99,7 @@ def test_marks_on_another_grid(orientation: str, gap: tuple[float, float, float]
     values[marked] = 1
     laid = onto(dataclasses.replace(scan, values=values, affine=affine), reference)
     assert laid.shape == reference.shape
-    centre = np.array(
-        [np.average(np.arange(40), weights=laid.values.sum(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    )
+    centre = np.array([np.average(np.arange(40), weights=laid.values.sum(axis=ax)) for ax in ((1, 2), (0, 2), (0, 1))])
     # A voxel of 2.5 mm may stick out of the reference by a part of its blur.
     np.testing.assert_allclose(centre, 19.5, atol=0.05)
 
