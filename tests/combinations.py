@@ -166,8 +166,7 @@ def _images(folder: Path, modality: str, subject: str, severity: int, rng: Any) 
 
     found = []
     for sequence in ("T1", "T2"):
-        path = folder / f"{subject}-{sequence}.nii"
-        values = rng.random((SIDE, SIDE, 6)).astype(np.float32) * 100
+        path, values = folder / f"{subject}-{sequence}.nii", rng.random((SIDE, SIDE, 6)).astype(np.float32) * 100
         values[8:24, 8:24] += 200 + 200 * severity
         nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 3.0, 1.0])), path)
         found.append((path, {"sequence": sequence}))

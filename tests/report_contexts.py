@@ -52,15 +52,9 @@ def picture(number: int, size: int = 64, channels: int = 3) -> np.ndarray:
 
 
 def numbers(
-    *,
-    subjects: int = 12,
-    visits: int = 6,
-    learners: int = 3,
-    metas: int = 0,
-    test: int = 3,
-    names: str = "S{:03d}",
+    *, subjects: int = 12, visits: int = 6, learners: int = 3, metas: int = 0, test: int = 3, names: str = "S{:03d}",
     **changes: Any,
-) -> ReportContext:
+) -> ReportContext:  # fmt: skip
     """Material of a made-up study: subjects improve over the visits, learners differ in noise."""
     from casewise.cohort.targets import study_scores
     from casewise.predictions.scores import apply_scores
@@ -107,20 +101,13 @@ def numbers(
     metrics = with_sets(study, predictions, metrics)
     environment = {"casewise": "0.1.0", **ENVIRONMENT, "command": "casewise run toy.yaml", "seconds": 4321.0}
     return ReportContext(
-        study=study,
-        cohort_images=images,
-        panels=panels,
+        study=study, cohort_images=images, panels=panels,
         cases=panels.drop_duplicates("case")[CASE].reset_index(drop=True),
         notes=["Two photographs could not be read and were left out.", *sentences(metrics.notes)],
-        splits=splits_of(study, sides, panels),
-        predictions=predictions,
-        metrics=metrics,
-        jobs=jobs_of(study),
-        stackers=stackers,
-        tiles=lambda numbers: np.stack([picture(n) for n in numbers]),
-        photograph=lambda n: picture(n, 120).transpose(1, 2, 0),
-        environment=environment,
-    )
+        splits=splits_of(study, sides, panels), predictions=predictions, metrics=metrics, jobs=jobs_of(study),
+        stackers=stackers, tiles=lambda numbers: np.stack([picture(n) for n in numbers]),
+        photograph=lambda n: picture(n, 120).transpose(1, 2, 0), environment=environment,
+    )  # fmt: skip
 
 
 def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Results:
@@ -210,17 +197,12 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
     return ReportContext(
         study=study,
         cohort_images=table.drop(columns="tiles").assign(image=table["panel"], path=table["case"] + ".jpg"),
-        panels=table,
-        cases=table[[*CASE, "brixia", "extent"]],
-        notes=sentences(metrics.notes),
-        splits=splits_of(study, sides, table),
-        predictions=predictions,
-        metrics=metrics,
-        jobs=jobs_of(study),
+        panels=table, cases=table[[*CASE, "brixia", "extent"]], notes=sentences(metrics.notes),
+        splits=splits_of(study, sides, table), predictions=predictions, metrics=metrics, jobs=jobs_of(study),
         tiles=lambda numbers: np.stack([picture(n, channels=1) for n in numbers]),
         photograph=lambda n: None if n % 7 == 0 else picture(n, 120).transpose(1, 2, 0),
         environment={"casewise": "0.1.0", "seconds": 400.0},
-    )
+    )  # fmt: skip
 
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -377,14 +359,9 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
 
 def classes(
     kind: str = "classification",
-    *,
-    subjects: int = 120,
-    test: int = 0,
-    outside: int = 0,
-    networks: int = 3,
-    accepted: dict[str, str] | None = None,
+    *, subjects: int = 120, test: int = 0, outside: int = 0, networks: int = 3, accepted: dict[str, str] | None = None,
     **changes: Any,
-) -> ReportContext:
+) -> ReportContext:  # fmt: skip
     """Material of a made-up study of classes, `metrics.json` by the contract."""
     study = study_of_classes(kind, **{"backbones": EIGHT[:networks]} | changes)
     outcome, names = study.primary_outcome, study.classes_of(study.primary_outcome)
@@ -411,20 +388,15 @@ def classes(
             groups = range(3 if i % 2 else 4)
             job["stages"] = [{"unfrozen": g, "best_loss": 0.8 - 0.1 * g, "kept": True} for g in groups]
     return ReportContext(
-        study=study,
-        cohort_images=images,
-        panels=panels,
+        study=study, cohort_images=images, panels=panels,
         cases=panels.drop_duplicates("case")[[*CASE, outcome]].reset_index(drop=True),
         notes=["Twelve rows of other classes were left out.", *sentences(metrics.notes)],
-        splits=splits_of(study, sides, panels),
-        predictions=predictions,
-        metrics=metrics,
-        jobs=jobs,
+        splits=splits_of(study, sides, panels), predictions=predictions, metrics=metrics, jobs=jobs,
         tiles=lambda numbers: np.stack([picture(n, channels=1) for n in numbers]),
         photograph=lambda n: picture(n, 160, 1)[0],
         environment={"casewise": "0.1.0", "seconds": sum(job["seconds"] for job in jobs) + 300},
         audit=audit_of(images, {"shortcut-source": REASON} if accepted is None else accepted),
-    )
+    )  # fmt: skip
 
 
 def drop_of(results: Results, stage: str, learner: str, outcome: str) -> dict[str, Drop]:

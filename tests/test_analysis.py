@@ -60,8 +60,7 @@ def test_predictions_have_a_row_for_each_learner_and_case_with_names_of_classes(
 
 def test_metrics_are_those_of_the_predictions(run: cw.Run, ages: cw.Run) -> None:
     which = "learner == 'cnn' and target == 'label' and stage == 'test' and metric == 'accuracy'"
-    row = run.metrics.query(which).iloc[0]
-    cases = run.predictions.query("learner == 'cnn' and stage == 'test'")
+    row, cases = run.metrics.query(which).iloc[0], run.predictions.query("learner == 'cnn' and stage == 'test'")
     assert row["value"] == pytest.approx(accuracy_score(cases["reference"], cases["prediction"]))
     assert row["low"] <= row["value"] <= row["high"]
     assert row["n_cases"] == len(cases)

@@ -20,8 +20,7 @@ def made(images: int, seed: int) -> Hashes:
         return words
 
     originals = random.integers(0, 2**63, (max(1, images // 12), 2), dtype=np.uint64)
-    whole = altered(originals[random.integers(0, len(originals), images)], 13)
-    flipped = random.random(images) < 0.4
+    whole, flipped = altered(originals[random.integers(0, len(originals), images)], 13), random.random(images) < 0.4
     whole[flipped] ^= hashes._flip_masks()[random.integers(0, 4, flipped.sum())]
     negative = random.random(images) < 0.2
     whole[negative] = ~whole[negative]

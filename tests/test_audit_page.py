@@ -80,8 +80,7 @@ def test_pairs_without_registration_and_images_that_are_gone_are_shown_as_far_as
 
 def test_the_difference_is_grey_for_a_copy_and_not_for_another_picture() -> None:
     first = film(1)
-    inner = cv2.resize(first[16:144, 14:126], (112, 128))
-    warp = np.array([[1.25, 0, -16.0], [0, 1.25, -16.0]])
+    inner, warp = cv2.resize(first[16:144, 14:126], (112, 128)), np.array([[1.25, 0, -16.0], [0, 1.25, -16.0]])
     copy, other = (difference(first, 255 - one, warp, negative=True)[1] for one in (inner, film(2)[16:144, 14:126]))
     assert (difference(first, first, np.eye(2, 3))[1] == 128).all()
     assert abs(copy.astype(float) - 128).mean() < 5

@@ -91,8 +91,7 @@ class TestCoverage:
         assert (figure.n_subjects, figure.n_cases) == (200, len(new))
         alone = coverage(own, "net", record, {}, PLAN)["targets"]["outcome"].stages
         assert set(alone) == {"oof"}
-        first = own[own["outer_fold"] == 1]
-        others = fit(own[own["outer_fold"] != 1], {"outcome": (-50, 50)}, 0.9)
+        first, others = own[own["outer_fold"] == 1], fit(own[own["outer_fold"] != 1], {"outcome": (-50, 50)}, 0.9)
         assert others["learners"] != record["learners"]
         only = coverage(pd.concat([own[own["outer_fold"] != 1], as_test(first)]), "net", others, {}, PLAN)
         assert only["targets"]["outcome"].stages["test"]["width"].value == pytest.approx(

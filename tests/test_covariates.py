@@ -115,8 +115,7 @@ def test_a_fold_has_no_part_in_its_own_predictions(kind: str, classes: int) -> N
     check(before.rows)
     first = (rows["stage"] == "oof") & (rows["outer_fold"] == 0)
     changed = rows.assign(y_true=rows["y_true"].where(~first, rows["y_true"].max() - rows["y_true"]))
-    after = fitted(changed, cells)
-    columns = [name for name in ("y_pred", "p0", "p1", "p2") if name in before.rows]
+    after, columns = fitted(changed, cells), [name for name in ("y_pred", "p0", "p1", "p2") if name in before.rows]
     for learner in (COVARIATES, JOINED):
         one, other = of(before.rows, learner), of(after.rows, learner)
         own = one.index.isin(rows.loc[first, "case"])

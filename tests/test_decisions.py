@@ -132,8 +132,7 @@ def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: 
 
 def test_the_network_of_a_fold_has_the_thresholds_of_its_fold(severities: Any, tmp_path: Path) -> None:
     folder = RunFolder(severities.folder)
-    job = folder.job("linear_pixels", 1)
-    stored = folder.decisions.read()["label"]["thresholds"]["linear_pixels"]["2"]
+    job, stored = folder.job("linear_pixels", 1), folder.decisions.read()["label"]["thresholds"]["linear_pixels"]["2"]
     model = casewise.load_bundle(job.path)
     assert model.combination.decisions["label"]["thresholds"]["linear_pixels"][ALL] == stored
     copied = JobFolder(tmp_path)

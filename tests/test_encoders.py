@@ -125,8 +125,7 @@ def test_encoders_without_a_chosen_candidate_are_removed(folder: Path) -> None:
     network = linear(folder, [*SMALL, HUB])
     load_encoders(network.body, folder)
     panels = torch.rand(2, 3, 64, 64)
-    before = network.features(panels)
-    chosen = [spec for spec in network.body.specs if spec.encoder == HUB][:2]
+    before, chosen = network.features(panels), [spec for spec in network.body.specs if spec.encoder == HUB][:2]
     columns = keep_only(network, [FeatureSpec("statistics"), *chosen])
     assert torch.equal(network.features(panels), before[:, columns])
     assert [encoder.name for encoder in network.body.encoders] == [HUB]

@@ -131,8 +131,7 @@ def test_kappa_is_not_stated_where_one_side_has_one_group(side: str) -> None:
 def test_group_agreement_counts_and_resamples_subjects() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, 60)
-    predicted = np.where(rng.random(60) < 0.7, truth, rng.integers(0, 3, 60))
-    subjects = np.repeat(np.arange(20), 3)
+    predicted, subjects = np.where(rng.random(60) < 0.7, truth, rng.integers(0, 3, 60)), np.repeat(np.arange(20), 3)
     found = group_agreement(truth, predicted, subjects, PLAN, n_groups=3)
     assert found.confusion == confusion_matrix(truth, predicted).tolist()
     assert found.kappa.low < found.kappa.value < found.kappa.high

@@ -129,8 +129,7 @@ def test_another_head_and_other_targets_share_and_another_precision_does_not(tmp
 @pytest.mark.parametrize("damage", ["bits", "cut"])
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
     store = FeatureStore(tmp_path)
-    expected = values(shared(panels(), store), Counted(network()))
-    file = sorted(tmp_path.glob("*/*.safetensors"))[0]
+    expected, file = values(shared(panels(), store), Counted(network())), sorted(tmp_path.glob("*/*.safetensors"))[0]
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes({"bits": bytes(content), "cut": bytes(content[: len(content) // 2])}[damage])

@@ -113,8 +113,7 @@ def test_padding_is_black_and_does_not_set_the_depth() -> None:
 
 def test_colours(tmp_path: Path) -> None:
     rgb = np.stack([film(8, seed=seed) for seed in range(3)], axis=-1)
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    planar = {"PlanarConfiguration": 1}
+    profile, planar = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), {"PlanarConfiguration": 1}
     for tags, stored in (
         ({"ICCProfile": profile}, rgb),
         (planar, rgb.transpose(2, 0, 1)),

@@ -37,8 +37,7 @@ def test_the_networks_of_the_folds_and_all_figures_are_kept(photograph_run: Run,
 
 
 def test_the_bundle_has_one_network_for_each_learner_on_all_but_the_test_set(refitted: Run) -> None:
-    model = load_bundle(refitted.folder / "bundle")
-    sides = RunFolder(refitted.folder).splits.read()["subjects"]
+    model, sides = load_bundle(refitted.folder / "bundle"), RunFolder(refitted.folder).splits.read()["subjects"]
     assert [member.model for member in model.members] == list(refitted.study.learners)
     assert all(len(member.subjects) == sum(side != "test" for side in sides.values()) for member in model.members)
     assert all(member.folder.name == "final" for member in model.members)

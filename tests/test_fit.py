@@ -175,8 +175,7 @@ def test_masks_lie_where_the_image_lies(tmp_path: Path, fit_as: Fit, padding: Pa
     mask = np.zeros((60, 100), np.uint8)
     mask[5:30, 40:95] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    index = pd.DataFrame({"width": [100], "height": [60]})
-    preparation = Preparation(96, fit_as, padding, "grey")
+    index, preparation = pd.DataFrame({"width": [100], "height": [60]}), Preparation(96, fit_as, padding, "grey")
     store = TileStore(np.zeros((1, 1, 96, 96), np.uint8), index, "", preparation, tmp_path)  # type: ignore[arg-type]
     found, problem = regions._mask(tmp_path / "mask.png", Path("a.png"), store, 0)
     assert problem == ""

@@ -148,8 +148,7 @@ class TestRun:
             assert set(found["metrics"][stage]) == set(metrics["metrics"][stage])
             assert {"test_resnet", "mean_of_learners"} <= set(found["metrics"][stage])
             for learner, targets in found["metrics"][stage].items():
-                own = metrics["metrics"][stage][learner]["label"]["accuracy"]
-                other = targets["label"]["accuracy"]
+                own, other = metrics["metrics"][stage][learner]["label"]["accuracy"], targets["label"]["accuracy"]
                 assert other["n_subjects"] == other["n_cases"] == {"oof": 36, "test": 12}[stage]
                 assert own["n_subjects"] == {"oof": 12, "test": 4}[stage]
 

@@ -39,8 +39,7 @@ def test_every_setting_of_a_bundle_is_a_key_of_a_study() -> None:
 
 def test_the_recorded_predictions_come_back_to_the_bit(chest_run: Run, chests: Path) -> None:
     folder = chest_run.folder / "jobs" / "test_resnet" / "fold1"
-    recorded = pd.read_parquet(folder / "predictions.parquet").query("stage == 'oof'")
-    rows = pd.read_csv(chests)
+    recorded, rows = pd.read_parquet(folder / "predictions.parquet").query("stage == 'oof'"), pd.read_csv(chests)
     # the same images in the same batches
     held_out = rows[rows["subject"].astype(str).isin(set(recorded["subject"]))]
     table = load_bundle(folder).predict(held_out, root=chests.parent)
@@ -53,8 +52,7 @@ def test_the_recorded_predictions_come_back_to_the_bit(chest_run: Run, chests: P
 def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(
     chest_run: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = load_bundle(chest_run.folder / "jobs" / "test_resnet" / "fold2").predict(new)
-    away = tmp_path / "away"
+    here, away = load_bundle(chest_run.folder / "jobs" / "test_resnet" / "fold2").predict(new), tmp_path / "away"
     away.mkdir()
     for name in (WEIGHTS, FACTS, DISTANCE):
         shutil.copy(chest_run.folder / "jobs" / "test_resnet" / "fold2" / name, away / name)
@@ -196,8 +194,7 @@ def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
     assert "bad.jpg" in caplog.text
     assert (table["prediction"].isna() == (table["subject"] == "bad.jpg")).all()
     assert ((table["problem"] != "") == (table["subject"] == "bad.jpg")).all()
-    grouped = model.predict([paths[:2], (paths[2],)])
-    names = [Path(paths[number]).name for number in (0, 0, 2)]
+    grouped, names = model.predict([paths[:2], (paths[2],)]), [Path(paths[number]).name for number in (0, 0, 2)]
     framed = model.predict(pd.DataFrame({"path": paths[:3], "subject": names}))
     assert framed["case"].nunique() == 2
     pd.testing.assert_frame_equal(grouped, framed)

@@ -107,8 +107,7 @@ def test_a_full_disk_leaves_no_network_out(tmp_path: Path, chests: Path, failing
 @pytest.mark.usefixtures("training_only")
 def test_a_network_is_trained_in_parts_of_memory(tmp_path: Path, chests: Path, failing: dict[str, Exception]) -> None:
     failing["test_efficientnet, fold 1"] = torch.OutOfMemoryError("CUDA out of memory.")
-    run = casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run")
-    folder = RunFolder(tmp_path / "run")
+    run, folder = casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run"), RunFolder(tmp_path / "run")
     assert not folder.left_out.exists()
     parts = {job["fold"]: job.get("parts") for job in folder.job_records(["test_efficientnet"])}
     assert parts == {1: 4, 2: None}

@@ -104,8 +104,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
 
 class TestRun:
     def test_inner_trainings_see_nobody_who_is_tested(self, done: Run) -> None:
-        splits = json.loads((done.folder / "splits.json").read_text())["subjects"]
-        found = records(done.folder)
+        splits, found = json.loads((done.folder / "splits.json").read_text())["subjects"], records(done.folder)
         assert len(found) == 4
         by_fold: dict[int, list[Any]] = {}
         for record in found:

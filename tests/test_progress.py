@@ -33,8 +33,7 @@ def inputs(epochs: int, *, pretraining: int = 0) -> Any:
     values: dict[str, Any] = {"name": "progress", "cohort": "cases.csv", "targets": {"label": ["a", "b"]}}
     values |= {"backbones": ["resnet18"], "weights": "random"}
     values |= {"recipe": {"epochs": epochs, "schedule": "cosine", "early_stopping": {"monitor": "none"}}}
-    study = build_study(values, source="study.yaml", folder=Path())
-    recipe = SimpleNamespace(epochs=pretraining)
+    study, recipe = build_study(values, source="study.yaml", folder=Path()), SimpleNamespace(epochs=pretraining)
     other = SimpleNamespace(study=SimpleNamespace(recipe=recipe), cohort=SimpleNamespace(panels=range(30)))
     cohort = SimpleNamespace(panels=range(10))
     return SimpleNamespace(study=study, cohort=cohort, pretraining=other if pretraining else None)

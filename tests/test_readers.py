@@ -361,8 +361,7 @@ def test_a_jpeg_is_decoded_once_to_the_pixels_of_pillow(
     mode: str, subsampling: int, progressive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     side = (640, 911)
-    stream = io.BytesIO()
-    noise = np.random.default_rng(1).integers(0, 40, (side[1], side[0], 3), dtype=np.uint8)
+    stream, noise = io.BytesIO(), np.random.default_rng(1).integers(0, 40, (side[1], side[0], 3), dtype=np.uint8)
     drawn = Image.fromarray(np.asarray(picture(*side)) // 2 + noise).convert(mode)
     drawn.save(stream, "JPEG", quality=85, subsampling=subsampling, progressive=progressive)
     data, expected = stream.getvalue(), {}

@@ -364,14 +364,9 @@ def test_a_run_that_takes_longer_than_its_budget_says_by_how_much() -> None:
     [(1e-6, {}, "most", 24), (60.0, {}, "fewest", 2), (1.49, {}, "fit", 16), (60.0, {"epochs": 3}, "stated", 3)],
 )
 def test_the_number_of_epochs_and_its_reason_are_recorded(
-    tmp_path: Path,
-    chests: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    epoch_seconds: float,
-    stated: dict[str, Any],
-    reason: str,
-    epochs: int,
-) -> None:
+    tmp_path: Path, chests: Path, monkeypatch: pytest.MonkeyPatch,
+    epoch_seconds: float, stated: dict[str, Any], reason: str, epochs: int,
+) -> None:  # fmt: skip
     (tmp_path / "study.yaml").write_text(STUDY.format(cohort=chests))
     study = read_study(tmp_path / "study.yaml", settings=[f"recipe.{name}={value}" for name, value in stated.items()])
     pace = {"cnn": Pace(0.0, 0.0, epoch_seconds / 12, 0.0, busy=2.0)}

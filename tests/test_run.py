@@ -326,8 +326,7 @@ def test_what_another_study_left_is_not_continued(tiny: Path, tmp_path: Path, mo
 
 
 def test_another_weights_file_is_another_network(tiny: Path, tmp_path: Path) -> None:
-    study = read_study(tiny).model_copy(update={"weights": "pretrained", "weights_dir": tmp_path})
-    fingerprints = []
+    study, fingerprints = read_study(tiny).model_copy(update={"weights": "pretrained", "weights_dir": tmp_path}), []
     for content in (b"one", b"two"):
         (tmp_path / "shufflenet_v2_x0_5.safetensors").write_bytes(content)
         checksum = first_weights_checksum(study, "shufflenet_v2_x0_5")

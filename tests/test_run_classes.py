@@ -112,8 +112,7 @@ def test_grades(tmp_path: Path, chests: Path) -> None:
 def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four subjects with a random label and four films each, which differ by a pixel and some brightness."""
     folder, classes = tmp_path_factory.mktemp("repeated"), ("covid", "no_finding")
-    table = make_chest(folder, subjects=24, size=(72, 72), seed=5, labels="shuffled", classes=classes)
-    rows = []
+    table, rows = make_chest(folder, subjects=24, size=(72, 72), seed=5, labels="shuffled", classes=classes), []
     for row in pd.read_csv(table).to_dict("records"):
         with Image.open(table.parent / row["path"]) as film:
             grey = film.convert("L")

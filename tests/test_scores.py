@@ -20,13 +20,8 @@ PASI = Score("pasi", "0.2*composite[upper] + 0.3*composite[trunk] + 0.4*composit
 def table(
     true: dict[tuple[str, str], float],
     predicted: dict[tuple[str, str], float] | None = None,
-    *,
-    case: str = "s/v",
-    model: str = "net",
-    stage: str = "oof",
-    fold: int | None = 0,
-    image: str = "",
-) -> pd.DataFrame:
+    *, case: str = "s/v", model: str = "net", stage: str = "oof", fold: int | None = 0, image: str = "",
+) -> pd.DataFrame:  # fmt: skip
     """One case's rows from {(target, region): value}."""
     predicted = true if predicted is None else predicted
     facts = {"case": case, "subject": case.split("/")[0], "visit": case.split("/")[1], "day": 0.0, "image": image}
@@ -49,8 +44,7 @@ def only(scored: pd.DataFrame, target: str, region: str = "") -> pd.Series:
 
 
 def test_pasi_by_hand() -> None:
-    true = whole([1, 2, 3, 4, 4, 4, 4, 6, 0, 0, 1, 1])
-    predicted = whole([1, 1, 1, 1, 2, 2, 2, 2, 0.5, 0.5, 0.5, 2])
+    true, predicted = whole([1, 2, 3, 4, 4, 4, 4, 6, 0, 0, 1, 1]), whole([1, 1, 1, 1, 2, 2, 2, 2, 0.5, 0.5, 0.5, 2])
     scored = check(apply_scores(table(true, predicted), [COMPOSITE, PASI]))
     assert [only(scored, "composite", region)["y_true"] for region in REGIONS] == [24, 72, 1]
     assert [only(scored, "composite", region)["y_pred"] for region in REGIONS] == [3, 12, 3]

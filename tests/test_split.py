@@ -334,8 +334,7 @@ def test_no_side_of_a_cohort_lacks_a_class_that_it_could_have() -> None:
         subjects, classes, folds = int(rng.integers(20, 50)), int(rng.integers(2, 4)), int(rng.integers(2, 6))
         label = rng.choice(classes, subjects, p=rng.dirichlet(np.ones(classes)))
         label[: folds + 1] = classes - 1  # as many subjects of a class as there are sides
-        holders = np.eye(classes, dtype=bool)[label]
-        cases = np.ceil(rng.pareto(1.0, subjects) + 0.5).clip(max=50)
+        holders, cases = np.eye(classes, dtype=bool)[label], np.ceil(rng.pareto(1.0, subjects) + 0.5).clip(max=50)
         records = holders * cases[:, None]
         side, found = assign(records, [0.8, 0.2], needs_of_test(holders, folds), restarts=5, seed=seed)
         held, count = by_side(side, holders, 2), holders.sum(axis=0)

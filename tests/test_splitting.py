@@ -38,8 +38,7 @@ def built(name: str) -> Network:
 def test_both_parts_give_the_features_to_the_bit(name: str) -> None:
     network, panels = built(name), torch.rand(2, 3, 64, 64)
     whole, count = network.features(panels), len(layers(network))
-    points = [f"{count // 3} layers", f"{2 * count // 3} layers", f"{len(network.blocks) // 2} blocks"]
-    cuts = set()
+    points, cuts = [f"{count // 3} layers", f"{2 * count // 3} layers", f"{len(network.blocks) // 2} blocks"], set()
     for upto in ["1 layer", *points, "all", network.blocks[-2][0]]:
         frozen, rest = split_at(network, upto)
         kept = frozen(panels)

@@ -197,22 +197,15 @@ PLACES += [(building_module, "publish", 1), (store_module, "write_atomic", 1), (
 PLACES += [(building_module, *place) for place in (("_discard_builds", 1), ("_discard_builds", 2), ("sweep", 2))]
 
 
-@pytest.mark.parametrize(("owner", "name", "when"), PLACES, ids=[f"{name} {when}" for _, name, when in PLACES])
+@pytest.mark.parametrize("place", PLACES, ids=[f"{name} {when}" for _, name, when in PLACES])
 @pytest.mark.parametrize("existing", [False, True])
 def test_killed_anywhere_a_reader_sees_the_former_store_or_the_new_one(
-    paths: list[Path],
-    folder: Path,
-    decoded: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    existing: bool,
-    owner: Any,
-    name: str,
-    when: int,
+    paths: list[Path], folder: Path, decoded: list[str], existing: bool, place: tuple[Any, str, int]
 ) -> None:
     former = prepare(paths, SMALL, folder).address if existing else None
     picture(paths[0], 99)
-    with monkeypatch.context() as patch:
-        kill_at(patch, owner, name, when)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, *place)
         with pytest.raises(Killed):
             prepare(paths, SMALL, folder)
     new = SMALL.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
@@ -227,7 +220,7 @@ def test_killed_anywhere_a_reader_sees_the_former_store_or_the_new_one(
     picture(paths[1], 98)
     assert_right(prepare(paths, SMALL, folder), paths)
     # At most: everything, all but the two finished rows and the one changed since, or the one changed since.
-    most = {"__enter__": 8, "finish": 7, "write_json": 8}.get(name, 1)
+    most = {"__enter__": 8, "finish": 7, "write_json": 8}.get(place[1], 1)
     assert paths[1].name in decoded
     assert len(decoded) <= (2 if existing else most)
 

@@ -69,8 +69,7 @@ class TestFigures:
         result = judged(rows, {"ward": cells})
         (column,) = result["columns"]
         members = rows[rows["subject"].isin(people(60)[np.array(cells) == "a"])]
-        alone = judge_of(members).judge(members, Plan(50), whole=False).metrics["net"]
-        group = column["groups"][0]
+        alone, group = judge_of(members).judge(members, Plan(50), whole=False).metrics["net"], column["groups"][0]
         assert (group["name"], group.n_subjects) == ("a", 30)
         assert group.metrics["mae"].value == pytest.approx(alone["mae"].value)
 

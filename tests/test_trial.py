@@ -17,13 +17,7 @@ statsmodels = pytest.importorskip("statsmodels.api")
 
 
 def patients(
-    *,
-    subjects: int = 30,
-    visits: int = 2,
-    effect: float = -2.0,
-    missing: float = 0.0,
-    slope: float = 0.5,
-    seed: int = 0,
+    *, subjects: int = 30, visits: int = 2, effect: float = -2, missing: float = 0, slope: float = 0.5, seed: int = 0
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Scores of physician and model at visits w0, w1, …; the effect of arm b at the last visit is `effect`."""
     rng, rows = np.random.default_rng(seed), []

@@ -295,7 +295,8 @@ def read_forged_bundle(work: Work, draw: random.Random) -> None:
 
     bundle, kind = BundleFolder(work.copy(work.folders().bundle)), draw.random()
     if kind < 0.1:
-        _claim_later_format(bundle.manifest_path, draw)
+        content = {**json.loads(bundle.manifest_path.read_text()), "format": draw.choice((2, 3, 99, 10**9))}
+        bundle.manifest_path.write_text(json.dumps(content))
         load_bundle(bundle.path)
         raise AcceptedError("a bundle of a later format was read")
     if kind < 0.4:
@@ -313,11 +314,6 @@ def read_forged_bundle(work: Work, draw: random.Random) -> None:
     _ = (model.learners, model.headline, model.table.columns)
     model.members[0].study(Path("new.csv"))
     model.members[0].load()
-
-
-def _claim_later_format(manifest: Path, draw: random.Random) -> None:
-    content = {**json.loads(manifest.read_text()), "format": draw.choice((2, 3, 99, 10**9))}
-    manifest.write_text(json.dumps(content))
 
 
 def _forged_archive(work: Work, folder: Path, draw: random.Random) -> Path:
@@ -412,18 +408,21 @@ def _state_bytes(folder: Path) -> bytes:
     return (folder / "state.safetensors").read_bytes()
 
 
+def _with_a_changed_file(work: Work, source: Path, draw: random.Random, of_json: float) -> Path:
+    """A copy of a store of which one file is changed; one of JSON stays JSON in this share of draws."""
+    folder = work.copy(source)
+    victim = draw.choice(sorted(file for file in folder.iterdir() if file.is_file()))
+    data = victim.read_bytes()
+    as_json = victim.suffix == ".json" and draw.random() < of_json
+    victim.write_bytes(mutated_json(data.decode(), draw) if as_json else mutated(data, draw, [data]))
+    return folder
+
+
 def read_tiles(work: Work, draw: random.Random) -> None:
     """The store of prepared photographs."""
     from casewise.modalities.store.store import open_store
 
-    folder = work.copy(work.folders().tiles)
-    victim = draw.choice(sorted(file for file in folder.iterdir() if file.is_file()))
-    data = victim.read_bytes()
-    if victim.suffix == ".json":
-        victim.write_bytes(mutated_json(victim.read_text(), draw))
-    else:
-        victim.write_bytes(mutated(data, draw, [data]))
-    open_store(folder)
+    open_store(_with_a_changed_file(work, work.folders().tiles, draw, 1.0))
 
 
 def read_slices(work: Work, draw: random.Random) -> None:
@@ -432,14 +431,7 @@ def read_slices(work: Work, draw: random.Random) -> None:
 
     source = work.once("scans", samples.make_slices)
     assert isinstance(source, Path)
-    folder = work.copy(source)
-    victim = draw.choice(sorted(file for file in folder.iterdir() if file.is_file()))
-    data = victim.read_bytes()
-    if victim.suffix == ".json" and draw.random() < 0.7:
-        victim.write_bytes(mutated_json(victim.read_text(), draw))
-    else:
-        victim.write_bytes(mutated(data, draw, [data]))
-    open_slices(folder)
+    open_slices(_with_a_changed_file(work, source, draw, 0.7))
 
 
 READERS: tuple[FuzzedReader, ...] = (

@@ -195,8 +195,7 @@ def test_registrations_and_failures_pass_between_machines(
     try:
         study = inputs.study.model_copy(update={"backbones": ["test_resnet"]})
         for seed in (0, 13):
-            ours = replace(inputs, study=study.model_copy(update={"seed": seed}))
-            run = tmp_path / f"run{seed}"
+            ours, run = replace(inputs, study=study.model_copy(update={"seed": seed})), tmp_path / f"run{seed}"
             run.mkdir()
             folder = RunFolder(run)
             jobs = baselines(folder, ["own", "linear_pixels"] if seed == 0 else ["own"])

@@ -97,8 +97,7 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
     assert figures["anatomy"]["area"]["value"] == pytest.approx(measured["mask_share"]["value"])
     lungs = [np.asarray(Image.open(finished_mask)).astype(bool).mean() for finished_mask in masks_of(finished)]
     assert figures["anatomy"]["area"]["value"] == pytest.approx(np.mean(lungs) * 64 / 72, abs=0.03)
-    page = section_of(done.report.read_text() if done.report else "", "saliency")
-    rows = placement_rows(placement)
+    page, rows = section_of(done.report.read_text() if done.report else "", "saliency"), placement_rows(placement)
     assert [row.name for row in rows if row.name in page] == [row.name for row in rows]
 
 

@@ -30,8 +30,7 @@ def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     generator = torch.Generator().manual_seed(seed)
     grid = torch.stack(torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij"))
     panels = 0.1 * torch.rand(count, 3, SIDE, SIDE, generator=generator)
-    labels = torch.randint(3, (count,), generator=generator)
-    masks = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    labels, masks = torch.randint(3, (count,), generator=generator), torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
     for number in range(count):
         for place, quarter in enumerate(torch.randperm(4, generator=generator).tolist()):
             corner = torch.tensor([quarter // 2, quarter % 2]) * (SIDE // 2)

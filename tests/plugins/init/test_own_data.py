@@ -341,20 +341,9 @@ class TestTargets:
     @pytest.mark.parametrize("target", ["finding", "brixia_mean"])
     def test_numbers_of_other_readings_are_outcomes_those_of_images_not(self, target: str, tmp_path: Path) -> None:
         heads = ["finding", "brixia_mean", "brixia_junior", "room", "kvp", "ruler", "image_from"]
-        rows = [
-            [
-                f"{i}.png",
-                f"P{i}",
-                "uv"[i % 2],
-                f"{i}.5",
-                str(i % 4),
-                str(i % 4),
-                str(70 + i % 5),
-                str(i % 2),
-                "ab"[i % 2],
-            ]
-            for i in range(12)
-        ]
+        row = "{0}.png|P{0}|{1}|{0}.5|{2}|{2}|{3}|{4}|{5}"
+        cells = ((i, "uv"[i % 2], i % 4, 70 + i % 5, i % 2, "ab"[i % 2]) for i in range(12))
+        rows = [row.format(*values).split("|") for values in cells]
         plan = plan_study(**arranged(tmp_path, "|".join(["image", "patient", *heads]), rows), target=target)
         others = [name for name in heads[:3] if name != target]
         assert yaml.safe_load(plan.text)["audit"]["outcomes"] == others
@@ -599,8 +588,7 @@ class TestDates:
 
     @pytest.mark.parametrize("head", ["Aufnahme Tag", "Aufnahmetag", "Tag", "Untersuchungstag Nr.", "Visit day"])
     def test_days_are_recognised_by_their_heading(self, head: str, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, head, [str(28 * (i % 2)) for i in range(12)])
-        cases = cohort_in(tmp_path).cases
+        plan, cases = self.make(tmp_path, head, [str(28 * (i % 2)) for i in range(12)]), cohort_in(tmp_path).cases
         assert cases["case"].nunique() == 12, "every day of a subject is a visit"
         assert sorted(cases.loc[cases["subject"] == "P0", "day"]) == [0, 28]
         assert any(repr(head) in line for line in plan.understood)

@@ -67,8 +67,7 @@ def test_a_table_has_the_numbers_of_the_typed_results(chest_run: Any, films: Pat
 
 
 def test_networks_are_listed_with_the_parameters_that_were_trained(chest_run: Any, films: Path) -> None:
-    job = Run.open(chest_run.folder).finished.jobs[0]
-    layers = pd.read_csv(films / "tables/layers-test_resnet.csv")
+    job, layers = Run.open(chest_run.folder).finished.jobs[0], pd.read_csv(films / "tables/layers-test_resnet.csv")
     assert (layers["parameters"].sum(), layers["output"].iloc[-1]) == (job["parameters"], "3")
 
 

@@ -14,8 +14,7 @@ def two_tissues(shape: tuple[int, int, int] = (64, 64, 16)) -> tuple[np.ndarray,
     """A cylinder of two tissues under a smooth field; what it is without it; and the field's logarithm."""
     x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     rng, blobs = np.random.default_rng(1), np.sin(9 * x + 2 * y) * np.cos(8 * y - 3 * z) > 0
-    even = np.where(x**2 + y**2 < 0.7, np.where(blobs, 400.0, 250.0), 0.0)
-    field = 0.35 * x - 0.25 * y + 0.1 * z
+    even, field = np.where(x**2 + y**2 < 0.7, np.where(blobs, 400.0, 250.0), 0.0), 0.35 * x - 0.25 * y + 0.1 * z
     return (even * np.exp(field) + np.abs(rng.normal(0, 3, shape))).astype(np.float32), even, field
 
 

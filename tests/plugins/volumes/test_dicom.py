@@ -214,8 +214,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
 def test_sequences_nested_without_end(tmp_path: Path, tag: bytes) -> None:
     path = one_file(tmp_path / "a.dcm", volume()[0], **PLACED)
     data = path.read_bytes()
-    pixels = data.index(b"\xe0\x7f\x10\x00")
-    item = tag + b"SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    pixels, item = data.index(b"\xe0\x7f\x10\x00"), tag + b"SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
     path.write_bytes(data[:pixels] + item * 5000 + data[pixels:])
     with pytest.raises(ImageError, match=r"a\.dcm: its DICOM sequences are nested too deeply"):
         read_dicom(path)

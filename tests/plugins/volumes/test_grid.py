@@ -20,14 +20,9 @@ ORIENTATIONS = [
 
 
 def scan_of(
-    shape: tuple[int, int, int] = (6, 7, 8),
-    *,
-    orientation: str = "RAS",
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    name: str = "scan.nii",
-    seed: int = 0,
-) -> Scan:
+    shape: tuple[int, int, int] = (6, 7, 8), *, orientation: str = "RAS", name: str = "scan.nii", seed: int = 0,
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0), origin: tuple[float, ...] = (0.0, 0.0, 0.0),
+) -> Scan:  # fmt: skip
     affine = np.zeros((4, 4))
     for column, letter in enumerate(orientation):
         row = next(n for n, pair in enumerate(("LR", "PA", "IS")) if letter in pair)

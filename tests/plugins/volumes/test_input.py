@@ -359,8 +359,7 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
         bench.put(2, sequence, nifti(bench.folder / "moved.nii.gz", marked, moved), "mask")
     bench.taken()
     study = read_study(bench.folder / "s.yaml")
-    cohort = read(study, None, Silent())
-    store = SimpleNamespace(folder=bench.folder / "run" / "scans", address=None)
+    cohort, store = read(study, None, Silent()), SimpleNamespace(folder=bench.folder / "run" / "scans", address=None)
     run: Any = SimpleNamespace(study=study, cohort=cohort, store=store)
     assert read_lesion(run, 0).planes.any()
     with pytest.raises(ImageError, match=r"moved\.nii\.gz: the mask lies to \d+% outside .* They have the same number"):

@@ -22,16 +22,13 @@ pytest.importorskip("SimpleITK")
 PLAIN = Steps(in_plane_size=64, bias="none", smoothing="none", size=32)
 ORIENTATIONS = ["".join(s) for axes in itertools.permutations(("LR", "PA", "IS")) for s in itertools.product(*axes)]
 
+Place = tuple[float, float, float]
+
 
 def scan_of(
-    gap: tuple[float, float, float] = (2.0, 2.0, 5.0),
-    *,
-    orientation: str = "RAS",
-    extent: tuple[float, float, float] = (120.0, 120.0, 50.0),
-    centre: tuple[float, float, float] = (10.0, -20.0, 30.0),
-    inverted: bool = False,
-    name: str = "t1.nii",
-) -> Scan:
+    gap: Place = (2.0, 2.0, 5.0), *, orientation: str = "RAS", extent: Place = (120.0, 120.0, 50.0),
+    centre: Place = (10.0, -20.0, 30.0), inverted: bool = False, name: str = "t1.nii",
+) -> Scan:  # fmt: skip
     """A body of three tissues in the same place of the patient, however it is sampled."""
     axes = [next(n for n, pair in enumerate(("LR", "PA", "IS")) if letter in pair) for letter in orientation]
     count, affine = [round(extent[axis] / gap[axis]) for axis in axes], np.zeros((4, 4))
@@ -69,8 +66,7 @@ def test_a_case_of_two_sequences() -> None:
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::9])
 def test_sequences_of_any_orientation_come_out_aligned(orientation: str) -> None:
-    reference = scan_of(orientation="LPS")
-    other = scan_of((2.0, 2.0, 2.5), orientation=orientation, name="other.nii")
+    reference, other = scan_of(orientation="LPS"), scan_of((2.0, 2.0, 2.5), orientation=orientation, name="other.nii")
     slices = prepare_case([reference, other], dataclasses.replace(PLAIN, size=64)).slices.astype(float) / 32767
     difference = np.abs(slices[:, 0] - slices[:, 1])
     # Only at the small sphere's ends do slices of 2.5 mm differ from those of 5 mm.

@@ -75,8 +75,7 @@ def test_central_panels_are_those_of_the_fold(report_of_classes: ReportContext) 
     store = SliceStore(slices, first, count, present, marks, affines, [], "", report_of_classes.study.cohort)
     study = of_volumes(report_of_classes, standardise="none", missing="mask").study
     plain = {"sequences": ["T1", "T2"], "standard": None}
-    found = central_panels(study, store, 0, plain)
-    wanted = grid(slices[1:10, 0] / 32767, rows=3, columns=3) * 255
+    found, wanted = central_panels(study, store, 0, plain), grid(slices[1:10, 0] / 32767, rows=3, columns=3) * 255
     assert np.abs(found[0].pixels - wanted).max() <= 0.51
     assert [shown.name for shown in central_panels(study, store, 1, plain)] == ["T1"]
     nyul = of_volumes(report_of_classes, missing="mask").study
