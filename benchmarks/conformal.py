@@ -196,7 +196,11 @@ def by_quantile(rows: pd.DataFrame, entry: Mapping[str, Any]) -> float:
     else:
         low, high = interval(rows["y_pred"].to_numpy(dtype=float), entry)
         inside = (rows["y_true"] >= low - ROUNDING) & (rows["y_true"] <= high + ROUNDING)
-    return float(pd.Series(np.asarray(inside, dtype=float)).groupby(rows["subject"].to_numpy()).mean().mean())
+    return _over_subjects(rows, inside)
+
+
+def _over_subjects(rows: pd.DataFrame, values: np.ndarray | pd.Series) -> float:
+    return float(pd.Series(np.asarray(values, dtype=float)).groupby(rows["subject"].to_numpy()).mean().mean())
 
 
 def least_share(rows: pd.DataFrame, entry: Mapping[str, Any]) -> float:
@@ -208,9 +212,7 @@ def least_share(rows: pd.DataFrame, entry: Mapping[str, Any]) -> float:
     if "classes" not in entry:
         return share(entry["subjects"])
     shares = np.array([share(each["subjects"]) for each in entry["classes"]])
-    return float(
-        pd.Series(shares[rows["y_true"].to_numpy(dtype=int)]).groupby(rows["subject"].to_numpy()).mean().mean()
-    )
+    return _over_subjects(rows, shares[rows["y_true"].to_numpy(dtype=int)])
 
 
 def figures(own: Population, rows: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -298,9 +300,8 @@ def simulated(table: pd.DataFrame) -> list[str]:
     overall, classes, steps = [], [], []
     for (target, subjects), rows in groups.items():
         figure = {name: Figure.of(rows[name].tolist()) for name in rows.columns[3:] if rows[name].notna().any()}
-        size = (
-            f"{figure['width'].value:.1f} wide" if "width" in figure else f"{figure['size'].value:.2f} {UNITS[target]}"
-        )
+        wide, of_classes = figure.get("width"), figure.get("size")
+        size = f"{wide.value:.1f} wide" if wide else f"{of_classes.value:.2f} {UNITS[target]}"
         cells = [figure["coverage"].percent, size, figure["reported"].percent]
         overall.append([target, subjects, len(rows), *cells])
         classes += [
@@ -341,9 +342,7 @@ def verdict(table: pd.DataFrame) -> str:
     lowest = min(classes, key=lambda key: classes[key].value)
     low = [key for key, figure in classes.items() if figure.value < LEAST_OF_CLASS]
     fewest = min(len(rows) for _, rows in table.groupby(["target", "subjects"]))
-    rough = (
-        f"**Unfinished: in places only {fewest} of {STUDIES} studies; differences of a few percent may be chance.** "
-    )
+    rough = f"**Unfinished: in places only {fewest} of {STUDIES} studies; differences of a few % may be chance.** "
     return (
         (rough if fewest < STUDIES else "")
         + f"Overall, the mean coverage in these two populations is {every.percent} %. "
@@ -382,11 +381,8 @@ def observed(runs: Path | None) -> list[str]:
     if not rows:
         return ["No folder of runs on real images was given (`--runs`), so there are none on this page."]
     text = f"Below {100 * LEAST:.0f} %: {'; '.join(low)}." if low else f"None is below {100 * LEAST:.0f} %."
-    return [
-        *table_of(["run", "target", "cases", "subjects", "coverage, %", "mean size", "lowest class"], rows),
-        "",
-        text,
-    ]
+    heads = ["run", "target", "cases", "subjects", "coverage, %", "mean size", "lowest class"]
+    return [*table_of(heads, rows), "", text]
 
 
 def _share(figure: Mapping[str, Any]) -> str:

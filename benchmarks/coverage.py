@@ -3,6 +3,12 @@
 A study has subjects with one to six cases each. Part of every error is the subject's own, so cases of a subject are
 alike. Classes have unequal size. The true value of a figure is that of 200,000 subjects of the same kind. Intervals
 come from the code that evaluates a run; studies take the place of learners in it, so that they are judged at once.
+
+    python benchmarks/coverage.py [--studies 1000] [--output docs/results/coverage.md] [--trial]
+
+`--trial` prints another table instead: how often the interval of a treatment's effect contains it, in trials of several
+sizes and visits (400 of each). Subjects have levels and trends of their own, errors are normal or skewed, and visits
+are missing at random.
 """
 
 from __future__ import annotations
@@ -12,13 +18,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
-from pages import publish, simulation
+import pandas as pd
+from pages import publish, simulation_parser
 from pages import table as table_of
 
 from casewise.evaluation.bootstrap import Estimate, Plan, estimates, percentiles, resample, with_intervals
 from casewise.evaluation.classification import left_out
+from casewise.evaluation.trial import OUTCOMES, trial
 from casewise.metrics.classes import Classes, Samples, class_metrics
 from casewise.metrics.numbers import moments, number_metrics, reason
 from casewise.metrics.registry import metric_of
@@ -30,6 +39,7 @@ MOST_CASES = 6
 STUDIES_AT_ONCE = 20
 LEAST, MOST = 92, 97
 PLAN = Plan(resamples=500)
+EFFECT, TRIALS = -2.0, 400
 
 
 @dataclass(frozen=True)
@@ -275,8 +285,52 @@ def finding(tables: Sequence[Table]) -> str:
     )
 
 
+def patients(
+    rng: np.random.Generator, *, subjects: int, visits: int, missing: float = 0.1, skewed: bool = False
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Scores of physician and model at visits w0, w1, …; the effect of arm b at the last visit is `EFFECT`."""
+    rows = []
+    arms = {f"s{number}": "ab"[number % 2] for number in range(subjects)}
+    for subject, arm in arms.items():
+        level, trend = rng.normal(20, 3), rng.normal(-1, 0.5)
+        for visit in range(visits):
+            error = rng.exponential() - 1 if skewed else rng.normal()
+            effect = EFFECT * visit / (visits - 1) if arm == "b" else 0.0
+            truth, seen = level + trend * visit + error + effect, rng.normal()
+            if not visit or rng.random() >= missing:
+                scores = {"y_true": truth, "y_pred": truth + seen}
+                rows.append({"subject": subject, "visit": f"w{visit}", "day": np.nan, **scores})
+    return pd.DataFrame(rows), arms
+
+
+def trial_coverage(studies: int, **design: Any) -> dict[str, tuple[float, int]]:
+    """By outcome: the share of intervals that contain the effect, and the number of studies without an interval."""
+    inside: dict[str, list[bool]] = {outcome: [] for outcome in OUTCOMES}
+    for seed in range(studies):
+        result = trial(*patients(np.random.default_rng(seed), **design), "a")
+        for outcome, entry in result.visits[-1].effect["b"].items():
+            effect = 0.0 if outcome == "difference" else EFFECT
+            inside[outcome].append((entry.low or 0.0) <= effect <= (entry.high or 0.0))
+    return {outcome: (float(np.mean(hits)), studies - len(hits)) for outcome, hits in inside.items()}
+
+
+def print_trials(studies: int) -> None:
+    """Print the coverage of each design."""
+    rows = []
+    for subjects, visits, skewed in ((20, 2, False), (40, 2, False), (40, 4, False), (40, 4, True), (100, 4, False)):
+        shares = trial_coverage(studies, subjects=subjects, visits=visits, skewed=skewed).values()
+        cells = [f"{share:.1%}" for share, _ in shares]
+        rows.append([subjects, visits, "skewed" if skewed else "normal", *cells, sum(count for _, count in shares)])
+    print("\n".join(table_of(["subjects", "visits", "errors", "physician", "model", "difference", "without"], rows)))
+
+
 def main() -> None:
-    settings = simulation(__doc__, 1000)
+    parser = simulation_parser(__doc__, 1000)
+    parser.add_argument("--trial", action="store_true", help="the intervals of a treatment's effect")
+    settings = parser.parse_args()
+    if settings.trial:
+        print_trials(min(settings.studies, TRIALS))
+        return
     start = time.perf_counter()
     show = partial(print, flush=True)
     coverage_of = {model.title: coverage(model, SUBJECTS, settings.studies, show) for model in (*NUMBERS, *CLASSES)}

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from pages import publish, simulation, table
+from pages import publish, simulation_parser, table
 
 from casewise.evaluation.bootstrap import (
     Estimate,
@@ -257,7 +257,7 @@ def _table(first: str, rates: dict[int, dict], metrics: tuple[str, ...]) -> list
 
 def main() -> None:
     """Simulate, print and write the page."""
-    options = simulation(__doc__, 300)
+    options = simulation_parser(__doc__, 300).parse_args()
     errors = {NORMAL.title: {n: family_wise_error(n, options.studies) for n in SUBJECTS}}
     for population in SKEWED:
         errors[population.title] = {

@@ -1,6 +1,6 @@
 """How often is signal found where there is none, and how often is one of equal learners called better?
 
-    python benchmarks/null.py [--studies 250] [--output docs/results/null.md]
+    python benchmarks/null.py [--studies 250] [--output docs/results/null.md] [--added-value]
 
 The first table simulates studies whose labels have nothing to do with the images: subjects with three visits, features
 and labels that are alike within a subject, and ridge or logistic regressions on features in place of networks, each
@@ -9,6 +9,11 @@ evaluated and reported by the functions that casewise itself uses. Counted are t
 interval is above chance: a concordance (CCC) or quadratic kappa above 0, an AUROC above 0.5. The second table
 simulates networks and baselines with the same expected error, and counts the studies in which the best network is
 called better than the best baseline.
+
+`--added-value` prints another table instead: how often images that know nothing seem to add to age and sex, and how
+often images that know something do. Each simulated study has a covariate with signal and a network whose out-of-fold
+predictions are noise around the mean of its training labels, as those of a network that learned nothing. A study counts
+where the interval of the difference between the joined model and the covariates lies on the side of the images.
 """
 
 from __future__ import annotations
@@ -19,15 +24,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pages import publish, simulation, table
+from pages import publish, simulation_parser, table
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.headline import against_baselines
+from casewise.evaluation.judges import judge_of
+from casewise.predictions.covariates import fit_covariates
 from casewise.predictions.stacking import EITHER_SIGN, STACKERS, stack
 from casewise.predictions.table import check
-from casewise.study.learners import COMBINED
+from casewise.study.learners import COMBINED, COVARIATES, JOINED
 from casewise.targets import kind_named
 
 VISITS, FEATURES, PENALTY = 3, 40, 30.0
@@ -115,27 +122,14 @@ def _fitted(design: Design, training: np.ndarray, truth: np.ndarray, features: n
 
 
 def _table(
-    model: str, stage: str, fold: int, subject: np.ndarray, truth: np.ndarray, kind: str, values: np.ndarray
+    model: str, stage: str, fold: Any, subject: np.ndarray, truth: np.ndarray, kind: str, values: np.ndarray
 ) -> pd.DataFrame:
-    visits = np.arange(len(subject)) % VISITS
-    columns: dict[str, Any] = {
-        "case": [f"{s:03d}/{visit}" for s, visit in zip(subject, visits, strict=True)],
-        "subject": [f"{s:03d}" for s in subject],
-        "visit": visits.astype(str),
-        "day": np.nan,
-        "region": "",
-        "image": "",
-        "model": model,
-        "stage": stage,
-        "outer_fold": fold,
-        "inner_fold": pd.NA,
-        "target": "label",
-        "kind": kind,
-        "y_true": truth,
-        "y_pred": kind_named(kind).decide(values),
-    }
-    probabilities = {f"p{number}": values[:, number] for number in range(values.shape[1])} if len(values[0]) > 1 else {}
-    return pd.DataFrame(columns | probabilities)
+    """Rows of a network; a subject has at most `VISITS` cases, one after another."""
+    names, visits = pd.Series(subject).map("{:03d}".format), pd.Series(subject).groupby(subject).cumcount().astype(str)
+    rows = pd.DataFrame({"case": names + "/" + visits, "subject": names, "visit": visits, "day": np.nan})
+    rows = rows.assign(region="", image="", model=model, stage=stage, outer_fold=fold, inner_fold=pd.NA)
+    rows = rows.assign(target="label", kind=kind, y_true=truth, y_pred=kind_named(kind).decide(values))
+    return rows.assign(**{f"p{n}": values[:, n] for n in range(values.shape[1]) if values.shape[1] > 1})
 
 
 def found_signal(design: Design, studies: int, *, seed: int = 0) -> dict[str, float]:
@@ -190,6 +184,55 @@ def called_better(studies: int, *, subjects: int, networks: int, baselines: int 
     return float(np.mean(better))
 
 
+def with_covariates(
+    rng: np.random.Generator, kind: str, subjects: int, image: float, age: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Out-of-fold predictions of a network, and the covariates; `image` and `age` are the signal in each."""
+    ages, sexes = rng.normal(60, 10, subjects), rng.choice(["f", "m"], subjects)
+    seen, folds = rng.normal(size=subjects), np.arange(subjects) % 5
+    score = age * (ages - 60) / 10 + image * seen + rng.normal(size=subjects)
+    truth = np.clip(score + 5, 0, 10) if kind == "regression" else (score > np.median(score)).astype(float)
+    learned = np.array([truth[folds != fold].mean() for fold in folds])
+    if kind == "regression":
+        values = np.clip(learned + 0.8 * seen, 0, 10)[:, None]
+    else:
+        positive = 1 / (1 + np.exp(-(np.log(learned / (1 - learned)) + seen)))
+        values = np.column_stack([1 - positive, positive])
+    rows = check(_table("network", "oof", folds, np.arange(subjects), truth, kind, values))
+    cells = pd.DataFrame({"age": [f"{value:.1f}" for value in ages], "sex": sexes}, index=rows["case"].tolist())
+    cells.loc[rng.random(subjects) < 0.1, "age"] = ""
+    return rows, cells
+
+
+def added_value(
+    kind: str, metric: str, studies: int, *, image: float, age: float = 1.0, subjects: int = 100
+) -> tuple[float, float]:
+    """The shares of studies in which the joined model is shown to be better, or worse, than the covariates."""
+    shown = []
+    for seed in range(studies):
+        rows, cells = with_covariates(np.random.default_rng(seed), kind, subjects, image, age)
+        columns = {"age": "number", "sex": "category"}
+        fitted = fit_covariates(rows, ["network"], cells, columns, {"label": (0.0, 10.0)})
+        every = pd.concat([rows, fitted.rows], ignore_index=True)
+        judgement = judge_of(every, ["no", "yes"] if kind != "regression" else None)
+        compared = judgement.judge(every, Plan(500, seed=seed), whole=True).comparison[metric]
+        gap, sign = compared.from_baseline[COVARIATES][JOINED], -1 if metric in ("mae", "log_loss") else 1
+        low, high = sorted(sign * end for end in (gap.low or 0.0, gap.high or 0.0))
+        shown.append((low > 0, high < 0))
+    better, worse = np.mean(shown, axis=0).tolist()
+    return better, worse
+
+
+def print_added_value(studies: int) -> None:
+    """Print the shares of each outcome, without and with signal in the images."""
+    rows = []
+    for kind, metric in (("regression", "mae"), ("classification", "auroc"), ("classification", "log_loss")):
+        for image, words in ((0.0, "noise"), (1.0, "signal")):
+            shares = added_value(kind, metric, studies, image=image)
+            rows.append([kind, metric, words, *(f"{share:.1%}" for share in shares)])
+    print("\n".join(table(["outcome", "metric", "images", "shown to add", "shown to harm"], rows)))
+
+
 def page(shares: dict[Design, dict[str, float]], better: dict[tuple[int, int], float], studies: int) -> str:
     """The Markdown page."""
     learners = ["networks", *(s.learner for s in STACKERS.values()), "headline"]
@@ -226,7 +269,12 @@ def page(shares: dict[Design, dict[str, float]], better: dict[tuple[int, int], f
 
 def main() -> None:
     """Simulate, print and write the page."""
-    options = simulation(__doc__, 250)
+    parser = simulation_parser(__doc__, 250)
+    parser.add_argument("--added-value", action="store_true", help="whether images seem to add to age and sex")
+    options = parser.parse_args()
+    if options.added_value:
+        print_added_value(options.studies)
+        return
     shares = {}
     for design in DESIGNS:
         shares[design] = found_signal(design, options.studies)

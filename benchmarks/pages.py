@@ -12,12 +12,12 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def simulation(doc: str | None, studies: int) -> argparse.Namespace:
-    """The options of a simulation: `studies`, this number by default, and `output`."""
+def simulation_parser(doc: str | None, studies: int) -> argparse.ArgumentParser:
+    """A parser of the options of a simulation: `studies`, this number by default, and `output`."""
     parser = parser_of(doc)
     parser.add_argument("--studies", type=int, default=studies)
     parser.add_argument("--output", type=Path, help="the page (Markdown); by default it is printed only")
-    return parser.parse_args()
+    return parser
 
 
 def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:

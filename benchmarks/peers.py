@@ -21,6 +21,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,8 @@ def features(paths: Sequence[str], weights: Path) -> np.ndarray:
     network = models.mobilenet_v2(weights=None)
     network.load_state_dict(load_file(str(weights)))
     network.eval()
-    steps = transforms.Compose(
-        [
-            transforms.Resize((users.SIDE, users.SIDE)),
-            transforms.ToTensor(),
-            transforms.Normalize(*users.IMAGENET),
-        ]
-    )
+    sized, normal = transforms.Resize((users.SIDE, users.SIDE)), transforms.Normalize(*users.IMAGENET)
+    steps = transforms.Compose([sized, transforms.ToTensor(), normal])
     values = []
     with torch.inference_mode():
         for start in range(0, len(paths), users.BATCH):
@@ -146,16 +142,10 @@ def fitted(values: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, numb
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    model, grid, scoring, folds = (
-        (Ridge(), {"model__alpha": STRENGTHS}, "neg_mean_absolute_error", GroupKFold)
-        if numbers
-        else (
-            LogisticRegression(max_iter=MAX_ITER, tol=TOLERANCE),
-            {"model__C": INVERSE_STRENGTHS},
-            log_likelihood,
-            StratifiedGroupKFold,
-        )
-    )
+    model, grid, scoring, folds = Ridge(), {"model__alpha": STRENGTHS}, "neg_mean_absolute_error", GroupKFold
+    if not numbers:
+        model, grid = LogisticRegression(max_iter=MAX_ITER, tol=TOLERANCE), {"model__C": INVERSE_STRENGTHS}
+        scoring, folds = log_likelihood, StratifiedGroupKFold
     pipeline = Pipeline([("scale", StandardScaler()), ("model", model)])
     search = GridSearchCV(pipeline, grid, scoring=scoring, cv=folds(INNER_FOLDS))
     with threadpool_limits(1), warnings.catch_warnings():
@@ -270,12 +260,8 @@ def difference(entry: dict[str, Any] | None, peer: str) -> dict[str, Any] | None
     other, values = next(iter(entry["differences"].items()))
     sign = -1.0 if other == peer else 1.0
     ends = sorted(sign * end for end in (values["low"], values["high"]) if end is not None) or [None, None]
-    return {
-        "difference": sign * values["difference"],
-        "low": ends[0],
-        "high": ends[1],
-        "distinguishable": not values["indistinguishable"],
-    }
+    shown = {"difference": sign * values["difference"], "low": ends[0], "high": ends[1]}
+    return shown | {"distinguishable": not values["indistinguishable"]}
 
 
 def peers_of(
@@ -288,17 +274,12 @@ def peers_of(
     origin = hashlib.sha256(weights.read_bytes()).hexdigest()
     settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
     if options.scikit_learn:
-        peers["scikit-learn"] = read_or_make(
-            folder / "scikit-learn.csv",
-            settings | LINEAR,
-            lambda: of_scikit_learn(table, folds, weights, numbers=numbers),
-        )
+        make = partial(of_scikit_learn, table, folds, weights, numbers=numbers)
+        peers["scikit-learn"] = read_or_make(folder / "scikit-learn.csv", settings | LINEAR, make)
     if options.fastai:
-        peers["fastai"] = read_or_make(
-            folder / "fastai.csv",
-            settings | {"epochs": options.epochs},
-            lambda: of_fastai(table, folds, weights, numbers=numbers, epochs=options.epochs, folder=folder),
-        )
+        epochs = {"epochs": options.epochs}
+        make = partial(of_fastai, table, folds, weights, numbers=numbers, **epochs, folder=folder)
+        peers["fastai"] = read_or_make(folder / "fastai.csv", settings | epochs, make)
     return peers
 
 
@@ -315,25 +296,13 @@ def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[li
     peers = peers_of(table, chosen.stage, options.out / name / chosen.target, options, numbers=numbers)
     rows = {peer: as_rows(predictions, table, reference, run) for peer, (predictions, _) in peers.items()}
     figures = compared({"planned": reference, **rows}, run, chosen.target)
-    planned_seconds = auto.training_seconds(run)
     lines = []
     for (peer, metric), (figure, gap) in figures.items():
-        if peer == "planned":
-            continue
-        lines.append(
-            [
-                name,
-                chosen.target,
-                auto.title(metric),
-                auto.with_interval(figures["planned", metric][0], metric),
-                peer,
-                auto.with_interval(figure, metric),
-                auto.with_interval(gap, metric, key="difference", sign="+"),
-                auto.worse(gap, metric),
-                auto.clock(planned_seconds),
-                auto.clock(peers[peer][1]),
-            ]
-        )
+        if peer != "planned":
+            planned, own = (auto.with_interval(each, metric) for each in (figures["planned", metric][0], figure))
+            between = [auto.with_interval(gap, metric, key="difference", sign="+"), auto.worse(gap, metric)]
+            times = [auto.clock(seconds) for seconds in (auto.training_seconds(run), peers[peer][1])]
+            lines.append([name, chosen.target, auto.title(metric), planned, peer, own, *between, *times])
     return lines
 
 

@@ -23,10 +23,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
-from pages import parser_of, publish
+from pages import parser_of, publish, table
 
 from casewise.errors import CasewiseError
 from casewise.files import checksum, write_json
@@ -94,12 +95,8 @@ def stretch(study: Path, folder: RunFolder, draws: random.Random | None) -> dict
             process.wait()
             break
         time.sleep(1)
-    return {
-        "code": process.returncode,
-        "seconds": time.monotonic() - start,
-        "core_seconds": sum(cores.values()),
-        "finished": finished(folder),
-    }
+    costs = {"seconds": time.monotonic() - start, "core_seconds": sum(cores.values())}
+    return {"code": process.returncode, **costs, "finished": finished(folder)}
 
 
 def ended(folder: RunFolder, code: int) -> bool:
@@ -180,34 +177,25 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
         f"{resumed}.",
         f"- The run folder has {size(folder.path):.1f} GB.",
         "",
-        "| backbone | million weights | training loss, first and last three epochs (mean of folds; 1: guessing) | "
-        "folds where it fell | seconds (mean of folds) | CPU seconds | precision | peak memory (MB) |",
-        "|---|---:|---:|---:|---:|---:|---|---:|",
     ]
+    heads = ["backbone", "million weights", "training loss, first and last three epochs (mean of folds; 1: guessing)"]
+    heads += ["folds where it fell", "seconds (mean of folds)", "CPU seconds", "precision", "peak memory (MB)"]
+    rows = []
     for name in study.networks:
-        own = [record for record in records if record["model"] == name]
-        if not own:
-            continue
-        memory = [record["peak_memory_mb"] for record in own if record.get("peak_memory_mb")]
-        lines.append(
-            f"| {name} | {own[0]['parameters'] / 1e6:.1f} | {fell(own)} | {mean(own, 'seconds'):.1f} "
-            f"| {mean(own, 'core_seconds'):.1f} | {own[0]['precision']} "
-            f"| {f'{max(memory):,.0f}' if memory else 'not recorded'} |"
-        )
-    return "\n".join([*lines, ""])
+        if own := [record for record in records if record["model"] == name]:
+            memory = [record["peak_memory_mb"] for record in own if record.get("peak_memory_mb")]
+            costs = [f"{fmean(record[cost] for record in own):.1f}" for cost in ("seconds", "core_seconds")]
+            facts = [*costs, own[0]["precision"], f"{max(memory):,.0f}" if memory else "not recorded"]
+            rows.append([name, f"{own[0]['parameters'] / 1e6:.1f}", *fell(own), *facts])
+    return "\n".join([*lines, *table(heads, rows), ""])
 
 
-def mean(records: Sequence[dict[str, Any]], name: str) -> float:
-    """The mean of a value over records."""
-    return sum(record[name] for record in records) / len(records)
-
-
-def fell(records: Sequence[dict[str, Any]]) -> str:
+def fell(records: Sequence[dict[str, Any]]) -> tuple[str, str]:
     """The mean training loss of the first and of the last three epochs, and in how many folds it fell."""
     losses = [[epoch["train_loss"] for epoch in record["history"]] for record in records]
     pairs = [(of_fold[0], sum(of_fold[-3:]) / len(of_fold[-3:])) for of_fold in losses]
     first, last = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
-    return f"{first:.2f}, {last:.2f} | {sum(end < start for start, end in pairs)} of {len(pairs)}"
+    return f"{first:.2f}, {last:.2f}", f"{sum(end < start for start, end in pairs)} of {len(pairs)}"
 
 
 def hours(seconds: float) -> str:

@@ -98,14 +98,10 @@ def with_casewise(task: dict[str, Any]) -> dict[str, Any]:
         )
         subjects = [str(row) for row in range(len(truth))]
         learned = learn(network, recipe, data, data.subset([0]), subjects, context)
-    return {
-        "epoch": ends[-1] - ends[-2],
-        "phases": [phase["seconds"] for phase in learned.phases],
-        "frozen": [phase["frozen"] for phase in learned.phases],
-        "choice": choice_seconds,
-        "store": store_seconds,
-        "plan": f"{choice.precision} {'channels-last' if choice.channels_last else 'contiguous'}",
-    }
+    of_phases = {name: [phase[name] for phase in learned.phases] for name in ("seconds", "frozen")}
+    times = {"epoch": ends[-1] - ends[-2], "choice": choice_seconds, "store": store_seconds}
+    plan = f"{choice.precision} {'channels-last' if choice.channels_last else 'contiguous'}"
+    return {**times, "phases": of_phases["seconds"], "frozen": of_phases["frozen"], "plan": plan}
 
 
 def casewise(**task: Any) -> dict[str, Any]:
@@ -208,12 +204,9 @@ def compare_images(options: argparse.Namespace) -> None:
         return
     networks, steps = (NETWORKS[1:3], 2) if options.short else (options.networks, options.steps)
     recipe = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.01, "batch_size": BATCH, "epochs": 2}
-    study = {
-        "images": {"size": SIDE},
-        "panels": {"by": "image", "augmentation": "fastai-default", "flip": "horizontal"},
-        "targets": {"label": {"classes": list(CLASSES)}},
-        "recipe": {**recipe, "schedule": "constant", "early_stopping": {"monitor": "none"}},
-    }
+    study = {"images": {"size": SIDE}, "targets": {"label": {"classes": list(CLASSES)}}}
+    study |= {"panels": {"by": "image", "augmentation": "fastai-default", "flip": "horizontal"}}
+    study |= {"recipe": {**recipe, "schedule": "constant", "early_stopping": {"monitor": "none"}}}
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         paths, labels = radiographs(options.data, Path(temporary), steps * BATCH)
@@ -292,13 +285,8 @@ def compare_schedule(options: argparse.Namespace) -> None:
         stated = [
             {"epochs": epochs, "freeze": freeze, "lr": 1e-5 if n else 1e-4} for n, (epochs, freeze) in enumerate(phases)
         ]
-        study = {
-            "images": {"size": BIOPSY_SIDE},
-            "panels": {"by": "image"},
-            "targets": {"label": {"classes": ["a", "b"]}},
-            "backbones": ["mobilenet_v2"],
-            "recipe": {**common, "phases": stated},
-        }
+        study = {"images": {"size": BIOPSY_SIDE}, "panels": {"by": "image"}, "targets": {"label": ["a", "b"]}}
+        study |= {"backbones": ["mobilenet_v2"], "recipe": {**common, "phases": stated}}
         return casewise(study=study, **own, side=BIOPSY_SIDE)
 
     def phase(freeze: str, number: int) -> float:

@@ -13,8 +13,7 @@ from PIL import Image
 
 def picture(width: int = 64, height: int = 48, kind: str = "JPEG") -> bytes:
     """A photograph of noise."""
-    buffer = io.BytesIO()
-    values = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    buffer, values = io.BytesIO(), np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     Image.fromarray(values).save(buffer, kind)
     return buffer.getvalue()
 
@@ -57,8 +56,7 @@ def archive() -> bytes:
 
 def animation() -> bytes:
     """A PNG of two frames."""
-    buffer = io.BytesIO()
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    buffer, frames = io.BytesIO(), [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
     return buffer.getvalue()
 

@@ -134,11 +134,9 @@ def as_markdown() -> str:
 
 def make_table(folder: Path, modality: str, name: str, *, seed: int) -> Path:
     """The table of a tiny cohort whose images show its labels: severity is brightness."""
-    rng = np.random.default_rng(seed)
-    rows = []
+    rng, rows = np.random.default_rng(seed), []
     for number in range(SUBJECTS):
-        severity = number % 3
-        subject = f"{name}{number}"
+        severity, subject = number % 3, f"{name}{number}"
         about = {"subject": subject, "site": f"site{number % 2}", "number": severity * 2}
         about |= {"classes": "ill" if severity else "healthy", "grades": severity}
         for path, extra in _images(folder, modality, subject, severity, rng):
@@ -148,9 +146,7 @@ def make_table(folder: Path, modality: str, name: str, *, seed: int) -> Path:
     return table
 
 
-def _images(
-    folder: Path, modality: str, subject: str, severity: int, rng: np.random.Generator
-) -> list[tuple[Path, dict[str, str]]]:
+def _images(folder: Path, modality: str, subject: str, severity: int, rng: Any) -> list[tuple[Path, dict[str, str]]]:
     """The files of one subject: two photographs, one slide, or one volume of each of two sequences."""
     if modality == "photographs":
         found = []
@@ -161,8 +157,7 @@ def _images(
             found.append((path, {"region": region}))
         return found
     if modality == "slides":
-        path = folder / f"{subject}.tiff"
-        values = np.full((4 * SIDE, 4 * SIDE, 3), 245)
+        path, values = folder / f"{subject}.tiff", np.full((4 * SIDE, 4 * SIDE, 3), 245)
         values[SIDE // 2 : -SIDE // 2, SIDE // 2 : -SIDE // 2] = (190 - 50 * severity, 60, 120)
         values = (values + rng.integers(-8, 8, values.shape)).clip(0, 255).astype(np.uint8)
         _write_slide(path, values)
@@ -171,8 +166,7 @@ def _images(
 
     found = []
     for sequence in ("T1", "T2"):
-        path = folder / f"{subject}-{sequence}.nii"
-        values = rng.random((SIDE, SIDE, 6)).astype(np.float32) * 100
+        path, values = folder / f"{subject}-{sequence}.nii", rng.random((SIDE, SIDE, 6)).astype(np.float32) * 100
         values[8:24, 8:24] += 200 + 200 * severity
         nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 3.0, 1.0])), path)
         found.append((path, {"sequence": sequence}))

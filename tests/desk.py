@@ -120,9 +120,7 @@ class Desk:
         assert self.page.locator("#label").input_value() == label
         assert self.page.locator("#visits .files li > span:not(.type)").all_inner_texts() == names
         assert [float(text) for text in self.page.locator(".headline .value").all_inner_texts()] == values
-        assert all(
-            any(name in caption for name in names) for caption in self.page.locator("figcaption").all_inner_texts()
-        )
+        assert all(any(n in text for n in names) for text in self.page.locator("figcaption").all_inner_texts())
         with self.page.expect_download() as download:
             self.page.locator("#save").click()
         saved = json.loads(download.value.path().read_text())

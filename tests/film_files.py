@@ -21,8 +21,7 @@ def film_bytes(pixels: np.ndarray, *, compression: str = "", preamble: bool = Tr
     """
     import pydicom
 
-    jpeg = tags.pop("jpeg", b"")
-    bits = tags.pop("bits", 8 * pixels.itemsize)
+    jpeg, bits = tags.pop("jpeg", b""), tags.pop("bits", 8 * pixels.itemsize)
     colour = pixels.ndim >= 3 and pixels.shape[-1] == 3
     size = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
     stated: dict[str, Any] = {"PatientName": NAME, "PatientID": NUMBER, "PatientBirthDate": BORN}
@@ -76,8 +75,7 @@ def jpeg_lossless(pixels: np.ndarray) -> bytes:
     from pydicom.encaps import get_frame
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "a.dcm")
-        writer = sitk.ImageFileWriter()
+        path, writer = Path(folder, "a.dcm"), sitk.ImageFileWriter()
         writer.SetImageIO("GDCMImageIO")
         writer.SetFileName(str(path))
         writer.UseCompressionOn()

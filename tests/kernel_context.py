@@ -1,7 +1,5 @@
 """A made-up planned study of two classes in which the model with a radial kernel is the best baseline."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,7 @@ WEIGHTED = "meta_learner_weighted"
 def altered(changed: int) -> AlteredAnswers:
     """Figures of an alteration that changes this many of 80 answers."""
     share = estimate(changed / 80, 0.05, 0.4, subjects=80)
-    changes = [ClassChange("covid", "no_finding", changed)]
-    before = {"covid": 40, "no_finding": 40}
+    changes, before = [ClassChange("covid", "no_finding", changed)], {"covid": 40, "no_finding": 40}
     return AlteredAnswers(80, 80, 80, changed, share, changes, before, CorrectAnswers(70, 70 - changed, 80), 0.0)
 
 

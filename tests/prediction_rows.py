@@ -10,13 +10,9 @@ from casewise.metrics.numbers import moments, number_metrics
 
 
 def prediction_rows(
-    subjects: Sequence[Any] | np.ndarray,
-    truth: Sequence[float] | np.ndarray,
-    values: np.ndarray,
-    *,
-    folds: Sequence[int] | np.ndarray | None = None,
-    **columns: Any,
-) -> pd.DataFrame:
+    subjects: Sequence[Any] | np.ndarray, truth: Sequence[float] | np.ndarray, values: np.ndarray,
+    *, folds: Sequence[int] | np.ndarray | None = None, **columns: Any,
+) -> pd.DataFrame:  # fmt: skip
     """Rows of predicted numbers, `values` (N,), or probabilities of classes, (N, C); without `folds` of a test set."""
     n, values = len(truth), np.asarray(values, dtype=float)
     frame = pd.DataFrame({"subject": [str(subject) for subject in subjects], "y_true": np.asarray(truth, dtype=float)})

@@ -1,7 +1,5 @@
 """Small contexts of made-up studies, and a reader of the page, for the tests of the report."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import re
@@ -37,18 +35,14 @@ def study_of_numbers(**changes: Any) -> Study:
     pasi = "+".join(f"{weight}*composite[{region}]" for region, weight in WEIGHTS.items())
     composite = {"formula": "(erythema+induration+scaling)*area", "range": (0, 72), "level": "region"}
     values: dict[str, Any] = {
-        "name": "toy",
-        "title": "One-Step PASI",
-        "cohort": "visits.csv",
-        "synthetic": True,
-        "regions": list(WEIGHTS),
-        "images": {"size": 64},
+        "name": "toy", "title": "One-Step PASI", "cohort": "visits.csv", "synthetic": True,
+        "regions": list(WEIGHTS), "images": {"size": 64},
         "panels": {"by": "region", "grid": "2x2", "shuffle": True},
         "targets": {name: {"range": scale, "integer": True} for name, scale in TARGETS.items()},
         "scores": {"composite": composite, "pasi": {"formula": pasi, "range": (0, 64.8)}},
         "backbones": BACKBONES[:3],
         "evaluation": {"bands": {"clear": 0, "mild": 1, "moderate-to-severe": 10}},
-    }
+    }  # fmt: skip
     return Study.model_validate(values | changes)
 
 
@@ -58,15 +52,9 @@ def picture(number: int, size: int = 64, channels: int = 3) -> np.ndarray:
 
 
 def numbers(
-    *,
-    subjects: int = 12,
-    visits: int = 6,
-    learners: int = 3,
-    metas: int = 0,
-    test: int = 3,
-    names: str = "S{:03d}",
+    *, subjects: int = 12, visits: int = 6, learners: int = 3, metas: int = 0, test: int = 3, names: str = "S{:03d}",
     **changes: Any,
-) -> ReportContext:
+) -> ReportContext:  # fmt: skip
     """Material of a made-up study: subjects improve over the visits, learners differ in noise."""
     from casewise.cohort.targets import study_scores
     from casewise.predictions.scores import apply_scores
@@ -113,20 +101,13 @@ def numbers(
     metrics = with_sets(study, predictions, metrics)
     environment = {"casewise": "0.1.0", **ENVIRONMENT, "command": "casewise run toy.yaml", "seconds": 4321.0}
     return ReportContext(
-        study=study,
-        cohort_images=images,
-        panels=panels,
+        study=study, cohort_images=images, panels=panels,
         cases=panels.drop_duplicates("case")[CASE].reset_index(drop=True),
         notes=["Two photographs could not be read and were left out.", *sentences(metrics.notes)],
-        splits=splits_of(study, sides, panels),
-        predictions=predictions,
-        metrics=metrics,
-        jobs=jobs_of(study),
-        stackers=stackers,
-        tiles=lambda numbers: np.stack([picture(n) for n in numbers]),
-        photograph=lambda n: picture(n, 120).transpose(1, 2, 0),
-        environment=environment,
-    )
+        splits=splits_of(study, sides, panels), predictions=predictions, metrics=metrics, jobs=jobs_of(study),
+        stackers=stackers, tiles=lambda numbers: np.stack([picture(n) for n in numbers]),
+        photograph=lambda n: picture(n, 120).transpose(1, 2, 0), environment=environment,
+    )  # fmt: skip
 
 
 def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Results:
@@ -142,8 +123,7 @@ def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Resu
 def with_stackers(predictions: pd.DataFrame, stackers: Mapping[str, Any]) -> pd.DataFrame:
     """The predictions of networks, with those of stackers that have these weights and intercepts."""
     key = ["case", "region", "target"]
-    first = predictions[predictions["model"] == predictions["model"].iloc[0]]
-    tables = [predictions]
+    first, tables = predictions[predictions["model"] == predictions["model"].iloc[0]], [predictions]
     for meta, by_target in stackers.items():
         weights = [by_target[row.target]["weights"][row.model] for row in predictions.itertuples()]
         sums = predictions.assign(y_pred=predictions["y_pred"] * weights).groupby(key)["y_pred"].sum()
@@ -176,14 +156,10 @@ def jobs_of(study: Study) -> list[dict[str, Any]]:
             epochs = int(random.integers(20, 60))
             falls = np.exp(-np.arange(epochs) / 8)
             train, stop = 0.02 + falls * 0.5, 0.08 + falls * 0.6 + random.normal(0, 0.01, epochs)
-            history = [
-                {"epoch": e, "train_loss": float(train[e]), "stop_loss": float(stop[e]), "lr": 0.01}
-                for e in range(epochs)
-            ]
-            best = int(stop.argmin()) + 1
-            jobs.append(
-                {"model": model, "fold": fold, "epochs": epochs, "best_epoch": best, "history": history, **common}
-            )
+            losses = enumerate(zip(train.tolist(), stop.tolist(), strict=True))
+            history = [{"epoch": e, "train_loss": t, "stop_loss": s, "lr": 0.01} for e, (t, s) in losses]
+            own = {"model": model, "fold": fold, "epochs": epochs, "best_epoch": int(stop.argmin()) + 1}
+            jobs.append({**own, "history": history, **common})
     return jobs
 
 
@@ -191,18 +167,13 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
     """Material of a study without regions: one film a case, some subjects come twice, two readers, one learner."""
     settings: dict[str, Any] = {
         "title": "Severity of chest films",
-        "description": "Extent, and the Brixia score (six zones).",
-        "synthetic": False,
-        "regions": [],
-        "images": {"size": 64, "channels": "grey"},
-        "panels": {"by": "case", "grid": "1x1"},
-        "targets": {"brixia": {"range": (0, 18)}, "extent": {"range": (0, 8)}},
-        "scores": {},
-        "backbones": ["densenet121"],
-        "split": {"test": 0, "folds": 5},
+        "description": "Extent, and the Brixia score (six zones).", "synthetic": False, "regions": [],
+        "images": {"size": 64, "channels": "grey"}, "panels": {"by": "case", "grid": "1x1"},
+        "targets": {"brixia": {"range": (0, 18)}, "extent": {"range": (0, 8)}}, "scores": {},
+        "backbones": ["densenet121"], "split": {"test": 0, "folds": 5},
         "evaluation": {"readers": {"brixia": {"senior": "a", "junior": "b"}}, "response": False},
         "recipe": {"early_stopping": {"monitor": "fold"}},
-    }
+    }  # fmt: skip
     study, random = study_of_numbers(**settings | changes), np.random.default_rng(5)
     rows, panels, read = [], [], []
     sides: dict[str, Any] = {f"P{p}": "test" if p < test else p % 5 + 1 for p in range(subjects)}
@@ -226,17 +197,12 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
     return ReportContext(
         study=study,
         cohort_images=table.drop(columns="tiles").assign(image=table["panel"], path=table["case"] + ".jpg"),
-        panels=table,
-        cases=table[[*CASE, "brixia", "extent"]],
-        notes=sentences(metrics.notes),
-        splits=splits_of(study, sides, table),
-        predictions=predictions,
-        metrics=metrics,
-        jobs=jobs_of(study),
+        panels=table, cases=table[[*CASE, "brixia", "extent"]], notes=sentences(metrics.notes),
+        splits=splits_of(study, sides, table), predictions=predictions, metrics=metrics, jobs=jobs_of(study),
         tiles=lambda numbers: np.stack([picture(n, channels=1) for n in numbers]),
         photograph=lambda n: None if n % 7 == 0 else picture(n, 120).transpose(1, 2, 0),
         environment={"casewise": "0.1.0", "seconds": 400.0},
-    )
+    )  # fmt: skip
 
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -283,8 +249,7 @@ def check_page(text: str) -> Page:
     page = Page(text)
     ids, tags = page.every("id"), [tag for tag, _ in page.elements]
     loads = [load for name in ("href", "src", "srcset") for load in page.every(name, links=False)]
-    assert page.open == []
-    assert len(ids) == len(set(ids))
+    assert (page.open, len(ids)) == ([], len(set(ids)))
     assert {anchor.removeprefix("#") for anchor in page.every("href", links=True)} <= set(ids)
     assert all(load.startswith("data:") or load.removeprefix("#") in ids for load in loads)
     assert not re.search(r"url\((?!#|'?data:)|@import", text)
@@ -314,14 +279,11 @@ def study_of_classes(kind: str, **changes: Any) -> Study:
         "name": f"toy-{kind}",
         "title": "Diabetic retinopathy" if grades else "COVID-19 on chest radiographs",
         "description": "Retinopathy by grade." if grades else "Radiographs of two public collections.",
-        "cohort": "cases.csv",
-        "images": {"size": 64, "channels": "grey"},
-        "targets": {"retinopathy" if grades else "finding": target},
-        "backbones": EIGHT[:3],
-        "split": {"test": 0, "folds": 5},
-        "recipe": {"lr": "find"},
+        "cohort": "cases.csv", "images": {"size": 64, "channels": "grey"},
+        "targets": {"retinopathy" if grades else "finding": target}, "backbones": EIGHT[:3],
+        "split": {"test": 0, "folds": 5}, "recipe": {"lr": "find"},
         "external": {"cohort": "elsewhere.csv", "name": "St Elsewhere"},
-    }
+    }  # fmt: skip
     return Study.model_validate(values | changes)
 
 
@@ -397,14 +359,9 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
 
 def classes(
     kind: str = "classification",
-    *,
-    subjects: int = 120,
-    test: int = 0,
-    outside: int = 0,
-    networks: int = 3,
-    accepted: dict[str, str] | None = None,
+    *, subjects: int = 120, test: int = 0, outside: int = 0, networks: int = 3, accepted: dict[str, str] | None = None,
     **changes: Any,
-) -> ReportContext:
+) -> ReportContext:  # fmt: skip
     """Material of a made-up study of classes, `metrics.json` by the contract."""
     study = study_of_classes(kind, **{"backbones": EIGHT[:networks]} | changes)
     outcome, names = study.primary_outcome, study.classes_of(study.primary_outcome)
@@ -431,20 +388,15 @@ def classes(
             groups = range(3 if i % 2 else 4)
             job["stages"] = [{"unfrozen": g, "best_loss": 0.8 - 0.1 * g, "kept": True} for g in groups]
     return ReportContext(
-        study=study,
-        cohort_images=images,
-        panels=panels,
+        study=study, cohort_images=images, panels=panels,
         cases=panels.drop_duplicates("case")[[*CASE, outcome]].reset_index(drop=True),
         notes=["Twelve rows of other classes were left out.", *sentences(metrics.notes)],
-        splits=splits_of(study, sides, panels),
-        predictions=predictions,
-        metrics=metrics,
-        jobs=jobs,
+        splits=splits_of(study, sides, panels), predictions=predictions, metrics=metrics, jobs=jobs,
         tiles=lambda numbers: np.stack([picture(n, channels=1) for n in numbers]),
         photograph=lambda n: picture(n, 160, 1)[0],
         environment={"casewise": "0.1.0", "seconds": sum(job["seconds"] for job in jobs) + 300},
         audit=audit_of(images, {"shortcut-source": REASON} if accepted is None else accepted),
-    )
+    )  # fmt: skip
 
 
 def drop_of(results: Results, stage: str, learner: str, outcome: str) -> dict[str, Drop]:
@@ -489,8 +441,7 @@ def in_phases(context: ReportContext, *, stop: str = "inner") -> ReportContext:
         job |= {"history": history(fold, stop=stop != "none"), "epochs": 75, "best_epoch": 75}
         job |= {"stages": [], "finder": None}
         if names:
-            n = 50 * len(names) + fold
-            both = len(names) == 2
+            n, both = 50 * len(names) + fold, len(names) == 2
             rates = {"sensitivity": 50 / (50 + fold) if both else None, "specificity": 1.0 if both else None}
             job["on_training"] = {**rates, "accuracy": 50 * len(names) / n, "n": n}
             if stop != "none":

@@ -60,8 +60,7 @@ def test_predictions_have_a_row_for_each_learner_and_case_with_names_of_classes(
 
 def test_metrics_are_those_of_the_predictions(run: cw.Run, ages: cw.Run) -> None:
     which = "learner == 'cnn' and target == 'label' and stage == 'test' and metric == 'accuracy'"
-    row = run.metrics.query(which).iloc[0]
-    cases = run.predictions.query("learner == 'cnn' and stage == 'test'")
+    row, cases = run.metrics.query(which).iloc[0], run.predictions.query("learner == 'cnn' and stage == 'test'")
     assert row["value"] == pytest.approx(accuracy_score(cases["reference"], cases["prediction"]))
     assert row["low"] <= row["value"] <= row["high"]
     assert row["n_cases"] == len(cases)
@@ -128,19 +127,15 @@ def test_figures_for_another_kind_of_target_name_those_that_apply(run: cw.Run, a
 
 
 @pytest.mark.plugins("explain")
-@pytest.mark.parametrize(
-    ("mistake", "meant"),
-    [
-        (lambda run: run.plot.roc(learner="test_resnt"), "test_resnet"),
-        (lambda run: run.plot.roc(target="labels"), "label"),
-        (lambda run: run.plot.roc(stage="tests"), "test"),
-        (lambda run: run.plot.calibration("covd"), "covid"),
-        (lambda run: run.explain(f"{run.predictions['subject'][0]}/2"), "/1"),
-        (lambda run: run.explain(run.predictions["case"][0], learners="cn"), "cnn"),
-        (lambda run: cw.compare(run, run, learner=("cnn", "test_resnt")), "test_resnet"),
-        (lambda run: cw.open_run(run.folder.with_name("flims")), "films"),
-    ],
-)
+@pytest.mark.parametrize(("mistake", "meant"), [
+    (lambda run: run.plot.roc(learner="test_resnt"), "test_resnet"),
+    (lambda run: run.plot.roc(target="labels"), "label"), (lambda run: run.plot.roc(stage="tests"), "test"),
+    (lambda run: run.plot.calibration("covd"), "covid"),
+    (lambda run: run.explain(f"{run.predictions['subject'][0]}/2"), "/1"),
+    (lambda run: run.explain(run.predictions["case"][0], learners="cn"), "cnn"),
+    (lambda run: cw.compare(run, run, learner=("cnn", "test_resnt")), "test_resnet"),
+    (lambda run: cw.open_run(run.folder.with_name("flims")), "films"),
+])  # fmt: skip
 def test_a_mistyped_name_gets_the_nearest_one(run: cw.Run, mistake: Any, meant: str) -> None:
     with pytest.raises(CasewiseError, match=r"Did you mean|The subject has") as refused:
         mistake(run)
@@ -148,14 +143,10 @@ def test_a_mistyped_name_gets_the_nearest_one(run: cw.Run, mistake: Any, meant: 
     assert "--" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("mistake", "error", "named"),
-    [
-        (lambda run: cw.open_run(run.folder.parent), RunError, ("films",)),
-        (lambda run: cw.run(5), CasewiseError, ("path", "5")),
-    ],
-    ids=["folder above", "no study"],
-)
+@pytest.mark.parametrize(("mistake", "error", "named"), [
+    (lambda run: cw.open_run(run.folder.parent), RunError, ("films",)),
+    (lambda run: cw.run(5), CasewiseError, ("path", "5")),
+], ids=["folder above", "no study"])  # fmt: skip
 def test_mistakes_name_what_is_there(run: cw.Run, mistake: Any, error: type[Exception], named: tuple[str, ...]) -> None:
     with pytest.raises(error) as refused:
         mistake(run)
@@ -206,8 +197,7 @@ def written(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.plugins("explain")
 def test_a_case_is_explained_without_writing(run: cw.Run) -> None:
-    before = written(run.folder)
-    case = str(run.predictions.query("stage == 'oof'")["case"].iloc[0])
+    before, case = written(run.folder), str(run.predictions.query("stage == 'oof'")["case"].iloc[0])
     maps = run.explain(case)
     assert written(run.folder) == before
     assert (maps.case, maps.target, list(maps.networks)) == (case, "label", ["cnn", "test_resnet"])

@@ -1,7 +1,5 @@
 """The rooms of the package: what each of them may know of the others."""
 
-from __future__ import annotations
-
 import ast
 import re
 from graphlib import CycleError, TopologicalSorter

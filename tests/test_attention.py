@@ -81,8 +81,7 @@ def test_bags_hold_their_tiles_and_nan() -> None:
     store = torch.randint(1, 255, (6, 3, 8, 8), dtype=torch.uint8, generator=seeded())
     data = PanelData(store, [[0, 1, 2, 3, 4], [5]], torch.zeros(2, 1), BAG)
     slots, owner = data.views()
-    assert slots.tolist() == [[0, 1, 2, 3, 4], [5, -1, -1, -1, -1]]
-    assert owner.tolist() == [0, 1]
+    assert (slots.tolist(), owner.tolist()) == ([[0, 1, 2, 3, 4], [5, -1, -1, -1, -1]], [0, 1])
     seen = data.plain_batch(slots, torch.device("cpu"))
     assert seen.shape == (2, 5, 3, 8, 8)
     assert seen[1, 1:].isnan().all()
@@ -100,8 +99,7 @@ def test_bags_hold_their_tiles_and_nan() -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_tile_without_finite_features_is_no_empty_slot(value: float) -> None:
     store = torch.randint(1, 255, (6, 3, 8, 8), dtype=torch.uint8, generator=seeded())
-    data = PanelData(store, [[0, 1, 2], [3], [4, 5]], torch.zeros(3, 1), BAG)
-    broken = store[1].float() / 255
+    data, broken = PanelData(store, [[0, 1, 2], [3], [4, 5]], torch.zeros(3, 1), BAG), store[1].float() / 255
 
     def layers(tiles: torch.Tensor) -> torch.Tensor:
         features = tiles.flatten(1)[:, :4].clone()
@@ -121,8 +119,7 @@ def test_attention_needs_whole_cases(wrong: dict[str, object]) -> None:
 
 def test_a_network_sees_a_bag_as_its_tiles() -> None:
     torch.manual_seed(0)
-    network = build_network("resnet10t", 2, pooling="attention").eval()
-    bags = torch.rand(2, 3, 3, 32, 32)
+    network, bags = build_network("resnet10t", 2, pooling="attention").eval(), torch.rand(2, 3, 3, 32, 32)
     bags[1, 1:] = torch.nan
     with torch.inference_mode():
         features = network.features(bags)
@@ -136,8 +133,7 @@ def test_a_network_sees_a_bag_as_its_tiles() -> None:
 def test_attention_learns_which_tile_matters(tmp_path: Path) -> None:
     """A case is positive where one of its five tiles is bright: the mean hardly tells, attention does."""
     torch.manual_seed(0)
-    drawn = torch.Generator().manual_seed(1)
-    truth = (torch.arange(40) % 2).float().unsqueeze(1)
+    drawn, truth = torch.Generator().manual_seed(1), (torch.arange(40) % 2).float().unsqueeze(1)
     store = torch.randint(0, 40, (200, 3, 32, 32), dtype=torch.uint8, generator=drawn)
     store[torch.arange(1, 40, 2) * 5 + 2] += 180
     settings = Panels(by="case", pooling="attention", bag=5)

@@ -1,7 +1,5 @@
 """Columns with any name: those of few values are asked, copies of the label are noted, unused splits are examined."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +53,12 @@ def test_the_label_in_other_words_is_a_note_and_is_not_tested(tmp_path: Path) ->
     assert not [test for test in found.tested if test["evidence"] in ("diagnosis", "is_ill")]
 
 
-@pytest.mark.parametrize(
-    ("name", "cells", "copy"),
-    [
-        ("finding", ["covid-19", "Covid", "no finding", "no finding"], True),
-        ("finding", ["covid-19", "no finding", "no finding", "no finding"], False),
-        ("ward", ["A", "A", "B", "B"], False),
-        ("covid", ["1", "1", "0", "0"], True),
-        ("covid", ["1", "0", "1", "0"], False),
-        ("note", ["covid", "", "", ""], False),
-    ],
-)
+@pytest.mark.parametrize(("name", "cells", "copy"), [
+    ("finding", ["covid-19", "Covid", "no finding", "no finding"], True),
+    ("finding", ["covid-19", "no finding", "no finding", "no finding"], False),
+    ("ward", ["A", "A", "B", "B"], False), ("covid", ["1", "1", "0", "0"], True),
+    ("covid", ["1", "0", "1", "0"], False), ("note", ["covid", "", "", ""], False),
+])  # fmt: skip
 def test_only_a_column_that_states_the_classes_is_a_copy(name: str, cells: list[str], copy: bool) -> None:
     assert repeats(name, cells, np.array([0.0, 0.0, 1.0, 1.0]), ["covid", "no_finding"]) == copy
 
@@ -80,8 +73,7 @@ def test_columns_that_are_asked(tmp_path: Path) -> None:
     images = read_cohort(study).images
     columns, more = further_columns(study, images, ["table_site", "table_age", "site", "age"])
     plain = {name.removeprefix("table_") for name in [*columns, *more]}
-    assert plain == {f"c{n:02d}" for n in range(MOST_COLUMNS + 2)}
-    assert len(columns) == MOST_COLUMNS
+    assert (plain, len(columns)) == ({f"c{n:02d}" for n in range(MOST_COLUMNS + 2)}, MOST_COLUMNS)
     outcomes = study.model_copy(update={"audit": study.audit.model_copy(update={"outcomes": ["c00", "rare"]})})
     named = [name for names in further_columns(outcomes, images, ["site", "age"]) for name in names]
     assert plain - {name.removeprefix("table_") for name in named} == {"c00"}
@@ -112,8 +104,7 @@ def test_a_column_that_is_stated_as_that_of_a_reader_later_is_audited_again(tmp_
 
 
 def test_an_unused_split_is_examined_whatever_its_name() -> None:
-    subjects = [f"s{n // 2}" for n in range(20)]
-    mixed = ["train" if n % 2 else "test" for n in range(20)]
+    subjects, mixed = [f"s{n // 2}" for n in range(20)], ["train" if n % 2 else "test" for n in range(20)]
     (finding,) = imported_findings(table(mixed, subjects).rename(columns={"set": "remark"}), imported_study(None))
     assert (finding.id, finding.level) == ("image-level-split", "note")
     assert finding.figures["where"] == "column remark"
@@ -123,11 +114,9 @@ def test_an_unused_split_is_examined_whatever_its_name() -> None:
 
 def test_numbers_are_folds_by_the_name_of_their_column() -> None:
     folds = [str(n // 2 % 5 + 1) for n in range(30)]
-    assert sides_in("grade", folds) == []
-    assert len(set(sides_in("cv_fold", folds))) == 5
+    assert (sides_in("grade", folds), len(set(sides_in("cv_fold", folds)))) == ([], 5)
     assert sides_in("fold", [str(year) for year in (2019, 2020, 2021)]) == []
-    assert sides_in("fold", ["0", "1", "3"]) == []
-    assert sides_in("fold", ["", ""]) == []
+    assert (sides_in("fold", ["0", "1", "3"]), sides_in("fold", ["", ""])) == ([], [])
 
 
 def table(sides: list[str], subjects: list[str], paths: list[str] | None = None) -> pd.DataFrame:
@@ -156,11 +145,9 @@ def test_subject_on_both_sides_is_an_error_where_the_column_is_used() -> None:
     images = table(["train", "test", "train", "train", "train", "train", "2"], ["a", "a", "b", "b", "c", "c", "d"])
     (finding,) = imported_findings(images, imported_study())
     assert (finding.id, finding.level) == ("subjects-across-splits", "error")
-    assert finding.figures["where"] == "column set"
-    assert finding.figures["subjects_on_both_sides"] == 1
+    assert (finding.figures["where"], finding.figures["subjects_on_both_sides"]) == ("column set", 1)
     assert finding.figures["subjects_with_several_images"] == 3
-    assert finding.figures["sides"] == {"train": 5, "test": 1, "fold 2": 1}
-    assert finding.figures["subjects"] == ["a"]
+    assert (finding.figures["sides"], finding.figures["subjects"]) == ({"train": 5, "test": 1, "fold 2": 1}, ["a"])
     assert finding.pairs == [("/data/images/0.png", "/data/images/1.png")]
     assert "split.column" in finding.remedy
 
@@ -199,25 +186,14 @@ def test_folders_that_all_images_share_are_no_split() -> None:
 def test_unknown_subjects_are_said() -> None:
     images = table(["train", "test"], ["a", "b"])
     (finding,) = imported_findings(images, imported_study(known=False))
-    assert finding.level == "note"
-    assert finding.figures == {"where": "column set"}
+    assert (finding.level, finding.figures) == ("note", {"where": "column set"})
     assert imported_findings(images.assign(set=""), imported_study(None, known=False)) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "side"),
-    [
-        ("TRAIN", "train"),
-        ("training_images", "train"),
-        ("b. Testing Set", "test"),
-        ("valid", "validation"),
-        ("fold03", "fold 3"),
-        ("Fold-1", "fold 1"),
-        ("fold", ""),
-        ("test of the lung function", ""),
-        ("contest", ""),
-        ("patient_1", ""),
-    ],
-)
+@pytest.mark.parametrize(("name", "side"), [
+    ("TRAIN", "train"), ("training_images", "train"), ("b. Testing Set", "test"), ("valid", "validation"),
+    ("fold03", "fold 3"), ("Fold-1", "fold 1"), ("fold", ""), ("test of the lung function", ""), ("contest", ""),
+    ("patient_1", ""),
+])  # fmt: skip
 def test_names_of_folders(name: str, side: str) -> None:
     assert side_named(name) == side

@@ -1,7 +1,5 @@
 """Findings, the verdict and the gate: what stops a run, what an `accept` does, and what is written."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -54,8 +52,7 @@ def test_a_reason_is_needed(reason: str):
 
 
 def test_a_name_that_was_not_found_is_remarked_not_refused():
-    audit = Audit([NOTE])
-    accepted = {"shortcut-site": "known", "twins-within-subject": "known"}
+    audit, accepted = Audit([NOTE]), {"shortcut-site": "known", "twins-within-subject": "known"}
     audit.gate(accepted)
     assert len(audit.notes(accepted)) == 1
     assert "shortcut-site" in audit.notes(accepted)[0]
@@ -78,13 +75,10 @@ def test_an_audit_is_written_as_plain_values_and_read_again(tmp_path: Path):
     told = json.loads(path.read_text())
     assert [finding["id"] for finding in told["findings"]] == ["twins-across-subjects", "shortcut-age"]
     assert told["findings"][1]["figures"] == {"auc": 0.5, "p": None, "by": [0, 1]}
-    assert told["accepted"] == {"twins-across-subjects": "why"}
-    assert len(told["notes"]) == 1
+    assert (told["accepted"], len(told["notes"])) == ({"twins-across-subjects": "why"}, 1)
     assert "shortcut-x" in told["notes"][0]
     again = read_audit(RunFolder(tmp_path).audit)
-    assert again.findings[0] == TWINS
-    assert again.facts == {"images": 3}
-    assert again.seconds == {"twins": 1.5}
+    assert (again.findings[0], again.facts, again.seconds) == (TWINS, {"images": 3}, {"twins": 1.5})
     assert again.verdict() == audit.verdict()
 
 

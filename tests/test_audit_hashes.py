@@ -20,8 +20,7 @@ def made(images: int, seed: int) -> Hashes:
         return words
 
     originals = random.integers(0, 2**63, (max(1, images // 12), 2), dtype=np.uint64)
-    whole = altered(originals[random.integers(0, len(originals), images)], 13)
-    flipped = random.random(images) < 0.4
+    whole, flipped = altered(originals[random.integers(0, len(originals), images)], 13), random.random(images) < 0.4
     whole[flipped] ^= hashes._flip_masks()[random.integers(0, 4, flipped.sum())]
     negative = random.random(images) < 0.2
     whole[negative] = ~whole[negative]
@@ -55,9 +54,7 @@ def by_loop(made_hashes: Hashes, limit: int) -> dict[tuple[int, int], tuple[int,
 def test_all_pairs_are_those_of_a_plain_loop(images: int) -> None:
     made_hashes = made(images, images)
     pairs = close_pairs(made_hashes, np.arange(images), nearest=images)
-    rows = zip(
-        *(values.tolist() for values in (pairs.i, pairs.j, pairs.distance, pairs.flip, pairs.inset)), strict=True
-    )
+    rows = zip(*(part.tolist() for part in (pairs.i, pairs.j, pairs.distance, pairs.flip, pairs.inset)), strict=True)
     found = {(min(i, j), max(i, j)): (distance, flip, inset) for i, j, distance, flip, inset in rows}
     assert found == by_loop(made_hashes, hashes.LIMIT)
     assert len(found) > 100 or images < 60

@@ -1,7 +1,5 @@
 """The page of the audit: every pair once, registered; self-contained, bounded, escaped; also where a run stops."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any
@@ -76,18 +74,14 @@ def test_pairs_without_registration_and_images_that_are_gone_are_shown_as_far_as
     text = write_audit_page(
         audit, {"subjects-across-splits": "<i>"}, images, store, tmp_path / "a.html", title="Toy"
     ).read_text()
-    assert text.count('<div class="panels">') == 2
-    assert text.count("data:image/jpeg") == 5
+    assert (text.count('<div class="panels">'), text.count("data:image/jpeg")) == (2, 5)
     assert "&lt;i&gt;" in text
 
 
 def test_the_difference_is_grey_for_a_copy_and_not_for_another_picture() -> None:
     first = film(1)
-    inner = cv2.resize(first[16:144, 14:126], (112, 128))
-    warp = np.array([[1.25, 0, -16.0], [0, 1.25, -16.0]])
-    copy, other = (
-        difference(first, 255 - second, warp, negative=True)[1] for second in (inner, film(2)[16:144, 14:126])
-    )
+    inner, warp = cv2.resize(first[16:144, 14:126], (112, 128)), np.array([[1.25, 0, -16.0], [0, 1.25, -16.0]])
+    copy, other = (difference(first, 255 - one, warp, negative=True)[1] for one in (inner, film(2)[16:144, 14:126]))
     assert (difference(first, first, np.eye(2, 3))[1] == 128).all()
     assert abs(copy.astype(float) - 128).mean() < 5
     assert abs(other.astype(float) - 128).mean() > 15

@@ -1,7 +1,5 @@
 """Shortcuts: figures as scikit-learn has them, p-values that hold, planted marks found, clean cohorts left alone."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,16 +39,12 @@ Change = Callable[[np.ndarray, dict[str, Any], np.random.Generator], None]
 
 def make(folder: Path, *, subjects: int = 60, seed: int = 0, change: Change | None = None, **settings: Any) -> Study:
     """Write smooth random films of two classes that nothing tells apart; `change` puts in what does."""
-    random = np.random.default_rng([seed, 77])
-    rows = []
+    random, rows = np.random.default_rng([seed, 77]), []
     for subject in range(subjects):
         person = cv2.GaussianBlur(random.normal(size=(SIZE, SIZE)), (0, 0), 8)
         label, site, age, number = (
-            subject % 2,
-            "ab"[random.integers(2)],
-            int(random.normal(60, 12)),
-            random.integers(1, 4),
-        )
+            subject % 2, "ab"[random.integers(2)], int(random.normal(60, 12)), random.integers(1, 4),
+        )  # fmt: skip
         for image in range(number):
             film = person / person.std() + 3 * cv2.GaussianBlur(random.normal(size=(SIZE, SIZE)), (0, 0), 3)
             pixels = (film * 30 + 110 + random.normal(size=film.shape)).clip(0, 255)
@@ -58,8 +52,7 @@ def make(folder: Path, *, subjects: int = 60, seed: int = 0, change: Change | No
             if change:
                 change(pixels, row, random)
             row = {"path": f"{subject}-{image}.png", **row}
-            size = row.pop("size", None)
-            picture = Image.fromarray(pixels.astype(np.uint8))
+            size, picture = row.pop("size", None), Image.fromarray(pixels.astype(np.uint8))
             (picture.resize(size) if size else picture).save(folder / row["path"])
             rows.append(row)
     with open(folder / "cohort.csv", "w", newline="") as file:
@@ -97,8 +90,7 @@ def corner(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator)
 @settings(max_examples=40, deadline=None)
 def test_auroc_is_that_of_scikit_learn_with_weights_and_ties(seed: int, values: int) -> None:
     random = np.random.default_rng(seed)
-    scores = random.integers(0, values, (3, 40)).astype(float)
-    positive = random.random((3, 40)) < 0.4
+    scores, positive = random.integers(0, values, (3, 40)).astype(float), random.random((3, 40)) < 0.4
     positive[:, :2] = [True, False]
     weights = random.random(40) + 0.1
     expected = [roc_auc_score(p, s, sample_weight=weights) for p, s in zip(positive, scores, strict=True)]
@@ -117,8 +109,7 @@ def test_correlation_is_the_weighted_one_of_numpy() -> None:
 
 
 def test_scores_are_those_of_ridge_regression_fold_by_fold() -> None:
-    random = np.random.default_rng(2)
-    subjects = np.repeat(np.arange(40), 3)
+    random, subjects = np.random.default_rng(2), np.repeat(np.arange(40), 3)
     features = random.normal(size=(120, 3)) * [1, 10, 0.1] + 5
     labels = Labels.of(random.normal(size=120), subjects, [], permutations=9, seed=0)
     assert labels is not None
@@ -159,9 +150,7 @@ def test_p_values_hold_where_images_of_a_subject_are_alike() -> None:
         random = np.random.default_rng([seed, 1])
         subjects = np.repeat(np.arange(40), random.integers(1, 9, 40))
         features = random.normal(size=(40, 4))[subjects] + 0.1 * random.normal(size=(len(subjects), 4))
-        labels = Labels.of(
-            random.integers(0, 2, 40)[subjects].astype(float), subjects, ["a", "b"], permutations=99, seed=seed
-        )
+        labels = Labels.of(random.integers(0, 2, 40)[subjects] * 1.0, subjects, ["a", "b"], permutations=99, seed=seed)
         assert labels is not None
         told = probe(features, labels, seed=seed)
         assert told is not None
@@ -262,8 +251,7 @@ def test_planted_corner_is_an_error_and_a_clean_cohort_is_left_alone(tmp_path: P
         found = look(make(marked, seed=seed, change=corner))
         assert levels(found)["shortcut-border"] == "error"
         border = next(f for f in found.findings if f.id == "shortcut-border")
-        assert border.figures["evidence"] == "border (its corners)"
-        assert border.figures["metric"] == "auroc"
+        assert (border.figures["evidence"], border.figures["metric"]) == ("border (its corners)", "auroc")
     assert flagged <= 1
 
 
@@ -300,8 +288,7 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
     study = make(tmp_path, subjects=240, change=change)
     cohort, tiles = opened(study)
     found = find_shortcuts(study, cohort, tiles)
-    assert levels(found)["shortcut-site"] == "error"
-    assert levels(found)["shortcut-age"] == "warning"
+    assert (levels(found)["shortcut-site"], levels(found)["shortcut-age"]) == ("error", "warning")
     first = found.findings[0]
     assert first.id == "shortcut-site"
     images = cohort.images
@@ -374,15 +361,11 @@ def test_what_lies_outside_the_anatomy(tmp_path: Path) -> None:
     assert "outside-anatomy" in asked
 
 
-@pytest.mark.parametrize(
-    ("mask", "told"),
-    [
-        (None, r"0-0\.png: .*mask-s0\.png: "),
-        (np.zeros((SIZE, SIZE)), r"mask-s0\.png \(64 x 64\)"),
-        (np.full((SIZE, SIZE), 255), r"mask-s0\.png \(64 x 64\)"),
-        (np.eye(SIZE)[:32] * 255, r"mask-s0\.png .*64 x 32.* 64 x 64"),
-    ],
-)
+@pytest.mark.parametrize(("mask", "told"), [
+    (None, r"0-0\.png: .*mask-s0\.png: "), (np.zeros((SIZE, SIZE)), r"mask-s0\.png \(64 x 64\)"),
+    (np.full((SIZE, SIZE), 255), r"mask-s0\.png \(64 x 64\)"),
+    (np.eye(SIZE)[:32] * 255, r"mask-s0\.png .*64 x 32.* 64 x 64"),
+])  # fmt: skip
 def test_masks_that_do_not_match(tmp_path: Path, mask: np.ndarray | None, told: str) -> None:
     study = with_masks(tmp_path, "inside")
     (tmp_path / "mask-s0.png").unlink()
@@ -429,8 +412,7 @@ def test_numbers_and_grades(tmp_path: Path) -> None:
     found = look(make(tmp_path, change=change, targets=targets))
     grade, extent = (next(f for f in found.findings if f.figures["target"] == t) for t in ("grade", "extent"))
     assert (grade.id, extent.id) == ("shortcut-age-grade", "shortcut-age-extent")
-    assert extent.figures["metric"] == "r"
-    assert extent.level == "error"
+    assert (extent.figures["metric"], extent.level) == ("r", "error")
     assert extent.figures["value"] > 0.9
     assert f"r = {extent.figures['value']:.2f}" in extent.sentence
     best = max(grade.figures["by_class"], key=lambda name: grade.figures["by_class"][name])
@@ -445,8 +427,7 @@ def test_the_whole_audit(tmp_path: Path) -> None:
     found = audit(study, cohort, tiles, None, progress=lambda done, total, text: told.append(done / total))
     assert told == sorted(told)
     assert 0 <= told[0] <= told[-1] <= 1
-    assert set(found.seconds) == {"twins", "shortcuts"}
-    assert found.facts["subjects"] == 60
+    assert (set(found.seconds), found.facts["subjects"]) == ({"twins", "shortcuts"}, 60)
     assert found.facts["columns"] == ["site", "age"]
     assert found.verdict().startswith("1 error")
     with pytest.raises(AuditError, match="shortcut-border"):

@@ -1,12 +1,17 @@
-"""The scaling of inputs, and parts held in eval mode."""
+"""Bodies of networks: of libraries, the plain ones and transformers."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
-from casewise.errors import StudyError
-from casewise.models.backbones import MEAN, STD, build_network
+from casewise.errors import StudyError, TrainingError, WeightsError
+from casewise.models.backbones import MEAN, STD, Network, build_network
+from casewise.models.weights import NO_WEIGHTS, load_weights
+from casewise.study.backbones import UNTRAINED
 
 ENDS = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
 
@@ -80,3 +85,187 @@ def test_dropout_is_that_of_every_layer_which_the_library_uses(name: str, defaul
     assert probabilities() == (off if default is None else default, 0.0)
     assert probabilities(dropout=0.3) == (off if stated is None else stated, 0.3)
     assert probabilities(dropout=0.0) == (off, 0.0)
+
+
+PARAMETERS = {"cnn": 2486080, "unet_encoder": 4843552, "unet": 7899617, "unet_unpadded": 1999585}
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+class TestEach:
+    @pytest.mark.parametrize("size", [(33, 47), (200, 64)])
+    def test_any_size_from_32_px(self, name: str, size: tuple[int, int]) -> None:
+        network = build_network(name, 3).eval()
+        size = (size[0] + 60, size[1] + 60) if name == "unet_unpadded" else size
+        seen: list[torch.Size] = []
+        network.body.features[-1].register_forward_hook(lambda m, i, o: seen.append(o.shape))
+        with torch.no_grad():
+            found = network(torch.rand(2, 3, *size))
+            assert network.features(torch.rand(2, 1, *size)).shape == (2, network.width)
+        assert found.shape == (2, 3)
+        assert found.isfinite().all()
+        assert min(seen[0][-2:]) > 1  # there is a map to explain
+
+    def test_layers_weights_and_scaling(self, name: str) -> None:
+        network = build_network(name, 2)
+        assert float(network.mean.mean()) == float(network.std.mean()) == 0.5
+        assert not [key for key, _ in network.body.named_buffers()]  # no batch norm
+        assert sum(p.numel() for p in network.body.parameters()) == PARAMETERS[name]
+        points = dict(network.blocks)
+        held = {id(p) for module in points.values() for p in module.parameters()}
+        assert held == {id(p) for p in network.body.parameters()}
+        assert (next(iter(points)), list(points)[-1]) == ("features.0", "classifier.0")
+        network(torch.rand(4, 3, *2 * [96 if name == "unet_unpadded" else 64])).square().mean().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+class TestUNet:
+    @pytest.mark.parametrize(
+        ("name", "size", "map_size"),
+        [("unet", (64, 96), (64, 96)), ("unet", (40, 47), (40, 47)), ("unet_unpadded", (128, 92), (36, 4))],
+    )
+    def test_its_map_is_fine_and_classifies(self, name: str, size: tuple[int, int], map_size: tuple[int, int]) -> None:
+        body: Any = build_network(name, 1).eval().body
+        values = torch.rand(2, 3, *size)
+        with torch.no_grad():
+            found, before = body.map_of(values), body(values)
+            assert found.shape == (2, 1, *map_size)
+            assert 0 <= found.min() < found.max() <= 1
+            body.map.weight.mul_(-1)
+            assert not torch.equal(body(values), before)
+
+    def test_a_concatenation_is_in_place(self) -> None:
+        body: Any = build_network("unet", 1).eval().body
+        with torch.no_grad():
+            for enlarge in body.enlarge:
+                enlarge.weight.zero_()
+            values = torch.zeros(1, 3, 64, 64)
+            dark = body.map_of(values)
+            values[..., 20, 30] = 1.0
+            rows, columns = torch.where((body.map_of(values) != dark)[0, 0])
+        assert len(rows) > 0
+        assert max((rows - 20).abs().max(), (columns - 30).abs().max()) <= 4  # four convolutions of 3 x 3
+
+    def test_without_padding_small_panels_are_refused(self) -> None:
+        network = build_network("unet_unpadded", 1)
+        assert network(torch.rand(1, 3, 92, 92)).shape == (1, 1)
+        with pytest.raises(TrainingError, match="91"):
+            network(torch.rand(1, 3, 92, 91))
+
+    @pytest.mark.parametrize("name", ["unet", "unet_unpadded"])
+    def test_it_learns_from_labels_and_its_map_with_it(self, name: str) -> None:
+        torch.manual_seed(0)
+        network = build_network(name, 2)
+        body: Any = network.body
+        panels, labels = 0.1 * torch.rand(4, 3, 96, 96), torch.arange(4) % 2
+        panels[labels == 1, :, 40:56, 40:56] += 0.8
+        first, losses = body.map.weight.detach().clone(), []
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
+        for _ in range(18):
+            loss = torch.nn.functional.cross_entropy(network(panels), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.7 * losses[0]
+        assert not torch.equal(body.map.weight, first)
+
+
+class TestWeights:
+    @pytest.mark.parametrize("weights", ["pretrained", "folder"])
+    def test_it_stays_random_and_says_so_where_others_are_pretrained(self, weights: str, tmp_path: Path) -> None:
+        network = build_network("cnn", 2)
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        stated = str(tmp_path) if weights == "folder" else weights
+        assert load_weights(network, stated, folder=tmp_path) == (NO_WEIGHTS, [])
+        assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+        assert load_weights(network, "random")[0] == "random, as the study states"
+
+
+NAME = "test_vit"  # of timm: 160 px, patches of 16
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def built(side: int | None = None, name: str = NAME, **options: Any) -> Network:
+    torch.manual_seed(0)
+    return build_network(name, 2, side=side, **options).eval()
+
+
+def library_file(folder: Path, name: str = NAME, **changes: Tensor) -> Path:
+    torch.manual_seed(7)
+    tensors = build_network(name, 1).body.state_dict() | {"head.weight": torch.zeros(3, 64)} | changes
+    path = folder / f"{name}.safetensors"
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path)
+    return path
+
+
+class TestSize:
+    def test_without_a_side_it_is_the_library_s(self) -> None:
+        import timm
+
+        torch.manual_seed(0)
+        body, network = timm.create_model(NAME, pretrained=False, num_classes=0).eval(), built()
+        panels = torch.rand(2, 3, 160, 160)
+        with torch.no_grad():
+            assert torch.equal(network.features(panels), body((panels - 0.5) / 0.5))
+        assert set(network.body.state_dict()) == set(body.state_dict())
+
+    @pytest.mark.parametrize(("side", "patches"), [(192, 12), (150, 10), (17, 2)])
+    def test_any_side_gives_features_and_gradients(self, side: int, patches: int) -> None:
+        network = built(side).train()
+        assert network.body.pos_embed.shape[1] == patches**2 + 1
+        network(torch.rand(2, 3, side, side)).square().mean().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+    @torch.no_grad()
+    def test_a_panel_between_two_sizes_is_padded_at_its_end(self) -> None:
+        network, whole = built(150), built(160)
+        assert whole.load_state_dict(network.state_dict()).missing_keys == []
+        panels = torch.rand(2, 3, 150, 150)
+        padded = torch.nn.functional.pad(panels, (0, 10, 0, 10), value=0.5)  # the mean: 0 in normalised units
+        assert torch.allclose(network.features(panels), whole.features(padded), atol=1e-6)
+
+    def test_a_size_that_cannot_be_is_told(self) -> None:
+        for name, side, published in (("test_coatnet", 100, 160), ("swin_tiny_patch4_window7_224", 90, 224)):
+            words = f"{name} cannot be built for panels of {side} px .* published for {published} px"
+            with pytest.raises(StudyError, match=words):
+                built(side, name)
+        assert build_network("test_coatnet", 1, side=192).body.training
+
+
+class TestPositions:
+    @pytest.mark.parametrize(("side", "patches"), [(192, 12), (100, 7), (160, 10)])
+    def test_of_more_or_fewer_they_are_interpolated(self, side: int, patches: int, tmp_path: Path) -> None:
+        rows = torch.linspace(0, 1, 10).view(10, 1, 1).expand(10, 10, 64)  # position tells the row
+        given = torch.cat([torch.full((1, 1, 64), 5.0), rows.reshape(1, 100, 64)], dim=1)
+        path, network = library_file(tmp_path, pos_embed=given), built(side)
+        said, _ = load_weights(network, str(path))
+        found = network.body.pos_embed.detach()
+        assert (found[0, 0] == 5).all()  # the class token has no place
+        grid = found[0, 1:].reshape(patches, patches, 64)
+        assert torch.allclose(grid, grid[:, :1, :1].expand_as(grid), atol=1e-5)
+        assert (grid[1:, 0, 0] > grid[:-1, 0, 0]).all()
+        assert float(grid.mean()) == pytest.approx(0.5, abs=0.01)
+        if patches == 10:
+            assert said == f"file {path}"
+        else:
+            assert said.endswith(f"; its position embeddings interpolated from 10×10 to {patches}×{patches} patches")
+
+    @pytest.mark.parametrize("kind", ["early", "late", "late-shared"])
+    def test_fused_networks_have_them_too(self, kind: Any, tmp_path: Path) -> None:
+        path, network = library_file(tmp_path), built(192, fusion=kind, sequences=2, missing="mask")
+        said, _ = load_weights(network, str(path))
+        assert "from 10×10 to 12×12 patches" in said
+        assert ("adapted to 2 sequences" in said) == (kind == "early")
+        shapes = {tuple(body.get_parameter("pos_embed").shape) for body in network.bodies}
+        assert shapes == {(1, 145, 64)}
+        with torch.no_grad():
+            assert network(torch.rand(1, 2, 192, 192)).isfinite().all()
+
+    @pytest.mark.parametrize("shape", [(1, 100, 64), (1, 101, 32), (1, 91, 64)])
+    def test_what_is_no_square_of_patches_is_refused(self, shape: tuple[int, ...], tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match="pos_embed is"):
+            load_weights(built(192), str(library_file(tmp_path, pos_embed=torch.zeros(shape))))

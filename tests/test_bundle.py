@@ -31,8 +31,7 @@ LABELS = [*KINDS, "site"]
 
 def table_of(result: Run) -> pd.DataFrame:
     """The cohort table with absolute paths and without labels."""
-    table = pd.read_csv(result.study.cohort)
-    root = result.study.cohort.parent
+    table, root = pd.read_csv(result.study.cohort), result.study.cohort.parent
     return table.drop(columns=LABELS).assign(path=[str(root / path) for path in table["path"]])
 
 
@@ -56,8 +55,7 @@ def check_equal(new: pd.DataFrame, rows: pd.DataFrame) -> None:
 )
 def test_a_copy_predicts_the_test_set_in_another_process(photograph_run: Run, tmp_path: Path, modality: str) -> None:
     result = photograph_run if modality == "photographs" else run_for_new_cases(tmp_path, modality)
-    rows = result.rows[result.rows["stage"] == "test"]
-    away = tmp_path / "away"
+    rows, away = result.rows[result.rows["stage"] == "test"], tmp_path / "away"
     away.mkdir()
     archive_run(result.folder, away / "model.zip", Silent())
     table = table_of(result)
@@ -79,8 +77,7 @@ def test_intervals_and_sets_of_new_cases_are_those_of_the_test_set(photograph_ru
     own = result.predictions
     assert own.loc[own["stage"] == "oof", ["low", "high"]].isna().all(axis=None)
     assert set(own.loc[own["stage"] == "oof", "set"]) == {""}
-    own = own[own["stage"] == "test"].set_index(["learner", "case", "target"])
-    table = table_of(result)
+    own, table = own[own["stage"] == "test"].set_index(["learner", "case", "target"]), table_of(result)
     cases = table[table["subject"].isin(set(own["subject"]))]
     new = load_bundle(result.folder / "bundle").predict(cases, learner="all")
     new = new.set_index(["learner", "case", "target"]).loc[own.index]
@@ -125,8 +122,7 @@ def test_a_bad_case_is_a_row_with_its_reason(photograph_run: Run, tmp_path: Path
     table = pd.concat([good.head(4), bad, nobody, good.tail(4)], ignore_index=True)
     expected = model.predict(good, learner="headline")
     written = predict_to_file(model, table, tmp_path / "new.parquet", size=3)
-    new = pd.read_parquet(written.path)
-    cases = good["subject"].nunique()
+    new, cases = pd.read_parquet(written.path), good["subject"].nunique()
     assert (written.cases, written.without) == (cases + 4, 4)
     assert new.groupby("target").size().tolist() == [cases + 4] * 3
     problems = new[new["problem"] != ""].drop_duplicates(["case", "problem"]).set_index("case")["problem"]
@@ -239,8 +235,7 @@ def test_a_changed_or_incomplete_bundle_is_refused(photograph_run: Run, tmp_path
 
 def test_the_card_states_the_figures_of_the_run(photograph_run: Run) -> None:
     result = photograph_run
-    card = (result.folder / "bundle" / "MODEL_CARD.md").read_text()
-    main = result.results["main"]
+    card, main = (result.folder / "bundle" / "MODEL_CARD.md").read_text(), result.results["main"]
     assert main["learner"] in card
     assert "synthetic" in card
     figure = main["metrics"]["mae"]

@@ -45,8 +45,7 @@ def test_a_zip_file_holds_the_bundle_and_is_the_same_twice(bundle: BundleFolder,
 
 
 def test_every_changed_byte_of_a_zip_file_is_noticed(bundle: BundleFolder, tmp_path: Path) -> None:
-    data = write_archive(bundle, tmp_path / "a.zip").read_bytes()
-    changed = tmp_path / "changed.zip"
+    data, changed = write_archive(bundle, tmp_path / "a.zip").read_bytes(), tmp_path / "changed.zip"
     for position in range(len(data)):
         changed.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
         with pytest.raises(RunError):

@@ -42,8 +42,7 @@ class TestLines:
         counts = np.random.default_rng(1).multinomial(100, np.full(100, 0.01), size=5).astype(float)
         fitted = logistic(logit(p), truth == 0, subject, counts, sloped=True)
         for number in range(5):
-            weights = counts[number][subject]
-            model = LogisticRegression(C=1e10, tol=1e-10, max_iter=2000)
+            weights, model = counts[number][subject], LogisticRegression(C=1e10, tol=1e-10, max_iter=2000)
             model.fit(logit(p)[:, None], truth == 0, sample_weight=weights)
             assert fitted[number] == pytest.approx(model.coef_[0, 0], rel=1e-4)
 
@@ -101,8 +100,7 @@ def test_the_line_of_a_number_is_that_of_scikit_learn() -> None:
     random = np.random.default_rng(0)
     truth = random.normal(20, 5, 120)
     rows = rows_of(np.full(120, 0.5), truth).assign(y_true=truth, y_pred=5 + 1.4 * truth + random.normal(0, 2, 120))
-    entry = number_calibration(rows, PLAN)
-    model = LinearRegression().fit(rows[["y_pred"]].to_numpy(), truth)
+    entry, model = number_calibration(rows, PLAN), LinearRegression().fit(rows[["y_pred"]].to_numpy(), truth)
     assert entry.slope.value == pytest.approx(model.coef_[0])
     assert entry.intercept.value == pytest.approx(model.intercept_)
     two = number_calibration(rows.assign(subject=np.repeat(["a", "b"], 60)), PLAN)
@@ -125,8 +123,7 @@ class TestPredictiveValues:
         truth, called = [1] * 10 + [0] * 20, [1] * 8 + [0] * 2 + [1] * 5 + [0] * 15
         point = self.point(truth, called, prevalence=0.02)
         values = {name: estimate.value for name, estimate in point.items()}
-        assert values["npv"] == pytest.approx(15 / 17)
-        assert values["lr_positive"] == pytest.approx(0.8 / 0.25)
+        assert (values["npv"], values["lr_positive"]) == (pytest.approx(15 / 17), pytest.approx(0.8 / 0.25))
         assert values["lr_negative"] == pytest.approx(0.2 / 0.75)
         odds = 0.02 / 0.98 * values["lr_positive"]
         assert values["ppv_at_prevalence"] == pytest.approx(odds / (1 + odds))
@@ -155,12 +152,10 @@ class TestDecisions:
 
     def test_only_declared_thresholds_are_evaluated_and_stated(self) -> None:
         p, truth = drawn(120)
-        rows = rows_of(p, truth)
-        outcome = study_of_classes("binary").primary_outcome
+        rows, outcome = rows_of(p, truth), study_of_classes("binary").primary_outcome
         rows = rows.assign(target=outcome)
         main = Headline(outcome, "test", "net", chosen_on="oof", metrics={}, kind="classification")
-        results = Results({}, {}, {}, {}, main, [])
-        settings = {"bootstrap_resamples": 100}
+        results, settings = Results({}, {}, {}, {}, main, []), {"bootstrap_resamples": 100}
         plain = with_calibration(study_of_classes("binary", evaluation=settings), rows, results)
         assert plain.decision_curves is None
         study = study_of_classes("binary", evaluation={**settings, "decision_thresholds": [0.1, "30%"]})

@@ -58,20 +58,13 @@ def test_importing_casewise_is_light() -> None:
 
 
 @pytest.mark.plugins("init")
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
-        (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"),
-        (["rnu"], "No such command"),
-        (["train", "study.yaml"], "casewise run STUDY"),
-        (["fit", "-h"], "casewise run STUDY"),
-        (["report", "runs/demo"], "casewise results RUN"),
-        (["eval"], "casewise run STUDY"),
-        (["test"], "casewise run STUDY"),
-        (["run"], "Missing argument"),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [
+    (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
+    (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"), (["rnu"], "No such command"),
+    (["train", "study.yaml"], "casewise run STUDY"), (["fit", "-h"], "casewise run STUDY"),
+    (["report", "runs/demo"], "casewise results RUN"), (["eval"], "casewise run STUDY"),
+    (["test"], "casewise run STUDY"), (["run"], "Missing argument"),
+])  # fmt: skip
 def test_mistakes_end_with_code_2(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = casewise(*words)
@@ -255,19 +248,13 @@ def test_arguments_are_checked_before_anything_heavy_is_loaded(tmp_path: Path) -
     (tmp_path / "cases.csv").touch()
     predict = ["predict", "run", "cases.csv", "--output"]
     commands = [
-        ["serve", "nope.zip"],
-        ["serve", "cases.csv"],
-        ["serve", "."],
+        ["serve", "nope.zip"], ["serve", "cases.csv"], ["serve", "."],
         ["predict", "nope", "cases.csv", "--output", "new.csv"],
-        ["predict", "run", "nope.csv", "--output", "new.csv"],
-        [*predict, "new.txt"],
-        [*predict, "new.csv", "--root", "nope"],
-        [*predict, "new.csv", "--trust", "nope"],
-        ["export", "nope", "--to", "onnx", "--output", "new"],
-        ["export", "run", "--to", "onnx", "--output", "."],
-        ["explain", "nope"],
-        ["bundle", "run", "--output", "new.txt"],
-    ]
+        ["predict", "run", "nope.csv", "--output", "new.csv"], [*predict, "new.txt"],
+        [*predict, "new.csv", "--root", "nope"], [*predict, "new.csv", "--trust", "nope"],
+        ["export", "nope", "--to", "onnx", "--output", "new"], ["export", "run", "--to", "onnx", "--output", "."],
+        ["explain", "nope"], ["bundle", "run", "--output", "new.txt"],
+    ]  # fmt: skip
     called = [sys.executable, "-c", ONE_BY_ONE, json.dumps(commands)]
     done = subprocess.run(called, capture_output=True, text=True, cwd=tmp_path)
     ends = [line for line in done.stdout.splitlines() if line.startswith("ended")]

@@ -21,9 +21,7 @@ def table(folder: Path, labels: list[str], *, subjects: list[str] | None = None,
     lines = [",".join(["path", "subject", "visit", "label", *columns])]
     for row, (name, label) in enumerate(zip(names, labels, strict=True)):
         (folder / f"{row}.jpg").write_bytes(b"x")
-        lines.append(
-            ",".join([f"{row}.jpg", name, str(row), label, *(str(values[row]) for values in columns.values())])
-        )
+        lines.append(",".join([f"{row}.jpg", name, str(row), label, *(str(cells[row]) for cells in columns.values())]))
     (folder / "c.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "c.csv"
 
@@ -49,8 +47,7 @@ class TestWhatIsRead:
 
     def test_a_sample_is_drawn_by_the_seed_whatever_the_order(self, tmp_path: Path) -> None:
         found = read(table(tmp_path, CHEST[:10]), THREE, sample={"pneumonia": 2})
-        assert found.images["label"].tolist().count(2.0) == 2
-        assert len(found.images) == 8
+        assert (found.images["label"].tolist().count(2.0), len(found.images)) == (2, 8)
         step = found.flow[-1]
         assert (step["code"], step["rows"], step["values"]) == ("sample", 2, ["pneumonia: 2"])
         names = [path.name for path in found.images["path"].map(Path)]
@@ -58,13 +55,10 @@ class TestWhatIsRead:
         (tmp_path / "c.csv").write_text("\n".join([lines[0], *lines[:0:-1]]))
         again = read(tmp_path / "c.csv", THREE, sample={"pneumonia": 2})
         assert sorted(path.name for path in again.images["path"].map(Path)) == sorted(names)
-        draws = {
-            tuple(read(tmp_path / "c.csv", THREE, sample={"pneumonia": 2}, seed=s).images["path"]) for s in range(5)
-        }
+        draws = {(*read(tmp_path / "c.csv", THREE, sample={"pneumonia": 2}, seed=s).images["path"],) for s in range(5)}
         assert len(draws) > 1
-        assert "5 rows of 'pneumonia' cannot be drawn, for 4" in problems(
-            tmp_path / "c.csv", THREE, sample={"pneumonia": 5}
-        )
+        too_many = problems(tmp_path / "c.csv", THREE, sample={"pneumonia": 5})
+        assert "5 rows of 'pneumonia' cannot be drawn, for 4" in too_many
 
     def test_a_subset_leaves_other_rows_out_and_counts_them(self, tmp_path: Path) -> None:
         found = read(table(tmp_path, CHEST), ["covid", "no_finding"])
@@ -118,9 +112,7 @@ class TestWhatIsRefused:
         assert "2 rows of classes that the study does not list are left out: HER2- (2)." in found.notes
 
     def test_a_grade_that_is_none(self, tmp_path: Path) -> None:
-        said = problems(
-            table(tmp_path, ["0", "1", "2", "0", "1", "2", "7", "1.5"]), {"kind": "ordinal", "range": (0, 2)}
-        )
+        said = problems(table(tmp_path, [*"0120127", "1.5"]), {"kind": "ordinal", "range": (0, 2)})
         assert "row 8, label: '7' is none of the grades 0, 1, 2." in said
         assert "row 9, label: '1.5' is none of the grades" in said
 
@@ -172,13 +164,10 @@ def test_a_slip_in_a_cell_is_refused_with_the_nearest_class(tmp_path: Path, slip
     assert (kept.images["label"] == 0).sum() == 3
 
 
-@pytest.mark.parametrize(
-    ("one", "two"),
-    [
-        *[("typical", "atypical"), ("type A", "type B"), ("grade I", "grade V"), ("AML", "ALL"), ("T1", "T2")],
-        *[("male", "female"), ("normal", "abnormal"), ("hypoplasia", "hyperplasia"), ("benign", "malign")],
-    ],
-)
+@pytest.mark.parametrize(("one", "two"), [
+    *[("typical", "atypical"), ("type A", "type B"), ("grade I", "grade V"), ("AML", "ALL"), ("T1", "T2")],
+    *[("male", "female"), ("normal", "abnormal"), ("hypoplasia", "hyperplasia"), ("benign", "malign")],
+])  # fmt: skip
 def test_other_classes_are_no_slips(one: str, two: str) -> None:
     assert not nearly(one, two)
     assert not nearly(two, one)

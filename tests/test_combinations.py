@@ -72,8 +72,7 @@ def explanation(result: Run, table: Path, kind: str) -> None:
 
 def new_cases(result: Run, table: Path, kind: str) -> None:
     rows = load_bundle(result.folder).predict(table.with_name("there.csv"))
-    assert len(set(rows["subject"])) == 16
-    assert set(rows["target"]) == {kind}
+    assert (len(set(rows["subject"])), set(rows["target"])) == (16, {kind})
 
 
 CHECKS = {"attention": new_cases, "external": external, "nested": nested, "leave-one-out": leave_one_out}

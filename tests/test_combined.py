@@ -32,13 +32,11 @@ def of_classes(kind: str) -> pd.DataFrame:
 def test_new_cases_get_the_predictions_of_test_cases(kind: str) -> None:
     rows = cohort() if kind == "regression" else of_classes(kind)
     names = NUMBERS if kind == "regression" else ["mean", "weighted", "logistic"]
-    stacked = stack(rows, names, ranges=RANGES)
-    tested = mean_over_folds(rows[rows["stage"] == "test"])
+    stacked, tested = stack(rows, names, ranges=RANGES), mean_over_folds(rows[rows["stage"] == "test"])
     stored = json.loads(json.dumps(stacked.coefficients))
     new = with_combined(tested.assign(stage="external", y_true=np.nan), stored)
     columns = [name for name in VALUES if name in new and name != "distance"]
-    expected = stacked.rows[stacked.rows["stage"] == "test"]
-    found = new[new["model"].isin(META_LEARNERS)]
+    expected, found = stacked.rows[stacked.rows["stage"] == "test"], new[new["model"].isin(META_LEARNERS)]
     key = ["model", "case", "region"]
     pd.testing.assert_frame_equal(
         found.sort_values(key)[columns].reset_index(drop=True),

@@ -27,8 +27,7 @@ def as_test(rows: pd.DataFrame) -> pd.DataFrame:
 def drawn_numbers(random: np.random.Generator, n: int) -> pd.DataFrame:
     """Errors that the cases of a subject share in large part; subjects with many cases have larger ones."""
     counts = random.choice([1, 2, 12], n)
-    subjects = np.repeat(np.arange(n), counts)
-    scale = np.where(counts == 12, 2.0, 1.0)
+    subjects, scale = np.repeat(np.arange(n), counts), np.where(counts == 12, 2.0, 1.0)
     error = (scale * random.normal(0, 1, n))[subjects] + random.normal(0, 0.5, len(subjects))
     truth = random.normal(0, 3, len(subjects))
     return rows_of("regression", subjects, truth, truth + error)
@@ -68,8 +67,7 @@ class TestCoverage:
         every = []
         for seed in range(STUDIES):
             random = np.random.default_rng(seed)
-            record = fit(drawn_classes(random, 400), {}, 0.9)
-            new = as_test(drawn_classes(random, 200))
+            record, new = fit(drawn_classes(random, 400), {}, 0.9), as_test(drawn_classes(random, 200))
             inside = members(new, record["learners"]["net"]["outcome"])
             right = inside[np.arange(len(new)), new["y_true"].astype(int)].astype(float)
             every.append(mean_by_subject(right, new["subject"]))
@@ -93,8 +91,7 @@ class TestCoverage:
         assert (figure.n_subjects, figure.n_cases) == (200, len(new))
         alone = coverage(own, "net", record, {}, PLAN)["targets"]["outcome"].stages
         assert set(alone) == {"oof"}
-        first = own[own["outer_fold"] == 1]
-        others = fit(own[own["outer_fold"] != 1], {"outcome": (-50, 50)}, 0.9)
+        first, others = own[own["outer_fold"] == 1], fit(own[own["outer_fold"] != 1], {"outcome": (-50, 50)}, 0.9)
         assert others["learners"] != record["learners"]
         only = coverage(pd.concat([own[own["outer_fold"] != 1], as_test(first)]), "net", others, {}, PLAN)
         assert only["targets"]["outcome"].stages["test"]["width"].value == pytest.approx(
@@ -152,8 +149,7 @@ class TestSets:
         assert "ill" not in table.interval_note("net", "outcome")
 
     def test_a_set_contains_the_prediction_and_grades_have_no_gaps(self) -> None:
-        p = np.tile([[0.05, 0.0, 0.9, 0.05], [0.9, 0.05, 0.0, 0.05]], (20, 1))
-        truth = np.tile([2, 0], 20)
+        p, truth = np.tile([[0.05, 0.0, 0.9, 0.05], [0.9, 0.05, 0.0, 0.05]], (20, 1)), np.tile([2, 0], 20)
         rows = rows_of("ordinal", np.arange(40), truth, p)
         quantiles = {"classes": [{"quantile": q, "subjects": 20, "rows": 20} for q in (0.96, 0.1, 0.05, 0.1)]}
         record = {"level": 0.9, "fewest": 9, "learners": {"net": {"outcome": quantiles}}}

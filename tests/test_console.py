@@ -115,8 +115,7 @@ def test_a_step_is_shown_while_its_function_runs(terminal: Terminal) -> None:
     def step(number: int, show: Terminal) -> tuple[int, str]:
         return number, show.status()[0].split()[0]
 
-    assert step(3, terminal) == (3, "stack")
-    assert step(number=3, show=terminal) == (3, "stack")
+    assert (step(3, terminal), step(number=3, show=terminal)) == ((3, "stack"), (3, "stack"))
     with Silent().bar("nothing") as bar:
         bar(1, 2)
 
@@ -158,8 +157,7 @@ class TestProgressOfJobs:
             job.folder.write_progress(1, 2)
         done, text = progress(jobs, 0.0, {0})
         lines = text.split("\n")
-        assert done == pytest.approx(1 + (JOBS_SHOWN + 2) / 2)
-        assert len(lines) == 1 + JOBS_SHOWN + 1
+        assert (done, len(lines)) == (pytest.approx(1 + (JOBS_SHOWN + 2) / 2), 1 + JOBS_SHOWN + 1)
         assert lines[-1] == "and 2 more"
 
 

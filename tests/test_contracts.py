@@ -35,8 +35,7 @@ def test_weights_are_loaded_as_they_are_stored(name: str) -> None:
 def test_a_backbone_builds_takes_a_step_and_predicts(name: str) -> None:
     torch.manual_seed(0)
     side = 224 if "224" in name else 128
-    network = build_network(name, 4).train()
-    panels = torch.rand(2, 3, side, side)
+    network, panels = build_network(name, 4).train(), torch.rand(2, 3, side, side)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     before = {k: v.clone() for k, v in network.named_parameters()}
     network(panels).square().mean().backward()
@@ -47,8 +46,7 @@ def test_a_backbone_builds_takes_a_step_and_predicts(name: str) -> None:
     network.eval()
     with torch.no_grad():
         features, found, first = network.features(panels), network(panels), network(panels[:1])
-    assert features.shape == (2, network.width)
-    assert found.shape == (2, 4)
+    assert (features.shape, found.shape) == ((2, network.width), (2, 4))
     assert found.isfinite().all()
     assert torch.allclose(first, found[:1], atol=1e-4)  # the other panels of a batch do not matter
     points = [point for point, _ in network.blocks]
@@ -63,11 +61,9 @@ def test_a_backbone_builds_takes_a_step_and_predicts(name: str) -> None:
 def test_a_last_batch_of_one_is_dealt_with(name: str, tmp_path) -> None:
     store = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     data = PanelData(store, [[i] for i in range(5)], torch.rand(5, 1), Study.model_fields["panels"].default)
-    network = build_network(name, 1)
-    recipe = Recipe(epochs=1, batch_size=4)
+    network, recipe = build_network(name, 1), Recipe(epochs=1, batch_size=4)
     fitted = fit(network, recipe, data, data, TrainingContext([Output("one")], tmp_path, 0, ComputePlan()))
-    assert len(fitted.history) == 1
-    assert [len(batch) for batch in epoch_batches(5, 4, 0, 1)] == [5]
+    assert (len(fitted.history), [len(batch) for batch in epoch_batches(5, 4, 0, 1)]) == (1, [5])
     assert sorted(row for batch in epoch_batches(9, 4, 0, 1) for row in batch) == list(range(9))
 
 

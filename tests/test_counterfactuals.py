@@ -34,8 +34,7 @@ def films(folder: Path, *, shortcut: bool) -> Path:
     random, rows = np.random.default_rng(4), []
     across, down = np.meshgrid(np.arange(64), np.arange(64))
     for number in range(40):
-        ill = number % 2 == 1
-        picture = random.normal(128, 20, (64, 64)) + random.normal(0, 10)
+        ill, picture = number % 2 == 1, random.normal(128, 20, (64, 64)) + random.normal(0, 10)
         if ill and not shortcut:
             picture[(across - 32) ** 2 + (down - 32) ** 2 < 200] += 90
         if ill if shortcut else number % 4 < 2:
@@ -82,8 +81,7 @@ def test_a_network_that_knows_a_class_by_its_bars_changes_its_answers(with_short
         entry = figures(with_shortcut)[crop]
         assert entry["answers"] == entry["cases"] == entry["subjects"] == 40
         assert entry["changed"] >= 10
-        assert entry["changes"][0].before == "well"
-        assert entry["changes"][0].after == "ill"
+        assert (entry["changes"][0].before, entry["changes"][0].after) == ("well", "ill")
         assert entry["share"]["value"] == pytest.approx(entry["changed"] / 40)
         assert entry["share"]["low"] > 0.1
         assert figures(with_shortcut)[f"{crop}_stretched"]["changed"] <= 2
@@ -99,8 +97,7 @@ def test_a_network_that_knows_the_disease_keeps_its_answers(without_shortcut: Ru
 
 def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path) -> None:
     folder = RunFolder(with_shortcut.folder)
-    before = folder.counterfactuals.path.stat().st_mtime_ns
-    study = with_shortcut.study
+    before, study = folder.counterfactuals.path.stat().st_mtime_ns, with_shortcut.study
     again = run(study, folder.path)
     assert folder.counterfactuals.path.stat().st_mtime_ns == before
     assert again.results == with_shortcut.results
@@ -109,8 +106,7 @@ def test_running_again_predicts_nothing_again(with_shortcut: Run, tmp_path: Path
 def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     finished = FinishedRun.open(RunFolder(without_shortcut.folder))
     settings = finished.study.evaluation.model_copy(update={"counterfactual_cases": 11})
-    study = finished.study.model_copy(update={"evaluation": settings})
-    panels = finished.cohort.panels
+    study, panels = finished.study.model_copy(update={"evaluation": settings}), finished.cohort.panels
     chosen = chosen_panels(study, panels, finished.splits)
     assert chosen == chosen_panels(study, panels, finished.splits)
     for fold, rows in chosen.items():
@@ -125,11 +121,9 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run, monkeyp
 @pytest.mark.parametrize("name", [UNALTERED, *ALTERATIONS])
 def test_alterations_keep_what_they_should(name: str, channels: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 30, channels), dtype=np.uint8)
-    before = image.copy()
-    after = altered(image, name)
+    before, after = image.copy(), altered(image, name)
     assert np.array_equal(image, before)
-    assert after.dtype == np.uint8
-    assert after.shape[2] == channels
+    assert (after.dtype, after.shape[2]) == (np.uint8, channels)
     if name not in CROPS:
         assert after.shape == image.shape
     assert np.array_equal(after, image) == (name == UNALTERED)
@@ -145,12 +139,10 @@ def answers(before: list[float], after: list[float], kind: str, **columns: Any) 
 def test_numbers_move_by_units_and_by_errors() -> None:
     table = answers([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 3.0], "regression", y_true=[1.5, 2.5, 3.5, 4.5] * 2)
     found = counterfactual_figures(table, "x", classes=(), plan=Plan(200))["net"]["darker"]
-    assert found["moved"]["value"] == 1
-    assert found["shift"]["value"] == 0.5
+    assert (found["moved"]["value"], found["shift"]["value"]) == (1, 0.5)
     # two subjects have no interval, as everywhere
     assert found["shift"]["low"] is found["shift"]["high"] is None
-    assert found["mae"] == 0.5
-    assert found["relative"] == 2
+    assert (found["mae"], found["relative"]) == (0.5, 2)
     assert found["shift"]["rough"]
     assert affects(found)
     assert [affects(replace(found, relative=effect)) for effect in (0.4, 0.6)] == [False, True]

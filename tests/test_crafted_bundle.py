@@ -181,16 +181,11 @@ def test_what_combines_networks_is_checked_when_it_is_loaded(bundle: BundleFolde
 FIELDS = [
     *[((name,), value) for name in ("model", "network", "outputs", "settings", "compute") for value in ([], None)],
     *[(("settings", name), None) for name in ("columns", "targets", "scores", "test_time_augmentation")],
-    (("settings", "targets", "grades", "classes"), 10**12),
-    (("network", "mean"), [0.5]),
-    (("network", "std"), []),
-    (("network", "outputs"), 10**12),
-    (("network", "outputs"), 3),
-    (("network", "scaling"), None),
-    (("outputs", 1, "classes"), ["a", "b", "c"]),
-    (("compute",), {"cores": 1}),
+    (("settings", "targets", "grades", "classes"), 10**12), (("network", "mean"), [0.5]),
+    (("network", "std"), []), (("network", "outputs"), 10**12), (("network", "outputs"), 3),
+    (("network", "scaling"), None), (("outputs", 1, "classes"), ["a", "b", "c"]), (("compute",), {"cores": 1}),
     (("distance",), "x"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("keys", "value"), FIELDS)
@@ -304,8 +299,7 @@ class TestSignature:
             load_bundle(bundle.path / MEMBER, trust=public)
 
     def test_the_command_wants_a_signature(self, bundle: BundleFolder, tmp_path: Path, keys: tuple[Path, Path]) -> None:
-        unsigned = str(write_archive(bundle, tmp_path / "unsigned.zip"))
-        output = str(tmp_path / "new.csv")
+        unsigned, output = str(write_archive(bundle, tmp_path / "unsigned.zip")), str(tmp_path / "new.csv")
         done = casewise("predict", unsigned, str(tmp_path), "--output", output, "--trust", str(keys[1]))
         assert done.returncode == 2
         assert "signature.json" in done.stderr
@@ -328,8 +322,7 @@ def key_pair(path: Path) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    key = Ed25519PrivateKey.generate()
-    public = path.with_suffix(".pub")
+    key, public = Ed25519PrivateKey.generate(), path.with_suffix(".pub")
     openssh = serialization.PrivateFormat.OpenSSH
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, openssh, serialization.NoEncryption()))
     public.write_bytes(

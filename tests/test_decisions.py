@@ -23,8 +23,7 @@ GRADES = 4
 
 def graded(count: int = 240, *, seed: int = 0, stages: tuple[str, ...] = ("oof", "test")) -> pd.DataFrame:
     """Predictions of a model that is shy of high grades, so that thresholds half way are not the best."""
-    random = np.random.default_rng(seed)
-    tables = []
+    random, tables = np.random.default_rng(seed), []
     for stage in stages:
         truth = random.integers(0, GRADES, count).astype(float)
         centre = 0.45 * truth + 0.3 * random.normal(size=count)
@@ -59,8 +58,7 @@ def test_the_mean_is_rounded() -> None:
 
 def test_tuned_thresholds_have_a_higher_kappa_on_other_cases() -> None:
     table = graded()
-    tuned = decide_grades(table, {"grade": "kappa"})
-    halved = decide_grades(table, {"grade": "mean"})
+    tuned, halved = decide_grades(table, {"grade": "kappa"}), decide_grades(table, {"grade": "mean"})
     for stage in ("oof", "test"):
         rows = tuned.rows["stage"] == stage
         assert kappa(tuned.rows[rows]) > kappa(halved.rows[rows]) + 0.02
@@ -93,9 +91,7 @@ def test_best_thresholds_are_as_good_as_a_search_over_all(seed: int, noise: floa
     middles = (values[:-1] + values[1:]) / 2
 
     def score(limits: Any) -> float:
-        return float(
-            cohen_kappa_score(truth.astype(int), passed(expected, np.array(limits)).astype(int), weights="quadratic")
-        )
+        return float(cohen_kappa_score(truth.astype(int), passed(expected, limits).astype(int), weights="quadratic"))
 
     best = max(score([low, high]) for low in middles for high in middles[middles >= low])
     found = best_thresholds(expected, truth, 2)
@@ -121,15 +117,13 @@ def severities(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
 def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: Path, tmp_path: Path) -> None:
     folder = RunFolder(severities.folder)
     record = folder.decisions.read()["label"]
-    assert record["rule"] == "kappa"
-    assert set(record["thresholds"]["linear_pixels"]) == {"1", "2", ALL}
+    assert (record["rule"], set(record["thresholds"]["linear_pixels"])) == ("kappa", {"1", "2", ALL})
     table = pd.read_parquet(folder.predictions.path)
     expected = table["p1"] + 2 * table["p2"]
     for fold, rows in table.groupby(table["outer_fold"].astype(object).map(lambda f: ALL if pd.isna(f) else str(f))):
         limits = np.array(record["thresholds"]["linear_pixels"][fold])
         assert (rows["y_pred"] == passed(expected[rows.index].to_numpy(), limits)).all()
-    tested = table[table["stage"] == "test"].set_index("case")
-    cases = pd.read_csv(chests)
+    tested, cases = table[table["stage"] == "test"].set_index("case"), pd.read_csv(chests)
     cases["path"] = [str(chests.parent / path) for path in cases["path"]]
     new = casewise.load_bundle(folder.path).predict(cases.drop(columns="label"), root=tmp_path).set_index("case")
     names = ["no_finding", "covid", "pneumonia"]
@@ -138,8 +132,7 @@ def test_a_run_states_the_rule_and_new_cases_follow_it(severities: Any, chests: 
 
 def test_the_network_of_a_fold_has_the_thresholds_of_its_fold(severities: Any, tmp_path: Path) -> None:
     folder = RunFolder(severities.folder)
-    job = folder.job("linear_pixels", 1)
-    stored = folder.decisions.read()["label"]["thresholds"]["linear_pixels"]["2"]
+    job, stored = folder.job("linear_pixels", 1), folder.decisions.read()["label"]["thresholds"]["linear_pixels"]["2"]
     model = casewise.load_bundle(job.path)
     assert model.combination.decisions["label"]["thresholds"]["linear_pixels"][ALL] == stored
     copied = JobFolder(tmp_path)

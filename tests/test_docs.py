@@ -197,8 +197,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pages
 def test_examples_read_as_study_files(page: Path, tmp_path: Path) -> None:
     for text in blocks(page, "yaml"):
-        head = text.splitlines()[0]
-        path = tmp_path / "study.yaml"
+        head, path = text.splitlines()[0], tmp_path / "study.yaml"
         if head.startswith("# study file: "):
             path = tmp_path / head.removeprefix("# study file: ")
         else:

@@ -110,8 +110,7 @@ def test_noise_is_further_away_than_films(done: Run, there: Path) -> None:
 def test_the_file_beside_the_weights_holds_no_case(done: Run) -> None:
     folder = JobFolder(done.folder / "jobs" / "test_resnet" / "fold1")
     facts = Bundle.open(folder.path).distance
-    assert facts["scale"].keys() == {"label"}
-    assert facts["held_out"]["label"] == 9
+    assert (facts["scale"].keys(), facts["held_out"]["label"]) == ({"label"}, 9)
     assert folder.distance.path.name in folder.record.read()["files"]
     text = json.dumps(facts)
     assert not any(subject in text for subject in Bundle.open(folder.path).subjects)
@@ -130,8 +129,7 @@ def test_new_cases_have_the_distance_of_the_external_cohort(done: Run, there: Pa
 def test_parts_of_one_cohort_are_not_told_apart(done: Run, chests: Path) -> None:
     from casewise.pipeline.finished import FinishedRun
 
-    prepared = FinishedRun.open(RunFolder(done.folder)).prepared
-    halves = []
+    prepared, halves = FinishedRun.open(RunFolder(done.folder)).prepared, []
     for start in (0, 1):
         images = prepared.cohort.images
         numbers = np.arange(start, len(images), 2)
@@ -157,10 +155,8 @@ def test_figures_inside_and_outside() -> None:
     inner = table_of("oof", [1] * 18 + [0] * 2, [0.8] * 20, [0.5] * 19 + [1.5])
     outer = table_of("external", [1] * 6 + [0] * 14, [0.7] * 10 + [0.95] * 10, [0.9] * 10 + [3.0] * 10)
     entry = drift(pd.concat([inner, outer], ignore_index=True), "label", Plan(500))["net"]
-    assert entry["quality"] == "accuracy"
-    assert entry["internal"]["quality"]["value"] == pytest.approx(0.9)
-    assert entry["external"]["outside"]["value"] == 0.5
-    assert entry["internal"]["outside"]["value"] == 0.05
+    assert (entry["quality"], entry["internal"]["quality"]["value"]) == ("accuracy", pytest.approx(0.9))
+    assert (entry["external"]["outside"]["value"], entry["internal"]["outside"]["value"]) == (0.5, 0.05)
     assert (entry["inside"]["quality"]["value"], entry["outside"]["quality"]["value"]) == (0.6, 0.0)
     gap = entry["outside_minus_inside"]
     assert gap["quality"]["value"] == pytest.approx(-0.6)
@@ -188,8 +184,7 @@ def test_no_warning_where_confidence_falls_with_accuracy() -> None:
     inner = table_of("test", [1] * 18 + [0] * 2, [0.9] * 20, [0.5] * 20)
     outer = table_of("external", [1] * 6 + [0] * 14, [0.6] * 20, [0.5] * 20)
     figures = drift(pd.concat([inner, outer], ignore_index=True), "label", Plan(500))
-    assert figures["net"]["internal_stage"] == "test"
-    assert figures["net"]["outside"]["answers"] == 0
+    assert (figures["net"]["internal_stage"], figures["net"]["outside"]["answers"]) == ("test", 0)
     assert figures["net"]["outside"]["quality"]["value"] is None
     assert figures["net"].outside_minus_inside.quality is None
     assert drift_caveats(figures, "net") == []

@@ -27,19 +27,12 @@ from tests.durability import checks
 from tests.test_nested import material_of, small_study, small_table
 
 
-@pytest.mark.parametrize(
-    ("number", "remedy"),
-    [
-        (errno.ENOSPC, "Make room on the disk of run"),
-        (errno.EDQUOT, "Make room on the disk of run"),
-        (errno.EFBIG, "Lift the limit on the size of a file"),
-        (errno.EROFS, "Make run writable"),
-        (errno.ESTALE, "Bring run back"),
-        (errno.EIO, "Bring run back"),
-        (errno.EACCES, "Check the permissions of run"),
-        (errno.EMFILE, "Check run"),
-    ],
-)
+@pytest.mark.parametrize(("number", "remedy"), [
+    (errno.ENOSPC, "Make room on the disk of run"), (errno.EDQUOT, "Make room on the disk of run"),
+    (errno.EFBIG, "Lift the limit on the size of a file"), (errno.EROFS, "Make run writable"),
+    (errno.ESTALE, "Bring run back"), (errno.EIO, "Bring run back"),
+    (errno.EACCES, "Check the permissions of run"), (errno.EMFILE, "Check run"),
+])  # fmt: skip
 def test_the_sentence_names_file_reason_and_remedy(number: int, remedy: str) -> None:
     sentence = storage_message(OSError(number, os.strerror(number)), Path("run") / "metrics.json")
     assert sentence.startswith(f"{Path('run') / 'metrics.json'} could not be written: {os.strerror(number)}. ")
@@ -64,16 +57,12 @@ def test_a_fault_of_casewise_keeps_its_traceback(tmp_path: Path) -> None:
         assert raised.value is error
 
 
-@pytest.mark.parametrize(
-    ("error", "remedy"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device", "runs/page.md"), "Make room on the disk of runs"),
-        (OSError(errno.ENAMETOOLONG, "File name too long", 300 * "x"), f"{300 * 'x'} has a name"),
-        (OSError(errno.EISDIR, "Is a directory", "runs"), "runs is a folder"),
-        (MemoryError(), "not enough memory"),
-        (ImportError("x.so: failed to map segment from shared object"), "not enough memory"),
-    ],
-)
+@pytest.mark.parametrize(("error", "remedy"), [
+    (OSError(errno.ENOSPC, "No space left on device", "runs/page.md"), "Make room on the disk of runs"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", 300 * "x"), f"{300 * 'x'} has a name"),
+    (OSError(errno.EISDIR, "Is a directory", "runs"), "runs is a folder"), (MemoryError(), "not enough memory"),
+    (ImportError("x.so: failed to map segment from shared object"), "not enough memory"),
+])  # fmt: skip
 def test_a_failure_of_the_disk_or_the_memory_in_any_command_has_exit_code_2(
     error: Exception, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,11 +159,8 @@ def test_killed_runs_and_failed_disks_continue_to_the_same_bits(tmp_path: Path) 
 def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
 ) -> None:
-    study = small_study(
-        small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "lr": 0.01, **recipe}
-    )
-    inputs = material_of(study, tmp_path / "run")
-    formats = []
+    study = small_study(small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "lr": 0.01} | recipe)
+    inputs, formats = material_of(study, tmp_path / "run"), []
 
     def note(job: Job, inputs: JobInputs, fitted: FittedModel) -> Any:
         weights = [value for value in fitted.predictor.network.parameters() if value.ndim == 4]
@@ -198,8 +184,7 @@ def test_a_job_that_ended_after_its_last_epoch_predicts_the_same_bits(
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_jobs_need_finite_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, value: float) -> None:
     study = small_study(small_table(tmp_path / "cohort"), nested_cv=None, recipe={"batch_size": 4, "epochs": 1})
-    inputs = material_of(study, tmp_path / "run")
-    original = Predictor.predict_with_features
+    inputs, original = material_of(study, tmp_path / "run"), Predictor.predict_with_features
 
     def one_without_a_number(self: Predictor, dataset: Any) -> Any:
         values, features = original(self, dataset)

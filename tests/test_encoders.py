@@ -59,15 +59,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return weights
 
 
-@pytest.mark.parametrize(
-    ("name", "side", "read_at", "cells", "stages"),
-    [
-        ("timm:vit_small_patch14_reg4_dinov2", 100, 126, 9, False),
-        ("timm:test_vit", 100, 128, 8, False),
-        ("timm:swin_tiny_patch4_window7_224", 128, 224, 7, True),
-        ("timm:test_convnext", 64, None, 4, True),
-    ],
-)
+@pytest.mark.parametrize(("name", "side", "read_at", "cells", "stages"), [
+    ("timm:vit_small_patch14_reg4_dinov2", 100, 126, 9, False), ("timm:test_vit", 100, 128, 8, False),
+    ("timm:swin_tiny_patch4_window7_224", 128, 224, 7, True), ("timm:test_convnext", 64, None, 4, True),
+])  # fmt: skip
 def test_tokens_of_blocks_are_maps(name: str, side: int, read_at: int | None, cells: int, stages: bool) -> None:
     """At a side that the patches divide, without class and register tokens, wherever the channels are."""
     encoder = build_encoder({"name": name}, side)
@@ -91,8 +86,7 @@ def test_tokens_of_blocks_are_maps(name: str, side: int, read_at: int | None, ce
 def test_tokens_are_where_their_patches_are(folder: Path) -> None:
     """A bright square changes its own cell of the map most, also if panels are resized to the patches."""
     encoder = build_encoder(encoder_facts(HUB, folder), 128)
-    assert encoder.side == 126
-    assert encoder.network.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert (encoder.side, encoder.network.mean.flatten().tolist()) == (126, pytest.approx([0.1, 0.2, 0.3]))
     panels = torch.zeros(2, 3, 128, 128)
     panels[1, :, 100:124, 4:28] = 1
     with torch.no_grad():
@@ -123,9 +117,7 @@ def test_candidates_of_all_encoders_stand_side_by_side(folder: Path) -> None:
     load_encoders(alone.body, folder)
     starts = np.cumsum([0, *network.body.widths])
     first = next(number for number, spec in enumerate(specs) if spec.encoder == HUB)
-    own = sum(
-        width for spec, width in zip(alone.body.specs, alone.body.widths, strict=True) if spec.source == "features"
-    )
+    own = sum(n for spec, n in zip(alone.body.specs, alone.body.widths, strict=True) if spec.source == "features")
     assert torch.equal(features[:, starts[first] :], alone.features(panels)[:, -own:])
 
 
@@ -133,8 +125,7 @@ def test_encoders_without_a_chosen_candidate_are_removed(folder: Path) -> None:
     network = linear(folder, [*SMALL, HUB])
     load_encoders(network.body, folder)
     panels = torch.rand(2, 3, 64, 64)
-    before = network.features(panels)
-    chosen = [spec for spec in network.body.specs if spec.encoder == HUB][:2]
+    before, chosen = network.features(panels), [spec for spec in network.body.specs if spec.encoder == HUB][:2]
     columns = keep_only(network, [FeatureSpec("statistics"), *chosen])
     assert torch.equal(network.features(panels), before[:, columns])
     assert [encoder.name for encoder in network.body.encoders] == [HUB]
@@ -179,15 +170,10 @@ def test_features_of_baselines_are_computed_once_for_equal_candidates_weights_an
     assert computed == [*[HUB] * 3, SMALL[0]]
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"),
-    [
-        ("timm:vit_small_patch14_dinov2.lvd142", "timm:vit_small_patch14_dinov2.lvd142m"),
-        ("mobilnet_v2", "mobilenet_v2"),
-        ("hospital/dino", HUB),
-        ("cnn", "cnn"),
-    ],
-)
+@pytest.mark.parametrize(("name", "nearest"), [
+    ("timm:vit_small_patch14_dinov2.lvd142", "timm:vit_small_patch14_dinov2.lvd142m"),
+    ("mobilnet_v2", "mobilenet_v2"), ("hospital/dino", HUB), ("cnn", "cnn"),
+])  # fmt: skip
 def test_a_mistyped_encoder_gets_a_suggestion(name: str, nearest: str) -> None:
     with pytest.raises(StudyError, match=nearest):
         check_encoders([name])

@@ -34,12 +34,9 @@ SCORES = [
 ERRORS = {"good": 0.3, "fair": 0.9, "poor": 2.0}
 
 
-def study(
-    *, subjects: int = 24, test_subjects: int = 6, seed: int = 0, errors: dict[str, float] = ERRORS
-) -> pd.DataFrame:
+def study(*, subjects: int = 24, test_subjects: int = 6, seed: int = 0, errors: dict = ERRORS) -> pd.DataFrame:
     """Three learners of known merit; four visits that get better; the test rows come from two networks each."""
-    rng = np.random.default_rng(seed)
-    n = subjects + test_subjects
+    rng, n = np.random.default_rng(seed), subjects + test_subjects
     frame = pd.MultiIndex.from_product(
         [range(n), range(4), REGIONS, ("severity", "area")], names=["number", "week", "region", "target"]
     ).to_frame(index=False)
@@ -47,8 +44,7 @@ def study(
     frame["visit"] = [f"week {4 * week}" for week in frame["week"]]
     frame["case"] = frame["subject"] + "/" + frame["visit"]
     frame["day"] = 28.0 * frame["week"]
-    top = np.where(frame["target"] == "severity", 4, 6)
-    start = rng.uniform(0.5, 1, n)[frame["number"]]
+    top, start = np.where(frame["target"] == "severity", 4, 6), rng.uniform(0.5, 1, n)[frame["number"]]
     frame["y_true"] = np.round(top * start * 0.5 ** frame["week"] * rng.uniform(0.8, 1, len(frame)))
     parts = []
     for model, error in errors.items():
@@ -87,8 +83,7 @@ def test_every_learner_and_key_has_every_metric_with_its_interval(told: Results)
                 assert set(metrics) == set(NUMBER_METRICS)
                 for name, figure in metrics.items():
                     assert figure.low <= figure.value <= figure.high
-                    assert figure.n_subjects == n_subjects
-                    assert figure.n_cases == 4 * n_subjects
+                    assert (figure.n_subjects, figure.n_cases) == (n_subjects, 4 * n_subjects)
                     assert figure.rough == (n_subjects < metric_of(name).rough_below)
     assert from_json(Results, json.loads(json.dumps(plain(told), allow_nan=False))) == told
 
@@ -114,8 +109,7 @@ def test_the_headline_is_chosen_out_of_fold(told: Results) -> None:
 
 def test_without_a_stage_to_choose_on_the_headline_is_not_chosen(table: pd.DataFrame) -> None:
     tested, out_of_fold = (table[table["stage"] == stage] for stage in ("test", "oof"))
-    results = evaluate(tested, Outcomes("pasi"), Plan(50))
-    first = str(tested["model"].iloc[0])
+    results, first = evaluate(tested, Outcomes("pasi"), Plan(50)), str(tested["model"].iloc[0])
     assert (results.main.learner, results.main.chosen_on) == (first, "stated")
     assert results.response == {}
     for rows in (out_of_fold, out_of_fold[::-1]):
@@ -134,14 +128,12 @@ def test_bands_and_response(told: Results) -> None:
     assert np.sum(band["good"].confusion) == 96
     assert band["good"].kappa.value > band["poor"].kappa.value
     found = told.response["test"]["good"]
-    assert found.n_visits == 18
-    assert set(found.responders) == {"50", "75", "90", "100"}
+    assert (found.n_visits, set(found.responders)) == (18, {"50", "75", "90", "100"})
     assert list(found.by_visit) == ["week 4", "week 8", "week 12"]
 
 
 def test_labels_shuffled_between_subjects_leave_no_concordance(table: pd.DataFrame) -> None:
-    rng = np.random.default_rng(2)
-    oof = table[(table["stage"] == "oof") & (table["target"] == "pasi")]
+    rng, oof = np.random.default_rng(2), table[(table["stage"] == "oof") & (table["target"] == "pasi")]
     first = oof[oof["visit"] == "week 0"].copy()
     subjects = first["subject"].unique()
     other = dict(zip(subjects, rng.permutation(subjects), strict=True))
@@ -218,9 +210,7 @@ def test_a_main_outcome_by_region_has_no_response(table: pd.DataFrame) -> None:
 
 def test_the_same_seed_gives_the_same_figures(table: pd.DataFrame) -> None:
     some = table
-    first, again, others = (
-        evaluate(some, Outcomes("pasi"), Plan(100, seed=seed), follow_up=FollowUp()) for seed in (1, 1, 2)
-    )
+    first, again, others = (evaluate(some, Outcomes("pasi"), Plan(99, seed=n), follow_up=FollowUp()) for n in (1, 1, 2))
     assert first == again
     assert first.comparisons != others.comparisons
     # figures and their intervals need no random numbers

@@ -19,8 +19,7 @@ NUMBER_METRICS = [metric.name for metric in metrics_of("regression")]
 
 def visits(subjects: int, each: int, seed: int, *, within: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truths, predictions whose error is mostly the subject's own, and subjects."""
-    rng = np.random.default_rng(seed)
-    names = np.repeat([f"s{n:03d}" for n in range(subjects)], each)
+    rng, names = np.random.default_rng(seed), np.repeat([f"s{n:03d}" for n in range(subjects)], each)
     truth = rng.uniform(0, 40, subjects * each)
     error = np.repeat(rng.normal(0, 3, subjects), each) + rng.normal(0, within, subjects * each)
     return truth, truth + error, names
@@ -101,6 +100,5 @@ def test_a_learner_is_judged_on_the_rows_it_predicted() -> None:
     partly[:6] = np.nan
     found = by_subject(truth, {"all": predicted, "part": partly}, subjects, PLAN)
     alone = by_subject(truth[6:], {"part": predicted[6:]}, subjects[6:], PLAN)
-    assert list(found) == ["all", "part"]
-    assert found["part"] == alone["part"]
+    assert (list(found), found["part"]) == (["all", "part"], alone["part"])
     assert (found["all"]["mae"].n_subjects, found["part"]["mae"].n_subjects) == (12, 9)

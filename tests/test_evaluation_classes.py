@@ -28,18 +28,11 @@ NAMES = ("covid", "none", "pneumonia", "other", "unclear")
 
 
 def table(
-    *,
-    subjects: int = 60,
-    test_subjects: int = 0,
-    each: int = 1,
-    k: int = 3,
-    skill: dict[str, float] | None = None,
-    kind: str = "classification",
-    seed: int = 0,
-) -> pd.DataFrame:
+    *, subjects: int = 60, test_subjects: int = 0, each: int = 1, k: int = 3, skill: dict[str, float] | None = None,
+    kind: str = "classification", seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """Learners of known merit, each too sure of itself; a subject's cases share their class and most of their noise."""
-    rng = np.random.default_rng(seed)
-    number = np.repeat(np.arange(subjects + test_subjects), each)
+    rng, number = np.random.default_rng(seed), np.repeat(np.arange(subjects + test_subjects), each)
     truth = rng.permutation(np.arange(subjects + test_subjects) % k)[number]
     frame = pd.DataFrame({"subject": [f"s{n:04d}" for n in number], "visit": np.arange(len(number)).astype(str)})
     frame["case"] = frame["subject"] + "/" + frame["visit"]
@@ -59,8 +52,7 @@ def table(
 def samples(k: int, seed: int, n: int = 150) -> tuple[Samples, np.ndarray]:
     """Probabilities with many ties, of two learners, and the number of each case's subject."""
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, k, n)
-    p = rng.multinomial(12, rng.dirichlet(np.ones(k), (n, 2))) / 12
+    truth, p = rng.integers(0, k, n), rng.multinomial(12, rng.dirichlet(np.ones(k), (n, 2))) / 12
     p[:, 1] = 0.5 * p[:, 1] + 0.5 * np.eye(k)[truth] * rng.integers(0, 2, (n, 1)) + 0.0
     p /= p.sum(axis=-1, keepdims=True)
     subject = rng.integers(0, 40, n)
@@ -269,8 +261,7 @@ def test_nothing_is_chosen_on_the_cases_that_it_is_judged_on(told: Results) -> N
     assert figure["log_loss_calibrated"].value < figure["log_loss"].value
     point = test.operating[1]
     assert point.threshold == choose_threshold(p[:, 0], truth == 0, 0.9)
-    taken = new["p0"].to_numpy() >= point.threshold
-    is_covid = new["y_true"].to_numpy() == 0
+    taken, is_covid = new["p0"].to_numpy() >= point.threshold, new["y_true"].to_numpy() == 0
     assert point.figures["sensitivity"].value == pytest.approx(taken[is_covid].mean(), rel=1e-5)
     assert point.figures["specificity"].value == pytest.approx(1 - taken[~is_covid].mean(), rel=1e-5)
     assert point.figures["precision"].value == pytest.approx(is_covid[taken].mean(), rel=1e-5)
@@ -287,12 +278,10 @@ def test_of_two_classes_everything_is_about_the_positive_one() -> None:
     rows = table(subjects=90, k=2)
     found = evaluate(rows, Outcomes("dx", classes={"dx": ["covid", "none"]}, positive={"dx": "none"}), Plan(50))
     figure, block = found.metrics["oof"]["good"]["dx"], found.classes["oof"]["good"]["dx"]
-    assert figure["sensitivity"] == figure["recall[none]"]
-    assert figure["specificity"] == figure["recall[covid]"]
+    assert (figure["sensitivity"], figure["specificity"]) == (figure["recall[none]"], figure["recall[covid]"])
     assert figure["auroc"].value == figure["auroc[covid]"].value == figure["auroc[none]"].value
     assert "top2_accuracy" not in figure
-    assert block.positive == "none"
-    assert list(block.roc) == ["none"]
+    assert (block.positive, list(block.roc)) == ("none", ["none"])
     assert {point.label for point in block.operating} == {"none"}
 
 

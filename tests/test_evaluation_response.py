@@ -28,8 +28,7 @@ def by_visit(table: pd.DataFrame, column: str) -> dict[str, Any]:
 
 def test_change_is_from_the_first_visit_by_day() -> None:
     found = percent_change(visits(("s", "b", 28, 5, 6), ("s", "a", 56, 0, 1), ("s", "c", 0, 20, 10)))
-    assert found["visit"].tolist() == ["c", "b", "a"]
-    assert found["true_change"].tolist() == [0, -75, -100]
+    assert (found["visit"].tolist(), found["true_change"].tolist()) == (["c", "b", "a"], [0, -75, -100])
     assert found["predicted_change"].tolist() == pytest.approx([0, -40, -90])
     assert found["since"].tolist() == [0, 1, 2]
 
@@ -42,8 +41,7 @@ def test_a_named_baseline() -> None:
     assert by_visit(found[found["subject"] == "s"], "true_change") == {"screening": 100, "start": 0, "end": -50}
     assert found.loc[found["subject"] == "t", "since"].isna().all()
     told = response(rows, PLAN, baseline="start")
-    assert told.n_visits == 1
-    assert told.undefined["no_baseline"] == ["t"]
+    assert (told.n_visits, told.undefined["no_baseline"]) == (1, ["t"])
 
 
 @pytest.mark.filterwarnings("error")
@@ -77,8 +75,7 @@ def test_every_subject_is_counted_or_left_out_for_one_reason() -> None:
 
 
 def trial(subjects: int = 20, seed: int = 0) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    rows = []
+    rng, rows = np.random.default_rng(seed), []
     for subject in range(subjects):
         start = rng.integers(15, 40)
         for number, visit in enumerate(["baseline", "week 4", "week 16"]):
@@ -89,8 +86,7 @@ def trial(subjects: int = 20, seed: int = 0) -> pd.DataFrame:
 
 def test_responders_and_their_agreement() -> None:
     rows = trial()
-    told = response(rows, PLAN, thresholds=(50, 75))
-    change = percent_change(rows).query("since > 0")
+    told, change = response(rows, PLAN, thresholds=(50, 75)), percent_change(rows).query("since > 0")
     for threshold in (50, 75):
         physician, model = change["true_change"] <= -threshold, change["predicted_change"] <= -threshold
         found = told.responders[str(threshold)]
@@ -101,8 +97,7 @@ def test_responders_and_their_agreement() -> None:
         at = change["visit"] == "week 4"
         assert told.by_visit["week 4"].rates[str(threshold)]["model"].value == pytest.approx(model[at].mean())
         assert told.by_visit["week 4"].rates[str(threshold)]["physician"].value == pytest.approx(physician[at].mean())
-    assert list(told.by_visit) == ["week 4", "week 16"]
-    assert told.by_visit["week 4"].n_subjects == 20
+    assert (list(told.by_visit), told.by_visit["week 4"].n_subjects) == (["week 4", "week 16"], 20)
     error = (change["predicted_change"] - change["true_change"]).abs().mean()
     assert told["change"]["mae"].value == pytest.approx(error)
 
@@ -110,8 +105,7 @@ def test_responders_and_their_agreement() -> None:
 def test_a_threshold_is_met_when_it_is_reached() -> None:
     rows = visits(("s", "1", 0, 30, 3.0), ("s", "2", 1, 7.5, 0.3), ("t", "1", 0, 10, 10), ("t", "2", 1, 2.6, 2.4))
     found = response(rows, PLAN, thresholds=(75, 90)).responders
-    assert found["75"].confusion == [[0, 1], [0, 1]]
-    assert found["90"].confusion == [[1, 1], [0, 0]]
+    assert (found["75"].confusion, found["90"].confusion) == ([[0, 1], [0, 1]], [[1, 1], [0, 0]])
 
 
 def test_clear_skin_has_a_rule_that_a_regression_can_meet() -> None:
@@ -124,6 +118,5 @@ def test_clear_skin_has_a_rule_that_a_regression_can_meet() -> None:
 
 @pytest.mark.parametrize(("yes", "n"), [(0, 6), (1, 6), (6, 6), (20, 34)])
 def test_rates_have_wilsons_interval(yes: int, n: int) -> None:
-    found = rate(np.arange(n) < yes)
-    expected = binomtest(yes, n).proportion_ci(method="wilson")
+    found, expected = rate(np.arange(n) < yes), binomtest(yes, n).proportion_ci(method="wilson")
     assert [found.low, found.high] == pytest.approx([expected.low, expected.high])

@@ -1,7 +1,5 @@
 """Executing jobs: the order, failures that may pass, and processes that the system ends."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
@@ -68,9 +66,7 @@ def study_of(folder: Path, chests: Path, jobs: int = 2) -> Study:
 
 
 @pytest.mark.slow
-def test_a_job_whose_process_is_ended_again_is_reported_and_the_others_finish(
-    tmp_path: Path, chests: Path, fragile: Path
-) -> None:
+def test_a_job_whose_process_ends_again_is_told_and_others_finish(tmp_path: Path, chests: Path, fragile: Path) -> None:
     fragile.write_text("9")
     study = study_of(tmp_path, chests, 4)
     with pytest.raises(TrainingError) as error:
@@ -78,17 +74,14 @@ def test_a_job_whose_process_is_ended_again_is_reported_and_the_others_finish(
     said = str(error.value)
     assert said.startswith("1 of 4 networks could not be trained; the others are finished and kept.\n  fragile, fold 1")
     assert "most often because memory ran out. Lower `compute.jobs`" in said
-    done = {
-        (job.record.read()["model"], job.record.read()["fold"]) for job in RunFolder(tmp_path / "run").finished_jobs()
-    }
+    jobs = [job.record.read() for job in RunFolder(tmp_path / "run").finished_jobs()]
+    done = {(job["model"], job["fold"]) for job in jobs}
     assert done == {("linear_pixels", 1), ("linear_pixels", 2), ("fragile", 2)}
     fragile.write_text("0")
     assert set(casewise.run(study, tmp_path / "run").rows["model"]) >= {"linear_pixels", "fragile"}
 
 
-def test_the_others_are_executed_by_fewer_processes_when_the_system_ends_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fewer_processes_execute_the_others_when_one_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs, finished, sizes = planned(["a", "b"], RunFolder(tmp_path)), set[str](), []
 
     class Parallel:
@@ -116,8 +109,7 @@ def test_the_others_are_executed_by_fewer_processes_when_the_system_ends_one(
     monkeypatch.setattr(backends.Registrations, "of", lambda study: None)
     inputs: Any = SimpleNamespace(study=SimpleNamespace(compute=Compute()))
     failures = LocalBackend().execute(jobs, inputs, dict.fromkeys("ab", ComputePlan()), 4, protected=False)
-    assert sizes == [4, 2]
-    assert set(failures) == {"a, fold 2"}
+    assert (sizes, set(failures)) == ([4, 2], {"a, fold 2"})
     assert failures["a, fold 2"].memory
     assert "Lower `compute.jobs`" in failures["a, fold 2"].message
     assert finished == {"a, fold 1", "b, fold 1", "b, fold 2"}
@@ -223,16 +215,13 @@ def test_a_batch_is_divided_only_for_a_job_that_was_alone(
     assert [how for _, *how in recorder.calls] == [[1, False], [1, True], [1, True]]
 
 
-@pytest.mark.parametrize(
-    ("error", "transient", "said"),
-    [
-        (TrainingError("the loss is no longer a number"), False, "a, fold 1: the loss is no longer a number"),
-        (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), True, "No space left on device (/runs/a)"),
-        (MemoryError(), True, "there was not enough memory. Lower `compute.jobs`"),
-        (torch.OutOfMemoryError("CUDA out of memory."), True, "there was not enough memory."),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True, "there was not enough memory."),
-    ],
-)
+@pytest.mark.parametrize(("error", "transient", "said"), [
+    (TrainingError("the loss is no longer a number"), False, "a, fold 1: the loss is no longer a number"),
+    (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), True, "No space left on device (/runs/a)"),
+    (MemoryError(), True, "there was not enough memory. Lower `compute.jobs`"),
+    (torch.OutOfMemoryError("CUDA out of memory."), True, "there was not enough memory."),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True, "there was not enough memory."),
+])  # fmt: skip
 def test_errors_of_a_job_are_failures(
     error: Exception, transient: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,8 +124,7 @@ def test_the_drop_is_told_with_its_interval(done: Run) -> None:
     lost = done.results.external_drop[LEARNER]
     assert {"accuracy", "auroc", "f1"} <= set(lost)
     for name, found in lost.items():
-        assert found.internal_stage == "test"
-        assert found.internal == pytest.approx(inside[name].value, abs=1e-5)
+        assert (found.internal_stage, found.internal) == ("test", pytest.approx(inside[name].value, abs=1e-5))
         assert found.external == pytest.approx(outside[name].value, abs=1e-5)
         assert found.difference == pytest.approx(found.external - found.internal, abs=1e-5)
         # a class that most resamples of six subjects lack leaves no interval, here as in the figures themselves
@@ -133,8 +132,7 @@ def test_the_drop_is_told_with_its_interval(done: Run) -> None:
         assert found.low is None or found.low <= found.difference <= found.high
         assert found.rough
     assert lost["accuracy"].low < 0 < lost["accuracy"].high
-    assert outside["accuracy"].n_subjects == 9
-    assert outside["accuracy"].n_cases == 18
+    assert (outside["accuracy"].n_subjects, outside["accuracy"].n_cases) == (9, 18)
     assert "valley" in done.report.read_text()
 
 
@@ -148,8 +146,7 @@ def test_the_external_result_stands_first(before: tuple[Run, dict[Path, int]], d
 
 
 def test_results_by_a_column_of_the_external_table(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
-    table = tmp_path / "c.csv"
-    rows = absolute(there)
+    table, rows = tmp_path / "c.csv", absolute(there)
     sites = {name: ["hill", "lake", ""][number % 3] for number, name in enumerate(rows["subject"].unique())}
     rows["site"] = rows["subject"].map(sites)
     rows.loc[rows.index[-1], "site"] = "hill"

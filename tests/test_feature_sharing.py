@@ -36,8 +36,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def panels(count: int = 20) -> PanelData:
-    drawn = torch.Generator().manual_seed(3)
-    truth = (torch.arange(count) % 2).float().unsqueeze(1)
+    drawn, truth = torch.Generator().manual_seed(3), (torch.arange(count) % 2).float().unsqueeze(1)
     store = torch.randint(1, 120, (count, 3, 32, 32), dtype=torch.uint8, generator=drawn)
     store[1::2] += 60
     return PanelData(store, [[i] for i in range(count)], truth, PANELS, [f"c{i}" for i in range(count)])
@@ -130,8 +129,7 @@ def test_another_head_and_other_targets_share_and_another_precision_does_not(tmp
 @pytest.mark.parametrize("damage", ["bits", "cut"])
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
     store = FeatureStore(tmp_path)
-    expected = values(shared(panels(), store), Counted(network()))
-    file = sorted(tmp_path.glob("*/*.safetensors"))[0]
+    expected, file = values(shared(panels(), store), Counted(network())), sorted(tmp_path.glob("*/*.safetensors"))[0]
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes({"bits": bytes(content), "cut": bytes(content[: len(content) // 2])}[damage])
@@ -157,8 +155,7 @@ def test_the_least_recently_used_values_are_removed_above_the_limit(tmp_path: Pa
 
 
 def test_a_block_that_another_process_computes_is_left_for_later(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path)
-    address = "ab" * 32
+    store, address = FeatureStore(tmp_path), "ab" * 32
     with FileLock(store.locked(address).lock_file, is_singleton=False):
         assert cached_or_computed(store, address, lambda: torch.ones(3), wait=0) is None
     assert torch.equal(cached_or_computed(store, address, lambda: torch.ones(3), wait=0), torch.ones(3))
@@ -174,13 +171,10 @@ def test_the_size_of_the_store_must_be_a_number(text: str, monkeypatch: pytest.M
     assert FeatureStore.of_user().limit == 2**29
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        Recipe(epochs=3, lr=0.01, batch_size=4, tuning="head_only", head="probe"),
-        Recipe(lr=0.01, batch_size=4, phases=[Phase(epochs=2, freeze="all"), Phase(epochs=1, freeze="none")]),
-    ],
-)
+@pytest.mark.parametrize("recipe", [
+    Recipe(epochs=3, lr=0.01, batch_size=4, tuning="head_only", head="probe"),
+    Recipe(lr=0.01, batch_size=4, phases=[Phase(epochs=2, freeze="all"), Phase(epochs=1, freeze="none")]),
+])  # fmt: skip
 def test_a_head_is_trained_to_the_same_bits_with_and_without_a_store(tmp_path: Path, recipe: Recipe) -> None:
     weights = []
     for number, store in enumerate(

@@ -49,10 +49,8 @@ def test_neighbouring_numbers_are_in_one_fold(tmp_path: Path) -> None:
     cohort, study = cohort_of(tmp_path, [f"eye_{n}.png" for n in range(100)], streaks(100, 4))
     splits = split(cohort, study)
     sides = [splits.side[f"x{n}"] for n in range(100)]
-    assert borders(sides) == 4
-    assert np.bincount(sides).tolist() == [20] * 5
-    assert splits.record["assignment"]["folds"]["runs"] == 5
-    assert len(number_lines(splits)) == 1
+    assert (borders(sides), np.bincount(sides).tolist()) == (4, [20] * 5)
+    assert (splits.record["assignment"]["folds"]["runs"], len(number_lines(splits))) == (5, 1)
     assert split(cohort, study).hash == splits.hash
     random = split(cohort, study.model_copy(update={"split": study.split.model_copy(update={"by": "subject"})}))
     assert borders([random.side[f"x{n}"] for n in range(100)]) > 40
@@ -85,8 +83,7 @@ def test_folders_of_the_same_numbers_are_cut_at_the_same_numbers(tmp_path: Path)
     cohort, study = cohort_of(tmp_path, names, ["a"] * 50 + ["b"] * 50)
     splits = split(cohort, study)
     of_folders = [[splits.side[f"x{n}"] for n in range(first, first + 50)] for first in (0, 50)]
-    assert of_folders[0] == of_folders[1]
-    assert sorted(np.bincount(of_folders[0]).tolist()) == [10] * 5
+    assert (of_folders[0], sorted(np.bincount(of_folders[0]).tolist())) == (of_folders[1], [10] * 5)
     assert borders(of_folders[0]) == 4
 
 
@@ -129,8 +126,7 @@ def test_a_test_set_is_of_neighbours_too(tmp_path: Path) -> None:
     cohort, study = cohort_of(tmp_path, [f"{n}.png" for n in range(100)], streaks(100, 2), split={"test": 0.1})
     splits = split(cohort, study)
     tested = [n for n in range(100) if splits.side[f"x{n}"] == -1]
-    assert len(tested) == 10
-    assert np.diff(tested).tolist() == [1] * 9
+    assert (len(tested), np.diff(tested).tolist()) == (10, [1] * 9)
 
 
 def test_a_given_test_set_leaves_the_others_to_runs(tmp_path: Path) -> None:
@@ -161,9 +157,7 @@ def numbered_files(draw: st.DrawFn) -> list[str]:
     lengths = draw(st.lists(st.integers(1, 60), min_size=1, max_size=12))
     names = [f"{chr(97 + s % 3)}/{chr(97 + s) * 2}{s // 6 * '_'}" for s in range(len(lengths))]
     step = draw(st.integers(1, 3))
-    return [
-        f"{name}{n * step + n // 7}.png" for name, length in zip(names, lengths, strict=True) for n in range(length)
-    ]
+    return [f"{name}{n * step + n // 7}.png" for name, count in zip(names, lengths, strict=True) for n in range(count)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -207,8 +201,7 @@ def test_streaks_are_reported_where_folds_are_random(tmp_path: Path) -> None:
     (finding,) = streak_findings(study, cohort)
     assert (finding.id, finding.level) == ("label-streaks", "warning")
     assert finding.figures["agreement"] == pytest.approx(96 / 119)
-    assert finding.figures["expected"] == pytest.approx(0.5, abs=0.02)
-    assert finding.figures["p"] == 0.001
+    assert (finding.figures["expected"], finding.figures["p"]) == (pytest.approx(0.5, abs=0.02), 0.001)
     assert "by: number" in finding.remedy
     assert streak_findings(study, cohort)[0].figures == finding.figures
     by_number = study.model_copy(update={"split": study.split.model_copy(update={"by": "number"})})

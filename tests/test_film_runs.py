@@ -33,8 +33,7 @@ def test_a_run_and_its_maps_name_nobody(tmp_path: Path, chests: Path, capsys: py
     rows = pd.read_csv(chests, dtype=str)
     for number, path in enumerate(rows["path"]):
         bits, kind, compression = KINDS[number % len(KINDS)]
-        white = 2**bits - 1
-        film = read_image(chests.parent / path, channels="grey")[..., 0].astype(float)
+        white, film = 2**bits - 1, read_image(chests.parent / path, channels="grey")[..., 0].astype(float)
         values = np.rint(film * white / 255).astype(np.uint16)
         stored = (white - values).astype(np.uint16) if kind == "MONOCHROME1" else values
         tags = {"bits": bits, "compression": compression, "PhotometricInterpretation": kind}
@@ -43,8 +42,7 @@ def test_a_run_and_its_maps_name_nobody(tmp_path: Path, chests: Path, capsys: py
     rows = rows[["subject", "label"]].assign(path=[f"dcm/{n}.dcm" for n in range(len(rows))])
     rows.to_csv(tmp_path / "dcm.csv", index=False)
     study = chest_study(tmp_path / "dcm.csv", backbones=["cnn"], recipe={"epochs": 1})
-    lines = validate(study, Terminal())
-    finished = run(study, tmp_path / "run")
+    lines, finished = validate(study, Terminal()), run(study, tmp_path / "run")
     predicted = load_bundle(finished.folder / "jobs" / "cnn" / "fold1").predict(tmp_path / "dcm")
     assert len(predicted) == len(rows)
     case = str(finished.predictions.query("stage == 'oof'")["case"].iloc[0])

@@ -75,15 +75,12 @@ def test_the_depth_without_a_window_and_values_below_zero(tmp_path: Path) -> Non
     assert (int(negative.min()), int(negative.max())) == (0, 255)
 
 
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ({}, lambda values: (values - 1000) / 999),
-        ({"VOILUTFunction": "LINEAR_EXACT"}, lambda values: (values - 1000) / 1000),
-        ({"VOILUTFunction": "SIGMOID"}, lambda values: 1 / (1 + np.exp(-4 * (values - 1500) / 1000))),
-        ({"RescaleSlope": 2, "RescaleIntercept": -100}, lambda values: (2 * values - 1100) / 999),
-    ],
-)
+@pytest.mark.parametrize(("tags", "expected"), [
+    ({}, lambda values: (values - 1000) / 999),
+    ({"VOILUTFunction": "LINEAR_EXACT"}, lambda values: (values - 1000) / 1000),
+    ({"VOILUTFunction": "SIGMOID"}, lambda values: 1 / (1 + np.exp(-4 * (values - 1500) / 1000))),
+    ({"RescaleSlope": 2, "RescaleIntercept": -100}, lambda values: (2 * values - 1100) / 999),
+])  # fmt: skip
 def test_the_first_window_states_black_and_white(tags: dict[str, Any], expected: Any) -> None:
     pixels = film(12)
     tags |= {"bits": 12, "WindowCenter": [1500, 300], "WindowWidth": [1000, 200]}
@@ -116,8 +113,7 @@ def test_padding_is_black_and_does_not_set_the_depth() -> None:
 
 def test_colours(tmp_path: Path) -> None:
     rgb = np.stack([film(8, seed=seed) for seed in range(3)], axis=-1)
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    planar = {"PlanarConfiguration": 1}
+    profile, planar = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), {"PlanarConfiguration": 1}
     for tags, stored in (
         ({"ICCProfile": profile}, rgb),
         (planar, rgb.transpose(2, 0, 1)),
@@ -141,31 +137,18 @@ def test_colours(tmp_path: Path) -> None:
 def test_a_film_without_a_preamble(tmp_path: Path) -> None:
     path = write_film(tmp_path / "no-suffix", film(12), bits=12, preamble=False)
     assert np.array_equal(read_image(path, channels="grey")[..., 0], grey(film_bytes(film(12), bits=12)))
-    assert image_shape(path) == (60, 50)
-    assert image_facts(path)["format"] == "DICOM"
+    assert (image_shape(path), image_facts(path)["format"]) == ((60, 50), "DICOM")
 
 
-@pytest.mark.parametrize(
-    "tags",
-    [
-        {"RescaleSlope": "1e400"},
-        {"RescaleSlope": "0"},
-        {"RescaleSlope": "1e308", "RescaleIntercept": "1e308"},
-        {"RescaleIntercept": "1e400"},
-        {"RescaleIntercept": "1e308", "WindowCenter": "500", "WindowWidth": "900"},
-        {"WindowCenter": "nan", "WindowWidth": "20"},
-        {"PhotometricInterpretation": "CMYK"},
-        {"PhotometricInterpretation": "PALETTE COLOR"},
-        {"SharedFunctionalGroupsSequence": [pydicom.Dataset()]},
-        {"Rows": 500},
-        {"Rows": 0},
-        {"Rows": None},
-        {"Rows": 60000, "Columns": 60000},
-        {"NumberOfFrames": 3},
-        {"BitsStored": 4, "HighBit": 3, "BitsAllocated": 12},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("tags", [
+    {"RescaleSlope": "1e400"}, {"RescaleSlope": "0"}, {"RescaleSlope": "1e308", "RescaleIntercept": "1e308"},
+    {"RescaleIntercept": "1e400"},
+    {"RescaleIntercept": "1e308", "WindowCenter": "500", "WindowWidth": "900"},
+    {"WindowCenter": "nan", "WindowWidth": "20"}, {"PhotometricInterpretation": "CMYK"},
+    {"PhotometricInterpretation": "PALETTE COLOR"}, {"SharedFunctionalGroupsSequence": [pydicom.Dataset()]},
+    {"Rows": 500}, {"Rows": 0}, {"Rows": None}, {"Rows": 60000, "Columns": 60000}, {"NumberOfFrames": 3},
+    {"BitsStored": 4, "HighBit": 3, "BitsAllocated": 12},
+], ids=str)  # fmt: skip
 def test_impossible_films_are_refused(tags: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "film.dcm"
     pydicom.config.settings.writing_validation_mode, before = 0, pydicom.config.settings.writing_validation_mode
@@ -187,11 +170,8 @@ def check_message(error: ImageError, path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["", "rle", "jpeg_lossless"])
-def test_truncated_and_damaged_films(
-    compression: str, tmp_path: Path, root_log: list[str], recwarn: pytest.WarningsRecorder
-) -> None:
-    data = film_bytes(film(12), bits=12, compression=compression)
-    path = tmp_path / "film.dcm"
+def test_truncated_and_damaged_films(compression: str, tmp_path: Path, root_log: list[str], recwarn: Any) -> None:
+    data, path = film_bytes(film(12), bits=12, compression=compression), tmp_path / "film.dcm"
     for length in (140, 300, 600, len(data) // 2, len(data) - 200):
         path.write_bytes(data[:length])
         with pytest.raises(ImageError) as caught:
@@ -250,8 +230,7 @@ def test_columns_of_a_film_name_nobody(tmp_path: Path) -> None:
     assert columns | {"laterality": "L", "view": "PA", "modality": "DX", "manufacturer": "Acme"} == columns
     assert not any(word in str(columns) for word in PEOPLE)
     Image.fromarray(film(8)).save(tmp_path / "a.png")
-    assert film_columns(tmp_path / "a.png") == {}
-    assert film_columns(tmp_path / "missing.dcm") == {}
+    assert (film_columns(tmp_path / "a.png"), film_columns(tmp_path / "missing.dcm")) == ({}, {})
 
 
 def test_without_the_package_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,7 @@ def test_the_networks_of_the_folds_and_all_figures_are_kept(photograph_run: Run,
 
 
 def test_the_bundle_has_one_network_for_each_learner_on_all_but_the_test_set(refitted: Run) -> None:
-    model = load_bundle(refitted.folder / "bundle")
-    sides = RunFolder(refitted.folder).splits.read()["subjects"]
+    model, sides = load_bundle(refitted.folder / "bundle"), RunFolder(refitted.folder).splits.read()["subjects"]
     assert [member.model for member in model.members] == list(refitted.study.learners)
     assert all(len(member.subjects) == sum(side != "test" for side in sides.values()) for member in model.members)
     assert all(member.folder.name == "final" for member in model.members)
@@ -48,8 +47,7 @@ def test_the_bundle_has_one_network_for_each_learner_on_all_but_the_test_set(ref
 
 
 def test_new_cases_are_predicted_by_these_networks(photograph_run: Run, refitted: Run) -> None:
-    table = pd.read_csv(refitted.study.cohort)
-    root = refitted.study.cohort.parent
+    table, root = pd.read_csv(refitted.study.cohort), refitted.study.cohort.parent
     cases = table.drop(columns=[*KINDS]).assign(path=[str(root / path) for path in table["path"]])
     by_folds, by_all = (load_bundle(each.folder).predict(cases, learner="all") for each in (photograph_run, refitted))
     assert list(by_folds["case"]) == list(by_all["case"])
@@ -62,14 +60,11 @@ def test_new_cases_are_predicted_by_these_networks(photograph_run: Run, refitted
     assert np.abs(differences).max() > 1e-6
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"recipe": {"early_stopping": {"monitor": "fold"}}}, "no held-out fold to stop on"),
-        ({"split": {"by": "image", "test": 0, "folds": 2}, "panels": {"by": "image"}}, "a split by image"),
-        ({"final": "all"}, "final"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"recipe": {"early_stopping": {"monitor": "fold"}}}, "no held-out fold to stop on"),
+    ({"split": {"by": "image", "test": 0, "folds": 2}, "panels": {"by": "image"}}, "a split by image"),
+    ({"final": "all"}, "final"),
+])  # fmt: skip
 def test_what_has_no_network_on_all_folds_is_refused(
     tmp_path: Path, values: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:

@@ -35,8 +35,7 @@ def level(context: ReportContext, id: str) -> str:
 
 
 def test_five_questions_in_the_same_order(context: ReportContext) -> None:
-    page = render(context)
-    first = "How far off is it?" if not context.classes else "How often is it right?"
+    page, first = render(context), "How far off is it?" if not context.classes else "How often is it right?"
     places = [page.index(f"<h3>{question}</h3>") for question in (first, *QUESTIONS)]
     assert places == sorted(places)
     summary = page.partition('id="summary"')[2].partition('<section id="')[0]

@@ -77,18 +77,12 @@ def bars(store: TileStore) -> int:
     return sum(any(side.stop - side.start < store.preparation.size for side in box) for box in boxes)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "expected"),
-    [
-        ([(80, 80)] * 3, ("pad", "black")),
-        ([(4288, 2848), (1072, 712)], ("pad", "black")),
-        ([(80, 80), (80, 79)], ("stretch", "auto")),
-        ([(80, 60), (60, 80)], ("stretch", "auto")),
-        ([(90, 30), (30, 30)], ("pad", "reflect")),
-        ([(90, 30), *[(30, 31)] * 40], ("stretch", "auto")),
-        ([], ("pad", "black")),
-    ],
-)
+@pytest.mark.parametrize(("sizes", "expected"), [
+    ([(80, 80)] * 3, ("pad", "black")), ([(4288, 2848), (1072, 712)], ("pad", "black")),
+    ([(80, 80), (80, 79)], ("stretch", "auto")), ([(80, 60), (60, 80)], ("stretch", "auto")),
+    ([(90, 30), (30, 30)], ("pad", "reflect")), ([(90, 30), *[(30, 31)] * 40], ("stretch", "auto")),
+    ([], ("pad", "black")),
+])  # fmt: skip
 def test_shapes_alone_decide_the_plan(sizes: list[tuple[int, int]], expected: tuple[str, str]) -> None:
     images, reason = planned(Images(size=128), sizes)
     assert (images.fit, images.padding) == expected
@@ -125,9 +119,7 @@ def test_the_test_set_takes_no_part_in_the_plan(films: Path, tmp_path: Path) -> 
     study = chest_study(films, images={"size": SIZE}, columns={"visit": "", "date": ""})
     cohort = read_cohort(study)
     covid = set(cohort.images.loc[cohort.images["label"] == 0, "subject"])
-    side = {
-        name: TEST if name in covid else number % 2 for number, name in enumerate(sorted(set(cohort.images["subject"])))
-    }
+    side = {name: TEST if name in covid else n % 2 for n, name in enumerate(sorted(set(cohort.images["subject"])))}
     folder = RunFolder(tmp_path)
     # all others are squares
     assert plan(study, cohort, Splits(side, 2, {}), folder, Silent()).images.fit == "pad"
@@ -183,8 +175,7 @@ def test_masks_lie_where_the_image_lies(tmp_path: Path, fit_as: Fit, padding: Pa
     mask = np.zeros((60, 100), np.uint8)
     mask[5:30, 40:95] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    index = pd.DataFrame({"width": [100], "height": [60]})
-    preparation = Preparation(96, fit_as, padding, "grey")
+    index, preparation = pd.DataFrame({"width": [100], "height": [60]}), Preparation(96, fit_as, padding, "grey")
     store = TileStore(np.zeros((1, 1, 96, 96), np.uint8), index, "", preparation, tmp_path)  # type: ignore[arg-type]
     found, problem = regions._mask(tmp_path / "mask.png", Path("a.png"), store, 0)
     assert problem == ""
@@ -213,8 +204,7 @@ def test_bars_are_drawn_anew_and_nothing_but_the_image_is_in_them(shapes: list[t
 
 def test_shapes_vary_between_those_of_training_images_alone() -> None:
     """Images that are held out do not decide how others are stretched."""
-    aspects = np.array([1.0, 1.2, 1.5, 9.0, 0.1])
-    store = torch.zeros((5, 1, 8, 8), dtype=torch.uint8)
+    aspects, store = np.array([1.0, 1.2, 1.5, 9.0, 0.1]), torch.zeros((5, 1, 8, 8), dtype=torch.uint8)
     shapes = stretches(aspects)
     assert shapes is not None
     panels = PanelData(store, [[row] for row in range(5)], torch.zeros(5, 1), Panels(by="image"), shapes=shapes)
@@ -241,8 +231,7 @@ def finished(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         Image.fromarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE)[20:60]).save(target)
         wide.append(str(target))
     square.assign(path=wide, subject=[f"other{n}" for n in range(12)]).to_csv(folder / "wide.csv", index=False)
-    columns = {"visit": "", "date": ""}
-    accepted = {"shortcut-files": "planted", "shortcut-border": "planted"}
+    columns, accepted = {"visit": "", "date": ""}, {"shortcut-files": "planted", "shortcut-border": "planted"}
     external = {"cohort": str(folder / "wide.csv"), "name": "wide", "columns": columns}
     study = chest_study(films, images={"size": 32}, columns=columns, accept=accepted, external=external)
     return run(study, folder / "run")
@@ -261,9 +250,8 @@ def test_the_plan_is_recorded_and_other_cohorts_follow_it(finished: Run) -> None
 
 def test_new_cases_are_prepared_as_in_training(finished: Run, films: Path, tmp_path: Path) -> None:
     one = pd.read_csv(films, dtype=str).query("label == 'covid'").head(1)
-    one.assign(path=str(films.parent / one["path"].iat[0])).drop(columns="label").to_csv(
-        tmp_path / "a.csv", index=False
-    )
+    one = one.assign(path=str(films.parent / one["path"].iat[0])).drop(columns="label")
+    one.to_csv(tmp_path / "a.csv", index=False)
     bundle = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path)
     store = NewTable(bundle.study(tmp_path / "a.csv"), own=True).prepared(tmp_path, Silent()).store
     assert isinstance(store, TileStore)
@@ -293,8 +281,7 @@ def test_a_stretched_image_shows_a_crop_of_another_shape(wanted: float, width: f
     ramp = torch.linspace(0, 1, 64)
     tiles = torch.stack([ramp.expand(64, 64), ramp.view(-1, 1).expand(64, 64)]).expand(6, 2, 64, 64)
     varied = Stretch(torch.ones(6), wanted, wanted).varied(tiles, torch.arange(6), torch.Generator().manual_seed(0))
-    across = varied[:, 0, 0, -1] - varied[:, 0, 0, 0]
-    down = varied[:, 1, -1, 0] - varied[:, 1, 0, 0]
+    across, down = varied[:, 0, 0, -1] - varied[:, 0, 0, 0], varied[:, 1, -1, 0] - varied[:, 1, 0, 0]
     torch.testing.assert_close(across, torch.full((6,), width), atol=0.02, rtol=0)
     torch.testing.assert_close(down, torch.full((6,), height), atol=0.02, rtol=0)
     positions = varied[:, 0 if width < 1 else 1].amin(dim=(1, 2))
@@ -313,5 +300,4 @@ def test_stretched_images_of_all_classes_vary_alike(films: Path, tmp_path: Path)
         data = Photographs().dataset(
             address, study.model_copy(update={"panels": panels}), cohort.panels, np.zeros((len(cohort.panels), 1)), {}
         )
-        assert (data.shapes is not None) == vary
-        assert data.varied == vary
+        assert (data.shapes is not None, data.varied) == (vary, vary)

@@ -67,8 +67,7 @@ def gradients(network: Any, panels: Tensor, parts: int = 1) -> tuple[Tensor, dic
 
 def folded_count(network: Any, panels: Tensor) -> int:
     """How many batch norms a step of training leaves out."""
-    counts = []
-    forward = nn.BatchNorm2d.forward
+    counts, forward = [], nn.BatchNorm2d.forward
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.BatchNorm2d, "forward", lambda self, values: counts.append(1) or forward(self, values))
         network(panels)
@@ -81,8 +80,7 @@ def test_outputs_and_gradients_are_those_of_separate_layers(name: str) -> None:
     other, panels = unfolded(network), torch.rand(4, 3, 64, 64, dtype=torch.float64)
     for each in (network.train(), other.train()):
         keep_statistics(each)
-    assert folded_count(network, panels) == NETWORKS[name]
-    assert folded_count(other, panels) == 0
+    assert (folded_count(network, panels), folded_count(other, panels)) == (NETWORKS[name], 0)
     (outputs, own), (expected, of_other) = gradients(network, panels), gradients(other, panels)
     assert torch.allclose(outputs, expected, rtol=1e-9, atol=1e-12)
     assert own.keys() == of_other.keys() == dict(network.named_parameters()).keys()

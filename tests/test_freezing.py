@@ -17,38 +17,26 @@ def mobilenet(outputs: int = 1) -> Network:
 
 
 class TestNotation:
-    @pytest.mark.parametrize(
-        ("stated", "read", "shown"),
-        [
-            ("none", FreezePoint("none"), "none"),
-            ("0 layers", FreezePoint("none"), "none"),
-            ("all", FreezePoint("all"), "all"),
-            ("body", FreezePoint("all"), "all"),
-            (10, FreezePoint("layers", count=10), "10 layers"),
-            (" 1 layer", FreezePoint("layers", count=1), "1 layer"),
-            ("11 blocks", FreezePoint("blocks", count=11), "11 blocks"),
-            ("30%", FreezePoint("percent", count=30), "30%"),
-            ("features.6", FreezePoint("name", name="features.6"), "features.6"),
-            ("body.layer1", FreezePoint("name", name="layer1"), "layer1"),
-        ],
-    )
+    @pytest.mark.parametrize(("stated", "read", "shown"), [
+        ("none", FreezePoint("none"), "none"), ("0 layers", FreezePoint("none"), "none"),
+        ("all", FreezePoint("all"), "all"), ("body", FreezePoint("all"), "all"),
+        (10, FreezePoint("layers", count=10), "10 layers"),
+        (" 1 layer", FreezePoint("layers", count=1), "1 layer"),
+        ("11 blocks", FreezePoint("blocks", count=11), "11 blocks"),
+        ("30%", FreezePoint("percent", count=30), "30%"),
+        ("features.6", FreezePoint("name", name="features.6"), "features.6"),
+        ("body.layer1", FreezePoint("name", name="layer1"), "layer1"),
+    ])  # fmt: skip
     def test_what_can_be_said(self, stated: Any, read: FreezePoint, shown: str) -> None:
-        assert read_freeze_point(stated) == read
-        assert str(read) == shown
+        assert (read_freeze_point(stated), str(read)) == (read, shown)
         assert read_freeze_point(shown) == read
         assert read_freeze_point(read) is read
 
-    @pytest.mark.parametrize(
-        ("stated", "told"),
-        [
-            (True, "phase 2, freeze: must be none, all, `10 layers`.*got True"),
-            ([3], r"got \[3\]"),
-            (-3, "-3 layers cannot be frozen"),
-            (0.3, r"got 0\.3"),
-            ("10 bloks", "Did you mean 'blocks'"),
-            ("features..6", "got 'features..6'"),
-        ],
-    )
+    @pytest.mark.parametrize(("stated", "told"), [
+        (True, "phase 2, freeze: must be none, all, `10 layers`.*got True"), ([3], r"got \[3\]"),
+        (-3, "-3 layers cannot be frozen"), (0.3, r"got 0\.3"), ("10 bloks", "Did you mean 'blocks'"),
+        ("features..6", "got 'features..6'"),
+    ])  # fmt: skip
     def test_what_cannot(self, stated: Any, told: str) -> None:
         with pytest.raises(StudyError, match=told):
             read_freeze_point(stated, "phase 2, freeze")
@@ -68,8 +56,7 @@ class TestPoints:
 
     @pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224"])
     def test_each_layer_more_freezes_more_and_only_from_the_input(self, name: str) -> None:
-        network = build_network(name, 1)
-        held = 0
+        network, held = build_network(name, 1), 0
         total = len(layers(network))
         for count in range(1, total + 1, 1 + total // 30):
             freeze(network, count)
@@ -89,13 +76,11 @@ class TestPoints:
         for place, (point, _) in enumerate(one.blocks, start=1):
             freeze(one, f"{place} blocks")
             freeze(two, point)
-            assert one.frozen_eval == two.frozen_eval
-            assert parameter_counts(one) == parameter_counts(two)
+            assert (one.frozen_eval, parameter_counts(one)) == (two.frozen_eval, parameter_counts(two))
 
     def test_a_name_means_that_part_and_nothing_behind_it(self) -> None:
         network = mobilenet().train()
-        assert freeze(network, "features.0.0") == "features.0.0"
-        assert parameter_counts(network).frozen == 864
+        assert (freeze(network, "features.0.0"), parameter_counts(network).frozen) == ("features.0.0", 864)
         assert network.body.features[0][1].training
         assert freeze(network, "1 layer") == "features.0.1"  # with its norm
         assert parameter_counts(network).frozen == 864 + 64
@@ -143,8 +128,7 @@ class TestTraining:
 
     def test_chance_in_frozen_parts_is_off(self) -> None:
         torch.manual_seed(0)
-        network = build_network("efficientnet_b0", 1).train()
-        panels = torch.rand(2, 3, 64, 64)
+        network, panels = build_network("efficientnet_b0", 1).train(), torch.rand(2, 3, 64, 64)
         seen: list[Tensor] = []
         network.body.features[5].register_forward_hook(lambda m, i, o: seen.append(o.detach()))
         freeze(network, "features.5")

@@ -68,8 +68,7 @@ class TestStrangers:
         found = image_split_of(study, cohort, own)
         assert found.splits.folds == own.folds == 3
         assert len(found.splits.subjects(-1)) == 12  # a quarter of 48 images, as of 16 subjects
-        assert found.study.targets == study.targets
-        assert found.study.recipe == study.recipe
+        assert (found.study.targets, found.study.recipe) == (study.targets, study.recipe)
         labels = found.cohort.images.set_index("subject")["label"]
         for fold in range(3):
             assert labels[found.splits.subjects(fold)].value_counts().tolist() == [6, 6]
@@ -122,14 +121,11 @@ def regional(folder: Path, *, primary_outcome: str) -> tuple[Any, Any]:
     return study, read_cohort(study)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"panels": {"by": "case"}}, "panels of this study are by case"),
-        ({"subjects_known": False}, "subjects are not known"),
-        ({"pretrain": {"cohort": "a.csv", "subjects": "distinct", "targets": {"age": "0..9"}}}, "leave out `pretrain`"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"panels": {"by": "case"}}, "panels of this study are by case"),
+    ({"subjects_known": False}, "subjects are not known"),
+    ({"pretrain": {"cohort": "a.csv", "subjects": "distinct", "targets": {"age": "0..9"}}}, "leave out `pretrain`"),
+])  # fmt: skip
 def test_what_cannot_be_compared_is_refused(chests: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         chest_study(chests, TWO, split=BY_IMAGE, **changes)
@@ -152,8 +148,7 @@ class TestRun:
             assert set(found["metrics"][stage]) == set(metrics["metrics"][stage])
             assert {"test_resnet", "mean_of_learners"} <= set(found["metrics"][stage])
             for learner, targets in found["metrics"][stage].items():
-                own = metrics["metrics"][stage][learner]["label"]["accuracy"]
-                other = targets["label"]["accuracy"]
+                own, other = metrics["metrics"][stage][learner]["label"]["accuracy"], targets["label"]["accuracy"]
                 assert other["n_subjects"] == other["n_cases"] == {"oof": 36, "test": 12}[stage]
                 assert own["n_subjects"] == {"oof": 12, "test": 4}[stage]
 
@@ -174,8 +169,7 @@ class TestRun:
         assert seen["comparison_only"] is True
 
     def test_its_networks_are_nobodys_first_weights(self, done: Run) -> None:
-        network = build_network("test_resnet", 1)
-        place = Path("jobs") / "test_resnet" / "fold1"
+        network, place = build_network("test_resnet", 1), Path("jobs") / "test_resnet" / "fold1"
         with pytest.raises(WeightsError, match="for comparison only, on images split as if each showed another"):
             load_weights(network, f"bundle:{RunFolder(done.folder).image_split.path / place}")
         assert "comparison_only" not in told(done.folder / place, "model.json")
@@ -228,9 +222,7 @@ def test_what_is_recognised_is_claimed_and_what_is_shown_is_nothing(tmp_path: Pa
         evaluation={"bootstrap_resamples": 500},
     )
     found = run(study, tmp_path / "run")
-    own, other = (
-        told["metrics"]["oof"]["test_resnet"]["label"] for told in (found.results, found.results["image_split"])
-    )
+    own, other = (r["metrics"]["oof"]["test_resnet"]["label"] for r in (found.results, found.results["image_split"]))
     assert other["accuracy"]["value"] >= 0.9
     assert other["auroc"]["low"] > 0.9
     for metric in ("accuracy", "auroc"):

@@ -39,8 +39,7 @@ def test_every_setting_of_a_bundle_is_a_key_of_a_study() -> None:
 
 def test_the_recorded_predictions_come_back_to_the_bit(chest_run: Run, chests: Path) -> None:
     folder = chest_run.folder / "jobs" / "test_resnet" / "fold1"
-    recorded = pd.read_parquet(folder / "predictions.parquet").query("stage == 'oof'")
-    rows = pd.read_csv(chests)
+    recorded, rows = pd.read_parquet(folder / "predictions.parquet").query("stage == 'oof'"), pd.read_csv(chests)
     # the same images in the same batches
     held_out = rows[rows["subject"].astype(str).isin(set(recorded["subject"]))]
     table = load_bundle(folder).predict(held_out, root=chests.parent)
@@ -53,8 +52,7 @@ def test_the_recorded_predictions_come_back_to_the_bit(chest_run: Run, chests: P
 def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(
     chest_run: Run, new: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = load_bundle(chest_run.folder / "jobs" / "test_resnet" / "fold2").predict(new)
-    away = tmp_path / "away"
+    here, away = load_bundle(chest_run.folder / "jobs" / "test_resnet" / "fold2").predict(new), tmp_path / "away"
     away.mkdir()
     for name in (WEIGHTS, FACTS, DISTANCE):
         shutil.copy(chest_run.folder / "jobs" / "test_resnet" / "fold2" / name, away / name)
@@ -75,8 +73,7 @@ def test_weights_and_facts_alone_predict_elsewhere_with_the_same_bits(
 def test_a_run_folder_predicts_by_the_mean_of_its_folds(chest_run: Run, new: Path) -> None:
     model = load_bundle(chest_run.folder)
     assert (len(model.members), list(model.table.classes)) == (2, ["label"])
-    mean = model.predict(new)
-    each = [load_bundle(member.folder).predict(new) for member in model.members]
+    mean, each = model.predict(new), [load_bundle(member.folder).predict(new) for member in model.members]
     columns = [f"probability of {name}" for name in THREE]
     assert np.allclose(mean[columns], (each[0][columns] + each[1][columns]) / 2)
     assert len(mean) == len(pd.read_csv(new))
@@ -154,8 +151,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(chest_run: Run, tmp_path
 def test_a_row_of_a_panel_without_a_number_has_none(chest_run: Run, new: Path, tmp_path: Path, pooling: str) -> None:
     bundle = load_bundle(chest_run.folder).members[0]
     table = new_table(new, bundle, tmp_path, columns={}, root=None)
-    panels = table.prepared(tmp_path, Silent()).cohort.panels
-    study = table.study.of_learner(bundle.model)
+    panels, study = table.prepared(tmp_path, Silent()).cohort.panels, table.study.of_learner(bundle.model)
     study = study.model_copy(update={"panels": study.panels.model_copy(update={"pooling": pooling})})
     for count in (1, 2):  # with one panel, and with two of which one has a number
         values = np.random.default_rng(1).dirichlet(np.ones(len(THREE)), len(panels) * count)
@@ -198,8 +194,7 @@ def test_one_damaged_file_is_a_row_and_files_of_a_case_are_grouped(
     assert "bad.jpg" in caplog.text
     assert (table["prediction"].isna() == (table["subject"] == "bad.jpg")).all()
     assert ((table["problem"] != "") == (table["subject"] == "bad.jpg")).all()
-    grouped = model.predict([paths[:2], (paths[2],)])
-    names = [Path(paths[number]).name for number in (0, 0, 2)]
+    grouped, names = model.predict([paths[:2], (paths[2],)]), [Path(paths[number]).name for number in (0, 0, 2)]
     framed = model.predict(pd.DataFrame({"path": paths[:3], "subject": names}))
     assert framed["case"].nunique() == 2
     pd.testing.assert_frame_equal(grouped, framed)

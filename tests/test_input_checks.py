@@ -23,8 +23,7 @@ from tests.test_cli import casewise
 
 def drawn(count: int, seed: int, *, upright: bool = True) -> Measures:
     """Images that are darker at the top, if they are upright, and mostly dark."""
-    random = np.random.default_rng(seed)
-    centre = 0.1 * np.outer(np.hanning(GRID), np.hanning(GRID))
+    random, centre = np.random.default_rng(seed), 0.1 * np.outer(np.hanning(GRID), np.hanning(GRID))
     slope = np.linspace(-0.1, 0.1, GRID)[None, :, None] * (1 if upright else random.choice([-1, 1], (count, 1, 1)))
     grids = np.clip(
         0.3 + centre + slope + random.normal(0, 0.03, (count, GRID, GRID)) + random.normal(0, 0.02, (count, 1, 1)), 0, 1
@@ -52,14 +51,11 @@ def test_altered_images_are_flagged_with_their_reason() -> None:
     altered = {
         "upside down": Measures(new.values, new.grids[:, ::-1, ::-1]),
         "negative": Measures(changed(new, brightness=0.7).values, 1 - new.grids),
-        "much darker": changed(new, brightness=0.01),
-        "much lighter": changed(new, brightness=0.95),
-        "much smaller": changed(new, size=5.0),
-        "in colour": changed(new, colour=0.4),
-        "wider": changed(new, shape=2.0),
-        "nearly uniform": changed(new, contrast=0.0),
+        "much darker": changed(new, brightness=0.01), "much lighter": changed(new, brightness=0.95),
+        "much smaller": changed(new, size=5.0), "in colour": changed(new, colour=0.4),
+        "wider": changed(new, shape=2.0), "nearly uniform": changed(new, contrast=0.0),
         "more black": changed(new, black=0.9),
-    }
+    }  # fmt: skip
     for reason, measures in altered.items():
         flags = image_flags(limits, measures)
         assert np.mean([any(reason in text for text in texts) for texts in flags]) > 0.95, reason
@@ -100,10 +96,8 @@ def test_few_subjects_give_no_limits() -> None:
 
 def of_regions(subjects: int, seed: int, *, alike: tuple[str, ...] = ()) -> Training:
     """A case of each subject with an image of a face, a hand and a leg: bright in another corner, unless alike."""
-    random = np.random.default_rng(seed)
-    regions = np.tile(["face", "hand", "leg"], subjects)
-    grids = random.normal(0.4, 0.05, (len(regions), GRID, GRID))
-    half = GRID // 2
+    random, regions = np.random.default_rng(seed), np.tile(["face", "hand", "leg"], subjects)
+    grids, half = random.normal(0.4, 0.05, (len(regions), GRID, GRID)), GRID // 2
     corners = {"face": (slice(half), slice(half)), "hand": (slice(half, None), slice(half))}
     corners["leg"] = (slice(half, None), slice(half, None))
     for number, region in enumerate(regions):
@@ -210,9 +204,7 @@ def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path, baseline_run:
 
 def test_a_case_is_far_in_all_of_its_rows() -> None:
     limits = Limits(1, 1, 0.25, {}, distance={"net": {"a": 1.0, "b": 5.0}})
-    rows = pd.DataFrame(
-        {"case": ["1", "1", "2"], "model": "net", "target": ["a", "b", "a"], "distance": [2.0, 2.0, 0.5]}
-    )
+    rows = pd.DataFrame({"case": [*"112"], "model": "net", "target": [*"aba"], "distance": [2.0, 2.0, 0.5]})
     flagged = checks.with_flags(rows, limits, {"2": "upside down"})
     assert flagged["flags"].tolist() == [checks.FAR, checks.FAR, "upside down"]
 
@@ -240,8 +232,7 @@ def test_abstaining_leaves_out_flagged_cases(images: Path, tmp_path: Path, basel
 
 
 def test_limits_depend_on_training_images_alone(baseline_run: Run) -> None:
-    record = baseline_run.files.input_checks.read()
-    sides = baseline_run.files.splits.read()["subjects"]
+    record, sides = baseline_run.files.input_checks.read(), baseline_run.files.splits.read()["subjects"]
     assert record["subjects"] == sum(side != "test" for side in sides.values()) < len(sides)
 
 

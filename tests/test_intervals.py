@@ -17,8 +17,7 @@ TWO = Classes(("negative", "positive"), "classification", 1)
 
 def judged(samples: Samples, classes: Classes = TWO, plan: Plan = Plan(50)) -> dict[str, dict[str, Estimate]]:
     learners = [f"net{n}" for n in range(samples.decided.shape[1])]
-    predicted = np.ones(samples.decided.shape, dtype=bool)
-    cases = np.arange(len(samples.truth))
+    predicted, cases = np.ones(samples.decided.shape, dtype=bool), np.arange(len(samples.truth))
     matrix = PredictionMatrix(learners, samples, predicted, cases, predicted * 1)
     return judge_classes(matrix, classes, plan, comparing=False)[0]
 
@@ -101,8 +100,7 @@ def test_all_right_is_not_certainty() -> None:
 @pytest.mark.parametrize("k", [2, 3])
 def test_points_are_those_of_the_formulas_to_the_last_bit(k: int) -> None:
     rng = np.random.default_rng(k)
-    subjects = rng.integers(0, 25, 90).astype(str)
-    p = rng.dirichlet(np.ones(k), (90, 4))
+    subjects, p = rng.integers(0, 25, 90).astype(str), rng.dirichlet(np.ones(k), (90, 4))
     samples = Samples(rng.integers(0, k, 90), p.argmax(-1), p, p, subjects)
     classes = Classes(tuple("abc"[:k]), "ordinal", 1 if k == 2 else None)
     points = class_metrics(samples, classes, np.ones((1, len(np.unique(subjects)))))
@@ -149,7 +147,6 @@ def test_the_difference_of_two_means_is_that_of_independent_samples() -> None:
 def test_an_interval_ends_at_the_largest_value_of_a_metric() -> None:
     left_out = {name: np.array([[0.4], [0.5], [0.9], [1.2], [1.6]]) for name in ("brier", "log_loss")}
     presence, rests_on = np.ones((5, 1, 1), dtype=bool), {name: np.full(1, 5) for name in left_out}
-    basis = Basis(left_out, presence, rests_on, 0.95)
-    points = {name: np.array([0.9]) for name in left_out}
+    basis, points = Basis(left_out, presence, rests_on, 0.95), {name: np.array([0.9]) for name in left_out}
     assert ends("log_loss", points, basis)[1][0] > 2
     assert ends("brier", points, basis)[1][0] == 2

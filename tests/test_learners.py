@@ -28,18 +28,15 @@ def study_of(**values: Any) -> Study:
     return Study.model_validate({"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4"}}, **values})
 
 
-@pytest.mark.parametrize(
-    ("values", "baselines"),
-    [
-        ({"backbones": ["resnet18"]}, ["linear_pixels", "linear_features"]),
-        ({"backbones": ["resnet18"], "weights": "random"}, ["linear_pixels"]),
-        ({"backbones": ["cnn"]}, ["linear_pixels"]),
-        ({"backbones": ["resnet18"], "baselines": "auto"}, ["linear_pixels", "linear_features"]),
-        ({"backbones": ["resnet18"], "baselines": {"off": "as published"}}, []),
-        ({"backbones": []}, ["linear_pixels", "linear_features", "kernel_features"]),
-        ({}, ["linear_pixels", "linear_features", "kernel_features"]),
-    ],
-)
+@pytest.mark.parametrize(("values", "baselines"), [
+    ({"backbones": ["resnet18"]}, ["linear_pixels", "linear_features"]),
+    ({"backbones": ["resnet18"], "weights": "random"}, ["linear_pixels"]),
+    ({"backbones": ["cnn"]}, ["linear_pixels"]),
+    ({"backbones": ["resnet18"], "baselines": "auto"}, ["linear_pixels", "linear_features"]),
+    ({"backbones": ["resnet18"], "baselines": {"off": "as published"}}, []),
+    ({"backbones": []}, ["linear_pixels", "linear_features", "kernel_features"]),
+    ({}, ["linear_pixels", "linear_features", "kernel_features"]),
+])  # fmt: skip
 def test_every_study_has_baselines_unless_it_states_why_not(values: dict[str, Any], baselines: list[str]) -> None:
     study = study_of(**values)
     assert [name for name in study.learners if is_baseline(name)] == baselines
@@ -61,8 +58,7 @@ def test_baselines_change_no_bit_of_a_network(chest_run: casewise.Run, chests: P
     own = both.rows[both.rows["model"] == "test_resnet"].reset_index(drop=True)
     pd.testing.assert_frame_equal(own, chest_run.rows, check_exact=True)
     weights = [RunFolder(run.folder).job("test_resnet", 0).weights.path.read_bytes() for run in (both, chest_run)]
-    assert weights[0] == weights[1]
-    assert both.results.main == chest_run.results.main
+    assert (weights[0], both.results.main) == (weights[1], chest_run.results.main)
     for stage, by_learner in chest_run.results.metrics.items():
         assert both.results.metrics[stage]["test_resnet"] == by_learner["test_resnet"]
     new, alone = (load_bundle(run.folder).predict(chests) for run in (both, chest_run))

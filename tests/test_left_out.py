@@ -152,8 +152,7 @@ def held_out() -> ReportContext:
     outcome, rows = material.study.primary_outcome, material.predictions
     folds = rows.drop_duplicates("subject").set_index("subject")["outer_fold"]
     sources = {subject: "vwxyz"[fold - 1] for subject, fold in folds.sort_values().items()}
-    names = material.study.classes_of(outcome)
-    plan = Plan(50, 0.95, 0)
+    names, plan = material.study.classes_of(outcome), Plan(50, 0.95, 0)
     told = by_source(rows, outcome, sources, classes=names, positive=material.study.positive_of(outcome), plan=plan)
     judged = {"classes": names, "positive": material.study.positive_of(outcome), "plan": plan}
     means = source_means(told, rows, outcome, sources, **judged)

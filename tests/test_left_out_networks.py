@@ -107,8 +107,7 @@ def test_a_full_disk_leaves_no_network_out(tmp_path: Path, chests: Path, failing
 @pytest.mark.usefixtures("training_only")
 def test_a_network_is_trained_in_parts_of_memory(tmp_path: Path, chests: Path, failing: dict[str, Exception]) -> None:
     failing["test_efficientnet, fold 1"] = torch.OutOfMemoryError("CUDA out of memory.")
-    run = casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run")
-    folder = RunFolder(tmp_path / "run")
+    run, folder = casewise.run(study_of(tmp_path, chests, **ONE), tmp_path / "run"), RunFolder(tmp_path / "run")
     assert not folder.left_out.exists()
     parts = {job["fold"]: job.get("parts") for job in folder.job_records(["test_efficientnet"])}
     assert parts == {1: 4, 2: None}
@@ -119,8 +118,7 @@ def test_a_network_is_trained_in_parts_of_memory(tmp_path: Path, chests: Path, f
 def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).double()
-    panels = torch.rand(7, 3, 8, 8, dtype=torch.float64)
-    gradients = []
+    panels, gradients = torch.rand(7, 3, 8, 8, dtype=torch.float64), []
     for parts in (1, 2, 3, 7, 20):
         network.zero_grad()
         split_batch(network, panels, parts).square().mean().backward()
@@ -131,25 +129,21 @@ def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
 
 
 def test_running_statistics_count_every_part_once() -> None:
-    norm = nn.BatchNorm2d(3)
-    panels = torch.rand(6, 3, 4, 4)
+    norm, panels = nn.BatchNorm2d(3), torch.rand(6, 3, 4, 4)
     expected = nn.BatchNorm2d(3)
     for part in panels.tensor_split(2):
         expected(part)
     split_batch(norm, panels, 2).sum().backward()
     torch.testing.assert_close(norm.running_mean, expected.running_mean, rtol=0, atol=0)
     torch.testing.assert_close(norm.running_var, expected.running_var, rtol=0, atol=0)
-    assert norm.num_batches_tracked == 2
-    assert norm.momentum == 0.1
+    assert (norm.num_batches_tracked, norm.momentum) == (2, 0.1)
 
 
 def test_parts_belong_to_the_inputs_of_a_job(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     job = Job("a", 0, folder.job("a", 0), "made from")
     job.folder.path.mkdir(parents=True)
-    assert job.parts() == 1
-    assert job.halve_parts() == 2
-    assert job.halve_parts() == 4
+    assert (job.parts(), job.halve_parts(), job.halve_parts()) == (1, 2, 4)
     assert Job("a", 0, folder.job("a", 0), "other inputs").parts() == 1
 
 
@@ -166,15 +160,11 @@ def test_named_networks_are_trained_and_then_the_others(tmp_path: Path, chests: 
     pd.testing.assert_frame_equal(casewise.run(study, folder.path).rows, whole.rows)
 
 
-@pytest.mark.parametrize(
-    ("only", "said"),
-    [
-        ("test_efficient", "Did you mean 'test_efficientnet'?"),
-        ("test_efficientnet:3", "'test_efficientnet:3' names no fold of the study, which has folds 1 to 2"),
-        ("test_efficientnet:", "names no fold of the study"),
-        (" , ", "--only: names no network"),
-    ],
-)
+@pytest.mark.parametrize(("only", "said"), [
+    ("test_efficient", "Did you mean 'test_efficientnet'?"),
+    ("test_efficientnet:3", "'test_efficientnet:3' names no fold of the study, which has folds 1 to 2"),
+    ("test_efficientnet:", "names no fold of the study"), (" , ", "--only: names no network"),
+])  # fmt: skip
 def test_an_unknown_network_or_fold_is_refused(only: str, said: str, tmp_path: Path, chests: Path) -> None:
     study_of(tmp_path, chests)
     path = str(tmp_path / "study.yaml")

@@ -110,15 +110,12 @@ def test_as_many_jobs_run_in_parallel_as_fit(
 TOGETHER = "training 2 networks at a time"
 
 
-@pytest.mark.parametrize(
-    ("available", "workers", "stated", "named"),
-    [
-        (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
-        (2949.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
-        (3500.0, 2, {"jobs": 2}, (TOGETHER, "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
-        (2000.0, 2, {"jobs": 2}, (TOGETHER, "Take large out of `backbones`, lower recipe.batch_size")),
-    ],
-)
+@pytest.mark.parametrize(("available", "workers", "stated", "named"), [
+    (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
+    (2949.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
+    (3500.0, 2, {"jobs": 2}, (TOGETHER, "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
+    (2000.0, 2, {"jobs": 2}, (TOGETHER, "Take large out of `backbones`, lower recipe.batch_size")),
+])  # fmt: skip
 def test_what_does_not_fit_is_refused(
     available: float, workers: int, stated: dict[str, Any], named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,8 +144,7 @@ def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pyte
     given: Any = {"side": 32, "batch": 9, "threads": 1, "memo": memo}
     stated = Compute(device="cpu", precision="fp32", memory_format="channels_last")
     plan = choose(network, stated, **given)
-    assert plan.peak_mb == pytest.approx(900 + weights, abs=0.1)
-    assert plan.described() == ComputePlan().described()
+    assert (plan.peak_mb, plan.described()) == (pytest.approx(900 + weights, abs=0.1), ComputePlan().described())
     # batch norms that keep their statistics need less
     assert choose(network, stated, **given, kept=True).peak_mb == pytest.approx(450 + weights, abs=0.1)
     tried.clear()
@@ -156,10 +152,8 @@ def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pyte
     # a step for which there is no memory is not tried, and the choice is not remembered for other days
     monkeypatch.setattr(compute_plan, "available_mb", lambda: 0.0)
     monkeypatch.setattr(PeakMemory, "own_now", staticmethod(lambda: 0.0))
-    before = memo.read_text()
-    short = choose(network, Compute(device="cpu"), **given | {"batch": 64})
-    assert tried == [2, 4]
-    assert short.peak_mb == pytest.approx(6400 + weights, abs=0.1)
+    before, short = memo.read_text(), choose(network, Compute(device="cpu"), **given | {"batch": 64})
+    assert (tried, short.peak_mb) == ([2, 4], pytest.approx(6400 + weights, abs=0.1))
     assert (short.precision, short.channels_last, short.measured) == ("fp32", True, ())
     assert memo.read_text() == before
 

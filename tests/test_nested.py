@@ -62,8 +62,7 @@ def small_table(folder: Path, changed: tuple[str, ...] = ()) -> Path:
         other = name in changed
         pixels = drawn.integers(0, 255, (32, 32)) if not other else 200 + drawn.integers(0, 9, (32, 32))
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.png")
-        label = "ab"[(number + other) % 2]
-        size = 10 - number % 5 if other else number % 7
+        label, size = "ab"[(number + other) % 2], 10 - number % 5 if other else number % 7
         rows.append({"path": f"{name}.png", "subject": name, "label": label, "size": size, "fold": number // 2 % 3 + 1})
     pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
     return folder / "cohort.csv"
@@ -105,14 +104,12 @@ def done(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Run:
 
 class TestRun:
     def test_inner_trainings_see_nobody_who_is_tested(self, done: Run) -> None:
-        splits = json.loads((done.folder / "splits.json").read_text())["subjects"]
-        found = records(done.folder)
+        splits, found = json.loads((done.folder / "splits.json").read_text())["subjects"], records(done.folder)
         assert len(found) == 4
         by_fold: dict[int, list[Any]] = {}
         for record in found:
             tested = {s for s, side in splits.items() if side in ("test", record["fold"])}
-            learned = set(splits) - tested
-            trainings = record["inner"]["trainings"]
+            learned, trainings = set(splits) - tested, record["inner"]["trainings"]
             assert [(t["lr"], t["fold"]) for t in trainings] == [(rate, k) for rate in RATES for k in (1, 2)]
             for training in trainings:
                 fitted, judged = (training[side]["subjects"] for side in ("fitted_on", "judged_on"))
@@ -203,9 +200,7 @@ class TestNothingLeaks:
             monkeypatch.setattr("casewise.plugins.volumes.modality.open_slices", lambda folder, address: store)
             study, cohort = volume_study(), volume_cohort()
             splits = Splits({f"S{n:02}": n % 3 for n in range(12)}, 3, {})
-            return trained(
-                JobInputs(study, cohort, splits, StoreAddress(tmp_path, "")), tmp_path / f"job{len(changed)}"
-            )
+            return trained(JobInputs(study, cohort, splits, StoreAddress(tmp_path, "")), tmp_path / f"{len(changed)}")
 
         fitted: list[list[int]] = []
         original = fitting.fit_preprocessing
@@ -233,8 +228,7 @@ def volumes(changed: tuple[int, ...]) -> SliceStore:
     for case in changed:
         slices[case * 9 : case * 9 + 9] //= 3
         marks[case] /= 2
-    first = np.arange(12) * 9
-    present = np.ones((12, 1), dtype=bool)
+    first, present = np.arange(12) * 9, np.ones((12, 1), dtype=bool)
     return SliceStore(slices, first, np.full(12, 9), present, marks, np.tile(np.eye(4), (12, 1, 1)), [], "", Path())
 
 
@@ -267,9 +261,8 @@ class TestChoosing:
         record, _ = trained(material, tmp_path / "job")
         assert record["inner"]["chosen"]["lr"] == 0.001
         assert record["inner"]["rates"][0] == {"lr": 0.01, "epochs": None, "loss": None}
-        alone = material.study.model_copy(
-            update={"nested_cv": material.study.nested_cv.model_copy(update={"lr": [0.01]})}
-        )
+        one_rate = material.study.nested_cv.model_copy(update={"lr": [0.01]})
+        alone = material.study.model_copy(update={"nested_cv": one_rate})
         with pytest.raises(TrainingError, match=r"inner fold 1, rate 0\.01: test_resnet: the loss is no longer"):
             trained(JobInputs(alone, *list(vars(material).values())[1:]), tmp_path / "other")
 
@@ -284,19 +277,14 @@ class TestChoosing:
 
 
 class TestRefused:
-    @pytest.mark.parametrize(
-        ("changes", "sentence"),
-        [
-            ({"recipe": {**RECIPE, "early_stopping": {"monitor": "inner"}}}, r"early_stopping: \{monitor: none\}"),
-            ({"recipe": {**RECIPE, "lr": "find"}}, "recipe.lr is .find."),
-            ({"recipe": {**RECIPE, "tuning": "gradual_unfreezing"}}, "gradual"),
-            ({"recipe": PHASES}, "phases state"),
-            ({"split": {"by": "image"}}, "by: image"),
-            ({"nested_cv": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
-            ({"nested_cv": {"lr": [0.1, 0.1]}}, "listed twice"),
-            ({"nested_cv": {"folds": 1}}, "folds"),
-        ],
-    )
+    @pytest.mark.parametrize(("changes", "sentence"), [
+        ({"recipe": {**RECIPE, "early_stopping": {"monitor": "inner"}}}, r"early_stopping: \{monitor: none\}"),
+        ({"recipe": {**RECIPE, "lr": "find"}}, "recipe.lr is .find."),
+        ({"recipe": {**RECIPE, "tuning": "gradual_unfreezing"}}, "gradual"), ({"recipe": PHASES}, "phases state"),
+        ({"split": {"by": "image"}}, "by: image"),
+        ({"nested_cv": {"epochs": False, "lr": [0.1]}}, "nothing to choose"),
+        ({"nested_cv": {"lr": [0.1, 0.1]}}, "listed twice"), ({"nested_cv": {"folds": 1}}, "folds"),
+    ])  # fmt: skip
     def test_what_does_not_go_with_it(self, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
         with pytest.raises(StudyError, match=sentence):
             small_study(tmp_path / "cohort.csv", **changes)
@@ -331,14 +319,12 @@ def test_pretraining_leaves_out_who_is_judged_inside(tmp_path: Path, monkeypatch
         return used
 
     monkeypatch.setattr("casewise.jobs.pretraining.pretrain", spy)
-    targets = {"size": {"range": (0, 10)}}
-    table = small_table(tmp_path / "cohort")
+    targets, table = {"size": {"range": (0, 10)}}, small_table(tmp_path / "cohort")
     pretraining = {"cohort": table, "subjects": "shared", "targets": targets, "epochs": 1}
     study = small_study(table, pretrain=pretraining, compute={"jobs": 1, "save_every": 0})
     folder = RunFolder(tmp_path / "run")
     train_only(study, study.networks, folder.path)
-    splits = folder.splits.read()
-    expected = []
+    splits, expected = folder.splits.read(), []
     for record in folder.job_records(study.networks):
         held_out = {name for name, side in splits["subjects"].items() if side in ("test", record["fold"])}
         trainings = record["inner"]["trainings"]

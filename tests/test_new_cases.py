@@ -69,9 +69,7 @@ def test_folders_of_visits_are_no_subjects_unless_a_pattern_says_so(tmp_path: Pa
         (tmp_path / name).write_bytes(b"")
 
     def read(folder: Path, pattern: str) -> set[tuple[str, str]]:
-        layout = read_new_layout(
-            folder, regions=[], pattern=stated_pattern(pattern, of_cases=True) if pattern else None
-        )
+        layout = read_new_layout(folder, regions=[], pattern=pattern and stated_pattern(pattern, of_cases=True))
         return {(image.subject, image.visit) for image in layout.images}
 
     both = {("P7", "week0"), ("P7", "2024-03-01")}
@@ -124,9 +122,7 @@ def test_scans_are_listed_by_subject_visit_and_sequence(tmp_path: Path, caplog: 
     with pytest.raises(CasewiseError, match="look like visits"):
         modality_of(study).new_table(study, [tmp_path / "P1"])
     own = modality_of(study).new_table(study, [tmp_path / "P1"], stated_pattern("{visit}/{file}", of_cases=True))
-    assert {(row.subject, row.visit, row.sequence) for row in own.itertuples()} == {
-        row[:3] for row in rows if "P1" in row
-    }
+    assert {(r.subject, r.visit, r.sequence) for r in own.itertuples()} == {row[:3] for row in rows if "P1" in row}
     timeless = study_of("volumes", columns={"visit": ""}, volumes={"sequences": ["T1", "T1c", "T2"], "missing": "mask"})
     assert set(modality_of(timeless).new_table(timeless, [tmp_path / "P1"])["subject"]) == {"w0", "w4"}
     boxed = study_of("volumes", volumes={"roi": "mask"})
@@ -161,8 +157,7 @@ def rows_of(table: OutputTable) -> pd.DataFrame:
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 def test_a_table_is_written_and_read(tmp_path: Path, ending: str) -> None:
-    table = OutputTable({"label": ["yes, no", "@b"]}, [])
-    path = tmp_path / f"new{ending}"
+    table, path = OutputTable({"label": ["yes, no", "@b"]}, []), tmp_path / f"new{ending}"
     write_table(pd.concat([rows_of(table), rows_of(table)], ignore_index=True), path)
     read = pd.read_csv(path) if ending == ".csv" else pd.read_parquet(path)
     assert (len(read), list(read)) == (2, table.columns)

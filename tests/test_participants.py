@@ -1,7 +1,5 @@
 """Participants: the flow from the table to the cohort, and the characteristics of each side."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ def table(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Path:
     rows = pd.read_csv(chests, dtype=str, keep_default_na=False)
     rows["path"] = [str(chests.parent / path) for path in rows["path"]]
     rows["lung_mask"] = ""
-    pneumonia = rows.index[rows["label"] == "pneumonia"]
-    others = rows.index[rows["label"] != "pneumonia"]
+    pneumonia, others = rows.index[rows["label"] == "pneumonia"], rows.index[rows["label"] != "pneumonia"]
     rows.loc[others[:2], "view"] = "LL"
     rows.loc[others[2:5], "age"] = ""
     rows.loc[others[5], "label"] = ""
@@ -78,11 +75,9 @@ class TestCharacteristics:
         assert {"sex", "age", "source"} <= set(columns)
         every = {"0": pd.Series(True, index=images.index)}
         by_name = {item["name"]: item for item in characteristics(study, images, columns, every)}
-        ages = pd.to_numeric(images["age"], errors="coerce")
-        age = by_name["age"]["sides"]["0"]
+        ages, age = pd.to_numeric(images["age"], errors="coerce"), by_name["age"]["sides"]["0"]
         assert age["missing"] == int(ages.isna().sum()) == 3
-        assert age["mean"] == pytest.approx(ages.mean())
-        assert age["sd"] == pytest.approx(ages.std())
+        assert (age["mean"], age["sd"]) == (pytest.approx(ages.mean()), pytest.approx(ages.std()))
         assert age["median"] == pytest.approx(ages.median())
         sex = by_name["sex"]
         assert [level["name"] for level in sex["levels"]] == ["F", "M"]
@@ -102,9 +97,7 @@ class TestCharacteristics:
     def test_german_names_and_columns_of_the_audit_are_described(self, table: Path) -> None:
         study = chest_study(table, **settings(), audit={"columns": ["ward", "region"]})
         images = pd.DataFrame({"subject": ["A"], "case": ["A/1"], "path": ["x"], "region": ["lung"]})
-        images = images.assign(
-            label=[0.0], Geschlecht=["w"], Patientenalter=["61"], Alter=["61"], Gerät=["X"], ward=["1"]
-        )
+        images = images.assign(label=0.0, Geschlecht="w", Patientenalter="61", Alter="61", Gerät="X", ward="1")
         assert list(described_columns(study, images)) == ["ward", "Geschlecht", "Alter", "Gerät"]
 
 

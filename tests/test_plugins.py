@@ -18,18 +18,9 @@ from tests.conftest import TINY
 
 SOURCE = Path(plugin_file.__file__).resolve().parents[1]
 NAMES = [
-    "cluster",
-    "explain",
-    "export",
-    "hospital",
-    "init",
-    "paper",
-    "phantoms",
-    "serve",
-    "slides",
-    "tracking",
+    "cluster", "explain", "export", "hospital", "init", "paper", "phantoms", "serve", "slides", "tracking",
     "volumes",
-]
+]  # fmt: skip
 STUDY = TINY.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
 STUDY = STUDY.replace("stack: [ridge+intercept]", "stack: []")
 
@@ -144,8 +135,7 @@ def test_a_package_of_somebody_else_brings_a_command_and_a_modality(phantom: Pat
         for name, text in WHEEL.items():
             archive.writestr(f"casewise_oct-1.0.dist-info/{name}", text)
     venv.create(home, with_pip=True)
-    python = str(home / "bin" / "python")
-    own = next(home.glob("lib/python*/site-packages"))
+    python, own = str(home / "bin" / "python"), next(home.glob("lib/python*/site-packages"))
     (own / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(pip, check=True)

@@ -1,18 +1,24 @@
-"""How much of a job is done, as `casewise status` and the progress bar show it."""
+"""What a person is told while something runs, and who calls."""
 
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+import torchvision
 
+import casewise
 from casewise.jobs.execution import progress
 from casewise.jobs.plan import Job, Progress
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
+from casewise.training import cost
 from casewise.training.cost import Timer
+from tests.combinations import quick_study
 
 
 @pytest.fixture
@@ -27,8 +33,7 @@ def inputs(epochs: int, *, pretraining: int = 0) -> Any:
     values: dict[str, Any] = {"name": "progress", "cohort": "cases.csv", "targets": {"label": ["a", "b"]}}
     values |= {"backbones": ["resnet18"], "weights": "random"}
     values |= {"recipe": {"epochs": epochs, "schedule": "cosine", "early_stopping": {"monitor": "none"}}}
-    study = build_study(values, source="study.yaml", folder=Path())
-    recipe = SimpleNamespace(epochs=pretraining)
+    study, recipe = build_study(values, source="study.yaml", folder=Path()), SimpleNamespace(epochs=pretraining)
     other = SimpleNamespace(study=SimpleNamespace(recipe=recipe), cohort=SimpleNamespace(panels=range(30)))
     cohort = SimpleNamespace(panels=range(10))
     return SimpleNamespace(study=study, cohort=cohort, pretraining=other if pretraining else None)
@@ -77,3 +82,41 @@ def test_a_job_that_failed_begins_anew(job: Job) -> None:
     assert progress([job], time.time() + 60, set())[0] == 0
     progress_of(job, inputs(8)).begin()
     assert progress([job], 0.0, set())[1].endswith("epoch 1 of 8")
+
+
+def settings() -> dict[str, Any]:
+    """What a run could change of PyTorch, torchvision and the process."""
+    models = torchvision.models
+    blocks = (models.shufflenetv2, models.mnasnet, models.mobilenetv2)
+    return {
+        "generator": torch.get_rng_state().tolist(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "functions": [value for block in blocks for value in vars(block).values() if callable(value)],
+        "methods": [vars(kind).get("forward") for kind in (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.ReLU6)],
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "determinism": (torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()),
+        "warnings": list(warnings.filters),
+        "memory": cost.memory_is_kept(),
+    }
+
+
+@pytest.mark.parametrize("rate", [0.001, 1e30], ids=["finished", "failed"])
+def test_a_run_leaves_its_caller_as_it_was(rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "_kept", False)
+    # without the limit, batch norms over two panels of one pixel have gradients that overflow on some processors
+    recipe = {"lr": rate, "clip_gradients": 1.0}
+    study = quick_study(tmp_path, backbones=["shufflenet_v2_x0_5"], recipe=recipe, compute={"threads": 1, "jobs": 1})
+    torch.manual_seed(5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        before = settings()
+        if rate == 0.001:
+            casewise.run(study, tmp_path / "run")
+        else:
+            with pytest.raises(casewise.CasewiseError):
+                casewise.run(study, tmp_path / "run")
+        after = settings()
+    finally:
+        torch.set_num_threads(threads)
+    assert {name for name in before if before[name] != after[name]} == set()

@@ -21,13 +21,11 @@ LABEL = (Output("label", "classification", 2),)
 
 
 def test_products_of_the_features_are_a_radial_kernel() -> None:
-    random = np.random.default_rng(0)
-    block = RadialBlock(12, 8, 4000)
+    random, block = np.random.default_rng(0), RadialBlock(12, 8, 4000)
     block.fill(random.normal(size=12), random.normal(size=(8, 12)) / 12, 0)
     values = torch.from_numpy(random.normal(size=(20, 12))).float()
     directions = (values - block.centre) @ block.back.T
-    expected = torch.exp(-GAMMA * torch.cdist(directions, directions).square())
-    features = block(values)
+    expected, features = torch.exp(-GAMMA * torch.cdist(directions, directions).square()), block(values)
     assert float((features @ features.T - expected).abs().max()) < 0.05
 
 
@@ -44,8 +42,7 @@ def test_a_label_that_no_line_separates_is_learned() -> None:
     means = torch.from_numpy(random.uniform(0.1, 0.9, 240)).float()
     panels = (means[:, None, None, None] + 0.05 * torch.randn(240, 3, 48, 48)).clamp(0, 1)
     labels = ((means > 0.35) & (means < 0.65)).float()[:, None]
-    subjects = [f"s{number // 2}" for number in range(240)]
-    correct = {}
+    subjects, correct = [f"s{number // 2}" for number in range(240)], {}
     for name in ("linear", "radial"):
         network = bank(2, [FeatureSpec("features", (), ("conv1",), "grid", 1)], encoder="resnet18", side=128)
         with torch.no_grad():

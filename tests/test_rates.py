@@ -21,8 +21,7 @@ class TestSchedule:
         total = warmup + rest
         shares = [warmed_cosine(step, warmup, total) for step in range(total)]
         assert all(0 < share <= 1 for share in shares)
-        assert shares[:warmup] == [(step + 1) / warmup for step in range(warmup)]
-        assert shares[warmup] == 1
+        assert (shares[:warmup], shares[warmup]) == ([(step + 1) / warmup for step in range(warmup)], 1)
         assert all(a > b for a, b in zip(shares[warmup:], shares[warmup + 1 :], strict=False))
         assert warmed_cosine(total, warmup, total) == pytest.approx(0)
 
@@ -72,8 +71,7 @@ class TestLayers:
     @pytest.mark.parametrize("name", ["mobilenet_v2", "test_resnet"])
     def test_others_by_their_blocks(self, name: str, kind: Any) -> None:
         network = build_network(name, 2, fusion=kind, sequences=2, missing="mask" if kind else "require")
-        found = rates_of(network, 0.8, head_lr=3.0)
-        points = [point for point, _ in network.blocks]
+        found, points = rates_of(network, 0.8, head_lr=3.0), [point for point, _ in network.blocks]
         prefixes = [f"bodies.{i}." for i in range(len(network.bodies))] if kind else [""]
         for key, rate in found.items():
             for prefix in prefixes:
@@ -100,24 +98,15 @@ WARM = {"warmup": 3, "schedule": "cosine"}
 
 
 class TestRecipe:
-    @pytest.mark.parametrize(
-        ("recipe", "words"),
-        [
-            ({"warmup": 2}, "warmup: needs schedule: cosine"),
-            ({"warmup": 2, "schedule": "one-cycle"}, "warmup: needs schedule: cosine"),
-            ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs must be fewer than the epochs, 9"),
-            (
-                {**WARM, "tuning": "gradual_unfreezing"},
-                r"3 epochs must be fewer than the gradual_unfreezing\.epochs, 3",
-            ),
-            (
-                {**WARM, "phases": [{"epochs": 9}, {"epochs": 2}]},
-                "3 epochs must be fewer than the epochs of phase 2, 2",
-            ),
-            ({**WARM, "phases": [{"epochs": 9, "schedule": "constant"}]}, "warmup: needs schedule: cosine"),
-            ({"layer_decay": 1.1}, "less than or equal to 1"),
-        ],
-    )
+    @pytest.mark.parametrize(("recipe", "words"), [
+        ({"warmup": 2}, "warmup: needs schedule: cosine"),
+        ({"warmup": 2, "schedule": "one-cycle"}, "warmup: needs schedule: cosine"),
+        ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs must be fewer than the epochs, 9"),
+        ({**WARM, "tuning": "gradual_unfreezing"}, r"3 epochs must be fewer than the gradual_unfreezing\.epochs, 3"),
+        ({**WARM, "phases": [{"epochs": 9}, {"epochs": 2}]}, "3 epochs must be fewer than the epochs of phase 2, 2"),
+        ({**WARM, "phases": [{"epochs": 9, "schedule": "constant"}]}, "warmup: needs schedule: cosine"),
+        ({"layer_decay": 1.1}, "less than or equal to 1"),
+    ])  # fmt: skip
     def test_what_is_refused(self, recipe: dict[str, Any], words: str) -> None:
         with pytest.raises(ValidationError, match=words):
             Recipe.model_validate(recipe)

@@ -60,8 +60,7 @@ def test_scaled_decoding_is_close_to_full_decoding(tmp_path: Path, shape: tuple[
     scaled = read_image(path, size=64)
     assert scaled.dtype == np.uint8
     assert difference(scaled, decoded_whole(path, 64)) < 0.7
-    turned = orientation >= 5
-    facts = image_facts(path)
+    turned, facts = orientation >= 5, image_facts(path)
     assert (facts["width"], facts["height"]) == (shape[::-1] if turned else shape)
 
 
@@ -82,16 +81,14 @@ def test_a_png_may_tell_its_orientation_after_its_pixels(tmp_path: Path) -> None
     path = save(picture(60, 40), tmp_path / "a.png", orientation=6)
     data = path.read_bytes()
     start = data.index(b"eXIf") - 4
-    length = 12 + struct.unpack(">I", data[start : start + 4])[0]
-    end = data.index(b"IEND") - 4
+    length, end = 12 + struct.unpack(">I", data[start : start + 4])[0], data.index(b"IEND") - 4
     path.write_bytes(data[:start] + data[start + length : end] + data[start : start + length] + data[end:])
     assert np.array_equal(read_image(path), np.asarray(picture(60, 40).transpose(Image.Transpose.ROTATE_270)))
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_heic(tmp_path: Path, orientation: int) -> None:
-    heif = pytest.importorskip("pillow_heif", reason="HEIC is optional")
-    original = picture(240, 160)
+    heif, original = pytest.importorskip("pillow_heif", reason="HEIC is optional"), picture(240, 160)
     exif = Image.Exif()
     exif[0x0112] = orientation
     heif.from_pillow(original).save(tmp_path / "plain.heic", quality=95, exif=exif.tobytes())
@@ -197,8 +194,7 @@ def jpeg(width: int = 400, height: int = 300, **options: Any) -> bytes:
 @pytest.mark.parametrize("size", [None, 16])
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.99])
 def test_a_cut_jpeg_is_not_filled_with_grey(tmp_path: Path, kept: float, size: int | None, progressive: bool) -> None:
-    data = jpeg(progressive=progressive)
-    path = tmp_path / "a.jpg"
+    data, path = jpeg(progressive=progressive), tmp_path / "a.jpg"
     path.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(ImageError, match=r"a\.jpg: the JPEG is cut short .*Copy it again"):
         read_image(path, size=size)
@@ -274,8 +270,7 @@ def test_several_images_in_one_file_are_refused(tmp_path: Path, name: str) -> No
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 64), st.sampled_from([1, 3]))
 def test_fit_keeps_the_ratio_on_black(width: int, height: int, size: int, channels: int) -> None:
     tile = fit(np.full((height, width, channels), 255, np.uint8), Preparation(size))
-    assert tile.shape == (size, size, channels)
-    assert tile.dtype == np.uint8
+    assert (tile.shape, tile.dtype) == ((size, size, channels), np.uint8)
     rows, columns = np.flatnonzero(tile.any(axis=(1, 2))), np.flatnonzero(tile.any(axis=(0, 2)))
     tall, wide = len(rows), len(columns)
     assert max(tall, wide) == size
@@ -324,8 +319,7 @@ def test_a_jpeg_that_ends_in_grey_is_whole(progressive: bool, tmp_path: Path) ->
 
 def camera_picture(options: dict[str, Any]) -> bytes:
     """A JPEG with detail everywhere, as cameras and scanners write it."""
-    stream = io.BytesIO()
-    rng = np.random.default_rng(5)
+    stream, rng = io.BytesIO(), np.random.default_rng(5)
     pixels = np.asarray(picture(480, 320), np.int16) + rng.integers(-12, 12, (320, 480, 1))
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=88, **options)
     return stream.getvalue()
@@ -367,12 +361,10 @@ def test_a_jpeg_is_decoded_once_to_the_pixels_of_pillow(
     mode: str, subsampling: int, progressive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     side = (640, 911)
-    stream = io.BytesIO()
-    noise = np.random.default_rng(1).integers(0, 40, (side[1], side[0], 3), dtype=np.uint8)
+    stream, noise = io.BytesIO(), np.random.default_rng(1).integers(0, 40, (side[1], side[0], 3), dtype=np.uint8)
     drawn = Image.fromarray(np.asarray(picture(*side)) // 2 + noise).convert(mode)
     drawn.save(stream, "JPEG", quality=85, subsampling=subsampling, progressive=progressive)
-    data = stream.getvalue()
-    expected = {}
+    data, expected = stream.getvalue(), {}
     for scale in (1, 2, 4, 8):
         with Image.open(io.BytesIO(data)) as image:
             image.draft(None, (side[0] // scale, side[1] // scale))

@@ -1,7 +1,5 @@
 """Planned recipes: when there is one, what it depends on, and the weighted mean that a planned study reports."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import asdict
 from pathlib import Path
@@ -92,10 +90,8 @@ def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
     random = np.random.default_rng(0)
     texture = random.integers(0, 255, (400, 1, 32, 32), dtype=np.uint8)
     ramp = np.broadcast_to(np.linspace(0, 200, 32).astype(np.uint8), (400, 1, 32, 32))
-    across = (texture // 6 + ramp).astype(np.uint8)
-    rows = np.arange(400)
-    assert planned_flips(texture, rows, 0) == "both"
-    assert planned_flips(across, rows, 0) == "both"
+    across, rows = (texture // 6 + ramp).astype(np.uint8), np.arange(400)
+    assert (planned_flips(texture, rows, 0), planned_flips(across, rows, 0)) == ("both", "both")
     assert planned_flips(across.transpose(0, 1, 3, 2), rows, 0) == "horizontal"
     assert planned_flips(texture[:5], np.arange(5), 0) == "horizontal"
     assert recipe_of(study_of(), facts(flips="both"), {})["pool"] == "average"
@@ -121,12 +117,9 @@ def test_a_recipe_that_is_not_planned_needs_networks(no: object) -> None:
 
 
 def test_images_are_as_large_as_their_files_and_the_time_allow() -> None:
-    assert planned_size([(320, 280)] * 3) == 224
-    assert planned_size([(90, 100)] * 3) == 96
-    assert planned_size([(12, 10)]) == 32
-    assert planned_size([]) == 224
-    assert planned_size([(512, 340)] * 1000) == 384
-    assert planned_size([(512, 340)] * 1001) == 224
+    assert (planned_size([(320, 280)] * 3), planned_size([(90, 100)] * 3)) == (224, 96)
+    assert (planned_size([(12, 10)]), planned_size([])) == (32, 224)
+    assert (planned_size([(512, 340)] * 1000), planned_size([(512, 340)] * 1001)) == (384, 224)
 
 
 def test_encoders_are_those_whose_weights_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +140,7 @@ def test_weights_of_numbers_minimise_the_absolute_error() -> None:
     random = np.random.default_rng(2)
     truth = random.normal(size=60)
     predicted = np.stack([truth + 0.4 * random.standard_t(2, size=60), truth + random.standard_t(2, size=60)], axis=1)
-    weights = weights_of_numbers(predicted, truth, np.arange(60))
-    shares = np.linspace(0, 1, 2001)
+    weights, shares = weights_of_numbers(predicted, truth, np.arange(60)), np.linspace(0, 1, 2001)
     errors = np.abs(predicted @ np.stack([shares, 1 - shares]) - truth[:, None]).mean(axis=0)
     assert np.abs(predicted @ weights - truth).mean() < errors.min() + 1e-4
     assert weights_of_numbers(np.zeros((12, 2)), np.zeros(12), np.arange(12)).sum() == 1
@@ -210,15 +202,11 @@ def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
     assert "stated" in in_words(study.model_copy(update={"recipe": planned}), RecipePlan(facts(), {}, stated))
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"recipe": {"auto": False, "epochs": 20}}, "backbones: "),
-        ({"recipe": {"tuning": "head_only"}}, "tuning: head_only"),
-        ({"recipe": {"warmup": 3}}, "warmup: "),
-        ({"recipe": {"early_stopping": {"monitor": "none"}}, "nested_cv": {"folds": 2, "epochs": True}}, "nested_cv: "),
-    ],
-)
+@pytest.mark.parametrize(("values", "message"), [
+    ({"recipe": {"auto": False, "epochs": 20}}, "backbones: "),
+    ({"recipe": {"tuning": "head_only"}}, "tuning: head_only"), ({"recipe": {"warmup": 3}}, "warmup: "),
+    ({"recipe": {"early_stopping": {"monitor": "none"}}, "nested_cv": {"folds": 2, "epochs": True}}, "nested_cv: "),
+])  # fmt: skip
 def test_what_cannot_be_planned_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study_of(**values)
@@ -276,9 +264,7 @@ def test_labels_of_a_held_out_fold_do_not_affect_its_learners(tmp_path: Path, ch
 def test_labels_of_a_held_out_fold_do_not_affect_the_choice_among_features(tmp_path: Path, chests: Path) -> None:
     torch.manual_seed(0)
     body = build_encoder(encoder_facts("timm:test_resnet", tmp_path), 128).network.body
-    save_file(
-        {name: value.contiguous() for name, value in body.state_dict().items()}, tmp_path / "test_resnet.safetensors"
-    )
+    save_file({name: v.contiguous() for name, v in body.state_dict().items()}, tmp_path / "test_resnet.safetensors")
     study = f"{STUDY}encoders: [timm:test_resnet]\nweights_dir: {tmp_path}\nbackbones: []\n"
     _told_and_permuted(study, ["linear_features", "kernel_features"], tmp_path, chests)
 
@@ -379,14 +365,9 @@ def test_a_run_that_takes_longer_than_its_budget_says_by_how_much() -> None:
     [(1e-6, {}, "most", 24), (60.0, {}, "fewest", 2), (1.49, {}, "fit", 16), (60.0, {"epochs": 3}, "stated", 3)],
 )
 def test_the_number_of_epochs_and_its_reason_are_recorded(
-    tmp_path: Path,
-    chests: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    epoch_seconds: float,
-    stated: dict[str, Any],
-    reason: str,
-    epochs: int,
-) -> None:
+    tmp_path: Path, chests: Path, monkeypatch: pytest.MonkeyPatch,
+    epoch_seconds: float, stated: dict[str, Any], reason: str, epochs: int,
+) -> None:  # fmt: skip
     (tmp_path / "study.yaml").write_text(STUDY.format(cohort=chests))
     study = read_study(tmp_path / "study.yaml", settings=[f"recipe.{name}={value}" for name, value in stated.items()])
     pace = {"cnn": Pace(0.0, 0.0, epoch_seconds / 12, 0.0, busy=2.0)}

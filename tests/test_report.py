@@ -1,7 +1,5 @@
 """The report: self-contained, true to metrics.json, safe against names, the same for the same context."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from pathlib import Path
@@ -102,8 +100,7 @@ def test_the_stage_is_that_of_the_headline(report_of_numbers: ReportContext) -> 
 
 def test_results_page_beside_a_run_without_the_stage(report_of_numbers: ReportContext, tmp_path: Path) -> None:
     context = report_of_numbers
-    run = finished(context, tmp_path / "run")
-    nothing = without_truth(context).metrics
+    run, nothing = finished(context, tmp_path / "run"), without_truth(context).metrics
     oof = dataclasses.replace(nothing, metrics={"oof": context.metrics.metrics["oof"]})
     other = finished(dataclasses.replace(context, metrics=oof), tmp_path / "other")
     empty = finished(dataclasses.replace(context, metrics=nothing), tmp_path / "empty")
@@ -158,8 +155,7 @@ def test_classes_that_folds_lack_are_on_the_first_page(report_of_classes: Report
 def test_operating_points_do_not_depend_on_external_labels(report_of_classes: ReportContext) -> None:
     rows, outcome = report_of_classes.predictions, report_of_classes.outcome
     outside = rows["stage"] == "external"
-    other = rows.assign(y_true=rows["y_true"].where(~outside, (rows["y_true"] + 1) % 3))
-    points = []
+    other, points = rows.assign(y_true=rows["y_true"].where(~outside, (rows["y_true"] + 1) % 3)), []
     for table in (rows, other):
         results = evaluate(table, Outcomes(outcome, classes={outcome: report_of_classes.classes}), Plan(20))
         entry = results.classes["external"][report_of_classes.learner][outcome]

@@ -1,7 +1,5 @@
 """One page of each kind, word by word, as Markdown: `make golden` remakes them after a change of wording."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -73,8 +73,7 @@ class TestCompared:
         reproduction = compared(baseline_run.files, copied, baseline_run.study, 0.0)
         assert (reproduction.verdict, reproduction.same) == (DIFFERENT, False)
         assert reproduction.predictions.largest_difference == pytest.approx(0.001)
-        assert reproduction.other_weights == [f"{name}, fold 2"]
-        assert reproduction.environment["torch"][1] == "0.1"
+        assert (reproduction.other_weights, reproduction.environment["torch"][1]) == ([f"{name}, fold 2"], "0.1")
         text = "\n".join(reproduction.lines())
         for part in ("1 of ", f"{name}, fold 2", "Different: torch", "Not reproduced"):
             assert part in text

@@ -41,8 +41,7 @@ def test_the_predictions_are_probabilities_of_each_image_once(chest_run: Run, ch
     labels = pd.read_csv(chests).set_index("subject")["label"]
     assert [THREE[int(code)] for code in table["y_true"]] == labels.loc[table["subject"]].tolist()
     for _, part in table.groupby("model"):
-        assert sorted(part["subject"]) == sorted(labels.index)
-        assert set(part["stage"]) == {"oof", "test"}
+        assert (sorted(part["subject"]), set(part["stage"])) == (sorted(labels.index), {"oof", "test"})
 
 
 def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
@@ -51,8 +50,7 @@ def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
     done = run(chest_study(chests, label, recipe=recipe, audit={"columns": ["sex", "age"]}), tmp_path / "run")
     check_probabilities(done.rows, "classification", 2)
     assert len(set(done.rows["subject"])) == 16
-    figures = done.results["metrics"]["oof"]["test_resnet"]["label"]
-    table = done.rows.query("stage == 'oof'")
+    figures, table = done.results["metrics"]["oof"]["test_resnet"]["label"], done.rows.query("stage == 'oof'")
     sick = table["y_true"] == 1
     assert figures["sensitivity"]["value"] == pytest.approx((table["y_pred"][sick] == 1).mean())
     assert figures["specificity"]["value"] == pytest.approx((table["y_pred"][~sick] == 0).mean())
@@ -67,8 +65,7 @@ def test_two_of_three_classes(tmp_path: Path, chests: Path) -> None:
 @pytest.mark.parametrize("tested", [True, False])
 def test_a_hold_out_design_trains_one_network(tested: bool, tmp_path: Path, chests: Path) -> None:
     """Labels of the test set have no influence on it, and no page speaks of folds."""
-    rows = absolute(chests)
-    words = ["train", "train", "validation", "test" if tested else "train"]
+    rows, words = absolute(chests), ["train", "train", "validation", "test" if tested else "train"]
     rows["part"] = [words[row // 3 % 4] for row in range(len(rows))]  # classes alternate
     weights = set()
     for name in ["run", "changed"][: 1 + tested]:
@@ -115,8 +112,7 @@ def test_grades(tmp_path: Path, chests: Path) -> None:
 def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four subjects with a random label and four films each, which differ by a pixel and some brightness."""
     folder, classes = tmp_path_factory.mktemp("repeated"), ("covid", "no_finding")
-    table = make_chest(folder, subjects=24, size=(72, 72), seed=5, labels="shuffled", classes=classes)
-    rows = []
+    table, rows = make_chest(folder, subjects=24, size=(72, 72), seed=5, labels="shuffled", classes=classes), []
     for row in pd.read_csv(table).to_dict("records"):
         with Image.open(table.parent / row["path"]) as film:
             grey = film.convert("L")
@@ -134,8 +130,7 @@ def memorising(table: Path, **changes: Any) -> Any:
     """A head fitted to the features of a random network: all that it can learn is which picture is which."""
     recipe = {"epochs": 1, "lr": 1e-6, "schedule": "constant", "tuning": "head_only", "head": "probe"}
     recipe |= {"early_stopping": {"monitor": "none"}}
-    split = {"test": 0, "folds": 4}
-    classes = ["covid", "no_finding"]
+    split, classes = {"test": 0, "folds": 4}, ["covid", "no_finding"]
     return chest_study(table, classes, recipe=recipe, split=split, backbones=["test_resnet"], **changes)
 
 

@@ -48,8 +48,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) ->
     path = write_atomic(tmp_path / "a" / "file", "old")
     with pytest.raises(RunError):
         filled_the_disk(path)
-    assert path.read_text() == "old"
-    assert os.listdir(path.parent) == ["file"]
+    assert (path.read_text(), os.listdir(path.parent)) == ("old", ["file"])
 
 
 def test_the_file_and_its_folder_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +85,7 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
-    target = write_atomic(tmp_path / "precious", "text")
-    job = JobFolder(tmp_path / "job")
+    target, job = write_atomic(tmp_path / "precious", "text"), JobFolder(tmp_path / "job")
     job.path.mkdir()
     for name in (".progress.partial", "progress.json", "spent.json"):
         (job.path / name).symlink_to(target)
@@ -213,8 +211,7 @@ def test_a_file_without_a_recorded_checksum_is_not_overwritten(tmp_path: Path) -
 
 
 def test_facts_and_weights_may_be_copied_without_checksums(tmp_path: Path) -> None:
-    job = finished_job(tmp_path / "job")
-    copy = JobFolder(tmp_path / "copy")
+    job, copy = finished_job(tmp_path / "job"), JobFolder(tmp_path / "copy")
     copy.path.mkdir()
     for name in (job.facts.path.name, job.weights.path.name):
         shutil.copy(job.path / name, copy.path / name)

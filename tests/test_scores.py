@@ -20,13 +20,8 @@ PASI = Score("pasi", "0.2*composite[upper] + 0.3*composite[trunk] + 0.4*composit
 def table(
     true: dict[tuple[str, str], float],
     predicted: dict[tuple[str, str], float] | None = None,
-    *,
-    case: str = "s/v",
-    model: str = "net",
-    stage: str = "oof",
-    fold: int | None = 0,
-    image: str = "",
-) -> pd.DataFrame:
+    *, case: str = "s/v", model: str = "net", stage: str = "oof", fold: int | None = 0, image: str = "",
+) -> pd.DataFrame:  # fmt: skip
     """One case's rows from {(target, region): value}."""
     predicted = true if predicted is None else predicted
     facts = {"case": case, "subject": case.split("/")[0], "visit": case.split("/")[1], "day": 0.0, "image": image}
@@ -49,8 +44,7 @@ def only(scored: pd.DataFrame, target: str, region: str = "") -> pd.Series:
 
 
 def test_pasi_by_hand() -> None:
-    true = whole([1, 2, 3, 4, 4, 4, 4, 6, 0, 0, 1, 1])
-    predicted = whole([1, 1, 1, 1, 2, 2, 2, 2, 0.5, 0.5, 0.5, 2])
+    true, predicted = whole([1, 2, 3, 4, 4, 4, 4, 6, 0, 0, 1, 1]), whole([1, 1, 1, 1, 2, 2, 2, 2, 0.5, 0.5, 0.5, 2])
     scored = check(apply_scores(table(true, predicted), [COMPOSITE, PASI]))
     assert [only(scored, "composite", region)["y_true"] for region in REGIONS] == [24, 72, 1]
     assert [only(scored, "composite", region)["y_pred"] for region in REGIONS] == [3, 12, 3]
@@ -111,20 +105,16 @@ def test_a_formula_that_is_refused_says_why(formula: str, told: str) -> None:
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize(
-    ("scores", "told"),
-    [
-        ([Score("s", "erythem[upper]", "case", 0, 1)], "Did you mean 'erythema'"),
-        ([Score("s", "erythema[uper]", "case", 0, 1)], "Did you mean 'upper'"),
-        ([Score("s", "erythema", "case", 0, 1)], r"write 'erythema\[upper\]'"),
-        ([Score("s", "erythema[upper]", "region", 0, 1)], "write 'erythema'"),
-        ([Score("s", "age", "region", 0, 1)], "is at case or image level. Write `level: case`"),
-        ([Score("s", "age[upper]", "case", 0, 1)], "write 'age'"),
-        ([PASI, COMPOSITE], "only declared later"),
-        ([COMPOSITE, COMPOSITE], "declared twice"),
-        ([Score("s", "s[upper]", "case", 0, 1)], "names the score itself"),
-    ],
-)
+@pytest.mark.parametrize(("scores", "told"), [
+    ([Score("s", "erythem[upper]", "case", 0, 1)], "Did you mean 'erythema'"),
+    ([Score("s", "erythema[uper]", "case", 0, 1)], "Did you mean 'upper'"),
+    ([Score("s", "erythema", "case", 0, 1)], r"write 'erythema\[upper\]'"),
+    ([Score("s", "erythema[upper]", "region", 0, 1)], "write 'erythema'"),
+    ([Score("s", "age", "region", 0, 1)], "is at case or image level. Write `level: case`"),
+    ([Score("s", "age[upper]", "case", 0, 1)], "write 'age'"), ([PASI, COMPOSITE], "only declared later"),
+    ([COMPOSITE, COMPOSITE], "declared twice"),
+    ([Score("s", "s[upper]", "case", 0, 1)], "names the score itself"),
+])  # fmt: skip
 def test_names_are_checked(scores: list[Score], told: str) -> None:
     levels = {"age": "case"} | dict.fromkeys(PARTS, "region")
     with pytest.raises(StudyError, match=told):
@@ -182,11 +172,9 @@ def test_a_score_that_was_predicted_directly_is_kept() -> None:
     direct = table({}, {("composite", region): 10.0 for region in REGIONS}, model="direct")
     scored = check(apply_scores(pd.concat([parts, direct]), [COMPOSITE, PASI]))
     by_model = scored[scored["target"] == "pasi"].set_index("model")["y_pred"]
-    assert by_model["net"] == pytest.approx(2.7)
-    assert by_model["direct"] == pytest.approx(9.0)
+    assert (by_model["net"], by_model["direct"]) == (pytest.approx(2.7), pytest.approx(9.0))
     alone = check(apply_scores(direct, [COMPOSITE, PASI]))
-    assert only(alone, "pasi")["y_pred"] == pytest.approx(9.0)
-    assert len(alone) == 4
+    assert (only(alone, "pasi")["y_pred"], len(alone)) == (pytest.approx(9.0), 4)
 
 
 def test_learners_stages_and_folds_are_kept_apart() -> None:

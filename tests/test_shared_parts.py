@@ -44,8 +44,7 @@ def panels() -> PanelData:
 
 
 def test_features_of_equal_encoders_are_computed_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = model(SPECS[:3])
-    second = model(SPECS[1:])
+    first, second = model(SPECS[:3]), model(SPECS[1:])
     second.body.encoder.load_state_dict(first.body.encoder.state_dict())
     parts, data = SharedParts(), panels()
     networks = [loaded(parts, network) for network in (first, second)]
@@ -72,8 +71,7 @@ def test_encoders_of_other_weights_are_not_shared() -> None:
 
 
 def test_networks_of_equal_facts_have_their_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = []
-    build = shared_parts.network_from
+    built, build = [], shared_parts.network_from
     monkeypatch.setattr(shared_parts, "network_from", lambda facts: built.append(facts) or build(facts))
     parts, facts = SharedParts(), {"name": "cnn", "outputs": 1, "side": 32}
     first, second = parts.network(facts, {}), parts.network(facts, {})
@@ -96,14 +94,12 @@ def test_a_bundle_reads_files_and_computes_features_once(monkeypatch: pytest.Mon
     images = sorted(str(path) for path in baseline_run.study.cohort.parent.rglob("*.png"))[:6]
     tables = [chunk.table for chunk in loaded_model.predict_in_chunks(images, learner="all", size=2)]
     assert len(read) == len(set(read)) == 12  # weights and distances of six networks
-    assert passes == [2, 2, 2]
-    assert sum(len(table) for table in tables) == 6 * 4
+    assert (passes, sum(len(table) for table in tables)) == ([2, 2, 2], 6 * 4)
 
 
 def test_predictions_of_the_test_set_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, baseline_run: Run) -> None:
     rows = baseline_run.rows[baseline_run.rows["stage"] == "test"]
-    subjects = set(rows["subject"])
-    cohort = baseline_run.files.cohort.read()
+    subjects, cohort = set(rows["subject"]), baseline_run.files.cohort.read()
     table = cohort[cohort["subject"].astype(str).isin(subjects)][["path", "subject", "visit"]]
     for kept in (members.KEPT_BYTES, 0):
         monkeypatch.setattr(members, "KEPT_BYTES", kept)

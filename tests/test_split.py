@@ -22,8 +22,7 @@ from casewise.targets import Classes
 
 
 def cohort(subjects: int, per: int = 6, seed: int = 0, **columns: object) -> SimpleNamespace:
-    random = np.random.default_rng(seed)
-    names = [f"S{i:03}" for i in range(subjects) for _ in range(per)]
+    random, names = np.random.default_rng(seed), [f"S{i:03}" for i in range(subjects) for _ in range(per)]
     panels = pd.DataFrame({"subject": names, "case": [f"{s}/{i % per}" for i, s in enumerate(names)]})
     panels["scaling"] = random.integers(0, 5, len(panels)).astype(float)
     panels["area"] = random.integers(0, 7, len(panels)).astype(float)
@@ -92,16 +91,13 @@ def test_an_imported_split_with_a_subject_on_both_sides_stops() -> None:
 def test_an_imported_split_is_taken_over() -> None:
     sides = [str(1 + i % 3) if i < 9 else "test" for i in range(12) for _ in range(6)]
     found = split(cohort(12, part=sides), study(column="part"))
-    assert found.folds == 3
-    assert found.subjects(TEST) == ["S009", "S010", "S011"]
-    assert found.side["S004"] == 1
+    assert (found.folds, found.subjects(TEST), found.side["S004"]) == (3, ["S009", "S010", "S011"], 1)
 
 
 def test_an_imported_train_test_split_gets_folds() -> None:
     sides = ["train" if i < 9 else "test" for i in range(12) for _ in range(6)]
     found = split(cohort(12, part=sides), study(column="part", folds=3))
-    assert {len(found.subjects(f)) for f in range(3)} == {3}
-    assert len(found.subjects(TEST)) == 3
+    assert ({len(found.subjects(f)) for f in range(3)}, len(found.subjects(TEST))) == ({3}, 3)
 
 
 def test_validation_is_trained_on_and_the_test_set_stays() -> None:
@@ -174,8 +170,7 @@ def test_weights_of_either_sign_need_a_test_set(update: dict[str, Any]) -> None:
 
 
 def test_a_stacker_needs_two_folds_with_the_target() -> None:
-    part = cohort(12)
-    wanted = study(folds=3, test=0).model_copy(update={"stack": ["weighted"]})
+    part, wanted = cohort(12), study(folds=3, test=0).model_copy(update={"stack": ["weighted"]})
     found = split(part, wanted)
     check_learnable(found, part.panels, wanted)
     part.panels.loc[~part.panels["subject"].isin(found.subjects(0)), "area"] = np.nan
@@ -189,8 +184,7 @@ def test_an_unknown_side_is_named() -> None:
 
 
 def test_a_manifest_changed_by_hand_is_refused(tmp_path) -> None:
-    found = split(cohort(12), study(folds=3))
-    file = RunFolder(tmp_path).splits
+    found, file = split(cohort(12), study(folds=3)), RunFolder(tmp_path).splits
     write_splits(found, file)
     assert read_splits(file).side == found.side
     moved = found.subjects(0)[0]
@@ -211,8 +205,7 @@ def test_a_subject_on_both_sides_stops_the_loader() -> None:
 
 
 def test_the_inner_part_is_grouped() -> None:
-    records = np.random.default_rng(0).integers(0, 5, (10, 5))
-    subjects = [f"S{i}" for i in range(10)]
+    records, subjects = np.random.default_rng(0).integers(0, 5, (10, 5)), [f"S{i}" for i in range(10)]
     fitted, stopped = inner_stop(records, subjects, share=0.2, seed=1)
     assert len(stopped) == 2
     assert not set(fitted) & set(stopped)
@@ -236,8 +229,7 @@ def one_left_out(classes: tuple[str, ...] = ("a", "b", "c"), **split: object) ->
 def test_each_source_is_held_out_once() -> None:
     part = of_sources()
     found = split(part, one_left_out(folds=5, test=0.3))
-    assert found.folds == 3
-    assert found.record["left_out"] == ["north", "south", "west"]
+    assert (found.folds, found.record["left_out"]) == (3, ["north", "south", "west"])
     assert found.record["how"] == "leave out source"
     assert not found.subjects(TEST)
     sources = dict(zip(part.images["subject"], part.images["source"], strict=True))
@@ -255,14 +247,11 @@ def test_a_subject_in_two_sources_is_refused() -> None:
         split(part, one_left_out())
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "said"),
-    [
-        ("sauce", "north", "the cohort has no column 'source'. Did you mean 'sauce'"),
-        ("source", "north", "every image has source 'north'; there is nothing to train on"),
-        ("source", " ", "72 images have no source, the first of subject 'S000'"),
-    ],
-)
+@pytest.mark.parametrize(("column", "value", "said"), [
+    ("sauce", "north", "the cohort has no column 'source'. Did you mean 'sauce'"),
+    ("source", "north", "every image has source 'north'; there is nothing to train on"),
+    ("source", " ", "72 images have no source, the first of subject 'S000'"),
+])  # fmt: skip
 def test_a_source_that_cannot_be_left_out(column: str, value: str, said: str) -> None:
     part = cohort(12, **{column: value})
     part.panels["label"] = 0.0
@@ -324,8 +313,7 @@ def test_no_split_of_unequal_cohort_is_worse_than_greedy_or_random() -> None:
     chosen = []
     for seed in range(150):
         records, _ = unequal(seed)
-        shares = np.array([0.9, 0.1])
-        needs = needs_of_test(np.zeros((len(records), 0), dtype=bool), 5)
+        shares, needs = np.array([0.9, 0.1]), needs_of_test(np.zeros((len(records), 0), dtype=bool), 5)
         side, found = assign(records, shares, needs, restarts=20, seed=seed)
         alone, gap = greedy(records, shares, restarts=20, seed=seed)
         chosen.append(found["method"])
@@ -346,12 +334,10 @@ def test_no_side_of_a_cohort_lacks_a_class_that_it_could_have() -> None:
         subjects, classes, folds = int(rng.integers(20, 50)), int(rng.integers(2, 4)), int(rng.integers(2, 6))
         label = rng.choice(classes, subjects, p=rng.dirichlet(np.ones(classes)))
         label[: folds + 1] = classes - 1  # as many subjects of a class as there are sides
-        holders = np.eye(classes, dtype=bool)[label]
-        cases = np.ceil(rng.pareto(1.0, subjects) + 0.5).clip(max=50)
+        holders, cases = np.eye(classes, dtype=bool)[label], np.ceil(rng.pareto(1.0, subjects) + 0.5).clip(max=50)
         records = holders * cases[:, None]
         side, found = assign(records, [0.8, 0.2], needs_of_test(holders, folds), restarts=5, seed=seed)
-        held = by_side(side, holders, 2)
-        count = holders.sum(axis=0)
+        held, count = by_side(side, holders, 2), holders.sum(axis=0)
         assert found["shortfall"] == 0
         assert (held[1] >= (count > 2)).all()
         assert (held[0] >= np.where(count > 2, np.minimum(count - 1, folds), count)).all()
@@ -359,8 +345,7 @@ def test_no_side_of_a_cohort_lacks_a_class_that_it_could_have() -> None:
         rest = np.flatnonzero(side == 0)
         needs = needs_of_folds(holders[rest], folds)
         fold, found = assign(records[rest], [1 / folds] * folds, needs, restarts=5, seed=seed)
-        held = by_side(fold, holders[rest], folds)
-        sizes = np.bincount(fold, minlength=folds)
+        held, sizes = by_side(fold, holders[rest], folds), np.bincount(fold, minlength=folds)
         assert found["shortfall"] == 0
         assert ((held > 0).sum(axis=0) == np.minimum(holders[rest].sum(axis=0), folds)).all()
         assert max(sizes) - min(sizes) <= 1

@@ -36,12 +36,9 @@ def built(name: str) -> Network:
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_both_parts_give_the_features_to_the_bit(name: str) -> None:
-    network = built(name)
-    panels = torch.rand(2, 3, 64, 64)
-    whole = network.features(panels)
-    count = len(layers(network))
-    points = [f"{count // 3} layers", f"{2 * count // 3} layers", f"{len(network.blocks) // 2} blocks"]
-    cuts = set()
+    network, panels = built(name), torch.rand(2, 3, 64, 64)
+    whole, count = network.features(panels), len(layers(network))
+    points, cuts = [f"{count // 3} layers", f"{2 * count // 3} layers", f"{len(network.blocks) // 2} blocks"], set()
     for upto in ["1 layer", *points, "all", network.blocks[-2][0]]:
         frozen, rest = split_at(network, upto)
         kept = frozen(panels)
@@ -130,15 +127,12 @@ def test_what_is_frozen_stays_in_eval_mode_on_both_sides() -> None:
     assert not [key for key in rest.state_dict() if "held" in key]
 
 
-@pytest.mark.parametrize(
-    ("name", "upto", "told"),
-    [
-        ("vit_tiny_patch16_224", "4 blocks", "vit_tiny_patch16_224 at its freeze point"),
-        ("mobilenet_v2", "none", "cannot be cut before its first layer, .*: nothing is frozen"),
-        ("mobilenet_v2", "60 layers", "has 52 layers and 19 blocks"),
-        ("googlenet", "4 blocks", "googlenet at its freeze point"),
-    ],
-)
+@pytest.mark.parametrize(("name", "upto", "told"), [
+    ("vit_tiny_patch16_224", "4 blocks", "vit_tiny_patch16_224 at its freeze point"),
+    ("mobilenet_v2", "none", "cannot be cut before its first layer, .*: nothing is frozen"),
+    ("mobilenet_v2", "60 layers", "has 52 layers and 19 blocks"),
+    ("googlenet", "4 blocks", "googlenet at its freeze point"),
+])  # fmt: skip
 def test_where_it_cannot_be_cut(name: str, upto: Any, told: str) -> None:
     with pytest.raises(TrainingError, match=told):
         split_at(build_network(name, 1), upto)

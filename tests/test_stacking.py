@@ -18,8 +18,7 @@ def cohort(
     *, learners: int = 3, subjects: int = 10, test_subjects: int = 2, folds: int = 5, noise: float = 0.5, seed: int = 0
 ) -> pd.DataFrame:
     """Learners that see the truth through noise and a slope of their own; two visits, two regions."""
-    rng = np.random.default_rng(seed)
-    rows = []
+    rng, rows = np.random.default_rng(seed), []
     for number in range(subjects + test_subjects):
         test = number >= subjects
         for visit in ("1", "2"):
@@ -78,8 +77,7 @@ def test_the_fit_is_scikit_learns_and_the_test_set_gets_the_mean_of_the_networks
 def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject() -> None:
     table = cohort(subjects=30, noise=1.0)
     table.loc[table["model"] != "net0", "y_pred"] = 3.0
-    before = learned(stack(table, ["weighted"], ranges=RANGES).rows, "weighted", "oof")
-    changed = table.copy()
+    before, changed = learned(stack(table, ["weighted"], ranges=RANGES).rows, "weighted", "oof"), table.copy()
     changed.loc[changed["outer_fold"] == 3, "y_true"] = 5.9
     after = learned(stack(changed, ["weighted"], ranges=RANGES).rows, "weighted", "oof")
     same = before["outer_fold"] == 3
@@ -90,8 +88,7 @@ def test_no_row_out_of_fold_comes_from_a_stacker_that_saw_its_subject() -> None:
 @pytest.mark.parametrize("name", FITTED)
 def test_weights_of_either_sign_are_not_judged_out_of_fold(name: str) -> None:
     rows = stack(cohort(), [name], ranges=RANGES).rows
-    assert set(rows["stage"]) == {"test"}
-    assert set(EITHER_SIGN) == {*FITTED, "logistic"}
+    assert (set(rows["stage"]), set(EITHER_SIGN)) == ({"test"}, {*FITTED, "logistic"})
 
 
 def test_weights_are_equal_unless_others_are_clearly_better() -> None:
@@ -115,8 +112,7 @@ def test_combining_beats_the_best_learner_on_new_subjects() -> None:
 
 def test_predictions_are_clipped_to_the_range() -> None:
     found = stack(cohort(noise=2.0), ["linear"], ranges={"area": (2.0, 3.0)}).rows["y_pred"]
-    assert found.min() == 2.0
-    assert found.max() == 3.0
+    assert (found.min(), found.max()) == (2.0, 3.0)
 
 
 @pytest.mark.parametrize("name", ["ridge", "ridge+intercept"])

@@ -116,9 +116,7 @@ def test_a_touched_source_is_compared_and_not_decoded(paths: list[Path], folder:
     os.utime(paths[3], (1, 1))
     decoded.clear()
     after = prepare(paths, SMALL, folder)
-    assert decoded == []
-    assert after.address == before.address
-    assert after.index["mtime_ns"].iloc[3] == 10**9
+    assert (decoded, after.address, after.index["mtime_ns"].iloc[3]) == ([], before.address, 10**9)
     assert_right(after, paths)
 
 
@@ -141,8 +139,7 @@ def test_settings_decide_the_tiles(paths: list[Path], folder: Path, decoded: lis
     other = replace(SMALL, **change)
     second = prepare(paths, other, folder, processes=1)
     assert second.tiles.shape == (8, *other.shape)
-    assert (second.tiles[0][:, 0].max() > 0) == (other.fit == "stretch")
-    assert len(decoded) == len(paths)
+    assert (second.tiles[0][:, 0].max() > 0, len(decoded)) == (other.fit == "stretch", len(paths))
     assert second.address == other.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     assert len({first.address, second.address, prepare(paths[::-1], other, folder).address}) == 3
 
@@ -200,22 +197,15 @@ PLACES += [(building_module, "publish", 1), (store_module, "write_atomic", 1), (
 PLACES += [(building_module, *place) for place in (("_discard_builds", 1), ("_discard_builds", 2), ("sweep", 2))]
 
 
-@pytest.mark.parametrize(("owner", "name", "when"), PLACES, ids=[f"{name} {when}" for _, name, when in PLACES])
+@pytest.mark.parametrize("place", PLACES, ids=[f"{name} {when}" for _, name, when in PLACES])
 @pytest.mark.parametrize("existing", [False, True])
 def test_killed_anywhere_a_reader_sees_the_former_store_or_the_new_one(
-    paths: list[Path],
-    folder: Path,
-    decoded: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    existing: bool,
-    owner: Any,
-    name: str,
-    when: int,
+    paths: list[Path], folder: Path, decoded: list[str], existing: bool, place: tuple[Any, str, int]
 ) -> None:
     former = prepare(paths, SMALL, folder).address if existing else None
     picture(paths[0], 99)
-    with monkeypatch.context() as patch:
-        kill_at(patch, owner, name, when)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, *place)
         with pytest.raises(Killed):
             prepare(paths, SMALL, folder)
     new = SMALL.address(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
@@ -230,7 +220,7 @@ def test_killed_anywhere_a_reader_sees_the_former_store_or_the_new_one(
     picture(paths[1], 98)
     assert_right(prepare(paths, SMALL, folder), paths)
     # At most: everything, all but the two finished rows and the one changed since, or the one changed since.
-    most = {"__enter__": 8, "finish": 7, "write_json": 8}.get(name, 1)
+    most = {"__enter__": 8, "finish": 7, "write_json": 8}.get(place[1], 1)
     assert paths[1].name in decoded
     assert len(decoded) <= (2 if existing else most)
 
@@ -301,8 +291,7 @@ def test_very_many_problems_are_counted(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ImageError) as caught:
         prepare([tmp_path / f"{number}.jpg" for number in range(250)], SMALL, folder)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "250 of 250 images cannot be read."
-    assert len(lines) == 12
+    assert (lines[0], len(lines)) == ("250 of 250 images cannot be read.", 12)
     assert [line.split("/")[-1].split(":")[0] for line in lines[1:11]] == [f"{number}.jpg" for number in range(10)]
     assert "240" in lines[-1]
     assert len((folder / PROBLEMS).read_text().splitlines()) == 250

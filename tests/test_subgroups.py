@@ -29,8 +29,7 @@ def people(n: int) -> pd.Series:
 
 def numbers(n: int, errors: np.ndarray, *, cases: int = 2) -> pd.DataFrame:
     """Scored rows of a number: each subject has several cases, and its own error."""
-    random = np.random.default_rng(5)
-    who = np.repeat(np.arange(n), cases)
+    random, who = np.random.default_rng(5), np.repeat(np.arange(n), cases)
     truth = random.normal(20, 6, len(who))
     return prediction_rows(people(n)[who], truth, truth + errors[who] + random.normal(0, 1, len(who)), target="score")
 
@@ -66,15 +65,12 @@ class TestGroups:
 
 class TestFigures:
     def test_a_groups_figures_are_those_of_its_rows(self) -> None:
-        rows = numbers(60, np.zeros(60))
-        cells = ["a" if i % 2 else "b" for i in range(60)]
+        rows, cells = numbers(60, np.zeros(60)), ["a" if i % 2 else "b" for i in range(60)]
         result = judged(rows, {"ward": cells})
         (column,) = result["columns"]
         members = rows[rows["subject"].isin(people(60)[np.array(cells) == "a"])]
-        alone = judge_of(members).judge(members, Plan(50), whole=False).metrics["net"]
-        group = column["groups"][0]
-        assert group["name"] == "a"
-        assert group.n_subjects == 30
+        alone, group = judge_of(members).judge(members, Plan(50), whole=False).metrics["net"], column["groups"][0]
+        assert (group["name"], group.n_subjects) == ("a", 30)
         assert group.metrics["mae"].value == pytest.approx(alone["mae"].value)
 
     def test_a_planted_difference_is_reported_and_others_are_not(self) -> None:
@@ -95,8 +91,7 @@ class TestFigures:
             cells = random.integers(0, groups, 120)
             rows = numbers(120, random.normal(0, 1, 120) + 0.12 * seed * (cells == 0))
             (column,) = judged(rows, {"ward": [f"w{cell}" for cell in cells]})["columns"]
-            test = column["tests"]["bias"]
-            ends = [group.differences["bias"] for group in column["groups"]]
+            test, ends = column["tests"]["bias"], [group.differences["bias"] for group in column["groups"]]
             excluded = any(end.low > 0 or end.high < 0 for end in ends)
             assert excluded is (test["p"] <= 0.05)
             significant.add(excluded)
@@ -106,22 +101,17 @@ class TestFigures:
         cells = ["few"] * 9 + ["many"] * 40
         (column,) = judged(numbers(49, np.zeros(49)), {"ward": cells})["columns"]
         few, many = column["groups"]
-        assert few["small"] == ["mae", "ccc", "bias"]
-        assert many["small"] == []
+        assert (few["small"], many["small"]) == (["mae", "ccc", "bias"], [])
         assert column.tests["mae"] == SubgroupTest(None, None, [], "too_few")
 
     def test_figures_of_single_classes_need_thirty_subjects_of_the_class(self) -> None:
-        random = np.random.default_rng(1)
-        truth = np.array([0] * 25 + [1] * 75 + [0] * 35 + [1] * 35)
+        random, truth = np.random.default_rng(1), np.array([0] * 25 + [1] * 75 + [0] * 35 + [1] * 35)
         probability = np.clip(0.5 - 0.2 * (2 * truth - 1) + random.normal(0, 0.2, len(truth)), 0.01, 0.99)
-        cells = ["A"] * 100 + ["B"] * 70
-        settings = {"classes": ["ill", "well"], "positive": "ill"}
+        cells, settings = ["A"] * 100 + ["B"] * 70, {"classes": ["ill", "well"], "positive": "ill"}
         (column,) = judged(binary(truth, probability), {"ward": cells}, **settings)["columns"]
         first, second = column["groups"]
-        assert first["subjects_by_class"] == {"ill": 25, "well": 75}
-        assert first["small"] == ["auroc", "sensitivity"]
-        assert second["small"] == []
-        assert column["tests"]["sensitivity"]["groups"] == [0, 1]
+        assert (first["subjects_by_class"], first["small"]) == ({"ill": 25, "well": 75}, ["auroc", "sensitivity"])
+        assert (second["small"], column["tests"]["sensitivity"]["groups"]) == ([], [0, 1])
 
     def test_missing_values_are_shown_and_not_compared(self) -> None:
         errors = np.array([0.0] * 60 + [9.0] * 30)

@@ -53,23 +53,13 @@ COMMAS = [[cell.replace("1.5", "1,5") for cell in row] for row in ROWS]
 DAYS = [["a.jpg", "Müller", datetime(2024, 1, 31), 1.5], ["b.jpg", "007", datetime(2024, 2, 1), 2]]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        text().encode(),
-        text(end="\r\n").encode("utf-8-sig"),
-        text(end="\r").encode(),
-        text("\t").encode(),
-        text(";", rows=COMMAS).encode(),
-        ("sep=;\r\n" + text(";", "\r\n", COMMAS)).encode("cp1252"),
-        text("\t", "\r\n").encode("utf-16"),
-        b"\xfe\xff" + text().encode("utf-16-be"),
-        text().encode("cp1252"),
-        workbook([HEADING, *DAYS]),
-        workbook([HEADING, *ROWS]),
-        workbook([[], HEADING, [], *DAYS]),
-    ],
-)
+@pytest.mark.parametrize("data", [
+    text().encode(), text(end="\r\n").encode("utf-8-sig"), text(end="\r").encode(), text("\t").encode(),
+    text(";", rows=COMMAS).encode(),
+    ("sep=;\r\n" + text(";", "\r\n", COMMAS)).encode("cp1252"), text("\t", "\r\n").encode("utf-16"),
+    b"\xfe\xff" + text().encode("utf-16-be"), text().encode("cp1252"), workbook([HEADING, *DAYS]),
+    workbook([HEADING, *ROWS]), workbook([[], HEADING, [], *DAYS]),
+])  # fmt: skip
 def test_every_format_has_the_same_cells(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "cohort.csv").write_bytes(data)
     read = cohort(tmp_path)
@@ -112,19 +102,12 @@ class TestText:
             cohort(tmp_path)
         assert len(str(caught.value)) <= MESSAGE
 
-    @pytest.mark.parametrize(
-        ("cells", "read"),
-        [
-            (["1,5", "2", "NA", ""], ["1.5", "2", "NA", ""]),
-            (["1,5", "-0,25"], ["1.5", "-0.25"]),
-            (["1,5", "2.5"], ["1,5", "2.5"]),
-            (["1,5", "left"], ["1,5", "left"]),
-            (["1.234,5", "1,5"], ["1.234,5", "1,5"]),
-            (["1,2,3"], ["1,2,3"]),
-            (["12"], ["12"]),
-            (["1,5", "unknown", "Missing", "nil"], ["1.5", "unknown", "Missing", "nil"]),
-        ],
-    )
+    @pytest.mark.parametrize(("cells", "read"), [
+        (["1,5", "2", "NA", ""], ["1.5", "2", "NA", ""]), (["1,5", "-0,25"], ["1.5", "-0.25"]),
+        (["1,5", "2.5"], ["1,5", "2.5"]), (["1,5", "left"], ["1,5", "left"]),
+        (["1.234,5", "1,5"], ["1.234,5", "1,5"]), (["1,2,3"], ["1,2,3"]), (["12"], ["12"]),
+        (["1,5", "unknown", "Missing", "nil"], ["1.5", "unknown", "Missing", "nil"]),
+    ])  # fmt: skip
     def test_decimal_commas_in_columns_of_numbers(self, tmp_path: Path, cells: list[str], read: list[str]) -> None:
         (tmp_path / "t.csv").write_text("path;value\n" + "".join(f"a.jpg;{cell}\n" for cell in cells))
         table, notes = read_text_table(tmp_path / "t.csv", Problems())
@@ -150,8 +133,7 @@ def test_titles_above_the_headings_are_left_out(name: str, above: list[str], tmp
     rows = [[*line.split(";")] for line in "\n".join(lines).split("\n")]
     (tmp_path / name).write_bytes("\n".join(lines).encode() if name.endswith("csv") else workbook(rows))
     frame, notes = read_text_table(tmp_path / name, Problems())
-    assert list(frame.columns) == HEADING
-    assert frame.values.tolist() == ROWS
+    assert (list(frame.columns), frame.values.tolist()) == (HEADING, ROWS)
     assert frame.index.tolist() == [len(above) + 2, len(above) + 3]
     assert sum(f"row {len(above) + 1};" in note for note in notes) == 1
 
@@ -205,13 +187,10 @@ class TestWorkbooks:
 
 
 class TestDates:
-    @pytest.mark.parametrize(
-        "form",
-        [
-            *("31.01.2024", "31/01/2024", "2024/01/31", "20240131", "31-1-2024", "31 Jan 2024", "January 31, 2024"),
-            *("2024-01-31 09:30", "01/31/2024", "31. January 2024", "2024-01-31T09:30:00Z", "31.1.2024 9:30"),
-        ],
-    )
+    @pytest.mark.parametrize("form", [
+        *("31.01.2024", "31/01/2024", "2024/01/31", "20240131", "31-1-2024", "31 Jan 2024", "January 31, 2024"),
+        *("2024-01-31 09:30", "01/31/2024", "31. January 2024", "2024-01-31T09:30:00Z", "31.1.2024 9:30"),
+    ])  # fmt: skip
     def test_common_forms(self, form: str) -> None:
         assert read_dates([form]) == {form: iso_day("2024-01-31")}
 
@@ -222,8 +201,7 @@ class TestDates:
         assert read_dates([form]) == {}
 
     def test_the_order_is_that_of_the_column(self) -> None:
-        first = read_dates(["01/02/2024", "13/02/2024"])
-        second = read_dates(["01/02/2024", "02/13/2024"])
+        first, second = read_dates(["01/02/2024", "13/02/2024"]), read_dates(["01/02/2024", "02/13/2024"])
         assert first["01/02/2024"] == iso_day("2024-02-01")
         assert second["01/02/2024"] == iso_day("2024-01-02")
         assert "01/02/2024" not in read_dates(["01/02/2024", "13/02/2024", "02/13/2024"])

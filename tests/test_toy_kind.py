@@ -1,6 +1,9 @@
-"""A new kind of target is two classes in one file: counts, learned with a Poisson loss."""
+"""What others add in one file: a kind of target that is counted, and a metric."""
 
 import dataclasses
+import importlib.util
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import matthews_corrcoef
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,13 +22,17 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.inference.model import load_bundle
 from casewise.jobs.backends import Registrations
 from casewise.metrics import registry
+from casewise.metrics.records import Metric
 from casewise.metrics.registry import metric_of, register_metric
 from casewise.models import outputs as network_outputs
 from casewise.models.outputs import NETWORK_KINDS, NumberOutput, Output, width_of
 from casewise.predictions.stacking import stack
 from casewise.predictions.table import check
+from casewise.report import sections
+from casewise.report.page import render
 from casewise.report.results_page import write_results
 from casewise.run import run
+from casewise.study.evaluation import Evaluation
 from casewise.study.loading import build_study
 from casewise.study.recipe import Recipe
 from casewise.study.schema import Study
@@ -32,6 +40,8 @@ from casewise.study.targets import Target
 from casewise.targets import Number, kind_named, register_kind
 from casewise.training.losses import Scaling, guess_loss, loss_of
 from tests.prediction_rows import prediction_rows
+from tests.report_contexts import classes as toy
+from tests.report_contexts import finished
 
 
 class Counts(Number):
@@ -102,8 +112,7 @@ def test_counts_go_from_the_study_file_to_the_metrics() -> None:
     table = check(pd.concat(parts, ignore_index=True))
 
     results = evaluate(table, Outcomes("lesions"), Plan(100))
-    figures = results.metrics["oof"]["net"]["lesions"]
-    known = ~np.isnan(truth)
+    figures, known = results.metrics["oof"]["net"]["lesions"], ~np.isnan(truth)
     assert figures["mae"]["value"] == pytest.approx(np.abs(predicted - truth)[known].mean(), abs=1e-4)
     assert figures["mae"]["low"] < figures["mae"]["value"] < figures["mae"]["high"]
     assert (results.main.kind, results.main.learner) == ("counts", "net")
@@ -133,8 +142,7 @@ def write_photographs(folder: Path, subjects: int = 16) -> Path:
     """A table of photographs with as many bright squares as the subject has lesions."""
     rng, rows = np.random.default_rng(3), []
     for number in range(subjects):
-        lesions = number % 4
-        pixels = rng.integers(0, 60, (32, 32, 3))
+        lesions, pixels = number % 4, rng.integers(0, 60, (32, 32, 3))
         for square in range(lesions):
             pixels[4:10, 2 + 8 * square : 8 + 8 * square] = 230
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
@@ -176,3 +184,59 @@ def test_counts_go_from_the_table_to_the_report_and_to_new_cases(tmp_path: Path)
 def test_a_kind_that_nobody_registered_is_refused() -> None:
     with pytest.raises(ValueError, match="counts"):
         Target(kind="counts", range="0..40")
+
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+@pytest.fixture
+def matthews() -> Iterator[Metric]:
+    """Matthews' correlation of two classes."""
+
+    def correlation(sums: object) -> np.ndarray:
+        counts = sums.confusion  # type: ignore[attr-defined]
+        a, b, c, d = (counts[..., i, j] for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
+        return np.asarray((a * d - b * c) / np.sqrt((a + b) * (c + d) * (a + c) * (b + d)))
+
+    words = {"title": "Matthews r", "phrase": "Matthews correlation", "glossary": "Correlation of the classes."}
+    yield register_metric(Metric("matthews", correlation, ("classification",), **words, n_classes=(2, 2)))
+    registry._REGISTRY.pop("matthews")
+
+
+def test_a_metric_is_one_record(matthews: Metric, tmp_path: Path) -> None:
+    reported = Evaluation(references={"finding": {"someone": {"matthews": 0.5}}})
+    assert reported.references["finding"]["someone"] == {"matthews": 0.5}
+
+    material = toy("binary", networks=2)
+    outcome, stage, learner = material.study.primary_outcome, material.stage, material.learner
+    figure, rows = material.metrics["metrics"][stage][learner][outcome]["matthews"], material.predictions
+    rows = rows[(rows["stage"] == stage) & (rows["model"] == learner) & rows["y_true"].notna()]
+    assert figure["value"] == pytest.approx(matthews_corrcoef(rows["y_true"], rows["y_pred"]), abs=1e-5)
+    assert figure["low"] < figure["value"] < figure["high"]
+
+    assert matthews.title in render(material)
+    page = write_results(finished(material, tmp_path / "run"), tmp_path / "page.md").read_text()
+    assert matthews.title in page
+    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    assert f"\n- `matthews` ({matthews.title}): {matthews.glossary}\n" in build.metrics_page()
+
+
+def test_a_name_is_registered_once(matthews: Metric) -> None:
+    with pytest.raises(ValueError, match="registered"):
+        register_metric(matthews)
+
+
+def test_a_section_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_a_test.py").write_text(
+        "from casewise.report.blocks import Section, Text\n\n\n"
+        "def section(context):\n    return Section('of-a-test', 'Of a test', [Text(context.learner)])\n"
+    )
+    context = toy("binary", networks=2)
+    before = re.findall(r'<section id="([^"]+)"', render(context))
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
+    after = re.findall(r'<section id="([^"]+)"', render(context))
+    monkeypatch.delitem(sys.modules, f"{sections.__name__}.of_a_test")
+    place = before.index("worst")
+    assert after == [*before[:place], "of-a-test", *before[place:]]

@@ -84,8 +84,7 @@ def test_the_plateau_lowers_the_rate(tmp_path: Path) -> None:
 
 
 def test_what_was_not_scored_does_not_teach() -> None:
-    network = build_network("mobilenet_v3_small", 2)
-    part = data(range(13))
+    network, part = build_network("mobilenet_v3_small", 2), data(range(13))
     module = Training(network, Recipe(), part, TrainingContext(NUMBERS, Path(), 0, ComputePlan()))
     truth = torch.tensor([[1.0, float("nan")], [2.0, 4.0]])
     found = torch.tensor([[1.5, 99.0], [2.0, 3.0]], requires_grad=True)

@@ -123,8 +123,7 @@ class TestImbalance:
 
     def test_drawing_goes_by_the_main_target(self) -> None:
         both = torch.cat([self.truth[:20], torch.tensor([[0.0]] * 10 + [[1.0]] * 10)], dim=1)
-        sex = Output("sex", "classification", 2)
-        main = Output("label", "classification", 3, main=True)
+        sex, main = Output("sex", "classification", 2), Output("label", "classification", 3, main=True)
         assert torch.equal(balanced(both.flip(1), [sex, main]), balanced(both[:, :1], [LABEL]))
         assert torch.allclose(balanced(both.flip(1), [sex, LABEL]), torch.full((20,), 0.05))
 
@@ -140,8 +139,7 @@ class TestImbalance:
             check_classes(study, both, where="resnet18, fold 1")
 
     def test_guessing_says_the_shares_of_the_training_rows(self) -> None:
-        train = torch.tensor([[0.0], [0.0], [0.0], [1.0], [2.0], [NAN]])
-        judged = torch.tensor([[0.0], [2.0]])
+        train, judged = torch.tensor([[0.0], [0.0], [0.0], [1.0], [2.0], [NAN]]), torch.tensor([[0.0], [2.0]])
         expected = -(np.log(3 / 5) + np.log(1 / 5)) / 2
         assert guess_loss(train, judged, [LABEL], Recipe()) == pytest.approx(expected, rel=1e-6)
         numbers = torch.tensor([[1.0], [3.0]])
@@ -165,8 +163,7 @@ class TestTheProbedHead:
         torch.manual_seed(0)
         truth = (torch.arange(48) % classes)[:, None].float()
         truth[5] = NAN
-        data = coloured(truth)
-        network = build_network("test_resnet", width_of([output]))
+        data, network = coloured(truth), build_network("test_resnet", width_of([output]))
         standardise(network, truth, [output])
         probe(network, data, [str(row // 2) for row in range(48)], [output], batch=8)
         with torch.no_grad():
@@ -179,8 +176,7 @@ class TestTheProbedHead:
     def test_of_classes_is_a_logistic_regression(self) -> None:
         from sklearn.linear_model import LogisticRegression
 
-        truth = (torch.arange(30) % 3)[:, None].float()
-        network = build_network("test_resnet", 3)
+        truth, network = (torch.arange(30) % 3)[:, None].float(), build_network("test_resnet", 3)
         seen = drawn(30, network.width, seed=4).float()
         seen[:, :3] += 3 * torch.eye(3)[truth[:, 0].long()]
         probe(network, coloured(truth), [str(row) for row in range(30)], [LABEL], batch=8, cached_features=seen)

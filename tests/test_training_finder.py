@@ -66,8 +66,7 @@ class TestTheChoice:
 
     @pytest.mark.parametrize("name", RECORDED)
     def test_the_noise_before_a_recorded_fall_is_no_fall(self, name: str) -> None:
-        start = recorded(name)[0][:28]
-        seeds = map(np.random.default_rng, range(100))
+        start, seeds = recorded(name)[0][:28], map(np.random.default_rng, range(100))
         assert sum(steepest(RATES, seed.choice(start, 60)) is not None for seed in seeds) <= 1
 
     @pytest.mark.parametrize("kind", ["normal", "heavy", "skewed up", "skewed down", "exploding"])
@@ -115,8 +114,7 @@ class TestTheFinder:
 
     def test_the_rate_is_one_that_learns(self, tmp_path: Path) -> None:
         network = network_of()
-        before = state(network)
-        found = self.found(self.recipe, network)
+        before, found = state(network), self.found(self.recipe, network)
         assert same(before, network.state_dict())
         assert found == self.found(self.recipe)
         assert 1e-5 < found.chosen < 0.3

@@ -1,7 +1,5 @@
 """Effects of a treatment: those of a t-test where the design is balanced, and none where nothing can be said."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -19,13 +17,7 @@ statsmodels = pytest.importorskip("statsmodels.api")
 
 
 def patients(
-    *,
-    subjects: int = 30,
-    visits: int = 2,
-    effect: float = -2.0,
-    missing: float = 0.0,
-    slope: float = 0.5,
-    seed: int = 0,
+    *, subjects: int = 30, visits: int = 2, effect: float = -2, missing: float = 0, slope: float = 0.5, seed: int = 0
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Scores of physician and model at visits w0, w1, …; the effect of arm b at the last visit is `effect`."""
     rng, rows = np.random.default_rng(seed), []
@@ -69,8 +61,7 @@ def test_several_visits_are_a_mixed_model_of_statsmodels() -> None:
     model = statsmodels.MixedLM.from_formula("y_true ~ C(visit) * C(arm)", frame, groups="subject", re_formula="~t")
     fitted = model.fit(reml=True)
     for number, visit in enumerate(result.visits, start=1):
-        name = f"C(visit)[T.w{number}]:C(arm)[T.b]"
-        figure = visit.effect["b"]["physician"]
+        name, figure = f"C(visit)[T.w{number}]:C(arm)[T.b]", visit.effect["b"]["physician"]
         assert figure.value == pytest.approx(fitted.params[name], abs=0.01)
         width = stats.t.ppf(0.975, 38) * fitted.bse[name]
         assert figure.high - figure.value == pytest.approx(width, rel=0.02)
@@ -86,8 +77,7 @@ def test_several_visits_are_a_mixed_model_of_statsmodels() -> None:
 def test_one_arm_has_changes_and_no_effect() -> None:
     rows, arms = patients()
     one = trial(rows, dict.fromkeys(arms, "a"), "a")
-    assert one.visits[0].effect == {}
-    assert set(one.visits[0].change["a"]) == set(OUTCOMES)
+    assert (one.visits[0].effect, set(one.visits[0].change["a"])) == ({}, set(OUTCOMES))
 
 
 def test_where_nothing_can_be_said_there_is_no_figure() -> None:
@@ -162,18 +152,11 @@ def test_the_section_has_a_row_for_each_figure_and_none_without(report_of_number
     assert len(stated) == 1
 
 
-@pytest.mark.parametrize(
-    ("evaluation", "columns", "named"),
-    [
-        ({"arm": "armm"}, {}, "evaluation.arm: 'armm'.*arm"),
-        ({"arm": "arm", "control": "placeb"}, {"arm": lambda t: ["placebo", "drug"] * 12}, "'placeb'.*placebo"),
-        (
-            {"arm": "arm"},
-            {"subject": lambda t: ["A", "A", *t["subject"][2:]], "arm": lambda t: ["x", "y"] * 12},
-            "2-3.*A",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("evaluation", "columns", "named"), [
+    ({"arm": "armm"}, {}, "evaluation.arm: 'armm'.*arm"),
+    ({"arm": "arm", "control": "placeb"}, {"arm": lambda t: ["placebo", "drug"] * 12}, "'placeb'.*placebo"),
+    ({"arm": "arm"}, {"subject": lambda t: ["A", "A", *t["subject"][2:]], "arm": lambda t: ["x", "y"] * 12}, "2-3.*A"),
+])  # fmt: skip
 def test_arms_are_checked(chests: Any, tmp_path: Any, evaluation: Any, columns: Any, named: str) -> None:
     from casewise.cohort.cohort import read_cohort
     from casewise.errors import CohortError

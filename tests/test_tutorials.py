@@ -1,4 +1,4 @@
-"""The tutorials of the documentation: their commands run, and print what the pages show."""
+"""The code of the tutorials and of the notebook page runs, and prints what they show."""
 
 import re
 import shlex
@@ -86,12 +86,48 @@ def test_other_text_and_other_words_are_noticed(commands: Any, tmp_path: Path) -
 
 
 def test_the_pictures_of_the_tutorials_are_there_and_small() -> None:
-    shown = {
-        name for page in DOCS.glob("tutorial-*.md") for name in re.findall(r"\]\((images/[^)]+)\)", page.read_text())
-    }
+    shown = {n for page in DOCS.glob("tutorial-*.md") for n in re.findall(r"\]\((images/[^)]+)\)", page.read_text())}
     sizes = [(DOCS / name).stat().st_size for name in sorted(shown)]
     assert len(sizes) > 10
     assert max(sizes) <= LARGEST_PICTURE
     assert sum(sizes) <= LARGEST_ALL
     drawn = set(re.findall(r'"([\w-]+\.webp)"', (DOCS / "pictures.py").read_text()))
     assert {Path(name).name for name in shown if name.endswith(".webp")} == drawn
+
+
+PAGE = DOCS / "tutorial-notebook.md"
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.syspath_prepend(str(DOCS))
+    import executed_page
+
+    yield executed_page
+    sys.modules.pop("executed_page")
+
+
+def outputs_of(page: str) -> list[str]:
+    """`text`, `picture` or nothing for each block."""
+    blocks = re.findall(r"^```python\n.*?^```\n(\n<!-- output -->\n.*?<!-- end of output -->)?", page, re.M | re.S)
+    return ["picture" if "](images/" in block else "text" if block else "" for block in blocks]
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs_and_shows_what_the_page_shows(executed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    page = PAGE.read_text(encoding="utf-8")
+    stated = ("subjects=24", "epochs: 20", '"epochs": 20', "resamples: 500")
+    for setting, quicker in zip(stated, ("subjects=12", "epochs: 2", '"epochs": 2', "resamples: 100"), strict=True):
+        assert setting in page
+        page = page.replace(setting, quicker)
+    here, outputs = Path.cwd(), list(executed.execute(page, tmp_path))
+    assert Path.cwd() == here
+    assert ["picture" if o.picture else "text" if o.text else "" for o in outputs] == outputs_of(page)
+    assert len(outputs) >= 12
+    assert [path.name for path in (tmp_path / "runs").iterdir()]
+    images = tmp_path / "images"
+    images.mkdir()
+    written = executed.with_outputs(page, outputs, images)
+    assert outputs_of(written) == outputs_of(page)
+    assert {path.name for path in images.iterdir()} == {path.name for path in (DOCS / "images").glob("notebook-*.png")}
+    assert [c["code"] for c in executed.CELL.finditer(written)] == [c["code"] for c in executed.CELL.finditer(page)]

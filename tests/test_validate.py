@@ -27,8 +27,7 @@ CASES = 24
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Two classes on 24 subjects, one image each."""
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    rows = []
+    rng, rows = np.random.default_rng(0), []
     for number in range(CASES):
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
         rows.append({"path": f"{number}.png", "subject": f"s{number}", "label": "no" if number % 3 else "yes"})
@@ -69,8 +68,7 @@ def test_damaged_images_are_listed_in_order(study: Study, tmp_path: Path) -> Non
         validate(study, Silent())
     lines = str(caught.value).splitlines()
     assert [line.split(".png")[0].split("/")[-1] for line in lines[1:11]] == [str(n) for n in range(2, 12)]
-    assert len(lines) == 12
-    assert len((tmp_path / PROBLEMS).read_text().splitlines()) == CASES - 2
+    assert (len(lines), len((tmp_path / PROBLEMS).read_text().splitlines())) == (12, CASES - 2)
 
 
 def test_weights_are_looked_for(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,8 +132,7 @@ def test_missing_weights_stop_a_run_before_all(study: Study, tmp_path: Path, mon
 def test_trained_networks_need_no_weights_again(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("CASEWISE_WEIGHTS", raising=False)
-    pretrained = study.model_copy(update={"weights": "pretrained"})
-    folder = RunFolder(tmp_path / "run")
+    pretrained, folder = study.model_copy(update={"weights": "pretrained"}), RunFolder(tmp_path / "run")
     weights_file = folder.job("resnet18", 0).weights.path
     weights_file.parent.mkdir(parents=True)
     weights_file.write_bytes(b"")

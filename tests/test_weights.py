@@ -152,17 +152,12 @@ def test_a_bundle_of_another_backbone_is_refused(tmp_path: Path) -> None:
         load_weights(build_network(NAME, 1), f"bundle:{tmp_path / 'none'}")
 
 
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        ({"format": 99}, WeightsError),
-        ({"comparison_only": True}, WeightsError),
-        ({"network": None}, WeightsError),
-        ({"network": {"scaling": "symmetric"}}, WeightsError),
-        ({"network": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}, WeightsError),
-        ({"weights_sha256": "0" * 64}, RunError),
-    ],
-)
+@pytest.mark.parametrize(("change", "error"), [
+    ({"format": 99}, WeightsError), ({"comparison_only": True}, WeightsError), ({"network": None}, WeightsError),
+    ({"network": {"scaling": "symmetric"}}, WeightsError),
+    ({"network": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}, WeightsError),
+    ({"weights_sha256": "0" * 64}, RunError),
+])  # fmt: skip
 def test_a_bundle_whose_facts_do_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], error: type) -> None:
     folder = bundle(tmp_path, ["a"])
     facts = json.loads((folder / "model.json").read_text())

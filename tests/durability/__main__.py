@@ -19,9 +19,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the runs are kept [default: a temporary folder]")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="durability-") as temporary:
-        given = {"folder": Path(temporary)} | {
-            name: value for name, value in vars(options).items() if value is not None
-        }
+        given = {"folder": Path(temporary)} | {key: value for key, value in vars(options).items() if value is not None}
         tallies = durability(**given)
     print(summary(tallies))
     return int(any(tally.failures for tally in tallies) or sum(tally.kills for tally in tallies) < options.kills)

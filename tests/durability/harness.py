@@ -1,12 +1,12 @@
 """Killed runs: a reference without interruption for each scenario, then runs that are ended and continued."""
 
 import os
-import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from tests.durability import checks
 from tests.durability.runs import Ending, Plan, load, run, workers_watched
@@ -62,7 +62,7 @@ def reference(scenario: Scenario, folder: Path) -> Reference:
     return Reference(study, checks.results(work), ending.seconds, ending.operations)
 
 
-def killed(scenario: Scenario, whole: Reference, folder: Path, kills: int, draw: random.Random, tally: Tally) -> None:
+def killed(scenario: Scenario, whole: Reference, folder: Path, kills: int, draw: Random, tally: Tally) -> None:
     """Kill runs of the scenario until `kills` have been killed, half of them at a moment, half at a file operation.
 
     Each is continued, and killed again, until it finishes; then its results are compared.
@@ -74,9 +74,7 @@ def killed(scenario: Scenario, whole: Reference, folder: Path, kills: int, draw:
             _until_finished(scenario, whole, work, kills, draw, tally)
 
 
-def _until_finished(
-    scenario: Scenario, whole: Reference, work: Path, kills: int, draw: random.Random, tally: Tally
-) -> None:
+def _until_finished(scenario: Scenario, whole: Reference, work: Path, kills: int, draw: Random, tally: Tally) -> None:
     before: dict[str, str] = {}
     epochs: list[str] = []
     while True:
@@ -121,7 +119,7 @@ def _unexpected(ending: Ending) -> list[str]:
     return [f"it says {word!r}: {ending.output[-1500:]}" for word in words if word in ending.output]
 
 
-def _drawn(whole: Reference, draw: random.Random) -> Plan:
+def _drawn(whole: Reference, draw: Random) -> Plan:
     # More often early: a continued run is shorter, and is killed several times before it finishes.
     share = draw.random() ** 3
     if draw.random() < 0.5:
@@ -129,9 +127,7 @@ def _drawn(whole: Reference, draw: random.Random) -> Plan:
     return Plan(at=1 + int(share * whole.operations))
 
 
-def failed_disks(
-    scenario: Scenario, whole: Reference, folder: Path, faults: int, draw: random.Random, tally: Tally
-) -> None:
+def failed_disks(scenario: Scenario, whole: Reference, folder: Path, faults: int, draw: Random, tally: Tally) -> None:
     """Let the disk fail at file operations spread evenly over the run, and continue without the failure.
 
     The run must end with one sentence and exit code 2, and then continue to the same bits.
@@ -142,8 +138,7 @@ def failed_disks(
         with _work_in(folder / f"failed-{number}", tally) as work:
             commands = scenario.commands(whole.study, work)
             problems = _not_a_sentence(run(commands, work, Plan(at=at, fault=fault)), work) + checks.damage(work)
-            before = checks.finished_jobs(work)
-            after = run(commands, work)
+            before, after = checks.finished_jobs(work), run(commands, work)
             if after.code == 0:
                 problems += checks.damage(work) + checks.lost(before, checks.finished_jobs(work))
                 problems += _at_the_end(whole, work, tally)
@@ -177,7 +172,7 @@ def durability(folder: Path, *, kills: int, faults: int, seed: int, only: str = 
     with workers_watched(folder):
         load(LOADED)
         for number, (scenario, tally) in enumerate(zip(scenarios, tallies, strict=True)):
-            place, draw = folder / scenario.name.replace(",", "").replace(" ", "-"), random.Random(f"{seed} {number}")
+            place, draw = folder / scenario.name.replace(",", "").replace(" ", "-"), Random(f"{seed} {number}")
             # The first one twice: its libraries are loaded here after the first time, which would be in its seconds.
             for _ in range(1 if number else 2):
                 whole = reference(scenario, place)

@@ -56,12 +56,10 @@ def run(commands: list[list[str]], work: Path, plan: Plan | None = None, modules
     """
     plan = plan or Plan()
     work.mkdir(parents=True, exist_ok=True)
-    operations = RawValue("Q")
-    output = work.parent / f"{work.name}.log"
+    operations, output = RawValue("Q"), work.parent / f"{work.name}.log"
     output.write_bytes(b"")  # here already: a run may be killed before it prints
     sys.stdout.flush()
-    start = time.monotonic()
-    child = os.fork()
+    start, child = time.monotonic(), os.fork()
     if child == 0:
         _as_child(commands, work, operations, plan, output, modules)
     status = _waited(child, start + plan.seconds if plan.seconds else 0.0, start + PATIENCE)

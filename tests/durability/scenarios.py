@@ -15,24 +15,25 @@ COMPUTE = "compute: {{jobs: {jobs}, threads: 1, precision: fp32, memory_format: 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A study with its cohort.
+    """A study with its cohort; the settings of its own are in `studies`.
 
     Attributes:
         make: draws the cohort into a folder and returns its table.
-        study: the study file, to be formatted with `table`.
         after: the commands after `run`, to be formatted with `run`, `out` and `table`.
     """
 
     name: str
     make: Callable[[Path], Path]
-    study: str
     jobs: int = 1
     after: tuple[tuple[str, ...], ...] = ()
 
     def prepare(self, folder: Path) -> Path:
         """Draw the cohort and write the study file."""
         table = self.make(folder / "cohort")
-        text = (COMMON + COMPUTE + self.study).format(table=table, jobs=self.jobs)
+        text = (COMMON + COMPUTE).format(table=table, jobs=self.jobs)
+        text += (
+            Path(__file__).parent / "studies" / f"{self.name.replace(', ', '-').replace(' ', '-')}.yaml"
+        ).read_text()
         (folder / "study.yaml").write_text(text, encoding="utf-8")
         return folder / "study.yaml"
 
@@ -72,86 +73,14 @@ SCENARIOS = [
     Scenario(
         "photographs",
         _photographs,
-        """
-extends: onestep-pasi
-name: photographs
-images: {{size: 32}}
-split: {{test: 25%, folds: 2, restarts: 20}}
-backbones: [test_resnet, test_byobnet]
-baselines: {{off: tests of networks}}
-recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}
-stack: [mean, ridge+intercept]
-evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 4}}
-""",
         after=(
             ("explain", "{run}", "--map-size", "2", "--network", "test_resnet"),
             ("bundle", "{run}", "--output", "{out}/bundle.zip"),
             ("results", "{run}", "--output", "{out}/results.md"),
         ),
     ),
-    Scenario(
-        "photographs, two jobs",
-        _photographs,
-        """
-extends: onestep-pasi
-name: two-jobs
-images: {{size: 32}}
-split: {{test: 0, folds: 2, restarts: 20}}
-backbones: [test_resnet]
-recipe: {{epochs: 4, batch_size: 8, lr: 0.01, schedule: cosine, early_stopping: {{monitor: none}}}}
-stack: [mean]
-evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 0}}
-""",
-        jobs=2,
-    ),
-    Scenario(
-        "films",
-        _films,
-        """
-extends: covid-cxr
-name: films
-images: {{size: 32, channels: grey}}
-split: {{test: 25%, folds: 2, restarts: 20}}
-backbones: [test_resnet]
-recipe: {{epochs: 2, batch_size: 8, lr: 0.003, gradual_unfreezing: {{groups: 2, epochs: 2}}}}
-stack: [mean]
-final: refit
-evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 4}}
-""",
-        after=(("predict", "{run}", "{table}/images", "--output", "{out}/predictions.csv"),),
-    ),
-    Scenario(
-        "slides",
-        _slides,
-        """
-extends: ssc-skin
-name: slides
-images: {{size: 32}}
-tiles: {{mpp: 4.0, max_tiles: 4}}
-targets: {{disease: {{classes: [normal, ssc], positive: ssc}}}}
-split: {{test: 0, folds: 2, restarts: 20}}
-backbones: [test_resnet]
-baselines: {{off: tests of networks}}
-recipe: {{batch_size: 8, phases: [{{epochs: 3, freeze: all}}, {{epochs: 2, freeze: none, lr: 0.0001}}]}}
-seeds: 2
-evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 0}}
-""",
-    ),
-    Scenario(
-        "volumes",
-        _volumes,
-        """
-extends: ipmn-mri
-name: volumes
-targets: {{grade: [normal, high]}}
-images: {{size: 32}}
-volumes: {{in_plane_size: 32, bias: none, smoothing: none, fusion: [early, late]}}
-split: {{test: 0, folds: 2, restarts: 20, stratify_by: grade}}
-backbones: [test_resnet]
-baselines: {{off: tests of networks}}
-recipe: {{epochs: 3, batch_size: 8, lr: 0.001}}
-nested_cv: {{folds: 2, among: false}}
-evaluation: {{bootstrap_resamples: 100, counterfactual_cases: 0}}
-""",
-    ),
+    Scenario("photographs, two jobs", _photographs, jobs=2),
+    Scenario("films", _films, after=(("predict", "{run}", "{table}/images", "--output", "{out}/predictions.csv"),)),
+    Scenario("slides", _slides),
+    Scenario("volumes", _volumes),
 ]

@@ -64,10 +64,8 @@ def remove(data: bytearray, draw: random.Random, others: Sequence[bytes]) -> Non
 
 def set_length(data: bytearray, draw: random.Random, others: Sequence[bytes]) -> None:
     """Write a number at which lengths go wrong, in two, four or eight bytes of either order."""
-    form = draw.choice("<>") + draw.choice("HIQ")
-    number = draw.choice(LENGTHS) + draw.choice((0, 0, 1))
-    content = struct.pack(form, number % (1 << (8 * struct.calcsize(form))))
-    at = _position(data, draw)
+    form, number = draw.choice("<>") + draw.choice("HIQ"), draw.choice(LENGTHS) + draw.choice((0, 0, 1))
+    content, at = struct.pack(form, number % (1 << (8 * struct.calcsize(form)))), _position(data, draw)
     data[at : at + len(content)] = content
 
 

@@ -146,8 +146,7 @@ def read_own_table(work: Work, draw: random.Random) -> None:
     """A table from which a study is made."""
     from casewise.plugins.init.own_data import plan_study
 
-    folder = _study_folder(work)
-    ending = draw.choice((".csv", ".csv", ".tsv", ".xlsx", ".parquet"))
+    folder, ending = _study_folder(work), draw.choice((".csv", ".csv", ".tsv", ".xlsx", ".parquet"))
     table = folder / f"own{ending}"
     table.write_bytes(table_bytes(draw))
     plan_study(table=table, images=folder / "images", folder=folder / "planned")
@@ -158,8 +157,7 @@ def read_new_cases(work: Work, draw: random.Random) -> None:
     from casewise.inference.model import load_bundle
     from casewise.inference.new_cases import cases_of, in_chunks, new_table, sources_of
 
-    folder = _study_folder(work)
-    model = work.once("model", lambda _: load_bundle(work.folders().bundle))
+    folder, model = _study_folder(work), work.once("model", lambda _: load_bundle(work.folders().bundle))
     (folder / "new.csv").write_bytes(table_bytes(draw))
     member = model.members[0]  # type: ignore[attr-defined]
     table = new_table(folder / "new.csv", member, folder, columns={"visit": "visit_no"}, root=folder / "images")
@@ -243,8 +241,7 @@ def read_nifti(work: Work, draw: random.Random) -> None:
     from casewise.plugins.volumes.reading.files import read_scan
     from casewise.plugins.volumes.roi import inside_of, region_of_mask
 
-    sample = draw.choice(samples.scans())
-    others = [other.data for other in samples.scans()]
+    sample, others = draw.choice(samples.scans()), [other.data for other in samples.scans()]
     if sample.ending == ".nii.gz" and draw.random() < 0.6:
         data = gzip.compress(mutated(gzip.decompress(sample.data), draw, others[:3]), 1)
     else:
@@ -296,10 +293,10 @@ def read_forged_bundle(work: Work, draw: random.Random) -> None:
     from casewise.inference.model import load_bundle
     from casewise.run_folder import BundleFolder
 
-    bundle = BundleFolder(work.copy(work.folders().bundle))
-    kind = draw.random()
+    bundle, kind = BundleFolder(work.copy(work.folders().bundle)), draw.random()
     if kind < 0.1:
-        _claim_later_format(bundle.manifest_path, draw)
+        content = {**json.loads(bundle.manifest_path.read_text()), "format": draw.choice((2, 3, 99, 10**9))}
+        bundle.manifest_path.write_text(json.dumps(content))
         load_bundle(bundle.path)
         raise AcceptedError("a bundle of a later format was read")
     if kind < 0.4:
@@ -317,11 +314,6 @@ def read_forged_bundle(work: Work, draw: random.Random) -> None:
     _ = (model.learners, model.headline, model.table.columns)
     model.members[0].study(Path("new.csv"))
     model.members[0].load()
-
-
-def _claim_later_format(manifest: Path, draw: random.Random) -> None:
-    content = {**json.loads(manifest.read_text()), "format": draw.choice((2, 3, 99, 10**9))}
-    manifest.write_text(json.dumps(content))
 
 
 def _forged_archive(work: Work, folder: Path, draw: random.Random) -> Path:
@@ -365,8 +357,7 @@ def read_run_files(work: Work, draw: random.Random) -> None:
 
     folder = work.folder / "artefacts"
     folder.mkdir(exist_ok=True)
-    kind = draw.choice(("object", "study", "table", "text", "state", "record"))
-    path = folder / "file"
+    kind, path = draw.choice(("object", "study", "table", "text", "state", "record")), folder / "file"
     good = {"object": _object(), "study": _study_json(work), "text": "text é", "record": '{"file": ["00"]}'}
     if kind in good:
         path.write_bytes(mutated_json(good[kind], draw) if kind != "text" else draw.randbytes(50))
@@ -417,18 +408,21 @@ def _state_bytes(folder: Path) -> bytes:
     return (folder / "state.safetensors").read_bytes()
 
 
+def _with_a_changed_file(work: Work, source: Path, draw: random.Random, of_json: float) -> Path:
+    """A copy of a store of which one file is changed; one of JSON stays JSON in this share of draws."""
+    folder = work.copy(source)
+    victim = draw.choice(sorted(file for file in folder.iterdir() if file.is_file()))
+    data = victim.read_bytes()
+    as_json = victim.suffix == ".json" and draw.random() < of_json
+    victim.write_bytes(mutated_json(data.decode(), draw) if as_json else mutated(data, draw, [data]))
+    return folder
+
+
 def read_tiles(work: Work, draw: random.Random) -> None:
     """The store of prepared photographs."""
     from casewise.modalities.store.store import open_store
 
-    folder = work.copy(work.folders().tiles)
-    victim = draw.choice(sorted(file for file in folder.iterdir() if file.is_file()))
-    data = victim.read_bytes()
-    if victim.suffix == ".json":
-        victim.write_bytes(mutated_json(victim.read_text(), draw))
-    else:
-        victim.write_bytes(mutated(data, draw, [data]))
-    open_store(folder)
+    open_store(_with_a_changed_file(work, work.folders().tiles, draw, 1.0))
 
 
 def read_slices(work: Work, draw: random.Random) -> None:
@@ -437,36 +431,21 @@ def read_slices(work: Work, draw: random.Random) -> None:
 
     source = work.once("scans", samples.make_slices)
     assert isinstance(source, Path)
-    folder = work.copy(source)
-    victim = draw.choice(sorted(file for file in folder.iterdir() if file.is_file()))
-    data = victim.read_bytes()
-    if victim.suffix == ".json" and draw.random() < 0.7:
-        victim.write_bytes(mutated_json(victim.read_text(), draw))
-    else:
-        victim.write_bytes(mutated(data, draw, [data]))
-    open_slices(folder)
+    open_slices(_with_a_changed_file(work, source, draw, 0.7))
 
 
 READERS: tuple[FuzzedReader, ...] = (
     FuzzedReader("study file", 8, read_study_file),
-    FuzzedReader("study that extends a file", 4, read_score_file),
-    FuzzedReader("score", 6, read_score),
-    FuzzedReader("cohort table", 10, read_table),
-    FuzzedReader("own table", 2, read_own_table),
-    FuzzedReader("table of new cases", 4, read_new_cases),
-    FuzzedReader("image", 20, read_picture),
-    FuzzedReader("mask", 4, read_mask),
-    FuzzedReader("DICOM film", 10, read_film),
-    FuzzedReader("DICOM scan", 8, read_series),
-    FuzzedReader("NIfTI", 8, read_nifti),
-    FuzzedReader("slide", 6, read_slide),
-    FuzzedReader("weights", 4, read_weights),
-    FuzzedReader("altered bundle", 4, read_altered_bundle),
-    FuzzedReader("forged bundle", 6, read_forged_bundle),
-    FuzzedReader("run folder", 6, read_run_files),
-    FuzzedReader("prepared images", 4, read_tiles),
+    FuzzedReader("study that extends a file", 4, read_score_file), FuzzedReader("score", 6, read_score),
+    FuzzedReader("cohort table", 10, read_table), FuzzedReader("own table", 2, read_own_table),
+    FuzzedReader("table of new cases", 4, read_new_cases), FuzzedReader("image", 20, read_picture),
+    FuzzedReader("mask", 4, read_mask), FuzzedReader("DICOM film", 10, read_film),
+    FuzzedReader("DICOM scan", 8, read_series), FuzzedReader("NIfTI", 8, read_nifti),
+    FuzzedReader("slide", 6, read_slide), FuzzedReader("weights", 4, read_weights),
+    FuzzedReader("altered bundle", 4, read_altered_bundle), FuzzedReader("forged bundle", 6, read_forged_bundle),
+    FuzzedReader("run folder", 6, read_run_files), FuzzedReader("prepared images", 4, read_tiles),
     FuzzedReader("prepared scans", 2, read_slices),
-)
+)  # fmt: skip
 # The readers in the order in which inputs are given to them, each as often as its share.
 TURNS = tuple(reader for turn in range(20) for reader in READERS if turn < reader.share)
 if os.name == "nt":

@@ -140,8 +140,7 @@ def fuzz(count: int, seed: int, *, start: int = 0, only: str = "", progress: boo
             if number < stop:
                 log.seek(0)
                 ended = "hang" if child.returncode == -signal.SIGKILL else f"crash ({child.returncode})"
-                message = log.read()[-3000:].decode("utf-8", "replace")
-                reader = reader_of(number, only).name
+                message, reader = log.read()[-3000:].decode("utf-8", "replace"), reader_of(number, only).name
                 tally.add({"number": number, "reader": reader, "outcome": ended, "message": message})
                 number += 1
     return tally

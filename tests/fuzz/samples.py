@@ -49,24 +49,19 @@ def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 @cache
 def images() -> list[Sample]:
     """Image files of every format, also of those that are refused."""
-    image = Image.fromarray(picture())
-    exif = Image.Exif()
+    image, exif = Image.fromarray(picture()), Image.Exif()
     exif[0x0112] = 6
     grey16 = Image.fromarray(picture()[..., 0].astype(np.uint16) * 256)
     samples = [
         Sample(_saved(image, "JPEG", exif=exif), ".jpg"),
         Sample(_saved(image, "JPEG", progressive=True, quality=60), ".jpg"),
-        Sample(_saved(image.convert("CMYK"), "JPEG"), ".jpg"),
-        Sample(_saved(image, "PNG", exif=exif), ".png"),
-        Sample(_saved(grey16, "PNG"), ".png"),
-        Sample(_saved(image.quantize(16), "PNG"), ".png"),
+        Sample(_saved(image.convert("CMYK"), "JPEG"), ".jpg"), Sample(_saved(image, "PNG", exif=exif), ".png"),
+        Sample(_saved(grey16, "PNG"), ".png"), Sample(_saved(image.quantize(16), "PNG"), ".png"),
         Sample(_saved(image, "TIFF", compression="tiff_lzw"), ".tif"),
-        Sample(_saved(image, "TIFF", compression="jpeg"), ".tif"),
-        Sample(_saved(grey16, "TIFF"), ".tif"),
-        Sample(_saved(image, "WEBP"), ".webp"),
-        Sample(_saved(image, "BMP"), ".bmp"),
+        Sample(_saved(image, "TIFF", compression="jpeg"), ".tif"), Sample(_saved(grey16, "TIFF"), ".tif"),
+        Sample(_saved(image, "WEBP"), ".webp"), Sample(_saved(image, "BMP"), ".bmp"),
         Sample(_saved(image, "GIF"), ".gif"),
-    ]
+    ]  # fmt: skip
     if find_spec("pillow_heif"):
         import pillow_heif
 
@@ -81,13 +76,10 @@ def films() -> list[Sample]:
     grey, deep = picture()[..., 0], picture()[..., 0].astype(np.uint16) * 10
     jpeg = _saved(Image.fromarray(grey), "JPEG")
     made = [
-        film_bytes(deep, WindowCenter=900, WindowWidth=1200),
-        film_bytes(picture()),
-        film_bytes(deep, compression="rle"),
-        film_bytes(grey, compression="jpeg", jpeg=jpeg),
-        film_bytes(deep, preamble=False),
-        film_bytes(np.stack([grey, grey]), NumberOfFrames=2),
-    ]
+        film_bytes(deep, WindowCenter=900, WindowWidth=1200), film_bytes(picture()),
+        film_bytes(deep, compression="rle"), film_bytes(grey, compression="jpeg", jpeg=jpeg),
+        film_bytes(deep, preamble=False), film_bytes(np.stack([grey, grey]), NumberOfFrames=2),
+    ]  # fmt: skip
     made += [film_bytes(np.tile(deep, (3, 2)), compression="jpeg2000")] if find_spec("openjpeg") else []
     return [Sample(data, ".dcm") for data in made]
 
@@ -110,8 +102,7 @@ def scans() -> list[Sample]:
     import nibabel
 
     rng = np.random.default_rng(2)
-    values = rng.integers(0, 300, (12, 10, 5))
-    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    values, affine = rng.integers(0, 300, (12, 10, 5)), np.diag([1.0, 1.0, 3.0, 1.0])
     first = nibabel.Nifti1Image(values.astype(np.float32), affine)
     scaled = nibabel.Nifti1Image(values.astype(np.int16), affine)
     scaled.header.set_slope_inter(0.5, 3)
@@ -182,8 +173,7 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
     from casewise.training.checkpoint import write_tensors
 
     study = _photographs(folder)
-    network = network_of(study, "test_resnet")
-    job = JobFolder(folder / "job")
+    network, job = network_of(study, "test_resnet"), JobFolder(folder / "job")
     job.path.mkdir()
     write_tensors(job.weights, network.state_dict(), {})
     sha256 = checksum(job.weights.path)

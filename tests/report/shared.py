@@ -1,7 +1,5 @@
 """Readers of sections as blocks, for the tests of single sections."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """The section on altered images, by its values."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from casewise.evaluation.results import AlteredAnswers, AlteredNumbers, ClassChange, CorrectAnswers
@@ -59,8 +57,7 @@ def test_numbers_move_and_the_most_affected_network_is_first(report_of_classes: 
     context = with_results(report_of_classes, counterfactuals=figures)
     section = counterfactuals.section(context)
     (table,) = blocks_of(section, Table)
-    assert list(table.columns) == ["Image", "c", "a"]
-    assert table.rows[0].cells[0].value == 0.9
+    assert (list(table.columns), table.rows[0].cells[0].value) == (["Image", "c", "a"], 0.9)
     assert table.rows[0].cells[0].small == "−0.90"
     assert facts_of(section)["Not tested"].startswith(learner_name(context.learner))
     # a combination is not tested itself

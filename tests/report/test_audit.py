@@ -1,7 +1,5 @@
 """The audit in the report, by its values: findings, near-duplicates, tests, and the statement of the first screen."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 
@@ -66,8 +64,7 @@ def test_the_first_screen_names_the_first_finding_and_why_it_is_accepted(report_
 
 def test_a_clean_audit_is_good_and_none_is_a_warning(report_of_classes: ReportContext) -> None:
     clean = with_audit(report_of_classes, [], {"subjects": 120, "images": 150})
-    assert statement_of(clean).level == "good"
-    assert blocks_of(audit.section(clean), Table) == []
+    assert (statement_of(clean).level, blocks_of(audit.section(clean), Table)) == ("good", [])
     without = dataclasses.replace(report_of_classes, audit=None)
     assert audit.section(without) is None
     assert statement_of(without).level == "warning"

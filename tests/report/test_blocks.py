@@ -1,28 +1,36 @@
-"""Blocks as HTML and as Markdown: the same values, and nothing that a name can break."""
+"""Blocks of a page, their labels and the verdicts."""
 
-from __future__ import annotations
-
+import dataclasses
 import re
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from casewise.report import blocks as b
-from casewise.report.blocks import Cell, Counts, Picture, Plot, Row, Section, Text, counts_line, rendered
+from casewise.report.blocks import Cell, Counts, Picture, Plot, Plots, Row, Section, Table, Text, counts_line, rendered
+from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.figures import cohort as draw
 from casewise.report.figures.drawing import Drawing
-from tests.report_contexts import check_page
+from casewise.report.first_screen import screen
+from casewise.report.sections import labels, learners
+from casewise.report.sections.designs import external
+from casewise.report.statements import statements
+from casewise.report.tables import VERDICTS
+from casewise.report.terms import SIDES
+from casewise.study.learners import learner_name
+from tests.report.shared import blocks_of, cells_of
+from tests.report_contexts import check_page, classes, films, in_phases, numbers, split_by_image
 
 NAME = "<b>|a`b"
 PICTURE = Picture("data:image/png;base64,AAAA", "tile 1", "upper")
 ON_BOTH: list[b.Block] = [
-    Text("A note on `seeds: 3`.", note=True),
-    b.Heading("Part"),
-    b.Items(["one", "two"]),
-    b.Facts([("Level", "90 %")]),
-    b.Code("name: x\nseed: 1"),
+    Text("A note on `seeds: 3`.", note=True), b.Heading("Part"), b.Items(["one", "two"]),
+    b.Facts([("Level", "90 %")]), b.Code("name: x\nseed: 1"),
     b.Table(["Class", "Recall"], [Row(NAME, [Cell("0.75", "[0.50, 0.90]", 0.75)], mark=True)], "Recall by class."),
     b.Matrix(Counts(["a", "b"], [counts_line("a", [3, 1]), counts_line("b", [0, 0])]), "Classes.", "reference"),
     b.Fold("More", [Text("inside")]),
-]
+]  # fmt: skip
 ON_THE_PAGE: list[b.Block] = [
     b.Plots([Plot(Drawing(10, 10, "<path/>"), "a curve", "its caption")], "how to read it"),
     b.Pictures([PICTURE], "Tiles"),
@@ -55,3 +63,95 @@ def test_a_name_breaks_no_table_of_markdown(pages: tuple[str, str]) -> None:
     (line,) = [line for line in pages[1].splitlines() if "0.75" in line]
     assert len(re.findall(r"(?<!\\)\|", line)) == 3
     assert "| 3 | 1 | 4 |" in pages[1]
+
+
+def test_classes_are_counted_by_side_and_source(report_of_classes: ReportContext) -> None:
+    context = report_of_classes
+    table = labels.reference_classes(context)
+    sides = labels.by_side(context, table)
+    assert sides.names == ["covid", "no finding", "pneumonia"]
+    assert [row[0] for row in sides.rows] == [*(f"fold {i}" for i in range(1, 6)), "test", "all"]
+    assert sum(row[1] for row in sides.rows[:-1]) == sides.rows[-1][1] == 150
+    counts = context.cohort_images.groupby(["source", "finding"]).size()
+    assert labels.by_source(context, table, "source").rows[0][2][0][0] == counts[("cohen", 0.0)]
+    largest = {row.name: [cell.text for cell in row.cells] for row in labels.largest_sources(context, table, "source")}
+    assert largest["covid"] == ["cohen", "100.0 %"]
+    held_out = dataclasses.replace(context, splits={**context.splits, "left_out": list("vwxyz")})
+    assert labels.by_side(held_out, table).rows[0][0] == "fold 1 (v)"
+
+
+def test_the_smallest_of_many_sources_are_counted_together(report_of_classes: ReportContext) -> None:
+    context = report_of_classes
+    table = labels.reference_classes(context).reset_index(drop=True)
+    counts = labels.by_source(context, table.assign(source=[f"s{i % 20}" for i in range(len(table))]), "source")
+    assert (counts.rows[-1][0], sum(row[1] for row in counts.rows)) == ("5 others", 150)
+
+
+def test_a_class_without_a_case_has_no_source(report_of_classes: ReportContext) -> None:
+    table = labels.reference_classes(report_of_classes)
+    rows = labels.largest_sources(report_of_classes, table[table["value"] != 0], "source")
+    assert [cell.text for cell in rows[0].cells] == ["–", "–"]
+
+
+def test_without_columns_the_predictions_have_the_classes(report_of_classes: ReportContext) -> None:
+    images = report_of_classes.cohort_images.drop(columns=["source", "finding"])
+    bare = dataclasses.replace(report_of_classes, cohort_images=images)
+    assert labels.source_column(bare) is None
+    same = dataclasses.replace(bare, cohort_images=images.assign(source="cohen"))
+    assert labels.source_column(same) is None  # there is nothing to compare
+    assert labels.by_side(bare, labels.reference_classes(bare)).rows[-1][1] == 150
+    assert labels.section(bare) is not None
+
+
+def test_each_target_that_is_a_number_has_a_distribution(report_of_numbers: ReportContext) -> None:
+    (plots,) = blocks_of(labels.section(report_of_numbers), Plots)
+    assert len(plots.plots) == 6
+    assert plots.plots[0].alt.startswith("Distribution of PASI: 72 values, median")
+
+
+def test_bars_hold_every_value() -> None:
+    for values in (np.array([0.0, 4.0, 4.0]), np.array([0.2, 3.7]), np.array([9.0, 70.0]), np.zeros(3)):
+        edges, names, _ = draw.binned(values, (0, 72) if values.max() > 4 else (0, 4))
+        assert (draw.shares(values, edges).sum(), len(names)) == (pytest.approx(1), len(edges) - 1)
+    assert draw.binned(np.array([0.03, 2.5]), (0, 100))[0][-1] <= 10  # low values fill the width
+
+
+INVERSE = {"better": "worse", "worse": "better"}
+# Fixtures of the session, and pages of their own.
+PAGES: dict[str, Callable[[], ReportContext] | None] = {
+    "report_of_numbers": None, "report_of_classes": None, "report_of_two_classes": None, "report_of_grades": None,
+    "report_of_a_kernel": None,
+    "grades, a test set and an external cohort": lambda: classes("ordinal", test=40, outside=60, networks=3),
+    "numbers without a test set": lambda: numbers(test=0, subjects=12, learners=3, metas=4),
+    "numbers of few subjects": lambda: numbers(subjects=5, test=2), "films": films,
+    "phases and a split by image": lambda: split_by_image(in_phases(classes("binary", networks=2)), 0.985),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_no_two_verdicts_disagree(kind: str, request: pytest.FixtureRequest) -> None:
+    own = PAGES[kind]
+    context: ReportContext = own() if own else request.getfixturevalue(kind)
+    verdicts: dict[tuple[str, str, str], str] = {}
+
+    def add(place: str, learner: str, other: str, text: str) -> None:
+        assert text in VERDICTS.values()
+        for first, second, verdict in ((learner, other, text), (other, learner, INVERSE.get(text, text))):
+            assert verdicts.setdefault((place, first, second), verdict) == verdict, f"{first}, {second}, {place}"
+
+    names = {learner_name(name) for name in context.learners}
+    for rival in screen(context).rivals:
+        if rival.name in names and rival.verdict:
+            add(SIDES[context.stage], learner_name(context.learner), rival.name, rival.verdict_text)
+    for table in blocks_of(learners.section(context), Table):
+        place = next((side for side in SIDES.values() if table.caption.lower().startswith(side)), "")
+        for row in table.rows:
+            for head, cell in zip(table.columns[1:], row.cells, strict=True):
+                if head.startswith("Against ") and cell.text != "–":
+                    add(place, row.name, head.removeprefix("Against "), cell.text)
+    said = next((each for each in statements(context) if each.id == "external_cohort"), None)
+    section = external.section(context)
+    assert (EXTERNAL in context.metrics.metrics) == (section is not None)
+    if said and section:
+        auroc = cells_of(blocks_of(section, Table)[0], "AUROC")
+        assert ("worse" in said.text) == (auroc["External is"].text == "worse")

@@ -1,7 +1,5 @@
 """The largest errors and the input of the model, by their values."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from casewise.report.blocks import Facts, Fold, Pictures, Table
@@ -13,8 +11,7 @@ from tests.report_contexts import study_of_numbers, without_truth
 
 
 def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext) -> None:
-    cards = cases.high_confidence_errors(report_of_classes)
-    rows = report_of_classes.headline_rows
+    cards, rows = cases.high_confidence_errors(report_of_classes), report_of_classes.headline_rows
     wrong = rows[rows["y_true"] != rows["y_pred"]]
     assert len(cards) == min(len(wrong), cases.MOST_CONFIDENT)
     facts = [dict(card.blocks[0].facts) for card in cards if isinstance(card.blocks[0], Facts)]
@@ -27,8 +24,7 @@ def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext)
 
 
 def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers: ReportContext) -> None:
-    first = cases.largest_errors(report_of_numbers)[0]
-    rows = report_of_numbers.headline_rows
+    first, rows = cases.largest_errors(report_of_numbers)[0], report_of_numbers.headline_rows
     worst = rows.loc[(rows["y_pred"] - rows["y_true"]).abs().idxmax()]
     facts, folded = first.blocks
     assert isinstance(facts, Facts)

@@ -1,7 +1,5 @@
 """The section of classes, by its values."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -149,8 +147,7 @@ def test_a_temperature_at_its_bound_is_a_fact(three: ReportContext) -> None:
 
 def test_operating_points_are_rough_where_a_cell_has_few_subjects() -> None:
     of_class, people = np.repeat([True, False], 60)[:, None], np.arange(120).astype(str)
-    scores = np.where(of_class, 0.9, 0.8)
-    rough = []
+    scores, rough = np.where(of_class, 0.9, 0.8), []
     for positives, negatives in ((2, 63), (12, 90)):  # false negatives, and true negatives beyond 60
         scores[:positives], scores[60:negatives] = 0.1, 0.1
         (point,) = judge_thresholds(scores, np.full((120, 1), 0.5), of_class, people, Plan(50), n_cases=120)

@@ -1,7 +1,5 @@
 """The section on the external cohort, and the result on it."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
@@ -24,16 +22,11 @@ def three(report_of_classes: ReportContext) -> ReportContext:
     return report_of_classes
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "rough", "code", "cell"),
-    [
-        (-0.2, -0.01, False, "worse", "worse"),
-        (-0.2, 0.01, False, "open", "no clear difference"),
-        (-0.2, -0.01, True, "rough", "not tested"),
-        (0.1, 0.2, False, "better", "better"),
-        (0.1, None, False, "untested", "not tested"),
-    ],
-)
+@pytest.mark.parametrize(("low", "high", "rough", "code", "cell"), [
+    (-0.2, -0.01, False, "worse", "worse"), (-0.2, 0.01, False, "open", "no clear difference"),
+    (-0.2, -0.01, True, "rough", "not tested"), (0.1, 0.2, False, "better", "better"),
+    (0.1, None, False, "untested", "not tested"),
+])  # fmt: skip
 def test_a_drop_is_called_one_only_beyond_chance(
     three: ReportContext, low: float, high: float | None, rough: bool, code: str, cell: str
 ) -> None:

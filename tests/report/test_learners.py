@@ -1,7 +1,5 @@
 """The sections on learners: verdicts, published values, the column alone, and sources left out."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from pathlib import Path
@@ -35,8 +33,7 @@ def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     gaps = {other: Difference(0.5, 0.2, 0.8, False), last: Difference(0.5, -0.1, 1.1, True)}
     entry = Comparison(best, [best, last], 20, False, gaps, {})
     context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": entry}}})
-    table = learners.learner_table(context, context.stage)
-    column = f"Against {best}"
+    table, column = learners.learner_table(context, context.stage), f"Against {best}"
     assert [cells_of(table, name)[column].text for name in (best, other, last)] == ["–", "worse", "no clear difference"]
     assert cells_of(table, other)[column].small == "+0.5 [0.2, 0.8]"
     assert [row.name for row in table.rows if row.mark] == [best]  # type: ignore[union-attr]
@@ -134,19 +131,12 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     assert learners.beside_column_blocks(dataclasses.replace(context, audit=None)) == []
 
 
-@pytest.mark.parametrize(
-    ("change", "named", "expected"),
-    [
-        ({}, None, "site"),
-        ({"level": "note"}, None, None),
-        ({"id": "source-predictable-ill"}, None, None),
-        ({"figures": {"evidence": "border (its corners)"}}, None, None),
-        ({"figures": {"evidence": "ward"}}, None, None),
-        ({"figures": {"evidence": "ward"}}, ["ward"], "ward"),
-        ({"figures": {"by_class": {}}}, None, None),
-        ({"figures": {"target": "another"}}, None, None),
-    ],
-)
+@pytest.mark.parametrize(("change", "named", "expected"), [
+    ({}, None, "site"), ({"level": "note"}, None, None), ({"id": "source-predictable-ill"}, None, None),
+    ({"figures": {"evidence": "border (its corners)"}}, None, None),
+    ({"figures": {"evidence": "ward"}}, None, None), ({"figures": {"evidence": "ward"}}, ["ward"], "ward"),
+    ({"figures": {"by_class": {}}}, None, None), ({"figures": {"target": "another"}}, None, None),
+])  # fmt: skip
 def test_only_columns_that_should_not_predict_stand_beside(
     change: dict[str, Any], named: list[str] | None, expected: str | None
 ) -> None:

@@ -1,7 +1,5 @@
 """The sections on training and on the split by image, and evidence that nothing was learned."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
 

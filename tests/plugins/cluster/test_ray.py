@@ -52,8 +52,7 @@ def prepared(factory: pytest.TempPathFactory, chests: Path, backbones: list[str]
     )
     folder = RunFolder(factory.mktemp("prepared"))
     cohort = read(study, folder, Silent())
-    store = prepare(study, cohort, folder, Silent())
-    splits = split(study, cohort, folder, Silent())
+    store, splits = prepare(study, cohort, folder, Silent()), split(study, cohort, folder, Silent())
     return JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address))
 
 
@@ -130,8 +129,7 @@ def test_the_jobs_of_a_machine_that_is_killed_move_and_predictions_stay_equal(
             process.kill()
 
     run = tmp_path / "run"
-    lost = Loss(machines, run, kill)
-    of_cluster = trained(inputs, run, "ray", machines.address)
+    lost, of_cluster = Loss(machines, run, kill), trained(inputs, run, "ray", machines.address)
     assert lost.process in killed
     assert moved(caplog) == [name_of(lost.job)]
     of_local = pd.concat([job.folder.predictions.read() for job in jobs_in(inputs, local)], ignore_index=True)
@@ -170,8 +168,7 @@ def test_a_process_on_a_machine_that_lost_its_connection_ends_before_its_job_mov
         watcher.join()
         raylet.send_signal(signal.SIGCONT)
     assert not lost.process.is_running()
-    assert both == []
-    assert moved(caplog) == [name_of(lost.job)]
+    assert (both, moved(caplog)) == ([], [name_of(lost.job)])
     serial = trained(with_jobs(long_inputs, 1), tmp_path / "serial")
     pd.testing.assert_frame_equal(serial, of_cluster, check_exact=True)
 
@@ -202,8 +199,7 @@ def test_registrations_and_failures_pass_between_machines(
     try:
         study = inputs.study.model_copy(update={"backbones": ["test_resnet"]})
         for seed in (0, 13):
-            ours = replace(inputs, study=study.model_copy(update={"seed": seed}))
-            run = tmp_path / f"run{seed}"
+            ours, run = replace(inputs, study=study.model_copy(update={"seed": seed})), tmp_path / f"run{seed}"
             run.mkdir()
             folder = RunFolder(run)
             jobs = baselines(folder, ["own", "linear_pixels"] if seed == 0 else ["own"])

@@ -32,8 +32,7 @@ def linear(
     specs: list[FeatureSpec], *, encoder: str = "", channels: int = 3, side: int = 48, sequences: int = 0
 ) -> Any:
     torch.manual_seed(0)
-    plain = [spec.as_json() for spec in specs] or None
-    encoders = [{"name": encoder}] if encoder else []
+    plain, encoders = [spec.as_json() for spec in specs] or None, [{"name": encoder}] if encoder else []
     bank = {"encoders": encoders, "channels": channels, "specs": plain, "sequences": sequences}
     network = build_linear("linear_features", 7, bank, {"side": side}).eval()
     with torch.no_grad():
@@ -117,11 +116,9 @@ def sums_of(run: Any, model: str, fold: int, rows: list[int]) -> list[tuple[Sali
         with torch.no_grad():
             raw = loaded.network(data.plain_batch(views, torch.device("cpu"))).double()
         number = int(target.decide(raw)[0]) if target.output.classes else None
-        toward = directions(
-            loaded.network, torch.zeros(1, 3, 4, 4), ExplainTarget(target.outputs, target.target, number)
-        )
+        to = directions(loaded.network, torch.zeros(1, 3, 4, 4), ExplainTarget(target.outputs, target.target, number))
         explained = ExplainTarget(target.outputs, target.target, class_index=number)
-        results.append((saliency_maps(loaded, [row], explained)[0], float((raw @ toward.T)[0, 0])))
+        results.append((saliency_maps(loaded, [row], explained)[0], float((raw @ to.T)[0, 0])))
     return results
 
 
@@ -171,8 +168,7 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path, mo
     study = build_study(values, source="the test's study", folder=table.parent)
     folder = casewise.run(study, tmp_path / "run").folder
     run = FinishedRun.open(RunFolder(folder))
-    rows = list(range(len(run.cohort.panels)))
-    missing = 0
+    rows, missing = list(range(len(run.cohort.panels))), 0
     for saliency, output in sums_of(run, "linear_pixels", 0, rows):
         assert saliency.output_sum.output == pytest.approx(output, abs=1e-4)
         assert saliency.by_sequence.shape[:2] == (len(saliency.slots), 2)

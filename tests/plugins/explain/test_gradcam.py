@@ -69,8 +69,7 @@ def by_hand(network: Network, layer: nn.Module, panels: torch.Tensor, column: in
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_it_is_as_published(name: str) -> None:
-    network = built(name, outputs=3)
-    panels = panels_of(64)
+    network, panels = built(name, outputs=3), panels_of(64)
     for column in range(3):
         wanted = by_hand(network, network.body.get_submodule(last_map(network)), panels, column)
         found = signed_maps(network, panels, ExplainTarget(LABEL, "label", class_index=column))[:, 0]
@@ -164,12 +163,10 @@ def test_late_fusion_has_a_map_for_each_sequence(kind: Any) -> None:
     second[:, 0] = torch.nan
     panels = torch.cat([first, second, torch.zeros(1, 2, 16, 16)])
     found = signed_maps(network, panels, NUMBER)
-    assert found.shape == (3, 2, 4, 4)
-    assert place(found[:1, 0]) == (0, 0)
+    assert (found.shape, place(found[:1, 0])) == ((3, 2, 4, 4), (0, 0))
     assert place(-found[:1, 1]) == place(-found[1:2, 1]) == (0, 3)
     assert found[1, 0].isnan().all()
-    assert found[2].abs().max() == 0
-    assert place(gradcam(network, panels, NUMBER)) == (0, 0)
+    assert (found[2].abs().max(), place(gradcam(network, panels, NUMBER))) == (0, (0, 0))
     maps = cell_maps(network, panels, NUMBER)
     each = scaled(maps.by_sequence(), maps.method)
     assert each.shape == (3, 2, 16, 16)

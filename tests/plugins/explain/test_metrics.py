@@ -24,10 +24,8 @@ def box(shape: tuple[int, int], top: int, left: int, side: int) -> np.ndarray:
 
 def test_share_and_hit_of_known_maps() -> None:
     mask = box((8, 8), 0, 0, 4)
-    assert share_inside(np.ones((8, 8)), mask) == 0.25
-    assert share_inside(mask * 3.0, mask) == 1
-    assert share_inside(~mask * 1.0, mask) == 0
-    assert hit(mask * 1.0, mask) == 1
+    assert (share_inside(np.ones((8, 8)), mask), share_inside(mask * 3.0, mask)) == (0.25, 1)
+    assert (share_inside(~mask * 1.0, mask), hit(mask * 1.0, mask)) == (0, 1)
     assert hit(~mask * 1.0, mask) == 0
 
 
@@ -35,10 +33,8 @@ def test_share_and_hit_of_known_maps() -> None:
 def test_a_map_that_says_nothing_is_at_chance(count: int, level: float) -> None:
     mask = np.zeros(64, bool)
     mask[:count] = True
-    mask = np.random.default_rng(count).permutation(mask).reshape(8, 8)
-    flat = np.full((8, 8), level)
-    assert hit(flat, mask) == pytest.approx(mask.mean())
-    assert share_inside(flat, mask) == pytest.approx(mask.mean())
+    mask, flat = np.random.default_rng(count).permutation(mask).reshape(8, 8), np.full((8, 8), level)
+    assert (hit(flat, mask), share_inside(flat, mask)) == (pytest.approx(mask.mean()), pytest.approx(mask.mean()))
 
 
 def drawn(hits: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -71,13 +67,11 @@ def test_the_stronger_of_two_priors_is_what_a_network_is_held_against() -> None:
     mask = np.zeros((9, 5, 5), bool)
     mask[4, 1:4, 1:4] = True
     row = measure_map(np.ones((15, 15)), mask, np.arange(9), grid=(3, 3), peaks=lattice(3, 15))
-    assert row["tile_centre_hit"] == pytest.approx(1 / 9)
-    assert row["panel_centre_hit"] == 1
+    assert (row["tile_centre_hit"], row["panel_centre_hit"]) == (pytest.approx(1 / 9), 1)
     table = table_of([row | {"case": f"s{n}/1", "subject": f"s{n}", "fold": n % 2} for n in range(12)])
     assert stronger_prior(table)["hit"] == "panel_centre"
     found = summary(table, drawn(np.zeros((12, 5)), np.zeros((12, 5))), prior=stronger_prior(table), plan=PLAN)
-    assert found["prior_hit"].value == 1
-    assert found["hit_over_prior"].value == pytest.approx(1 / 25 - 1)
+    assert (found["prior_hit"].value, found["hit_over_prior"].value) == (1, pytest.approx(1 / 25 - 1))
 
 
 def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -117,9 +111,7 @@ def test_the_summary_is_the_mean_with_intervals_by_subject() -> None:
         assert (told.n_subjects, told.n_cases, told.rough) == (14, 28, False)
     assert found["random_weights_hit"].value == pytest.approx(hits.mean())
     assert found["hit_over_random_weights"].value == pytest.approx(table["hit"].mean() - hits.mean())
-    assert found["share_over_prior"].value == pytest.approx(
-        (table["share_inside"] - table["panel_centre_share"]).mean()
-    )
+    assert found["share_over_prior"].value == pytest.approx(table.eval("share_inside - panel_centre_share").mean())
 
 
 @pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.2646), (1.0, 0.7354, 1.0)])
@@ -142,9 +134,7 @@ def test_deletion_by_the_right_order_falls_fastest() -> None:
     right, wrong = delete_pixels(panel, panel.sum(axis=0), predict), delete_pixels(panel, -panel.sum(axis=0), predict)
     drawn = np.mean([delete_pixels(panel, np.zeros((12, 12)), predict, seed=seed) for seed in range(40)])
     assert right.mean() < drawn < wrong.mean()
-    assert drawn == pytest.approx(0.5, abs=0.02)
-    assert right[0] == pytest.approx(1)
-    assert right[-1] == 0
+    assert (drawn, right[0], right[-1]) == (pytest.approx(0.5, abs=0.02), pytest.approx(1), 0)
     assert (np.diff(right) <= 0).all()
 
 

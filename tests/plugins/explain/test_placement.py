@@ -79,8 +79,7 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
     assert (done.measures["meaning"], done.measures["column"]) == ("anatomy", "lung_mask")
     assert (done.measures["with_mask"], done.measures["cases"]) == (9, 12)
     content = json.loads((finished / "explanations.json").read_text())
-    placement = content["placement"]
-    anatomy = {"column": "lung_mask", "sample": 9}
+    placement, anatomy = content["placement"], {"column": "lung_mask", "sample": 9}
     assert placement["regions"] == {"border": {"column": None, "sample": 12}, "anatomy": anatomy}
     figures = placement["networks"]["test_resnet"]
     assert figures["border"]["area"]["value"] == 0.4375
@@ -98,8 +97,7 @@ def test_films_are_measured_against_the_masks_of_the_audit(finished: Path, monke
     assert figures["anatomy"]["area"]["value"] == pytest.approx(measured["mask_share"]["value"])
     lungs = [np.asarray(Image.open(finished_mask)).astype(bool).mean() for finished_mask in masks_of(finished)]
     assert figures["anatomy"]["area"]["value"] == pytest.approx(np.mean(lungs) * 64 / 72, abs=0.03)
-    page = section_of(done.report.read_text() if done.report else "", "saliency")
-    rows = placement_rows(placement)
+    page, rows = section_of(done.report.read_text() if done.report else "", "saliency"), placement_rows(placement)
     assert [row.name for row in rows if row.name in page] == [row.name for row in rows]
 
 
@@ -111,8 +109,7 @@ def masks_of(finished: Path) -> list[Path]:
 def test_a_sample_has_as_many_subjects_as_possible(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = FinishedRun.open(RunFolder(finished))
     rows = random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
-    assert set(rows[:5]) == {0, 1, 2, 3, 4}
-    assert rows == random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4])
+    assert (set(rows[:5]), rows) == ({0, 1, 2, 3, 4}, random_order(opened, [0, 0, 0, 0, 1, 2, 3, 4]))
     monkeypatch.setattr("casewise.plugins.explain.placement.SAMPLE", 4)
     regions = placement(opened, ["test_resnet"], map_size=0, progress=lambda *_: None)["regions"]
     assert regions["border"] == {"column": None, "sample": 4}

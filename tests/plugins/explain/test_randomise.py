@@ -30,8 +30,7 @@ def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     generator = torch.Generator().manual_seed(seed)
     grid = torch.stack(torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij"))
     panels = 0.1 * torch.rand(count, 3, SIDE, SIDE, generator=generator)
-    labels = torch.randint(3, (count,), generator=generator)
-    masks = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    labels, masks = torch.randint(3, (count,), generator=generator), torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
     for number in range(count):
         for place, quarter in enumerate(torch.randperm(4, generator=generator).tolist()):
             corner = torch.tensor([quarter // 2, quarter % 2]) * (SIDE // 2)
@@ -122,8 +121,7 @@ def test_rollout_points_at_what_decides(tested: Any) -> None:
 
 
 def test_maps_lose_their_likeness_with_the_weights(cnn: Network, tested: Any) -> None:
-    asked = ExplainTarget(LABEL.outputs, "label", class_index=1)
-    panels = tested[0][tested[2] == 1][:12]
+    asked, panels = ExplainTarget(LABEL.outputs, "label", class_index=1), tested[0][tested[2] == 1][:12]
 
     def maps_of(network: Network, given: torch.Tensor) -> torch.Tensor:
         return explain(network, given, asked)
@@ -146,9 +144,7 @@ def test_everything_learned_is_drawn_anew_part_by_part(make: Callable[[], Networ
     for _, changed in randomised(network, seed=3):
         left.append(sum(int((p == 7).all()) for p in changed.parameters()))
         assert all(p.isfinite().all() for p in changed.parameters())
-    assert left == sorted(left, reverse=True)
-    assert left[0] == len(list(network.parameters())) - 2
-    assert left[-1] == 0
+    assert (left, left[0], left[-1]) == (sorted(left, reverse=True), len(list(network.parameters())) - 2, 0)
 
 
 def test_spearman_and_ssim_of_known_maps() -> None:

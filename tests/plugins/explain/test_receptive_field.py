@@ -58,16 +58,14 @@ def test_cells_of_a_strided_network_point_at_what_it_saw() -> None:
         for layer in layers[::2]:
             layer.weight.fill_(0.1)  # type: ignore[union-attr, operator]
             layer.bias.zero_()  # type: ignore[union-attr, operator]
-    middles = cell_centres(body, "7", (96, 96))
-    spots = torch.zeros(64, 1, 96, 96)
+    middles, spots = cell_centres(body, "7", (96, 96)), torch.zeros(64, 1, 96, 96)
     places = torch.randint(20, 76, (64, 2), generator=torch.Generator().manual_seed(0))
     spots[torch.arange(64), 0, places[:, 0], places[:, 1]] = 1
     with torch.no_grad():
         maps = body(spots)[:, 0]
     away = {}
     for name, used in (("placed", middles), ("even", None)):
-        found = zero_to_one(upsampled(maps, (96, 96), used))
-        grid = torch.arange(96.0)
+        found, grid = zero_to_one(upsampled(maps, (96, 96), used)), torch.arange(96.0)
         centres = torch.stack([(found.sum(dim=d) * grid).sum(dim=1) / found.sum(dim=(1, 2)) for d in (2, 1)], dim=1)
         away[name] = (centres - places).mean(dim=0)
     assert away["placed"].abs().max() < 1

@@ -238,9 +238,7 @@ def test_panels_are_those_of_prediction(opened: FinishedRun) -> None:
     for row, own in zip(rows, slots.tolist(), strict=True):
         assert own == central(int(slices_of(opened).count[row]), 9).tolist()
     with pytest.raises(RunError, match="subject"):
-        saliency_file.check_reproduces(
-            opened, one, [row for row in range(len(opened.cohort.panels)) if row not in rows][:1]
-        )
+        saliency_file.check_reproduces(opened, one, [n for n in range(len(opened.cohort.panels)) if n not in rows][:1])
 
 
 def test_a_lesion_is_carried_back_to_itself(opened: FinishedRun, tmp_path: Path) -> None:

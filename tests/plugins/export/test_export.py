@@ -109,9 +109,7 @@ def learner_of(kind: str, folds: int = 0) -> TrainedLearner:
     values |= {"panels": {"by": "case"}, "targets": TARGETS, "evaluation": {"response": False}}
     values |= {"backbones": [] if model.endswith(("_pixels", "_features")) else [model.partition("@")[0]]}
     values |= {"recipe": {"epochs": 1, "dropout": 0.5}}
-    values |= {
-        key: {**values.get(key, {}), **value} if isinstance(value, dict) else value for key, value in changes.items()
-    }
+    values |= {key: {**values.get(key, {}), **new} if isinstance(new, dict) else new for key, new in changes.items()}
     values["images"] |= {} if "volumes" in changes else {"fit": "pad", "padding": "black"}  # a run has planned them
     study = build_study(values, source="the test's study", folder=Path())
     assert model in study.learners
@@ -326,9 +324,7 @@ def test_without_images_random_panels_are_checked(done: Run, tmp_path: Path, mon
 
 def test_other_graphs_are_refused_and_leave_nothing(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = LearnerGraph.forward
-    monkeypatch.setattr(
-        LearnerGraph, "forward", lambda self, *panels: tuple(values + 2e-4 for values in forward(self, *panels))
-    )
+    monkeypatch.setattr(LearnerGraph, "forward", lambda *given: tuple(values + 2e-4 for values in forward(*given)))
     with pytest.raises(CasewiseError, match=r"cnn: .*differs from casewise by 0\.0002 in label"):
         export(done.folder, tmp_path / "out", to="torchscript", learners=["cnn"])
     assert list(tmp_path.iterdir()) == []

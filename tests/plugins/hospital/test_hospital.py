@@ -84,8 +84,7 @@ class TestFhir:
         assert "component" not in made["grade"]
 
     def test_intervals_are_extensions_and_never_reference_ranges(self) -> None:
-        made = observations()
-        limits = {"low": {"value": 4.0}, "high": {"value": 6.5}}
+        made, limits = observations(), {"low": {"value": 4.0}, "high": {"value": 6.5}}
         assert extensions(made["total"], "prediction-interval") == [{"range": limits, "coverage": 0.9}]
         first = made["total"]["component"][0]
         assert extensions(first, "prediction-interval")[0]["range"]["high"] == {"value": 2.0}
@@ -137,8 +136,7 @@ class TestFhir:
             assert made["note"][0]["text"] == RESEARCH
             assert not {"issued", "effectiveDateTime"} & set(made)  # nothing states when it was observed
         first, second = ({made["identifier"][0]["value"] for made in observations().values()} for _ in range(2))
-        assert first == second
-        assert len(first) == 6
+        assert (first, len(first)) == (second, 6)
 
     def test_texts_that_fhir_does_not_allow(self) -> None:
         strange = Value("net", " a \x00 \n b ", prediction=1.0)
@@ -175,8 +173,7 @@ class TestDicom:
         groups = {g.tracking_identifier: g for g in report.content.get_image_measurement_groups()}
         assert set(groups) == {"net, upper", "net, lower", "net"}
         upper = {m.name.meaning: m.value for m in groups["net, upper"].get_measurements()}
-        assert upper["redness"] == 1.23457
-        assert upper["Upper end of the prediction interval, redness"] == 2.0
+        assert (upper["redness"], upper["Upper end of the prediction interval, redness"]) == (1.23457, 2.0)
         of_case = groups["net"]
         numbers = {m.name.meaning: m.value for m in of_case.get_measurements()}
         assert (numbers["total"], numbers["Probability of schön krank βeta, befund"]) == (5.25, 0.75)
@@ -208,8 +205,7 @@ class TestDicom:
     def test_images_without_the_tags_of_a_patient(self, tmp_path: Path) -> None:
         absent = dict.fromkeys(["PatientName", "PatientID", "PatientBirthDate", "StudyDate", "SpecificCharacterSet"])
         report = self.report(film(tmp_path / "a.dcm", **absent), values=VALUES[5:7])
-        assert report.PatientID == ""
-        assert report.CompletionFlag == "COMPLETE"
+        assert (report.PatientID, report.CompletionFlag) == ("", "COMPLETE")
 
     @pytest.mark.parametrize("value", ["number", "class", "nothing"])
     def test_each_kind_alone(self, tmp_path: Path, value: str) -> None:
@@ -233,8 +229,7 @@ class TestDicom:
 
 def chunk_of(tmp_path: Path) -> PredictedChunk:
     """Two good cases, one of them with a DICOM image, one that cannot be read, and a row without a subject."""
-    table = OutputTable({"number": [], "befund": ["gesund", "krank"]}, [])
-    rows = []
+    table, rows = OutputTable({"number": [], "befund": ["gesund", "krank"]}, []), []
     for case in ("Ä/1", "B/1", "C/1", ""):
         for target in ("number", "befund"):
             problem = "" if case in ("Ä/1", "B/1") else "It cannot be read."
@@ -276,8 +271,7 @@ def test_files_appear_together_and_only_at_the_end(tmp_path: Path, monkeypatch: 
             results.receive(chunk)
             assert not folders["fhir"].exists() or len(list(folders["fhir"].iterdir())) == 6
         fhir, sr = results.folders
-        assert fhir.files == 6
-        assert set(fhir.without) == {""}
+        assert (fhir.files, set(fhir.without)) == (6, {""})
         assert (sr.files, len(sr.without)) == (1, 3)
         assert len(list(folders["fhir"].iterdir())) == 6
         assert [path.suffix for path in folders["sr"].iterdir()] == [".dcm"]
@@ -286,9 +280,7 @@ def test_files_appear_together_and_only_at_the_end(tmp_path: Path, monkeypatch: 
 
 MARK = "Zwiebelmüller"
 # every form in which the mark may be written
-MARKS = [
-    form for text in (MARK, "Zwiebelm", "wiebelm\\u00fc", "%C3%BC") for form in (text.encode(), text.encode("latin-1"))
-]
+MARKS = [text.encode(code) for text in (MARK, "Zwiebelm", "wiebelm\\u00fc", "%C3%BC") for code in ("utf-8", "latin-1")]
 
 
 def marked_chunk(folder: Path, image: bool) -> PredictedChunk:
@@ -320,8 +312,7 @@ def test_no_name_of_table_or_file_is_written(tmp_path: Path, monkeypatch: pytest
 
     flags = ("upside down", "no image of trunk", "far from the training cases")
     monkeypatch.setattr(ModelFacts, "of", lambda model: replace(NUMBERS, flags=flags))
-    chunk = marked_chunk(tmp_path, image)
-    folders = {name: tmp_path / "out" / name for name in FORMATS}
+    chunk, folders = marked_chunk(tmp_path, image), {name: tmp_path / "out" / name for name in FORMATS}
     with result_folders(None, folders) as results:  # type: ignore[arg-type]
         results.receive(chunk)
     written = [path for folder in folders.values() for path in folder.iterdir()]
@@ -349,13 +340,10 @@ def test_names_of_files(tmp_path: Path) -> None:
     (tmp_path / f"{file_stem('漢' * 300, 'grade')}.json").write_text("")
 
 
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        *((text, "FORMAT=FOLDER") for text in ("fhir", "=x", "fhir=")),
-        *(("fihr=x", "Did you mean 'fhir'"), ("fhir=x fhir=y", "twice"), ("sr={file}", "is a file")),
-    ],
-)
+@pytest.mark.parametrize(("texts", "message"), [
+    *((text, "FORMAT=FOLDER") for text in ("fhir", "=x", "fhir=")),
+    *(("fihr=x", "Did you mean 'fhir'"), ("fhir=x fhir=y", "twice"), ("sr={file}", "is a file")),
+])  # fmt: skip
 def test_mistyped_options(tmp_path: Path, texts: str, message: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CasewiseError, match=message):
@@ -376,9 +364,7 @@ def test_the_sources_of_cases(tmp_path: Path) -> None:
     study = study_of("photographs").model_copy(update={"root": tmp_path})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.png").write_bytes(b"")
-    cells = pd.DataFrame(
-        {"path": ["1.png ", "b\\2.png", "1.png", ""], "subject": list("ABAC")}, index=range(2, 6), dtype="str"
-    )
+    cells = pd.DataFrame({"path": ["1.png ", "b\\2.png", "1.png", ""], "subject": [*"ABAC"]}, range(2, 6), dtype="str")
     sources = sources_of(cases_of(cells, study), cells, study)
     assert sources == {"A/1": (tmp_path / "1.png",), "B/1": (tmp_path / "b" / "2.png",), "C/1": ()}
     long = cells.assign(path=["a" * 5000, "a\0b", "1.png", " "])

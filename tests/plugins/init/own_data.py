@@ -1,7 +1,5 @@
 """Ten tables and folders as people have them, made from phantoms: each is built, understood, validated and run."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from collections.abc import Callable, Iterable
@@ -154,28 +152,19 @@ def missing_images(folder: Path, films: list[Film]) -> OwnData:
         label = film.label if film.number != 5 else "n/a"
         rows.append([f"{film.number}.png", film.subject, label, "MF"[film.number % 2]])
     copied(films[0], folder / "films" / "extra.png")
-    table = text_table(folder / "cases.csv", rows)
-    classes = sorted({f.label for f in films})
+    table, classes = text_table(folder / "cases.csv", rows), sorted({f.label for f in films})
     return OwnData(folder / "films", table, column="class", subjects=19, cases=19, count=19, classes=classes)
 
 
 Builder = Callable[[Path, list[Film]], OwnData]
 OF_TABLES = (
-    other_column_names,
-    decimal_commas,
-    windows_paths,
-    two_files_a_visit,
-    files_named_by_visits,
-    missing_images,
-)
+    other_column_names, decimal_commas, windows_paths, two_files_a_visit, files_named_by_visits, missing_images,
+)  # fmt: skip
 OF_FOLDERS = (class_folders, names_with_subjects, dicom_series)
 CASES: dict[str, Builder] = {function.__name__: function for function in (*OF_TABLES, *OF_FOLDERS)}
 # The one edit with which a study ends within a test: smaller images and a shorter training.
 EDIT: dict[str, Any] = {
-    "images": {"size": 32},
-    "split": {"folds": 2, "restarts": 20},
-    "recipe": {"epochs": 1},
-    "audit": {"permutations": 99},
-    "evaluation": {"bootstrap_resamples": 100},
+    "images": {"size": 32}, "split": {"folds": 2, "restarts": 20}, "recipe": {"epochs": 1},
+    "audit": {"permutations": 99}, "evaluation": {"bootstrap_resamples": 100},
     "compute": {"precision": "fp32", "memory_format": "channels_last"},
-}
+}  # fmt: skip

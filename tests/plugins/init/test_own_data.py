@@ -1,7 +1,5 @@
 """From a table and a folder as people have them to a study: what is understood, doubted, refused and written."""
 
-from __future__ import annotations
-
 import csv
 from contextlib import nullcontext
 from pathlib import Path
@@ -77,8 +75,7 @@ def test_own_data_end_in_a_report(name: str, tmp_path: Path, films: list[Film]) 
     from casewise.run import run
 
     data = build(name, tmp_path, films)
-    study_file = planned(data, tmp_path / "study").write()[-1]
-    edited = tmp_path / "study" / "edited.yaml"
+    study_file, edited = planned(data, tmp_path / "study").write()[-1], tmp_path / "study" / "edited.yaml"
     edited.write_text(yaml.safe_dump({"extends": "study.yaml", **EDIT}))
     done = run(read_study(edited), tmp_path / "run")
     assert study_file.exists()
@@ -137,17 +134,11 @@ class TestImages:
             start(tmp_path, "file|pid|grade", numbered(6, "{}"), images=images)
         assert all(text in str(caught.value) for text in ("a/0.png", "b/0.png", "row 2"))
 
-    @pytest.mark.parametrize(
-        ("cells", "name", "doubted"),
-        [
-            (["train/{}.png"], "test/{}.png", True),
-            (["a/{}.png", "b/{}.png"], "{}.png", True),
-            (["test/{}.png"], "test/{}.png", False),
-            (["{}"], "test/{}.png", False),
-            (["D:\\x\\{}.png"], "{}.png", False),
-            (["films/{}.png"], "{}.png", False),
-        ],
-    )
+    @pytest.mark.parametrize(("cells", "name", "doubted"), [
+        (["train/{}.png"], "test/{}.png", True), (["a/{}.png", "b/{}.png"], "{}.png", True),
+        (["test/{}.png"], "test/{}.png", False), (["{}"], "test/{}.png", False),
+        (["D:\\x\\{}.png"], "{}.png", False), (["films/{}.png"], "{}.png", False),
+    ])  # fmt: skip
     def test_files_of_other_folders_are_doubted(
         self, cells: list[str], name: str, doubted: bool, tmp_path: Path
     ) -> None:
@@ -175,15 +166,10 @@ class TestImages:
         plan = plan_study(table=Path("t.csv"), images=None, folder=own["folder"])
         assert any(f" in {tmp_path.name}: 1 (7.png)" in doubt for doubt in plan.doubts)
 
-    @pytest.mark.parametrize(
-        ("heads", "name", "doubted"),
-        [
-            ("patient|grade", "KA MUC", True),
-            ("patient|grade", "left right", False),
-            ("file|grade", "KA MUC", True),
-            ("file|patient|grade", "KA MUC", False),
-        ],
-    )
+    @pytest.mark.parametrize(("heads", "name", "doubted"), [
+        ("patient|grade", "KA MUC", True), ("patient|grade", "left right", False), ("file|grade", "KA MUC", True),
+        ("file|patient|grade", "KA MUC", False),
+    ])  # fmt: skip
     def test_file_names_with_several_beginnings_are_doubted(
         self, heads: str, name: str, doubted: bool, tmp_path: Path
     ) -> None:
@@ -290,27 +276,24 @@ class TestPatterns:
 
 
 class TestTargets:
-    @pytest.mark.parametrize(
-        ("values", "kind", "setting"),
-        [
-            (["yes", "no"] * 6, "classification", 'positive: "yes"'),
-            (["0", "1"] * 6, "classification", 'positive: "1"'),
-            (["mild", "severe"] * 6, "classification", "positive: severe"),
-            (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
-            (["sick", "well"] * 6, "classification", "positive: sick"),
-            (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
-            (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
-            (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
-            ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
-            ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
-            ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
-            ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),
-            (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
-            (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
-            (["Stage II", "Stage I", "Stage IV"] * 4, "ordinal", "classes: [Stage I, Stage II, Stage IV]"),
-            (["Covid", "covid", "none found", "None found"] * 3, "classification", "Covid: [Covid, covid]"),
-        ],
-    )
+    @pytest.mark.parametrize(("values", "kind", "setting"), [
+        (["yes", "no"] * 6, "classification", 'positive: "yes"'),
+        (["0", "1"] * 6, "classification", 'positive: "1"'),
+        (["mild", "severe"] * 6, "classification", "positive: severe"),
+        (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
+        (["sick", "well"] * 6, "classification", "positive: sick"),
+        (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
+        (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
+        (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
+        ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
+        ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
+        ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
+        ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),
+        (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
+        (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
+        (["Stage II", "Stage I", "Stage IV"] * 4, "ordinal", "classes: [Stage I, Stage II, Stage IV]"),
+        (["Covid", "covid", "none found", "None found"] * 3, "classification", "Covid: [Covid, covid]"),
+    ])  # fmt: skip
     def test_kinds(self, values: list[str], kind: str, setting: str, tmp_path: Path) -> None:
         plan = understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
         assert setting in plan.setting
@@ -356,45 +339,23 @@ class TestTargets:
             plan_study(**own, target="odema")
 
     @pytest.mark.parametrize("target", ["finding", "brixia_mean"])
-    def test_numbers_of_other_readings_are_outcomes_and_those_of_images_are_not(
-        self, target: str, tmp_path: Path
-    ) -> None:
+    def test_numbers_of_other_readings_are_outcomes_those_of_images_not(self, target: str, tmp_path: Path) -> None:
         heads = ["finding", "brixia_mean", "brixia_junior", "room", "kvp", "ruler", "image_from"]
-        rows = [
-            [
-                f"{i}.png",
-                f"P{i}",
-                "uv"[i % 2],
-                f"{i}.5",
-                str(i % 4),
-                str(i % 4),
-                str(70 + i % 5),
-                str(i % 2),
-                "ab"[i % 2],
-            ]
-            for i in range(12)
-        ]
+        row = "{0}.png|P{0}|{1}|{0}.5|{2}|{2}|{3}|{4}|{5}"
+        cells = ((i, "uv"[i % 2], i % 4, 70 + i % 5, i % 2, "ab"[i % 2]) for i in range(12))
+        rows = [row.format(*values).split("|") for values in cells]
         plan = plan_study(**arranged(tmp_path, "|".join(["image", "patient", *heads]), rows), target=target)
         others = [name for name in heads[:3] if name != target]
         assert yaml.safe_load(plan.text)["audit"]["outcomes"] == others
         assert any(all(repr(name) in doubt for name in others) for doubt in plan.doubts)
 
-    @pytest.mark.parametrize(
-        ("frequent", "rare", "doubted"),
-        [
-            ("moderate", "moderat", True),
-            ("moderate", "modreate", True),
-            ("Moderate", "moderate", False),
-            ("mild", "wild", False),
-            ("Stage II", "Stage III", False),
-            ("grade 12", "grade 13", False),
-            ("moderate", "severe", False),
-        ],
-    )
+    @pytest.mark.parametrize(("frequent", "rare", "doubted"), [
+        ("moderate", "moderat", True), ("moderate", "modreate", True), ("Moderate", "moderate", False),
+        ("mild", "wild", False), ("Stage II", "Stage III", False), ("grade 12", "grade 13", False),
+        ("moderate", "severe", False),
+    ])  # fmt: skip
     @pytest.mark.parametrize("count", [1, 2])
-    def test_a_rare_class_that_may_be_misspelt_is_doubted(
-        self, frequent: str, rare: str, doubted: bool, count: int
-    ) -> None:
+    def test_a_class_that_may_be_misspelt_is_doubted(self, frequent: str, rare: str, doubted: bool, count: int) -> None:
         values = [frequent, "absent"] * 10 + [rare] * count
         plan = understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
         assert any(f"{rare!r} ({count} row" in d and f"{frequent!r} (10 rows)" in d for d in plan.doubts) == doubted
@@ -402,9 +363,7 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("code", "doubted"), [("99", True), ("-1", True), ("9", True), ("4", False), ("7", True), ("", False)]
     )
-    def test_a_number_that_may_mean_no_value_is_doubted_with_its_row(
-        self, code: str, doubted: bool, tmp_path: Path
-    ) -> None:
+    def test_a_number_that_may_mean_no_value_is_doubted_by_row(self, code: str, doubted: bool, tmp_path: Path) -> None:
         rows = [[f"{i}.png", f"P{i}", code if i == 3 else str(i % 4)] for i in range(12)]
         doubts = plan_study(**arranged(tmp_path, "image|patient|grade", rows)).doubts
         assert any(doubt.startswith(f"grade: {code} in row 5 ") for doubt in doubts) == doubted
@@ -413,8 +372,7 @@ class TestTargets:
         rows = [[f"{i}.png", f"A{i}", f"B{i // 2}", str(i % 2)] for i in range(8)]
         start(tmp_path, "image|patient|proband|grade", rows, subject="proband")
         cohort = cohort_in(tmp_path)
-        assert set(cohort.cases["subject"]) == {"B0", "B1", "B2", "B3"}
-        assert len(cohort.cases) == 8
+        assert (set(cohort.cases["subject"]), len(cohort.cases)) == ({"B0", "B1", "B2", "B3"}, 8)
         with pytest.raises(CasewiseError, match=r"--subject 'probant': .*Did you mean 'proband'"):
             start(tmp_path, "image|patient|proband|grade", rows, subject="probant")
 
@@ -459,14 +417,11 @@ class TestTheRecipe:
         assert any(doubt.startswith("Damaged: 7.png ") for doubt in plan.doubts)
 
     @pytest.mark.parametrize("weights", ["", "mobilenet_v2"])
-    @pytest.mark.parametrize(
-        "facts",
-        [
-            DataFacts(subjects=6, images=6, rarest=2),
-            DataFacts(subjects=5_000, images=60_000, rarest=700, grey=True),
-            DataFacts(subjects=40, images=80, rarest=9, scans=True),
-        ],
-    )
+    @pytest.mark.parametrize("facts", [
+        DataFacts(subjects=6, images=6, rarest=2),
+        DataFacts(subjects=5_000, images=60_000, rarest=700, grey=True),
+        DataFacts(subjects=40, images=80, rarest=9, scans=True),
+    ])  # fmt: skip
     def test_is_planned(self, facts: DataFacts, weights: str, tmp_path: Path) -> None:
         lines = ["cohort: c.csv", "targets: {x: [a, b]}", *(["volumes: {sequences: [T1]}"] if facts.scans else [])]
         file = tmp_path / "study.yaml"
@@ -550,20 +505,11 @@ class TestTheCommand:
         assert "exists already" in again.stderr
         assert (tmp_path / "new" / "study.yaml").read_text() == text
 
-    @pytest.mark.parametrize(
-        "words",
-        [
-            "",
-            "--table nowhere.csv --images .",
-            "--images nowhere",
-            "onestep-pasi --table t.csv",
-            "--images . --target x",
-            "--table t.csv --pattern {label}.jpg",
-            "--images . --subject x",
-            "--table t.csv --subject x --target x",
-            "onestep-pasi --subject x",
-        ],
-    )
+    @pytest.mark.parametrize("words", [
+        "", "--table nowhere.csv --images .", "--images nowhere", "onestep-pasi --table t.csv",
+        "--images . --target x", "--table t.csv --pattern {label}.jpg", "--images . --subject x",
+        "--table t.csv --subject x --target x", "onestep-pasi --subject x",
+    ])  # fmt: skip
     def test_refused(self, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         done = casewise("init", *words.split())
@@ -642,8 +588,7 @@ class TestDates:
 
     @pytest.mark.parametrize("head", ["Aufnahme Tag", "Aufnahmetag", "Tag", "Untersuchungstag Nr.", "Visit day"])
     def test_days_are_recognised_by_their_heading(self, head: str, tmp_path: Path) -> None:
-        plan = self.make(tmp_path, head, [str(28 * (i % 2)) for i in range(12)])
-        cases = cohort_in(tmp_path).cases
+        plan, cases = self.make(tmp_path, head, [str(28 * (i % 2)) for i in range(12)]), cohort_in(tmp_path).cases
         assert cases["case"].nunique() == 12, "every day of a subject is a visit"
         assert sorted(cases.loc[cases["subject"] == "P0", "day"]) == [0, 28]
         assert any(repr(head) in line for line in plan.understood)
@@ -659,8 +604,7 @@ class TestSheets:
     @pytest.fixture
     def made(self, tmp_path: Path) -> tuple[Path, Path]:
         openpyxl = pytest.importorskip("openpyxl")
-        images = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)])
-        book = openpyxl.Workbook()
+        images, book = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)]), openpyxl.Workbook()
         book.active.title = "Info"
         book.create_sheet("Cases")
         book["Info"].append(["Made by", "the study group"])
@@ -676,20 +620,15 @@ class TestSheets:
         assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
         plan = plan_study(table=table, images=images, sheet="Cases", folder=tmp_path / "study")
         study = read_study(plan.write()[-1])
-        assert study.sheet == "Cases"
-        assert len(read_cohort(study).images) == 12
+        assert (study.sheet, len(read_cohort(study).images)) == ("Cases", 12)
 
 
-@pytest.mark.parametrize(
-    ("heads", "subject", "known", "doubted"),
-    [
-        ("image|grade", "P{}", False, "SUBJECTS ARE NOT KNOWN"),
-        ("image|grade", "P{0}_left|P{0}_right", True, ""),
-        ("image|patient|grade", "Q{}", True, "EVERY IMAGE IS OF ANOTHER SUBJECT"),
-        ("image|patient|grade", "UKE-{}|CHA-{}", True, "the names begin with UKE (6), CHA (6)"),
-        ("image|grade", "UKE_P{0}_left|UKE_P{0}_right", True, ""),
-    ],
-)
+@pytest.mark.parametrize(("heads", "subject", "known", "doubted"), [
+    ("image|grade", "P{}", False, "SUBJECTS ARE NOT KNOWN"), ("image|grade", "P{0}_left|P{0}_right", True, ""),
+    ("image|patient|grade", "Q{}", True, "EVERY IMAGE IS OF ANOTHER SUBJECT"),
+    ("image|patient|grade", "UKE-{}|CHA-{}", True, "the names begin with UKE (6), CHA (6)"),
+    ("image|grade", "UKE_P{0}_left|UKE_P{0}_right", True, ""),
+])  # fmt: skip
 def test_subjects_that_may_be_images_or_begin_with_a_hospital_are_doubted(
     heads: str, subject: str, known: bool, doubted: str, tmp_path: Path
 ) -> None:
@@ -740,7 +679,6 @@ def test_a_new_study_of_numbered_images_keeps_neighbours_together(
     plan_study(table=tmp_path / "t.csv", images=tmp_path / "in", folder=tmp_path / "study").write()
     study = read_study(tmp_path / "study" / "study.yaml")
     assert not study.subjects_known
-    assert study.split.by == by
-    assert split(read_cohort(study), study).folds == 5
+    assert (study.split.by, split(read_cohort(study), study).folds) == (by, 5)
     read(study, None, Terminal())
     assert "cohort     24 images; it is not known which belong to the same person\n" in capsys.readouterr().out

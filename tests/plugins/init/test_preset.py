@@ -1,7 +1,5 @@
 """Starting a study from a preset and from folders: what is understood, what is refused, what is written."""
 
-from __future__ import annotations
-
 import csv
 import os
 from dataclasses import dataclass
@@ -83,9 +81,8 @@ class TestSubjectsAndVisits:
             "3 subjects, 6 visits, 42 images, regions upper (24), trunk (12), lower (6); "
             "3 files skipped (Thumbs.db, ._upper_0.jpg, notes.txt)."
         )
-        assert done.understood[1].startswith(
-            "Read as subject/visit/*.jpg: S1/week2/upper_0.JPG is subject S1, visit week2"
-        )
+        read_as = "Read as subject/visit/*.jpg: S1/week2/upper_0.JPG is subject S1, visit week2"
+        assert done.understood[1].startswith(read_as)
         assert "Fill in erythema, induration, scaling, area" in done.understood[-1]
         rows = table(tmp_path / "out")
         assert list(rows[0]) == ["path", "subject", "visit", "region", "erythema", "induration", "scaling", "area"]
@@ -133,11 +130,8 @@ class TestSubjectsAndVisits:
         names = [f"{side}/S{i}/v1/{n}.jpg" for i, side in enumerate(("Train", "val", "TEST")) for n in SEVEN]
         source = make(tmp_path / "in", *names)
         done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
-        assert {row["subject"]: row["split"] for row in table(tmp_path / "out")} == {
-            "S0": "train",
-            "S1": "train",
-            "S2": "test",
-        }
+        sides = {row["subject"]: row["split"] for row in table(tmp_path / "out")}
+        assert sides == {"S0": "train", "S1": "train", "S2": "test"}
         assert any("val counts as train" in line for line in done.understood)
         study = read_study(tmp_path / "out" / "study.yaml")
         assert study.split.column == "split"
@@ -159,20 +153,12 @@ class TestClasses:
         with pytest.raises(CasewiseError, match=r"no row has 'covid'. Did you mean 'Covid'\?"):
             read_cohort(study)
 
-    @pytest.mark.parametrize(
-        ("names", "classes"),
-        [
-            (["benign", "malignant"], True),
-            (["grade0", "grade 1", "grade_2"], True),
-            (["normal", "Stage-2"], True),
-            (["covid", "S01"], True),
-            (["S01", "S02"], False),
-            (["patient 1", "patient 2"], False),
-            (["101", "102"], False),
-            (["a" * k for k in range(1, 21)], True),
-            (["a" * k for k in range(1, 22)], False),
-        ],
-    )
+    @pytest.mark.parametrize(("names", "classes"), [
+        (["benign", "malignant"], True), (["grade0", "grade 1", "grade_2"], True), (["normal", "Stage-2"], True),
+        (["covid", "S01"], True), (["S01", "S02"], False), (["patient 1", "patient 2"], False),
+        (["101", "102"], False), (["a" * k for k in range(1, 21)], True),
+        (["a" * k for k in range(1, 22)], False),
+    ])  # fmt: skip
     def test_classes_or_subjects(self, tmp_path: Path, names: list[str], classes: bool) -> None:
         layout = read_layout(make(tmp_path, *[f"{n}/x.jpg" for n in names]), regions=[], classes=["covid"])
         assert layout.by_class == classes
@@ -180,21 +166,18 @@ class TestClasses:
 
 
 class TestWhatIsNotUnderstood:
-    @pytest.mark.parametrize(
-        ("paths", "told"),
-        [
-            (["a.jpg", "b.jpg"], "images are in one folder"),
-            (["images/a.jpg", "images/b.jpg"], "images are in one folder"),
-            (["S1/a.jpg", "S1/b.jpg"], "all images are in one folder"),
-            (["S1/v1/upper_1.jpg", "S2/upper_1.jpg"], "images are at different depths"),
-            (["a/b/c/d/e.jpg", "a/b/c/d/f.jpg"], "images are 4 folders deep"),
-            (["S1/v1/left/a.jpg", "S1/v1/upper/a.jpg"], "the region (upper, trunk, lower) of S1/v1/left/a.jpg"),
-            (["S1/v1/IMG_1.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_1.jpg"),
-            (["S1/v1/upper_lower.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_2.jpg"),
-            (["upper/1.jpg", "lower/2.jpg"], "the folders are regions"),
-            (["train/S1/v1/upper.jpg", "S1/v1/upper.jpg"], "train or test is next to"),
-        ],
-    )
+    @pytest.mark.parametrize(("paths", "told"), [
+        (["a.jpg", "b.jpg"], "images are in one folder"),
+        (["images/a.jpg", "images/b.jpg"], "images are in one folder"),
+        (["S1/a.jpg", "S1/b.jpg"], "all images are in one folder"),
+        (["S1/v1/upper_1.jpg", "S2/upper_1.jpg"], "images are at different depths"),
+        (["a/b/c/d/e.jpg", "a/b/c/d/f.jpg"], "images are 4 folders deep"),
+        (["S1/v1/left/a.jpg", "S1/v1/upper/a.jpg"], "the region (upper, trunk, lower) of S1/v1/left/a.jpg"),
+        (["S1/v1/IMG_1.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_1.jpg"),
+        (["S1/v1/upper_lower.jpg", "S1/v1/IMG_2.jpg"], "the region (upper, trunk, lower) of S1/v1/IMG_2.jpg"),
+        (["upper/1.jpg", "lower/2.jpg"], "the folders are regions"),
+        (["train/S1/v1/upper.jpg", "S1/v1/upper.jpg"], "train or test is next to"),
+    ])  # fmt: skip
     def test_layouts(self, tmp_path: Path, paths: list[str], told: str) -> None:
         source = make(tmp_path / "in", *paths)
         with pytest.raises(CasewiseError) as caught:
@@ -253,8 +236,7 @@ class TestTheStudyFile:
         initialise("onestep-pasi", source=source, folder=out)
         study, text = read_study(out / "study.yaml"), (out / "study.yaml").read_text(encoding="utf-8")
         assert (study.root or study.cohort.parent) == source.resolve()
-        assert ("\nroot: " in text) == (inside != "")
-        assert ('root: "photos of ä"' in text) == bool(inside)
+        assert ("\nroot: " in text, 'root: "photos of ä"' in text) == (inside != "", bool(inside))
         assert len(read_cohort(study).images) == 14
 
 
@@ -272,13 +254,10 @@ def test_any_folder_name_comes_through(tmp_path_factory: pytest.TempPathFactory,
     assert all(Path(path).is_file() for path in cohort.images["path"])
 
 
-@pytest.mark.parametrize(
-    ("name", "region"),
-    [
-        *[("upper_1", "upper"), ("Upper1", "upper"), ("P1-upperback", "upper"), ("forearm_2", "forearm")],
-        *[("arm2", "arm"), ("flower", "lower"), ("upperarm", ""), ("upper_lower", ""), ("IMG_1", "")],
-    ],
-)
+@pytest.mark.parametrize(("name", "region"), [
+    *[("upper_1", "upper"), ("Upper1", "upper"), ("P1-upperback", "upper"), ("forearm_2", "forearm")],
+    *[("arm2", "arm"), ("flower", "lower"), ("upperarm", ""), ("upper_lower", ""), ("IMG_1", "")],
+])  # fmt: skip
 def test_find_region(name: str, region: str) -> None:
     assert find_region(name, ["upper", "lower", "arm", "forearm"]) == region
 

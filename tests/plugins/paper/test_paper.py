@@ -1,7 +1,5 @@
 """The tables and figures of a publication: numbers of the typed results, published values beside them, and reasons."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -69,10 +67,8 @@ def test_a_table_has_the_numbers_of_the_typed_results(chest_run: Any, films: Pat
 
 
 def test_networks_are_listed_with_the_parameters_that_were_trained(chest_run: Any, films: Path) -> None:
-    job = Run.open(chest_run.folder).finished.jobs[0]
-    layers = pd.read_csv(films / "tables/layers-test_resnet.csv")
-    assert layers["parameters"].sum() == job["parameters"]
-    assert layers["output"].iloc[-1] == "3"
+    job, layers = Run.open(chest_run.folder).finished.jobs[0], pd.read_csv(films / "tables/layers-test_resnet.csv")
+    assert (layers["parameters"].sum(), layers["output"].iloc[-1]) == (job["parameters"], "3")
 
 
 def test_labels_are_those_of_each_side(chest_run: Any, films: Path) -> None:
@@ -90,9 +86,7 @@ def test_every_figure_has_three_forms_and_what_is_missing_has_a_reason(films: Pa
         files = sorted((folder / "figures").iterdir())
         assert {file.stem for file in files} >= there
         assert all(sorted(f.suffix[1:] for f in files if f.stem == name) == FORMS for name in there)
-        assert {f"figure {name}" for name in missing} <= {
-            name for name, reason in not_written(folder).items() if reason
-        }
+        assert {f"figure {name}" for name in missing} <= {n for n, reason in not_written(folder).items() if reason}
         assert not {file.stem for file in files} & missing
         recorded = json.loads((folder / "paper.json").read_text())["files"]
         assert sorted([*recorded, "paper.json"]) == sorted(
@@ -115,18 +109,14 @@ def test_subjects_are_named_only_when_asked(served_run: Path, visits: Path, tmp_
 def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any, films: Path, visits: Path) -> None:
     table = pd.read_csv(visits / "tables/published.csv")  # the preset names its publication
     assert len(table) == 4 * (33 + 10)
-    assert table.loc[(table["learner"] == "resnet34") & (table["metric"] == "mae"), "published"].tolist() == [
-        3.34,
-        3.336,
-    ]
+    assert table.query("learner == 'resnet34' and metric == 'mae'")["published"].tolist() == [3.34, 3.336]
     assert table["value"].isna().all()
     assert set(table["note"]) == {"not a learner of this run"}
     films_of_others = pd.read_csv(films / "tables/published.csv")
     assert len(films_of_others) == 8 * 2 + 8 * 9
     run = Run.open(chest_run.folder)
     paper, named = Paper(run, "covid-cxr"), publication("covid-cxr").results[0]
-    ours = paper._counterpart(named, "label", "test_resnet", "accuracy")
-    stage = run.results.main.stage
+    ours, stage = paper._counterpart(named, "label", "test_resnet", "accuracy"), run.results.main.stage
     assert ours["value"] == run.results.metrics[stage]["test_resnet"]["label"]["accuracy"].value
     assert paper._counterpart(named, None, "test_resnet", "accuracy")["value"] is None
 

@@ -56,12 +56,10 @@ def many() -> tuple[list[Film], np.ndarray]:
 
 def test_columns_files_and_marks(cohort: Path) -> None:
     rows = rows_of(cohort)
-    assert len(rows) == 24
-    assert tuple(rows[0]) == COLUMNS
+    assert (len(rows), tuple(rows[0])) == (24, COLUMNS)
     assert [(row["subject"], row["visit"]) for row in rows[:3]] == [("C0001", "1"), ("C0001", "2"), ("C0002", "1")]
     assert Counter(row["label"] for row in rows) == dict.fromkeys(FINDINGS, 8)
-    assert {row["source"] for row in rows} == {"north"}
-    assert {row["view"] for row in rows} == {"PA"}
+    assert ({row["source"] for row in rows}, {row["view"] for row in rows}) == ({"north"}, {"PA"})
     assert {row["sex"] for row in rows} == {"F", "M"}
     assert all(18 <= int(row["age"]) <= 90 for row in rows)
     assert all(one["date"] < two["date"] for one, two in zip(rows[::2], rows[1::2], strict=True))
@@ -74,8 +72,7 @@ def test_columns_files_and_marks(cohort: Path) -> None:
             assert said == MARK
             sizes.add(image.size)
         mask = pixels(cohort.parent / row["lung_mask"])
-        assert mask.shape == (image.height, image.width)
-        assert set(np.unique(mask)) == {0, 255}
+        assert (mask.shape, set(np.unique(mask))) == ((image.height, image.width), {0, 255})
         assert 0.12 < (mask > 0).mean() < 0.6
     assert len(sizes) > 12
     assert all(abs(width - 96) <= 8 and abs(height - 96) <= 8 for width, height in sizes)
@@ -139,23 +136,19 @@ def _cropped(one: np.ndarray, two: np.ndarray) -> bool:
 TWINS: dict[str, Callable[[np.ndarray, np.ndarray], bool]] = {
     "exact": np.array_equal,
     "resized": lambda one, two: two.shape < one.shape and alike(one, two) > 0.99,
-    "recompressed": lambda one, two: two.shape == one.shape and alike(one, two) > 0.99,
-    "cropped": _cropped,
+    "recompressed": lambda one, two: two.shape == one.shape and alike(one, two) > 0.99, "cropped": _cropped,
     "flipped": lambda one, two: alike(one[:, ::-1], two) > 0.995 and alike(one, two) < 0.99,
     "brightness": lambda one, two: abs(two.mean() / one.mean() - 1) > 0.1 and alike(one, two) > 0.95,
     "turned": lambda one, two: any(alike(two, np.rot90(one, turns)) > 0.98 for turns in (1, 2, 3)),
     "negative": lambda one, two: two.shape == one.shape and abs(two.mean() + one.mean() - 255) < 2,
-    "tilted": lambda one, two: two.shape == one.shape and two[0, 0] < 20,
-    "zoomed": _cropped,
-    "off-centre": _cropped,
-    "framed": lambda one, two: two.shape > one.shape,
-}
+    "tilted": lambda one, two: two.shape == one.shape and two[0, 0] < 20, "zoomed": _cropped,
+    "off-centre": _cropped, "framed": lambda one, two: two.shape > one.shape,
+}  # fmt: skip
 
 
 def test_twins_are_planted_as_said(tmp_path: Path) -> None:
     table = make_chest(tmp_path, subjects=20, size=(120, 96), seed=8)
-    assert tuple(TWINS) == TWIN_KINDS
-    assert plant_twins(table, each=2, seed=1) == table
+    assert (tuple(TWINS), plant_twins(table, each=2, seed=1)) == (TWIN_KINDS, table)
     rows = rows_of(table)
     assert tuple(rows[0]) == (*COLUMNS, "twin_of", "twin_kind")
     twins, originals = rows[20:], {row["path"]: row for row in rows[:20]}
@@ -173,8 +166,7 @@ def test_twins_of_colour_photographs(tmp_path: Path) -> None:
     table = make_psoriasis(tmp_path, subjects=1, visits=1, size=(60, 40), processes=1)
     plant_twins(table, each=1)
     twins = rows_of(table)[8:]
-    assert len(twins) == len(TWIN_KINDS)
-    assert {row["visit"] for row in twins} == {"week0"}
+    assert (len(twins), {row["visit"] for row in twins}) == (len(TWIN_KINDS), {"week0"})
     assert {pixels(tmp_path / row["path"]).ndim for row in twins} == {3}
 
 
@@ -209,15 +201,12 @@ def test_the_command_draws_a_cohort_with_twins(tmp_path: Path) -> None:
     assert rows_of(same) == [{name: row[name] for name in COLUMNS} for row in rows_of(tmp_path / "c" / "cases.csv")[:8]]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--kind", "chst"], "Did you mean 'chest'"),
-        (["--kind", "chest", "--visits", "2"], "--visits is not for --kind chest"),
-        (["--marker", "corner"], "--marker is not for --kind psoriasis"),
-        (["--kind", "pancreas", "--images", "2"], "--images is not for --kind pancreas"),
-    ],
-)
+@pytest.mark.parametrize(("words", "message"), [
+    (["--kind", "chst"], "Did you mean 'chest'"),
+    (["--kind", "chest", "--visits", "2"], "--visits is not for --kind chest"),
+    (["--marker", "corner"], "--marker is not for --kind psoriasis"),
+    (["--kind", "pancreas", "--images", "2"], "--images is not for --kind pancreas"),
+])  # fmt: skip
 def test_an_option_of_the_other_kind_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(command_line(), ["phantom", str(tmp_path / "x"), *words])
     assert isinstance(done.exception, CasewiseError)

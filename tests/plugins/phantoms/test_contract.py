@@ -116,9 +116,7 @@ def test_everything_says_that_it_is_synthetic(cohort: Path) -> None:
 
 def test_shuffled_labels_are_another_subjects_and_the_pictures_the_same(kind: str, tmp_path: Path) -> None:
     make, settings = KINDS[kind].make, KINDS[kind].settings
-    true, shuffled = (
-        make(tmp_path / name, subjects=4, seed=1, labels=name, **settings) for name in ("true", "shuffled")
-    )
+    true, shuffled = (make(tmp_path / way, subjects=4, seed=1, labels=way, **settings) for way in ("true", "shuffled"))
     pictures = {name: data for name, data in contents(true.parent).items() if Path(name).suffix in PICTURES}
     assert pictures.items() <= contents(shuffled.parent).items()
     columns = ("label", "grade", "disease", "erythema", "induration", "scaling", "area")

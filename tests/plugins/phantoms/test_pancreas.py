@@ -36,16 +36,14 @@ def truth(cohort: Path) -> list[dict[str, Any]]:
 
 def draw_volume(number: int, *, grade: str, sequence: str, seed: int, site: str = "site-1", **settings: Any) -> Volume:
     """One scan of a subject with any grade, at any site."""
-    options = PancreasSettings(seed=seed, **settings)
-    who = abdomen(seed, number)
+    options, who = PancreasSettings(seed=seed, **settings), abdomen(seed, number)
     scan = scans(seed, who, site, size=options.size, slices=options.slices)[SEQUENCES.index(sequence)]
     return draw(seed, who, findings(seed, who, grade, options.lesion), scan)
 
 
 def test_columns_files_and_marks(cohort: Path, truth: list[dict[str, Any]]) -> None:
     rows = rows_of(cohort)
-    assert tuple(rows[0]) == COLUMNS
-    assert cohort.name == "cohort.csv"
+    assert (tuple(rows[0]), cohort.name) == (COLUMNS, "cohort.csv")
     assert [row["subject"] + row["sequence"] for row in rows[:3]] == ["P0001T1", "P0001T2", "P0002T1"]
     assert Counter(row["grade"] for row in rows) == dict.fromkeys(GRADES, 4)
     assert all((row["lesion"] == "") == (row["grade"] == "normal") for row in rows)
@@ -67,8 +65,7 @@ def test_every_scan_lies_as_the_truth_says(cohort: Path, truth: list[dict[str, A
         for scan in one["scans"]:
             image = nib.load(cohort.parent / "images" / one["subject"] / f"{scan['sequence']}.nii.gz")
             codes.append("".join(nib.aff2axcodes(image.affine)))
-            assert codes[-1] == scan["codes"]
-            assert image.header.get_data_dtype() == np.int16
+            assert (codes[-1], image.header.get_data_dtype()) == (scan["codes"], np.int16)
             assert np.allclose(image.get_qform(), image.affine, atol=1e-3)
             straight = nib.as_closest_canonical(image)
             assert straight.shape == tuple(scan["shape"])
@@ -106,8 +103,7 @@ def test_cysts_are_bright_on_t2_and_dark_on_t1(cohort: Path, truth: list[dict[st
         t2_here = ndimage.affine_transform(
             np.asarray(t2.dataobj, float), across[:3, :3], across[:3, 3], output_shape=t1.shape, order=1
         )
-        t1_here = np.asarray(t1.dataobj, float)
-        own = inside & ~ndimage.binary_dilation(cyst, iterations=2)
+        t1_here, own = np.asarray(t1.dataobj, float), inside & ~ndimage.binary_dilation(cyst, iterations=2)
         if one["finding"] == "high":
             assert np.median(t2_here[cyst]) > 1.3 * np.median(t2_here[own])
             assert np.median(t1_here[cyst]) < 0.85 * np.median(t1_here[own])

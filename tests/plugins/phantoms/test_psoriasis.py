@@ -65,8 +65,7 @@ def test_covered_share_lies_in_the_band_of_the_area_grade(area: float) -> None:
     severity = Severity(2.0, 1.0, 1.0, area)
     grade = severity.grades.area
     if grade == 0:
-        assert severity.share == 0
-        assert severity.grades == Grades(0, 0, 0, 0)
+        assert (severity.share, severity.grades) == (0, Grades(0, 0, 0, 0))
     else:
         assert people.AREA_EDGES[grade - 1] <= severity.share <= people.AREA_EDGES[grade]
 
@@ -94,15 +93,13 @@ def test_courses_are_those_of_a_trial() -> None:
     assert baseline.max() > 35
     assert {len(one.attended) for one in courses} == {5, 6}
     assert all(one.attended[0] == 0 for one in courses)
-    assert len(courses[0].truth) == 6
-    assert courses[0].truth[:3] == course(1, 0, visits=3, regions=REGIONS).truth
+    assert (len(courses[0].truth), courses[0].truth[:3]) == (6, course(1, 0, visits=3, regions=REGIONS).truth)
 
 
 def test_shuffled_labels_are_another_subjects() -> None:
     chosen = PsoriasisSettings(30, 6, SMALL, labels="shuffled")
     courses = [course(0, number, visits=6, regions=REGIONS) for number in range(30)]
-    labels = labels_of(chosen, courses)
-    own = [sorted(map(str, one.physician)) for one in courses]
+    labels, own = labels_of(chosen, courses), [sorted(map(str, one.physician)) for one in courses]
     given_ = [sorted(map(str, sequence)) for sequence in labels]
     assert sorted(own) == sorted(given_)
     assert all(a != b for a, b in zip(own, given_, strict=True))
@@ -111,7 +108,6 @@ def test_shuffled_labels_are_another_subjects() -> None:
 @pytest.mark.parametrize("size", [(24, 24), (1400, 930)])
 def test_any_size(size: tuple[int, int]) -> None:
     shot = draw_photograph(1, 0, "lower", 2, size=size)
-    assert shot.picture.shape == (size[1], size[0], 3)
-    assert shot.picture.dtype == np.uint8
+    assert (shot.picture.shape, shot.picture.dtype) == ((size[1], size[0], 3), np.uint8)
     assert shot.skin.shape == shot.plaque.shape == (size[1], size[0])
     assert shot.skin.any()

@@ -30,8 +30,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_columns_files_and_marks(cohort: Path) -> None:
     rows = rows_of(cohort)
-    assert len(rows) == 16
-    assert tuple(rows[0]) == COLUMNS
+    assert (len(rows), tuple(rows[0])) == (16, COLUMNS)
     assert [row["subject"] + row["visit"] + row["section"] for row in rows[:3]] == ["B000111", "B000112", "B000211"]
     assert Counter(row["label"] for row in rows) == {"normal": 8, "early": 4, "late": 4}
     assert all((row["label"] == "normal") == (row["disease"] == "normal") for row in rows)
@@ -85,8 +84,7 @@ def test_parts_of_a_section_join() -> None:
 def test_regions(tmp_path: Path) -> None:
     table = make_regions(tmp_path, subjects=2, images=4, size=(300, 300), classes=("normal", "late"), seed=2)
     rows = rows_of(table)
-    assert tuple(rows[0]) == COLUMNS
-    assert [row["section"] for row in rows[:4]] == ["1", "1", "1", "2"]
+    assert (tuple(rows[0]), [row["section"] for row in rows[:4]]) == (COLUMNS, ["1", "1", "1", "2"])
     assert {row["label"] for row in rows} == {"normal", "late"}
     pictures = []
     for row in rows:

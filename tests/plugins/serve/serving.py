@@ -56,8 +56,7 @@ def toy_work(connection: Connection, plan: WorkerPlan) -> None:
         except EOFError:
             return
         submission = Submission.from_json(job["submission"])
-        order = submission.visits[0].name
-        mark = plan.folder.parent / "died"
+        order, mark = submission.visits[0].name, plan.folder.parent / "died"
         if order == "die" or (order == "die once" and not mark.exists()):
             mark.touch()
             os._exit(1)

@@ -47,8 +47,7 @@ def upload(rows: pd.DataFrame, source: Path, folder: Path) -> Submission:
 
 def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path], tmp_path: Path) -> None:
     bundle, table = trained
-    session = ModelSession(bundle, "headline", max_pixels=10**8)
-    rows = pd.read_csv(table)
+    session, rows = ModelSession(bundle, "headline", max_pixels=10**8), pd.read_csv(table)
     rows = rows[rows["subject"] == "here3"].reset_index(drop=True)
     submission = upload(rows, table.parent, tmp_path)
     answer = session.predict(submission, tmp_path)
@@ -83,16 +82,12 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
     assert str(tmp_path) not in message
 
 
-@pytest.mark.parametrize(
-    ("panels", "level", "words"),
-    [
-        ({"by": "image"}, "case", "averaged"),
-        ({"by": "image", "pooling": "max"}, "case", "largest"),
-        ({"by": "image"}, "image", "of its own"),
-        ({"by": "case", "grid": "2x2"}, "case", "together, 4 at a time"),
-        ({"by": "case", "pooling": "attention"}, "case", "read together."),
-    ],
-)
+@pytest.mark.parametrize(("panels", "level", "words"), [
+    ({"by": "image"}, "case", "averaged"), ({"by": "image", "pooling": "max"}, "case", "largest"),
+    ({"by": "image"}, "image", "of its own"),
+    ({"by": "case", "grid": "2x2"}, "case", "together, 4 at a time"),
+    ({"by": "case", "pooling": "attention"}, "case", "read together."),
+])  # fmt: skip
 def test_what_becomes_of_several_images_is_said(panels: dict[str, str], level: str, words: str) -> None:
     values = {"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4", "level": level}}, "panels": panels}
     study = build_study(values | {"backbones": ["test_resnet"]}, source="study", folder=Path())
@@ -117,8 +112,7 @@ def test_the_slice_is_shown_as_radiologists_view_it() -> None:
             affine[axis, i] = sign
         picture, shown, note = strongest_slice(NativeMap("T1", stored[0], affine=affine, voxels=stored[1]))
         assert picture.shape == shown.shape == (6, 8)
-        assert np.argwhere(shown == 1).tolist() == [[0, 1]]
-        assert picture[0, 1] == picture.max()
+        assert (np.argwhere(shown == 1).tolist(), picture[0, 1]) == ([[0, 1]], picture.max())
         assert "slice 4 of 5" in note
 
 

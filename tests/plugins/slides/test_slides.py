@@ -75,11 +75,9 @@ def nameless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_facts(pyramid: Path, aperio: Path, nameless: Path) -> None:
     facts = slide_facts(pyramid)
     assert (facts.width, facts.height, facts.vendor) == (WIDTH, HEIGHT, "generic-tiff")
-    assert facts.levels == ((1024, 768, 1.0), (256, 192, 4.0), (64, 48, 16.0))
-    assert facts.mpp == pytest.approx(0.5)
+    assert (facts.levels, facts.mpp) == (((1024, 768, 1.0), (256, 192, 4.0), (64, 48, 16.0)), pytest.approx(0.5))
     assert facts.magnification is None
-    assert facts.bytes == pyramid.stat().st_size
-    assert facts.notes == ()
+    assert (facts.bytes, facts.notes) == (pyramid.stat().st_size, ())
     facts = slide_facts(aperio)
     assert (facts.vendor, facts.mpp, facts.magnification) == ("aperio", 0.5, 20.0)
     facts = slide_facts(nameless)
@@ -136,8 +134,7 @@ def test_damage_is_found_while_reading_and_placed(pyramid: Path, tmp_path: Path)
 
 
 def test_no_read_is_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flat = np.full((9, 9, 3), 200, np.uint8)
-    path = tmp_path / "a.tiff"
+    flat, path = np.full((9, 9, 3), 200, np.uint8), tmp_path / "a.tiff"
     write_pyramid(path, (6000, 3000), lambda x, y, w, h: cv2.resize(flat, (w, h)), mpp=0.5, levels=1)
     boxes: list[tuple[int, int, int, int]] = []
     real = Slide.region
@@ -154,22 +151,18 @@ def test_no_read_is_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(width * height for _, _, width, height in boxes) == 2 * 6000 * 3000
 
 
-@pytest.mark.parametrize(
-    ("plan", "slide", "span", "note"),
-    [
-        (TilePlan(side=64), "aperio", 64, ""),
-        (TilePlan(side=64, mpp=2.0), "aperio", 256, ""),
-        (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level has 1 µm per pixel; level 0 is read and reduced by 2.00"),
-        (TilePlan(side=64, mpp=0.25), "aperio", 32, "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00"),
-        (TilePlan(side=64, magnification=5), "aperio", 256, ""),
-        (TilePlan(side=64, magnification=4), "aperio", 320, "no level has 4x; level 1 is read and reduced by 1.25"),
-        (TilePlan(side=64, level=1), "aperio", 256, ""),
-        (TilePlan(side=8, level=3), "aperio", 128, "no level 3; level 2, the coarsest, is used"),
-        (TilePlan(side=16, level=2), "nameless", 16, "no level 2; level 0, the coarsest, is used"),
-        (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25 µm, as .*in the study, is assumed"),
-        (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
-    ],
-)
+@pytest.mark.parametrize(("plan", "slide", "span", "note"), [
+    (TilePlan(side=64), "aperio", 64, ""), (TilePlan(side=64, mpp=2.0), "aperio", 256, ""),
+    (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level has 1 µm per pixel; level 0 is read and reduced by 2.00"),
+    (TilePlan(side=64, mpp=0.25), "aperio", 32, "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00"),
+    (TilePlan(side=64, magnification=5), "aperio", 256, ""),
+    (TilePlan(side=64, magnification=4), "aperio", 320, "no level has 4x; level 1 is read and reduced by 1.25"),
+    (TilePlan(side=64, level=1), "aperio", 256, ""),
+    (TilePlan(side=8, level=3), "aperio", 128, "no level 3; level 2, the coarsest, is used"),
+    (TilePlan(side=16, level=2), "nameless", 16, "no level 2; level 0, the coarsest, is used"),
+    (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25 µm, as .*in the study, is assumed"),
+    (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
+])  # fmt: skip
 def test_resolution_and_side(plan: TilePlan, slide: str, span: int, note: str, request: pytest.FixtureRequest) -> None:
     planned = plan_tiles(request.getfixturevalue(slide), plan)
     assert set(planned.boxes[:, 2]) == {span}
@@ -206,15 +199,12 @@ def test_tiles_lie_on_the_tissue_in_raster_order(pyramid: Path) -> None:
     assert max(white) < 0.3
     # Most of the tissue is on them.
     assert len(boxes) * 32 * 32 > 0.85 * (picture < 240).any(axis=2).sum()
-    assert planned.mask.shape == (HEIGHT, WIDTH)
-    assert planned.downsample == 1.0
+    assert (planned.mask.shape, planned.downsample) == ((HEIGHT, WIDTH), 1.0)
 
 
 def test_at_most_so_many_are_spread_over_the_tissue(pyramid: Path) -> None:
-    every = plan_tiles(pyramid, TilePlan(side=32))
-    some = plan_tiles(pyramid, TilePlan(side=32, max_tiles=40))
-    assert len(some) == 40
-    assert some.candidates == len(every)
+    every, some = plan_tiles(pyramid, TilePlan(side=32)), plan_tiles(pyramid, TilePlan(side=32, max_tiles=40))
+    assert (len(some), some.candidates) == (40, len(every))
     assert {tuple(box) for box in some.boxes} <= {tuple(box) for box in every.boxes}
     assert np.array_equal(some.boxes, plan_tiles(pyramid, TilePlan(side=32, max_tiles=40)).boxes)
     # In each part of the slide as many as its share of the tissue, within the rounding of a few runs of the curve.
@@ -246,8 +236,7 @@ def test_tiles_of_a_level_are_its_pixels(pyramid: Path) -> None:
 
 @pytest.mark.parametrize("span", [40, 64, 97, 128, 256, 300, 511])
 def test_tiles_of_any_resolution_lie_where_they_should(pyramid: Path, span: int) -> None:
-    picture = Image.fromarray(scene())
-    boxes = np.array([[64, 130, span], [101, 203, span]])
+    picture, boxes = Image.fromarray(scene()), np.array([[64, 130, span], [101, 203, span]])
     for (x, y, _), tile in zip(boxes.tolist(), read_tiles(pyramid, boxes, side=64), strict=True):
         expected = picture.resize((64, 64), LANCZOS, box=(x, y, x + span, y + span))
         assert difference(tile.transpose(1, 2, 0), np.asarray(expected)) < 1.5

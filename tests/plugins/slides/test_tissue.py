@@ -42,8 +42,7 @@ def between(values: np.ndarray, cut: float) -> float:
 
 @given(arrays.arrays(np.uint8, st.integers(2, 60)))
 def test_the_threshold_is_otsus(values: np.ndarray) -> None:
-    cut = tissue_threshold(values, 0.0)
-    best = max(between(values, number) for number in range(255))
+    cut, best = tissue_threshold(values, 0.0), max(between(values, number) for number in range(255))
     if cut is None:
         assert best == 0
     else:
@@ -66,8 +65,7 @@ def test_tissue_is_found_on_any_glass(colour: tuple[int, int, int], glass: tuple
     found = find_tissue(picture, seen, 8.0, mpp=0.5)
     # In the dark the blur carries light over the edge, by about its own width.
     assert overlap(found.mask, disc) > (0.83 if note == "brightness" else 0.93)
-    assert found.mask.dtype == np.bool_
-    assert found.share == found.mask.mean()
+    assert (found.mask.dtype, found.share) == (np.bool_, found.mask.mean())
     assert (note in found.notes[0]) if note else (found.notes == ())
 
 

@@ -89,11 +89,9 @@ class TestTable:
     def test_a_row_for_each_network_and_epoch_with_all_digits(self, finished: RunFolder) -> None:
         record_trained(study_with(finished), finished, Shown())
         rows = read_rows(finished)
-        assert tuple(rows[0]) == COLUMNS
-        assert {row["model"] for row in rows[:3]} == {"test_resnet"}
+        assert (tuple(rows[0]), {row["model"] for row in rows[:3]}) == (COLUMNS, {"test_resnet"})
         assert [(row["fold"], row["epoch"]) for row in rows[:3]] == [("1", "1"), ("1", "2"), ("2", "1")]
-        assert len(rows) == 8
-        assert float(rows[0]["stop_loss"]) == 1 / 3
+        assert (len(rows), float(rows[0]["stop_loss"])) == (8, 1 / 3)
         assert [row["kept"] for row in rows[:2]] == ["false", "true"]
         assert (rows[0]["phase"], rows[0]["stop_accuracy"], rows[-1]["phase"]) == ("", "", "1")
         assert float(rows[0]["job_seconds"]) == 4.0
@@ -113,8 +111,7 @@ class TestTable:
         assert len(read_rows(finished)) == 6
         kept.path.write_bytes(text)
         follow(4.0, "four")
-        assert len(read_rows(finished)) == 8
-        assert told == [(3.0, "three"), (4.0, "four")]
+        assert (len(read_rows(finished)), told) == (8, [(3.0, "three"), (4.0, "four")])
 
 
 class Kept:
@@ -158,8 +155,7 @@ class TestSending:
         assert "the connection was refused" in caplog.text
         monkeypatch.setitem(TRACKERS, "mlflow", sending.Kind(lambda *args: Kept(units)))
         plugin.on_evaluated(study, finished, Shown())
-        assert len(units) == 5
-        assert len({unit.name for unit in units}) == 5
+        assert (len(units), len({unit.name for unit in units})) == (5, 5)
 
     def test_training_writes_only_files_of_the_run(self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         study, local, remote = study_with(finished, "mlflow", "tensorboard"), [], []
@@ -186,24 +182,19 @@ class TestStudy:
     def test_each_tracker_has_a_package_and_a_kind(self) -> None:
         assert set(PACKAGES) == set(TRACKERS)
 
-    @pytest.mark.parametrize(
-        ("tracker", "sentence"),
-        [
-            ("mlfow", "Did you mean 'mlflow'"),
-            ("tensorboard:/tmp", "tensorboard has no address"),
-            ("mlflow:server", "is no address"),
-            ("mlflow:https://me:hush@server", "a user name or password"),
-            ("mlflow:https://me:hu/sh@server", "a user name or password"),
-            ("mlflow:me:hush@server", "a user name or password"),
-            ("mlflow:postgresql://me:hush@server/db", "a user name or password"),
-            ("mlflow:postgresql://server/db?user=me&password=hush", "after ? or #"),
-            ("mlflow:https://server/?token=hush", "after ? or #"),
-            ("mlflow:http://server#hush", "after ? or #"),
-            ("mlflow:http://[hush", "is no address"),
-            ("mlfow:https://me:hush@server", "Did you mean 'mlflow'"),
-            ("tensorboard:https://me:hush@server", "tensorboard has no address"),
-        ],
-    )
+    @pytest.mark.parametrize(("tracker", "sentence"), [
+        ("mlfow", "Did you mean 'mlflow'"), ("tensorboard:/tmp", "tensorboard has no address"),
+        ("mlflow:server", "is no address"),
+        ("mlflow:https://me:hush@server", "a user name or password"),
+        ("mlflow:https://me:hu/sh@server", "a user name or password"),
+        ("mlflow:me:hush@server", "a user name or password"),
+        ("mlflow:postgresql://me:hush@server/db", "a user name or password"),
+        ("mlflow:postgresql://server/db?user=me&password=hush", "after ? or #"),
+        ("mlflow:https://server/?token=hush", "after ? or #"), ("mlflow:http://server#hush", "after ? or #"),
+        ("mlflow:http://[hush", "is no address"),
+        ("mlfow:https://me:hush@server", "Did you mean 'mlflow'"),
+        ("tensorboard:https://me:hush@server", "tensorboard has no address"),
+    ])  # fmt: skip
     def test_what_is_no_tracker_is_refused(self, finished: RunFolder, tracker: str, sentence: str) -> None:
         with pytest.raises(StudyError, match=re.escape(sentence)) as refused:
             study_with(finished, tracker)

@@ -13,10 +13,8 @@ SPACING = np.array([1.5, 1.5, 4.0])
 def two_tissues(shape: tuple[int, int, int] = (64, 64, 16)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A cylinder of two tissues under a smooth field; what it is without it; and the field's logarithm."""
     x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
-    rng = np.random.default_rng(1)
-    blobs = np.sin(9 * x + 2 * y) * np.cos(8 * y - 3 * z) > 0
-    even = np.where(x**2 + y**2 < 0.7, np.where(blobs, 400.0, 250.0), 0.0)
-    field = 0.35 * x - 0.25 * y + 0.1 * z
+    rng, blobs = np.random.default_rng(1), np.sin(9 * x + 2 * y) * np.cos(8 * y - 3 * z) > 0
+    even, field = np.where(x**2 + y**2 < 0.7, np.where(blobs, 400.0, 250.0), 0.0), 0.35 * x - 0.25 * y + 0.1 * z
     return (even * np.exp(field) + np.abs(rng.normal(0, 3, shape))).astype(np.float32), even, field
 
 
@@ -26,8 +24,7 @@ def test_body_is_what_is_bright_and_what_it_encloses() -> None:
     values[10:14, 10:14] = 1
     values += np.random.default_rng(0).random(values.shape, dtype=np.float32)
     bright, filled = body(values, np.ones(values.shape, bool))
-    assert bright.sum() == 2 * (400 - 16)
-    assert filled.sum() == 2 * 400
+    assert (bright.sum(), filled.sum()) == (2 * (400 - 16), 2 * 400)
 
 
 def test_n4_finds_the_field_and_evens_the_tissues() -> None:
@@ -66,8 +63,7 @@ def edge(noise: float = 5.0, shape: tuple[int, int, int] = (48, 48, 6)) -> tuple
 def test_noise_falls_and_the_edge_stays() -> None:
     values, even = edge()
     out = smoothed(values, np.array([1.4, 1.4, 4.0]))
-    assert out.shape == values.shape
-    assert out.dtype == np.float32
+    assert (out.shape, out.dtype) == (values.shape, np.float32)
     inner = np.abs(np.arange(48) - 23.5) > 4
     assert (out - even)[inner].std() < 0.75 * (values - even)[inner].std()
     # Gaussian smoothing that removes as much noise spreads the edge over several pixels.

@@ -102,8 +102,7 @@ def test_a_marked_voxel_is_found_at_its_millimetres(tmp_path: Path, plane: str, 
     pixels[2, 4, 3] = 9999
     series(tmp_path, pixels, plane)
     scan = read_dicom(tmp_path)
-    assert scan.shape == (COLUMNS, ROWS, DEPTH)
-    assert scan.spacing == pytest.approx((0.75, 1.5, 4.0))
+    assert (scan.shape, scan.spacing) == ((COLUMNS, ROWS, DEPTH), pytest.approx((0.75, 1.5, 4.0)))
     assert not letters or scan.orientation == letters
     row, column = map(np.array, PLANES[plane])
     there = TO_RAS @ (np.array(place(plane, 2)) + 3 * 0.75 * row + 4 * 1.5 * column)
@@ -186,24 +185,17 @@ def test_doubled_positions(tmp_path: Path) -> None:
         read_dicom(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("tags", "told"),
-    [
-        ({"ImagePositionPatient": None}, r"does not state its position in the patient \(ImagePositionPatient\)"),
-        ({"ImageOrientationPatient": None}, "ImageOrientationPatient"),
-        ({"PixelSpacing": None}, "PixelSpacing"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not at right angles"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are colours"),
-        ({"Rows": 40000, "Columns": 40000}, "claim more than 2 GB"),
-        ({"Rows": 0}, "each side must be at least 1"),
-        ({"Rows": 60}, "the DICOM file is damaged"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
-        ({"RescaleSlope": 0}, "RescaleSlope is 0"),
-        ({"RescaleIntercept": 1e308}, "RescaleIntercept is 1e"),
-        ({"PixelSpacing": [1.5, -1]}, "PixelSpacing"),
-        ({"NumberOfFrames": 30000}, "claim more than"),
-    ],
-)
+@pytest.mark.parametrize(("tags", "told"), [
+    ({"ImagePositionPatient": None}, r"does not state its position in the patient \(ImagePositionPatient\)"),
+    ({"ImageOrientationPatient": None}, "ImageOrientationPatient"), ({"PixelSpacing": None}, "PixelSpacing"),
+    ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not at right angles"),
+    ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are colours"),
+    ({"Rows": 40000, "Columns": 40000}, "claim more than 2 GB"), ({"Rows": 0}, "each side must be at least 1"),
+    ({"Rows": 60}, "the DICOM file is damaged"),
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
+    ({"RescaleSlope": 0}, "RescaleSlope is 0"), ({"RescaleIntercept": 1e308}, "RescaleIntercept is 1e"),
+    ({"PixelSpacing": [1.5, -1]}, "PixelSpacing"), ({"NumberOfFrames": 30000}, "claim more than"),
+])  # fmt: skip
 def test_files_that_cannot_be(tmp_path: Path, tags: dict[str, Any], told: str) -> None:
     path = one_file(tmp_path / "a.dcm", volume()[0], **PLACED | tags)
     with pytest.raises(ImageError, match=told) as caught:
@@ -222,8 +214,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
 def test_sequences_nested_without_end(tmp_path: Path, tag: bytes) -> None:
     path = one_file(tmp_path / "a.dcm", volume()[0], **PLACED)
     data = path.read_bytes()
-    pixels = data.index(b"\xe0\x7f\x10\x00")
-    item = tag + b"SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    pixels, item = data.index(b"\xe0\x7f\x10\x00"), tag + b"SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
     path.write_bytes(data[:pixels] + item * 5000 + data[pixels:])
     with pytest.raises(ImageError, match=r"a\.dcm: its DICOM sequences are nested too deeply"):
         read_dicom(path)
@@ -233,8 +224,7 @@ def test_compressed_without_loss(tmp_path: Path) -> None:
     sitk = pytest.importorskip("SimpleITK", reason="the package that reads volumes is optional")
     for path in series(tmp_path, RescaleSlope=0.5, RescaleIntercept=-3):
         data = pydicom.dcmread(path)
-        image = sitk.GetImageFromArray(data.pixel_array[None])
-        writer = sitk.ImageFileWriter()
+        image, writer = sitk.GetImageFromArray(data.pixel_array[None]), sitk.ImageFileWriter()
         writer.SetImageIO("GDCMImageIO")
         writer.UseCompressionOn()
         writer.SetCompressor("JPEG")

@@ -72,15 +72,11 @@ def library_file(name: str, folder: Path, side: int | None = None) -> Path:
 class TestScaling:
     """A sequence is scaled by one number in place of three."""
 
-    @pytest.mark.parametrize(
-        ("name", "options", "ends", "kind"),
-        [
-            ("mobilenet_v2", {}, (-sum(MEAN) / sum(STD), (3 - sum(MEAN)) / sum(STD)), "late"),
-            ("mobilenet_v2", {"scaling": "symmetric"}, (-1.0, 1.0), "early"),
-            ("googlenet", {}, (-1.0, 1.0), "early"),
-            ("test_resnet", {}, (-1.0, 1.0), "late-shared"),
-        ],
-    )
+    @pytest.mark.parametrize(("name", "options", "ends", "kind"), [
+        ("mobilenet_v2", {}, (-sum(MEAN) / sum(STD), (3 - sum(MEAN)) / sum(STD)), "late"),
+        ("mobilenet_v2", {"scaling": "symmetric"}, (-1.0, 1.0), "early"), ("googlenet", {}, (-1.0, 1.0), "early"),
+        ("test_resnet", {}, (-1.0, 1.0), "late-shared"),
+    ])  # fmt: skip
     @torch.no_grad()
     def test_black_and_white(self, name: str, options: Any, ends: tuple[float, float], kind: str) -> None:
         network = built(name, kind, 2, **options).eval()
@@ -118,8 +114,7 @@ class TestEarly:
         assert (f"times 3/{sequences}" in said) == (sequences != 3)
 
     def test_each_channel_has_the_mean_of_the_colours(self, tmp_path: Path) -> None:
-        path = library_file("resnet18", tmp_path)
-        network = built("resnet18", "early", 2)
+        path, network = library_file("resnet18", tmp_path), built("resnet18", "early", 2)
         load_weights(network, str(path))
         colours, found = load_file(path)["conv1.weight"], network.bodies[0].get_parameter("conv1.weight")
         assert found.shape == (64, 2, 7, 7)
@@ -183,8 +178,7 @@ class TestDropping:
         generator = torch.Generator().manual_seed(seed)
         given = torch.rand(cases, sequences, 2, 2, generator=generator)
         given[torch.rand(cases, sequences, generator=generator) < 0.3] = NAN
-        kept = given.clone()
-        dropped = drop_sequences(given, rate, generator)
+        kept, dropped = given.clone(), drop_sequences(given, rate, generator)
         assert torch.equal(given.nan_to_num(-1), kept.nan_to_num(-1))
         before, after = (~v.isnan().flatten(2).any(dim=2) for v in (given, dropped))
         assert not (after & ~before).any()
@@ -196,16 +190,14 @@ class TestDropping:
 class TestWeights:
     @pytest.mark.parametrize(("kind", "bodies"), [("late", 2), ("late-shared", 1)])
     def test_every_body_has_the_library_s(self, kind: str, bodies: int, tmp_path: Path) -> None:
-        path = library_file(NAME, tmp_path)
-        network = built(kind=kind, missing="mask")
+        path, network = library_file(NAME, tmp_path), built(kind=kind, missing="mask")
         said, seen = load_weights(network, "pretrained", folder=tmp_path)
         assert len(network.bodies) == bodies
         stored = load_file(path)
         for body in network.bodies:
             assert all(torch.equal(v, stored[k]) for k, v in body.state_dict().items())
         assert said.startswith(f"file {path}")
-        assert ("each of 2 bodies" in said) == (bodies == 2)
-        assert seen == []
+        assert ("each of 2 bodies" in said, seen) == (bodies == 2, [])
 
     @staticmethod
     def bundle(network: Network, folder: Path, subjects: list[str]) -> str:

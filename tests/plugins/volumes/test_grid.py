@@ -20,14 +20,9 @@ ORIENTATIONS = [
 
 
 def scan_of(
-    shape: tuple[int, int, int] = (6, 7, 8),
-    *,
-    orientation: str = "RAS",
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    name: str = "scan.nii",
-    seed: int = 0,
-) -> Scan:
+    shape: tuple[int, int, int] = (6, 7, 8), *, orientation: str = "RAS", name: str = "scan.nii", seed: int = 0,
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0), origin: tuple[float, ...] = (0.0, 0.0, 0.0),
+) -> Scan:  # fmt: skip
     affine = np.zeros((4, 4))
     for column, letter in enumerate(orientation):
         row = next(n for n, pair in enumerate(("LR", "PA", "IS")) if letter in pair)
@@ -80,8 +75,7 @@ def test_halving_averages_and_doubling_keeps_a_slope() -> None:
     double = in_plane(scan, 64).values[:, 8, 0]
     np.testing.assert_allclose(double[1:-1], np.arange(1, 63) / 2 - 0.25, atol=1e-5)
     # The outer half of a border voxel goes on evenly.
-    assert double[0] == 0
-    assert double[-1] == 31
+    assert (double[0], double[-1]) == (0, 31)
 
 
 @settings(max_examples=30, deadline=None)
@@ -100,18 +94,14 @@ def test_marks_on_another_grid(orientation: str, gap: tuple[float, float, float]
     values[marked] = 1
     laid = onto(dataclasses.replace(scan, values=values, affine=affine), reference)
     assert laid.shape == reference.shape
-    centre = np.array(
-        [np.average(np.arange(40), weights=laid.values.sum(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    )
+    centre = np.array([np.average(np.arange(40), weights=laid.values.sum(axis=ax)) for ax in ((1, 2), (0, 2), (0, 1))])
     # A voxel of 2.5 mm may stick out of the reference by a part of its blur.
     np.testing.assert_allclose(centre, 19.5, atol=0.05)
 
 
 def test_resampling_agrees_with_simpleitk_on_an_oblique_grid() -> None:
-    sitk = pytest.importorskip("SimpleITK")
-    scan = scan_of((12, 13, 14), spacing=(1.0, 1.2, 1.4))
-    angle = np.radians(20)
-    affine = np.eye(4)
+    sitk, scan = pytest.importorskip("SimpleITK"), scan_of((12, 13, 14), spacing=(1.0, 1.2, 1.4))
+    angle, affine = np.radians(20), np.eye(4)
     affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     affine[:3, :3] *= 0.9
     affine[:3, 3] = (4.0, 2.0, 3.0)

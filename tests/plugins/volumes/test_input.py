@@ -165,8 +165,7 @@ def test_a_good_study_is_told_in_scans(bench: Bench) -> None:
     assert "among 6 subjects and 12 scans" in told
     assert "image" not in told
     facts = json.loads((bench.folder / "run" / "audit.json").read_text())["facts"]
-    assert facts["images"] == 12
-    assert facts["noun"] == ["scan", "scans"]
+    assert (facts["images"], facts["noun"]) == (12, ["scan", "scans"])
 
 
 def test_headers_that_cannot_be_are_all_told_before_a_run(bench: Bench) -> None:
@@ -360,8 +359,7 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
         bench.put(2, sequence, nifti(bench.folder / "moved.nii.gz", marked, moved), "mask")
     bench.taken()
     study = read_study(bench.folder / "s.yaml")
-    cohort = read(study, None, Silent())
-    store = SimpleNamespace(folder=bench.folder / "run" / "scans", address=None)
+    cohort, store = read(study, None, Silent()), SimpleNamespace(folder=bench.folder / "run" / "scans", address=None)
     run: Any = SimpleNamespace(study=study, cohort=cohort, store=store)
     assert read_lesion(run, 0).planes.any()
     with pytest.raises(ImageError, match=r"moved\.nii\.gz: the mask lies to \d+% outside .* They have the same number"):

@@ -50,21 +50,13 @@ def prepared(picture: np.ndarray, folder: Path, preparation: Preparation, orient
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
 @settings(max_examples=20, deadline=None)
 @given(
-    width=st.integers(12, 150),
-    height=st.integers(12, 150),
-    size=st.sampled_from([16, 33, 64]),
-    at=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
-    orientation=st.sampled_from([1, 3, 6]),
-)
+    width=st.integers(12, 150), height=st.integers(12, 150), size=st.sampled_from([16, 33, 64]),
+    at=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)), orientation=st.sampled_from([1, 3, 6]),
+)  # fmt: skip
 def test_a_marked_pixel_of_a_photograph(
     tmp_path_factory: pytest.TempPathFactory,
-    fit: Fit,
-    width: int,
-    height: int,
-    size: int,
-    at: tuple[float, float],
-    orientation: int,
-) -> None:
+    fit: Fit, width: int, height: int, size: int, at: tuple[float, float], orientation: int,
+) -> None:  # fmt: skip
     picture = np.zeros((height, width), np.uint8)
     row, column = int(at[0] * height), int(at[1] * width)
     picture[row, column] = 255
@@ -108,13 +100,11 @@ TURNS = [
 @pytest.mark.parametrize("ratio", [(2, 3, 5), (1, 1, 4), (6, 6, 6)])
 def test_a_voxel_has_the_mean_of_its_pixels(turn: np.ndarray, ratio: tuple[int, int, int]) -> None:
     """One strong pixel anywhere in a coarse voxel: its share of the volume is kept, and it lies in its voxel."""
-    along = np.abs(turn).argmax(axis=0)
-    scan = np.eye(4)
+    along, scan = np.abs(turn).argmax(axis=0), np.eye(4)
     scan[:3, :3] = turn @ np.diag([float(ratio[axis]) for axis in along])
     counts = (4, 3, 3)
     shape = tuple(counts[axis] for axis in along)
-    sides = tuple(count * factor for count, factor in zip(counts, ratio, strict=True))
-    affine = np.eye(4)
+    sides, affine = tuple(count * factor for count, factor in zip(counts, ratio, strict=True)), np.eye(4)
     affine[:3, 3] = scan[:3, :3] @ ((np.array(shape) - 1) / 2) - (np.array(sides) - 1) / 2
     for pixel in [(0, 0, 0), tuple(side // 2 for side in sides), tuple(side - 1 for side in sides)]:
         volume = np.zeros(sides)
@@ -129,18 +119,15 @@ def test_a_voxel_has_the_mean_of_its_pixels(turn: np.ndarray, ratio: tuple[int, 
 @pytest.mark.parametrize("roi", ["none", "centre", "mask"])
 def test_a_marked_voxel_through_the_whole_preparation(turn: np.ndarray, roi: Any) -> None:
     """What is bright in the file is bright in the slices; taken for a map, they come back onto it."""
-    sides = {0: 1.5, 1: 1.2, 2: 3.0}
-    along = np.abs(turn).argmax(axis=0)
-    shape = tuple({0: 30, 1: 26, 2: 12}[int(axis)] for axis in along)
-    affine = np.eye(4)
+    sides, along = {0: 1.5, 1: 1.2, 2: 3.0}, np.abs(turn).argmax(axis=0)
+    shape, affine = tuple({0: 30, 1: 26, 2: 12}[int(axis)] for axis in along), np.eye(4)
     affine[:3, :3] = turn @ np.diag([sides[int(axis)] for axis in along])
     affine[:3, 3] = -20, 35, 60
     marked = tuple(int(share * side) for share, side in zip((0.45, 0.6, 0.5), shape, strict=True))
     places = np.stack(np.meshgrid(*[np.arange(side) for side in shape], indexing="ij"), axis=-1)
     away = (places - marked) @ affine[:3, :3].T
     values = np.exp(-0.5 * (away**2).sum(axis=-1) / 5**2).astype(np.float32) * 900 + 100
-    scan = Scan(values, affine, Path("scan.nii"))
-    near = np.abs(places - marked).max(axis=-1) <= 4
+    scan, near = Scan(values, affine, Path("scan.nii")), np.abs(places - marked).max(axis=-1) <= 4
     mask = Scan(near.astype(np.float32), affine, Path("mask.nii"))
     steps = Steps(in_plane_size=48, size=32, roi=roi, bias="none", smoothing="none")
     prepared = prepare_case([scan], steps, mask=mask)

@@ -56,8 +56,7 @@ def oriented(letters: str, spacing: tuple[float, float, float], turned: float = 
 
 @pytest.mark.parametrize(("letters", "turned"), [("RAS", 0), ("PSR", 0), ("LAS", 20), ("IPR", -15)])
 def test_a_marked_voxel_is_found_at_its_millimetres(tmp_path: Path, letters: str, turned: float) -> None:
-    affine = oriented(letters, (0.7, 1.5, 4.0), turned)
-    values = voxels()
+    affine, values = oriented(letters, (0.7, 1.5, 4.0), turned), voxels()
     values[4, 1, 3] = 9999
     scan = read_nifti(save(tmp_path / "a.nii.gz", values, affine))
     assert scan.orientation == letters == "".join(nibabel.aff2axcodes(affine))
@@ -143,8 +142,7 @@ def test_a_gzip_bomb_is_never_unpacked(tmp_path: Path, monkeypatch: pytest.Monke
         file.write(whole)
         for _ in range(64):
             file.write(bytes(2**20))
-    taken = 0
-    read = gzip.GzipFile.read
+    taken, read = 0, gzip.GzipFile.read
 
     def counted(self: gzip.GzipFile, size: int | None = -1) -> bytes:
         nonlocal taken

@@ -23,20 +23,16 @@ pytest.importorskip("SimpleITK")
 PLAIN = Steps(in_plane_size=64, bias="none", smoothing="none", size=32)
 ORIENTATIONS = ["".join(s) for axes in itertools.permutations(("LR", "PA", "IS")) for s in itertools.product(*axes)]
 
+Place = tuple[float, float, float]
+
 
 def scan_of(
-    gap: tuple[float, float, float] = (2.0, 2.0, 5.0),
-    *,
-    orientation: str = "RAS",
-    extent: tuple[float, float, float] = (120.0, 120.0, 50.0),
-    centre: tuple[float, float, float] = (10.0, -20.0, 30.0),
-    inverted: bool = False,
-    name: str = "t1.nii",
-) -> Scan:
+    gap: Place = (2.0, 2.0, 5.0), *, orientation: str = "RAS", extent: Place = (120.0, 120.0, 50.0),
+    centre: Place = (10.0, -20.0, 30.0), inverted: bool = False, name: str = "t1.nii",
+) -> Scan:  # fmt: skip
     """A body of three tissues in the same place of the patient, however it is sampled."""
     axes = [next(n for n, pair in enumerate(("LR", "PA", "IS")) if letter in pair) for letter in orientation]
-    count = [round(extent[axis] / gap[axis]) for axis in axes]
-    affine = np.zeros((4, 4))
+    count, affine = [round(extent[axis] / gap[axis]) for axis in axes], np.zeros((4, 4))
     for column, (axis, letter) in enumerate(zip(axes, orientation, strict=True)):
         affine[axis, column] = gap[axis] * (1 if letter in "RAS" else -1)
     affine[3, 3] = 1
@@ -60,8 +56,7 @@ def source_voxels(prepared: Prepared, scan: Scan, at: np.ndarray) -> np.ndarray:
 def test_a_case_of_two_sequences() -> None:
     scans = [scan_of(), scan_of((1.5, 1.5, 4.0), orientation="PSR", inverted=True, name="t2.nii")]
     prepared = prepare_case(scans, dataclasses.replace(PLAIN, bias="n4", smoothing="edge_preserving"))
-    assert prepared.slices.shape == (10, 2, 32, 32)
-    assert prepared.slices.dtype == np.uint16
+    assert (prepared.slices.shape, prepared.slices.dtype) == ((10, 2, 32, 32), np.uint16)
     assert prepared.slices.max() <= 32767
     assert prepared.present.tolist() == [True, True]
     assert prepared.ranges.dtype == prepared.landmarks.dtype == np.float32
@@ -72,8 +67,7 @@ def test_a_case_of_two_sequences() -> None:
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::9])
 def test_sequences_of_any_orientation_come_out_aligned(orientation: str) -> None:
-    reference = scan_of(orientation="LPS")
-    other = scan_of((2.0, 2.0, 2.5), orientation=orientation, name="other.nii")
+    reference, other = scan_of(orientation="LPS"), scan_of((2.0, 2.0, 2.5), orientation=orientation, name="other.nii")
     slices = prepare_case([reference, other], dataclasses.replace(PLAIN, size=64)).slices.astype(float) / 32767
     difference = np.abs(slices[:, 0] - slices[:, 1])
     # Only at the small sphere's ends do slices of 2.5 mm differ from those of 5 mm.
@@ -169,13 +163,11 @@ def test_what_a_second_sequence_does_not_show_is_zero() -> None:
 
 @pytest.mark.parametrize("damage", ["index", "no checksums"])
 def test_joined_slices_that_cannot_be_verified_are_joined_again(tmp_path: Path, damage: str) -> None:
-    nibabel = pytest.importorskip("nibabel")
-    scan = scan_of()
+    nibabel, scan = pytest.importorskip("nibabel"), scan_of()
     nibabel.save(nibabel.Nifti1Image(scan.values, scan.affine), tmp_path / "t1.nii")
     cases, folder = [CaseSources("S1", ((tmp_path / "t1.nii",),), ("T1",))], tmp_path / "slices"
     store = prepare_slices(cases, PLAIN, folder, processes=1)
-    affines = np.array(store.affines)
-    marker = json.loads((folder / MARKER).read_text())
+    affines, marker = np.array(store.affines), json.loads((folder / MARKER).read_text())
     assert {"sha256", "index_sha256"} <= marker.keys()
     index, slices = folder / marker["index"], folder / marker["slices"]
     if damage == "index":

@@ -51,8 +51,7 @@ def test_the_same_voxel_from_either_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("letters", ["RAS", "LPS", "PSR", "IAL", "SLA"])
 def test_orientation(letters: str) -> None:
-    affine = oriented(letters, (0.5, 1.0, 7.0))
-    wobble = np.eye(4)
+    affine, wobble = oriented(letters, (0.5, 1.0, 7.0)), np.eye(4)
     wobble[:3, :3] += np.random.default_rng(0).uniform(-0.2, 0.2, (3, 3))
     assert orientation_of(affine) == letters
     assert orientation_of(wobble @ affine) == "".join(nibabel.aff2axcodes(wobble @ affine)) == letters

@@ -29,8 +29,7 @@ def mask_of(scan: Scan, *where: slice, name: str = "mask.nii") -> Scan:
 
 def test_the_margin_is_in_mm_on_all_sides() -> None:
     scan = scan_of()
-    grid = plane_grid(to_ras(scan), 60)
-    mask = mask_of(scan, slice(8, 12), slice(10, 14), slice(3, 5))
+    grid, mask = plane_grid(to_ras(scan), 60), mask_of(scan, slice(8, 12), slice(10, 14), slice(3, 5))
     bare, wide = region_of_mask(mask, scan, grid), region_of_mask(mask, scan, grid, 5.0)
     assert (wide.x, wide.y, wide.side) == (bare.x - 5, bare.y - 5, bare.side + 10)
     assert (wide.first, wide.end) == (bare.first - 1, bare.end + 1)
@@ -78,8 +77,7 @@ def test_a_mask_elsewhere_without_geometry_or_content_is_refused_by_name() -> No
 @pytest.mark.parametrize("size", [5, 10, 40])
 def test_slices_are_laid_as_a_radiologist_sees_them(size: int) -> None:
     grid = Grid((30, 30, 4), np.diag([2.0, 2.0, 5.0, 1.0]))
-    affine = slice_affine(Region(4, 6, 10, 1, 3), grid, size)
-    step = 20 / size
+    affine, step = slice_affine(Region(4, 6, 10, 1, 3), grid, size), 20 / size
     np.testing.assert_allclose(affine[:3, :3], [[0, -step, 0], [-step, 0, 0], [0, 0, 5]])
     # The corner before the first row and column is the region's front right one; the other end its back left one.
     np.testing.assert_allclose(carried(affine, np.array([-0.5, -0.5, 0.0])), [2 * 13.5, 2 * 15.5, 5])
@@ -88,13 +86,11 @@ def test_slices_are_laid_as_a_radiologist_sees_them(size: int) -> None:
 
 def test_a_mask_on_slices_lies_where_its_voxels_lie() -> None:
     scan = scan_of()
-    mask = mask_of(scan, slice(4, 9), slice(10, 20), slice(2, 5))
-    grid = plane_grid(to_ras(scan), 60)
+    mask, grid = mask_of(scan, slice(4, 9), slice(10, 20), slice(2, 5)), plane_grid(to_ras(scan), 60)
     region = region_of_mask(mask, scan, grid, 5.0)
     affine = slice_affine(region, grid, region.side)
     laid = mask_on(mask, affine, (region.end - region.first, region.side, region.side))
-    assert laid.dtype == bool
-    assert laid.sum() == mask.values.sum() * 4
+    assert (laid.dtype, laid.sum()) == (bool, mask.values.sum() * 4)
     places = carried(np.linalg.inv(mask.affine) @ affine, np.argwhere(np.moveaxis(laid, 0, 2)))
     assert mask.values[tuple(np.rint(places).astype(int).T)].all()
     assert in_plane(to_ras(mask), 60).values.sum() == laid.sum()

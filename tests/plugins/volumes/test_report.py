@@ -1,7 +1,5 @@
 """The report of volumes: panels as networks see them, facts of preparation, nouns of scans."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -29,8 +27,7 @@ def of_volumes(context: ReportContext, **changes: Any) -> ReportContext:
         "regions": [],
         "external": None,
     }
-    study = Study.model_validate(values)
-    images = context.cohort_images
+    study, images = Study.model_validate(values), context.cohort_images
     images = images.assign(sequence=np.where(np.arange(len(images)) % 2, "T2", "T1"))
     panel = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (96, 1))
     return dataclasses.replace(
@@ -78,8 +75,7 @@ def test_central_panels_are_those_of_the_fold(report_of_classes: ReportContext) 
     store = SliceStore(slices, first, count, present, marks, affines, [], "", report_of_classes.study.cohort)
     study = of_volumes(report_of_classes, standardise="none", missing="mask").study
     plain = {"sequences": ["T1", "T2"], "standard": None}
-    found = central_panels(study, store, 0, plain)
-    wanted = grid(slices[1:10, 0] / 32767, rows=3, columns=3) * 255
+    found, wanted = central_panels(study, store, 0, plain), grid(slices[1:10, 0] / 32767, rows=3, columns=3) * 255
     assert np.abs(found[0].pixels - wanted).max() <= 0.51
     assert [shown.name for shown in central_panels(study, store, 1, plain)] == ["T1"]
     nyul = of_volumes(report_of_classes, missing="mask").study

@@ -31,8 +31,7 @@ def data(slices: Slices, **changes: object) -> SliceData:
 def loop(slices: Slices, case: int, start: int, *, mirrored: bool = False, turns: int = 0) -> np.ndarray:
     """One panel (S, 2·SIDE, 2·SIDE), written out: every slice on its own."""
     count, first = int(slices.count[case]), int(slices.first[case])
-    panel = np.full((2, 2 * SIDE, 2 * SIDE), np.nan, dtype=np.float32)
-    places = list(range(start, start + 4))
+    panel, places = np.full((2, 2 * SIDE, 2 * SIDE), np.nan, dtype=np.float32), list(range(start, start + 4))
     if count < 4:
         spare = 4 - count
         places = [0] * (spare // 2) + list(range(count)) + [count - 1] * (spare - spare // 2)
@@ -100,13 +99,11 @@ def test_hiding_reaches_training_and_leaves_one_sequence(slices: Slices) -> None
 def test_slices_of_a_case_are_a_bag() -> None:
     random = torch.Generator().manual_seed(0)
     stored = torch.randint(0, 32767, (7, 2, 8, 8), generator=random, dtype=torch.int16)
-    tables = torch.linspace(0, 1, 32768).repeat(4, 1)
-    present = torch.tensor([[True, True], [True, False]])
+    tables, present = torch.linspace(0, 1, 32768).repeat(4, 1), torch.tensor([[True, True], [True, False]])
     slices = Slices(stored, torch.tensor([0, 3]), torch.tensor([3, 4]), present, tables)
     data = SliceData(slices, [0, 1], torch.zeros(2, 1), Panels(pooling="maps"))
     views, owner = data.views()
-    assert views.tolist() == [[0, 1, 2, -1], [3, 4, 5, 6]]
-    assert owner.tolist() == [0, 1]
+    assert (views.tolist(), owner.tolist()) == ([[0, 1, 2, -1], [3, 4, 5, 6]], [0, 1])
     batch = data.plain_batch(views, torch.device("cpu"))
     assert batch.shape == (2, 4, 2, 8, 8)
     assert batch[0, 3].isnan().all()

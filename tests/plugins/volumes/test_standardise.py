@@ -27,8 +27,7 @@ def test_scans_outside_the_fit_leave_it_bit_for_bit(rows: list[list[float]], oth
 @given(marks, ascending)
 def test_a_table_never_falls_and_stays_within_0_and_1(own: list[float], standard: np.ndarray) -> None:
     table = tables(np.array([own]), standard)[0]
-    assert table.dtype == np.float32
-    assert table.shape == (LEVELS,)
+    assert (table.dtype, table.shape) == (np.float32, (LEVELS,))
     assert np.isfinite(table).all()
     assert (np.diff(table) >= 0).all()
     assert 0 <= table[0] <= table[-1] <= 1

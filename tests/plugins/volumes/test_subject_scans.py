@@ -89,10 +89,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedCohort, Prep
 
 def test_slices_are_standardised_as_the_scan_they_belong_to(both: tuple[PreparedCohort, PreparedCohort]) -> None:
     single, whole = both
-    assert len(stored(single).count) == SUBJECTS * SLICES
-    assert len(stored(whole).count) == SUBJECTS
-    fitted = fitted_on(single, np.arange(2 * SLICES))
-    wanted = inputs(whole, fitted_on(whole, np.arange(2)))
+    assert (len(stored(single).count), len(stored(whole).count)) == (SUBJECTS * SLICES, SUBJECTS)
+    fitted, wanted = fitted_on(single, np.arange(2 * SLICES)), inputs(whole, fitted_on(whole, np.arange(2)))
     found = inputs(single, fitted)
     assert np.abs(found - wanted).mean() < 0.01
     assert np.abs(found - wanted).max() < 0.1
@@ -138,8 +136,7 @@ def test_landmarks_of_slices_never_replace_those_of_subjects(both: tuple[Prepare
 
 def test_pooled_percentiles_are_those_of_all_voxels() -> None:
     random = np.random.default_rng(0)
-    slices = [random.gamma(2, 50, 4000), random.normal(300, 20, 9000)]
-    at = (np.arange(1000) + 0.5) / 10
+    slices, at = [random.gamma(2, 50, 4000), random.normal(300, 20, 9000)], (np.arange(1000) + 0.5) / 10
     quantiles = np.stack([[np.percentile(values, at)] for values in slices])
     ranges, voxels = np.array([[[0.0, 600.0]], [[200.0, 400.0]]]), np.array([[len(values)] for values in slices])
     marks = (1.0, 10.0, 50.0, 90.0, 99.0)
