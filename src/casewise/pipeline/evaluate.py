@@ -184,10 +184,8 @@ def _prediction_sets(
 
 
 def _plan(study: Study) -> Plan:
-    from casewise.report.terms import unit_of
-
     settings = study.evaluation
-    return Plan(settings.bootstrap_resamples, settings.confidence, study.seed, unit_of(study))
+    return Plan(settings.bootstrap_resamples, settings.confidence, study.seed, study.unit)
 
 
 def _judged(study: Study, target: str) -> dict[str, Any]:
