@@ -152,7 +152,7 @@ def find_shortcuts(
     evidence: list[Evidence] = []
     for item in search.gather(columns, further, embed):
         evidence.append(item)
-        report(GATHERING * len(evidence) / (len(columns) + len(further) + MAX_EVIDENCE), item.name)
+        report(GATHERING * len(evidence) / (len(columns) + len(further) + MAX_EVIDENCE), f"measuring {item.name}")
     restated = search.restated(further)
     questions = [
         (target, item)
@@ -164,7 +164,7 @@ def find_shortcuts(
     for number, ((target, item), answer) in enumerate(
         zip(questions, in_parallel(lambda question: search.test(*question), questions), strict=True)
     ):
-        report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
+        report(GATHERING + (1 - GATHERING) * number / len(questions), f"is {target} predictable from {item.name}?")
         answers += [answer] if answer else []
     # another variant of the evidence may have been tested
     answered = {(answer.target, answer.evidence.name) for answer in answers}
