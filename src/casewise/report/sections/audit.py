@@ -33,6 +33,7 @@ NAMES = {
 }
 EVIDENCE = {
     "files": "file properties",
+    "file-name": "the prefix of the file name",
     "file-size": "the number of bytes per pixel",
     "shape": "the shape of the {noun}",
     "border": "the {noun} border",
