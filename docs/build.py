@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from pydantic.fields import FieldInfo
 
 from casewise.metrics.registry import metric_names, metric_of
@@ -62,6 +64,8 @@ STUDY_PAGES = {
     "reference-study-evaluation.md": ("The study file: evaluation", ("evaluation",)),
 }
 PRESETS_PAGE = "reference-study-presets.md"
+# The description of keys that are explained in another section.
+AS_IN_THE_STUDY = "As in the study, but for this table only."
 STUDY_HEAD = """
 
 A study file is YAML. It states what to predict from which images; nearly every key has a default. Relative paths start
@@ -103,10 +107,17 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 |---|---|
 | `CASEWISE_WEIGHTS` | a folder of `<backbone>.safetensors`, searched after `--weights-dir` |
 | `CASEWISE_SERVE_TOKEN` | the token of `casewise serve`, in place of `--token` |
-| `CASEWISE_CACHE` | the folder for measurements of this machine, and for features of frozen networks, which follow from the images (default: `XDG_CACHE_HOME`, else `~/.cache`) |
-| `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4; 0: none, so that every fold computes its own). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted at any time |
+| `CASEWISE_CACHE` | the folder for measurements of this machine and features of frozen networks (default: `XDG_CACHE_HOME`, else `~/.cache`) |
+| `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4; 0: none). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted |
 """
 
+FIDELITY_HEAD = """# The publications, statement by statement
+
+What four publications state about their systems, and what casewise has: `exact`, as stated; `equivalent`, by other means or for
+any cohort; `deviates`, with the reason; `stated differently`, where a publication contradicts itself, leaves something open or
+states a fact of its own cohort or machine. Settings are those of the presets, with which a test compares them; `casewise paper`
+makes tables and figures of a run.
+"""
 LICENCES_PAGE = "reference-licences.md"
 # Optional parts for those who work on casewise.
 DEVELOPMENT = ("dev", "bench")
@@ -152,14 +163,18 @@ def study_page(page: str) -> str:
         lines += [f"## `{section}`" if section else "## The study", ""]
         if model is Study:
             lines.append(f"- `extends` (text): {EXTENDS}")
+        shared: list[str] = []
         for name, field in model.model_fields.items():
             text = " ".join((field.description or "").split())
             undocumented += [] if text else [f"{model.__name__}.{name}"]
+            if text == AS_IN_THE_STUDY:
+                shared.append(f"`{name}`")
+                continue
             kind = ACCEPTED_VALUES.get(f"{model.__name__}.{name}") or _kind(
                 own["properties"][name], field, section, name
             )
             lines.append(f"- `{name}` ({kind}{_default(field, name)}): {text}")
-        lines.append("")
+        lines += [f"- {', '.join(shared)}: {AS_IN_THE_STUDY}", ""] if shared else [""]
     if undocumented:
         sys.exit(f"These keys of the study file have no description: {', '.join(undocumented)}.")
     lines += _scores() if "scores" in STUDY_PAGES[page][1] else []
@@ -180,7 +195,7 @@ def _other_pages(page: str) -> str:
     """The sections of a page, and where the others are."""
     first = next(iter(STUDY_PAGES))
     sections = ", ".join(f"`{section}`" for section in STUDY_PAGES[page][1])
-    return f"\nThe sections {sections} of [the study file]({first}). An unknown key is an error.\n"
+    return f"\nSections of [the study file]({first}): {sections}.\n"
 
 
 def _sections_by_page() -> list[str]:
@@ -304,7 +319,8 @@ def presets_page() -> str:
             page = re.search(r"docs/(explanation-[\w-]+\.md)", text)
             head = f"[The publication, and deviations from it]({page[1]})." if page else ""
         else:
-            settings = {key: value for key, value in settings.items() if _settings(texts[base]).get(key) != value}
+            above = _settings(texts[base])
+            settings = {k: _differing(v, above.get(k, "")) for k, v in settings.items() if above.get(k) != v}
             head = f"As [{base}](#{base}), except for:"
         lines += [f"## {name}", "", head, "", "```text", *settings.values(), "```", ""]
     return "\n".join(lines)
@@ -314,6 +330,15 @@ def _settings(text: str) -> dict[str, str]:
     """The top-level keys of a preset, each with its lines."""
     blocks = re.split(r"^(?=[a-z_]+:)", text, flags=re.MULTILINE)
     return {block.partition(":")[0]: block.strip() for block in blocks if not block.startswith("#") and block.strip()}
+
+
+def _differing(block: str, above: str) -> str:
+    """The lines of a section that differ from those of the preset above, where the section has all keys of both."""
+    keys, keys_above = (re.findall(r"^  (\w+):", text, flags=re.MULTILINE) for text in (block, above))
+    if not keys_above or not set(keys_above) <= set(keys):
+        return block
+    inner, inner_above = (re.split(r"\n(?=  \w)", text) for text in (block, above))
+    return "\n".join(line for line in inner if line == inner[0] or line not in inner_above)
 
 
 def _scores() -> list[str]:
@@ -369,21 +394,37 @@ def commands_page() -> str:
         for pair in ([(f"{name} {n}", c) for n, c in below[name].items()] if below[name] else [(name, command)])
     ]
     lines = [GENERATED, COMMANDS_HEAD]
+    entries = Counter(_entry(parameter) for _, command in documented for parameter in command.params)
+    shared = sorted(entry for entry, number in entries.items() if number > 1 and not entry.startswith("- `--quiet`"))
+    lines += ["Shared by several commands:", "", *shared, ""]
     for name, command in documented:
-        rows, usage = [], [f"casewise {name}"]
+        rows, usage, also = [], [f"casewise {name}"], []
         for parameter in command.params:
             if parameter.name == "quiet":
                 continue  # said once, at the top of the page
             option = parameter.opts[0].startswith("--")
-            word = parameter.opts[0] if option else parameter.metavar or parameter.name.upper()
-            usage += [] if option else [word]
-            empty = parameter.default in (None, (), [], "")
-            optional = "" if empty or parameter.is_flag else f" (default `{parameter.default}`)"
-            default = " (required)" if parameter.required and option else optional
-            rows.append(f"- `{word}`{default}: {_escaped(parameter.help)}")
+            usage += [] if option else [_word(parameter)]
+            if (entry := _entry(parameter)) not in shared:
+                rows.append(entry)
+            elif option:
+                also.append(f"`{_word(parameter)}`")
+        rows += [f"- {', '.join(also)}: see above"] if also else []
         lines += [f"## {' '.join(usage)}", "", _escaped(command.help), ""]
         lines += [*rows, ""] if rows else []
     return "\n".join([*lines, COMMANDS_TAIL])
+
+
+def _word(parameter: Any) -> str:
+    named = parameter.opts[0].startswith("--")
+    return str(parameter.opts[0] if named else parameter.metavar or parameter.name.upper())
+
+
+def _entry(parameter: Any) -> str:
+    """An argument or option as an entry of the list: its name, default and meaning."""
+    empty = parameter.default in (None, (), [], "") or getattr(parameter, "is_flag", False)
+    optional = "" if empty else f" (default `{parameter.default}`)"
+    default = " (required)" if parameter.required and parameter.opts[0].startswith("--") else optional
+    return f"- `{_word(parameter)}`{default}: {_escaped(parameter.help)}"
 
 
 def licences_page() -> str:
@@ -426,6 +467,34 @@ def _licence_of(package: metadata.Distribution) -> str:
     return next(found, "not stated")
 
 
+def fidelity_page() -> str:
+    """The statements of the publications, of the files in `fidelity`: state, setting or module, and test or command."""
+    lines = [GENERATED, FIDELITY_HEAD]
+    for path in sorted((DOCS / "fidelity").glob("*.yaml")):
+        paper = yaml.safe_load(path.read_text(encoding="utf-8"))
+        states = Counter(row["state"] for rows in paper["statements"].values() for row in rows)
+        counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+        lines += [f"## {paper['title']}", "", f"{paper['source']}. [The preset](../{paper['page']}).", ""]
+        lines += [f"{states.total()} statements: {counts}.", ""]
+        for section, rows in paper["statements"].items():
+            lines += [f"### {paper['title']}: {section[0].lower()}{section[1:]}", ""]
+            lines += ["| statement | place | state | where | shown by |", "|---|---|---|---|---|", *map(_statement, rows), ""]
+    return "\n".join(lines)
+
+
+def _statement(row: Mapping[str, Any]) -> str:
+    """A statement as a row of a table."""
+    where = row.get("where", "")
+    values = {key: json.dumps(value).replace('"', "") for key, value in row.get("value", {}).items()}
+    settings = [f"`{key}: {value}`" for key, value in values.items()]
+    places = [where if "`" in where or " of " in where else f"`{where}`"] if where else []
+    preset = [f"`{row['preset']}`"] if "preset" in row else []
+    shown = ", ".join(f"`{name}`" for name in row.get("shown_by", ())) or "the preset"
+    explained = ": ".join(text for text in (row["state"], row.get("reason") or row.get("note")) if text)
+    cells = [row["statement"], row["place"], explained, ", ".join([*preset, *places, *settings]), shown]
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+
+
 def _escaped(text: str | None) -> str:
     return (text or "").replace("<", "&lt;").replace("|", "\\|")
 
@@ -438,6 +507,7 @@ PAGES = {
     "reference-metrics.md": metrics_page,
     "reference-commands.md": commands_page,
     LICENCES_PAGE: licences_page,
+    "results/fidelity.md": fidelity_page,
 }
 
 
@@ -465,11 +535,11 @@ def main(arguments: list[str]) -> int:
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if "--check" in arguments:
         for path in stale:
-            print(f"docs/{path.name} is not current: run `make docs`.", file=sys.stderr)
+            print(f"docs/{path.relative_to(DOCS)} is not current: run `make docs`.", file=sys.stderr)
         return 1 if stale else 0
     for path in stale:
         path.write_text(pages[path], encoding="utf-8")
-        print(f"wrote docs/{path.name}")
+        print(f"wrote docs/{path.relative_to(DOCS)}")
     if "--pages" in arguments:
         return 0
     missing = [name for name in ("mkdocs", "mkdocstrings") if importlib.util.find_spec(name) is None]

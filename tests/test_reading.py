@@ -17,11 +17,11 @@ from casewise.errors import DamagedError, RunError
 from casewise.inference.model import load_bundle
 from casewise.pipeline.bundle import archive_run
 from casewise.pipeline.status import run_status
-from casewise.report.checklist import write_checklist
 from casewise.report.results_page import results_page
 from casewise.run import reproduce, run
 from casewise.run_folder import RunFolder
 
+write_checklist = pytest.importorskip("casewise.plugins.checklist.filling").write_checklist
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSettings
 export = pytest.importorskip("casewise.plugins.export.command").export_run

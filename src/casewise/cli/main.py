@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from casewise.cli.predict import bundle, predict
-from casewise.cli.run import audit, backbones, checklist, reproduce, results, run, status, validate
+from casewise.cli.run import audit, backbones, reproduce, results, run, status, validate
 from casewise.errors import CasewiseError
 from casewise.plugin import plugins
 from casewise.version import __version__
@@ -94,7 +94,6 @@ app.command(short_help="Search for duplicates, leaks and shortcuts before traini
 app.command(short_help="Print a run's results, or write them as a Markdown page.")(results)
 app.command(short_help="Predict new cases with a trained model.")(predict)
 app.command(short_help="Write a run's trained model as one file.")(bundle)
-app.command(short_help="Fill a reporting guideline's checklist from a run.")(checklist)
 app.command(short_help="List the names of backbones.")(backbones)
 
 

@@ -202,20 +202,3 @@ def results(
         print(f"wrote {write_results(run_folder, output, others=compare or [])}")
     else:
         print(results_page(run_folder, others=compare or []), end="")
-
-
-def checklist(
-    run_folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    of: Annotated[str, typer.Option(help="tripod-ai, claim or stard-ai.")],
-    format: Annotated[str, typer.Option(help="md, html (opens in a word processor) or csv.")] = "md",
-    output: Annotated[Path | None, typer.Option(help="The file to write [default: print the list].")] = None,
-) -> None:
-    """Fill a reporting guideline's checklist with what the run recorded; the other items are left to the author."""
-    from casewise.report.checklist import write_checklist
-    from casewise.run_folder.folder import write_page
-
-    text = write_checklist(run_folder, of, format)
-    if output:
-        print(f"wrote {write_page(output, text, '.' + format)}")
-    else:
-        print(text, end="")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
@@ -60,6 +60,7 @@ class NetworkOptions:
         side: height and width of the panels in pixels, for which transformers are built.
         map_cells: the side of the grid of means over the widest map at `MAP_STRIDE` that the head receives, so that it
             knows where things are; 0 for the average over the last map. What follows that map is not used.
+        architecture, arguments: of timm, which a hub repository states; by default those of the name.
         mean, std: the input's mean and standard deviation, one number a channel, as a trained network recorded them; by
             default those that belong to `scaling`.
     """
@@ -72,6 +73,8 @@ class NetworkOptions:
     missing: MissingPolicy = "require"
     side: int | None = None
     map_cells: int = 0
+    architecture: str = ""
+    arguments: Mapping[str, Any] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -238,7 +241,7 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
 
     Args:
         name: one of torchvision's or of `UNTRAINED` (see `casewise.study.backbones`), or a timm name (`timm:NAME` where
-            both have it).
+            both have it), or a hub repository, of which `options` have the architecture.
         options: see `NetworkOptions`.
 
     Raises:
@@ -261,7 +264,7 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
     if fusion and name == "googlenet":
         scaling = "symmetric"  # equal to the conversion of red, green and blue in the network
     channels = sequences if fusion == "early" else 3
-    bodies = [_body(name, scaling, network_options.side, channels) for _ in range(sequences if fusion == "late" else 1)]
+    bodies = [_body(name, scaling, network_options, channels) for _ in range(sequences if fusion == "late" else 1)]
     body = bodies[0]
     if fusion:
         modules = [sequence_body.module for sequence_body in bodies]
@@ -306,14 +309,15 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
     return replace(body, width=chosen.channels * options.map_cells**2, read_map=chosen.module)
 
 
-def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
+def _body(name: str, scaling: Scaling, options: NetworkOptions, channels: int) -> Body:
     if name in UNTRAINED:
         module, width = plain_network(name)
         body = Body(module, width, SYMMETRIC, head=())
     elif name in TORCHVISION:
         body = _torchvision(name, scaling)
     else:
-        module, width, config = timm_body(name, side=side, channels=channels)
+        timm_name, arguments = options.architecture or name, options.arguments
+        module, width, config = timm_body(timm_name, side=options.side, channels=channels, arguments=arguments)
         body = Body(module, width, (config.get("mean", MEAN), config.get("std", STD)))
     if channels != 3:
         take_channels(body.module, name, channels)

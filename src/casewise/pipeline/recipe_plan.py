@@ -120,15 +120,13 @@ class Forecast:
 class RecipePlan:
     """A planned recipe: what it depends on, the settings as a study file states them, and those that were stated.
 
-    Without a forecast, the number of epochs is the largest one. `used` are the seconds of the command that finished the
-    run; a continued one had earlier commands.
+    Without a forecast, the number of epochs is the largest one.
     """
 
     facts: PlanFacts
     recipe: Mapping[str, Any]
     stated: Mapping[str, Any] = field(default_factory=dict)
     forecast: Forecast | None = None
-    used: float | None = None
 
 
 def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:

@@ -26,7 +26,7 @@ from casewise.predictions.table import CHOOSING, gather_tiles
 from casewise.splits.grouped import write_splits
 from casewise.study.learners import FEATURES, encoders_of, learner_named
 from casewise.study.schema import Study
-from casewise.study.weight_files import encoder_origin, needs_download, origin_of_weights
+from casewise.study.weight_files import needs_download, origin_of_weights
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -414,5 +414,5 @@ def missing_weights(study: Study) -> tuple[list[str], list[str]]:
     networks = [name for name in names if needs_download(name, study.weights_of(name), study.weights_dir)]
     encoders = encoders_of(study) if FEATURES in study.learners else []
     for name in encoders:
-        encoder_origin(name, study.weights_dir)
+        origin_of_weights(name, "pretrained", study.weights_dir)
     return networks, [name for name in encoders if needs_download(name, "pretrained", study.weights_dir)]

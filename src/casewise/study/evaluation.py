@@ -27,8 +27,8 @@ class Audit(StudyModel):
     mask: str | None = None
     """Column with the mask of each image's anatomy, a path from `root`; the rest is then examined separately."""
     fields: bool = False
-    """Whether each image is a field cut from tissue, so that its border shows what its interior does. A border is then
-    a shortcut only by what distinguishes it from the interior. No effect on slides, of which networks see `tiles`."""
+    """Whether each image is a field cut from tissue. A border is then a shortcut only by what distinguishes it from
+    the interior. No effect on slides."""
     permutations: int = Field(999, ge=99, le=100_000)
     """Number of permutations of labels between subjects behind each p-value."""
 
@@ -55,15 +55,15 @@ class Evaluation(StudyModel):
     responders: list[Annotated[float, Field(gt=0, le=100)]] = [50, 75, 90, 100]
     """Percentages by which a score must have fallen to count as a response."""
     arm: str = ""
-    """Column with the arm of each subject of a trial, such as `treatment`: the change over time is compared between the
-    arms, by the physician and by the model: [Effects of a treatment](explanation-figures.md#effects-of-a-treatment)."""
+    """Column with the arm of each subject of a trial, such as `treatment`: [Effects of a
+    treatment](explanation-figures.md#effects-of-a-treatment)."""
     control: str = ""
     """The arm that the others are compared with. Default: the first one by name."""
     readers: dict[str, dict[str, str]] = {}
     """Columns with the scores of readers, to compare their agreement: `{score: {reader: column}}`."""
     references: Annotated[str, AfterValidator(check_publication)] | dict[str, dict[str, dict[MetricName, float]]] = {}
-    """Published metrics for tables of results: `{target: {name: {mae: 1.42, pcc: 0.67}}}`, or the name of a publication
-    of casewise, such as `covid-cxr`, whose values stand beside those of the same learners and classes."""
+    """Published metrics for tables of results: `{target: {name: {mae: 1.42, pcc: 0.67}}}`, or the name of [a
+    publication](howto-paper.md#published-values), such as `covid-cxr`."""
     target_sensitivities: list[Annotated[float, Field(gt=0, lt=1)]] = [0.9]
     """For classes and grades: sensitivities for which a threshold is chosen out of fold, besides Youden's."""
 
@@ -76,7 +76,7 @@ class Evaluation(StudyModel):
     Numbers are divided at the stated cut points, or into thirds of the subjects."""
 
     counterfactual_cases: int = Field(50, ge=0, le=1000)
-    """Number of held-out cases, divided among the folds, that the networks of their fold predict again with [altered
+    """Number of held-out cases, over all folds, that are predicted again with [altered
     images](howto-audit.md#altered-images). `0` omits it."""
 
     @property

@@ -85,8 +85,7 @@ class Images(StudyModel):
     ones and 384 for at most 1,000 images whose long sides have a median of 448 pixels or more."""
     fit: Literal["auto", "pad", "stretch"] = "auto"
     """How an image that is not square becomes a square tile. `pad`: bars fill the rest. `stretch`: it is stretched to
-    the square. `auto`: [planned from the shapes of the images](howto-photographs.md#images-that-are-not-square) outside
-    the test set, never from labels."""
+    the square. `auto`: [planned from the shapes](howto-photographs.md#images-that-are-not-square)."""
     padding: Literal["auto", "reflect", "black"] = "auto"
     """With `fit: pad`, what fills the bars: the image mirrored at its edge (`reflect`), or `black`; `auto`: `black` if
     all images have one shape, else `reflect`, with bars that vary in training."""
@@ -184,14 +183,14 @@ class Panels(StudyModel):
     padding_mode: Literal["black", "reflect"] = "black"
     """What fills the area outside a rotated or translated tile: black, or the tile mirrored at its edge."""
     vary_shape: bool = True
-    """Whether stretched images of different shapes are first cropped in training to an aspect ratio between the 1st and
-    99th percentile, and padded ones have bars that vary unless black, so that shape tells less of the source."""
+    """Whether, in training, stretched images of different shapes are first cropped to an aspect ratio between the 1st
+    and 99th percentile, and bars vary unless black, so that shape tells less of the source."""
     augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
     """A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, flip both,
     zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect."""
     offline_copies: int = Field(0, ge=0, le=100)
-    """Train on each panel and on this number of fixed augmented copies of it, instead of augmenting it in every epoch.
-    Needs `recipe.phases` and an augmentation; not with `shuffle` or a pooling of features."""
+    """Train on each panel and on this number of [fixed augmented copies](howto-phases.md#fixed-copies), instead of
+    augmenting it in every epoch. Needs `recipe.phases` and an augmentation."""
     pooling: PoolingName = Field(
         "mean",
         description="How several panels of one case are combined. "

@@ -253,16 +253,16 @@ class Recipe(StudyModel):
     head_lr: float = Field(1.0, gt=0)
     """Factor on the head's learning rate."""
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
-    """Momentum of the running statistics. Default: that of the library. For MNASNet (0.0003) and MobileNetV3 (0.01) it
-    is too small to train small cohorts from random weights; use 0.1."""
+    """Momentum of the running statistics. Default: that of the library, too small for random weights in MNASNet
+    (0.0003) and MobileNetV3 (0.01): use 0.1."""
     pool: Literal["average", "map"] = "average"
     """What the head receives. `average`: the mean over the last map, which does not say where things are. `map`: the
     means over a grid of `map_cells` × `map_cells` of the widest map at stride 16."""
     map_cells: int = Field(3, ge=2, le=8)
     """Rows and columns of the grid of `pool: map`."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout before the head, and of the dropout layers that the library's network has (AlexNet, VGG, GoogLeNet,
-    MobileNet, MNASNet, EfficientNet). Default: the library's layers as they are, and no other."""
+    """Dropout before the head, and of the dropout layers of the library's network. Default: the library's layers, and
+    no other."""
     clip_gradients: float | None = Field(None, gt=0)
     """Largest norm of the gradient of a step; a larger one is scaled down to it. Default: no limit."""
     scaling: Literal["library", "symmetric"] = "library"

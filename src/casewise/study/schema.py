@@ -93,9 +93,9 @@ class Study(StudyModel):
     subjects_known: bool = True
     """`false` if it is unknown which images belong to one person. Every image then needs its own subject name."""
     subject_names: SubjectNames = "refuse_similar"
-    """Whether names of subjects that differ in spelling only (`S1` and `s-01`) are refused, because one person could
-    then be in training and test data. `as_written`: they are different people, unless they differ in case, spaces or
-    invisible characters only. Lists state which are different people: `[["1", "01"], [S1, S-1]]`."""
+    """Whether names of subjects that differ in spelling only (`S1` and `s-01`) are refused. `as_written`: they are
+    different people, unless they differ in case, spaces or invisible characters only. Lists state which are different
+    people: `[["1", "01"], [S1, S-1]]`."""
     modality: str = ""
     """Kind of images: `photographs`, `slides`, `volumes`, or a registered modality, whose settings are a section with
     its name. Default: `volumes` if the study has that section, `slides` if it has `tiles`, else `photographs`."""
@@ -109,10 +109,9 @@ class Study(StudyModel):
     """Which images a network sees at once, and how they are augmented in training."""
     targets: dict[str, Target] = Field(min_length=1)
     """What was recorded: a name and a range (`erythema: 0..4`), a list of classes (`label: [covid, no_finding]`), or
-    the settings below. At least one."""
+    settings. At least one."""
     scores: dict[str, ScoreFormula] = {}
-    """Formulas over targets: a name from [Scores](reference-study-targets.md#scores-that-come-with-casewise), or the
-    settings below for each name."""
+    """Formulas over targets, or a name from [Scores](reference-study-targets.md#scores-that-come-with-casewise)."""
     outputs: list[str] = []
     """What the networks predict directly: targets, or scores at the level of a panel. Default: every target."""
     primary_outcome: str = ""
@@ -124,10 +123,10 @@ class Study(StudyModel):
     accept: dict[str, str] = {}
     """Findings of the audit that are accepted, with the reason: `{shortcut-source: two hospitals}`."""
     backbones: list[str] = []
-    """Networks to train, as a list or separated by commas (`casewise backbones`). `all29` stands for the 29 of
-    One-Step PASI; any timm name is allowed, with the prefix `timm:` if torchvision has a network of the same name,
-    and after a dot the weights: `vit_base_patch16_224.orig_in21k`. With `volumes`, `BACKBONE@FUSION` is trained with
-    that fusion only, and a name without `@` with every one of `volumes.fusion`."""
+    """Networks to train (`casewise backbones`). `all29` stands for the 29 of One-Step PASI; any timm name is allowed,
+    with the prefix `timm:` if torchvision has the same name, and after a dot the weights:
+    `vit_base_patch16_224.orig_in21k`, or a repository of timm's hub: `hf-hub:owner/name`. With `volumes`,
+    `BACKBONE@FUSION` is trained with that fusion only, others with every one of `volumes.fusion`."""
     weights: str | dict[str, str] = "pretrained"
     """Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or `bundle:PATH` for a
     network that casewise trained; or by backbone: `{resnet18: random}`. See [First
@@ -140,10 +139,10 @@ class Study(StudyModel):
     """[Simple models](explanation-baselines.md) on pixels and on frozen features, evaluated beside the networks. `auto`
     (default): they are fitted; `{off: the reason}`: they are not, and the report says why."""
     covariates: list[str] = []
-    """Columns of the table with facts of each case, such as `[age, sex]`: a model of them is a baseline, another joins
-    them to the images, and the report compares both: [Covariates](explanation-baselines.md#covariates)."""
+    """Columns with facts of each case, such as `[age, sex]`. The report shows [what images add to
+    them](explanation-baselines.md#covariates)."""
     encoders: list[str] = []
-    """The pretrained networks whose frozen features the baselines use, of torchvision, timm or hub repositories
+    """The pretrained networks whose frozen features the baselines use, of torchvision, timm or a hub
     (`hf-hub:owner/name`): [Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no
     network, else its first pretrained backbone."""
     pretrain: Pretraining | None = None
@@ -157,9 +156,9 @@ class Study(StudyModel):
     test_time_augmentation: bool = False
     """Average each prediction with that of the mirrored panel."""
     stack: list[Stacker] = []
-    """Meta learners that combine the networks, fitted on out-of-fold predictions. Empty: none. `mean` and `weighted`
-    (weights of at least 0 that sum to 1, equal unless others are clearly better) are for all targets. `linear` and
-    `ridge`, for numbers, and `logistic`, for classes and grades, have weights of either sign and need a test set."""
+    """Meta learners that combine the networks, fitted on out-of-fold predictions. `mean` and `weighted` (weights of at
+    least 0 that sum to 1, equal unless others are clearly better) are for all targets. `linear` and `ridge`, for
+    numbers, and `logistic`, for classes and grades, have weights of either sign and need a test set."""
     final: Literal["folds", "refit"] = "folds"
     """What predicts new cases. `folds`: the mean of the networks of all folds. `refit`: one network for each learner,
     [trained on all subjects outside the test set](howto-predict.md#take-the-model-along)."""

@@ -37,9 +37,8 @@ class Split(StudyModel):
     """Number of greedy assignments of subjects in random orders, and of random ones; the most balanced one with every
     class on every side where possible is kept."""
     equal_sizes: bool = True
-    """The folds have equal numbers of subjects. `false`: numbers may differ where this balances the labels better, as
-    with subjects of very unequal numbers of images; the log states both imbalances and the sizes. The test set keeps
-    its fraction of subjects."""
+    """The folds have equal numbers of subjects. `false`: numbers may differ where this balances the labels better. The
+    test set keeps its fraction of subjects."""
     column: str | None = None
     """Column with [the split](howto-split.md): `train`, `validation` or `test`, or the number of the fold from 1."""
     leave_out: str | None = None

@@ -27,7 +27,7 @@ class Tiles(ModalitySettings):
     """Resolution as the power of the objective, such as `20`, for slides whose files state it."""
     level: int | None = Field(None, ge=0)
     """Resolution as a level of the slide; 0 is the finest. If a slide has fewer levels, its coarsest one is used, with
-    a note. Levels may differ between scanners: prefer `mpp`."""
+    a note."""
     min_tissue: Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)] = 0.5
     """Smallest fraction of a tile that must be tissue, detected by Otsu's threshold on colour."""
     max_tiles: int | None = Field(None, ge=1)
@@ -58,9 +58,8 @@ class SlidesKeys(StudyModel):
     """The key `tiles`."""
 
     tiles: Tiles | None = None
-    """Which tiles are cut from whole slides (.svs, .ndpi, pyramidal .tiff and other formats that OpenSlide reads).
-    Required where the table names slides; other images are used whole. A target without `level` is then at case level
-    where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`."""
+    """Which tiles are cut from [whole slides](howto-slides.md). Required where the table names slides. A target
+    without `level` is then at case level where `panels.by` is `image`. Needs `pip install 'casewise[slides]'`."""
 
 
 def tiles_of(study: Study) -> Tiles | None:

@@ -155,8 +155,8 @@ class VolumesKeys(StudyModel):
     """The key `volumes`."""
 
     volumes: Volumes | None = None
-    """Which scans form a case (NIfTI files, DICOM series, or ordered slice images), and how networks see them. Panels
-    are then windows of a case's slices: `panels: {by: case, grid: 3x3}`. Needs `pip install 'casewise[volumes]'`."""
+    """Which [scans](howto-volumes.md) form a case, and how networks see them. Panels are then windows of a case's
+    slices: `panels: {by: case, grid: 3x3}`. Needs `pip install 'casewise[volumes]'`."""
 
 
 def volumes_of(study: Study) -> Volumes:

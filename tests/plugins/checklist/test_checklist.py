@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from casewise.errors import CasewiseError, RunError
+from casewise.plugins.checklist import filling as lists
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.report import checklist as lists
 from casewise.report.context import read_context
 from casewise.run import run
 from tests.chest_study import FAST, chest_study

@@ -1,6 +1,6 @@
 """Checklists of reporting guidelines, with what a run recorded on each item; everything else is left to the author.
 
-A list is a file of `checklists`. An item names the fact of `FACTS` that says something about it, or none: then only the
+A list is a file of `lists`. An item names the fact of `FACTS` that says something about it, or none: then only the
 author can fill it in. A fact never shows that an item is complete, and a fact that the run lacks leaves its item open.
 """
 
@@ -30,7 +30,7 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     from casewise.evaluation.results import ClassFigures
 
-FOLDER = Path(__file__).parent / "checklists"
+FOLDER = Path(__file__).parent / "lists"
 FORMATS = ("md", "html", "csv")
 AUTHOR, RUN = "author", "run"
 
