@@ -139,7 +139,7 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
         cells += [
             Cell(MISSING)
             if other == learner
-            else Cell("the same figures")
+            else Cell(VERDICTS["same"])
             if figures == context.figures(stage, other)
             else against(write, kind.compared, gap_between(entry, learner, other))
             for other in others
