@@ -190,13 +190,11 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
 
 
 def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> None:
-    from casewise.report.terms import unit_of
-
     if sources := splits.record.get("left_out"):
         show.line("split", f"each {study.split.leave_out} is left out once: {', '.join(sources)}")
         return
     imbalance, guide = splits.record["imbalance"]["test"], splits.record["balance"]
-    n_test, unit = splits.record["n"]["test"]["subjects"], unit_of(study)
+    n_test, unit = splits.record["n"]["test"]["subjects"], study.unit
     if splits.holdout:
         sides = [(name, n["subjects"]) for name, n in splits.record["n"].items() if n["subjects"]]
         show.line("split", ", ".join(f"{name} {counted(n, unit)}" for name, n in sides) + ": one network a backbone")

@@ -320,7 +320,9 @@ def stated_in_words(study: Study) -> str:
 
 def _listed(stated: Mapping[str, object]) -> str:
     """Stated settings with their values; sections by their names alone."""
-    return ", ".join(name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items())
+    return ", ".join(
+        name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items() if value
+    )
 
 
 def in_words(study: Study, planned: RecipePlan) -> str:

@@ -247,6 +247,11 @@ class Study(StudyModel):
         return getattr(self, modality_sections().get(self.modality_name, self.modality_name), None)
 
     @property
+    def unit(self) -> str:
+        """What counts as one person: a subject or, if subjects are not known, an image."""
+        return "subject" if self.subjects_known else "image"
+
+    @property
     def networks(self) -> list[str]:
         """The networks trained on every fold; the name before an `@` is the backbone."""
         return network_names(self.backbones, self.fusions)

@@ -9,7 +9,6 @@ from casewise.modalities.registry import modality_of
 from casewise.plugins.serve.settings import Json
 from casewise.plugins.serve.submission import slots_of
 from casewise.report.formatting import display_name
-from casewise.report.terms import unit_of
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 from casewise.version import __version__
@@ -54,7 +53,7 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "targets_by_name": {target["name"]: target for target in targets},
         "titles": titles,
         "coverage": level,
-        "unit": unit_of(study),
+        "unit": study.unit,
         "response": about.get("response"),
         "slots": slots_of(study),
         "regions": list(study.regions),
