@@ -14,7 +14,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.covariates import kind_of
-from casewise.errors import CasewiseError, CohortError, RunError, StudyError
+from casewise.errors import CasewiseError, CohortError, StudyError
 from casewise.predictions.covariates import (
     CATEGORY,
     NUMBER,
@@ -289,7 +289,10 @@ def test_the_page_asks_for_covariates_and_refuses_bad_ones(covariate_run: Run, c
         assert visit["results"][0]["probabilities"]["covid"] == pytest.approx(expected["probability of covid"])
         (visit,) = answer(age=f"{age['range'][1] + 1}", sex="f").json()["visits"]
         assert any("age" in flag for flag in visit["results"][0]["flags"])
-        bad = {"bad_covariate": [("old", "f"), ("41", "x"), ("1,000", "f")], "covariate_missing": [("", "f"), ("41", "")]}
+        bad = {
+            "bad_covariate": [("old", "f"), ("41", "x"), ("1,000", "f")],
+            "covariate_missing": [("", "f"), ("41", "")],
+        }
         for code, pairs in bad.items():
             for given in pairs:
                 error = answer(age=given[0], sex=given[1]).json()["error"]

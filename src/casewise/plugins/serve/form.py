@@ -45,7 +45,11 @@ async def read_submission(
         example = f"curl -F {(description['slots'] or [IMAGE])[0]}=@photograph.jpg"
         message = f"The request must be a multipart/form-data form with the images as files, such as `{example}`."
         raise ServiceError(415, "not_multipart", message)
-    limits = {"max_files": settings.max_files, "max_fields": (3 + len(description["covariates"])) * MOST_VISITS, "max_part_size": FIELD_BYTES}
+    limits = {
+        "max_files": settings.max_files,
+        "max_fields": (3 + len(description["covariates"])) * MOST_VISITS,
+        "max_part_size": FIELD_BYTES,
+    }
     async with request.form(**limits) as form:
         return await run_in_threadpool(_stored, form, folder, description)
 
@@ -134,7 +138,11 @@ def _file(
 
 def _unknown(field: str, description: Mapping[str, Any], *, is_file: bool, file: str = "") -> ServiceError:
     slots = description["slots"] or [IMAGE]
-    options = slots if is_file else ["visit", "day", *(each["name"] for each in description["covariates"]), "target", "learner"]
+    options = (
+        slots
+        if is_file
+        else ["visit", "day", *(each["name"] for each in description["covariates"]), "target", "learner"]
+    )
     noun = "a file" if is_file else "a text field"
     allowed = f"There are {', '.join(options)}, for further visits with their number: 2.{options[0]}."
     message = f"{f'{file}: ' if file else ''}{cut(field)} is not the name of {noun}. {allowed}{nearest(field, options)}"

@@ -48,7 +48,7 @@ class UploadedFile:
 
 @dataclass(frozen=True)
 class Visit:
-    """A visit: its name, its day after the first one (None if the client does not say), and covariates ('' if missing)."""
+    """A visit: its name, its day after the first one (None if not stated), and covariates (empty if missing)."""
 
     name: str
     day: float | None = None
