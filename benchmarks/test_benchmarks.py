@@ -147,6 +147,7 @@ def test_fastai_is_trained_on_all_other_folds_and_never_on_the_test_set(
     assert learned[peers.TEST] == set(FOLDS)
 
 
+@pytest.mark.filterwarnings("ignore")  # of fastai, at its import
 def test_every_difference_from_an_original_has_a_reason(benchmark: Any) -> None:
     imitations = benchmark("imitations")  # which states the backend of Keras
     for original in ("fastai", "keras"):
