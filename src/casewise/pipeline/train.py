@@ -62,7 +62,7 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
     if baselines:
         with show.bar("baselines") as bar:
             run_jobs(baselines, job_inputs, folder, tell=lambda done, text: bar(done, len(baselines), text))
-        show.line("baselines", f"{_first_figures(study, baselines)}; {time.monotonic() - start:.0f} s")
+        show.line("baselines", f"{_first_figures(study, baselines)}, {time.monotonic() - start:.0f} s")
     if networks:
         study, jobs, job_inputs = _in_time(inputs, jobs, job_inputs, external, fingerprint, show)
         networks = _by_steps(jobs)[1]
