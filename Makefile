@@ -91,6 +91,8 @@ durability: tools
 
 results: $(VENV)/.bench
 	$(BIN)/casewise run studies/covid-cxr.yaml
+	$(BIN)/casewise run studies/covid-cxr-hold-out.yaml
+	$(BIN)/casewise results runs/covid-cxr-hold-out --output docs/results/covid-cxr-hold-out.md
 	$(BIN)/casewise run studies/covid-in-cohen.yaml
 	$(BIN)/casewise run studies/covid-cxr-by-source.yaml
 	$(BIN)/casewise run studies/idrid.yaml
