@@ -460,7 +460,7 @@ def main() -> None:
     options = parser.parse_args()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
-        folder, tables = options.work or Path(temporary), []
+        folder, tables = (options.work or Path(temporary)).resolve(), []
         for kind, subjects in POPULATION.items():
             (folder / kind).mkdir(parents=True, exist_ok=True)
             own = population(kind, subjects, folder / kind)

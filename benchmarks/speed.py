@@ -1,19 +1,13 @@
 """The speed and memory of single steps, each beside a simple script for the same work.
 
-    python benchmarks/speed.py [start] [ingest] [audit] [memory] [predict] [--rounds 3] [--short]
-    python benchmarks/speed.py copies [--table TABLE]
+    python benchmarks/speed.py [start] [ingest] [audit] [predict] [--rounds 3] [--short]
 
 `start`: whole processes of `casewise --help` and `import casewise`. `ingest`: tiles of synthetic JPEGs of 4928 x 3264
 pixels, beside open, convert and resize with Pillow in as many processes; and opening a store of 2,700 images.
 `audit`: 1,500 synthetic films, beside a script that compares difference hashes pair by pair; embeddings are computed
-if the folder of pretrained weights exists beside the checkout. `memory`: the peak of a job of mobilenet_v2 at 224 px,
-alone and with a second one. `predict`: a planned model of chest phantoms on new films, beside a loop that decodes with
-Pillow, resizes, applies every network in turn in single precision, and averages; its networks are in memory before.
-
-`copies` (not part of the default): 120 copies of each of `TWIN_KINDS` of the chest phantoms are made of 1,000 films;
-counted are the copies that the audit pairs with their original, and the pairs of different films. `--table`
-names a table with the column `path` (and `subject`), whose images are copied instead. Pairs of images of one subject
-are not false; pairs of two subjects are listed, because published images contain unmarked copies.
+if the folder of pretrained weights exists beside the checkout. `predict`: a planned model of chest phantoms on new
+films, beside a loop that decodes with Pillow, resizes, applies every network in turn in single precision, and averages;
+its networks are in memory before.
 
 Sides take turns, and ratios are medians over rounds. `--short` takes a tenth of the images. Times are printed, never
 asserted.
@@ -53,9 +47,9 @@ WORKERS = 2
 # `ingest`: side of a tile, photographs, those of the build whose memory is measured, images of a finished store
 WIDTH, HEIGHT, TILE, PHOTOGRAPHS, BUILT, STORED = 4928, 3264, 128, 24, 240, 2700
 # `audit` and `copies`: films and their side
-FILMS, SIZE, COPIED, COPIES = 1500, 224, 1000, 120
+FILMS, SIZE = 1500, 224
 # `memory`: steps of an epoch, and images that are predicted
-BATCH, STEPS, PREDICTED = 32, 6, 128
+BATCH = 32
 # `predict`: new films, their side, and the folds of the model
 NEW, NEW_SIDE, FOLDS = 1000, 512, 5
 FILMS_STUDY: dict[str, Any] = {"images": {"size": SIZE, "channels": "grey"}, "panels": {"by": "image"}}
@@ -223,116 +217,6 @@ def measure_audit(options: argparse.Namespace) -> None:
     print(f"  a script with hashes and loops {script:7.1f} s, {ratio:.1f}× the search for twins")
 
 
-def written_copies(paths: list[str], folder: Path, each: int) -> list[tuple[str, int, str]]:
-    """Write `each` copies of each kind of these images: the path of the copy, the number of its original, the kind."""
-    from casewise.plugins.phantoms.chest.twins import ALTERED
-    from casewise.plugins.phantoms.folder import encoded
-
-    order, copies = np.random.default_rng(1), []
-    for kind, alter in ALTERED.items():
-        for number in order.permutation(len(paths))[:each].tolist():
-            random, source = np.random.default_rng([2, number]), Path(paths[number])
-            suffix = source.suffix if kind == "exact" else ".jpg" if kind == "recompressed" else ".png"
-            target = folder / f"{kind}-{number}{suffix}"
-            if kind == "exact":
-                target.write_bytes(source.read_bytes())
-            else:
-                altered = alter(random, [np.asarray(Image.open(source).convert("RGB"))])[0]
-                quality = {"quality": int(random.integers(30, 61))} if kind == "recompressed" else {}
-                target.write_bytes(encoded(altered, suffix, **quality))
-            copies.append((str(target), number, kind))
-    return copies
-
-
-def count_copies(options: argparse.Namespace) -> None:
-    """Print the share of copies that are found, by kind, and the pairs of different films."""
-    import pandas as pd
-
-    from casewise.audit.twins import find_twins
-    from casewise.plugins.phantoms.chest import make_chest
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, films = Path(temporary), options.share(COPIED)
-        table = options.table or make_chest(folder / "films", subjects=films, size=(SIZE, SIZE), seed=1)
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-        if "duplicate_of" in rows:
-            rows = rows[rows["duplicate_of"] == ""]
-        rows = rows.iloc[np.sort(np.random.default_rng(0).permutation(len(rows))[:films])]
-        paths = [str(table.parent / path) for path in rows["path"]]
-        people = rows["subject"].tolist() if "subject" in rows else list(map(str, range(len(rows))))
-        (folder / "copies").mkdir()
-        copies = written_copies(paths, folder / "copies", min(options.share(COPIES), len(paths)))
-        original = [*range(len(paths)), *(number for _, number, _ in copies)]
-        files = [*paths, *(path for path, _, _ in copies)]
-        subjects = [*people, *(f"copy {number}" for number in range(len(copies)))]
-        store = prepare([Path(file) for file in files], Preparation(size=SIZE, channels="rgb"), folder / "tiles")
-        twins = find_twins(store, pd.DataFrame({"path": files, "subject": subjects}))
-    pairs = {(twin.i, twin.j) for twin in twins}
-    print(f"{len(paths):,} images and {len(copies):,} copies")
-    for kind in dict.fromkeys(kind for _, _, kind in copies):
-        numbers = [(number, len(paths) + row) for row, (_, number, of) in enumerate(copies) if of == kind]
-        print(f"  {kind:<14} {sum(pair in pairs for pair in numbers):4d} of {len(numbers)}")
-    false = [pair for pair in pairs if people[original[pair[0]]] != people[original[pair[1]]]]
-    between = sorted({tuple(sorted((original[i], original[j]))) for i, j in false})
-    print(f"  pairs of images of two subjects: {len(between)}")
-    for i, j in between[:20]:
-        print(f"    {Path(paths[i]).name} and {Path(paths[j]).name}")
-
-
-# memory
-
-
-def job(batch_norm: str) -> dict[str, float]:
-    """Train mobilenet_v2 for two epochs of a few steps and predict, as a job does; its peak and CPU seconds a step."""
-    import torch
-
-    from casewise.modalities.dataset import PanelData
-    from casewise.models.backbones import build_network
-    from casewise.models.forward import predict_together
-    from casewise.models.outputs import Output
-    from casewise.study.schema import Panels, Recipe
-    from casewise.training.compute_plan import ComputePlan
-    from casewise.training.cost import give_memory_back, keep_memory
-    from casewise.training.loop import TrainingContext, fit, standardise
-
-    keep_memory()
-    torch.set_num_threads(1)
-    count, rng = STEPS * BATCH + PREDICTED, np.random.default_rng(0)
-    store = torch.from_numpy(rng.integers(0, 256, (count, 3, SIZE, SIZE), dtype=np.uint8))
-    truth = torch.from_numpy(rng.random((count, 1), dtype=np.float32))
-    panels = PanelData(store, [[row] for row in range(count)], truth, Panels(by="image"))
-    train, new = panels.subset(range(STEPS * BATCH)), panels.subset(range(STEPS * BATCH, count))
-    outputs, network, ends = (Output("extent"),), build_network("mobilenet_v2", 1), [time.process_time()]
-    standardise(network, train.truth, outputs)
-    recipe = Recipe(
-        loss="mse", optimizer="sgd", lr=0.01, momentum=0.9, batch_size=BATCH, epochs=2, batch_norm=batch_norm
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        context = TrainingContext(
-            outputs, Path(folder), 0, ComputePlan(threads=1), tell=lambda *_: ends.append(time.process_time())
-        )
-        fit(network, recipe, train, panels.subset([0]), context)
-    give_memory_back()
-    predict_together([network], new, outputs, batch=BATCH, channels_last=True, flips=False)[0][0]
-    return {"peak": peak_memory(), "step": (ends[-1] - ends[-2]) / STEPS}
-
-
-def measure_memory(options: argparse.Namespace) -> None:
-    """Print the peaks of one job and of two side by side."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    print(f"mobilenet_v2, {SIZE} px, batches of {BATCH}, fp32, one thread a job")
-    for batch_norm in ("keep_statistics", "update"):
-        for count in (1, 2):
-            with ThreadPoolExecutor(count) as pool:
-                results = list(pool.map(lambda _: in_own_process("job", batch_norm), range(count)))  # noqa: B023
-            peak, step = (max(result[name] for result in results) for name in ("peak", "step"))
-            aim = " (aim: 2,048 MB a job)" if count == 2 and batch_norm == "keep_statistics" else ""
-            print(
-                f"  {batch_norm:<16}{count} at a time: {peak:,.0f} MB a job, {step:.2f} CPU s a step{aim}", flush=True
-            )
-
-
 # predict
 
 
@@ -452,20 +336,17 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "start": measure_start,
     "ingest": measure_ingest,
     "audit": measure_audit,
-    "memory": measure_memory,
     "predict": measure_predict,
-    "copies": count_copies,
 }
-ALONE: dict[str, Callable[..., dict[str, float]]] = {"build": build, "job": job}
+ALONE: dict[str, Callable[..., dict[str, float]]] = {"build": build}
 
 
 def main() -> None:
     """Measure the requested parts and print."""
     parser = parser_of(__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all but copies")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--short", action="store_true", help="a tenth of the images")
-    parser.add_argument("--table", type=Path, help="of `copies`: a table of images to copy")
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
@@ -478,7 +359,7 @@ def main() -> None:
     from users import warn_if_busy
 
     warn_if_busy()
-    for part in options.parts or list(PARTS)[:-1]:
+    for part in options.parts or PARTS:
         print(f"\n{part}", flush=True)
         PARTS[part](options)
 

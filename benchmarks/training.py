@@ -1,16 +1,12 @@
 """How fast casewise trains, beside a plain loop, fastai, and Lightning with torchvision, on the same two cores.
 
-    python benchmarks/training.py [panels] [images] [schedule] [--short] [--rounds 1] [--output FILE]
+    python benchmarks/training.py [panels] [images] [--short] [--rounds 1] [--output FILE]
 
 `panels`: an epoch of the photographs preset. Panels are 2x2 slots of 128 px; tiles are rotated by any angle, slots are
 shuffled, brightness and contrast vary; batches of 16, SGD, mean squared error of four targets; beside a plain loop.
 
 `images`: all parameters of five networks on radiographs (synthetic photographs if those are missing) of 224 px in
 batches of 32 with augmentation; beside fastai and Lightning. `--output` writes the page docs/results/epoch-ratios.md.
-
-`schedule`: the published schedule of the skin biopsies, 1,888 images of 128 px, MobileNetV2, 100 epochs of the head and
-50 of fine-tuning above a freeze point; beside a plain loop, of which 30 batches are measured. That both sides freeze
-the same weights is checked. `--short` measures 3 and 9 epochs of each phase of casewise and extrapolates from both.
 
 casewise trains as the jobs of a run do, from a tile store that is built before the clock starts; the peers (users.py)
 decode the image files in every epoch. Sides take turns, in separate processes. Of `panels` and `images`, the first
@@ -39,7 +35,10 @@ from users import BATCH, CORES, SEED, SIDE
 from casewise.plugins.phantoms.psoriasis import make_psoriasis
 
 PACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid-cxr"
-PARTS = ("panels", "images", "schedule")
+PARTS = (
+    "panels",
+    "images",
+)
 # `panels`. The epoch of a small network is longer, so that the overhead beside the steps has a realistic share.
 PANEL_BATCH, SLOT, PANELS = 16, 128, 80
 SIZES = ((492, 326), (2464, 1632))
@@ -51,10 +50,6 @@ NETWORKS = ("resnet34", "mobilenet_v2", "shufflenet_v2_x0_5", "vgg11_bn", "dense
 PEERS, IMAGE_AIM, EPOCH = ("fastai", "lightning"), 2.8, 1000
 CLASSES = ("covid", "no_finding", "pneumonia")
 # `schedule`: how many times as fast as the plain loop, and for the whole schedule the most minutes.
-BIOPSY_SIDE, IMAGES, HEAD, FINE, TIMED, LONGER = 128, 1888, 100, 50, 30, 3
-FREEZES = ("all", "11 blocks", "10 layers", "none")
-AIMS = {"head": 60, "fine-tuning": 3, "schedule": 7, "all layers": 2}
-SCHEDULE_MINUTES = 3.5
 
 
 def with_casewise(task: dict[str, Any]) -> dict[str, Any]:
@@ -243,93 +238,6 @@ Made by `python benchmarks/training.py images --output docs/results/epoch-ratios
     publish(page, options.output)
 
 
-# schedule
-
-
-def draw_biopsies(folder: Path, images: int) -> list[str]:
-    """Write images of smooth noise, whose JPEGs are about as large as those of tissue."""
-    import numpy as np
-    from PIL import Image
-
-    random, paths = np.random.default_rng(0), []
-    for number in range(images):
-        coarse = random.integers(90, 230, (BIOPSY_SIDE // 4, BIOPSY_SIDE // 4, 3), dtype=np.uint8)
-        soft = Image.fromarray(coarse).resize((BIOPSY_SIDE, BIOPSY_SIDE), Image.Resampling.BICUBIC)
-        paths.append(str(folder / f"{number:04d}.jpg"))
-        soft.save(paths[-1], quality=92)
-    return paths
-
-
-def judged(aim: str, own: float, plain: float) -> str:
-    """An aim in words, and whether these seconds reach it."""
-    reached = plain / own >= AIMS[aim]
-    words = f"at least {AIMS[aim]}×"
-    if aim == "schedule":
-        reached = reached and own <= 60 * SCHEDULE_MINUTES
-        words = f"at most {SCHEDULE_MINUTES} min and {words}"
-    return f"aim: {words}; {'reached' if reached else 'missed'}"
-
-
-def extrapolated(few: float, more: float, epochs: int, published: int) -> float:
-    """The seconds of so many published epochs, from those of `epochs` and of `LONGER` times as many."""
-    return few + max(0.0, more - few) / ((LONGER - 1) * epochs) * (published - epochs)
-
-
-def compare_schedule(options: argparse.Namespace) -> None:
-    """Print the times of the phases and of the whole schedule."""
-    head, fine = (3, 3) if options.short else (HEAD, FINE)
-    common = {"optimizer": "adam", "lr": 1e-4, "schedule": "constant", "batch_size": BATCH, "batch_norm": "update"}
-    common |= {"scaling": "symmetric", "early_stopping": {"monitor": "none"}}
-
-    def measured(*phases: tuple[int, str]) -> dict[str, Any]:
-        stated = [
-            {"epochs": epochs, "freeze": freeze, "lr": 1e-5 if n else 1e-4} for n, (epochs, freeze) in enumerate(phases)
-        ]
-        study = {"images": {"size": BIOPSY_SIDE}, "panels": {"by": "image"}, "targets": {"label": ["a", "b"]}}
-        study |= {"backbones": ["mobilenet_v2"], "recipe": {**common, "phases": stated}}
-        return casewise(study=study, **own, side=BIOPSY_SIDE)
-
-    def phase(freeze: str, number: int) -> float:
-        seconds = float(results[freeze]["phases"][number])
-        epochs, published = ((head, HEAD), (fine, FINE))[number]
-        return extrapolated(seconds, float(longer[freeze]["phases"][number]), epochs, published) if longer else seconds
-
-    def row(name: str, own_seconds: float, plain_seconds: float, aim: str) -> None:
-        times = f"{own_seconds / 60:>8.2f} min{plain_seconds / 60:>8.1f} min   {plain_seconds / own_seconds:6.1f}×"
-        print(f"  {name:<48}{times}  ({judged(aim, own_seconds, plain_seconds)})")
-
-    with tempfile.TemporaryDirectory() as temporary:
-        paths = draw_biopsies(Path(temporary), options.biopsies)
-        own: dict[str, Any] = {"paths": paths, "tiles": [[row] for row in range(len(paths))]}
-        own["truth"] = [[float(number % 2)] for number in range(len(paths))]
-        steps = max(1, min(len(paths) // BATCH, TIMED))
-        plain: dict[str, list[dict[str, Any]]] = {freeze: [] for freeze in FREEZES}
-        results, longer = {}, {}
-        for freeze in FREEZES[1:3]:
-            for each in FREEZES:
-                plain[each].append(users.measured("frozen", paths=paths, freeze=each, steps=steps))
-            results[freeze] = measured((head, "all"), (fine, freeze))
-            if options.short:
-                longer[freeze] = measured((LONGER * head, "all"), (LONGER * fine, freeze))
-        results["none"] = measured((3, "none"))
-    # the faster of both measurements counts
-    epoch = {freeze: min(result["epoch"] for result in both) for freeze, both in plain.items()}
-    frozen = {freeze: both[0]["frozen"] for freeze, both in plain.items()}
-    own_frozen = {freeze: results[freeze]["frozen"][-1] for freeze in FREEZES[1:]}
-    if frozen != {"all": results["11 blocks"]["frozen"][0], **own_frozen}:
-        raise SystemExit(f"The two sides freeze different weights: {frozen} and {own_frozen}.")
-    scaled = f"; {head} and {LONGER * head} epochs of casewise, extrapolated" if options.short else ""
-    print(f"\npublished schedule: {len(paths):,} images of {BIOPSY_SIDE} px, {HEAD} + {FINE} epochs{scaled}")
-    print(f"  {'':<48}{'casewise':>12}{'plain loop':>12}   {results['none']['plan']}")
-    for freeze in FREEZES[1:3]:
-        own_whole = results[freeze]["choice"] + results[freeze]["store"] + phase(freeze, 0) + phase(freeze, 1)
-        row(f"whole schedule, {freeze} frozen", own_whole, HEAD * epoch["all"] + FINE * epoch[freeze], "schedule")
-    row("head alone", (phase("11 blocks", 0) + phase("10 layers", 0)) / 2, HEAD * epoch["all"], "head")
-    for freeze in FREEZES[1:3]:
-        row(f"fine-tuning, {freeze} frozen", phase(freeze, 1), FINE * epoch[freeze], "fine-tuning")
-    row("all layers trained, 3 epochs", float(results["none"]["phases"][0]), 3 * epoch["none"], "all layers")
-
-
 def main() -> None:
     """Measure the requested parts and print their tables."""
     parser = parser_of(__doc__)
@@ -340,7 +248,6 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="of `images`")
     parser.add_argument("--steps", type=int, default=4, help="steps of `images` that are timed")
     parser.add_argument("--data", type=Path, default=PACK, help="the folder of the radiographs")
-    parser.add_argument("--biopsies", type=int, default=IMAGES, help="images of the schedule")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page of `images` (Markdown)")
     parser.add_argument("--task", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -350,7 +257,7 @@ def main() -> None:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
     users.ready()
-    compare = {"panels": compare_panels, "images": compare_images, "schedule": compare_schedule}
+    compare = {"panels": compare_panels, "images": compare_images}
     for part in options.parts or PARTS:
         compare[part](options)
 

@@ -294,35 +294,11 @@ def loop_of_panels(task: dict[str, Any]) -> dict[str, Any]:
     return {"rate": steps * batch / seconds_of_loop(model, data, nn.MSELoss(), optimizer, batch, steps)}
 
 
-def loop_above_frozen(task: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of an epoch of a plain loop over MobileNetV2 above frozen layers, and the number of frozen weights."""
-    from torchvision.models import mobilenet_v2
-
-    model = mobilenet_v2(num_classes=2).train()
-    features = model.features
-    frozen = {
-        "none": [],
-        "10 layers": [*features[:4], features[4].conv[0]],
-        "11 blocks": list(features[:11]),
-        "all": list(features),
-    }
-    for layers in frozen[task["freeze"]]:
-        layers.requires_grad_(False).eval()
-    steps = task["steps"]
-    rows = [row % len(task["paths"]) for row in range(images_needed(steps))]
-    data = Photographs([task["paths"][row] for row in rows], [row % 2 for row in rows])
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    seconds = seconds_of_loop(model, data, nn.CrossEntropyLoss(), optimizer, BATCH, steps)
-    weights = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    return {"epoch": seconds / steps * len(task["paths"]) / BATCH, "frozen": weights}
-
-
 PROGRAMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "fastai": fastai_speed,
     "fastai fold": fastai_fold,
     "lightning": lightning_speed,
     "panels": loop_of_panels,
-    "frozen": loop_above_frozen,
 }
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from pydantic.fields import FieldInfo
 
 from casewise.metrics.registry import metric_names, metric_of
@@ -110,6 +111,13 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 | `CASEWISE_FEATURE_CACHE` | the size in GB of the features of frozen networks that folds, learners and runs share (default: 4; 0: none). The least recently used ones are removed; the folder `casewise/features` of the cache may be deleted |
 """
 
+FIDELITY_HEAD = """# The publications, statement by statement
+
+What four publications state about their systems, and what casewise has: `exact`, as stated; `equivalent`, by other means or for
+any cohort; `deviates`, with the reason; `stated differently`, where a publication contradicts itself, leaves something open or
+states a fact of its own cohort or machine. Settings are those of the presets, with which a test compares them; `casewise paper`
+makes tables and figures of a run.
+"""
 LICENCES_PAGE = "reference-licences.md"
 # Optional parts for those who work on casewise.
 DEVELOPMENT = ("dev", "bench")
@@ -459,6 +467,34 @@ def _licence_of(package: metadata.Distribution) -> str:
     return next(found, "not stated")
 
 
+def fidelity_page() -> str:
+    """The statements of the publications, of the files in `fidelity`: state, setting or module, and test or command."""
+    lines = [GENERATED, FIDELITY_HEAD]
+    for path in sorted((DOCS / "fidelity").glob("*.yaml")):
+        paper = yaml.safe_load(path.read_text(encoding="utf-8"))
+        states = Counter(row["state"] for rows in paper["statements"].values() for row in rows)
+        counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+        lines += [f"## {paper['title']}", "", f"{paper['source']}. [The preset](../{paper['page']}).", ""]
+        lines += [f"{states.total()} statements: {counts}.", ""]
+        for section, rows in paper["statements"].items():
+            lines += [f"### {paper['title']}: {section[0].lower()}{section[1:]}", ""]
+            lines += ["| statement | place | state | where | shown by |", "|---|---|---|---|---|", *map(_statement, rows), ""]
+    return "\n".join(lines)
+
+
+def _statement(row: Mapping[str, Any]) -> str:
+    """A statement as a row of a table."""
+    where = row.get("where", "")
+    values = {key: json.dumps(value).replace('"', "") for key, value in row.get("value", {}).items()}
+    settings = [f"`{key}: {value}`" for key, value in values.items()]
+    places = [where if "`" in where or " of " in where else f"`{where}`"] if where else []
+    preset = [f"`{row['preset']}`"] if "preset" in row else []
+    shown = ", ".join(f"`{name}`" for name in row.get("shown_by", ())) or "the preset"
+    explained = ": ".join(text for text in (row["state"], row.get("reason") or row.get("note")) if text)
+    cells = [row["statement"], row["place"], explained, ", ".join([*preset, *places, *settings]), shown]
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+
+
 def _escaped(text: str | None) -> str:
     return (text or "").replace("<", "&lt;").replace("|", "\\|")
 
@@ -471,6 +507,7 @@ PAGES = {
     "reference-metrics.md": metrics_page,
     "reference-commands.md": commands_page,
     LICENCES_PAGE: licences_page,
+    "results/fidelity.md": fidelity_page,
 }
 
 
@@ -498,11 +535,11 @@ def main(arguments: list[str]) -> int:
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if "--check" in arguments:
         for path in stale:
-            print(f"docs/{path.name} is not current: run `make docs`.", file=sys.stderr)
+            print(f"docs/{path.relative_to(DOCS)} is not current: run `make docs`.", file=sys.stderr)
         return 1 if stale else 0
     for path in stale:
         path.write_text(pages[path], encoding="utf-8")
-        print(f"wrote docs/{path.name}")
+        print(f"wrote docs/{path.relative_to(DOCS)}")
     if "--pages" in arguments:
         return 0
     missing = [name for name in ("mkdocs", "mkdocstrings") if importlib.util.find_spec(name) is None]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from casewise.modalities.base import ImageStore
     from casewise.report.context import ReportContext
@@ -112,6 +112,25 @@ def tiny(tmp_path: Path, phantom: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY.format(cohort=phantom))
     return path
+
+
+@pytest.fixture
+def lost_machine() -> Iterator[list[Any]]:
+    """Another machine that does the first half of any work on images and is lost then; the items that it did."""
+    from casewise.modalities.store.workers import SPREAD, Work
+
+    items: list[Any] = []
+
+    def half(work: Work, tell: Callable[[int], None]) -> bool:
+        for part in work.parts[: len(work.parts) // 2]:
+            work.function(part)
+            items.extend(part)
+            tell(len(items))
+        return True
+
+    token = SPREAD.set(half)
+    yield items
+    SPREAD.reset(token)
 
 
 @pytest.fixture

@@ -323,6 +323,16 @@ def test_source_that_goes_with_no_label_is_a_note(tmp_path: Path) -> None:
     assert {f.id for f in found.findings} == {"source-predictable-ill", "source-predictable-well"}
 
 
+@pytest.mark.parametrize(
+    ("prefixes", "level"), [(("siteA_", "UKE-"), "warning"), (("ill_", "well_"), None), (("img", "img"), None)]
+)
+def test_a_prefix_of_file_names_is_evidence(tmp_path: Path, prefixes: tuple[str, str], level: str | None) -> None:
+    def change(pixels: np.ndarray, row: dict[str, Any], random: np.random.Generator) -> None:
+        row["path"] = f"{prefixes[row['label'] == 'well']}{random.integers(10**9)}.png"
+
+    assert levels(look(make(tmp_path, change=change))).get("shortcut-file-name") == level
+
+
 def test_compression_is_read_from_the_header(tmp_path: Path) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8))
     paths = [tmp_path / f"{quality}.jpg" for quality in (95, 95, 30, 30)]

@@ -83,6 +83,23 @@ def test_a_grid_over_a_map_keeps_where_things_are() -> None:
     assert apart[1] > 2 * apart[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "width"), [("resnet18", 512), ("vgg11_bn", 512), ("densenet121", 1024), ("mobilenet_v2", 1280)]
+)
+def test_the_head_of_fastai_reads_the_last_map_of_any_shape(name: str, width: int) -> None:
+    network = build_network(name, 3, head="fastai", dropout=0.4).eval()
+    panels, maps = torch.rand(2, 3, 64, 96), []
+    network.body.get_submodule(network.read_map).register_forward_hook(lambda m, i, output: maps.append(output.clone()))
+    with torch.no_grad():
+        features = network.features(panels)
+        assert network(panels).shape == (2, 3)
+        assert network(panels[..., :32, :32]).shape == (2, 3)
+    assert maps[0].shape == (2, width, 2, 3)
+    assert torch.equal(features, torch.cat((maps[0].amax((2, 3)), maps[0].mean((2, 3))), 1))
+    assert [layer.p for layer in network.head if isinstance(layer, torch.nn.Dropout)] == [0.2, 0.4]
+    assert sum(p.numel() for p in network.head.parameters()) == 2 * width * (512 + 2) + 512 * (3 + 2)
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "squeezenet1_1", "vit_tiny_patch16_224"])
 def test_maps_of_encoders_are_read_at_a_stride(name: str) -> None:
     encoder = build_network(name, 1, side=224)

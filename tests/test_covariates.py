@@ -14,7 +14,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.covariates import kind_of
-from casewise.errors import CasewiseError, CohortError, RunError, StudyError
+from casewise.errors import CasewiseError, CohortError, StudyError
 from casewise.predictions.covariates import (
     CATEGORY,
     NUMBER,
@@ -265,8 +265,36 @@ def test_new_cases_need_the_columns(covariate_run: Run, chests: Path) -> None:
 
 
 @pytest.mark.plugins("serve")
-def test_the_page_does_not_serve_a_learner_that_needs_columns(covariate_run: Run) -> None:
-    from casewise.plugins.serve.session import ModelSession
+def test_the_page_asks_for_covariates_and_refuses_bad_ones(covariate_run: Run, chests: Path) -> None:
+    import httpx
 
-    with pytest.raises(RunError, match="age, sex"):
-        ModelSession(covariate_run.finished.files.bundle.path, JOINED, max_pixels=10**8)
+    from casewise import load_bundle
+    from casewise.plugins.serve.settings import ServiceSettings
+    from tests.plugins.serve.serving import running
+
+    bundle = covariate_run.finished.files.bundle.path
+    row = absolute(chests).iloc[[0]].assign(age=41, sex="f")
+    expected = load_bundle(bundle).predict(row, learner=JOINED).iloc[0]
+    with running(ServiceSettings(bundle, learner=JOINED)) as service:
+
+        def answer(**fields: str) -> httpx.Response:
+            image = {"image": ("film.png", Path(row["path"].iloc[0]).read_bytes())}
+            return httpx.post(f"{service.url}/api/predict", files=image, data=fields, timeout=300)
+
+        age, sex = httpx.get(f"{service.url}/api/model").json()["covariates"]
+        assert (age["name"], age["levels"], sex["name"], sex["levels"]) == ("age", [], "sex", ["f", "m"])
+        assert (age["optional"], sex["optional"], sex["range"]) == (False, False, None)
+        (visit,) = answer(age=" 41,0", sex="F").json()["visits"]
+        assert visit["covariates"] == {"age": "41", "sex": "f"}
+        assert visit["results"][0]["probabilities"]["covid"] == pytest.approx(expected["probability of covid"])
+        (visit,) = answer(age=f"{age['range'][1] + 1}", sex="f").json()["visits"]
+        assert any("age" in flag for flag in visit["results"][0]["flags"])
+        bad = {
+            "bad_covariate": [("old", "f"), ("41", "x"), ("1,000", "f")],
+            "covariate_missing": [("", "f"), ("41", "")],
+        }
+        for code, pairs in bad.items():
+            for given in pairs:
+                error = answer(age=given[0], sex=given[1]).json()["error"]
+                assert error["code"] == code, error
+        assert "sex" in answer(age="41", sexx="f").json()["error"]["message"]

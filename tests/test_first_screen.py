@@ -9,7 +9,7 @@ import pytest
 from casewise.evaluation.results import Note
 from casewise.report.caveats import SENTENCES
 from casewise.report.context import ReportContext
-from casewise.report.first_screen import screen
+from casewise.report.first_screen import rivals_line, screen
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements
 from tests.report_contexts import classes, films, numbers, with_own, with_results, without_truth
@@ -70,8 +70,10 @@ def test_a_guess_is_beaten_only_beyond_the_interval() -> None:
     context, low, high = with_own(context, {**figures, "mae": own}), own.low or 0.0, own.high or 0.0
     for error, code in ((high + 1, "better"), ((low + high) / 2, "open"), (low / 2, "worse")):
         note = Note("guess_mean", {"stage": context.stage, "target": context.outcome, "error": error})
-        rivals = screen(with_results(context, notes=[note])).rivals
-        assert next(row.verdict for row in rivals if row.name.startswith("a guess")) == code
+        guessed = with_results(context, notes=[note])
+        row = next(row for row in screen(guessed).rivals if row.name.startswith("a guess"))
+        assert row.verdict == code
+        assert rivals_line(guessed).endswith(f"{row.name} ({row.text}): {row.verdict_text}")  # as on the terminal
 
 
 def test_a_column_stands_beside_an_auroc(report_of_two_classes: ReportContext, report_of_grades: ReportContext) -> None:

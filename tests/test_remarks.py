@@ -35,7 +35,7 @@ def test_a_network_that_learned_nothing_is_found() -> None:
 def line(outcome: str, stage: str, kind: str, figures: dict[str, Estimate]) -> str:
     """The line of results of a study whose headline has these figures."""
     main = Headline(outcome, stage, "net", None, figures, kind)
-    study: Any = SimpleNamespace(primary_outcome=outcome, external_name="")
+    study: Any = SimpleNamespace(primary_outcome=outcome, external_name="", targets={}, scores={})
     study.kind_of, study.classes_of = (lambda name: kind), (lambda name: [])
     return result_line(study, Results({}, {}, {}, {}, main, []))
 
@@ -49,10 +49,10 @@ def test_the_headline_marks_rough_intervals() -> None:
 def test_the_headline_of_classes_and_grades() -> None:
     figures = dict.fromkeys(("accuracy", "auroc", "kappa_quadratic", "mae"), Estimate(0.8, 0.7, 0.9, 9, 9, rough=False))
     said = line("dx", "oof", "classification", figures)
-    assert said == "dx, out of fold, 9 cases of 9 subjects, net: Accuracy 0.80 [0.70, 0.90], AUROC 0.80 [0.70, 0.90]"
+    assert said == "dx, out of fold, 9 cases of 9 subjects, net: Accuracy 80 % [70, 90], AUROC 0.80 [0.70, 0.90]"
     said = line("dx", "external", "ordinal", figures)
     assert said.startswith("dx, external cohort, 9 cases")
-    assert said.endswith("net: Weighted kappa 0.80 [0.70, 0.90], Accuracy 0.80 [0.70, 0.90]")
+    assert said.endswith("net: Weighted kappa 0.80 [0.70, 0.90], Accuracy 80 % [70, 90]")
 
 
 def test_the_command_is_recorded_with_its_study(monkeypatch: pytest.MonkeyPatch) -> None:

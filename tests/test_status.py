@@ -64,7 +64,8 @@ def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> No
     assert not stopped.at_work
     assert stopped.running == {}
     assert stopped.waiting == ["linear_pixels, fold 1", "linear_pixels, fold 2"]
-    assert stopped.lines()[-1] == "No process is at work in the folder. Run the study again to continue."
+    assert "in the training" in stopped.lines()[-1]
+    assert f"casewise run STUDY --output {copied.path}" in stopped.lines()[-1]
 
 
 def test_the_time_left_follows_from_finished_jobs_and_is_shared_by_running_ones(copied: RunFolder) -> None:
@@ -82,7 +83,7 @@ def test_before_the_training_nothing_is_planned(copied: RunFolder) -> None:
     shutil.rmtree(copied.jobs_folder)
     with copied.lock():
         assert run_status(copied).lines()[-1].endswith("is planned yet. A process is at work in the folder.")
-    assert run_status(copied).lines()[-1].endswith("is planned yet. No process is at work in the folder.")
+    assert "before the training" in run_status(copied).remedy
     stopping = {"findings": [{"id": "shortcut-border", "level": "error"}], "accepted": {}}
     copied.audit.write(copied.audit.read() | stopping)
     assert "the audit found 1 error (shortcut-border)" in run_status(copied).lines()[-1]

@@ -454,3 +454,26 @@ def test_tiles_changed_after_they_were_written_are_decoded_again(
     assert np.array_equal(prepare(paths, SMALL, folder).tiles, right)
     assert decoded == ["2.png"]
     assert "1 of 4 tiles" in caplog.text
+
+
+def test_tiles_of_a_machine_that_is_lost_are_kept_and_the_store_has_the_same_bits(
+    paths: list[Path],
+    folder: Path,
+    tmp_path: Path,
+    decoded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lost_machine: list[Path],
+) -> None:
+    stores = [prepare(paths, SMALL, tmp_path / str(count), processes=count) for count in (1, 2)]
+    assert lost_machine == []  # it takes longer to begin than so few images
+    monkeypatch.setattr(building_module, "FEWEST", 8)
+    decoded.clear()
+    told: list[tuple[int, int]] = []
+    stores.append(prepare(paths, SMALL, folder, progress=lambda *call: told.append(call)))
+    assert lost_machine == paths[:4]
+    assert sorted(decoded) == sorted(path.name for path in paths)
+    assert told[:4] == [(done, 8) for done in range(1, 5)]
+    assert_right(stores[-1], paths)
+    assert len({Path(store.tiles.filename).read_bytes() for store in stores}) == 1
+    for store in stores[:-1]:
+        assert store.index.equals(stores[-1].index)

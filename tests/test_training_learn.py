@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -168,6 +169,24 @@ class TestFineTuning:
         assert len(found.stages) <= GROUPS
         assert same(found.network.state_dict(), kept)
         assert not same(found.network.state_dict(), load_file(tmp_path / f"stage{len(found.stages) - 1}.safetensors"))
+
+
+def test_the_first_stage_reads_augmented_images_and_trains_frozen_norms(tmp_path: Path, counted: list[int]) -> None:
+    stated = {"first_stage": "images", "train_norms": True, "groups": GROUPS, "epochs": 2}
+    recipe = {"tuning": "gradual_unfreezing", "gradual_unfreezing": stated, "lr": 0.01}
+    whole = learned(tmp_path / "whole", recipe)
+    first = load_file(tmp_path / "whole" / "stage0.safetensors")
+    changed = {name for name, value in state(network_of()).items() if not torch.equal(value, first[name])}
+    body = {name for name in changed if name.startswith("body.")}
+    norms = {n for n, module in network_of().named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert {name.rpartition(".")[0] for name in body} == norms
+    assert changed - body == {"head.1.weight", "head.1.bias"}
+    assert sum(counted) > 2 * (len(TRAIN) + len(STOP)) * 2
+    with pytest.raises(CutError):
+        learned(tmp_path / "cut", recipe, tell=cut_after(1))
+    alike(whole, learned(tmp_path / "cut", recipe))
+    with pytest.raises(ValidationError, match="first_stage: images"):
+        Recipe.model_validate({"gradual_unfreezing": {"train_norms": True}})
 
 
 def test_a_damaged_state_begins_again_with_the_probe(tmp_path: Path) -> None:

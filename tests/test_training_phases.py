@@ -178,6 +178,8 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
         ("6 layers", "maps", 0, True),
         ("6 layers", "attention", 2, False),
         ("all", "attention", 2, False),
+        ("all", "mean", -1, True),
+        ("11 blocks", "mean", -1, True),
     ],
 )
 def test_frozen_parts_computed_once(tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool) -> None:
@@ -190,7 +192,8 @@ def test_frozen_parts_computed_once(tmp_path: Path, freeze: str, cells: int, poo
 
     def trained(name: str, *, once: bool) -> tuple[Learned, torch.Tensor]:
         torch.manual_seed(0)
-        options = {"pooling": pooling if pooling in BAGS else "", "map_cells": cells, "side": 64}
+        head = {"map_cells": cells} if cells >= 0 else {"head": "fastai", "dropout": 0.0}
+        options = {"pooling": pooling if pooling in BAGS else "", "side": 64, **head}
         network = build_network("mobilenet_v2", 2, **options)
         choice = ComputePlan(channels_last=channels_last)
         context = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)

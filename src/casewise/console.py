@@ -235,6 +235,8 @@ def duration(seconds: float) -> str:
     >>> duration(8.4), duration(89), duration(340), duration(9000)
     ('8 s', '89 s', '6 min', '2.5 h')
     """
+    if seconds < 0.5:
+        return "under 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -66,6 +66,8 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         show_time(inputs, show)
         done = Run(finished)
         show.line("result", done.headline or "nothing was evaluated")
+        if compared := done.compared:
+            show.line("", compared)
     return done
 
 

@@ -43,6 +43,9 @@ def test_each_pair_has_the_verdict_of_its_simultaneous_interval() -> None:
     few = dataclasses.replace(entry, differences={other: Difference(0.5, None, None, True)}, rough=True)
     context = with_results(context, comparisons={context.stage: {context.outcome: {"mae": few}}})
     assert cells_of(learners.learner_table(context, context.stage), other)[column] == Cell("not tested")
+    figures = context.metrics.metrics[context.stage]
+    same = with_results(context, metrics={**context.metrics.metrics, context.stage: {**figures, other: figures[best]}})
+    assert cells_of(learners.learner_table(same, context.stage), other)[column] == Cell("the same figures")
 
 
 def test_no_pair_is_shown_with_a_learner_that_a_stage_lacks() -> None:

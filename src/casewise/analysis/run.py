@@ -108,6 +108,14 @@ class Run:
 
         return result_line(self.study, self.results)
 
+    @property
+    def compared(self) -> str:
+        """How the reported model compares with anything simpler: the verdicts of the report's first screen."""
+        from casewise.report.context import read_context
+        from casewise.report.first_screen import rivals_line
+
+        return rivals_line(read_context(self.folder)) if self.headline else ""
+
     # Tables.
 
     @cached_property

@@ -41,7 +41,7 @@ IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 _OUTSIDE = " from outside-anatomy"
 # Evidence besides the columns of the table, by the names in findings.
 APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
-PROBES = ("border", "thumbnail", "files", "file-size", "shape", "outside-anatomy", *APPEARANCE)
+PROBES = ("border", "thumbnail", "files", "file-name", "file-size", "shape", "outside-anatomy", *APPEARANCE)
 
 
 @dataclass(frozen=True)

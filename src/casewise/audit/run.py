@@ -46,7 +46,9 @@ def audit(
     """
     report = progress or (lambda done, total, text: None)
     images, started = cohort.images, time.monotonic()
-    twins = find_twins(tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "twins"))
+    twins = find_twins(
+        tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "looking for copies of images")
+    )
     findings = [
         *twin_findings(twins, images, study, sides),
         *(suffix_findings(images["subject"].astype(str)) if study.subjects_known else []),

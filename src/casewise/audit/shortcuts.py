@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,15 @@ from casewise.audit import regions
 from casewise.audit.columns import further_columns, repeats
 from casewise.audit.findings import APPEARANCE, Finding, Level
 from casewise.audit.hashes import in_parallel
-from casewise.audit.metadata import audited_columns, encode, file_features, file_rate, levels, source_column
+from casewise.audit.metadata import (
+    MOST_LEVELS,
+    audited_columns,
+    encode,
+    file_features,
+    file_rate,
+    levels,
+    source_column,
+)
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
 from casewise.audit.sentences import fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
@@ -35,14 +44,14 @@ EQUAL = 0.03
 GATHERING, MAX_EVIDENCE = 0.3, 15
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 Kind = Literal[
-    "column", "files", "file-size", "shape-pad", "shape-stretch", "border", "thumbnail",
+    "column", "files", "file-name", "file-size", "shape-pad", "shape-stretch", "border", "thumbnail",
     "slide-border", "outside-anatomy", "source-from-image",
     "brightness", "contrast", "sharpness", "compression", "other-column",
 ]  # fmt: skip
 SHAPES: dict[str, Kind] = {"pad": "shape-pad", "stretch": "shape-stretch"}
 # Evidence that the disease itself can change, or that networks see only indirectly, so that it does not stop a run.
 AMBIGUOUS = (
-    "thumbnail", "shape-stretch", "brightness", "contrast", "sharpness", "compression", "other-column",
+    "thumbnail", "shape-stretch", "file-name", "brightness", "contrast", "sharpness", "compression", "other-column",
 )  # fmt: skip
 # The largest number of images that are tested; an effect that a network could use is visible in these.
 MAX_IMAGES = 5_000
@@ -152,19 +161,21 @@ def find_shortcuts(
     evidence: list[Evidence] = []
     for item in search.gather(columns, further, embed):
         evidence.append(item)
-        report(GATHERING * len(evidence) / (len(columns) + len(further) + MAX_EVIDENCE), item.name)
+        report(GATHERING * len(evidence) / (len(columns) + len(further) + MAX_EVIDENCE), f"measuring {item.name}")
     restated = search.restated(further)
     questions = [
         (target, item)
         for target in search.labels
         for item in evidence
-        if item.kind != "source-from-image" and (target, item.name) not in restated
+        if item.kind != "source-from-image"
+        and (target, item.name) not in restated
+        and not (item.kind == "file-name" and search.named_by_class(target))
     ]
     answers: list[ShortcutTest] = []
     for number, ((target, item), answer) in enumerate(
         zip(questions, in_parallel(lambda question: search.test(*question), questions), strict=True)
     ):
-        report(GATHERING + (1 - GATHERING) * number / len(questions), f"{target} from {item.name}")
+        report(GATHERING + (1 - GATHERING) * number / len(questions), f"is {target} predictable from {item.name}?")
         answers += [answer] if answer else []
     # another variant of the evidence may have been tested
     answered = {(answer.target, answer.evidence.name) for answer in answers}
@@ -209,6 +220,15 @@ class _Search:
             for target, values in self.labels.items()
             if repeats(plain, self.images[name].astype(str).tolist(), values, self.study.classes_of(target))
         }
+
+    def named_by_class(self, target: str) -> bool:
+        """Whether the prefixes of the file names are the classes of a target."""
+        return repeats("prefix", self.prefixes, self.labels[target], self.study.classes_of(target))
+
+    @property
+    def prefixes(self) -> list[str]:
+        """The name of each file up to its first digit."""
+        return [re.split("[0-9]", Path(path).stem)[0] for path in self.images["path"].astype(str)]
 
     def test(self, target: str, evidence: Evidence) -> ShortcutTest | None:
         """Predict a target from one piece of evidence; None if there are too few cases, or nothing varies."""
@@ -346,6 +366,9 @@ class _Search:
         subjects = self.subjects[rows]
         yield from self._of_columns(columns, "column", rows)
         yield Evidence("files", "files", rows, file_features(tiles.index.iloc[rows], subjects))
+        prefixes = np.array(self.prefixes)[rows].tolist()
+        if 2 <= len(set(prefixes)) <= MOST_LEVELS:
+            yield Evidence("file-name", "file-name", rows, encode("prefix", prefixes, subjects).features)
         yield Evidence("file-size", "file-size", rows, file_rate(tiles.index.iloc[rows]))
         if (shape := regions.shape(tiles, rows)) is not None:
             yield Evidence("shape", SHAPES[tiles.preparation.fit], rows, shape)

@@ -32,6 +32,7 @@ ALTERED = {
     "turned": "turned",
     "negative": "negatives",
     "blurred": "compared only at the size of a tile",
+    "separated": "on two sides of the split",
 }
 KINDS: dict[Kind, str] = {"bytes": "the same file", "pixels": "the same pixels", "near": "near-identical"}
 
@@ -53,17 +54,17 @@ def twin_findings(
             # both images of a pair with two labels, else the second
             rows = [row for twin in twins for row in ((twin.i, twin.j) if target else (twin.j,))]
             excluded = exclusion([paths[row] for row in rows], column=column, root=root)
-            findings.append(_finding(code, level, twins, paths, subjects, labels, target=target, exclusion=excluded))
+            texts = {"target": target, "exclusion": excluded}
+            findings.append(_finding(code, level, twins, paths, subjects, labels, separated, **texts))
 
     findings: list[Finding] = []
-    across = [twin for twin in twins if subjects[twin.i] != subjects[twin.j]]
-    finding("twins-across-subjects", "error", across)
     # an image without a side is on the same side as all others; an impossible split has sides of images only
     side: list[object] = [(sides or {}).get(subject) for subject in subjects]
     if sides is None and study.split.column in images:
         side = [side_of(cell) or None for cell in images[study.split.column].astype(str)]
     separated = [twin for twin in twins if None not in (side[twin.i], side[twin.j]) and side[twin.i] != side[twin.j]]
-    finding("twins-across-splits", "error", separated)
+    finding("twins-across-subjects", "error", [twin for twin in twins if subjects[twin.i] != subjects[twin.j]])
+    finding("twins-across-splits", "error", [twin for twin in separated if subjects[twin.i] == subjects[twin.j]])
     for target in (name for name in study.outputs if name in study.targets):
         values = images[target].astype(object)
         recorded = (values.notna() & (values != "")).tolist()
@@ -93,6 +94,7 @@ def _finding(
     paths: Sequence[str],
     subjects: Sequence[str],
     labels: Sequence[str],
+    separated: Sequence[Twin],
     **values: str,
 ) -> Finding:
     """A finding with the count, kinds and an example of `twins`, surest first."""
@@ -104,6 +106,7 @@ def _finding(
         "turned": sum(twin.flip in TURNED or abs(twin.angle) >= ANGLE for twin in twins),
         "negative": sum(twin.negative for twin in twins),
         "blurred": sum(twin.blurred for twin in twins),
+        "separated": sum(twin in separated for twin in twins),
     }
     counts = [f"{kinds[kind]:,} {words}" for kind, words in KINDS.items() if kinds[kind]]
     counts += [f"{count:,} of them {ALTERED[name]}" for name, count in alterations.items() if count]

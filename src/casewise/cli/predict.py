@@ -88,7 +88,8 @@ def predict(
     if names and not also:
         raise CasewiseError("--names is about the files of --also, such as --also fhir=results/fhir. Give both.")
     folders = parsed_folders(also or [])
-    with show.bar("predict"):
+    with show.bar("predict") as bar:
+        bar(0, 0, "checking the arguments")
         from casewise.inference.new_cases import existing_paths
         from casewise.inference.output_table import check_output, predict_to_file
         from casewise.run_folder.folder import check_model_path
@@ -100,6 +101,7 @@ def predict(
             raise CasewiseError(f"--root: there is no folder {root}.{nearest_folder(root)}")
         from casewise.inference.model import load_bundle
 
+        bar(0, 0, "loading the model")
         model = load_bundle(bundle, trust=trust)
         with ExitStack() as stack:
             results = [stack.enter_context(each) for each in _result_folders(model, folders, names=names)]

@@ -191,9 +191,7 @@ class TrainedModel:
         """The table of new cases and its rows; how files were read is shown."""
         table = new_table(cases, self.reader, folder, columns=columns or {}, root=root, pattern=pattern)
         cells = table.cells()
-        if covariates := list(ensemble.covariates.get("columns", ())):
-            check_columns(covariates, cells.columns.tolist())
-            table = replace(table, study=table.study.model_copy(update={"covariates": covariates}))
+        table = with_columns(table, cells, ensemble)
         if table.reading:
             show.line("cases", table.reading)
         if ignores_visits(cells, table.study):
@@ -282,6 +280,17 @@ class TrainedModel:
         if problems:
             tables.append(output.of_problems(problems, ensemble.learners))
         return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True), prepared
+
+
+def with_columns(table: NewTable, cells: pd.DataFrame, ensemble: Ensemble) -> NewTable:
+    """A table that is read with the covariates that the learners need.
+
+    Raises:
+        CohortError: it lacks one.
+    """
+    covariates = list(ensemble.covariates.get("columns", ()))
+    check_columns(covariates, cells.columns.tolist())
+    return replace(table, study=table.study.model_copy(update={"covariates": covariates}))
 
 
 def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> TrainedModel:

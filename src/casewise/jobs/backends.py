@@ -20,6 +20,7 @@ from casewise.errors import CasewiseError, RunError, TrainingError, cut, nearest
 from casewise.files import REMEDIES, make_folder
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
+from casewise.modalities.store.workers import SPREAD
 from casewise.plugin import plugins
 from casewise.study.learners import added_learners, register_learner
 from casewise.targets import added_kinds, kind_names, register_kind
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
     from casewise.metrics.records import Metric
     from casewise.modalities.base import Modality
+    from casewise.modalities.store.workers import Work
     from casewise.run_folder import RunFolder
     from casewise.study.learners import Learner
     from casewise.study.schema import Study
@@ -107,6 +109,14 @@ class Backend:
             protected: never in this process, which would end with the job.
         """
         raise NotImplementedError
+
+    def spread(self, work: Work, tell: Callable[[int], None]) -> bool:
+        """Prepare images on other machines; return whether there are any (see `casewise.modalities.store.workers`).
+
+        Args:
+            tell: receives the number of items that are done.
+        """
+        return False
 
 
 def attempt(job: Job, inputs: JobInputs, plan: ComputePlan, workers: int) -> Failure | None:
@@ -339,11 +349,12 @@ def executing_on(name: str, address: str | None = None, show: Show | None = None
     with backend_named(name, address) as backend:
         if show and backend.notice:
             show.line(name, backend.notice)
-        token = _CHOSEN.set(backend)
+        token, spreading = _CHOSEN.set(backend), SPREAD.set(backend.spread)
         try:
             yield backend
         finally:
             _CHOSEN.reset(token)
+            SPREAD.reset(spreading)
 
 
 def chosen_backend() -> Backend:

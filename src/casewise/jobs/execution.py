@@ -78,7 +78,7 @@ def run_jobs(
         tell(done, f"{counted(done, 'network')} trained before")
         return {}
 
-    tell(begun, "resolving weights, measuring speed")
+    tell(begun, "looking up first weights, measuring speed")
     workers, threads = _side_by_side(inputs, len(jobs), len(waiting))
     plans = backend.prepare(waiting, inputs, folder, threads)
     if isinstance(backend, LocalBackend):

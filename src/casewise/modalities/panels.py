@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from casewise.study.images import FASTAI
+
 if TYPE_CHECKING:
     from casewise.modalities.shape_variation import ShapeVariation
     from casewise.study.schema import Panels
 
 EMPTY = -1
 PARAMETERS = 8
-FURTHER = 5  # zoom in, perspective (2), whether the tile is warped, whether its tone changes
+FURTHER = 5  # zoom in, perspective (2), the place of the part that is enlarged (2)
+# What leaves a tile as it is, by parameter, and the parameters that `probability` does not concern.
+NEUTRAL = torch.tensor([0.5] * 8 + [0.0] + [0.5] * 4)
+ALWAYS_DRAWN = [6, 7, 11, 12]
 
 
 def chunks(tiles: Sequence[int], slots: int) -> list[list[int]]:
@@ -95,8 +100,8 @@ def augmented(
     """Panels for training: every tile is augmented with separate parameters, drawn from `generator`.
 
     Brightness and contrast change the photograph, not the black padding. Rotation, translation, zoom and perspective
-    fill with black, or with `padding_mode: reflect` with the mirrored tile. A fraction `probability` of the tiles is
-    warped; independently, the same fraction changes in tone. `shapes` vary the shapes of the images. Tiles are moved to
+    fill with black, or with `padding_mode: reflect` with the mirrored tile. Each parameter but flips is drawn for a
+    fraction `probability` of the tiles, independently. `shapes` vary the shapes of the images. Tiles are moved to
     `device` as bytes and augmented there.
 
     Returns:
@@ -112,6 +117,10 @@ def augmented(
         # drawn after the others, so that they do not change the draws of studies without them
         additional = torch.rand(len(flat), FURTHER, generator=generator)
         drawn = torch.cat([drawn, additional[full].to(tiles.device)], dim=1)
+    if settings.probability < 1:
+        changed = torch.rand(len(flat), len(NEUTRAL), generator=generator)[full] < settings.probability
+        changed[:, ALWAYS_DRAWN] = True
+        drawn = torch.where(changed.to(tiles.device), drawn, NEUTRAL.to(tiles.device))
     if shapes:
         tiles = shapes.varied(tiles, flat[full], generator)
     tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
@@ -129,24 +138,33 @@ def _toned(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
     if not (settings.brightness or settings.contrast):
         return tiles
     inside = tiles.amax(dim=1, keepdim=True) > 0
+    if settings.augmentation == FASTAI:
+        shift = torch.logit((1 + _between(drawn[:, 0], settings.brightness)) / 2).view(-1, 1, 1, 1)
+        factor = ((1 - settings.contrast) ** _between(drawn[:, 1], 1.0)).view(-1, 1, 1, 1)
+        return tiles.logit(1e-7).add_(shift).mul_(factor).sigmoid_().mul_(inside)
     bright = (1 + _between(drawn[:, 0], settings.brightness)).view(-1, 1, 1, 1)
     contrast = (1 + _between(drawn[:, 1], settings.contrast)).view(-1, 1, 1, 1)
     share = inside.float().mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
     middle = tiles.mean(dim=(1, 2, 3), keepdim=True) / share
-    toned = tiles.sub(middle).mul_(contrast).add_(middle).mul_(bright).clamp_(0, 1).mul_(inside)
-    return torch.where(_varied(drawn, 12, settings), toned, tiles) if settings.probability < 1 else toned
+    return tiles.sub(middle).mul_(contrast).add_(middle).mul_(bright).clamp_(0, 1).mul_(inside)
 
 
-def _varied(drawn: Tensor, column: int, settings: Panels) -> Tensor:
-    """Whether each tile is changed: (B, 1, 1, 1) bool."""
-    return (drawn[:, column] < settings.probability).view(-1, 1, 1, 1)
+def _mirrored(tiles: Tensor, drawn: Tensor, flip: str) -> Tensor:
+    horizontal, vertical = (drawn[:, column].view(-1, 1, 1, 1) < 0.5 for column in (6, 7))
+    if flip == "dihedral":
+        # half of the tiles get one of the eight symmetries of a square, of which one changes nothing
+        number = (drawn[:, 6] * 16).long().view(-1, 1, 1, 1)
+        horizontal, vertical, swapped = ((number < 8) & (number & bit > 0) for bit in (1, 2, 4))
+        tiles = torch.where(swapped, tiles.transpose(2, 3), tiles)
+    if flip in ("horizontal", "both", "dihedral"):
+        tiles = torch.where(horizontal, tiles.flip(3), tiles)
+    if flip in ("vertical", "both", "dihedral"):
+        tiles = torch.where(vertical, tiles.flip(2), tiles)
+    return tiles
 
 
 def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
-    if settings.flip in ("horizontal", "both"):
-        tiles = torch.where((drawn[:, 6] < 0.5).view(-1, 1, 1, 1), tiles.flip(3), tiles)
-    if settings.flip in ("vertical", "both"):
-        tiles = torch.where((drawn[:, 7] < 0.5).view(-1, 1, 1, 1), tiles.flip(2), tiles)
+    tiles = _mirrored(tiles, drawn, settings.flip)
     if not (settings.rotate or settings.translate or settings.zoom or settings.zoom_in or settings.perspective):
         return tiles
     angle = _between(drawn[:, 2], np.deg2rad(settings.rotate))
@@ -154,6 +172,9 @@ def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
     if settings.zoom_in:
         scale = scale / (1 + drawn[:, 8] * settings.zoom_in)
     shift = _between(drawn[:, 4:6], settings.translate) * 2
+    if settings.zoom_in and settings.augmentation == FASTAI:
+        place = torch.view_as_complex(_between(drawn[:, 11:13], 1.0).contiguous())
+        shift = shift + torch.view_as_real(torch.polar(1 - scale, angle) * place)
     # Rotation and zoom are one complex factor, which is much faster than affine_grid.
     turn = torch.polar(scale, angle).view(-1, 1, 1)
     moved = turn * _points(tiles) + torch.view_as_complex(shift.contiguous()).view(-1, 1, 1)
@@ -161,17 +182,19 @@ def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
     if settings.perspective:
         grid = _in_perspective(grid, _between(drawn[:, 9:11], settings.perspective))
     edge = "reflection" if settings.padding_mode == "reflect" else "zeros"
-    warped = functional.grid_sample(tiles, grid, mode="bilinear", padding_mode=edge, align_corners=False)
-    return torch.where(_varied(drawn, 11, settings), warped, tiles) if settings.probability < 1 else warped
+    return functional.grid_sample(tiles, grid, mode="bilinear", padding_mode=edge, align_corners=False)
 
 
 def _in_perspective(grid: Tensor, tilt: Tensor) -> Tensor:
     """Points (B, H, W, 2) in perspective, tilted by (B, 2): one side of the tile is nearer than the other.
 
-    A tilt of t moves the corners of one side together by about t times the half side, and those of the other apart.
+    As in fastai's `Warp`, a tilt of (t, 0) moves the corners on one side together by t, and those on the other apart.
     """
-    depth = 1 + (grid * tilt.view(-1, 1, 1, 2)).sum(dim=3, keepdim=True)
-    return grid / depth.clamp(min=0.2)
+    tilt = tilt.view(-1, 1, 1, 2)
+    rest = 1 - tilt.square().sum(dim=3, keepdim=True)
+    shift = -tilt * (1 + 2 * tilt.flip(3).square() / rest)
+    moved = grid + grid.flip(3) * (2 * tilt.prod(dim=3, keepdim=True) / rest) + shift
+    return moved / (1 + (grid * shift).sum(dim=3, keepdim=True)).clamp(min=0.2)
 
 
 def _points(tiles: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
-from casewise.models.feature_maps import feature_maps, gridded, read_maps, widest
+from casewise.models.feature_maps import extremes, feature_maps, gridded, last_map, read_maps, widest
 from casewise.models.fusion import FUSIONS, MISSING, BagPooling, Fused, Fusion, MissingPolicy, take_channels
 from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace_layers
 from casewise.models.transformers import timm_body
@@ -23,6 +23,8 @@ STD = (0.229, 0.224, 0.225)
 TILES_AT_ONCE = 64
 # The stride of the map that a head with `map_cells` receives.
 MAP_STRIDE = 16
+# The width of the hidden layer of fastai's head.
+FASTAI_UNITS = 512
 SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -58,8 +60,10 @@ class NetworkOptions:
         missing: what a missing sequence is: an error (`require`, and `drop`, where such cases were left out before), or
             replaced by a learned value (`mask`).
         side: height and width of the panels in pixels, for which transformers are built.
+        head: `linear`, or `fastai`: fastai's layers (`fastai_head`) on the maximum and the mean over the last map.
         map_cells: the side of the grid of means over the widest map at `MAP_STRIDE` that the head receives, so that it
             knows where things are; 0 for the average over the last map. What follows that map is not used.
+        architecture, arguments: of timm, which a hub repository states; by default those of the name.
         mean, std: the input's mean and standard deviation, one number a channel, as a trained network recorded them; by
             default those that belong to `scaling`.
     """
@@ -71,7 +75,10 @@ class NetworkOptions:
     sequences: int = 3
     missing: MissingPolicy = "require"
     side: int | None = None
+    head: str = "linear"
     map_cells: int = 0
+    architecture: str = ""
+    arguments: Mapping[str, Any] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -97,7 +104,11 @@ class Network(nn.Module):
         self.body, self.library_head = body.module, body.head
         self.map_cells, self.read_map, self.bags = options.map_cells, body.read_map, bool(options.pooling)
         pooling = [BagPooling(options.pooling, body.width)] if options.pooling else []
-        self.head = nn.Sequential(*pooling, nn.Dropout(options.dropout or 0.0), nn.Linear(body.width, outputs))
+        if options.head == "fastai":
+            layers = fastai_head(body.width, outputs, 0.5 if options.dropout is None else options.dropout)
+        else:
+            layers = [nn.Dropout(options.dropout or 0.0), nn.Linear(body.width, outputs)]
+        self.head = nn.Sequential(*pooling, *layers)
         mean, std = body.normal
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -114,7 +125,8 @@ class Network(nn.Module):
         """The features (B, width) that the body, or its last `layers`, compute from their input."""
         if not self.read_map:
             return layers(values)
-        return gridded(read_maps(self.bodies[0], [self.read_map], values, run=layers)[self.read_map], self.map_cells)
+        maps = read_maps(self.bodies[0], [self.read_map], values, run=layers)[self.read_map]
+        return gridded(maps, self.map_cells) if self.map_cells else extremes(maps)
 
     def forward(self, panels: Tensor) -> Tensor:
         return self.predict_head(self.features(panels))
@@ -129,10 +141,9 @@ class Network(nn.Module):
             return self.head(features.to(precision)).float() * self.target_std + self.target_mean
 
     def pooled(self, features: Tensor) -> Tensor:
-        """The input of the last layer for these features, (B, width); those of a bag pooled."""
+        """The input of the head for these features, (B, width); those of a bag pooled."""
         with torch.autocast(features.device.type, enabled=False):
-            pooled: Tensor = self.head[:-1](features.float())
-            return pooled
+            return self.pooling(features.float()) if self.pooling else features.float()
 
     @property
     def pooling(self) -> BagPooling | None:
@@ -194,6 +205,20 @@ class Network(nn.Module):
         return [(key, nn.ModuleList([m, *[body.get_submodule(key) for body in others]])) for key, m in blocks]
 
 
+def fastai_head(width: int, outputs: int, dropout: float) -> list[nn.Module]:
+    """The layers of fastai's `create_head` after its pooling, with its first weights.
+
+    >>> [type(layer).__name__ for layer in fastai_head(8, 3, 0.5)]
+    ['BatchNorm1d', 'Dropout', 'Linear', 'ReLU', 'BatchNorm1d', 'Dropout', 'Linear']
+    """
+    first, last = nn.Linear(width, FASTAI_UNITS, bias=False), nn.Linear(FASTAI_UNITS, outputs, bias=False)
+    norms = nn.BatchNorm1d(width), nn.BatchNorm1d(FASTAI_UNITS)
+    for linear, norm in zip((first, last), norms, strict=True):
+        nn.init.kaiming_normal_(linear.weight)
+        nn.init.constant_(norm.bias, 1e-3)
+    return [norms[0], nn.Dropout(dropout / 2), first, nn.ReLU(inplace=True), norms[1], nn.Dropout(dropout), last]
+
+
 def of_tiles(layers: Callable[[Tensor], Tensor], bags: Tensor, form: torch.memory_format, *, at_once: bool) -> Tensor:
     """The outputs of layers for every tile of bags (B, K, ...): (B, K, ...), NaN in empty slots.
 
@@ -230,6 +255,7 @@ ALLOWED: dict[str, Collection[str | None]] = {
     "pooling": ("", *BAGS),
     "fusion": (None, *FUSIONS),
     "missing": MISSING,
+    "head": ("linear", "fastai"),
 }
 
 
@@ -238,7 +264,7 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
 
     Args:
         name: one of torchvision's or of `UNTRAINED` (see `casewise.study.backbones`), or a timm name (`timm:NAME` where
-            both have it).
+            both have it), or a hub repository, of which `options` have the architecture.
         options: see `NetworkOptions`.
 
     Raises:
@@ -261,14 +287,14 @@ def build_network(name: str, outputs: int, **options: Any) -> Network:
     if fusion and name == "googlenet":
         scaling = "symmetric"  # equal to the conversion of red, green and blue in the network
     channels = sequences if fusion == "early" else 3
-    bodies = [_body(name, scaling, network_options.side, channels) for _ in range(sequences if fusion == "late" else 1)]
+    bodies = [_body(name, scaling, network_options, channels) for _ in range(sequences if fusion == "late" else 1)]
     body = bodies[0]
     if fusion:
         modules = [sequence_body.module for sequence_body in bodies]
         fused = Fused(modules, body.width, kind=fusion, sequences=sequences, missing=network_options.missing)
         mean, std = ((sum(values) / len(values),) for values in body.normal)
         body = replace(body, module=fused, width=fused.width, normal=(mean, std))
-    if network_options.map_cells:
+    if network_options.map_cells or network_options.head == "fastai":
         body = _with_map(body, bodies[0].module, network_options)
     if network_options.mean is not None and network_options.std is not None:
         normal = (tuple(network_options.mean), tuple(network_options.std))
@@ -294,26 +320,32 @@ def _set_dropout(library: nn.Module, dropout: float) -> None:
 
 
 def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
-    """A body of which the head receives a grid over an inner map.
+    """A body of which the head receives a grid over an inner map, or the maximum and the mean over its last one.
 
     Raises:
         StudyError: every sequence has a body of its own, or there is no map.
     """
     if options.fusion in ("late", "late-shared"):
-        raise StudyError(f"recipe.pool: map needs one body for all sequences, and the fusion is {options.fusion}.")
+        key = "pool: map" if options.map_cells else "head: fastai"
+        raise StudyError(f"recipe.{key} needs one body for all sequences, and the fusion is {options.fusion}.")
     channels = options.sequences if options.fusion == "early" else 3
-    chosen = widest(feature_maps(library, side=options.side or 224, channels=channels), MAP_STRIDE)
+    maps = feature_maps(library, side=options.side or 224, channels=channels)
+    if not options.map_cells:
+        chosen = last_map(library, maps)
+        return replace(body, width=2 * chosen.channels, read_map=chosen.module)
+    chosen = widest(maps, MAP_STRIDE)
     return replace(body, width=chosen.channels * options.map_cells**2, read_map=chosen.module)
 
 
-def _body(name: str, scaling: Scaling, side: int | None, channels: int) -> Body:
+def _body(name: str, scaling: Scaling, options: NetworkOptions, channels: int) -> Body:
     if name in UNTRAINED:
         module, width = plain_network(name)
         body = Body(module, width, SYMMETRIC, head=())
     elif name in TORCHVISION:
         body = _torchvision(name, scaling)
     else:
-        module, width, config = timm_body(name, side=side, channels=channels)
+        timm_name, arguments = options.architecture or name, options.arguments
+        module, width, config = timm_body(timm_name, side=options.side, channels=channels, arguments=arguments)
         body = Body(module, width, (config.get("mean", MEAN), config.get("std", STD)))
     if channels != 3:
         take_channels(body.module, name, channels)

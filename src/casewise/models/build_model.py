@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import build_network
+from casewise.models.encoders import encoder_facts
 from casewise.models.linear import LinearBuilder
 from casewise.models.outputs import outputs_of, width_of
 from casewise.models.weights import load_weights
@@ -25,10 +26,11 @@ class NetworkBuilder:
     def facts(self, study: Study, model: str) -> Facts:
         """The arguments of `build`, as JSON; they are stored with the weights."""
         return {
-            "name": model.partition("@")[0],
+            **encoder_facts(model.partition("@")[0], study.weights_dir),
             "outputs": width_of(outputs_of(study)),
             "dropout": study.recipe.dropout,
             "scaling": study.recipe.scaling,
+            **({"head": "fastai"} if study.recipe.head == "fastai" else {}),
             **({"map_cells": study.recipe.map_cells} if study.recipe.pool == "map" else {}),
             **({"pooling": study.panels.pooling} if study.panels.bags else {}),
             **modality_of(study).network_options(study, model),

@@ -88,7 +88,7 @@ class Encoder:
 
 
 def encoder_facts(name: str, folder: Path | None) -> Facts:
-    """The facts of an encoder before it is built; of a hub repository also what its config.json states.
+    """The name of a network; of a hub repository also its architecture and arguments, from its config.json.
 
     Raises:
         WeightsError: the config.json of a repository was not found, or is not one of timm.
@@ -102,16 +102,17 @@ def encoder_facts(name: str, folder: Path | None) -> Facts:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"encoders: {path} cannot be read as the config.json of {name}: {error}.") from error
+        raise WeightsError(f"{name}: {path} cannot be read as its config.json: {error}.") from error
     architecture = str(config.get("architecture", "")) if isinstance(config, dict) else ""
     if architecture not in timm_names():
         raise WeightsError(
-            f"encoders: {path} states the architecture {cut(architecture)}, which timm does not have."
-            f"{nearest(architecture, timm_names())} Only repositories in the format of timm can be encoders."
+            f"{name}: {path} states the architecture {cut(architecture)}, which timm does not have."
+            f"{nearest(architecture, timm_names())} Only repositories in the format of timm can be read."
         )
     stated = config.get("pretrained_cfg") or config
-    facts = {"name": name, "architecture": architecture, "arguments": dict(config.get("model_args") or {})}
-    return facts | {key: list(stated[key]) for key in ("mean", "std") if key in stated}
+    scale = {key: list(stated[key]) for key in ("mean", "std") if key in stated}
+    arguments = {**(config.get("model_args") or {}), "pretrained_cfg_overlay": scale}
+    return {"name": name, "architecture": architecture, "arguments": arguments}
 
 
 def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
@@ -135,8 +136,8 @@ def build_encoder(facts: Mapping[str, Any], side: int) -> Encoder:
         if "side" not in facts:
             fixed = fitting_side(architecture, side, arguments)
         module, width, config = timm_body(architecture, side=fixed or side, arguments=arguments)
-        mean, std = (tuple(facts.get(key) or config.get(key, usual)) for key, usual in (("mean", MEAN), ("std", STD)))
-        network = Network(name, Body(module, width, (mean, std)), 1, NetworkOptions(side=fixed or side))
+        normal = (config.get("mean", MEAN), config.get("std", STD))
+        network = Network(name, Body(module, width, normal), 1, NetworkOptions(side=fixed or side))
     if "mean" in facts:
         shape = network.mean.shape
         network.mean, network.std = (torch.tensor(facts[key]).view(shape) for key in ("mean", "std"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from casewise.errors import StudyError
 
 # The side of the panel on which the strides of an encoder are measured.
 SIDE = 224
+# A stride that no map has, for the coarsest one.
+COARSEST = 2**20
 # Smaller panels are enlarged to this side before an encoder of linear models reads them.
 SMALLEST = 128
 
@@ -96,15 +98,16 @@ def _outputs(body: nn.Module, side: int, channels: int) -> list[tuple[str, Tenso
     return outputs
 
 
-def as_map(output: Tensor, body: Any) -> Tensor | None:
-    """A module's output as a map (B, C, h, w) with several cells; None if it is none.
+def as_map(output: Tensor, body: Any, *, smallest: int = 2) -> Tensor | None:
+    """A module's output as a map (B, C, h, w) with `smallest` cells a side or more; None if it is none.
 
     Tokens (B, N, C) are arranged as their patches, without class and register tokens.
     """
     if output.ndim == 4:
         if output.shape[1] == output.shape[2] != output.shape[3]:
             output = output.permute(0, 3, 1, 2)  # some transformers have the channels last
-        return output if output.shape[2] == output.shape[3] > 1 else None
+        apart = hasattr(body, "patch_embed") and output.shape[2] != output.shape[3]
+        return None if apart or min(output.shape[2:]) < smallest else output
     grid = getattr(getattr(body, "patch_embed", None), "grid_size", None)
     if output.ndim != 3 or grid is None:
         return None
@@ -123,6 +126,16 @@ def widest(maps: Sequence[FeatureMap], stride: int) -> FeatureMap:
     at_stride = [entry for entry in maps if entry.stride == stride]
     most = max(entry.channels for entry in at_stride)
     return [entry for entry in at_stride if entry.channels == most][-1]
+
+
+def last_map(body: nn.Module, maps: Sequence[FeatureMap]) -> FeatureMap:
+    """The last map before the average over positions (`nn.AdaptiveAvgPool2d`) of a network."""
+    unpooled = [entry for entry in maps if not isinstance(body.get_submodule(entry.module), nn.AdaptiveAvgPool2d)]
+    chosen = last_block(unpooled, (), COARSEST)
+    module = body.get_submodule(chosen.module)
+    # its last layer has the same map, also where the layers before it are frozen and computed by themselves
+    names = list(dict(module.named_children())) if type(module) is nn.Sequential else []
+    return replace(chosen, module=f"{chosen.module}.{names[-1]}") if names else chosen
 
 
 def last_block(maps: Sequence[FeatureMap], blocks: Container[str], stride: int) -> FeatureMap:
@@ -154,11 +167,12 @@ def read_maps(
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            maps = as_map(output, body)
+            maps = as_map(output, body, smallest=1)
             if maps is None:
                 raise ValueError(f"{name} has no map for panels of this size")
-            outputs[name] = maps
-            # a recorded graph leaves out by itself what is not needed, and cannot be recorded across an exception
+            # a recorded graph leaves out by itself what is not needed, and cannot be recorded across an exception; what
+            # follows may then change the map in place
+            outputs[name] = maps.clone() if torch.compiler.is_compiling() else maps
             if len(outputs) == len(modules) and not torch.compiler.is_compiling():
                 raise _ReachedError
 
@@ -178,6 +192,11 @@ def read_maps(
 def gridded(maps: Tensor, cells: int) -> Tensor:
     """Means over a grid of cells×cells: (B, C, h, w) → (B, C·cells²)."""
     return functional.adaptive_avg_pool2d(maps, cells).flatten(1)
+
+
+def extremes(maps: Tensor) -> Tensor:
+    """The maximum and the mean of each channel: (B, C, h, w) → (B, 2·C), as fastai's `AdaptiveConcatPool2d`."""
+    return torch.cat((maps.amax((2, 3)), maps.mean((2, 3))), dim=1)
 
 
 def as_colours(panels: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def timm_body(
     timm_name = name.removeprefix("timm:")
     options = {**(arguments or {}), **({"in_chans": channels} if channels != 3 else {})}
     config: Any = timm.get_pretrained_cfg(timm_name) if side else None
-    if not side or not config or not config.fixed_input_size or config.input_size[-1] == side:
+    if not side or not config or not config.fixed_input_size or side == options.get("img_size", config.input_size[-1]):
         body: Any = _created(timm_name, options)
     else:
         try:

@@ -79,7 +79,11 @@ def current_audit(
         embed = embedder(study, store) if network else None  # it passes over weights that do not fit
         side = splits.side if splits else None
         with show.bar("audit") as bar:
-            result = run_audit(study, cohort, store, side, embed=embed, progress=bar)
+
+            def report(done: float, total: float, text: str) -> None:
+                bar(0, 0, f"{text} ({done / total:.0%} of the audit)")  # no time left: its parts differ in speed
+
+            result = run_audit(study, cohort, store, side, embed=embed, progress=report)
         if splits and study.split.by == "image":
             result = dataclasses.replace(result, findings=[*result.findings, image_split_finding(study, whole, splits)])
         if (noun := modality.noun(study)).singular != "image":

@@ -76,14 +76,11 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
 
 
 def show_time(inputs: RunInputs, show: Show) -> None:
-    """Record and show how long a planned run took, beside its budget."""
-    file = inputs.folder.recipe_plan
-    recorded = file.read_if_exists() if inputs.study.recipe.auto else None
+    """Show how long a planned run took, beside its budget."""
+    recorded = inputs.folder.recipe_plan.read_if_exists() if inputs.study.recipe.auto else None
     planned = from_json(RecipePlan, recorded) if recorded else None
     if planned and planned.forecast:
-        used = clock() - inputs.began
-        file.write(asdict(replace(planned, used=used)))
-        show.line("budget", time_in_words(used, planned.forecast, planned.facts.budget))
+        show.line("budget", time_in_words(clock() - inputs.began, planned.forecast, planned.facts.budget))
 
 
 def time_in_words(seconds: float, forecast: Forecast, budget: float) -> str:

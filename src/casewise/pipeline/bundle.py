@@ -52,7 +52,10 @@ def write_bundle(run: FinishedRun, show: Show) -> None:
         _fill(target, run, members)
         target.write_manifest(__version__, made_from)
     weights = sum(member.weights.path.stat().st_size for member in members) / 2**20
-    show.line("bundle", f"{counted(len(members), 'network')}, {weights:,.1f} MiB of weights, shared with jobs")
+    show.line(
+        "bundle",
+        f"{counted(len(members), 'fitted model')} for new cases, {weights:,.1f} MiB; `casewise bundle` packs them",
+    )
 
 
 def archive_run(folder: Path, output: Path, show: Show, *, key: Path | None = None) -> Path:

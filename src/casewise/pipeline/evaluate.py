@@ -38,7 +38,7 @@ from casewise.predictions.scores import apply_scores, cases_with_missing_regions
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
 from casewise.predictions.table import INTERNAL, final_rows, with_mean_distances
-from casewise.study.learners import COVARIATES, JOINED, combined_learners
+from casewise.study.learners import COVARIATES, JOINED, combined_learners, learner_name
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
 from casewise.targets import kind_named
@@ -56,7 +56,7 @@ def stack(study: Study, predictions: pd.DataFrame, folder: RunFolder, show: Show
         single = predictions[predictions["model"].isin(combined)]
         stacked = fit_stackers(single, study.stack, ranges={name: study.range_of(name) for name in study.outputs})
         coefficients = stacked.coefficients
-        show.line("stack", ", ".join(STACKERS[name].learner for name in study.stack))
+        show.line("stack", ", ".join(learner_name(STACKERS[name].learner) for name in study.stack))
         tables.append(with_mean_distances(stacked.rows, single))
     elif study.stack:
         show.line("stack", "omitted: a single network is not combined")
@@ -184,10 +184,8 @@ def _prediction_sets(
 
 
 def _plan(study: Study) -> Plan:
-    from casewise.report.terms import unit_of
-
     settings = study.evaluation
-    return Plan(settings.bootstrap_resamples, settings.confidence, study.seed, unit_of(study))
+    return Plan(settings.bootstrap_resamples, settings.confidence, study.seed, study.unit)
 
 
 def _judged(study: Study, target: str) -> dict[str, Any]:

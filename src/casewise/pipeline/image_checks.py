@@ -66,13 +66,23 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
         return
     start = time.monotonic()
     mark.remove()
-    with show.bar("altered") as bar:
-        rows = predict_altered(jobs, inputs.prepared, rows_by_fold, tell=lambda done: bar(done, len(jobs)))
+    with show.bar("robustness") as bar:
+        rows = predict_altered(
+            jobs,
+            inputs.prepared,
+            rows_by_fold,
+            tell=lambda done: bar(
+                done, len(jobs), f"altered images predicted by {done:,.0f} of {counted(len(jobs), 'model')}"
+            ),
+        )
     rows = apply_thresholds(rows, decisions)
     table.write(pd.concat([_with_scores(study, rows, name) for name in (UNALTERED, *alterations)], ignore_index=True))
     mark.write(made_from)
     cases = counted(rows["case"].nunique(), "held-out case")
-    show.line("altered", f"{cases}, each altered in {len(alterations)} ways, {time.monotonic() - start:.0f} s")
+    show.line(
+        "robustness",
+        f"{cases} predicted again, each altered in {len(alterations)} ways, {time.monotonic() - start:.0f} s",
+    )
 
 
 def _with_scores(study: Study, rows: pd.DataFrame, alteration: str) -> pd.DataFrame:

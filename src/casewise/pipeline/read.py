@@ -27,7 +27,7 @@ from casewise.splits.predefined import TEST, validation_in
 from casewise.study.learners import FEATURES, encoders_of
 from casewise.study.schema import Study
 from casewise.study.scores import check_scores, study_scores
-from casewise.study.weight_files import encoder_origin, origin_of_weights
+from casewise.study.weight_files import origin_of_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,13 +190,11 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
 
 
 def _show_split(study: Study, cohort: Cohort, splits: Splits, show: Show) -> None:
-    from casewise.report.terms import unit_of
-
     if sources := splits.record.get("left_out"):
         show.line("split", f"each {study.split.leave_out} is left out once: {', '.join(sources)}")
         return
     imbalance, guide = splits.record["imbalance"]["test"], splits.record["balance"]
-    n_test, unit = splits.record["n"]["test"]["subjects"], unit_of(study)
+    n_test, unit = splits.record["n"]["test"]["subjects"], study.unit
     if splits.holdout:
         sides = [(name, n["subjects"]) for name, n in splits.record["n"].items() if n["subjects"]]
         show.line("split", ", ".join(f"{name} {counted(n, unit)}" for name, n in sides) + ": one network a backbone")
@@ -286,7 +284,8 @@ def encoder_lines(study: Study) -> list[str]:
         WeightsError: one of two files of an encoder is missing.
     """
     names = encoders_of(study) if FEATURES in study.learners else []
-    return [f"{'encoder':<10} {name}: {encoder_origin(name, study.weights_dir)}" for name in names]
+    origins = {name: origin_of_weights(name, "pretrained", study.weights_dir) for name in names}
+    return [f"{'encoder':<10} {name}: {origin}" for name, origin in origins.items()]
 
 
 def number_lines(splits: Splits) -> list[str]:

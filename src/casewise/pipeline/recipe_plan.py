@@ -18,6 +18,7 @@ from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
 from casewise.report.formatting import duration
 from casewise.study.backbones import UNTRAINED
+from casewise.study.images import FLIPS
 from casewise.study.learners import encoders_of
 from casewise.study.recipe import PLANNED, Recipe
 from casewise.study.weight_files import quick_networks
@@ -120,15 +121,13 @@ class Forecast:
 class RecipePlan:
     """A planned recipe: what it depends on, the settings as a study file states them, and those that were stated.
 
-    Without a forecast, the number of epochs is the largest one. `used` are the seconds of the command that finished the
-    run; a continued one had earlier commands.
+    Without a forecast, the number of epochs is the largest one.
     """
 
     facts: PlanFacts
     recipe: Mapping[str, Any]
     stated: Mapping[str, Any] = field(default_factory=dict)
     forecast: Forecast | None = None
-    used: float | None = None
 
 
 def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
@@ -272,7 +271,7 @@ def mirrored(study: Study, facts: PlanFacts) -> bool:
     """Whether predictions are averaged with those of mirrored panels: where training mirrors, unless the study says."""
     if "test_time_augmentation" in study.model_fields_set:
         return study.test_time_augmentation
-    return facts.flips in ("horizontal", "both")
+    return facts.flips not in ("none", "vertical")
 
 
 def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs: int = MOST_EPOCHS) -> dict[str, Any]:
@@ -291,7 +290,7 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     steps *= math.ceil(facts.trained / recipe["batch_size"])
     rate = min(max(RATE_TIMES_STEPS / steps, LOWEST_RATE), HIGHEST_RATE)
     # Pretrained networks predicted films much better from the average over their last map.
-    positions = facts.flips != "both" and (bool(study.fusions) or not pretrained)
+    positions = facts.flips not in ("both", "dihedral") and (bool(study.fusions) or not pretrained)
     positions = stated.get("pool", "map" if positions else "average") == "map"
     if not study.fusions and not study.panels.offline_copies:
         # Within so few epochs, turns, shifts and changes of brightness made predictions worse.
@@ -321,7 +320,9 @@ def stated_in_words(study: Study) -> str:
 
 def _listed(stated: Mapping[str, object]) -> str:
     """Stated settings with their values; sections by their names alone."""
-    return ", ".join(name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items())
+    return ", ".join(
+        name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items() if value
+    )
 
 
 def in_words(study: Study, planned: RecipePlan) -> str:
@@ -330,7 +331,7 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     phase, epochs = phases[0], sum(phase.epochs for phase in phases)
     several = f" in {counted(len(phases), 'phase')}" if len(phases) > 1 else ""
     stated = f"; stated: {_listed(planned.stated)}" if planned.stated else ""
-    flips = {"none": "no flips", "both": "flips in both directions"}.get(facts.flips, f"{facts.flips} flips")
+    flips = "no flips" if facts.flips == "none" else FLIPS[facts.flips]
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
     folds = f", {facts.folds} folds" if facts.folds > 1 else ""

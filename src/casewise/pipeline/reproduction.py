@@ -208,7 +208,7 @@ def _check_inputs(study: Study, source: FinishedRun, target: RunFolder, show: Sh
     """
     if study.recipe.auto and source.files.recipe_plan.exists() and not target.recipe_plan.exists():
         # another machine, with other cores, would plan another recipe
-        target.recipe_plan.write({**source.files.recipe_plan.read(), "used": None})
+        target.recipe_plan.write(source.files.recipe_plan.read())
     cohort = read(study, target, Silent())
     _check_table(source, cohort.images)
     weights(study, target, show)

@@ -28,6 +28,7 @@ class RunStatus:
     Attributes:
         at_work: whether a process works in the folder; None if it cannot be told.
         stopped: what stopped the run before its training, and what to do; empty if nothing is known.
+        remedy: the step in which an interrupted run stopped, and the command that continues it; else empty.
         unreported: why there is no report that is up to date with the results; empty if there is one.
         damaged: it is because a file is not what was written.
         running: the share of the training that is done, by the name of a running job.
@@ -39,6 +40,7 @@ class RunStatus:
     at_work: bool | None
     unreported: str
     stopped: str = ""
+    remedy: str = ""
     done: Sequence[str] = ()
     running: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +61,8 @@ class RunStatus:
             None: "Whether a process is at work cannot be told, because the folder is read-only.",
         }[self.at_work]
         if not self.jobs:
-            return [f"{self.folder}: {self.stopped or 'no network or baseline is planned yet.'} {work}"]
+            planned = self.stopped or "no network or baseline is planned yet."
+            return [f"{self.folder}: {planned} {work} {self.remedy}".rstrip()]
         states = {"done": self.done, "running": self.running, "failed": self.failed, "waiting": self.waiting}
         counts = ", ".join(f"{len(names)} {state}" for state, names in states.items() if names)
         lines = [f"{self.folder}: {counted(self.jobs, 'job')} (learners × folds): {counts}."]
@@ -73,7 +76,7 @@ class RunStatus:
             return [*lines, f"The report is up to date with the results{without if self.failed else ''}. {work}"]
         if self.damaged or (len(self.done) == self.jobs and not self.at_work):
             lines.append(self.unreported)
-        return [*lines, work + ("" if self.at_work else " Run the study again to continue.")]
+        return [*lines, f"{work} {self.remedy}".rstrip()]
 
 
 def run_status(folder: RunFolder) -> RunStatus:
@@ -120,7 +123,12 @@ def run_status(folder: RunFolder) -> RunStatus:
         left = sum(expected[model] * (1 - share) for model, share in unfinished) / len(running)
     stopped = "" if jobs or at_work else folder.stopped_by_audit()
     unreported, damaged = _why_unreported(folder)
-    return RunStatus(folder.path, at_work, unreported, stopped, done, running, failed, waiting, left, damaged)
+    step = "before the training" if folder.audit.exists() else "before or in the audit"
+    if jobs:
+        step = "in the training" if waiting else "in the report" if folder.metrics.exists() else "in the evaluation"
+    over = at_work or stopped or not (waiting or unreported)
+    remedy = "" if over else f"It stopped {step}. To continue: {folder.continuing}."
+    return RunStatus(folder.path, at_work, unreported, stopped, remedy, done, running, failed, waiting, left, damaged)
 
 
 def _planned_jobs(folder: RunFolder, at_work: bool | None) -> tuple[list[tuple[str, str, JobFolder]], Any]:

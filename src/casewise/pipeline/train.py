@@ -26,7 +26,7 @@ from casewise.predictions.table import CHOOSING, gather_tiles
 from casewise.splits.grouped import write_splits
 from casewise.study.learners import FEATURES, encoders_of, learner_named
 from casewise.study.schema import Study
-from casewise.study.weight_files import encoder_origin, needs_download, origin_of_weights
+from casewise.study.weight_files import needs_download, origin_of_weights
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         study, jobs, job_inputs = _in_time(inputs, jobs, job_inputs, external, fingerprint, show)
         networks = _by_steps(jobs)[1]
         start = time.monotonic()
-        with show.bar("jobs") as bar:
+        with show.bar("networks") as bar:
             tell = following(study, folder, lambda done, text: bar(done, len(networks), text))
             failures = run_jobs(networks, job_inputs, folder, tell=tell, partial=True)
         study = _without_failed(study, networks, failures, folder, show)
@@ -77,7 +77,7 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         names = counted(len(study.networks), study.network_noun)
         folds = "" if splits.holdout else f" × {counted(splits.folds, 'fold')}"
         count, seconds = counted(len(_by_steps(jobs)[1]), "network"), time.monotonic() - start
-        show.line("jobs", f"{count} ({names}{folds}), {inner}{seconds:.0f} s")
+        show.line("networks", f"{count} ({names}{folds}), {inner}{seconds:.0f} s")
     if final := final_jobs(study, splits, folder, fingerprint):
         with show.bar("final") as bar:
             run_jobs(final, job_inputs, folder, tell=lambda done, text: bar(done, len(final), text))
@@ -176,7 +176,7 @@ def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
         if count := sum(job.name in names for job in _by_steps(planned)[by_steps]):
             if by_steps:
                 _, planned, job_inputs = _in_time(inputs, planned, job_inputs, external, fingerprint, show)
-            with show.bar("jobs") as bar:
+            with show.bar("networks") as bar:
                 tell = partial(_tell, bar, count)
                 run_jobs(_by_steps(planned)[by_steps], job_inputs, inputs.folder, tell=tell, only=names)
     done = sum(job.finished for job in planned)
@@ -414,5 +414,5 @@ def missing_weights(study: Study) -> tuple[list[str], list[str]]:
     networks = [name for name in names if needs_download(name, study.weights_of(name), study.weights_dir)]
     encoders = encoders_of(study) if FEATURES in study.learners else []
     for name in encoders:
-        encoder_origin(name, study.weights_dir)
+        origin_of_weights(name, "pretrained", study.weights_dir)
     return networks, [name for name in encoders if needs_download(name, "pretrained", study.weights_dir)]

@@ -243,10 +243,15 @@ def with_covariates(rows: pd.DataFrame, record: Mapping[str, Any], cells: pd.Dat
     return pd.concat(tables, ignore_index=True)
 
 
+def encodings_of(record: Mapping[str, Any]) -> list[Encoding]:
+    """How each covariate is read, as all training rows decided; none without a record."""
+    entry = next(iter(record["models"][COVARIATES].values())) if record else {"columns": []}
+    return [Encoding(**each) for each in entry["columns"] if each["name"] != REGION]
+
+
 def flags_of(record: Mapping[str, Any], cells: pd.DataFrame) -> dict[str, list[str]]:
     """By case, what was imputed or is unknown among its covariates."""
-    entry = next(iter(record["models"][COVARIATES].values()))
-    encodings = [Encoding(**each) for each in entry["columns"] if each["name"] != REGION]
+    encodings = encodings_of(record)
     return {
         str(case): [flag for each in encodings if (flag := each.flag(cells.loc[case, each.name]))]
         for case in cells.index

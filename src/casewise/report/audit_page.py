@@ -124,10 +124,10 @@ def _shown(pair: Pair, images: pd.DataFrame, store: TileStore, files: Mapping[st
     rows = {path: row for row, path in enumerate(images["path"].astype(str))}
     pictures = [_picture(files.get(path, path), store, rows.get(path)) for path in pair.paths]
     shown = []
-    for place, path, picture in zip(("First", "Second"), pair.paths, pictures, strict=True):
+    for number, path, picture in zip(("First", "Second"), pair.paths, pictures, strict=True):
         subject = f", subject {images['subject'].iat[rows[path]]}" if path in rows else ""
         uri, name = data_uri(picture, longest=LONGEST) if picture is not None else "data:,", Path(path).name
-        shown.append(Picture(uri, f"{place} of the pair: {name}", f"{name}{subject}"))
+        shown.append(Picture(uri, f"{number} of the pair: {name}", f"{name}{subject}"))
     first, second = pictures
     if pair.registration and first is not None and second is not None:
         warp, negative = np.array(pair.registration["warp"], float), bool(pair.registration["negative"])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.context import EXTERNAL, defined, quoted_figures
-from casewise.report.formatting import capital, class_name, counted, interval, listed, number
-from casewise.report.tables import hardly_varies, verdict
+from casewise.report.formatting import capital, class_name, counted, listed
+from casewise.report.tables import MetricFormat, hardly_varies, metric_format, verdict
 from casewise.report.terms import SIDES
 from casewise.study.learners import learner_name, the_learner
 from casewise.targets import kind_named
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, Any]
 MOST_SOURCES = 6
+ENDS = {"from": min, "to": max}
 NO_RESPONSE = {
     "physician_baseline_zero": "a baseline of zero",
     "baseline_not_scored": "a baseline without a reference value",
@@ -156,17 +157,18 @@ def result_line(study: Study, results: Results) -> str:
     kind, first = kind_named(main.kind), next(iter(main.metrics.values()))
     entry = results.classes.get(stage, {}).get(learner, {}).get(study.primary_outcome)
     unit = study.level_of(study.primary_outcome) if entry else "case"
+    write = metric_format(study, study.primary_outcome)
     whose = _counts(unit, sum(entry.support) if entry else first.n_cases, first.n_subjects)
     pieces = []
     if external := external_result(study, results, learner, stage) if stage != EXTERNAL else None:
         cohort = f"external cohort {study.external_name}".strip()
         cases = _counts(unit, external.cases, external.figure.n_subjects)
-        pieces.append(", ".join([f"{cohort}, {cases}, {name}: {_figures(external.headline)}", *external.found]))
+        pieces.append(", ".join([f"{cohort}, {cases}, {name}: {_figures(write, external.headline)}", *external.found]))
     else:
         whose = f"{whose}, {name}"
     if stage == "oof" and results.site_means:
         site = (study.split.leave_out or "source").replace("_", " ")
-        means = [text for metric in kind.headline if (text := _within(results, learner, metric))]
+        means = [text for metric in kind.headline if (text := _within(write, results, learner, metric))]
         by_class = ", ".join(means) or f"undefined within every {site}"
         misread = f"Pooled figures mix different networks. They must not be read as {kind.means}."
         pieces.append(f"each {site} left out, {whose}: {by_class}. {misread}")
@@ -176,38 +178,35 @@ def result_line(study: Study, results: Results) -> str:
         validation = f"validation set{', whose loss stopped the training' if stops else ''}"
         sides = {"test": "test set", EXTERNAL: "external cohort", "validation": validation}
         side = sides.get(stage, "out of fold")
-        pieces.append(f"{side}, {whose}: {_figures(figures)}")
+        pieces.append(f"{side}, {whose}: {_figures(write, figures)}")
     return f"{study.primary_outcome}, {'; '.join(pieces)}"
 
 
-def _within(results: Results, learner: str, metric: str) -> str:
+def _within(write: MetricFormat, results: Results, learner: str, metric: str) -> str:
     """A metric's mean over the sources that were left out, with its value in each or their range."""
     mean = (results.site_means or {}).get(learner, {}).get(metric)
     if mean is None or mean.value is None:
         return ""
     each = {source: (results.by_site or {})[source][learner][metric] for source in mean.sources}
-    by_source = ", ".join(f"{source} {_figure(figure)}" for source, figure in each.items())
+    by_source = ", ".join(f"{source} {_figure(write, metric, figure)}" for source, figure in each.items())
     if len(each) > MOST_SOURCES:
         values = [figure.value for figure in each.values() if figure.value is not None]
-        by_source = f"from {number(min(values), 2)} to {number(max(values), 2)}"
+        by_source = " ".join(f"{word} {write.text(metric, of(values), short=True)}" for word, of in ENDS.items())
     undefined = f", undefined in {', '.join(mean.undefined)}" if mean.undefined else ""
-    return f"{metric_of(metric).title} {_figure(mean)} (mean of {len(each)}; {by_source}{undefined})"
+    return f"{write.title(metric)} {_figure(write, metric, mean)} (mean of {len(each)}; {by_source}{undefined})"
 
 
-def _figures(figures: Mapping[str, Estimate]) -> str:
-    return ", ".join(
-        f"{metric_of(name).title} "
-        + (f"{number(f.value, 2)} (the predictions hardly vary)" if hardly_varies(f, name) else _figure(f))
-        for name, f in figures.items()
-    )
+def _figures(write: MetricFormat, figures: Mapping[str, Estimate]) -> str:
+    return ", ".join(f"{write.title(name)} {_figure(write, name, figure)}" for name, figure in figures.items())
 
 
-def _figure(figure: Estimate | SourceMean) -> str:
+def _figure(write: MetricFormat, metric: str, figure: Estimate | SourceMean) -> str:
     """A value with its interval, or the reason why it has none."""
-    value, ends = number(figure.value, 2), interval(figure, 2)
+    value, ends = write.text(metric, figure.value, short=True), write.bounds(metric, figure, short=True)
     if ends:
         return f"{value} {ends[:-1]}, rough]" if figure.rough else f"{value} {ends}"
-    return f"{value} ({figure.reason})" if figure.reason else value
+    reason = "the predictions hardly vary" if hardly_varies(figure, metric) else figure.reason
+    return f"{value} ({reason})" if reason else value
 
 
 def _counts(unit: str, count: int, subjects: int) -> str:

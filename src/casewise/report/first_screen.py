@@ -19,7 +19,7 @@ from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.learners import beside_column
 from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, metric_format, verdict, verdict_beside
-from casewise.report.terms import terms_of, unit_of
+from casewise.report.terms import terms_of
 from casewise.study.learners import is_baseline, learner_name
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def screen(context: ReportContext) -> Screen:
         question="How far off is it?" if not context.classes else "How often is it right?",
         evaluated=evaluated(context)
         + (
-            ROUGH[bool(context.classes)].format(unit=unit_of(context.study))
+            ROUGH[bool(context.classes)].format(unit=context.study.unit)
             if "rough" in f"{measured} {quantiles} {rows} {beside}"
             else ""
         ),
@@ -317,6 +317,13 @@ def rivals(context: ReportContext) -> list[Rival]:
     return rows
 
 
+def rivals_line(context: ReportContext) -> str:
+    """The verdicts of the third card in one line, for the terminal; empty where there is nothing to compare with."""
+    others = [f"{each.name} ({each.text}): {each.verdict_text}" for each in rivals(context) if not each.reported]
+    metric = metric_format(context.study, context.outcome).title(kind_report(context.kind).compared)
+    return f"by {metric}, against {'; against '.join(others)}" if others else ""
+
+
 # ---------------------------------------------------------------------------------- what the model is, how it is used
 
 
@@ -354,7 +361,7 @@ def coverage(context: ReportContext) -> str:
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
         few = [class_name(context.study, context.outcome, name) for name, each in by_class if each["quantile"] is None]
-        unit = f"{unit_of(context.study)}s"
+        unit = f"{context.study.unit}s"
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
         text = f"Each prediction is a set of classes that should hold the true one in {level} of new cases"

@@ -201,13 +201,13 @@ def listed(words: Sequence[str], last: str = "and") -> str:
 def duration(seconds: Any) -> str:
     """A duration in its two largest units.
 
-    >>> duration(42.3), duration(185), duration(7300), duration(None)
-    ('42 s', '3 min 5 s', '2 h 1 min', '–')
+    >>> duration(0.2), duration(42.3), duration(185), duration(7300), duration(None)
+    ('under 1 s', '42 s', '3 min 5 s', '2 h 1 min', '–')
     """
     if not is_number(seconds):
         return MISSING
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+    if seconds < 0.5:
+        return "under 1 s"
     whole = round(seconds)
     hours, minutes = whole // 3600, whole % 3600 // 60
     if hours:

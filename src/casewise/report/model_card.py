@@ -10,7 +10,7 @@ from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section
 from casewise.report.formatting import capital, escaped
 from casewise.report.sections.calibration import calibrated
 from casewise.report.tables import metric_format
-from casewise.report.terms import SIDES, report_title, unit_of
+from casewise.report.terms import SIDES, report_title
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def model_card(
         training_note, spread = HELD_OUT[0] + STOPPED * (study.recipe.early_stopping.monitor == "fold"), HELD_OUT[1]
     rows = performance(study, about, results)
     subjects, weights = provenance["subjects"], dict.fromkeys(each["first_weights"] for each in provenance["networks"])
-    unit = unit_of(study)
+    unit = study.unit
     data = [
         (f"{capital(unit)}s for training and validation", str(subjects["training_and_validation"])),
         (f"{capital(unit)}s of the test set", str(subjects["test"])),

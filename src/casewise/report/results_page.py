@@ -19,7 +19,7 @@ from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
 from casewise.report.page import sections
 from casewise.report.tables import kind_report, metric_format
-from casewise.report.terms import SIDES, brackets, report_title, unit_of
+from casewise.report.terms import SIDES, brackets, report_title
 from casewise.run_folder.folder import write_page
 from casewise.study.learners import learner_name
 
@@ -195,7 +195,7 @@ def comparisons(runs: Sequence[ReportContext], targets: Sequence[str]) -> dict[s
     rows = final_rows(pd.concat(named, ignore_index=True))
     rows = rows[rows["stage"] == first.stage]
     settings = first.study.evaluation
-    plan = Plan(settings.bootstrap_resamples, settings.confidence, first.study.seed, unit_of(first.study))
+    plan = Plan(settings.bootstrap_resamples, settings.confidence, first.study.seed, first.study.unit)
     for target in targets:
         of_target = rows[(rows["target"] == target) & rows["y_true"].notna()]
         if _same_cases(of_target):

@@ -20,7 +20,7 @@ from casewise.report.formatting import MISSING, capital, counted, listed, number
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
 from casewise.report.tables import metric_format
-from casewise.report.terms import terms_of, unit_of, unlearned
+from casewise.report.terms import terms_of, unlearned
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 
@@ -98,7 +98,7 @@ def external_cohort(context: ReportContext) -> Found:
     if entry is None and (context.predictions["stage"] == EXTERNAL).any():
         return "open", "The external cohort has no reference values to evaluate.", "external"
     if entry is None:
-        return "bad", f"Not tested on {unit_of(context.study)}s of another hospital or source.", ""
+        return "bad", f"Not tested on {context.study.unit}s of another hospital or source.", ""
     write, name = metric_format(context.study, context.outcome), context.study.external_name or "the external cohort"
     absent = f"; no case there is {listed(entry.absent, 'or')}" if entry.absent else ""
     there = f"on {name}: {write.phrase(entry.metric)} {write.text(entry.metric, entry.figure.value, short=True)}"

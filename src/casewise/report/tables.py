@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 Figure = Mapping[str, Any] | None
 # The words of a verdict in a table.
-VERDICTS = {"better": "better", "worse": "worse", "open": "no clear difference", "untested": "not tested"}
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "open": "no clear difference",
+    "untested": "not tested",
+    "same": "the same figures",
+}
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -146,11 +146,6 @@ def evaluated(context: ReportContext) -> str:
     return f"{learner_name(context.learner)}, {evaluated_on(context, context.stage)}: {cases}{subjects}."
 
 
-def unit_of(study: Study) -> str:
-    """What counts as one person: a subject or, if subjects are not known, an image."""
-    return "subject" if study.subjects_known else "image"
-
-
 def brackets(context: ReportContext) -> str:
     """What stands in the brackets of every table."""
-    return f"Brackets: {terms_of(context).confidence} intervals by {unit_of(context.study)}."
+    return f"Brackets: {terms_of(context).confidence} intervals by {context.study.unit}."

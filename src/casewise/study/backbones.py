@@ -29,7 +29,8 @@ _REGISTERED = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)\(",
 def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
     """Return `names` if casewise, torchvision or timm has each of them (`timm:NAME` if both libraries do).
 
-    timm's names may state the weights after a dot, as those of encoders. The fusion after an `@` is not checked.
+    timm's names may state the weights after a dot, and repositories of its hub are `hf-hub:owner/name`, as for
+    encoders. The fusion after an `@` is not checked.
 
     Raises:
         StudyError: names the unknown backbone and the nearest existing one.
@@ -38,12 +39,24 @@ def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
         name = stated.partition("@")[0]
         if name in TORCHVISION or name in UNTRAINED:
             continue
+        if _is_hub(str(name), source):
+            continue
         of_timm = timm_names()
         if str(name).removeprefix("timm:").partition(".")[0] not in of_timm:
             hint = nearest(name, [*TORCHVISION, *UNTRAINED]) or nearest(name, of_timm)
             raise StudyError(f"{source}: there is no backbone {cut(name)}.{hint} See `casewise backbones`.")
         _check_tag(str(name), source)
     return names
+
+
+def _is_hub(name: str, source: str) -> bool:
+    """Whether a name is that of a hub repository, which is not looked up."""
+    if not name.startswith("hf-hub:") and "/" not in name:
+        return False
+    if not _HUB.match(name):
+        hint = nearest(name, [f"hf-hub:{name}"]) if _HUB.match(f"hf-hub:{name}") else ""
+        raise StudyError(f"{source}: {cut(name)} is not written as `hf-hub:owner/name`.{hint}")
+    return True
 
 
 def _check_tag(name: str, source: str) -> None:
@@ -70,10 +83,7 @@ def check_encoders(names: list[str], source: str = "encoders") -> list[str]:
             raise StudyError(
                 f"{source}: encoders: {name} has no published weights, and the weights of an encoder are not trained."
             )
-        if name.startswith("hf-hub:") or "/" in name:
-            if not _HUB.match(name):
-                hint = nearest(name, [f"hf-hub:{name}"]) if _HUB.match(f"hf-hub:{name}") else ""
-                raise StudyError(f"{source}: encoders: {cut(name)} is not written as `hf-hub:owner/name`.{hint}")
+        if _is_hub(name, f"{source}: encoders"):
             continue
         if name.removeprefix("timm:").partition(".")[0] not in timm_names():
             timm = [f"timm:{other}" if name.startswith("timm:") else other for other in timm_names()]

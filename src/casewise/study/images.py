@@ -124,11 +124,12 @@ class ModalitySettings(StudyModel):
         return None
 
 
+FASTAI = "fastai-default"
 # The default set of fastai's aug_transforms with the vertical flips of the published study.
 AUGMENTATIONS: dict[str, Mapping[str, object]] = {
-    "fastai-default": {
+    FASTAI: {
         "rotate": 10,
-        "flip": "both",
+        "flip": "dihedral",
         "zoom_in": 0.1,
         "perspective": 0.2,
         "brightness": 0.2,
@@ -136,6 +137,12 @@ AUGMENTATIONS: dict[str, Mapping[str, object]] = {
         "probability": 0.75,
         "padding_mode": "reflect",
     }
+}
+FLIPS = {
+    "horizontal": "horizontal flips",
+    "vertical": "vertical flips",
+    "both": "flips in both directions",
+    "dihedral": "flips and quarter turns",
 }
 # Augmentations that are numbers, each switched off by 0.
 STRENGTHS = ("rotate", "translate", "zoom", "zoom_in", "perspective", "brightness", "contrast")
@@ -161,8 +168,9 @@ class Panels(StudyModel):
     """Permute the tiles of a panel in training."""
     rotate: Annotated[float, BeforeValidator(lambda v: 180.0 if v == "any" else v), Field(ge=0, le=180)] = 0.0
     """Largest rotation of each tile in training, in degrees to either side; `any` is 180."""
-    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
-    """Mirror tiles in training, each with probability 0.5; for volumes, all slices of a panel together."""
+    flip: Literal["none", "horizontal", "vertical", "both", "dihedral"] = "none"
+    """Mirror tiles in training, each with probability 0.5; for volumes, all slices of a panel together. `dihedral`:
+    half of the tiles get one of the eight symmetries of a square, which include quarter turns."""
     quarter_turns: bool = False
     """For volumes: rotate a panel in training by 0, 90, 180 or 270 degrees, all slices and sequences together."""
     translate: float = Field(0.0, ge=0, le=0.5)
@@ -172,22 +180,23 @@ class Panels(StudyModel):
     zoom_in: float = Field(0.0, ge=0, le=1)
     """Largest enlargement of a tile in training, as a fraction; it is never reduced."""
     perspective: float = Field(0.0, ge=0, le=0.5)
-    """Largest displacement of a tile's corners in training, as a fraction of half its side."""
+    """Largest displacement of a tile's corners in training by each of two tilts, as a fraction of half its side."""
     brightness: float = Field(0.0, ge=0, lt=1)
     """Half-width of the range around 1 of the brightness factor in training."""
     contrast: float = Field(0.0, ge=0, lt=1)
     """Half-width of the range around 1 of the contrast factor in training."""
     probability: float = Field(1.0, gt=0, le=1)
-    """Fraction of tiles that are rotated, translated or scaled in training and, drawn independently, of tiles whose
-    brightness and contrast change. Flips keep 0.5."""
+    """Fraction of tiles that each change concerns in training: rotation, translation, scale, each tilt of the
+    perspective, brightness and contrast are drawn independently. Flips keep 0.5."""
     padding_mode: Literal["black", "reflect"] = "black"
     """What fills the area outside a rotated or translated tile: black, or the tile mirrored at its edge."""
     vary_shape: bool = True
     """Whether, in training, stretched images of different shapes are first cropped to an aspect ratio between the 1st
     and 99th percentile, and bars vary unless black, so that shape tells less of the source."""
     augmentation: Literal["as_stated", "fastai-default"] = "as_stated"
-    """A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, flip both,
-    zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect."""
+    """A named set of augmentations; keys stated in the study override it. `fastai-default`: rotate 10, flip dihedral,
+    zoom_in 0.1, perspective 0.2, brightness 0.2, contrast 0.2, probability 0.75, padding_mode reflect; as in fastai,
+    the enlarged part lies anywhere in the tile, and brightness and contrast change log odds."""
     offline_copies: int = Field(0, ge=0, le=100)
     """Train on each panel and on this number of [fixed augmented copies](howto-phases.md#fixed-copies), instead of
     augmenting it in every epoch. Needs `recipe.phases` and an augmentation."""

@@ -124,6 +124,16 @@ class GradualUnfreezing(StudyModel):
     """Groups of layers below the head, each with about the same number of layers."""
     epochs: int = Field(3, ge=1)
     """Largest number of epochs of each stage; the first stage trains the head alone."""
+    first_stage: Literal["features", "images"] = "features"
+    """What the first stage reads: `features` of the images as they are, computed once, or augmented `images`."""
+    train_norms: bool = False
+    """Whether frozen batch norms are trained, statistics included, as in fastai; needs `first_stage: images`."""
+
+    @model_validator(mode="after")
+    def _check_norms(self) -> GradualUnfreezing:
+        if self.train_norms and self.first_stage == "features":
+            raise ValueError("train_norms: features are computed once; write first_stage: images, or leave it out")
+        return self
 
 
 def _checked(section: type[StudyModel], values: Values, start: str = "") -> Values:
@@ -248,8 +258,10 @@ class Recipe(StudyModel):
     0.9). Layers are the blocks and the embedding of a transformer, or the freeze points of another network."""
     batch_norm: BatchNorm = "update"
     """`keep_statistics`: keep all running statistics of the first weights; `update`: only those of frozen layers."""
-    head: Literal["random", "probe"] = "random"
-    """`probe`: start with a linear model of the initial features (ridge or logistic) instead of a random head."""
+    head: Literal["random", "probe", "fastai"] = "random"
+    """`random`: a linear layer. `probe`: the same, which starts as a linear model of the initial features (ridge or
+    logistic). `fastai`: the maximum and the mean over the last map, batch norm, dropout of half of `dropout`, 512
+    units with ReLU, batch norm, `dropout` (default 0.5), and a linear layer without bias."""
     head_lr: float = Field(1.0, gt=0)
     """Factor on the head's learning rate."""
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
@@ -332,6 +344,8 @@ class Recipe(StudyModel):
             and self.tuning != "full",
             f"lr: find needs a single phase; with phases, write numbers{planned}": phases and self.lr == "find",
             "epochs: with phases, every phase states its own; leave out recipe.epochs": own_epochs,
+            "pool: map: head: fastai receives the last map; leave out one of the two": self.head == "fastai"
+            and self.pool == "map",
             "schedule: plateau needs a validation loss; with early_stopping.monitor none use cosine or "
             "constant": plateau,
             "tuning: gradual_unfreezing continues while a loss improves; it needs early_stopping.monitor inner (or "

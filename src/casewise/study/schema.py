@@ -125,8 +125,8 @@ class Study(StudyModel):
     backbones: list[str] = []
     """Networks to train (`casewise backbones`). `all29` stands for the 29 of One-Step PASI; any timm name is allowed,
     with the prefix `timm:` if torchvision has the same name, and after a dot the weights:
-    `vit_base_patch16_224.orig_in21k`. With `volumes`, `BACKBONE@FUSION` is trained with that fusion only, others with
-    every one of `volumes.fusion`."""
+    `vit_base_patch16_224.orig_in21k`, or a repository of timm's hub: `hf-hub:owner/name`. With `volumes`,
+    `BACKBONE@FUSION` is trained with that fusion only, others with every one of `volumes.fusion`."""
     weights: str | dict[str, str] = "pretrained"
     """Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or `bundle:PATH` for a
     network that casewise trained; or by backbone: `{resnet18: random}`. See [First
@@ -245,6 +245,11 @@ class Study(StudyModel):
     def modality_settings(self) -> Any:
         """The section of the study file with the settings of its modality; None without one."""
         return getattr(self, modality_sections().get(self.modality_name, self.modality_name), None)
+
+    @property
+    def unit(self) -> str:
+        """What counts as one person: a subject or, if subjects are not known, an image."""
+        return "subject" if self.subjects_known else "image"
 
     @property
     def networks(self) -> list[str]:

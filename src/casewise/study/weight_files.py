@@ -58,11 +58,17 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
     """A clause on the first weights of a network; nothing is loaded or downloaded.
 
     Raises:
-        WeightsError: a stated file does not exist, or is damaged.
+        WeightsError: a stated file does not exist, or is damaged; or one of the two files of a hub repository is in a
+            folder and the other is not.
 
     >>> origin_of_weights("resnet18", "random", None)
     'random, as the study states'
     """
+    files = encoder_files(name, folder)
+    if name.startswith(HUB) and weights == "pretrained" and len(files) == 1 and not _is_cached(name):
+        lacking, original = (".safetensors", "model") if files[0].suffix == ".json" else (".json", "config")
+        needed = f"{file_name(name)}{lacking} (the repository's {original}{lacking})"
+        raise WeightsError(f"weights: {name} needs {needed} beside {files[0]}.")
     file = weights_file(name, weights, folder)
     if file is not None and file.is_file():
         if file.suffix == ".safetensors":
@@ -122,20 +128,6 @@ def hub_config(name: str, folder: Path | None) -> Path | None:
 def encoder_files(name: str, folder: Path | None) -> list[Path]:
     """The files in folders of weights that an encoder is read from; empty if it is downloaded."""
     return [path for path in (weights_file(name, "pretrained", folder), hub_config(name, folder)) if path]
-
-
-def encoder_origin(name: str, folder: Path | None) -> str:
-    """A clause on the weights of an encoder; nothing is loaded or downloaded.
-
-    Raises:
-        WeightsError: one of the two files of a hub repository is in a folder and the other is not.
-    """
-    files = encoder_files(name, folder)
-    if name.startswith(HUB) and len(files) == 1 and not _is_cached(name):
-        lacking, original = (".safetensors", "model") if files[0].suffix == ".json" else (".json", "config")
-        needed = f"{file_name(name)}{lacking} (the repository's {original}{lacking})"
-        raise WeightsError(f"encoders: {name} needs {needed} beside {files[0]}.")
-    return origin_of_weights(name, "pretrained", folder)
 
 
 def is_present(name: str, folder: Path | None = None) -> bool:

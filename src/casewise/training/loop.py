@@ -138,7 +138,8 @@ class Training:
     def batches(self, epoch: int) -> list[list[int]]:
         """The rows of every batch of an epoch, before which the modules are put in training mode."""
         self.network.train()
-        keep_statistics(self.network, only_frozen=self.recipe.batch_norm == "update")
+        # not those of the head, which has no statistics from first weights
+        keep_statistics(self.network.body, only_frozen=self.recipe.batch_norm == "update")
         return epoch_batches(len(self.data), self.recipe.batch_size, self.context.seed, epoch, shares=self.shares)
 
     def step(self, rows: list[int], epoch: int, number: int) -> tuple[Tensor, Tensor, Tensor]:

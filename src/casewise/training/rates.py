@@ -33,8 +33,8 @@ def layer_groups(network: Network, count: int) -> list[list[nn.Module]]:
     return [blocks[low:high] for low, high in itertools.pairwise(edges)]
 
 
-def unfreeze(network: Network, groups: int, count: int) -> None:
-    """Train the head and the last `groups` of `count` groups of layers; freeze the layers before them.
+def unfreeze(network: Network, groups: int, count: int, *, norms: bool = False) -> None:
+    """Train the head and the last `groups` of `count` groups of layers; freeze those before, but with `norms` no norm.
 
     The replacement of missing sequences is trained unless the head is trained alone.
     """
@@ -46,6 +46,9 @@ def unfreeze(network: Network, groups: int, count: int) -> None:
             module.requires_grad_(True)
     if groups == len(all_groups):
         network.body.requires_grad_(True)
+    for module in network.body.modules():
+        if norms and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.requires_grad_(True)
     if network.missing_token is not None:
         network.missing_token.requires_grad_(groups > 0)
 

@@ -75,13 +75,16 @@ def learn(
     network.to(context.choice.device)
     resuming = context.files.can_resume()
     heads: tuple[FeatureData, FeatureData] | None = None
+    search, gradual = None, recipe.gradual_unfreezing
     if recipe.tuning in ("head_only", "gradual_unfreezing"):
-        batch = recipe.batch_size
-        heads = head_input(network, train, batch, context), head_input(network, stop, batch, context)
-    search = None
-    if recipe.lr == "find" and heads:
-        # before the probe, because no rate reduces the loss of a fitted head
-        search = _search_rate(UpperLayers(network), heads[0], recipe, context, context.files.rate_search)
+        if recipe.tuning == "head_only" or gradual.first_stage == "features":
+            batch = recipe.batch_size
+            heads = head_input(network, train, batch, context), head_input(network, stop, batch, context)
+        unfreeze(network, 0, gradual.groups, norms=gradual.train_norms)
+        if recipe.lr == "find":
+            # before the probe, because no rate reduces the loss of a fitted head
+            learner, data = (UpperLayers(network), heads[0]) if heads else (network, train)
+            search = _search_rate(learner, data, recipe, context, context.files.rate_search)
     if recipe.head == "probe" and not resuming:
         cached_features = heads[0].features if heads else None
         probe(network, train, subjects, context.outputs, batch=recipe.batch_size, cached_features=cached_features)
@@ -93,13 +96,9 @@ def learn(
             return _in_phases(network, recipe, train, stop, context)
         finally:
             context.files.remove_caches()
-    if recipe.tuning == "gradual_unfreezing" and heads:
+    if recipe.tuning == "gradual_unfreezing":
         return _gradually(network, recipe, (train, stop), heads, context, search)
-    if heads:
-        unfreeze(network, 0, recipe.gradual_unfreezing.groups)
-        fitted = fit(UpperLayers(network), recipe, *heads, context)
-    else:
-        fitted = fit(network, recipe, train, stop, context)
+    fitted = fit(UpperLayers(network), recipe, *heads, context) if heads else fit(network, recipe, train, stop, context)
     return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, search)
 
 
@@ -253,7 +252,7 @@ def _gradually(
     network: Network,
     recipe: Recipe,
     panels: tuple[PanelDataset, PanelDataset],
-    heads: tuple[FeatureData, FeatureData],
+    heads: tuple[FeatureData, FeatureData] | None,
     context: TrainingContext,
     search: RateSearch | None,
 ) -> Learned:
@@ -267,12 +266,12 @@ def _gradually(
     def trained(unfrozen: int, folder: Path) -> Record:
         seed = mixed_seed(context.seed, "stage", unfrozen) if unfrozen else context.seed
         of_stage = replace(context.after(len(history)), folder=folder, seed=seed)
-        learner, data = (network, panels) if unfrozen else (UpperLayers(network), heads)
+        learner, data = (UpperLayers(network), heads) if heads and not unfrozen else (network, panels)
         fitted = fit(learner, stage_recipe, data[0], data[1], of_stage)
         return {"unfrozen": unfrozen} | {name: getattr(fitted, name) for name in ("best_loss", "best_epoch", "history")}
 
     for unfrozen in range(len(layer_groups(network, settings.groups)) + 1):
-        unfreeze(network, unfrozen, settings.groups)
+        unfreeze(network, unfrozen, settings.groups, norms=settings.train_norms)
         if search and unfrozen == 1:
             # The head's rate does not apply to the layers below it. If no rate is found for them, the head's is kept:
             # a stage that does not help is undone.

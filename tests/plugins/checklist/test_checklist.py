@@ -56,7 +56,7 @@ def test_filled_items_agree_with_the_run(alone: tuple[Path, Path]) -> None:
     assert lists.missing_reference(finished).startswith("Out of fold, 0 of 12 predictions")
     assert f"{finished.jobs[0]['parameters']:,} parameters" in lists.networks(finished)
     items, page = facts_of(alone[0], "claim"), (alone[0] / "report.html").read_text()
-    assert f"{accuracy:.2f}" in items["38"].text
+    assert f"Accuracy {100 * accuracy:.0f} %" in items["38"].text
     assert all(f'id="{item.section_id}"' in page for item in items.values() if item.section_id)
     assert {item.id for item in items.values() if item.text} < {item.id for item in items.values() if item.fact}
 
@@ -76,7 +76,7 @@ def test_what_the_run_lacks_is_left_open(alone: tuple[Path, Path], tmp_path: Pat
     figures = json.loads((outside / "metrics.json").read_text())["metrics"]["external"]
     text = lists.external_cohort(read_context(outside))
     assert text.startswith("valley: 6 cases of 6 subjects (")
-    assert f"Accuracy {figures['test_resnet']['label']['accuracy']['value']:.2f}" in text
+    assert f"Accuracy {100 * figures['test_resnet']['label']['accuracy']['value']:.0f} %" in text
     for name, number in (("claim", "33"), ("stard-ai", "29"), ("tripod-ai", "20c")):
         item = facts_of(outside, name)[number]
         assert (item.by, item.section_id) == (lists.RUN, "external")

@@ -79,7 +79,7 @@ def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path, caplo
     pytest.importorskip("ray")
     from casewise.plugins.cluster.machines import NodeReport, refuse
 
-    this, folder = NodeReport.of_this(), RunFolder(tmp_path)
+    this, folder = NodeReport.of_this(), tmp_path
     good = replace(this, host="good")
     refuse([good, good], this, folder)
     wrong = [
@@ -124,7 +124,7 @@ def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
     leases_of: list[str] = []
     backend = backend_file.RayBackend("nowhere")
     lessor = Lessor(tmp_path)
-    backend._session = backend_file.Session(RunFolder(tmp_path), lessor, None)
+    backend._session = backend_file.Session(tmp_path, lessor, None)
 
     class Work:
         def options(self, **options: object) -> "Work":
@@ -280,7 +280,7 @@ def test_a_run_waits_for_the_processes_of_an_earlier_one_and_breaks_their_locks(
         patch.setattr(leases.time, "sleep", lambda seconds: waits.append(seconds) or process.wait())
         assert end_earlier(tmp_path, [job])
     assert (waits, process.returncode) == ([leases.SAFE], 1)
-    assert "an earlier run was ended while it trained on other machines" in caplog.text
+    assert "an earlier run was ended while it worked on other machines" in caplog.text
     assert not job.folder.lock_path.exists()
     assert not list(tmp_path.glob(f"{LEASES}*"))
 

@@ -8,17 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from PIL import Image
 
 from casewise.console import Silent
 from casewise.errors import TrainingError
 from casewise.jobs import fitting
-from casewise.jobs.backends import backend_named
+from casewise.jobs.backends import backend_named, executing_on
 from casewise.jobs.execution import run_jobs
 from casewise.jobs.plan import Job, JobInputs, expand
 from casewise.modalities.base import StoreAddress
+from casewise.modalities.store import store_builder
+from casewise.modalities.store.preparation import Preparation
 from casewise.models import build_model
 from casewise.models.linear import LinearBuilder
 from casewise.pipeline.read import prepare, read, split
@@ -209,3 +213,31 @@ def test_registrations_and_failures_pass_between_machines(
             assert "own, fold 1: 13 brings bad luck\n  own, fold 2: 13 brings bad luck" in str(error.value)
     finally:
         unregister_learner("own")
+
+
+def test_images_are_prepared_by_a_cluster_that_loses_a_machine(
+    machines: RayMachines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, paths, decoded = np.random.default_rng(0), list[Path](), list[Path]()
+    for number in range(store_builder.FEWEST):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(generator.integers(256, size=(300, 300, 3), dtype=np.uint8)).save(paths[-1], compress_level=0)
+    alone = store_builder.prepare(paths, Preparation(size=32), tmp_path / "alone")
+    folder, finish = tmp_path / "tiles", store_builder.Building._image
+    monkeypatch.setattr(store_builder.Building, "_image", lambda *given: decoded.append(given[1]) or finish(*given))
+
+    def kill() -> None:
+        while not any(path.stat().st_size > 1 for path in folder.glob("building-*.jsonl")):
+            time.sleep(0.01)
+        for process in machines.processes(0):
+            process.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with executing_on("ray", machines.address):
+        of_cluster = store_builder.prepare(paths, Preparation(size=32), folder)
+    assert not killer.is_alive()
+    assert decoded == []
+    assert of_cluster.address == alone.address
+    assert np.array_equal(of_cluster.tiles, alone.tiles)
+    assert not [*folder.glob("building-*"), *folder.glob(".leases-*")]

@@ -115,6 +115,8 @@ def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun
             assert carried.shape == scan.shape
             np.testing.assert_allclose(carried.affine, scan.affine, atol=1e-4)
     told = json.loads((planted / "explanations.json").read_text())
+    shown = [entry for case in told["shown"]["cases"] for row in case["rows"] for entry in row["maps"]]
+    assert all(bool(entry["layer"]) == (entry["method"] == "grad-cam") for entry in shown)
     unseen = [r for r in marked_rows(opened) if sides[str(opened.cohort.panels["subject"].iloc[r])] >= 0]
     windows = {r: central(int(slices_of(opened).count[r]), 9) for r in unseen}
     inside = sum(bool(lesion_of(opened, r).planes[windows[r]].any()) for r in unseen)

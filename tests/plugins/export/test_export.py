@@ -56,6 +56,8 @@ SEQUENCES |= {"fusion": ["early", "late", "late-shared"]}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "cnn": ("test_resnet", {"panels": {"by": "case", "grid": "1x2"}, "test_time_augmentation": True}),
     "map": ("test_resnet", {"recipe": {"pool": "map", "map_cells": 2}}),
+    "fastai": ("densenet121", {"recipe": {"head": "fastai"}}),
+    "fastai, bags": ("test_resnet", {"panels": {"by": "case", "pooling": "maps"}, "recipe": {"head": "fastai"}}),
     "vit": ("test_vit", {"images": {"size": 160}}),
     "early": ("test_resnet@early", {"volumes": SEQUENCES}),
     "late": ("test_resnet@late", {"volumes": SEQUENCES}),

@@ -257,10 +257,12 @@ def test_latex_is_balanced_and_escapes_names(films: Path, visits: Path) -> None:
         text = file.read_text()
         assert text.count(r"\begin{") == text.count(r"\end{")
         assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-        columns = re.search(r"\\begin\{(?:tabular|longtable)\}\{(l+)\}", text)
+        columns = re.search(r"\\begin\{(?:tabular|longtable)\}\{(l+|(?:>.*\\tabcolsep\})+)\}\n", text)
         assert columns
+        shares = [float(share) for share in re.findall(r"([\d.]+)\\linewidth", columns[1])]
+        assert not shares or sum(shares) == pytest.approx(1, abs=0.01)  # not wider than the page
         rows = [line for line in text.splitlines() if line.endswith(r"\\") and not line.startswith(r"\caption")]
-        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns[1])}
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(shares or columns[1])}
         assert not re.search(r"(?<!\\)[#_]", text.replace(r"% needs", ""))
     assert (
         escaped(r"a_b & 50% {\x}^~#$") == r"a\_b \& 50\% \{\textbackslash{}x\}\textasciicircum{}\textasciitilde{}\#\$"

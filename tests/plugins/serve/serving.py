@@ -18,7 +18,7 @@ from casewise.plugins.serve.settings import ServiceSettings
 from casewise.plugins.serve.submission import Submission
 
 TOY: dict[str, Any] = {"title": "Toy", "notice": "Research software.", "slots": ["upper", "lower"]}
-TOY |= {"targets_by_name": {}, "titles": {}, "endings": [".png"]}
+TOY |= {"targets_by_name": {}, "titles": {}, "endings": [".png"], "covariates": []}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from casewise.plugins.volumes.grid import carried
 from casewise.plugins.volumes.preprocess import Prepared, Steps, prepare_case
 from casewise.plugins.volumes.reading.scans import Scan
 from casewise.plugins.volumes.roi import mask_on
-from casewise.plugins.volumes.slice_store import MARKER, prepare_slices
+from casewise.plugins.volumes.slice_store import FEWEST, MARKER, SliceStore, prepare_slices
 
 pytest.importorskip("SimpleITK")
 PLAIN = Steps(in_plane_size=64, bias="none", smoothing="none", size=32)
@@ -181,3 +182,54 @@ def test_joined_slices_that_cannot_be_verified_are_joined_again(tmp_path: Path, 
     assert np.array_equal(again.affines, affines)
     assert again.slices.any()
     assert json.loads((folder / MARKER).read_text()).keys() == marker.keys()
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[CaseSources]:
+    """Eight cases of one sequence."""
+    nibabel = pytest.importorskip("nibabel")
+    folder, cases = tmp_path_factory.mktemp("scans"), []
+    for number in range(8):
+        scan = scan_of(centre=(10.0, -20.0, 30.0 + number))
+        nibabel.save(nibabel.Nifti1Image(scan.values, scan.affine), folder / f"{number}.nii")
+        cases.append(CaseSources(f"S{number}", ((folder / f"{number}.nii",),), ("T1",)))
+    return cases
+
+
+def bits(store: SliceStore) -> tuple[str, bytes]:
+    return store.address, np.asarray(store.slices).tobytes()
+
+
+def test_a_killed_process_loses_no_finished_case_and_slices_have_the_same_bits(
+    cases: list[CaseSources], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = dataclasses.replace(PLAIN, bias="n4")
+    alone = prepare_slices(cases, steps, tmp_path / "alone", processes=1)
+    written: dict[Path, int] = {}
+
+    def kill(done: int, total: int) -> None:
+        if done == 2:
+            for process in psutil.Process().children():
+                if "--process-name" in process.cmdline():
+                    process.kill()
+            files = (tmp_path / "killed" / "cases").glob("[!.]*.npz")
+            written.update({path: path.stat().st_mtime_ns for path in files})
+
+    killed = prepare_slices(cases, steps, tmp_path / "killed", processes=2, progress=kill)
+    assert "was ended by the system" in caplog.text
+    assert bits(killed) == bits(alone)
+    assert len(written) >= 2
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_cases_of_a_machine_that_is_lost_are_kept(
+    cases: list[CaseSources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_machine: list[CaseSources]
+) -> None:
+    alone = prepare_slices(cases, PLAIN, tmp_path / "alone", processes=1)
+    assert lost_machine == []
+    monkeypatch.setitem(FEWEST, "none", 8)
+    told: list[int] = []
+    both = prepare_slices(cases, PLAIN, tmp_path / "both", processes=1, progress=lambda done, _: told.append(done))
+    assert lost_machine == cases[:4]
+    assert told == [*range(1, 9)]
+    assert bits(both) == bits(alone)

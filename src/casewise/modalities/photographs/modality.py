@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.folder_layout import FolderImage, find_region, read_new_layout
+from casewise.console import duration
 from casewise.errors import counted
 from casewise.modalities import base
 from casewise.modalities.alterations import ALTERATIONS, altered, png
@@ -113,7 +114,7 @@ class Photographs(base.Modality):
         start = time.monotonic()
         with show.bar(step) as bar:
             store = prepare(self.sources(cohort), preparation, folder.of("tiles"), progress=bar)
-        show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {time.monotonic() - start:.1f} s")
+        show.line(step, f"{counted(len(store), 'tile')} of {settings.size} px, {duration(time.monotonic() - start)}")
         return store
 
     def sources(self, cohort: Cohort) -> Sequence[ImageSource]:

@@ -17,6 +17,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, Self
 
@@ -43,8 +45,11 @@ from casewise.modalities.store.store import (
     sweep,
     unchanged,
 )
-from casewise.modalities.store.unreadable import PROBLEMS, Progress, not_read, of_each_image
+from casewise.modalities.store.unreadable import PROBLEMS, not_read
+from casewise.modalities.store.workers import Progress, Work, of_each_image, spread
 
+# With fewer images to be read, other machines would take longer to begin than this one to finish.
+FEWEST = 500
 # Space for a row of the journal and the index, an upper bound for paths of ordinary length.
 BYTES_PER_ROW = 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -79,8 +84,15 @@ def prepare(
         return store
     with _alone(folder):
         sweep(folder)
+        earlier = _earlier_tiles(folder, preparation)
+        if len(missing := [source for source in paths if not earlier.has(source)]) >= FEWEST:
+            parts = [list(sources) for _, sources in groupby(missing, key=os.fspath)]
+            files = [Path(part[0]) for part in parts]
+            work = Work(partial(build_part, preparation, folder.absolute()), parts, folder, files)
+            if spread(work, len(paths) - len(missing), progress):
+                earlier = _earlier_tiles(folder, preparation)
         building = Building(folder, paths, preparation)
-        building.earlier = _earlier_tiles(folder, preparation)
+        building.earlier = earlier
         with building:
             records, problems = of_each_image(len(paths), building.finish, workers=processes, progress=progress)
         # All tiles of other builds that this list needs have been copied.
@@ -92,6 +104,15 @@ def prepare(
         _discard_builds(folder)
         sweep(folder)
     return open_store(folder)
+
+
+def build_part(preparation: Preparation, folder: Path, paths: Sequence[ImageSource]) -> None:
+    """Build the tiles of some images as an unfinished build, from which `prepare` takes them; problems are its own.
+
+    Two processes that do this at once, one of them on a machine that was lost, write the same bytes.
+    """
+    with Building(folder, paths, preparation) as part:
+        of_each_image(len(paths), part.finish, workers=1)
 
 
 @contextmanager
@@ -134,6 +155,13 @@ class EarlierTiles:
             if row < len(tiles):
                 for key in ((record["path"], _stamp(record)), record["sha256"]):
                     self._found.setdefault(key, (record, tiles[row]))
+
+    def has(self, source: ImageSource) -> bool:
+        """Whether there is a tile of this source, and the file is unchanged."""
+        try:
+            return (str(source), stamp_of(os.stat(source))) in self._found
+        except OSError:
+            return False
 
     def get(self, key: object) -> tuple[Record, np.ndarray] | None:
         """The record and a copy of the tile of a source; None if there is none, or it is damaged."""

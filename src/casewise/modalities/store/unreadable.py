@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -16,40 +14,12 @@ from casewise.files import write_atomic
 from casewise.modalities.store.preparation import Channels
 from casewise.modalities.store.readers import MEMORY, Budget, open_source, read_bytes
 from casewise.modalities.store.store import ImageSource
+from casewise.modalities.store.workers import Progress, of_each_image
 
 # The file with all problems, in the folder of the tile store or, after a check, in the current folder.
 PROBLEMS = "unreadable-images.txt"
 # The number of problems that a message lists.
 SHOWN = 10
-# Is told how many images of all are done.
-Progress: TypeAlias = Callable[[int, int], None]
-Result = TypeVar("Result")
-
-
-def of_each_image(
-    count: int, work: Callable[[int], Result], *, workers: int | None = None, progress: Progress | None = None
-) -> tuple[dict[int, Result], dict[int, str]]:
-    """The results of `work(row)` on all cores, and messages on the rows whose image cannot be read.
-
-    `progress(done, total)` is called from this thread.
-    """
-    from joblib import cpu_count
-
-    results: dict[int, Result] = {}
-    problems: dict[int, str] = {}
-    pool = ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="images")
-    try:
-        jobs = {pool.submit(work, row): row for row in range(count)}
-        for done, job in enumerate(as_completed(jobs), 1):
-            try:
-                results[jobs[job]] = job.result()
-            except ImageError as error:
-                problems[jobs[job]] = str(error)
-            if progress:
-                progress(done, count)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return results, problems
 
 
 def check_images(

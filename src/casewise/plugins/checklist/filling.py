@@ -20,8 +20,9 @@ from casewise.predictions.table import CHOOSING
 from casewise.report.blocks import Cell, Row, Section, Table, plain_page, rendered
 from casewise.report.caveats import result_line
 from casewise.report.context import EXTERNAL, ReportContext, defined, read_context
-from casewise.report.formatting import capital, counted, interval, listed, number, percent, without_html
-from casewise.report.terms import METHODS, SIDES, report_title, unit_of
+from casewise.report.formatting import capital, counted, listed, percent, without_html
+from casewise.report.tables import metric_format
+from casewise.report.terms import METHODS, SIDES, report_title
 from casewise.run_folder import RunFolder
 from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
 from casewise.targets import kind_named
@@ -107,10 +108,10 @@ def filled(checklist: Checklist, context: ReportContext) -> Checklist:
     report = path.read_text(encoding="utf-8") if path.exists() else ""
     items = []
     for item in checklist.items:
-        place, write = FACTS[item.fact] if item.fact else ("", lambda _: "")
+        section_id, write = FACTS[item.fact] if item.fact else ("", lambda _: "")
         text = write(context)
-        shown = bool(text) and f'<section id="{place}"' in report
-        items.append(replace(item, text=text, section_id=place if shown else ""))
+        shown = bool(text) and f'<section id="{section_id}"' in report
+        items.append(replace(item, text=text, section_id=section_id if shown else ""))
     return replace(checklist, items=tuple(items))
 
 
@@ -330,7 +331,7 @@ def measures(context: ReportContext) -> str:
 
 
 def uncertainty(context: ReportContext) -> str:
-    settings, unit = context.study.evaluation, unit_of(context.study)
+    settings, unit = context.study.evaluation, context.study.unit
     text = f"{percent(settings.confidence)} jackknife intervals, leaving out one {unit} at a time"
     if any(context.metrics.comparisons.values()):
         resamples = f"{settings.bootstrap_resamples:,} resamples of {unit}s"
@@ -366,7 +367,7 @@ def participants(context: ReportContext) -> str:
 
 def analyses(context: ReportContext) -> str:
     fitted, count = _span(context, "n_fitted"), counted(len(context.jobs), "trained network")
-    return f"{count}, each fitted on {fitted} {unit_of(context.study)}s.{_evaluated(context)}" if fitted else ""
+    return f"{count}, each fitted on {fitted} {context.study.unit}s.{_evaluated(context)}" if fitted else ""
 
 
 def external_cohort(context: ReportContext) -> str:
@@ -374,13 +375,14 @@ def external_cohort(context: ReportContext) -> str:
     shown = context.figures(EXTERNAL, learner, target)
     if not main.metrics or not shown:
         return ""
+    write = metric_format(context.study, target)
     entry, first, texts = context.class_figures(EXTERNAL, learner, target), next(iter(shown.values())), []
     for name in kind_named(main.kind).headline:
         if figure := defined(shown.get(name)):
-            ends, own = interval(figure, 2, words=True), main.metrics.get(name)
-            outside = number(figure.value, 2) + (f" ({ends})" if ends else "")
-            inside = number(own.value if own else None, 2)
-            texts.append(f" {metric_of(name).title} {outside}, against {inside} in the own cohort.")
+            ends, own = write.bounds(name, figure, words=True, short=True), main.metrics.get(name)
+            outside = write.text(name, figure.value, short=True) + (f" ({ends})" if ends else "")
+            inside = write.text(name, own.value if own else None, short=True)
+            texts.append(f" {write.title(name)} {outside}, against {inside} in the own cohort.")
     support = f" ({_support(entry)})" if entry else ""
     people = f"{counted(first.n_cases, 'case')} of {_people(context, first.n_subjects)}"
     return f"{context.study.external_name}: {people}{support}.{''.join(texts)}"
@@ -424,4 +426,4 @@ SECTIONS: dict[str, tuple[Callable[[ReportContext], str], ...]] = {
     "agreement": (readers,),
     "saliency": (saliency,),
 }
-FACTS = {write.__name__: (place, write) for place, writers in SECTIONS.items() for write in writers}
+FACTS = {write.__name__: (section_id, write) for section_id, writers in SECTIONS.items() for write in writers}

@@ -10,20 +10,24 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import ray
 import ray.cloudpickle
 import ray.exceptions
+from filelock import FileLock, Timeout
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.jobs.backends import Backend, Failure, Plans, Registrations, lost
 from casewise.plugins.cluster import worker as ray_worker
-from casewise.plugins.cluster.leases import SAFE, LeaseError, Lessor, break_lock, end_earlier
+from casewise.plugins.cluster.leases import LEASES, SAFE, LeaseError, Lessor, break_lock, end_earlier
 from casewise.plugins.cluster.machines import (
     REACH,
     Task,
@@ -36,11 +40,12 @@ from casewise.plugins.cluster.machines import (
     refuse,
     rooms,
 )
-from casewise.plugins.cluster.worker import NodeReport
+from casewise.plugins.cluster.worker import IMAGE_LIBRARIES, NodeReport
 from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
+    from casewise.modalities.store.workers import Work
 
 log = logging.getLogger("casewise")
 
@@ -53,6 +58,8 @@ START, ROOM = 600.0, 60.0
 MOVES = 5
 # Seconds between two looks at the machines of the cluster.
 NODES = 2.0
+# Tasks for each core of the cluster, into which the images are divided; files of which every machine must see some.
+PARTS, FILES = 32, 10
 
 
 class Attempt(NamedTuple):
@@ -73,9 +80,9 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """What the jobs of one run folder share: who grants their leases, and their inputs in the cluster."""
+    """What the jobs or the images of one folder share: who grants their leases, and their inputs in the cluster."""
 
-    folder: RunFolder
+    folder: Path
     lessor: Lessor
     inputs: Any
 
@@ -113,9 +120,7 @@ class RayBackend(Backend):
 
     def __exit__(self, *error: object) -> None:
         """Withdraw all leases and leave the cluster."""
-        if self._session:
-            self._session.lessor.close()
-            self._session = None
+        self._end()
         if self._own:
             ray.shutdown()
 
@@ -137,9 +142,12 @@ class RayBackend(Backend):
         pretraining = inputs.pretraining and replace(inputs.pretraining, tiles=inputs.pretraining.tiles.absolute())
         store = replace(inputs.store, folder=inputs.store.folder.absolute())
         inputs = replace(inputs, store=store, pretraining=pretraining)
-        session = self._begin(jobs, inputs, folder)
+        # registrations come first, since the inputs may need them
+        parts = (ray.cloudpickle.dumps(Registrations.of(inputs.study)), ray.cloudpickle.dumps(inputs))
+        session = self._begin(folder.path, jobs, parts)
         nodes = nodes_alive()
-        refuse(self._reports(session, inputs, nodes), NodeReport.of_this(), folder)
+        needed = [inputs.store.folder, *([inputs.pretraining.tiles] if inputs.pretraining else [])]
+        refuse(self._reports(session, nodes, needed), NodeReport.of_this(), folder.path)
         gpus = int(inputs.study.compute.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes.values()))
         jobs = [_absolute(job) for job in jobs]
         call = _pickled(ray_worker.plans_of, jobs, folder, threads)
@@ -168,36 +176,64 @@ class RayBackend(Backend):
         results = self._run(tasks, limit)
         return {task.name: failure for task in tasks if (failure := results[task.name])}
 
-    def _begin(self, jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) -> Session:
-        """The session of the run folder, with these inputs."""
+    def spread(self, work: Work, tell: Callable[[int], None]) -> bool:
+        """See `Backend.spread`; without other machines, or if one does not see the images, nothing is done."""
+        nodes, folder = nodes_alive(), work.folder.absolute()
+        cores = int(sum(node.get("CPU", 0) for node in nodes.values()))
+        if self._address == "local" or not cores:
+            return False
+        try:
+            with FileLock(folder / f"{LEASES}.lock", timeout=0):
+                session = self._begin(folder, [], None)
+                files = work.files[:: max(1, len(work.files) // FILES)]
+                reports = self._reports(session, nodes, files, IMAGE_LIBRARIES)
+                refuse(reports, NodeReport.of_this(libraries=IMAGE_LIBRARIES), folder)
+                tasks, sizes = _tasks(work, max(1, len(work.parts) // (PARTS * cores)))
+                results = self._run(tasks, None, lambda done: tell(sum(sizes[name] for name in done)))
+        except Timeout:  # another run prepares the same images on a cluster
+            return False
+        except RunError as error:
+            log.warning("The rest of the images is prepared on this machine alone. %s", error)
+            return True
+        finally:
+            self._end()
+        if failures := [failure.message for failure in results.values() if failure]:
+            log.warning("Some images are prepared on this machine: %s", failures[0])
+        return True
+
+    def _begin(self, folder: Path, jobs: Sequence[Job], inputs: tuple[bytes, bytes] | None) -> Session:
+        """The session of a folder, with these inputs."""
         if self._session and self._session.folder != folder:
+            self._end()
+        if self._session is None:
+            end_earlier(folder, jobs)
+        lessor = self._session.lessor if self._session else Lessor(folder)
+        self._session = Session(folder, lessor, ray.put(inputs))
+        return self._session
+
+    def _end(self) -> None:
+        if self._session:
             self._session.lessor.close()
             self._session = None
-        if self._session is None:
-            end_earlier(folder.path, jobs)
-        lessor = self._session.lessor if self._session else Lessor(folder.path)
-        # registrations come first, since the inputs may need them
-        parts = (ray.cloudpickle.dumps(Registrations.of(inputs.study)), ray.cloudpickle.dumps(inputs))
-        self._session = Session(folder, lessor, ray.put(parts))
-        return self._session
 
     @property
     def _begun(self) -> Session:
         assert self._session is not None  # `prepare` has begun it
         return self._session
 
-    def _reports(self, session: Session, inputs: JobInputs, nodes: Mapping[str, Any]) -> list[NodeReport]:
+    def _reports(
+        self, session: Session, nodes: Mapping[str, Any], needed: Sequence[Path], libraries: Sequence[str] = ("torch",)
+    ) -> list[NodeReport]:
         """What every machine with cores sees; a machine that is lost meanwhile has no report.
 
         Raises:
             RunError: a machine does not answer, or cannot load what the study uses.
         """
-        folders = [inputs.store.folder, *([inputs.pretraining.tiles] if inputs.pretraining else [])]
         hosts = {}
         for name, node in nodes.items():
             if node.get("CPU", 0) >= 1:
                 here = NodeAffinitySchedulingStrategy(name, soft=False)
-                ref = self._look.options(scheduling_strategy=here).remote(*session.arguments, folders)
+                ref = self._look.options(scheduling_strategy=here).remote(*session.arguments, needed, libraries)
                 hosts[ref] = node["host"]
         _, late = ray.wait(list(hosts), num_returns=len(hosts), timeout=START) if hosts else ([], [])
         reports = []
@@ -215,8 +251,11 @@ class RayBackend(Backend):
                 log.warning("The machine %s of the Ray cluster was lost.", host)
         return reports
 
-    def _run(self, tasks: Sequence[Task], limit: int | None) -> Results:
-        """Execute tasks, at most `limit` at a time; return their results, or failures, by name."""
+    def _run(self, tasks: Sequence[Task], limit: int | None, tell: Callable[[Results], None] | None = None) -> Results:
+        """Execute tasks, at most `limit` at a time; return their results, or failures, by name.
+
+        `tell` receives those that are there, whenever one is added.
+        """
         lessor = self._begun.lessor
         waiting, at_work, ending = deque(tasks), dict[Any, Attempt](), list[Ended]()
         results: Results = {}
@@ -230,6 +269,8 @@ class RayBackend(Backend):
                     at_work[self._submit(attempt)] = attempt
                 for ref in _done(at_work):
                     ending += self._collect(ref, at_work.pop(ref), results)
+                    if tell:
+                        tell(results)
                 if (now := time.monotonic()) - looked > NODES:
                     before, nodes, looked = nodes, nodes_alive(), now
                     ending += self._removed(at_work, nodes, machine_lost=bool(before.keys() - nodes.keys()))
@@ -293,7 +334,8 @@ class RayBackend(Backend):
                 raise error.cause from None
             raise
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-            if lessor.expired(attempt.since):
+            # a job is tried once more by whoever gave it
+            if lessor.expired(attempt.since) or not (task.job or task.moves):
                 return self._lost(attempt)
             failure = lost(task.job) if task.job else Failure(f"{task.name}: there was not enough memory.", True)
             return self._ending(attempt, failure)
@@ -343,6 +385,15 @@ def _done(at_work: Mapping[Any, Attempt]) -> list[Any]:
         return []
     done: list[Any] = ray.wait(list(at_work), num_returns=1, timeout=0.5)[0]
     return done
+
+
+def _tasks(work: Work, size: int) -> tuple[list[Task], dict[str, int]]:
+    """Tasks of `size` parts of the work each, and how many items they have."""
+    chunks = [[*chain(*work.parts[first : first + size])] for first in range(0, len(work.parts), size)]
+    named = {f"images, part {number} of {len(chunks)}": chunk for number, chunk in enumerate(chunks, 1)}
+    call = partial(_pickled, ray_worker.prepare_part, work.function)
+    tasks = [Task(name, call(chunk), 1, 0) for name, chunk in named.items()]
+    return tasks, {name: len(chunk) for name, chunk in named.items()}
 
 
 def _absolute(job: Job) -> Job:

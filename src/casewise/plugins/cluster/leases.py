@@ -263,7 +263,7 @@ def end_earlier(folder: Path, jobs: Iterable[Job], *, safe: float = SAFE) -> boo
         with suppress(OSError):  # the leases are then not renewed either
             Leases("", 0, frozenset(), withdrawn).write(path)
         log.warning(
-            "%s: an earlier run was ended while it trained on other machines. Their processes end within %.0f s; "
+            "%s: an earlier run was ended while it worked on other machines. Their processes end within %.0f s; "
             "this run waits for it.",
             folder,
             safe,

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
@@ -15,7 +16,6 @@ import ray
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.plugins.cluster.worker import NodeReport
-from casewise.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from casewise.jobs.plan import Job
@@ -118,7 +118,7 @@ def check_room(tasks: Sequence[Task], nodes: Mapping[str, Mapping[str, Any]]) ->
             )
 
 
-def refuse(reports: Sequence[NodeReport], this: NodeReport, folder: RunFolder) -> None:
+def refuse(reports: Sequence[NodeReport], this: NodeReport, folder: Path) -> None:
     """Check what the machines of a cluster have reported against this one.
 
     Raises:
@@ -129,15 +129,15 @@ def refuse(reports: Sequence[NodeReport], this: NodeReport, folder: RunFolder) -
     problems = []
     if blind := [report.host for report in reports if not report.shares]:
         problems.append(
-            f"{folder.path} is not a shared folder: {', '.join(blind)} of the Ray cluster does not see the files that "
+            f"{folder} is not a shared folder: {', '.join(blind)} of the Ray cluster does not see the files that "
             "this machine writes there, or cannot write. With --output, name a folder that all machines have at the "
             "same path."
         )
     for report in reports:
         if report.shares and report.missing:
             problems.append(
-                f"{', '.join(report.missing)} is not on {report.host} of the Ray cluster. Prepared images must be in a "
-                "folder that all machines have at the same path: see `images.store`."
+                f"{', '.join(report.missing)} is not on {report.host} of the Ray cluster. Images and prepared images "
+                "must be in folders that all machines have at the same path: see `images.store`."
             )
         if report.versions != this.versions:
             problems.append(

@@ -7,12 +7,12 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from casewise.jobs.backends import Failure, attempt
 from casewise.plugins.cluster.leases import locked, reads
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.training.compute_plan import ComputePlan
 
+# Registrations and inputs of jobs, pickled; None if images are prepared.
+Inputs: TypeAlias = tuple[bytes, bytes] | None
+# What the pixels of prepared images depend on.
+IMAGE_LIBRARIES = ("numpy", "scipy", "pillow", "simplejpeg", "SimpleITK", "openslide-bin")
 # The inputs that this process has loaded, by the hash of their bytes.
 _LOADED: dict[str, Any] = {}
 
@@ -44,22 +48,34 @@ class NodeReport:
     missing: tuple[str, ...] = ()
 
     @classmethod
-    def of_this(cls, *, shares: bool = True, missing: Sequence[str] = ()) -> NodeReport:
+    def of_this(
+        cls, *, shares: bool = True, missing: Sequence[str] = (), libraries: Sequence[str] = ("torch",)
+    ) -> NodeReport:
         """The report of the machine of this process."""
         from casewise.training.compute_plan import cpu_name
 
-        versions = f"casewise {__version__}, Python {platform.python_version()} and torch {metadata.version('torch')}"
+        found = {name: version for name in libraries for version in _version(name)}
+        names = {"casewise": __version__, "Python": platform.python_version()} | found
+        versions = ", ".join(f"{name} {version}" for name, version in names.items())
         return cls(socket.gethostname(), versions, cpu_name(), shares, tuple(missing))
 
 
-def look(inputs: tuple[bytes, bytes], path: str, session: str, folders: Sequence[Path]) -> NodeReport:
+def _version(library: str) -> list[str]:
+    try:
+        return [metadata.version(library)]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def look(inputs: Inputs, path: str, session: str, needed: Sequence[Path], libraries: Sequence[str]) -> NodeReport:
     """Load the inputs, and report what this machine sees of the run whose leases are in the file at `path`."""
     _loaded(inputs)
     shares = reads(Path(path), session) and os.access(Path(path).parent, os.W_OK)
-    return NodeReport.of_this(shares=shares, missing=[str(folder) for folder in folders if not folder.exists()])
+    missing = [str(path) for path in needed if not path.exists()]
+    return NodeReport.of_this(shares=shares, missing=missing, libraries=libraries)
 
 
-def work(inputs: tuple[bytes, bytes], path: str, session: str, lease: str, call: bytes) -> tuple[Any, list[str]]:
+def work(inputs: Inputs, path: str, session: str, lease: str, call: bytes) -> tuple[Any, list[str]]:
     """Execute a pickled function of this module with a lease; return its result and the warnings of casewise."""
     import ray
     import ray.cloudpickle
@@ -75,6 +91,11 @@ def attempt_of(inputs: JobInputs, job: Job, plan: ComputePlan, side_by_side: int
     return None if job.intact() else attempt(job, inputs, plan, side_by_side)
 
 
+def prepare_part(inputs: None, function: Callable[[list[Any]], None], items: list[Any]) -> None:
+    """Do work on some images (see `casewise.modalities.store.workers`)."""
+    function(items)
+
+
 def plans_of(inputs: JobInputs, jobs: Sequence[Job], folder: RunFolder, threads: int) -> dict[str, ComputePlan]:
     """The compute plans of the networks, measured on this machine, whose own earlier measurements are used."""
     from casewise.jobs.compute_plans import compute_plans
@@ -82,10 +103,12 @@ def plans_of(inputs: JobInputs, jobs: Sequence[Job], folder: RunFolder, threads:
     return compute_plans(jobs, inputs, folder, threads)
 
 
-def _loaded(inputs: tuple[bytes, bytes]) -> Any:
+def _loaded(inputs: Inputs) -> Any:
     """The inputs, loaded once by each process, after what users have registered."""
     import ray.cloudpickle
 
+    if inputs is None:
+        return None
     registrations, pickled = inputs
     key = hashlib.sha256(registrations + pickled).hexdigest()
     if key not in _LOADED:

@@ -155,6 +155,7 @@ def _pictures(run: FinishedRun, case: str, networks: list[CaseExplanation], fold
                     "file": str(file.relative_to(folder)),
                     "empty": empty,
                     "flat": not empty and saliency.flat,
+                    "layer": saliency.layer,
                     "cells": list(saliency.map_size),
                     "predicted": _value_text(run, target, prediction.y_pred),
                     "probability": prediction.probability,

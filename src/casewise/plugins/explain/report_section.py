@@ -283,6 +283,8 @@ def _strip(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> l
 def _caption(entry: Values, form: tuple[str, str, str]) -> str:
     """The method, the prediction and whether it is correct; of contributions their sum."""
     method = METHODS.get(str(entry["method"]), str(entry["method"]))
+    if entry.get("layer"):
+        method += f" at {entry['layer']}"
     if entry.get("cells") and entry["method"] != "contributions":
         method += f", {' × '.join(map(str, entry['cells']))} cells"
     predicted = str(entry["predicted"])

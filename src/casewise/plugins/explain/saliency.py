@@ -87,6 +87,7 @@ class SaliencyMap:
         grid: rows and columns of images on a panel.
         output_sum: of contributions, the explained output as a sum; None for other methods.
         own: (V, H, W) from 0 to 1, the map that a U-Net computes itself, for all outputs; None for other networks.
+        layer: the layer that Grad-CAM reads; empty for other methods.
     """
 
     row: int
@@ -101,6 +102,7 @@ class SaliencyMap:
     grid: tuple[int, int]
     output_sum: OutputSum | None = None
     own: np.ndarray | None = None
+    layer: str = ""
 
     @property
     def signed(self) -> bool:
@@ -307,7 +309,8 @@ def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget
             separate = scaled(by_sequence.flatten(0, 1)[None], last.method)[0].reshape(by_sequence.shape)
         arrays = [values.numpy() for values in (slot_tiles, panels, maps, separate, raw, contrast)]
         saliency = SaliencyMap(int(row), *arrays, size, peaks, _grid(data))  # type: ignore[arg-type,call-arg]
-        results.append(replace(saliency, own=own.numpy() if own.numel() else None))
+        layer = model.saliency_method(panels).layer
+        results.append(replace(saliency, own=own.numpy() if own.numel() else None, layer=layer))
     return results
 
 

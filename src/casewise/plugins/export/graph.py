@@ -94,8 +94,8 @@ def raw_outputs(network: Network, panels: Tensor) -> Tensor:
         filled = torch.where(occupied.unsqueeze(-1), features, torch.zeros_like(features))
         assert network.pooling is not None  # its panels are bags
         pooled = (network.pooling.shares(filled, occupied).unsqueeze(-1) * filled).sum(dim=1)
-    linear: Any = network.head[-1]
-    result: Tensor = linear(pooled) * network.target_std + network.target_mean
+    layers: Any = network.head[1:] if network.bags else network.head
+    result: Tensor = layers(pooled) * network.target_std + network.target_mean
     return result
 
 

@@ -45,7 +45,8 @@ def init(
     casewise init onestep-pasi --images photos
 
     It asks nothing and never overwrites or changes a file. It prints what it understood and what it doubts, and writes
-    the same as comments into study.yaml. Then: casewise validate study.yaml, casewise run study.yaml.
+    the same as comments into study.yaml, whose `budget` is the time for the whole run.
+    Then: casewise validate study.yaml, casewise run study.yaml.
     """
     from casewise.errors import CasewiseError
     from casewise.files import TABLES

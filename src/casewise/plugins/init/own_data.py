@@ -426,7 +426,7 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
             by, comment = "by: number, ", "neighbouring file numbers may show one person: runs of them are on one side"
         lines.append(f"split: {{{by}test: {test}, folds: {facts.folds}}}  # {comment}")
     lines.append(
-        "budget: 30min  # network and training are planned from the images; the run writes the plan to plan.yaml"
+        "budget: 30min  # for the whole run, also 2h; network and training are planned to fit: see plan.yaml of the run"
     )
     if not weights:
         lines += [

@@ -34,8 +34,10 @@ SPECIAL = {
     "\N{NO-BREAK SPACE}": "~",
     "\N{NARROW NO-BREAK SPACE}": r"\,",
 }
-# Rows that fit on a page; longer tables need the package longtable.
+# Rows that fit on a page, and letters of a line with the room between columns: of usual size, of small print, of the
+# smallest, and of small print along the height of a page.
 PAGE_ROWS = 45
+GAP, WIDTH, SMALL_WIDTH, TINY_WIDTH, SMALL_HEIGHT = 3, 75, 105, 140, 185
 
 
 @dataclass(frozen=True)
@@ -96,28 +98,58 @@ def escaped(text: str) -> str:
 
 
 def latex(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A `tabular` (or `longtable`) with its caption; it needs no package otherwise.
+    """A table as wide as a page at most; its first line names the packages that it needs.
+
+    Columns that do not fit side by side are broken into lines of small print; if single words do not fit, a table is
+    turned by 90 degrees, and one of several pages has the smallest print.
 
     Raises:
         ValueError: a row has another number of cells than the head.
     """
     if wrong := next((row for row in rows if len(row) != len(heads)), None):
         raise ValueError(f"a row has {len(wrong)} cells, the head {len(heads)}: {wrong}")
-    lines = [" & ".join(map(escaped, row)) + r" \\" for row in rows]
-    head, columns = " & ".join(map(escaped, heads)) + r" \\", "l" * len(heads)
-    if len(rows) > PAGE_ROWS:
-        body = [rf"\begin{{longtable}}{{{columns}}}", rf"\caption{{{escaped(caption)}}}\\", r"\hline", head]
-        return "\n".join(
-            [
-                "% needs \\usepackage{longtable}",
-                *body,
-                r"\hline",
-                r"\endhead",
-                *lines,
-                r"\hline",
-                r"\end{longtable}",
-                "",
-            ]
-        )
-    body = [r"\begin{table}", rf"\caption{{{escaped(caption)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\hline", head]
-    return "\n".join([*body, r"\hline", *lines, r"\hline", r"\end{tabular}", r"\end{table}", ""])
+    long, cells = len(rows) > PAGE_ROWS, list(zip(heads, *rows, strict=True))
+    widths = [max(map(len, column)) + GAP for column in cells]
+    words = [max(len(word) for cell in column for word in (cell.split() or [""])) + GAP for column in cells]
+    environment, packages, size, total = "table", ["array"], r"\scriptsize", SMALL_WIDTH
+    if sum(widths) <= WIDTH:
+        packages, size = [], ""
+    elif sum(words) > SMALL_WIDTH and long:
+        size, total = r"\tiny", TINY_WIDTH
+    elif sum(words) > SMALL_WIDTH:
+        environment, packages, total = "sidewaystable", ["array", "rotating"], SMALL_HEIGHT
+    columns = "l" * len(heads)
+    if size:
+        fitted = broken(widths, words, total)
+        shares = [rf"p{{\dimexpr {width / sum(fitted):.3f}\linewidth-2\tabcolsep}}" for width in fitted]
+        columns = "".join(rf">{{\raggedright\arraybackslash}}{share}" for share in shares)
+    head, *lines = (" & ".join(map(escaped, row)) + r" \\" for row in (heads, *rows))
+    title = rf"\caption{{{escaped(caption)}}}"
+    if long:
+        packages.append("longtable")
+        parts = [rf"{{{size}\begin{{longtable}}{{{columns}}}", title + r"\\", r"\hline", head, r"\hline", r"\endhead"]
+        parts += [*lines, r"\hline", r"\end{longtable}}"]
+    else:
+        parts = [
+            rf"\begin{{{environment}}}",
+            title,
+            rf"{size}\begin{{tabular}}{{{columns}}}",
+            r"\hline",
+            head,
+            r"\hline",
+        ]
+        parts += [*lines, r"\hline", r"\end{tabular}", rf"\end{{{environment}}}"]
+    needs = [rf"% needs \usepackage{{{','.join(packages)}}}"] if packages else []
+    return "\n".join([*needs, *parts, ""])
+
+
+def broken(widths: Sequence[int], words: Sequence[int], total: int) -> list[int]:
+    """Widths of columns in letters, the widest ones made narrower until all fit, but not below their longest word.
+
+    >>> broken([10, 40, 60], [8, 12, 12], 70)
+    [10, 30, 30]
+    """
+    most = max(widths)
+    while most > 1 and sum(max(word, min(width, most)) for width, word in zip(widths, words, strict=True)) > total:
+        most -= 1
+    return [max(word, min(width, most)) for width, word in zip(widths, words, strict=True)]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.folder_layout import ENDINGS
 from casewise.modalities.registry import modality_of
 from casewise.plugins.serve.settings import Json
 from casewise.plugins.serve.submission import slots_of
+from casewise.predictions.covariates import encodings_of
 from casewise.report.formatting import display_name
-from casewise.report.terms import unit_of
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 from casewise.version import __version__
@@ -54,7 +55,7 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "targets_by_name": {target["name"]: target for target in targets},
         "titles": titles,
         "coverage": level,
-        "unit": unit_of(study),
+        "unit": study.unit,
         "response": about.get("response"),
         "slots": slots_of(study),
         "regions": list(study.regions),
@@ -67,6 +68,23 @@ def describe(model: TrainedModel, study: Study, learner: str, networks: list[str
         "explained_targets": list(study.outputs),
         "card": model.card,
     }
+
+
+def covariate_fields(record: Mapping[str, Any]) -> list[Json]:
+    """The fields of covariates: numbers have a `range`, categories `levels`; `optional` if training cases lacked some.
+
+    Args:
+        record: of the models of covariates (`casewise.predictions.covariates.CovariateFit`); empty if none is served.
+    """
+    return [
+        {
+            "name": each.name,
+            "range": list(each.limits) or None,
+            "levels": [level for level in each.levels if level],
+            "optional": each.marks_missing or "" in each.levels,
+        }
+        for each in encodings_of(record)
+    ]
 
 
 def several_images(study: Study, networks: list[str]) -> str:

@@ -15,13 +15,13 @@ from casewise.errors import CasewiseError, ImageError, RunError, counted
 from casewise.evaluation.agreement import band_of
 from casewise.inference.ensemble import Ensemble
 from casewise.inference.input_checks import reasons_of
-from casewise.inference.model import TrainedModel, load_bundle
+from casewise.inference.model import TrainedModel, load_bundle, with_columns
 from casewise.inference.new_cases import cases_of, new_table, prepare_together
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
-from casewise.plugins.serve.description import describe
+from casewise.plugins.serve.description import covariate_fields, describe
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
 from casewise.plugins.serve.settings import Json, ServiceError
 from casewise.plugins.serve.submission import (
@@ -64,11 +64,6 @@ class ModelSession:
         if len(self.ensemble.learners) > 1:
             names, count = ", ".join(self.ensemble.learners), counted(len(self.ensemble.learners), "learner")
             raise RunError(f"--learner: {learner} means {count}; a service shows one. Choose one of: {names}.")
-        if columns := ", ".join(self.ensemble.covariates.get("columns", ())):
-            raise RunError(
-                f"--learner: {learner} needs {columns} of each case, for which the page has no fields. Use `casewise "
-                "predict` with a table, or choose a learner of images only, such as `headline`."
-            )
         self.max_pixels, self.explainer = max_pixels, explainer()
         self.learner = self.ensemble.learners[0]
         self._check_columns()
@@ -86,7 +81,8 @@ class ModelSession:
         networks = {member.model for member in self.ensemble.members}
         explainable = self.explainer.explainable(self.model.members) if self.explainer else []
         maps = [name for name in explainable if name in networks]
-        return describe(self.model, self.study, self.learner, sorted(networks), maps)
+        described = describe(self.model, self.study, self.learner, sorted(networks), maps)
+        return described | {"covariates": covariate_fields(self.ensemble.covariates)}
 
     def predict(self, submission: Submission, folder: Path) -> Json:
         """The answer of /api/predict for images in `folder`.
@@ -165,6 +161,7 @@ class ModelSession:
         rows = self._cells(submission, folder)
         table = new_table(rows, self.model.reader, work, columns=self._columns, root=folder)
         cells = table.cells()
+        table = with_columns(table, cells, self.ensemble)
         cases = cases_of(cells, table.study)
         if not predict:
             prepared, refused = prepare_together(table, cells, cases, work / "prepared")
@@ -189,7 +186,8 @@ class ModelSession:
         column, rows = slot_column(self.study), []
         for file in into_series(submission, folder) if self.description["series"] else submission.files:
             cells = {"path": file.stored, "subject": SUBJECT, "visit": f"visit {file.visit + 1}"}
-            rows.append(cells | ({column: file.slot} if column else {}))
+            covariates = submission.visits[file.visit].covariates
+            rows.append({**cells, **({column: file.slot} if column else {}), **covariates})
         return pd.DataFrame(rows)
 
     def _check_columns(self) -> None:
@@ -227,8 +225,8 @@ class ModelSession:
             own = by_visit[f"visit {number + 1}"]
             results = [self._result(submission, row) for row in own.to_dict("records")]
             images = [{"file": f.name, "region": f.slot} for f in submission.files if f.visit == number]
-            entry = {"visit": visit.name, "day": visit.day, "images": images, "results": results}
-            visits.append(entry | {"flags": flags_of(results)})
+            entry = {"visit": visit.name, "day": visit.day, "covariates": dict(visit.covariates), "images": images}
+            visits.append(entry | {"results": results, "flags": flags_of(results)})
         return {
             "model": self._facts,
             "notice": self.description["notice"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,11 @@ class UploadedFile:
 
 @dataclass(frozen=True)
 class Visit:
-    """A visit: its name, and its day after the first one; None if the client does not say."""
+    """A visit: its name, its day after the first one (None if not stated), and covariates (empty if missing)."""
 
     name: str
     day: float | None = None
+    covariates: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

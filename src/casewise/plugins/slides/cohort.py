@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from casewise.cohort.cohort import Cohort, with_panels
 from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, CohortError, ImageError, RunError
 from casewise.modalities.base import Start
+from casewise.modalities.store.workers import Progress, Work, of_each_image, spread
 from casewise.plugins.slides.files import SLIDE_FILES
 from casewise.plugins.slides.settings import Tiles, tiles_of
 from casewise.study.schema import Study
@@ -36,10 +37,11 @@ FACTS = ("slide_vendor", "slide_mpp", "slide_magnification", "slide_size")
 FOLDER = "slides"
 # The thumbnail of a slide; only in `pictures`.
 PICTURE = "slide_picture"
-# The number of slides that are planned at a time, and the bytes they may use together: a large one uses half of them.
-AT_ONCE = 4
+# The bytes that slides may use together while they are read: a large one uses half of them.
 MEMORY = 490 * 10**6
 TIFFS = {".tif", ".tiff"}
+# With fewer slides, other machines would take longer to begin than this one to finish.
+FEWEST = 16
 SHOWN = 200
 FEW = 5
 # Notes of several slides that differ only in numbers are merged, unless the number is a level.
@@ -76,7 +78,7 @@ def into_tiles(study: Study, cohort: Cohort, folder: Path | None, show: Show) ->
     plan = plan_of(study)
     paths = [Path(path) for path in cohort.images["path"]]
     with show.bar("slides") as bar:
-        planned = _planned(paths, plan, folder, lambda done: bar(done, len(paths)))
+        planned = _planned(paths, plan, folder, bar)
     slides = [slide for slide in planned if slide is not None]
     if not slides:
         note = "The study states how to cut slides, but no row names a slide: images are used as they are."
@@ -197,40 +199,38 @@ def _check(study: Study, cohort: Cohort) -> None:
         )
 
 
-def _planned(
-    paths: Sequence[Path], plan: TilePlan, folder: Path | None, tell: Callable[[int], None]
-) -> list[PlannedSlide | None]:
+def _planned(paths: Sequence[Path], plan: TilePlan, folder: Path | None, tell: Progress) -> list[PlannedSlide | None]:
     """The tiles of each path; None for images that are not slides.
 
     Raises:
         ImageError: with the problems of all slides.
     """
-    import joblib
-
     from casewise.modalities.store.store_builder import Budget
+    from casewise.plugins.slides.plans import is_planned
 
+    if folder:
+        slides = [path for path in paths if path.suffix.lower() in SLIDE_FILES | TIFFS]
+        parts = [[path] for path in slides if not is_planned(path, plan, folder)]
+        if len(parts) >= FEWEST:
+            work = Work(partial(_plan_part, plan, folder.absolute()), parts, folder, slides)
+            spread(work, len(paths) - len(parts), tell)
     budget = Budget(MEMORY)
-    problems: dict[int, str] = {}
-    planned: dict[int, PlannedSlide | None] = {}
-    pool = ThreadPoolExecutor(min(AT_ONCE, int(joblib.cpu_count())), thread_name_prefix="slides")
-    try:
-        jobs = {pool.submit(_plan, path, plan, folder, budget): row for row, path in enumerate(paths)}
-        for done, job in enumerate(as_completed(jobs), 1):
-            try:
-                planned[jobs[job]] = job.result()
-            except ImageError as error:
-                problems[jobs[job]] = str(error)
-            tell(done)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    planned, problems = of_each_image(len(paths), lambda row: _plan(paths[row], plan, folder, budget), progress=tell)
     if problems:
-        slides = len(problems) + sum(slide is not None for slide in planned.values())
+        count = len(problems) + sum(slide is not None for slide in planned.values())
         lines = [f"  {problems[row]}" for row in sorted(problems)]
         if len(lines) > SHOWN:
             lines[SHOWN:] = [f"  … and {len(lines) - SHOWN:,} more like these."]
-        more = " The plans of the others are kept." if folder and len(problems) < slides else ""
-        raise ImageError("\n".join([f"{len(problems):,} of {slides:,} slides cannot be cut into tiles.{more}", *lines]))
+        more = " The plans of the others are kept." if folder and len(problems) < count else ""
+        raise ImageError("\n".join([f"{len(problems):,} of {count:,} slides cannot be cut into tiles.{more}", *lines]))
     return [planned[row] for row in range(len(paths))]
+
+
+def _plan_part(plan: TilePlan, folder: Path, paths: Sequence[Path]) -> None:
+    """Store the planned tiles of some slides; those that cannot be read are left out."""
+    from casewise.modalities.store.store_builder import Budget
+
+    of_each_image(len(paths), lambda row: _plan(paths[row], plan, folder, Budget(MEMORY)), workers=1)
 
 
 def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> PlannedSlide | None:

@@ -38,6 +38,12 @@ def name_of(path: Path, plan: TilePlan) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def is_planned(path: Path, plan: TilePlan, folder: Path) -> bool:
+    """Whether tiles of this slide and this plan are stored; they are not read."""
+    name = name_of(path, plan)
+    return bool(name) and (folder / f"{name}.npz").is_file()
+
+
 def find(path: Path, plan: TilePlan, folder: Path) -> PlannedSlide | None:
     """The stored tiles of this slide and this plan; None if there are none or they cannot be read."""
     return _read(path, folder, name_of(path, plan))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casewise.console import duration
 from casewise.errors import counted
 from casewise.files import write_atomic
 from casewise.modalities.base import Picture
@@ -80,7 +81,7 @@ def slices_and_pictures(study: Study, cohort: Cohort, folder: Path, show: Show) 
         slices = prepare_slices(cases, steps_of(study), folder, progress=lambda done, total: bar(done, total))
     size = study.images.size
     text = f"{counted(len(cases), 'case')}, {counted(len(slices.slices), 'slice')} of {size} px"
-    show.line("scans", f"{text}, {time.monotonic() - start:.1f} s")
+    show.line("scans", f"{text}, {duration(time.monotonic() - start)}")
     if volumes_of(study).roi == "none":
         show.line("", "No region of interest is stated: networks see the whole plane.")
     for note in _notes(study, slices):

@@ -11,17 +11,19 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import CasewiseError, RunError, counted
 from casewise.files import checksum, parsed_json, replacing, storage_message, write_atomic, write_json
 from casewise.modalities.store.file_check import ARRAY_DAMAGE, raise_if_memory
+from casewise.modalities.store.workers import Work, spread
 from casewise.plugins.volumes.case_files import CaseSources, doubled_in, empty_in, gather, not_prepared
 from casewise.plugins.volumes.preprocess import DECILES, Prepared, Steps, prepare_case
 from casewise.plugins.volumes.standardise import SubjectScans, subject_scans
@@ -32,6 +34,8 @@ MARKER = "slices.json"
 HISTOGRAM = ("ranges", "quantiles", "voxels")
 OF_SUBJECTS = tuple(field.name for field in fields(SubjectScans))
 HIGHEST = 32767
+# With fewer cases to be prepared, by their bias correction, other machines would take longer to begin than this one.
+FEWEST = {"n4": 8, "none": 200}
 # In the fitted preprocessing of a network: intensities are standardised by all slices of a subject.
 BY_SUBJECT = "subject"
 
@@ -97,7 +101,7 @@ def prepare_slices(
         ImageError: cases cannot be prepared; the message names all of them, and the others are kept.
         RunError: the folder cannot be written.
     """
-    from joblib import Parallel, cpu_count, delayed
+    from joblib import cpu_count
 
     case_folder = Path(folder) / "cases"
     try:
@@ -105,12 +109,19 @@ def prepare_slices(
     except OSError as error:
         raise RunError(f"{folder}: slices cannot be stored here: {error.strerror or error}.") from error
     names = [_name(case, steps) for case in cases]
-    missing = [number for number, name in enumerate(names) if not name or not (case_folder / name).is_file()]
+    missing = [number for number, name in enumerate(names) if not _is_prepared(name, case_folder)]
+    if len(missing) >= FEWEST[steps.bias]:
+        files = [path for number in missing for paths in cases[number].paths for path in paths[:1]]
+        work = Work(
+            partial(_prepare_part, steps, case_folder.absolute()),
+            [[cases[number]] for number in missing],
+            folder,
+            files,
+        )
+        if spread(work, len(cases) - len(missing), progress):
+            missing = [number for number in missing if not _is_prepared(names[number], case_folder)]
     problems: dict[int, list[str]] = {}
-    workers = min(processes or cpu_count(), max(len(missing), 1))
-    results = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(
-        delayed(_prepare_file)(number, cases[number], steps, case_folder) for number in missing
-    )
+    results = _on_all_cores(cases, missing, steps, case_folder, processes or cpu_count())
     for done, (number, name, problem) in enumerate(results, len(cases) - len(missing) + 1):
         names[number] = name
         if problem:
@@ -197,10 +208,47 @@ def _name(case: CaseSources, steps: Steps) -> str:
     return f"{digest.hexdigest()[:32]}.npz"
 
 
+def _is_prepared(name: str, folder: Path) -> bool:
+    return bool(name) and (folder / name).is_file()
+
+
+def _on_all_cores(
+    cases: Sequence[CaseSources], numbers: Iterable[int], steps: Steps, folder: Path, workers: int
+) -> Iterator[tuple[int, str, list[str]]]:
+    """Prepare cases in parallel processes; when the system ends one of them, half as many continue."""
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    waiting = set(numbers)
+    while waiting:
+        results = Parallel(n_jobs=min(workers, len(waiting)), return_as="generator_unordered", batch_size=1)(
+            delayed(_prepare_file)(number, cases[number], steps, folder) for number in sorted(waiting)
+        )
+        try:
+            for result in results:
+                waiting.discard(result[0])
+                yield result
+        except TerminatedWorkerError:
+            workers = max(1, min(workers, len(waiting)) // 2)
+            log.warning(
+                "A process that prepares scans was ended by the system, most often because memory ran out. "
+                "%s without a result yet: prepared by %s.",
+                *(counted(len(waiting), "case"), counted(workers, "process", "processes")),
+            )
+
+
+def _prepare_part(steps: Steps, folder: Path, cases: Sequence[CaseSources]) -> None:
+    """Write the files of some cases on another machine; one with problems has no file."""
+    for case in cases:
+        _prepare_file(0, case, steps, folder)
+
+
 def _prepare_file(number: int, case: CaseSources, steps: Steps, folder: Path) -> tuple[int, str, list[str]]:
     """Prepare a case and write its file; return its number, the name of the file, and problems instead of raising
     them.
     """
+    if _is_prepared(name := _name(case, steps), folder):  # by a process that ended before it could tell
+        return number, name, []
     loaded = gather(case)
     if loaded.problems:
         return number, "", loaded.problems

@@ -63,7 +63,7 @@ class RecallCurve:
 
 
 def curves_of(entry: ClassFigures, figures: Figures) -> list[Curve]:
-    """The curves to draw from an entry of `classes` and the figures beside it; at most eight."""
+    """The curves to draw from an entry of `classes` and the figures beside it; at most `MOST_CURVES`."""
     curves = []
     for name, curve in list(entry.roc.items())[:MOST_CURVES]:
         if len(curve.get("fpr", [])) < 2:
@@ -82,7 +82,7 @@ def curves_of(entry: ClassFigures, figures: Figures) -> list[Curve]:
 
 
 def recall_curves(rows: pd.DataFrame, names: Sequence[str], entry: ClassFigures, figures: Figures) -> list[RecallCurve]:
-    """Precision against recall of each class that has a ROC curve; at most eight.
+    """Precision against recall of each class that has a ROC curve; at most `MOST_CURVES`.
 
     Args:
         rows: predictions of one learner and stage, with `y_true` and the probabilities `p0`, `p1`, …

@@ -32,7 +32,7 @@ from casewise.report.figures.drawing import Look
 from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
 from casewise.report.sections.classes import further_tables, pooled
 from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
-from casewise.report.terms import RESPONSE_SIDES, SIDES, evaluated, evaluated_on, terms_of, unit_of
+from casewise.report.terms import RESPONSE_SIDES, SIDES, evaluated, evaluated_on, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def response_blocks(context: ReportContext, entry: Response, stage: str) -> list
         rows = visit_rows(entry)
         if len(visits) > MOST_VISITS:
             rows.append(Row(f"{len(visits) - MOST_VISITS} further visits", [Cell("")] * (1 + len(names))))
-        blocks.append(Table(["Visit", f"{capital(unit_of(context.study))}s", *names], rows, VISITS))
+        blocks.append(Table(["Visit", f"{capital(context.study.unit)}s", *names], rows, VISITS))
     return blocks
 
 
@@ -267,7 +267,7 @@ def score_ranges(context: ReportContext) -> list[ScoreRange]:
 
 def _score_range(name: str, rows: pd.DataFrame, study: Study) -> ScoreRange:
     truth, predicted = (rows[column].to_numpy(float) for column in ("y_true", "y_pred"))
-    plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=unit_of(study))
+    plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=study.unit)
     figures = by_subject(truth, {name: predicted}, rows["subject"].to_numpy(), plan)[name]
     shown = {metric: figures[metric] for metric in ("mae", "bias")}
     return ScoreRange(name, len(rows), int(rows["subject"].nunique()), shown)
@@ -290,7 +290,7 @@ def detail(context: ReportContext) -> Section | None:
     if len(ranges) > 1:
         rows = [Row(each.name, [Cell(str(each.subjects)), write.cell("mae", each.figures["mae"])]) for each in ranges]
         caption = RANGES.format(place=capital(evaluated_on(context, context.stage)))
-        by_range = Table(["Physician", f"{capital(unit_of(context.study))}s", write.title("mae")], rows, caption)
+        by_range = Table(["Physician", f"{capital(context.study.unit)}s", write.title("mae")], rows, caption)
         blocks.append(Fold("Error by range of the score, with intervals", [by_range]))
     if readers := reader_tables(context):
         blocks.append(Fold("Agreement between readers, and of the model with each", readers))

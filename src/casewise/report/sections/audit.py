@@ -22,7 +22,7 @@ PAIR_KINDS = {"bytes": "Same file", "pixels": "Same pixels", "near": "Near-ident
 MOST_FINDINGS, MOST_PAIRS, MOST_TESTS, MOST_LACKING = 60, 3, 60, 40
 NAMES = {
     "twins-across-subjects": "near-duplicates under two subjects",
-    "twins-across-splits": "near-duplicates on both sides of the split",
+    "twins-across-splits": "near-duplicates of one subject on both sides of the split",
     "twins-across-labels": "near-duplicates with two labels",
     "twins-within-subject": "near-duplicates within one subject",
     "subjects-across-splits": "one subject on both sides of the split",
@@ -33,6 +33,7 @@ NAMES = {
 }
 EVIDENCE = {
     "files": "file properties",
+    "file-name": "the prefix of the file name",
     "file-size": "the number of bytes per pixel",
     "shape": "the shape of the {noun}",
     "border": "the {noun} border",

@@ -10,7 +10,7 @@ from casewise.report.figures import calibration as draw
 from casewise.report.figures.drawing import Look
 from casewise.report.formatting import MISSING, capital, counted, number, plain
 from casewise.report.tables import figure_cell, metric_format, percent_cell
-from casewise.report.terms import SIDES, terms_of, unit_of
+from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def of_stage(context: ReportContext, stage: str) -> list[Block]:
     """The curves of a stage, and folded its slopes and decision curves."""
     terms, points = terms_of(context), metric_format(context.study, context.outcome).points
     by_name = (context.metrics.calibration or {})[stage]
-    classes, unit = bool(context.classes), unit_of(context.study)
+    classes, unit = bool(context.classes), context.study.unit
     what = "share of the class against its predicted probability" if classes else "reference against the prediction"
     alt = f"Smoothed {what}, with its band; slope and intercept are in the table."
     curves = []
@@ -130,7 +130,7 @@ def prediction_sets(context: ReportContext) -> Section | None:
     facts, rows = calibrated(study, metrics), coverage(study, metrics)
     if not metrics.prediction_sets or not facts:
         return None
-    classes, unit = bool(context.classes), unit_of(study)
+    classes, unit = bool(context.classes), study.unit
     blocks: list[Block] = [Facts(facts)]
     meaning: list[Block] = [Text((CLASSES if classes else NUMBERS).format(unit=unit), note=True)]
     if rows:
@@ -148,7 +148,7 @@ def calibrated(study: Study, metrics: Results) -> list[tuple[str, str]]:
     if record is None or target not in record.targets:
         return []
     calibration, classes = record.targets[target].calibration, study.classes_of(target)
-    unit = unit_of(study)
+    unit = study.unit
     facts = [("Level aimed at", f"{100 * record.level:g} % of new {unit}s")]
     if not classes:
         half = f"none: {record.fewest} {unit}s are needed"

@@ -34,7 +34,7 @@ MATRIX = "Outlined: both agree. Shade and percent: the share of the row."
 POOLED = "Figures pooled over each {site} mix different networks and {sites}. They must not be read as {means}."
 ROC = (
     "ROC curves {place}: each class against the others{mean}. Grey: chance. Dots: operating points, whose thresholds"
-    " were chosen on other cases, so that they can lie off the curve. At most {most} classes are drawn."
+    " were chosen on other cases, so that they can lie off the curve.{more}"
 )
 MEAN_CURVE = ", each curve the mean over the folds"
 RECALL = (
@@ -105,7 +105,8 @@ def pooled(context: ReportContext) -> list[Text]:
 def _plots(context: ReportContext, entry: ClassFigures, figures: Figures) -> list[Plot]:
     """The ROC and precision-recall curves and the reliability diagram, those that there are."""
     folds, plots = context.stage == "oof", []
-    texts = {"place": evaluated_on(context, context.stage), "noun": terms_of(context).noun, "most": draw.MOST_CURVES}
+    texts = {"place": evaluated_on(context, context.stage), "noun": terms_of(context).noun}
+    texts["more"] = f" The first {draw.MOST_CURVES} classes are drawn." if len(entry.roc) > draw.MOST_CURVES else ""
     if curves := draw.curves_of(entry, figures):
         areas = ", ".join(f"{curve.name} {WRITE.cell('auroc', curve.auroc).text}" for curve in curves)
         alt = f"Sensitivity against the false positive rate, with the AUROC: {areas}."

@@ -10,7 +10,7 @@ from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
-from casewise.report.terms import terms_of, unit_of
+from casewise.report.terms import terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _facts(context: ReportContext, networks: list[str]) -> list[tuple[str, str]]
     figures = context.metrics.counterfactuals or {}
     entries = figures[networks[0]].values()
     cases, subjects = (max(getattr(entry, name) for entry in entries) for name in ("cases", "subjects"))
-    facts = [("Cases", f"{cases:,} of {counted(subjects, unit_of(context.study))}, drawn by the seed")]
+    facts = [("Cases", f"{cases:,} of {counted(subjects, context.study.unit)}, drawn by the seed")]
     apart = {*context.learners, context.learner} - set(figures)
     if apart:
         names = sorted(apart, key=lambda name: (name != context.learner, name))

@@ -50,7 +50,7 @@ MOST_REPORTS, MOST_SHOWN = 16, 4
 ORDER = "{stage}, the best {order} first; marked: the reported learner."
 AGAINST = (
     "Against: whether the learner of the row is better or worse by {metric}, and the difference, with an interval that"
-    " holds for all pairs of learners at once. Tested are pairs with the best learner and with a baseline."
+    " holds for all pairs of learners at once. Tested are pairs with the best learner{baselines}."
 )
 POOLED = (
     "Figures pooled over each {site} mix different networks and sources, and do not estimate the performance in a new"
@@ -87,7 +87,9 @@ def section(context: ReportContext) -> Section | None:
     whole: list[Block] = [tables[0][1]]
     if any(_comparison(context, stage) for stage, _ in tables):
         write = metric_format(context.study, context.outcome)
-        whole.append(Text(AGAINST.format(metric=write.phrase(kind_report(context.kind).compared)), note=True))
+        baselines = " and with a baseline" if any(map(is_baseline, context.learners)) else ""
+        note = AGAINST.format(metric=write.phrase(kind_report(context.kind).compared), baselines=baselines)
+        whole.append(Text(note, note=True))
     if any(name.startswith(FITTED) for name in context.learners) and "oof" in context.stages:
         whole.append(Text(FITTED_WEIGHTS, note=True))
     blocks += [Fold("Metrics and differences of all learners", whole)] if plots else whole
@@ -135,7 +137,11 @@ def learner_table(context: ReportContext, stage: str) -> Table | None:
         cells = [Cell(_noun(context, learner), f"predicts only {only}" if only else "")]
         cells += [write.cell(metric, figures.get(metric)) for metric in metrics]
         cells += [
-            Cell(MISSING) if other == learner else against(write, kind.compared, gap_between(entry, learner, other))
+            Cell(MISSING)
+            if other == learner
+            else Cell(VERDICTS["same"])
+            if figures == context.figures(stage, other)
+            else against(write, kind.compared, gap_between(entry, learner, other))
             for other in others
             if entry
         ]

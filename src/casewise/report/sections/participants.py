@@ -21,7 +21,7 @@ from casewise.report.formatting import (
     plain,
 )
 from casewise.report.tables import metric_format
-from casewise.report.terms import SIDES, unit_of, without_folds
+from casewise.report.terms import SIDES, without_folds
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext
@@ -177,7 +177,7 @@ def precision(study: Study, entry: Precision) -> list[tuple[str, str]]:
     side = SIDES[entry.stage] if entry.stage else ""
     facts = [
         (
-            f"{capital(unit_of(study))}s evaluated {side}".strip(),
+            f"{capital(study.unit)}s evaluated {side}".strip(),
             f"{entry.n_subjects:,}" + (f" ({by_class})" if by_class else ""),
         )
     ]

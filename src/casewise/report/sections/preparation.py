@@ -14,7 +14,7 @@ from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Picture
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import capital, case_label
 from casewise.report.terms import terms_of
-from casewise.study.images import POOLINGS, STRENGTHS
+from casewise.study.images import FLIPS, POOLINGS, STRENGTHS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 MOST_PHOTOGRAPHS, MOST_PANELS = 12, 8
 FITS = {"pad": "proportions kept", "stretch": "stretched to a square"}
-FLIPS = {"horizontal": "horizontal flips", "vertical": "vertical flips", "both": "flips in both directions"}
 PADDINGS = {
     "reflect": "mirrored at the edge where it is not square",
     "black": "the rest of the square is black",

@@ -12,7 +12,7 @@ from casewise.report.figures.drawing import Look
 from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital, group_label, p_value, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
-from casewise.report.terms import evaluated_on, terms_of, unit_of
+from casewise.report.terms import evaluated_on, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def section(context: ReportContext) -> Section | None:
     entry = context.metrics.subgroups
     if entry is None:
         return None
-    unit = unit_of(context.study)
+    unit = context.study.unit
     write, confidence = metric_format(context.study, entry.target), terms_of(context).confidence
     titles = [write.title(name) for name in entry.figures]
     caption = TESTS.format(learner=learner_name(entry.learner), place=evaluated_on(context, entry.stage))

@@ -41,7 +41,7 @@ from casewise.report.formatting import (
     span,
 )
 from casewise.report.tables import MetricFormat, metric_format
-from casewise.report.terms import SIDES, terms_of, unit_of
+from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:
@@ -390,7 +390,7 @@ def split(context: ReportContext) -> list[Block]:
     names = {"test": "Test set", "validation": "Validation set", "folds": "Folds"}
     facts += [(names[side], assignment(entry)) for side, entry in (splits.get("assignment") or {}).items()]
     caption = BY_SUBJECT if study.subjects_known else UNKNOWN_SUBJECTS
-    heads = ["Side", f"{capital(unit_of(study))}s", "Cases", "Panels"]
+    heads = ["Side", f"{capital(study.unit)}s", "Cases", "Panels"]
     return [Heading("Split"), Table(heads, rows, caption), Facts(facts)]
 
 

@@ -90,8 +90,8 @@ function describeModel() {
   listFacts("facts", facts);
   get("card").textContent = model.card;
   get("card-fold").hidden = !model.card;
-  options("saliency-target", model.explained_targets.map((name) => [name, titleOf(name)]));
-  options("saliency-learner", model.explained_learners.map((name) => [name, model.explained_titles[name]]));
+  options(get("saliency-target"), model.explained_targets.map((name) => [name, titleOf(name)]));
+  options(get("saliency-learner"), model.explained_learners.map((name) => [name, model.explained_titles[name]]));
   get("learner-choice").hidden = model.explained_learners.length < 2;
   get("saliency").hidden = !model.explained_learners.length;
   get("images").hidden = get("about").hidden = false;
@@ -101,8 +101,8 @@ function listFacts(id, facts) {
   get(id).replaceChildren(...facts.flatMap(([name, text]) => [element("dt", name), element("dd", text)]));
 }
 
-function options(id, pairs) {
-  get(id).replaceChildren(...pairs.map(([value, text]) => {
+function options(select, pairs) {
+  select.replaceChildren(...pairs.map(([value, text]) => {
     const option = element("option", text);
     option.value = value;
     return option;
@@ -118,7 +118,7 @@ function addVisit() {
   visits.push(visit);
   const head = visitHead(visit);
   head.hidden = !model.visits;
-  visit.node.append(element("legend"), head, visitSlots(visit));
+  visit.node.append(element("legend"), head, covariateFields(visit), visitSlots(visit));
   get("visits").append(visit.node);
   visit.node.addEventListener("dragover", (event) => event.preventDefault());
   visit.node.addEventListener("drop", (event) => {
@@ -149,6 +149,27 @@ function visitHead(visit) {
   visit.remove = remove;
   head.append(name, day, remove);
   return head;
+}
+
+// Typed fields of what the model reads besides images: categories as in training, numbers with their range there.
+function covariateFields(visit) {
+  const row = element("div", "", "row");
+  visit.covariates = new Map();
+  for (const { name, levels, range, optional } of model.covariates) {
+    const id = `covariate-${visit.id}-${visit.covariates.size}`;
+    const span = labelled(id, `${name}${optional ? " (may be empty)" : ""}`, "text");
+    let input = span.querySelector("input");
+    if (levels.length) {
+      input.replaceWith(input = element("select"));
+      input.id = id;
+      options(input, [["", optional ? "missing" : "choose"], ...levels.map((level) => [level, level])]);
+    } else Object.assign(input, { inputMode: "decimal", maxLength: 20, placeholder: range ? `${range[0]} to ${range[1]}` : "" });
+    input.required = !optional;
+    visit.covariates.set(name, input);
+    row.append(span);
+  }
+  row.hidden = !visit.covariates.size;
+  return row;
 }
 
 function labelled(id, text, type) {
@@ -277,6 +298,7 @@ function form() {
     const prefix = `${position + 1}.`;
     data.append(`${prefix}visit`, visit.name.value.trim() || (model.visits ? `Visit ${position + 1}` : "case"));
     if (visit.day.value.trim()) data.append(`${prefix}day`, visit.day.value);
+    for (const [name, input] of visit.covariates) if (input.value.trim()) data.append(`${prefix}${name}`, input.value);
     for (const [slot, files] of visit.files) for (const file of files) data.append(`${prefix}${slot || "image"}`, file, file.name);
   });
   return data;

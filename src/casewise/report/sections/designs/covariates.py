@@ -9,7 +9,7 @@ from casewise.report.figures import calibration as draw
 from casewise.report.formatting import MISSING, capital, plain
 from casewise.report.sections.learners import against, gap_between
 from casewise.report.tables import figure_cell, kind_report, metric_format
-from casewise.report.terms import SIDES, terms_of, unit_of
+from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import COVARIATES, JOINED, learner_name
 
 if TYPE_CHECKING:
@@ -83,5 +83,5 @@ def curves(context: ReportContext, entry: AddedValue) -> list[Block]:
             cells = [figure_cell(figure, BENEFIT_DIGITS) for figure in figures]
             rows.append(Row(f"{100 * both.threshold:.3g} %", cells))
     terms = terms_of(context)
-    caption = BENEFIT.format(noun=terms.noun, confidence=terms.confidence, unit=unit_of(context.study))
+    caption = BENEFIT.format(noun=terms.noun, confidence=terms.confidence, unit=context.study.unit)
     return [Plots([plot]), Table(["Threshold", "Covariates", "Both", "Both − covariates"], rows, caption)]

@@ -10,7 +10,7 @@ from casewise.report.context import EXTERNAL, ReportContext, defined
 from casewise.report.formatting import MISSING, capital, counted, number, p_value, plain
 from casewise.report.sections import classes, learners
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, metric_format, percent_cell, verdict
-from casewise.report.terms import SIDES, terms_of, unit_of
+from casewise.report.terms import SIDES, terms_of
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import LearnerDrift
@@ -89,7 +89,7 @@ def groups(context: ReportContext) -> list[Table]:
     write = metric_format(context.study, context.outcome)
     recalls = [f"recall[{label}]" for label in context.classes] if len(context.classes) <= MOST_RECALLS else []
     metrics = [*context.columns("page_external"), *recalls]
-    sizes = [f"{capital(noun)}s" for noun in (terms_of(context).noun, unit_of(context.study))]
+    sizes = [f"{capital(noun)}s" for noun in (terms_of(context).noun, context.study.unit)]
     tables = []
     for column, by_group in (context.metrics.external_by or {}).items():
         rows = []
@@ -127,7 +127,7 @@ def distant_cases(context: ReportContext) -> list[Block]:
     if entry is None:
         return []
     shown: list[Block] = []
-    unit = unit_of(context.study)
+    unit = context.study.unit
     if entry.cohorts:
         counts = entry.cohorts["subjects"]
         fact = f"{counted(counts['own'], unit)} of the study, {counts['external']:,} of the external cohort"
