@@ -76,14 +76,10 @@ def brightened(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 ALTERED: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "resized": resized,
-    "recompressed": recompressed,
-    "cropped": cropped,
-    "brightened": brightened,
-    "left-right": lambda picture, random: picture[:, ::-1],
-    "up-down": lambda picture, random: picture[::-1],
+    "resized": resized, "recompressed": recompressed, "cropped": cropped, "brightened": brightened,
+    "left-right": lambda picture, random: picture[:, ::-1], "up-down": lambda picture, random: picture[::-1],
     "all": lambda picture, random: recompressed(brightened(cropped(picture, random), random), random)[:, ::-1],
-}
+}  # fmt: skip
 
 
 def store_of(pictures: list[np.ndarray], *, fit_as: Fit = "pad", files: list[str] | None = None) -> TileStore:
@@ -139,10 +135,8 @@ def test_black_around_a_picture_goes_and_black_in_it_stays():
 
 @pytest.mark.parametrize("fit_as", ["pad", "stretch"])
 def test_altered_copies_are_found_and_different_films_are_not(fit_as: Fit):
-    random = np.random.default_rng(5)
-    pictures = [film(number, 200, 150 + number % 3 * 30) for number in range(28)]
-    kinds = [""] * len(pictures)
-    sources = list(range(len(pictures)))
+    random, pictures = np.random.default_rng(5), [film(number, 200, 150 + number % 3 * 30) for number in range(28)]
+    kinds, sources = [""] * len(pictures), list(range(len(pictures)))
     for place, (kind, alter) in enumerate(ALTERED.items()):
         for source in range(place * 4, place * 4 + 3):
             pictures.append(np.ascontiguousarray(alter(pictures[source], random)))
@@ -156,8 +150,7 @@ def test_altered_copies_are_found_and_different_films_are_not(fit_as: Fit):
         hits = [found[sources[row], row] for row in rows if (sources[row], row) in found]
         assert len(hits) == len(rows), kind
         mirrored = {"left-right": "left-right", "up-down": "up-down", "all": "left-right"}.get(kind, "none")
-        assert {hit.flip for hit in hits} == {mirrored}
-        assert {hit.kind for hit in hits} == {"near"}
+        assert ({hit.flip for hit in hits}, {hit.kind for hit in hits}) == ({mirrored}, {"near"})
 
 
 def test_the_same_file_and_the_same_pixels_are_told_apart():
@@ -185,28 +178,23 @@ def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float =
     return SecondCheck(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
 
 
-@pytest.mark.parametrize(
-    ("look", "cosine", "flipped", "subjects", "twin"),
-    [
-        (seen(ALIKE + 0.01), None, False, ["a", "b"], True),
-        (seen(ALIKE + 0.01), 0.1, False, ["a", "b"], True),
-        (seen(ALIKE - 0.01), 1.0, False, ["a", "b"], False),
-        (seen(ALIKE - 0.01, pixels=300), None, False, ["a", "b"], True),
-        (seen(ALIKE_SMALL + 0.01, pixels=96), None, False, ["a", "b"], True),
-        (seen(ALIKE_SMALL - 0.01, pixels=96), 1.0, False, ["a", "b"], False),
-        (seen(CLEAR + 0.01, blurred=True), None, False, ["a", "b"], True),
-        (seen(CLEAR - 0.01, blurred=True), None, False, ["a", "b"], False),
-        (seen(CLEAR - 0.01, blurred=True), 0.95, False, ["a", "b"], True),
-        (seen(CLEAR - 0.01, blurred=True), 0.80, False, ["a", "b"], False),
-        (seen(CLEAR - 0.01, blurred=True), 0.95, True, ["a", "b"], False),
-        (seen(DOUBTFUL - 0.01, blurred=True), 1.0, False, ["a", "b"], False),
-        (seen(COPY - 0.01), 1.0, False, ["a", "a"], False),
-        (seen(COPY + 0.01), None, False, ["a", "a"], True),
-        (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "a"], False),
-        (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "b"], True),
-        (SecondCheck(None, 320, False), 1.0, False, ["a", "b"], False),
-    ],
-)
+@pytest.mark.parametrize(("look", "cosine", "flipped", "subjects", "twin"), [
+    (seen(ALIKE + 0.01), None, False, ["a", "b"], True), (seen(ALIKE + 0.01), 0.1, False, ["a", "b"], True),
+    (seen(ALIKE - 0.01), 1.0, False, ["a", "b"], False),
+    (seen(ALIKE - 0.01, pixels=300), None, False, ["a", "b"], True),
+    (seen(ALIKE_SMALL + 0.01, pixels=96), None, False, ["a", "b"], True),
+    (seen(ALIKE_SMALL - 0.01, pixels=96), 1.0, False, ["a", "b"], False),
+    (seen(CLEAR + 0.01, blurred=True), None, False, ["a", "b"], True),
+    (seen(CLEAR - 0.01, blurred=True), None, False, ["a", "b"], False),
+    (seen(CLEAR - 0.01, blurred=True), 0.95, False, ["a", "b"], True),
+    (seen(CLEAR - 0.01, blurred=True), 0.80, False, ["a", "b"], False),
+    (seen(CLEAR - 0.01, blurred=True), 0.95, True, ["a", "b"], False),
+    (seen(DOUBTFUL - 0.01, blurred=True), 1.0, False, ["a", "b"], False),
+    (seen(COPY - 0.01), 1.0, False, ["a", "a"], False), (seen(COPY + 0.01), None, False, ["a", "a"], True),
+    (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "a"], False),
+    (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "b"], True),
+    (SecondCheck(None, 320, False), 1.0, False, ["a", "b"], False),
+])  # fmt: skip
 def test_who_decides_what_a_twin_is(
     monkeypatch: pytest.MonkeyPatch,
     look: SecondCheck,
@@ -264,8 +252,7 @@ def written(pictures: list[np.ndarray], folder: Path, **targets: list) -> tuple[
 
 
 def test_files_are_looked_at_and_tiles_only_where_they_are_gone(tmp_path: Path):
-    random = np.random.default_rng(0)
-    pictures = [limb(number, width=1 + 0.02 * number) for number in range(6)]
+    random, pictures = np.random.default_rng(0), [limb(number, width=1 + 0.02 * number) for number in range(6)]
     store, images = written([*pictures, recompressed(pictures[2], random), cropped(pictures[3], random)], tmp_path)
     found = find_twins(store, images)
     assert [(twin.i, twin.j, twin.blurred) for twin in found] == [(2, 6, False), (3, 7, False)]
@@ -296,8 +283,7 @@ def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_pa
     else:
         cohort = make_chest(tmp_path / "cohort", subjects=24, size=(200, 200), seed=5)
     store, images = phantom_store(plant_twins(cohort, each=5), tmp_path / "tiles", 64)
-    row = {path: number for number, path in enumerate(images["path"])}
-    planted = images[images["twin_of"] != ""]
+    row, planted = {path: number for number, path in enumerate(images["path"])}, images[images["twin_of"] != ""]
     source = {
         row[path]: row[str(cohort.parent / of)] for path, of in zip(planted["path"], planted["twin_of"], strict=True)
     }
@@ -350,8 +336,7 @@ def test_turned_cropped_framed_and_negative_copies_are_found_and_the_map_leads_t
 
 
 def test_a_deep_crop_is_found_whatever_other_images_there_are(tmp_path: Path):
-    random = np.random.default_rng(1)
-    pictures = [film(1000 + number, 200, 160) for number in range(40)]
+    random, pictures = np.random.default_rng(1), [film(1000 + number, 200, 160) for number in range(40)]
     corners = [(int(random.integers(0, 84)), int(random.integers(0, 67))) for _ in range(8)]
     crops = [picture[y : y + 116, x : x + 93] for picture, (y, x) in zip(pictures, corners, strict=False)]
     store, images = written([*pictures[:8], *crops, *pictures[8:]], tmp_path)
@@ -422,8 +407,7 @@ def test_every_known_duplicate_of_the_real_data_is_found(shared: Path, tmp_path:
     copies = cases[cases["duplicate_of"].notna()]
     named = cases["path"].isin([*copies["path"], *copies["duplicate_of"]])
     cases = cases[named | (cases.index % 9 == 0)].reset_index(drop=True)
-    copies = cases[cases["duplicate_of"].notna()]
-    files = [folder / path for path in cases["path"]]
+    copies, files = cases[cases["duplicate_of"].notna()], [folder / path for path in cases["path"]]
     store = prepare(files, Preparation(size=160, channels="grey"), tmp_path)
     found = {(twin.i, twin.j) for twin in find_twins(store, cases.assign(path=files))}
     row = {path: number for number, path in enumerate(cases["path"])}

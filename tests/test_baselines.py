@@ -92,8 +92,7 @@ def test_the_head_of_fastai_reads_the_last_map_of_any_shape(name: str, width: in
     network.body.get_submodule(network.read_map).register_forward_hook(lambda m, i, output: maps.append(output.clone()))
     with torch.no_grad():
         features = network.features(panels)
-        assert network(panels).shape == (2, 3)
-        assert network(panels[..., :32, :32]).shape == (2, 3)
+        assert (network(panels).shape, network(panels[..., :32, :32]).shape) == ((2, 3), (2, 3))
     assert maps[0].shape == (2, width, 2, 3)
     assert torch.equal(features, torch.cat((maps[0].amax((2, 3)), maps[0].mean((2, 3))), 1))
     assert [layer.p for layer in network.head if isinstance(layer, torch.nn.Dropout)] == [0.2, 0.4]
@@ -108,8 +107,7 @@ def test_maps_of_encoders_are_read_at_a_stride(name: str) -> None:
     network = build_network(name, 2, map_cells=3, side=224).eval()
     with torch.no_grad():
         features = network.features(torch.rand(1, 3, 224, 224))
-    assert features.shape == (1, found.channels * 9)
-    assert network.read_map == found.module
+    assert (features.shape, network.read_map) == ((1, found.channels * 9), found.module)
 
 
 def test_a_study_without_networks_reports_its_baselines(baseline_run: Any) -> None:
@@ -136,8 +134,7 @@ def table_of(truth: np.ndarray, predictions: dict[str, np.ndarray]) -> pd.DataFr
 @pytest.mark.parametrize(("good", "code"), [("net", "better"), ("linear_pixels", "worse")])
 def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -> None:
     random = np.random.default_rng(3)
-    truth = random.normal(size=60)
-    bad = "linear_pixels" if good == "net" else "net"
+    truth, bad = random.normal(size=60), "linear_pixels" if good == "net" else "net"
     predictions = {good: truth + 0.1 * random.normal(size=60), bad: truth + random.normal(size=60)}
     table = table_of(truth, predictions)
     outcomes, plan = Outcomes("extent"), Plan(200, 0.95, 0)
@@ -150,13 +147,11 @@ def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -
 
 def test_the_interval_allows_for_the_choice_among_learners() -> None:
     random = np.random.default_rng(5)
-    truth = random.normal(size=60)
-    names = [f"net{number}" for number in range(12)]
+    truth, names = random.normal(size=60), [f"net{number}" for number in range(12)]
     predictions = {name: truth + random.normal(size=60) for name in [*names, "linear_pixels"]}
     tables = [table_of(truth, {name: predictions[name] for name in ("net0", "linear_pixels")})]
     tables.append(table_of(truth, predictions))
-    both = [evaluate(table, Outcomes("extent"), Plan(200, 0.95, 0)) for table in tables]
-    widths = []
+    both, widths = [evaluate(table, Outcomes("extent"), Plan(200, 0.95, 0)) for table in tables], []
     for results in both:
         compared = against_baselines(results)
         difference = compared["differences"]["ccc"]
@@ -167,8 +162,7 @@ def test_the_interval_allows_for_the_choice_among_learners() -> None:
 
 def test_a_baseline_chosen_on_the_judged_cases_is_said_to_be_so() -> None:
     random = np.random.default_rng(6)
-    truth = random.normal(size=60)
-    names = ["net", "linear_pixels", "linear_features"]
+    truth, names = random.normal(size=60), ["net", "linear_pixels", "linear_features"]
     predictions = {name: truth + random.normal(size=60) for name in names}
     for count in (1, 2):
         some = {name: predictions[name] for name in names[: count + 1]}

@@ -212,15 +212,11 @@ backends._begin_worker(os.getppid(), Nothing())
 """
 
 
-@pytest.mark.parametrize(
-    ("code", "arguments", "returned", "torn_down"),
-    [
-        (f"{AS_COMMAND}{TORN_DOWN}main()", ["run", "nowhere.yaml"], 2, False),
-        (f"{AS_COMMAND}called, main = main, None\n{TORN_DOWN}called()", ["--version"], 0, True),
-        (f"{TORN_DOWN}{AS_WORKER}print('worked')", [], 0, False),
-    ],
-    ids=["mistake", "within another program", "worker"],
-)
+@pytest.mark.parametrize(("code", "arguments", "returned", "torn_down"), [
+    (f"{AS_COMMAND}{TORN_DOWN}main()", ["run", "nowhere.yaml"], 2, False),
+    (f"{AS_COMMAND}called, main = main, None\n{TORN_DOWN}called()", ["--version"], 0, True),
+    (f"{TORN_DOWN}{AS_WORKER}print('worked')", [], 0, False),
+], ids=["mistake", "within another program", "worker"])  # fmt: skip
 def test_a_process_ends_with_its_last_line(code: str, arguments: list[str], returned: int, torn_down: bool) -> None:
     # tearing down an interpreter with torch takes many seconds after the last line
     ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

@@ -272,8 +272,7 @@ def test_the_page_asks_for_covariates_and_refuses_bad_ones(covariate_run: Run, c
     from casewise.plugins.serve.settings import ServiceSettings
     from tests.plugins.serve.serving import running
 
-    bundle = covariate_run.finished.files.bundle.path
-    row = absolute(chests).iloc[[0]].assign(age=41, sex="f")
+    bundle, row = covariate_run.finished.files.bundle.path, absolute(chests).iloc[[0]].assign(age=41, sex="f")
     expected = load_bundle(bundle).predict(row, learner=JOINED).iloc[0]
     with running(ServiceSettings(bundle, learner=JOINED)) as service:
 

@@ -74,8 +74,7 @@ def settings_of(preset: str, folder: Path) -> Any:
 @pytest.mark.plugins("volumes")
 @papers
 def test_values_are_those_of_the_presets(path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.getbasetemp()
-    checked = 0
+    folder, checked = tmp_path_factory.getbasetemp(), 0
     for row in statements(path):
         for key, expected in row.get("value", {}).items():
             value = settings_of(row["preset"], folder)

@@ -21,8 +21,7 @@ def test_chunks_show_every_tile_once(count: int, slots: int) -> None:
     found = chunks(list(range(count)), slots)
     assert all(len(view) == slots for view in found)
     shown = [t for view in found for t in view if t != EMPTY]
-    assert shown == list(range(count))
-    assert len(found) == -(-count // slots)
+    assert (shown, len(found)) == (list(range(count)), -(-count // slots))
 
 
 @given(st.integers(1, 9), st.integers(0, 50))
@@ -40,8 +39,7 @@ def test_empty_slots_are_black_and_tiles_lie_row_by_row() -> None:
     assert torch.equal(panel[:, :16, 16:], STORE[5] / 255)
     assert panel[:, 16:, :16].abs().max() == 0
     assert torch.equal(panel[:, 16:, 16:], STORE[6] / 255)
-    slots = torch.tensor([[4, 5, EMPTY, 6]])
-    still = Panels(by="case", grid="2x2")
+    slots, still = torch.tensor([[4, 5, EMPTY, 6]]), Panels(by="case", grid="2x2")
     assert torch.equal(augmented(STORE, slots, still, seeded()), plain(STORE, slots, still))
     varied = augmented(STORE, slots, PASI, seeded(1))[0]
     assert 0 <= varied.min() <= varied.max() <= 1
@@ -114,9 +112,7 @@ def test_half_of_the_tiles_get_one_of_eight_symmetries() -> None:
     seen = _warped(tile.expand(16, -1, -1, -1), numbers, Panels(flip="dihedral"))
     symmetries = {tuple(torch.rot90(t, k, (2, 3)).flatten().tolist()) for t in (tile, tile.flip(3)) for k in range(4)}
     found = [tuple(one.flatten().tolist()) for one in seen]
-    assert set(found) == symmetries
-    assert len(symmetries) == 8
-    assert found.count(tuple(range(9))) == 9
+    assert (set(found), len(symmetries), found.count(tuple(range(9)))) == (symmetries, 8, 9)
 
 
 def test_a_change_that_is_not_drawn_leaves_the_tile_as_it_is() -> None:
@@ -175,22 +171,18 @@ def test_a_cpu_evaluates_fewer_views_together_if_they_are_large() -> None:
         store = torch.zeros((1, 3, side, side), dtype=torch.uint8)
         return PanelData(store, [[0]], torch.zeros(1, 1), panels).eval_batch_size(batch, torch.device(device))
 
-    assert together(32, Panels(by="image")) == 4 * 32
-    assert together(224, Panels(by="image")) == 16
+    assert (together(32, Panels(by="image")), together(224, Panels(by="image"))) == (4 * 32, 16)
     assert together(112, Panels(grid="2x2", by="region")) == 16
     assert together(4000, Panels(by="image")) == 1
     assert together(224, Panels(by="image"), batch=2) == 8
     assert together(224, Panels(by="image"), device="meta") == 4 * 32
 
 
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        None,
-        Bars(torch.tensor([[0, 4, 16, 8], [2, 0, 12, 16], [0, 0, 16, 16]])),
-        Stretch(torch.tensor([0.5, 1.0, 2.0]), 0.5, 2.0),
-    ],
-)
+@pytest.mark.parametrize("shapes", [
+    None,
+    Bars(torch.tensor([[0, 4, 16, 8], [2, 0, 12, 16], [0, 0, 16, 16]])),
+    Stretch(torch.tensor([0.5, 1.0, 2.0]), 0.5, 2.0),
+])  # fmt: skip
 def test_panels_are_made_on_the_device_of_the_network(shapes: ShapeVariation | None) -> None:
     # a tensor on "meta" has no values, and an operation refuses tensors of two devices as on a GPU
     settings = Panels.model_validate({**NAMED, "grid": "1x2", "by": "region", "shuffle": True})

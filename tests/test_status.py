@@ -54,16 +54,13 @@ def test_running_waiting_and_failed_jobs_are_told_apart(copied: RunFolder) -> No
     copied.job("kernel_features", 1).write_failure("it diverged", transient=False)
     with copied.lock(), FileLock(copied.job("linear_pixels", 0).lock_path):
         status = run_status(copied)
-        assert status.running == {"linear_pixels, fold 1": 0.25}
-        assert status.waiting == ["linear_pixels, fold 2"]
-        assert status.failed == {"kernel_features, fold 2": "it diverged"}
-        assert len(status.done) == 3
+        assert (status.running, status.waiting) == ({"linear_pixels, fold 1": 0.25}, ["linear_pixels, fold 2"])
+        assert (status.failed, len(status.done)) == ({"kernel_features, fold 2": "it diverged"}, 3)
         assert status.seconds_left > 0
         assert status.lines()[-1].startswith("Time left for these jobs: about ")
     stopped = run_status(copied)
     assert not stopped.at_work
-    assert stopped.running == {}
-    assert stopped.waiting == ["linear_pixels, fold 1", "linear_pixels, fold 2"]
+    assert (stopped.running, stopped.waiting) == ({}, ["linear_pixels, fold 1", "linear_pixels, fold 2"])
     assert "in the training" in stopped.lines()[-1]
     assert f"casewise run STUDY --output {copied.path}" in stopped.lines()[-1]
 

@@ -470,8 +470,7 @@ def test_tiles_of_a_machine_that_is_lost_are_kept_and_the_store_has_the_same_bit
     decoded.clear()
     told: list[tuple[int, int]] = []
     stores.append(prepare(paths, SMALL, folder, progress=lambda *call: told.append(call)))
-    assert lost_machine == paths[:4]
-    assert sorted(decoded) == sorted(path.name for path in paths)
+    assert (lost_machine, sorted(decoded)) == (paths[:4], sorted(path.name for path in paths))
     assert told[:4] == [(done, 8) for done in range(1, 5)]
     assert_right(stores[-1], paths)
     assert len({Path(store.tiles.filename).read_bytes() for store in stores}) == 1

@@ -32,8 +32,7 @@ class CutError(Exception):
 
 def part(rows: int, seed: int, *, misleading: bool = False) -> PanelData:
     """Tiles whose colours follow their class."""
-    generator = torch.Generator().manual_seed(seed)
-    truth = (torch.arange(rows) % 3)[:, None].float()
+    generator, truth = torch.Generator().manual_seed(seed), (torch.arange(rows) % 3)[:, None].float()
     store = torch.randint(0, 150, (rows, 3, 32, 32), generator=generator, dtype=torch.uint8)
     for row, label in enumerate(truth[:, 0].long().tolist()):
         store[row, label] += 60
@@ -55,8 +54,7 @@ def learned(folder: Path, recipe: dict[str, Any], *, tell: Any = None, stop: Pan
     stated = {"batch_size": 8, "optimizer": "radam", "lr": 0.02, "schedule": "one-cycle"}
     stated |= {"gradual_unfreezing": {"groups": GROUPS, "epochs": 2}, **recipe}
     given = {"outputs": LABEL, "folder": folder, "seed": 5, "choice": ComputePlan(), "save_every": 0.0, **given}
-    subjects = [str(row // 2) for row in range(len(TRAIN))]
-    context = TrainingContext(tell=tell, **given)
+    subjects, context = [str(row // 2) for row in range(len(TRAIN))], TrainingContext(tell=tell, **given)
     return learn(network_of(), Recipe.model_validate(stated), TRAIN, stop, subjects, context)
 
 
@@ -136,8 +134,7 @@ def test_a_warm_up_goes_step_by_step(tmp_path: Path, kind: dict[str, Any], monke
 @pytest.mark.parametrize("head", ["random", "probe"])
 def test_shallow_changes_the_head_alone_in_one_pass(tmp_path: Path, counted: list[int], head: str) -> None:
     found = learned(tmp_path, {"epochs": 30, "tuning": "head_only", "head": head})
-    assert sum(counted) == len(TRAIN) + len(STOP)
-    assert len(found.history) == 30
+    assert (sum(counted), len(found.history)) == (len(TRAIN) + len(STOP), 30)
     before, after = state(network_of()), state(found.network)
     assert {key for key in before if not torch.equal(before[key], after[key])} == {"head.1.weight", "head.1.bias"}
     assert found.best_loss < found.history[0]["stop_loss"] or head == "probe"
@@ -174,8 +171,7 @@ class TestFineTuning:
 def test_the_first_stage_reads_augmented_images_and_trains_frozen_norms(tmp_path: Path, counted: list[int]) -> None:
     stated = {"first_stage": "images", "train_norms": True, "groups": GROUPS, "epochs": 2}
     recipe = {"tuning": "gradual_unfreezing", "gradual_unfreezing": stated, "lr": 0.01}
-    whole = learned(tmp_path / "whole", recipe)
-    first = load_file(tmp_path / "whole" / "stage0.safetensors")
+    whole, first = learned(tmp_path / "whole", recipe), load_file(tmp_path / "whole" / "stage0.safetensors")
     changed = {name for name, value in state(network_of()).items() if not torch.equal(value, first[name])}
     body = {name for name in changed if name.startswith("body.")}
     norms = {n for n, module in network_of().named_modules() if isinstance(module, nn.BatchNorm2d)}

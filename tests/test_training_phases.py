@@ -41,8 +41,7 @@ RECIPE = Recipe(
 
 
 def data(settings: Panels = STEADY, count: int = 12) -> PanelData:
-    drawn = torch.Generator().manual_seed(1)
-    truth = (torch.arange(count) % 2).float().unsqueeze(1)
+    drawn, truth = torch.Generator().manual_seed(1), (torch.arange(count) % 2).float().unsqueeze(1)
     store = torch.randint(1, 120, (count, 3, 64, 64), dtype=torch.uint8, generator=drawn)
     store[1::2] += 90
     return PanelData(store, [[i] for i in range(count)], truth, settings, [f"c{i}" for i in range(count)])
@@ -67,8 +66,7 @@ def test_phases_are_told_with_their_counts(tmp_path: Path) -> None:
     head, upper = found.phases
     assert (head["trainable"], head["last_frozen"]) == (2562, "body")
     assert head["trainable"] < upper["trainable"] < 2_226_434
-    assert head["running_statistics"] == 34112
-    assert head["rows"] == 24
+    assert (head["running_statistics"], head["rows"]) == (34112, 24)
 
 
 def test_panels_that_vary_are_computed_anew(tmp_path: Path) -> None:
@@ -91,16 +89,14 @@ def test_the_best_of_all_phases_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["classification", "ordinal"])
 def test_hits_decide_as_predictions_do(kind: str) -> None:
-    drawn = torch.Generator().manual_seed(4)
-    label = Output("label", kind, 4, True)
+    drawn, label = torch.Generator().manual_seed(4), Output("label", kind, 4, True)
     raw = 2 * torch.randn(200, 1 + label.width, generator=drawn)
     truth = torch.stack([torch.rand(200, generator=drawn), torch.randint(4, (200,), generator=drawn).float()], dim=1)
     truth[::7, 1] = float("nan")
     outputs = [Output("extent"), label]
     said = kind_named(kind).decide(values_of(raw, outputs)[:, 1:].double().numpy())
     known = ~truth[:, 1].isnan().numpy()
-    right = (said == truth[:, 1].numpy())[known]
-    found = hits(raw, truth, outputs)
+    right, found = (said == truth[:, 1].numpy())[known], hits(raw, truth, outputs)
     assert found.tolist() == [right.sum(), known.sum()]
     assert 0 < right.sum() < known.sum()
 
@@ -144,19 +140,14 @@ def test_nobody_of_a_class_leaves_its_figure_open() -> None:
     assert right_on(rows[:0], study) is None
 
 
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ({"epochs": 0}, "greater than or equal to 1"),
-        ({"epochs": 1, "freeze": "10 leyers"}, r"such as features\.6 \(did you mean 'layers'\?\)"),
-        ({"epochs": 1, "freeze": None}, "must be none, all"),
-        ({"freeze": "all"}, "epochs\n  Field required"),
-        ({"epochs": 1, "variations": {"rotat": 3}}, "'rotat'.*Did you mean 'rotate'"),
-        ({"epochs": 1, "variations": {"rotate": "lots"}}, "rotate: input should be a valid number.*found 'lots'"),
-        ({"epochs": 1, "variations": {"grid": "2x2"}}, "'grid'"),
-        ({"epochs": 1, "freeze": "120%"}, "must be none"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "told"), [
+    ({"epochs": 0}, "greater than or equal to 1"),
+    ({"epochs": 1, "freeze": "10 leyers"}, r"such as features\.6 \(did you mean 'layers'\?\)"),
+    ({"epochs": 1, "freeze": None}, "must be none, all"), ({"freeze": "all"}, "epochs\n  Field required"),
+    ({"epochs": 1, "variations": {"rotat": 3}}, "'rotat'.*Did you mean 'rotate'"),
+    ({"epochs": 1, "variations": {"rotate": "lots"}}, "rotate: input should be a valid number.*found 'lots'"),
+    ({"epochs": 1, "variations": {"grid": "2x2"}}, "'grid'"), ({"epochs": 1, "freeze": "120%"}, "must be none"),
+])  # fmt: skip
 def test_a_phase_that_cannot_be_is_refused(wrong: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Phase.model_validate(wrong)
@@ -170,18 +161,11 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
         fixed(many, 1, seed=0, path=tmp_path / "copies.bin", buffer=Buffer(2**20))
 
 
-@pytest.mark.parametrize(
-    ("freeze", "pooling", "cells", "channels_last"),
-    [
-        ("6 layers", "mean", 0, False),
-        ("all", "mean", 2, True),
-        ("6 layers", "maps", 0, True),
-        ("6 layers", "attention", 2, False),
-        ("all", "attention", 2, False),
-        ("all", "mean", -1, True),
-        ("11 blocks", "mean", -1, True),
-    ],
-)
+@pytest.mark.parametrize(("freeze", "pooling", "cells", "channels_last"), [
+    ("6 layers", "mean", 0, False), ("all", "mean", 2, True), ("6 layers", "maps", 0, True),
+    ("6 layers", "attention", 2, False), ("all", "attention", 2, False), ("all", "mean", -1, True),
+    ("11 blocks", "mean", -1, True),
+])  # fmt: skip
 def test_frozen_parts_computed_once(tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool) -> None:
     settings = Panels(by="case", pooling=pooling, bag=4) if pooling in BAGS else Panels(by="image", pooling=pooling)
     panels = data(settings)
@@ -194,8 +178,7 @@ def test_frozen_parts_computed_once(tmp_path: Path, freeze: str, cells: int, poo
         torch.manual_seed(0)
         head = {"map_cells": cells} if cells >= 0 else {"head": "fastai", "dropout": 0.0}
         options = {"pooling": pooling if pooling in BAGS else "", "side": 64, **head}
-        network = build_network("mobilenet_v2", 2, **options)
-        choice = ComputePlan(channels_last=channels_last)
+        network, choice = build_network("mobilenet_v2", 2, **options), ComputePlan(channels_last=channels_last)
         context = TrainingContext(OUTPUTS, tmp_path / name, 3, choice, 0.0, "last", None, once)
         (tmp_path / name).mkdir()
         result = learn(network, recipe, panels, panels, [str(i) for i in range(12)], context)

@@ -412,8 +412,7 @@ def _with_a_changed_file(work: Work, source: Path, draw: random.Random, of_json:
     """A copy of a store of which one file is changed; one of JSON stays JSON in this share of draws."""
     folder = work.copy(source)
     victim = draw.choice(sorted(file for file in folder.iterdir() if file.is_file()))
-    data = victim.read_bytes()
-    as_json = victim.suffix == ".json" and draw.random() < of_json
+    data, as_json = victim.read_bytes(), victim.suffix == ".json" and draw.random() < of_json
     victim.write_bytes(mutated_json(data.decode(), draw) if as_json else mutated(data, draw, [data]))
     return folder
 

@@ -31,19 +31,15 @@ print("let go", flush=True)
 """
 
 
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["--backend", "rya"], ["'rya' is none of local, ray", "Did you mean 'ray'?"]),
-        (["--address", "auto"], ["--address auto", "--backend ray"]),
-        (["--backend", "ray", "--address", "ray://head:10001"], ["HOST:PORT", "ray://head:10001"]),
-    ],
-)
+@pytest.mark.parametrize(("words", "parts"), [
+    (["--backend", "rya"], ["'rya' is none of local, ray", "Did you mean 'ray'?"]),
+    (["--address", "auto"], ["--address auto", "--backend ray"]),
+    (["--backend", "ray", "--address", "ray://head:10001"], ["HOST:PORT", "ray://head:10001"]),
+])  # fmt: skip
 def test_mistakes_in_the_choice_of_a_back_end_are_messages(words: list[str], parts: list[str], tiny: Path) -> None:
     failed = command("run", str(tiny), "--output", str(tiny.parent / "run"), *words)
     text = " ".join(failed.stderr.split())
-    assert failed.returncode == 2
-    assert [part for part in parts if part not in text] == []
+    assert (failed.returncode, [part for part in parts if part not in text]) == (2, [])
     assert "Traceback" not in failed.stderr
     assert not (tiny.parent / "run").exists()
 
@@ -102,9 +98,7 @@ def test_jobs_need_a_machine_with_their_cores() -> None:
     from casewise.plugins.cluster.machines import Task, check_room, cores_of
 
     nodes = {"head": {"host": "a"}, "small": {"CPU": 2.0, "host": "b"}, "gpus": {"CPU": 16.0, "GPU": 4.0, "host": "c"}}
-    assert cores_of(3, 0, nodes) == 3
-    assert cores_of(16, 1, nodes) == 4
-    assert cores_of(16, 1, {}) == 1
+    assert (cores_of(3, 0, nodes), cores_of(16, 1, nodes), cores_of(16, 1, {})) == (3, 4, 1)
     check_room([Task("a", b"", 16, 0), Task("b", b"", 4, 1)], nodes)
     with pytest.raises(RunError, match="the 17 cores that a network takes; the largest has 16 cores"):
         check_room([Task("a", b"", 17, 0)], nodes)
@@ -122,8 +116,7 @@ def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
 
     submitted: list[dict[str, object]] = []
     leases_of: list[str] = []
-    backend = backend_file.RayBackend("nowhere")
-    lessor = Lessor(tmp_path)
+    backend, lessor = backend_file.RayBackend("nowhere"), Lessor(tmp_path)
     backend._session = backend_file.Session(tmp_path, lessor, None)
 
     class Work:
@@ -141,8 +134,7 @@ def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
         return "done", []
 
     machines = {"a": {"CPU": 1.0}, "b": {"CPU": 1.0}}
-    seen = iter([machines])
-    alive = {"b": machines["b"]} if machine_lost else machines
+    seen, alive = iter([machines]), {"b": machines["b"]} if machine_lost else machines
     monkeypatch.setattr(backend_file, "nodes_alive", lambda: next(seen, alive))
     monkeypatch.setattr(backend_file, "_done", lambda at_work: [ref for ref in at_work if ref == 2 or not machine_lost])
     monkeypatch.setattr(backend_file.ray, "get", get)
@@ -172,8 +164,7 @@ def test_a_process_ends_when_its_lease_is_withdrawn(tmp_path: Path) -> None:
     withdrawn, kept = holder(lessor, first, 60), holder(lessor, second, 60)
     assert lessor.node_of(first) == "machine-7"
     lessor.withdraw([first])
-    assert withdrawn.communicate(timeout=30)[0] == ""
-    assert withdrawn.returncode == 1
+    assert (withdrawn.communicate(timeout=30)[0], withdrawn.returncode) == ("", 1)
     assert kept.poll() is None
     state = Leases.read(lessor.path)
     assert (state.valid, state.withdrawn) == ({second}, {first})
@@ -189,8 +180,7 @@ def test_a_process_ends_when_its_lease_is_withdrawn(tmp_path: Path) -> None:
 def test_a_lease_that_is_seen_late_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "LOOK", 0.0)
     lessor = Lessor(tmp_path)
-    stale = Leases.read(lessor.path)
-    lease = lessor.grant()
+    stale, lease = Leases.read(lessor.path), lessor.grant()
     late, read = [None, stale, stale], Leases.read
     monkeypatch.setattr(Leases, "read", lambda path: late.pop() if late else read(path))
     entered = False

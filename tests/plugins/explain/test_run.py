@@ -120,8 +120,7 @@ def test_a_run_is_explained_measured_and_told(planted: Path, opened: FinishedRun
     unseen = [r for r in marked_rows(opened) if sides[str(opened.cohort.panels["subject"].iloc[r])] >= 0]
     windows = {r: central(int(slices_of(opened).count[r]), 9) for r in unseen}
     inside = sum(bool(lesion_of(opened, r).planes[windows[r]].any()) for r in unseen)
-    assert told["measured"]["with_mask"] == inside
-    assert told["measured"]["outside_window"] == len(unseen) - inside
+    assert (told["measured"]["with_mask"], told["measured"]["outside_window"]) == (inside, len(unseen) - inside)
     for name in opened.study.networks:
         figures = told["measured"]["networks"][name]
         assert_sound(figures, told["measured"]["with_mask"])
@@ -201,13 +200,10 @@ def rows_said(**changed: Any) -> pd.DataFrame:
     return pd.DataFrame([{**about, "y_true": 1.0, "y_pred": 1.0, "p0": 0.2, "p1": 0.8, **changed}])
 
 
-@pytest.mark.parametrize(
-    ("recorded", "repeated"),
-    [
-        *[({"case": "b/1"}, {}), ({"region": "left"}, {})],
-        *[({}, {"p1": np.nan}), ({}, {"y_pred": np.nan}), ({}, {"p1": 0.7})],
-    ],
-)
+@pytest.mark.parametrize(("recorded", "repeated"), [
+    *[({"case": "b/1"}, {}), ({"region": "left"}, {})],
+    *[({}, {"p1": np.nan}), ({}, {"y_pred": np.nan}), ({}, {"p1": 0.7})],
+])  # fmt: skip
 def test_what_cannot_be_compared_is_not_taken_for_the_same(recorded: dict[str, Any], repeated: dict[str, Any]) -> None:
     compare_predictions(rows_said(), rows_said(p1=0.79), {"grade": 1.0}, "network")
     with pytest.raises(RunError, match="case a/1"):
@@ -222,15 +218,13 @@ def with_headline(finished: FinishedRun, learner: str) -> FinishedRun:
 
 
 def test_the_cases_chosen_are_of_what_the_report_shows(opened: FinishedRun) -> None:
-    models = list(opened.study.networks)
-    of_stacker = with_headline(opened, "meta_learner_weighted")
+    models, of_stacker = list(opened.study.networks), with_headline(opened, "meta_learner_weighted")
     assert f"{models[0]} (in place of weighted mean," in select_cases(of_stacker, models)[1]
 
 
 def test_panels_are_those_of_prediction(opened: FinishedRun) -> None:
     model, fold = "test_resnet@late", 1
-    one = saliency_file.load_model(opened, model, fold)
-    names = opened.splits.subjects(fold)
+    one, names = saliency_file.load_model(opened, model, fold), opened.splits.subjects(fold)
     rows = [row for row, name in enumerate(opened.cohort.panels["subject"]) if name in names]
     saliency_file.check_reproduces(opened, one, rows)
     data = one.panels.subset(rows)
@@ -247,8 +241,7 @@ def test_a_lesion_is_carried_back_to_itself(opened: FinishedRun, tmp_path: Path)
     slots = central(int(slices_of(opened).count[row]), 9)
     mask = as_panel(lesion_of(opened, row).planes[slots], (3, 3)).astype(np.float32)
     assert mask.any()
-    each = np.stack([mask, mask])[None]
-    peaks = peak_pixels((3, 3), (96, 96))
+    each, peaks = np.stack([mask, mask])[None], peak_pixels((3, 3), (96, 96))
     saliency = SaliencyMap(
         row, slots[None], np.zeros_like(each), mask[None], each, mask[None], np.ones(1), (3, 3), peaks, (3, 3)
     )
@@ -284,13 +277,10 @@ def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Fini
         np.testing.assert_allclose(saliency.by_sequence[0], (found - found.min()) / span, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"cases": ["P0001/2"]}, CohortError, "The subject has P0001/1\\.$"),
-        ({"networks": ["test_resnet@lat"]}, RunError, "Did you mean 'test_resnet@late'"),
-    ],
-)
+@pytest.mark.parametrize(("options", "error", "said"), [
+    ({"cases": ["P0001/2"]}, CohortError, "The subject has P0001/1\\.$"),
+    ({"networks": ["test_resnet@lat"]}, RunError, "Did you mean 'test_resnet@late'"),
+])  # fmt: skip
 def test_names_that_do_not_exist(planted: Path, options: dict[str, Any], error: type, said: str) -> None:
     with pytest.raises(error, match=said):
         explain_run(planted, ExplainSettings(**options))
@@ -298,8 +288,7 @@ def test_names_that_do_not_exist(planted: Path, options: dict[str, Any], error: 
 
 def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(planted, tmp_path / "run"))
-    place = folder / "jobs/test_vit@T2/fold2"
-    other = folder / "jobs/test_vit@T2/fold1/model.safetensors"
+    place, other = folder / "jobs/test_vit@T2/fold2", folder / "jobs/test_vit@T2/fold1/model.safetensors"
     weights = RunFolder(folder).job("test_vit@T2", 1).weights
     with weights.replacing() as temporary:
         shutil.copy(other, temporary)
@@ -330,12 +319,10 @@ def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
 
 def test_slice_images(tmp_path: Path) -> None:
     """Maps lie on the slice images themselves, masks are read slice by slice."""
-    rng = np.random.default_rng(0)
-    rows = []
+    rng, rows = np.random.default_rng(0), []
     for n in range(8):
         for place in range(6):
-            values = (rng.random((48, 40)) * 90).astype(np.uint8)
-            spot = n % 2 and place in (2, 3)
+            values, spot = (rng.random((48, 40)) * 90).astype(np.uint8), n % 2 and place in (2, 3)
             mask = np.zeros((48, 40), np.uint8)
             if spot:
                 mask[10:18, 20:30] = 255
@@ -399,8 +386,7 @@ def test_regions_of_photographs_and_numbers(tmp_path: Path) -> None:
     assert table["correct"].isna().all()
     assert (table["explained_class"] == "").all()
     assert set(table["region"]) == set(study.regions)
-    files = json.loads(table["files"].iloc[0])
-    case = table["case"].iloc[0]
+    files, case = json.loads(table["files"].iloc[0]), table["case"].iloc[0]
     cohort = pd.read_parquet(folder / "cohort.parquet")
     assert len(files) == int((cohort["case"] == case).sum())
     assert all(Image.open(done.folder / name).size == (32, 32) for name in files)

@@ -163,8 +163,7 @@ def test_a_graph_gives_the_values_of_casewise_for_any_number_of_panels(kind: str
 
 def operator_calls() -> list[tuple[Callable[..., torch.Tensor], tuple[Any, ...], dict[str, Any]]]:
     maps = torch.rand(2, 3, 13, 10, generator=torch.Generator().manual_seed(0))
-    functional = torch.nn.functional
-    resize = {"mode": "bilinear", "antialias": True}
+    functional, resize = torch.nn.functional, {"mode": "bilinear", "antialias": True}
     return [
         (torch.Tensor.cumprod, (maps[:, :, 0, 0],), {"dim": 1}),
         (torch.quantile, (maps.flatten(2), torch.linspace(0.01, 0.99, 9)), {"dim": 2}),
@@ -218,8 +217,7 @@ def test_an_exported_run_predicts_like_casewise_by_its_page(done: Run, chests: P
     program, columns = Exported(output, "test_resnet"), [f"probability of {name}" for name in THREE]
     assert max(program.test()) <= 1
     assert program.test()[0] == 0
-    cases = [[chests.parent / path] for path in pd.read_csv(chests)["path"][:4]]
-    noise = np.random.default_rng(0)
+    cases, noise = [[chests.parent / path] for path in pd.read_csv(chests)["path"][:4]], np.random.default_rng(0)
     Image.fromarray(noise.integers(0, 256, (37, 50, 4), dtype=np.uint8)).save(tmp_path / "small.png")
     Image.fromarray(noise.integers(0, 4000, (201, 303), dtype=np.uint16)).save(tmp_path / "deep.png")
     cases += [[output / "reference.jpg", tmp_path / "small.png"], [tmp_path / "small.png", tmp_path / "deep.png"]]
@@ -252,15 +250,13 @@ def test_every_learner_of_a_run_gives_the_predictions_of_casewise(modality: str,
     values = settings(modality, "classes", table, way)
     done = run(build_study(values, source="the test's study", folder=tmp_path), tmp_path / "run")
     written = export(done.folder, tmp_path / "out", to="torchscript")
-    prepared = FinishedRun.open(RunFolder(done.folder)).prepared
-    predicted = load_bundle(done.folder).predict(table)
+    prepared, predicted = FinishedRun.open(RunFolder(done.folder)).prepared, load_bundle(done.folder).predict(table)
     description = json.loads((written.folder / "preprocessing.json").read_text())
     assert len(description["learners"]) == (3 if modality == "volumes" else 2)
     for entry in description["learners"]:
         assert entry["parity"]["source"] == "cases"
         assert max(Exported(written.folder, entry["learner"]).test()) <= 1
-        study = prepared.study.of_learner(entry["learner"])
-        panels = []
+        study, panels = prepared.study.of_learner(entry["learner"]), []
         for stated in entry["inputs"]:
             dataset = modality_of(study).dataset(prepared.store, study, prepared.cohort.panels, None, stated["fitted"])
             slots, owner = dataset.views()
@@ -368,14 +364,12 @@ def test_what_cannot_be_exported_is_refused(done: Run, tmp_path: Path, monkeypat
 def test_a_number_is_compared_in_deviations_of_its_labels() -> None:
     learner = learner_of("cnn", folds=1)
     assert learner.units[0] == pytest.approx(float(learner.networks[0].target_std[0]))
-    assert learner.units[1:] == [1.0, 1.0]
-    assert parity.TOLERANCE == 1e-4
+    assert (learner.units[1:], parity.TOLERANCE) == ([1.0, 1.0], 1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_of_every_kind_states_its_inputs_and_outputs(kind: str, tmp_path: Path) -> None:
-    learner = learner_of(kind)
-    graph = tmp_path / "graph.pt"
+    learner, graph = learner_of(kind), tmp_path / "graph.pt"
     graph.write_bytes(b"")
     checked = parity.Parity(1e-7, 4, "random", "torch.jit.load")
     own_test = {"image": "reference.jpg", "panel": "graph.panel.npy", "panel_tolerance": 0.1}

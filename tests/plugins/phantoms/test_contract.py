@@ -114,13 +114,14 @@ def test_everything_says_that_it_is_synthetic(cohort: Path) -> None:
     assert not list(cohort.parent.rglob("*.partial"))
 
 
-def test_shuffled_labels_are_another_subjects_and_the_pictures_the_same(kind: str, tmp_path: Path) -> None:
-    make, settings = KINDS[kind].make, KINDS[kind].settings
-    true, shuffled = (make(tmp_path / way, subjects=4, seed=1, labels=way, **settings) for way in ("true", "shuffled"))
-    pictures = {name: data for name, data in contents(true.parent).items() if Path(name).suffix in PICTURES}
+def test_shuffled_labels_are_another_subjects_and_the_pictures_the_same(
+    kind: str, cohort: Path, tmp_path: Path
+) -> None:
+    shuffled = KINDS[kind].make(tmp_path / "shuffled", subjects=3, seed=3, labels="shuffled", **KINDS[kind].settings)
+    pictures = {name: data for name, data in contents(cohort.parent).items() if Path(name).suffix in PICTURES}
     assert pictures.items() <= contents(shuffled.parent).items()
     columns = ("label", "grade", "disease", "erythema", "induration", "scaling", "area")
-    labels = [[tuple(row.get(name) for name in columns) for row in rows_of(table)] for table in (true, shuffled)]
+    labels = [[tuple(row.get(name) for name in columns) for row in rows_of(table)] for table in (cohort, shuffled)]
     assert labels[0] != labels[1]
     assert sorted(labels[0]) == sorted(labels[1])
 

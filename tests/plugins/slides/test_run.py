@@ -98,10 +98,8 @@ class TestWholeRun:
         assert (counts == 6).all()
         assert (images["image"] == np.arange(len(images))).all()
         assert (images["panel"] == images["image"]).all()
-        assert set(images["tile_side"]) == {64}
-        assert set(images["slide_mpp"]) == {"2"}
-        assert set(images["slide_size"]) == {"640x520"}
-        assert set(images["section"]) == {"1", "2"}
+        assert (set(images["tile_side"]), set(images["slide_mpp"])) == ({64}, {"2"})
+        assert (set(images["slide_size"]), set(images["section"])) == ({"640x520"}, {"1", "2"})
         store = open_store(done.folder / "tiles")
         assert len(store) == len(images)
         one = images[images["path"] == images["path"].iloc[-1]]
@@ -110,8 +108,7 @@ class TestWholeRun:
 
     def test_a_case_is_predicted_once_by_the_mean_of_its_tiles(self, done: Run) -> None:
         table = done.rows
-        assert len(table) == 6
-        assert set(table["image"]) == {""}
+        assert (len(table), set(table["image"])) == (6, {""})
         tiles = pd.read_parquet(done.folder / "tiles.parquet")
         assert len(tiles) == 6 * 12
         means = tiles.groupby("case")[["p0", "p1"]].mean().loc[table["case"]]
@@ -238,8 +235,7 @@ class TestKilled:
         before, later, plan = set(planned), [], slide_tiles.plan_tiles
         monkeypatch.setattr(slide_tiles, "plan_tiles", lambda path, *how: later.append(path) or plan(path, *how))
         whole = cut(study, tmp_path)
-        assert len(before) == 5
-        assert len(later) == 7
+        assert (len(before), len(later)) == (5, 7)
         assert not before & set(later)
         monkeypatch.undo()
         assert whole.images.equals(cut(study, None).images)
@@ -259,8 +255,7 @@ class TestKilled:
         assert len(lost_machine) == len(of_both) // 2 == 36
         monkeypatch.setattr(store_builder, "FEWEST", 1000)
         alone = prepare(study, planned, RunFolder(tmp_path / "alone"), Silent())
-        assert len(lost_machine) == 36
-        assert of_both.address == alone.address
+        assert (len(lost_machine), of_both.address) == (36, alone.address)
         assert np.array_equal(of_both.tiles, alone.tiles)
 
 
@@ -278,8 +273,7 @@ class TestCut:
         assert whole[["tile_x", "tile_y"]].to_numpy().tolist() == [[-1, -1]]
         assert modality_of(study).described(study, cohort.images) == "2 slides (12 tiles) and 1 image"
         assert cohort.images.loc[cohort.images["path"] == str(region), "slide_vendor"].tolist() == [""]
-        store = prepare(study, cohort, RunFolder(tmp_path), Silent())
-        last = int(whole["image"].iloc[0])
+        store, last = prepare(study, cohort, RunFolder(tmp_path), Silent()), int(whole["image"].iloc[0])
         assert np.array_equal(store.tiles[last].transpose(1, 2, 0), read_image(region, size=SIDE))
 
     def test_a_damaged_plan_is_made_again(self, skin: Path, tmp_path: Path) -> None:
@@ -310,8 +304,7 @@ class TestBadInput:
         data = good.read_bytes()
         (tmp_path / "short.svs").write_bytes(data[: len(data) * 2 // 3])
         white(tmp_path / "glass.tiff")
-        silent = tmp_path / "silent.tiff"
-        picture = draw_region(1, finding="late", size=512)
+        silent, picture = tmp_path / "silent.tiff", draw_region(1, finding="late", size=512)
         write_pyramid(silent, (512, 512), lambda x, y, w, h: picture[y : y + h, x : x + w], mpp=None)
         names = ["short.svs", "glass.tiff", "silent.tiff", str(good)]
         rows = [{"path": name, "subject": f"S{i}", "disease": i % 2} for i, name in enumerate(names)]
@@ -329,13 +322,10 @@ class TestBadInput:
         notes = cut(assumed, tmp_path / "slides").notes
         assert any("1 of 2 slides (" in note and "/silent.tiff): " in note for note in notes)
 
-    @pytest.mark.parametrize(
-        ("tiles", "said"),
-        [
-            ({"mpp": 1.0, "level": 1}, "tiles: mpp and level are stated"),
-            ({"min_tissue": 1.5}, r"tiles\.min_tissue: .*at most 1"),
-        ],
-    )
+    @pytest.mark.parametrize(("tiles", "said"), [
+        ({"mpp": 1.0, "level": 1}, "tiles: mpp and level are stated"),
+        ({"min_tissue": 1.5}, r"tiles\.min_tissue: .*at most 1"),
+    ])  # fmt: skip
     def test_what_no_slide_can_be_cut_by(self, skin: Path, tiles: dict[str, Any], said: str) -> None:
         with pytest.raises(StudyError, match=said):
             skin_study(skin, tiles=tiles)
@@ -358,15 +348,12 @@ def test_one_slide_under_two_subjects_stops_the_run(skin: Path, tmp_path: Path) 
     assert sorted(twins["pairs"][0]) == sorted([rows["path"].iloc[0], str(tmp_path / "copy.tiff")])
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("fake.svs", b"\xff\xd8\xff\xe0" + bytes(600), "this is a JPEG, PNG or WebP, not a slide"),
-        ("empty.svs", b"", "the file is empty"),
-        ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(600), "the files next to this .mrxs are missing"),
-        ("half.tiff", b"", "cut short"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("fake.svs", b"\xff\xd8\xff\xe0" + bytes(600), "this is a JPEG, PNG or WebP, not a slide"),
+    ("empty.svs", b"", "the file is empty"),
+    ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(600), "the files next to this .mrxs are missing"),
+    ("half.tiff", b"", "cut short"),
+])  # fmt: skip
 def test_what_is_only_named_like_a_slide_is_never_taken_whole(
     skin: Path, tmp_path: Path, name: str, content: bytes, said: str
 ) -> None:

@@ -230,6 +230,4 @@ def test_cases_of_a_machine_that_is_lost_are_kept(
     monkeypatch.setitem(FEWEST, "none", 8)
     told: list[int] = []
     both = prepare_slices(cases, PLAIN, tmp_path / "both", processes=1, progress=lambda done, _: told.append(done))
-    assert lost_machine == cases[:4]
-    assert told == [*range(1, 9)]
-    assert bits(both) == bits(alone)
+    assert (lost_machine, told, bits(both)) == (cases[:4], [*range(1, 9)], bits(alone))
