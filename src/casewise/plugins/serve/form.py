@@ -86,8 +86,10 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
         for n in numbers
     ]
     for visit in visits:
-        if lacking := [name for name, cell in visit.covariates.items() if not cell and not fields[name]["optional"]]:
-            message = f"{visit.name} has no {lacking[0]}, which no training case lacked. State {' and '.join(lacking)}."
+        if unstated := [name for name, cell in visit.covariates.items() if not cell and not fields[name]["optional"]]:
+            message = (
+                f"{visit.name} has no {unstated[0]}, which no training case lacked. State {' and '.join(unstated)}."
+            )
             raise ServiceError(422, "covariate_missing", message)
     if len({visit.name for visit in visits}) < len(visits):
         raise ServiceError(422, "same_visit", "Two visits have the same name. Give each its own.")
