@@ -18,16 +18,14 @@ from tests.conftest import TINY
 
 SOURCE = Path(plugin_file.__file__).resolve().parents[1]
 NAMES = [
-    "cluster", "explain", "export", "hospital", "init", "paper", "phantoms", "serve", "slides", "tracking",
-    "volumes",
+    "checklist", "cluster", "explain", "export", "hospital", "init", "paper", "phantoms", "serve", "slides",
+    "tracking", "volumes",
 ]  # fmt: skip
 STUDY = TINY.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
 STUDY = STUDY.replace("stack: [ridge+intercept]", "stack: []")
 
 
-@pytest.mark.plugins(
-    "cluster", "explain", "export", "hospital", "init", "paper", "serve", "slides", "tracking", "volumes"
-)
+@pytest.mark.plugins(*(name for name in NAMES if name != "phantoms"))
 def test_each_folder_is_a_plugin_of_its_name() -> None:
     assert [plugin.name for plugin in plugins() if plugin.is_own] == NAMES
     assert set(KEYS.values()) <= set(NAMES)
