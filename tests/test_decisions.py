@@ -90,10 +90,10 @@ def test_best_thresholds_are_as_good_as_a_search_over_all(seed: int, noise: floa
     values = np.unique(expected)
     middles = (values[:-1] + values[1:]) / 2
 
-    def score(limits: Any) -> float:
+    def score(limits: np.ndarray) -> float:
         return float(cohen_kappa_score(truth.astype(int), passed(expected, limits).astype(int), weights="quadratic"))
 
-    best = max(score([low, high]) for low in middles for high in middles[middles >= low])
+    best = max(score(np.array([low, high])) for low in middles for high in middles[middles >= low])
     found = best_thresholds(expected, truth, 2)
     assert score(found) == pytest.approx(best, abs=0.01)
     assert (np.diff(found) >= 0).all()

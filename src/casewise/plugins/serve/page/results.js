@@ -4,7 +4,7 @@ import { digits, element, shown, table } from "./elements.js";
 export function showVisit(visit, model, several) {
   const node = element("article", "", "answer");
   node.append(element("h3", several ? visit.visit : "Prediction"));
-  const facts = Object.entries(visit.covariates).map(([name, value]) => `${name} ${value || "missing"}`);
+  const facts = Object.entries(visit.covariates || {}).map(([name, value]) => `${name} ${value || "missing"}`);
   if (facts.length) node.append(element("p", `With ${facts.join(", ")}.`, "note"));
   if (visit.flags.length) {
     const flags = element("ul", "", "flags");
