@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
+from casewise.jobs.plan import expand, named_jobs
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.report.context import read_context
 from casewise.report.statements import statements
 from casewise.run import Run, run
+from casewise.run_folder import RunFolder
+from casewise.splits.grouped import read_splits
 from casewise.targets import kind_named
 from tests.chest_study import FAST, THREE, chest_study
 from tests.conftest import absolute
@@ -86,6 +89,9 @@ def test_a_hold_out_design_trains_one_network(tested: bool, tmp_path: Path, ches
         "<(style|script).*?</\\1>|<[^>]*>|monitor: fold|folds: 2|this folder", "", done.report.read_text(), flags=re.S
     )
     assert not re.findall(".*(?:fold|oof).*", page, flags=re.I)
+    folder = RunFolder(done.folder)
+    assert next(job.name for job in expand(done.study, read_splits(folder.splits), folder, "")) == "test_resnet"
+    assert named_jobs(done.study, 1, ["test_resnet"]) == named_jobs(done.study, 1, ["test_resnet:1"]) == {"test_resnet"}
     flags = {each.id for each in statements(read_context(done.folder)) if each.level == "flag"}
     assert ("stopped_on_fold" in flags) is not tested
 

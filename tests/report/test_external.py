@@ -66,7 +66,7 @@ def test_without_a_class_what_is_defined_is_shown(three: ReportContext, absent: 
     assert result.metric == "accuracy"
     outside = rows[(rows["stage"] == EXTERNAL) & (rows["model"] == context.learner)]
     assert result.figure.value == pytest.approx((outside["y_true"] == outside["y_pred"]).mean(), abs=1e-6)
-    assert (len(result.absent), len(result.found)) == (len(absent), 3 - len(absent))
+    assert (len(result.absent), len(result.recognised)) == (len(absent), 3 - len(absent))
     auroc = cells_of(blocks_of(external.section(context), Table)[0], "AUROC")
     assert auroc["External"].text == "–"
     assert "no case is truly" in auroc["External"].small

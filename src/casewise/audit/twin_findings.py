@@ -55,7 +55,9 @@ def twin_findings(
             rows = [row for twin in twins for row in ((twin.i, twin.j) if target else (twin.j,))]
             excluded = exclusion([paths[row] for row in rows], column=column, root=root)
             texts = {"target": target, "exclusion": excluded}
-            findings.append(_finding(code, level, twins, paths, subjects, labels, separated, **texts))
+            findings.append(
+                _finding(code, level, twins, paths, subjects, labels, {(twin.i, twin.j) for twin in separated}, **texts)
+            )
 
     findings: list[Finding] = []
     # an image without a side is on the same side as all others; an impossible split has sides of images only
@@ -94,7 +96,7 @@ def _finding(
     paths: Sequence[str],
     subjects: Sequence[str],
     labels: Sequence[str],
-    separated: Sequence[Twin],
+    separated: set[tuple[int, int]],
     **values: str,
 ) -> Finding:
     """A finding with the count, kinds and an example of `twins`, surest first."""
@@ -106,7 +108,7 @@ def _finding(
         "turned": sum(twin.flip in TURNED or abs(twin.angle) >= ANGLE for twin in twins),
         "negative": sum(twin.negative for twin in twins),
         "blurred": sum(twin.blurred for twin in twins),
-        "separated": sum(twin in separated for twin in twins),
+        "separated": sum((twin.i, twin.j) in separated for twin in twins),
     }
     counts = [f"{kinds[kind]:,} {words}" for kind, words in KINDS.items() if kinds[kind]]
     counts += [f"{count:,} of them {ALTERED[name]}" for name, count in alterations.items() if count]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import RunError, counted
 from casewise.files import checksum
-from casewise.study.learners import learner_named
+from casewise.study.learners import learner_named, name_of_fold
 from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def members_of(folder: RunFolder) -> list[JobFolder]:
     for network in study.learners:
         expected = ""
         for fold in range(folds):
-            job, name = folder.job(network, fold), f"{network}, fold {fold + 1}"
+            job, name = folder.job(network, fold), name_of_fold(network, fold, alone=study.split.holdout)
             if not job.record.exists():
                 missing.append(name)
                 continue

@@ -115,7 +115,7 @@ def predict_altered(
     modality = modality_of(study)
     names = (UNALTERED, *modality.alterations(study))
     tables, done = [], 0
-    stage = "oof" if study.split.validation is None else "validation"
+    stage = "validation" if study.split.holdout else "oof"
     for fold, rows in rows_by_fold.items():
         inputs = {name: modality.altered(prepared, rows, name) for name in names}
         for job in (job for job in jobs if job.fold == fold):

@@ -17,7 +17,7 @@ from casewise.modalities.base import StoreAddress
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.run_folder.job_folder import FAILED, PRETRAINING
 from casewise.splits.grouped import Splits, inner_stop, panel_records
-from casewise.study.learners import learner_named
+from casewise.study.learners import learner_named, name_of_fold
 from casewise.study.model import mixed_seed
 from casewise.study.schema import Study
 
@@ -41,6 +41,7 @@ class Job:
         first_weights: the checksum of the file that the network starts from; empty if it starts from none.
         final: whether it is trained on all folds, for new cases.
         trial: whether it only measures how long the others will take (`casewise.jobs.pace`).
+        alone: whether there is one for each learner, as with a validation set.
     """
 
     model: str
@@ -50,16 +51,12 @@ class Job:
     first_weights: str = ""
     final: bool = False
     trial: bool = False
+    alone: bool = False
 
     @property
     def name(self) -> str:
         """The network in messages."""
-        return f"{self.model}, {self.folds}"
-
-    @property
-    def folds(self) -> str:
-        """The fold that is left out, or that none is, in messages."""
-        return "all folds" if self.final else f"fold {self.fold + 1}"
+        return f"{self.model}, all folds" if self.final else name_of_fold(self.model, self.fold, alone=self.alone)
 
     @property
     def finished(self) -> bool:
@@ -101,7 +98,7 @@ class JobInputs:
 def expand(study: Study, splits: Splits, folder: RunFolder, fingerprint: str) -> list[Job]:
     """All jobs of a study, backbone by backbone; each with the checksum of the weights file that it starts from."""
     return [
-        Job(model, fold, folder.job(model, fold), made_from, first_weights)
+        Job(model, fold, folder.job(model, fold), made_from, first_weights, alone=splits.holdout)
         for model, made_from, first_weights in _learners(study, fingerprint)
         for fold in range(splits.folds)
     ]
@@ -126,8 +123,10 @@ def named_jobs(study: Study, folds: int | None, only: Sequence[str]) -> set[str]
         if folds is None:
             continue
         if colon and not (fold.isdecimal() and 1 <= int(fold) <= folds):
-            raise StudyError(f"--only: {cut(text)} names no fold of the study, which has folds 1 to {folds}.")
-        names |= {f"{model}, fold {number}" for number in ([int(fold)] if colon else range(1, folds + 1))}
+            there = f"folds 1 to {folds}" if folds > 1 else f"one network for each: {model}"
+            raise StudyError(f"--only: {cut(text)} names no fold of the study, which has {there}.")
+        numbers = [int(fold) - 1] if colon else range(folds)
+        names |= {name_of_fold(model, number, alone=study.split.holdout) for number in numbers}
     return names
 
 

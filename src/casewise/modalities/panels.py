@@ -173,8 +173,8 @@ def _warped(tiles: Tensor, drawn: Tensor, settings: Panels) -> Tensor:
         scale = scale / (1 + drawn[:, 8] * settings.zoom_in)
     shift = _between(drawn[:, 4:6], settings.translate) * 2
     if settings.zoom_in and settings.augmentation == FASTAI:
-        place = torch.view_as_complex(_between(drawn[:, 11:13], 1.0).contiguous())
-        shift = shift + torch.view_as_real(torch.polar(1 - scale, angle) * place)
+        centre = torch.view_as_complex(_between(drawn[:, 11:13], 1.0).contiguous())
+        shift = shift + torch.view_as_real(torch.polar(1 - scale, angle) * centre)
     # Rotation and zoom are one complex factor, which is much faster than affine_grid.
     turn = torch.polar(scale, angle).view(-1, 1, 1)
     moved = turn * _points(tiles) + torch.view_as_complex(shift.contiguous()).view(-1, 1, 1)

@@ -134,6 +134,7 @@ def run_status(folder: RunFolder) -> RunStatus:
 def _planned_jobs(folder: RunFolder, at_work: bool | None) -> tuple[list[tuple[str, str, JobFolder]], Any]:
     """Learner, name and folder of the jobs that the run has planned, and its study; none before its training begins."""
     from casewise.splits.grouped import read_splits
+    from casewise.study.learners import name_of_fold
     from casewise.study.loading import saved_study
 
     finished = folder.metrics.exists() and not at_work
@@ -143,7 +144,9 @@ def _planned_jobs(folder: RunFolder, at_work: bool | None) -> tuple[list[tuple[s
     folds = range(read_splits(folder.splits).folds)
     jobs = []
     for model in [*study.learners, *(folder.left_out.read_if_exists() or {}).get("networks", {})]:
-        jobs += [(model, f"{model}, fold {fold + 1}", folder.job(model, fold)) for fold in folds]
+        jobs += [
+            (model, name_of_fold(model, fold, alone=study.split.holdout), folder.job(model, fold)) for fold in folds
+        ]
         jobs += [(model, f"{model}, all folds", folder.final_job(model))] if study.final == "refit" else []
     return jobs, study
 

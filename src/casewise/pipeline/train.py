@@ -214,7 +214,8 @@ def _without_failed(
     for name, reasons in failed.items():
         fold, reason = next(iter(reasons.items()))
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        show.line("left out", f"{name}, which could not be trained. Fold {fold}{more}: {reason}")
+        where = "" if study.split.holdout else f" Fold {fold}{more}:"
+        show.line("left out", f"{name}, which could not be trained.{where} {reason}")
     return reduced
 
 

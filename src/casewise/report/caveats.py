@@ -89,7 +89,8 @@ class ExternalResult:
     Attributes:
         code: `not_inside` (undefined in the study), `untested`, `rough`, `worse`, `better` or `open`.
         metric: the figure of merit, or the first defined metric of the external table where that is undefined.
-        absent, found: if a class has no external case, such classes, and of each other how many cases were recognised.
+        absent, recognised: if a class has no external case, such classes, and how many cases of each other one were
+            recognised.
         headline: the headline metrics that are defined outside.
     """
 
@@ -100,7 +101,7 @@ class ExternalResult:
     inside: float | None
     headline: dict[str, Estimate]
     absent: list[str]
-    found: list[str]
+    recognised: list[str]
 
 
 def external_result(study: Study, results: Results, learner: str, stage: str) -> ExternalResult | None:
@@ -124,12 +125,12 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
         code = "rough"
     entry = results.classes.get(EXTERNAL, {}).get(learner, {}).get(outcome)
     absent: list[str] = []
-    found: list[str] = []
+    recognised: list[str] = []
     if entry and not all(entry.support):
         for row, (label, support) in enumerate(zip(entry.names, entry.support, strict=True)):
             name = class_name(study, outcome, label)
             right = f"{entry.confusion[row][row]} of {support} of {name} recognised"
-            (found if support else absent).append(right if support else name)
+            (recognised if support else absent).append(right if support else name)
     return ExternalResult(
         code=code if metric in inside else "not_inside",
         metric=metric,
@@ -138,7 +139,7 @@ def external_result(study: Study, results: Results, learner: str, stage: str) ->
         inside=inside.get(metric),
         headline={name: outside[name] for name in dict.fromkeys([*kind.headline, metric]) if name in shown},
         absent=absent,
-        found=found,
+        recognised=recognised,
     )
 
 
@@ -163,7 +164,9 @@ def result_line(study: Study, results: Results) -> str:
     if external := external_result(study, results, learner, stage) if stage != EXTERNAL else None:
         cohort = f"external cohort {study.external_name}".strip()
         cases = _counts(unit, external.cases, external.figure.n_subjects)
-        pieces.append(", ".join([f"{cohort}, {cases}, {name}: {_figures(write, external.headline)}", *external.found]))
+        pieces.append(
+            ", ".join([f"{cohort}, {cases}, {name}: {_figures(write, external.headline)}", *external.recognised])
+        )
     else:
         whose = f"{whose}, {name}"
     if stage == "oof" and results.site_means:

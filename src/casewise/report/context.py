@@ -139,7 +139,7 @@ class ReportContext:
     @property
     def holdout(self) -> bool:
         """Whether one validation set takes the place of folds."""
-        return self.study.split.validation is not None
+        return self.study.split.holdout
 
     @property
     def stopped_on_validation(self) -> bool:

@@ -76,7 +76,7 @@ def model_card(
 ) -> str:
     """The card from the contents of the bundle's files (see `casewise.pipeline.bundle`); it names no subject."""
     training_note, spread = REFITTED if about["final"] == "refit" else OF_FOLDS
-    if study.split.validation is not None:
+    if study.split.holdout:
         training_note, spread = HELD_OUT[0] + STOPPED * (study.recipe.early_stopping.monitor == "fold"), HELD_OUT[1]
     rows = performance(study, about, results)
     subjects, weights = provenance["subjects"], dict.fromkeys(each["first_weights"] for each in provenance["networks"])
@@ -92,7 +92,7 @@ def model_card(
     networks = [
         ("Learners", ", ".join(about["learners"])),
         ("Predicts unless another is asked for", str(about["combination"]["headline"])),
-        *([] if study.split.validation is not None else [("Folds", str(about["folds"]))]),
+        *([] if study.split.holdout else [("Folds", str(about["folds"]))]),
         ("First weights", "; ".join(weights)),
     ]
     versions = {"written": provenance["written"], "casewise": provenance["casewise"], "Python": provenance["python"]}

@@ -116,8 +116,8 @@ def split(cohort: Cohort, study: Study) -> Splits:
                 raise SplitError("One training subject cannot be divided for validation. Add subjects.")
             count = max(1, round(float(settings.validation or 0) * len(subjects)))
             share = min(count, len(training) - 1) / len(training)
-            held, assigned["validation"] = _held_out(cohort, study, training, share, 1, study.seed + 1)
-            side |= {subject: {0: TRAIN, TEST: 0}[number] for subject, number in held.items()}
+            number_of, assigned["validation"] = _held_out(cohort, study, training, share, 1, study.seed + 1)
+            side |= {subject: {0: TRAIN, TEST: 0}[number] for subject, number in number_of.items()}
     elif numbered or leave_out:
         folds = len(given)
     elif len(training) < folds:

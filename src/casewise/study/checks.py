@@ -101,7 +101,7 @@ def check_split(study: Study) -> None:
             several = f"is a class of {' and '.join(targets)}" if targets else "is no class of an output"
             reason = several if len(targets) != 1 else "is drawn by single images; write `panels: {by: image}`"
             raise ValueError(f"sample: {cut(label)} {reason}")
-    held_out = study.split.validation is not None
+    held_out = study.split.holdout
     other = next((name for name in study.stack if name != "mean"), "")
     kappa = next((name for name, rule in study.decisions.items() if rule == "kappa"), "")
     problems: dict[str, object] = {

@@ -242,6 +242,15 @@ def learner_name(name: str) -> str:
     return (COMBINED.get(code) or learner_named(code).display_name) + bracket + rest
 
 
+def name_of_fold(model: str, fold: int, *, alone: bool) -> str:
+    """The network of a fold, numbered from 0, in messages; `alone`, as with a validation set, it is named by itself.
+
+    >>> name_of_fold("resnet18", 0, alone=False), name_of_fold("resnet18", 0, alone=True)
+    ('resnet18, fold 1', 'resnet18')
+    """
+    return model if alone else f"{model}, fold {fold + 1}"
+
+
 def the_learner(name: str, *, start: bool = False) -> str:
     """What reports call a learner within a sentence, or at its `start`.
 

@@ -56,6 +56,11 @@ class Split(StudyModel):
             )
         return value
 
+    @property
+    def holdout(self) -> bool:
+        """Whether a validation set takes the place of folds."""
+        return self.validation is not None
+
     @model_validator(mode="after")
     def _check_source(self) -> Split:
         if self.leave_out and self.column:
@@ -64,7 +69,7 @@ class Split(StudyModel):
             raise ValueError("leave_out states the held-out subjects; leave out `by: number`")
         if not self.equal_sizes and (self.leave_out or self.by == "number"):
             raise ValueError("equal_sizes: false is for folds of subjects; leave out `leave_out` and `by: number`")
-        if self.validation is not None:
+        if self.holdout:
             self._check_validation()
         return self
 

@@ -111,8 +111,8 @@ def build_part(preparation: Preparation, folder: Path, paths: Sequence[ImageSour
 
     Two processes that do this at once, one of them on a machine that was lost, write the same bytes.
     """
-    with Building(folder, paths, preparation) as part:
-        of_each_image(len(paths), part.finish, workers=1)
+    with Building(folder, paths, preparation) as building:
+        of_each_image(len(paths), building.finish, workers=1)
 
 
 @contextmanager

@@ -54,9 +54,9 @@ class NodeReport:
         """The report of the machine of this process."""
         from casewise.training.compute_plan import cpu_name
 
-        found = {name: version for name in libraries for version in _version(name)}
-        names = {"casewise": __version__, "Python": platform.python_version()} | found
-        versions = ", ".join(f"{name} {version}" for name, version in names.items())
+        version_of = {"casewise": __version__, "Python": platform.python_version()}
+        version_of |= {name: version for name in libraries for version in _version(name)}
+        versions = ", ".join(f"{name} {version}" for name, version in version_of.items())
         return cls(socket.gethostname(), versions, cpu_name(), shares, tuple(missing))
 
 

@@ -21,6 +21,7 @@ from casewise.plugins.explain.metrics import MEASURES, centre_prior, delete_pixe
 from casewise.plugins.explain.placement import out_of_fold_rows
 from casewise.plugins.explain.results import Record
 from casewise.plugins.explain.saliency import LoadedModel, check_reproduces, load_model, maps_by_row
+from casewise.study.learners import name_of_fold
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,7 @@ def measure(
     for number, model in enumerate(models):
         collected = _Measurements([], [], {}, [])
         for fold in range(run.splits.folds):
-            progress(number * run.splits.folds + fold, total, f"{model}, fold {fold + 1}")
+            progress(number * run.splits.folds + fold, total, name_of_fold(model, fold, alone=run.splits.holdout))
             visible |= _measure_fold(run, load_model(run, model, fold, map_size=map_size), masks, collected)
         if not collected.rows:
             networks[model] = {"method": collected.method, "all": None, "correct": None, "erroneous": None}

@@ -13,6 +13,7 @@ from casewise.plugins.explain.case_selection import predicted_target, prediction
 from casewise.plugins.explain.metrics import by_slice, share_inside
 from casewise.plugins.explain.results import Record
 from casewise.plugins.explain.saliency import SaliencyMap, check_reproduces, load_model, maps_by_row
+from casewise.study.learners import name_of_fold
 
 if TYPE_CHECKING:
     from casewise.modalities.base import CaseMask
@@ -57,7 +58,7 @@ def placement(
     for number, model in enumerate(models):
         maps: dict[int, SaliencyMap] = {}
         for fold in range(folds):
-            progress(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
+            progress(number * folds + fold, len(models) * folds, name_of_fold(model, fold, alone=run.splits.holdout))
             if targets := _targets(run, model, fold, rows):
                 loaded = load_model(run, model, fold, map_size=map_size)
                 check_reproduces(run, loaded, list(targets))

@@ -28,6 +28,7 @@ from casewise.plugins.explain.results import ExplainSettings, Record, save_resul
 from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
 from casewise.report.formatting import counted
 from casewise.run_folder import ExplanationFolder
+from casewise.study.learners import name_of_fold
 
 # Panels of a case that are explained; of more, an evenly spaced sample.
 MAX_PANELS = 64
@@ -97,7 +98,7 @@ def explain_cases(
             maps: dict[str, list[list[SaliencyMap]]] = {}
             predictions = {case: [prediction_of(run, model, row) for row in rows[case]] for case in cases}
             for fold in range(folds):
-                bar(number * folds + fold, len(models) * folds, f"{model}, fold {fold + 1}")
+                bar(number * folds + fold, len(models) * folds, name_of_fold(model, fold, alone=run.splits.holdout))
                 fold_cases = [case for case in cases if _is_predicted_by(predictions[case], fold)]
                 if not fold_cases:
                     continue

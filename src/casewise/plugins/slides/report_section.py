@@ -97,8 +97,8 @@ def _example(context: ReportContext, tiles: pd.DataFrame) -> list[Block]:
     label = case_label(rows.iloc[0][["subject", "visit"]].to_dict())
     shown = np.unique(np.linspace(0, len(rows) - 1, MOST_TILES).round().astype(int))
     pictures = [
-        Picture(data_uri(as_picture(tile), longest=context.study.images.size), f"Tile {place}")
-        for place, tile in enumerate(context.tiles(rows["image"].to_numpy()[shown].tolist()), start=1)
+        Picture(data_uri(as_picture(tile), longest=context.study.images.size), f"Tile {number}")
+        for number, tile in enumerate(context.tiles(rows["image"].to_numpy()[shown].tolist()), start=1)
     ]
     count = f"{len(slide):,} of {slide.candidates:,} tiles with enough tissue"
     drawing = Plot(draw.taken(slide), f"Slide {short_path(path)}: the tissue outlined, its tiles framed.")
@@ -209,19 +209,19 @@ def _painting(context: ReportContext, weighted: bool) -> Painting:
             meaning, "rising", ticks, lambda row, tiles: [("weight of each tile", tiles["share"].to_numpy(float))]
         )
 
-    def probability_of(place: int, tiles: pd.DataFrame, role: str = "") -> tuple[str, np.ndarray]:
-        return f"probability of {class_name(study, outcome, names[place])}{role}", tiles[f"p{place}"].to_numpy(float)
+    def probability_of(index: int, tiles: pd.DataFrame, role: str = "") -> tuple[str, np.ndarray]:
+        return f"probability of {class_name(study, outcome, names[index])}{role}", tiles[f"p{index}"].to_numpy(float)
 
     if pair := positive_and_other(context):
-        place = names.index(study.positive_of(outcome) or "")
+        positive = names.index(study.positive_of(outcome) or "")
         ticks = [(0.0, f"0 %: {pair[1]}"), (0.5, "50 %"), (1.0, f"100 %: {pair[0]}")]
         meaning = "the probability of the positive class predicted for a tile"
-        return Painting(meaning, "two", ticks, lambda row, tiles: [probability_of(place, tiles)])
+        return Painting(meaning, "two", ticks, lambda row, tiles: [probability_of(positive, tiles)])
 
     def of_both(row: pd.Series, tiles: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
         roles = {int(row["y_true"]): ["reference"]}
         roles.setdefault(int(row["y_pred"]), []).append("predicted")
-        return [probability_of(place, tiles, f" ({listed(role)})") for place, role in roles.items()]
+        return [probability_of(index, tiles, f" ({listed(role)})") for index, role in roles.items()]
 
     ticks = [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]
     return Painting("the probability of the class above the map predicted for a tile", "rising", ticks, of_both)

@@ -44,8 +44,8 @@ def module_of(study: Study) -> ModuleType:
 
 def of_modality(context: ReportContext) -> Section | None:
     """The section on the input of the model, of the study's modality."""
-    made: Section | None = module_of(context.study).section(context)
-    return made
+    section: Section | None = module_of(context.study).section(context)
+    return section
 
 
 def section(context: ReportContext) -> Section | None:
