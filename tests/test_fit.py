@@ -25,8 +25,7 @@ from casewise.inference.bundle import Bundle
 from casewise.inference.new_cases import NewTable
 from casewise.modalities.base import StoreAddress
 from casewise.modalities.dataset import PanelData
-from casewise.modalities.photographs.fit import planned
-from casewise.modalities.photographs.modality import Photographs
+from casewise.modalities.photographs.modality import Photographs, planned
 from casewise.modalities.shape_variation import Bars, Stretch, open_shapes, stretches
 from casewise.modalities.store.pixels import content_box, fit
 from casewise.modalities.store.preparation import Fit, Padding, Preparation

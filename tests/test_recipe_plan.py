@@ -16,7 +16,7 @@ import casewise
 from casewise.errors import RunError, StudyError
 from casewise.jobs.execution import measured_paces
 from casewise.jobs.pace import Pace
-from casewise.modalities.photographs.fit import planned_size
+from casewise.modalities.photographs.modality import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.budget import slowness, time_in_words
 from casewise.pipeline.recipe_plan import (
@@ -33,7 +33,7 @@ from casewise.pipeline.recipe_plan import (
     stated_in_words,
 )
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.predictions.weighted_mean import weights_of_numbers
+from casewise.predictions.stacking import weights_of_numbers
 from casewise.report.formatting import duration
 from casewise.run import train_only
 from casewise.run_folder import RunFolder

@@ -26,8 +26,7 @@ from casewise.modalities.store import store_builder as building_module
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import Source, fit, read_image
 from casewise.modalities.store.store import TileStore, damage, open_store
-from casewise.modalities.store.store_builder import Budget, Building, prepare
-from casewise.modalities.store.unreadable import PROBLEMS
+from casewise.modalities.store.store_builder import PROBLEMS, Budget, Building, prepare
 
 SMALL = Preparation(size=16)
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from casewise.console import Silent
 from casewise.errors import ImageError, WeightsError
-from casewise.modalities.store.unreadable import PROBLEMS
+from casewise.modalities.store.store_builder import PROBLEMS
 from casewise.pipeline.read import read, split, validate, weight_lines
 from casewise.pipeline.train import missing_weights, weights
 from casewise.run import run

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from casewise.evaluation.bootstrap import Plan, draw
 from casewise.evaluation.intervals import expanded
-from casewise.plugins.explain.aggregate import stronger_prior, summary
+from casewise.plugins.explain.localisation import stronger_prior, summary
 from casewise.plugins.explain.metrics import MEASURES, chance_hit, delete_pixels, hit, measure_map, share_inside
 
 PLAN = Plan(resamples=300, seed=1)

@@ -29,10 +29,9 @@ from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.export import formats, parity
 from casewise.plugins.export.command import export_run as export
-from casewise.plugins.export.formats import FORMATS, format_named
+from casewise.plugins.export.formats import FORMATS, PORTABLE, format_named
 from casewise.plugins.export.graph import LearnerGraph
 from casewise.plugins.export.learner import TrainedLearner, selected_members
-from casewise.plugins.export.operators import PORTABLE
 from casewise.plugins.export.parity import TOLERANCE, check_parity, random_sample, reference, with_gaps
 from casewise.plugins.export.write import describe, page
 from casewise.run import Run, run

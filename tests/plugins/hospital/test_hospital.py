@@ -18,8 +18,7 @@ from casewise.inference.new_cases import PredictedChunk, cases_of, names_visits,
 from casewise.inference.output_table import OutputTable
 from casewise.plugins.hospital import case_results, formats
 from casewise.plugins.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, results_of
-from casewise.plugins.hospital.formats import FORMATS, format_named
-from casewise.plugins.hospital.write import file_stem, result_folders
+from casewise.plugins.hospital.formats import FORMATS, file_stem, format_named, result_folders
 from casewise.study.scores import Score
 from tests.film_files import film_bytes
 from tests.test_new_cases import study_of

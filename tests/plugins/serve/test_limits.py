@@ -52,7 +52,7 @@ def test_every_answer_has_the_headers_of_security(toy: Running) -> None:
 
 
 def test_the_page_takes_nothing_from_elsewhere() -> None:
-    from casewise.plugins.serve.app import PAGE
+    from casewise.plugins.serve.server import PAGE
 
     for path in PAGE.iterdir():
         text = path.read_text()

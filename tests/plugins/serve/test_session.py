@@ -12,10 +12,9 @@ import pytest
 
 from casewise.inference.model import load_bundle
 from casewise.modalities.base import NativeMap
-from casewise.plugins.serve.description import several_images
 from casewise.plugins.serve.pool import answered
 from casewise.plugins.serve.results import explained_class, strongest_slice
-from casewise.plugins.serve.session import ModelSession
+from casewise.plugins.serve.session import ModelSession, several_images
 from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, into_series, neutral_name
 from casewise.run import run
 from casewise.study.learners import the_learner

@@ -17,10 +17,10 @@ from casewise.modalities.store.pixels import LANCZOS
 from casewise.modalities.store.store_builder import Budget
 from casewise.plugins.phantoms.slides.pyramid import write_pyramid
 from casewise.plugins.slides import cohort as cohort_slides
+from casewise.plugins.slides import modality as pieces
 from casewise.plugins.slides import plans as slide_plans
 from casewise.plugins.slides import reader as slides
 from casewise.plugins.slides import tiles as slide_tiles
-from casewise.plugins.slides import wsi_tile as pieces
 from casewise.plugins.slides.files import companion_files
 from casewise.plugins.slides.reader import Slide, is_slide, slide_facts
 from casewise.plugins.slides.tiles import TilePlan, plan_tiles

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from casewise.plugins.volumes.correction import body, corrected, log_field, smoothed
+from casewise.plugins.volumes.preprocess import body, corrected, log_field, smoothed
 
 pytest.importorskip("SimpleITK")
 SPACING = np.array([1.5, 1.5, 4.0])

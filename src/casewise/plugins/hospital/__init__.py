@@ -29,7 +29,7 @@ class _Hospital(Plugin):
     def result_folders(
         self, model: TrainedModel, folders: Mapping[str, Path], *, names: bool
     ) -> AbstractContextManager[ResultFolders]:
-        from casewise.plugins.hospital.write import result_folders
+        from casewise.plugins.hospital.formats import result_folders
 
         return result_folders(model, folders, names=names)
 

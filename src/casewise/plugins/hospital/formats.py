@@ -1,15 +1,28 @@
-"""The formats of results. A new format is a class with the members of `ResultFormat`, registered in `FORMATS`."""
+"""The formats of results, and writing them: all files of a run of predictions appear when all cases are predicted.
+
+A new format is a class with the members of `ResultFormat`, registered in `FORMATS`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from typing import Protocol
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from casewise.errors import CasewiseError, cut, nearest
-from casewise.plugins.hospital.case_results import CaseResult, ModelFacts
+from casewise.errors import CasewiseError, RunError, cut, nearest
+from casewise.files import make_folder, staging_folder, sync_folder, write_atomic
+from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, digest, results_of
 from casewise.plugins.hospital.dicom_sr import DicomSr
 from casewise.plugins.hospital.fhir import Fhir
+
+if TYPE_CHECKING:
+    from casewise.inference.model import TrainedModel
+    from casewise.inference.new_cases import PredictedChunk
 
 
 class ResultFormat(Protocol):
@@ -57,3 +70,104 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # the package around it is missing
         return False
+
+
+LONGEST_STEM = 160  # bytes
+NO_SUBJECT = "A row names no subject, so nobody is known whom the result is about."
+
+
+@dataclass
+class ResultFolder:
+    """The files of one format.
+
+    Attributes:
+        folder: where they go.
+        staged: where they are until all cases are predicted.
+        names: whether files have the names of the table.
+        files: how many were written.
+        without: by case the reason why there is none.
+    """
+
+    format: ResultFormat
+    folder: Path
+    staged: Path
+    names: bool
+    files: int = 0
+    without: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What people call the format."""
+        return self.format.title
+
+    def receive(self, chunk: PredictedChunk, facts: ModelFacts) -> None:
+        """Write the files of every case of a chunk."""
+        if (chunk.table["case"] == "").any():
+            self.without.setdefault("", NO_SUBJECT)
+        for result in results_of(chunk, facts, names=self.names):
+            try:
+                for name, content in self.format.files(result, facts):
+                    stem = file_stem(result.case, name)
+                    write_atomic(self.staged / f"{stem}{self.format.ending}", content)
+                    self.files += 1
+            except RunError:
+                raise
+            except CasewiseError as error:
+                self.without[result.case] = str(error)
+
+    def publish(self) -> None:
+        """Move the files to their folder; those of the same names are replaced."""
+        try:
+            make_folder(self.folder)
+            for file in sorted(self.staged.iterdir()):
+                os.replace(file, self.folder / file.name)
+        except OSError as error:
+            raise RunError(f"{self.folder} could not be written: {error.strerror or error}.") from error
+        sync_folder(self.folder)
+
+
+@contextmanager
+def result_folders(model: TrainedModel, folders: Mapping[str, Path], *, names: bool = False) -> Iterator[Results]:
+    """What receives the predictions of every chunk; the files appear when the block ends without an error.
+
+    Args:
+        names: whether the files have the names of subjects, visits and images, in place of hashes.
+
+    Raises:
+        RunError: the model is no bundle, or a folder cannot be written.
+    """
+    with ExitStack() as stack:
+        written = []
+        facts = ModelFacts.of(model)
+        for name, folder in folders.items():
+            try:
+                staged = stack.enter_context(staging_folder(folder))
+            except OSError as error:
+                raise RunError(f"{folder} could not be written: {error.strerror or error}.") from error
+            written.append(ResultFolder(format_named(name), folder, staged, names))
+        yield Results(facts, written)
+        for each in written:
+            each.publish()
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folders of all formats."""
+
+    facts: ModelFacts
+    folders: list[ResultFolder]
+
+    def receive(self, chunk: PredictedChunk) -> None:
+        """Write the files of a chunk in every format."""
+        for folder in self.folders:
+            folder.receive(chunk, self.facts)
+
+
+def file_stem(case: str, name: str) -> str:
+    """A file name made of plain letters, with a hash that tells equal ones from each other.
+
+    >>> file_stem("Müller/1", "grade")
+    'Müller_1-grade-6355924a'
+    """
+    plain = re.sub(r"[^\w.=@-]+", "_", f"{case}-{name}" if name else case).strip("._") or "case"
+    return f"{plain.encode()[:LONGEST_STEM].decode(errors='ignore')}-{digest(case, name)[:8]}"
