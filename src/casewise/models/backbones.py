@@ -21,8 +21,8 @@ Scaling: TypeAlias = Literal["library", "symmetric"]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TILES_AT_ONCE = 64
-# The stride of the map that a head with `map_cells` receives.
-MAP_STRIDE = 16
+# The stride of the map that a head with `map_cells` receives, and the cells of that of `pool: map`.
+MAP_STRIDE, MAP_CELLS = 16, 3
 # The width of the hidden layer of fastai's head.
 FASTAI_UNITS = 512
 SYMMETRIC = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
-from casewise.models.backbones import build_network
+from casewise.models.backbones import MAP_CELLS, build_network
 from casewise.models.encoders import encoder_facts
 from casewise.models.linear import LinearBuilder
 from casewise.models.outputs import outputs_of, width_of
@@ -31,7 +31,7 @@ class NetworkBuilder:
             "dropout": study.recipe.dropout,
             "scaling": study.recipe.scaling,
             **({"head": "fastai"} if study.recipe.head == "fastai" else {}),
-            **({"map_cells": study.recipe.map_cells} if study.recipe.pool == "map" else {}),
+            **({"map_cells": MAP_CELLS} if study.recipe.pool == "map" else {}),
             **({"pooling": study.panels.pooling} if study.panels.bags else {}),
             **modality_of(study).network_options(study, model),
         }

@@ -269,9 +269,7 @@ class Recipe(StudyModel):
     (0.0003) and MobileNetV3 (0.01): use 0.1."""
     pool: Literal["average", "map"] = "average"
     """What the head receives. `average`: the mean over the last map, which does not say where things are. `map`: the
-    means over a grid of `map_cells` × `map_cells` of the widest map at stride 16."""
-    map_cells: int = Field(3, ge=2, le=8)
-    """Rows and columns of the grid of `pool: map`."""
+    means over a grid of 3 × 3 of the widest map at stride 16."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout before the head, and of the dropout layers of the library's network. Default: the library's layers, and
     no other."""

@@ -54,7 +54,7 @@ SEQUENCES |= {"fusion": ["early", "late", "late-shared"]}
 # What is exported: the learner, and the changes of the study.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "cnn": ("test_resnet", {"panels": {"by": "case", "grid": "1x2"}, "test_time_augmentation": True}),
-    "map": ("test_resnet", {"recipe": {"pool": "map", "map_cells": 2}}),
+    "map": ("test_resnet", {"recipe": {"pool": "map"}}),
     "fastai": ("densenet121", {"recipe": {"head": "fastai"}}),
     "fastai, bags": ("test_resnet", {"panels": {"by": "case", "pooling": "maps"}, "recipe": {"head": "fastai"}}),
     "vit": ("test_vit", {"images": {"size": 160}}),

@@ -16,9 +16,15 @@ from casewise.errors import StudyError
 from casewise.evaluation.results import Estimate, Headline, Results, write_results
 from casewise.pipeline.train import COLUMNS, epochs_of, following, record_trained
 from casewise.plugins.tracking import plugin, sending
-from casewise.plugins.tracking.sending import TRACKERS, check_packages, send_missing, tensorboard_path, tracking_path
+from casewise.plugins.tracking.sending import (
+    EVENTS,
+    TRACKERS,
+    check_packages,
+    send_missing,
+    tensorboard_path,
+    tracking_path,
+)
 from casewise.plugins.tracking.study_keys import PACKAGES
-from casewise.plugins.tracking.tensorboard import EVENTS
 from casewise.plugins.tracking.units import RESULTS, TrackerError, Unit, job_unit, job_units, parameters, results_unit
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -287,7 +293,7 @@ class TestMLflow:
     def test_the_password_of_a_server_is_not_shown(self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:9/?token=hidden")
         monkeypatch.setattr("mlflow.tracking.MlflowClient", Mock())
-        monkeypatch.setattr("casewise.plugins.tracking.mlflow.MLflow.send", lambda self, unit: None)
+        monkeypatch.setattr("casewise.plugins.tracking.sending.MLflow.send", lambda self, unit: None)
         shown = Shown()
         plugin.on_evaluated(study_with(finished, "mlflow"), finished, shown)
         assert shown.lines == ["mlflow: 5 parts sent to http://127.0.0.1:9/"]

@@ -47,11 +47,7 @@ def of_volumes(context: ReportContext, **changes: Any) -> ReportContext:
             "Region",
             "around the mask in the column mask with a margin of 12 mm, resized to 32 × 32 pixels",
         ),
-        (
-            {"missing": "mask", "sequence_dropout": 0.25},
-            "Missing sequences",
-            report_section.MISSING["mask"].format(share="25 %"),
-        ),
+        ({"missing": "mask"}, "Missing sequences", report_section.MISSING["mask"].format(share="20 %")),
         (
             {"fusion": ["late-shared"]},
             "Fusion",

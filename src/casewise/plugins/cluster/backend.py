@@ -26,10 +26,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.jobs.backends import Backend, Failure, Plans, Registrations, lost
-from casewise.plugins.cluster import worker as ray_worker
+from casewise.plugins.cluster import machines
 from casewise.plugins.cluster.leases import LEASES, SAFE, LeaseError, Lessor, break_lock, end_earlier
 from casewise.plugins.cluster.machines import (
+    IMAGE_LIBRARIES,
     REACH,
+    NodeReport,
     Task,
     check_room,
     connect,
@@ -40,7 +42,6 @@ from casewise.plugins.cluster.machines import (
     refuse,
     rooms,
 )
-from casewise.plugins.cluster.worker import IMAGE_LIBRARIES, NodeReport
 from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ class RayBackend(Backend):
         self._own = not ray.is_initialized()
         if self._own:
             connect(self._address)
-        self._work = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(ray_worker.work)
-        self._look = ray.remote(max_retries=0, num_cpus=0)(ray_worker.look)
+        self._work = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(machines.work)
+        self._look = ray.remote(max_retries=0, num_cpus=0)(machines.look)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -150,7 +151,7 @@ class RayBackend(Backend):
         refuse(self._reports(session, nodes, needed), NodeReport.of_this(), folder.path)
         gpus = int(inputs.study.compute.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes.values()))
         jobs = [_absolute(job) for job in jobs]
-        call = _pickled(ray_worker.plans_of, jobs, folder, threads)
+        call = _pickled(machines.plans_of, jobs, folder, threads)
         task = Task("measuring the machine", call, cores_of(threads, gpus, nodes), gpus)
         check_room([task], nodes)
         plans: Plans | Failure = self._run([task], 1)[task.name]
@@ -170,7 +171,7 @@ class RayBackend(Backend):
             gpus = int(plan.device == "cuda")
             cores = cores_of(plan.threads, gpus, nodes)
             beside = min(limit or len(jobs), max(rooms(node, cores, gpus) for node in nodes.values()))
-            call = _pickled(ray_worker.attempt_of, _absolute(job), plan, max(1, beside))
+            call = _pickled(machines.attempt_of, _absolute(job), plan, max(1, beside))
             tasks.append(Task(job.name, call, cores, gpus, _absolute(job)))
         check_room(tasks, nodes)
         results = self._run(tasks, limit)
@@ -391,7 +392,7 @@ def _tasks(work: Work, size: int) -> tuple[list[Task], dict[str, int]]:
     """Tasks of `size` parts of the work each, and how many items they have."""
     chunks = [[*chain(*work.parts[first : first + size])] for first in range(0, len(work.parts), size)]
     named = {f"images, part {number} of {len(chunks)}": chunk for number, chunk in enumerate(chunks, 1)}
-    call = partial(_pickled, ray_worker.prepare_part, work.function)
+    call = partial(_pickled, machines.prepare_part, work.function)
     tasks = [Task(name, call(chunk), 1, 0) for name, chunk in named.items()]
     return tasks, {name: len(chunk) for name, chunk in named.items()}
 

@@ -1,4 +1,7 @@
-"""The registry of trackers, and sending what each of them lacks.
+"""The trackers, and sending what each of them lacks.
+
+TensorBoard reads event files in the run folder, one for each network and learner, each written in one step. MLflow has
+a run for the study with its settings and metrics, and a run below it for each network.
 
 `tracking.json` in the run folder records what a tracker has. What could not be sent is sent by the next run.
 """
@@ -7,23 +10,187 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import re
 import secrets
+import time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import StudyError, counted
-from casewise.files import parsed_json, write_json
-from casewise.plugins.tracking.mlflow import MLflow
+from casewise.errors import RunError, StudyError, counted
+from casewise.files import parsed_json, replacing, write_json
 from casewise.plugins.tracking.study_keys import PACKAGES, without_secrets
-from casewise.plugins.tracking.tensorboard import TensorBoard
-from casewise.plugins.tracking.units import Tracker, TrackerError
+from casewise.plugins.tracking.units import RESULTS, Tracker, TrackerError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from casewise.plugins.tracking.units import Unit
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
+
+
+# What MLflow takes at once, and the length of a value that every server takes.
+METRICS, PARAMS, LENGTH = 1000, 100, 500
+RUN, UNIT, CONTENT = "casewise.run", "casewise.unit", "casewise.content"
+# MLflow refuses its file store unless this is set, and reports its use to its makers unless that is.
+SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true"}
+# Without these a server that is down stops a run for minutes.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+class MLflow:
+    """Sends units to a server or a store.
+
+    Args:
+        address: of the server or store; empty: that of MLFLOW_TRACKING_URI, else the folder `mlruns` beside the run's.
+        run: identifies the run, so that nothing is sent twice.
+    """
+
+    def __init__(self, address: str, folder: RunFolder, study: Study, run: str) -> None:
+        for name, value in (SETTINGS | PATIENCE).items():
+            os.environ.setdefault(name, value)
+        beside = (folder.path.resolve().parent / "mlruns").as_uri()
+        uri = address or os.environ.get("MLFLOW_TRACKING_URI") or beside
+        self.address = without_secrets(uri)
+        self._run, self._title = run, folder.path.resolve().name
+        with _failures(self.address):
+            from mlflow.tracking import MlflowClient
+
+            self._client = MlflowClient(tracking_uri=uri)
+            experiment = self._client.get_experiment_by_name(study.name)
+            self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study.name)
+
+    def send(self, unit: Unit) -> None:
+        """See `Tracker.send`."""
+        with _failures(self.address):
+            if unit.name == RESULTS:
+                self._log(self._study_run(), unit)
+                return
+            present = self._runs_of(unit.name)
+            for run in present:
+                complete = run.data.tags.get(CONTENT) == unit.sha256 and run.info.status == "FINISHED"
+                if complete:
+                    return
+                self._client.delete_run(run.info.run_id)  # interrupted, or of a network that was trained again
+            tags = {"mlflow.parentRunId": self._study_run(), CONTENT: unit.sha256}
+            self._log(self._create_run(unit.name, unit.name, tags), unit)
+
+    def _study_run(self) -> str:
+        """The run of the study, which is created if there is none."""
+        present = self._runs_of(RESULTS)
+        tags = {"casewise.report": f"{self._title}/report.html"}
+        return str(present[0].info.run_id) if present else self._create_run(RESULTS, self._title, tags)
+
+    def _runs_of(self, unit: str) -> list[Any]:
+        query = f"tags.`{RUN}` = '{self._run}' and tags.`{UNIT}` = '{unit}'"
+        return list(self._client.search_runs([self._experiment], query))
+
+    def _create_run(self, unit: str, title: str, tags: dict[str, str]) -> str:
+        tags = {RUN: self._run, UNIT: unit, **tags}
+        return str(self._client.create_run(self._experiment, tags=tags, run_name=title).info.run_id)
+
+    def _log(self, run: str, unit: Unit) -> None:
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        # MLflow refuses another value of a parameter; of a study that was extended, the tags have the present ones
+        before = self._client.get_run(run).data.params
+        facts = {_named(name): value[:LENGTH] for name, value in unit.facts.items()}
+        params = [Param(name, value) for name, value in facts.items() if name not in before]
+        for name, value in facts.items():
+            if before.get(name, value) != value:
+                self._client.set_tag(run, name, value)
+        metrics = [Metric(_named(name), value, now, step) for name, value, step in unit.values]
+        for start in range(0, len(params), PARAMS):
+            self._client.log_batch(run, params=params[start : start + PARAMS])
+        for start in range(0, len(metrics), METRICS):
+            self._client.log_batch(run, metrics=metrics[start : start + METRICS])
+        self._client.set_terminated(run)
+
+
+def _named(name: str) -> str:
+    """A name with signs that MLflow takes.
+
+    >>> _named("oof/timm:vit@late/size/mae")
+    'oof/timm:vit_late/size/mae'
+    """
+    return re.sub(r"[^\w.:/ -]", "_", name)
+
+
+@contextmanager
+def _failures(address: str) -> Iterator[None]:
+    """Turn what MLflow and the network raise into a `TrackerError` with the reason."""
+    try:
+        yield
+    except Exception as error:  # errors of databases and their drivers have no base class in common
+        reason = without_secrets(re.sub(r"\s+", " ", str(error)) or type(error).__name__)
+        raise TrackerError(f"{address}: {reason[:300]}{'…' if len(reason) > 300 else ''}") from error
+
+
+EVENTS = "events.out.tfevents.0.casewise"
+
+
+class TensorBoard:
+    """Writes scalars by epoch; the time of an epoch is its share of the training's seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.address = folder, str(folder)
+
+    def send(self, unit: Unit) -> None:
+        """See `Tracker.send`."""
+        try:
+            if unit.name != RESULTS:
+                steps = max((step for _, _, step in unit.values), default=1)
+                self._write(unit.name, [_scalar(*value, unit.seconds / steps) for value in unit.values])
+                return
+            by_learner: dict[str, list[Any]] = {}
+            for name, value, step in unit.values:
+                stage, learner, rest = name.split("/", 2)
+                by_learner.setdefault(learner, []).append(_scalar(f"{stage}/{rest}", value, step, 0.0))
+            for learner, events in by_learner.items():
+                self._write(f"{learner}/{RESULTS}", events)
+            rows = "\n".join(f"| {name} | {value} |" for name, value in unit.facts.items())
+            self._write("study", [_text("study", f"| setting | value |\n|---|---|\n{rows}")])
+        except RunError as error:
+            raise TrackerError(str(error)) from error
+
+    def _write(self, name: str, events: Iterable[Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        # learners such as timm:vit have signs that some systems allow in no file name
+        parts = [re.sub(r"[^\w.@+-]", "_", folder_name) for folder_name in name.split("/")]
+        with replacing(self.folder.joinpath(*parts, EVENTS)) as temporary, temporary.open("wb") as file:
+            writer = RecordWriter(file)
+            for event in [Event(wall_time=0.0, file_version="brain.Event:2"), *events]:
+                writer.write(event.SerializeToString())
+            writer.flush()
+
+
+def _scalar(name: str, value: float, step: int, seconds: float) -> Any:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
+    return Event(wall_time=step * seconds, step=step, summary=summary)
+
+
+def _text(name: str, text: str) -> Any:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+    tensor = TensorProto(dtype="DT_STRING", string_val=[text.encode()], tensor_shape=shape)
+    value = Summary.Value(tag=f"{name}/text_summary", metadata=metadata, tensor=tensor)
+    return Event(wall_time=0.0, step=0, summary=Summary(value=[value]))
+
 
 log = logging.getLogger("casewise")
 

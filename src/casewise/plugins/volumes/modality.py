@@ -19,7 +19,7 @@ from casewise.plugins.volumes.case_files import check_headers
 from casewise.plugins.volumes.case_table import resolve_sequences
 from casewise.plugins.volumes.native_space import native_maps, read_lesion
 from casewise.plugins.volumes.preparation import SCANS, PreparedScans, central_panels, slices_and_pictures
-from casewise.plugins.volumes.settings import volumes_of
+from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, volumes_of
 from casewise.plugins.volumes.slice_store import BY_SUBJECT, altered_slices, open_slices
 from casewise.run_folder import ImageFolder
 
@@ -297,7 +297,7 @@ def _slice_data(
         study.panels,
         [str(case) for case in panels["case"]],
         volumes.inference_windows == "all",
-        volumes.sequence_dropout if len(numbers) > 1 else 0.0,
+        SEQUENCE_DROPOUT if volumes.missing == "mask" and len(numbers) > 1 else 0.0,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from casewise.plugins.volumes.settings import volumes_of
+from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, volumes_of
 from casewise.report.blocks import Block, Facts, Fold, Picture, Pictures, Section, Text
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import capital, case_label, counted, listed, percent
@@ -71,7 +71,7 @@ def preparation(context: ReportContext) -> list[tuple[str, str]]:
         ("Panel", panel),
         ("Training", drawn + (f" with random {listed(random)}, the same for all slices" if random else "")),
         ("Prediction", used),
-        ("Missing sequences", MISSING[v.missing].format(share=percent(v.sequence_dropout))),
+        ("Missing sequences", MISSING[v.missing].format(share=percent(SEQUENCE_DROPOUT))),
         ("Fusion", "; ".join(dict.fromkeys(fusion(study, str(study.fusion_of(name))) for name in study.networks))),
     ]
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 FUSIONS = ("early", "late", "late-shared")
-# Default of `sequence_dropout` with `missing: mask`.
+# With `missing: mask`, the probability that a sequence of a case is hidden in a training step; at least one remains.
+# Without it, a token that no training case needs would never be trained.
 SEQUENCE_DROPOUT = 0.2
 
 
@@ -64,10 +65,8 @@ class Volumes(ModalitySettings):
     `BACKBONE@FUSION` in `backbones`."""
     missing: Literal["require", "drop", "mask"] = "require"
     """Cases that lack a sequence: `require` refuses them, `drop` leaves them out, both with a list; `mask` puts a
-    learned token in place of the missing sequence. All `sequences` count, also for networks that use only one."""
-    sequence_dropout: float = Field(0.0, ge=0, lt=1)
-    """With `missing: mask`, the probability that a sequence of a case is hidden in a training step; at least one
-    remains. Default: 0.2 with `mask`, else 0."""
+    learned token in place of the missing sequence, and hides one sequence in five in a training step. All `sequences`
+    count, also for networks that use only one."""
     inference_windows: Literal["central", "all"] = "central"
     """A prediction uses the `central` window of a case's slices, or the mean over `all` windows. In training a window
     is drawn at random."""
@@ -76,14 +75,6 @@ class Volumes(ModalitySettings):
     @classmethod
     def _as_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_dropout(cls, values: Any) -> Any:
-        # without dropout, a token that no training case needs would never be trained
-        if isinstance(values, dict) and values.get("missing") == "mask":
-            return {"sequence_dropout": SEQUENCE_DROPOUT, **values}
-        return values
 
     @model_validator(mode="after")
     def _check_fusion(self) -> Volumes:
@@ -101,8 +92,6 @@ class Volumes(ModalitySettings):
                 raise ValueError(f"fusion: {cut(fusion)} combines several sequences, and the study has one")
         if any(name in FUSIONS or "@" in name for name in self.sequences):
             raise ValueError(f"sequences: {', '.join(FUSIONS)} and names with @ are reserved")
-        if self.sequence_dropout and self.missing != "mask":
-            raise ValueError("sequence_dropout: sequences are hidden in training only with `missing: mask`")
         return self
 
     @property
