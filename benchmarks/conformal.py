@@ -88,8 +88,7 @@ class Population:
 def drawn(kind: str, subjects: int, folder: Path) -> Path:
     """The table of a population: subjects with one to `MOST_CASES` visits, an image each."""
     from casewise.plugins.phantoms.chest.cohort import draw_film
-    from casewise.plugins.phantoms.psoriasis.cohort import draw_photograph
-    from casewise.plugins.phantoms.psoriasis.subjects import course
+    from casewise.plugins.phantoms.psoriasis.cohort import course, draw_photograph
 
     rows: list[dict[str, Any]] = []
     table = folder / f"{kind}-{subjects}.csv"
@@ -123,7 +122,7 @@ def population(kind: str, subjects: int, folder: Path) -> Population:
     from casewise.modalities.base import StoreAddress
     from casewise.modalities.dataset import FeatureData
     from casewise.modalities.registry import modality_of
-    from casewise.models.forward import compute_features
+    from casewise.models.shared_parts import compute_features
     from casewise.pipeline.read import prepare, read
     from casewise.run_folder import RunFolder
     from casewise.study.loading import read_study
@@ -161,8 +160,8 @@ def predictions(own: Population, learned: Sequence[str], new: Sequence[str], see
     The folds are those of a run, and so are the models and the rows.
     """
     from casewise.inference.predictor import prediction_rows
-    from casewise.models.forward import predict_together
     from casewise.models.outputs import outputs_of
+    from casewise.models.shared_parts import predict_together
     from casewise.splits.grouped import split
     from casewise.training.linear_models import fit_head
     from casewise.training.loop import standardise

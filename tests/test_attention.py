@@ -8,9 +8,9 @@ from casewise.errors import StudyError
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
 from casewise.models.backbones import build_network
-from casewise.models.forward import predict_together
 from casewise.models.fusion import BagPooling
 from casewise.models.outputs import Output
+from casewise.models.shared_parts import predict_together
 from casewise.study.images import BAGS, POOLINGS
 from casewise.study.loading import read_study
 from casewise.study.schema import Panels, Recipe

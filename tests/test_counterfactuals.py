@@ -11,7 +11,7 @@ from PIL import Image
 
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.robustness import affects, counterfactual_figures
-from casewise.jobs.external import chosen_panels
+from casewise.jobs.predict import chosen_panels
 from casewise.modalities.alterations import ALTERATIONS, UNALTERED, altered
 from casewise.pipeline.finished import FinishedRun
 from casewise.run import Run, run
@@ -113,7 +113,7 @@ def test_cases_are_drawn_in_turn_from_every_class(without_shortcut: Run, monkeyp
         assert len(rows) == 6
         assert set(panels["subject"].iloc[rows]) <= set(finished.splits.subjects(fold))
         assert sorted(panels["label"].iloc[rows]) == [0, 0, 0, 1, 1, 1]
-    monkeypatch.setattr("casewise.jobs.external.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
+    monkeypatch.setattr("casewise.jobs.predict.MOST_BYTES", 4 * 9 * 3 * study.images.size**2)
     assert {len(rows) for rows in chosen_panels(study, panels, finished.splits).values()} == {4}  # of large images
 
 

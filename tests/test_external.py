@@ -18,8 +18,8 @@ from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.external import drop
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
-from casewise.jobs.external import predict_external
 from casewise.jobs.plan import expand
+from casewise.jobs.predict import predict_external
 from casewise.metrics.registry import metric_of
 from casewise.models.weights import bundle_subjects, read_tensors
 from casewise.pipeline.external import prepare_external, read_external

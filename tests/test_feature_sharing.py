@@ -13,8 +13,8 @@ from torch import Tensor
 from casewise.errors import CasewiseError
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
-from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
+from casewise.models.shared_parts import predict_together
 from casewise.study.recipe import Phase
 from casewise.study.schema import Panels, Recipe
 from casewise.training import frozen_features as frozen_features_file

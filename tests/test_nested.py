@@ -19,9 +19,9 @@ from casewise.inference.model import load_bundle
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs import fitting, nested
 from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint
+from casewise.jobs.fitting import pretrain
 from casewise.jobs.job import JobInputs, run_job
 from casewise.jobs.plan import Job
-from casewise.jobs.pretraining import pretrain
 from casewise.modalities.base import StoreAddress
 from casewise.pipeline.read import prepare, read
 from casewise.pipeline.read import split as split_step
@@ -318,7 +318,7 @@ def test_pretraining_leaves_out_who_is_judged_inside(tmp_path: Path, monkeypatch
         assert not set(used) & kept_out[-1]
         return used
 
-    monkeypatch.setattr("casewise.jobs.pretraining.pretrain", spy)
+    monkeypatch.setattr("casewise.jobs.fitting.pretrain", spy)
     targets, table = {"size": {"range": (0, 10)}}, small_table(tmp_path / "cohort")
     pretraining = {"cohort": table, "subjects": "shared", "targets": targets, "epochs": 1}
     study = small_study(table, pretrain=pretraining, compute={"jobs": 1, "save_every": 0})

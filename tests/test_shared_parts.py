@@ -13,10 +13,9 @@ from casewise.inference.model import load_bundle
 from casewise.modalities.dataset import PanelData
 from casewise.models import shared_parts
 from casewise.models.backbones import build_network
-from casewise.models.forward import predict_together
 from casewise.models.linear import FeatureSpec, bank_facts, build_linear
 from casewise.models.outputs import Output
-from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, groups_of
+from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, groups_of, predict_together
 from casewise.run import Run
 from casewise.run_folder import WeightsFile
 from casewise.study.images import Panels

@@ -12,8 +12,7 @@ import pytest
 
 from casewise.cohort.checks import check_files
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.dates import iso_day, read_dates
-from casewise.cohort.table import Problems, read_text_table
+from casewise.cohort.table import Problems, iso_day, read_dates, read_text_table
 from casewise.errors import MESSAGE, CohortError
 from casewise.files import guarded, unguarded
 from casewise.study.schema import Study

@@ -16,8 +16,8 @@ from casewise.jobs.compute_plans import compute_plans
 from casewise.jobs.execution import _side_by_side
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
-from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
+from casewise.models.shared_parts import predict_together
 from casewise.run_folder import RunFolder, WeightsFile
 from casewise.study.schema import Compute, Panels, Recipe, Study
 from casewise.training import compute_plan as speed

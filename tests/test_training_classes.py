@@ -158,7 +158,7 @@ def coloured(truth: Tensor) -> PanelData:
 class TestTheProbedHead:
     @pytest.mark.parametrize(("output", "classes"), [(LABEL, 3), (Output("two", "classification", 2), 2), (GRADE, 4)])
     def test_is_better_than_guessing(self, output: Output, classes: int) -> None:
-        from casewise.models.forward import predict_together
+        from casewise.models.shared_parts import predict_together
 
         torch.manual_seed(0)
         truth = (torch.arange(48) % classes)[:, None].float()

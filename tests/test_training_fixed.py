@@ -22,8 +22,8 @@ from casewise.modalities.dataset import PanelData, open_tiles
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.store_builder import prepare
 from casewise.models.backbones import Network, build_network
-from casewise.models.forward import predict_together
 from casewise.models.outputs import Output
+from casewise.models.shared_parts import predict_together
 from casewise.study.recipe import Phase
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan

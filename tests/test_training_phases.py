@@ -14,8 +14,8 @@ from casewise.evaluation.judges import TrainMetrics, right_on
 from casewise.modalities.dataset import PanelData
 from casewise.models.backbones import Network, build_network
 from casewise.models.build_model import check_freeze_points
-from casewise.models.forward import predict_together
 from casewise.models.outputs import Output, hits, values_of
+from casewise.models.shared_parts import predict_together
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.run import run
 from casewise.study.images import BAGS

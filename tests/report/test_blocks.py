@@ -9,7 +9,7 @@ import pytest
 
 from casewise.report import blocks as b
 from casewise.report.blocks import Cell, Counts, Picture, Plot, Plots, Row, Section, Table, Text, counts_line, rendered
-from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.context import EXTERNAL, SIDES, ReportContext
 from casewise.report.figures import cohort as draw
 from casewise.report.figures.drawing import Drawing
 from casewise.report.first_screen import screen
@@ -17,7 +17,6 @@ from casewise.report.sections import labels, learners
 from casewise.report.sections.designs import external
 from casewise.report.statements import statements
 from casewise.report.tables import VERDICTS
-from casewise.report.terms import SIDES
 from casewise.study.learners import learner_name
 from tests.report.shared import blocks_of, cells_of
 from tests.report_contexts import check_page, classes, films, in_phases, numbers, split_by_image

@@ -10,10 +10,9 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.evaluation.results import ClassFigures, ReliabilityBin, SourceMean, Threshold
 from casewise.evaluation.thresholds import judge_thresholds
 from casewise.report.blocks import Fold, Matrix, Plots, Table, Text
-from casewise.report.context import ReportContext
+from casewise.report.context import SIDES, ReportContext
 from casewise.report.figures.classes import curves_of
 from casewise.report.sections import classes
-from casewise.report.terms import SIDES
 from tests.report.shared import blocks_of, cells_of, first_table, fold_of, texts_of
 from tests.report_contexts import estimate, films, with_own, with_results, without_truth
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from casewise.report.blocks import Block, Fold, Row
-from casewise.report.context import ReportContext
+from casewise.report.context import ReportContext, unlearned
 from casewise.report.figures import learners as draw
 from casewise.report.sections import training
 from casewise.report.sections.designs import image_split
-from casewise.report.terms import unlearned
 from tests.report.shared import first_table
 from tests.report_contexts import classes, films, in_phases, split_by_image, with_results
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from casewise.audit.probes import Floats
 from casewise.cohort.checks import closest, number
-from casewise.cohort.dates import natural
+from casewise.cohort.table import natural
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError
 from casewise.modalities.registry import modality_of

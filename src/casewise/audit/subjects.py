@@ -16,9 +16,8 @@ from casewise.audit.findings import Finding, Level
 from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, levels
 from casewise.audit.sentences import fill
 from casewise.cohort.cohort import Cohort
-from casewise.cohort.dates import natural
 from casewise.cohort.identity import doubtful_pairs
-from casewise.cohort.table import names_text
+from casewise.cohort.table import names_text, natural
 from casewise.cohort.targets import panel_values
 from casewise.errors import counted
 from casewise.splits.file_numbers import file_series

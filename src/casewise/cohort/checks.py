@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from casewise.cohort.dates import natural, read_dates
 from casewise.cohort.identity import AS_WRITTEN, Declared, alike, groups_of_one
-from casewise.cohort.table import Problems, each, names_text, rows_text
+from casewise.cohort.table import Problems, each, names_text, natural, read_dates, rows_text
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import counted, cut, nearest, nearest_folder, shortened
 from casewise.files import PLAIN_NUMBER

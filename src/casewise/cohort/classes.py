@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.checks import closest, number
-from casewise.cohort.dates import natural
 from casewise.cohort.identity import alike
-from casewise.cohort.table import Problems, names_text
+from casewise.cohort.table import Problems, names_text, natural
 from casewise.errors import counted, cut
 from casewise.study.model import mixed_seed
 from casewise.study.schema import Study, Target

@@ -11,11 +11,10 @@ from casewise.cohort import checks
 from casewise.cohort.checks import STORED, closest
 from casewise.cohort.classes import check_classes, drawn_rows, keep_classes, unknown_classes
 from casewise.cohort.covariates import check_covariates
-from casewise.cohort.dates import is_unsorted_date, natural
 from casewise.cohort.groups import check_arm, check_subgroups
 from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared
 from casewise.cohort.participants import Flow
-from casewise.cohort.table import Problems, each, names_text, read_text_table
+from casewise.cohort.table import Problems, each, is_unsorted_date, names_text, natural, read_text_table
 from casewise.cohort.targets import (
     check_readers,
     class_columns,

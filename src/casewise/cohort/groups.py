@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.checks import closest, number
-from casewise.cohort.dates import natural
-from casewise.cohort.table import Problems, names_text, text_of
+from casewise.cohort.table import Problems, names_text, natural, text_of
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import cut
 from casewise.study.schema import Study

@@ -9,8 +9,7 @@ import pandas as pd
 
 from casewise.cohort.checks import STORED, closest, number
 from casewise.cohort.classes import read_classes
-from casewise.cohort.dates import natural
-from casewise.cohort.table import Problems, each, names_text
+from casewise.cohort.table import Problems, each, names_text, natural
 from casewise.errors import counted, cut
 from casewise.study.schema import Level, Study, Target
 from casewise.study.scores import study_scores

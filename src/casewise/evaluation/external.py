@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.dates import natural
 from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_in, recorded
+from casewise.cohort.table import natural
 from casewise.evaluation.bootstrap import Plan, percentiles
 from casewise.evaluation.intervals import FEWEST, RANGES, difference, scheme_of
 from casewise.evaluation.judges import Judge, judge_of

@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.dates import natural
+from casewise.cohort.table import natural
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW

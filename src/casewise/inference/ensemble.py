@@ -19,8 +19,7 @@ from casewise.cohort.covariates import covariates_by_case
 from casewise.errors import RunError, nearest
 from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of
-from casewise.models.forward import predict_together
-from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart
+from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, predict_together
 from casewise.predictions.conformal import with_sets
 from casewise.predictions.covariates import with_covariates
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way

@@ -14,10 +14,9 @@ import pandas as pd
 
 from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.dates import natural
 from casewise.cohort.folder_layout import ENDINGS, stated_pattern
 from casewise.cohort.identity import alike
-from casewise.cohort.table import Problems, read_text_table
+from casewise.cohort.table import Problems, natural, read_text_table
 from casewise.console import Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest
 from casewise.files import PICTURES

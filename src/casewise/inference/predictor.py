@@ -18,8 +18,8 @@ from casewise.cohort.targets import label_table
 from casewise.errors import LINE, RunError, shortened
 from casewise.inference.bundle import Bundle
 from casewise.modalities.registry import modality_of
-from casewise.models.forward import predict_together
 from casewise.models.outputs import outputs_of, value_columns
+from casewise.models.shared_parts import predict_together
 from casewise.models.weights import read_checked
 from casewise.run_folder import JobFolder
 

@@ -19,7 +19,7 @@ from casewise.version import __version__
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
-    from casewise.jobs.pretraining import Pretrained
+    from casewise.jobs.fitting import Pretrained
     from casewise.modalities.base import StoreReference
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import Splits

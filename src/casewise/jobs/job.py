@@ -11,12 +11,11 @@ from casewise.errors import SplitError
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle, ComputeFacts, as_json, output_facts, settings_of
 from casewise.inference.predictor import Predictor
-from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob
+from casewise.jobs.fitting import FITTERS, Choice, FoldData, PlannedJob, first_network
 from casewise.jobs.nested import choose_inside
 from casewise.jobs.pace import pace_of
 from casewise.jobs.plan import Job, JobInputs, Progress, begin, divided, epochs_inside
 from casewise.jobs.predict import FittedModel, JobPredictions, predict
-from casewise.jobs.pretraining import first_network
 from casewise.models.build_model import network_facts, scaled_facts
 from casewise.models.outputs import class_counts, outputs_of
 from casewise.models.weights import check_finite

@@ -17,8 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from casewise.errors import TrainingError
-from casewise.jobs.fitting import FoldData
-from casewise.jobs.pretraining import first_network
+from casewise.jobs.fitting import FoldData, first_network
 from casewise.modalities.registry import modality_of
 from casewise.models.outputs import outputs_of
 from casewise.predictions.nested_cv import best_of

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.cohort.targets import label_table
-from casewise.jobs.fitting import FoldData
+from casewise.jobs.fitting import FoldData, pretraining_data
 from casewise.jobs.plan import divided
-from casewise.jobs.pretraining import pretraining_data
 from casewise.models.build_model import network_of
-from casewise.models.forward import predict_together
 from casewise.models.outputs import outputs_of
+from casewise.models.shared_parts import predict_together
 from casewise.study.model import mixed_seed
 from casewise.training.loop import TrainingContext, fit, standardise
 from casewise.training.stages import learn
 
 if TYPE_CHECKING:
+    from casewise.jobs.fitting import Pretrained
     from casewise.jobs.plan import Job, JobInputs
-    from casewise.jobs.pretraining import Pretrained
     from casewise.training.compute_plan import ComputePlan
 
 # Batches of an epoch of a trial.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from casewise.cohort.cohort import Cohort
-    from casewise.jobs.pretraining import Pretrained
+    from casewise.jobs.fitting import Pretrained
     from casewise.training.cost import Timer
 
 

@@ -64,7 +64,7 @@ def current_audit(
     `splits` is None if the predefined split cannot be used; the audit then reports the reason.
     """
     from casewise.report.audit_page import write_audit_page
-    from casewise.report.terms import report_title
+    from casewise.report.context import report_title
     from casewise.study.weight_files import embedding_origin, embedding_weights
 
     modality, whole = modality_of(study), cohort

@@ -137,7 +137,7 @@ def _pretraining(job_inputs: JobInputs, paces: Mapping[str, Pace]) -> float:
 
 def _altered(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace]) -> float:
     """The seconds in which each learner predicts altered images of cases of its fold."""
-    from casewise.jobs.external import chosen_panels
+    from casewise.jobs.predict import chosen_panels
 
     study = inputs.study
     alterations = modality_of(study).alterations(study)

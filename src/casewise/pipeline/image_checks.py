@@ -35,9 +35,9 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
     Raises:
         ImageError: an image cannot be read.
     """
-    from casewise.jobs.external import chosen_panels, predict_altered
     from casewise.jobs.fingerprint import table_hash
     from casewise.jobs.plan import expand
+    from casewise.jobs.predict import chosen_panels, predict_altered
 
     study, cohort, splits, folder = inputs.study, inputs.cohort, inputs.splits, inputs.folder
     table, mark = folder.counterfactuals, folder.counterfactuals_mark

@@ -51,8 +51,8 @@ def train(inputs: RunInputs, show: Show) -> tuple[RunInputs, pd.DataFrame]:
         CasewiseError: a network cannot be trained, or the folder contains networks of another study.
     """
     from casewise.jobs.execution import run_jobs
-    from casewise.jobs.external import predict_external
     from casewise.jobs.plan import final_jobs
+    from casewise.jobs.predict import predict_external
 
     study, splits, folder = inputs.study, inputs.splits, inputs.folder
     jobs, job_inputs, external, fingerprint = _planned(inputs, show)
@@ -134,8 +134,8 @@ def _planned(inputs: RunInputs, show: Show) -> tuple[list[Job], JobInputs, Prepa
         CasewiseError: another cohort cannot be used, or the folder contains networks of another study.
     """
     from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
+    from casewise.jobs.fitting import Pretrained
     from casewise.jobs.plan import JobInputs, expand
-    from casewise.jobs.pretraining import Pretrained
 
     study, cohort, store, splits, folder = inputs.study, inputs.cohort, inputs.store, inputs.splits, inputs.folder
     external = prepare_external(inputs.prepared, folder, show) if study.external else None
@@ -223,8 +223,8 @@ def _first_figures(study: Study, baselines: list[Job]) -> str:
     """The merit of every baseline out of fold with its interval: the first figures of a run."""
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of
+    from casewise.report.context import SIDES
     from casewise.report.tables import metric_format
-    from casewise.report.terms import SIDES
 
     target = study.primary_outcome if study.primary_outcome in study.outputs else study.outputs[0]
     merit, write = kind_named(study.kind_of(target)).merit, metric_format(study, target)

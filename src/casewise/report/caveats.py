@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.metrics.registry import columns, metric_of
-from casewise.report.context import EXTERNAL, defined, quoted_figures
+from casewise.report.context import EXTERNAL, SIDES, defined, quoted_figures
 from casewise.report.formatting import capital, class_name, counted, listed
 from casewise.report.tables import MetricFormat, hardly_varies, metric_format, verdict
-from casewise.report.terms import SIDES
 from casewise.study.learners import learner_name, the_learner
 from casewise.targets import kind_named
 

@@ -13,13 +13,12 @@ import numpy as np
 
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
-from casewise.report.context import EXTERNAL, ReportContext, defined
+from casewise.report.context import EXTERNAL, ReportContext, defined, terms_of
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, plain, signed
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.learners import beside_column
 from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, metric_format, verdict, verdict_beside
-from casewise.report.terms import terms_of
 from casewise.study.learners import is_baseline, learner_name
 
 if TYPE_CHECKING:

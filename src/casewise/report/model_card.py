@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.results import Results
 from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section, Table, Text, markdown_page
+from casewise.report.context import SIDES, report_title
 from casewise.report.formatting import capital, escaped
 from casewise.report.sections.calibration import calibrated
 from casewise.report.tables import metric_format
-from casewise.report.terms import SIDES, report_title
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:

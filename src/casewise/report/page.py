@@ -14,7 +14,7 @@ from casewise.plugin import plugins
 from casewise.report import first_screen
 from casewise.report import sections as folder
 from casewise.report.blocks import FOLDER, Section, rendered, templates
-from casewise.report.context import ReportContext
+from casewise.report.context import ReportContext, brackets, report_title
 from casewise.report.sections import (
     agreement,
     audit,
@@ -31,7 +31,6 @@ from casewise.report.sections import (
     training,
 )
 from casewise.report.sections.designs import covariates, external, image_split, trial, validation
-from casewise.report.terms import brackets, report_title
 
 SECTIONS: tuple[Callable[[ReportContext], Section | None], ...] = (
     agreement.agreement,

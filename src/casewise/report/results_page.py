@@ -14,12 +14,11 @@ from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.metrics.registry import columns
 from casewise.predictions.table import final_rows
 from casewise.report.blocks import Block, Cell, Heading, Items, Row, Section, Table, Text, markdown_page
-from casewise.report.context import ReportContext, read_context
+from casewise.report.context import SIDES, ReportContext, brackets, read_context, report_title
 from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
 from casewise.report.page import sections
 from casewise.report.tables import kind_report, metric_format
-from casewise.report.terms import SIDES, brackets, report_title
 from casewise.run_folder.folder import write_page
 from casewise.study.learners import learner_name
 

@@ -15,12 +15,11 @@ from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
 from casewise.evaluation.robustness import affects
 from casewise.report.caveats import external_result
-from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.context import EXTERNAL, ReportContext, terms_of, unlearned
 from casewise.report.formatting import MISSING, capital, counted, listed, number, percent, plain
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
 from casewise.report.tables import metric_format
-from casewise.report.terms import terms_of, unlearned
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from casewise.cohort.dates import natural
+from casewise.cohort.table import natural
 from casewise.errors import SplitError, counted, cut
 from casewise.splits.assignment import Assignment, ClassNeeds, assign
 

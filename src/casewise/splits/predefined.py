@@ -6,8 +6,7 @@ import re
 
 import pandas as pd
 
-from casewise.cohort.dates import natural
-from casewise.cohort.table import names_text
+from casewise.cohort.table import names_text, natural
 from casewise.errors import BothSidesError, SplitError, counted, cut, nearest
 
 TEST = -1

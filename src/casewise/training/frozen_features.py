@@ -38,7 +38,7 @@ from casewise.files import TEMPORARY, cache_folder, replacing
 from casewise.modalities.dataset import FeatureData, PanelData, PanelDataset, encode_bags
 from casewise.modalities.panels import augmented
 from casewise.models.backbones import Network, form_of, of_tiles
-from casewise.models.forward import mean_over_views
+from casewise.models.shared_parts import mean_over_views
 from casewise.study.model import mixed_seed
 from casewise.training.compute_plan import cpu_name
 

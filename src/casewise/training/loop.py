@@ -19,8 +19,8 @@ from casewise.cohort.table import names_text
 from casewise.errors import SplitError, TrainingError
 from casewise.modalities.dataset import Batches, epoch_batches, standard, steps_of
 from casewise.models.backbones import Network, keep_statistics, set_momentum
-from casewise.models.forward import forward, mean_over_views
 from casewise.models.outputs import Output, hits
+from casewise.models.shared_parts import forward, mean_over_views
 from casewise.run_folder import TrainingFolder
 from casewise.study.model import mixed_seed
 from casewise.study.schema import Recipe

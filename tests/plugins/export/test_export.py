@@ -27,13 +27,12 @@ from casewise.modalities.registry import modality_of
 from casewise.models.build_model import network_of, scaled_facts
 from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
-from casewise.plugins.export import formats, parity
+from casewise.plugins.export import formats
 from casewise.plugins.export.command import export_run as export
 from casewise.plugins.export.formats import FORMATS, PORTABLE, format_named
 from casewise.plugins.export.graph import LearnerGraph
 from casewise.plugins.export.learner import TrainedLearner, selected_members
-from casewise.plugins.export.parity import TOLERANCE, check_parity, random_sample, reference, with_gaps
-from casewise.plugins.export.write import describe, page
+from casewise.plugins.export.write import TOLERANCE, check_parity, describe, page, random_sample, reference, with_gaps
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -363,7 +362,7 @@ def test_what_cannot_be_exported_is_refused(done: Run, tmp_path: Path, monkeypat
 def test_a_number_is_compared_in_deviations_of_its_labels() -> None:
     learner = learner_of("cnn", folds=1)
     assert learner.units[0] == pytest.approx(float(learner.networks[0].target_std[0]))
-    assert (learner.units[1:], parity.TOLERANCE) == ([1.0, 1.0], 1e-4)
+    assert (learner.units[1:], TOLERANCE) == ([1.0, 1.0], 1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

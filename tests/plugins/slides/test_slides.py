@@ -21,8 +21,7 @@ from casewise.plugins.slides import modality as pieces
 from casewise.plugins.slides import plans as slide_plans
 from casewise.plugins.slides import reader as slides
 from casewise.plugins.slides import tiles as slide_tiles
-from casewise.plugins.slides.files import companion_files
-from casewise.plugins.slides.reader import Slide, is_slide, slide_facts
+from casewise.plugins.slides.reader import Slide, companion_files, is_slide, slide_facts
 from casewise.plugins.slides.tiles import TilePlan, plan_tiles
 from casewise.plugins.slides.tissue_mask import read_thumbnail
 from tests.plugins.slides.slide_tiles import read_tiles

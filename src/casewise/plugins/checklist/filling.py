@@ -19,10 +19,9 @@ from casewise.metrics.registry import metric_of
 from casewise.predictions.table import CHOOSING
 from casewise.report.blocks import Cell, Row, Section, Table, plain_page, rendered
 from casewise.report.caveats import result_line
-from casewise.report.context import EXTERNAL, ReportContext, defined, read_context
+from casewise.report.context import EXTERNAL, METHODS, SIDES, ReportContext, defined, read_context, report_title
 from casewise.report.formatting import capital, counted, listed, percent, without_html
 from casewise.report.tables import metric_format
-from casewise.report.terms import METHODS, SIDES, report_title
 from casewise.run_folder import RunFolder
 from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
 from casewise.targets import kind_named

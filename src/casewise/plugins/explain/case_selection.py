@@ -13,7 +13,7 @@ from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.predictions.table import CHOOSING
-from casewise.report.terms import SIDES
+from casewise.report.context import SIDES
 from casewise.study.images import WEIGHTED
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named

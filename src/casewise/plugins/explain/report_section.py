@@ -11,10 +11,10 @@ import numpy as np
 
 from casewise.modalities.registry import modality_of
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Picture, Pictures, Row, Section, Table, Text
+from casewise.report.context import METHODS, terms_of
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import MISSING, capital, counted, interval, number, probability, signed
 from casewise.report.tables import kind_report
-from casewise.report.terms import METHODS, terms_of
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 

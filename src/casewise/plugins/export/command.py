@@ -77,8 +77,7 @@ def _run_facts(folder: RunFolder) -> RunFacts:
     from casewise.errors import CasewiseError
     from casewise.modalities.registry import modality_of
     from casewise.pipeline.finished import FinishedRun
-    from casewise.plugins.export.parity import MOST_PANELS
-    from casewise.plugins.export.write import RunFacts
+    from casewise.plugins.export.write import MOST_PANELS, RunFacts
 
     stackers = folder.stackers.read()
     try:

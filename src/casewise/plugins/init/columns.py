@@ -10,9 +10,8 @@ from datetime import date
 from functools import cached_property
 
 from casewise.cohort.checks import number
-from casewise.cohort.dates import read_dates
 from casewise.cohort.folder_layout import STRONG_SUBJECT, heading_words, stem_of
-from casewise.cohort.table import names_text
+from casewise.cohort.table import names_text, read_dates
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, cut
 from casewise.splits.predefined import side_of

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from casewise.cohort.checks import is_absolute
-from casewise.cohort.dates import natural
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, ENDINGS, VOLUME_FILES, stem_of, walk
-from casewise.cohort.table import names_text, rows_text
+from casewise.cohort.table import names_text, natural, rows_text
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom, text_of
 

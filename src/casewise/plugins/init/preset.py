@@ -6,9 +6,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from casewise.cohort.dates import iso_day
 from casewise.cohort.folder_layout import Layout, read_layout
-from casewise.cohort.table import names_text
+from casewise.cohort.table import iso_day, names_text
 from casewise.cohort.targets import target_columns
 from casewise.errors import counted
 from casewise.modalities.base import Start

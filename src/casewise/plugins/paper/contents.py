@@ -13,9 +13,9 @@ from casewise.errors import CasewiseError
 from casewise.evaluation.results import CategoryCounts, NumberSummary
 from casewise.metrics.registry import columns, metric_of
 from casewise.plugins.paper.tables import Table, from_data
+from casewise.report.context import SIDES
 from casewise.report.formatting import display_name, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
-from casewise.report.terms import SIDES
 from casewise.study.learners import learner_name
 from casewise.study.presets.published import Publication, PublishedTable, named_in, publication, published_by
 

@@ -12,7 +12,7 @@ import pandas as pd
 from starlette.concurrency import run_in_threadpool
 
 from casewise.cohort.covariates import spelled_alike
-from casewise.cohort.dates import natural
+from casewise.cohort.table import natural
 from casewise.errors import cut, nearest
 from casewise.plugins.serve.settings import ServiceError, shown_name
 from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, neutral_name

@@ -17,7 +17,7 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, CohortError, ImageError, RunError
 from casewise.modalities.base import Start
 from casewise.modalities.store.workers import Progress, Work, of_each_image, spread
-from casewise.plugins.slides.files import SLIDE_FILES
+from casewise.plugins.slides.reader import SLIDE_FILES
 from casewise.plugins.slides.settings import Tiles, tiles_of
 from casewise.study.schema import Study
 
@@ -234,9 +234,8 @@ def _plan_part(plan: TilePlan, folder: Path, paths: Sequence[Path]) -> None:
 
 
 def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> PlannedSlide | None:
-    from casewise.plugins.slides.files import is_cut_tiff
     from casewise.plugins.slides.plans import find, keep, name_of
-    from casewise.plugins.slides.reader import is_slide
+    from casewise.plugins.slides.reader import is_cut_tiff, is_slide
     from casewise.plugins.slides.tiles import plan_tiles
 
     if folder and (stored := find(path, plan, folder)):

@@ -20,8 +20,7 @@ from casewise.modalities.base import ImageFolder, ImageStore, MaskMeaning, Nativ
 from casewise.modalities.photographs.modality import Photographs
 from casewise.modalities.store.preparation import Preparation
 from casewise.plugins.slides.cohort import FOLDER, TILE, has_tiles, into_tiles, pictures, slide_of, sweep, without_tiles
-from casewise.plugins.slides.files import checked_size, companion_files, companions_hash
-from casewise.plugins.slides.reader import Slide
+from casewise.plugins.slides.reader import Slide, checked_size, companion_files, companions_hash
 from casewise.plugins.slides.settings import tiles_of
 from casewise.plugins.slides.tiles import read_tile
 

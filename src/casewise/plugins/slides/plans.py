@@ -19,8 +19,7 @@ from PIL import Image
 
 from casewise.files import parsed_json, write_atomic
 from casewise.modalities.store.file_check import ARRAY_DAMAGE
-from casewise.plugins.slides.files import companions_hash
-from casewise.plugins.slides.reader import SlideFacts
+from casewise.plugins.slides.reader import SlideFacts, companions_hash
 from casewise.plugins.slides.tiles import PlannedSlide, TilePlan
 
 # Increased whenever the rules for tissue or tiles change: slides are then planned again.

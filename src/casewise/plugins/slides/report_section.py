@@ -14,10 +14,10 @@ from casewise.plugins.slides import drawings as draw
 from casewise.plugins.slides.cohort import short_path
 from casewise.plugins.slides.settings import tiles_of
 from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Plot, Plots, Section, Text
+from casewise.report.context import positive_and_other
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import capital, case_label, class_name, counted, listed, number, percent, probability
 from casewise.report.sections import preparation
-from casewise.report.terms import positive_and_other
 from casewise.study.learners import learner_name, without_baselines
 
 if TYPE_CHECKING:

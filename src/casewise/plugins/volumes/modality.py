@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.cohort.dates import natural
 from casewise.cohort.folder_layout import DICOM_SUFFIXES, find_region, read_paths, refuse_visits
+from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted
 from casewise.modalities import base
 from casewise.plugins.volumes import standardise

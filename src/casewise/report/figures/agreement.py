@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.cohort.dates import natural
+from casewise.cohort.table import natural
 from casewise.report.figures.drawing import (
     ACCENT,
     FAINT,

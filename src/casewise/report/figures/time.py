@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.cohort.dates import natural
+from casewise.cohort.table import natural
 from casewise.evaluation.response import percent_change
 from casewise.report.figures.drawing import MODEL, PHYSICIAN, Drawing, Look, canvas, headed, svg
 from casewise.report.formatting import number, shortened

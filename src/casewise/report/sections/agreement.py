@@ -25,14 +25,13 @@ from casewise.report.blocks import (
     Table,
     counts_line,
 )
-from casewise.report.context import defined
+from casewise.report.context import RESPONSE_SIDES, SIDES, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import agreement as draw
 from casewise.report.figures import time as draw_time
 from casewise.report.figures.drawing import Look
 from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
 from casewise.report.sections.classes import further_tables, pooled
 from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
-from casewise.report.terms import RESPONSE_SIDES, SIDES, evaluated, evaluated_on, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:

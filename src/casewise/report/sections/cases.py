@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.report.blocks import Block, Card, Cards, Cell, Facts, Fold, Picture, Row, Section, Table, Text
+from casewise.report.context import evaluated_on, terms_of
 from casewise.report.formatting import (
     capital,
     case_label,
@@ -21,7 +22,6 @@ from casewise.report.formatting import (
     signed,
 )
 from casewise.report.sections import preparation
-from casewise.report.terms import evaluated_on, terms_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,9 +8,9 @@ from casewise.evaluation.caveats import constant_folds
 from casewise.evaluation.results import AlteredAnswers
 from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
+from casewise.report.context import terms_of
 from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
-from casewise.report.terms import terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.blocks import Facts, Fold, Section
-from casewise.report.terms import terms_of, without_folds
+from casewise.report.context import terms_of, without_folds
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.audit import metadata
-from casewise.cohort.dates import natural
+from casewise.cohort.table import natural
 from casewise.report.blocks import (
     Block,
     Cell,
@@ -23,9 +23,9 @@ from casewise.report.blocks import (
     Table,
     counts_line,
 )
+from casewise.report.context import terms_of
 from casewise.report.figures import cohort as draw
 from casewise.report.formatting import MISSING, capital, counted, display_name, number, percent, plain, shortened
-from casewise.report.terms import terms_of
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext

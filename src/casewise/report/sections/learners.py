@@ -14,7 +14,7 @@ from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import INTERNAL
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Plot, Plots, Row, Section, Table, Text
-from casewise.report.context import ReportContext, defined, quoted_figures
+from casewise.report.context import SIDES, ReportContext, defined, evaluated_on, quoted_figures, terms_of
 from casewise.report.figures import learners as draw
 from casewise.report.figures.drawing import MODEL, SOFT
 from casewise.report.formatting import (
@@ -38,7 +38,6 @@ from casewise.report.tables import (
     verdict,
     verdict_beside,
 )
-from casewise.report.terms import SIDES, evaluated_on, terms_of
 from casewise.study.learners import is_baseline, learner_name, learner_named
 from casewise.study.presets.published import published_lines
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
-from casewise.report.context import EXTERNAL
+from casewise.report.context import EXTERNAL, SIDES, without_folds
 from casewise.report.formatting import (
     MISSING,
     capital,
@@ -21,7 +21,6 @@ from casewise.report.formatting import (
     plain,
 )
 from casewise.report.tables import metric_format
-from casewise.report.terms import SIDES, without_folds
 
 if TYPE_CHECKING:
     from casewise.report.context import ReportContext

@@ -11,9 +11,9 @@ import pandas as pd
 
 from casewise.plugin import plugins
 from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Section
+from casewise.report.context import terms_of
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import capital, case_label
-from casewise.report.terms import terms_of
 from casewise.study.images import FLIPS, POOLINGS, STRENGTHS
 
 if TYPE_CHECKING:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from casewise.evaluation.subgroups import FEW_OF_CLASS, FEW_SUBJECTS, SIGNIFICANT
 from casewise.report.blocks import Block, Cell, Fold, Heading, Plot, Plots, Row, Section, Table, Text
-from casewise.report.context import defined
+from casewise.report.context import defined, evaluated_on, terms_of
 from casewise.report.figures.drawing import Look
 from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital, group_label, p_value, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
-from casewise.report.terms import evaluated_on, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:

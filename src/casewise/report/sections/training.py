@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from casewise.cohort.dates import natural
+from casewise.cohort.table import natural
 from casewise.errors import gigabytes
 from casewise.predictions.table import INTERNAL
 from casewise.report.blocks import (
@@ -24,7 +24,7 @@ from casewise.report.blocks import (
     Text,
 )
 from casewise.report.caveats import sentences
-from casewise.report.context import ReportContext
+from casewise.report.context import SIDES, ReportContext, terms_of
 from casewise.report.figures import learners as draw
 from casewise.report.formatting import (
     MISSING,
@@ -41,7 +41,6 @@ from casewise.report.formatting import (
     span,
 )
 from casewise.report.tables import MetricFormat, metric_format
-from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name, the_learner
 
 if TYPE_CHECKING:

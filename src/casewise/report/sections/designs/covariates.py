@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from casewise.report.blocks import Block, Cell, Facts, Plot, Plots, Row, Section, Table, Text
+from casewise.report.context import SIDES, terms_of
 from casewise.report.figures import calibration as draw
 from casewise.report.formatting import MISSING, capital, plain
 from casewise.report.sections.learners import against, gap_between
 from casewise.report.tables import figure_cell, kind_report, metric_format
-from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import COVARIATES, JOINED, learner_name
 
 if TYPE_CHECKING:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Row, Section, Table, Text
-from casewise.report.context import EXTERNAL, ReportContext, defined
+from casewise.report.context import EXTERNAL, SIDES, ReportContext, defined, terms_of
 from casewise.report.formatting import MISSING, capital, counted, number, p_value, plain
 from casewise.report.sections import classes, learners
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, metric_format, percent_cell, verdict
-from casewise.report.terms import SIDES, terms_of
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import LearnerDrift

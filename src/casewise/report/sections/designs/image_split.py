@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from casewise.report.blocks import Block, Facts, Fold, Plot, Plots, Row, Section, Table, Text
-from casewise.report.context import EXTERNAL, ReportContext
+from casewise.report.context import EXTERNAL, SIDES, ReportContext, terms_of
 from casewise.report.figures.drawing import ACCENT, MODEL
 from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital
 from casewise.report.tables import kind_report, metric_format
-from casewise.report.terms import SIDES, terms_of
 from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from casewise.evaluation.trial import FEWEST_AT_VISIT, OUTCOMES
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
+from casewise.report.context import RESPONSE_SIDES, terms_of
 from casewise.report.formatting import MISSING, capital, counted, plain
 from casewise.report.tables import figure_cell
-from casewise.report.terms import RESPONSE_SIDES, terms_of
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import Interval, Trial

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from casewise.cohort.dates import natural
+from casewise.cohort.table import natural
 from casewise.evaluation.headline import FITTED
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.blocks import Block, Cell, Facts, Row, Section, Table, Text
