@@ -32,7 +32,16 @@ from casewise.plugins.export.command import export_run as export
 from casewise.plugins.export.formats import FORMATS, PORTABLE, format_named
 from casewise.plugins.export.graph import LearnerGraph
 from casewise.plugins.export.learner import TrainedLearner, selected_members
-from casewise.plugins.export.write import TOLERANCE, check_parity, describe, page, random_sample, reference, with_gaps
+from casewise.plugins.export.write import (
+    TOLERANCE,
+    Parity,
+    check_parity,
+    describe,
+    page,
+    random_sample,
+    reference,
+    with_gaps,
+)
 from casewise.run import Run, run
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -369,7 +378,7 @@ def test_a_number_is_compared_in_deviations_of_its_labels() -> None:
 def test_the_page_of_every_kind_states_its_inputs_and_outputs(kind: str, tmp_path: Path) -> None:
     learner, graph = learner_of(kind), tmp_path / "graph.pt"
     graph.write_bytes(b"")
-    checked = parity.Parity(1e-7, 4, "random", "torch.jit.load")
+    checked = Parity(1e-7, 4, "random", "torch.jit.load")
     own_test = {"image": "reference.jpg", "panel": "graph.panel.npy", "panel_tolerance": 0.1}
     entry = describe(learner, graph, checked) | {"self_test": own_test}
     assert list(entry["sha256"]) == ["graph.pt"]
