@@ -156,7 +156,7 @@ def quick_and_alike() -> Iterator[None]:
     The tests of the search call it themselves, and those of the budget state a speed.
     """
     from casewise.audit import run
-    from casewise.jobs.pace import Pace
+    from casewise.jobs.compute_plans import Pace
 
     search, found = run.find_twins, {}
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from casewise.cohort.classes import nearly
 from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.cohort.targets import nearly
 from casewise.errors import CohortError
 from casewise.study.schema import Study
 

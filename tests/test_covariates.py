@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from casewise.cohort.cohort import read_cohort
-from casewise.cohort.covariates import kind_of
+from casewise.cohort.groups import kind_of
 from casewise.errors import CasewiseError, CohortError, StudyError
 from casewise.predictions.covariates import (
     CATEGORY,

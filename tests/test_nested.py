@@ -17,7 +17,8 @@ from casewise.console import Silent
 from casewise.errors import RunError, SplitError, StudyError, TrainingError
 from casewise.inference.model import load_bundle
 from casewise.inference.run_members import job_fingerprint
-from casewise.jobs import fitting, nested
+from casewise.jobs import fitting
+from casewise.jobs import job as one_job
 from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint
 from casewise.jobs.fitting import pretrain
 from casewise.jobs.job import JobInputs, run_job
@@ -250,14 +251,14 @@ def volume_cohort() -> Cohort:
 class TestChoosing:
     def test_a_rate_without_a_loss_is_out(self, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         material, _, _, _ = plain
-        learn = nested.learn
+        learn = one_job.learn
 
         def diverging(*args: Any) -> Any:
             if args[1].lr == 0.01:
                 raise TrainingError("test_resnet: the loss is no longer a number")
             return learn(*args)
 
-        monkeypatch.setattr(nested, "learn", diverging)
+        monkeypatch.setattr(one_job, "learn", diverging)
         record, _ = trained(material, tmp_path / "job")
         assert record["inner"]["chosen"]["lr"] == 0.001
         assert record["inner"]["rates"][0] == {"lr": 0.01, "epochs": None, "loss": None}

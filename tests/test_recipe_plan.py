@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import casewise
 from casewise.errors import RunError, StudyError
+from casewise.jobs.compute_plans import Pace
 from casewise.jobs.execution import measured_paces
-from casewise.jobs.pace import Pace
 from casewise.modalities.photographs.modality import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.budget import slowness, time_in_words
@@ -314,8 +314,8 @@ def test_epochs_fit_into_the_budget_and_a_continued_run_keeps_them(
     def train_by_stated_clocks(run: RunFolder) -> None:
         seconds = itertools.count()
         with monkeypatch.context() as patch:
-            patch.setattr("casewise.jobs.pace.clock", lambda: float(next(seconds)))
-            patch.setattr("casewise.jobs.pace.work", lambda: float(next(seconds)))
+            patch.setattr("casewise.jobs.compute_plans.clock", lambda: float(next(seconds)))
+            patch.setattr("casewise.jobs.compute_plans.work", lambda: float(next(seconds)))
             patch.setattr("casewise.pipeline.budget.clock", iter([100.0, 105.0]).__next__)
             patch.setattr("casewise.jobs.execution.measured_paces", measured_paces)
             train_only(tmp_path / "study.yaml", ["cnn"], run.path)

@@ -237,9 +237,8 @@ def read_series(work: Work, draw: random.Random) -> None:
 
 def read_nifti(work: Work, draw: random.Random) -> None:
     """A scan or a mask as NIfTI; compressed ones are changed before or after their compression."""
-    from casewise.plugins.volumes.grid import Grid
+    from casewise.plugins.volumes.grid import Grid, inside_of, region_of_mask
     from casewise.plugins.volumes.reading.files import read_scan
-    from casewise.plugins.volumes.roi import inside_of, region_of_mask
 
     sample, others = draw.choice(samples.scans()), [other.data for other in samples.scans()]
     if sample.ending == ".nii.gz" and draw.random() < 0.6:

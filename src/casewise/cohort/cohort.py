@@ -9,19 +9,21 @@ import pandas as pd
 
 from casewise.cohort import checks
 from casewise.cohort.checks import STORED, closest
-from casewise.cohort.classes import check_classes, drawn_rows, keep_classes, unknown_classes
-from casewise.cohort.covariates import check_covariates
-from casewise.cohort.groups import check_arm, check_subgroups
+from casewise.cohort.groups import check_arm, check_covariates, check_subgroups
 from casewise.cohort.identity import AS_WRITTEN, REFUSE, Declared
 from casewise.cohort.participants import Flow
 from casewise.cohort.table import Problems, each, is_unsorted_date, names_text, natural, read_text_table
 from casewise.cohort.targets import (
+    check_classes,
     check_readers,
     class_columns,
+    drawn_rows,
+    keep_classes,
     level_keys,
     read_target,
     resolve_target,
     target_columns,
+    unknown_classes,
 )
 from casewise.errors import CohortError, counted, cut
 from casewise.study.schema import Study

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.covariates import covariates_by_case
+from casewise.cohort.groups import covariates_by_case
 from casewise.errors import RunError, nearest
 from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.cohort.covariates import check_columns, covariates_by_case
+from casewise.cohort.groups import check_columns, covariates_by_case
 from casewise.console import Show, Silent
 from casewise.errors import RunError, shortened
 from casewise.evaluation.results import from_json

@@ -19,7 +19,7 @@ from casewise.study.learners import learner_named
 from casewise.training.cost import PeakMemory, available_mb
 
 if TYPE_CHECKING:
-    from casewise.jobs.pace import Pace
+    from casewise.jobs.compute_plans import Pace
     from casewise.jobs.plan import Job, JobInputs
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
@@ -113,7 +113,7 @@ def run_jobs(
 
 def measured_paces(jobs: Sequence[Job], inputs: JobInputs, folder: RunFolder) -> tuple[Mapping[str, Pace], int]:
     """The pace of each network, and how many jobs will run side by side; a network whose trial fails has none."""
-    from casewise.jobs.pace import Pace
+    from casewise.jobs.compute_plans import Pace
 
     backend = chosen_backend()
     workers, threads = _side_by_side(inputs, len(jobs), len(jobs))

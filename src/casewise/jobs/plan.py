@@ -40,7 +40,7 @@ class Job:
         fold: the fold that is left out, from 0; the number of folds if none is.
         first_weights: the checksum of the file that the network starts from; empty if it starts from none.
         final: whether it is trained on all folds, for new cases.
-        trial: whether it only measures how long the others will take (`casewise.jobs.pace`).
+        trial: whether it only measures how long the others will take (`casewise.jobs.compute_plans`).
         alone: whether there is one for each learner, as with a validation set.
     """
 

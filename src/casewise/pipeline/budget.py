@@ -27,7 +27,7 @@ from casewise.study.recipe import Recipe
 
 if TYPE_CHECKING:
     from casewise.console import Show
-    from casewise.jobs.pace import Pace
+    from casewise.jobs.compute_plans import Pace
     from casewise.jobs.plan import Job, JobInputs
     from casewise.pipeline.read import RunInputs
     from casewise.study.schema import Study

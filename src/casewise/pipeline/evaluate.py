@@ -12,8 +12,7 @@ import pandas as pd
 
 from casewise.audit.columns import leading_column
 from casewise.cohort.cohort import Cohort
-from casewise.cohort.covariates import covariates_by_case, kind_of
-from casewise.cohort.groups import arms_of, control_of, grouping, table_column
+from casewise.cohort.groups import arms_of, control_of, covariates_by_case, grouping, kind_of, table_column
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
 from casewise.console import shown
 from casewise.errors import counted

@@ -178,7 +178,7 @@ def fit_covariates(
 
     Args:
         images: the learners whose mean is the image model.
-        cells: the covariates by case (`casewise.cohort.covariates.covariates_by_case`).
+        cells: the covariates by case (`casewise.cohort.groups.covariates_by_case`).
         columns: the kind of each covariate.
         ranges: by target.
 

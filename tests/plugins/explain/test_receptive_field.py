@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from casewise.models.backbones import build_network
+from casewise.plugins.explain.methods.dispatch import cell_centres, upsampled, zero_to_one
 from casewise.plugins.explain.methods.gradcam import layer_of
-from casewise.plugins.explain.methods.receptive_field import cell_centres, upsampled, zero_to_one
 
 # first middle and step in pixels: from each backbone's kernels, strides and paddings by hand
 STEP_32 = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "efficientnet_b0")

@@ -8,8 +8,7 @@ import torch
 from casewise.models.backbones import Body, Network, NetworkOptions
 from casewise.models.fusion import Fused
 from casewise.models.outputs import Output
-from casewise.plugins.explain.methods.dispatch import method_for, scaled
-from casewise.plugins.explain.methods.receptive_field import patch_centres
+from casewise.plugins.explain.methods.dispatch import method_for, patch_centres, scaled
 from casewise.plugins.explain.methods.rollout import rollout_by_sequence
 from casewise.plugins.explain.methods.target import ExplainTarget
 from tests.plugins.explain.maps import cell_maps, explain

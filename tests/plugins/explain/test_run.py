@@ -21,7 +21,7 @@ from casewise.plugins.explain import saliency as saliency_file
 from casewise.plugins.explain.case_selection import explain_target, select_cases
 from casewise.plugins.explain.command import explain_run
 from casewise.plugins.explain.localisation import measure
-from casewise.plugins.explain.methods.receptive_field import peak_pixels
+from casewise.plugins.explain.methods.dispatch import peak_pixels
 from casewise.plugins.explain.metrics import as_panel
 from casewise.plugins.explain.outputs import write_native
 from casewise.plugins.explain.results import read_results

@@ -30,8 +30,7 @@ from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.export import formats
 from casewise.plugins.export.command import export_run as export
 from casewise.plugins.export.formats import FORMATS, PORTABLE, format_named
-from casewise.plugins.export.graph import LearnerGraph
-from casewise.plugins.export.learner import TrainedLearner, selected_members
+from casewise.plugins.export.learner import LearnerGraph, TrainedLearner, selected_members
 from casewise.plugins.export.write import (
     TOLERANCE,
     Parity,

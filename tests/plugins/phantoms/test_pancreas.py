@@ -13,8 +13,16 @@ from scipy import ndimage
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.folder import MARK
 from casewise.plugins.phantoms.pancreas.anatomy import abdomen, findings
-from casewise.plugins.phantoms.pancreas.cohort import COLUMNS, GRADES, PancreasSettings, make_pancreas
-from casewise.plugins.phantoms.pancreas.scan import SEQUENCES, Volume, draw, scans
+from casewise.plugins.phantoms.pancreas.cohort import (
+    COLUMNS,
+    GRADES,
+    SEQUENCES,
+    PancreasSettings,
+    Volume,
+    draw,
+    make_pancreas,
+    scans,
+)
 from tests.phantom_files import rows_of
 
 nib = pytest.importorskip("nibabel", reason="the package that reads volumes is optional")

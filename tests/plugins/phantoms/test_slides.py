@@ -11,9 +11,8 @@ from PIL import Image
 
 from casewise.errors import CasewiseError, RunError
 from casewise.plugins.phantoms.folder import MARK
-from casewise.plugins.phantoms.slides import pyramid
-from casewise.plugins.phantoms.slides.cohort import COLUMNS, make_regions, make_slide_phantom
-from casewise.plugins.phantoms.slides.pyramid import write_pyramid
+from casewise.plugins.phantoms.slides import cohort as drawn
+from casewise.plugins.phantoms.slides.cohort import COLUMNS, make_regions, make_slide_phantom, write_pyramid
 from casewise.plugins.phantoms.slides.skin import Section, skin
 from tests.phantom_files import rows_of
 
@@ -105,7 +104,7 @@ def test_a_slide_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(RunError, match="No space left"):
         write_pyramid(tmp_path / "a.tiff", (600, 600), fails, mpp=1.0)
-    monkeypatch.setattr(pyramid, "LARGEST_FILE", 2000)
+    monkeypatch.setattr(drawn, "LARGEST_FILE", 2000)
     with pytest.raises(CasewiseError, match="exceeds 4 GB"):
         write_pyramid(tmp_path / "a.tiff", (600, 600), grey, mpp=1.0)
     assert list(tmp_path.iterdir()) == []

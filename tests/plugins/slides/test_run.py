@@ -23,9 +23,8 @@ from casewise.modalities.store.store import open_store
 from casewise.pipeline.audit import audit
 from casewise.pipeline.read import RunInputs, prepare, read, split
 from casewise.plugins.phantoms.slides import draw_region, make_slide_phantom
-from casewise.plugins.phantoms.slides.pyramid import write_pyramid
+from casewise.plugins.phantoms.slides.cohort import write_pyramid
 from casewise.plugins.slides import cohort as slides
-from casewise.plugins.slides import plans as slide_plans
 from casewise.plugins.slides import report_section
 from casewise.plugins.slides import tiles as slide_tiles
 from casewise.report import page
@@ -219,7 +218,7 @@ def test_attention_leaves_the_weight_of_every_tile(skin: Path, tmp_path: Path) -
 
 class TestKilled:
     def test_in_planning(self, skin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        study, planned, keep = skin_study(skin), [], slide_plans.keep
+        study, planned, keep = skin_study(skin), [], slide_tiles.keep
 
         def killed(*given: Any) -> Any:
             if len(planned) == 5:
@@ -228,10 +227,10 @@ class TestKilled:
             return keep(*given)
 
         monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
-        monkeypatch.setattr(slide_plans, "keep", killed)
+        monkeypatch.setattr(slide_tiles, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
             cut(study, tmp_path)
-        monkeypatch.setattr(slide_plans, "keep", keep)
+        monkeypatch.setattr(slide_tiles, "keep", keep)
         before, later, plan = set(planned), [], slide_tiles.plan_tiles
         monkeypatch.setattr(slide_tiles, "plan_tiles", lambda path, *how: later.append(path) or plan(path, *how))
         whole = cut(study, tmp_path)

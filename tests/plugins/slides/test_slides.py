@@ -15,10 +15,9 @@ from PIL import Image, ImageCms
 from casewise.errors import ImageError
 from casewise.modalities.store.pixels import LANCZOS
 from casewise.modalities.store.store_builder import Budget
-from casewise.plugins.phantoms.slides.pyramid import write_pyramid
+from casewise.plugins.phantoms.slides.cohort import write_pyramid
 from casewise.plugins.slides import cohort as cohort_slides
 from casewise.plugins.slides import modality as pieces
-from casewise.plugins.slides import plans as slide_plans
 from casewise.plugins.slides import reader as slides
 from casewise.plugins.slides import tiles as slide_tiles
 from casewise.plugins.slides.reader import Slide, companion_files, is_slide, slide_facts
@@ -294,10 +293,10 @@ class TestSlidesOfSeveralFiles:
     def test_a_replaced_file_is_another_plan_and_other_tiles(self, tmp_path: Path, kind: str) -> None:
         named, beside = self.made(tmp_path, kind)
         assert companion_files(named) == [beside]
-        plan, piece = slide_plans.name_of(named, TilePlan()), pieces.SlideTile(named, 0, 0, 64)
-        assert plan == slide_plans.name_of(named, TilePlan())
+        plan, piece = slide_tiles.name_of(named, TilePlan()), pieces.SlideTile(named, 0, 0, 64)
+        assert plan == slide_tiles.name_of(named, TilePlan())
         beside.write_bytes(b"other pixels")
-        assert plan != slide_plans.name_of(named, TilePlan())
+        assert plan != slide_tiles.name_of(named, TilePlan())
         assert str(piece) != str(pieces.SlideTile(named, 0, 0, 64))
 
     @pytest.mark.parametrize("kind", ["mrxs", "vms", "dcm"])
@@ -322,7 +321,7 @@ def test_a_replaced_slide_is_planned_anew(pyramid: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(slide_tiles, "plan_tiles", replaced)
     first = cohort_slides._plan(path, plan, kept, Budget(2**30))
     assert first is not None
-    assert slide_plans.find(path, plan, kept) is None
+    assert slide_tiles.find(path, plan, kept) is None
     monkeypatch.undo()
     second = cohort_slides._plan(path, plan, kept, Budget(2**30))
     assert not np.array_equal(first.mask, second.mask)

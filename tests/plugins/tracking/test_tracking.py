@@ -18,14 +18,20 @@ from casewise.pipeline.train import COLUMNS, epochs_of, following, record_traine
 from casewise.plugins.tracking import plugin, sending
 from casewise.plugins.tracking.sending import (
     EVENTS,
+    RESULTS,
     TRACKERS,
+    TrackerError,
+    Unit,
     check_packages,
+    job_unit,
+    job_units,
+    parameters,
+    results_unit,
     send_missing,
     tensorboard_path,
     tracking_path,
 )
 from casewise.plugins.tracking.study_keys import PACKAGES
-from casewise.plugins.tracking.units import RESULTS, TrackerError, Unit, job_unit, job_units, parameters, results_unit
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
 from casewise.study.schema import Study

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from casewise.errors import CohortError, ImageError
 from casewise.plugins.volumes.case_files import CaseSources
-from casewise.plugins.volumes.grid import carried
+from casewise.plugins.volumes.grid import carried, mask_on
 from casewise.plugins.volumes.preprocess import Prepared, Steps, prepare_case
 from casewise.plugins.volumes.reading.scans import Scan
-from casewise.plugins.volumes.roi import mask_on
 from casewise.plugins.volumes.slice_store import FEWEST, MARKER, SliceStore, prepare_slices
 
 pytest.importorskip("SimpleITK")

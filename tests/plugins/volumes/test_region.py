@@ -9,9 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casewise.errors import ImageError
-from casewise.plugins.volumes.grid import Grid, carried, plane_grid, to_ras
+from casewise.plugins.volumes.grid import (
+    Grid,
+    Region,
+    carried,
+    mask_on,
+    plane_grid,
+    region_of_mask,
+    slice_affine,
+    to_ras,
+)
 from casewise.plugins.volumes.reading.scans import Scan
-from casewise.plugins.volumes.roi import Region, mask_on, region_of_mask, slice_affine
 from tests.plugins.volumes.resampled_scans import in_plane
 
 LPS = np.diag([-2.0, -2.0, 5.0, 1.0])

@@ -102,7 +102,7 @@ def chance_hit(
 
     Args:
         peaks: (H, rows of cells) and (W, columns of cells) from
-            `casewise.plugins.explain.methods.receptive_field.peak_pixels`.
+            `casewise.plugins.explain.methods.dispatch.peak_pixels`.
 
     >>> mask = np.zeros((1, 2, 4)); mask[0, :, 0] = 1
     >>> chance_hit(mask, np.array([0]), grid=(1, 1), peaks=(np.eye(2), np.eye(4)[:, [0, 2]]))

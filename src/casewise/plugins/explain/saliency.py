@@ -20,8 +20,7 @@ from casewise.modalities.registry import modality_of
 from casewise.models.layers import UNet
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.contributions import Contributions, centre_at, contributions, reads_features
-from casewise.plugins.explain.methods.dispatch import CellMaps, SaliencyMethod, method_for, scaled
-from casewise.plugins.explain.methods.receptive_field import peak_pixels
+from casewise.plugins.explain.methods.dispatch import CellMaps, SaliencyMethod, method_for, peak_pixels, scaled
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.predictions.table import probability_columns
 from casewise.run_folder import JobFolder
@@ -83,7 +82,7 @@ class SaliencyMap:
         raw: (V, H, W), `maps` before they were scaled to 0–1.
         contrast: (V,), see `CellMaps.contrast`.
         map_size: rows and columns of the network's map.
-        peaks: see `casewise.plugins.explain.methods.receptive_field.peak_pixels`.
+        peaks: see `casewise.plugins.explain.methods.dispatch.peak_pixels`.
         grid: rows and columns of images on a panel.
         output_sum: of contributions, the explained output as a sum; None for other methods.
         own: (V, H, W) from 0 to 1, the map that a U-Net computes itself, for all outputs; None for other networks.

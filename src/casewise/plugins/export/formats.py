@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from casewise.errors import CasewiseError, cut, nearest
 
 if TYPE_CHECKING:
-    from casewise.plugins.export.graph import LearnerGraph
+    from casewise.plugins.export.learner import LearnerGraph
 
 
 class PortableOperators(TorchFunctionMode):

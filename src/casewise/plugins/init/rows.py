@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from casewise.cohort.checks import STORED
-from casewise.cohort.classes import plain
 from casewise.cohort.folder_layout import FIELDS, Pattern
 from casewise.cohort.table import names_text, natural
+from casewise.cohort.targets import plain
 from casewise.errors import CasewiseError, counted, nearest
 from casewise.plugins.init.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
 from casewise.plugins.init.image_files import (

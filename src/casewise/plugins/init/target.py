@@ -14,8 +14,8 @@ import numpy as np
 
 from casewise.audit.columns import ORIGIN
 from casewise.cohort.checks import STORED, closest
-from casewise.cohort.classes import plain
 from casewise.cohort.table import names_text, natural, rows_text
+from casewise.cohort.targets import plain
 from casewise.errors import CasewiseError, counted, cut
 from casewise.files import guarded
 from casewise.plugins.init.columns import MOSTLY, SPLIT, Column, Roles, decimal, point_number

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from starlette.concurrency import run_in_threadpool
 
-from casewise.cohort.covariates import spelled_alike
+from casewise.cohort.groups import spelled_alike
 from casewise.cohort.table import natural
 from casewise.errors import cut, nearest
 from casewise.plugins.serve.settings import ServiceError, shown_name

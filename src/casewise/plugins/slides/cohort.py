@@ -143,7 +143,7 @@ def slide_of(study: Study, path: Path | str, folder: Path) -> PlannedSlide:
     Raises:
         RunError: they are not there any more, or the slide has changed since.
     """
-    from casewise.plugins.slides.plans import find
+    from casewise.plugins.slides.tiles import find
 
     stored = find(Path(path), plan_of(study), folder)
     if stored is None:
@@ -153,7 +153,7 @@ def slide_of(study: Study, path: Path | str, folder: Path) -> PlannedSlide:
 
 def sweep(study: Study, cohort: Cohort, folder: Path) -> None:
     """Remove stored tiles of other settings and of slides that are no longer in the cohort."""
-    from casewise.plugins.slides import plans as slide_plans
+    from casewise.plugins.slides import tiles as slide_plans
 
     if has_tiles(cohort):
         plan = plan_of(study)
@@ -206,7 +206,7 @@ def _planned(paths: Sequence[Path], plan: TilePlan, folder: Path | None, tell: P
         ImageError: with the problems of all slides.
     """
     from casewise.modalities.store.store_builder import Budget
-    from casewise.plugins.slides.plans import is_planned
+    from casewise.plugins.slides.tiles import is_planned
 
     if folder:
         slides = [path for path in paths if path.suffix.lower() in SLIDE_FILES | TIFFS]
@@ -234,9 +234,8 @@ def _plan_part(plan: TilePlan, folder: Path, paths: Sequence[Path]) -> None:
 
 
 def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> PlannedSlide | None:
-    from casewise.plugins.slides.plans import find, keep, name_of
     from casewise.plugins.slides.reader import is_cut_tiff, is_slide
-    from casewise.plugins.slides.tiles import plan_tiles
+    from casewise.plugins.slides.tiles import find, keep, name_of, plan_tiles
 
     if folder and (stored := find(path, plan, folder)):
         return stored

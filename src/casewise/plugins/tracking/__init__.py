@@ -36,8 +36,7 @@ class _Tracking(Plugin):
 
     def on_jobs_finished(self, study: Study, folder: RunFolder) -> None:
         if trackers(study):
-            from casewise.plugins.tracking.sending import send_missing
-            from casewise.plugins.tracking.units import job_units
+            from casewise.plugins.tracking.sending import job_units, send_missing
 
             send_missing(study, folder, job_units(folder, study), local=True)
 
@@ -56,8 +55,7 @@ def trackers(study: Study) -> list[str]:
 
 
 def _send(study: Study, folder: RunFolder, show: Show, *, results: bool) -> None:
-    from casewise.plugins.tracking.sending import send_missing
-    from casewise.plugins.tracking.units import job_units, results_unit
+    from casewise.plugins.tracking.sending import job_units, results_unit, send_missing
 
     with show.bar("track"):
         units = [*job_units(folder, study), *([results_unit(folder, study)] if results else [])]

@@ -17,9 +17,9 @@ from casewise.modalities.masks import EMPTY, binarise_masks
 from casewise.modalities.store.readers import image_facts, read_image
 from casewise.plugins.volumes.case_files import CaseSources, scans_of, source_of
 from casewise.plugins.volumes.case_table import masks_in
+from casewise.plugins.volumes.grid import inside_of, mask_on
 from casewise.plugins.volumes.reading.files import read_scan
 from casewise.plugins.volumes.reading.scans import Scan
-from casewise.plugins.volumes.roi import inside_of, mask_on
 from casewise.plugins.volumes.settings import volumes_of
 from casewise.plugins.volumes.slice_store import open_slices
 

@@ -21,10 +21,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from casewise.errors import CohortError, ImageError
-from casewise.plugins.volumes import roi as regions
-from casewise.plugins.volumes.grid import Grid, check_shown, covered, plane_grid, resampled, to_ras
+from casewise.plugins.volumes import grid as regions
+from casewise.plugins.volumes.grid import Grid, Region, check_shown, covered, plane_grid, resampled, to_ras
 from casewise.plugins.volumes.reading.scans import Scan
-from casewise.plugins.volumes.roi import Region
 from casewise.plugins.volumes.standardise import LEVELS
 
 # The field is fitted on a grid so many times coarser.
