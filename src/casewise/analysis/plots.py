@@ -211,7 +211,7 @@ class Plots:
 
         By default the positive one of two classes, or the first one of several.
         """
-        from casewise.report.figures.calibration import curve
+        from casewise.report.figures.classes import curve
         from casewise.report.formatting import plain
 
         chosen = self._chosen("calibration", names)

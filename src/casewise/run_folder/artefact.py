@@ -283,18 +283,19 @@ class WeightsFile(Artefact):
         return self.path
 
 
-A = TypeVar("A", bound=Artefact)
+A = TypeVar("A")
 
 
 class Part(Generic[A]):
-    """A file that every folder of a class has: read from a folder, it is the artefact with its path.
+    """A file or folder that every folder of a class has: read from a folder, it is the artefact or path.
 
     Args:
-        options: further fields of the artefact.
+        kind: makes it from its path.
+        options: further fields of an artefact.
     """
 
-    def __init__(self, kind: type[A], name: str, remedy: str = Artefact.remedy, **options: Any) -> None:
-        self._kind, self._name, self._options = kind, name, {"remedy": remedy, **options}
+    def __init__(self, kind: type[A], name: str, remedy: str = "", **options: Any) -> None:
+        self._kind, self._name, self._options = kind, name, options | ({"remedy": remedy} if remedy else {})
 
     def __get__(self, folder: Any, owner: type) -> A:
         return self._kind(folder.path / self._name, **self._options)

@@ -53,10 +53,8 @@ class BundleFolder:
 
     path: Path
 
-    @property
-    def manifest_path(self) -> Path:
-        """The format, and size and SHA-256 of every other file."""
-        return self.path / "manifest.json"
+    # The format, and size and SHA-256 of every other file.
+    manifest_path = Part(Path, "manifest.json")
 
     # The study's settings for new cases, the networks, and everything fitted beside them.
     facts = Part(JsonFile, "bundle.json", REMEDY, portable=True)
@@ -69,10 +67,8 @@ class BundleFolder:
     # Versions, hashes and counts of what the networks were made from.
     provenance = Part(JsonFile, "provenance.json", REMEDY, portable=True)
 
-    @property
-    def signature_path(self) -> Path:
-        """The signature of the manifest, which does not list it; a bundle need not have one."""
-        return self.path / "signature.json"
+    # The signature of the manifest, which does not list it; a bundle need not have one.
+    signature_path = Part(Path, "signature.json")
 
     # The model card, in Markdown.
     card = Part(TextFile, "MODEL_CARD.md", REMEDY, portable=True)

@@ -106,10 +106,8 @@ class RunFolder:
     # The findings of the audit.
     audit = Part(JsonFile, "audit.json")
 
-    @property
-    def audit_page(self) -> Path:
-        """The findings of the audit with the pictures of its pairs."""
-        return self.path / "audit.html"
+    # The findings of the audit with the pictures of its pairs.
+    audit_page = Part(Path, "audit.html")
 
     # All inputs that determine the networks.
     fingerprint = Part(JsonFile, "fingerprint.json", required=("fingerprint", "decided"))
@@ -125,10 +123,8 @@ class RunFolder:
     reproduction = Part(JsonFile, "reproduction.json", "Run `casewise reproduce` again.", required=("run", "finished"))
     # For people. It has no checksum, since it is written while networks train.
 
-    @property
-    def training_table_path(self) -> Path:
-        """The losses of every network by epoch."""
-        return self.path / "training.csv"
+    # The losses of every network by epoch.
+    training_table_path = Part(Path, "training.csv")
 
     # Results.
 
@@ -161,23 +157,17 @@ class RunFolder:
     # The cases shown and the measurements of `casewise explain`.
     explanations = Part(JsonFile, "explanations.json", "Run `casewise explain` again.")
 
-    @property
-    def report_path(self) -> Path:
-        """The report."""
-        return self.path / "report.html"
+    # The report.
+    report_path = Part(Path, "report.html")
 
     # The checksum of the metrics in the report.
     report_mark = Part(TextFile, "report-made-from")
 
-    @property
-    def bundle(self) -> BundleFolder:
-        """The trained networks with everything needed to use them elsewhere."""
-        return BundleFolder(self.path / "bundle")
+    # The trained networks with everything needed to use them elsewhere.
+    bundle = Part(BundleFolder, "bundle")
 
-    @property
-    def explanation_folder(self) -> ExplanationFolder:
-        """The folder of explanations by default."""
-        return ExplanationFolder(self.path / "explanations")
+    # The folder of explanations by default.
+    explanation_folder = Part(ExplanationFolder, "explanations")
 
     # Prepared images; modalities name the files in these folders.
 
@@ -224,10 +214,8 @@ class RunFolder:
 
     # Networks.
 
-    @property
-    def jobs_folder(self) -> Path:
-        """The folder of all networks."""
-        return self.path / "jobs"
+    # The folder of all networks.
+    jobs_folder = Part(Path, "jobs")
 
     def job(self, network: str, fold: int) -> JobFolder:
         """The folder of a network; `fold` from 0."""

@@ -49,15 +49,11 @@ class TrainingFolder:
     # The curve of the learning-rate search for the layers below the head.
     body_rate_search = Part(JsonFile, "finder-body.json", required=("chosen",))
 
-    @property
-    def timing(self) -> Path:
-        """The cost of the training so far."""
-        return self.path / "spent.json"
+    # The cost of the training so far.
+    timing = Part(Path, "spent.json")
 
-    @property
-    def copies(self) -> Path:
-        """Augmented copies of the training panels."""
-        return self.path / "copies.bin"
+    # Augmented copies of the training panels.
+    copies = Part(Path, "copies.bin")
 
     @property
     def activations(self) -> tuple[Path, Path]:
@@ -163,25 +159,19 @@ class JobFolder(TrainingFolder):
     # The number of parts in which batches are computed, after a training with fewer ran out of memory.
     parts = Part(JsonFile, "parts.json", required=("parts", "fingerprint"))
 
-    @property
-    def inner_folder(self) -> Path:
-        """The folder of the inner trainings of nested cross-validation."""
-        return self.path / "inner"
+    # The folder of the inner trainings of nested cross-validation.
+    inner_folder = Part(Path, "inner")
 
     def inner(self, name: str) -> InnerTraining:
         """One inner training."""
         stem = self.inner_folder / name
         return InnerTraining(JsonFile(stem.with_name(f"{name}.json")), TrainingFolder(stem))
 
-    @property
-    def lock_path(self) -> Path:
-        """The lock of the process that trains in this folder."""
-        return self.path / LOCK
+    # The lock of the process that trains in this folder.
+    lock_path = Part(Path, LOCK)
 
-    @property
-    def progress_path(self) -> Path:
-        """The progress of the training, for the progress bar."""
-        return self.path / "progress.json"
+    # The progress of the training, for the progress bar.
+    progress_path = Part(Path, "progress.json")
 
     def write_progress(
         self, done: int, total: int, stage: str = "training", loss: float | None = None, share: float | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from casewise.evaluation.calibration import FEW_OF_CLASS
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import SIDES, terms_of
-from casewise.report.figures import calibration as draw
+from casewise.report.figures import classes as draw
 from casewise.report.figures.drawing import Look
 from casewise.report.formatting import MISSING, capital, counted, number, plain
 from casewise.report.tables import figure_cell, metric_format, percent_cell

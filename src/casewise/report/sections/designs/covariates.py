@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from casewise.report.blocks import Block, Cell, Facts, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import SIDES, terms_of
-from casewise.report.figures import calibration as draw
+from casewise.report.figures import classes as draw
 from casewise.report.formatting import MISSING, capital, plain
 from casewise.report.sections.learners import against, gap_between
 from casewise.report.tables import figure_cell, kind_report, metric_format
