@@ -10,7 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 
 import casewise
 from casewise.errors import RunError
-from casewise.jobs.fingerprint import deciding_settings
+from casewise.jobs.plan import deciding_settings
 from casewise.predictions.decisions import ALL, apply_thresholds, best_thresholds, decide_grades, half_way, passed
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.loading import read_study

@@ -19,10 +19,9 @@ from casewise.inference.model import load_bundle
 from casewise.inference.run_members import job_fingerprint
 from casewise.jobs import fitting
 from casewise.jobs import job as one_job
-from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint
 from casewise.jobs.fitting import pretrain
 from casewise.jobs.job import JobInputs, run_job
-from casewise.jobs.plan import Job
+from casewise.jobs.plan import Job, deciding_settings, lock_fingerprint
 from casewise.modalities.base import StoreAddress
 from casewise.pipeline.read import prepare, read
 from casewise.pipeline.read import split as split_step

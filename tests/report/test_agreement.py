@@ -8,7 +8,7 @@ import pytest
 
 from casewise.report.blocks import Facts, Fold, Matrix, Plots, Table
 from casewise.report.context import ReportContext
-from casewise.report.figures import time as draw_time
+from casewise.report.figures import agreement as draw
 from casewise.report.formatting import number, signed
 from casewise.report.sections import agreement
 from tests.report.shared import blocks_of, first_table
@@ -89,21 +89,21 @@ def test_tracks_start_at_the_baseline_and_follow_the_days() -> None:
     visits = {"visit": ["w4", "w0", "w8", "w0"], "day": [28.0, 0.0, 56.0, 0.0]}
     values = {"y_true": [5.0, 20.0, 0.0, 7.0], "y_pred": [8.0, 16.0, 4.0, 7.0]}
     rows = pd.DataFrame({"subject": ["a"] * 3 + ["b"], **visits, **values})
-    (track,) = draw_time.tracks(rows, baseline="first")
+    (track,) = draw.tracks(rows, baseline="first")
     assert (track.subject, track.names, track.days.tolist()) == ("a", ["w0", "w4", "w8"], [0, 28, 56])
     np.testing.assert_allclose(track.changes, [[0, -75, -100], [0, -50, -75]])
     assert track.error == pytest.approx(11 / 3)
-    assert not draw_time.spaced_evenly([track])
-    zero = draw_time.tracks(rows.assign(y_true=[5.0, 0.0, 1.0, 7.0]), baseline="first")
+    assert not draw.spaced_evenly([track])
+    zero = draw.tracks(rows.assign(y_true=[5.0, 0.0, 1.0, 7.0]), baseline="first")
     assert np.isnan(zero[0].changes[0]).all()
 
 
 def test_tracks_beyond_the_cap_are_taken_evenly_from_best_to_worst() -> None:
-    def track(error: float) -> draw_time.Track:
+    def track(error: float) -> draw.Track:
         truth, days = np.array([4.0, 2.0]), np.array([0.0, 7.0])
-        return draw_time.Track(f"s{error:g}", ["0", "1"], days, truth, truth + error, np.zeros((2, 2)))
+        return draw.Track(f"s{error:g}", ["0", "1"], days, truth, truth + error, np.zeros((2, 2)))
 
-    shown = draw_time.chosen_tracks([track(e) for e in (5, 1, 3, 2, 4)], 3)
+    shown = draw.chosen_tracks([track(e) for e in (5, 1, 3, 2, 4)], 3)
     assert [each.subject for each in shown] == ["s1", "s3", "s5"]
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from casewise.analysis.run import Run
     from casewise.evaluation.results import Calibration, ClassFigures, Figures, Headline
+    from casewise.report.figures.agreement import Track
     from casewise.report.figures.drawing import Drawing, Look
-    from casewise.report.figures.time import Track
 
 T = TypeVar("T")
 # The figures of each form of target (see `casewise.targets.Number`).
@@ -239,7 +239,7 @@ class Plots:
     def tracks(self, **names: Unpack[Names]) -> list[Track]:
         """The trajectories of all subjects with two recorded visits or more, by subject; empty without visits."""
         from casewise.predictions.table import final_rows
-        from casewise.report.figures.time import tracks
+        from casewise.report.figures.agreement import tracks
 
         chosen = self._chosen("fit", names)
         rows = final_rows(self.run.rows)
@@ -253,7 +253,7 @@ class Plots:
 
         `title` is shown in place of the subject, with numbers in place of the names of visits.
         """
-        from casewise.report.figures.time import spaced_evenly, trajectory
+        from casewise.report.figures.agreement import spaced_evenly, trajectory
         from casewise.report.formatting import digits_of
 
         chosen, tracks = self._chosen("fit", names), self.tracks(**names)

@@ -18,7 +18,7 @@ from casewise.cohort.targets import label_table
 from casewise.errors import TrainingError
 from casewise.evaluation.judges import right_on
 from casewise.inference.predictor import FeatureDistance, prediction_rows
-from casewise.jobs.fingerprint import table_hash
+from casewise.jobs.plan import table_hash
 from casewise.modalities.alterations import UNALTERED
 from casewise.modalities.dataset import encode_bags
 from casewise.modalities.panels import EMPTY

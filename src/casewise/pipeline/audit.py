@@ -142,7 +142,7 @@ def image_split_finding(study: Study, cohort: Cohort, splits: Splits) -> Finding
 
 def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits | None, network: str) -> str:
     """A hash of everything that the audit depends on."""
-    from casewise.jobs.fingerprint import table_hash
+    from casewise.jobs.plan import table_hash
 
     inputs = {
         "table": table_hash(cohort, study),

@@ -35,8 +35,7 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
     Raises:
         ImageError: an image cannot be read.
     """
-    from casewise.jobs.fingerprint import table_hash
-    from casewise.jobs.plan import expand
+    from casewise.jobs.plan import expand, table_hash
     from casewise.jobs.predict import chosen_panels, predict_altered
 
     study, cohort, splits, folder = inputs.study, inputs.cohort, inputs.splits, inputs.folder

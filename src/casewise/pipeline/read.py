@@ -66,7 +66,7 @@ def read(study: Study, folder: RunFolder | None, show: Show, *, to_train: bool =
     Raises:
         CasewiseError: the study, the table or the folder needs a correction.
     """
-    from casewise.jobs.fingerprint import deciding_settings, refuse_other
+    from casewise.jobs.plan import deciding_settings, refuse_other
 
     if to_train:
         _check_weights_folder(study)
@@ -168,7 +168,7 @@ def split(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Splits
         SplitError: the cohort cannot be split as the study states.
         RunError: the folder contains networks of another split.
     """
-    from casewise.jobs.fingerprint import changed_settings
+    from casewise.jobs.plan import changed_settings
 
     # By whole files, not by tiles: the test set must not depend on the size of tiles.
     whole = modality_of(study).whole(study, cohort)

@@ -133,9 +133,8 @@ def _planned(inputs: RunInputs, show: Show) -> tuple[list[Job], JobInputs, Prepa
     Raises:
         CasewiseError: another cohort cannot be used, or the folder contains networks of another study.
     """
-    from casewise.jobs.fingerprint import deciding_settings, lock_fingerprint, with_images, with_plan
     from casewise.jobs.fitting import Pretrained
-    from casewise.jobs.plan import JobInputs, expand
+    from casewise.jobs.plan import JobInputs, deciding_settings, expand, lock_fingerprint, with_images, with_plan
 
     study, cohort, store, splits, folder = inputs.study, inputs.cohort, inputs.store, inputs.splits, inputs.folder
     external = prepare_external(inputs.prepared, folder, show) if study.external else None

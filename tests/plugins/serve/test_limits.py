@@ -15,8 +15,8 @@ import pytest
 from starlette.datastructures import FormData, UploadFile
 
 from casewise.errors import CasewiseError
-from casewise.plugins.serve.form import _stored
 from casewise.plugins.serve.settings import ServiceSettings
+from casewise.plugins.serve.submission import _stored
 from tests.plugins.serve.serving import Running, running, toy_work
 
 TOKEN = "a-token-of-tests"

@@ -22,7 +22,7 @@ from casewise.study.presets.published import Publication, PublishedTable, named_
 if TYPE_CHECKING:
     from casewise.analysis.run import Run
     from casewise.evaluation.results import ClassFigures, Estimate, Figures
-    from casewise.report.figures.time import Track
+    from casewise.report.figures.agreement import Track
 
 # A line of a table by column.
 Line: TypeAlias = dict[str, float | int | str | bool | None]

@@ -193,7 +193,7 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
         return Sheet("fit", [lambda ax: plot.fit(ax=ax)], SINGLE, height=85, margins=(13, 11, 2, 3))
 
     def trajectories() -> Sheet:
-        from casewise.report.figures.time import chosen_tracks
+        from casewise.report.figures.agreement import chosen_tracks
 
         tracks = contents.tracks()
         numbers = {track.subject: f"Subject {number}" for number, track in enumerate(tracks, 1)}

@@ -27,10 +27,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from casewise.console import Silent
 from casewise.errors import CasewiseError
-from casewise.plugins.serve.form import read_submission
 from casewise.plugins.serve.guard import Guard
 from casewise.plugins.serve.pool import RETRY_AFTER, WorkerPlan, WorkerPool, work
 from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings
+from casewise.plugins.serve.submission import read_submission
 from casewise.run_folder.folder import check_model_path
 
 if TYPE_CHECKING:

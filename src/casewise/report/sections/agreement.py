@@ -27,7 +27,6 @@ from casewise.report.blocks import (
 )
 from casewise.report.context import RESPONSE_SIDES, SIDES, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import agreement as draw
-from casewise.report.figures import time as draw_time
 from casewise.report.figures.drawing import Look
 from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
 from casewise.report.sections.classes import further_tables, pooled
@@ -124,10 +123,10 @@ def over_time(context: ReportContext) -> Section | None:
     """A small figure per subject, and the responders; None if no subject has two visits, or the outcome has classes."""
     study = context.study
     rows = None if context.classes else _one_row_a_case(context)
-    tracks = [] if rows is None else draw_time.tracks(rows, baseline=study.evaluation.baseline)
+    tracks = [] if rows is None else draw.tracks(rows, baseline=study.evaluation.baseline)
     if not tracks:
         return None
-    shown = draw_time.chosen_tracks(tracks, MOST_TRACKS)
+    shown = draw.chosen_tracks(tracks, MOST_TRACKS)
     days = all(np.isfinite(track.days).all() for track in shown)
     plots = _trajectories(context, shown, days=days)
     blocks: list[Block] = [Plots(plots[:FIRST_TRACKS], TRACKS, layout="multiples tracks")]
@@ -154,17 +153,17 @@ def _one_row_a_case(context: ReportContext) -> pd.DataFrame | None:
     return rows.groupby(["case", "subject", "visit"], sort=False)[["day", "y_true", "y_pred"]].mean().reset_index()
 
 
-def _trajectories(context: ReportContext, tracks: list[draw_time.Track], *, days: bool) -> list[Plot]:
+def _trajectories(context: ReportContext, tracks: list[draw.Track], *, days: bool) -> list[Plot]:
     digits, label = terms_of(context).digits, display_name(context.study, context.outcome)
     top = max(float(np.nanmax([*track.physician, *track.model])) for track in tracks) or 1.0
-    evenly, change = draw_time.spaced_evenly(tracks), context.study.evaluation.response
+    evenly, change = draw.spaced_evenly(tracks), context.study.evaluation.response
     look: Look = {"top": top, "evenly": evenly, "days": days, "change": change, "digits": digits}
     plots = []
     for i, track in enumerate(tracks):
         visits = zip(track.names, track.physician, track.model, strict=True)
         values = [f"{name}: {number(own, digits)} and {number(guess, digits)}" for name, own, guess in visits]
         alt = f"Subject {track.subject}, {label} by visit, physician and model: {', '.join(values[:12])}."
-        plots.append(Plot(draw_time.trajectory(track, **look, name=f"track{i}"), alt))
+        plots.append(Plot(draw.trajectory(track, **look, name=f"track{i}"), alt))
     return plots
 
 
