@@ -11,11 +11,10 @@ import pandas as pd
 from casewise.evaluation.results import Results
 from casewise.predictions.conformal import set_names, with_sets
 from casewise.predictions.table import final_rows
-from casewise.splits.grouped import side_name
+from casewise.splits.grouped import Splits, side_name
 from casewise.splits.predefined import TEST
 
 if TYPE_CHECKING:
-    from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
 
 CASE = ["case", "subject", "visit", "day", "region", "image"]

@@ -27,7 +27,7 @@ from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.scores import apply_scores
 from casewise.predictions.stacking import with_combined
 from casewise.predictions.table import COLUMNS, SAMPLE_KEY, mean_over_folds, probability_columns
-from casewise.run_folder import JobFolder
+from casewise.run_folder import JobFolder, JsonFile, RunFolder
 from casewise.study.learners import COVARIATES, JOINED
 from casewise.study.scores import study_scores
 from casewise.targets import by_form
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from casewise.inference.bundle import Bundle
     from casewise.inference.new_cases import NewCases
     from casewise.modalities.dataset import PanelDataset
-    from casewise.run_folder import JsonFile, RunFolder
     from casewise.study.schema import Study
 
 # What `learner` may say besides the name of a learner.

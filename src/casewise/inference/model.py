@@ -21,6 +21,7 @@ from casewise.inference.input_checks import FEWEST_SUBJECTS, Limits, case_flags,
 from casewise.inference.new_cases import (
     LEFT_OUT,
     ROWS,
+    NewCases,
     NewInput,
     NewTable,
     PredictedChunk,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from casewise.inference.new_cases import NewCases
     from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")

@@ -17,14 +17,13 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.folder_layout import ENDINGS, stated_pattern
 from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, natural, read_text_table
-from casewise.console import Silent
+from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest
 from casewise.files import PICTURES
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
 
 if TYPE_CHECKING:
-    from casewise.console import Show
     from casewise.inference.bundle import Bundle
     from casewise.study.schema import Study
 

@@ -19,7 +19,7 @@ from casewise.errors import LINE, RunError, shortened
 from casewise.inference.bundle import Bundle
 from casewise.modalities.registry import modality_of
 from casewise.models.outputs import outputs_of, value_columns
-from casewise.models.shared_parts import predict_together
+from casewise.models.shared_parts import SharedParts, predict_together
 from casewise.models.weights import read_checked
 from casewise.run_folder import JobFolder
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from casewise.modalities.base import StoreReference
     from casewise.modalities.dataset import FeatureData, PanelDataset
     from casewise.models.backbones import Network
-    from casewise.models.shared_parts import SharedParts
     from casewise.study.schema import Study
 
 

@@ -15,27 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from casewise.console import end_process
+from casewise.console import Show, end_process
 from casewise.errors import CasewiseError, RunError, TrainingError, cut, nearest
 from casewise.files import REMEDIES, make_folder
 from casewise.metrics.registry import added_metrics, metric_names, register_metric
 from casewise.modalities.registry import modality_of, register
-from casewise.modalities.store.workers import SPREAD
+from casewise.modalities.store.workers import SPREAD, Work
 from casewise.plugin import plugins
-from casewise.study.learners import added_learners, register_learner
-from casewise.targets import added_kinds, kind_names, register_kind
+from casewise.study.learners import Learner, added_learners, register_learner
+from casewise.targets import TargetKind, added_kinds, kind_names, register_kind
 from casewise.training.cost import give_memory_back, keep_memory
 
 if TYPE_CHECKING:
-    from casewise.console import Show
     from casewise.jobs.plan import Job, JobInputs
     from casewise.metrics.records import Metric
     from casewise.modalities.base import Modality
-    from casewise.modalities.store.workers import Work
     from casewise.run_folder import RunFolder
-    from casewise.study.learners import Learner
     from casewise.study.schema import Study
-    from casewise.targets import TargetKind
     from casewise.training.compute_plan import ComputePlan
 
 

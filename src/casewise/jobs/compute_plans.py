@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ import torch
 from casewise.cohort.targets import label_table
 from casewise.errors import RunError, StudyError, WeightsError, nearest
 from casewise.files import cache_folder
-from casewise.jobs.fitting import FoldData, pretraining_data
+from casewise.jobs.fitting import FoldData, Pretrained, pretraining_data
 from casewise.jobs.plan import Job, JobInputs, divided
 from casewise.models.backbones import Network
 from casewise.models.build_model import load_first_weights, network_of
@@ -35,9 +35,6 @@ from casewise.training.compute_plan import ComputePlan, choose
 from casewise.training.cost import give_memory_back
 from casewise.training.loop import TrainingContext, fit, standardise
 from casewise.training.stages import learn
-
-if TYPE_CHECKING:
-    from casewise.jobs.fitting import Pretrained
 
 
 def compute_plans(waiting: Sequence[Job], inputs: JobInputs, folder: RunFolder, threads: int) -> dict[str, ComputePlan]:

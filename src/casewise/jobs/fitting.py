@@ -18,20 +18,20 @@ import torch
 
 from casewise.cohort.targets import label_table
 from casewise.errors import CasewiseError, TrainingError
-from casewise.jobs.plan import Job, JobInputs, ReportEpoch, epochs_inside
-from casewise.modalities.base import StoreAddress
-from casewise.modalities.dataset import FeatureData
+from casewise.jobs.plan import Job, JobInputs, Progress, ReportEpoch, epochs_inside
+from casewise.modalities.base import FittedPreprocessing, StoreAddress
+from casewise.modalities.dataset import FeatureData, PanelDataset
 from casewise.modalities.registry import modality_of, own_modalities
 from casewise.models.backbones import Network
 from casewise.models.build_model import load_first_weights, network_of
 from casewise.models.linear import bank_of
-from casewise.models.outputs import outputs_of
+from casewise.models.outputs import Output, outputs_of
 from casewise.models.shared_parts import compute_features
 from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart
 from casewise.study.learners import added_learners
 from casewise.study.model import mixed_seed
-from casewise.study.schema import Study
+from casewise.study.schema import Recipe, Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.frozen_features import MEMORY, FeatureStore, SharedFeatures
@@ -43,10 +43,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from casewise.cohort.cohort import Cohort
-    from casewise.jobs.plan import Progress
-    from casewise.modalities.base import FittedPreprocessing, PanelDataset
-    from casewise.models.outputs import Output
-    from casewise.study.schema import Recipe
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from casewise.splits.grouped import check_apart, inner_folds
 from casewise.splits.image_split import training_subjects
 from casewise.study.learners import learner_named
 from casewise.study.model import mixed_seed
-from casewise.study.schema import Study
+from casewise.study.schema import NestedCV, Study
 from casewise.training.checkpoint import write_tensors
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import PeakMemory, Timer, give_memory_back
@@ -48,7 +48,6 @@ from casewise.training.stages import Record, learn
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
-    from casewise.study.schema import NestedCV
 
 
 @dataclass(frozen=True)

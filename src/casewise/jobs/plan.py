@@ -19,7 +19,7 @@ from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table
 from casewise.errors import RunError, StudyError, cut, nearest
 from casewise.inference.run_members import first_weights_checksum, job_fingerprint
-from casewise.modalities.base import StoreAddress
+from casewise.modalities.base import StoreAddress, StoreReference
 from casewise.modalities.registry import modality_of
 from casewise.run_folder import JobFolder, RunFolder
 from casewise.run_folder.job_folder import FAILED, PRETRAINING
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.jobs.fitting import Pretrained
-    from casewise.modalities.base import StoreReference
     from casewise.training.cost import Timer
 
 

@@ -17,10 +17,10 @@ import torch
 from casewise.cohort.targets import label_table
 from casewise.errors import TrainingError
 from casewise.evaluation.judges import right_on
-from casewise.inference.predictor import FeatureDistance, prediction_rows
-from casewise.jobs.plan import table_hash
+from casewise.inference.predictor import FeatureDistance, Predictor, prediction_rows
+from casewise.jobs.plan import Job, JobInputs, table_hash
 from casewise.modalities.alterations import UNALTERED
-from casewise.modalities.dataset import encode_bags
+from casewise.modalities.dataset import FeatureData, encode_bags
 from casewise.modalities.panels import EMPTY
 from casewise.modalities.registry import modality_of
 from casewise.models.outputs import outputs_of, value_columns
@@ -31,11 +31,8 @@ from casewise.study.model import mixed_seed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from casewise.inference.predictor import Predictor
     from casewise.jobs.fitting import FoldData
-    from casewise.jobs.plan import Job, JobInputs
     from casewise.modalities.base import PanelDataset, PreparedCohort
-    from casewise.modalities.dataset import FeatureData
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study
     from casewise.training.stages import Learned

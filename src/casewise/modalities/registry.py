@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import StudyError, nearest
 from casewise.plugin import KEYS, Plugin, plugins
-from casewise.study.schema import register_settings
+from casewise.study.schema import Study, register_settings
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Modality
-    from casewise.study.schema import Study
 
 _REGISTERED: dict[str, Modality] = {}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from casewise.errors import StudyError, TrainingError
 from casewise.modalities.registry import modality_of
-from casewise.models.backbones import MAP_CELLS, build_network
+from casewise.models.backbones import MAP_CELLS, Network, build_network
 from casewise.models.encoders import encoder_facts
 from casewise.models.linear import LinearBuilder
 from casewise.models.outputs import outputs_of, width_of
@@ -16,7 +16,6 @@ from casewise.study.learners import learner_named
 
 if TYPE_CHECKING:
     from casewise.modalities.base import Facts
-    from casewise.models.backbones import Network
     from casewise.study.schema import Study
 
 

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from casewise.targets import DEFAULT, kind_named
+from casewise.targets import DEFAULT, TargetKind, kind_named
 
 if TYPE_CHECKING:
     from casewise.study.schema import Recipe, Study
-    from casewise.targets import TargetKind
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": functional.mse_loss,

@@ -9,22 +9,19 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from casewise.errors import TrainingError
-from casewise.modalities.dataset import Batches, FeatureData, encode_bags
+from casewise.modalities.dataset import Batches, FeatureData, PanelDataset, encode_bags
 from casewise.models.backbones import Body, Network, NetworkOptions
 from casewise.models.build_model import network_from
 from casewise.models.encoders import Encoder, build_encoder
 from casewise.models.freezing import Segment, split_modules
 from casewise.models.linear import UNSCALED, FeatureBank, FeatureSpec, bank_of
 from casewise.models.outputs import Output, values_of
-
-if TYPE_CHECKING:
-    from casewise.modalities.dataset import PanelDataset
 
 
 class SharedParts:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with_noun, write_audit
-from casewise.console import shown
+from casewise.console import Show, shown
 from casewise.errors import BothSidesError, RunError
 from casewise.files import json_hash
 from casewise.modalities.base import ImageStore, PreparedCohort
@@ -21,7 +21,6 @@ from casewise.version import __version__
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
-    from casewise.console import Show
     from casewise.run_folder import RunFolder
     from casewise.splits.grouped import Splits
     from casewise.study.schema import Study

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.identity import pseudonym
-from casewise.console import shown
+from casewise.console import Show, shown
 from casewise.errors import RunError, counted
 from casewise.evaluation.response import clear_limit
 from casewise.evaluation.results import plain
@@ -27,7 +27,6 @@ from casewise.splits.predefined import TEST
 from casewise.version import __version__
 
 if TYPE_CHECKING:
-    from casewise.console import Show
     from casewise.inference.bundle import Bundle
     from casewise.run_folder import BundleFolder, JobFolder
     from casewise.study.schema import Study

@@ -14,7 +14,7 @@ from casewise.audit.columns import leading_column
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.groups import arms_of, control_of, covariates_by_case, grouping, kind_of, table_column
 from casewise.cohort.participants import cases_step, characteristics, described_columns, units_of
-from casewise.console import shown
+from casewise.console import Show, shown
 from casewise.errors import counted
 from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan
@@ -43,7 +43,6 @@ from casewise.study.scores import study_scores
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from casewise.console import Show
     from casewise.run_folder import RunFolder
 
 

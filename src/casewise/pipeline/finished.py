@@ -14,7 +14,7 @@ import pandas as pd
 from casewise.console import Show, Silent, shown
 from casewise.evaluation.results import Results, from_json, read_results
 from casewise.files import checksum
-from casewise.modalities.base import FittedPreprocessing, PreparedCohort
+from casewise.modalities.base import FittedPreprocessing, Modality, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import prepare, read
 from casewise.pipeline.recipe_plan import RecipePlan, in_words
@@ -28,7 +28,6 @@ from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
-    from casewise.modalities.base import Modality
     from casewise.study.schema import Study
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.console import Silent
+from casewise.console import Show, Silent
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.results import ImageSplit, Metrics, OverSeeds, Results, Seeds, write_results
@@ -19,8 +19,6 @@ from casewise.splits.learnable import check_learnable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from casewise.console import Show
 
 
 # Only the points of these evaluations are used.

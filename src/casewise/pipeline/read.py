@@ -12,7 +12,7 @@ from casewise.cohort.cohort import Cohort, check_copied, read_cohort
 from casewise.cohort.participants import cases_step
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table, panel_values
-from casewise.console import Silent, shown
+from casewise.console import Show, Silent, shown
 from casewise.errors import CohortError, RunError, StudyError, counted, nearest, nearest_folder
 from casewise.evaluation.trial import require_statsmodels
 from casewise.modalities.base import ImageStore, PreparedCohort
@@ -32,7 +32,6 @@ from casewise.study.weight_files import origin_of_weights
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.console import Show
     from casewise.run_folder import RunFolder
 
 

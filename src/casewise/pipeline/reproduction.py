@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casewise.console import Silent
+from casewise.console import Show, Silent
 from casewise.errors import CohortError, ImageError, RunError, StudyError, WeightsError, counted, cut
 from casewise.files import checksum, parquet_bytes, read_parquet
 from casewise.pipeline.read import plan, prepare, read, split
@@ -22,7 +22,6 @@ from casewise.run_folder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.console import Show
     from casewise.modalities.base import ImageStore
     from casewise.pipeline.finished import FinishedRun
     from casewise.study.schema import Study

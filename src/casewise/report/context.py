@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from casewise.errors import RunError
 from casewise.evaluation.caveats import constant_folds, no_better
-from casewise.evaluation.results import Results, read_results
+from casewise.evaluation.results import ClassFigures, Estimate, Figures, Results, SourceMean, read_results
 from casewise.metrics.registry import columns
 from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from casewise.evaluation.results import ClassFigures, Estimate, Figures, SourceMean
     from casewise.study.schema import Study
     from casewise.study.targets import Kind
 

@@ -16,18 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casewise.modalities.dataset import PanelDataset
+from casewise.modalities.dataset import FeatureData, PanelDataset
 from casewise.models.backbones import Network
-from casewise.models.linear import FREQUENCIES, RadialBlock, RadialHead, bank_of, keep_only
+from casewise.models.linear import FREQUENCIES, FeatureSpec, RadialBlock, RadialHead, bank_of, keep_only
 from casewise.models.outputs import Output
 from casewise.targets import by_form
 from casewise.training.frozen_features import features
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from casewise.modalities.dataset import FeatureData
-    from casewise.models.linear import FeatureSpec
 
 
 INNER_FOLDS = 5

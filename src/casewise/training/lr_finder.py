@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.errors import TrainingError
-from casewise.training.loop import Training, naming
+from casewise.training.loop import Training, TrainingContext, naming
 
 if TYPE_CHECKING:
     from casewise.modalities.dataset import Batches
     from casewise.models.backbones import Network
     from casewise.study.schema import Recipe
     from casewise.training.frozen_features import UpperLayers
-    from casewise.training.loop import TrainingContext
 
 DIVERGED = 4.0
 # Decades of the rate over which the loss is averaged on either side, independent of the number of steps.

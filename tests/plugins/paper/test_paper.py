@@ -16,8 +16,8 @@ from casewise.analysis.run import Run
 from casewise.errors import CasewiseError, RunError
 from casewise.plugins.paper.command import write_paper
 from casewise.plugins.paper.contents import Paper, joined
-from casewise.plugins.paper.figures import LEAST, Sheet
 from casewise.plugins.paper.tables import Table, escaped, latex
+from casewise.plugins.paper.write import LEAST, Sheet
 from casewise.study.loading import preset_names, read_study
 from casewise.study.presets.published import publication, publications, published_lines
 from tests.conftest import TINY

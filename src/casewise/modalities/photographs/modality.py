@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.folder_layout import FolderImage, find_region, read_new_layout
-from casewise.console import duration
+from casewise.cohort.folder_layout import FolderImage, Pattern, find_region, read_new_layout
+from casewise.console import Show, duration
 from casewise.errors import counted
 from casewise.modalities import base
 from casewise.modalities.alterations import ALTERATIONS, altered, png
@@ -24,17 +24,14 @@ from casewise.modalities.masks import EMPTY, mask_on_tiles, to_photograph
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import image_shape, open_source, read_image
-from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.store import ImageSource, TileStore
 from casewise.modalities.store.store_builder import PROBLEMS, SHOWN, check_images, not_read, prepare
 from casewise.plugin import plugins
 from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
-    from casewise.cohort.folder_layout import Pattern
-    from casewise.console import Show
     from casewise.modalities.dataset import PanelDataset
-    from casewise.modalities.store.store import ImageSource
     from casewise.study.images import Images
     from casewise.study.schema import Panels, Study
 

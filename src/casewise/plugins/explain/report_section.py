@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from casewise.modalities.registry import modality_of
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Picture, Pictures, Row, Section, Table, Text
-from casewise.report.context import METHODS, terms_of
+from casewise.report.context import METHODS, ReportContext, terms_of
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import MISSING, capital, counted, interval, number, probability, signed
 from casewise.report.tables import kind_report
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    from casewise.report.context import ReportContext
 
 Values = Mapping[str, Any]
 # The title of each case, and its rows with the picture of their input.

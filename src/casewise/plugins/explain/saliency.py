@@ -15,7 +15,7 @@ from casewise.cohort.targets import label_table
 from casewise.errors import RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import Predictor, prediction_rows, read_distance
-from casewise.modalities.base import NativeMap, SlotMaps
+from casewise.modalities.base import NativeMap, PreparedCohort, SlotMaps
 from casewise.modalities.registry import modality_of
 from casewise.models.layers import UNet
 from casewise.pipeline.finished import FinishedRun
@@ -28,7 +28,6 @@ from casewise.study.images import Panels
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
-    from casewise.modalities.base import PreparedCohort
     from casewise.modalities.dataset import PanelDataset
     from casewise.models.backbones import Network
 

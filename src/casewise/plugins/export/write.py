@@ -21,7 +21,7 @@ from torch import Tensor
 from casewise.errors import CasewiseError, counted
 from casewise.files import checksum, make_folder, staging_folder, write_atomic, write_json
 from casewise.models.outputs import Output, value_columns, values_of
-from casewise.plugins.export.formats import format_named
+from casewise.plugins.export.formats import GraphFormat, RunGraph, format_named
 from casewise.plugins.export.learner import TrainedLearner, selected_members
 from casewise.plugins.export.preparation import (
     PANEL_TOLERANCE,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from casewise.modalities.base import FittedPreprocessing
     from casewise.modalities.dataset import PanelDataset
     from casewise.models.backbones import Network
-    from casewise.plugins.export.formats import GraphFormat, RunGraph
 
 
 FORMAT = "casewise-export-2"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import RunError
 from casewise.inference.input_checks import joined, possible_reasons, reasons_of
-from casewise.inference.new_cases import LEFT_OUT
+from casewise.inference.new_cases import LEFT_OUT, PredictedChunk
 from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
 from casewise.run_folder import RunFolder
 from casewise.study.scores import Score
@@ -19,7 +19,6 @@ from casewise.version import __version__
 
 if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
-    from casewise.inference.new_cases import PredictedChunk
 
 RESEARCH = (
     "Predicted by research software, which is not a medical device. No person has checked the result. Do not base a "

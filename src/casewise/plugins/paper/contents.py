@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.results import CategoryCounts, NumberSummary
+from casewise.evaluation.results import CategoryCounts, ClassFigures, Estimate, Figures, NumberSummary
 from casewise.metrics.registry import columns, metric_of
 from casewise.plugins.paper.tables import Table, from_data
 from casewise.report.context import SIDES
@@ -21,7 +21,6 @@ from casewise.study.presets.published import Publication, PublishedTable, named_
 
 if TYPE_CHECKING:
     from casewise.analysis.run import Run
-    from casewise.evaluation.results import ClassFigures, Estimate, Figures
     from casewise.report.figures.agreement import Track
 
 # A line of a table by column.

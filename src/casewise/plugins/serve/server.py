@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from casewise.console import Silent
+from casewise.console import Show, Silent
 from casewise.errors import CasewiseError
 from casewise.plugins.serve.guard import Guard
 from casewise.plugins.serve.pool import RETRY_AFTER, WorkerPlan, WorkerPool, work
@@ -35,8 +35,6 @@ from casewise.run_folder.folder import check_model_path
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
-
-    from casewise.console import Show
 
 
 PAGE = Path(__file__).parent / "page"

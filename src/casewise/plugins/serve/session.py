@@ -17,7 +17,7 @@ from casewise.evaluation.agreement import band_of
 from casewise.inference.ensemble import Ensemble
 from casewise.inference.input_checks import reasons_of
 from casewise.inference.model import TrainedModel, load_bundle, with_columns
-from casewise.inference.new_cases import cases_of, new_table, prepare_together
+from casewise.inference.new_cases import NewCases, NewTable, cases_of, new_table, prepare_together
 from casewise.inference.predictor import Predictor
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
@@ -41,7 +41,6 @@ from casewise.targets import kind_named
 from casewise.version import __version__
 
 if TYPE_CHECKING:
-    from casewise.inference.new_cases import NewCases, NewTable
     from casewise.study.schema import Study
 
 

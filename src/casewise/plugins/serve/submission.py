@@ -17,13 +17,12 @@ from casewise.cohort.groups import spelled_alike
 from casewise.cohort.table import natural
 from casewise.errors import cut, nearest
 from casewise.modalities.store.readers import image_shape
-from casewise.plugins.serve.settings import Json, ServiceError, shown_name
+from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings, shown_name
 
 if TYPE_CHECKING:
     from starlette.datastructures import FormData, UploadFile
     from starlette.requests import Request
 
-    from casewise.plugins.serve.settings import ServiceSettings
     from casewise.study.schema import Study
 
 

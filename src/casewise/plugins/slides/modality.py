@@ -22,7 +22,7 @@ from casewise.modalities.store.preparation import Preparation
 from casewise.plugins.slides.cohort import FOLDER, TILE, has_tiles, into_tiles, pictures, slide_of, sweep, without_tiles
 from casewise.plugins.slides.reader import Slide, checked_size, companion_files, companions_hash
 from casewise.plugins.slides.settings import tiles_of
-from casewise.plugins.slides.tiles import read_tile
+from casewise.plugins.slides.tiles import PlannedSlide, read_tile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
     from casewise.console import Show
     from casewise.modalities.store.store import ImageSource, TileStore
-    from casewise.plugins.slides.tiles import PlannedSlide
     from casewise.study.schema import Study
 
 

@@ -14,7 +14,7 @@ from casewise.plugins.slides import drawings as draw
 from casewise.plugins.slides.cohort import short_path
 from casewise.plugins.slides.settings import tiles_of
 from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Plot, Plots, Section, Text
-from casewise.report.context import positive_and_other
+from casewise.report.context import ReportContext, positive_and_other
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import capital, case_label, class_name, counted, listed, number, percent, probability
 from casewise.report.sections import preparation
@@ -22,7 +22,6 @@ from casewise.study.learners import learner_name, without_baselines
 
 if TYPE_CHECKING:
     from casewise.plugins.slides.tiles import PlannedSlide
-    from casewise.report.context import ReportContext
 
 MOST_TILES = 18
 MOST_SLIDES = 3

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.cohort.folder_layout import DICOM_SUFFIXES, find_region, read_paths, refuse_visits
+from casewise.cohort.folder_layout import DICOM_SUFFIXES, Pattern, find_region, read_paths, refuse_visits
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted
 from casewise.modalities import base
@@ -20,7 +20,7 @@ from casewise.plugins.volumes.case_table import resolve_sequences
 from casewise.plugins.volumes.native_space import native_maps, read_lesion
 from casewise.plugins.volumes.preparation import SCANS, PreparedScans, central_panels, slices_and_pictures
 from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, volumes_of
-from casewise.plugins.volumes.slice_store import BY_SUBJECT, altered_slices, open_slices
+from casewise.plugins.volumes.slice_store import BY_SUBJECT, SliceStore, altered_slices, open_slices
 from casewise.run_folder import ImageFolder
 
 if TYPE_CHECKING:
@@ -28,11 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from casewise.cohort.cohort import Cohort
-    from casewise.cohort.folder_layout import Pattern
     from casewise.console import Show
     from casewise.modalities.dataset import PanelDataset
     from casewise.modalities.store.store import TileStore
-    from casewise.plugins.volumes.slice_store import SliceStore
     from casewise.study.schema import Study
 
 

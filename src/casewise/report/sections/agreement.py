@@ -25,7 +25,7 @@ from casewise.report.blocks import (
     Table,
     counts_line,
 )
-from casewise.report.context import RESPONSE_SIDES, SIDES, defined, evaluated, evaluated_on, terms_of
+from casewise.report.context import RESPONSE_SIDES, SIDES, ReportContext, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import agreement as draw
 from casewise.report.figures.drawing import Look
 from casewise.report.formatting import capital, counted, digits_of, display_name, number, shortened
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from casewise.evaluation.results import Estimate, Figures, Response
-    from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 
 MOST_TRACKS, FIRST_TRACKS, MOST_SCATTERS, MOST_VISITS = 24, 4, 8, 16

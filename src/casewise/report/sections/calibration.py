@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from casewise.evaluation.calibration import FEW_OF_CLASS
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Plot, Plots, Row, Section, Table, Text
-from casewise.report.context import SIDES, terms_of
+from casewise.report.context import SIDES, ReportContext, terms_of
 from casewise.report.figures import classes as draw
 from casewise.report.figures.drawing import Look
 from casewise.report.formatting import MISSING, capital, counted, number, plain
@@ -15,7 +15,6 @@ from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import Calibration, NetBenefit, Results, StageCoverage
-    from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casewise.report.blocks import Block, Card, Cards, Cell, Facts, Fold, Picture, Row, Section, Table, Text
-from casewise.report.context import evaluated_on, terms_of
+from casewise.report.context import ReportContext, evaluated_on, terms_of
 from casewise.report.formatting import (
     capital,
     case_label,
@@ -26,7 +26,6 @@ from casewise.report.sections import preparation
 if TYPE_CHECKING:
     import pandas as pd
 
-    from casewise.report.context import ReportContext
 
 FIRST, MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 2, 6, 8, 8, 8, 8
 NOTE = (

@@ -10,7 +10,7 @@ from casewise.evaluation.classification import temperatures_at_bound
 from casewise.evaluation.thresholds import by_fold_text
 from casewise.metrics.registry import metric_of
 from casewise.report.blocks import Block, Cell, Facts, Fold, Matrix, Plot, Plots, Row, Section, Table, Text
-from casewise.report.context import defined, evaluated, evaluated_on, terms_of
+from casewise.report.context import ReportContext, defined, evaluated, evaluated_on, terms_of
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import MISSING, capital, display_name, listed, number, percent, plain, plural
 from casewise.report.tables import MetricFormat, confusion, split_key
@@ -18,7 +18,6 @@ from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.evaluation.results import ClassFigures, Figures, OperatingPoint, ReliabilityBin
-    from casewise.report.context import ReportContext
 
 POINT_FIGURES = ("sensitivity", "specificity", "precision")
 FURTHER_FIGURES = ("npv", "lr_positive", "lr_negative")

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from casewise.evaluation.caveats import constant_folds
 from casewise.evaluation.results import AlteredAnswers
 from casewise.evaluation.robustness import Altered, commonest
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
-from casewise.report.context import terms_of
+from casewise.report.context import ReportContext, terms_of
 from casewise.report.formatting import capital, counted, plain, signed
 from casewise.report.tables import figure_cell, percent_cell
 from casewise.study.learners import learner_name
-
-if TYPE_CHECKING:
-    from casewise.report.context import ReportContext
 
 MOST_NETWORKS = 6
 # Of each alteration its name after "when the image is", and how it is made, in the row of the table.

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.blocks import Facts, Fold, Section
-from casewise.report.context import terms_of, without_folds
-
-if TYPE_CHECKING:
-    from casewise.report.context import ReportContext
+from casewise.report.context import ReportContext, terms_of, without_folds
 
 OUT_OF_FOLD = "Out of fold, test set"
 TERMS: tuple[tuple[str, str], ...] = (

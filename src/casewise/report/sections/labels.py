@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
@@ -23,12 +21,9 @@ from casewise.report.blocks import (
     Table,
     counts_line,
 )
-from casewise.report.context import terms_of
+from casewise.report.context import ReportContext, terms_of
 from casewise.report.figures import cohort as draw
 from casewise.report.formatting import MISSING, capital, counted, display_name, number, percent, plain, shortened
-
-if TYPE_CHECKING:
-    from casewise.report.context import ReportContext
 
 MOST_LABELS, MOST_SOURCES, MOST_SIDES = 12, 15, 60
 SIDES = (

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.audit.columns import leading_column
 from casewise.evaluation.headline import FITTED
-from casewise.evaluation.results import Difference
+from casewise.evaluation.results import ColumnGroup, Comparison, Difference, Estimate, GroupMean, OverFolds
 from casewise.metrics.registry import metric_of
 from casewise.predictions.nested_cv import NESTED
 from casewise.predictions.table import INTERNAL
@@ -40,9 +39,6 @@ from casewise.report.tables import (
 )
 from casewise.study.learners import is_baseline, learner_name, learner_named
 from casewise.study.presets.published import published_lines
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import ColumnGroup, Comparison, Estimate, GroupMean, OverFolds
 
 MOST_REPORTS, MOST_SHOWN = 16, 4
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
-from casewise.report.context import EXTERNAL, SIDES, without_folds
+from casewise.report.context import EXTERNAL, SIDES, ReportContext, without_folds
 from casewise.report.formatting import (
     MISSING,
     capital,
@@ -23,7 +23,6 @@ from casewise.report.formatting import (
 from casewise.report.tables import metric_format
 
 if TYPE_CHECKING:
-    from casewise.report.context import ReportContext
     from casewise.study.schema import Study
 
 MOST_VALUES = 6

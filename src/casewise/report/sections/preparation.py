@@ -11,16 +11,14 @@ import pandas as pd
 
 from casewise.plugin import plugins
 from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Section
-from casewise.report.context import terms_of
+from casewise.report.context import ReportContext, terms_of
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import capital, case_label
-from casewise.study.images import FLIPS, POOLINGS, STRENGTHS
+from casewise.study.images import FLIPS, POOLINGS, STRENGTHS, Images, Panels
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from casewise.report.context import ReportContext
-    from casewise.study.images import Images, Panels
     from casewise.study.schema import Study
 
 MOST_PHOTOGRAPHS, MOST_PANELS = 12, 8

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from casewise.models.feature_maps import gridded
-from casewise.models.linear import FeatureBank, RadialHead
+from casewise.models.linear import FeatureBank, FeatureSpec, RadialHead
 from casewise.targets import by_form
 
 if TYPE_CHECKING:
     from casewise.models.backbones import Network
-    from casewise.models.linear import FeatureSpec
     from casewise.plugins.explain.methods.target import ExplainTarget
 
 # The name of the buffer with the features at which contributions are centred; it is no part of the weights.
