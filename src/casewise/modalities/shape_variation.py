@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 DRAWS = 5
 # Of the aspect ratios of the images, the percentiles between which they vary.

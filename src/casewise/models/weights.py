@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +21,6 @@ from casewise.models.transformers import with_positions
 from casewise.run_folder import BundleFolder, JobFolder, WeightsFile
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 from casewise.study.weight_files import HUB, KEYWORDS, environment_folder, file_name, weights_file
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 # Increased whenever the facts of a trained network change their meaning; older facts are then refused.
 FORMAT = 1

@@ -5,26 +5,23 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from casewise.audit.findings import Audit, Finding, audit_text, read_audit, with_noun, write_audit
+from casewise.cohort.cohort import Cohort
 from casewise.console import Show, shown
 from casewise.errors import BothSidesError, RunError
 from casewise.files import json_hash
 from casewise.modalities.base import ImageStore, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import RunInputs, plan, prepare, read, split
+from casewise.run_folder import RunFolder
+from casewise.splits.grouped import Splits
 from casewise.splits.image_split import image_split_of, on_both_sides
+from casewise.study.schema import Study
 from casewise.version import __version__
-
-if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
-    from casewise.run_folder import RunFolder
-    from casewise.splits.grouped import Splits
-    from casewise.study.schema import Study
-
 
 # Settings of training and evaluation, and the rules of grades, which do not change the images and their labels.
 NOT_AUDITED = (

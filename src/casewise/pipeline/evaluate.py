@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,13 +37,11 @@ from casewise.predictions.scores import apply_scores, cases_with_missing_regions
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
 from casewise.predictions.table import INTERNAL, final_rows, with_mean_distances
+from casewise.run_folder import RunFolder
 from casewise.study.learners import COVARIATES, JOINED, combined_learners, learner_name
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    from casewise.run_folder import RunFolder
 
 
 @shown("stack")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from casewise.audit.cohorts import compare_cohorts
 from casewise.audit.twin_findings import refuse_twins, twins_between
@@ -14,20 +14,15 @@ from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.identity import Declared, doubtful_pairs, same_people, same_subjects, spelling_pairs
 from casewise.cohort.table import names_text
 from casewise.cohort.targets import label_table
+from casewise.console import Show
 from casewise.errors import CohortError, SplitError, counted, nearest
 from casewise.files import json_hash
 from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
+from casewise.modalities.store.store import TileStore
+from casewise.run_folder import RunFolder
+from casewise.study.schema import Pretraining, Study
 from casewise.version import __version__
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.console import Show
-    from casewise.modalities.store.store import TileStore
-    from casewise.run_folder import RunFolder
-    from casewise.study.schema import Pretraining, Study
-
 
 # The settings of a study that say which table it reads, and how.
 OF_TABLE = ("cohort", "sheet", "root", "columns", "where", "where_not")

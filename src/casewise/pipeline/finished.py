@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from casewise.cohort.cohort import Cohort
 from casewise.console import Show, Silent, shown
 from casewise.evaluation.results import Results, from_json, read_results
 from casewise.files import checksum
@@ -25,10 +26,7 @@ from casewise.run_folder import RunFolder
 from casewise.splits.grouped import Splits, read_splits
 from casewise.study.learners import in_order
 from casewise.study.loading import saved_study
-
-if TYPE_CHECKING:
-    from casewise.cohort.cohort import Cohort
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 
 @dataclass(frozen=True, eq=False)

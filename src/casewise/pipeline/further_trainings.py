@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +16,6 @@ from casewise.pipeline.read import RunInputs
 from casewise.pipeline.train import train_again
 from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.splits.learnable import check_learnable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 # Only the points of these evaluations are used.
 FEWEST = Plan(resamples=1)

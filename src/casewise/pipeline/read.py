@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from casewise.audit.findings import check_settings
 from casewise.cohort.cohort import Cohort, check_copied, read_cohort
@@ -20,6 +20,7 @@ from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, described, doubtful_names, read_external, read_pretraining
 from casewise.pipeline.recipe_plan import stated_in_words
 from casewise.plugin import plugins
+from casewise.run_folder import RunFolder
 from casewise.splits import grouped
 from casewise.splits.grouped import Splits, read_splits, write_splits
 from casewise.splits.learnable import check_learnable, missing_classes
@@ -28,11 +29,6 @@ from casewise.study.learners import FEATURES, encoders_of
 from casewise.study.schema import Study
 from casewise.study.scores import check_scores, study_scores
 from casewise.study.weight_files import origin_of_weights
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from casewise.audit.findings import Audit, noun_of
 from casewise.audit.twins import shown_by
@@ -16,14 +17,10 @@ from casewise.audit.verify import SIDE, in_pixels
 from casewise.errors import ImageError
 from casewise.files import write_atomic
 from casewise.modalities.store.readers import read_image
+from casewise.modalities.store.store import TileStore
 from casewise.report.blocks import FOLDER, Block, Facts, Items, Picture, Pictures, Section, Text, plain_page
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.sections.audit import all_tests, findings, worst_first
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.modalities.store.store import TileStore
 
 # Three pictures of up to 240 pixels have about 30 kB, so a page has at most 4 MB.
 MOST_PAIRS, LONGEST = 100, 240

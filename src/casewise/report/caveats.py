@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from casewise.evaluation.results import Estimate, Results, SourceMean
 from casewise.metrics.registry import columns, metric_of
 from casewise.report.context import EXTERNAL, SIDES, defined, quoted_figures
 from casewise.report.formatting import capital, class_name, counted, listed
 from casewise.report.tables import MetricFormat, hardly_varies, metric_format, verdict
 from casewise.study.learners import learner_name, the_learner
+from casewise.study.schema import Study
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import Estimate, Results, SourceMean
-    from casewise.study.schema import Study
 
 Values = Mapping[str, Any]
 MOST_SOURCES = 6

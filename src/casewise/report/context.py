@@ -6,7 +6,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
 
 from casewise.errors import RunError
 from casewise.evaluation.caveats import constant_folds, no_better
@@ -20,17 +24,9 @@ from casewise.report.tables import metric_format
 from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, learner_name, without_baselines
 from casewise.study.loading import saved_study
+from casewise.study.schema import Study
+from casewise.study.targets import Kind
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    import pandas as pd
-
-    from casewise.study.schema import Study
-    from casewise.study.targets import Kind
-
 
 EXTERNAL = "external"
 

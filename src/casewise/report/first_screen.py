@@ -7,10 +7,10 @@ used. Cells are numbers; headings and captions are fixed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casewise.evaluation.results import Estimate, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
 from casewise.report.context import EXTERNAL, ReportContext, defined, terms_of
@@ -20,9 +20,6 @@ from casewise.report.sections.learners import beside_column
 from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, metric_format, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import Estimate, SourceMean
 
 MOST_CLASSES = 8
 ROUGH = (" Rough: from too few {unit}s.", " Rough: few {unit}s, or few of a class.")

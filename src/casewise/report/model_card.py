@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from casewise.evaluation.results import Results
 from casewise.report.blocks import Block, Cell, Code, Facts, Items, Row, Section, Table, Text, markdown_page
@@ -11,10 +11,8 @@ from casewise.report.context import SIDES, report_title
 from casewise.report.formatting import capital, escaped
 from casewise.report.sections.calibration import calibrated
 from casewise.report.tables import metric_format
+from casewise.study.schema import Study
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    from casewise.study.schema import Study
 
 STAGES = ("test", "external", "oof", "validation", "training")
 KINDS = {"regression": "number", "classification": "classes", "ordinal": "grades"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import Outcomes, evaluate
+from casewise.evaluation.results import Comparison
 from casewise.metrics.registry import columns
 from casewise.predictions.table import final_rows
 from casewise.report.blocks import Block, Cell, Heading, Items, Row, Section, Table, Text, markdown_page
@@ -21,10 +21,7 @@ from casewise.report.page import sections
 from casewise.report.tables import kind_report, metric_format
 from casewise.run_folder.folder import write_page
 from casewise.study.learners import learner_name
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import Comparison
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 KEYS = ("case", "region", "image", "target")
 CAPTION = (

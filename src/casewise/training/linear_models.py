@@ -10,10 +10,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from casewise.modalities.dataset import FeatureData, PanelDataset
@@ -22,10 +23,6 @@ from casewise.models.linear import FREQUENCIES, FeatureSpec, RadialBlock, Radial
 from casewise.models.outputs import Output
 from casewise.targets import by_form
 from casewise.training.frozen_features import features
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 INNER_FOLDS = 5
 # Directions of smaller variance hardly change a penalised model.

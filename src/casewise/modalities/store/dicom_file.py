@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from casewise.cohort.folder_layout import DICOM_SUFFIXES
 from casewise.errors import ImageError
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 # A DICOM file is marked after 128 bytes; its transfer syntax follows within the first thousand.

@@ -11,9 +11,9 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from casewise.errors import CasewiseError, nearest
+from casewise.evaluation.results import ClassFigures
 from casewise.files import guarded
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import CHOOSING
@@ -25,9 +25,6 @@ from casewise.report.tables import metric_format
 from casewise.run_folder import RunFolder
 from casewise.study.learners import baselines_among, learner_name, the_learner, without_baselines
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import ClassFigures
 
 FOLDER = Path(__file__).parent / "lists"
 FORMATS = ("md", "html", "csv")

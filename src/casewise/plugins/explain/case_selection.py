@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from casewise.errors import CasewiseError, CohortError, RunError, nearest
+from casewise.modalities.base import MaskMeaning
 from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.target import ExplainTarget
@@ -17,11 +19,6 @@ from casewise.report.context import SIDES
 from casewise.study.images import WEIGHTED
 from casewise.study.learners import learner_name
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.modalities.base import MaskMeaning
 
 # The number of correctly and of erroneously predicted cases that are selected.
 CASES_PER_GROUP = 3

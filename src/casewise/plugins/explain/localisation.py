@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from casewise.errors import RunError
 from casewise.evaluation.bootstrap import PLAN, Estimate, Plan, draw, estimates, sum_by_subject, with_intervals
 from casewise.evaluation.intervals import FEWEST
+from casewise.modalities.base import CaseMask
 from casewise.models.outputs import value_columns, values_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import MaskedCase, mask_to_measure, predicted_target, prediction_of
@@ -25,12 +27,6 @@ from casewise.plugins.explain.placement import out_of_fold_rows
 from casewise.plugins.explain.results import Record
 from casewise.plugins.explain.saliency import LoadedModel, check_reproduces, load_model, maps_by_row
 from casewise.study.learners import name_of_fold
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.modalities.base import CaseMask
-
 
 PRIORS = ("tile_centre", "panel_centre")
 RANDOM = ("random_weights_hit", "random_weights_share")

@@ -6,12 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from casewise.files import guarded
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -7,22 +7,19 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from casewise.evaluation.response import percent_change, responds
 from casewise.inference.input_checks import SEPARATOR
 from casewise.inference.output_table import FAR
+from casewise.modalities.base import NativeMap
 from casewise.plugin import Explainer
 from casewise.plugins.serve.settings import Json
 from casewise.plugins.serve.submission import NEUTRAL, SUBJECT, Submission
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from casewise.modalities.base import NativeMap
 
 JPEG_QUALITY = 88
 # Grey values of a scan between these percentiles are shown from black to white.

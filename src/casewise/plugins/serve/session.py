@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,12 +37,9 @@ from casewise.plugins.serve.submission import (
 from casewise.predictions.covariates import encodings_of
 from casewise.report.formatting import display_name
 from casewise.study.learners import learner_name, the_learner
+from casewise.study.schema import Study
 from casewise.targets import kind_named
 from casewise.version import __version__
-
-if TYPE_CHECKING:
-    from casewise.study.schema import Study
-
 
 NOTICE = "Research software, not a medical device. The results must not be used to diagnose, treat or monitor anyone."
 

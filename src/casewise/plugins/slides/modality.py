@@ -11,27 +11,23 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from casewise.cohort.cohort import Cohort
+from casewise.console import Show
 from casewise.errors import ImageError
 from casewise.modalities.base import ImageFolder, ImageStore, MaskMeaning, NativeMap, Noun, PreparedCohort, SlotMaps
 from casewise.modalities.photographs.modality import Photographs
 from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store import ImageSource, TileStore
 from casewise.plugins.slides.cohort import FOLDER, TILE, has_tiles, into_tiles, pictures, slide_of, sweep, without_tiles
 from casewise.plugins.slides.reader import Slide, checked_size, companion_files, companions_hash
 from casewise.plugins.slides.settings import tiles_of
 from casewise.plugins.slides.tiles import PlannedSlide, read_tile
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.cohort.cohort import Cohort
-    from casewise.console import Show
-    from casewise.modalities.store.store import ImageSource, TileStore
-    from casewise.study.schema import Study
-
+from casewise.study.schema import Study
 
 # Bytes of decoded neighbours that open slides may keep; rows are sorted by slide, so two large slides suffice.
 MAX_CACHE = 320 * 2**20

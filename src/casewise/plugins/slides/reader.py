@@ -17,17 +17,14 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType, TracebackType
+from typing import Any, Literal
 
 from PIL import Image, ImageCms
 
 from casewise.cohort.folder_layout import SLIDES
 from casewise.errors import CasewiseError, ImageError
 from casewise.modalities.store.file_check import name_content, size_of
-
-if TYPE_CHECKING:
-    from types import ModuleType, TracebackType
-
 
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOGRAPH_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")

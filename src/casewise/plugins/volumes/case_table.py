@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.checks import STORED
 from casewise.cohort.cohort import Cohort, with_panels
@@ -15,9 +16,6 @@ from casewise.cohort.table import names_text, text_of
 from casewise.errors import CohortError, counted, nearest
 from casewise.plugins.volumes.settings import Volumes, volumes_of
 from casewise.study.schema import Study
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # The number of missing files of a column that are named.
 SHOWN = 5

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.table import text_of
 from casewise.errors import ImageError
@@ -22,9 +22,6 @@ from casewise.plugins.volumes.reading.files import read_scan
 from casewise.plugins.volumes.reading.scans import Scan
 from casewise.plugins.volumes.settings import volumes_of
 from casewise.plugins.volumes.slice_store import open_slices
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # voxels mapped per block: the coordinates of a whole scan would need gigabytes
 VOXELS_AT_ONCE = 2**21

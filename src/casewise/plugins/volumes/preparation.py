@@ -7,28 +7,24 @@ import io
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from casewise.cohort.cohort import Cohort
 from casewise.console import Show, duration
 from casewise.errors import counted
 from casewise.files import write_atomic
 from casewise.modalities.base import FittedPreprocessing, Picture
 from casewise.modalities.store.preparation import Preparation
+from casewise.modalities.store.store import TileStore
 from casewise.modalities.store.store_builder import prepare
 from casewise.plugins.volumes.case_files import sources_of, summed
 from casewise.plugins.volumes.preprocess import Steps
 from casewise.plugins.volumes.settings import volumes_of
 from casewise.plugins.volumes.slice_store import SliceStore, prepare_slices
 from casewise.plugins.volumes.standardise import plain_tables, tables
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.cohort.cohort import Cohort
-    from casewise.modalities.store.store import TileStore
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 # The folder of prepared slices.
 SCANS = "scans"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 
 from casewise.report.figures.drawing import ACCENT, INK, MODEL, SOFT, Drawing, canvas, headed, svg
 from casewise.report.formatting import shortened
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BANDS, MOST_LEVELS = 10, 20
 

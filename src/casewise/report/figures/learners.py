@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from casewise.evaluation.results import Estimate
 from casewise.report.figures.drawing import (
     ACCENT,
     INK,
@@ -24,9 +25,6 @@ from casewise.report.figures.drawing import (
 )
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import is_number, rate, shortened
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import Estimate
 
 Job = Mapping[str, Any]
 DASHED: Look = {"color": SOFT, "linestyle": (0, (3, 2)), "zorder": 0}

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from casewise.evaluation.results import Estimate
 from casewise.report.figures.drawing import FAINT, INK, MODEL, Drawing, Look, canvas, svg
 from casewise.report.figures.drawing import limits as around
 from casewise.report.formatting import number, shortened
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.evaluation.results import Estimate
 
 FEWEST_SUBJECTS, RESAMPLES = 5, 500
 

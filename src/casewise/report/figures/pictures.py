@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from casewise.report.context import ReportContext
+from casewise.report.context import ReportContext
 
 QUALITY = 80
 

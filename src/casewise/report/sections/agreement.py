@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan, by_subject
+from casewise.evaluation.results import Estimate, Figures, Response
 from casewise.report.blocks import (
     Block,
     Cell,
@@ -32,12 +33,7 @@ from casewise.report.formatting import capital, counted, digits_of, display_name
 from casewise.report.sections.classes import further_tables, pooled
 from casewise.report.tables import figure_cell, metric_format, percent_cell, split_key
 from casewise.study.learners import learner_name
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.evaluation.results import Estimate, Figures, Response
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 MOST_TRACKS, FIRST_TRACKS, MOST_SCATTERS, MOST_VISITS = 24, 4, 8, 16
 KAPPA_DIGITS = 2

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from casewise.audit.findings import Audit, Finding, noun_of
 from casewise.audit.probes import ALPHA, FEWEST
 from casewise.audit.sentences import untested
 from casewise.modalities.registry import modality_of
 from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Picture, Pictures, Row, Section, Table, Text
+from casewise.report.context import ReportContext
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import MISSING, capital, counted, duration, is_number, number, p_value, plain
-
-if TYPE_CHECKING:
-    from casewise.report.context import ReportContext
 
 TWINS, WITHIN, SHORTCUT = "twins-", "source-predictable-", "shortcut-"
 PAIR_KINDS = {"bytes": "Same file", "pixels": "Same pixels", "near": "Near-identical", "mirrored": "Mirrored"}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from casewise.evaluation.calibration import FEW_OF_CLASS
+from casewise.evaluation.results import Calibration, NetBenefit, Results, StageCoverage
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import SIDES, ReportContext, terms_of
 from casewise.report.figures import classes as draw
@@ -12,11 +11,7 @@ from casewise.report.figures.drawing import Look
 from casewise.report.formatting import MISSING, capital, counted, number, plain
 from casewise.report.tables import figure_cell, metric_format, percent_cell
 from casewise.study.learners import learner_name
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import Calibration, NetBenefit, Results, StageCoverage
-    from casewise.study.schema import Study
-
+from casewise.study.schema import Study
 
 MOST_CLASSES = 8
 DIGITS, BENEFIT_DIGITS = 2, 3

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from casewise.report.blocks import Block, Card, Cards, Cell, Facts, Fold, Picture, Row, Section, Table, Text
 from casewise.report.context import ReportContext, evaluated_on, terms_of
@@ -22,10 +23,6 @@ from casewise.report.formatting import (
     signed,
 )
 from casewise.report.sections import preparation
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 FIRST, MOST_NUMBERS, MOST_CONFIDENT, MOST_CLASSES, MOST_TARGETS, MOST_REGIONS = 2, 6, 8, 8, 8, 8
 NOTE = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from casewise.evaluation.classification import temperatures_at_bound
+from casewise.evaluation.results import ClassFigures, Figures, OperatingPoint, ReliabilityBin
 from casewise.evaluation.thresholds import by_fold_text
 from casewise.metrics.registry import metric_of
 from casewise.report.blocks import Block, Cell, Facts, Fold, Matrix, Plot, Plots, Row, Section, Table, Text
@@ -15,9 +15,6 @@ from casewise.report.figures import classes as draw
 from casewise.report.formatting import MISSING, capital, display_name, listed, number, percent, plain, plural
 from casewise.report.tables import MetricFormat, confusion, split_key
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import ClassFigures, Figures, OperatingPoint, ReliabilityBin
 
 POINT_FIGURES = ("sensitivity", "specificity", "precision")
 FURTHER_FIGURES = ("npv", "lr_positive", "lr_negative")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
@@ -21,9 +21,7 @@ from casewise.report.formatting import (
     plain,
 )
 from casewise.report.tables import metric_format
-
-if TYPE_CHECKING:
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 MOST_VALUES = 6
 SIZES = ("subjects", "cases", "images")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,7 @@ from casewise.report.context import ReportContext, terms_of
 from casewise.report.figures.pictures import as_picture, data_uri, panel_uri
 from casewise.report.formatting import capital, case_label
 from casewise.study.images import FLIPS, POOLINGS, STRENGTHS, Images, Panels
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 MOST_PHOTOGRAPHS, MOST_PANELS = 12, 8
 FITS = {"pad": "proportions kept", "stretch": "stretched to a square"}

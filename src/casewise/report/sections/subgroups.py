@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from casewise.evaluation.results import Estimate, Subgroup, SubgroupColumn
 from casewise.evaluation.subgroups import FEW_OF_CLASS, FEW_SUBJECTS, SIGNIFICANT
 from casewise.report.blocks import Block, Cell, Fold, Heading, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import ReportContext, defined, evaluated_on, terms_of
@@ -13,9 +13,6 @@ from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital, group_label, p_value, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
 from casewise.study.learners import learner_name
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import Estimate, Subgroup, SubgroupColumn
 
 TESTS = "{learner}, {place}: do the figures differ between the groups? p is adjusted for all comparisons of the table."
 FOREST = "Brackets: {unit}s. Lines: {confidence} intervals. Hollow: small groups. Dashed: all cases."

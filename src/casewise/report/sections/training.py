@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from casewise.cohort.table import natural
 from casewise.errors import gigabytes
+from casewise.evaluation.results import OverSeeds
 from casewise.predictions.table import INTERNAL
 from casewise.report.blocks import (
     Block,
@@ -42,9 +43,6 @@ from casewise.report.formatting import (
 )
 from casewise.report.tables import MetricFormat, metric_format
 from casewise.study.learners import learner_name, the_learner
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import OverSeeds
 
 Job = Mapping[str, Any]
 

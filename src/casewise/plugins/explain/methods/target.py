@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from casewise.errors import CasewiseError, nearest
 from casewise.models.outputs import Output, outputs_of, split_raw, width_of
-
-if TYPE_CHECKING:
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 
 @dataclass(frozen=True)

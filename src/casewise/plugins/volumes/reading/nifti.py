@@ -9,7 +9,8 @@ import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from types import ModuleType
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,9 +25,6 @@ from casewise.plugins.volumes.reading.scans import (
     checked_values,
     unread,
 )
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 GZIP = b"\x1f\x8b"
 # The largest possible expansion of a deflate stream.

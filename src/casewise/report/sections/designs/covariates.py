@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from casewise.evaluation.results import AddedValue
 from casewise.report.blocks import Block, Cell, Facts, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import SIDES, ReportContext, terms_of
 from casewise.report.figures import classes as draw
@@ -11,9 +10,6 @@ from casewise.report.formatting import MISSING, capital, plain
 from casewise.report.sections.learners import against, gap_between
 from casewise.report.tables import figure_cell, kind_report, metric_format
 from casewise.study.learners import COVARIATES, JOINED, learner_name
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import AddedValue
 
 BENEFIT_DIGITS = 3
 ANSWER = (

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from casewise.evaluation.results import LearnerDrift
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, defined, terms_of
 from casewise.report.formatting import MISSING, capital, counted, number, p_value, plain
 from casewise.report.sections import classes, learners
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, metric_format, percent_cell, verdict
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import LearnerDrift
 
 BY_CLASS = ("recall", "precision", "auroc")
 MOST_GROUPS, MOST_RECALLS = 20, 6

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from casewise.evaluation.results import Figures
 from casewise.report.blocks import Block, Facts, Fold, Plot, Plots, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, terms_of
 from casewise.report.figures.drawing import ACCENT, MODEL
@@ -11,9 +10,6 @@ from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital
 from casewise.report.tables import kind_report, metric_format
 from casewise.study.learners import learner_name
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import Figures
 
 WHICH = (
     "Use the figures by subject: no subject was predicted by a network trained on that subject, as for a new patient."

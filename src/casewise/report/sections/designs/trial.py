@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from casewise.evaluation.results import Interval, Trial
 from casewise.evaluation.trial import FEWEST_AT_VISIT, OUTCOMES
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.context import RESPONSE_SIDES, ReportContext, terms_of
 from casewise.report.formatting import MISSING, capital, counted, plain
 from casewise.report.tables import figure_cell
-
-if TYPE_CHECKING:
-    from casewise.evaluation.results import Interval, Trial
 
 HEADS = ("Physician", "Model", "Model − physician")
 EFFECT = (

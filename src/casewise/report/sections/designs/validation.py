@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from casewise.cohort.table import natural
 from casewise.evaluation.headline import FITTED
 from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.blocks import Block, Cell, Facts, Row, Section, Table, Text
+from casewise.report.context import ReportContext
 from casewise.report.formatting import MISSING, capital, counted, listed, number, rate
 from casewise.report.tables import metric_format
 from casewise.study.learners import learner_name
-
-if TYPE_CHECKING:
-    from casewise.report.context import ReportContext
 
 Job = Mapping[str, Any]
 
