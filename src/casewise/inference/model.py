@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from casewise.cohort.groups import check_columns, covariates_by_case
 from casewise.console import Show, Silent
@@ -40,13 +42,7 @@ from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
 from casewise.run_folder.folder import check_model_path
 from casewise.study.learners import learner_named
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import pandas as pd
-
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 log = logging.getLogger("casewise")
 

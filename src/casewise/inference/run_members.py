@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 from casewise.errors import RunError, counted
 from casewise.files import checksum
+from casewise.run_folder import JobFolder, RunFolder
 from casewise.study.learners import learner_named, name_of_fold
 from casewise.study.loading import saved_study
-
-if TYPE_CHECKING:
-    from casewise.run_folder import JobFolder, RunFolder
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 
 def first_weights_checksum(study: Study, model: str) -> str:

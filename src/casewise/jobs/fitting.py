@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from casewise.cohort.cohort import Cohort
 from casewise.cohort.targets import label_table
 from casewise.errors import CasewiseError, TrainingError
 from casewise.jobs.plan import Job, JobInputs, Progress, ReportEpoch, epochs_inside
@@ -38,11 +40,6 @@ from casewise.training.frozen_features import MEMORY, FeatureStore, SharedFeatur
 from casewise.training.linear_models import LinearFit, fit_head, fit_radial_head, probe
 from casewise.training.loop import TrainingContext, fit, standardise
 from casewise.training.stages import Learned, frozen_features, learn
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from casewise.cohort.cohort import Cohort
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from casewise.errors import StudyError, TrainingError
+from casewise.modalities.base import Facts
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import MAP_CELLS, Network, build_network
 from casewise.models.encoders import encoder_facts
@@ -13,10 +14,7 @@ from casewise.models.linear import LinearBuilder
 from casewise.models.outputs import outputs_of, width_of
 from casewise.models.weights import load_weights
 from casewise.study.learners import learner_named
-
-if TYPE_CHECKING:
-    from casewise.modalities.base import Facts
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 
 class NetworkBuilder:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -28,10 +28,7 @@ from casewise.models.encoders import Encoder, build_encoder, encoder_facts, load
 from casewise.models.feature_maps import SMALLEST, feature_maps, gridded, last_block, widest
 from casewise.models.outputs import outputs_of, width_of
 from casewise.study.learners import learner_named
-
-if TYPE_CHECKING:
-    from casewise.study.schema import Study
-
+from casewise.study.schema import Study
 
 Summary: TypeAlias = Literal["grid", "asymmetry", "moments", "covariance"]
 # The sides of grids of pixel means, and the most channels whose covariances are a candidate.

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from casewise.study.schema import Recipe, Study
 from casewise.targets import DEFAULT, TargetKind, kind_named
-
-if TYPE_CHECKING:
-    from casewise.study.schema import Recipe, Study
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": functional.mse_loss,
