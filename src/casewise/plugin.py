@@ -89,12 +89,15 @@ class Plugin:
         extra: the optional dependencies of casewise that it needs; empty if none.
         section: the key of `study_keys` with the settings of its modality; empty if it has none.
         report: the module with its section of the report, for `casewise.report.sections.preparation`; empty if none.
+        command: the name of its command, its line in the list of commands, and the command that it follows, if any; the
+            function has this name, in the module `command` of the plugin.
     """
 
     name: str
     extra: str = ""
     section: str = ""
     report: str = ""
+    command: tuple[str, ...] = ()
 
     @property
     def is_own(self) -> bool:
@@ -125,7 +128,10 @@ class Plugin:
 
     def commands(self) -> Sequence[Command]:
         """Commands of the command line."""
-        return ()
+        if not self.command:
+            return ()
+        name, *texts = self.command
+        return [Command(name, getattr(import_module(f"{type(self).__module__}.command"), name), *texts)]
 
     def study_keys(self) -> type[StudyModel] | None:
         """A class whose fields are further keys of the study file."""

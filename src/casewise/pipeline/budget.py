@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.recipe_plan import (
     MOST_EPOCHS,
@@ -21,6 +20,7 @@ from casewise.pipeline.recipe_plan import (
     as_yaml,
     forecast_in_words,
     recipe_of,
+    recorded_plan,
 )
 from casewise.report.formatting import duration
 from casewise.study.recipe import Recipe
@@ -55,8 +55,7 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
         outside: the number of panels of the external cohort.
     """
     study, folder = inputs.study, inputs.folder
-    recorded = folder.recipe_plan.read_if_exists() if study.recipe.auto else None
-    planned = from_json(RecipePlan, recorded) if recorded else None
+    planned = recorded_plan(study, folder)
     if planned is None or planned.forecast:
         return study
     forecast = forecast_of(inputs, planned, jobs, job_inputs, outside, show)
@@ -77,8 +76,7 @@ def within_budget(inputs: RunInputs, jobs: Sequence[Job], job_inputs: JobInputs,
 
 def show_time(inputs: RunInputs, show: Show) -> None:
     """Show how long a planned run took, beside its budget."""
-    recorded = inputs.folder.recipe_plan.read_if_exists() if inputs.study.recipe.auto else None
-    planned = from_json(RecipePlan, recorded) if recorded else None
+    planned = recorded_plan(inputs.study, inputs.folder)
     if planned and planned.forecast:
         show.line("budget", time_in_words(clock() - inputs.began, planned.forecast, planned.facts.budget))
 

@@ -13,12 +13,12 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.console import Show, Silent, shown
-from casewise.evaluation.results import Results, from_json, read_results
+from casewise.evaluation.results import Results, read_results
 from casewise.files import checksum
 from casewise.modalities.base import FittedPreprocessing, Modality, PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.read import prepare, read
-from casewise.pipeline.recipe_plan import RecipePlan, in_words
+from casewise.pipeline.recipe_plan import in_words, recorded_plan
 from casewise.pipeline.status import environment, machine
 from casewise.plugin import explainer
 from casewise.predictions import table as prediction_table
@@ -143,7 +143,7 @@ def report(run: FinishedRun, show: Show) -> Path:
 
     files, cohort, prepared, modality = run.files, run.cohort, run.prepared, run.modality
     files.environment.write(machine())
-    plan = files.recipe_plan.read_if_exists() if run.study.recipe.auto and run.study.recipe.phases else None
+    plan = recorded_plan(run.study, files) if run.study.recipe.phases else None
     context = ReportContext(
         study=run.study,
         audit=files.audit.read_if_exists(),
@@ -163,7 +163,7 @@ def report(run: FinishedRun, show: Show) -> Path:
         tile_predictions=files.tile_predictions.read() if files.tile_predictions.exists() else None,
         grids=_grids(run),
         explanations=maps.stored(files) if (maps := explainer()) else None,
-        plan=in_words(run.study, from_json(RecipePlan, plan)) if plan else "",
+        plan=in_words(run.study, plan) if plan else "",
     )
     path = write_report(context, files.report_path)
     files.report_mark.write(checksum(files.metrics.path))

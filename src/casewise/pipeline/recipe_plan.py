@@ -130,6 +130,12 @@ class RecipePlan:
     forecast: Forecast | None = None
 
 
+def recorded_plan(study: Study, folder: RunFolder) -> RecipePlan | None:
+    """The plan of a run; None if its study states the recipe."""
+    recorded = folder.recipe_plan.read_if_exists() if study.recipe.auto else None
+    return from_json(RecipePlan, recorded) if recorded else None
+
+
 def plan_recipe(inputs: RunInputs, show: Show) -> RunInputs:
     """The inputs with planned settings for those that the recipe does not state; unchanged if nothing is planned.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,7 +294,7 @@ class Part(Generic[A]):
         options: further fields of an artefact.
     """
 
-    def __init__(self, kind: type[A], name: str, remedy: str = "", **options: Any) -> None:
+    def __init__(self, kind: Callable[..., A], name: str, remedy: str = "", **options: Any) -> None:
         self._kind, self._name, self._options = kind, name, options | ({"remedy": remedy} if remedy else {})
 
     def __get__(self, folder: Any, owner: type) -> A:

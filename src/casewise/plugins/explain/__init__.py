@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from casewise.plugin import Command, Explainer
+from casewise.plugin import Explainer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from casewise.inference.bundle import Bundle
     from casewise.inference.predictor import Predictor
     from casewise.modalities.base import PreparedCohort
-    from casewise.plugins.explain.case_maps import CaseMaps
     from casewise.plugins.explain.methods.target import ExplainTarget
     from casewise.plugins.explain.new_cases import OriginalMap
+    from casewise.plugins.explain.overlays import CaseMaps
     from casewise.plugins.explain.results import Record
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 class _Explain(Explainer):
     name = extra = "explain"
     report = "casewise.plugins.explain.report_section"
-
-    def commands(self) -> Sequence[Command]:
-        from casewise.plugins.explain.command import explain
-
-        return [Command("explain", explain, "Compute saliency maps of a run, and measure them.")]
+    command = ("explain", "Compute saliency maps of a run, and measure them.")
 
     def stored(self, folder: RunFolder) -> Record | None:
         from casewise.plugins.explain.results import read_results
@@ -37,7 +33,7 @@ class _Explain(Explainer):
         return read_results(folder)
 
     def explain_case(self, folder: RunFolder, case: str, networks: Sequence[str], *, map_size: int) -> CaseMaps:
-        from casewise.plugins.explain.case_maps import explain_case
+        from casewise.plugins.explain.overlays import explain_case
 
         return explain_case(folder, case, networks, map_size=map_size)
 

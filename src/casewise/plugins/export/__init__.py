@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from casewise.plugin import Command, Plugin
+from casewise.plugin import Plugin
 
 
 class _Export(Plugin):
-    name = "export"
-    extra = "export"
-
-    def commands(self) -> Sequence[Command]:
-        from casewise.plugins.export.command import export
-
-        return [Command("export", export, "Write trained learners as ONNX or TorchScript graphs.")]
+    name = extra = "export"
+    command = ("export", "Write trained learners as ONNX or TorchScript graphs.")
 
 
 plugin = _Export()

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from casewise.plugin import Command, Plugin
+from casewise.plugin import Plugin
 
 
 class _Init(Plugin):
     name = "init"
-
-    def commands(self) -> Sequence[Command]:
-        from casewise.plugins.init.command import init
-
-        return [Command("init", init, "Write a study file, and a table from folders of images.", after="audit")]
+    command = ("init", "Write a study file, and a table from folders of images.", "audit")
 
 
 plugin = _Init()

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from casewise.plugin import Command, Plugin
+from casewise.plugin import Plugin
 
 
 class _Paper(Plugin):
     name = "paper"
-
-    def commands(self) -> Sequence[Command]:
-        from casewise.plugins.paper.command import paper
-
-        return [Command("paper", paper, "Write the tables and figures of a publication.", after="results")]
+    command = ("paper", "Write the tables and figures of a publication.", "results")
 
 
 plugin = _Paper()

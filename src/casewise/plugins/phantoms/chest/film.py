@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from casewise.plugins.phantoms.chest.anatomy import SIDES, Chest, Rib
-from casewise.plugins.phantoms.chest.canvas import Canvas, Floats, Points, breathed, circle
+from casewise.plugins.phantoms.chest.anatomy import SIDES, Canvas, Chest, Floats, Points, Rib, breathed, circle
 from casewise.plugins.phantoms.draws import Random, stream
 
 Finding = Literal["covid", "no_finding", "pneumonia"]
