@@ -13,6 +13,7 @@ from casewise.errors import CasewiseError
 from casewise.evaluation.results import CategoryCounts, NumberSummary
 from casewise.metrics.registry import columns, metric_of
 from casewise.plugins.paper.tables import Table, from_data
+from casewise.report.blocks import Cell
 from casewise.report.formatting import display_name, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
 from casewise.report.terms import SIDES
@@ -130,12 +131,12 @@ class Paper:
         shown = list(columns("page", study.kind_of(target), count, stage=stage))
         with_values = {metric for name in learners for metric in published.get(name, {}) if "[" not in metric}
         shown += sorted(with_values - set(shown))
-        heads, rows = ["Learner"], [[learner_name(name)] for name in learners]
+        heads = ["Learner"]
+        rows: list[list[str | Cell]] = [[learner_name(name)] for name in learners]
         for metric in shown:
             heads.append(write.heading(metric))
             for name, row in zip(learners, rows, strict=True):
-                cell = write.cell(metric, self.run.results.figures(stage, name, target).get(metric))
-                row.append(f"{cell.text} {cell.small}".strip())
+                row.append(write.cell(metric, self.run.results.figures(stage, name, target).get(metric)))
             if metric in with_values:
                 heads.append(f"{write.heading(metric)}, published")
                 for name, row in zip(learners, rows, strict=True):
@@ -267,14 +268,13 @@ class Paper:
             figures = self.run.results.figures(stage, learner, target)
             for name, support in zip(entry.names, entry.support, strict=True):
                 line: Line = {"learner": learner, "class": name}
-                row = [learner_name(learner), plain(name)]
+                row: list[str | Cell] = [learner_name(learner), plain(name)]
                 for metric in CLASS_METRICS:
                     key = f"{metric}[{name}]"
                     figure, theirs = figures.get(key), published.get(learner, {}).get(key)
                     ours = _ours(figure)
                     line |= {metric: ours["value"], f"{metric}_low": ours["low"], f"{metric}_high": ours["high"]}
-                    cell = write.cell(metric, figure)
-                    row.append(f"{cell.text} {cell.small}".strip())
+                    row.append(write.cell(metric, figure))
                     if metric in stated:
                         line[f"{metric}_published"] = theirs[0] if theirs else None
                         row.append(_published_text(write, metric, theirs))
