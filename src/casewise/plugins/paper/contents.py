@@ -440,7 +440,17 @@ def joined(papers: Sequence[Paper]) -> Table:
                     for s, p in published.items()
                 }
                 data.append({**about, "learner": learner, "stage": stage, "metric": metric, **ours, **values})
-    return from_data("joined", "Learners of all runs.", pd.DataFrame(data).drop(columns=["n_cases", "reason"]))
+    tables = [paper.results(paper.run.study.primary_outcome, paper.stage) for paper in papers]
+    every = list(dict.fromkeys(head for table in tables for head in table.heads))
+    beside = [head for head in every if f"{head}, published" in every or head.endswith(", published")]
+    heads = ["Learner", *beside] if beside else every
+    rows = [
+        [paper.run.study.name, *(dict(zip(table.heads, row, strict=True)).get(head, "") for head in heads)]
+        for paper, table in zip(papers, tables, strict=True)
+        for row in table.rows
+    ]
+    caption = "Learners of all runs on their primary outcomes; brackets: intervals as in the tables of the single runs."
+    return Table("joined", caption, pd.DataFrame(data).drop(columns=["n_cases", "reason"]), ["Run", *heads], rows)
 
 
 def _ours(figure: Estimate | None) -> Line:
