@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 # Registrations and inputs of jobs, pickled; None if images are prepared.
 Inputs: TypeAlias = tuple[bytes, bytes] | None
 # What the pixels of prepared images depend on.
-IMAGE_LIBRARIES = ("numpy", "scipy", "pillow", "simplejpeg", "SimpleITK", "openslide-bin")
+IMAGE_LIBRARIES = (
+    *("numpy", "scipy", "pillow", "pillow-heif", "simplejpeg", "opencv-python-headless", "openslide-bin", "SimpleITK"),
+    *("nibabel", "pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls"),
+)
 # The inputs that this process has loaded, by the hash of their bytes.
 _LOADED: dict[str, Any] = {}
 

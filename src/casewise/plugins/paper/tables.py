@@ -136,7 +136,7 @@ def latex(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         raise ValueError(f"a row has {len(wrong)} cells, the head {len(heads)}: {wrong}")
     long, cells = len(rows) > PAGE_ROWS, list(zip(heads, *rows, strict=True))
     widths = [max(map(len, column)) + GAP for column in cells]
-    words = [max(len(word) for cell in column for word in (cell.split() or [""])) + GAP for column in cells]
+    words = [max(len(word) for cell in column for word in cell.split(" ")) + GAP for column in cells]
     environment, packages, size, total = "table", ["booktabs", "array"], r"\scriptsize", SMALL_WIDTH
     if sum(widths) <= WIDTH:
         packages, size = ["booktabs"], ""
