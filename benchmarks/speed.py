@@ -3,11 +3,10 @@
     python benchmarks/speed.py [start] [ingest] [audit] [predict] [--rounds 3] [--short]
 
 `start`: whole processes of `casewise --help` and `import casewise`. `ingest`: tiles of synthetic JPEGs of 4928 x 3264
-pixels, beside open, convert and resize with Pillow in as many processes; and opening a store of 2,700 images.
-`audit`: 1,500 synthetic films, beside a script that compares difference hashes pair by pair; embeddings are computed
-if the folder of pretrained weights exists beside the checkout. `predict`: a planned model of chest phantoms on new
-films, beside a loop that decodes with Pillow, resizes, applies every network in turn in single precision, and averages;
-its networks are in memory before.
+pixels, beside open, convert and resize with Pillow in as many processes. `audit`: 1,500 synthetic films; embeddings
+are computed if the folder of pretrained weights exists beside the checkout. `predict`: a planned model of chest
+phantoms on new films, beside a loop that decodes with Pillow, resizes, applies every network in turn in single
+precision, and averages; its networks are in memory before.
 
 Sides take turns, and ratios are medians over rounds. `--short` takes a tenth of the images. Times are printed, never
 asserted.
@@ -42,14 +41,12 @@ if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
-HEAVY = ("torch", "torchvision", "timm", "lightning", "pandas", "numpy", "scipy", "sklearn", "PIL", "cv2", "matplotlib")
+HEAVY = ("torch", "torchvision", "timm", "pandas", "numpy", "scipy", "sklearn", "PIL", "cv2", "matplotlib")
 WORKERS = 2
-# `ingest`: side of a tile, photographs, those of the build whose memory is measured, images of a finished store
-WIDTH, HEIGHT, TILE, PHOTOGRAPHS, BUILT, STORED = 4928, 3264, 128, 24, 240, 2700
-# `audit` and `copies`: films and their side
-FILMS, SIZE = 1500, 224
-# `memory`: steps of an epoch, and images that are predicted
-BATCH = 32
+# `ingest`: side of a tile, photographs, those of the build whose memory is measured
+WIDTH, HEIGHT, TILE, PHOTOGRAPHS, BUILT = 4928, 3264, 128, 24, 240
+# `audit`: films and their side
+FILMS, SIZE, BATCH = 1500, 224, 32
 # `predict`: new films, their side, and the folds of the model
 NEW, NEW_SIDE, FOLDS = 1000, 512, 5
 FILMS_STUDY: dict[str, Any] = {"images": {"size": SIZE, "channels": "grey"}, "panels": {"by": "image"}}
@@ -135,7 +132,7 @@ def build(listing: str, folder: str) -> dict[str, float]:
 
 
 def measure_ingest(options: argparse.Namespace) -> None:
-    """Print images a second, the peak memory of a build, and the seconds of opening a finished store."""
+    """Print images a second and the peak memory of a build."""
     with tempfile.TemporaryDirectory() as temporary:
         folder, listing = Path(temporary), Path(temporary) / "paths.txt"
         paths = [photograph(seed, folder) for seed in range(max(2, options.share(PHOTOGRAPHS)))]
@@ -160,29 +157,9 @@ def measure_ingest(options: argparse.Namespace) -> None:
         listing.write_text("\n".join(str(paths[n % len(paths)]) for n in range(count)))
         built = in_own_process("build", listing, folder / "memory")
         print(f"build of {count:,}: peak memory {built['peak']:.0f} MB (aim: 1,500)")
-        small = [folder / f"small-{number:04d}.jpg" for number in range(options.share(STORED))]
-        for path in small:
-            Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)).save(path)
-        listing.write_text("\n".join(map(str, small)))
-        in_own_process("build", listing, folder / "small")
-        opened = statistics.median(in_own_process("build", listing, folder / "small")["seconds"] for _ in range(3))
-        print(f"opening a finished store of {len(small):,}: {opened:.3f} s in a fresh process (aim: 0.2)")
 
 
 # audit
-
-
-def pairs_by_hand(paths: list[str]) -> int:
-    """A simple script: a difference hash of every file with Pillow, and a loop over all pairs."""
-    hashes, close = [], 0
-    for path in paths:
-        values = np.asarray(Image.open(path).convert("L").resize((9, 8)), dtype=int)
-        bits = (values[:, :-1] > values[:, 1:]).ravel()
-        hashes.append(sum(int(bit) << position for position, bit in enumerate(bits)))
-    for number, first in enumerate(hashes):
-        for second in hashes[number + 1 :]:
-            close += (first ^ second).bit_count() <= 4
-    return close
 
 
 def measure_audit(options: argparse.Namespace) -> None:
@@ -209,12 +186,9 @@ def measure_audit(options: argparse.Namespace) -> None:
         start = time.perf_counter()
         result = audit(study, cohort, tiles, sides, embed=embedder(study, tiles))
         whole = time.perf_counter() - start
-        script = seconds(lambda: pairs_by_hand(list(cohort.images["path"])))
     print(f"audit of {len(cohort.images):,} films of {SIZE} px: {whole:.1f} s (aim: below 60)")
     for step, step_seconds in result.seconds.items():
         print(f"  {step:<30} {step_seconds:7.1f} s")
-    ratio = script / result.seconds["twins"]
-    print(f"  a script with hashes and loops {script:7.1f} s, {ratio:.1f}× the search for twins")
 
 
 # predict

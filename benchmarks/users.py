@@ -1,22 +1,19 @@
-"""The other side of comparisons: code as users of fastai, of Lightning with torchvision, and of plain PyTorch write it.
+"""The other side of comparisons: code as users of fastai and of plain PyTorch write it.
 
 fastai: `ImageDataLoaders` of a table, `Resize(224)`, `aug_transforms`, ImageNet's `Normalize`, `vision_learner` and
-`fine_tune`. Lightning: a data set that opens each file, torchvision's transforms and network, AdamW with one cycle, and
-`Trainer` with its defaults. PyTorch: a `DataLoader` and a loop in fp32 with the defaults of PyTorch. All read the image
-files in every epoch, with two workers. Each measurement (`PROGRAMS`) runs in a process of its own; the first steps, in
-which workers fill their queues, are not timed. fastai is installed with `pip install 'casewise[bench]'`.
+`fine_tune`. PyTorch: a `DataLoader` and a loop in fp32 with the defaults of PyTorch. Both read the image files in every
+epoch, with two workers. Each measurement (`PROGRAMS`) runs in a process of its own; the first steps, in which workers
+fill their queues, are not timed. fastai is installed with `pip install 'casewise[bench]'`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import random
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -179,29 +176,7 @@ def fastai_speed(task: dict[str, Any]) -> dict[str, Any]:
     return {"rate": task["steps"] * BATCH / clock.seconds}
 
 
-# torchvision, with Lightning's trainer or a loop
-
-
-class Photographs(Dataset[tuple[torch.Tensor, int]]):
-    """Images of files with their class; with `side` they are resized and augmented."""
-
-    def __init__(self, paths: list[str], labels: list[int], *, side: int = 0) -> None:
-        from torchvision import transforms
-
-        self.paths, self.labels = paths, labels
-        jitter = transforms.ColorJitter(brightness=0.2, contrast=0.2)
-        varied = [transforms.RandomHorizontalFlip(), transforms.RandomRotation(10), jitter]
-        sized = [transforms.Resize((side, side)), *varied] if side else []
-        self.steps = transforms.Compose([*sized, transforms.ToTensor(), transforms.Normalize(*IMAGENET)])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        from PIL import Image
-
-        with Image.open(self.paths[row]) as image:
-            return self.steps(image.convert("RGB")), self.labels[row]
+# a plain loop
 
 
 class PlainPanels(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -227,44 +202,6 @@ class PlainPanels(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         for path, slot in zip(self.paths[row], slots, strict=False):
             panel.paste(self.vary(ImageOps.pad(Image.open(path).convert("RGB"), (side, side))), slot)
         return self.finish(panel), torch.tensor(self.truth[row])
-
-
-def lightning_speed(task: dict[str, Any]) -> dict[str, Any]:
-    """Images a second while all parameters are trained by Lightning's `Trainer`."""
-    from lightning.pytorch import Callback, LightningModule, Trainer
-    from torchvision import models
-
-    clock, count = Clock(task["steps"]), images_needed(task["steps"])
-
-    class Classifier(LightningModule):
-        """A torchvision network."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = models.get_model(task["network"], weights=None, num_classes=max(task["labels"]) + 1)
-
-        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], number: int) -> torch.Tensor:
-            return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.AdamW(self.parameters(), lr=3e-4, weight_decay=0.01)
-            cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-4, total_steps=count // BATCH)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
-
-    class Watch(Callback):
-        """Stops after the timed steps."""
-
-        def on_train_batch_end(self, engine: Trainer, *_: Any) -> None:
-            engine.should_stop = clock.ended(engine.global_step)
-
-    warnings.filterwarnings("ignore", module="lightning")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    rows = [row % len(task["paths"]) for row in range(count)]
-    data = Photographs([task["paths"][n] for n in rows], [task["labels"][n] for n in rows], side=SIDE)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(accelerator="cpu", max_steps=clock.last, callbacks=[Watch()], enable_model_summary=False, **quiet)
-    trainer.fit(Classifier(), DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=WORKERS))
-    return {"rate": task["steps"] * BATCH / clock.seconds}
 
 
 def seconds_of_loop(
@@ -297,7 +234,6 @@ def loop_of_panels(task: dict[str, Any]) -> dict[str, Any]:
 PROGRAMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "fastai": fastai_speed,
     "fastai fold": fastai_fold,
-    "lightning": lightning_speed,
     "panels": loop_of_panels,
 }
 

@@ -367,10 +367,12 @@ def test_findings_say_where_twins_do_harm():
     images = table(["a", "b", "c", "c", "d", "e", "f"], label=[1.0, 0.0, 1.0, 1.0, 1.0, float("nan"), 0.0])
     study = study_of(targets={"label": {"classes": ["x", "y"]}})
     found = {f.id: f for f in twin_findings(twins, images, study, {"a": 0, "b": 1, "c": 0, "d": 0})}
-    assert list(found) == [f"twins-{where}" for where in ("across-subjects", "across-labels", "within-subject")]
-    across = found["twins-across-subjects"]
-    assert across.level == "error"
-    counts = {"pairs": 3, "images": 6, "subjects": 6, "bytes": 0, "pixels": 1, "near": 2, "mirrored": 1, "separated": 1}
+    wheres = ("across-subjects", "across-splits", "across-labels", "within-subject")
+    assert list(found) == [f"twins-{where}" for where in wheres]
+    across, separated = found["twins-across-subjects"], found["twins-across-splits"]
+    assert (across.level, separated.level, separated.pairs) == ("error", "error", [("/x/0.png", "/x/1.png")])
+    assert separated.figures["mirrored"] == 1
+    counts = {"pairs": 2, "images": 4, "subjects": 4, "bytes": 0, "pixels": 1, "near": 1, "mirrored": 0}
     assert {key: across.figures[key] for key in counts} == counts
     # The surest pair comes first.
     assert across.pairs[0] == ("/x/3.png", "/x/4.png")
@@ -378,7 +380,9 @@ def test_findings_say_where_twins_do_harm():
     assert "subject" in across.remedy
     divided = study.model_copy(update={"split": study.split.model_copy(update={"column": "part"})})
     sided = twin_findings(twins, images.assign(part=list("1121222")), divided)
-    assert [f.pairs for f in sided if f.id == "twins-across-splits"] == [[("/x/2.png", "/x/3.png")]]
+    assert [f.pairs for f in sided if f.id == "twins-across-splits"] == [
+        [("/x/2.png", "/x/3.png"), ("/x/3.png", "/x/4.png")]
+    ]
     labels = found["twins-across-labels"]
     assert (labels.level, labels.pairs) == ("warning", [("/x/0.png", "/x/1.png")])
     assert "0.png (a, y) and 1.png (b, x)" in labels.sentence

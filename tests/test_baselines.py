@@ -95,6 +95,9 @@ def test_the_head_of_fastai_reads_the_last_map_of_any_shape(name: str, width: in
         assert (network(panels).shape, network(panels[..., :32, :32]).shape) == ((2, 3), (2, 3))
     assert maps[0].shape == (2, width, 2, 3)
     assert torch.equal(features, torch.cat((maps[0].amax((2, 3)), maps[0].mean((2, 3))), 1))
+    network.features(panels).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.body.parameters())  # nothing behind the map
+    assert build_network(name, 3, head="fastai", side=32).read_map == network.read_map
     assert [layer.p for layer in network.head if isinstance(layer, torch.nn.Dropout)] == [0.2, 0.4]
     assert sum(p.numel() for p in network.head.parameters()) == 2 * width * (512 + 2) + 512 * (3 + 2)
 

@@ -1,5 +1,6 @@
 """Covariates: read and checked with the cohort, fitted without the cases that they judge, and used for new cases."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from casewise.predictions.covariates import (
     CovariateFit,
     Encoding,
     _spline,
+    encodings_of,
     fit_covariates,
     image_model,
     with_covariates,
@@ -237,6 +239,16 @@ def test_a_run_compares_the_models_and_reports_the_images(covariate_run: Run) ->
     assert declared[0].over_other is not None
     page = covariate_run.finished.files.report_path.read_text()
     assert 'id="covariates"' in page
+
+
+def test_targets_that_saw_other_rows_are_asked_for_together() -> None:
+    first = Encoding.fit("age", NUMBER, ["20", "30", "40", "50", "60"])
+    second = Encoding.fit("age", NUMBER, ["10", "30", "", "50", "55"])
+    sexes = [Encoding.fit("sex", CATEGORY, cells) for cells in (["f", "m"], ["f", "other"])]
+    pairs = zip((first, second), sexes, strict=True)
+    models = {str(n): {"columns": [asdict(each) for each in pair]} for n, pair in enumerate(pairs)}
+    age, sex = encodings_of({"models": {COVARIATES: models}})
+    assert (age.limits, age.marks_missing, sex.levels) == ([10.0, 60.0], True, ["f", "m", "other"])
 
 
 def test_new_cases_need_the_columns(covariate_run: Run, chests: Path) -> None:

@@ -32,7 +32,6 @@ ALTERED = {
     "turned": "turned",
     "negative": "negatives",
     "blurred": "compared only at the size of a tile",
-    "separated": "on two sides of the split",
 }
 KINDS: dict[Kind, str] = {"bytes": "the same file", "pixels": "the same pixels", "near": "near-identical"}
 
@@ -54,19 +53,18 @@ def twin_findings(
             # both images of a pair with two labels, else the second
             rows = [row for twin in twins for row in ((twin.i, twin.j) if target else (twin.j,))]
             excluded = exclusion([paths[row] for row in rows], column=column, root=root)
-            texts = {"target": target, "exclusion": excluded}
-            findings.append(
-                _finding(code, level, twins, paths, subjects, labels, {(twin.i, twin.j) for twin in separated}, **texts)
-            )
+            findings.append(_finding(code, level, twins, paths, subjects, labels, target=target, exclusion=excluded))
 
     findings: list[Finding] = []
     # an image without a side is on the same side as all others; an impossible split has sides of images only
     side: list[object] = [(sides or {}).get(subject) for subject in subjects]
     if sides is None and study.split.column in images:
         side = [side_of(cell) or None for cell in images[study.split.column].astype(str)]
-    separated = [twin for twin in twins if None not in (side[twin.i], side[twin.j]) and side[twin.i] != side[twin.j]]
-    finding("twins-across-subjects", "error", [twin for twin in twins if subjects[twin.i] != subjects[twin.j]])
-    finding("twins-across-splits", "error", [twin for twin in separated if subjects[twin.i] == subjects[twin.j]])
+    across = [t for t in twins if subjects[t.i] != subjects[t.j]]
+    separated = [t for t in twins if None not in (side[t.i], side[t.j]) and side[t.i] != side[t.j]]
+    # each pair once, and an accepted likeness of subjects does not accept test images in the training data
+    finding("twins-across-subjects", "error", [twin for twin in across if twin not in separated])
+    finding("twins-across-splits", "error", separated)
     for target in (name for name in study.outputs if name in study.targets):
         values = images[target].astype(object)
         recorded = (values.notna() & (values != "")).tolist()
@@ -96,7 +94,6 @@ def _finding(
     paths: Sequence[str],
     subjects: Sequence[str],
     labels: Sequence[str],
-    separated: set[tuple[int, int]],
     **values: str,
 ) -> Finding:
     """A finding with the count, kinds and an example of `twins`, surest first."""
@@ -108,7 +105,6 @@ def _finding(
         "turned": sum(twin.flip in TURNED or abs(twin.angle) >= ANGLE for twin in twins),
         "negative": sum(twin.negative for twin in twins),
         "blurred": sum(twin.blurred for twin in twins),
-        "separated": sum((twin.i, twin.j) in separated for twin in twins),
     }
     counts = [f"{kinds[kind]:,} {words}" for kind, words in KINDS.items() if kinds[kind]]
     counts += [f"{count:,} of them {ALTERED[name]}" for name, count in alterations.items() if count]

@@ -263,7 +263,7 @@ def fit(planned: PlannedJob, model: StudyModel) -> FittedModel:
         if not len(rows):
             raise SplitError(
                 f"{job.name}: none of the subjects chosen for {purpose} has a recorded target. "
-                "Lower split.folds, raise recipe.early_stopping.val_fraction, or add cases."
+                "Hold out fewer subjects (`split`), raise recipe.early_stopping.val_fraction, or add cases."
             )
     train, stop = data.train.truth, data.stop.truth
     check_classes(study, train, where=job.name)
@@ -356,5 +356,5 @@ def check_classes(study: Study, labels: torch.Tensor, *, where: str) -> None:
             raise SplitError(
                 f"{where}: no training subject has {output.name} {study.classes_of(output.name)[counts.index(0)]!r}; "
                 "all who have it are held out or decide when to stop. Add subjects, merge the class with another, "
-                "lower split.folds, or write `recipe: {early_stopping: {monitor: none}}`."
+                "hold out fewer subjects (`split`), or write `recipe: {early_stopping: {monitor: none}}`."
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from casewise.errors import StudyError, cut, nearest
-from casewise.models.feature_maps import extremes, feature_maps, gridded, last_map, read_maps, widest
+from casewise.models.feature_maps import children_after, extremes, feature_maps, gridded, last_map, read_maps, widest
 from casewise.models.fusion import FUSIONS, MISSING, BagPooling, Fused, Fusion, MissingPolicy, take_channels
 from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace_layers
 from casewise.models.transformers import timm_body
@@ -329,11 +329,17 @@ def _with_map(body: Body, library: nn.Module, options: NetworkOptions) -> Body:
         key = "pool: map" if options.map_cells else "head: fastai"
         raise StudyError(f"recipe.{key} needs one body for all sequences, and the fusion is {options.fusion}.")
     channels = options.sequences if options.fusion == "early" else 3
-    maps = feature_maps(library, side=options.side or 224, channels=channels)
+    side = options.side or 224
     if not options.map_cells:
-        chosen = last_map(library, maps)
-        return replace(body, width=2 * chosen.channels, read_map=chosen.module)
-    chosen = widest(maps, MAP_STRIDE)
+        if not hasattr(library, "patch_embed"):
+            side = max(side, 128)  # of small panels the last map has a single cell, as averages have
+        chosen = last_map(library, feature_maps(library, side=side, channels=channels))
+        unused = children_after(library, chosen.module, side=side, channels=channels)
+        for name in unused:
+            setattr(library, name, nn.Identity())
+        head = (*body.head, *(f"{name}." for name in unused))
+        return replace(body, width=2 * chosen.channels, read_map=chosen.module, head=head)
+    chosen = widest(feature_maps(library, side=side, channels=channels), MAP_STRIDE)
     return replace(body, width=chosen.channels * options.map_cells**2, read_map=chosen.module)
 
 

@@ -67,6 +67,13 @@ def spatial_maps(body: nn.Module, *, side: int, channels: int) -> list[str]:
     return [name for name, output in _outputs(body, side, channels) if output.ndim == 4 and output.shape[-1] > 1]
 
 
+def children_after(body: nn.Module, module: str, *, side: int, channels: int) -> list[str]:
+    """The children of a body that compute nothing before the output of one of its modules."""
+    names = [name for name, _ in _outputs(body, side, channels)]
+    used = {name.partition(".")[0] for name in names[: names.index(module) + 1]}
+    return [name for name, _ in body.named_children() if name not in used]
+
+
 def _is_tokens(output: Tensor) -> bool:
     if output.ndim == 4:
         return output.shape[1] == output.shape[2] != output.shape[3]

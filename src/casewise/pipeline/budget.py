@@ -82,12 +82,13 @@ def show_time(inputs: RunInputs, show: Show) -> None:
 
 
 def time_in_words(seconds: float, forecast: Forecast, budget: float) -> str:
-    """How long a run took, and if it was longer than its budget, by how much, and what was expected."""
+    """How long a command took, and if it was longer than its budget, by how much, and what was expected."""
     over = seconds - budget
     if over <= 0:
-        return f"{duration(seconds)} of {duration(budget)} used"
+        return f"this command used {duration(seconds)} of {duration(budget)}"
     expected = f"{duration(forecast.total)} were expected when the networks began"
-    return f"{duration(seconds)} used, {duration(over)} more than the budget of {duration(budget)}; {expected}"
+    more = f"{duration(over)} more than the budget of {duration(budget)}"
+    return f"this command used {duration(seconds)}, {more}; {expected}"
 
 
 def forecast_of(

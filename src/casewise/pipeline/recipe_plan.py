@@ -296,7 +296,8 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     steps *= math.ceil(facts.trained / recipe["batch_size"])
     rate = min(max(RATE_TIMES_STEPS / steps, LOWEST_RATE), HIGHEST_RATE)
     # Pretrained networks predicted films much better from the average over their last map.
-    positions = facts.flips not in ("both", "dihedral") and (bool(study.fusions) or not pretrained)
+    free = facts.flips not in ("both", "dihedral") and stated.get("head") != "fastai"
+    positions = free and (bool(study.fusions) or not pretrained)
     positions = stated.get("pool", "map" if positions else "average") == "map"
     if not study.fusions and not study.panels.offline_copies:
         # Within so few epochs, turns, shifts and changes of brightness made predictions worse.

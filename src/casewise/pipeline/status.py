@@ -125,8 +125,14 @@ def run_status(folder: RunFolder) -> RunStatus:
     unreported, damaged = _why_unreported(folder)
     step = "before the training" if folder.audit.exists() else "before or in the audit"
     if jobs:
-        step = "in the training" if waiting else "in the report" if folder.metrics.exists() else "in the evaluation"
-    over = at_work or stopped or not (waiting or unreported)
+        step = (
+            "in the training"
+            if waiting or failed
+            else "in the report"
+            if folder.metrics.exists()
+            else "in the evaluation"
+        )
+    over = at_work is not False or stopped or not (waiting or unreported)
     remedy = "" if over else f"It stopped {step}. To continue: {folder.continuing}."
     return RunStatus(folder.path, at_work, unreported, stopped, remedy, done, running, failed, waiting, left, damaged)
 

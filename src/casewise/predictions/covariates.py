@@ -14,7 +14,7 @@ and a number beyond their range as its end.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -88,6 +88,12 @@ class Encoding:
             deviations[-1] = 1.0
         scale = np.where(deviations > 0, deviations, 1.0).tolist()
         return cls(**{**asdict(encoding), "centre": raw.mean(axis=0).tolist(), "scale": scale})
+
+    def joined(self, other: Encoding) -> Encoding:
+        """One that knows what the training rows of two targets have."""
+        limits = [min(self.limits[0], other.limits[0]), max(self.limits[1], other.limits[1])] if self.limits else []
+        marks_missing = self.marks_missing or other.marks_missing
+        return replace(self, levels=sorted({*self.levels, *other.levels}), limits=limits, marks_missing=marks_missing)
 
     def encode(self, cells: Sequence[str]) -> Array:
         """(N, W) of cells; a row of a category that the training rows lack is 0."""
@@ -244,9 +250,13 @@ def with_covariates(rows: pd.DataFrame, record: Mapping[str, Any], cells: pd.Dat
 
 
 def encodings_of(record: Mapping[str, Any]) -> list[Encoding]:
-    """How each covariate is read, as all training rows decided; none without a record."""
-    entry = next(iter(record["models"][COVARIATES].values())) if record else {"columns": []}
-    return [Encoding(**each) for each in entry["columns"] if each["name"] != REGION]
+    """How each covariate is read, as the training rows of all targets decided; none without a record."""
+    found: dict[str, Encoding] = {}
+    for entry in record["models"][COVARIATES].values() if record else ():
+        for each in (Encoding(**column) for column in entry["columns"] if column["name"] != REGION):
+            known = found.get(each.name)
+            found[each.name] = known.joined(each) if known else each
+    return list(found.values())
 
 
 def flags_of(record: Mapping[str, Any], cells: pd.DataFrame) -> dict[str, list[str]]:

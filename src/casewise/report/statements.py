@@ -84,7 +84,7 @@ def nothing_learned(context: ReportContext) -> Found:
         return "flag", f"{same}: it did not learn to distinguish cases there.", "training"
     count = f"{facts.count} of {counted(facts.of, 'inner network' if facts.inner else 'network')}"
     whose = {"own": f" of {name}", "combined": f" that {name} uses", "study": " of this study"}[facts.whose]
-    never = f"{'was' if facts.count == 1 else 'were'} never better than guessing during training"
+    never = "never had a lower loss in training than a guess without images"
     text = f"{count}{whose} {'did on average no better than guessing' if facts.inner else never}."
     return "bad" if facts.whose == "study" else "flag", text, "training"
 

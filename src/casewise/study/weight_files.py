@@ -80,7 +80,8 @@ def origin_of_weights(name: str, weights: str, folder: Path | None) -> str:
         hint = nearest(file.name, [*KEYWORDS, *(path.name for path in file.parent.glob("*"))])
         raise WeightsError(f"weights: there is no file {file}, which {name} needs.{hint}")
     if weights == "random":
-        return "random, as the study states"
+        needs = needs_download(name, weights, folder)
+        return "random, as the study states" + ("; a run first downloads the architecture" if needs else "")
     library = "torchvision" if name in TORCHVISION else "timm"
     if _is_cached(name):
         return f"on this computer, downloaded earlier by {library}"
@@ -109,11 +110,13 @@ def _check_readable(name: str, file: Path) -> None:
 
 
 def needs_download(name: str, weights: str, folder: Path | None) -> bool:
-    """Whether the first weights of a network are published ones that are not on this computer.
+    """Whether the first weights of a network, or the architecture of one of a hub, are not on this computer.
 
     >>> needs_download("resnet18", "random", None), needs_download("cnn", "pretrained", None)
     (False, False)
     """
+    if name.startswith(HUB) and weights != "pretrained":
+        return hub_config(name, folder) is None and not _is_cached(name)
     if weights != "pretrained" or name in UNTRAINED:
         return False
     return weights_file(name, weights, folder) is None and not _is_cached(name)

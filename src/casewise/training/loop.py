@@ -333,7 +333,7 @@ def standardise(network: Network, truth: Tensor, outputs: Sequence[Output]) -> N
     for column, output in enumerate(outputs):
         if truth[:, column].isnan().all():
             raise SplitError(
-                f"No training subject of a fold has {output.name!r} recorded. Lower split.folds or leave it out."
+                f"No training subject has {output.name!r} recorded. Hold out fewer subjects (`split`), or leave it out."
             )
         if output.network_kind.standardised:
             network.target_mean[start] = float(centre[column])

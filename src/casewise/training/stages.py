@@ -80,7 +80,8 @@ def learn(
         if recipe.tuning == "head_only" or gradual.first_stage == "features":
             batch = recipe.batch_size
             heads = head_input(network, train, batch, context), head_input(network, stop, batch, context)
-        unfreeze(network, 0, gradual.groups, norms=gradual.train_norms)
+        norms = gradual.train_norms and recipe.tuning == "gradual_unfreezing"
+        unfreeze(network, 0, gradual.groups, norms=norms)
         if recipe.lr == "find":
             # before the probe, because no rate reduces the loss of a fitted head
             learner, data = (UpperLayers(network), heads[0]) if heads else (network, train)

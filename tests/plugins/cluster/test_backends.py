@@ -100,7 +100,7 @@ def test_jobs_need_a_machine_with_their_cores() -> None:
     nodes = {"head": {"host": "a"}, "small": {"CPU": 2.0, "host": "b"}, "gpus": {"CPU": 16.0, "GPU": 4.0, "host": "c"}}
     assert (cores_of(3, 0, nodes), cores_of(16, 1, nodes), cores_of(16, 1, {})) == (3, 4, 1)
     check_room([Task("a", b"", 16, 0), Task("b", b"", 4, 1)], nodes)
-    with pytest.raises(RunError, match="the 17 cores that a network takes; the largest has 16 cores"):
+    with pytest.raises(RunError, match="the 17 cores that a task takes; the largest has 16 cores"):
         check_room([Task("a", b"", 17, 0)], nodes)
     with pytest.raises(RunError, match="1 core and a GPU"):
         check_room([Task("a", b"", 1, 1)], {"small": nodes["small"]})

@@ -300,7 +300,7 @@ def test_files_that_are_gone_or_others(planted: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"model.safetensors"):
         explain_run(folder, ExplainSettings(cases=[subject], networks=["test_vit@T2"]))
     (place / "model.safetensors").unlink()
-    with pytest.raises(RunError, match=r"model.safetensors.*test_vit@T2 of fold 2"):
+    with pytest.raises(RunError, match=r"model.safetensors.*test_vit@T2, fold 2"):
         explain_run(folder, ExplainSettings(networks=["test_vit@T2"]))
     run = RunFolder(folder)
     study = run.study.read()

@@ -212,14 +212,18 @@ class EarlierTiles:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._found: dict[object, tuple[Record, np.ndarray]] = {}
+        self._found: dict[object, tuple[Record, Path, int]] = {}
 
-    def add(self, tiles: np.ndarray, records: Mapping[int, Record]) -> None:
-        """Add the rows of `tiles` that `records` describe; tiles that were added earlier take precedence."""
+    def add(self, tiles: Path, records: Mapping[int, Record]) -> None:
+        """Add the rows of a file that `records` describe; tiles that were added earlier take precedence.
+
+        The file is not kept open, because a cluster leaves as many builds as it had tasks.
+        """
+        count = len(np.load(tiles, mmap_mode="r", allow_pickle=False))
         for row, record in records.items():
-            if row < len(tiles):
+            if row < count:
                 for key in ((record["path"], _stamp(record)), record["sha256"]):
-                    self._found.setdefault(key, (record, tiles[row]))
+                    self._found.setdefault(key, (record, tiles, row))
 
     def has(self, source: ImageSource) -> bool:
         """Whether there is a tile of this source, and the file is unchanged."""
@@ -232,8 +236,8 @@ class EarlierTiles:
         """The record and a copy of the tile of a source; None if there is none, or it is damaged."""
         if key not in self._found:
             return None
-        record, tile = self._found[key]
-        copy = np.array(tile)
+        record, tiles, row = self._found[key]
+        copy = np.array(np.load(tiles, mmap_mode="r", allow_pickle=False)[row])
         return (record, copy) if hash_tile(copy) == record["tile_sha256"] else None
 
 
@@ -242,7 +246,7 @@ def _earlier_tiles(folder: Path, preparation: Preparation) -> EarlierTiles:
     earlier = EarlierTiles()
     for journal in sorted(folder.glob(f"{_stem(preparation)}*.jsonl")):
         try:
-            earlier.add(np.load(journal.with_suffix(".npy"), mmap_mode="r", allow_pickle=False), _read_journal(journal))
+            earlier.add(journal.with_suffix(".npy"), _read_journal(journal))
         except ARRAY_DAMAGE as error:
             raise_if_memory(error)
             continue  # interrupted before its header was written, or damaged: no tile of it can be used
@@ -251,7 +255,7 @@ def _earlier_tiles(folder: Path, preparation: Preparation) -> EarlierTiles:
     except RunError:
         return earlier  # there is none, or this build replaces one that cannot be opened
     if store.preparation == preparation:
-        earlier.add(store.tiles, dict(enumerate(store.index[list(COLUMNS)].to_dict("records"))))
+        earlier.add(Path(str(store.tiles.filename)), dict(enumerate(store.index[list(COLUMNS)].to_dict("records"))))
     return earlier
 
 

@@ -191,7 +191,7 @@ class RayBackend(Backend):
                 refuse(reports, NodeReport.of_this(libraries=IMAGE_LIBRARIES), folder)
                 tasks, sizes = _tasks(work, max(1, len(work.parts) // (PARTS * cores)))
                 results = self._run(tasks, None, lambda done: tell(sum(sizes[name] for name in done)))
-        except Timeout:  # another run prepares the same images on a cluster
+        except (Timeout, OSError, NotImplementedError):  # another run prepares these images, or nothing can be locked
             return False
         except RunError as error:
             log.warning("The rest of the images is prepared on this machine alone. %s", error)

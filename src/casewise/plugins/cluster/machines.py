@@ -125,8 +125,8 @@ def check_room(tasks: Sequence[Task], nodes: Mapping[str, Mapping[str, Any]]) ->
             most = max((int(node.get("CPU", 0)) for node in nodes.values()), default=0)
             need = f"{counted(task.cpus, 'core')}{' and a GPU' if task.gpus else ''}"
             raise RunError(
-                f"No machine of the Ray cluster has the {need} that a network takes; the largest has "
-                f"{counted(most, 'core')}. Finished networks are kept. Add machines, or state fewer threads "
+                f"No machine of the Ray cluster has the {need} that a task takes; the largest has "
+                f"{counted(most, 'core')}. What is finished is kept. Add machines, or state fewer threads "
                 "(`compute: {threads: 1}`), and run again."
             )
 
@@ -138,13 +138,13 @@ def refuse(reports: Sequence[NodeReport], this: NodeReport, folder: Path) -> Non
         RunError: no machine has reported, or some lack the folder, other files, or have other versions.
     """
     if not reports:
-        raise RunError("No machine of the Ray cluster has a core for a network. Add machines with `ray start`.")
+        raise RunError("No machine of the Ray cluster has a free core. Add machines with `ray start`.")
     problems = []
     if blind := [report.host for report in reports if not report.shares]:
         problems.append(
             f"{folder} is not a shared folder: {', '.join(blind)} of the Ray cluster does not see the files that "
-            "this machine writes there, or cannot write. With --output, name a folder that all machines have at the "
-            "same path."
+            "this machine writes there, or cannot write. Name one that all machines have at the same path, with "
+            "--output, or for prepared images with `images.store`."
         )
     for report in reports:
         if report.shares and report.missing:
@@ -162,8 +162,8 @@ def refuse(reports: Sequence[NodeReport], this: NodeReport, folder: Path) -> Non
     processors = sorted({report.processor for report in reports})
     if len(processors) > 1:
         log.warning(
-            "The machines of the Ray cluster have different processors (%s). The last bits of a network's predictions "
-            "depend on the one that trained it.",
+            "The machines of the Ray cluster have different processors (%s). The last bits of what they compute "
+            "depend on them.",
             "; ".join(processors),
         )
 
@@ -186,7 +186,10 @@ def last_line(error: BaseException) -> str:
 # Registrations and inputs of jobs, pickled; None if images are prepared.
 Inputs: TypeAlias = tuple[bytes, bytes] | None
 # What the pixels of prepared images depend on.
-IMAGE_LIBRARIES = ("numpy", "scipy", "pillow", "simplejpeg", "SimpleITK", "openslide-bin")
+IMAGE_LIBRARIES = (
+    *("numpy", "scipy", "pillow", "pillow-heif", "simplejpeg", "opencv-python-headless", "openslide-bin", "SimpleITK"),
+    *("nibabel", "pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls"),
+)
 # The inputs that this process has loaded, by the hash of their bytes.
 _LOADED: dict[str, Any] = {}
 

@@ -17,7 +17,7 @@ from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.predictions.table import CHOOSING
 from casewise.report.context import SIDES
 from casewise.study.images import WEIGHTED
-from casewise.study.learners import learner_name
+from casewise.study.learners import learner_name, name_of_fold
 from casewise.targets import kind_named
 
 # The number of correctly and of erroneously predicted cases that are selected.
@@ -226,7 +226,8 @@ def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
             job = run.files.job(model, fold)
             missing = [file.path for file in (job.weights, job.facts, job.record) if not file.exists()]
             if missing:
-                which = f"{missing[0]} is missing: the network {model} of fold {fold + 1} cannot be explained."
+                name = name_of_fold(model, fold, alone=bool(run.splits.holdout))
+                which = f"{missing[0]} is missing: the network {name} cannot be explained."
                 raise RunError(f"{which} Run the study again, or select other networks with --network.")
             if job.facts.read()["split"] != run.splits.hash:
                 raise RunError(f"{job.path}: this network was trained on another split. Run the study again.")

@@ -30,8 +30,11 @@ def paper(
     show = Terminal()
     with show.bar("paper") as bar:
         paper = write_paper(runs, output, grey=grey, names=names, references=references, progress=bar)
-    for name, files in paper.written.items():
-        print(f"written      {name}: {', '.join(files)}")
+    of_folder: dict[Path, list[str]] = {}
+    for files in paper.written.values():
+        of_folder.setdefault(Path(files[0]).parent, []).append(Path(files[0]).stem)
+    for folder, stems in of_folder.items():
+        print(f"written      {paper.folder / folder}: {', '.join(stems)}")
     for name, reason in paper.not_written.items():
         print(f"not written  {name}: {reason}")
     print(f"wrote {paper.folder}")

@@ -13,6 +13,7 @@ from casewise.errors import CasewiseError
 from casewise.evaluation.results import CategoryCounts, ClassFigures, Estimate, Figures, NumberSummary
 from casewise.metrics.registry import columns, metric_of
 from casewise.plugins.paper.tables import Table, from_data
+from casewise.report.blocks import Cell
 from casewise.report.context import SIDES
 from casewise.report.formatting import display_name, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
@@ -129,12 +130,12 @@ class Paper:
         shown = list(columns("page", study.kind_of(target), count, stage=stage))
         with_values = {metric for name in learners for metric in published.get(name, {}) if "[" not in metric}
         shown += sorted(with_values - set(shown))
-        heads, rows = ["Learner"], [[learner_name(name)] for name in learners]
+        heads = ["Learner"]
+        rows: list[list[str | Cell]] = [[learner_name(name)] for name in learners]
         for metric in shown:
             heads.append(write.heading(metric))
             for name, row in zip(learners, rows, strict=True):
-                cell = write.cell(metric, self.run.results.figures(stage, name, target).get(metric))
-                row.append(f"{cell.text} {cell.small}".strip())
+                row.append(write.cell(metric, self.run.results.figures(stage, name, target).get(metric)))
             if metric in with_values:
                 heads.append(f"{write.heading(metric)}, published")
                 for name, row in zip(learners, rows, strict=True):
@@ -266,14 +267,13 @@ class Paper:
             figures = self.run.results.figures(stage, learner, target)
             for name, support in zip(entry.names, entry.support, strict=True):
                 line: Line = {"learner": learner, "class": name}
-                row = [learner_name(learner), plain(name)]
+                row: list[str | Cell] = [learner_name(learner), plain(name)]
                 for metric in CLASS_METRICS:
                     key = f"{metric}[{name}]"
                     figure, theirs = figures.get(key), published.get(learner, {}).get(key)
                     ours = _ours(figure)
                     line |= {metric: ours["value"], f"{metric}_low": ours["low"], f"{metric}_high": ours["high"]}
-                    cell = write.cell(metric, figure)
-                    row.append(f"{cell.text} {cell.small}".strip())
+                    row.append(write.cell(metric, figure))
                     if metric in stated:
                         line[f"{metric}_published"] = theirs[0] if theirs else None
                         row.append(_published_text(write, metric, theirs))
@@ -439,7 +439,17 @@ def joined(papers: Sequence[Paper]) -> Table:
                     for s, p in published.items()
                 }
                 data.append({**about, "learner": learner, "stage": stage, "metric": metric, **ours, **values})
-    return from_data("joined", "Learners of all runs.", pd.DataFrame(data).drop(columns=["n_cases", "reason"]))
+    tables = [paper.results(paper.run.study.primary_outcome, paper.stage) for paper in papers]
+    every = list(dict.fromkeys(head for table in tables for head in table.heads))
+    beside = [head for head in every if f"{head}, published" in every or head.endswith(", published")]
+    heads = ["Learner", *beside] if beside else every
+    rows = [
+        [paper.run.study.name, *(dict(zip(table.heads, row, strict=True)).get(head, "") for head in heads)]
+        for paper, table in zip(papers, tables, strict=True)
+        for row in table.rows
+    ]
+    caption = "Learners of all runs on their primary outcomes; brackets: intervals as in the tables of the single runs."
+    return Table("joined", caption, pd.DataFrame(data).drop(columns=["n_cases", "reason"]), ["Run", *heads], rows)
 
 
 def _ours(figure: Estimate | None) -> Line:

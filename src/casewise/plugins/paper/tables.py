@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 import pandas as pd
 
 from casewise.files import guarded
+from casewise.report.blocks import Cell
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -45,34 +47,58 @@ class Table:
     Attributes:
         name: of its files.
         data: every number with all its digits, for the CSV.
-        heads, rows: the text of the LaTeX table.
+        heads, rows: the text of the LaTeX table; a cell may be a figure with its interval (`Cell`).
     """
 
     name: str
     caption: str
     data: pd.DataFrame
     heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Cell]]
 
     def write(self, folder: Path) -> list[str]:
         """Write both files into `folder`; their names."""
         table = self.data.map(lambda value: guarded(value) if isinstance(value, str) else value)
         table.to_csv(folder / f"{self.name}.csv", index=False)
-        (folder / f"{self.name}.tex").write_text(latex(self.caption, self.heads, self.rows), encoding="utf-8")
+        rows, notes = marked(self.rows)
+        text = latex(f"{self.caption}{notes}", self.heads, rows)
+        (folder / f"{self.name}.tex").write_text(text, encoding="utf-8")
         return [f"{self.name}.csv", f"{self.name}.tex"]
 
 
 def from_data(name: str, caption: str, data: pd.DataFrame) -> Table:
-    """A table whose LaTeX has the cells of its CSV.
+    """A table whose LaTeX has the cells of its CSV, without columns that are empty.
 
     >>> import pandas as pd
-    >>> from_data("t", "T", pd.DataFrame({"a": [1.5, None], "b": ["x", "y"]})).rows
+    >>> from_data("t", "T", pd.DataFrame({"a": [1.5, None], "b": ["x", "y"], "c": [None, None]})).rows
     [['1.5', 'x'], ['', 'y']]
     """
     import pandas as pd
 
-    rows = [["" if pd.isna(cell) else _text(cell) for cell in row] for row in data.itertuples(index=False)]
-    return Table(name, caption, data, [str(column).replace("_", " ") for column in data], rows)
+    shown = data.replace("", None).dropna(axis="columns", how="all")
+    rows = [["" if pd.isna(cell) else _text(cell) for cell in row] for row in shown.itertuples(index=False)]
+    return Table(name, caption, data, [str(column).replace("_", " ") for column in shown], rows)
+
+
+def marked(rows: Sequence[Sequence[str | Cell]]) -> tuple[list[list[str]], str]:
+    """Cells as text, the reasons of figures without an interval as letters, and the sentences that explain these.
+
+    >>> marked([["a", Cell("0.9", "[0.8, 1.0]")], ["b", Cell("1.0", "two subjects")]])
+    ([['a', '0.9 [0.8, 1.0]'], ['b', '1.0 (a)']], ' (a): two subjects.')
+    """
+    reasons: dict[str, str] = {}
+
+    def text(cell: str | Cell) -> str:
+        if isinstance(cell, str):
+            return cell
+        small = cell.small
+        if small and not small.startswith("["):
+            small = f"({reasons.setdefault(small, ascii_lowercase[len(reasons) % 26])})"
+        return f"{cell.text} {small}".strip()
+
+    return [[text(cell) for cell in row] for row in rows], "".join(
+        f" ({mark}): {why}." for why, mark in reasons.items()
+    )
 
 
 def _text(cell: object) -> str:
@@ -108,14 +134,14 @@ def latex(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         raise ValueError(f"a row has {len(wrong)} cells, the head {len(heads)}: {wrong}")
     long, cells = len(rows) > PAGE_ROWS, list(zip(heads, *rows, strict=True))
     widths = [max(map(len, column)) + GAP for column in cells]
-    words = [max(len(word) for cell in column for word in (cell.split() or [""])) + GAP for column in cells]
-    environment, packages, size, total = "table", ["array"], r"\scriptsize", SMALL_WIDTH
+    words = [max(len(word) for cell in column for word in cell.split(" ")) + GAP for column in cells]
+    environment, packages, size, total = "table", ["booktabs", "array"], r"\scriptsize", SMALL_WIDTH
     if sum(widths) <= WIDTH:
-        packages, size = [], ""
+        packages, size = ["booktabs"], ""
     elif sum(words) > SMALL_WIDTH and long:
         size, total = r"\tiny", TINY_WIDTH
     elif sum(words) > SMALL_WIDTH:
-        environment, packages, total = "sidewaystable", ["array", "rotating"], SMALL_HEIGHT
+        environment, packages, total = "sidewaystable", ["booktabs", "array", "rotating"], SMALL_HEIGHT
     columns = "l" * len(heads)
     if size:
         fitted = broken(widths, words, total)
@@ -125,20 +151,26 @@ def latex(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     title = rf"\caption{{{escaped(caption)}}}"
     if long:
         packages.append("longtable")
-        parts = [rf"{{{size}\begin{{longtable}}{{{columns}}}", title + r"\\", r"\hline", head, r"\hline", r"\endhead"]
-        parts += [*lines, r"\hline", r"\end{longtable}}"]
+        parts = [
+            rf"{{{size}\begin{{longtable}}{{{columns}}}",
+            title + r"\\",
+            r"\toprule",
+            head,
+            r"\midrule",
+            r"\endhead",
+        ]
+        parts += [*lines, r"\bottomrule", r"\end{longtable}}"]
     else:
         parts = [
             rf"\begin{{{environment}}}",
             title,
             rf"{size}\begin{{tabular}}{{{columns}}}",
-            r"\hline",
+            r"\toprule",
             head,
-            r"\hline",
+            r"\midrule",
         ]
-        parts += [*lines, r"\hline", r"\end{tabular}", rf"\end{{{environment}}}"]
-    needs = [rf"% needs \usepackage{{{','.join(packages)}}}"] if packages else []
-    return "\n".join([*needs, *parts, ""])
+        parts += [*lines, r"\bottomrule", r"\end{tabular}", rf"\end{{{environment}}}"]
+    return "\n".join([rf"% needs \usepackage{{{','.join(packages)}}}", *parts, ""])
 
 
 def broken(widths: Sequence[int], words: Sequence[int], total: int) -> list[int]:

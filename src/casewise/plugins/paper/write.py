@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, RunError
@@ -315,7 +316,7 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
         plot.confusion()
         target, stage = run.study.primary_outcome, contents.stage
         parts: list[Draw] = [partial(_confusion, plot, name, stage) for name in contents.learners(stage, target)]
-        return Sheet("confusion", parts, columns=3, height=58, margins=(19, 14, 2, 6))
+        return Sheet("confusion", parts, columns=3, height=60, margins=(19, 14, 2, 8))
 
     def distributions() -> Sheet:
         names = run.targets
@@ -368,7 +369,7 @@ def _confusion(plot: Any, learner: str, stage: str, axes: Any) -> None:
     from casewise.study.learners import learner_name
 
     plot.confusion(learner=learner, stage=stage, ax=axes)
-    axes.set_title(learner_name(learner), loc="left", fontweight="bold")
+    axes.set_title(fill(learner_name(learner), 24), loc="left", fontweight="bold")
     names = [text.get_text() for text in axes.get_xticklabels()]
     if max(map(len, names)) * len(names) > 18:  # names that would lie on one another
         axes.set_xticks(range(len(names)), names, rotation=25, ha="right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -99,13 +100,13 @@ def gallery(pictures: Sequence[Shown]) -> Drawing:
     """Pictures with their titles, row by row; a row is as wide as the axes are."""
     rows = [[each for each in pictures if each.row == row] for row in sorted({each.row for each in pictures})]
     columns = max(map(len, rows))
-    with canvas(100.0 * columns, 118.0 * len(rows), grid=None) as (figure, axes):
+    with canvas(100.0 * columns, 126.0 * len(rows), grid=None) as (figure, axes):
         axes.set_axis_off()
         for top, row in enumerate(rows):
             for left, shown in enumerate(row):
-                box = (left / columns, 1 - (top + 1) / len(rows), 0.95 / columns, 0.84 / len(rows))
+                box = (left / columns, 1 - (top + 1) / len(rows), 0.95 / columns, 0.79 / len(rows))
                 inner = axes.inset_axes(box)
                 inner.imshow(shown.pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
                 inner.set_axis_off()
-                inner.set_title(shortened(shown.title, 24), fontsize=9.5, pad=2)
+                inner.set_title(fill(shortened(shown.title, 44), 24), fontsize=9, pad=2)
         return svg(figure, "gallery")

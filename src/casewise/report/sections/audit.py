@@ -20,7 +20,7 @@ PAIR_KINDS = {"bytes": "Same file", "pixels": "Same pixels", "near": "Near-ident
 MOST_FINDINGS, MOST_PAIRS, MOST_TESTS, MOST_LACKING = 60, 3, 60, 40
 NAMES = {
     "twins-across-subjects": "near-duplicates under two subjects",
-    "twins-across-splits": "near-duplicates of one subject on both sides of the split",
+    "twins-across-splits": "near-duplicates on both sides of the split",
     "twins-across-labels": "near-duplicates with two labels",
     "twins-within-subject": "near-duplicates within one subject",
     "subjects-across-splits": "one subject on both sides of the split",

@@ -101,6 +101,8 @@ def _augmentation(panels: Panels, images: Images) -> str:
     elif panels.varied:
         strengths = [f"{name.replace('_', ' ')} {value:g}" for name in STRENGTHS if (value := getattr(panels, name))]
         changes = [FLIPS.get(panels.flip), "quarter turns" if panels.quarter_turns else None, *strengths]
+        if strengths and panels.probability < 1:
+            changes.append(f"each change of these strengths with a probability of {100 * panels.probability:g} %")
         stated = ", ".join(filter(None, changes))
         text = f"tiles are augmented at random ({stated})" if stated else "tiles are not augmented"
         text += f", {'and' if stated else 'but'} shuffled" if panels.shuffle else ""

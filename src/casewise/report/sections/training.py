@@ -125,6 +125,8 @@ def scheme(context: ReportContext) -> list[tuple[str, str]]:
         ("Trained", f"in {counted(len(recipe.phases), 'phase')}" if recipe.phases else TUNING[recipe.tuning]),
         ("Learning rate", f"{lr}; schedule {recipe.schedule}"),
     ]
+    if recipe.head == "fastai":
+        facts.append(("Head", "as in fastai: maximum and mean of the last map, 512 units, batch norm and dropout"))
     for name in context.study.networks:
         if own := recipe.own_settings(name):
             facts.append((f"Differs for {learner_name(name)}", ", ".join(f"{key} {own[key]}" for key in own)))
@@ -196,11 +198,12 @@ def unfreezing(context: ReportContext) -> Table | None:
         if is_number(step.get("best_loss"))
     ]
     groups, rows = sorted({count for _, count, _ in steps}), []
+    first = "Head and batch norms" if context.study.recipe.gradual_unfreezing.train_norms else "Head only"
     for model in dict.fromkeys(model for model, _, _ in steps):
         losses = [[loss for name, count, loss in steps if (name, count) == (model, group)] for group in groups]
         cells = [Cell(number(sum(v) / len(v), 3), counted(len(v), "network")) if v else Cell(MISSING) for v in losses]
         rows.append(Row(learner_name(model), cells))
-    heads = ["Network", *(counted(count, "group") if count else "Head only" for count in groups)]
+    heads = ["Network", *(counted(count, "group") if count else first for count in groups)]
     return Table(heads, rows, UNFREEZING) if rows else None
 
 
