@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from casewise.modalities.base import PreparedCohort
     from casewise.plugins.explain.methods.target import ExplainTarget
     from casewise.plugins.explain.new_cases import OriginalMap
-    from casewise.plugins.explain.overlays import CaseMaps
     from casewise.plugins.explain.results import Record
+    from casewise.plugins.explain.run import CaseMaps
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
@@ -33,7 +33,7 @@ class _Explain(Explainer):
         return read_results(folder)
 
     def explain_case(self, folder: RunFolder, case: str, networks: Sequence[str], *, map_size: int) -> CaseMaps:
-        from casewise.plugins.explain.overlays import explain_case
+        from casewise.plugins.explain.run import explain_case
 
         return explain_case(folder, case, networks, map_size=map_size)
 
