@@ -285,7 +285,7 @@ def peers_of(
 
 def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[list[str]]:
     """The lines of the page on one finished run: a line for each metric and peer."""
-    from casewise.analysis.comparison import choose
+    from casewise.analysis.plots import choose
 
     run = Run.open(options.runs / name)
     if run.study.modality_name != "photographs":
