@@ -105,8 +105,9 @@ def explain_case(folder: RunFolder, case: str, networks: Sequence[str], *, map_s
     """
     from casewise.console import default_show
     from casewise.pipeline.finished import FinishedRun
-    from casewise.plugins.explain.case_selection import check_networks, explain_target, named_cases
+    from casewise.plugins.explain.case_selection import explain_target
     from casewise.plugins.explain.outputs import figure_rows
+    from casewise.plugins.explain.results import check_networks, named_cases
     from casewise.plugins.explain.run import explain_cases
 
     folder.check_finished()

@@ -49,11 +49,15 @@ def export_run(
     from contextlib import nullcontext
 
     from casewise.console import Silent
+    from casewise.errors import CasewiseError, none_of
     from casewise.files import check_folder
     from casewise.run_folder.folder import check_model_path
 
-    check_model_path(path)
+    facts = check_model_path(path)
     check_folder(output, ["preprocessing.json"], "an export")  # before torch is loaded
+    trained = list(dict.fromkeys(entry["learner"] for entry in facts.get("members", ())))
+    if unknown := [name for name in learners if name not in facts.get("learners", learners)]:
+        raise CasewiseError(f"--learner: {none_of(unknown[0], trained)}")
     from casewise.plugins.export.formats import format_named
 
     format_named(to)
@@ -66,8 +70,8 @@ def export_run(
     folder = RunFolder(path)
     is_run = path.is_dir() and folder.study.exists() and folder.splits.exists()
     with folder.lock() if is_run else nullcontext():
-        facts = _run_facts(folder) if is_run else RunFacts(why_random="a bundle holds no cases")
-        return export_model(model, Path(output), to=to, learners=learners, facts=facts, show=show)
+        checked_on = _run_facts(folder) if is_run else RunFacts(why_random="a bundle holds no cases")
+        return export_model(model, Path(output), to=to, learners=learners, facts=checked_on, show=show)
 
 
 def _run_facts(folder: RunFolder) -> RunFacts:

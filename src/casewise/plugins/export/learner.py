@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CasewiseError, nearest
+from casewise.errors import CasewiseError, none_of
 from casewise.modalities.registry import modality_of
 from casewise.models.fusion import Fused
 from casewise.models.linear import FeatureBank
@@ -155,5 +155,5 @@ def selected_members(members: Sequence[Bundle], names: Sequence[str]) -> list[li
                 "coefficients by which their outputs are combined."
             )
         if name not in by_learner:
-            raise CasewiseError(f"--learner: {name!r} is none of {', '.join(by_learner)}.{nearest(name, by_learner)}")
+            raise CasewiseError(f"--learner: {none_of(name, by_learner)}")
     return [by_learner[name] for name in by_learner if not names or name in names]

@@ -83,12 +83,12 @@ def plan_study(
     for message, is_so in refused.items():
         if is_so:
             raise CasewiseError(message)
-    files = find_images(images or (table or Path()).parent)
     if table is None:
+        files = find_images(images or Path())
         return _planned(OwnData(files, rows_of_names(files, stated_pattern(pattern) if pattern else None)), folder)
     problems = Problems()
     try:
-        return _planned(_read(table, sheet, target, subject, files, problems), folder)
+        return _planned(_read(table, sheet, target, subject, images, problems), folder)
     except CasewiseError as error:
         if not problems.hint:
             raise
@@ -112,18 +112,19 @@ class OwnData:
     other_targets: list[str] = field(default_factory=list)
 
 
-def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles, problems: Problems) -> OwnData:
+def _read(table: Path, sheet: str, target: str, subject: str, images: Path | None, problems: Problems) -> OwnData:
     """What the table states, and the images of its rows."""
     frame, notes = read_text_table(table, problems, sheet=sheet)
     problems.raise_any(table)
     cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
+    column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
+    files = find_images(images or table.parent)
     _check_headings(table, cells, files)
     numbers = frame.index.tolist()
     rows = rows_of_table(cells, files, numbers)
     rows.understood += notes
     rows.notes = notes
-    file_names = [column.name for column in rows.files]
-    column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
+    file_names = [each.name for each in rows.files]
     if person and person in file_names:
         raise CasewiseError(
             f"--subject {person[:80]!r}: this column names the images. State the column that identifies people, or "
