@@ -66,7 +66,7 @@ def test_a_study_without_recipe_and_networks_is_planned() -> None:
     assert not study_of(backbones=["resnet18"]).stack_baselines
     stated = study_of(recipe={"epochs": 20}, backbones=["cnn"])
     assert stated.recipe == Recipe(epochs=20)
-    assert "epochs: 20" in stated_in_words(stated)
+    assert "epochs 20" in stated_in_words(stated)
 
 
 def test_planned_grades_are_decided_by_the_rounded_mean() -> None:

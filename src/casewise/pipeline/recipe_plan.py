@@ -322,7 +322,7 @@ def _listed(stated: Mapping[str, object]) -> str:
     """Stated settings with their values; a section's in parentheses, and the number of sections within one.
 
     >>> _listed({"schedule": "plateau", "plateau": {"patience": 3}, "phases": [{"epochs": 1}], "early_stopping": {}})
-    'schedule: plateau, plateau (patience: 3), phases (1 with settings of their own)'
+    'schedule plateau, plateau (patience 3), phases (1 with settings of their own)'
     """
     texts = []
     for name, value in stated.items():
@@ -332,7 +332,7 @@ def _listed(stated: Mapping[str, object]) -> str:
         elif isinstance(value, dict):
             texts += [f"{name} ({_listed(value)})"] if value else []
         elif value not in (None, []):
-            texts.append(f"{name}: {value}")
+            texts.append(f"{name} {value}")
     return ", ".join(texts)
 
 

@@ -27,7 +27,7 @@ from casewise.plugins.init.image_files import (
     words_of,
 )
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
-from casewise.plugins.init.patterns import infer_pattern, is_field, read_all
+from casewise.plugins.init.patterns import infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.target import TargetPlan
 
 T = TypeVar("T")
@@ -235,10 +235,25 @@ def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
         rows.changed |= roles.dates != cells[roles.date]
 
 
-def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str]) -> None:
-    """Subjects from the table, from a column of people's names (as numbers), from the file names, or one an image."""
+def resolve_subjects(
+    rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str], stated: Pattern | None = None
+) -> None:
+    """Subjects from the table, from a column of people's names (as numbers), from the file names, or one an image.
+
+    `stated` is what the user says of the file names that a table lists; it comes first.
+
+    Raises:
+        CasewiseError: a file name does not match it.
+    """
     counts_images = rows.sources == [] and not rows.stated_fields and rows.subjects == len(rows.present)
-    if rows.has("subject") and not counts_images:
+    names_files = roles.subject in [column.name for column in rows.files] and rows.subjects == len(rows.present)
+    if (stated or names_files) and _from_names(rows, labels, stated):
+        roles.doubts = [doubt for doubt in roles.doubts if not doubt.startswith("Subject: every row")]
+        roles.subject = ""
+        return
+    if rows.has("subject") and not counts_images and not stated:
+        offered = _remedy_of_subjects(rows) if names_files else ""
+        rows.doubts += [f"Subject: {offered}"] if "{subject}" in offered else []
         return
     rows.changed = True
     if people := roles.naming or columns_of_names(roles.people, cells):
@@ -253,20 +268,8 @@ def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Rol
             "themselves are not in cohort.csv."
         )
         return
-    pairs = list(zip(rows.sources or rows.paths, rows.paths, strict=True))
-    if rows.sources:
-        paths = [path for path in rows.paths if path]
-        pattern = infer_pattern(paths, labels=dict(zip(rows.paths, labels, strict=True)))
-        values, _ = read_all(pattern, paths)
-        # a word that differs in every name may number the images
-        if "subject" in pattern.fields and len({of_path["subject"] for of_path in values.values()}) < len(values):
-            rows.state("subject", [values[p]["subject"] if p else f"row {row}" for row, p in pairs], "file names")
-            rows.understood.append(f"Subjects: from the file names, read as {pattern.text}")
-            rows.understood += examples({path: values[path] for path in dict.fromkeys(paths)})
-            rows.doubts += pattern.doubts
-            if "visit" in pattern.fields and not rows.has("visit"):
-                rows.state("visit", [values[p]["visit"] if p else "none" for p in rows.paths], "file names")
-            return
+    if rows.sources and not stated and _from_names(rows, labels, None):
+        return
     rows.subjects_known = False
     rows.origins.pop("subject", None)
     stems = [
@@ -275,15 +278,55 @@ def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Rol
     ]
     unique = len({stem.casefold() for stem in stems}) == len(stems)
     rows.fields["subject"] = stems if unique else [f"image {number}" for number in range(1, len(stems) + 1)]
-    others = [f"{{{name}}}" for name in rows.stated_fields if name not in FIELDS]
+    fields = stated.fields if stated else rows.stated_fields
+    others = [f"{{{name}}}" for name in fields if name not in FIELDS]
     reason = "No column and no part of the file names identifies people"
-    if rows.stated_fields:
+    if fields:
         reason = "The pattern has no {subject}"
         reason += f" (if {' or '.join(others)} identifies people, write {{subject}} for it)" if others else ""
     rows.doubts.insert(
         0,
         f"WARNING: SUBJECTS ARE NOT KNOWN. {reason}, so every image counts as a person of its own (`subjects_known: "
-        "false`). Images of one person may be on both sides of a split, and all results may be too optimistic.",
+        "false`). Images of one person may be on both sides of a split, and all results may be too optimistic. "
+        f"{_remedy_of_subjects(rows)}",
+    )
+
+
+def _from_names(rows: ImageRows, labels: Sequence[str], stated: Pattern | None) -> bool:
+    """Whether the names of the files that a table lists give the subjects: as stated, or where a part repeats."""
+    paths = [path for path in rows.paths if path]
+    pattern = stated or infer_pattern(paths, labels=dict(zip(rows.paths, labels, strict=True)))
+    values, rest = read_all(pattern, paths)
+    if stated and rest:
+        raise CasewiseError(
+            f"--pattern {stated.text!r} does not match {counted(len(rest), 'file')} of the table, such as {rest[0]}."
+        )
+    # a word that differs in every name may number the images
+    subjects = {of_path.get("subject", "") for of_path in values.values()}
+    if "subject" not in pattern.fields or (len(subjects) == len(values) and not stated):
+        return False
+    rows.changed = True
+    pairs = zip(rows.sources, rows.paths, strict=True)
+    rows.state("subject", [values[path]["subject"] if path else f"row {row}" for row, path in pairs], "file names")
+    rows.understood.append(f"Subjects: from the file names, read as {pattern.text}")
+    rows.understood += examples({path: values[path] for path in dict.fromkeys(paths)})
+    rows.doubts += pattern.doubts
+    if "visit" in pattern.fields and not rows.has("visit"):
+        rows.state("visit", [values[path]["visit"] if path else "none" for path in rows.paths], "file names")
+    return True
+
+
+def _remedy_of_subjects(rows: ImageRows) -> str:
+    """What to do where subjects are not known; a part of the file names that repeats may identify them."""
+    if not rows.sources:
+        return "If a part of the names identifies people, write it as {subject} in --pattern."
+    text, values = repeating_part([path for path in rows.paths if path])
+    add = "dd a column with the person of each image to the table and repeat `casewise init`."
+    if not text:
+        return f"A{add}"
+    return (
+        f"If {{subject}} in {text} identifies people ({len(values):,} values: {', '.join(values[:3])} …), repeat "
+        f"`casewise init` with `--pattern '{text}'`; if not, a{add}"
     )
 
 
