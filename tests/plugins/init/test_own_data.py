@@ -391,7 +391,7 @@ class TestTargets:
         with pytest.raises(CasewiseError, match="--subject 'image': this column names the images"):
             start(tmp_path, "image|number|grade", rows, subject="image")
         plan = start(tmp_path, "image|number|grade", rows, subject="number")
-        assert any("every row has another 'number'" in doubt for doubt in plan.doubts)
+        assert any("ANOTHER SUBJECT, as 'number'" in doubt for doubt in plan.doubts)
 
     def test_images_of_a_visit_with_other_labels_are_visits(self, tmp_path: Path) -> None:
         rows = [[f"{i}{side}.png", f"P{i}", "ab"[(i + n) % 2]] for i in range(8) for n, side in enumerate("lr")]
@@ -698,7 +698,7 @@ def test_subjects_of_file_names(tmp_path: Path, name: str, subjects: int, offere
     plan.write()
     assert cohort_in(tmp_path).images["subject"].nunique() == subjects
     assert study_in(tmp_path).subjects_known == (subjects == 12 or head == "id")
-    assert any("WARNING" in doubt or "every row" in doubt for doubt in plan.doubts) == (subjects == 24)
+    assert any("WARNING" in doubt or "EVERY" in doubt for doubt in plan.doubts) == (subjects == 24)
     assert any(f"--pattern '{offered}'" in doubt for doubt in plan.doubts) == bool(offered)
     if offered:
         plan_study(table=table, images=tmp_path / "in", pattern=offered, folder=tmp_path / "study" / "by").write()

@@ -72,14 +72,15 @@ def plan_study(
         CasewiseError: the table or the images cannot be read or do not belong together, or there is nothing to predict.
     """
     nothing = "Name a table with --table, a folder of images with --images, or both; or name a preset."
+    stated = stated_pattern(pattern) if pattern else None
+    fields = stated.fields if stated else ["subject"]
     of_names = "names a column of the table; without --table,"
     refused = {
         nothing: not (table or images),
-        "--pattern with {label} reads classes from file names, and --table has them in a column. Leave {label} out.": (
-            table and "{label}" in pattern
+        "--pattern with --table states the {subject} in file names, and no {label}, which is a column.": (
+            table and ("label" in fields or "subject" not in fields)
         ),
-        "--subject and {subject} in --pattern both say who is on an image. State one.": subject
-        and "{subject}" in pattern,
+        "--subject and --pattern both say who is on an image. State one.": subject and pattern,
         f"--target {of_names} the class is {{label}} in --pattern.": not table and target,
         f"--subject {of_names} the subject is {{subject}} in --pattern.": not table and subject,
         f"--subject and --target both name the column {target[:80]!r}. State two columns.": subject == target != "",
@@ -88,7 +89,6 @@ def plan_study(
     for message, is_so in refused.items():
         if is_so:
             raise CasewiseError(message)
-    stated = stated_pattern(pattern) if pattern else None
     if table is None:
         files = find_images(images or Path())
         return _planned(OwnData(files, rows_of_names(files, stated)), folder)

@@ -248,12 +248,9 @@ def resolve_subjects(
     counts_images = rows.sources == [] and not rows.stated_fields and rows.subjects == len(rows.present)
     names_files = roles.subject in [column.name for column in rows.files] and rows.subjects == len(rows.present)
     if (stated or names_files) and _from_names(rows, labels, stated):
-        roles.doubts = [doubt for doubt in roles.doubts if not doubt.startswith("Subject: every row")]
         roles.subject = ""
         return
-    if rows.has("subject") and not counts_images and not stated:
-        offered = _remedy_of_subjects(rows) if names_files else ""
-        rows.doubts += [f"Subject: {offered}"] if "{subject}" in offered else []
+    if rows.has("subject") and not counts_images:
         return
     rows.changed = True
     if people := roles.naming or columns_of_names(roles.people, cells):
@@ -268,7 +265,7 @@ def resolve_subjects(
             "themselves are not in cohort.csv."
         )
         return
-    if rows.sources and not stated and _from_names(rows, labels, None):
+    if rows.sources and _from_names(rows, labels, None):
         return
     rows.subjects_known = False
     rows.origins.pop("subject", None)
@@ -278,17 +275,16 @@ def resolve_subjects(
     ]
     unique = len({stem.casefold() for stem in stems}) == len(stems)
     rows.fields["subject"] = stems if unique else [f"image {number}" for number in range(1, len(stems) + 1)]
-    fields = stated.fields if stated else rows.stated_fields
-    others = [f"{{{name}}}" for name in fields if name not in FIELDS]
+    others = [f"{{{name}}}" for name in rows.stated_fields if name not in FIELDS]
     reason = "No column and no part of the file names identifies people"
-    if fields:
+    if rows.stated_fields:
         reason = "The pattern has no {subject}"
         reason += f" (if {' or '.join(others)} identifies people, write {{subject}} for it)" if others else ""
     rows.doubts.insert(
         0,
         f"WARNING: SUBJECTS ARE NOT KNOWN. {reason}, so every image counts as a person of its own (`subjects_known: "
-        "false`). Images of one person may be on both sides of a split, and all results may be too optimistic. "
-        f"{_remedy_of_subjects(rows)}",
+        "false`). Images of one person may be on both sides of a split, and all results may be too optimistic. State "
+        f"the person of each image in a column of the table.{_offered_subjects(rows)}",
     )
 
 
@@ -316,29 +312,22 @@ def _from_names(rows: ImageRows, labels: Sequence[str], stated: Pattern | None) 
     return True
 
 
-def _remedy_of_subjects(rows: ImageRows) -> str:
-    """What to do where subjects are not known; a part of the file names that repeats may identify them."""
-    if not rows.sources:
-        return "If a part of the names identifies people, write it as {subject} in --pattern."
-    text, values = repeating_part([path for path in rows.paths if path])
-    add = "dd a column with the person of each image to the table and repeat `casewise init`."
-    if not text:
-        return f"A{add}"
-    return (
-        f"If {{subject}} in {text} identifies people ({len(values):,} values: {', '.join(values[:3])} …), repeat "
-        f"`casewise init` with `--pattern '{text}'`; if not, a{add}"
-    )
+def _offered_subjects(rows: ImageRows) -> str:
+    """A part of the file names that may identify people, because it repeats; '' if there is none."""
+    text, values = repeating_part([path for path in rows.paths if path]) if rows.sources else ("", [])
+    shown = f"{len(values):,} values: {', '.join(values[:3])} …"
+    offer = f" If {{subject}} in it identifies people ({shown}), repeat this with `--pattern '{text}'`."
+    return offer if text else ""
 
 
 def doubt_counts(rows: ImageRows, column: str) -> None:
     """Doubt subjects if each has one image, or one has most of them."""
     counts, images = Counter(rows["subject"][position] for position in rows.present), len(rows.present)
     name, most = counts.most_common(1)[0] if counts else ("", 0)
-    listed = any(doubt.startswith("Subject: every row") for doubt in rows.doubts)
     doubts: dict[str, object] = {
         f"Subject: EVERY IMAGE IS OF ANOTHER SUBJECT, as {column!r} states it. If it names images, images of one "
         "patient may be on both sides of the split: state the column of patients with --subject, or write "
-        "`subjects_known: false`.": column and rows.subjects_known and most == 1 < images and not listed,
+        f"`subjects_known: false`.{_offered_subjects(rows)}": column and rows.subjects_known and most == 1 < images,
         f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({column!r} has {counted(len(counts), 'value')}). "
         "If it does not identify people, state another column with --subject.": most > max(MOST_OF_ONE * images, 4),
     }
