@@ -200,17 +200,13 @@ def relative_costs(
 
     Then nothing seems to be done, so that no time left is shown, which would be a wrong one.
     """
-    by_model = {}
-    for model in dict.fromkeys(job.model for job in waiting):
-        recipe = study.of_learner(model).recipe
-        epochs = sum(phase.epochs for phase in recipe.phases) or recipe.epochs
-        by_model[model] = plans[model].step_seconds * epochs / recipe.batch_size
-    if len(by_model) == 1:
-        return [1.0] * len(jobs)
-    if not all(by_model.values()):
-        return [0.0] * len(jobs)
-    mean, names = fmean(by_model[job.model] for job in waiting), {job.name for job in waiting}
-    return [by_model[job.model] / mean if job.name in names else 1.0 for job in jobs]
+    recipes = {job.model: study.of_learner(job.model).recipe for job in waiting}
+    epochs = {model: sum(phase.epochs for phase in of.phases) or of.epochs for model, of in recipes.items()}
+    costs = {model: plans[model].step_seconds * epochs[model] / of.batch_size for model, of in recipes.items()}
+    if len(costs) == 1 or not all(costs.values()):
+        return [float(len(costs) == 1)] * len(jobs)
+    mean = fmean(costs[job.model] for job in waiting)
+    return [costs[job.model] / mean if job in waiting else 1.0 for job in jobs]
 
 
 def progress(

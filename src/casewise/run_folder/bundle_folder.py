@@ -295,7 +295,7 @@ def stated_facts(path: Path) -> Mapping[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(facts.path.name) as file:
             content = parsed_json(file.read(LARGEST_MANIFEST).decode())
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, LookupError, OSError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError, OSError):
         return {}
     return content if isinstance(content, dict) else {}
 

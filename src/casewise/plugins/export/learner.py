@@ -9,13 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CasewiseError, none_of
 from casewise.modalities.registry import modality_of
 from casewise.models.fusion import Fused
 from casewise.models.linear import FeatureBank
+from casewise.plugins.export.command import check_names
 from casewise.plugins.export.formats import Names
 from casewise.plugins.export.graph import LearnerGraph
-from casewise.predictions.stacking import META_LEARNERS
 
 if TYPE_CHECKING:
     from casewise.inference.bundle import Bundle
@@ -147,13 +146,5 @@ def selected_members(members: Sequence[Bundle], names: Sequence[str]) -> list[li
     by_learner: dict[str, list[Bundle]] = {}
     for member in members:
         by_learner.setdefault(member.model, []).append(member)
-    for name in names:
-        if name in META_LEARNERS and name not in by_learner:
-            raise CasewiseError(
-                f"--learner: {name} combines the predictions of other learners, which may see different panels, and is "
-                f"no graph of its own. Export its members ({', '.join(by_learner)}); preprocessing.json has the "
-                "coefficients by which their outputs are combined."
-            )
-        if name not in by_learner:
-            raise CasewiseError(f"--learner: {none_of(name, by_learner)}")
+    check_names(names, by_learner)
     return [by_learner[name] for name in by_learner if not names or name in names]

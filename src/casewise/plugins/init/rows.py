@@ -238,13 +238,7 @@ def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
 def resolve_subjects(
     rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str], stated: Pattern | None = None
 ) -> None:
-    """Subjects from the table, from a column of people's names (as numbers), from the file names, or one an image.
-
-    `stated` is what the user says of the file names that a table lists; it comes first.
-
-    Raises:
-        CasewiseError: a file name does not match it.
-    """
+    """Subjects as stated of file names, else of the table, of people's names (as numbers), of file names, or images."""
     counts_images = rows.sources == [] and not rows.stated_fields and rows.subjects == len(rows.present)
     names_files = roles.subject in [column.name for column in rows.files] and rows.subjects == len(rows.present)
     if (stated or names_files) and _from_names(rows, labels, stated):
@@ -315,19 +309,19 @@ def _from_names(rows: ImageRows, labels: Sequence[str], stated: Pattern | None) 
 def _offered_subjects(rows: ImageRows) -> str:
     """A part of the file names that may identify people, because it repeats; '' if there is none."""
     text, values = repeating_part([path for path in rows.paths if path]) if rows.sources else ("", [])
-    shown = f"{len(values):,} values: {', '.join(values[:3])} …"
-    offer = f" If {{subject}} in it identifies people ({shown}), repeat this with `--pattern '{text}'`."
-    return offer if text else ""
+    people = f"{len(values):,} values {', '.join(values[:3])} …"
+    return f" If the {people} in their names are people, repeat this with `--pattern '{text}'`." if text else ""
 
 
 def doubt_counts(rows: ImageRows, column: str) -> None:
     """Doubt subjects if each has one image, or one has most of them."""
     counts, images = Counter(rows["subject"][position] for position in rows.present), len(rows.present)
     name, most = counts.most_common(1)[0] if counts else ("", 0)
+    lone = column and rows.subjects_known and most == 1 < images
     doubts: dict[str, object] = {
         f"Subject: EVERY IMAGE IS OF ANOTHER SUBJECT, as {column!r} states it. If it names images, images of one "
         "patient may be on both sides of the split: state the column of patients with --subject, or write "
-        f"`subjects_known: false`.{_offered_subjects(rows)}": column and rows.subjects_known and most == 1 < images,
+        f"`subjects_known: false`.{_offered_subjects(rows) if lone else ''}": lone,
         f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({column!r} has {counted(len(counts), 'value')}). "
         "If it does not identify people, state another column with --subject.": most > max(MOST_OF_ONE * images, 4),
     }
