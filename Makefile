@@ -70,13 +70,18 @@ auto: tools
 		--handwritten runs --output docs/results/auto.md
 
 # The time that planned runs use, of the time that they may use: half an hour
+# Budgets that limit the epochs on a quiet machine: make budget SKIN=48 FILMS=600 MINUTES=1
+SKIN ?= 12
+FILMS ?= 60
+MINUTES ?= 2 3
+PAGE ?= docs/results/budget.md
 budget: setup
 	rm -rf runs/budget
-	$(BIN)/casewise phantom runs/budget/skin --subjects 12 --visits 3 --size 160x106
-	$(BIN)/casewise phantom runs/budget/films --kind chest --size 96x96 --subjects 60
+	$(BIN)/casewise phantom runs/budget/skin --subjects $(SKIN) --visits 3 --size 160x106
+	$(BIN)/casewise phantom runs/budget/films --kind chest --size 96x96 --subjects $(FILMS)
 	$(BIN)/casewise phantom runs/budget/external --kind chest --size 96x96 --subjects 40 --seed 1
 	$(BIN)/casewise phantom runs/budget/other --kind chest --size 96x96 --subjects 40 --seed 2
-	$(BIN)/python benchmarks/auto.py --budget 2 3 --runs runs/budget --output docs/results/budget.md
+	$(BIN)/python benchmarks/auto.py --budget $(MINUTES) --runs runs/budget --output $(PAGE)
 
 # Mutated inputs for every reader: each is read or refused with a typed error (FUZZ="--count 100000 --only table" for
 # others). Then the property tests, with examples that `make test` does not draw. SEED=7 repeats a run.

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from casewise.cli.main import command_line
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
 from casewise.evaluation.results import plain
@@ -276,3 +278,17 @@ def test_the_command_line_says_what_is_wrong(photograph_run: Run, tmp_path: Path
     failed = casewise(*words)
     assert failed.returncode == 1
     assert "no.png" in failed.stderr
+
+
+@pytest.mark.parametrize("option", ["--learner=test_resnt", "--column=pth=file", "--pattern={subjct}/{file}"])
+def test_unknown_names_are_refused_before_a_model_is_loaded(
+    photograph_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    zipped = archive_run(photograph_run.folder, tmp_path / "model.zip", Silent())
+    monkeypatch.setattr("casewise.inference.model.load_bundle", lambda *_, **__: pytest.fail("a model is loaded"))
+    for path in (photograph_run.folder, photograph_run.folder / "bundle", zipped):
+        words = ["predict", str(path), str(tmp_path), "--output", str(tmp_path / "new.csv"), option]
+        error = CliRunner().invoke(command_line(), words).exception
+        assert isinstance(error, CasewiseError)
+        assert f"{option.split('=')[0]}: " in str(error)
+        assert "Did you mean" in str(error)

@@ -12,7 +12,7 @@ import torch
 import torchvision
 
 import casewise
-from casewise.jobs.execution import progress
+from casewise.jobs.execution import progress, relative_costs
 from casewise.jobs.plan import Job, Progress
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
@@ -61,6 +61,21 @@ def test_pretraining_is_a_part_of_the_job_and_weighs_as_much_as_its_images(job: 
     for done, expected in ((0, 0.6), (4, 0.8), (8, 1.0)):
         recorder.training()(done, 0.5)
         assert share(job) == pytest.approx(expected)
+
+
+def test_slower_networks_count_more_and_unknown_speeds_give_no_time_left(job: Job, tmp_path: Path) -> None:
+    study = inputs(8).study.model_copy(update={"backbones": ["resnet18", "alexnet"]})
+    other = Job("alexnet", 0, RunFolder(tmp_path).job("alexnet", 0), "print")
+    jobs, plans = [job, other], {name: SimpleNamespace(step_seconds=s) for name, s in (("resnet18", 3), ("alexnet", 1))}
+    of_speeds: Any = plans
+    costs = relative_costs(jobs, jobs, of_speeds, study)
+    assert costs == [1.5, 0.5]
+    progress_of(job, inputs(8)).training()(4, 0.5)
+    assert progress(jobs, 0.0, set(), costs)[0] == pytest.approx(0.75)
+    assert relative_costs(jobs, [other], of_speeds, study) == [1.0, 1.0], "what was done before does not count"
+    plans["alexnet"].step_seconds = 0
+    unknown = relative_costs(jobs, jobs, of_speeds, study)
+    assert progress(jobs, 0.0, {1}, unknown)[0] == 0.0
 
 
 def test_a_job_that_continues_begins_where_it_was(job: Job) -> None:

@@ -84,7 +84,7 @@ def test_single_settings_replace_those_of_the_file(tmp_path: Path) -> None:
     ("cohort: [", "not valid YAML"), ("regions: []", "need the list of regions"),
     ("recipe: {early_stopping: {monitor: none}}", "plateau needs a validation loss"),
     ("evaluation: {bands: {clear: 0}}", "bands need two names or more"),
-    ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "is not a metric"),
+    ("evaluation: {references: {pasi: {someone: {MAE: 1}}}}", "the metric .MAE. is none of"),
     ("outputs: [area]\nprimary_outcome: erythema", "primary_outcome: 'erythema' is neither predicted nor a score"),
     ("split: {stratify_by: pasi}", "split.stratify_by: .pasi."), ("targets: {a: {range: [0, .inf]}}", "finite"),
     ("seed: 1\nseed: 2", "the key 'seed' is repeated"), ("recipe: {lr: 0,0003}", "0.0003"),

@@ -91,6 +91,16 @@ def _closest(text: str, options: Iterable[str]) -> str | None:
     return by_plain[max(equal, key=lambda match: [a == b for a, b in zip(match, plain, strict=False)])]
 
 
+def none_of(value: object, options: Iterable[str]) -> str:
+    """The sentence about a name that does not exist, with those that do.
+
+    >>> none_of("onx", ["onnx", "torchscript"])
+    "'onx' is none of onnx, torchscript. Did you mean 'onnx'?"
+    """
+    options = list(options)
+    return f"{cut(value)} is none of {', '.join(options)}.{nearest(value, options)}"
+
+
 def nearest_folder(folder: Path) -> str:
     """A hint at the folder beside a missing one whose name is most similar; '' if there is none.
 

@@ -42,6 +42,8 @@ COVERED = 0.05
 BINS = 16
 # The most common shapes of images are features of their own.
 COMMON_SHAPES = 10
+# A pixel below one of these grey levels is nearly black.
+NEAR = (4, 8, 16)
 BATCH = 256
 SHOWN = 5
 
@@ -279,6 +281,18 @@ def brightness(pictures: Bytes) -> Floats:
 def extremes(pictures: Bytes) -> Floats:
     """(n, 2) the 1st and 99th percentile of each picture, which a constant that is added to all pixels moves."""
     return np.percentile(pictures, (1, 99), axis=(1, 2)).T
+
+
+def nearly_black(store: TileStore, rows: NDArray[np.integer[Any]]) -> Floats:
+    """(n, 3) how many pixels of each image, without its bars, are nearly black, at three distances; as logarithms.
+
+    A constant that is added to all pixels empties this end of the grey levels.
+    """
+    counts = np.empty((len(rows), len(NEAR)))
+    for number, row in enumerate(rows):
+        darkest = store.tiles[row][(slice(None), *store.content(int(row)))].min(axis=0)
+        counts[number] = [(darkest < level).sum() for level in NEAR]
+    return np.log1p(counts)
 
 
 def contrast(pictures: Bytes) -> Floats:

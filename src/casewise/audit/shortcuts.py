@@ -53,6 +53,7 @@ SHAPES: dict[str, Kind] = {"pad": "shape-pad", "stretch": "shape-stretch"}
 AMBIGUOUS = (
     "thumbnail", "shape-stretch", "file-name", "brightness", "contrast", "sharpness", "compression", "other-column",
 )  # fmt: skip
+ENDS = "its darkest and brightest parts"
 # The largest number of images that are tested; an effect that a network could use is visible in these.
 MAX_IMAGES = 5_000
 # The largest number of images that are embedded, because embedding on a CPU takes longer than all other steps.
@@ -282,6 +283,7 @@ class _Search:
             at_border = [answer for answer in mine if answer.evidence.name == "border"]
             best = max((answer for answer in at_border if answer.p <= ALPHA), key=lambda a: a.strength, default=None)
             measures = [a.evidence for a in mine if a.evidence.kind in APPEARANCE and a.p <= ALPHA]
+            measures = [item for item in measures if item.how != ENDS]  # a marker has such pixels, too
             if best is None or not measures:
                 continue
             together, *at_border_without = self._without_appearance(measures)
@@ -397,8 +399,8 @@ class _Search:
         yield from self._of_columns(further, "other-column", rows)
         yield Evidence("brightness", "brightness", rows, regions.brightness(small))
         inner = regions.pictures(tiles, rows, bars=False) if regions.has_bars(tiles, rows) else small
-        how = "its darkest and brightest parts"
-        yield Evidence("brightness", "brightness", rows, regions.extremes(inner), how=how)
+        ends = np.column_stack([regions.extremes(inner), regions.nearly_black(tiles, rows)])
+        yield Evidence("brightness", "brightness", rows, ends, how=ENDS)
         yield Evidence("contrast", "contrast", rows, regions.contrast(small))
         sample, paths = self._sample(rows, regions.MOST_READ), shown_by(self.images)
         sharpness, compression, read = regions.in_files([paths[row] for row in sample])

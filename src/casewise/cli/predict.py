@@ -76,7 +76,7 @@ def predict(
 ) -> None:
     """Predict new cases. Labels are not needed; a case that cannot be read is a row with the reason."""
     from casewise.console import Silent, Terminal
-    from casewise.errors import CasewiseError, counted, nearest_folder
+    from casewise.errors import CasewiseError, counted, nearest_folder, none_of
 
     show = Silent() if quiet else Terminal()
     columns = {}
@@ -90,11 +90,18 @@ def predict(
     folders = parsed_folders(also or [])
     with show.bar("predict") as bar:
         bar(0, 0, "checking the arguments")
+        from casewise.cohort.checks import ROLES
+        from casewise.cohort.folder_layout import stated_pattern
         from casewise.inference.new_cases import existing_paths
         from casewise.inference.output_table import check_output, predict_to_file
         from casewise.run_folder.folder import check_model_path
 
-        check_model_path(bundle, trust)
+        facts = check_model_path(bundle, trust, [learner])
+        known = [*ROLES, *facts.get("settings", {}).get("targets", {})]
+        if facts and (unknown := [name for name in columns if name not in known]):
+            raise CasewiseError(f"--column: {none_of(unknown[0], known)}")
+        if pattern:
+            stated_pattern(pattern, of_cases=True)
         check_output(output)
         existing_paths(cases)
         if root is not None and not root.is_dir():

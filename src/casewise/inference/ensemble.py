@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.groups import covariates_by_case
-from casewise.errors import RunError, nearest
+from casewise.errors import RunError
 from casewise.inference.predictor import Predictor
 from casewise.modalities.registry import modality_of
 from casewise.models.shared_parts import JointFeatures, SharedParts, SharedStart, predict_together
@@ -28,6 +28,7 @@ from casewise.predictions.scores import apply_scores
 from casewise.predictions.stacking import with_combined
 from casewise.predictions.table import COLUMNS, SAMPLE_KEY, mean_over_folds, probability_columns
 from casewise.run_folder import JobFolder, JsonFile, RunFolder
+from casewise.run_folder.folder import ALL_LEARNERS, NETWORKS, check_learners
 from casewise.study.learners import COVARIATES, JOINED
 from casewise.study.scores import study_scores
 from casewise.targets import by_form
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from casewise.modalities.dataset import PanelDataset
     from casewise.study.schema import Study
 
-# What `learner` may say besides the name of a learner.
-HEADLINE, NETWORKS, ALL_LEARNERS = "headline", "networks", "all"
 # Networks stay in memory between calls up to this many bytes of weights; the others are read again for each call.
 KEPT_BYTES = 4 * 2**30
 
@@ -226,11 +225,7 @@ def chosen_learners(members: Sequence[Bundle], combination: Combination, learner
         return networks
     if learner == ALL_LEARNERS:
         return options
-    if learner != HEADLINE:
-        raise RunError(
-            f"There is no learner {learner!r}.{nearest(learner, options)} There are: {', '.join(options)}; "
-            f"`{HEADLINE}` is the one that the report is about, and `{ALL_LEARNERS}` means all."
-        )
+    check_learners([learner], options)
     if combination.headline in options:
         return [combination.headline]
     if len(options) == 1:

@@ -18,7 +18,7 @@ from casewise.errors import RunError, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
-from casewise.inference.ensemble import HEADLINE, NETWORKS, Combination, Ensemble
+from casewise.inference.ensemble import Combination, Ensemble
 from casewise.inference.input_checks import FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of, with_flags
 from casewise.inference.new_cases import (
     LEFT_OUT,
@@ -40,7 +40,7 @@ from casewise.inference.output_table import OutputTable
 from casewise.predictions.covariates import flags_of
 from casewise.run_folder import BundleFolder, JobFolder, JsonFile, RunFolder
 from casewise.run_folder.bundle_folder import check_signature, extract, is_archive
-from casewise.run_folder.folder import check_model_path
+from casewise.run_folder.folder import HEADLINE, NETWORKS, check_model_path
 from casewise.study.learners import learner_named
 from casewise.study.schema import Study
 

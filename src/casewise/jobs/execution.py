@@ -53,8 +53,8 @@ def run_jobs(
 
     Args:
         folder: the run folder, which keeps the compute plans (precision, memory format, threads).
-        tell: called about twice a second with the number of jobs done (fractions for running ones), and a sentence
-            with a line for each running job.
+        tell: called about twice a second with the number of jobs done (fractions for running ones, and the slower
+            ones count more), and a sentence with a line for each running job.
         backend: where they are executed; by default that of `executing_on`, or this machine.
         only: the names of the jobs that are executed; by default all of them.
         partial: whether failures are returned instead of raised, unless the run folder is their reason.
@@ -66,7 +66,7 @@ def run_jobs(
     backend = backend or chosen_backend()
     named_jobs = [job for job in jobs if only is None or job.name in only]
     waiting: list[Job] = []
-    done, begun = 0, progress(named_jobs, time.time(), set())[0]  # not less, or what was done before would seem new
+    done, begun = 0, float(len(named_jobs))  # not less, or what was done before would seem new
     for job in named_jobs:
         if job.finished:
             tell(begun, "verifying finished networks")
@@ -84,8 +84,9 @@ def run_jobs(
     if isinstance(backend, LocalBackend):
         workers = jobs_that_fit(workers, waiting, plans, inputs.study)
     waiting.sort(key=lambda job: -plans[job.model].step_seconds)
-    over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(named_jobs, tell, over), daemon=True)
+    over, costs = threading.Event(), relative_costs(named_jobs, waiting, plans, inputs.study)
+    tell(progress(named_jobs, time.time(), set(), costs)[0], "starting")
+    watcher = threading.Thread(target=_watch, args=(named_jobs, tell, over, costs), daemon=True)
     watcher.start()
     try:
         failures = backend.execute(waiting, inputs, plans, workers, protected=False)
@@ -186,13 +187,31 @@ def _side_by_side(inputs: JobInputs, networks: int, waiting: int) -> tuple[int, 
     return max(1, min(requested, waiting)), threads
 
 
-def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event) -> None:
+def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event, costs: Sequence[float]) -> None:
     start, finished = time.time(), set[int]()
     while not over.wait(0.5):
-        tell(*progress(jobs, start, finished))
+        tell(*progress(jobs, start, finished, costs))
 
 
-def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[float, str]:
+def relative_costs(
+    jobs: Sequence[Job], waiting: Sequence[Job], plans: Mapping[str, ComputePlan], study: Study
+) -> list[float]:
+    """The expected time of each job, in means of those that wait; 0 for all if it is unknown and they differ in kind.
+
+    Then nothing seems to be done, so that no time left is shown, which would be a wrong one.
+    """
+    recipes = {job.model: study.of_learner(job.model).recipe for job in waiting}
+    epochs = {model: sum(phase.epochs for phase in of.phases) or of.epochs for model, of in recipes.items()}
+    costs = {model: plans[model].step_seconds * epochs[model] / of.batch_size for model, of in recipes.items()}
+    if len(costs) == 1 or not all(costs.values()):
+        return [float(len(costs) == 1)] * len(jobs)
+    mean = fmean(costs[job.model] for job in waiting)
+    return [costs[job.model] / mean if job in waiting else 1.0 for job in jobs]
+
+
+def progress(
+    jobs: Sequence[Job], start: float, finished: set[int], costs: Sequence[float] | None = None
+) -> tuple[float, str]:
     """The number of jobs done, with fractions of running ones, and a sentence with a line for each running job.
 
     Early stopping makes the fractions a lower bound.
@@ -200,17 +219,20 @@ def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[flo
     Args:
         start: when the jobs were started, in seconds since 1970; older records of progress do not count as running.
         finished: numbers of the jobs that are known to be finished, to which others are added.
+        costs: of `relative_costs`; by default jobs count equally.
     """
-    failed, shares, running = 0, 0.0, []
+    failed, done, running, costs = 0, 0.0, [], costs or [1.0] * len(jobs)
     for number, job in enumerate(jobs):
         if number in finished or job.finished:
             finished.add(number)
+            done += costs[number]
         elif (record := job.folder.read_progress(0.0)) is not None:
             is_running = job.folder.read_progress(start) is not None
             if record["stage"] == FAILED:
                 failed += is_running
+                done += costs[number] * is_running
                 continue
-            shares += min(record["share"], 0.99)  # also of an interrupted job, which continues from there
+            done += costs[number] * min(record["share"], 0.99)  # also of an interrupted job, which continues from there
             if is_running:
                 running.append(f"{job.name}: {_now(record) if learner_named(job.model).by_steps else 'fitting'}")
     waiting = len(jobs) - len(finished) - failed - len(running)
@@ -218,7 +240,7 @@ def progress(jobs: Sequence[Job], start: float, finished: set[int]) -> tuple[flo
     counts = [f"{len(finished)} of {len(jobs)} {noun} done"]
     counts += [f"{count} {state}" for count, state in ((failed, "failed"), (waiting, "waiting")) if count]
     more = [f"and {len(running) - JOBS_SHOWN} more"] if len(running) > JOBS_SHOWN else []
-    return len(finished) + failed + shares, "\n".join([", ".join(counts), *running[:JOBS_SHOWN], *more])
+    return done, "\n".join([", ".join(counts), *running[:JOBS_SHOWN], *more])
 
 
 def _now(record: Mapping[str, Any]) -> str:

@@ -326,10 +326,21 @@ def stated_in_words(study: Study) -> str:
 
 
 def _listed(stated: Mapping[str, object]) -> str:
-    """Stated settings with their values; sections by their names alone."""
-    return ", ".join(
-        name if isinstance(value, (dict, list)) else f"{name} {value}" for name, value in stated.items() if value
-    )
+    """Stated settings with their values; a section's in parentheses, and the number of sections within one.
+
+    >>> _listed({"schedule": "plateau", "plateau": {"patience": 3}, "phases": [{"epochs": 1}], "early_stopping": {}})
+    'schedule plateau, plateau (patience 3), phases (1 with settings of their own)'
+    """
+    texts = []
+    for name, value in stated.items():
+        inner = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+        if any(isinstance(each, (dict, list)) for each in inner):
+            texts.append(f"{name} ({len(inner)} with settings of their own)")
+        elif isinstance(value, dict):
+            texts += [f"{name} ({_listed(value)})"] if value else []
+        elif value not in (None, []):
+            texts.append(f"{name} {value}")
+    return ", ".join(texts)
 
 
 def in_words(study: Study, planned: RecipePlan) -> str:

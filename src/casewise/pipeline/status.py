@@ -20,6 +20,9 @@ from casewise.report.formatting import duration
 from casewise.run_folder import JobFolder, JsonFile, RunFolder
 from casewise.version import __version__
 
+# Of a training that has done less, the time that it takes is not known.
+LEAST_SHARE = 0.02
+
 
 @dataclass(frozen=True)
 class RunStatus:
@@ -65,7 +68,7 @@ class RunStatus:
             return [f"{self.folder}: {planned} {work} {self.remedy}".rstrip()]
         states = {"done": self.done, "running": self.running, "failed": self.failed, "waiting": self.waiting}
         counts = ", ".join(f"{len(names)} {state}" for state, names in states.items() if names)
-        lines = [f"{self.folder}: {counted(self.jobs, 'job')} (learners × folds): {counts}."]
+        lines = [f"{self.folder}: {counted(self.jobs, 'job')}, one for each learner and fold: {counts}."]
         lines += [f"  running  {name}: {share:.0%} of its training" for name, share in self.running.items()]
         lines += [f"  failed   {name}: {reason}" for name, reason in self.failed.items()]
         if self.running:
@@ -110,7 +113,7 @@ def run_status(folder: RunFolder) -> RunStatus:
             seconds.setdefault(model, []).append(float(record.get("seconds", 0.0)))
         elif job.at_work():
             running[name] = share = min((job.read_progress(0.0) or {"share": 0.0})["share"], 1.0)
-            if share and (spent := _spent(job)):
+            if share > LEAST_SHARE and (spent := _spent(job)):
                 started[model] = spent / share
         elif failure := job.read_failure():
             failed[name] = str(failure.get("message", "")).removeprefix(f"{name}: ")

@@ -283,6 +283,19 @@ def is_archive(path: Path) -> bool:
         return False
 
 
+def stated_facts(path: Path) -> Mapping[str, Any]:
+    """What a bundle, a folder or a zip file, states of itself; it is unchecked, and {} if it cannot be read."""
+    facts = BundleFolder(path).facts
+    if not is_archive(path):
+        return facts.peek() or {}
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(facts.path.name) as file:
+            content = parsed_json(file.read(LARGEST_MANIFEST).decode())
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError, OSError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def extract(path: Path, folder: Path) -> BundleFolder:
     """Unpack a zip file that `write_archive` wrote into an empty folder; return the verified bundle.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from casewise.errors import RunError, counted, nearest_folder
+from casewise.errors import RunError, counted, nearest_folder, none_of
 from casewise.files import (
     MOMENT,
     TEMPORARY,
@@ -22,11 +22,13 @@ from casewise.files import (
     storage_failures,
 )
 from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile
-from casewise.run_folder.bundle_folder import BundleFolder, is_archive, public_key, remove_leftovers
+from casewise.run_folder.bundle_folder import BundleFolder, is_archive, public_key, remove_leftovers, stated_facts
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
 
 # The file that marks a folder of explanations before it has a table.
 EXPLANATIONS_MARK = ".explanations"
+# What `--learner` may say in place of the name of a learner.
+HEADLINE, NETWORKS, ALL_LEARNERS = "headline", "networks", "all"
 
 
 @dataclass(frozen=True)
@@ -445,14 +447,18 @@ class RunFolder:
                     path.unlink(missing_ok=True)
 
 
-def check_model_path(path: Path, trust: Path | None = None) -> None:
+def check_model_path(path: Path, trust: Path | None = None, learners: Iterable[str] = ()) -> Mapping[str, Any]:
     """Check that a path has a bundle, a run or a network; its files are checked when it is loaded, which needs torch.
 
     Args:
         trust: the file of a public key that a bundle must be signed for.
+        learners: names that it must have, as far as it can be told before it is loaded.
+
+    Returns:
+        What the bundle states of itself, unchecked; {} of a network alone.
 
     Raises:
-        RunError: it has none of them, or is not a bundle, and only bundles are signed.
+        RunError: it has none of them, no such learner, or is not a bundle, and only bundles are signed.
         CasewiseError: the file of the key holds no public key.
     """
     if path.is_file() and not is_archive(path):
@@ -461,13 +467,27 @@ def check_model_path(path: Path, trust: Path | None = None) -> None:
         raise RunError(f"There is no bundle or run folder {path}.{nearest_folder(path)}")
     if trust is not None:
         public_key(trust)
-    if path.is_file() or BundleFolder(path).exists():
-        return
-    if trust is not None:
+    run, job = RunFolder(path), JobFolder(path)
+    is_bundle = path.is_file() or BundleFolder(path).exists()
+    if not is_bundle and trust is not None:
         raise RunError(f"--trust: {path} is not a bundle, and only bundles are signed. Give one, or leave out --trust.")
-    job = JobFolder(path)
-    if not (job.facts.exists() or job.weights.exists() or RunFolder(path).metrics.exists()):
-        RunFolder(path).check_finished()
+    if not (is_bundle or job.facts.exists() or job.weights.exists() or run.metrics.exists()):
+        run.check_finished()
+    facts = stated_facts(path if is_bundle else run.bundle.path)
+    check_learners(learners, facts.get("learners", ()))
+    return facts
+
+
+def check_learners(names: Iterable[str], learners: Sequence[str]) -> None:
+    """Check names given as `--learner`; without learners, which are not known yet, there is nothing to check.
+
+    Raises:
+        RunError: there is no such learner.
+    """
+    options = [*learners, HEADLINE, NETWORKS, ALL_LEARNERS]
+    for name in names if learners else ():
+        if name not in options:
+            raise RunError(f"--learner: {none_of(name, options)}")
 
 
 def write_page(path: Path, text: str, ending: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from casewise.errors import RunError, StudyError, cut, nearest
+from casewise.errors import RunError, StudyError, cut, nearest, none_of
 from casewise.files import PICTURES, TABLES, read_regular
 from casewise.run_folder import RunFolder
 from casewise.study.backbones import ALL29, check_backbones, check_encoders
@@ -39,9 +39,7 @@ def preset_text(name: str) -> str:
         StudyError: there is no such preset.
     """
     if name not in preset_names():
-        raise StudyError(
-            f"There is no preset {cut(name)}; there are {', '.join(preset_names())}.{nearest(name, preset_names())}"
-        )
+        raise StudyError(f"The preset {none_of(name, preset_names())}")
     return (PRESETS / f"{name}.yaml").read_text()
 
 
@@ -274,9 +272,7 @@ def named_scores(name: str, source: str) -> Values:
     folder = PRESETS / "scores"
     names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
     if name not in names:
-        raise StudyError(
-            f"{source}: scores: there is no score {cut(name)}; there are {', '.join(names)}." + nearest(name, names)
-        )
+        raise StudyError(f"{source}: scores: the score {none_of(name, names)}")
     return mapping((folder / f"{name}.yaml").read_text(), f"score {name}")
 
 

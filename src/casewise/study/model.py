@@ -19,7 +19,7 @@ from pydantic import (
     field_validator,
 )
 
-from casewise.errors import cut, nearest
+from casewise.errors import cut, none_of
 from casewise.metrics.registry import metric_names
 from casewise.study.yaml_text import Values
 
@@ -146,9 +146,7 @@ def texts(value: Any) -> Any:
 def check_metric(name: str) -> str:
     """Return the name of a registered metric."""
     if name not in metric_names():
-        raise ValueError(
-            f"{cut(name)} is not a metric; there are {', '.join(metric_names())}.{nearest(name, metric_names())}"
-        )
+        raise ValueError(f"the metric {none_of(name, metric_names())}")
     return name
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, WithJsonSchema, model_validator
 
-from casewise.errors import cut, nearest
+from casewise.errors import cut, none_of
 from casewise.study.model import Level, Range, StudyModel, parse_range, refuse
 from casewise.study.yaml_text import Values
 from casewise.targets import DEFAULT, kind_named, kind_names
@@ -18,9 +18,7 @@ MOST_CLASSES = 1000
 def check_kind(name: str) -> str:
     """Return the name of a registered kind of target."""
     if name not in kind_names():
-        raise ValueError(
-            f"{cut(name)} is not a kind of target; there are {', '.join(kind_names())}.{nearest(name, kind_names())}"
-        )
+        raise ValueError(f"the kind of target {none_of(name, kind_names())}")
     return name
 
 

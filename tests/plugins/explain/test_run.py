@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -281,7 +282,10 @@ def test_late_fusion_has_a_map_a_sequence_and_none_of_a_missing_one(opened: Fini
     ({"cases": ["P0001/2"]}, CohortError, "The subject has P0001/1\\.$"),
     ({"networks": ["test_resnet@lat"]}, RunError, "Did you mean 'test_resnet@late'"),
 ])  # fmt: skip
-def test_names_that_do_not_exist(planted: Path, options: dict[str, Any], error: type, said: str) -> None:
+def test_names_that_do_not_exist(
+    planted: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], error: type, said: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "casewise.plugins.explain.run", None)  # which loads a network library
     with pytest.raises(error, match=said):
         explain_run(planted, ExplainSettings(**options))
 

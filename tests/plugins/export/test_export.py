@@ -357,6 +357,10 @@ def test_what_cannot_be_exported_is_refused(done: Run, tmp_path: Path, monkeypat
         selected_members(members, ["mean_of_learners"])
     with pytest.raises(CasewiseError, match="Did you mean 'test_resnet'"):
         selected_members(members, ["test_resnt"])
+    with monkeypatch.context() as patch:
+        patch.setattr("casewise.inference.model.load_bundle", lambda *_: pytest.fail("a model is loaded"))
+        with pytest.raises(CasewiseError, match="Did you mean 'test_resnet'"):
+            export(done.folder, tmp_path / "out", learners=["cnn", "test_resnt"])
     with pytest.raises(CasewiseError, match="Did you mean 'onnx'"):
         format_named("onx")
     (tmp_path / "letter.txt").write_text("mine")

@@ -391,7 +391,7 @@ class TestTargets:
         with pytest.raises(CasewiseError, match="--subject 'image': this column names the images"):
             start(tmp_path, "image|number|grade", rows, subject="image")
         plan = start(tmp_path, "image|number|grade", rows, subject="number")
-        assert any("every row has another 'number'" in doubt for doubt in plan.doubts)
+        assert any("ANOTHER SUBJECT, as 'number'" in doubt for doubt in plan.doubts)
 
     def test_images_of_a_visit_with_other_labels_are_visits(self, tmp_path: Path) -> None:
         rows = [[f"{i}{side}.png", f"P{i}", "ab"[(i + n) % 2]] for i in range(8) for n, side in enumerate("lr")]
@@ -682,3 +682,38 @@ def test_a_new_study_of_numbered_images_keeps_neighbours_together(
     assert (study.split.by, split(read_cohort(study), study).folds) == (by, 5)
     read(study, None, Terminal())
     assert "cohort     24 images; it is not known which belong to the same person\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("head", ["id", "file"])
+@pytest.mark.parametrize(("name", "subjects", "offered"), [
+    ("P{n:02}_left_{k}.png", 12, ""), ("{n:02}-1/visit{k}/a.png", 12, ""), ("{word}_{k}.png", 24, "**/{subject}_*.png"),
+    ("x{n:02}{k}.png", 24, ""),
+])  # fmt: skip
+def test_subjects_of_file_names(tmp_path: Path, name: str, subjects: int, offered: str, head: str) -> None:
+    names = [name.format(n=n, k=k, word=chr(97 + n) * 3) for n in range(12) for k in (1, 2)]
+    rows = [[file.removesuffix(".png"), "ab"[i // 2 % 2]] for i, file in enumerate(names)]
+    tiny(tmp_path / "in", names)
+    table = text_table(tmp_path / "t.csv", [[head, "grade"], *rows])
+    plan = plan_study(table=table, images=tmp_path / "in", folder=tmp_path / "study")
+    plan.write()
+    assert cohort_in(tmp_path).images["subject"].nunique() == subjects
+    assert study_in(tmp_path).subjects_known == (subjects == 12 or head == "id")
+    assert any("WARNING" in doubt or "EVERY" in doubt for doubt in plan.doubts) == (subjects == 24)
+    assert any(f"--pattern '{offered}'" in doubt for doubt in plan.doubts) == bool(offered)
+    if offered:
+        plan_study(table=table, images=tmp_path / "in", pattern=offered, folder=tmp_path / "study" / "by").write()
+        assert read_cohort(read_study(tmp_path / "study" / "by" / "study.yaml")).images["subject"].nunique() == 12
+
+
+def test_covariates_are_proposed_where_they_have_one_value_in_a_case(tmp_path: Path) -> None:
+    rows = [
+        [f"{n}{k}.png", f"P{n}", str(40 + n), "fm"[n % 2], str(n + k), "ab"[n // 2 % 2]]
+        for n in range(12)
+        for k in (1, 2)
+    ]
+    plan = start(tmp_path, "file|patient|Age|sex|bmi|grade", rows)
+    (proposed,) = [line for line in plan.text.splitlines() if line.startswith("# covariates: ")]
+    text = plan.text.replace(proposed, proposed.removeprefix("# "))
+    (tmp_path / "study" / "study.yaml").write_text(text)
+    assert study_in(tmp_path).covariates == ["Age", "sex"]
+    assert len(cohort_in(tmp_path).cases) == 12

@@ -346,7 +346,7 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
 
     from casewise.console import Silent
     from casewise.errors import CohortError, ImageError
-    from casewise.plugins.explain.case_selection import named_cases
+    from casewise.plugins.explain.results import named_cases
     from casewise.plugins.volumes.native_space import read_lesion
     from casewise.study.loading import read_study
 
@@ -360,7 +360,7 @@ def test_a_lesion_mask_of_another_place_is_no_case_without_a_lesion(bench: Bench
     bench.taken()
     study = read_study(bench.folder / "s.yaml")
     cohort, store = read(study, None, Silent()), SimpleNamespace(folder=bench.folder / "run" / "scans", address=None)
-    run: Any = SimpleNamespace(study=study, cohort=cohort, store=store)
+    run: Any = SimpleNamespace(study=study, cohort=cohort, images=cohort.images, store=store)
     assert read_lesion(run, 0).planes.any()
     with pytest.raises(ImageError, match=r"moved\.nii\.gz: the mask lies to \d+% outside .* They have the same number"):
         read_lesion(run, 1)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from casewise.errors import CasewiseError, CohortError, RunError, nearest
+from casewise.errors import CohortError, RunError, nearest
 from casewise.modalities.base import MaskMeaning
 from casewise.models.outputs import outputs_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.predictions.table import CHOOSING
 from casewise.report.context import SIDES
-from casewise.study.images import WEIGHTED
-from casewise.study.learners import learner_name, name_of_fold
+from casewise.study.learners import learner_name
 from casewise.targets import kind_named
 
 # The number of correctly and of erroneously predicted cases that are selected.
@@ -108,34 +106,6 @@ def _case_prediction(row: pd.Series[Any]) -> CasePrediction:
     )
 
 
-def named_cases(run: FinishedRun, names: Sequence[str]) -> list[str]:
-    """The cases named as `SUBJECT/VISIT`, or by a subject who has one case.
-
-    Raises:
-        CohortError: there is no such case, or the subject has several.
-    """
-    panels = run.cohort.panels
-    cases = list(dict.fromkeys(panels["case"].astype(str)))
-    by_subject: dict[str, list[str]] = {}
-    for case, subject in zip(panels["case"].astype(str), panels["subject"].astype(str), strict=True):
-        if case not in by_subject.setdefault(subject, []):
-            by_subject[subject].append(case)
-    selected, problems = [], []
-    for name in dict.fromkeys(names):
-        if name in cases:
-            selected.append(name)
-        elif len(subject_cases := by_subject.get(name, [])) == 1:
-            selected.append(subject_cases[0])
-        else:
-            # never a case of another subject, whose name is often alike
-            own = by_subject.get(name.partition("/")[0], [])
-            hint = f" The subject has {', '.join(own[:8])}{' …' if len(own) > 8 else ''}." if own else ""
-            problems.append(f"The run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
-    if problems:
-        raise CohortError("\n  ".join(problems))
-    return list(dict.fromkeys(selected))
-
-
 def select_cases(run: FinishedRun, models: list[str]) -> tuple[list[str], str]:
     """Select a few cases by a rule that does not depend on the maps; returns them and the rule as a phrase.
 
@@ -191,47 +161,6 @@ def _across_classes(table: pd.DataFrame) -> list[str]:
     """The first cases, cycling through the reference classes."""
     turn = table.groupby("y_true", sort=False).cumcount()
     return list(table.assign(turn=turn).sort_values("turn", kind="stable")["case"].head(CASES_PER_GROUP).astype(str))
-
-
-def learners_of(run: FinishedRun) -> list[str]:
-    """What is explained by default: the networks, then the baselines.
-
-    Networks that weight the tiles of a bag are left out: the weights already give the influence of each tile.
-    """
-    networks = [] if run.study.panels.pooling in WEIGHTED else run.study.networks
-    return [*networks, *(name for name in run.study.learners if name not in run.study.networks)]
-
-
-def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
-    """The learners of these names, by default all of `learners_of`, after checking that their files exist.
-
-    Raises:
-        CasewiseError: the study has no such network, or its files are missing or belong to another split; or it has
-            only networks that weight tiles (see `learners_of`).
-    """
-    networks = learners_of(run)
-    if not networks:
-        raise CasewiseError(
-            f"The networks of {run.study.name} weight the tiles of a case (panels.pooling: {run.study.panels.pooling})."
-            " The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
-        )
-    wrong = [name for name in dict.fromkeys(names) if name not in networks]
-    if wrong:
-        hints = "".join(dict.fromkeys(nearest(name, networks) for name in wrong))
-        wrong_names = " and not ".join(map(repr, wrong))
-        raise RunError(f"The study {run.study.name} has {', '.join(networks)}, not {wrong_names}.{hints}")
-    selected = [name for name in networks if name in names] if names else list(networks)
-    for model in selected:
-        for fold in range(run.splits.folds):
-            job = run.files.job(model, fold)
-            missing = [file.path for file in (job.weights, job.facts, job.record) if not file.exists()]
-            if missing:
-                name = name_of_fold(model, fold, alone=bool(run.splits.holdout))
-                which = f"{missing[0]} is missing: the network {name} cannot be explained."
-                raise RunError(f"{which} Run the study again, or select other networks with --network.")
-            if job.facts.read()["split"] != run.splits.hash:
-                raise RunError(f"{job.path}: this network was trained on another split. Run the study again.")
-    return selected
 
 
 def mask_to_measure(run: FinishedRun) -> tuple[MaskMeaning, str]:

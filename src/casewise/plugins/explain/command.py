@@ -69,11 +69,15 @@ def explain_run(path: Path, settings: ExplainSettings | None = None, *, show: Sh
     if settings and settings.output:
         ExplanationFolder(settings.output).check()
     from casewise.pipeline.finished import FinishedRun, report
-    from casewise.plugins.explain.results import ExplainSettings
-    from casewise.plugins.explain.run import explain as explain_opened
+    from casewise.plugins.explain.results import ExplainSettings, check_networks, named_cases
 
+    settings = settings or ExplainSettings()
     with folder.lock():
         run = FinishedRun.open(folder)
-        explanation = explain_opened(run, settings or ExplainSettings(), show or Silent())
+        check_networks(run, settings.networks)
+        named_cases(run, settings.cases)
+        from casewise.plugins.explain.run import explain as explain_opened  # needs a network library
+
+        explanation = explain_opened(run, settings, show or Silent())
         page = report(run, Silent())
     return replace(explanation, report=page)

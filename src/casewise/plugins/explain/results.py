@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from casewise.cohort.table import text_of
-from casewise.errors import RunError
+from casewise.errors import CasewiseError, CohortError, RunError, none_of
 from casewise.modalities.registry import modality_of
+from casewise.study.images import WEIGHTED
+from casewise.study.learners import name_of_fold
 from casewise.study.loading import saved_study
 
 if TYPE_CHECKING:
@@ -48,10 +50,75 @@ class ExplainSettings:
     map_size: int = 0
 
 
+def learners_of(run: FinishedRun) -> list[str]:
+    """What is explained by default: the networks, then the baselines.
+
+    Networks that weight the tiles of a bag are left out: the weights already give the influence of each tile.
+    """
+    networks = [] if run.study.panels.pooling in WEIGHTED else run.study.networks
+    return [*networks, *(name for name in run.study.learners if name not in run.study.networks)]
+
+
+def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
+    """The learners of these names, by default all of `learners_of`, after checking that their files exist.
+
+    Raises:
+        CasewiseError: the study has no such network, or its files are missing or belong to another split; or it has
+            only networks that weight tiles (see `learners_of`).
+    """
+    networks = learners_of(run)
+    if not networks:
+        raise CasewiseError(
+            f"The networks of {run.study.name} weight the tiles of a case (panels.pooling: {run.study.panels.pooling})."
+            " The weights are in tiles.parquet, and the report shows them as maps; `casewise explain` does not apply."
+        )
+    for name in names:
+        if name not in networks:
+            raise RunError(f"--network: {none_of(name, networks)}")
+    selected = [name for name in networks if name in names] if names else list(networks)
+    for model in selected:
+        for fold in range(run.splits.folds):
+            job = run.files.job(model, fold)
+            missing = [file.path for file in (job.weights, job.facts, job.record) if not file.exists()]
+            if missing:
+                name = name_of_fold(model, fold, alone=bool(run.splits.holdout))
+                which = f"{missing[0]} is missing: the network {name} cannot be explained."
+                raise RunError(f"{which} Run the study again, or select other networks with --network.")
+            if job.facts.read()["split"] != run.splits.hash:
+                raise RunError(f"{job.path}: this network was trained on another split. Run the study again.")
+    return selected
+
+
+def named_cases(run: FinishedRun, names: Sequence[str]) -> list[str]:
+    """The cases named as `SUBJECT/VISIT`, or by a subject who has one case.
+
+    Raises:
+        CohortError: there is no such case, or the subject has several.
+    """
+    images = run.images
+    cases = list(dict.fromkeys(images["case"].astype(str)))
+    by_subject: dict[str, list[str]] = {}
+    for case, subject in zip(images["case"].astype(str), images["subject"].astype(str), strict=True):
+        if case not in by_subject.setdefault(subject, []):
+            by_subject[subject].append(case)
+    selected, problems = [], []
+    for name in dict.fromkeys(names):
+        if name in cases:
+            selected.append(name)
+        elif len(subject_cases := by_subject.get(name, [])) == 1:
+            selected.append(subject_cases[0])
+        else:
+            # never a case of another subject, whose name is often alike
+            own = by_subject.get(name.partition("/")[0], [])
+            hint = f" The subject has {', '.join(own[:8])}{' …' if len(own) > 8 else ''}." if own else ""
+            problems.append(f"The run has no case {name!r}; a case is written as SUBJECT/VISIT.{hint}")
+    if problems:
+        raise CohortError("\n  ".join(problems))
+    return list(dict.fromkeys(selected))
+
+
 def save_results(run: FinishedRun, shown: Record, placement: Record, measures: Record | None) -> None:
     """Write `explanations.json`; without new measures, earlier ones of the same networks and masks are kept."""
-    from casewise.plugins.explain.case_selection import learners_of  # needs a network library
-
     before = run.files.explanations.read_or_none() or {}
     source = measurement_source(run.study, run.cohort.images)
     if measures is not None:

@@ -15,10 +15,8 @@ from casewise.errors import CasewiseError, nearest
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import (
     CasePrediction,
-    check_networks,
     explain_target,
     mask_to_measure,
-    named_cases,
     panel_rows,
     predicted_target,
     prediction_of,
@@ -27,7 +25,7 @@ from casewise.plugins.explain.case_selection import (
 from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
 from casewise.plugins.explain.overlays import FigureRow, side_by_side
 from casewise.plugins.explain.placement import placement
-from casewise.plugins.explain.results import ExplainSettings, Record, save_results
+from casewise.plugins.explain.results import ExplainSettings, Record, check_networks, named_cases, save_results
 from casewise.plugins.explain.saliency import SaliencyMap, average_folds, check_reproduces, load_model, saliency_maps
 from casewise.report.formatting import counted
 from casewise.run_folder import ExplanationFolder, RunFolder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,8 +52,10 @@ def export_run(
     from casewise.files import check_folder
     from casewise.run_folder.folder import check_model_path
 
-    check_model_path(path)
+    facts = check_model_path(path)
     check_folder(output, ["preprocessing.json"], "an export")  # before torch is loaded
+    if facts:
+        check_names(learners, list(dict.fromkeys(entry["learner"] for entry in facts["members"])))
     from casewise.plugins.export.formats import format_named
 
     format_named(to)
@@ -66,8 +68,28 @@ def export_run(
     folder = RunFolder(path)
     is_run = path.is_dir() and folder.study.exists() and folder.splits.exists()
     with folder.lock() if is_run else nullcontext():
-        facts = _run_facts(folder) if is_run else RunFacts(why_random="a bundle holds no cases")
-        return export_model(model, Path(output), to=to, learners=learners, facts=facts, show=show)
+        checked_on = _run_facts(folder) if is_run else RunFacts(why_random="a bundle holds no cases")
+        return export_model(model, Path(output), to=to, learners=learners, facts=checked_on, show=show)
+
+
+def check_names(names: Sequence[str], trained: Collection[str]) -> None:
+    """Check that each name is that of a trained learner.
+
+    Raises:
+        CasewiseError: there is no such learner, or it combines others.
+    """
+    from casewise.errors import CasewiseError, none_of
+    from casewise.predictions.stacking import META_LEARNERS
+
+    for name in names:
+        if name in META_LEARNERS and name not in trained:
+            raise CasewiseError(
+                f"--learner: {name} combines the predictions of other learners, which may see different panels, and is "
+                f"no graph of its own. Export its members ({', '.join(trained)}); preprocessing.json has the "
+                "coefficients by which their outputs are combined."
+            )
+        if name not in trained:
+            raise CasewiseError(f"--learner: {none_of(name, trained)}")
 
 
 def _run_facts(folder: RunFolder) -> RunFacts:

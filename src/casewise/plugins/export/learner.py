@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from casewise.errors import CasewiseError, nearest
 from casewise.modalities.registry import modality_of
 from casewise.models.backbones import Network
 from casewise.models.fusion import Fused
 from casewise.models.linear import FeatureBank
 from casewise.models.outputs import Output, split_raw
+from casewise.plugins.export.command import check_names
 from casewise.plugins.export.formats import Names
-from casewise.predictions.stacking import META_LEARNERS
 from casewise.targets import by_form
 
 if TYPE_CHECKING:
@@ -273,13 +272,5 @@ def selected_members(members: Sequence[Bundle], names: Sequence[str]) -> list[li
     by_learner: dict[str, list[Bundle]] = {}
     for member in members:
         by_learner.setdefault(member.model, []).append(member)
-    for name in names:
-        if name in META_LEARNERS and name not in by_learner:
-            raise CasewiseError(
-                f"--learner: {name} combines the predictions of other learners, which may see different panels, and is "
-                f"no graph of its own. Export its members ({', '.join(by_learner)}); preprocessing.json has the "
-                "coefficients by which their outputs are combined."
-            )
-        if name not in by_learner:
-            raise CasewiseError(f"--learner: {name!r} is none of {', '.join(by_learner)}.{nearest(name, by_learner)}")
+    check_names(names, by_learner)
     return [by_learner[name] for name in by_learner if not names or name in names]

@@ -280,11 +280,6 @@ def _stated_subject(subject: str, columns: Sequence[Column], roles: Roles) -> st
     if len(column.counts) < 2:
         only = f"the value {cut(column.values[0])} in all of its rows" if column.values else "no value"
         raise CasewiseError(f"--subject {cut(subject)}: this column has {only}, so it tells no people apart.")
-    if not column.repeats:
-        roles.doubts.append(
-            f"Subject: every row has another {subject!r}. If it names images rather than people, state another column, "
-            "or write `subjects_known: false`."
-        )
     return subject
 
 
@@ -321,11 +316,6 @@ def _subject(columns: Sequence[Column], files: Sequence[str], doubts: list[str])
             f"{best.name!r} counts the rows."
         )
         return repeated
-    if score == 1 and not best.repeats:
-        doubts.append(
-            f"Subject: every row has another {best.name!r}. If it numbers images rather than people, name the "
-            "column of people under `columns`, or write `subjects_known: false`."
-        )
     return best.name
 
 

@@ -31,7 +31,10 @@ def init(
     target: Annotated[str, typer.Option(help="The column to predict [default: the most likely one].")] = "",
     subject: Annotated[str, typer.Option(help="The column that identifies people [default: the likeliest].")] = "",
     pattern: Annotated[
-        str, typer.Option(help="Without a table: what file names state, such as '{label}/{subject}_{visit}.jpg'.")
+        str,
+        typer.Option(
+            help="What file names state, such as '{label}/{subject}_{visit}.jpg'; with a table without {label}."
+        ),
     ] = "",
     output: Annotated[Path, typer.Option(help="The folder in which the study is written.")] = Path("."),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the study and its doubts.")] = False,

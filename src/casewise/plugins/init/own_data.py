@@ -15,12 +15,13 @@ from casewise.audit.columns import further_columns
 from casewise.audit.metadata import INTERNAL, STANDARD, audited_columns, columns_in_use, is_usual
 from casewise.cohort.checks import number
 from casewise.cohort.cohort import Cohort, read_cohort
-from casewise.cohort.folder_layout import stated_pattern
+from casewise.cohort.folder_layout import Pattern, stated_pattern
+from casewise.cohort.groups import MOST_CATEGORIES
 from casewise.cohort.table import Problems, names_text, read_text_table
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CasewiseError, counted
 from casewise.modalities.registry import modality_of
-from casewise.plugins.init.columns import Roles, point_number, understand_columns
+from casewise.plugins.init.columns import Column, Roles, point_number, understand_columns
 from casewise.plugins.init.image_files import FileIndex, ImageFiles, are_grey, find_images, skipped_text, stem_of
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, quoted, relative_path
 from casewise.plugins.init.rows import (
@@ -71,10 +72,15 @@ def plan_study(
         CasewiseError: the table or the images cannot be read or do not belong together, or there is nothing to predict.
     """
     nothing = "Name a table with --table, a folder of images with --images, or both; or name a preset."
+    stated = stated_pattern(pattern) if pattern else None
+    fields = stated.fields if stated else ["subject"]
     of_names = "names a column of the table; without --table,"
     refused = {
         nothing: not (table or images),
-        "--pattern reads classes from file names, and --table has them in a column. State one.": table and pattern,
+        "--pattern with --table states the {subject} in file names, and no {label}, which is a column.": (
+            table and ("label" in fields or "subject" not in fields)
+        ),
+        "--subject and --pattern both say who is on an image. State one.": subject and pattern,
         f"--target {of_names} the class is {{label}} in --pattern.": not table and target,
         f"--subject {of_names} the subject is {{subject}} in --pattern.": not table and subject,
         f"--subject and --target both name the column {target[:80]!r}. State two columns.": subject == target != "",
@@ -83,12 +89,12 @@ def plan_study(
     for message, is_so in refused.items():
         if is_so:
             raise CasewiseError(message)
-    files = find_images(images or (table or Path()).parent)
     if table is None:
-        return _planned(OwnData(files, rows_of_names(files, stated_pattern(pattern) if pattern else None)), folder)
+        files = find_images(images or Path())
+        return _planned(OwnData(files, rows_of_names(files, stated)), folder)
     problems = Problems()
     try:
-        return _planned(_read(table, sheet, target, subject, files, problems), folder)
+        return _planned(_read(table, sheet, target, subject, images, problems), folder, stated)
     except CasewiseError as error:
         if not problems.hint:
             raise
@@ -112,18 +118,19 @@ class OwnData:
     other_targets: list[str] = field(default_factory=list)
 
 
-def _read(table: Path, sheet: str, target: str, subject: str, files: ImageFiles, problems: Problems) -> OwnData:
+def _read(table: Path, sheet: str, target: str, subject: str, images: Path | None, problems: Problems) -> OwnData:
     """What the table states, and the images of its rows."""
     frame, notes = read_text_table(table, problems, sheet=sheet)
     problems.raise_any(table)
     cells = {str(name): [str(value).strip() for value in frame[name]] for name in frame.columns}
+    column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
+    files = find_images(images or table.parent)
     _check_headings(table, cells, files)
     numbers = frame.index.tolist()
     rows = rows_of_table(cells, files, numbers)
     rows.understood += notes
     rows.notes = notes
-    file_names = [column.name for column in rows.files]
-    column, person = stated_column("--target", target, cells), stated_column("--subject", subject, cells)
+    file_names = [each.name for each in rows.files]
     if person and person in file_names:
         raise CasewiseError(
             f"--subject {person[:80]!r}: this column names the images. State the column that identifies people, or "
@@ -155,10 +162,10 @@ def _check_headings(table: Path, cells: Mapping[str, list[str]], files: ImageFil
         )
 
 
-def _planned(data: OwnData, folder: Path) -> NewStudy:
+def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewStudy:
     files, rows, cells, roles = data.files, data.rows, data.cells, data.roles
     labels = rows.of(cells[data.target]) if cells else rows["label"]
-    resolve_subjects(rows, cells, roles, labels)
+    resolve_subjects(rows, cells, roles, labels, stated)
     sequences = resolve_sequences(rows) if files.scans else []
     resolve_visits(rows, labels, day=roles.day, days=rows.of(cells[roles.day]) if roles.day else ())
     present = rows.present
@@ -212,6 +219,7 @@ def _planned(data: OwnData, folder: Path) -> NewStudy:
     # the study reads the table as it is if it can
     root = _direct_root(data, data.table) if data.table and not rows.changed and plan.cells is None else None
     lines = _head(data, plan, root, folder) + source_lines(roles.sources, outcomes, rows, cells)
+    lines += covariate_lines({n: c for n, c in cells.items() if n not in {data.target, *roles.used, *outcomes}}, rows)
     study = NewStudy(folder, understood=list(rows.understood), doubts=list(rows.doubts))
     if root is None:
         add_film_columns(rows, cells, files)
@@ -465,6 +473,23 @@ def source_lines(
                 f"# split: {{leave_out: {quoted(name)}}}",
             ]
     return lines
+
+
+# Columns of a clinical table that often tell a part of what images are said to tell.
+_COVARIATE = r"age|alter|sex|gender|geschlecht|bmi|body (weight|height)|smok(er|ing)|ethnicity|race"
+
+
+def covariate_lines(cells: Mapping[str, list[str]], rows: ImageRows) -> list[str]:
+    """A commented proposal of `covariates`: numbers or few categories of a usual name, one value in each case."""
+    names = []
+    for name, values in cells.items():
+        column = Column(name, values)
+        few = column.numbers is not None or len(column.counts) <= MOST_CATEGORIES
+        constant = all(len(of_case - {""}) <= 1 for of_case in rows.by_case(rows.of(values)).values())
+        if column.named(_COVARIATE) and column.filled > 0.5 and len(column.counts) > 1 and few and constant:
+            names.append(quoted(name))
+    comment = "# Delete the # of the next line, and a model of these columns alone becomes a baseline for the images:"
+    return [comment, f"# covariates: [{', '.join(names)}]"] if names else []
 
 
 def untested_columns(study: Study, cohort: Cohort) -> list[str]:

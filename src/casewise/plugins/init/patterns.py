@@ -73,6 +73,27 @@ def infer_pattern(paths: Sequence[str], *, labels: Mapping[str, str] | None = No
     return pattern if fits else Pattern("/".join([*folders, "*"]) + ending, inference.doubts)
 
 
+def repeating_part(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """The pattern whose {subject} has most values, several of them in more than one name, and the values; or ''.
+
+    Unlike with `infer_pattern`, only a person can say whether it identifies people.
+
+    >>> repeating_part([f"img_{name}_{k}.jpg" for name in ("ann", "bob", "eva", "jim") for k in (1, 2)])
+    ('**/*_{subject}_*.jpg', ['ann', 'bob', 'eva', 'jim'])
+    """
+    ending = paths[0][len(stem_of(paths[0])) :].lower() if paths else ""
+    marks = dict.fromkeys(_SEPARATORS.findall(stem_of(paths[0]).split("/")[-1])) if paths else {}
+    words = [f"**/{text}" for mark in marks for text in (f"{{subject}}{mark}*", f"*{mark}{{subject}}{mark}*")]
+    best: tuple[str, list[str]] = ("", [])
+    for text in ["{subject}/**/*", *words, *(f"**/*{mark}{{subject}}" for mark in marks)]:
+        stated, unread = read_all(Pattern(text + ending), paths)
+        values = list(dict.fromkeys(of_path["subject"] for of_path in stated.values()))
+        repeats = 4 <= len(values) < len(paths) and not any(map(is_field, values))
+        if repeats and not unread and len(values) > len(best[1]):
+            best = (text + ending, values)
+    return best
+
+
 def _words_of(stem: str) -> list[str]:
     """The words of a name and the separators between them, in turn; a date such as 2024-01-31 is one word.
 

@@ -26,7 +26,7 @@ from casewise.plugins.init.image_files import (
     words_of,
 )
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
-from casewise.plugins.init.patterns import infer_pattern, is_field, read_all
+from casewise.plugins.init.patterns import infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.target import TargetPlan
 
 T = TypeVar("T")
@@ -234,9 +234,15 @@ def fill_from_table(rows: ImageRows, cells: Mapping[str, list[str]], roles: Role
         rows.changed |= roles.dates != cells[roles.date]
 
 
-def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str]) -> None:
-    """Subjects from the table, from a column of people's names (as numbers), from the file names, or one an image."""
+def resolve_subjects(
+    rows: ImageRows, cells: Mapping[str, list[str]], roles: Roles, labels: Sequence[str], stated: Pattern | None = None
+) -> None:
+    """Subjects as stated of file names, else of the table, of people's names (as numbers), of file names, or images."""
     counts_images = rows.sources == [] and not rows.stated_fields and rows.subjects == len(rows.present)
+    names_files = roles.subject in [column.name for column in rows.files] and rows.subjects == len(rows.present)
+    if (stated or names_files) and _from_names(rows, labels, stated):
+        roles.subject = ""
+        return
     if rows.has("subject") and not counts_images:
         return
     rows.changed = True
@@ -252,20 +258,8 @@ def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Rol
             "themselves are not in cohort.csv."
         )
         return
-    pairs = list(zip(rows.sources or rows.paths, rows.paths, strict=True))
-    if rows.sources:
-        paths = [path for path in rows.paths if path]
-        pattern = infer_pattern(paths, labels=dict(zip(rows.paths, labels, strict=True)))
-        values, _ = read_all(pattern, paths)
-        # a word that differs in every name may number the images
-        if "subject" in pattern.fields and len({of_path["subject"] for of_path in values.values()}) < len(values):
-            rows.state("subject", [values[p]["subject"] if p else f"row {row}" for row, p in pairs], "file names")
-            rows.understood.append(f"Subjects: from the file names, read as {pattern.text}")
-            rows.understood += examples({path: values[path] for path in dict.fromkeys(paths)})
-            rows.doubts += pattern.doubts
-            if "visit" in pattern.fields and not rows.has("visit"):
-                rows.state("visit", [values[p]["visit"] if p else "none" for p in rows.paths], "file names")
-            return
+    if rows.sources and _from_names(rows, labels, None):
+        return
     rows.subjects_known = False
     rows.origins.pop("subject", None)
     stems = [
@@ -282,19 +276,51 @@ def resolve_subjects(rows: ImageRows, cells: Mapping[str, list[str]], roles: Rol
     rows.doubts.insert(
         0,
         f"WARNING: SUBJECTS ARE NOT KNOWN. {reason}, so every image counts as a person of its own (`subjects_known: "
-        "false`). Images of one person may be on both sides of a split, and all results may be too optimistic.",
+        "false`). Images of one person may be on both sides of a split, and all results may be too optimistic. State "
+        f"the person of each image in a column of the table.{_offered_subjects(rows)}",
     )
+
+
+def _from_names(rows: ImageRows, labels: Sequence[str], stated: Pattern | None) -> bool:
+    """Whether the names of the files that a table lists give the subjects: as stated, or where a part repeats."""
+    paths = [path for path in rows.paths if path]
+    pattern = stated or infer_pattern(paths, labels=dict(zip(rows.paths, labels, strict=True)))
+    values, rest = read_all(pattern, paths)
+    if stated and rest:
+        raise CasewiseError(
+            f"--pattern {stated.text!r} does not match {counted(len(rest), 'file')} of the table, such as {rest[0]}."
+        )
+    # a word that differs in every name may number the images
+    subjects = {of_path.get("subject", "") for of_path in values.values()}
+    if "subject" not in pattern.fields or (len(subjects) == len(values) and not stated):
+        return False
+    rows.changed = True
+    pairs = zip(rows.sources, rows.paths, strict=True)
+    rows.state("subject", [values[path]["subject"] if path else f"row {row}" for row, path in pairs], "file names")
+    rows.understood.append(f"Subjects: from the file names, read as {pattern.text}")
+    rows.understood += examples({path: values[path] for path in dict.fromkeys(paths)})
+    rows.doubts += pattern.doubts
+    if "visit" in pattern.fields and not rows.has("visit"):
+        rows.state("visit", [values[path]["visit"] if path else "none" for path in rows.paths], "file names")
+    return True
+
+
+def _offered_subjects(rows: ImageRows) -> str:
+    """A part of the file names that may identify people, because it repeats; '' if there is none."""
+    text, values = repeating_part([path for path in rows.paths if path]) if rows.sources else ("", [])
+    people = f"{len(values):,} values {', '.join(values[:3])} …"
+    return f" If the {people} in their names are people, repeat this with `--pattern '{text}'`." if text else ""
 
 
 def doubt_counts(rows: ImageRows, column: str) -> None:
     """Doubt subjects if each has one image, or one has most of them."""
     counts, images = Counter(rows["subject"][position] for position in rows.present), len(rows.present)
     name, most = counts.most_common(1)[0] if counts else ("", 0)
-    listed = any(doubt.startswith("Subject: every row") for doubt in rows.doubts)
+    lone = column and rows.subjects_known and most == 1 < images
     doubts: dict[str, object] = {
         f"Subject: EVERY IMAGE IS OF ANOTHER SUBJECT, as {column!r} states it. If it names images, images of one "
         "patient may be on both sides of the split: state the column of patients with --subject, or write "
-        "`subjects_known: false`.": column and rows.subjects_known and most == 1 < images and not listed,
+        f"`subjects_known: false`.{_offered_subjects(rows) if lone else ''}": lone,
         f"Subject: {name[:60]!r} has {most:,} of {images:,} images ({column!r} has {counted(len(counts), 'value')}). "
         "If it does not identify people, state another column with --subject.": most > max(MOST_OF_ONE * images, 4),
     }

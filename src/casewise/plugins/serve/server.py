@@ -202,7 +202,7 @@ def run_service(settings: ServiceSettings, show: Show) -> None:
         CasewiseError: the options do not agree, the model cannot be loaded, or the port is in use.
     """
     settings.check()
-    check_model_path(settings.bundle, settings.trust)
+    check_model_path(settings.bundle, settings.trust, [settings.learner])
     # a stop from outside must end the workers and remove their files, as Ctrl-C does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _bound(settings) as listening, ExitStack() as stack, suppress(KeyboardInterrupt):

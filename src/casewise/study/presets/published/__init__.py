@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, TypeAdapter
 
-from casewise.errors import cut, nearest
+from casewise.errors import none_of
 from casewise.study.model import StudyModel, check_metric
 
 if TYPE_CHECKING:
@@ -78,10 +78,7 @@ def publications() -> list[str]:
 def check_publication(name: str) -> str:
     """Return the name of a publication."""
     if name not in publications():
-        raise ValueError(
-            f"there is no publication {cut(name)}; there are {', '.join(publications())}."
-            + nearest(name, publications())
-        )
+        raise ValueError(f"the publication {none_of(name, publications())}")
     return name
 
 
