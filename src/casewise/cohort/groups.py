@@ -209,5 +209,5 @@ def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems:
     else:
         first = present.groupby(images["subject"]).first().str.casefold()
         sizes = ", ".join(f"{name} {count}" for name, count in first.value_counts().items())
-        sizes += f"; of {images['subject'].nunique()} subjects. Control: {cut(control_of(names, control))}."
-        notes.append(f"Subjects by arm: {sizes}")
+        end = f"of {images['subject'].nunique()} in all. Control: {cut(control_of(names, control))}."
+        notes.append(f"Subjects by arm: {sizes}, {end}")

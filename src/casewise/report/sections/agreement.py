@@ -60,7 +60,6 @@ RESPONSE = (
     " of {subjects}."
 )
 VISITS = "Responders at each visit, physician / model."
-RISES = f" (a rise above {HIGHEST_RISE:g} % counts as {HIGHEST_RISE:g} %)"
 LEFT_OUT = {
     "no_baseline": "no scored baseline visit",
     "baseline_not_scored": "baseline not scored",
@@ -183,8 +182,9 @@ def response_blocks(context: ReportContext, entry: Response, stage: str) -> list
         change, bias = (figure_cell((entry.change or {}).get(name), 0, sign=name == "bias") for name in ("mae", "bias"))
         facts = [
             ("Baseline", f"{entry.baseline}. {entry.clear_rule}"),
-            (f"Mean absolute difference in percent change{RISES}", f"{change.text} {change.small}".strip()),
-            (f"Bias of percent change, model − physician{RISES}", f"{bias.text} {bias.small}".strip()),
+            ("Mean absolute difference in percent change", f"{change.text} {change.small}".strip()),
+            ("Bias of percent change, model − physician", f"{bias.text} {bias.small}".strip()),
+            ("In both, a rise from baseline", f"counts as {HIGHEST_RISE:g} % at most"),
         ]
         left_out = {LEFT_OUT[code]: len(subjects) for code, subjects in entry.undefined.items() if subjects}
         facts += [(f"Left out: {why}", counted(count, "subject")) for why, count in left_out.items()]
