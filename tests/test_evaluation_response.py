@@ -106,6 +106,8 @@ def test_a_threshold_is_met_when_it_is_reached() -> None:
     rows = visits(("s", "1", 0, 30, 3.0), ("s", "2", 1, 7.5, 0.3), ("t", "1", 0, 10, 10), ("t", "2", 1, 2.6, 2.4))
     found = response(rows, PLAN, thresholds=(75, 90)).responders
     assert (found["75"].confusion, found["90"].confusion) == ([[0, 1], [0, 1]], [[1, 1], [0, 0]])
+    # a rise from nearly nothing does not decide the mean
+    assert response(visits(("s", "1", 0, 0.2, 4), ("s", "2", 1, 20, 4))).change["mae"].value == 100
 
 
 def test_clear_skin_has_a_rule_that_a_regression_can_meet() -> None:

@@ -35,11 +35,8 @@ def patients(
 def test_two_visits_are_a_t_test_of_the_changes() -> None:
     rows, arms = patients()
     result = trial(rows, arms, "a")
-    assert (result.subjects, result.baseline, result.slopes) == (
-        {"a": 15, "b": 15},
-        "w0",
-        {"physician": False, "model": False},
-    )
+    assert (result.subjects, result.baseline) == ({"a": 15, "b": 15}, "w0")
+    assert result.slopes == {"physician": False, "model": False}
     [visit] = result.visits
     for outcome, column in (("physician", "y_true"), ("model", "y_pred")):
         wide = rows.pivot(index="subject", columns="visit", values=column)
@@ -95,15 +92,29 @@ def test_where_nothing_can_be_said_there_is_no_figure() -> None:
     # unscored visits and subjects without an arm or baseline are counted; others remain
     partly = rows.copy()
     partly.loc[(partly["subject"] == "s2") & (partly["visit"] == "w0"), "y_true"] = np.nan
-    named = trial(partly, {name: arm for name, arm in arms.items() if name != "s1"}, "a", baseline="w0")
+    named = trial(partly, {name: arm for name, arm in arms.items() if name != "s1"}, "a", FollowUp("w0"))
     assert (named.left_out["no_arm"], named.left_out["no_baseline"]) == (1, 1)
     assert named.subjects == {"a": 14, "b": 14}
     rare = rows[(rows["visit"] != "w2") | rows["subject"].isin(["s0", "s1"])]
     assert [visit.visit for visit in trial(rare, arms, "a").visits] == ["w1"]
     assert trial(rare, arms, "a").left_out["visits"] == 1
+    # one who starts later is left out, and the visits of the others keep their names
+    late = trial(rows[(rows["subject"] != "s2") | (rows["visit"] != "w0")], arms, "a")
+    assert (late.left_out["no_baseline"], [visit.visit for visit in late.visits]) == (1, ["w1", "w2"])
     # visits of other names for each subject are compared by their number
     own = rows.assign(visit=rows["subject"] + rows["visit"])
     assert len(trial(own, arms, "a").visits) == 2
+
+
+def test_responders_are_counted_in_each_arm() -> None:
+    rows, arms = patients(visits=3)
+    by_arm = trial(rows, arms, "a", FollowUp(responders=(5,))).responders
+    wide = rows.pivot(index="subject", columns="visit", values="y_pred")
+    for arm, by_visit in by_arm.items():
+        own, rates = wide[wide.index.map(arms) == arm], by_visit["w2"]
+        assert rates.n_subjects == 15
+        assert rates.rates["5"]["model"].value == pytest.approx((own["w2"] <= 0.95 * own["w0"]).mean())
+    assert list(by_arm) == ["a", "b"]
 
 
 def test_intervals_contain_the_effect() -> None:
@@ -139,11 +150,11 @@ def test_the_section_has_a_row_for_each_figure_and_none_without(report_of_number
     assert section(report_of_numbers) is None
     rows, arms = patients(visits=3)
     whole = blocks_of(report_of_numbers, trial(rows, arms, "a"), "oof")
-    effects, changes = (block for block in whole if isinstance(block, Table))
-    assert (len(effects.rows), len(changes.rows)) == (2, 4)
+    effects, changes, responders = (block for block in whole if isinstance(block, Table))
+    assert (len(effects.rows), len(changes.rows), len(responders.rows)) == (2, 4, 4)
     assert all(cell.small for row in (*effects.rows, *changes.rows) for cell in row.cells)
     one = blocks_of(report_of_numbers, trial(rows, dict.fromkeys(arms, "a"), "a"), "oof")
-    assert [len(block.rows) for block in one if isinstance(block, Table)] == [2]
+    assert [len(block.rows) for block in one if isinstance(block, Table)] == [2, 2]
     few = blocks_of(report_of_numbers, trial(rows[:9], arms, "a"), "oof")
     assert not any(isinstance(block, Table) for block in few)
     singular = blocks_of(report_of_numbers, trial(rows.assign(y_pred=1.0), arms, "a"), "oof")

@@ -85,6 +85,13 @@ def test_visits_without_days_are_no_change_over_time(report_of_numbers: ReportCo
     assert agreement.over_time(numbers(visits=1, subjects=8, learners=1)) is None
 
 
+def test_the_first_subjects_are_neither_the_best_nor_the_first_by_name() -> None:
+    context = numbers(visits=2, subjects=8, learners=1, test=8)
+    tracks = draw.tracks(context.headline_rows, baseline="first")
+    shown = {plot.alt.split(",")[0] for plot in blocks_of(agreement.over_time(context), Plots)[0].plots}
+    assert shown == {f"Subject {track.subject}" for track in draw.chosen_tracks(tracks, 4)}
+
+
 def test_tracks_start_at_the_baseline_and_follow_the_days() -> None:
     visits = {"visit": ["w4", "w0", "w8", "w0"], "day": [28.0, 0.0, 56.0, 0.0]}
     values = {"y_true": [5.0, 20.0, 0.0, 7.0], "y_pred": [8.0, 16.0, 4.0, 7.0]}

@@ -98,6 +98,9 @@ def test_findings_that_mean_the_same_share_an_item(report_of_classes: ReportCont
     (items,) = blocks_of(audit.section(with_audit(report_of_classes, found, {})), Items)
     assert [[code in text for code in codes] for text in items.texts] == [[True, True, False], [False, False, True]]
     assert all(text.endswith("Look.") for text in items.texts)
+    twins = [Finding("twins-across-labels", "warning", f"Two values of {name}.", remedy="Look.") for name in "ab"]
+    (items,) = blocks_of(audit.section(with_audit(report_of_classes, twins, {})), Items)
+    assert [text.split(": ")[1] for text in items.texts] == ["Two values of a. Look.", "Two values of b. Look."]
 
 
 def test_findings_cannot_break_the_page(report_of_classes: ReportContext) -> None:

@@ -103,7 +103,7 @@ def read_cohort(
         check_classes(named, study, problems)
     check_covariates(study, cells, named, list(columns.values()), problems, notes if to_learn and labelled else None)
     if to_learn:
-        check_arm(study, cells, named, problems)
+        check_arm(study, cells, named, problems, notes)
     _check_regions(named, study, problems, notes)
     _check_baseline(named, study, problems, notes)
     checks.check_same(cells, images, marks, problems)

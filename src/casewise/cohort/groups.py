@@ -189,8 +189,8 @@ def control_of(arms: Iterable[str], stated: str) -> str:
     return next((name for name in names if name.casefold() == stated.strip().casefold() or not stated), "")
 
 
-def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems: Problems) -> None:
-    """Check that the column of the arm exists, has one value a subject, and contains the control."""
+def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems: Problems, notes: list[str]) -> None:
+    """Check that the column of the arm exists, has one value a subject, and contains the control; note the arms."""
     column, control = study.evaluation.arm, study.evaluation.control
     if not column or column not in cells:
         if column:
@@ -212,6 +212,11 @@ def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems:
         problems.add("arm", f"evaluation.arm: the column {cut(column)} is empty.")
     elif len(names) > len(several) / 2 and len(names) > MOST_GROUPS:
         problems.add("arm", f"evaluation.arm: {cut(column)} has {len(names)} values, so that they are no arms.")
+    else:
+        first = present.groupby(images["subject"]).first().str.casefold()
+        sizes = ", ".join(f"{name} {count}" for name, count in first.value_counts().items())
+        end = f"of {images['subject'].nunique()} in all. Control: {cut(control_of(names, control))}."
+        notes.append(f"Subjects by arm: {sizes}, {end}")
 
 
 # A category with more values, and more than half as many as there are subjects, identifies people.

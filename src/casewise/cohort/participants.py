@@ -78,7 +78,7 @@ def described_columns(study: Study, images: pd.DataFrame) -> dict[str, str]:
     audited = [column for column in study.audit.columns or [] if table_column(study, images, column) not in STORED]
     named = {
         column: stored
-        for column in dict.fromkeys([*study.evaluation.subgroup_cuts, *audited])
+        for column in dict.fromkeys([*filter(None, [study.evaluation.arm]), *study.evaluation.subgroup_cuts, *audited])
         if (stored := table_column(study, images, column))
     }
     others = [str(column) for column in images if column not in STORED and column not in study.targets]

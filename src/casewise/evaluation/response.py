@@ -13,13 +13,15 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.table import natural
+from casewise.cohort.table import names_text, natural
 from casewise.evaluation.agreement import group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, by_subject
 from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import GroupAgreement, Interval, Response, ResponseRates
 
 _ZERO = 1e-9
+# A rise above this counts as this where percent changes are averaged: from a baseline near 0 it has no limit.
+HIGHEST_RISE = 100.0
 
 
 def percent_change(rows: pd.DataFrame, *, baseline: str = "first") -> pd.DataFrame:
@@ -65,18 +67,23 @@ def response(
     """One learner's response over time and the physician's.
 
     Counted are the visits after the baseline where both changes are known. `change` compares the percent changes (in
-    percentage points), `responders` holds for each threshold the confusion counts (no/yes, the physician's by rows)
-    with agreement and kappa, `by_visit` the share of responders at each visit by each, with Wilson intervals (a subject
-    stands once at a visit). `rough` is true below ten subjects. `undefined` names every other subject once, with the
-    first reason that holds. For the threshold of 100 %, a score of the model counts as clear up to `clear_limit`.
+    percentage points, with rises up to `HIGHEST_RISE`), `responders` holds for each threshold the confusion counts
+    (no/yes, the physician's by rows) with agreement and kappa, `by_visit` the share of responders at each visit by
+    each, with Wilson intervals (a subject stands once at a visit). `rough` is true below ten subjects. `undefined`
+    names every other subject once, with the first reason that holds. For the threshold of 100 %, a score of the model
+    counts as clear up to `clear_limit`.
     """
     change = percent_change(rows, baseline=baseline)
     clear_at = clear_limit(rows["y_true"].to_numpy(dtype=float))
     rounded = f", which rounds to zero in the physician's smallest step of {2 * clear_at:g}" if clear_at else ""
     after = change[(change["since"] > 0).fillna(False)]
     used = after[after["true_change"].notna() & after["predicted_change"].notna()]
+    starts = change.loc[(change["since"] == 0).fillna(False) & change["subject"].isin(used["subject"]), "visit"]
+    named = names_text([f"{visit} of {count}" for visit, count in starts.value_counts().items()], 4)
     counted = Response(
-        baseline="each subject's first scored visit" if baseline == "first" else f"visit {baseline}",
+        baseline=f"each subject's first scored visit ({named or 'none'})"
+        if baseline == "first"
+        else f"visit {baseline}",
         clear_rule="A reduction of 100 % means a score of zero by the physician, and by the model a score of at most "
         f"{clear_at:g}{rounded}.",
         n_subjects=int(used["subject"].nunique()),
@@ -87,23 +94,32 @@ def response(
     if used.empty:
         return counted
     subjects = used["subject"].to_numpy()
-    true, predicted = used["true_change"].to_numpy(), used["predicted_change"].to_numpy()
+    true, predicted = (used[name].clip(upper=HIGHEST_RISE).to_numpy() for name in ("true_change", "predicted_change"))
     figures = by_subject(true, {"model": predicted}, subjects, plan)["model"]
     responders: dict[str, GroupAgreement] = {}
-    by_visit: dict[str, ResponseRates] = {}
-    visits = visits_in_order(used["visit"])
     for threshold in thresholds:
-        physician = true <= -threshold + _ZERO
-        if threshold == 100:
-            physician = used["y_true"].to_numpy() <= _ZERO
-        model = responds(predicted, used["y_pred"].to_numpy(), threshold, clear_at=clear_at)
-        name = f"{threshold:g}"
-        responders[name] = group_agreement(physician, model, subjects, plan, n_groups=2)
-        for visit in visits:
-            at = (used["visit"] == visit).to_numpy()
-            of_visit = by_visit.setdefault(visit, ResponseRates(int(at.sum()), {}))
-            of_visit.rates[name] = {"physician": rate(physician[at], plan), "model": rate(model[at], plan)}
-    return replace(counted, change=figures, responders=responders, by_visit=by_visit)
+        sides = _responders(used, threshold, clear_at)
+        responders[f"{threshold:g}"] = group_agreement(*sides, subjects, plan, n_groups=2)
+    rates = by_visit(used, thresholds, clear_at, plan)
+    return replace(counted, change=figures, responders=responders, by_visit=rates)
+
+
+def _responders(used: pd.DataFrame, threshold: float, clear_at: float) -> tuple[np.ndarray, np.ndarray]:
+    """Whether rows of `percent_change` are a response of `threshold` %, by the physician and by the model."""
+    true, predicted = used["true_change"].to_numpy(), used["predicted_change"].to_numpy()
+    physician = responds(true, used["y_true"].to_numpy(), threshold, clear_at=0.0)
+    return physician, responds(predicted, used["y_pred"].to_numpy(), threshold, clear_at=clear_at)
+
+
+def by_visit(used: pd.DataFrame, thresholds: Sequence[float], clear_at: float, plan: Plan) -> dict[str, ResponseRates]:
+    """The share of responders at each visit, from rows of `percent_change` where both changes are known."""
+    rates_of: dict[str, ResponseRates] = {}
+    for visit in visits_in_order(used["visit"]):
+        at = used[used["visit"] == visit]
+        sides = {f"{threshold:g}": _responders(at, threshold, clear_at) for threshold in thresholds}
+        rates = {name: {"physician": rate(own, plan), "model": rate(its, plan)} for name, (own, its) in sides.items()}
+        rates_of[visit] = ResponseRates(len(at), rates)
+    return rates_of
 
 
 def responds(change: np.ndarray, scores: np.ndarray, threshold: float, *, clear_at: float) -> np.ndarray:

@@ -272,7 +272,8 @@ class TrialVisit(Record):
 class Trial(Record):
     """The change over time by arm of one learner and the physician (see `casewise.evaluation.trial.trial`).
 
-    `problems` are the codes of why an outcome has no figures, `slopes` whether its model has a random slope.
+    `problems` are the codes of why an outcome has no figures, `slopes` whether its model has a random slope,
+    `responders` the shares by arm and visit.
     """
 
     control: str
@@ -282,6 +283,7 @@ class Trial(Record):
     left_out: dict[str, int]
     problems: dict[str, str]
     slopes: dict[str, bool]
+    responders: dict[str, dict[str, ResponseRates]]
 
 
 class CurvePoint(Record):

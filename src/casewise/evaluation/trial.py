@@ -21,7 +21,9 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError
-from casewise.evaluation.response import percent_change, visits_in_order
+from casewise.evaluation.bootstrap import PLAN, Plan
+from casewise.evaluation.evaluate import FollowUp
+from casewise.evaluation.response import by_visit, clear_limit, percent_change, visits_in_order
 from casewise.evaluation.results import Interval, Trial, TrialVisit
 
 Array: TypeAlias = np.ndarray
@@ -57,9 +59,12 @@ class MixedFit:
 
 
 def trial(
-    rows: pd.DataFrame, arms: Mapping[str, str], control: str, *, baseline: str = "first", confidence: float = 0.95
+    rows: pd.DataFrame, arms: Mapping[str, str], control: str, follow_up: FollowUp = FollowUp(), plan: Plan = PLAN
 ) -> Trial:
-    """The change from baseline of each arm at each visit, and its difference from that of the control.
+    """The change from baseline of each arm at each visit, its difference from that of the control, and responders.
+
+    Where more than half of the subjects begin with the same visit, the others have no baseline: their first score may
+    be one under treatment.
 
     Args:
         rows: one row for each case of one learner: `subject, visit, day, y_true, y_pred`.
@@ -68,10 +73,13 @@ def trial(
     """
     from scipy import stats
 
-    change = percent_change(rows, baseline=baseline)
+    change = percent_change(rows, baseline=follow_up.baseline)
     change = change[(change["since"] >= 0).fillna(False)].dropna(subset=["y_true", "y_pred"])
     subjects = sorted(map(str, rows["subject"].unique()))
-    started = set(change.loc[change["since"] == 0, "subject"].astype(str))
+    starts = change.loc[change["since"] == 0, ["subject", "visit"]].astype(str).set_index("subject")["visit"]
+    if starts.value_counts(normalize=True).max() > 0.5:
+        starts = starts[starts == starts.mode()[0]]
+    started = set(starts.index)
     without = [name for name in subjects if name not in arms]
     left_out = {"no_arm": len(without), "no_baseline": len(set(subjects) - set(without) - started)}
     change = change[change["subject"].astype(str).isin([name for name in started if name in arms])]
@@ -84,32 +92,30 @@ def trial(
     left_out["visits"] = len(counts) - len(visits) - 1 if len(counts) else 0
     sizes = {name: int(change.loc[change["arm"] == name, "subject"].nunique()) for name in names}
     if first not in enough or not visits:
-        return Trial(control, sizes, first, [], left_out, dict.fromkeys(OUTCOMES, "too_few"), {})
+        return Trial(control, sizes, first, [], left_out, dict.fromkeys(OUTCOMES, "too_few"), {}, {})
     change = change[change["visit"].isin([first, *visits])].drop_duplicates(["subject", "visit"])
-    values = {
-        "physician": change["y_true"],
-        "model": change["y_pred"],
-        "difference": change["y_pred"] - change["y_true"],
-    }
+    scores = change["y_true"], change["y_pred"], change["y_pred"] - change["y_true"]
     fits: dict[str, MixedFit] = {}
     problems: dict[str, str] = {}
-    cells = (
-        change["arm"].map(names.index) * (1 + len(visits)) + change["visit"].map([first, *visits].index)
-    ).to_numpy()
-    for outcome, scores in values.items():
-        given = scores.to_numpy(dtype=float), cells, change["subject"].to_numpy()
+    visit_number = change["visit"].map([first, *visits].index)
+    cells = (change["arm"].map(names.index) * (1 + len(visits)) + visit_number).to_numpy()
+    for outcome, values in zip(OUTCOMES, scores, strict=True):
+        given = values.to_numpy(dtype=float), cells, change["subject"].to_numpy()
         fit = fit_means(*given) if outcome == "difference" else fit_mixed(*given, 1 + len(visits))
         if isinstance(fit, MixedFit):
             fits[outcome] = fit
         else:
             problems[outcome] = fit
-    width = stats.t.ppf((1 + confidence) / 2, change["subject"].nunique() - len(names))
+    width = stats.t.ppf((1 + plan.confidence) / 2, change["subject"].nunique() - len(names))
+    known = change[change["visit"] != first].dropna(subset=["true_change", "predicted_change"])
+    clear_at = clear_limit(rows["y_true"].to_numpy())
+    rates = {name: by_visit(known[known["arm"] == name], follow_up.responders, clear_at, plan) for name in names}
     compared = [
         _visit(visit, number, names, fits, float(width), counts.loc[visit], 1 + len(visits))
         for number, visit in enumerate(visits, start=1)
     ]
     slopes = {outcome: fit.slope for outcome, fit in fits.items() if outcome != "difference"}
-    return Trial(control, sizes, first, compared, left_out, problems, slopes)
+    return Trial(control, sizes, first, compared, left_out, problems, slopes, rates)
 
 
 def _visit_names(change: pd.DataFrame) -> pd.Series:

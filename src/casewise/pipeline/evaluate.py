@@ -307,7 +307,8 @@ def trials(study: Study, cohort: Cohort, predictions: pd.DataFrame, results: Res
     for stage in (stage for stage in ("test", "oof", WHOLE) if main.learner in results.response.get(stage, {})):
         cases = one_row_a_case(own[own["stage"].isin(["oof", "test"] if stage == WHOLE else [stage])])
         if cases is not None:
-            by_stage[stage] = trial(cases, arms, control, baseline=settings.baseline, confidence=settings.confidence)
+            follow_up = FollowUp(settings.baseline, settings.responders)
+            by_stage[stage] = trial(cases, arms, control, follow_up, _plan(study))
     return by_stage
 
 

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from matplotlib.text import Text
 
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError, RunError
+from casewise.evaluation.results import Interval, ResponseRates, Trial, TrialVisit
 from casewise.plugins.paper.command import write_paper
 from casewise.plugins.paper.contents import Paper, joined
 from casewise.plugins.paper.tables import Table, escaped, latex
@@ -104,6 +107,19 @@ def test_subjects_are_named_only_when_asked(served_run: Path, visits: Path, tmp_
     assert set(table["subject"]) <= subjects
     numbered = pd.read_csv(visits / "tables/trajectories.csv")
     np.testing.assert_allclose(numbered["model"], table["model"].astype(float))
+
+
+def test_effects_and_responders_are_those_of_the_trial(served_run: Path) -> None:
+    run, figure, other = Run.open(served_run), Interval(-2.0, -3.0, -1.0), Interval(0.5, 0.2, 0.8)
+    visit = TrialVisit("w1", {"a": 9, "b": 8}, {}, {"b": {"model": figure}})
+    rates = {"b": {"w1": ResponseRates(8, {"50": {"model": other}})}}
+    trials = {str(run.results.main.stage): Trial("a", visit.subjects, "w0", [visit], {}, {}, {}, rates)}
+    results = replace(run.results, trials=trials)  # type: ignore[type-var]
+    paper = Paper(SimpleNamespace(study=run.study, results=results))  # type: ignore[arg-type]
+    (effect,) = paper.effects().data.to_dict("records")
+    assert (effect["figure"], effect["arm"], effect["n_subjects"], effect["low"]) == ("effect", "b", 8, -3.0)
+    (share,) = paper.responders().data.query("arm == 'b'").to_dict("records")
+    assert (share["n_subjects"], share["value"], share["rater"]) == (8, 0.5, "model")
 
 
 def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any, films: Path, visits: Path) -> None:

@@ -57,6 +57,11 @@ class Paper:
             raise CasewiseError("no prediction has a reference value, so nothing was evaluated")
         return self.run.results.main.stage
 
+    @property
+    def learner(self) -> str:
+        """The reported learner."""
+        return self.run.results.main.learner or ""
+
     def targets(self, stage: str) -> list[str]:
         """The evaluated whole targets, the primary outcome first."""
         by_learner = self.run.results.metrics.get(stage, {}).values()
@@ -381,34 +386,55 @@ class Paper:
             for number, track in enumerate(tracks, 1)
             for i in range(len(track.names))
         ]
-        return from_data(
-            "trajectories", "Values over the visits, and change from baseline in percent.", pd.DataFrame(lines)
-        )
+        who = f"{learner_name(self.learner)}, {SIDES[self.stage]}"
+        caption = f"Values over the visits, and change from baseline in percent, by the physician and by {who}."
+        return from_data("trajectories", self._synthetic(caption), pd.DataFrame(lines))
+
+    def effects(self) -> Table:
+        """Change from baseline by arm, and effects of the treatment, by physician, model and their difference.
+
+        Raises:
+            CasewiseError: the study has no arms, or too few subjects of them.
+        """
+        trials = self.run.results.trials or {}
+        lines = [
+            (stage, at.visit, arm, at.subjects[arm], figure, outcome, interval.value, interval.low, interval.high)
+            for stage, entry in trials.items()
+            for at in entry.visits
+            for figure, by_arm in (("change", at.change), ("effect", at.effect))
+            for arm, outcomes in by_arm.items()
+            for outcome, interval in outcomes.items()
+        ]
+        if not lines:
+            raise CasewiseError("the run has no effects of a treatment (evaluation.arm)")
+        name, entry = display_name(self.run.study, self.run.study.primary_outcome), next(iter(trials.values()))
+        effect = f"effect: that change minus the one in the arm {entry.control}"
+        caption = f"{name}: change since {entry.baseline} in points, and {effect}. Model: {learner_name(self.learner)}."
+        columns = ["stage", "visit", "arm", "n_subjects", "figure", "outcome", "value", "low", "high"]
+        return from_data("effects", self._synthetic(caption), pd.DataFrame(lines, columns=columns))
 
     def responders(self) -> Table:
-        """Share of responders by physician and model, and their agreement.
+        """Share of responders by physician and model; of the reported learner also by arm.
 
         Raises:
             CasewiseError: the run has no response.
         """
-        lines = []
-        for learner, response in self.run.results.response.get(self.stage, {}).items():
-            for visit, rates in (response.by_visit or {}).items():
-                for threshold, by_rater in rates.rates.items():
-                    for rater, interval in by_rater.items():
-                        about = {
-                            "learner": learner,
-                            "visit": visit,
-                            "n_subjects": rates.n_subjects,
-                            "threshold": threshold,
-                        }
-                        ends = {"value": interval.value, "low": interval.low, "high": interval.high}
-                        lines.append({**about, "rater": rater, **ends})
+        results, lines = self.run.results, []
+        by_learner = results.response.get(self.stage, {})
+        groups = [(learner, "all", *each) for learner, r in by_learner.items() for each in (r.by_visit or {}).items()]
+        by_arm = results.trials[self.stage].responders if results.trials and self.stage in results.trials else {}
+        groups += [(self.learner, arm, *each) for arm, by_visit in by_arm.items() for each in by_visit.items()]
+        for learner, arm, visit, rates in groups:
+            for threshold, by_rater in rates.rates.items():
+                for rater, interval in by_rater.items():
+                    about = {"learner": learner, "arm": arm, "visit": visit, "n_subjects": rates.n_subjects}
+                    ends = {"value": interval.value, "low": interval.low, "high": interval.high}
+                    lines.append({**about, "threshold": threshold, "rater": rater, **ends})
         if not lines:
             raise CasewiseError("the run has no response over time")
-        return from_data(
-            "responders", "Share of subjects whose score fell by a threshold in percent.", pd.DataFrame(lines)
-        )
+        since = by_learner[self.learner].baseline if self.learner in by_learner else "the baseline"
+        caption = f"Share of subjects whose score fell by a threshold in percent since {since}, {SIDES[self.stage]}."
+        return from_data("responders", self._synthetic(caption), pd.DataFrame(lines))
 
 
 def joined(papers: Sequence[Paper]) -> Table:

@@ -256,6 +256,7 @@ def everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, st
     yield "tables", "training", contents.training
     yield "tables", "trajectories", partial(contents.trajectories, names=settings.names)
     yield "tables", "responders", contents.responders
+    yield "tables", "effects", contents.effects
     yield "tables", "architectures", partial(architecture.summary, run)
     try:
         jobs = architecture.first_jobs(run)

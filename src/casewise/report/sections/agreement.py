@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.evaluation.bootstrap import Plan, by_subject
-from casewise.evaluation.results import Estimate, Figures, Response
+from casewise.evaluation.response import HIGHEST_RISE
+from casewise.evaluation.results import Estimate, Figures, Response, ResponseRates
 from casewise.report.blocks import (
     Block,
     Cell,
@@ -45,7 +46,7 @@ DIFFERENCE = (
 )
 TRACKS = (
     "Black, solid: physician; blue, dashed: model. Above a plot: the change from baseline in percent, and the mean"
-    " error of the subject’s visits. Subjects are evenly spaced from the smallest to the largest mean error."
+    " error of the subject’s visits. The first subjects are evenly spaced from the smallest to the largest mean error."
 )
 RESPONSE = (
     "Visits after the baseline, {side}, at which the score had fallen by at least the stated percentage, of {visits}"
@@ -122,6 +123,8 @@ def over_time(context: ReportContext) -> Section | None:
     if not tracks:
         return None
     shown = draw.chosen_tracks(tracks, MOST_TRACKS)
+    first = {track.subject for track in draw.chosen_tracks(shown, FIRST_TRACKS)}
+    shown.sort(key=lambda track: track.subject not in first)
     days = all(np.isfinite(track.days).all() for track in shown)
     plots = _trajectories(context, shown, days=days)
     blocks: list[Block] = [Plots(plots[:FIRST_TRACKS], TRACKS, layout="multiples tracks")]
@@ -174,6 +177,7 @@ def response_blocks(context: ReportContext, entry: Response, stage: str) -> list
             ("Baseline", f"{entry.baseline}. {entry.clear_rule}"),
             ("Mean absolute difference in percent change", f"{change.text} {change.small}".strip()),
             ("Bias of percent change, model − physician", f"{bias.text} {bias.small}".strip()),
+            ("In both, a rise from baseline", f"counts as {HIGHEST_RISE:g} % at most"),
         ]
         left_out = {LEFT_OUT[code]: len(subjects) for code, subjects in entry.undefined.items() if subjects}
         facts += [(f"Left out: {why}", counted(count, "subject")) for why, count in left_out.items()]
@@ -211,13 +215,18 @@ def visit_rows(entry: Response) -> list[Row]:
     """Responders at each visit, physician / model, one column per threshold."""
     rows = []
     for visit, figures in list((entry.by_visit or {}).items())[:MOST_VISITS]:
-        count = figures.n_subjects
-        cells = [Cell(str(count))]
-        for rates in figures.rates.values():
-            physician, model = (rates[side].value for side in ("physician", "model"))
-            cells.append(Cell(f"{physician * count:.0f} / {model * count:.0f}"))
-        rows.append(Row(shortened(visit, 30), cells))
+        rows.append(Row(shortened(visit, 30), [Cell(str(figures.n_subjects)), *responder_cells(figures)]))
     return rows
+
+
+def responder_cells(figures: ResponseRates) -> list[Cell]:
+    """Responders at a visit, physician / model, with the shares below, one cell per threshold."""
+    cells = []
+    for rates in figures.rates.values():
+        physician, model = (rates[side].value for side in ("physician", "model"))
+        counts = (f"{share * figures.n_subjects:.0f}" for share in (physician, model))
+        cells.append(Cell(" / ".join(counts), f"{100 * physician:.0f} / {100 * model:.0f} %"))
+    return cells
 
 
 # --------------------------------------------------------------------------------------- ranges, regions, targets

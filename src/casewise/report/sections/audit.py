@@ -157,17 +157,16 @@ def _meanings(shown: Sequence[Finding], accepted: Mapping[str, str]) -> list[str
     Findings that differ in nothing but their first sentence, whose numbers are in the table, share an item.
     """
     codes: dict[tuple[str, str], list[str]] = {}
-    whole: dict[str, str] = {}
+    whole: dict[tuple[str, str], str] = {}
     for finding in shown:
         reason = accepted.get(finding.id)
         remedy = f"Accepted by the study: {reason}" if reason else finding.remedy if finding.level != "note" else ""
-        meaning = finding.sentence.partition(". ")[2]
-        whole[finding.id] = f"{finding.sentence} {remedy}".strip()
-        codes.setdefault((meaning, remedy) if meaning else (finding.id, ""), []).append(finding.id)
+        key = (finding.sentence.partition(". ")[2] or finding.sentence, remedy)
+        whole[key] = f"{finding.sentence} {remedy}".strip()
+        codes.setdefault(key, []).append(finding.id)
     return [
-        f"{', '.join(f'`{code}`' for code in of_all)}: "
-        + (f"{meaning} {remedy}".strip() if len(of_all) > 1 else whole[of_all[0]])
-        for (meaning, remedy), of_all in codes.items()
+        f"{', '.join(f'`{code}`' for code in of_all)}: " + (" ".join(key).strip() if len(of_all) > 1 else whole[key])
+        for key, of_all in codes.items()
     ]
 
 

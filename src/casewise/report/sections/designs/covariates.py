@@ -20,8 +20,8 @@ HOW = (
     "Out of fold, all parts are fitted on other folds: medians of missing values, categories, penalties, and the weight"
     " of the image model, which is never below 0. The covariates are read by a linear or logistic regression, with a"
     " curve for each number; what another form of model would find in them is not subtracted from the images. The model"
-    " of both is not the reported model, since explanations, flags and the page of `casewise serve` are about images;"
-    " `casewise predict --learner {joined}` uses it."
+    " of both is not the reported model, since explanations are about images; `casewise predict` and `casewise serve`"
+    " use it with `--learner {joined}`."
 )
 BENEFIT = (
     "Net benefit per {noun} of acting above each declared threshold; treating none has 0. Brackets: {confidence}"

@@ -6,18 +6,23 @@ from casewise.evaluation.results import Interval, Trial
 from casewise.evaluation.trial import FEWEST_AT_VISIT, OUTCOMES
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.context import RESPONSE_SIDES, ReportContext, terms_of
-from casewise.report.formatting import MISSING, capital, counted, plain
+from casewise.report.formatting import MISSING, capital, counted, display_name, plain
+from casewise.report.sections.agreement import responder_cells, responder_name
 from casewise.report.tables import figure_cell
+from casewise.study.learners import learner_name
 
 HEADS = ("Physician", "Model", "Model − physician")
 EFFECT = (
-    "{side}. Effect: the change since {baseline} minus that in the arm {control}. Brackets: {confidence} intervals."
+    "{side}. Effect on {outcome} in points: the change since {baseline} minus that in the arm {control}; below 0, the"
+    " score fell more. Brackets: {confidence} intervals."
 )
-CHANGE = "{side}. Change since {baseline}. Brackets: {confidence} intervals."
+CHANGE = "{side}. Change of {outcome} in points since {baseline}. Brackets: {confidence} intervals."
+RESPONDERS = "{side}. Responders since {baseline}, physician / model; in parentheses the subjects with both changes."
 HOW = (
     "A mixed model of the score with a mean for each visit in each arm, and random effects of each subject; missing"
     " visits are assumed to be missing at random. The last column compares the means of the differences between both"
-    " scores, with intervals by subject; one that includes 0 does not show that both find the same effect."
+    " scores at each visit, with intervals by subject: where visits are missing, it is not exactly the difference of"
+    " the other columns. An interval that includes 0 does not show that both find the same effect."
 )
 WHY = {
     "too_few": "no figures: fewer than {few} subjects of an arm have the baseline, or a visit after it",
@@ -40,7 +45,7 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
     """The table of effects, that of changes, and the facts of a stage."""
     digits, names = terms_of(context).digits + 1, list(entry.subjects)
     texts = {"side": capital(RESPONSE_SIDES[stage]), "baseline": entry.baseline, "control": plain(entry.control)}
-    texts["confidence"] = terms_of(context).confidence
+    texts |= {"confidence": terms_of(context).confidence, "outcome": display_name(context.study, context.outcome)}
     effects = [
         Row(f"{visit.visit}: {plain(arm)}", cells(figures, digits))
         for visit in entry.visits
@@ -51,12 +56,22 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
         for visit in entry.visits
         for arm, figures in visit.change.items()
     ]
+    responders = [
+        Row(f"{visit.visit}: {plain(arm)} ({rates.n_subjects})", responder_cells(rates))
+        for visit in entry.visits
+        for arm, by_visit in entry.responders.items()
+        if (rates := by_visit.get(visit.visit))
+    ]
     blocks: list[Block] = []
     if effects:
         blocks.append(Table(["Visit and arm", *HEADS], effects, EFFECT.format(**texts)))
     if changes:
         blocks.append(Table(["Visit, arm and subjects", *HEADS], changes, CHANGE.format(**texts)))
-    facts = [(f"Subjects, {plain(name)}", f"{count:,}") for name, count in entry.subjects.items()]
+    if responders:
+        named = [responder_name(context, f"{each:g}") for each in context.study.evaluation.responders]
+        blocks.append(Table(["Visit, arm and subjects", *named], responders, RESPONDERS.format(**texts)))
+    facts = [("Reported model", learner_name(context.learner))]
+    facts += [(f"Subjects, {plain(name)}", f"{count:,}") for name, count in entry.subjects.items()]
     if len(names) == 1:
         facts.append(("Effect", "none: the subjects of these cases are in one arm"))
     for outcome, head in zip(OUTCOMES, HEADS, strict=True):
@@ -66,7 +81,9 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
             facts.append((f"Random effects, {head}", f"intercept{' and slope' if entry.slopes[outcome] else ''}"))
     for code, noun in (("no_arm", "subject"), ("no_baseline", "subject"), ("visits", "visit")):
         if count := entry.left_out.get(code):
-            why = {"no_arm": "no arm", "no_baseline": "no scored baseline", "visits": "too few subjects"}[code]
+            why = {"no_arm": "no arm", "no_baseline": f"no score at {entry.baseline}", "visits": "too few subjects"}[
+                code
+            ]
             facts.append((f"Left out: {why}", counted(count, noun)))
     return [*blocks, Facts(facts)]
 
