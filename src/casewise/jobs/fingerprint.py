@@ -71,11 +71,11 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
 
 
 def with_images(
-    decided: dict[str, object], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None
+    decided: dict[str, object], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None, masks: str | None
 ) -> dict[str, object]:
-    """The same with the split, the tiles, and the cohort to pretrain on."""
+    """The same with the split, the tiles, the masks of training, and the cohort to pretrain on."""
     other = f"{table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None
-    return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other}
+    return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other, "masks": masks}
 
 
 def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
@@ -181,6 +181,7 @@ def _differences(key_path: str, before: Any, after: Any) -> list[str]:
         "cohort": "rows or targets of the cohort table",
         "tiles": "images or their preparation",
         "split": "the split",
+        "masks": "masks of the images",
         "pretraining": "the cohort to pretrain on",
     }
     return [f"{plain[key_path]} changed" if key_path in plain else f"{key_path} was {before!r} and is {after!r}"]

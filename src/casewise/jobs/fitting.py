@@ -7,17 +7,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
+import torch
 
 from casewise.cohort.targets import label_table
 from casewise.errors import CasewiseError, TrainingError
 from casewise.jobs.plan import epochs_inside
-from casewise.modalities.dataset import FeatureData
+from casewise.modalities.dataset import FeatureData, PanelData
 from casewise.modalities.registry import modality_of, own_modalities
 from casewise.models.forward import compute_features
 from casewise.models.linear import bank_of
+from casewise.study.backbones import WITH_MAP
 from casewise.study.learners import added_learners
 from casewise.study.model import mixed_seed
 from casewise.training.frozen_features import MEMORY, FeatureStore, SharedFeatures
@@ -97,6 +99,8 @@ class FoldData:
             stop_rows = fit_rows[:1]  # evaluated after every epoch, without an effect
         preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=model)
         dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
+        if inputs.masks and model in WITH_MAP:
+            dataset = replace(cast(PanelData, dataset), masks=torch.from_numpy(np.load(inputs.masks, mmap_mode="c")))
         return cls(dataset, fit_rows, stop_rows, subjects.iloc[fit_rows].tolist(), preprocessing)
 
     @cached_property

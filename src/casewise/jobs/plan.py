@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -81,13 +82,17 @@ class Job:
 
 @dataclass(frozen=True)
 class JobInputs:
-    """The inputs of all jobs of a run: a study, its cohort, split and images, and a cohort to pretrain on."""
+    """The inputs of all jobs of a run: a study, its cohort, split and images, and a cohort to pretrain on.
+
+    `masks` is the file of `casewise.modalities.masks.training_masks`; None without masks in training.
+    """
 
     study: Study
     cohort: Cohort
     splits: Splits
     store: StoreAddress
     pretraining: Pretrained | None = None
+    masks: Path | None = None
 
     def of_learner(self, name: str) -> JobInputs:
         """The inputs as a learner sees them; only those that are trained by steps are pretrained."""
