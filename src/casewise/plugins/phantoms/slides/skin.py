@@ -315,6 +315,13 @@ class Section:
         picture += 5 * _texture(self.patient.seed)[np.ix_(rows, columns)][..., None] - 2
         return np.clip(picture, 0, 255).astype(np.uint8), (inside > 0.5) & (self._fat(v, ragged) < 0.5)
 
+    def epidermis(self, left: int, top: int, width: int, height: int) -> NDArray[np.bool_]:
+        """The mask of the epidermis in a window of the slide, (height, width)."""
+        u, v = self._coordinates(left, top, width, height)
+        below, border = self._depths(u, v)
+        inside: NDArray[np.bool_] = (below >= 0) & (below <= border) & (np.abs(u) <= self.width / 2)
+        return inside
+
     def _coordinates(self, left: int, top: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """The coordinates u and v of the pixels of a window in the section."""
         x = (np.arange(left, left + width, dtype=np.float32) + 0.5) * np.float32(self.mpp) - np.float32(self.origin[0])
