@@ -60,7 +60,9 @@ def loss_of(
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """The binary cross-entropy of a network's map over pixels whose mask is known; 0 where none is.
+    """The mean cross-entropy of a map and its soft Dice loss over the known pixels of a batch; 0 where none is.
+
+    Source: Isensee et al., "nnU-Net", Nature Methods 2021; without Dice, the map of a small structure stays empty.
 
     Args:
         logits: (B, 1, h, w), of the middle of the panels.
@@ -68,8 +70,11 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """
     marked, known = middle(masks, logits).split(1, dim=1)
     known = (known > KNOWN).float()
-    losses = binary_cross_entropy_with_logits(logits.float(), marked.clamp(0, 1), weight=known, reduction="sum")
-    return losses / known.sum().clamp_min(1)
+    marked, logits = marked.clamp(0, 1) * known, logits.float()
+    losses = binary_cross_entropy_with_logits(logits, marked, weight=known, reduction="sum")
+    found = logits.sigmoid() * known
+    dice = (2 * (found * marked).sum() + 1) / (found.sum() + marked.sum() + 1)
+    return losses / known.sum().clamp_min(1) + 1 - dice
 
 
 def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:

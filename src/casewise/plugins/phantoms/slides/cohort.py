@@ -31,12 +31,12 @@ cases.csv     one row for each slide or region; `disease` is normal or ssc, `lab
 phantom.json  the settings, the seed, and the truth: collagen bundles and other properties of every subject
 images/       <subject>/<section>.tiff (slides) or <subject>/<n>.png (regions), each marked as synthetic in the file
 masks/        slides, <subject>/<section>.png: 255 where there is skin, one pixel for 16 of the slide; regions,
-              <subject>/<n>.png, the column `epidermis_mask`: 255 in the epidermis, empty for every fourth region
+              <subject>/<n>.png, the column `collagen_mask`: 255 in bundles of collagen, empty for every fourth region
 """
 
 
 SLIDES = PhantomKind("skin", COLUMNS, "biopsy", "biopsied", CONTENTS, "images", (256, 40_000), tuple(STAGES))
-REGIONS = replace(SLIDES, sides=(32, 40_000), columns=(*COLUMNS, "epidermis_mask"))
+REGIONS = replace(SLIDES, sides=(32, 40_000), columns=(*COLUMNS, "collagen_mask"))
 
 
 @dataclass(frozen=True)
@@ -148,18 +148,18 @@ def _save_slide(cohort: CohortFolder, patient: Skin, number: int) -> Row:
 
 
 def _save_region(cohort: CohortFolder, patient: Skin, number: int) -> Row:
-    """Write one region, and of three in four the mask of its epidermis; return its part of the row."""
+    """Write one region, and of three in four the mask of its collagen; return its part of the row."""
     name = f"{patient.name}/{number + 1}.png"
-    picture, epidermis = _region(patient, number, cohort.settings.size[0], cohort.settings.mpp)
+    picture, collagen = _region(patient, number, cohort.settings.size[0], cohort.settings.mpp)
     cohort.save_image(f"images/{name}", picture)
     mask = "" if number % 4 == 3 else f"masks/{name}"
     if mask:
-        cohort.save_image(mask, epidermis * np.uint8(255))
-    return {"path": f"images/{name}", "section": number // REGIONS_PER_SECTION + 1, "epidermis_mask": mask}
+        cohort.save_image(mask, collagen * np.uint8(255))
+    return {"path": f"images/{name}", "section": number // REGIONS_PER_SECTION + 1, "collagen_mask": mask}
 
 
 def _region(patient: Skin, number: int, size: int, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Draw a square at a position of its section with enough tissue, and its epidermis."""
+    """Draw a square at a position of its section with enough tissue, and its collagen."""
     frame = round(FRAME[0] / mpp), round(FRAME[1] / mpp)
     section = Section(patient, number // REGIONS_PER_SECTION, size=frame, mpp=mpp)
     random = stream(patient.seed, "region", patient.number, number)
@@ -177,7 +177,7 @@ def _region(patient: Skin, number: int, size: int, mpp: float) -> tuple[NDArray[
         drawn = left, top
         if tissue.mean() >= REGION_TISSUE:
             break
-    return picture, section.epidermis(*drawn, size, size)
+    return picture, section.collagen(*drawn, size, size)
 
 
 def _window(section: Section, left: int, top: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

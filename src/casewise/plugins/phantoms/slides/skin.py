@@ -315,11 +315,12 @@ class Section:
         picture += 5 * _texture(self.patient.seed)[np.ix_(rows, columns)][..., None] - 2
         return np.clip(picture, 0, 255).astype(np.uint8), (inside > 0.5) & (self._fat(v, ragged) < 0.5)
 
-    def epidermis(self, left: int, top: int, width: int, height: int) -> NDArray[np.bool_]:
-        """The mask of the epidermis in a window of the slide, (height, width)."""
+    def collagen(self, left: int, top: int, width: int, height: int) -> NDArray[np.bool_]:
+        """The mask of the bundles of collagen in a window of the slide, (height, width)."""
         u, v = self._coordinates(left, top, width, height)
         below, border = self._depths(u, v)
-        inside: NDArray[np.bool_] = (below >= 0) & (below <= border) & (np.abs(u) <= self.width / 2)
+        bundles, _ = self._collagen(u, v, self.patient.stage, _step(border + 90 - below, 25))
+        inside: NDArray[np.bool_] = (bundles > 0.5) & (below > border) & (v < self.floor) & (np.abs(u) < self.width / 2)
         return inside
 
     def _coordinates(self, left: int, top: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
