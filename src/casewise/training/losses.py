@@ -62,7 +62,7 @@ def loss_of(
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """The mean cross-entropy of a map and its soft Dice loss over the known pixels of a batch; 0 where none is.
 
-    Source: Isensee et al., "nnU-Net", Nature Methods 2021; without Dice, the map of a small structure stays empty.
+    Source: Isensee et al., "nnU-Net", Nature Methods 2021.
 
     Args:
         logits: (B, 1, h, w), of the middle of the panels.
