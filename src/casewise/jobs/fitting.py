@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from casewise.cohort.targets import label_table
 from casewise.errors import CasewiseError, TrainingError
 from casewise.jobs.plan import Job, JobInputs, Progress, ReportEpoch, epochs_inside
 from casewise.modalities.base import FittedPreprocessing, StoreAddress
-from casewise.modalities.dataset import FeatureData, PanelDataset
+from casewise.modalities.dataset import FeatureData, PanelData, PanelDataset
 from casewise.modalities.registry import modality_of, own_modalities
 from casewise.models.backbones import Network
 from casewise.models.build_model import load_first_weights, network_of
@@ -31,6 +31,7 @@ from casewise.models.outputs import Output, outputs_of
 from casewise.models.shared_parts import compute_features
 from casewise.run_folder import PretrainingFolder
 from casewise.splits.grouped import check_apart
+from casewise.study.backbones import WITH_MAP
 from casewise.study.learners import added_learners
 from casewise.study.model import mixed_seed
 from casewise.study.schema import Recipe, Study
@@ -103,6 +104,8 @@ class FoldData:
             stop_rows = fit_rows[:1]  # evaluated after every epoch, without an effect
         preprocessing = fit_preprocessing(study, inputs.store, fit_rows, model=model)
         dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
+        if inputs.masks and model in WITH_MAP:
+            dataset = replace(cast(PanelData, dataset), masks=torch.from_numpy(np.load(inputs.masks, mmap_mode="c")))
         return cls(dataset, fit_rows, stop_rows, subjects.iloc[fit_rows].tolist(), preprocessing)
 
     @cached_property

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -89,13 +90,17 @@ class Job:
 
 @dataclass(frozen=True)
 class JobInputs:
-    """The inputs of all jobs of a run: a study, its cohort, split and images, and a cohort to pretrain on."""
+    """The inputs of all jobs of a run: a study, its cohort, split and images, and a cohort to pretrain on.
+
+    `masks` is the file of `casewise.modalities.masks.training_masks`; None without masks in training.
+    """
 
     study: Study
     cohort: Cohort
     splits: Splits
     store: StoreAddress
     pretraining: Pretrained | None = None
+    masks: Path | None = None
 
     def of_learner(self, name: str) -> JobInputs:
         """The inputs as a learner sees them; only those that are trained by steps are pretrained."""
@@ -317,11 +322,11 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
 
 
 def with_images(
-    decided: dict[str, object], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None
+    decided: dict[str, object], splits: Splits, tiles: StoreReference, pretraining: Pretrained | None, masks: str | None
 ) -> dict[str, object]:
-    """The same with the split, the tiles, and the cohort to pretrain on."""
+    """The same with the split, the tiles, the masks of training, and the cohort to pretrain on."""
     other = f"{table_hash(pretraining.cohort, pretraining.study)} {pretraining.address}" if pretraining else None
-    return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other}
+    return decided | {"tiles": tiles.address, "split": splits.hash, "pretraining": other, "masks": masks}
 
 
 def with_plan(decided: dict[str, object], study: Study) -> dict[str, object]:
@@ -427,6 +432,7 @@ def _differences(key_path: str, before: Any, after: Any) -> list[str]:
         "cohort": "rows or targets of the cohort table",
         "tiles": "images or their preparation",
         "split": "the split",
+        "masks": "masks of the images",
         "pretraining": "the cohort to pretrain on",
     }
     return [f"{plain[key_path]} changed" if key_path in plain else f"{key_path} was {before!r} and is {after!r}"]

@@ -160,8 +160,9 @@ class NativeMap:
         return not bool(np.nan_to_num(self.values).any())
 
 
-# The anatomy is where evidence may lie, such as the lungs; a lesion is where it should lie.
-MaskMeaning = Literal["lesion", "anatomy"]
+# The anatomy is where evidence may lie, such as the lungs; a lesion is where it should lie. A segmentation is what a
+# network's own map is trained on.
+MaskMeaning = Literal["lesion", "segmentation", "anatomy"]
 
 
 @dataclass(frozen=True, eq=False)

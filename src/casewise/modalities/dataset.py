@@ -57,6 +57,11 @@ class Batches(ABC):
         """Whether a view is a bag of single images."""
         return False
 
+    @property
+    def masked(self) -> bool:
+        """Whether the panels of training batches are followed by two planes of masks (`with_planes`)."""
+        return False
+
     def eval_batch_size(self, batch: int, device: torch.device) -> int:
         """The number of views that are evaluated together: four training batches."""
         return 4 * batch
@@ -151,6 +156,7 @@ class FeatureData(Batches):
     names: list[str] = field(default_factory=list)
     owner: Tensor | None = None
     bag: int = 1
+    masked: bool = False
 
     varied: ClassVar[bool] = False
     subsampled: ClassVar[bool] = False
@@ -197,6 +203,7 @@ class PanelData(PanelDataset):
         truth: (P, T) float32, NaN where not scored.
         names: the case of each panel, for messages.
         shapes: how the shapes of images vary in training; None if they do not.
+        masks: (N, H, W) `uint8` from which a network's map is learned (`with_planes`); None without.
     """
 
     store: Tensor
@@ -205,6 +212,7 @@ class PanelData(PanelDataset):
     settings: Panels
     names: list[str] = field(default_factory=list)
     shapes: ShapeVariation | None = None
+    masks: Tensor | None = None
 
     @classmethod
     def of(
@@ -243,8 +251,14 @@ class PanelData(PanelDataset):
     ) -> tuple[Tensor, Tensor]:
         """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
         slots = torch.tensor([draw(self.tiles[r], self.settings, generator) for r in rows])
-        panels = augmented(self.store, slots, self.settings, generator, shapes=self.shapes, device=device)
+        panels = augmented(
+            self.store, slots, self.settings, generator, shapes=self.shapes, device=device, masks=self.masks
+        )
         return panels, self.truth[rows].to(device)
+
+    @property
+    def masked(self) -> bool:
+        return self.masks is not None
 
     def views(self) -> tuple[Tensor, Tensor]:
         """Every panel as deterministic fillings of slots: (V, S) tile numbers and (V,) the panel each belongs to.

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.cohort.table import text_of
 from casewise.errors import CasewiseError, ImageError
+from casewise.files import replacing
 from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Fit
-from casewise.modalities.store.readers import read_image
+from casewise.modalities.store.readers import read_bytes, read_image
 from casewise.modalities.store.store import TileStore
+from casewise.modalities.store.workers import of_each_image
+
+if TYPE_CHECKING:
+    from casewise.console import Show
 
 # The number of an empty slot.
 EMPTY = -1
@@ -20,18 +28,20 @@ EMPTY = -1
 COMPRESSION_RANGE = 48
 # A mask of labels has at most this number of values.
 MAX_LABELS = 16
+# Masks that cannot be used, in a message.
+MOST_SHOWN = 10
 # The sides of a mask may differ in their ratio from those of its image by rounding.
 RATIO_TOLERANCE = 0.03
 # The share of a pixel of a tile that must be marked: any part of a lesion, so that small ones do not vanish, and half
-# of the pixel for anatomy, so that its area stays the same.
-LEAST_MARKED: dict[MaskMeaning, float] = {"lesion": 1e-6, "anatomy": 0.5}
+# of the pixel for the others, so that their area stays the same.
+LEAST_MARKED: dict[MaskMeaning, float] = {"lesion": 1e-6, "segmentation": 0.5, "anatomy": 0.5}
 
 
 def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: MaskMeaning) -> CaseMask:
     """The masks of the photographs of one panel row, on tiles.
 
-    A photograph without a mask has no lesion. Where masks show the anatomy, it has no plane, because its anatomy is
-    unknown.
+    A photograph without a mask has no lesion. Where masks show the anatomy or a segmentation, it has no plane, because
+    these are unknown.
 
     Raises:
         ImageError: a mask cannot be read or has another shape than its image.
@@ -41,7 +51,7 @@ def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: Mask
     folder = (study.root or study.cohort.parent).absolute()
     numbers = sorted(set(map(int, prepared.cohort.panels["tiles"].iloc[row])))
     names = {number: text_of(images[column].iloc[number]) for number in numbers}
-    if meaning == "anatomy":
+    if meaning != "lesion":
         numbers = [number for number in numbers if names[number]]
     side = study.images.size
     planes, marked = np.zeros((len(numbers), side, side), bool), False
@@ -64,6 +74,68 @@ def _marked_pixels(path: Path, width: int, height: int) -> np.ndarray:
             "shape. Name the mask of this image, or save it in the image's proportions."
         )
     return binarise_masks(values, path)
+
+
+def training_masks(prepared: PreparedCohort, show: Show) -> Path:
+    """The masks of `images.mask` on tiles, made once: a file of (N, size, size) `uint8`, named by a hash of all masks.
+
+    0 is unknown, as on bars and images without a mask; 1 is not marked, 2 is marked.
+
+    Raises:
+        ImageError: with the masks that are missing, have colours, or another size than their image; or there is none.
+    """
+    study, store = prepared.study, prepared.store
+    assert isinstance(store, TileStore)
+    folder, column = (study.root or study.cohort.parent).absolute(), str(study.images.mask)
+    names = [text_of(cell) for cell in prepared.cohort.images[column]]
+
+    def check(problems: Mapping[int, str]) -> None:
+        lines = [f"\n  {store.index['path'].iat[row]}: {problems[row]}" for row in sorted(problems)[:MOST_SHOWN]]
+        if problems:
+            count = f"{len(problems):,} of {len(list(filter(None, names))):,} masks (column {column})"
+            raise ImageError(f"images.mask: {count} cannot be used:{''.join(lines)}")
+
+    def content(row: int) -> str:
+        return hashlib.sha256(read_bytes(folder / names[row])).hexdigest() if names[row] else ""
+
+    hashes, problems = of_each_image(len(names), content)
+    check(problems)
+    if not any(names):
+        raise ImageError(
+            f"images.mask: no row of column {column!r} names a mask. Fill it in, or leave images.mask out."
+        )
+    identity = " ".join([store.address, *(hashes[row] for row in range(len(names)))])
+    file = prepared.folder.of("masks") / f"{hashlib.sha256(identity.encode()).hexdigest()}.npy"
+    if file.exists():
+        return file
+    with replacing(file) as temporary, show.bar("masks") as bar:
+        codes = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(names), *store.preparation.shape[1:]))
+
+        def fill(row: int) -> None:
+            if names[row]:
+                width, height = (int(store.index[name].iat[row]) for name in ("width", "height"))
+                marked, box = _segmentation(folder / names[row], width, height), store.content(row)
+                side, fit = store.preparation.size, store.preparation.fit
+                tile = to_tile(marked, width=width, height=height, side=side, fit=fit, meaning="segmentation")
+                codes[row][box] = 1 + tile[box]
+
+        check(of_each_image(len(names), fill, progress=bar)[1])
+        codes.flush()
+    for other in set(file.parent.glob("*.npy")) - {file}:
+        other.unlink()
+    return file
+
+
+def _segmentation(path: Path, width: int, height: int) -> np.ndarray:
+    values = read_image(path)
+    if values.shape[:2] != (height, width):
+        raise ImageError(
+            f"{path}: this mask has {values.shape[1]}×{values.shape[0]} pixels, its image {width}×{height}. Name the "
+            "mask of this image, in its size."
+        )
+    if np.ptp(values, axis=2).any():
+        raise ImageError(f"{path}: this mask has colours. Save it in black and white, or as labels 1, 2, … in grey.")
+    return binarise_masks(values[..., 0], path)
 
 
 def to_tile(marked: np.ndarray, *, width: int, height: int, side: int, fit: Fit, meaning: MaskMeaning) -> np.ndarray:

@@ -75,10 +75,33 @@ def fold(tiles: Tensor, settings: Panels) -> Tensor:
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(size, channels, settings.rows * height, settings.columns * width)
 
 
-def plain(store: Tensor, slots: Tensor, settings: Panels, device: torch.device | str = "cpu") -> Tensor:
+def with_planes(tiles: Tensor, numbers: Tensor, masks: Tensor | None) -> Tensor:
+    """Tiles (..., C, H, W) `uint8`, followed by two planes of their masks: marked pixels, and known ones, as 255.
+
+    Args:
+        numbers: (...) of the tiles, −1 for an empty slot, of which nothing is known.
+        masks: (N, H, W) of the store as by `casewise.modalities.masks.training_masks`; None adds nothing.
+    """
+    if masks is None:
+        return tiles
+    codes = masks[numbers.clamp(min=0)]
+    codes[numbers == EMPTY] = 0
+    planes = torch.stack([codes > 1, codes > 0], dim=-3)
+    return torch.cat([tiles, planes.to(torch.uint8) * 255], dim=-3)
+
+
+def plain(
+    store: Tensor,
+    slots: Tensor,
+    settings: Panels,
+    device: torch.device | str = "cpu",
+    *,
+    masks: Tensor | None = None,
+) -> Tensor:
     """Panels for inference without augmentation, on `device`: (B, C, H, W) float in 0–1; bags as by `arrange`."""
     # bytes are moved to the device, a quarter of the memory of numbers
-    return arrange(gather(store, slots).to(device).float().div_(255), slots, settings)
+    tiles = with_planes(gather(store, slots), slots, masks)
+    return arrange(tiles.to(device).float().div_(255), slots, settings)
 
 
 def arrange(tiles: Tensor, slots: Tensor, settings: Panels) -> Tensor:
@@ -96,22 +119,24 @@ def augmented(
     *,
     shapes: ShapeVariation | None = None,
     device: torch.device | str = "cpu",
+    masks: Tensor | None = None,
 ) -> Tensor:
     """Panels for training: every tile is augmented with separate parameters, drawn from `generator`.
 
     Brightness and contrast change the photograph, not the black padding. Rotation, translation, zoom and perspective
     fill with black, or with `padding_mode: reflect` with the mirrored tile. Each parameter but flips is drawn for a
     fraction `probability` of the tiles, independently. `shapes` vary the shapes of the images. Tiles are moved to
-    `device` as bytes and augmented there.
+    `device` as bytes and augmented there. Masks move with their tiles, and keep their tones.
 
     Returns:
-        (B, C, rows·H, columns·W) float in 0–1 on `device`; bags as by `arrange`.
+        (B, C, rows·H, columns·W) float in 0–1 on `device`; bags as by `arrange`. With masks, two planes follow the
+        channels (`with_planes`).
     """
     size, count = slots.shape
     flat = slots.reshape(-1)
     parameters = torch.rand(len(flat), PARAMETERS, generator=generator)
     full = torch.nonzero(flat != EMPTY).squeeze(1)
-    tiles = store[flat[full]].to(device).float().div_(255)
+    tiles = with_planes(store[flat[full]], flat[full], masks).to(device).float().div_(255)
     drawn = parameters[full].to(tiles.device)
     if settings.zoom_in or settings.perspective or settings.probability < 1:
         # drawn after the others, so that they do not change the draws of studies without them
@@ -123,7 +148,8 @@ def augmented(
         drawn = torch.where(changed.to(tiles.device), drawn, NEUTRAL.to(tiles.device))
     if shapes:
         tiles = shapes.varied(tiles, flat[full], generator)
-    tiles = _warped(_toned(tiles, drawn, settings), drawn, settings)
+    toned, planes = _toned(tiles[:, : store.shape[1]], drawn, settings), tiles[:, store.shape[1] :]
+    tiles = _warped(toned if masks is None else torch.cat([toned, planes], dim=1), drawn, settings)
     result = tiles.new_zeros(len(flat), *tiles.shape[1:])
     result[full] = tiles
     return arrange(result.reshape(size, count, *tiles.shape[1:]), slots, settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from casewise.errors import StudyError, cut, nearest
 from casewise.models.feature_maps import children_after, extremes, feature_maps, gridded, last_map, read_maps, widest
 from casewise.models.fusion import FUSIONS, MISSING, BagPooling, Fused, Fusion, MissingPolicy, take_channels
-from casewise.models.layers import MNASNet, ShuffleBlock, plain_network, replace_layers
+from casewise.models.layers import MNASNet, ShuffleBlock, UNet, plain_network, replace_layers
 from casewise.models.transformers import timm_body
 from casewise.study.backbones import TORCHVISION, UNTRAINED
 from casewise.study.images import BAGS
@@ -130,6 +130,11 @@ class Network(nn.Module):
 
     def forward(self, panels: Tensor) -> Tensor:
         return self.predict_head(self.features(panels))
+
+    def outputs_and_map(self, panels: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs, and the map (B, 1, h, w) of a `UNet` before its logistic function."""
+        features, logits = cast(UNet, self.body).features_and_map((panels - self.mean) / self.std)
+        return self.predict_head(features), logits
 
     def predict_head(self, features: Tensor) -> Tensor:
         """The head's outputs for these features, in the units of the targets: (B, outputs) `float32`.

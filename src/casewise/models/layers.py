@@ -228,7 +228,7 @@ class UNet(nn.Module):
     Each step up doubles the rows and columns (a transposed convolution), is concatenated with the block of the
     contracting path of that resolution (of its middle without padding), and convolved twice. The classifier receives
     the mean over the last contracted map, and the mean over the last map of the decoder weighted by the network's own
-    map. So this map is learned from labels alone: it is the evidence that the classifier weighs, not a segmentation.
+    map. From labels alone this map learns the evidence that the classifier weighs; with masks, a segmentation.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -246,13 +246,18 @@ class UNet(nn.Module):
         _begin(self)
 
     def forward(self, values: Tensor) -> Tensor:
-        deepest, decoded, weights = self._maps(values)
+        return self.features_and_map(values)[0]
+
+    def features_and_map(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The features, and the map of which `map_of` is the logistic function."""
+        deepest, decoded, logits = self._maps(values)
+        weights = logits.sigmoid()
         weighted = (decoded * weights).sum((2, 3)) / weights.sum((2, 3)).clamp_min(1e-6)
-        return self.classifier(torch.cat((deepest.mean((2, 3)), weighted), 1))
+        return self.classifier(torch.cat((deepest.mean((2, 3)), weighted), 1)), logits
 
     def map_of(self, values: Tensor) -> Tensor:
         """The network's map, (B, 1, h, w) from 0 to 1, for its scaled input; unpadded, of the middle of the panel."""
-        return self._maps(values)[2]
+        return self._maps(values)[2].sigmoid()
 
     def _maps(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if not self.padded and min(values.shape[2:]) < SMALLEST_UNPADDED:
@@ -269,11 +274,11 @@ class UNet(nn.Module):
             if self.padded:  # pooling leaves out a last odd row or column
                 rows, columns = (large - small for large, small in zip(beside.shape[2:], values.shape[2:], strict=True))
                 values = functional.pad(values, (0, columns, 0, rows))
-            values = block(torch.cat((_middle(beside, values), values), 1))
-        return contracted[-1], values, self.map(values).sigmoid()
+            values = block(torch.cat((middle(beside, values), values), 1))
+        return contracted[-1], values, self.map(values)
 
 
-def _middle(maps: Tensor, smaller: Tensor) -> Tensor:
+def middle(maps: Tensor, smaller: Tensor) -> Tensor:
     """The middle of maps (B, C, H, W), as large as the other ones."""
     rows, columns = smaller.shape[2:]
     top, left = (maps.shape[2] - rows) // 2, (maps.shape[3] - columns) // 2

@@ -16,6 +16,7 @@ from casewise.console import Show, Silent, shown
 from casewise.errors import CohortError, RunError, StudyError, counted, nearest, nearest_folder
 from casewise.evaluation.trial import require_statsmodels
 from casewise.modalities.base import ImageStore, PreparedCohort
+from casewise.modalities.masks import training_masks
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.external import check_names_apart, described, doubtful_names, read_external, read_pretraining
 from casewise.pipeline.recipe_plan import stated_in_words
@@ -126,7 +127,7 @@ def _check_bundles(study: Study, cohort: Cohort) -> None:
 
 
 def _check_masks(study: Study, cohort: Cohort) -> None:
-    """Check that the columns with masks exist, which are read only when maps are measured."""
+    """Check that the columns with masks exist."""
     for meaning, column in modality_of(study).mask_columns(study).items():
         if column not in cohort.images:
             hint = nearest(column, list(map(str, cohort.images)))
@@ -226,7 +227,11 @@ def prepare(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> Imag
     Raises:
         ImageError: naming every image that cannot be prepared.
     """
-    return modality_of(study).prepare(study, cohort, folder.images(study.images.store), show)
+    images = folder.images(study.images.store)
+    store = modality_of(study).prepare(study, cohort, images, show)
+    if study.images.mask:
+        training_masks(PreparedCohort(study, cohort, images, store), show)
+    return store
 
 
 def validate(study: Study, show: Show) -> list[str]:

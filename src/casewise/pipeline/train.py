@@ -16,6 +16,7 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, TrainingError, WeightsError, counted
 from casewise.files import guarded, write_atomic
 from casewise.modalities.base import PreparedCohort, StoreAddress
+from casewise.modalities.masks import training_masks
 from casewise.pipeline.budget import within_budget
 from casewise.pipeline.evaluate import decide, score, stack
 from casewise.pipeline.external import check_no_twins, cohort_difference, prepare_external, prepare_pretraining
@@ -147,7 +148,9 @@ def _planned(inputs: RunInputs, show: Show) -> tuple[list[Job], JobInputs, Prepa
     if pretraining:
         other_store = pretraining.store
         pretrained = Pretrained(pretraining.study, pretraining.cohort, other_store.folder, other_store.address)
-    decided = with_plan(with_images(deciding_settings(study, cohort), splits, store, pretrained), study)
+    masks = training_masks(inputs.prepared, show) if study.images.mask else None
+    made_from = with_images(deciding_settings(study, cohort), splits, store, pretrained, masks.stem if masks else None)
+    decided = with_plan(made_from, study)
     fingerprint = lock_fingerprint(folder, decided, study)
     folder.study.write(study.model_dump(mode="json"))
     folder.cohort.write(cohort.images)
@@ -156,7 +159,7 @@ def _planned(inputs: RunInputs, show: Show) -> tuple[list[Job], JobInputs, Prepa
     else:
         folder.external_cohort.remove()
         folder.cohort_difference.remove()
-    job_inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretrained)
+    job_inputs = JobInputs(study, cohort, splits, StoreAddress(store.folder, store.address), pretrained, masks)
     return expand(study, splits, folder, fingerprint), job_inputs, external, fingerprint
 
 

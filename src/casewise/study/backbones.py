@@ -20,6 +20,8 @@ ALL29 = [
 TORCHVISION = [*ALL29, "densenet201", *[f"efficientnet_b{i}" for i in range(8)]]
 # networks of casewise, without published weights (`casewise.models.layers`)
 UNTRAINED = ["cnn", "unet_encoder", "unet", "unet_unpadded"]
+# those with a map of their own, which masks train
+WITH_MAP = ["unet", "unet_unpadded"]
 # a repository of timm's hub, perhaps with a revision
 _HUB = re.compile(r"^hf-hub:[\w.-]+/[\w.-]+(?:@[\w.-]+)?$")
 # a model function of timm: the line of its decorator, and perhaps others, before its name

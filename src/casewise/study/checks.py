@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from casewise.errors import cut, nearest
 from casewise.plugin import modality_sections
-from casewise.study.backbones import check_backbones
+from casewise.study.backbones import WITH_MAP, check_backbones
 from casewise.study.model import refuse
 from casewise.targets import kind_named
 
@@ -27,6 +27,7 @@ def check_study(study: Study) -> None:
     check_modality(study)
     check_learners(study)
     check_training(study)
+    check_masks(study)
     check_kinds(study)
 
 
@@ -203,6 +204,27 @@ def check_training(study: Study) -> None:
         "network or among is false": not chooses,
     }
     refuse(problems)
+
+
+def check_masks(study: Study) -> None:
+    """Masks train the whole of a network with a map, with photographs in grids."""
+    recipe, column = study.recipe.completed, study.images.mask
+    frozen = next((n for n, phase in enumerate(recipe.phases, 1) if phase.freeze != "none"), 0)
+    problems: dict[str, object] = {
+        f"modality: the images of this study are {study.modality_name}, and masks are for photographs": (
+            study.modality_name != "photographs"
+        ),
+        f"backbones: none of them has a map; add {' or '.join(WITH_MAP)}": not {*WITH_MAP} & {*study.networks},
+        "recipe: a planned one may freeze layers; state the recipe": study.recipe.auto,
+        f"panels.pooling: {study.panels.pooling} draws images by themselves; use mean or max": study.panels.bags,
+        f"recipe.tuning: {recipe.tuning} trains upper layers alone; use full": recipe.tuning != "full",
+        f"recipe.phases, phase {frozen}: freezes layers of the map; write `freeze: none`": frozen,
+        "recipe.pool: map reads another map of the network; use average": recipe.pool == "map",
+        "recipe.head: fastai reads another map of the network; use random or probe": recipe.head == "fastai",
+    }
+    refuse({f"images.mask: {cut(column)} cannot be trained on. {text}": so and column for text, so in problems.items()})
+    lone = "weighs the masks of images.mask, which the study does not name; name their column, or leave mask_loss out"
+    refuse({f"recipe.mask_loss: {lone}": recipe.mask_loss != 1 and not column})
 
 
 def check_kinds(study: Study) -> None:

@@ -94,6 +94,9 @@ class Images(StudyModel):
     lesion: str | None = None
     """Column with the mask of each image's lesions, a path from `root`, against which explanations are measured. Not
     used in training. For volumes, see `volumes.lesion`."""
+    mask: str | None = None
+    """Column with a mask for each image, a path from `root`, from which [the map of a
+    U-Net](howto-photographs.md#masks-in-training) is trained with the labels. An empty cell: this image has none."""
     store: Path | None = None
     """Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."""
 

@@ -218,6 +218,8 @@ class Recipe(StudyModel):
     loss: Literal["mse", "huber", "l1"] = "mse"
     """Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. Classes use
     cross-entropy; grades use a chain of binary cross-entropies."""
+    mask_loss: float = Field(1.0, gt=0)
+    """Weight of the loss of masks (`images.mask`): mean cross-entropy and Dice loss of the known pixels of a batch."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Fraction of the label that is spread evenly over the classes in training. Not for grades."""
     imbalance: Literal["none", "weights", "sampling"] = "none"

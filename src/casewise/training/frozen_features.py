@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from casewise.errors import CasewiseError, RunError, TrainingError
 from casewise.files import TEMPORARY, cache_folder, replacing
 from casewise.modalities.dataset import FeatureData, PanelData, PanelDataset, encode_bags
-from casewise.modalities.panels import augmented
+from casewise.modalities.panels import augmented, plain
 from casewise.models.backbones import Network, form_of, of_tiles
 from casewise.models.shared_parts import mean_over_views
 from casewise.study.model import mixed_seed
@@ -109,19 +109,21 @@ def fixed(data: PanelData, copies: int, *, seed: int, path: Path, buffer: Buffer
             f"panels.offline_copies: {data.names[row] if data.names else 'a panel'} has {most} tiles, and a panel has "
             f"{data.settings.slots}: no single copy shows them all. Write `by: image` under panels, or a larger `grid`."
         )
-    first = data.plain_batch(slots[:1], torch.device("cpu"))
+    first = plain(data.store, slots[:1], data.settings, masks=data.masks)
     values = buffer.empty((len(data) * (1 + copies), *first.shape[1:]), torch.uint8, path)
     for copy in range(1 + copies):
         for start in range(0, len(data), CHUNK):
             slot_chunk = slots[start : start + CHUNK]
             if copy:
                 generator = torch.Generator().manual_seed(mixed_seed(seed, "copies", copy, start))
-                computed = augmented(data.store, slot_chunk, data.settings, generator, shapes=data.shapes)
+                computed = augmented(
+                    data.store, slot_chunk, data.settings, generator, shapes=data.shapes, masks=data.masks
+                )
             else:
-                computed = data.plain_batch(slot_chunk, torch.device("cpu"))
+                computed = plain(data.store, slot_chunk, data.settings, masks=data.masks)
             at = copy * len(data) + start
             values[at : at + len(slot_chunk)] = computed.mul(255).round_().to(torch.uint8)
-    return FeatureData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies))
+    return FeatureData(values, data.truth.repeat(1 + copies, 1), data.names * (1 + copies), masked=data.masked)
 
 
 class UpperLayers(nn.Module):

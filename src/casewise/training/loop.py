@@ -28,7 +28,7 @@ from casewise.training.checkpoint import load_state, save_state
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.cost import give_memory_back
 from casewise.training.frozen_features import MEMORY, SharedFeatures, UpperLayers
-from casewise.training.losses import Scaling, balanced, class_weights, loss_of
+from casewise.training.losses import Scaling, balanced, class_weights, loss_of, mask_loss
 from casewise.training.rates import cosine_share, optimizer_of, parameter_groups
 
 Tell = Callable[[int, float], None]
@@ -142,8 +142,8 @@ class Training:
         keep_statistics(self.network.body, only_frozen=self.recipe.batch_norm == "update")
         return epoch_batches(len(self.data), self.recipe.batch_size, self.context.seed, epoch, shares=self.shares)
 
-    def step(self, rows: list[int], epoch: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Take a step of the optimiser; return the loss, the raw outputs and the labels of the rows.
+    def step(self, rows: list[int], epoch: int, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Take a step of the optimiser; return the loss, the raw outputs, the labels, and the loss's part of masks.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -155,9 +155,15 @@ class Training:
         generator = torch.Generator().manual_seed(mixed_seed(seed, "panels", epoch, number))
         panels, truth = self.data.training_batch(rows, generator, self.device)
         with self._precision():
+            panels, masks = panels.tensor_split((-2,), dim=1) if self.data.masked else (panels, panels)
             panels = panels.to(memory_format=self.format) if panels.ndim == 4 else panels
-            raw = split_batch(self.network, panels, self.context.choice.parts)
-            loss = self.loss(raw, truth)
+            compute = self.network.outputs_and_map if self.data.masked else self.network
+            outputs = split_batch(self.network, panels, self.context.choice.parts, compute)
+            raw, logits = outputs if self.data.masked else (outputs, outputs)
+            loss, of_masks = self.loss(raw, truth), torch.zeros(())
+            if self.data.masked:
+                of_masks = self.recipe.mask_loss * mask_loss(logits, masks)
+                loss = loss + of_masks
         if not torch.isfinite(loss):
             names = list(dict.fromkeys(self.data.names[row] for row in rows if self.data.names))
             raise TrainingError(
@@ -172,7 +178,7 @@ class Training:
         self.optimizer.step()
         if self.cycle:
             self.cycle.step()
-        return loss.detach(), raw.detach(), truth
+        return loss.detach(), raw.detach(), truth, of_masks.detach()
 
     def loss(self, raw: Tensor, truth: Tensor, *, plain: bool = False) -> Tensor:
         """Mean over targets of the loss on recorded labels; `plain` without label smoothing and class weights."""
@@ -187,7 +193,8 @@ class Training:
             if recipe.schedule == "cosine":
                 self.set_rates(cosine_share(recipe, epoch, number, self.steps))
             results.append(self.step(rows, epoch, number))
-        losses, raw, truth = zip(*results, strict=True)
+        losses, raw, truth, of_masks = zip(*results, strict=True)
+        masks = float(torch.stack(of_masks).mean())
         # Batches of evaluation need other blocks than steps; faulting these in again costs a third of a step.
         if self.steps >= STEPS_TO_TRIM and len(stop) > recipe.batch_size and not _is_linear(self.network):
             give_memory_back()
@@ -195,7 +202,8 @@ class Training:
         loss = float(self.loss(predicted, stop_truth, plain=True))
         # of the body's last layers, or of the head if it is trained alone; earlier groups may have smaller rates
         rate = float(self.optimizer.param_groups[-2:][0]["lr"])
-        entry = {"epoch": epoch, "train_loss": float(torch.stack(losses).mean()), "stop_loss": loss, "lr": rate}
+        entry = {"epoch": epoch, "train_loss": float(torch.stack(losses).mean()) - masks, "stop_loss": loss, "lr": rate}
+        entry |= {"mask_loss": masks} if self.data.masked else {}
         right = {"train_accuracy": hits(torch.cat(raw), torch.cat(truth), self.context.outputs)}
         if recipe.early_stopping.monitor != "none":
             right["stop_accuracy"] = hits(predicted, stop_truth, self.context.outputs)
@@ -341,8 +349,8 @@ def standardise(network: Network, truth: Tensor, outputs: Sequence[Output]) -> N
         start += output.width
 
 
-def split_batch(network: nn.Module, panels: Tensor, parts: int) -> Tensor:
-    """The outputs (B, W) of a batch of panels (B, ...), computed in `parts` of nearly equal size.
+def split_batch(network: nn.Module, panels: Tensor, parts: int, compute: Callable[..., Any] | None = None) -> Any:
+    """The outputs (B, W) of a batch of panels (B, ...), or what `compute` returns, in `parts` of nearly equal size.
 
     A part is computed a second time when its gradients are needed, so that memory holds the intermediate values of one
     part at a time. The loss is that of the whole batch, so gradients are equal to those without parts up to rounding,
@@ -356,18 +364,18 @@ def split_batch(network: nn.Module, panels: Tensor, parts: int) -> Tensor:
     # A part of one panel has no statistics for a batch norm.
     parts = max(1, min(parts, len(panels) // 2))
     if parts == 1:
-        outputs: Tensor = network(panels)
-        return outputs
+        return (compute or network)(panels)
     by_part = [
         checkpoint(
-            network,
+            compute or network,
             some_panels,
             use_reentrant=False,
             context_fn=lambda: (nullcontext(), _running_statistics_kept(network)),
         )
         for some_panels in panels.tensor_split(parts)
     ]
-    return torch.cat(by_part)
+    several = isinstance(by_part[0], tuple)
+    return tuple(map(torch.cat, zip(*by_part, strict=True))) if several else torch.cat(by_part)
 
 
 @contextmanager

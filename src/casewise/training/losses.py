@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
+from casewise.models.layers import middle
 from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, split_raw
 from casewise.study.schema import Recipe
+
+# Beside a black border, a moved pixel is known in part.
+KNOWN = 0.99
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,24 @@ def loss_of(
     for kind in sorted(by_kind, key=lambda kind: kind.last):
         total = total + kind.loss(by_kind[kind], settings)
     return total / len(outputs)
+
+
+def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """The mean cross-entropy of a map and its soft Dice loss over the known pixels of a batch; 0 where none is.
+
+    Source: Isensee et al., "nnU-Net", Nature Methods 2021.
+
+    Args:
+        logits: (B, 1, h, w), of the middle of the panels.
+        masks: (B, 2, H, W) from 0 to 1: whether a pixel is marked, and whether its mask is known.
+    """
+    marked, known = middle(masks, logits).split(1, dim=1)
+    known = (known > KNOWN).float()
+    marked, logits = marked.clamp(0, 1) * known, logits.float()
+    losses = binary_cross_entropy_with_logits(logits, marked, weight=known, reduction="sum")
+    found = logits.sigmoid() * known
+    dice = (2 * (found * marked).sum() + 1) / (found.sum() + marked.sum() + 1)
+    return losses / known.sum().clamp_min(1) + 1 - dice
 
 
 def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:

@@ -83,13 +83,20 @@ def test_parts_of_a_section_join() -> None:
 def test_regions(tmp_path: Path) -> None:
     table = make_regions(tmp_path, subjects=2, images=4, size=(300, 300), classes=("normal", "late"), seed=2)
     rows = rows_of(table)
-    assert (tuple(rows[0]), [row["section"] for row in rows[:4]]) == (COLUMNS, ["1", "1", "1", "2"])
+    assert tuple(rows[0]) == (*COLUMNS, "collagen_mask")
+    assert [(row["section"], bool(row["collagen_mask"])) for row in rows[:4]] == [("1", True)] * 3 + [("2", False)]
     assert {row["label"] for row in rows} == {"normal", "late"}
     pictures = []
     for row in rows:
         with Image.open(tmp_path / row["path"]) as image:
             assert (image.size, image.mode, image.info["Description"]) == ((300, 300), "RGB", MARK)
             pictures.append(np.asarray(image))
+        if row["collagen_mask"]:
+            with Image.open(tmp_path / row["collagen_mask"]) as image:
+                mask = np.asarray(image)
+            assert mask.shape == (300, 300)
+            assert mask.mean() > 0.2 * 255
+            assert (pictures[-1][mask > 0][:, 1] > 215).mean() < 0.1  # gaps are pale
     assert len({picture.tobytes() for picture in pictures}) == len(rows)
     assert all((picture[..., 1] < 215).mean() > 0.4 for picture in pictures)
 

@@ -259,7 +259,8 @@ class Photographs(base.Modality):
             return list(pool.map(native, tiles))
 
     def mask_columns(self, study: Study) -> dict[base.MaskMeaning, str]:
-        columns: dict[base.MaskMeaning, str | None] = {"lesion": study.images.lesion, "anatomy": study.audit.mask}
+        columns: dict[base.MaskMeaning, str | None]
+        columns = {"lesion": study.images.lesion, "segmentation": study.images.mask, "anatomy": study.audit.mask}
         return {meaning: column for meaning, column in columns.items() if column}
 
     def mask(self, prepared: base.PreparedCohort, row: int, meaning: base.MaskMeaning) -> base.CaseMask:

@@ -144,15 +144,17 @@ def _pictures(run: FinishedRun, case: str, networks: list[CaseExplanation], fold
             values, saliency, prediction = network.map_of(index, name), network.maps[index], network.predictions[index]
             overlaid = outlined(overlay(network.picture_of(index, name), values, signed=saliency.signed), mask)
             file = save_png(case_folder / file_name(network.model) / f"{label}.png", overlaid)
-            if saliency.own is not None:
+            own_file = file.with_name(f"{label}-own-map.png") if saliency.own is not None else None
+            if saliency.own is not None and own_file:
                 own = overlay(network.picture_of(index, name), saliency.own[saliency.middle_view])
-                save_png(file.with_name(f"{label}-own-map.png"), outlined(own, mask))
+                save_png(own_file, outlined(own, mask))
             empty = not bool(np.abs(values).max() > 0)
             maps.append(
                 {
                     "network": network.model,
                     "method": network.method,
                     "file": str(file.relative_to(folder)),
+                    "own": str(own_file.relative_to(folder)) if own_file else None,
                     "empty": empty,
                     "flat": not empty and saliency.flat,
                     "layer": saliency.layer,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +49,8 @@ def placement(
 
     Returns:
         `regions`: by name the column, and the number of panels of the sample; `networks`: by name and region the mean
-        share of the map, the mean share of the area, and their paired difference.
+        share of the map, the mean share of the area, and their paired difference; of masks and the own map of a U-Net,
+        the mean Dice, and that of a map that marks everything.
     """
     rows_by_region, masks = _samples(run)
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
@@ -63,11 +65,14 @@ def placement(
                 loaded = load_model(run, model, fold, map_size=map_size)
                 check_reproduces(run, loaded, list(targets))
                 maps |= maps_by_row(loaded, targets)
-        networks[model] = {
-            region: figures
-            for region, region_rows in rows_by_region.items()
-            if (figures := _figures(run, maps, region_rows, masks.get(region), plan))
-        }
+        own = {row: saliency for row, saliency in maps.items() if saliency.own is not None}
+        networks[model] = {}
+        for region, region_rows in rows_by_region.items():
+            of_region = masks.get(region, {})
+            if figures := _figures(run, maps, region_rows, of_region, SHARES, plan):
+                networks[model][region] = figures
+            if of_region and (figures := _figures(run, own, region_rows, of_region, DICE, plan)):
+                networks[model][region] |= {"own": figures}
     progress(len(models) * folds, len(models) * folds, "")
     columns = run.modality.mask_columns(run.study)
     regions = {
@@ -118,15 +123,20 @@ def _targets(run: FinishedRun, model: str, fold: int, rows: Sequence[int]) -> di
 
 
 def _figures(
-    run: FinishedRun, maps: dict[int, SaliencyMap], rows: Sequence[int], masks: dict[int, CaseMask] | None, plan: Plan
+    run: FinishedRun,
+    maps: dict[int, SaliencyMap],
+    rows: Sequence[int],
+    masks: Mapping[int, CaseMask],
+    measures: Measures,
+    plan: Plan,
 ) -> Record | None:
-    """The mean shares of one network and region; None if no map shows the region."""
+    """The means of two measures of one network and region, and their difference; None if no map shows the region."""
     terms, subjects, empty = [], [], 0
     for row in rows:
         if row not in maps:
             continue
-        shares = [shares_of(maps[row], view, masks[row] if masks else None) for view in range(len(maps[row].raw))]
-        visible = np.array([pair for pair in shares if pair is not None])
+        pairs = [measures.of(maps[row], view, masks.get(row)) for view in range(len(maps[row].raw))]
+        visible = np.array([pair for pair in pairs if pair is not None])
         if len(visible):
             terms.append([1.0, *visible.mean(axis=0)])
             subjects.append(str(run.cohort.panels["subject"].iloc[row]))
@@ -136,8 +146,8 @@ def _figures(
     sums = sum_by_subject(np.array(terms), np.array(subjects))[:, None, :]
 
     def means(totals: np.ndarray) -> dict[str, np.ndarray]:
-        share, area = totals[..., 1] / totals[..., 0], totals[..., 2] / totals[..., 0]
-        return {"share": share, "area": area, "difference": share - area}
+        first, second = totals[..., 1] / totals[..., 0], totals[..., 2] / totals[..., 0]
+        return {measures.first: first, measures.second: second, "difference": first - second}
 
     figures = estimates(sums, means, lambda name, whole: "no map", plan, n_cases=len(terms))[0]
     return {**{name: dict(estimate) for name, estimate in figures.items()}, "empty_maps": empty}
@@ -149,3 +159,27 @@ def shares_of(saliency: SaliencyMap, view: int, mask: CaseMask | None) -> tuple[
     slot_maps, planes = by_slice(saliency.raw[view], slots, grid=saliency.grid)
     inside = np.broadcast_to(border(slot_maps.shape[1:]), slot_maps.shape) if mask is None else mask.planes[planes]
     return (share_inside(slot_maps, inside), float(inside.mean())) if inside.any() else None
+
+
+def dice_of(saliency: SaliencyMap, view: int, mask: CaseMask | None) -> tuple[float, float] | None:
+    """The Dice of a U-Net's own map (from 0.5 on) and the mask, and of everything; None if it shows no mask."""
+    assert saliency.own is not None
+    assert mask is not None
+    own, planes = by_slice(saliency.own[view], mask.positions(saliency.slots[view]), grid=saliency.grid)
+    seen = ~np.isnan(own)
+    marked, inside = own[seen] >= 0.5, mask.planes[planes][seen]
+    if not (total := inside.sum()):
+        return None
+    return float(2 * (marked & inside).sum() / (marked.sum() + total)), float(2 * total / (inside.size + total))
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Two measures, by name, that are compared; `of` computes both for a view of a map and its mask, if any."""
+
+    first: str
+    second: str
+    of: Callable[[SaliencyMap, int, CaseMask | None], tuple[float, float] | None]
+
+
+SHARES, DICE = Measures("share", "area", shares_of), Measures("dice", "everything", dice_of)

@@ -29,7 +29,13 @@ SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
 COLUMNS = ("Network", "Panels", "Map", "Random weights", "Difference", "Centre", "Difference")
 GROUPS = {"correct": "predicted correctly", "erroneous": "predicted erroneously", "all": "all cases"}
 ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each image", "brightness": "brightness"}
-PLACES = {"border": "outer eighth of the image", "anatomy": "anatomy", "lesion": "lesion"}
+PLACES = {
+    "border": "outer eighth of the image",
+    "anatomy": "anatomy",
+    "lesion": "lesion",
+    "segmentation": "segmentation",
+}
+OWN = ("dice", "everything", "difference")
 PLACEMENT = ("Network", "Panels", "Of the map", "Of the area", "Difference", "Empty maps")
 # By the form of the explained target: what red and blue areas do, and the name of the output.
 FORMS = {
@@ -52,6 +58,14 @@ WHERE = (
 ANATOMY = (
     "A map inside the anatomy does not show that the network uses the disease; a map mostly outside it is a reason to"
     " look for shortcuts."
+)
+OWN_MAP = {
+    True: "own map, trained with the masks of {column}",
+    False: "own map, trained with labels alone: evidence that the network weighs, not a segmentation",
+}
+AGREEMENT = (
+    "Mean Dice of the own map of a U-Net, from 0.5 on, and the mask, and of a map that marks everything, on random"
+    " panels with a mask that were not trained on. Small print: {confidence} intervals by subject."
 )
 POINTING = (
     "How often the highest point of the map lies in the mask ({mask}), for cases not trained on. Small print:"
@@ -87,11 +101,14 @@ def section(context: ReportContext) -> Section | None:
     methods = sorted({name for entry in shown["cases"] for name in entry["methods"]}, reverse=True)
     confidence = terms_of(context).confidence
     facts = [*_reading(context, methods, form), *_chosen(shown, cases)]
-    blocks: list[Block] = [Text(READING), Facts(facts), *_case_by_case(shown, cases, form)]
+    blocks: list[Block] = [Text(READING), Facts(facts), *_case_by_case(shown, cases, form, own_map(context))]
     if places:
         rows = placement_rows(places, marked=context.learner)
         blocks += [Heading("Where the maps lie"), Table(PLACEMENT, rows, WHERE.format(confidence=confidence))]
         blocks += [Text(ANATOMY, note=True)] if "anatomy" in places["regions"] else []
+        if own := agreement_rows(places, marked=context.learner):
+            columns = ("Network", "Panels", "Dice", "Everything", "Difference")
+            blocks += [Heading("Own maps and masks"), Table(columns, own, AGREEMENT.format(confidence=confidence))]
     if measured:
         blocks += [*_compared(measured, confidence), Fold("Further measures", _measures(measured))]
     return Section("saliency", "Saliency", blocks)
@@ -122,6 +139,17 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
             cells = [count, _share(share), _share(figures["area"]), _share(figures["difference"], difference=True)]
             empty = Cell(number(figures["empty_maps"], 0))
             rows.append(Row(f"{learner_name(name)}: {described}", [*cells, empty], mark=name == marked))
+    return rows
+
+
+def agreement_rows(placement: Values, *, marked: str = "") -> list[Row]:
+    """For each network with a map of its own and each kind of mask the Dice of both, and that of everything."""
+    rows = []
+    for name, by_region in placement["networks"].items():
+        for region, own in ((region, figures["own"]) for region, figures in by_region.items() if "own" in figures):
+            count = Cell(f"{own['dice']['n_cases']:,}", f"of {counted(own['dice']['n_subjects'], 'subject')}")
+            values = [Cell(number(own[key]["value"], 2), _bounds(own[key], own[key], 2)) for key in OWN]
+            rows.append(Row(f"{learner_name(name)}: {PLACES[region]}", [count, *values], mark=name == marked))
     return rows
 
 
@@ -176,7 +204,7 @@ def _bounds(figure: Values, ends: Values, digits: int) -> str:
 
 def _compared(measured: Values, confidence: str) -> list[Block]:
     """How often maps point into the masks."""
-    mask = {"lesion": "of the lesion", "anatomy": "of the anatomy"}[measured["meaning"]]
+    mask = f"of the {PLACES[measured['meaning']]}"
     rows = measured_rows(measured, HIT)
     columns = [*COLUMNS, "Shuffled cells"]
     table = Table(columns, rows, POINTING.format(mask=mask, confidence=confidence), wide=True)
@@ -250,12 +278,18 @@ def _chosen(shown: Values, cases: Cases) -> list[tuple[str, str]]:
     return [*facts, *([("In the run folder", counted(further, "further case"))] if further > 0 else [])]
 
 
-def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str]) -> list[Block]:
+def own_map(context: ReportContext) -> str:
+    """What the own map of a U-Net was trained with."""
+    column = context.study.images.mask
+    return OWN_MAP[bool(column)].format(column=column)
+
+
+def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str], own: str) -> list[Block]:
     """The maps of each case with its input; all but the first cases are folded."""
     folder = Path(shown["folder"])
     strips: list[list[Block]] = [
         [
-            Pictures(_strip(row, uri, folder, form), "" if number else title, "beside-each")
+            Pictures(_strip(row, uri, folder, form, own), "" if number else title, "beside-each")
             for number, (row, uri) in enumerate(rows)
         ]
         for title, rows in cases
@@ -264,8 +298,8 @@ def _case_by_case(shown: Values, cases: Cases, form: tuple[str, str, str]) -> li
     return [*first, *([Fold(f"The other {counted(len(cases) - MOST_UNFOLDED, 'case')}", others)] if others else [])]
 
 
-def _strip(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> list[Picture]:
-    """The input of the networks and the map of each."""
+def _strip(row: Values, uri: str, folder: Path, form: tuple[str, str, str], own: str) -> list[Picture]:
+    """The input of the networks and the map of each; a U-Net's own map is beside it."""
     name = f" on {row['name']}" if row["name"] else ""
     pictures = [
         Picture(uri, f"Input of the networks{name}", f"{row['name'] or 'Input'}; reference: {row['reference']}")
@@ -274,6 +308,8 @@ def _strip(row: Values, uri: str, folder: Path, form: tuple[str, str, str]) -> l
         if picture := _picture(folder / entry["file"]):
             method, network = METHODS.get(str(entry["method"]), str(entry["method"])), learner_name(entry["network"])
             pictures.append(Picture(picture, f"{method} of {network}{name}", f"{network}: {_caption(entry, form)}"))
+            if entry.get("own") and (picture := _picture(folder / entry["own"])):
+                pictures.append(Picture(picture, f"Own map of {network}{name}", f"{network}: {own}"))
     return pictures
 
 

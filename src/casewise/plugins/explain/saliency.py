@@ -84,7 +84,7 @@ class SaliencyMap:
         peaks: see `casewise.plugins.explain.methods.dispatch.peak_pixels`.
         grid: rows and columns of images on a panel.
         output_sum: of contributions, the explained output as a sum; None for other methods.
-        own: (V, H, W) from 0 to 1, the map that a U-Net computes itself, for all outputs; None for other networks.
+        own: (V, H, W) as by `own_maps`, the map that a U-Net computes itself, for all outputs; None for other networks.
         layer: the layer that Grad-CAM reads; empty for other methods.
     """
 
@@ -313,13 +313,13 @@ def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget
 
 
 def own_maps(network: Network, panels: torch.Tensor) -> torch.Tensor:
-    """The maps (B, H, W) that a U-Net computes itself, 0 outside an unpadded one; (B, 0) of other networks."""
+    """The maps (B, H, W) that a U-Net computes itself, NaN outside an unpadded one; (B, 0) of other networks."""
     body = network.body
     if not isinstance(body, UNet) or panels.ndim != 4:
         return panels.new_empty(len(panels), 0)
     with torch.no_grad():
         maps = body.map_of((panels - network.mean) / network.std)[:, 0]
-    result = panels.new_zeros(len(panels), *panels.shape[2:])
+    result = panels.new_full((len(panels), *panels.shape[2:]), torch.nan)
     top, left = ((side - length) // 2 for side, length in zip(panels.shape[2:], maps.shape[1:], strict=True))
     result[:, top : top + maps.shape[1], left : left + maps.shape[2]] = maps
     return result

@@ -146,12 +146,13 @@ CONTENTS = """\
 cases.csv     one row for each slide or region; `disease` is normal or ssc, `label` is normal, early or late
 phantom.json  the settings, the seed, and the truth: collagen bundles and other properties of every subject
 images/       <subject>/<section>.tiff (slides) or <subject>/<n>.png (regions), each marked as synthetic in the file
-masks/        <subject>/<section>.png, slides only: 255 where there is skin, one pixel for 16 of the slide
+masks/        slides, <subject>/<section>.png: 255 where there is skin, one pixel for 16 of the slide; regions,
+              <subject>/<n>.png, the column `collagen_mask`: 255 in bundles of collagen, empty for every fourth region
 """
 
 
 SLIDES = PhantomKind("skin", COLUMNS, "biopsy", "biopsied", CONTENTS, "images", (256, 40_000), tuple(STAGES))
-REGIONS = replace(SLIDES, sides=(32, 40_000))
+REGIONS = replace(SLIDES, sides=(32, 40_000), columns=(*COLUMNS, "collagen_mask"))
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def draw_region(
     (64, 64, 3)
     """
     check_choice("The finding", finding, tuple(STAGES))
-    return _region(skin(seed, subject_number, finding), number, size, mpp)
+    return _region(skin(seed, subject_number, finding), number, size, mpp)[0]
 
 
 def finding_of(seed: int, number: int, classes: Sequence[str]) -> str:
@@ -245,8 +246,8 @@ def finding_of(seed: int, number: int, classes: Sequence[str]) -> str:
     return balanced_class(seed, "skin classes", number, [classes[0]] * (len(classes) - 1) + list(classes[1:]))
 
 
-def _save_slide(cohort: CohortFolder, patient: Skin, number: int) -> tuple[str, int]:
-    """Write one section as a slide, and the mask of its tissue; return the path and the number of the section."""
+def _save_slide(cohort: CohortFolder, patient: Skin, number: int) -> Row:
+    """Write one section as a slide, and the mask of its tissue; return its part of the row."""
     settings, name, step = cohort.settings, f"{patient.name}/{number + 1}", MASK_STEP
     section = Section(patient, number, size=settings.size, mpp=settings.mpp)
     mask = np.zeros([-(-side // step) for side in reversed(settings.size)], np.uint8)
@@ -259,22 +260,28 @@ def _save_slide(cohort: CohortFolder, patient: Skin, number: int) -> tuple[str, 
 
     write_pyramid(cohort.path / f"images/{name}.tiff", settings.size, paint, mpp=settings.mpp)
     cohort.save_image(f"masks/{name}.png", mask * np.uint8(255))
-    return f"images/{name}.tiff", number + 1
+    return {"path": f"images/{name}.tiff", "section": number + 1}
 
 
-def _save_region(cohort: CohortFolder, patient: Skin, number: int) -> tuple[str, int]:
-    """Write one region; return the path and the number of its section."""
-    path = f"images/{patient.name}/{number + 1}.png"
-    cohort.save_image(path, _region(patient, number, cohort.settings.size[0], cohort.settings.mpp))
-    return path, number // REGIONS_PER_SECTION + 1
+def _save_region(cohort: CohortFolder, patient: Skin, number: int) -> Row:
+    """Write one region, and of three in four the mask of its collagen; return its part of the row."""
+    name = f"{patient.name}/{number + 1}.png"
+    picture, collagen = _region(patient, number, cohort.settings.size[0], cohort.settings.mpp)
+    cohort.save_image(f"images/{name}", picture)
+    mask = "" if number % 4 == 3 else f"masks/{name}"
+    if mask:
+        cohort.save_image(mask, collagen * np.uint8(255))
+    return {"path": f"images/{name}", "section": number // REGIONS_PER_SECTION + 1, "collagen_mask": mask}
 
 
-def _region(patient: Skin, number: int, size: int, mpp: float) -> NDArray[np.uint8]:
-    """Draw a square at a position of its section with enough tissue."""
+def _region(patient: Skin, number: int, size: int, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw a square at a position of its section with enough tissue, and its collagen."""
     frame = round(FRAME[0] / mpp), round(FRAME[1] / mpp)
     section = Section(patient, number // REGIONS_PER_SECTION, size=frame, mpp=mpp)
     random = stream(patient.seed, "region", patient.number, number)
-    picture, tissue = _window(section, max(frame[0] - size, 0) // 2, max(frame[1] - size, 0) // 2, size)
+    left, top = (max(side - size, 0) // 2 for side in frame)
+    picture, tissue = _window(section, left, top, size)
+    drawn = left, top
     # The centre and the corners reveal most windows of glass without drawing them.
     far, near, middle = size - size // 8, size // 8, size // 2
     probes = ((middle, middle), (near, near), (far, near), (near, far), (far, far))
@@ -283,9 +290,10 @@ def _region(patient: Skin, number: int, size: int, mpp: float) -> NDArray[np.uin
         if not all(section.paint(left + x, top + y, 1, 1)[1].all() for x, y in probes):
             continue
         picture, tissue = _window(section, left, top, size)
+        drawn = left, top
         if tissue.mean() >= REGION_TISSUE:
             break
-    return picture
+    return picture, section.collagen(*drawn, size, size)
 
 
 def _window(section: Section, left: int, top: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -322,6 +330,5 @@ def _make(folder: Path, kind: PhantomKind, settings: SkinSettings, progress: Pro
         measures = {name: round(value, 4) for name, value in asdict(patient.stage).items()}
         truth.append({"subject": patient.name, "finding": finding, "label": label, **measures})
         for image in range(settings.images):
-            path, section = (_save_slide if is_slide else _save_region)(cohort, patient, image)
-            cohort.add(path=path, section=section, **person)
+            cohort.add(**(_save_slide if is_slide else _save_region)(cohort, patient, image), **person)
     return cohort.finish(truth)

@@ -315,6 +315,14 @@ class Section:
         picture += 5 * _texture(self.patient.seed)[np.ix_(rows, columns)][..., None] - 2
         return np.clip(picture, 0, 255).astype(np.uint8), (inside > 0.5) & (self._fat(v, ragged) < 0.5)
 
+    def collagen(self, left: int, top: int, width: int, height: int) -> NDArray[np.bool_]:
+        """The mask of the bundles of collagen in a window of the slide, (height, width)."""
+        u, v = self._coordinates(left, top, width, height)
+        below, border = self._depths(u, v)
+        bundles, _ = self._collagen(u, v, self.patient.stage, _step(border + 90 - below, 25))
+        inside: NDArray[np.bool_] = (bundles > 0.5) & (below > border) & (v < self.floor) & (np.abs(u) < self.width / 2)
+        return inside
+
     def _coordinates(self, left: int, top: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """The coordinates u and v of the pixels of a window in the section."""
         x = (np.arange(left, left + width, dtype=np.float32) + 0.5) * np.float32(self.mpp) - np.float32(self.origin[0])
