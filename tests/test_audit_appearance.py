@@ -43,10 +43,15 @@ def recompressed(pixels: np.ndarray, row: Row, random: np.random.Generator) -> N
         pixels[:] = compressed(pixels)
 
 
-@pytest.mark.parametrize(("change", "kind", "level"), [
-    (brighter, "brightness", "warning"), (flatter, "contrast", "warning"), (smoother, "sharpness", "warning"),
-    (recompressed, "compression", "warning"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "kind", "level"),
+    [
+        (brighter, "brightness", "warning"),
+        (flatter, "contrast", "warning"),
+        (smoother, "sharpness", "warning"),
+        (recompressed, "compression", "warning"),
+    ],
+)
 def test_each_has_its_own_finding_and_the_border_is_not_blamed(change: Any, kind: str, level: str, tmp_path: Path):
     found = {finding.id: finding for finding in look(make(tmp_path, change=change)).findings}
     assert found[f"shortcut-{kind}"].level == level
@@ -101,10 +106,14 @@ def test_a_source_that_goes_with_the_label_one_to_one_stays_a_shortcut(tmp_path:
     assert found[f"shortcut-{column}"].figures["value"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("name", "values"), [
-    ("taken_from", ("covid-dataset", "no finding archive")), ("covid_site", ("1", "0")),
-    ("folder", ("covid", "no finding")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("taken_from", ("covid-dataset", "no finding archive")),
+        ("covid_site", ("1", "0")),
+        ("folder", ("covid", "no finding")),
+    ],
+)
 def test_a_collection_called_after_its_class_is_not_the_label_in_other_words(
     name: str, values: tuple[str, str]
 ) -> None:

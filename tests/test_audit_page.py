@@ -92,13 +92,20 @@ def test_the_page_is_there_when_the_run_stops(tmp_path: Path) -> None:
     plant_twins(table, kinds=["framed", "negative"], each=2, seed=1)
     study = build_study(
         {
-            "name": "stops", "cohort": str(table), "columns": {"visit": "", "date": ""}, "panels": {"by": "image"},
-            "images": {"size": 96, "channels": "grey"}, "targets": {"label": ["covid", "no_finding", "pneumonia"]},
+            "name": "stops",
+            "cohort": str(table),
+            "columns": {"visit": "", "date": ""},
+            "panels": {"by": "image"},
+            "images": {"size": 96, "channels": "grey"},
+            "targets": {"label": ["covid", "no_finding", "pneumonia"]},
             "baselines": {"off": "tests of networks"},
-            "backbones": ["test_resnet"], "weights": "random", "evaluation": {"response": False},
+            "backbones": ["test_resnet"],
+            "weights": "random",
+            "evaluation": {"response": False},
         },
-        source="test", folder=tmp_path,
-    )  # fmt: skip
+        source="test",
+        folder=tmp_path,
+    )
     lines: list[object] = []
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(AuditError):

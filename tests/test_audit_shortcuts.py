@@ -43,8 +43,11 @@ def make(folder: Path, *, subjects: int = 60, seed: int = 0, change: Change | No
     for subject in range(subjects):
         person = cv2.GaussianBlur(random.normal(size=(SIZE, SIZE)), (0, 0), 8)
         label, site, age, number = (
-            subject % 2, "ab"[random.integers(2)], int(random.normal(60, 12)), random.integers(1, 4),
-        )  # fmt: skip
+            subject % 2,
+            "ab"[random.integers(2)],
+            int(random.normal(60, 12)),
+            random.integers(1, 4),
+        )
         for image in range(number):
             film = person / person.std() + 3 * cv2.GaussianBlur(random.normal(size=(SIZE, SIZE)), (0, 0), 3)
             pixels = (film * 30 + 110 + random.normal(size=film.shape)).clip(0, 255)
@@ -371,11 +374,15 @@ def test_what_lies_outside_the_anatomy(tmp_path: Path) -> None:
     assert "outside-anatomy" in asked
 
 
-@pytest.mark.parametrize(("mask", "told"), [
-    (None, r"0-0\.png: .*mask-s0\.png: "), (np.zeros((SIZE, SIZE)), r"mask-s0\.png \(64 x 64\)"),
-    (np.full((SIZE, SIZE), 255), r"mask-s0\.png \(64 x 64\)"),
-    (np.eye(SIZE)[:32] * 255, r"mask-s0\.png .*64 x 32.* 64 x 64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (None, r"0-0\.png: .*mask-s0\.png: "),
+        (np.zeros((SIZE, SIZE)), r"mask-s0\.png \(64 x 64\)"),
+        (np.full((SIZE, SIZE), 255), r"mask-s0\.png \(64 x 64\)"),
+        (np.eye(SIZE)[:32] * 255, r"mask-s0\.png .*64 x 32.* 64 x 64"),
+    ],
+)
 def test_masks_that_do_not_match(tmp_path: Path, mask: np.ndarray | None, told: str) -> None:
     study = with_masks(tmp_path, "inside")
     (tmp_path / "mask-s0.png").unlink()

@@ -76,10 +76,14 @@ def brightened(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 ALTERED: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "resized": resized, "recompressed": recompressed, "cropped": cropped, "brightened": brightened,
-    "left-right": lambda picture, random: picture[:, ::-1], "up-down": lambda picture, random: picture[::-1],
+    "resized": resized,
+    "recompressed": recompressed,
+    "cropped": cropped,
+    "brightened": brightened,
+    "left-right": lambda picture, random: picture[:, ::-1],
+    "up-down": lambda picture, random: picture[::-1],
     "all": lambda picture, random: recompressed(brightened(cropped(picture, random), random), random)[:, ::-1],
-}  # fmt: skip
+}
 
 
 def store_of(pictures: list[np.ndarray], *, fit_as: Fit = "pad", files: list[str] | None = None) -> TileStore:
@@ -178,23 +182,28 @@ def seen(texture: float, pixels: int = 320, blurred: bool = False, turn: float =
     return SecondCheck(Register(texture, 1.0, np.array([[1, turn, 0], [-turn, 1, 0]], np.float32)), pixels, blurred)
 
 
-@pytest.mark.parametrize(("look", "cosine", "flipped", "subjects", "twin"), [
-    (seen(ALIKE + 0.01), None, False, ["a", "b"], True), (seen(ALIKE + 0.01), 0.1, False, ["a", "b"], True),
-    (seen(ALIKE - 0.01), 1.0, False, ["a", "b"], False),
-    (seen(ALIKE - 0.01, pixels=300), None, False, ["a", "b"], True),
-    (seen(ALIKE_SMALL + 0.01, pixels=96), None, False, ["a", "b"], True),
-    (seen(ALIKE_SMALL - 0.01, pixels=96), 1.0, False, ["a", "b"], False),
-    (seen(CLEAR + 0.01, blurred=True), None, False, ["a", "b"], True),
-    (seen(CLEAR - 0.01, blurred=True), None, False, ["a", "b"], False),
-    (seen(CLEAR - 0.01, blurred=True), 0.95, False, ["a", "b"], True),
-    (seen(CLEAR - 0.01, blurred=True), 0.80, False, ["a", "b"], False),
-    (seen(CLEAR - 0.01, blurred=True), 0.95, True, ["a", "b"], False),
-    (seen(DOUBTFUL - 0.01, blurred=True), 1.0, False, ["a", "b"], False),
-    (seen(COPY - 0.01), 1.0, False, ["a", "a"], False), (seen(COPY + 0.01), None, False, ["a", "a"], True),
-    (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "a"], False),
-    (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "b"], True),
-    (SecondCheck(None, 320, False), 1.0, False, ["a", "b"], False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("look", "cosine", "flipped", "subjects", "twin"),
+    [
+        (seen(ALIKE + 0.01), None, False, ["a", "b"], True),
+        (seen(ALIKE + 0.01), 0.1, False, ["a", "b"], True),
+        (seen(ALIKE - 0.01), 1.0, False, ["a", "b"], False),
+        (seen(ALIKE - 0.01, pixels=300), None, False, ["a", "b"], True),
+        (seen(ALIKE_SMALL + 0.01, pixels=96), None, False, ["a", "b"], True),
+        (seen(ALIKE_SMALL - 0.01, pixels=96), 1.0, False, ["a", "b"], False),
+        (seen(CLEAR + 0.01, blurred=True), None, False, ["a", "b"], True),
+        (seen(CLEAR - 0.01, blurred=True), None, False, ["a", "b"], False),
+        (seen(CLEAR - 0.01, blurred=True), 0.95, False, ["a", "b"], True),
+        (seen(CLEAR - 0.01, blurred=True), 0.80, False, ["a", "b"], False),
+        (seen(CLEAR - 0.01, blurred=True), 0.95, True, ["a", "b"], False),
+        (seen(DOUBTFUL - 0.01, blurred=True), 1.0, False, ["a", "b"], False),
+        (seen(COPY - 0.01), 1.0, False, ["a", "a"], False),
+        (seen(COPY + 0.01), None, False, ["a", "a"], True),
+        (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "a"], False),
+        (seen(COPY + 0.01, turn=2 * STRAIGHT), None, False, ["a", "b"], True),
+        (SecondCheck(None, 320, False), 1.0, False, ["a", "b"], False),
+    ],
+)
 def test_who_decides_what_a_twin_is(
     monkeypatch: pytest.MonkeyPatch,
     look: SecondCheck,

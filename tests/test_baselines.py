@@ -123,11 +123,22 @@ def table_of(truth: np.ndarray, predictions: dict[str, np.ndarray]) -> pd.DataFr
             rows.append(
                 dict.fromkeys(COLUMNS, None)
                 | {
-                    "subject": f"s{number}", "visit": "1", "case": f"s{number}/1", "region": "", "image": "",
-                    "target": "extent", "kind": "regression", "stage": "oof", "model": model,
-                    "outer_fold": number % 2 + 1, "y_true": true, "y_pred": value, "day": np.nan, "distance": np.nan,
+                    "subject": f"s{number}",
+                    "visit": "1",
+                    "case": f"s{number}/1",
+                    "region": "",
+                    "image": "",
+                    "target": "extent",
+                    "kind": "regression",
+                    "stage": "oof",
+                    "model": model,
+                    "outer_fold": number % 2 + 1,
+                    "y_true": true,
+                    "y_pred": value,
+                    "day": np.nan,
+                    "distance": np.nan,
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows)
 
 

@@ -58,13 +58,20 @@ def test_importing_casewise_is_light() -> None:
 
 
 @pytest.mark.plugins("init")
-@pytest.mark.parametrize(("words", "said"), [
-    (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
-    (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"), (["rnu"], "No such command"),
-    (["train", "study.yaml"], "casewise run STUDY"), (["fit", "-h"], "casewise run STUDY"),
-    (["report", "runs/demo"], "casewise results RUN"), (["eval"], "casewise run STUDY"),
-    (["test"], "casewise run STUDY"), (["run"], "Missing argument"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
+        (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"),
+        (["rnu"], "No such command"),
+        (["train", "study.yaml"], "casewise run STUDY"),
+        (["fit", "-h"], "casewise run STUDY"),
+        (["report", "runs/demo"], "casewise results RUN"),
+        (["eval"], "casewise run STUDY"),
+        (["test"], "casewise run STUDY"),
+        (["run"], "Missing argument"),
+    ],
+)
 def test_mistakes_end_with_code_2(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = casewise(*words)
@@ -212,11 +219,15 @@ backends._begin_worker(os.getppid(), Nothing())
 """
 
 
-@pytest.mark.parametrize(("code", "arguments", "returned", "torn_down"), [
-    (f"{AS_COMMAND}{TORN_DOWN}main()", ["run", "nowhere.yaml"], 2, False),
-    (f"{AS_COMMAND}called, main = main, None\n{TORN_DOWN}called()", ["--version"], 0, True),
-    (f"{TORN_DOWN}{AS_WORKER}print('worked')", [], 0, False),
-], ids=["mistake", "within another program", "worker"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "arguments", "returned", "torn_down"),
+    [
+        (f"{AS_COMMAND}{TORN_DOWN}main()", ["run", "nowhere.yaml"], 2, False),
+        (f"{AS_COMMAND}called, main = main, None\n{TORN_DOWN}called()", ["--version"], 0, True),
+        (f"{TORN_DOWN}{AS_WORKER}print('worked')", [], 0, False),
+    ],
+    ids=["mistake", "within another program", "worker"],
+)
 def test_a_process_ends_with_its_last_line(code: str, arguments: list[str], returned: int, torn_down: bool) -> None:
     # tearing down an interpreter with torch takes many seconds after the last line
     ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
@@ -244,13 +255,19 @@ def test_arguments_are_checked_before_anything_heavy_is_loaded(tmp_path: Path) -
     (tmp_path / "cases.csv").touch()
     predict = ["predict", "run", "cases.csv", "--output"]
     commands = [
-        ["serve", "nope.zip"], ["serve", "cases.csv"], ["serve", "."],
+        ["serve", "nope.zip"],
+        ["serve", "cases.csv"],
+        ["serve", "."],
         ["predict", "nope", "cases.csv", "--output", "new.csv"],
-        ["predict", "run", "nope.csv", "--output", "new.csv"], [*predict, "new.txt"],
-        [*predict, "new.csv", "--root", "nope"], [*predict, "new.csv", "--trust", "nope"],
-        ["export", "nope", "--to", "onnx", "--output", "new"], ["export", "run", "--to", "onnx", "--output", "."],
-        ["explain", "nope"], ["bundle", "run", "--output", "new.txt"],
-    ]  # fmt: skip
+        ["predict", "run", "nope.csv", "--output", "new.csv"],
+        [*predict, "new.txt"],
+        [*predict, "new.csv", "--root", "nope"],
+        [*predict, "new.csv", "--trust", "nope"],
+        ["export", "nope", "--to", "onnx", "--output", "new"],
+        ["export", "run", "--to", "onnx", "--output", "."],
+        ["explain", "nope"],
+        ["bundle", "run", "--output", "new.txt"],
+    ]
     called = [sys.executable, "-c", ONE_BY_ONE, json.dumps(commands)]
     done = subprocess.run(called, capture_output=True, text=True, cwd=tmp_path)
     ends = [line for line in done.stdout.splitlines() if line.startswith("ended")]

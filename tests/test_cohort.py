@@ -214,16 +214,24 @@ class TestWhatIsRead:
 
 
 class TestTheTableItself:
-    @pytest.mark.parametrize(("data", "told"), [
-        (b"path,subject,grade", "cohort.xlsx is no workbook"),
-        (b"path,subject,grade\na.jpg,A,1\n", "cohort.parquet is no Parquet file"), (b"", "is empty"),
-        (b"\n \n", "is empty"), (b"path,subject,grade\n", "no rows"), (b"path,subject,grade\n,,\n", "no rows"),
-        (b"PK\x03\x04 workbook", "as an .xlsx workbook"), ("path,subject\n".encode("utf-16"), "no rows"),
-        ("path,subject\n".encode("utf-16")[:-1], "UTF-16"),
-        (b"path,subject\na\x00b,c\n", "line 2 contains a zero byte"),
-        (b'path,subject\na.jpg,"A\nb.jpg,B\n', "row 2: the quotes"),
-        (b'path,subject\na.jpg,"A"x\n', "row 2: the quotes"), (b"PAR1 broken", "not a complete Parquet"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("data", "told"),
+        [
+            (b"path,subject,grade", "cohort.xlsx is no workbook"),
+            (b"path,subject,grade\na.jpg,A,1\n", "cohort.parquet is no Parquet file"),
+            (b"", "is empty"),
+            (b"\n \n", "is empty"),
+            (b"path,subject,grade\n", "no rows"),
+            (b"path,subject,grade\n,,\n", "no rows"),
+            (b"PK\x03\x04 workbook", "as an .xlsx workbook"),
+            ("path,subject\n".encode("utf-16"), "no rows"),
+            ("path,subject\n".encode("utf-16")[:-1], "UTF-16"),
+            (b"path,subject\na\x00b,c\n", "line 2 contains a zero byte"),
+            (b'path,subject\na.jpg,"A\nb.jpg,B\n', "row 2: the quotes"),
+            (b'path,subject\na.jpg,"A"x\n', "row 2: the quotes"),
+            (b"PAR1 broken", "not a complete Parquet"),
+        ],
+    )
     def test_unreadable(self, tmp_path: Path, data: bytes, told: str) -> None:
         table = told.split()[0] if told.startswith("cohort.") else "cohort.csv"
         (tmp_path / table).write_bytes(data)
@@ -287,15 +295,18 @@ class TestTheTableItself:
 
 
 BAD_CELLS = [
-    ("a.jpg,,v1,0,upper,1", "row 2, subject: is empty"), ("a.jpg,  ,v1,0,upper,1", "row 2, subject: is empty"),
+    ("a.jpg,,v1,0,upper,1", "row 2, subject: is empty"),
+    ("a.jpg,  ,v1,0,upper,1", "row 2, subject: is empty"),
     ("a.jpg,NA,v1,0,upper,1", "row 2, subject: 'NA' means no value"),
-    ("a.jpg,A,,0,upper,1", "row 2, visit: is empty"), (",A,v1,0,upper,1", "row 2, path: is empty"),
+    ("a.jpg,A,,0,upper,1", "row 2, visit: is empty"),
+    (",A,v1,0,upper,1", "row 2, path: is empty"),
     ("b.jpeg,A,v1,0,upper,1", "row 2, path: there is no file b.jpeg"),
     ("b.jpeg,A,v1,0,upper,1", "Did you mean 'b.jpg'?"),
     ("folder,A,v1,0,upper,1", "row 2, path: folder is a folder"),
     ("b.jpg/x,A,v1,0,upper,1", "row 2, path: there is no file b.jpg/x "),
     ("a.jpg,A,v1,soon,upper,1", "row 2, day: 'soon' is not a number of days"),
-    ("a.jpg,A,v1,nan,upper,1", "row 2, day: 'nan' is not"), ("a.jpg,A,v1,0,,1", "row 2, region: is empty"),
+    ("a.jpg,A,v1,nan,upper,1", "row 2, day: 'nan' is not"),
+    ("a.jpg,A,v1,0,,1", "row 2, region: is empty"),
     ("a.jpg,A,v1,0,Upper,1", "row 2, region: 'Upper' is none of upper, lower. Did you mean 'upper'?"),
     ("a.jpg,A,v1,0,upper,high", "row 2, grade: 'high' is not a number"),
     ("a.jpg,A,v1,0,upper,nan", "row 2, grade: 'nan' is not a number"),
@@ -316,7 +327,7 @@ BAD_CELLS = [
     ("a.jpg,B ,v2,0,upper,1", "subject: 'B ' (row 2) and 'B' (rows 3-4) look alike"),
     ("a.jpg,B,V 1,0,upper,1", "visit of subject B: 'V 1' (row 2) and 'v1' (rows 3-4) look alike"),
     ("a.jpg,A,v1,0,upper,1", "row 2: case A/v1 has no image of region lower. Add it, or write `missing_regions"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("row", "told"), BAD_CELLS)

@@ -186,13 +186,19 @@ def test_kinds_are_noted(chests: Path, tmp_path: Path) -> None:
     assert kind_of(pd.Series(["1", "2"] * 8), pd.Series(range(16))) == CATEGORY
 
 
-@pytest.mark.parametrize(("columns", "named"), [
-    ({"copy": lambda t: t["label"].map({"covid": "B", "no_finding": "a"}).fillna("c")}, "copy of the target label"),
-    ({"copy": "same"}, "1 value"),
-    ({"copy": lambda t: t["subject"] + "x"}, "identifies people"),
-    ({"copy": lambda t: [*map(str, range(23)), "12y"]}, "'12y'"),
-    ({"subject": lambda t: ["A", "A", *t["subject"][2:]], "copy": lambda t: t["age"].astype(str)}, "row.* 2-3.*A/1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"copy": lambda t: t["label"].map({"covid": "B", "no_finding": "a"}).fillna("c")}, "copy of the target label"),
+        ({"copy": "same"}, "1 value"),
+        ({"copy": lambda t: t["subject"] + "x"}, "identifies people"),
+        ({"copy": lambda t: [*map(str, range(23)), "12y"]}, "'12y'"),
+        (
+            {"subject": lambda t: ["A", "A", *t["subject"][2:]], "copy": lambda t: t["age"].astype(str)},
+            "row.* 2-3.*A/1",
+        ),
+    ],
+)
 def test_a_column_that_is_no_covariate_is_refused(chests: Path, tmp_path: Path, columns: Any, named: str) -> None:
     values = chest_values(chests, tmp_path, **columns)
     values["where"] = {}

@@ -51,11 +51,14 @@ def test_altered_images_are_flagged_with_their_reason() -> None:
     altered = {
         "upside down": Measures(new.values, new.grids[:, ::-1, ::-1]),
         "negative": Measures(changed(new, brightness=0.7).values, 1 - new.grids),
-        "much darker": changed(new, brightness=0.01), "much lighter": changed(new, brightness=0.95),
-        "much smaller": changed(new, size=5.0), "in colour": changed(new, colour=0.4),
-        "wider": changed(new, shape=2.0), "nearly uniform": changed(new, contrast=0.0),
+        "much darker": changed(new, brightness=0.01),
+        "much lighter": changed(new, brightness=0.95),
+        "much smaller": changed(new, size=5.0),
+        "in colour": changed(new, colour=0.4),
+        "wider": changed(new, shape=2.0),
+        "nearly uniform": changed(new, contrast=0.0),
         "more black": changed(new, black=0.9),
-    }  # fmt: skip
+    }
     for reason, measures in altered.items():
         flags = image_flags(limits, measures)
         assert np.mean([any(reason in text for text in texts) for texts in flags]) > 0.95, reason

@@ -160,11 +160,15 @@ def test_named_networks_are_trained_and_then_the_others(tmp_path: Path, chests: 
     pd.testing.assert_frame_equal(casewise.run(study, folder.path).rows, whole.rows)
 
 
-@pytest.mark.parametrize(("only", "said"), [
-    ("test_efficient", "Did you mean 'test_efficientnet'?"),
-    ("test_efficientnet:3", "'test_efficientnet:3' names no fold of the study, which has folds 1 to 2"),
-    ("test_efficientnet:", "names no fold of the study"), (" , ", "--only: names no network"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("test_efficient", "Did you mean 'test_efficientnet'?"),
+        ("test_efficientnet:3", "'test_efficientnet:3' names no fold of the study, which has folds 1 to 2"),
+        ("test_efficientnet:", "names no fold of the study"),
+        (" , ", "--only: names no network"),
+    ],
+)
 def test_an_unknown_network_or_fold_is_refused(only: str, said: str, tmp_path: Path, chests: Path) -> None:
     study_of(tmp_path, chests)
     path = str(tmp_path / "study.yaml")

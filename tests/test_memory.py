@@ -110,12 +110,15 @@ def test_as_many_jobs_run_in_parallel_as_fit(
 TOGETHER = "training 2 networks at a time"
 
 
-@pytest.mark.parametrize(("available", "workers", "stated", "named"), [
-    (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
-    (2949.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
-    (3500.0, 2, {"jobs": 2}, (TOGETHER, "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
-    (2000.0, 2, {"jobs": 2}, (TOGETHER, "Take large out of `backbones`, lower recipe.batch_size")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("available", "workers", "stated", "named"),
+    [
+        (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
+        (2949.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
+        (3500.0, 2, {"jobs": 2}, (TOGETHER, "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
+        (2000.0, 2, {"jobs": 2}, (TOGETHER, "Take large out of `backbones`, lower recipe.batch_size")),
+    ],
+)
 def test_what_does_not_fit_is_refused(
     available: float, workers: int, stated: dict[str, Any], named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

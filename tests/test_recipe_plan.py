@@ -202,11 +202,15 @@ def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
     assert "stated" in in_words(study.model_copy(update={"recipe": planned}), RecipePlan(facts(), {}, stated))
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"recipe": {"auto": False, "epochs": 20}}, "backbones: "),
-    ({"recipe": {"tuning": "head_only"}}, "tuning: head_only"), ({"recipe": {"warmup": 3}}, "warmup: "),
-    ({"recipe": {"early_stopping": {"monitor": "none"}}, "nested_cv": {"folds": 2, "epochs": True}}, "nested_cv: "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"recipe": {"auto": False, "epochs": 20}}, "backbones: "),
+        ({"recipe": {"tuning": "head_only"}}, "tuning: head_only"),
+        ({"recipe": {"warmup": 3}}, "warmup: "),
+        ({"recipe": {"early_stopping": {"monitor": "none"}}, "nested_cv": {"folds": 2, "epochs": True}}, "nested_cv: "),
+    ],
+)
 def test_what_cannot_be_planned_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study_of(**values)
@@ -365,9 +369,14 @@ def test_a_run_that_takes_longer_than_its_budget_says_by_how_much() -> None:
     [(1e-6, {}, "most", 24), (60.0, {}, "fewest", 2), (1.49, {}, "fit", 16), (60.0, {"epochs": 3}, "stated", 3)],
 )
 def test_the_number_of_epochs_and_its_reason_are_recorded(
-    tmp_path: Path, chests: Path, monkeypatch: pytest.MonkeyPatch,
-    epoch_seconds: float, stated: dict[str, Any], reason: str, epochs: int,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    chests: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epoch_seconds: float,
+    stated: dict[str, Any],
+    reason: str,
+    epochs: int,
+) -> None:
     (tmp_path / "study.yaml").write_text(STUDY.format(cohort=chests))
     study = read_study(tmp_path / "study.yaml", settings=[f"recipe.{name}={value}" for name, value in stated.items()])
     pace = {"cnn": Pace(0.0, 0.0, epoch_seconds / 12, 0.0, busy=2.0)}

@@ -127,12 +127,15 @@ def test_what_is_frozen_stays_in_eval_mode_on_both_sides() -> None:
     assert not [key for key in rest.state_dict() if "held" in key]
 
 
-@pytest.mark.parametrize(("name", "upto", "told"), [
-    ("vit_tiny_patch16_224", "4 blocks", "vit_tiny_patch16_224 at its freeze point"),
-    ("mobilenet_v2", "none", "cannot be cut before its first layer, .*: nothing is frozen"),
-    ("mobilenet_v2", "60 layers", "has 52 layers and 19 blocks"),
-    ("googlenet", "4 blocks", "googlenet at its freeze point"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "upto", "told"),
+    [
+        ("vit_tiny_patch16_224", "4 blocks", "vit_tiny_patch16_224 at its freeze point"),
+        ("mobilenet_v2", "none", "cannot be cut before its first layer, .*: nothing is frozen"),
+        ("mobilenet_v2", "60 layers", "has 52 layers and 19 blocks"),
+        ("googlenet", "4 blocks", "googlenet at its freeze point"),
+    ],
+)
 def test_where_it_cannot_be_cut(name: str, upto: Any, told: str) -> None:
     with pytest.raises(TrainingError, match=told):
         split_at(build_network(name, 1), upto)

@@ -151,20 +151,37 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path, mo
     for name in ("RANDOMISED_CASES", "DELETED_CASES", "DRAWS", "FEWER_DRAWS"):
         monkeypatch.setattr(f"casewise.plugins.explain.localisation.{name}", 1)
     table = make_pancreas(
-        tmp_path / "pancreas", subjects=8, classes=("normal", "high"), size=(48, 48), slices=(9, 10), lesion="planted",
+        tmp_path / "pancreas",
+        subjects=8,
+        classes=("normal", "high"),
+        size=(48, 48),
+        slices=(9, 10),
+        lesion="planted",
         seed=2,
-    )  # fmt: skip
+    )
     without_a_sequence(table, 2)
     values = {
-        "name": "scans", "synthetic": True, "cohort": table, "weights": "random", "backbones": [],
-        "images": {"size": 32}, "panels": {"by": "case", "grid": "2x2"},
-        "volumes": {"sequences": ["T1", "T2"], "in_plane_size": 32, "bias": "none", "smoothing": "none",
-                    "missing": "mask", "lesion": "lesion"},
-        "targets": {"grade": {"classes": ["normal", "high"]}}, "split": {"test": 0, "folds": 2, "restarts": 20},
+        "name": "scans",
+        "synthetic": True,
+        "cohort": table,
+        "weights": "random",
+        "backbones": [],
+        "images": {"size": 32},
+        "panels": {"by": "case", "grid": "2x2"},
+        "volumes": {
+            "sequences": ["T1", "T2"],
+            "in_plane_size": 32,
+            "bias": "none",
+            "smoothing": "none",
+            "missing": "mask",
+            "lesion": "lesion",
+        },
+        "targets": {"grade": {"classes": ["normal", "high"]}},
+        "split": {"test": 0, "folds": 2, "restarts": 20},
         "audit": {"permutations": 99},
         "evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 0},
         "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
-    }  # fmt: skip
+    }
     study = build_study(values, source="the test's study", folder=table.parent)
     folder = casewise.run(study, tmp_path / "run").folder
     run = FinishedRun.open(RunFolder(folder))

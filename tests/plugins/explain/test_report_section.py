@@ -56,10 +56,16 @@ def explained(context: ReportContext, folder: Path, **changes: Any) -> ReportCon
     return dataclasses.replace(context, explanations={"shown": shown | {"cases": [case]}, "measured": None} | changes)
 
 
-@pytest.mark.parametrize(("low", "high", "rough", "wanted"), [
-    (0.1, 0.4, False, "more"), (-0.1, 0.2, False, "not shown to differ"), (-0.4, -0.1, False, "less"),
-    (0.1, 0.4, True, "not shown to differ"), (None, None, False, "not shown to differ"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("low", "high", "rough", "wanted"),
+    [
+        (0.1, 0.4, False, "more"),
+        (-0.1, 0.2, False, "not shown to differ"),
+        (-0.4, -0.1, False, "less"),
+        (0.1, 0.4, True, "not shown to differ"),
+        (None, None, False, "not shown to differ"),
+    ],
+)
 def test_the_verdict_follows_the_interval(low: float | None, high: float | None, rough: bool, wanted: str) -> None:
     difference = figure(0.2, low, high, rough=rough)
     group = group_of(hit=figure(0.6, 0.4, 0.8), hit_over_prior=difference)

@@ -340,10 +340,13 @@ def test_names_of_files(tmp_path: Path) -> None:
     (tmp_path / f"{file_stem('漢' * 300, 'grade')}.json").write_text("")
 
 
-@pytest.mark.parametrize(("texts", "message"), [
-    *((text, "FORMAT=FOLDER") for text in ("fhir", "=x", "fhir=")),
-    *(("fihr=x", "Did you mean 'fhir'"), ("fhir=x fhir=y", "twice"), ("sr={file}", "is a file")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        *((text, "FORMAT=FOLDER") for text in ("fhir", "=x", "fhir=")),
+        *(("fihr=x", "Did you mean 'fhir'"), ("fhir=x fhir=y", "twice"), ("sr={file}", "is a file")),
+    ],
+)
 def test_mistyped_options(tmp_path: Path, texts: str, message: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CasewiseError, match=message):

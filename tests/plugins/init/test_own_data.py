@@ -134,11 +134,17 @@ class TestImages:
             start(tmp_path, "file|pid|grade", numbered(6, "{}"), images=images)
         assert all(text in str(caught.value) for text in ("a/0.png", "b/0.png", "row 2"))
 
-    @pytest.mark.parametrize(("cells", "name", "doubted"), [
-        (["train/{}.png"], "test/{}.png", True), (["a/{}.png", "b/{}.png"], "{}.png", True),
-        (["test/{}.png"], "test/{}.png", False), (["{}"], "test/{}.png", False),
-        (["D:\\x\\{}.png"], "{}.png", False), (["films/{}.png"], "{}.png", False),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("cells", "name", "doubted"),
+        [
+            (["train/{}.png"], "test/{}.png", True),
+            (["a/{}.png", "b/{}.png"], "{}.png", True),
+            (["test/{}.png"], "test/{}.png", False),
+            (["{}"], "test/{}.png", False),
+            (["D:\\x\\{}.png"], "{}.png", False),
+            (["films/{}.png"], "{}.png", False),
+        ],
+    )
     def test_files_of_other_folders_are_doubted(
         self, cells: list[str], name: str, doubted: bool, tmp_path: Path
     ) -> None:
@@ -166,10 +172,15 @@ class TestImages:
         plan = plan_study(table=Path("t.csv"), images=None, folder=own["folder"])
         assert any(f" in {tmp_path.name}: 1 (7.png)" in doubt for doubt in plan.doubts)
 
-    @pytest.mark.parametrize(("heads", "name", "doubted"), [
-        ("patient|grade", "KA MUC", True), ("patient|grade", "left right", False), ("file|grade", "KA MUC", True),
-        ("file|patient|grade", "KA MUC", False),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("heads", "name", "doubted"),
+        [
+            ("patient|grade", "KA MUC", True),
+            ("patient|grade", "left right", False),
+            ("file|grade", "KA MUC", True),
+            ("file|patient|grade", "KA MUC", False),
+        ],
+    )
     def test_file_names_with_several_beginnings_are_doubted(
         self, heads: str, name: str, doubted: bool, tmp_path: Path
     ) -> None:
@@ -228,17 +239,29 @@ class TestPatterns:
             ([f"{c}/{i}.png" for c in ("benign", "malignant") for i in range(9)], "{label}/*.png"),
             ([f"{c}_{i}.png" for c in ("benign", "malignant") for i in range(9)], "{label}_*.png"),
             ([f"{c}/IMG_{i}.png" for c in ("benign", "malignant") for i in range(9)], "{label}/IMG_*.png"),
-            ([f"data/{c}/{i}{j}-{k}.png" for c, i in (("no", 1), ("yes", 2)) for j in range(5) for k in (1, 2)],
-             "data/{label}/{subject}-*.png"),
-            ([f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("no", "yes") for i in range(5)],
-             "{split}/{label}/*.png"),
-            ([f"{c}/sub-{i:02}_ses-{v}.png" for c, i in (("no", 1), ("no", 2), ("yes", 3), ("yes", 4)) for v in (1, 2)],
-             "{label}/sub-{subject}_ses-{visit}.png"),
-            ([f"grade{g}/p{3 * i + g}/2024-01-0{d}.png" for g in range(3) for i in range(3) for d in (1, 2)],
-             "{label}/{subject}/{date}.png"),
+            (
+                [f"data/{c}/{i}{j}-{k}.png" for c, i in (("no", 1), ("yes", 2)) for j in range(5) for k in (1, 2)],
+                "data/{label}/{subject}-*.png",
+            ),
+            (
+                [f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("no", "yes") for i in range(5)],
+                "{split}/{label}/*.png",
+            ),
+            (
+                [
+                    f"{c}/sub-{i:02}_ses-{v}.png"
+                    for c, i in (("no", 1), ("no", 2), ("yes", 3), ("yes", 4))
+                    for v in (1, 2)
+                ],
+                "{label}/sub-{subject}_ses-{visit}.png",
+            ),
+            (
+                [f"grade{g}/p{3 * i + g}/2024-01-0{d}.png" for g in range(3) for i in range(3) for d in (1, 2)],
+                "{label}/{subject}/{date}.png",
+            ),
             ([f"S{i}/{c}.png" for i in range(5) for c in ("left", "right")], "{subject}/{view}.png"),
         ],
-    )  # fmt: skip
+    )
     def test_inferred(self, names: list[str], text: str | None) -> None:
         assert infer_pattern(names).text == (text or "{label}/{subject}_{visit}.jpg")
 
@@ -276,24 +299,27 @@ class TestPatterns:
 
 
 class TestTargets:
-    @pytest.mark.parametrize(("values", "kind", "setting"), [
-        (["yes", "no"] * 6, "classification", 'positive: "yes"'),
-        (["0", "1"] * 6, "classification", 'positive: "1"'),
-        (["mild", "severe"] * 6, "classification", "positive: severe"),
-        (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
-        (["sick", "well"] * 6, "classification", "positive: sick"),
-        (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
-        (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
-        (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
-        ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
-        ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
-        ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
-        ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),
-        (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
-        (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
-        (["Stage II", "Stage I", "Stage IV"] * 4, "ordinal", "classes: [Stage I, Stage II, Stage IV]"),
-        (["Covid", "covid", "none found", "None found"] * 3, "classification", "Covid: [Covid, covid]"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("values", "kind", "setting"),
+        [
+            (["yes", "no"] * 6, "classification", 'positive: "yes"'),
+            (["0", "1"] * 6, "classification", 'positive: "1"'),
+            (["mild", "severe"] * 6, "classification", "positive: severe"),
+            (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
+            (["sick", "well"] * 6, "classification", "positive: sick"),
+            (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
+            (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
+            (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
+            ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
+            ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
+            ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
+            ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),
+            (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
+            (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
+            (["Stage II", "Stage I", "Stage IV"] * 4, "ordinal", "classes: [Stage I, Stage II, Stage IV]"),
+            (["Covid", "covid", "none found", "None found"] * 3, "classification", "Covid: [Covid, covid]"),
+        ],
+    )
     def test_kinds(self, values: list[str], kind: str, setting: str, tmp_path: Path) -> None:
         plan = understand_target("value", values, [f"P{i}" for i in range(len(values))], [])
         assert setting in plan.setting
@@ -349,11 +375,18 @@ class TestTargets:
         assert yaml.safe_load(plan.text)["audit"]["outcomes"] == others
         assert any(all(repr(name) in doubt for name in others) for doubt in plan.doubts)
 
-    @pytest.mark.parametrize(("frequent", "rare", "doubted"), [
-        ("moderate", "moderat", True), ("moderate", "modreate", True), ("Moderate", "moderate", False),
-        ("mild", "wild", False), ("Stage II", "Stage III", False), ("grade 12", "grade 13", False),
-        ("moderate", "severe", False),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("frequent", "rare", "doubted"),
+        [
+            ("moderate", "moderat", True),
+            ("moderate", "modreate", True),
+            ("Moderate", "moderate", False),
+            ("mild", "wild", False),
+            ("Stage II", "Stage III", False),
+            ("grade 12", "grade 13", False),
+            ("moderate", "severe", False),
+        ],
+    )
     @pytest.mark.parametrize("count", [1, 2])
     def test_a_class_that_may_be_misspelt_is_doubted(self, frequent: str, rare: str, doubted: bool, count: int) -> None:
         values = [frequent, "absent"] * 10 + [rare] * count
@@ -417,11 +450,14 @@ class TestTheRecipe:
         assert any(doubt.startswith("Damaged: 7.png ") for doubt in plan.doubts)
 
     @pytest.mark.parametrize("weights", ["", "mobilenet_v2"])
-    @pytest.mark.parametrize("facts", [
-        DataFacts(subjects=6, images=6, rarest=2),
-        DataFacts(subjects=5_000, images=60_000, rarest=700, grey=True),
-        DataFacts(subjects=40, images=80, rarest=9, scans=True),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            DataFacts(subjects=6, images=6, rarest=2),
+            DataFacts(subjects=5_000, images=60_000, rarest=700, grey=True),
+            DataFacts(subjects=40, images=80, rarest=9, scans=True),
+        ],
+    )
     def test_is_planned(self, facts: DataFacts, weights: str, tmp_path: Path) -> None:
         lines = ["cohort: c.csv", "targets: {x: [a, b]}", *(["volumes: {sequences: [T1]}"] if facts.scans else [])]
         file = tmp_path / "study.yaml"
@@ -505,11 +541,20 @@ class TestTheCommand:
         assert "exists already" in again.stderr
         assert (tmp_path / "new" / "study.yaml").read_text() == text
 
-    @pytest.mark.parametrize("words", [
-        "", "--table nowhere.csv --images .", "--images nowhere", "onestep-pasi --table t.csv",
-        "--images . --target x", "--table t.csv --pattern {label}.jpg", "--images . --subject x",
-        "--table t.csv --subject x --target x", "onestep-pasi --subject x",
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "",
+            "--table nowhere.csv --images .",
+            "--images nowhere",
+            "onestep-pasi --table t.csv",
+            "--images . --target x",
+            "--table t.csv --pattern {label}.jpg",
+            "--images . --subject x",
+            "--table t.csv --subject x --target x",
+            "onestep-pasi --subject x",
+        ],
+    )
     def test_refused(self, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         done = casewise("init", *words.split())
@@ -623,12 +668,16 @@ class TestSheets:
         assert (study.sheet, len(read_cohort(study).images)) == ("Cases", 12)
 
 
-@pytest.mark.parametrize(("heads", "subject", "known", "doubted"), [
-    ("image|grade", "P{}", False, "SUBJECTS ARE NOT KNOWN"), ("image|grade", "P{0}_left|P{0}_right", True, ""),
-    ("image|patient|grade", "Q{}", True, "EVERY IMAGE IS OF ANOTHER SUBJECT"),
-    ("image|patient|grade", "UKE-{}|CHA-{}", True, "the names begin with UKE (6), CHA (6)"),
-    ("image|grade", "UKE_P{0}_left|UKE_P{0}_right", True, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("heads", "subject", "known", "doubted"),
+    [
+        ("image|grade", "P{}", False, "SUBJECTS ARE NOT KNOWN"),
+        ("image|grade", "P{0}_left|P{0}_right", True, ""),
+        ("image|patient|grade", "Q{}", True, "EVERY IMAGE IS OF ANOTHER SUBJECT"),
+        ("image|patient|grade", "UKE-{}|CHA-{}", True, "the names begin with UKE (6), CHA (6)"),
+        ("image|grade", "UKE_P{0}_left|UKE_P{0}_right", True, ""),
+    ],
+)
 def test_subjects_that_may_be_images_or_begin_with_a_hospital_are_doubted(
     heads: str, subject: str, known: bool, doubted: str, tmp_path: Path
 ) -> None:

@@ -82,12 +82,16 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
     assert str(tmp_path) not in message
 
 
-@pytest.mark.parametrize(("panels", "level", "words"), [
-    ({"by": "image"}, "case", "averaged"), ({"by": "image", "pooling": "max"}, "case", "largest"),
-    ({"by": "image"}, "image", "of its own"),
-    ({"by": "case", "grid": "2x2"}, "case", "together, 4 at a time"),
-    ({"by": "case", "pooling": "attention"}, "case", "read together."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("panels", "level", "words"),
+    [
+        ({"by": "image"}, "case", "averaged"),
+        ({"by": "image", "pooling": "max"}, "case", "largest"),
+        ({"by": "image"}, "image", "of its own"),
+        ({"by": "case", "grid": "2x2"}, "case", "together, 4 at a time"),
+        ({"by": "case", "pooling": "attention"}, "case", "read together."),
+    ],
+)
 def test_what_becomes_of_several_images_is_said(panels: dict[str, str], level: str, words: str) -> None:
     values = {"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4", "level": level}}, "panels": panels}
     study = build_study(values | {"backbones": ["test_resnet"]}, source="study", folder=Path())

@@ -182,19 +182,24 @@ class TestStudy:
     def test_each_tracker_has_a_package_and_a_kind(self) -> None:
         assert set(PACKAGES) == set(TRACKERS)
 
-    @pytest.mark.parametrize(("tracker", "sentence"), [
-        ("mlfow", "Did you mean 'mlflow'"), ("tensorboard:/tmp", "tensorboard has no address"),
-        ("mlflow:server", "is no address"),
-        ("mlflow:https://me:hush@server", "a user name or password"),
-        ("mlflow:https://me:hu/sh@server", "a user name or password"),
-        ("mlflow:me:hush@server", "a user name or password"),
-        ("mlflow:postgresql://me:hush@server/db", "a user name or password"),
-        ("mlflow:postgresql://server/db?user=me&password=hush", "after ? or #"),
-        ("mlflow:https://server/?token=hush", "after ? or #"), ("mlflow:http://server#hush", "after ? or #"),
-        ("mlflow:http://[hush", "is no address"),
-        ("mlfow:https://me:hush@server", "Did you mean 'mlflow'"),
-        ("tensorboard:https://me:hush@server", "tensorboard has no address"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("tracker", "sentence"),
+        [
+            ("mlfow", "Did you mean 'mlflow'"),
+            ("tensorboard:/tmp", "tensorboard has no address"),
+            ("mlflow:server", "is no address"),
+            ("mlflow:https://me:hush@server", "a user name or password"),
+            ("mlflow:https://me:hu/sh@server", "a user name or password"),
+            ("mlflow:me:hush@server", "a user name or password"),
+            ("mlflow:postgresql://me:hush@server/db", "a user name or password"),
+            ("mlflow:postgresql://server/db?user=me&password=hush", "after ? or #"),
+            ("mlflow:https://server/?token=hush", "after ? or #"),
+            ("mlflow:http://server#hush", "after ? or #"),
+            ("mlflow:http://[hush", "is no address"),
+            ("mlfow:https://me:hush@server", "Did you mean 'mlflow'"),
+            ("tensorboard:https://me:hush@server", "tensorboard has no address"),
+        ],
+    )
     def test_what_is_no_tracker_is_refused(self, finished: RunFolder, tracker: str, sentence: str) -> None:
         with pytest.raises(StudyError, match=re.escape(sentence)) as refused:
             study_with(finished, tracker)
