@@ -59,15 +59,6 @@ def test_a_name_that_was_not_found_is_remarked_not_refused():
     assert audit.accepted(accepted) == {}
 
 
-def test_the_verdict_is_the_worst_sentence_or_what_was_examined():
-    assert Audit([NOTE, WARNING, TWINS]).verdict() == f"1 error and 1 warning: {TWINS.sentence}"
-    assert Audit([NOTE, WARNING]).verdict() == f"1 warning: {WARNING.sentence}"
-    assert Audit([TWINS, SOURCE]).verdict().startswith("2 errors: ")
-    clean = Audit([NOTE], facts={"subjects": 1, "images": 1517})
-    assert "1 subject and 1,517 images" in clean.verdict()
-    assert "error" not in Audit([]).verdict()
-
-
 def test_an_audit_is_written_as_plain_values_and_read_again(tmp_path: Path):
     odd = Finding("shortcut-age", "warning", "s", {"auc": np.float32(0.5), "p": float("nan"), "by": np.arange(2)})
     audit = Audit([odd, TWINS], {"twins": 1.5}, {"images": np.int64(3)})

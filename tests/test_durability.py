@@ -31,12 +31,9 @@ from tests.test_nested import material_of, small_study, small_table
     ("number", "remedy"),
     [
         (errno.ENOSPC, "Make room on the disk of run"),
-        (errno.EDQUOT, "Make room on the disk of run"),
         (errno.EFBIG, "Lift the limit on the size of a file"),
         (errno.EROFS, "Make run writable"),
-        (errno.ESTALE, "Bring run back"),
         (errno.EIO, "Bring run back"),
-        (errno.EACCES, "Check the permissions of run"),
         (errno.EMFILE, "Check run"),
     ],
 )

@@ -149,15 +149,11 @@ def test_a_film_without_a_preamble(tmp_path: Path) -> None:
         {"RescaleSlope": "1e400"},
         {"RescaleSlope": "0"},
         {"RescaleSlope": "1e308", "RescaleIntercept": "1e308"},
-        {"RescaleIntercept": "1e400"},
         {"RescaleIntercept": "1e308", "WindowCenter": "500", "WindowWidth": "900"},
-        {"WindowCenter": "nan", "WindowWidth": "20"},
         {"PhotometricInterpretation": "CMYK"},
-        {"PhotometricInterpretation": "PALETTE COLOR"},
         {"SharedFunctionalGroupsSequence": [pydicom.Dataset()]},
         {"Rows": 500},
         {"Rows": 0},
-        {"Rows": None},
         {"Rows": 60000, "Columns": 60000},
         {"NumberOfFrames": 3},
         {"BitsStored": 4, "HighBit": 3, "BitsAllocated": 12},
@@ -255,21 +251,3 @@ def test_without_the_package_the_message_names_the_extra(tmp_path: Path, monkeyp
         read_image(path)
     check_message(caught.value, path)
     assert film_columns(path) == {}
-
-
-def test_lossless_jpeg_needs_no_further_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decoders that are installed by default are enough; the plugin `libjpeg` has another licence."""
-    pytest.importorskip("SimpleITK", reason="it decodes lossless JPEG")
-    from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
-
-    monkeypatch.setattr(JPEGLosslessSV1Decoder, "_available", {})
-    monkeypatch.setattr(JPEGLosslessSV1Decoder, "_unavailable", {"pylibjpeg": ("pylibjpeg-libjpeg",)})
-    for bits in (8, 12, 16):
-        pixels = film(bits)
-        stored = ((2**bits - 1) - pixels).astype(pixels.dtype)
-        data = film_bytes(
-            stored, bits=bits, compression="jpeg_lossless", PhotometricInterpretation="MONOCHROME1", RescaleSlope=1
-        )
-        assert np.array_equal(grey(data), as_png(pixels, tmp_path))
-    with pytest.raises(ImageError):
-        grey(data[: len(data) // 2])

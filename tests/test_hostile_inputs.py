@@ -47,10 +47,7 @@ class TestStudies:
             ("panels: {augmentation: [flip]}", "panels.augmentation"),
             ("outputs: {a: 1}", "outputs"),
             ("targets: {a: {classes: [x, y], range: 5}}", "targets.a"),
-            ("targets: {a: {kind: [x]}}", "targets.a"),
             ("targets: {a: {kind: ordinal, range: 0..999999999}}", "targets.a"),
-            ("targets: {a: {}}", "targets.a"),
-            ("targets: {a: {column: b}}", "targets.a"),
             ("targets: {a: {kind: regression}}", "targets.a"),
         ],
     )

@@ -205,13 +205,6 @@ def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path, baseline_run:
         assert read["flags"].fillna("").tolist() == reasons.tolist()
 
 
-def test_a_case_is_far_in_all_of_its_rows() -> None:
-    limits = Limits(1, 1, 0.25, {}, distance={"net": {"a": 1.0, "b": 5.0}})
-    rows = pd.DataFrame({"case": [*"112"], "model": "net", "target": [*"aba"], "distance": [2.0, 2.0, 0.5]})
-    flagged = checks.with_flags(rows, limits, {"2": "upside down"})
-    assert flagged["flags"].tolist() == [checks.FAR, checks.FAR, "upside down"]
-
-
 def test_abstaining_without_limits_is_refused(baseline_run: Run) -> None:
     model = load_bundle(baseline_run.folder / "bundle")
     with pytest.raises(RunError, match=r"--abstain: .* has no limits of images"):

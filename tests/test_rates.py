@@ -102,7 +102,6 @@ class TestRecipe:
         ("recipe", "words"),
         [
             ({"warmup": 2}, "warmup: needs schedule: cosine"),
-            ({"warmup": 2, "schedule": "one-cycle"}, "warmup: needs schedule: cosine"),
             ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs must be fewer than the epochs, 9"),
             (
                 {**WARM, "tuning": "gradual_unfreezing"},
@@ -112,7 +111,6 @@ class TestRecipe:
                 {**WARM, "phases": [{"epochs": 9}, {"epochs": 2}]},
                 "3 epochs must be fewer than the epochs of phase 2, 2",
             ),
-            ({**WARM, "phases": [{"epochs": 9, "schedule": "constant"}]}, "warmup: needs schedule: cosine"),
             ({"layer_decay": 1.1}, "less than or equal to 1"),
         ],
     )

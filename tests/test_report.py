@@ -25,7 +25,6 @@ from tests.report_contexts import (
     films,
     finished,
     numbers,
-    study_of_numbers,
     with_results,
     without_truth,
 )
@@ -173,15 +172,6 @@ def test_figures_keep_user_text_out_of_markup_and_digits_in_text() -> None:
     ids = re.findall(r' id="([^"]+)"', drawn)
     assert ids
     assert all(name.startswith("one-") for name in ids)
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [("pasi", "PASI"), ("some_target", "some target"), ("pas", "pas"), ("extent", "extent"), ("brixia", "Brixia")],
-)
-def test_display_name_takes_the_spelling_of_the_description(name: str, shown: str) -> None:
-    study = study_of_numbers(title="Trial", description="PASI without head. Extent and the Brixia score.")
-    assert formatting.display_name(study, name) == shown
 
 
 @pytest.mark.parametrize(

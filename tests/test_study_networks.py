@@ -45,10 +45,8 @@ def test_one_fusion_alone_is_not_in_the_names_but_known(tmp_path: Path) -> None:
     ("backbones", "told"),
     [
         ("[resnet18@lat]", "'resnet18@lat': the name after @ is one of early, late, late-shared, T1, T2.*Did you"),
-        ("[resnet18, resnet18@early]", "'resnet18' is listed twice"),
         ("[resnet18, alexnet@T1, resnet18@early]", "'resnet18@early' is listed twice"),
         ("[resnet19@late]", "there is no backbone 'resnet19'"),
-        ("['@late']", "there is no backbone ''"),
         ("[vit_tiny_patch16_224.augreg_in21kk]", "has no weights .*vit_tiny_patch16_224.augreg_in21k'"),
     ],
 )
@@ -133,7 +131,6 @@ def test_a_network_may_have_settings_of_its_own(tmp_path: Path) -> None:
     [
         ("squeezenet1_2: {lr: 1}", "squeezenet1_1"),
         ("squeezenet1_1: {epochs: 3}", "cannot differ between networks"),
-        ("squeezenet1_1: {clip_gradient: 3}", "clip_gradients"),
         ("squeezenet1_1: {lr: -1}", "squeezenet1_1.*lr"),
         ("squeezenet1_1: {lr: find}", "squeezenet1_1.*lr"),
     ],

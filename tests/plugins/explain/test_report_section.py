@@ -11,7 +11,7 @@ from PIL import Image
 
 from casewise.plugins.explain import report_section
 from casewise.plugins.explain.outputs import save_scan
-from casewise.plugins.explain.overlays import FigureRow, overlay, side_by_side
+from casewise.plugins.explain.overlays import overlay
 from casewise.report import page
 from casewise.report.blocks import Pictures, Table
 from casewise.report.context import ReportContext
@@ -111,25 +111,6 @@ def test_nothing_is_laid_over_where_the_map_is_0_or_unknown() -> None:
     changed = (overlay(picture, values) != picture).any(axis=2)
     assert changed.sum() == 1
     assert changed[2, 3]
-
-
-def rows() -> list[FigureRow]:
-    rng = np.random.default_rng(2)
-    picture = rng.integers(0, 256, (24, 24), dtype=np.uint8)
-    maps = {"ViT, rollout": rng.random((24, 24)), "AlexNet, Grad-CAM": rng.random((24, 24))}
-    return [
-        FigureRow("P1/1", picture, maps, dict.fromkeys(maps, True), "covid", dict.fromkeys(maps, "covid")),
-        FigureRow("P2/1", picture, maps, {"ViT, rollout": False}, "none", dict.fromkeys(maps, "pneumonia")),
-    ]
-
-
-def test_the_figure_tells_methods_cases_and_what_was_right() -> None:
-    figure = side_by_side(rows())
-    texts = [axes.get_title() for axes in figure.axes] + [axes.get_ylabel() for axes in figure.axes]
-    assert {"ViT, rollout", "AlexNet, Grad-CAM", "P1/1", "P2/1"} <= set(texts)
-    labels = [axes.get_xlabel() for axes in figure.axes]
-    judged = [label.partition("\n")[2] for label in labels if "predicted" in label]
-    assert sorted(judged) == ["", "correct", "correct", "erroneous"]
 
 
 def test_a_scan_keeps_its_geometry(tmp_path: Path) -> None:

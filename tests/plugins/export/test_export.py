@@ -308,16 +308,6 @@ def test_a_network_alone_is_checked_on_random_panels_and_says_so(done: Run, tmp_
     assert entry["folds"] == [1]
 
 
-def test_without_images_random_panels_are_checked(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without(folder: Any) -> Any:
-        raise CasewiseError("cohort.csv does not exist.")
-
-    monkeypatch.setattr(FinishedRun, "open", without)
-    written = export(done.folder, tmp_path / "out", to="torchscript", learners=["cnn"])
-    assert written.parity["cnn"].source == "random"
-    assert "cohort.csv does not exist" in (written.folder / "README.md").read_text()
-
-
 def test_other_graphs_are_refused_and_leave_nothing(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = LearnerGraph.forward
     monkeypatch.setattr(LearnerGraph, "forward", lambda *given: tuple(values + 2e-4 for values in forward(*given)))

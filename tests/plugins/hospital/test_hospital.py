@@ -157,11 +157,6 @@ class TestDicom:
         comments = [str(item.get("TextValue", "")) for item in report.ContentSequence]
         assert any("total: no prediction" in text and "no redness[lower]" in text for text in comments)
 
-    def test_images_of_two_people_of_no_number_have_no_report(self, tmp_path: Path) -> None:
-        images = [film(tmp_path / n, SOPInstanceUID=f"1.9.{n}", PatientID="", PatientName=f"X^{n}") for n in "12"]
-        with pytest.raises(CasewiseError, match="several patient identifiers, names"):
-            self.report(*images)
-
     def test_measurements_classes_and_evidence(self, tmp_path: Path) -> None:
         first = film(tmp_path / "a.dcm", SOPInstanceUID="1.2.3.1.1")
         second = film(tmp_path / "b", SOPInstanceUID="1.2.3.2.1", SeriesInstanceUID="1.2.3.2")
@@ -206,13 +201,6 @@ class TestDicom:
         absent = dict.fromkeys(["PatientName", "PatientID", "PatientBirthDate", "StudyDate", "SpecificCharacterSet"])
         report = self.report(film(tmp_path / "a.dcm", **absent), values=VALUES[5:7])
         assert (report.PatientID, report.CompletionFlag) == ("", "COMPLETE")
-
-    @pytest.mark.parametrize("value", ["number", "class", "nothing"])
-    def test_each_kind_alone(self, tmp_path: Path, value: str) -> None:
-        values = {"number": VALUES[2:3], "class": VALUES[6:7], "nothing": VALUES[7:]}[value]
-        (group,) = self.report(film(tmp_path / "a.dcm"), values=values).content.get_image_measurement_groups()
-        assert len(group.get_measurements()) == {"number": 3, "class": 3, "nothing": 0}[value]
-        assert len(group.get_qualitative_evaluations()) == {"number": 0, "class": 1, "nothing": 1}[value]
 
     def test_cases_without_a_report_have_a_reason(self, tmp_path: Path) -> None:
         (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff photograph")

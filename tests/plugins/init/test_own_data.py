@@ -139,10 +139,8 @@ class TestImages:
         [
             (["train/{}.png"], "test/{}.png", True),
             (["a/{}.png", "b/{}.png"], "{}.png", True),
-            (["test/{}.png"], "test/{}.png", False),
             (["{}"], "test/{}.png", False),
             (["D:\\x\\{}.png"], "{}.png", False),
-            (["films/{}.png"], "{}.png", False),
         ],
     )
     def test_files_of_other_folders_are_doubted(
@@ -165,19 +163,11 @@ class TestImages:
         assert any("5 of 24 rows" in note for note in cohort_in(tmp_path).notes)
         assert any("extra.png" in doubt for doubt in plan.doubts)
 
-    def test_the_own_folder_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows = [[f"{i}.png", f"P{i}", str(i % 2)] for i in range(8)]
-        own = arranged(tmp_path, "image|patient|grade", rows, images=[f"{i}.png" for i in range(7)])
-        monkeypatch.chdir(tmp_path)
-        plan = plan_study(table=Path("t.csv"), images=None, folder=own["folder"])
-        assert any(f" in {tmp_path.name}: 1 (7.png)" in doubt for doubt in plan.doubts)
-
     @pytest.mark.parametrize(
         ("heads", "name", "doubted"),
         [
             ("patient|grade", "KA MUC", True),
             ("patient|grade", "left right", False),
-            ("file|grade", "KA MUC", True),
             ("file|patient|grade", "KA MUC", False),
         ],
     )
@@ -216,10 +206,6 @@ class TestImages:
         assert [f"{row['subject']}_{row['visit']}.png" for row in read] == [row["path"] for row in read]
         assert len(read) == 16
 
-    def test_a_table_that_names_no_image_shows_both_sides(self, tmp_path: Path) -> None:
-        with pytest.raises(CasewiseError, match=r"0\.png.*x0\.png"):
-            start(tmp_path, "file|pid|grade", numbered(6, "x{}.png"), images=[f"{i}.png" for i in range(6)])
-
     @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
     def test_scans_by_sequence_in_their_names(self, tmp_path: Path, suffix: str) -> None:
         names = [f"{c}/sub-{c[0]}{i}/{s}{suffix}" for c in ("cyst", "normal") for i in range(4) for s in ("T1", "T2")]
@@ -237,8 +223,6 @@ class TestPatterns:
         [
             ([f"{c}/P{10 * k + i}_{v}.jpg" for k, c in enumerate("ab") for i in range(4) for v in ("w0", "w4")], None),
             ([f"{c}/{i}.png" for c in ("benign", "malignant") for i in range(9)], "{label}/*.png"),
-            ([f"{c}_{i}.png" for c in ("benign", "malignant") for i in range(9)], "{label}_*.png"),
-            ([f"{c}/IMG_{i}.png" for c in ("benign", "malignant") for i in range(9)], "{label}/IMG_*.png"),
             (
                 [f"data/{c}/{i}{j}-{k}.png" for c, i in (("no", 1), ("yes", 2)) for j in range(5) for k in (1, 2)],
                 "data/{label}/{subject}-*.png",
@@ -285,11 +269,6 @@ class TestPatterns:
         with pytest.raises(CasewiseError):
             stated_pattern(text)
 
-    def test_files_of_a_camera_are_no_subjects_and_it_is_the_first_doubt(self, tmp_path: Path) -> None:
-        plan = self.stated(tmp_path, [f"{c}/IMG_{i}.png" for c in ("no", "yes") for i in range(9)])
-        assert plan.doubts[0].startswith("WARNING")
-        assert not study_in(tmp_path).subjects_known
-
     @pytest.mark.parametrize("name", ["patient", "PatientID", "pid", "patient_name", "Proband"])
     def test_another_name_of_the_subject_is_one(self, name: str, tmp_path: Path) -> None:
         names = [f"{'ab'[i % 2]}/P{i:02}_v{v}_{side}.png" for i in range(8) for v in (1, 2) for side in "lr"]
@@ -306,13 +285,9 @@ class TestTargets:
             (["0", "1"] * 6, "classification", 'positive: "1"'),
             (["mild", "severe"] * 6, "classification", "positive: severe"),
             (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
-            (["sick", "well"] * 6, "classification", "positive: sick"),
             (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
-            (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
             (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
             ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
-            ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
-            ([str(7 * i) for i in range(12)], "regression", "range: 0..77"),
             ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),
             (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
             (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
@@ -364,25 +339,12 @@ class TestTargets:
         with pytest.raises(CasewiseError, match="Did you mean 'oedema'"):
             plan_study(**own, target="odema")
 
-    @pytest.mark.parametrize("target", ["finding", "brixia_mean"])
-    def test_numbers_of_other_readings_are_outcomes_those_of_images_not(self, target: str, tmp_path: Path) -> None:
-        heads = ["finding", "brixia_mean", "brixia_junior", "room", "kvp", "ruler", "image_from"]
-        row = "{0}.png|P{0}|{1}|{0}.5|{2}|{2}|{3}|{4}|{5}"
-        cells = ((i, "uv"[i % 2], i % 4, 70 + i % 5, i % 2, "ab"[i % 2]) for i in range(12))
-        rows = [row.format(*values).split("|") for values in cells]
-        plan = plan_study(**arranged(tmp_path, "|".join(["image", "patient", *heads]), rows), target=target)
-        others = [name for name in heads[:3] if name != target]
-        assert yaml.safe_load(plan.text)["audit"]["outcomes"] == others
-        assert any(all(repr(name) in doubt for name in others) for doubt in plan.doubts)
-
     @pytest.mark.parametrize(
         ("frequent", "rare", "doubted"),
         [
             ("moderate", "moderat", True),
-            ("moderate", "modreate", True),
             ("Moderate", "moderate", False),
             ("mild", "wild", False),
-            ("Stage II", "Stage III", False),
             ("grade 12", "grade 13", False),
             ("moderate", "severe", False),
         ],
@@ -546,12 +508,8 @@ class TestTheCommand:
         [
             "",
             "--table nowhere.csv --images .",
-            "--images nowhere",
-            "onestep-pasi --table t.csv",
             "--images . --target x",
             "--table t.csv --pattern {label}.jpg",
-            "--images . --subject x",
-            "--table t.csv --subject x --target x",
             "onestep-pasi --subject x",
         ],
     )
@@ -598,15 +556,6 @@ class TestMixedNumbers:
         assert yaml.safe_load(plan.text)["where_not"] == {"score": ["k.A.", "n/a"]}
         assert len(cohort_in(tmp_path).images) == 24
 
-    @pytest.mark.parametrize("name", ["score", "Dicke"])
-    def test_a_column_of_numbers_stays_the_target(self, name: str, tmp_path: Path) -> None:
-        """A few cells that are no numbers make no other column the target, whatever the name."""
-        rows = [[f"{i}.png", f"P{i}", f"{i % 19}.5", "ab"[i % 2]] for i in range(57)]
-        rows[4][2], rows[8][2] = "zwei", "3 mm"
-        with pytest.raises(CasewiseError) as caught:
-            start(tmp_path, f"image|patient|{name}|Gruppe", rows)
-        assert all(part in str(caught.value) for part in ("55 of 57", name, "row 6: 'zwei'", "row 10: '3 mm'"))
-
 
 class TestSources:
     @pytest.mark.parametrize("cells", [["", *[f"H{i // 12}" for i in range(1, 24)]], [f"H{i % 2}" for i in range(24)]])
@@ -637,12 +586,6 @@ class TestDates:
         assert cases["case"].nunique() == 12, "every day of a subject is a visit"
         assert sorted(cases.loc[cases["subject"] == "P0", "day"]) == [0, 28]
         assert any(repr(head) in line for line in plan.understood)
-
-    @pytest.mark.parametrize("head", ["Datum", "Aufnahme"])
-    def test_the_rows_of_cells_that_are_no_dates_are_named(self, head: str, tmp_path: Path) -> None:
-        dates = ["31.02.2020" if i in (3, 7) else f"{1 + i}.03.2020" for i in range(12)]
-        (doubt,) = [doubt for doubt in self.make(tmp_path, head, dates).doubts if doubt.startswith("Date")]
-        assert "row 5: '31.02.2020'; row 9: '31.02.2020'" in doubt
 
 
 class TestSheets:
@@ -675,7 +618,6 @@ class TestSheets:
         ("image|grade", "P{0}_left|P{0}_right", True, ""),
         ("image|patient|grade", "Q{}", True, "EVERY IMAGE IS OF ANOTHER SUBJECT"),
         ("image|patient|grade", "UKE-{}|CHA-{}", True, "the names begin with UKE (6), CHA (6)"),
-        ("image|grade", "UKE_P{0}_left|UKE_P{0}_right", True, ""),
     ],
 )
 def test_subjects_that_may_be_images_or_begin_with_a_hospital_are_doubted(

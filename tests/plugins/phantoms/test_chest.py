@@ -209,8 +209,6 @@ def test_the_command_draws_a_cohort_with_twins(tmp_path: Path) -> None:
     [
         (["--kind", "chst"], "Did you mean 'chest'"),
         (["--kind", "chest", "--visits", "2"], "--visits is not for --kind chest"),
-        (["--marker", "corner"], "--marker is not for --kind psoriasis"),
-        (["--kind", "pancreas", "--images", "2"], "--images is not for --kind pancreas"),
     ],
 )
 def test_an_option_of_the_other_kind_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
