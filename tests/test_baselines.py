@@ -16,10 +16,10 @@ from casewise.evaluation.headline import against_baselines
 from casewise.models.backbones import build_network
 from casewise.models.feature_maps import feature_maps, widest
 from casewise.models.outputs import Output
-from casewise.predictions.table import COLUMNS
 from casewise.report.tables import verdict
 from casewise.study.loading import read_study
 from casewise.training.linear_models import RIDGE, linear_model
+from tests.prediction_rows import prediction_rows
 
 STUDY = """
 name: floors
@@ -117,29 +117,9 @@ def test_a_study_without_networks_reports_its_baselines(baseline_run: Any) -> No
 
 
 def table_of(truth: np.ndarray, predictions: dict[str, np.ndarray]) -> pd.DataFrame:
-    rows = []
-    for model, values in predictions.items():
-        for number, (true, value) in enumerate(zip(truth, values, strict=True)):
-            rows.append(
-                dict.fromkeys(COLUMNS, None)
-                | {
-                    "subject": f"s{number}",
-                    "visit": "1",
-                    "case": f"s{number}/1",
-                    "region": "",
-                    "image": "",
-                    "target": "extent",
-                    "kind": "regression",
-                    "stage": "oof",
-                    "model": model,
-                    "outer_fold": number % 2 + 1,
-                    "y_true": true,
-                    "y_pred": value,
-                    "day": np.nan,
-                    "distance": np.nan,
-                }
-            )
-    return pd.DataFrame(rows)
+    names = [f"s{number}" for number in range(len(truth))]
+    options = {"folds": np.arange(len(truth)) % 2 + 1, "target": "extent", "case": [f"{name}/1" for name in names]}
+    return pd.concat([prediction_rows(names, truth, y, model=model, **options) for model, y in predictions.items()])
 
 
 @pytest.mark.parametrize(("good", "code"), [("net", "better"), ("linear_pixels", "worse")])

@@ -154,11 +154,6 @@ def test_the_audit_tells_of_a_given_split_that_a_run_refuses(tmp_path: Path) -> 
     found = {f["id"]: f for f in json.loads((tmp_path / "run" / "audit.json").read_text())["findings"]}
     assert found["subjects-across-splits"]["figures"]["subjects"] == names
     assert any("copy.png" in path for pair in found["twins-across-subjects"]["pairs"] for path in pair)
-    study.write_text(study.read_text() + "accept: {subjects-across-splits: known, twins-across-subjects: likewise}\n")
-    done = casewise("run", str(study), "--output", str(tmp_path / "run"))
-    assert done.returncode == 2
-    assert "puts 2 subjects on several sides" in " ".join(done.stderr.split())
-    assert not (tmp_path / "run" / "jobs").exists()
 
 
 def test_check_looks_at_what_is_accepted(tiny: Path, tmp_path: Path) -> None:

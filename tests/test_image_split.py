@@ -124,9 +124,7 @@ def regional(folder: Path, *, primary_outcome: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"panels": {"by": "case"}}, "panels of this study are by case"),
         ({"subjects_known": False}, "subjects are not known"),
-        ({"pretrain": {"cohort": "a.csv", "subjects": "distinct", "targets": {"age": "0..9"}}}, "leave out `pretrain`"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(chests: Path, changes: dict[str, Any], message: str) -> None:

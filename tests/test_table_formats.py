@@ -10,7 +10,6 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from casewise.cohort.checks import check_files
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.dates import iso_day, read_dates
 from casewise.cohort.table import Problems, read_text_table
@@ -223,9 +222,3 @@ class TestDates:
         assert first["01/02/2024"] == iso_day("2024-02-01")
         assert second["01/02/2024"] == iso_day("2024-01-02")
         assert "01/02/2024" not in read_dates(["01/02/2024", "13/02/2024", "02/13/2024"])
-
-
-def test_a_path_of_another_computer_is_named_with_the_remedy(tmp_path: Path) -> None:
-    problems = Problems()
-    check_files(pd.Series([r"C:\films\a.jpg"], index=[2]), study(tmp_path), problems, [])
-    assert "`root: FOLDER`" in problems.by_kind["path missing"][0][1]

@@ -16,9 +16,9 @@ from casewise.cli.predict import parsed_folders
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.new_cases import PredictedChunk, cases_of, names_visits, sources_of
 from casewise.inference.output_table import OutputTable
-from casewise.plugins.hospital import case_results, formats
+from casewise.plugins.hospital import case_results
 from casewise.plugins.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, results_of
-from casewise.plugins.hospital.formats import FORMATS, format_named
+from casewise.plugins.hospital.formats import FORMATS
 from casewise.plugins.hospital.write import file_stem, result_folders
 from casewise.study.scores import Score
 from tests.film_files import film_bytes
@@ -340,15 +340,6 @@ def test_mistyped_options(tmp_path: Path, texts: str, message: str) -> None:
     with pytest.raises(CasewiseError, match=message):
         parsed_folders([text.replace("{file}", str(tmp_path / "file")) for text in texts.split()])
     assert parsed_folders(["fhir=a=b"]) == {"fhir": Path("a=b")}
-
-
-def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Toy:
-        name, title, ending, packages = "toy", "Toy", ".toy", ("no_such_package.inside", "json")
-
-    monkeypatch.setitem(formats.FORMATS, "toy", Toy())
-    with pytest.raises(CasewiseError, match=r"no_such_package.*casewise\[hospital\]"):
-        format_named("toy")
 
 
 def test_the_sources_of_cases(tmp_path: Path) -> None:

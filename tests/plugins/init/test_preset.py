@@ -17,7 +17,7 @@ from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import find_region, read_layout
 from casewise.cohort.identity import groups_of_one
 from casewise.cohort.table import Problems, read_text_table
-from casewise.errors import CasewiseError, StudyError
+from casewise.errors import CasewiseError
 from casewise.plugins.init.preset import plan_preset
 from casewise.study import loading as study_file
 from casewise.study.loading import preset_names, preset_text, read_study
@@ -214,10 +214,6 @@ class TestWhatIsNotUnderstood:
             initialise("onestep-pasi", source=source, folder=tmp_path)
         assert (tmp_path / existing).read_text() == "mine"
         assert sorted(p.name for p in tmp_path.iterdir()) == sorted([existing, "in"])
-
-    def test_unknown_preset(self, tmp_path: Path) -> None:
-        with pytest.raises(StudyError, match="Did you mean 'onestep-pasi'"):
-            initialise("one-step-pasi", folder=tmp_path)
 
 
 class TestTheStudyFile:
