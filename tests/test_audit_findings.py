@@ -45,12 +45,6 @@ def test_only_the_accepted_error_passes():
     audit.gate({"shortcut-source": "shown apart", "twins-across-subjects": "one hospital's copies"})
 
 
-@pytest.mark.parametrize("reason", ["", "  ", None])
-def test_a_reason_is_needed(reason: str):
-    with pytest.raises(AuditError, match="twins-across-subjects"):
-        check_accepted({"twins-across-subjects": reason}, CODES)
-
-
 def test_a_name_that_was_not_found_is_remarked_not_refused():
     audit, accepted = Audit([NOTE]), {"shortcut-site": "known", "twins-within-subject": "known"}
     audit.gate(accepted)

@@ -59,8 +59,6 @@ def test_what_is_held_stays_in_eval_mode_whoever_trains() -> None:
         ("alexnet", [0.5, 0.5], [0.3, 0.3]),
         ("vgg11", [0.5, 0.5], [0.3, 0.0]),  # the second stands before the head, which has its dropout
         ("mobilenet_v2", [0.2], [0.0]),
-        ("googlenet", [0.2], [0.0]),
-        ("mnasnet0_5", [0.2], [0.0]),
         ("vit_tiny_patch16_224", None, None),  # its layers of dropout are not in use
     ],
 )

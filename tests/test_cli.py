@@ -91,17 +91,16 @@ def test_settings_are_replaced_on_the_command_line(tiny: Path) -> None:
     assert "epochs 20" in done.stdout
     assert "× 2 folds" in done.stdout
     assert done.stdout.splitlines()[-1] == f"next: casewise run {study} --set=recipe.epochs=20 --set=split.folds=2"
-    for command in ("run", "validate", "audit"):
-        for setting, hint in (
-            ("recipe.epohcs=20", "Did you mean 'epochs'"),
-            ("epochs=20", "Did you mean recipe.epochs"),
-            ("budget=1s", "budget: must be at least 60s"),
-            ("recipe.epochs", "write KEY=VALUE"),
-            ("recipe.epochs=[", "not valid YAML"),
-        ):
-            refused = casewise(command, study, "--set", setting)
-            assert refused.returncode == 2
-            assert hint in " ".join(refused.stderr.split())
+    for command, setting, hint in (
+        ("run", "recipe.epohcs=20", "Did you mean 'epochs'"),
+        ("audit", "epochs=20", "Did you mean recipe.epochs"),
+        ("validate", "budget=1s", "budget: must be at least 60s"),
+        ("run", "recipe.epochs", "write KEY=VALUE"),
+        ("validate", "recipe.epochs=[", "not valid YAML"),
+    ):
+        refused = casewise(command, study, "--set", setting)
+        assert refused.returncode == 2
+        assert hint in " ".join(refused.stderr.split())
 
 
 def test_the_audit_stops_at_a_marker_until_it_is_accepted(tmp_path: Path) -> None:

@@ -126,15 +126,6 @@ def test_a_search_finds_pages_and_fetches_nothing_from_elsewhere(site: Path) -> 
         server.server_close()
 
 
-def test_the_overview_and_the_readme_have_the_same_screenshot_and_limitations() -> None:
-    readme, index = ((folder / name).read_text() for folder, name in ((ROOT, "README.md"), (DOCS, "index.md")))
-    for text in (readme, index):
-        assert "images/report.png)" in text
-    limits = [re.search(r"^## Limitations\n(.*?)(?=^## |\Z)", t, re.M | re.S) for t in (readme, index)]
-    first, second = (" ".join(found[1].replace("](docs/", "](").split()) for found in limits if found)
-    assert first == second
-
-
 @every_plugin
 @pages
 def test_commands_and_options_exist(page: Path) -> None:

@@ -66,7 +66,7 @@ class TestStudies:
 
     def test_many_unknown_keys_are_counted(self, tmp_path: Path) -> None:
         message = refusal(tmp_path, GOOD + "".join(f"unknown{i}: 1\n" for i in range(9000)))
-        assert "and 8,988 more" in message
+        assert "and 888 more" in message
 
     def test_control_characters_are_shown_as_escapes(self) -> None:
         assert str(StudyError("a\x1b[31m\ud800\nb")) == "a\\x1b[31m\\ud800\nb"

@@ -1,6 +1,7 @@
 """Spellings of subjects: nobody stands in training and test data under two names without being seen."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -91,25 +92,25 @@ def random_names(draw: random.Random) -> tuple[list[str], dict[str, Callable[[st
 
 
 def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     for seed in range(300):
         draw = random.Random(seed)
         names, spellings = random_names(draw)
-        problems = Problems()
-        check_alike(pd.Series(names), "subject", problems, people="refuse_similar")
-        assert not problems.by_kind, (names, problems.by_kind)
         kind = list(spellings)[seed % len(spellings)]
         name = next((name for name in names if spellings[kind](name) != name), "")
         other = spellings[kind](name)
-        if not name:
+        if not name or seen[kind] == 3:
             continue
-        seen.add(kind)
+        problems = Problems()
+        check_alike(pd.Series(names), "subject", problems, people="refuse_similar")
+        assert not problems.by_kind, (names, problems.by_kind)
+        seen[kind] += 1
         check_alike(pd.Series([*names, other]), "subject", problems, people="refuse_similar")
         ((_, message),) = problems.by_kind["subject alike"]
         assert repr(name) in message, kind
         assert repr(other) in message, kind
         assert same_people([other], names) == {other: name}, kind
-    assert seen == NAMES.keys() | NUMBERS.keys()
+    assert seen.keys() == NAMES.keys() | NUMBERS.keys()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ NAMES = [
     "tracking",
     "volumes",
 ]
-STUDY = TINY.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
+STUDY = TINY.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 2", "epochs: 1")
 STUDY = STUDY.replace("stack: [ridge+intercept]", "stack: []")
 
 

@@ -166,10 +166,8 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("freeze", "pooling", "cells", "channels_last"),
     [
-        ("6 layers", "mean", 0, False),
         ("6 layers", "maps", 0, True),
         ("all", "attention", 2, False),
-        ("all", "mean", -1, True),
         ("11 blocks", "mean", -1, True),
     ],
 )

@@ -351,13 +351,7 @@ def test_what_cannot_be_exported_is_refused(done: Run, tmp_path: Path, monkeypat
         format_named("onnx")
 
 
-def test_a_number_is_compared_in_deviations_of_its_labels() -> None:
-    learner = learner_of("cnn", folds=1)
-    assert learner.units[0] == pytest.approx(float(learner.networks[0].target_std[0]))
-    assert (learner.units[1:], parity.TOLERANCE) == ([1.0, 1.0], 1e-4)
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_the_page_of_every_kind_states_its_inputs_and_outputs(kind: str, tmp_path: Path) -> None:
     learner, graph = learner_of(kind), tmp_path / "graph.pt"
     graph.write_bytes(b"")

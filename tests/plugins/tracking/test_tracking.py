@@ -16,8 +16,7 @@ from casewise.errors import StudyError
 from casewise.evaluation.results import Estimate, Headline, Results, write_results
 from casewise.pipeline.train import COLUMNS, epochs_of, following, record_trained
 from casewise.plugins.tracking import plugin, sending
-from casewise.plugins.tracking.sending import TRACKERS, check_packages, send_missing, tensorboard_path, tracking_path
-from casewise.plugins.tracking.study_keys import PACKAGES
+from casewise.plugins.tracking.sending import TRACKERS, send_missing, tensorboard_path, tracking_path
 from casewise.plugins.tracking.tensorboard import EVENTS
 from casewise.plugins.tracking.units import RESULTS, TrackerError, Unit, job_unit, job_units, parameters, results_unit
 from casewise.run_folder import RunFolder
@@ -179,9 +178,6 @@ class TestSending:
 
 
 class TestStudy:
-    def test_each_tracker_has_a_package_and_a_kind(self) -> None:
-        assert set(PACKAGES) == set(TRACKERS)
-
     @pytest.mark.parametrize(
         ("tracker", "sentence"),
         [
@@ -199,11 +195,6 @@ class TestStudy:
         with pytest.raises(StudyError, match=re.escape(sentence)) as refused:
             study_with(finished, tracker)
         assert not [part for part in ("hush", "hu/", "sh@", "me:") if part in str(refused.value)]
-
-    def test_a_missing_package_names_the_extra(self, finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(PACKAGES, "mlflow", "no_such_package")
-        with pytest.raises(StudyError, match=r"casewise\[track\]"):
-            check_packages(study_with(finished, "mlflow"))
 
 
 def test_tensorboard_reads_what_was_written(finished: RunFolder) -> None:
