@@ -26,7 +26,7 @@ os.environ.update(LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="1")
 # Waiting for the disk takes a third of the time, and no test switches the power off: it protects against nothing here.
 os.fsync = lambda handle: None  # type: ignore[assignment]
 # `make test` draws the same examples every time; `make fuzz` draws others and prints their seed.
-settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=40)
 settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("fixed")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -163,6 +163,8 @@ def training_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train_only(patch: pytest.MonkeyPatch) -> None:
     """The same from now on, for fixtures of a module and for parts of a test."""
+    import casewise.pipeline.further_trainings  # noqa: F401 (it keeps the function that it imports first)
+
     nothing = SimpleNamespace(main=SimpleNamespace(metrics={}))
     patch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: nothing)
     for step in ("audit.audit", "image_checks.counterfactuals", "finished.report", "bundle.write_bundle"):

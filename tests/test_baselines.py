@@ -136,6 +136,18 @@ def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -
     assert verdict(gap.low, gap.high, "ccc") == code
 
 
+def test_the_interval_allows_for_the_choice_among_learners() -> None:
+    random, widths = np.random.default_rng(5), []
+    truth, names = random.normal(size=60), [f"net{number}" for number in range(12)]
+    predictions = {name: truth + random.normal(size=60) for name in [*names, "linear_pixels"]}
+    for learners in (("net0", "linear_pixels"), tuple(predictions)):
+        table = table_of(truth, {name: predictions[name] for name in learners})
+        difference = against_baselines(evaluate(table, Outcomes("extent"), Plan(200, 0.95, 0)))["differences"]["ccc"]
+        widths.append(difference["high"] - difference["low"])
+    # with more learners, one of them is better by chance more often
+    assert widths[1] > 1.2 * widths[0]
+
+
 def test_a_baseline_chosen_on_the_judged_cases_is_said_to_be_so() -> None:
     random = np.random.default_rng(6)
     truth, names = random.normal(size=60), ["net", "linear_pixels", "linear_features"]

@@ -66,6 +66,7 @@ def test_importing_casewise_is_light() -> None:
         (["rnu"], "No such command"),
         (["train", "study.yaml"], "casewise run STUDY"),
         (["report", "runs/demo"], "casewise results RUN"),
+        (["eval"], "casewise run STUDY"),
         (["run"], "Missing argument"),
     ],
 )

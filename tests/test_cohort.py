@@ -221,6 +221,7 @@ class TestTheTableItself:
             (b"path,subject,grade\na.jpg,A,1\n", "cohort.parquet is no Parquet file"),
             (b"", "is empty"),
             (b"path,subject,grade\n", "no rows"),
+            (b"path,subject,grade\n,,\n", "no rows"),
             (b"PK\x03\x04 workbook", "as an .xlsx workbook"),
             ("path,subject\n".encode("utf-16")[:-1], "UTF-16"),
             (b"path,subject\na\x00b,c\n", "line 2 contains a zero byte"),
@@ -293,6 +294,7 @@ class TestTheTableItself:
 
 BAD_CELLS = [
     ("a.jpg,,v1,0,upper,1", "row 2, subject: is empty"),
+    ("a.jpg,  ,v1,0,upper,1", "row 2, subject: is empty"),
     ("a.jpg,NA,v1,0,upper,1", "row 2, subject: 'NA' means no value"),
     ("a.jpg,A,,0,upper,1", "row 2, visit: is empty"),
     (",A,v1,0,upper,1", "row 2, path: is empty"),
@@ -303,6 +305,10 @@ BAD_CELLS = [
     ("a.jpg,A,v1,0,Upper,1", "row 2, region: 'Upper' is none of upper, lower. Did you mean 'upper'?"),
     ("a.jpg,A,v1,0,upper,high", "row 2, grade: 'high' is not a number"),
     ("a.jpg,A,v1,0,upper,nan", "row 2, grade: 'nan' is not a number"),
+    ("a.jpg,A,v1,0,upper,1e999", "row 2, grade: '1e999' is not"),
+    ("a.jpg,A,v1,0,upper,1_0", "row 2, grade: '1_0' is not a number"),
+    ("a.jpg,A,v1,nan,upper,1", "row 2, day: 'nan' is not"),
+    ("a.jpg,B ,v2,0,upper,1", "subject: 'B ' (row 2) and 'B' (rows 3-4) look alike"),
     ('a.jpg,A,v1,0,upper,"1,5"', "(write 1.5)"),
     ("a.jpg,A,v1,0,upper,4.5", "row 2, grade: 4.5 is outside 0..4"),
     ("a.jpg,A,v1,0,upper,1.5", "row 2, grade: 1.5 is not whole"),
@@ -342,7 +348,7 @@ class TestTogether:
         evaluation = {"baseline": "v1"}
         message = problems(folder, regions=THREE[::2], panels={"by": "region"}, targets=targets, evaluation=evaluation)
         expected = ["column absent: is missing", "subject: is empty", "visit: is empty", "path: is empty"]
-        expected += ["no file b.jpeg", "not a number of days", "region: is empty", "'Upper' is none", "27 problems"]
+        expected += ["no file b.jpeg", "not a number of days", "region: is empty", "'Upper' is none", "29 problems"]
         expected += ["'high' is not a number", "more lines", "identical in every column", "the same file is"]
         for text in expected:
             assert text in message

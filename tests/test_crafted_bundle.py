@@ -183,6 +183,7 @@ FIELDS = [
     *[(("settings", name), None) for name in ("columns", "targets", "scores", "test_time_augmentation")],
     (("network", "mean"), [0.5]),
     (("network", "outputs"), 10**12),
+    (("settings", "targets", "grades", "classes"), 10**12),
     (("network", "scaling"), None),
     (("outputs", 1, "classes"), ["a", "b", "c"]),
     (("distance",), "x"),

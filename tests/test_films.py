@@ -150,6 +150,7 @@ def test_a_film_without_a_preamble(tmp_path: Path) -> None:
         {"RescaleSlope": "0"},
         {"RescaleSlope": "1e308", "RescaleIntercept": "1e308"},
         {"RescaleIntercept": "1e308", "WindowCenter": "500", "WindowWidth": "900"},
+        {"WindowCenter": "nan", "WindowWidth": "20"},
         {"PhotometricInterpretation": "CMYK"},
         {"SharedFunctionalGroupsSequence": [pydicom.Dataset()]},
         {"Rows": 500},

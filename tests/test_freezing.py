@@ -28,6 +28,7 @@ class TestNotation:
             ("30%", FreezePoint("percent", count=30), "30%"),
             ("features.6", FreezePoint("name", name="features.6"), "features.6"),
             ("body.layer1", FreezePoint("name", name="layer1"), "layer1"),
+            ("body", FreezePoint("all"), "all"),
         ],
     )
     def test_what_can_be_said(self, stated: Any, read: FreezePoint, shown: str) -> None:

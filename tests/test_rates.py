@@ -102,6 +102,7 @@ class TestRecipe:
         ("recipe", "words"),
         [
             ({"warmup": 2}, "warmup: needs schedule: cosine"),
+            ({**WARM, "phases": [{"epochs": 9, "schedule": "constant"}]}, "warmup: needs schedule: cosine"),
             ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs must be fewer than the epochs, 9"),
             (
                 {**WARM, "tuning": "gradual_unfreezing"},

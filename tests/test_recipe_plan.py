@@ -22,6 +22,7 @@ from casewise.pipeline.budget import slowness
 from casewise.pipeline.recipe_plan import (
     Forecast,
     PlanFacts,
+    forecast_in_words,
     mirrored,
     planned_encoders,
     planned_flips,
@@ -30,6 +31,7 @@ from casewise.pipeline.recipe_plan import (
 )
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.weighted_mean import weights_of_numbers
+from casewise.report.formatting import duration
 from casewise.run import train_only
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
@@ -338,6 +340,13 @@ def test_a_busy_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("casewise.pipeline.budget.clock", iter([3.0, 5.0]).__next__)
     monkeypatch.setattr("casewise.pipeline.budget.work", iter([0.0, 0.25, 0.5, 0.5]).__next__)
     assert slowness() == 4.0  # imported before a fixture replaced it
+
+
+def test_a_forecast_is_the_sum_of_its_parts() -> None:
+    parts = {"pretraining": 400.0, "external": 41.0, "altered": 62.0}
+    forecast = Forecast(before=90.0, once=30.0, epoch=60.0, after=20.0, epochs=4, reason="fewest", **parts)
+    assert forecast.total == 883
+    assert duration(703) in forecast_in_words(forecast, facts(budget=180.0))
 
 
 @pytest.mark.parametrize(

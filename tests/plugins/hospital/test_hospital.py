@@ -157,6 +157,11 @@ class TestDicom:
         comments = [str(item.get("TextValue", "")) for item in report.ContentSequence]
         assert any("total: no prediction" in text and "no redness[lower]" in text for text in comments)
 
+    def test_images_of_two_people_of_no_number_have_no_report(self, tmp_path: Path) -> None:
+        images = [film(tmp_path / n, SOPInstanceUID=f"1.9.{n}", PatientID="", PatientName=f"X^{n}") for n in "12"]
+        with pytest.raises(CasewiseError, match="several patient identifiers, names"):
+            self.report(*images)
+
     def test_measurements_classes_and_evidence(self, tmp_path: Path) -> None:
         first = film(tmp_path / "a.dcm", SOPInstanceUID="1.2.3.1.1")
         second = film(tmp_path / "b", SOPInstanceUID="1.2.3.2.1", SeriesInstanceUID="1.2.3.2")

@@ -286,6 +286,8 @@ class TestTargets:
             (["mild", "severe"] * 6, "classification", "positive: severe"),
             (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
             (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
+            (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
+            ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
             (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
             ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
             ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),

@@ -76,7 +76,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def cohort(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return KINDS[kind].make(tmp_path_factory.mktemp(kind), subjects=2, seed=3, **KINDS[kind].settings)
+    return KINDS[kind].make(tmp_path_factory.mktemp(kind), subjects=3, seed=3, **KINDS[kind].settings)
 
 
 def test_the_same_bytes_for_any_number_of_subjects(kind: str, cohort: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_everything_says_that_it_is_synthetic(cohort: Path) -> None:
 def test_shuffled_labels_are_another_subjects_and_the_pictures_the_same(
     kind: str, cohort: Path, tmp_path: Path
 ) -> None:
-    shuffled = KINDS[kind].make(tmp_path / "shuffled", subjects=2, seed=3, labels="shuffled", **KINDS[kind].settings)
+    shuffled = KINDS[kind].make(tmp_path / "shuffled", subjects=3, seed=3, labels="shuffled", **KINDS[kind].settings)
     pictures = {name: data for name, data in contents(cohort.parent).items() if Path(name).suffix in PICTURES}
     assert pictures.items() <= contents(shuffled.parent).items()
     columns = ("label", "grade", "disease", "erythema", "induration", "scaling", "area")

@@ -160,6 +160,7 @@ def test_no_read_is_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.Monk
         (TilePlan(side=64, magnification=4), "aperio", 320, "no level has 4x; level 1 is read and reduced by 1.25"),
         (TilePlan(side=64, level=1), "aperio", 256, ""),
         (TilePlan(side=16, level=2), "nameless", 16, "no level 2; level 0, the coarsest, is used"),
+        (TilePlan(side=8, level=3), "aperio", 128, "no level 3; level 2, the coarsest, is used"),
         (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25 µm, as .*in the study, is assumed"),
         (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
     ],

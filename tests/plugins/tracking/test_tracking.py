@@ -188,6 +188,7 @@ class TestStudy:
             ("mlflow:me:hush@server", "a user name or password"),
             ("mlflow:postgresql://server/db?user=me&password=hush", "after ? or #"),
             ("mlflow:https://server/?token=hush", "after ? or #"),
+            ("mlflow:http://server#hush", "after ? or #"),
             ("mlflow:http://[hush", "is no address"),
         ],
     )
