@@ -11,7 +11,7 @@ from PIL import Image
 
 from casewise.plugins.explain import report_section
 from casewise.plugins.explain.outputs import save_scan
-from casewise.plugins.explain.overlays import overlay
+from casewise.plugins.explain.overlays import FigureRow, overlay, side_by_side
 from casewise.report import page
 from casewise.report.blocks import Pictures, Table
 from casewise.report.context import ReportContext
@@ -111,6 +111,18 @@ def test_nothing_is_laid_over_where_the_map_is_0_or_unknown() -> None:
     changed = (overlay(picture, values) != picture).any(axis=2)
     assert changed.sum() == 1
     assert changed[2, 3]
+
+
+def test_the_figure_tells_methods_cases_and_what_was_right() -> None:
+    picture, maps = np.zeros((24, 24), np.uint8), dict.fromkeys(("ViT, rollout", "Grad-CAM"), np.eye(24))
+    right, wrong = dict.fromkeys(maps, True), {"ViT, rollout": False}
+    rows = [FigureRow("P1/1", picture, maps, right, "covid", dict.fromkeys(maps, "covid"))]
+    rows.append(FigureRow("P2/1", picture, maps, wrong, "none", dict.fromkeys(maps, "pneumonia")))
+    figure = side_by_side(rows)
+    assert {*maps, "P1/1", "P2/1"} <= {text for axes in figure.axes for text in (axes.get_title(), axes.get_ylabel())}
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    judged = [label.partition("\n")[2] for label in labels if "predicted" in label]
+    assert sorted(judged) == ["", "correct", "correct", "erroneous"]
 
 
 def test_a_scan_keeps_its_geometry(tmp_path: Path) -> None:
