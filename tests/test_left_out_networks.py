@@ -66,11 +66,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
 
 
 def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
-    tmp_path: Path,
-    chests: Path,
-    failing: dict[str, Exception],
-    whole: casewise.Run,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, chests: Path, failing: dict[str, Exception], whole: casewise.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = study_of(tmp_path, chests)
     failing["test_efficientnet, fold 2"] = TrainingError("test_efficientnet: the loss is no longer a number")

@@ -18,16 +18,7 @@ from casewise.report.results_page import write_results
 from casewise.report.statements import statements
 from casewise.report.tables import metric_format
 from casewise.study.schema import Study
-from tests.report_contexts import (
-    check_page,
-    classes,
-    estimate,
-    films,
-    finished,
-    numbers,
-    with_results,
-    without_truth,
-)
+from tests.report_contexts import check_page, classes, estimate, films, finished, numbers, with_results, without_truth
 from tests.test_report_golden import check_named_by_code_once
 
 OF_BOTH = {"summary", "learners", "labels", "preparation", "worst", "training", "glossary"}

@@ -165,11 +165,7 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("freeze", "pooling", "cells", "channels_last"),
-    [
-        ("6 layers", "maps", 0, True),
-        ("all", "attention", 2, False),
-        ("11 blocks", "mean", -1, True),
-    ],
+    [("6 layers", "maps", 0, True), ("all", "attention", 2, False), ("11 blocks", "mean", -1, True)],
 )
 def test_frozen_parts_computed_once(tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool) -> None:
     settings = Panels(by="case", pooling=pooling, bag=4) if pooling in BAGS else Panels(by="image", pooling=pooling)

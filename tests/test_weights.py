@@ -105,12 +105,7 @@ def test_nothing_found_names_all_four_ways(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.parametrize(
     "error",
-    [
-        URLError("offline"),
-        hub.HFValidationError("a/b/c"),
-        hub.HTTPError("refused"),
-        IncompleteRead(b""),
-    ],  # type: ignore[attr-defined]
+    [URLError("offline"), hub.HFValidationError("a/b/c"), hub.HTTPError("refused"), IncompleteRead(b"")],  # type: ignore[attr-defined]
 )
 def test_whatever_a_download_raises_becomes_one_error(error: Exception) -> None:
     with pytest.raises(WeightsError, match=r"owner_net\.json") as raised, download_of("hf-hub:owner/net", None):

@@ -182,8 +182,7 @@ class TestImages:
         assert any(doubt.startswith("ONE PERSON OR SEVERAL") for doubt in plan.doubts) == doubted
 
     @pytest.mark.parametrize(
-        ("heads", "refused"),
-        [("0.png|P0|a", True), ("7|P0|a", True), ("file|pid|grade", False), ("7|P0|grade", False)],
+        ("heads", "refused"), [("0.png|P0|a", True), ("7|P0|a", True), ("file|pid|grade", False), ("7|P0|grade", False)]
     )
     def test_a_table_without_headings_is_refused(self, heads: str, refused: bool, tmp_path: Path) -> None:
         rows = [[f"{i}{'.png' if '.' in heads else ''}", f"P{i // 2}", "ab"[i // 2 % 2]] for i in range(12)]
