@@ -288,7 +288,7 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
         row |= {"site": site, "age": row["age"] if site == "a" else ""}
         pixels += 40 * (site == "a")
 
-    study = make(tmp_path, subjects=140, change=change)
+    study = make(tmp_path, subjects=240, change=change)
     cohort, tiles = opened(study)
     found = find_shortcuts(study, cohort, tiles)
     assert (levels(found)["shortcut-site"], levels(found)["shortcut-age"]) == ("error", "warning")

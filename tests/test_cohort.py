@@ -348,7 +348,7 @@ class TestTogether:
         evaluation = {"baseline": "v1"}
         message = problems(folder, regions=THREE[::2], panels={"by": "region"}, targets=targets, evaluation=evaluation)
         expected = ["column absent: is missing", "subject: is empty", "visit: is empty", "path: is empty"]
-        expected += ["no file b.jpeg", "not a number of days", "region: is empty", "'Upper' is none", "29 problems"]
+        expected += ["no file b.jpeg", "not a number of days", "region: is empty", "'Upper' is none", "32 problems"]
         expected += ["'high' is not a number", "more lines", "identical in every column", "the same file is"]
         for text in expected:
             assert text in message
