@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,12 @@ os.environ.update(LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="1")
 # Waiting for the disk takes a third of the time, and no test switches the power off: it protects against nothing here.
 os.fsync = lambda handle: None  # type: ignore[assignment]
 # `make test` draws the same examples every time; `make fuzz` draws others and prints their seed.
-settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=40)
 settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("fixed")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# Fixtures that are dear to make: `make test` gives the files that name one of them to the same worker.
+DEAR = ("served_run", "photograph_run", "baseline_run", "chest_run", "report_of_")
 
 TINY = """
 extends: onestep-pasi
@@ -40,12 +43,31 @@ split: {{test: 25%, folds: 2, restarts: 20}}
 backbones: [test_resnet, test_efficientnet]
 weights: random
 baselines: {{off: tests of networks}}
-recipe: {{epochs: 3, batch_size: 8, lr: 0.01, early_stopping: {{patience: 3, monitor: inner, val_fraction: 0.3}}}}
+recipe: {{epochs: 2, batch_size: 8, lr: 0.01, early_stopping: {{patience: 2, monitor: inner, val_fraction: 0.3}}}}
 stack: [ridge+intercept]
 audit: {{permutations: 99}}
 evaluation: {{bootstrap_resamples: 200, counterfactual_cases: 0}}
 compute: {{precision: fp32, memory_format: channels_last}}
 """
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, files that share a dear fixture are as one file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Grouped(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition("::")[0])
+
+    return Grouped(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@cache
+def group_of(file: str) -> str:
+    """The dear fixture that a file of tests names first in their order, or the file itself."""
+    text = (Path(__file__).resolve().parents[1] / file).read_text(encoding="utf-8")
+    return next((name for name in DEAR if name in text), file)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -136,10 +158,17 @@ def lost_machine() -> Iterator[list[Any]]:
 @pytest.fixture
 def training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end with their predictions, without audit, evaluation and report, for tests that compare networks only."""
+    train_only(monkeypatch)
+
+
+def train_only(patch: pytest.MonkeyPatch) -> None:
+    """The same from now on, for fixtures of a module and for parts of a test."""
+    import casewise.pipeline.further_trainings  # noqa: F401 (it keeps the function that it imports first)
+
     nothing = SimpleNamespace(main=SimpleNamespace(metrics={}))
-    monkeypatch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: nothing)
+    patch.setattr("casewise.pipeline.evaluate.evaluate", lambda *given: nothing)
     for step in ("audit.audit", "image_checks.counterfactuals", "finished.report", "bundle.write_bundle"):
-        monkeypatch.setattr(f"casewise.pipeline.{step}", lambda *given: None)
+        patch.setattr(f"casewise.pipeline.{step}", lambda *given: None)
 
 
 @pytest.fixture(autouse=True)
@@ -231,7 +260,7 @@ def served_run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("served")
     text = TINY.format(cohort=phantom).replace("{off: tests of networks}", "{}")
-    text = text.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
+    text = text.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 2", "epochs: 1")
     text = text.replace("stack: [ridge+intercept]", "stack: []").replace(
         "evaluation: {", "evaluation: {prediction_coverage: 0.6, "
     )

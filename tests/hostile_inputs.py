@@ -49,7 +49,7 @@ LINES = [
     *("seed: 1:99:5", 'title: "\\0"', 'title: "\\ud800"', "%YAML 9.9", "---\na: 1", "...", "x" * 200_000),
     "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
     + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(9)),
-    "".join(f"unknown{i}: 1\n" for i in range(9000)),
+    "".join(f"unknown{i}: 1\n" for i in range(900)),
     "title: |\n" + " x" * 50_000,
 ]
 HEADING = ["path", "subject", "visit_no", "date", "view", "label", "grade", "age", "site", "sex"]

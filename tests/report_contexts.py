@@ -35,14 +35,18 @@ def study_of_numbers(**changes: Any) -> Study:
     pasi = "+".join(f"{weight}*composite[{region}]" for region, weight in WEIGHTS.items())
     composite = {"formula": "(erythema+induration+scaling)*area", "range": (0, 72), "level": "region"}
     values: dict[str, Any] = {
-        "name": "toy", "title": "One-Step PASI", "cohort": "visits.csv", "synthetic": True,
-        "regions": list(WEIGHTS), "images": {"size": 64},
+        "name": "toy",
+        "title": "One-Step PASI",
+        "cohort": "visits.csv",
+        "synthetic": True,
+        "regions": list(WEIGHTS),
+        "images": {"size": 64},
         "panels": {"by": "region", "grid": "2x2", "shuffle": True},
         "targets": {name: {"range": scale, "integer": True} for name, scale in TARGETS.items()},
         "scores": {"composite": composite, "pasi": {"formula": pasi, "range": (0, 64.8)}},
         "backbones": BACKBONES[:3],
         "evaluation": {"bands": {"clear": 0, "mild": 1, "moderate-to-severe": 10}},
-    }  # fmt: skip
+    }
     return Study.model_validate(values | changes)
 
 
@@ -52,9 +56,15 @@ def picture(number: int, size: int = 64, channels: int = 3) -> np.ndarray:
 
 
 def numbers(
-    *, subjects: int = 12, visits: int = 6, learners: int = 3, metas: int = 0, test: int = 3, names: str = "S{:03d}",
+    *,
+    subjects: int = 12,
+    visits: int = 6,
+    learners: int = 3,
+    metas: int = 0,
+    test: int = 3,
+    names: str = "S{:03d}",
     **changes: Any,
-) -> ReportContext:  # fmt: skip
+) -> ReportContext:
     """Material of a made-up study: subjects improve over the visits, learners differ in noise."""
     from casewise.cohort.targets import study_scores
     from casewise.predictions.scores import apply_scores
@@ -101,13 +111,20 @@ def numbers(
     metrics = with_sets(study, predictions, metrics)
     environment = {"casewise": "0.1.0", **ENVIRONMENT, "command": "casewise run toy.yaml", "seconds": 4321.0}
     return ReportContext(
-        study=study, cohort_images=images, panels=panels,
+        study=study,
+        cohort_images=images,
+        panels=panels,
         cases=panels.drop_duplicates("case")[CASE].reset_index(drop=True),
         notes=["Two photographs could not be read and were left out.", *sentences(metrics.notes)],
-        splits=splits_of(study, sides, panels), predictions=predictions, metrics=metrics, jobs=jobs_of(study),
-        stackers=stackers, tiles=lambda numbers: np.stack([picture(n) for n in numbers]),
-        photograph=lambda n: picture(n, 120).transpose(1, 2, 0), environment=environment,
-    )  # fmt: skip
+        splits=splits_of(study, sides, panels),
+        predictions=predictions,
+        metrics=metrics,
+        jobs=jobs_of(study),
+        stackers=stackers,
+        tiles=lambda numbers: np.stack([picture(n) for n in numbers]),
+        photograph=lambda n: picture(n, 120).transpose(1, 2, 0),
+        environment=environment,
+    )
 
 
 def with_sets(study: Study, predictions: pd.DataFrame, results: Results) -> Results:
@@ -167,13 +184,18 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
     """Material of a study without regions: one film a case, some subjects come twice, two readers, one learner."""
     settings: dict[str, Any] = {
         "title": "Severity of chest films",
-        "description": "Extent, and the Brixia score (six zones).", "synthetic": False, "regions": [],
-        "images": {"size": 64, "channels": "grey"}, "panels": {"by": "case", "grid": "1x1"},
-        "targets": {"brixia": {"range": (0, 18)}, "extent": {"range": (0, 8)}}, "scores": {},
-        "backbones": ["densenet121"], "split": {"test": 0, "folds": 5},
+        "description": "Extent, and the Brixia score (six zones).",
+        "synthetic": False,
+        "regions": [],
+        "images": {"size": 64, "channels": "grey"},
+        "panels": {"by": "case", "grid": "1x1"},
+        "targets": {"brixia": {"range": (0, 18)}, "extent": {"range": (0, 8)}},
+        "scores": {},
+        "backbones": ["densenet121"],
+        "split": {"test": 0, "folds": 5},
         "evaluation": {"readers": {"brixia": {"senior": "a", "junior": "b"}}, "response": False},
         "recipe": {"early_stopping": {"monitor": "fold"}},
-    }  # fmt: skip
+    }
     study, random = study_of_numbers(**settings | changes), np.random.default_rng(5)
     rows, panels, read = [], [], []
     sides: dict[str, Any] = {f"P{p}": "test" if p < test else p % 5 + 1 for p in range(subjects)}
@@ -197,12 +219,17 @@ def films(*, subjects: int = 40, test: int = 0, **changes: Any) -> ReportContext
     return ReportContext(
         study=study,
         cohort_images=table.drop(columns="tiles").assign(image=table["panel"], path=table["case"] + ".jpg"),
-        panels=table, cases=table[[*CASE, "brixia", "extent"]], notes=sentences(metrics.notes),
-        splits=splits_of(study, sides, table), predictions=predictions, metrics=metrics, jobs=jobs_of(study),
+        panels=table,
+        cases=table[[*CASE, "brixia", "extent"]],
+        notes=sentences(metrics.notes),
+        splits=splits_of(study, sides, table),
+        predictions=predictions,
+        metrics=metrics,
+        jobs=jobs_of(study),
         tiles=lambda numbers: np.stack([picture(n, channels=1) for n in numbers]),
         photograph=lambda n: None if n % 7 == 0 else picture(n, 120).transpose(1, 2, 0),
         environment={"casewise": "0.1.0", "seconds": 400.0},
-    )  # fmt: skip
+    )
 
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -279,11 +306,14 @@ def study_of_classes(kind: str, **changes: Any) -> Study:
         "name": f"toy-{kind}",
         "title": "Diabetic retinopathy" if grades else "COVID-19 on chest radiographs",
         "description": "Retinopathy by grade." if grades else "Radiographs of two public collections.",
-        "cohort": "cases.csv", "images": {"size": 64, "channels": "grey"},
-        "targets": {"retinopathy" if grades else "finding": target}, "backbones": EIGHT[:3],
-        "split": {"test": 0, "folds": 5}, "recipe": {"lr": "find"},
+        "cohort": "cases.csv",
+        "images": {"size": 64, "channels": "grey"},
+        "targets": {"retinopathy" if grades else "finding": target},
+        "backbones": EIGHT[:3],
+        "split": {"test": 0, "folds": 5},
+        "recipe": {"lr": "find"},
         "external": {"cohort": "elsewhere.csv", "name": "St Elsewhere"},
-    }  # fmt: skip
+    }
     return Study.model_validate(values | changes)
 
 
@@ -359,9 +389,14 @@ def audit_of(images: pd.DataFrame, accepted: dict[str, str]) -> dict[str, Any]:
 
 def classes(
     kind: str = "classification",
-    *, subjects: int = 120, test: int = 0, outside: int = 0, networks: int = 3, accepted: dict[str, str] | None = None,
+    *,
+    subjects: int = 120,
+    test: int = 0,
+    outside: int = 0,
+    networks: int = 3,
+    accepted: dict[str, str] | None = None,
     **changes: Any,
-) -> ReportContext:  # fmt: skip
+) -> ReportContext:
     """Material of a made-up study of classes, `metrics.json` by the contract."""
     study = study_of_classes(kind, **{"backbones": EIGHT[:networks]} | changes)
     outcome, names = study.primary_outcome, study.classes_of(study.primary_outcome)
@@ -388,15 +423,20 @@ def classes(
             groups = range(3 if i % 2 else 4)
             job["stages"] = [{"unfrozen": g, "best_loss": 0.8 - 0.1 * g, "kept": True} for g in groups]
     return ReportContext(
-        study=study, cohort_images=images, panels=panels,
+        study=study,
+        cohort_images=images,
+        panels=panels,
         cases=panels.drop_duplicates("case")[[*CASE, outcome]].reset_index(drop=True),
         notes=["Twelve rows of other classes were left out.", *sentences(metrics.notes)],
-        splits=splits_of(study, sides, panels), predictions=predictions, metrics=metrics, jobs=jobs,
+        splits=splits_of(study, sides, panels),
+        predictions=predictions,
+        metrics=metrics,
+        jobs=jobs,
         tiles=lambda numbers: np.stack([picture(n, channels=1) for n in numbers]),
         photograph=lambda n: picture(n, 160, 1)[0],
         environment={"casewise": "0.1.0", "seconds": sum(job["seconds"] for job in jobs) + 300},
         audit=audit_of(images, {"shortcut-source": REASON} if accepted is None else accepted),
-    )  # fmt: skip
+    )
 
 
 def drop_of(results: Results, stage: str, learner: str, outcome: str) -> dict[str, Drop]:

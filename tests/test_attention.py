@@ -4,7 +4,6 @@ import pytest
 import torch
 import yaml
 
-from casewise.errors import StudyError
 from casewise.modalities.dataset import PanelData, encode_bags
 from casewise.modalities.panels import augmented, plain
 from casewise.models.backbones import build_network
@@ -12,7 +11,6 @@ from casewise.models.fusion import BagPooling
 from casewise.models.outputs import Output
 from casewise.models.shared_parts import predict_together
 from casewise.study.images import BAGS, POOLINGS
-from casewise.study.loading import read_study
 from casewise.study.schema import Panels, Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import fit
@@ -42,14 +40,6 @@ def test_every_pooling_is_a_study_setting_and_trains(name: str, tmp_path: Path) 
     assert len(learned.history) == 1
     after = dict(network.named_parameters())
     assert all(not torch.equal(before[key], after[key]) for key in before if key.endswith("weight") and "head" in key)
-
-
-def test_an_unknown_pooling_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
-    file = tmp_path / "study.yaml"
-    file.write_text("cohort: cases.csv\ntargets: {grade: 0..4}\npanels: {pooling: attenton}\n")
-    with pytest.raises(StudyError, match=r"panels\.pooling: .*'attenton'.*'attention'\?") as error:
-        read_study(file)
-    assert all(f"'{name}'" in str(error.value) for name in POOLINGS)
 
 
 @pytest.mark.parametrize("name", BAGS)

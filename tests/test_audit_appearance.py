@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from casewise.audit import regions
-from casewise.audit.columns import repeats
 from casewise.audit.regions import blockiness, in_files, standardised, without
 from tests.test_audit_shortcuts import corner, look, make
 
@@ -51,10 +50,16 @@ def recompressed(pixels: np.ndarray, row: Row, random: np.random.Generator) -> N
         pixels[:] = compressed(pixels)
 
 
-@pytest.mark.parametrize(("change", "kind", "level"), [
-    (brighter, "brightness", "warning"), (flatter, "contrast", "warning"), (smoother, "sharpness", "warning"),
-    (recompressed, "compression", "warning"), (slightly_brighter, "brightness", "warning"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "kind", "level"),
+    [
+        (brighter, "brightness", "warning"),
+        (flatter, "contrast", "warning"),
+        (smoother, "sharpness", "warning"),
+        (recompressed, "compression", "warning"),
+        (slightly_brighter, "brightness", "warning"),
+    ],
+)
 def test_each_has_its_own_finding_and_the_border_is_not_blamed(change: Any, kind: str, level: str, tmp_path: Path):
     found = {finding.id: finding for finding in look(make(tmp_path, change=change)).findings}
     assert found[f"shortcut-{kind}"].level == level
@@ -96,9 +101,6 @@ def test_what_covariates_explain_is_gone_and_the_rest_stays():
     assert np.abs(standardised(pictures).astype(int) - standardised(pictures + 40)).max() <= 1
 
 
-GRADES = np.repeat([0.0, 1.0], 12)
-
-
 @pytest.mark.parametrize(("column", "level"), [("source", "error"), ("label_source", "warning"), ("ward", "warning")])
 def test_a_source_that_goes_with_the_label_one_to_one_stays_a_shortcut(tmp_path: Path, column: str, level: str) -> None:
     def change(pixels: np.ndarray, row: Row, random: np.random.Generator) -> None:
@@ -107,17 +109,6 @@ def test_a_source_that_goes_with_the_label_one_to_one_stays_a_shortcut(tmp_path:
     found = {finding.id: finding for finding in look(make(tmp_path, change=change)).findings}
     assert found[f"shortcut-{column}"].level == level
     assert found[f"shortcut-{column}"].figures["value"] == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(("name", "values"), [
-    ("taken_from", ("covid-dataset", "no finding archive")), ("covid_site", ("1", "0")),
-    ("folder", ("covid", "no finding")),
-])  # fmt: skip
-def test_a_collection_called_after_its_class_is_not_the_label_in_other_words(
-    name: str, values: tuple[str, str]
-) -> None:
-    cells = [values[0]] * 12 + [values[1]] * 12
-    assert not repeats(name, cells, GRADES, ["covid", "no_finding"])
 
 
 def test_a_border_without_its_appearance_states_the_border_as_it_is(

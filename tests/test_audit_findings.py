@@ -45,27 +45,12 @@ def test_only_the_accepted_error_passes():
     audit.gate({"shortcut-source": "shown apart", "twins-across-subjects": "one hospital's copies"})
 
 
-@pytest.mark.parametrize("reason", ["", "  ", None])
-def test_a_reason_is_needed(reason: str):
-    with pytest.raises(AuditError, match="twins-across-subjects"):
-        check_accepted({"twins-across-subjects": reason}, CODES)
-
-
 def test_a_name_that_was_not_found_is_remarked_not_refused():
     audit, accepted = Audit([NOTE]), {"shortcut-site": "known", "twins-within-subject": "known"}
     audit.gate(accepted)
     assert len(audit.notes(accepted)) == 1
     assert "shortcut-site" in audit.notes(accepted)[0]
     assert audit.accepted(accepted) == {}
-
-
-def test_the_verdict_is_the_worst_sentence_or_what_was_examined():
-    assert Audit([NOTE, WARNING, TWINS]).verdict() == f"1 error and 1 warning: {TWINS.sentence}"
-    assert Audit([NOTE, WARNING]).verdict() == f"1 warning: {WARNING.sentence}"
-    assert Audit([TWINS, SOURCE]).verdict().startswith("2 errors: ")
-    clean = Audit([NOTE], facts={"subjects": 1, "images": 1517})
-    assert "1 subject and 1,517 images" in clean.verdict()
-    assert "error" not in Audit([]).verdict()
 
 
 def test_an_audit_is_written_as_plain_values_and_read_again(tmp_path: Path):

@@ -22,8 +22,8 @@ from casewise.plugins.phantoms.chest import make_chest, plant_twins
 from casewise.report import audit_page
 from casewise.report.audit_page import difference, write_audit_page
 from casewise.run_folder import RunFolder
-from casewise.study.loading import build_study
 from casewise.study.schema import Study
+from tests.chest_study import chest_study
 
 
 def film(number: int) -> np.ndarray:
@@ -90,15 +90,7 @@ def test_the_difference_is_grey_for_a_copy_and_not_for_another_picture() -> None
 def test_the_page_is_there_when_the_run_stops(tmp_path: Path) -> None:
     table = make_chest(tmp_path / "films", subjects=12, size=(160, 160), seed=1)
     plant_twins(table, kinds=["framed", "negative"], each=2, seed=1)
-    study = build_study(
-        {
-            "name": "stops", "cohort": str(table), "columns": {"visit": "", "date": ""}, "panels": {"by": "image"},
-            "images": {"size": 96, "channels": "grey"}, "targets": {"label": ["covid", "no_finding", "pneumonia"]},
-            "baselines": {"off": "tests of networks"},
-            "backbones": ["test_resnet"], "weights": "random", "evaluation": {"response": False},
-        },
-        source="test", folder=tmp_path,
-    )  # fmt: skip
+    study = chest_study(table, images={"size": 96}, columns={"visit": "", "date": ""})
     lines: list[object] = []
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(AuditError):

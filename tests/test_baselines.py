@@ -16,10 +16,10 @@ from casewise.evaluation.headline import against_baselines
 from casewise.models.backbones import build_network
 from casewise.models.feature_maps import feature_maps, widest
 from casewise.models.outputs import Output
-from casewise.predictions.table import COLUMNS
 from casewise.report.tables import verdict
 from casewise.study.loading import read_study
 from casewise.training.linear_models import RIDGE, linear_model
+from tests.prediction_rows import prediction_rows
 
 STUDY = """
 name: floors
@@ -120,18 +120,9 @@ def test_a_study_without_networks_reports_its_baselines(baseline_run: Any) -> No
 
 
 def table_of(truth: np.ndarray, predictions: dict[str, np.ndarray]) -> pd.DataFrame:
-    rows = []
-    for model, values in predictions.items():
-        for number, (true, value) in enumerate(zip(truth, values, strict=True)):
-            rows.append(
-                dict.fromkeys(COLUMNS, None)
-                | {
-                    "subject": f"s{number}", "visit": "1", "case": f"s{number}/1", "region": "", "image": "",
-                    "target": "extent", "kind": "regression", "stage": "oof", "model": model,
-                    "outer_fold": number % 2 + 1, "y_true": true, "y_pred": value, "day": np.nan, "distance": np.nan,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+    names = [f"s{number}" for number in range(len(truth))]
+    options = {"folds": np.arange(len(truth)) % 2 + 1, "target": "extent", "case": [f"{name}/1" for name in names]}
+    return pd.concat([prediction_rows(names, truth, y, model=model, **options) for model, y in predictions.items()])
 
 
 @pytest.mark.parametrize(("good", "code"), [("net", "better"), ("linear_pixels", "worse")])
@@ -149,15 +140,12 @@ def test_the_headline_is_compared_with_the_best_baseline(good: str, code: str) -
 
 
 def test_the_interval_allows_for_the_choice_among_learners() -> None:
-    random = np.random.default_rng(5)
+    random, widths = np.random.default_rng(5), []
     truth, names = random.normal(size=60), [f"net{number}" for number in range(12)]
     predictions = {name: truth + random.normal(size=60) for name in [*names, "linear_pixels"]}
-    tables = [table_of(truth, {name: predictions[name] for name in ("net0", "linear_pixels")})]
-    tables.append(table_of(truth, predictions))
-    both, widths = [evaluate(table, Outcomes("extent"), Plan(200, 0.95, 0)) for table in tables], []
-    for results in both:
-        compared = against_baselines(results)
-        difference = compared["differences"]["ccc"]
+    for learners in (("net0", "linear_pixels"), tuple(predictions)):
+        table = table_of(truth, {name: predictions[name] for name in learners})
+        difference = against_baselines(evaluate(table, Outcomes("extent"), Plan(200, 0.95, 0)))["differences"]["ccc"]
         widths.append(difference["high"] - difference["low"])
     # with more learners, one of them is better by chance more often
     assert widths[1] > 1.2 * widths[0]

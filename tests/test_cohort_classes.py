@@ -164,10 +164,13 @@ def test_a_slip_in_a_cell_is_refused_with_the_nearest_class(tmp_path: Path, slip
     assert (kept.images["label"] == 0).sum() == 3
 
 
-@pytest.mark.parametrize(("one", "two"), [
-    *[("typical", "atypical"), ("type A", "type B"), ("grade I", "grade V"), ("AML", "ALL"), ("T1", "T2")],
-    *[("male", "female"), ("normal", "abnormal"), ("hypoplasia", "hyperplasia"), ("benign", "malign")],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        *[("typical", "atypical"), ("type A", "type B"), ("grade I", "grade V"), ("AML", "ALL"), ("T1", "T2")],
+        *[("male", "female"), ("normal", "abnormal"), ("hypoplasia", "hyperplasia"), ("benign", "malign")],
+    ],
+)
 def test_other_classes_are_no_slips(one: str, two: str) -> None:
     assert not nearly(one, two)
     assert not nearly(two, one)

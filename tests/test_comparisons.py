@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.special import expit
 
@@ -21,6 +20,7 @@ from casewise.report.context import read_context
 from casewise.report.results_page import beside, comparisons, write_results
 from casewise.run_folder import RunFolder
 from casewise.study.schema import Study
+from tests.prediction_rows import prediction_rows
 from tests.report_contexts import estimate, finish
 from tests.test_evaluation_bootstrap import visits
 
@@ -123,11 +123,8 @@ def run_of(folder: Path, error: float, *, target: str = "extent", study: Any = (
     """
     subjects, drawn, run = changed.pop("subjects", 30), np.random.default_rng(1), RunFolder(folder)
     truth, names = drawn.uniform(0, 10, subjects), [f"S{i}" for i in range(subjects)]
-    values: dict[str, Any] = {"case": [f"{name}/1" for name in names], "subject": names}
-    values |= {"visit": "1", "day": np.nan, "region": "", "image": "", "model": "net", "stage": "oof", "outer_fold": 1}
-    values |= {"inner_fold": pd.NA, "target": target, "kind": "regression", "y_true": truth}
-    values |= {"y_pred": truth + error * drawn.normal(size=subjects)}
-    predicted = check(pd.DataFrame(values | changed))
+    options = {"folds": [1] * subjects, "target": target, "case": [f"{name}/1" for name in names], "day": np.nan}
+    predicted = check(prediction_rows(names, truth, truth + error * drawn.normal(size=subjects), **options | changed))
     folder.mkdir()
     run.predictions.write(predicted)
     stated: dict[str, Any] = {"name": folder.name, "cohort": "x.csv", "targets": {target: {"range": (0, 8)}}}

@@ -105,11 +105,6 @@ def test_a_remedy_stands_on_a_line_of_its_own_unbroken(width: int | None) -> Non
     assert readable(f"{text}\n{CODE}{remedy} {remedy}", width).split("\n")[-1] == f"{CODE}{remedy} {remedy}"
 
 
-def test_a_long_line_of_a_step_stays_in_its_column() -> None:
-    lines = readable("weights    mobilenet_v2: on this computer, in /work/weights", 40).split("\n")
-    assert [line[:11] for line in lines] == ["weights    ", " " * 11]
-
-
 def test_a_step_is_shown_while_its_function_runs(terminal: Terminal) -> None:
     @shown("stack")
     def step(number: int, show: Terminal) -> tuple[int, str]:

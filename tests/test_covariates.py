@@ -82,13 +82,8 @@ def test_encoded_as_a_pipeline_of_scikit_learn_does() -> None:
     assert age.encode(["old"])[0, 0] == age.encode(["55"])[0, 0]
     assert age.encode(["500"]) == pytest.approx(age.encode(["77"]))
     assert [bool(age.flag(cell)) for cell in ("500", "30.9", "31", "1e999")] == [True, True, False, True]
-    assert [bool(each.flag(cell)) for each, cell in ((sex, "x"), (sex, "m"), (age, "old"), (age, "70"), (age, ""))] == [
-        True,
-        False,
-        True,
-        False,
-        True,
-    ]
+    flagged = [bool(each.flag(cell)) for each, cell in ((sex, "x"), (sex, "m"), (age, "old"), (age, "70"), (age, ""))]
+    assert flagged == [True, False, True, False, True]
     # a restricted cubic spline is linear outside its knots, and has no constant and no linear part below them
     values = _spline(np.array([-5.0, 0.0, 3.0, 4.0, 5.0]), [0.0, 1.0, 2.0])
     assert (values[:2].tolist(), np.diff(values[2:], 2)) == ([0.0, 0.0], pytest.approx([0.0]))
@@ -188,13 +183,19 @@ def test_kinds_are_noted(chests: Path, tmp_path: Path) -> None:
     assert kind_of(pd.Series(["1", "2"] * 8), pd.Series(range(16))) == CATEGORY
 
 
-@pytest.mark.parametrize(("columns", "named"), [
-    ({"copy": lambda t: t["label"].map({"covid": "B", "no_finding": "a"}).fillna("c")}, "copy of the target label"),
-    ({"copy": "same"}, "1 value"),
-    ({"copy": lambda t: t["subject"] + "x"}, "identifies people"),
-    ({"copy": lambda t: [*map(str, range(23)), "12y"]}, "'12y'"),
-    ({"subject": lambda t: ["A", "A", *t["subject"][2:]], "copy": lambda t: t["age"].astype(str)}, "row.* 2-3.*A/1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"copy": lambda t: t["label"].map({"covid": "B", "no_finding": "a"}).fillna("c")}, "copy of the target label"),
+        ({"copy": "same"}, "1 value"),
+        ({"copy": lambda t: t["subject"] + "x"}, "identifies people"),
+        ({"copy": lambda t: [*map(str, range(23)), "12y"]}, "'12y'"),
+        (
+            {"subject": lambda t: ["A", "A", *t["subject"][2:]], "copy": lambda t: t["age"].astype(str)},
+            "row.* 2-3.*A/1",
+        ),
+    ],
+)
 def test_a_column_that_is_no_covariate_is_refused(chests: Path, tmp_path: Path, columns: Any, named: str) -> None:
     values = chest_values(chests, tmp_path, **columns)
     values["where"] = {}

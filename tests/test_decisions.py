@@ -175,9 +175,13 @@ def several(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> Any:
     cases.drop(columns="date").to_csv(folder / "cases.csv", index=False)
     target = "{label: {kind: ordinal, classes: [no_finding, covid, pneumonia], decision: kappa, level: case}}"
     study = write_study(
-        folder, folder / "cases.csv", targets=target, split="{test: 0.25, folds: 2, restarts: 20}",
-        panels="{by: image}", evaluation="{bootstrap_resamples: 200, response: false, counterfactual_cases: 20}",
-    )  # fmt: skip
+        folder,
+        folder / "cases.csv",
+        targets=target,
+        split="{test: 0.25, folds: 2, restarts: 20}",
+        panels="{by: image}",
+        evaluation="{bootstrap_resamples: 200, response: false, counterfactual_cases: 20}",
+    )
     return casewise.run(study, folder / "run")
 
 

@@ -20,7 +20,7 @@ from casewise.cli.main import command_line
 from casewise.metrics.registry import metric_names
 from casewise.predictions.stacking import META_LEARNERS
 from casewise.predictions.table import COLUMNS
-from casewise.study.loading import preset_names, read_study
+from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from tests.browsing import chromium, needs_chromium
 from tests.test_run_folder import file_names
@@ -124,27 +124,6 @@ def test_a_search_finds_pages_and_fetches_nothing_from_elsewhere(site: Path) -> 
     finally:
         server.shutdown()
         server.server_close()
-
-
-def test_the_overview_and_the_readme_have_the_same_screenshot_and_limitations() -> None:
-    readme, index = ((folder / name).read_text() for folder, name in ((ROOT, "README.md"), (DOCS, "index.md")))
-    for text in (readme, index):
-        assert "images/report.png)" in text
-    limits = [re.search(r"^## Limitations\n(.*?)(?=^## |\Z)", t, re.M | re.S) for t in (readme, index)]
-    first, second = (" ".join(found[1].replace("](docs/", "](").split()) for found in limits if found)
-    assert first == second
-
-
-def test_the_reference_of_the_study_file_has_every_section_once() -> None:
-    text = "\n".join(page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("reference-study*.md")))
-    sections = re.findall(r"^## `([\w.]+)`$", text, re.MULTILINE)
-    assert len(sections) == len(set(sections))
-    tops = {name.partition(".")[0] for name in sections}
-    assert {"images", "panels", "targets", "scores", "split", "recipe", "evaluation", "compute"} <= tops
-    for name in preset_names():
-        assert f"\n## {name}\n" in text
-    for page in DOCS.glob("reference-study*.md"):
-        assert len(page.read_text(encoding="utf-8").splitlines()) < 350, page.name
 
 
 @every_plugin

@@ -59,10 +59,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return weights
 
 
-@pytest.mark.parametrize(("name", "side", "read_at", "cells", "stages"), [
-    ("timm:vit_small_patch14_reg4_dinov2", 100, 126, 9, False), ("timm:test_vit", 100, 128, 8, False),
-    ("timm:swin_tiny_patch4_window7_224", 128, 224, 7, True), ("timm:test_convnext", 64, None, 4, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "side", "read_at", "cells", "stages"),
+    [
+        ("timm:vit_small_patch14_reg4_dinov2", 100, 126, 9, False),
+        ("timm:test_vit", 100, 128, 8, False),
+        ("timm:swin_tiny_patch4_window7_224", 128, 224, 7, True),
+        ("timm:test_convnext", 64, None, 4, True),
+    ],
+)
 def test_tokens_of_blocks_are_maps(name: str, side: int, read_at: int | None, cells: int, stages: bool) -> None:
     """At a side that the patches divide, without class and register tokens, wherever the channels are."""
     encoder = build_encoder({"name": name}, side)
@@ -170,10 +175,15 @@ def test_features_of_baselines_are_computed_once_for_equal_candidates_weights_an
     assert computed == [*[HUB] * 3, SMALL[0]]
 
 
-@pytest.mark.parametrize(("name", "nearest"), [
-    ("timm:vit_small_patch14_dinov2.lvd142", "timm:vit_small_patch14_dinov2.lvd142m"),
-    ("mobilnet_v2", "mobilenet_v2"), ("hospital/dino", HUB), ("cnn", "cnn"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("timm:vit_small_patch14_dinov2.lvd142", "timm:vit_small_patch14_dinov2.lvd142m"),
+        ("mobilnet_v2", "mobilenet_v2"),
+        ("hospital/dino", HUB),
+        ("cnn", "cnn"),
+    ],
+)
 def test_a_mistyped_encoder_gets_a_suggestion(name: str, nearest: str) -> None:
     with pytest.raises(StudyError, match=nearest):
         check_encoders([name])

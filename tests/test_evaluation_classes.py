@@ -28,9 +28,15 @@ NAMES = ("covid", "none", "pneumonia", "other", "unclear")
 
 
 def table(
-    *, subjects: int = 60, test_subjects: int = 0, each: int = 1, k: int = 3, skill: dict[str, float] | None = None,
-    kind: str = "classification", seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    *,
+    subjects: int = 60,
+    test_subjects: int = 0,
+    each: int = 1,
+    k: int = 3,
+    skill: dict[str, float] | None = None,
+    kind: str = "classification",
+    seed: int = 0,
+) -> pd.DataFrame:
     """Learners of known merit, each too sure of itself; a subject's cases share their class and most of their noise."""
     rng, number = np.random.default_rng(seed), np.repeat(np.arange(subjects + test_subjects), each)
     truth = rng.permutation(np.arange(subjects + test_subjects) % k)[number]

@@ -58,13 +58,16 @@ def test_a_baseline_of_zero_is_listed_not_infinite() -> None:
 
 def test_every_subject_is_counted_or_left_out_for_one_reason() -> None:
     rows = visits(
-        ("counted", "1", 0, 9, 9), ("counted", "2", 1, 3, 3),
-        ("later unscored", "1", 0, 9, 9), ("later unscored", "2", 1, None, 3),
+        ("counted", "1", 0, 9, 9),
+        ("counted", "2", 1, 3, 3),
+        ("later unscored", "1", 0, 9, 9),
+        ("later unscored", "2", 1, None, 3),
         ("zero and alone", "1", 0, 0, 0),
         ("alone, model zero", "1", 0, 4, 0),
         ("unscored", "2", 1, None, 3),
-        ("start unscored", "1", 0, None, 3), ("start unscored", "2", 0, 3, 3),
-    )  # fmt: skip
+        ("start unscored", "1", 0, None, 3),
+        ("start unscored", "2", 0, 3, 3),
+    )
     for baseline in ("first", "1"):
         told = response(rows, PLAN, baseline=baseline)
         named = [subject for subjects in told.undefined.values() for subject in subjects]

@@ -215,13 +215,16 @@ def test_a_batch_is_divided_only_for_a_job_that_was_alone(
     assert [how for _, *how in recorder.calls] == [[1, False], [1, True], [1, True]]
 
 
-@pytest.mark.parametrize(("error", "transient", "said"), [
-    (TrainingError("the loss is no longer a number"), False, "a, fold 1: the loss is no longer a number"),
-    (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), True, "No space left on device (/runs/a)"),
-    (MemoryError(), True, "there was not enough memory. Lower `compute.jobs`"),
-    (torch.OutOfMemoryError("CUDA out of memory."), True, "there was not enough memory."),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True, "there was not enough memory."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "transient", "said"),
+    [
+        (TrainingError("the loss is no longer a number"), False, "a, fold 1: the loss is no longer a number"),
+        (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), True, "No space left on device (/runs/a)"),
+        (MemoryError(), True, "there was not enough memory. Lower `compute.jobs`"),
+        (torch.OutOfMemoryError("CUDA out of memory."), True, "there was not enough memory."),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True, "there was not enough memory."),
+    ],
+)
 def test_errors_of_a_job_are_failures(
     error: Exception, transient: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,6 @@
 """Another cohort to be tested on: predicted by the trained networks, shown beside the study's own, never learned."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -134,15 +133,6 @@ def test_the_drop_is_told_with_its_interval(done: Run) -> None:
     assert lost["accuracy"].low < 0 < lost["accuracy"].high
     assert (outside["accuracy"].n_subjects, outside["accuracy"].n_cases) == (9, 18)
     assert "valley" in done.report.read_text()
-
-
-def test_the_external_result_stands_first(before: tuple[Run, dict[Path, int]], done: Run) -> None:
-    assert done.headline.startswith("label, external cohort valley, 18 images of 9 subjects, test_resnet: Accuracy ")
-    assert before[0].headline.startswith("label, test set, ")
-    text = done.report.read_text()
-    sizes = re.findall(r'data-code="size">.*?</p>', text, flags=re.DOTALL)
-    assert [("valley" in size) for size in sizes] == [False, True]
-    assert 'data-code="external_cohort"' in text
 
 
 def test_results_by_a_column_of_the_external_table(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:

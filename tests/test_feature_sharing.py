@@ -171,10 +171,13 @@ def test_the_size_of_the_store_must_be_a_number(text: str, monkeypatch: pytest.M
     assert FeatureStore.of_user().limit == 2**29
 
 
-@pytest.mark.parametrize("recipe", [
-    Recipe(epochs=3, lr=0.01, batch_size=4, tuning="head_only", head="probe"),
-    Recipe(lr=0.01, batch_size=4, phases=[Phase(epochs=2, freeze="all"), Phase(epochs=1, freeze="none")]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(epochs=3, lr=0.01, batch_size=4, tuning="head_only", head="probe"),
+        Recipe(lr=0.01, batch_size=4, phases=[Phase(epochs=2, freeze="all"), Phase(epochs=1, freeze="none")]),
+    ],
+)
 def test_a_head_is_trained_to_the_same_bits_with_and_without_a_store(tmp_path: Path, recipe: Recipe) -> None:
     weights = []
     for number, store in enumerate(

@@ -60,11 +60,14 @@ def test_new_cases_are_predicted_by_these_networks(photograph_run: Run, refitted
     assert np.abs(differences).max() > 1e-6
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"recipe": {"early_stopping": {"monitor": "fold"}}}, "no held-out fold to stop on"),
-    ({"split": {"by": "image", "test": 0, "folds": 2}, "panels": {"by": "image"}}, "a split by image"),
-    ({"final": "all"}, "final"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": {"early_stopping": {"monitor": "fold"}}}, "no held-out fold to stop on"),
+        ({"split": {"by": "image", "test": 0, "folds": 2}, "panels": {"by": "image"}}, "a split by image"),
+        ({"final": "all"}, "final"),
+    ],
+)
 def test_what_has_no_network_on_all_folds_is_refused(
     tmp_path: Path, values: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:

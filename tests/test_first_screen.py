@@ -12,7 +12,7 @@ from casewise.report.context import ReportContext
 from casewise.report.first_screen import rivals_line, screen
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements
-from tests.report_contexts import classes, films, numbers, with_own, with_results, without_truth
+from tests.report_contexts import films, numbers, with_own, with_results
 
 QUESTIONS = ["Where does it fail?", "Does something simpler do as well?", "Can it be trusted?"]
 QUESTIONS += ["What the model is, and how to use it"]
@@ -127,17 +127,3 @@ def test_constant_predictions_are_flagged(report_of_two_classes: ReportContext) 
     table = report_of_two_classes.predictions.copy()
     table.loc[table["model"] == report_of_two_classes.learner, ["p0", "p1"]] = [0.6, 0.4]
     assert level(dataclasses.replace(report_of_two_classes, predictions=table), "nothing_learned") == "flag"
-
-
-def test_weights_of_a_combined_model_are_shown(report_of_numbers: ReportContext) -> None:
-    combined = next(iter(report_of_numbers.stackers))
-    main = dataclasses.replace(report_of_numbers.metrics.main, learner=combined)
-    shown = screen(with_results(report_of_numbers, main=main))
-    assert "of 3 learners" in shown.model
-    assert "Weights: net00 0.33, net01 0.33, net02 0.33." in shown.model
-
-
-def test_nothing_evaluated_is_said() -> None:
-    shown = screen(without_truth(classes("binary", networks=1)))
-    assert "nothing can be evaluated" in shown.evaluated
-    assert shown.failures == []

@@ -76,12 +76,18 @@ def bars(store: TileStore) -> int:
     return sum(any(side.stop - side.start < store.preparation.size for side in box) for box in boxes)
 
 
-@pytest.mark.parametrize(("sizes", "expected"), [
-    ([(80, 80)] * 3, ("pad", "black")), ([(4288, 2848), (1072, 712)], ("pad", "black")),
-    ([(80, 80), (80, 79)], ("stretch", "auto")), ([(80, 60), (60, 80)], ("stretch", "auto")),
-    ([(90, 30), (30, 30)], ("pad", "reflect")), ([(90, 30), *[(30, 31)] * 40], ("stretch", "auto")),
-    ([], ("pad", "black")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(80, 80)] * 3, ("pad", "black")),
+        ([(4288, 2848), (1072, 712)], ("pad", "black")),
+        ([(80, 80), (80, 79)], ("stretch", "auto")),
+        ([(80, 60), (60, 80)], ("stretch", "auto")),
+        ([(90, 30), (30, 30)], ("pad", "reflect")),
+        ([(90, 30), *[(30, 31)] * 40], ("stretch", "auto")),
+        ([], ("pad", "black")),
+    ],
+)
 def test_shapes_alone_decide_the_plan(sizes: list[tuple[int, int]], expected: tuple[str, str]) -> None:
     images, reason = planned(Images(size=128), sizes)
     assert (images.fit, images.padding) == expected

@@ -1,6 +1,7 @@
 """Spellings of subjects: nobody stands in training and test data under two names without being seen."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -91,45 +92,51 @@ def random_names(draw: random.Random) -> tuple[list[str], dict[str, Callable[[st
 
 
 def test_no_spelling_puts_a_person_on_both_sides_unseen() -> None:
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     for seed in range(300):
         draw = random.Random(seed)
         names, spellings = random_names(draw)
-        problems = Problems()
-        check_alike(pd.Series(names), "subject", problems, people="refuse_similar")
-        assert not problems.by_kind, (names, problems.by_kind)
         kind = list(spellings)[seed % len(spellings)]
         name = next((name for name in names if spellings[kind](name) != name), "")
         other = spellings[kind](name)
-        if not name:
+        if not name or seen[kind] == 3:
             continue
-        seen.add(kind)
+        problems = Problems()
+        check_alike(pd.Series(names), "subject", problems, people="refuse_similar")
+        assert not problems.by_kind, (names, problems.by_kind)
+        seen[kind] += 1
         check_alike(pd.Series([*names, other]), "subject", problems, people="refuse_similar")
         ((_, message),) = problems.by_kind["subject alike"]
         assert repr(name) in message, kind
         assert repr(other) in message, kind
         assert same_people([other], names) == {other: name}, kind
-    assert seen == NAMES.keys() | NUMBERS.keys()
+    assert seen.keys() == NAMES.keys() | NUMBERS.keys()
 
 
-@pytest.mark.parametrize(("one", "two"), [
-    *[("1-10", "11-0"), ("1.10", "1.1"), ("S10", "S1"), ("A1", "B1"), ("S1a", "S1b"), ("1-1", "11"), ("-", "+")],
-    *[("NI-001", "NL-001"), ("CI01", "CL01"), ("Ian", "Lan"), ("123-4567", "12-34567")],
-    *[("1,000", "1"), ("2.000", "2"), ("राम", "रमा"), ("か", "が")],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        *[("1-10", "11-0"), ("1.10", "1.1"), ("S10", "S1"), ("A1", "B1"), ("S1a", "S1b"), ("1-1", "11"), ("-", "+")],
+        *[("NI-001", "NL-001"), ("CI01", "CL01"), ("Ian", "Lan"), ("123-4567", "12-34567")],
+        *[("1,000", "1"), ("2.000", "2"), ("राम", "रमा"), ("か", "が")],
+    ],
+)
 def test_other_names_are_other_people(one: str, two: str) -> None:
     assert same_people([one], [two]) == {}
 
 
-@pytest.mark.parametrize(("one", "two"), [
-    *[("Control1", "Control 1"), ("Control1", "control01"), ("L1", "L01"), ("L1", "L-1"), ("PASI1", "PASI-1")],
-    *[("Vol 7", "vol7"), ("Hospital-3", "hospital3"), ("943 476 5919", "9434765919"), ("12 345", "12345")],
-    *[("19900101-1234", "199001011234"), ("1,000", "1000"), ("2020-01-05", "20200105")],
-    *[("#43.0", "43"), ("1,0.", "1"), ("(1.0)", "1"), ("S1O", "S10"), ("1l", "11"), ("José 7", "jose-07")],
-    ("550e8400-e29b-41d4-a716-446655440000", "550E8400E29B41D4A716446655440000"),
-    *[("P001", "p001.JPG"), ("7", "07.nii.gz"), ("Müller", "Mueller"), ("Björn 2", "bjoern2"), ("Weiß", "Weiss")],
-    *[("1.000", "1000"), ("12.345", "12,345"), ("P%201", "P 1"), ("A&amp;B", "A&B"), ("Meier, Anna", "Meier Anna")],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        *[("Control1", "Control 1"), ("Control1", "control01"), ("L1", "L01"), ("L1", "L-1"), ("PASI1", "PASI-1")],
+        *[("Vol 7", "vol7"), ("Hospital-3", "hospital3"), ("943 476 5919", "9434765919"), ("12 345", "12345")],
+        *[("19900101-1234", "199001011234"), ("1,000", "1000"), ("2020-01-05", "20200105")],
+        *[("#43.0", "43"), ("1,0.", "1"), ("(1.0)", "1"), ("S1O", "S10"), ("1l", "11"), ("José 7", "jose-07")],
+        ("550e8400-e29b-41d4-a716-446655440000", "550E8400E29B41D4A716446655440000"),
+        *[("P001", "p001.JPG"), ("7", "07.nii.gz"), ("Müller", "Mueller"), ("Björn 2", "bjoern2"), ("Weiß", "Weiss")],
+        *[("1.000", "1000"), ("12.345", "12,345"), ("P%201", "P 1"), ("A&amp;B", "A&B"), ("Meier, Anna", "Meier Anna")],
+    ],
+)
 def test_spellings_of_one_name_are_one_person(one: str, two: str) -> None:
     assert (same_people([one], [two]), groups_of_one([one, two])) == ({one: two}, [[one, two]])
 
@@ -260,11 +267,17 @@ def test_systematic_endings_are_a_finding(endings: str) -> None:
     assert (finding.id, finding.level, finding.figures["subjects"]) == ("subject-suffixes", "warning", 16)
 
 
-@pytest.mark.parametrize("names", [
-    [f"{number:03d}" for number in range(100)], [f"S1-{number:02d}" for number in range(40)],
-    [f"site{site}_{number}" for site in range(4) for number in range(3)],
-    [f"{site:02d}-{number}" for site in range(20) for number in range(1, 5)], ["P1L", "P1R", "P2", "P3"], [],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{number:03d}" for number in range(100)],
+        [f"S1-{number:02d}" for number in range(40)],
+        [f"site{site}_{number}" for site in range(4) for number in range(3)],
+        [f"{site:02d}-{number}" for site in range(20) for number in range(1, 5)],
+        ["P1L", "P1R", "P2", "P3"],
+        [],
+    ],
+)
 def test_numbered_subjects_are_no_finding(names: list[str]) -> None:
     assert suffix_findings(names) == []
 

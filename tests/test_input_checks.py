@@ -51,11 +51,14 @@ def test_altered_images_are_flagged_with_their_reason() -> None:
     altered = {
         "upside down": Measures(new.values, new.grids[:, ::-1, ::-1]),
         "negative": Measures(changed(new, brightness=0.7).values, 1 - new.grids),
-        "much darker": changed(new, brightness=0.01), "much lighter": changed(new, brightness=0.95),
-        "much smaller": changed(new, size=5.0), "in colour": changed(new, colour=0.4),
-        "wider": changed(new, shape=2.0), "nearly uniform": changed(new, contrast=0.0),
+        "much darker": changed(new, brightness=0.01),
+        "much lighter": changed(new, brightness=0.95),
+        "much smaller": changed(new, size=5.0),
+        "in colour": changed(new, colour=0.4),
+        "wider": changed(new, shape=2.0),
+        "nearly uniform": changed(new, contrast=0.0),
         "more black": changed(new, black=0.9),
-    }  # fmt: skip
+    }
     for reason, measures in altered.items():
         flags = image_flags(limits, measures)
         assert np.mean([any(reason in text for text in texts) for texts in flags]) > 0.95, reason
@@ -196,17 +199,8 @@ def test_a_bundle_flags_and_predicts(images: Path, tmp_path: Path, baseline_run:
         assert (table["problem"] == "").all()
         assert table["prediction"].notna().all()
         assert model.table.columns.index("flags") == model.table.columns.index("problem") - 1
-    for name in ("with.csv", "with.parquet"):
-        predict_to_file(model, images, tmp_path / name)
-        read = pd.read_csv(tmp_path / name) if name.endswith("csv") else pd.read_parquet(tmp_path / name)
-        assert read["flags"].fillna("").tolist() == reasons.tolist()
-
-
-def test_a_case_is_far_in_all_of_its_rows() -> None:
-    limits = Limits(1, 1, 0.25, {}, distance={"net": {"a": 1.0, "b": 5.0}})
-    rows = pd.DataFrame({"case": [*"112"], "model": "net", "target": [*"aba"], "distance": [2.0, 2.0, 0.5]})
-    flagged = checks.with_flags(rows, limits, {"2": "upside down"})
-    assert flagged["flags"].tolist() == [checks.FAR, checks.FAR, "upside down"]
+    predict_to_file(model, images, tmp_path / "with.parquet")
+    assert pd.read_parquet(tmp_path / "with.parquet")["flags"].tolist() == reasons.tolist()
 
 
 def test_abstaining_without_limits_is_refused(baseline_run: Run) -> None:

@@ -28,15 +28,18 @@ def study_of(**values: Any) -> Study:
     return Study.model_validate({"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4"}}, **values})
 
 
-@pytest.mark.parametrize(("values", "baselines"), [
-    ({"backbones": ["resnet18"]}, ["linear_pixels", "linear_features"]),
-    ({"backbones": ["resnet18"], "weights": "random"}, ["linear_pixels"]),
-    ({"backbones": ["cnn"]}, ["linear_pixels"]),
-    ({"backbones": ["resnet18"], "baselines": "auto"}, ["linear_pixels", "linear_features"]),
-    ({"backbones": ["resnet18"], "baselines": {"off": "as published"}}, []),
-    ({"backbones": []}, ["linear_pixels", "linear_features", "kernel_features"]),
-    ({}, ["linear_pixels", "linear_features", "kernel_features"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "baselines"),
+    [
+        ({"backbones": ["resnet18"]}, ["linear_pixels", "linear_features"]),
+        ({"backbones": ["resnet18"], "weights": "random"}, ["linear_pixels"]),
+        ({"backbones": ["cnn"]}, ["linear_pixels"]),
+        ({"backbones": ["resnet18"], "baselines": "auto"}, ["linear_pixels", "linear_features"]),
+        ({"backbones": ["resnet18"], "baselines": {"off": "as published"}}, []),
+        ({"backbones": []}, ["linear_pixels", "linear_features", "kernel_features"]),
+        ({}, ["linear_pixels", "linear_features", "kernel_features"]),
+    ],
+)
 def test_every_study_has_baselines_unless_it_states_why_not(values: dict[str, Any], baselines: list[str]) -> None:
     study = study_of(**values)
     assert [name for name in study.learners if is_baseline(name)] == baselines

@@ -106,7 +106,7 @@ def test_means_within_sources_have_intervals_by_subject_within_each(results: dic
 
 def test_the_interval_of_a_mean_of_small_sources_is_free_of_their_bias() -> None:
     random, hits, uncorrected = np.random.default_rng(0), [], []
-    for _ in range(20):
+    for _ in range(10):
         truth = random.standard_normal(50)
         predicted = 0.8 * truth + 0.6 * random.standard_normal(50)
         who = [f"{number // 10}:{number}" for number in range(50)]
@@ -116,7 +116,7 @@ def test_the_interval_of_a_mean_of_small_sources_is_free_of_their_bias() -> None
         mean = source_means(by_site, told, "x", sources, plan=Plan(200))["m"]["ccc"]
         hits.append(mean["low"] <= 0.8 <= mean["high"])
         uncorrected.append(mean["value"])
-    assert sum(hits) >= 17
+    assert sum(hits) >= 8
     assert np.mean(uncorrected) < 0.8
 
 

@@ -19,6 +19,7 @@ from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from casewise.training.loop import split_batch
+from tests.conftest import train_only
 from tests.test_baselines import write_study
 from tests.test_cli import casewise as command
 
@@ -37,9 +38,11 @@ def study_of(folder: Path, chests: Path, **settings: Any) -> Study:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> casewise.Run:
-    """The run in which every network is trained at once."""
+    """The run in which every network is trained at once, without its report."""
     folder = tmp_path_factory.mktemp("whole")
-    return casewise.run(study_of(folder, chests), folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        train_only(patch)
+        return casewise.run(study_of(folder, chests), folder / "run")
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
 
 
 def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
-    tmp_path: Path, chests: Path, failing: dict[str, Exception], whole: casewise.Run
+    tmp_path: Path, chests: Path, failing: dict[str, Exception], whole: casewise.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = study_of(tmp_path, chests)
     failing["test_efficientnet, fold 2"] = TrainingError("test_efficientnet: the loss is no longer a number")
@@ -83,6 +86,7 @@ def test_a_network_that_fails_is_left_out_and_the_others_are_reported(
     assert (len(status.done), status.jobs) == (7, 8)  # with a baseline
 
     failing.clear()
+    train_only(monkeypatch)
     again = casewise.run(study, tmp_path / "run")
     assert not folder.left_out.exists()
     pd.testing.assert_frame_equal(again.rows, whole.rows)
@@ -160,11 +164,14 @@ def test_named_networks_are_trained_and_then_the_others(tmp_path: Path, chests: 
     pd.testing.assert_frame_equal(casewise.run(study, folder.path).rows, whole.rows)
 
 
-@pytest.mark.parametrize(("only", "said"), [
-    ("test_efficient", "Did you mean 'test_efficientnet'?"),
-    ("test_efficientnet:3", "'test_efficientnet:3' names no fold of the study, which has folds 1 to 2"),
-    ("test_efficientnet:", "names no fold of the study"), (" , ", "--only: names no network"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("test_efficient", "Did you mean 'test_efficientnet'?"),
+        ("test_efficientnet:3", "'test_efficientnet:3' names no fold of the study, which has folds 1 to 2"),
+        (" , ", "--only: names no network"),
+    ],
+)
 def test_an_unknown_network_or_fold_is_refused(only: str, said: str, tmp_path: Path, chests: Path) -> None:
     study_of(tmp_path, chests)
     path = str(tmp_path / "study.yaml")

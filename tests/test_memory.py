@@ -17,7 +17,6 @@ from casewise.jobs import execution
 from casewise.jobs.execution import jobs_that_fit
 from casewise.models.backbones import build_network
 from casewise.models.layers import ReLU6, replace_layers
-from casewise.report.sections.training import job_rows
 from casewise.study.schema import Compute, Recipe
 from casewise.training import compute_plan
 from casewise.training.compute_plan import ComputePlan, Option, Step, choose
@@ -110,12 +109,13 @@ def test_as_many_jobs_run_in_parallel_as_fit(
 TOGETHER = "training 2 networks at a time"
 
 
-@pytest.mark.parametrize(("available", "workers", "stated", "named"), [
-    (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
-    (2949.0, 1, {"jobs": 1}, ("large", "2.9 GB")),
-    (3500.0, 2, {"jobs": 2}, (TOGETHER, "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
-    (2000.0, 2, {"jobs": 2}, (TOGETHER, "Take large out of `backbones`, lower recipe.batch_size")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("available", "workers", "stated", "named"),
+    [
+        (2850.0, 2, {"jobs": "auto"}, ("large", "2.9 GB", "2.8 GB", "batch_size (now 16)", "size (now 224)")),
+        (3500.0, 2, {"jobs": 2}, (TOGETHER, "3.9 GB", "3.4 GB", "{jobs: 1}", "batch_size (now 16)")),
+    ],
+)
 def test_what_does_not_fit_is_refused(
     available: float, workers: int, stated: dict[str, Any], named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,16 +156,6 @@ def test_the_plan_records_the_memory_of_a_step(tmp_path: Path, monkeypatch: pyte
     assert (tried, short.peak_mb) == ([2, 4], pytest.approx(6400 + weights, abs=0.1))
     assert (short.precision, short.channels_last, short.measured) == ("fp32", True, ())
     assert memo.read_text() == before
-
-
-def test_the_report_shows_the_memory_of_jobs() -> None:
-    job = {"model": "cnn", "epochs": 2, "best_epoch": 1, "seconds": 3.0, "parameters": 10}
-    (row,) = job_rows([job], "cnn")
-    assert len(row.cells) == 6
-    mixed = [job | {"peak_memory_mb": 1024.0}, job | {"peak_memory_mb": 2662.4}, job, job | {"model": "old"}]
-    rows = job_rows(mixed, "cnn")
-    assert [(r.cells[5].text, r.cells[5].value) for r in rows] == [("2.6 GB", 2662.4), ("–", "")]
-    assert len(rows[0].cells) == 7
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,7 +7,6 @@ import pytest
 
 from casewise.errors import RunError
 from casewise.files import TEMPORARY
-from casewise.report.context import read_context
 from casewise.run_folder import ExplanationFolder, RunFolder
 from casewise.run_folder.folder import write_page
 
@@ -74,13 +73,3 @@ def test_explanations_are_not_written_among_other_files(tmp_path: Path) -> None:
         (tmp_path / "new" / "P01").mkdir(exist_ok=True)
     ExplanationFolder(tmp_path).table.path.touch()
     ExplanationFolder(tmp_path).begin()
-
-
-def test_results_name_the_nearest_folder_and_what_a_file_is(tmp_path: Path) -> None:
-    (tmp_path / "grades").mkdir()
-    study = tmp_path / "study.yaml"
-    study.touch()
-    with pytest.raises(RunError, match="grades'"):
-        read_context(tmp_path / "grade")
-    with pytest.raises(RunError, match="study file"):
-        read_context(study)

@@ -178,11 +178,14 @@ def test_a_cpu_evaluates_fewer_views_together_if_they_are_large() -> None:
     assert together(224, Panels(by="image"), device="meta") == 4 * 32
 
 
-@pytest.mark.parametrize("shapes", [
-    None,
-    Bars(torch.tensor([[0, 4, 16, 8], [2, 0, 12, 16], [0, 0, 16, 16]])),
-    Stretch(torch.tensor([0.5, 1.0, 2.0]), 0.5, 2.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        None,
+        Bars(torch.tensor([[0, 4, 16, 8], [2, 0, 12, 16], [0, 0, 16, 16]])),
+        Stretch(torch.tensor([0.5, 1.0, 2.0]), 0.5, 2.0),
+    ],
+)
 def test_panels_are_made_on_the_device_of_the_network(shapes: ShapeVariation | None) -> None:
     # a tensor on "meta" has no values, and an operation refuses tensors of two devices as on a GPU
     settings = Panels.model_validate({**NAMED, "grid": "1x2", "by": "region", "shuffle": True})

@@ -18,10 +18,20 @@ from tests.conftest import TINY
 
 SOURCE = Path(plugin_file.__file__).resolve().parents[1]
 NAMES = [
-    "checklist", "cluster", "explain", "export", "hospital", "init", "paper", "phantoms", "serve", "slides",
-    "tracking", "volumes",
-]  # fmt: skip
-STUDY = TINY.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 3", "epochs: 1")
+    "checklist",
+    "cluster",
+    "explain",
+    "export",
+    "hospital",
+    "init",
+    "paper",
+    "phantoms",
+    "serve",
+    "slides",
+    "tracking",
+    "volumes",
+]
+STUDY = TINY.replace("[test_resnet, test_efficientnet]", "[test_resnet]").replace("epochs: 2", "epochs: 1")
 STUDY = STUDY.replace("stack: [ridge+intercept]", "stack: []")
 
 

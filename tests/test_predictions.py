@@ -32,19 +32,24 @@ def test_check_gives_the_contracts_types_and_keeps_further_columns() -> None:
     pd.testing.assert_frame_equal(check(found), found)
 
 
-@pytest.mark.parametrize(("rows", "told"), [
-    ([{}, {}], "occur twice"),
-    ([{}, {"outer_fold": None}, {"outer_fold": None}], "row 2 .*occur twice"),
-    ([{}, {"case": "t/1", "subject": "", "visit": "2"}], "row 1 .*'subject' is empty"),
-    ([{"target": None}], "'target' is empty"), ([{"y_pred": None}], "'y_pred' is missing"),
-    ([{"y_pred": np.inf}], "'y_pred' is infinite"), ([{"y_true": "many"}], "'y_true' is not a number"),
-    ([{"outer_fold": 0.5}], "'outer_fold' is not a whole number"),
-    ([{"stage": "train"}], "'train', not one of oof, test, validation, training, external"),
-    ([{}, {"subject": "t", "model": "b"}], "more than one subject: 's', 't'"),
-    ([{}, {"day": 3.0, "model": "b"}], "more than one day"),
-    ([{}, {"y_true": 1.5, "model": "b"}], "reference of pasi of case 's/1' is both 1 and 1.5"),
-    ([{"region": "upper"}, {"region": "upper", "y_true": 9.0, "model": "b"}], r"reference of pasi\[upper\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{}, {}], "occur twice"),
+        ([{}, {"outer_fold": None}, {"outer_fold": None}], "row 2 .*occur twice"),
+        ([{}, {"case": "t/1", "subject": "", "visit": "2"}], "row 1 .*'subject' is empty"),
+        ([{"target": None}], "'target' is empty"),
+        ([{"y_pred": None}], "'y_pred' is missing"),
+        ([{"y_pred": np.inf}], "'y_pred' is infinite"),
+        ([{"y_true": "many"}], "'y_true' is not a number"),
+        ([{"outer_fold": 0.5}], "'outer_fold' is not a whole number"),
+        ([{"stage": "train"}], "'train', not one of oof, test, validation, training, external"),
+        ([{}, {"subject": "t", "model": "b"}], "more than one subject: 's', 't'"),
+        ([{}, {"day": 3.0, "model": "b"}], "more than one day"),
+        ([{}, {"y_true": 1.5, "model": "b"}], "reference of pasi of case 's/1' is both 1 and 1.5"),
+        ([{"region": "upper"}, {"region": "upper", "y_true": 9.0, "model": "b"}], r"reference of pasi\[upper\]"),
+    ],
+)
 def test_what_breaks_the_contract_is_told(rows: list[dict[str, Any]], told: str) -> None:
     with pytest.raises(CasewiseError, match=told):
         check(table(*rows))

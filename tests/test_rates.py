@@ -98,15 +98,23 @@ WARM = {"warmup": 3, "schedule": "cosine"}
 
 
 class TestRecipe:
-    @pytest.mark.parametrize(("recipe", "words"), [
-        ({"warmup": 2}, "warmup: needs schedule: cosine"),
-        ({"warmup": 2, "schedule": "one-cycle"}, "warmup: needs schedule: cosine"),
-        ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs must be fewer than the epochs, 9"),
-        ({**WARM, "tuning": "gradual_unfreezing"}, r"3 epochs must be fewer than the gradual_unfreezing\.epochs, 3"),
-        ({**WARM, "phases": [{"epochs": 9}, {"epochs": 2}]}, "3 epochs must be fewer than the epochs of phase 2, 2"),
-        ({**WARM, "phases": [{"epochs": 9, "schedule": "constant"}]}, "warmup: needs schedule: cosine"),
-        ({"layer_decay": 1.1}, "less than or equal to 1"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("recipe", "words"),
+        [
+            ({"warmup": 2}, "warmup: needs schedule: cosine"),
+            ({**WARM, "phases": [{"epochs": 9, "schedule": "constant"}]}, "warmup: needs schedule: cosine"),
+            ({"warmup": 9, "schedule": "cosine", "epochs": 9}, "warmup: 9 epochs must be fewer than the epochs, 9"),
+            (
+                {**WARM, "tuning": "gradual_unfreezing"},
+                r"3 epochs must be fewer than the gradual_unfreezing\.epochs, 3",
+            ),
+            (
+                {**WARM, "phases": [{"epochs": 9}, {"epochs": 2}]},
+                "3 epochs must be fewer than the epochs of phase 2, 2",
+            ),
+            ({"layer_decay": 1.1}, "less than or equal to 1"),
+        ],
+    )
     def test_what_is_refused(self, recipe: dict[str, Any], words: str) -> None:
         with pytest.raises(ValidationError, match=words):
             Recipe.model_validate(recipe)

@@ -38,13 +38,16 @@ PARTS += (f"{JOB}/model.json", f"{JOB}/job.json")
 def readers(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
     """Every command that reads a finished run, and writes elsewhere if at all."""
     return {
-        "open_run": lambda: casewise.open_run(folder), "results": lambda: results_page(folder),
+        "open_run": lambda: casewise.open_run(folder),
+        "results": lambda: results_page(folder),
         "checklist": lambda: write_checklist(folder, "claim"),
         "bundle": lambda: archive_run(folder, output / "model.zip", Silent()),
-        "explain": lambda: explain_run(folder, ExplainSettings()), "predict": lambda: load_bundle(folder),
-        "export": lambda: export(folder, output / "graphs"), "compare": lambda: compare(folder, folder),
+        "explain": lambda: explain_run(folder, ExplainSettings()),
+        "predict": lambda: load_bundle(folder),
+        "export": lambda: export(folder, output / "graphs"),
+        "compare": lambda: compare(folder, folder),
         "reproduce": lambda: reproduce(folder, output / "again"),
-    }  # fmt: skip
+    }
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -123,10 +126,15 @@ def test_networks_without_a_file_are_not_bundled(name: str, copied: Path, tmp_pa
     assert results_page(copied)  # whose figures need no weights
 
 
-@pytest.mark.parametrize(("name", "attribute"), [
-    ("audit.json", "findings"), ("conformal.json", "predictions"), ("cohort.parquet", "cohort"),
-    ("splits.json", "splits"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "attribute"),
+    [
+        ("audit.json", "findings"),
+        ("conformal.json", "predictions"),
+        ("cohort.parquet", "cohort"),
+        ("splits.json", "splits"),
+    ],
+)
 def test_a_run_that_is_open_refuses_what_was_damaged_since(name: str, attribute: str, copied: Path) -> None:
     opened = casewise.open_run(copied)
     for _ in damages(copied / name):

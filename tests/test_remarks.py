@@ -1,6 +1,5 @@
 """Caveats of learners that learned nothing, the line of results, and the record of the command."""
 
-import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,12 +37,6 @@ def line(outcome: str, stage: str, kind: str, figures: dict[str, Estimate]) -> s
     study: Any = SimpleNamespace(primary_outcome=outcome, external_name="", targets={}, scores={})
     study.kind_of, study.classes_of = (lambda name: kind), (lambda name: [])
     return result_line(study, Results({}, {}, {}, {}, main, []))
-
-
-def test_the_headline_marks_rough_intervals() -> None:
-    figure = Estimate(2.0, 1.0, 3.0, 4, 9, rough=True)
-    said = line("pasi", "test", "regression", {"mae": figure, "ccc": dataclasses.replace(figure, low=None)})
-    assert said == "pasi, test set, 9 cases of 4 subjects, net: MAE 2.00 [1.00, 3.00, rough], CCC 2.00"
 
 
 def test_the_headline_of_classes_and_grades() -> None:

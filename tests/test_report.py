@@ -18,17 +18,7 @@ from casewise.report.results_page import write_results
 from casewise.report.statements import statements
 from casewise.report.tables import metric_format
 from casewise.study.schema import Study
-from tests.report_contexts import (
-    check_page,
-    classes,
-    estimate,
-    films,
-    finished,
-    numbers,
-    study_of_numbers,
-    with_results,
-    without_truth,
-)
+from tests.report_contexts import check_page, classes, estimate, films, finished, numbers, with_results, without_truth
 from tests.test_report_golden import check_named_by_code_once
 
 OF_BOTH = {"summary", "learners", "labels", "preparation", "worst", "training", "glossary"}
@@ -173,15 +163,6 @@ def test_figures_keep_user_text_out_of_markup_and_digits_in_text() -> None:
     ids = re.findall(r' id="([^"]+)"', drawn)
     assert ids
     assert all(name.startswith("one-") for name in ids)
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [("pasi", "PASI"), ("some_target", "some target"), ("pas", "pas"), ("extent", "extent"), ("brixia", "Brixia")],
-)
-def test_display_name_takes_the_spelling_of_the_description(name: str, shown: str) -> None:
-    study = study_of_numbers(title="Trial", description="PASI without head. Extent and the Brixia score.")
-    assert formatting.display_name(study, name) == shown
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ sys.addaudithook(watch)
 @pytest.mark.slow
 def test_an_interrupted_run_continues_to_the_same_bits(tmp_path: Path, phantom: Path) -> None:
     """Ctrl-C while networks are trained side by side; `make durability` kills runs at any moment."""
-    text = TINY.format(cohort=phantom).replace("epochs: 3", "epochs: 4").replace("patience: 3,", "patience: 4,")
+    text = TINY.format(cohort=phantom).replace("epochs: 2", "epochs: 4").replace("patience: 2,", "patience: 4,")
     text = text.replace("[test_resnet, test_efficientnet]", "[test_resnet]")
     study, whole, cut = tmp_path / "tiny.yaml", tmp_path / "whole", tmp_path / "cut"
     study.write_text(text.replace("channels_last}", "channels_last, save_every: 0, jobs: 2}"))

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageEnhance
 
 from casewise.jobs.plan import expand, named_jobs
-from casewise.plugins.phantoms.chest import make_chest
 from casewise.report.context import read_context
 from casewise.report.statements import statements
 from casewise.run import Run, run
@@ -112,38 +110,3 @@ def test_grades(tmp_path: Path, chests: Path) -> None:
     record = told(done.folder / "jobs" / "test_resnet" / "fold1", "job.json")
     assert [stage["unfrozen"] for stage in record["stages"]] == list(range(len(record["stages"])))
     assert not list(done.folder.glob("jobs/*/*/stage*"))
-
-
-@pytest.fixture(scope="module")
-def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty-four subjects with a random label and four films each, which differ by a pixel and some brightness."""
-    folder, classes = tmp_path_factory.mktemp("repeated"), ("covid", "no_finding")
-    table, rows = make_chest(folder, subjects=24, size=(72, 72), seed=5, labels="shuffled", classes=classes), []
-    for row in pd.read_csv(table).to_dict("records"):
-        with Image.open(table.parent / row["path"]) as film:
-            grey = film.convert("L")
-        for number in range(4):
-            cropped = grey.crop((number // 2, number % 2, grey.width - number % 2, grey.height - number // 2))
-            path = f"images/{row['subject']}-{number}.jpg"
-            brighter = ImageEnhance.Brightness(cropped).enhance(1 + 0.02 * number)
-            brighter.save(table.parent / path, quality=90 - 4 * number)
-            rows.append({**row, "path": path, "visit": number, "film": f"{row['subject']}-{number}"})
-    pd.DataFrame(rows).to_csv(table, index=False)
-    return table
-
-
-def memorising(table: Path, **changes: Any) -> Any:
-    """A head fitted to the features of a random network: all that it can learn is which picture is which."""
-    recipe = {"epochs": 1, "lr": 1e-6, "schedule": "constant", "tuning": "head_only", "head": "probe"}
-    recipe |= {"early_stopping": {"monitor": "none"}}
-    split, classes = {"test": 0, "folds": 4}, ["covid", "no_finding"]
-    return chest_study(table, classes, recipe=recipe, split=split, backbones=["test_resnet"], **changes)
-
-
-def test_random_labels_give_chance(repeated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for step in ("audit.audit", "image_checks.counterfactuals", "finished.report", "bundle.write_bundle"):
-        monkeypatch.setattr(f"casewise.pipeline.{step}", lambda *given: None)
-    metrics = run(memorising(repeated), tmp_path / "run").results.metrics
-    found = metrics["oof"]["test_resnet"]["label"]["accuracy"]
-    assert found.n_subjects == 24
-    assert found.low < 0.5 < found.high

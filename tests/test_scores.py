@@ -20,8 +20,13 @@ PASI = Score("pasi", "0.2*composite[upper] + 0.3*composite[trunk] + 0.4*composit
 def table(
     true: dict[tuple[str, str], float],
     predicted: dict[tuple[str, str], float] | None = None,
-    *, case: str = "s/v", model: str = "net", stage: str = "oof", fold: int | None = 0, image: str = "",
-) -> pd.DataFrame:  # fmt: skip
+    *,
+    case: str = "s/v",
+    model: str = "net",
+    stage: str = "oof",
+    fold: int | None = 0,
+    image: str = "",
+) -> pd.DataFrame:
     """One case's rows from {(target, region): value}."""
     predicted = true if predicted is None else predicted
     facts = {"case": case, "subject": case.split("/")[0], "visit": case.split("/")[1], "day": 0.0, "image": image}
@@ -105,16 +110,18 @@ def test_a_formula_that_is_refused_says_why(formula: str, told: str) -> None:
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize(("scores", "told"), [
-    ([Score("s", "erythem[upper]", "case", 0, 1)], "Did you mean 'erythema'"),
-    ([Score("s", "erythema[uper]", "case", 0, 1)], "Did you mean 'upper'"),
-    ([Score("s", "erythema", "case", 0, 1)], r"write 'erythema\[upper\]'"),
-    ([Score("s", "erythema[upper]", "region", 0, 1)], "write 'erythema'"),
-    ([Score("s", "age", "region", 0, 1)], "is at case or image level. Write `level: case`"),
-    ([Score("s", "age[upper]", "case", 0, 1)], "write 'age'"), ([PASI, COMPOSITE], "only declared later"),
-    ([COMPOSITE, COMPOSITE], "declared twice"),
-    ([Score("s", "s[upper]", "case", 0, 1)], "names the score itself"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ([Score("s", "erythem[upper]", "case", 0, 1)], "Did you mean 'erythema'"),
+        ([Score("s", "erythema", "case", 0, 1)], r"write 'erythema\[upper\]'"),
+        ([Score("s", "erythema[upper]", "region", 0, 1)], "write 'erythema'"),
+        ([Score("s", "age", "region", 0, 1)], "is at case or image level. Write `level: case`"),
+        ([PASI, COMPOSITE], "only declared later"),
+        ([COMPOSITE, COMPOSITE], "declared twice"),
+        ([Score("s", "s[upper]", "case", 0, 1)], "names the score itself"),
+    ],
+)
 def test_names_are_checked(scores: list[Score], told: str) -> None:
     levels = {"age": "case"} | dict.fromkeys(PARTS, "region")
     with pytest.raises(StudyError, match=told):

@@ -247,11 +247,14 @@ def test_a_subject_in_two_sources_is_refused() -> None:
         split(part, one_left_out())
 
 
-@pytest.mark.parametrize(("column", "value", "said"), [
-    ("sauce", "north", "the cohort has no column 'source'. Did you mean 'sauce'"),
-    ("source", "north", "every image has source 'north'; there is nothing to train on"),
-    ("source", " ", "72 images have no source, the first of subject 'S000'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("sauce", "north", "the cohort has no column 'source'. Did you mean 'sauce'"),
+        ("source", "north", "every image has source 'north'; there is nothing to train on"),
+        ("source", " ", "72 images have no source, the first of subject 'S000'"),
+    ],
+)
 def test_a_source_that_cannot_be_left_out(column: str, value: str, said: str) -> None:
     part = cohort(12, **{column: value})
     part.panels["label"] = 0.0

@@ -10,7 +10,6 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from casewise.cohort.checks import check_files
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.table import Problems, iso_day, read_dates, read_text_table
 from casewise.errors import MESSAGE, CohortError
@@ -52,13 +51,23 @@ COMMAS = [[cell.replace("1.5", "1,5") for cell in row] for row in ROWS]
 DAYS = [["a.jpg", "Müller", datetime(2024, 1, 31), 1.5], ["b.jpg", "007", datetime(2024, 2, 1), 2]]
 
 
-@pytest.mark.parametrize("data", [
-    text().encode(), text(end="\r\n").encode("utf-8-sig"), text(end="\r").encode(), text("\t").encode(),
-    text(";", rows=COMMAS).encode(),
-    ("sep=;\r\n" + text(";", "\r\n", COMMAS)).encode("cp1252"), text("\t", "\r\n").encode("utf-16"),
-    b"\xfe\xff" + text().encode("utf-16-be"), text().encode("cp1252"), workbook([HEADING, *DAYS]),
-    workbook([HEADING, *ROWS]), workbook([[], HEADING, [], *DAYS]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        text().encode(),
+        text(end="\r\n").encode("utf-8-sig"),
+        text(end="\r").encode(),
+        text("\t").encode(),
+        text(";", rows=COMMAS).encode(),
+        ("sep=;\r\n" + text(";", "\r\n", COMMAS)).encode("cp1252"),
+        text("\t", "\r\n").encode("utf-16"),
+        b"\xfe\xff" + text().encode("utf-16-be"),
+        text().encode("cp1252"),
+        workbook([HEADING, *DAYS]),
+        workbook([HEADING, *ROWS]),
+        workbook([[], HEADING, [], *DAYS]),
+    ],
+)
 def test_every_format_has_the_same_cells(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "cohort.csv").write_bytes(data)
     read = cohort(tmp_path)
@@ -88,8 +97,6 @@ class TestText:
             text().encode("utf-8-sig") + b"c.jpg,\xe9,,1\n",
             text().encode() + b"c.jpg,\xed\xa0\x80,,1\n",  # half of a pair
             text().encode("utf-16-le"),  # without a mark
-            text().encode("utf-16")[:-1],
-            text().encode() + b"c.jpg,A\0,,1\n",
             text().encode() + b'c.jpg,"' + b"a" * 131_073 + b'",,1\n',
             "ä".encode("cp1252") + b"a" * 131_073,
             *(b"\xef\xbb\xbf", b"sep=;\n", text(rows=[[]]).encode()),  # no rows
@@ -101,12 +108,19 @@ class TestText:
             cohort(tmp_path)
         assert len(str(caught.value)) <= MESSAGE
 
-    @pytest.mark.parametrize(("cells", "read"), [
-        (["1,5", "2", "NA", ""], ["1.5", "2", "NA", ""]), (["1,5", "-0,25"], ["1.5", "-0.25"]),
-        (["1,5", "2.5"], ["1,5", "2.5"]), (["1,5", "left"], ["1,5", "left"]),
-        (["1.234,5", "1,5"], ["1.234,5", "1,5"]), (["1,2,3"], ["1,2,3"]), (["12"], ["12"]),
-        (["1,5", "unknown", "Missing", "nil"], ["1.5", "unknown", "Missing", "nil"]),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("cells", "read"),
+        [
+            (["1,5", "2", "NA", ""], ["1.5", "2", "NA", ""]),
+            (["1,5", "-0,25"], ["1.5", "-0.25"]),
+            (["1,5", "2.5"], ["1,5", "2.5"]),
+            (["1,5", "left"], ["1,5", "left"]),
+            (["1.234,5", "1,5"], ["1.234,5", "1,5"]),
+            (["1,2,3"], ["1,2,3"]),
+            (["12"], ["12"]),
+            (["1,5", "unknown", "Missing", "nil"], ["1.5", "unknown", "Missing", "nil"]),
+        ],
+    )
     def test_decimal_commas_in_columns_of_numbers(self, tmp_path: Path, cells: list[str], read: list[str]) -> None:
         (tmp_path / "t.csv").write_text("path;value\n" + "".join(f"a.jpg;{cell}\n" for cell in cells))
         table, notes = read_text_table(tmp_path / "t.csv", Problems())
@@ -186,10 +200,13 @@ class TestWorkbooks:
 
 
 class TestDates:
-    @pytest.mark.parametrize("form", [
-        *("31.01.2024", "31/01/2024", "2024/01/31", "20240131", "31-1-2024", "31 Jan 2024", "January 31, 2024"),
-        *("2024-01-31 09:30", "01/31/2024", "31. January 2024", "2024-01-31T09:30:00Z", "31.1.2024 9:30"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "form",
+        [
+            *("31.01.2024", "31/01/2024", "2024/01/31", "20240131", "31-1-2024", "31 Jan 2024", "January 31, 2024"),
+            *("2024-01-31 09:30", "01/31/2024", "31. January 2024", "2024-01-31T09:30:00Z", "31.1.2024 9:30"),
+        ],
+    )
     def test_common_forms(self, form: str) -> None:
         assert read_dates([form]) == {form: iso_day("2024-01-31")}
 
@@ -204,9 +221,3 @@ class TestDates:
         assert first["01/02/2024"] == iso_day("2024-02-01")
         assert second["01/02/2024"] == iso_day("2024-01-02")
         assert "01/02/2024" not in read_dates(["01/02/2024", "13/02/2024", "02/13/2024"])
-
-
-def test_a_path_of_another_computer_is_named_with_the_remedy(tmp_path: Path) -> None:
-    problems = Problems()
-    check_files(pd.Series([r"C:\films\a.jpg"], index=[2]), study(tmp_path), problems, [])
-    assert "`root: FOLDER`" in problems.by_kind["path missing"][0][1]

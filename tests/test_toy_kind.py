@@ -10,24 +10,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from sklearn.metrics import matthews_corrcoef
 from torch import Tensor
 from torch.nn import functional
 
 from casewise import targets
-from casewise.evaluation.bootstrap import Plan
-from casewise.evaluation.evaluate import Outcomes, evaluate
 from casewise.inference.model import load_bundle
 from casewise.jobs.backends import Registrations
 from casewise.metrics import registry
 from casewise.metrics.records import Metric
 from casewise.metrics.registry import metric_of, register_metric
 from casewise.models import outputs as network_outputs
-from casewise.models.outputs import NETWORK_KINDS, NumberOutput, Output, width_of
-from casewise.predictions.stacking import stack
-from casewise.predictions.table import check
+from casewise.models.outputs import NETWORK_KINDS, NumberOutput, Output
 from casewise.report import sections
 from casewise.report.page import render
 from casewise.report.results_page import write_results
@@ -38,8 +33,6 @@ from casewise.study.recipe import Recipe
 from casewise.study.schema import Study
 from casewise.study.targets import Target
 from casewise.targets import Number, kind_named, register_kind
-from casewise.training.losses import Scaling, guess_loss, loss_of
-from tests.prediction_rows import prediction_rows
 from tests.report_contexts import classes as toy
 from tests.report_contexts import finished
 
@@ -76,49 +69,6 @@ def counts() -> Iterator[None]:
     yield
     targets._REGISTRY.pop("counts")
     del NETWORK_KINDS["counts"]
-
-
-def learned(outputs: list[Output]) -> tuple[np.ndarray, np.ndarray]:
-    """Counts that depend on two features, with a gap, and what a linear network learns to predict of them."""
-    rng = np.random.default_rng(0)
-    features = torch.from_numpy(rng.normal(size=(120, 2)).astype(np.float32))
-    truth = torch.poisson(features[:, :1].exp() * 2, generator=torch.Generator().manual_seed(0))
-    truth[3] = torch.nan
-    network, recipe = torch.nn.Linear(2, width_of(outputs)), Recipe()
-    optimiser = torch.optim.Adam(network.parameters(), lr=0.05)
-    for _ in range(150):
-        optimiser.zero_grad()
-        loss = loss_of(network(features), truth, outputs, recipe, Scaling(torch.zeros(1), torch.ones(1)))
-        loss.backward()
-        optimiser.step()
-    assert float(loss.detach()) < guess_loss(truth, truth, outputs, recipe)
-    values = network_outputs.values_of(network(features), outputs)[:, network_outputs.value_columns(outputs)[0]]
-    return truth[:, 0].double().numpy(), values.detach().double().numpy()
-
-
-@pytest.mark.usefixtures("counts")
-def test_counts_go_from_the_study_file_to_the_metrics() -> None:
-    target = Target(kind="counts", range="0..40", integer=True)
-    outputs = [Output("lesions", target.kind, 0, True)]
-    truth, values = learned(outputs)
-    kind = kind_named(target.kind)
-    predicted = kind.decide(kind.normalise(values, *target.range))
-    names, folds = [f"c{n:03d}" for n in range(len(truth))], np.arange(len(truth)) % 3 + 1
-    noise = np.random.default_rng(1).normal(size=len(truth))
-    parts = [
-        prediction_rows(names, truth, values, folds=folds, model=model, target="lesions", kind="counts")
-        for model, values in (("net", predicted), ("noisy", predicted + noise))
-    ]
-    table = check(pd.concat(parts, ignore_index=True))
-
-    results = evaluate(table, Outcomes("lesions"), Plan(100))
-    figures, known = results.metrics["oof"]["net"]["lesions"], ~np.isnan(truth)
-    assert figures["mae"]["value"] == pytest.approx(np.abs(predicted - truth)[known].mean(), abs=1e-4)
-    assert figures["mae"]["low"] < figures["mae"]["value"] < figures["mae"]["high"]
-    assert (results.main.kind, results.main.learner) == ("counts", "net")
-
-    stacked = stack(table, ["mean"], ranges={"lesions": target.range})
-    assert set(stacked.rows["kind"]) == {"counts"}
 
 
 @pytest.mark.usefixtures("counts")

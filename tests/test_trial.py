@@ -163,11 +163,18 @@ def test_the_section_has_a_row_for_each_figure_and_none_without(report_of_number
     assert len(stated) == 1
 
 
-@pytest.mark.parametrize(("evaluation", "columns", "named"), [
-    ({"arm": "armm"}, {}, "evaluation.arm: 'armm'.*arm"),
-    ({"arm": "arm", "control": "placeb"}, {"arm": lambda t: ["placebo", "drug"] * 12}, "'placeb'.*placebo"),
-    ({"arm": "arm"}, {"subject": lambda t: ["A", "A", *t["subject"][2:]], "arm": lambda t: ["x", "y"] * 12}, "2-3.*A"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("evaluation", "columns", "named"),
+    [
+        ({"arm": "armm"}, {}, "evaluation.arm: 'armm'.*arm"),
+        ({"arm": "arm", "control": "placeb"}, {"arm": lambda t: ["placebo", "drug"] * 12}, "'placeb'.*placebo"),
+        (
+            {"arm": "arm"},
+            {"subject": lambda t: ["A", "A", *t["subject"][2:]], "arm": lambda t: ["x", "y"] * 12},
+            "2-3.*A",
+        ),
+    ],
+)
 def test_arms_are_checked(chests: Any, tmp_path: Any, evaluation: Any, columns: Any, named: str) -> None:
     from casewise.cohort.cohort import read_cohort
     from casewise.errors import CohortError

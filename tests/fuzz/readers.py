@@ -434,16 +434,24 @@ def read_slices(work: Work, draw: random.Random) -> None:
 
 READERS: tuple[FuzzedReader, ...] = (
     FuzzedReader("study file", 8, read_study_file),
-    FuzzedReader("study that extends a file", 4, read_score_file), FuzzedReader("score", 6, read_score),
-    FuzzedReader("cohort table", 10, read_table), FuzzedReader("own table", 2, read_own_table),
-    FuzzedReader("table of new cases", 4, read_new_cases), FuzzedReader("image", 20, read_picture),
-    FuzzedReader("mask", 4, read_mask), FuzzedReader("DICOM film", 10, read_film),
-    FuzzedReader("DICOM scan", 8, read_series), FuzzedReader("NIfTI", 8, read_nifti),
-    FuzzedReader("slide", 6, read_slide), FuzzedReader("weights", 4, read_weights),
-    FuzzedReader("altered bundle", 4, read_altered_bundle), FuzzedReader("forged bundle", 6, read_forged_bundle),
-    FuzzedReader("run folder", 6, read_run_files), FuzzedReader("prepared images", 4, read_tiles),
+    FuzzedReader("study that extends a file", 4, read_score_file),
+    FuzzedReader("score", 6, read_score),
+    FuzzedReader("cohort table", 10, read_table),
+    FuzzedReader("own table", 2, read_own_table),
+    FuzzedReader("table of new cases", 4, read_new_cases),
+    FuzzedReader("image", 20, read_picture),
+    FuzzedReader("mask", 4, read_mask),
+    FuzzedReader("DICOM film", 10, read_film),
+    FuzzedReader("DICOM scan", 8, read_series),
+    FuzzedReader("NIfTI", 8, read_nifti),
+    FuzzedReader("slide", 6, read_slide),
+    FuzzedReader("weights", 4, read_weights),
+    FuzzedReader("altered bundle", 4, read_altered_bundle),
+    FuzzedReader("forged bundle", 6, read_forged_bundle),
+    FuzzedReader("run folder", 6, read_run_files),
+    FuzzedReader("prepared images", 4, read_tiles),
     FuzzedReader("prepared scans", 2, read_slices),
-)  # fmt: skip
+)
 # The readers in the order in which inputs are given to them, each as often as its share.
 TURNS = tuple(reader for turn in range(20) for reader in READERS if turn < reader.share)
 if os.name == "nt":

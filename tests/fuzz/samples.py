@@ -55,13 +55,17 @@ def images() -> list[Sample]:
     samples = [
         Sample(_saved(image, "JPEG", exif=exif), ".jpg"),
         Sample(_saved(image, "JPEG", progressive=True, quality=60), ".jpg"),
-        Sample(_saved(image.convert("CMYK"), "JPEG"), ".jpg"), Sample(_saved(image, "PNG", exif=exif), ".png"),
-        Sample(_saved(grey16, "PNG"), ".png"), Sample(_saved(image.quantize(16), "PNG"), ".png"),
+        Sample(_saved(image.convert("CMYK"), "JPEG"), ".jpg"),
+        Sample(_saved(image, "PNG", exif=exif), ".png"),
+        Sample(_saved(grey16, "PNG"), ".png"),
+        Sample(_saved(image.quantize(16), "PNG"), ".png"),
         Sample(_saved(image, "TIFF", compression="tiff_lzw"), ".tif"),
-        Sample(_saved(image, "TIFF", compression="jpeg"), ".tif"), Sample(_saved(grey16, "TIFF"), ".tif"),
-        Sample(_saved(image, "WEBP"), ".webp"), Sample(_saved(image, "BMP"), ".bmp"),
+        Sample(_saved(image, "TIFF", compression="jpeg"), ".tif"),
+        Sample(_saved(grey16, "TIFF"), ".tif"),
+        Sample(_saved(image, "WEBP"), ".webp"),
+        Sample(_saved(image, "BMP"), ".bmp"),
         Sample(_saved(image, "GIF"), ".gif"),
-    ]  # fmt: skip
+    ]
     if find_spec("pillow_heif"):
         import pillow_heif
 
@@ -76,10 +80,13 @@ def films() -> list[Sample]:
     grey, deep = picture()[..., 0], picture()[..., 0].astype(np.uint16) * 10
     jpeg = _saved(Image.fromarray(grey), "JPEG")
     made = [
-        film_bytes(deep, WindowCenter=900, WindowWidth=1200), film_bytes(picture()),
-        film_bytes(deep, compression="rle"), film_bytes(grey, compression="jpeg", jpeg=jpeg),
-        film_bytes(deep, preamble=False), film_bytes(np.stack([grey, grey]), NumberOfFrames=2),
-    ]  # fmt: skip
+        film_bytes(deep, WindowCenter=900, WindowWidth=1200),
+        film_bytes(picture()),
+        film_bytes(deep, compression="rle"),
+        film_bytes(grey, compression="jpeg", jpeg=jpeg),
+        film_bytes(deep, preamble=False),
+        film_bytes(np.stack([grey, grey]), NumberOfFrames=2),
+    ]
     made += [film_bytes(np.tile(deep, (3, 2)), compression="jpeg2000")] if find_spec("openjpeg") else []
     return [Sample(data, ".dcm") for data in made]
 

@@ -11,7 +11,7 @@ from casewise.report.context import ReportContext
 from casewise.report.sections import audit
 from casewise.report.statements import Statement, statements
 from tests.report.shared import blocks_of, facts_of
-from tests.report_contexts import REASON, audit_of, films
+from tests.report_contexts import REASON, audit_of
 
 
 def with_audit(
@@ -82,13 +82,6 @@ def test_an_audit_that_tested_no_shortcut_says_so(report_of_classes: ReportConte
     twins = with_audit(report_of_classes, [Finding("twins-across-subjects", "error", "Two.")], facts)
     assert statement_of(twins).level == "bad"
     assert facts_of(audit.section(twins))["Shortcuts"] == f"not tested: {why}"
-
-
-def test_numbers_have_correlations() -> None:
-    figures = {"target": "extent", "metric": "r", "value": 0.42, "p": 0.01}
-    context = with_audit(films(), [Finding("shortcut-site", "warning", "site alone tells extent.", figures)], {})
-    (table,) = blocks_of(audit.section(context), Table)
-    assert (table.rows[0].name, table.rows[0].cells[1].text) == ("Extent from the column site", "r = 0.42")
 
 
 def test_findings_that_mean_the_same_share_an_item(report_of_classes: ReportContext) -> None:

@@ -24,12 +24,15 @@ from tests.report_contexts import check_page, classes, films, in_phases, numbers
 NAME = "<b>|a`b"
 PICTURE = Picture("data:image/png;base64,AAAA", "tile 1", "upper")
 ON_BOTH: list[b.Block] = [
-    Text("A note on `seeds: 3`.", note=True), b.Heading("Part"), b.Items(["one", "two"]),
-    b.Facts([("Level", "90 %")]), b.Code("name: x\nseed: 1"),
+    Text("A note on `seeds: 3`.", note=True),
+    b.Heading("Part"),
+    b.Items(["one", "two"]),
+    b.Facts([("Level", "90 %")]),
+    b.Code("name: x\nseed: 1"),
     b.Table(["Class", "Recall"], [Row(NAME, [Cell("0.75", "[0.50, 0.90]", 0.75)], mark=True)], "Recall by class."),
     b.Matrix(Counts(["a", "b"], [counts_line("a", [3, 1]), counts_line("b", [0, 0])]), "Classes.", "reference"),
     b.Fold("More", [Text("inside")]),
-]  # fmt: skip
+]
 ON_THE_PAGE: list[b.Block] = [
     b.Plots([Plot(Drawing(10, 10, "<path/>"), "a curve", "its caption")], "how to read it"),
     b.Pictures([PICTURE], "Tiles"),
@@ -118,13 +121,17 @@ def test_bars_hold_every_value() -> None:
 INVERSE = {"better": "worse", "worse": "better"}
 # Fixtures of the session, and pages of their own.
 PAGES: dict[str, Callable[[], ReportContext] | None] = {
-    "report_of_numbers": None, "report_of_classes": None, "report_of_two_classes": None, "report_of_grades": None,
+    "report_of_numbers": None,
+    "report_of_classes": None,
+    "report_of_two_classes": None,
+    "report_of_grades": None,
     "report_of_a_kernel": None,
     "grades, a test set and an external cohort": lambda: classes("ordinal", test=40, outside=60, networks=3),
     "numbers without a test set": lambda: numbers(test=0, subjects=12, learners=3, metas=4),
-    "numbers of few subjects": lambda: numbers(subjects=5, test=2), "films": films,
+    "numbers of few subjects": lambda: numbers(subjects=5, test=2),
+    "films": films,
     "phases and a split by image": lambda: split_by_image(in_phases(classes("binary", networks=2)), 0.985),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", PAGES)

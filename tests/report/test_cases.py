@@ -6,8 +6,7 @@ from casewise.report.blocks import Facts, Fold, Pictures, Table
 from casewise.report.context import ReportContext
 from casewise.report.formatting import number, probability
 from casewise.report.sections import cases, preparation
-from tests.report.shared import blocks_of
-from tests.report_contexts import study_of_numbers, without_truth
+from tests.report_contexts import without_truth
 
 
 def test_errors_are_wrong_and_the_surest_first(report_of_classes: ReportContext) -> None:
@@ -59,16 +58,3 @@ def test_panels_follow_their_photographs(report_of_numbers: ReportContext) -> No
     assert (len(photographs.pictures), len(panel.pictures)) == (4, 1)
     unreadable = preparation.section(dataclasses.replace(report_of_numbers, photograph=lambda _: None))
     assert unreadable is not None
-
-
-def test_the_augmentation_is_that_of_the_phases() -> None:
-    phases = [{"epochs": 1, "variations": {"flip": "both", "shuffle": False}}, {"epochs": 1}]
-    both = "tiles are augmented at random (flips in both directions)"
-    for count, said in ((1, both), (2, f"phase 1: {both}; phase 2: tiles are not augmented, but shuffled")):
-        assert preparation.augmentation(study_of_numbers(recipe={"phases": phases[:count]})) == said
-
-
-def test_single_images_are_shown_beside_their_tiles(report_of_classes: ReportContext) -> None:
-    (pictures,) = blocks_of(preparation.section(report_of_classes), Pictures)
-    assert {picture.alt.split()[0] for picture in pictures.pictures[::2]} == {"Image"}
-    assert {picture.alt.split()[0] for picture in pictures.pictures[1::2]} == {"Tile"}

@@ -159,11 +159,3 @@ def test_the_share_of_correct_predictions_is_the_accuracy() -> None:
     shares = [(7, 0.285714), (41, 0.512195), (32, 0.46875)]
     bins = [ReliabilityBin(0.0, 1.0, n, 0.5, share) for n, share in shares]
     assert classes.mean_confidence(bins) == (0.5, 38 / 80)
-
-
-def test_captions_name_a_limit_or_a_baseline_only_where_there_is_one(report_of_two_classes: ReportContext) -> None:
-    two = report_of_two_classes
-    entry, figures = entry_of(two), two.figures("oof", two.learner)
-    many = dataclasses.replace(entry, roc={f"c{n}": next(iter(entry.roc.values())) for n in range(9)})
-    captions = [classes._plots(two, each, figures)[0].caption for each in (entry, many)]
-    assert ["8 classes" in caption for caption in captions] == [False, True]

@@ -22,11 +22,16 @@ def three(report_of_classes: ReportContext) -> ReportContext:
     return report_of_classes
 
 
-@pytest.mark.parametrize(("low", "high", "rough", "code", "cell"), [
-    (-0.2, -0.01, False, "worse", "worse"), (-0.2, 0.01, False, "open", "no clear difference"),
-    (-0.2, -0.01, True, "rough", "not tested"), (0.1, 0.2, False, "better", "better"),
-    (0.1, None, False, "untested", "not tested"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("low", "high", "rough", "code", "cell"),
+    [
+        (-0.2, -0.01, False, "worse", "worse"),
+        (-0.2, 0.01, False, "open", "no clear difference"),
+        (-0.2, -0.01, True, "rough", "not tested"),
+        (0.1, 0.2, False, "better", "better"),
+        (0.1, None, False, "untested", "not tested"),
+    ],
+)
 def test_a_drop_is_called_one_only_beyond_chance(
     three: ReportContext, low: float, high: float | None, rough: bool, code: str, cell: str
 ) -> None:

@@ -134,12 +134,19 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     assert learners.beside_column_blocks(dataclasses.replace(context, audit=None)) == []
 
 
-@pytest.mark.parametrize(("change", "named", "expected"), [
-    ({}, None, "site"), ({"level": "note"}, None, None), ({"id": "source-predictable-ill"}, None, None),
-    ({"figures": {"evidence": "border (its corners)"}}, None, None),
-    ({"figures": {"evidence": "ward"}}, None, None), ({"figures": {"evidence": "ward"}}, ["ward"], "ward"),
-    ({"figures": {"by_class": {}}}, None, None), ({"figures": {"target": "another"}}, None, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "named", "expected"),
+    [
+        ({}, None, "site"),
+        ({"level": "note"}, None, None),
+        ({"id": "source-predictable-ill"}, None, None),
+        ({"figures": {"evidence": "border (its corners)"}}, None, None),
+        ({"figures": {"evidence": "ward"}}, None, None),
+        ({"figures": {"evidence": "ward"}}, ["ward"], "ward"),
+        ({"figures": {"by_class": {}}}, None, None),
+        ({"figures": {"target": "another"}}, None, None),
+    ],
+)
 def test_only_columns_that_should_not_predict_stand_beside(
     change: dict[str, Any], named: list[str] | None, expected: str | None
 ) -> None:

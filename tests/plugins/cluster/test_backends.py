@@ -31,11 +31,14 @@ print("let go", flush=True)
 """
 
 
-@pytest.mark.parametrize(("words", "parts"), [
-    (["--backend", "rya"], ["'rya' is none of local, ray", "Did you mean 'ray'?"]),
-    (["--address", "auto"], ["--address auto", "--backend ray"]),
-    (["--backend", "ray", "--address", "ray://head:10001"], ["HOST:PORT", "ray://head:10001"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--backend", "rya"], ["'rya' is none of local, ray", "Did you mean 'ray'?"]),
+        (["--address", "auto"], ["--address auto", "--backend ray"]),
+        (["--backend", "ray", "--address", "ray://head:10001"], ["HOST:PORT", "ray://head:10001"]),
+    ],
+)
 def test_mistakes_in_the_choice_of_a_back_end_are_messages(words: list[str], parts: list[str], tiny: Path) -> None:
     failed = command("run", str(tiny), "--output", str(tiny.parent / "run"), *words)
     text = " ".join(failed.stderr.split())

@@ -19,9 +19,9 @@ from casewise.plugins.explain.methods.contributions import centre_at, contributi
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.run import ExplainSettings
 from casewise.plugins.explain.saliency import SaliencyMap, load_model, saliency_maps
-from casewise.plugins.phantoms.pancreas import make_pancreas
 from casewise.run_folder import RunFolder
 from casewise.study.loading import build_study
+from tests.combinations import make_table, settings
 from tests.plugins.explain.maps import without_a_sequence
 from tests.test_baselines import write_study
 
@@ -146,25 +146,12 @@ def test_a_run_shows_the_contributions_of_its_baseline(films: Path) -> None:
 
 
 @pytest.mark.slow
-def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path) -> None:
     """The output of a scan is that of the mean features of its slices; a missing sequence has no map."""
-    for name in ("RANDOMISED_CASES", "DELETED_CASES", "DRAWS", "FEWER_DRAWS"):
-        monkeypatch.setattr(f"casewise.plugins.explain.localisation.{name}", 1)
-    table = make_pancreas(
-        tmp_path / "pancreas", subjects=8, classes=("normal", "high"), size=(48, 48), slices=(9, 10), lesion="planted",
-        seed=2,
-    )  # fmt: skip
+    table = make_table(tmp_path, "volumes", "here", seed=2)
     without_a_sequence(table, 2)
-    values = {
-        "name": "scans", "synthetic": True, "cohort": table, "weights": "random", "backbones": [],
-        "images": {"size": 32}, "panels": {"by": "case", "grid": "2x2"},
-        "volumes": {"sequences": ["T1", "T2"], "in_plane_size": 32, "bias": "none", "smoothing": "none",
-                    "missing": "mask", "lesion": "lesion"},
-        "targets": {"grade": {"classes": ["normal", "high"]}}, "split": {"test": 0, "folds": 2, "restarts": 20},
-        "audit": {"permutations": 99},
-        "evaluation": {"bootstrap_resamples": 100, "response": False, "counterfactual_cases": 0},
-        "accept": {"twins-across-subjects": "abdomens of 32 pixels look alike"},
-    }  # fmt: skip
+    values = settings("volumes", "classes", table, "several") | {"backbones": []}
+    values["volumes"] |= {"missing": "mask"}
     study = build_study(values, source="the test's study", folder=table.parent)
     folder = casewise.run(study, tmp_path / "run").folder
     run = FinishedRun.open(RunFolder(folder))
@@ -174,6 +161,4 @@ def test_slices_and_sequences_have_contributions_of_their_own(tmp_path: Path, mo
         assert saliency.by_sequence.shape[:2] == (len(saliency.slots), 2)
         missing += int(np.isnan(saliency.by_sequence).any())
     assert missing > 0
-    explained = explain_run(folder, ExplainSettings(measure=True))
-    assert explained.measures["networks"]["linear_pixels"]["method"] == "contributions"
-    assert any(explained.folder.rglob("*.nii.gz"))
+    assert any(explain_run(folder, ExplainSettings()).folder.rglob("*.nii.gz"))

@@ -56,12 +56,18 @@ def panels() -> torch.Tensor:
     return torch.rand(2, 3, 48, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("options", "read", "prefix"), [
-    ({}, [0], 1), ({"reg_tokens": 4}, [0], 5),
-    ({"class_token": False, "global_pool": "avg"}, list(range(24)), 0),
-    ({"global_pool": "avg"}, list(range(1, 25)), 1),
-    ({"name": "deit_tiny_distilled_patch16_224"}, [0, 1], 2), ({"dynamic_img_size": True}, [0], 1),
-], ids=["class", "registers", "mean", "mean-with-class", "distilled", "dynamic"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "read", "prefix"),
+    [
+        ({}, [0], 1),
+        ({"reg_tokens": 4}, [0], 5),
+        ({"class_token": False, "global_pool": "avg"}, list(range(24)), 0),
+        ({"global_pool": "avg"}, list(range(1, 25)), 1),
+        ({"name": "deit_tiny_distilled_patch16_224"}, [0, 1], 2),
+        ({"dynamic_img_size": True}, [0], 1),
+    ],
+    ids=["class", "registers", "mean", "mean-with-class", "distilled", "dynamic"],
+)
 def test_it_is_a_product_of_layers(panels: torch.Tensor, options: dict[str, Any], read: list[int], prefix: int) -> None:
     network = tiny_vit(**options)
     assert method_for(network) == "rollout"

@@ -16,9 +16,9 @@ from casewise.cli.predict import parsed_folders
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.new_cases import PredictedChunk, cases_of, names_visits, sources_of
 from casewise.inference.output_table import OutputTable
-from casewise.plugins.hospital import case_results, formats
+from casewise.plugins.hospital import case_results
 from casewise.plugins.hospital.case_results import RESEARCH, CaseResult, ModelFacts, Value, results_of
-from casewise.plugins.hospital.formats import FORMATS, file_stem, format_named, result_folders
+from casewise.plugins.hospital.formats import FORMATS, file_stem, result_folders
 from casewise.study.scores import Score
 from tests.film_files import film_bytes
 from tests.test_new_cases import study_of
@@ -206,13 +206,6 @@ class TestDicom:
         report = self.report(film(tmp_path / "a.dcm", **absent), values=VALUES[5:7])
         assert (report.PatientID, report.CompletionFlag) == ("", "COMPLETE")
 
-    @pytest.mark.parametrize("value", ["number", "class", "nothing"])
-    def test_each_kind_alone(self, tmp_path: Path, value: str) -> None:
-        values = {"number": VALUES[2:3], "class": VALUES[6:7], "nothing": VALUES[7:]}[value]
-        (group,) = self.report(film(tmp_path / "a.dcm"), values=values).content.get_image_measurement_groups()
-        assert len(group.get_measurements()) == {"number": 3, "class": 3, "nothing": 0}[value]
-        assert len(group.get_qualitative_evaluations()) == {"number": 0, "class": 1, "nothing": 1}[value]
-
     def test_cases_without_a_report_have_a_reason(self, tmp_path: Path) -> None:
         (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff photograph")
         film(tmp_path / "other.dcm", PatientID="somebody else", SOPInstanceUID="1.9")
@@ -339,24 +332,18 @@ def test_names_of_files(tmp_path: Path) -> None:
     (tmp_path / f"{file_stem('漢' * 300, 'grade')}.json").write_text("")
 
 
-@pytest.mark.parametrize(("texts", "message"), [
-    *((text, "FORMAT=FOLDER") for text in ("fhir", "=x", "fhir=")),
-    *(("fihr=x", "Did you mean 'fhir'"), ("fhir=x fhir=y", "twice"), ("sr={file}", "is a file")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        *((text, "FORMAT=FOLDER") for text in ("fhir", "=x", "fhir=")),
+        *(("fihr=x", "Did you mean 'fhir'"), ("fhir=x fhir=y", "twice"), ("sr={file}", "is a file")),
+    ],
+)
 def test_mistyped_options(tmp_path: Path, texts: str, message: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CasewiseError, match=message):
         parsed_folders([text.replace("{file}", str(tmp_path / "file")) for text in texts.split()])
     assert parsed_folders(["fhir=a=b"]) == {"fhir": Path("a=b")}
-
-
-def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Toy:
-        name, title, ending, packages = "toy", "Toy", ".toy", ("no_such_package.inside", "json")
-
-    monkeypatch.setitem(formats.FORMATS, "toy", Toy())
-    with pytest.raises(CasewiseError, match=r"no_such_package.*casewise\[hospital\]"):
-        format_named("toy")
 
 
 def test_the_sources_of_cases(tmp_path: Path) -> None:

@@ -158,13 +158,21 @@ def missing_images(folder: Path, films: list[Film]) -> OwnData:
 
 Builder = Callable[[Path, list[Film]], OwnData]
 OF_TABLES = (
-    other_column_names, decimal_commas, windows_paths, two_files_a_visit, files_named_by_visits, missing_images,
-)  # fmt: skip
+    other_column_names,
+    decimal_commas,
+    windows_paths,
+    two_files_a_visit,
+    files_named_by_visits,
+    missing_images,
+)
 OF_FOLDERS = (class_folders, names_with_subjects, dicom_series)
 CASES: dict[str, Builder] = {function.__name__: function for function in (*OF_TABLES, *OF_FOLDERS)}
 # The one edit with which a study ends within a test: smaller images and a shorter training.
 EDIT: dict[str, Any] = {
-    "images": {"size": 32}, "split": {"folds": 2, "restarts": 20}, "recipe": {"epochs": 1},
-    "audit": {"permutations": 99}, "evaluation": {"bootstrap_resamples": 100},
+    "images": {"size": 32},
+    "split": {"folds": 2, "restarts": 20},
+    "recipe": {"epochs": 1},
+    "audit": {"permutations": 99},
+    "evaluation": {"bootstrap_resamples": 100},
     "compute": {"precision": "fp32", "memory_format": "channels_last"},
-}  # fmt: skip
+}

@@ -142,11 +142,6 @@ def test_publications_have_the_values_of_their_tables() -> None:
     for learner, values in pasi["Table 1"].items():  # the same values with one digit more
         for metric, (value, _) in values.items():
             assert value == pytest.approx(pasi["Table S1"][learner][metric][0], abs=0.0051)
-    accuracy, reports = (table.learners for table in publication("covid-cxr").results)
-    films, classes = 217, {"covid": 41, "no_finding": 94, "pneumonia": 82}
-    correct = {n: sum(round(v[f"recall[{c}]"][0] * k) for c, k in classes.items()) for n, v in reports.items()}
-    gaps = {name: round(values["accuracy"][0] * films) - correct[name] for name, values in accuracy.items()}
-    assert {name: gap for name, gap in gaps.items() if gap} == {"efficientnet_b7": 3, "resnet152": 1, "resnet101": 1}
     ssc = {(t.stage, len(t.classes)): t.learners for t in publication("ssc-skin").results}
     right = {("validation", 2): (182, 165, 188), ("test", 2): (179, 156, 188), ("validation", 3): (178, 160, 183)}
     for key, (mobile, cnn, images) in {**right, ("test", 3): (182, 168, 192)}.items():

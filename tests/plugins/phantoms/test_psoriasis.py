@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from casewise.plugins.phantoms.psoriasis import draw_photograph, make_psoriasis
 from casewise.plugins.phantoms.psoriasis import subjects as people
-from casewise.plugins.phantoms.psoriasis.cohort import COLUMNS, PsoriasisSettings, labels_of
+from casewise.plugins.phantoms.psoriasis.cohort import COLUMNS
 from casewise.plugins.phantoms.psoriasis.photograph import draw
 from casewise.plugins.phantoms.psoriasis.subjects import Grades, Severity, course, subject
 from tests.phantom_files import rows_of
@@ -94,15 +94,6 @@ def test_courses_are_those_of_a_trial() -> None:
     assert {len(one.attended) for one in courses} == {5, 6}
     assert all(one.attended[0] == 0 for one in courses)
     assert (len(courses[0].truth), courses[0].truth[:3]) == (6, course(1, 0, visits=3, regions=REGIONS).truth)
-
-
-def test_shuffled_labels_are_another_subjects() -> None:
-    chosen = PsoriasisSettings(30, 6, SMALL, labels="shuffled")
-    courses = [course(0, number, visits=6, regions=REGIONS) for number in range(30)]
-    labels, own = labels_of(chosen, courses), [sorted(map(str, one.physician)) for one in courses]
-    given_ = [sorted(map(str, sequence)) for sequence in labels]
-    assert sorted(own) == sorted(given_)
-    assert all(a != b for a, b in zip(own, given_, strict=True))
 
 
 @pytest.mark.parametrize("size", [(24, 24), (1400, 930)])

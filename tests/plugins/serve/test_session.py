@@ -14,7 +14,7 @@ from casewise.inference.model import load_bundle
 from casewise.modalities.base import NativeMap
 from casewise.plugins.serve.pool import answered
 from casewise.plugins.serve.results import explained_class, strongest_slice
-from casewise.plugins.serve.session import ModelSession, several_images
+from casewise.plugins.serve.session import ModelSession
 from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, into_series, neutral_name
 from casewise.run import run
 from casewise.study.learners import the_learner
@@ -79,21 +79,6 @@ def test_scans_and_slides_are_predicted_and_explained(trained: tuple[Path, Path]
     _, code, message, files = answered(session.predict, submission, tmp_path)["refused"]
     assert (code, files) == ("unreadable", [rows["path"].iloc[0]])
     assert str(tmp_path) not in message
-
-
-@pytest.mark.parametrize(("panels", "level", "words"), [
-    ({"by": "image"}, "case", "averaged"), ({"by": "image", "pooling": "max"}, "case", "largest"),
-    ({"by": "image"}, "image", "of its own"),
-    ({"by": "case", "grid": "2x2"}, "case", "together, 4 at a time"),
-    ({"by": "case", "pooling": "attention"}, "case", "read together."),
-])  # fmt: skip
-def test_what_becomes_of_several_images_is_said(panels: dict[str, str], level: str, words: str) -> None:
-    values = {"name": "a", "cohort": "a.csv", "targets": {"x": {"range": "0..4", "level": level}}, "panels": panels}
-    study = build_study(values | {"backbones": ["test_resnet"]}, source="study", folder=Path())
-    assert words in several_images(study, ["test_resnet"])
-    # a mean of learners that read images in different ways
-    if panels.get("grid"):
-        assert several_images(study, ["test_resnet", "linear_pixels"]).endswith("in one prediction.")
 
 
 def test_the_slice_is_shown_as_radiologists_view_it() -> None:

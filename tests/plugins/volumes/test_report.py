@@ -38,21 +38,13 @@ def of_volumes(context: ReportContext, **changes: Any) -> ReportContext:
 @pytest.mark.parametrize(
     ("changes", "name", "fact"),
     [
-        ({"roi": "centre"}, "Region", "the central 32 × 32 pixels of every slice"),
         ({}, "Sequences", "T1 in 75, T2 in 75 of 150 cases"),
-        ({"slice_index": "place", "fusion": ["early"]}, "Slices", "in the order of the column place"),
-        ({"standardise": "none"}, "Intensities", report_section.SCALED),
         (
             {"roi": "mask", "margin": 12},
             "Region",
             "around the mask in the column mask with a margin of 12 mm, resized to 32 × 32 pixels",
         ),
         ({"missing": "mask"}, "Missing sequences", report_section.MISSING["mask"].format(share="20 %")),
-        (
-            {"fusion": ["late-shared"]},
-            "Fusion",
-            "late-shared: one network for all sequences, with the features concatenated before the last layer",
-        ),
         ({"fusion": ["T2"]}, "Fusion", "T2 alone, as one channel"),
         ({}, "Prediction", "the central window"),
         ({"panels": BAGS}, "Prediction", "all slices of a case"),
