@@ -78,7 +78,7 @@ def layers(run: Run, network: str, job: Job) -> Table:
     passed: list[tuple[str, torch.nn.Module, str]] = []
     handles = []
     for name, module in built.named_modules():
-        if not list(module.children()) and name:
+        if name and not list(module.children()) and not isinstance(module, torch.nn.Identity):
             handles.append(module.register_forward_hook(_recorder(name, passed)))
     built.eval()
     with torch.no_grad():

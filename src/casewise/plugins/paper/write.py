@@ -370,7 +370,7 @@ def _confusion(plot: Any, learner: str, stage: str, axes: Any) -> None:
     from casewise.study.learners import learner_name
 
     plot.confusion(learner=learner, stage=stage, ax=axes)
-    axes.set_title(fill(learner_name(learner), 24), loc="left", fontweight="bold")
+    axes.set_title(fill(learner_name(learner), 24, break_long_words=False), loc="left", fontweight="bold")
     names = [text.get_text() for text in axes.get_xticklabels()]
     if max(map(len, names)) * len(names) > 18:  # names that would lie on one another
         axes.set_xticks(range(len(names)), names, rotation=25, ha="right")

@@ -108,5 +108,5 @@ def gallery(pictures: Sequence[Shown]) -> Drawing:
                 inner = axes.inset_axes(box)
                 inner.imshow(shown.pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
                 inner.set_axis_off()
-                inner.set_title(fill(shortened(shown.title, 44), 24), fontsize=9, pad=2)
+                inner.set_title(fill(shortened(shown.title, 44), 24, break_long_words=False), fontsize=9, pad=2)
         return svg(figure, "gallery")
