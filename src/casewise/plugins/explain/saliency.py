@@ -315,7 +315,7 @@ def saliency_maps(model: LoadedModel, rows: Sequence[int], target: ExplainTarget
 def own_maps(network: Network, panels: torch.Tensor) -> torch.Tensor:
     """The maps (B, H, W) that a U-Net computes itself, NaN outside an unpadded one; (B, 0) of other networks."""
     body = network.body
-    if not isinstance(body, UNet) or panels.ndim != 4:
+    if not isinstance(body, UNet) or panels.ndim != 4 or network.read_map:  # of another map than its own
         return panels.new_empty(len(panels), 0)
     with torch.no_grad():
         maps = body.map_of((panels - network.mean) / network.std)[:, 0]
