@@ -31,9 +31,11 @@ from tests.conftest import TINY, absolute
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> tuple[Run, Path]:
-    folder = tmp_path_factory.mktemp("finished")
+    """The tiny study of the first two visits, trained for one epoch."""
+    folder, rows = tmp_path_factory.mktemp("finished"), absolute(phantom)
+    rows[rows["visit"].isin(rows["visit"].unique()[:2])].to_csv(folder / "cohort.csv", index=False)
     path = folder / "tiny.yaml"
-    path.write_text(TINY.format(cohort=phantom))
+    path.write_text(TINY.format(cohort=folder / "cohort.csv").replace("epochs: 2", "epochs: 1"))
     return run(read_study(path), folder / "run"), path
 
 
