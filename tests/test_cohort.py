@@ -299,6 +299,7 @@ BAD_CELLS = [
     ("a.jpg,A,,0,upper,1", "row 2, visit: is empty"),
     (",A,v1,0,upper,1", "row 2, path: is empty"),
     ("b.jpeg,A,v1,0,upper,1", "row 2, path: there is no file b.jpeg"),
+    ("b.jpeg,A,v1,0,upper,1", "Did you mean 'b.jpg'?"),
     ("folder,A,v1,0,upper,1", "row 2, path: folder is a folder"),
     ("a.jpg,A,v1,soon,upper,1", "row 2, day: 'soon' is not a number of days"),
     ("a.jpg,A,v1,0,,1", "row 2, region: is empty"),
@@ -348,7 +349,7 @@ class TestTogether:
         evaluation = {"baseline": "v1"}
         message = problems(folder, regions=THREE[::2], panels={"by": "region"}, targets=targets, evaluation=evaluation)
         expected = ["column absent: is missing", "subject: is empty", "visit: is empty", "path: is empty"]
-        expected += ["no file b.jpeg", "not a number of days", "region: is empty", "'Upper' is none", "32 problems"]
+        expected += ["no file b.jpeg", "not a number of days", "region: is empty", "'Upper' is none", "34 problems"]
         expected += ["'high' is not a number", "more lines", "identical in every column", "the same file is"]
         for text in expected:
             assert text in message

@@ -31,10 +31,17 @@ from tests.conftest import TINY, absolute
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, phantom: Path) -> tuple[Run, Path]:
+    """The tiny study of the first two visits, trained for one epoch."""
     folder = tmp_path_factory.mktemp("finished")
+    two_visits(phantom).to_csv(folder / "cohort.csv", index=False)
     path = folder / "tiny.yaml"
-    path.write_text(TINY.format(cohort=phantom))
+    path.write_text(TINY.format(cohort=folder / "cohort.csv").replace("epochs: 2", "epochs: 1"))
     return run(read_study(path), folder / "run"), path
+
+
+def two_visits(phantom: Path) -> pd.DataFrame:
+    rows = absolute(phantom)
+    return rows[rows["visit"].isin(rows["visit"].unique()[:2])].reset_index(drop=True)
 
 
 @pytest.mark.plugins("explain")
@@ -344,7 +351,7 @@ def test_a_file_that_is_no_image_stops_the_run_and_is_named(tiny: Path, tmp_path
 
 
 def test_the_same_picture_under_two_subjects_stops_the_run(tiny: Path, tmp_path: Path, phantom: Path) -> None:
-    table, copy = absolute(phantom), tmp_path / "copy.jpg"
+    table, copy = two_visits(phantom), tmp_path / "copy.jpg"
     last = table.index[-1]
     shutil.copyfile(table["path"][0], copy)
     assert table["subject"][0] != table["subject"][last]

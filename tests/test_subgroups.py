@@ -124,13 +124,13 @@ class TestFigures:
 def test_false_alarms_are_few_without_any_difference() -> None:
     """Three columns without any difference, 40 subjects with two cases each; see also `benchmarks/multiplicity.py`."""
     alarms = 0
-    for seed in range(20):
+    for seed in range(12):
         random = np.random.default_rng(seed)
         rows = numbers(40, random.normal(0, 2, 40))
         columns = {f"c{k}": [str(v) for v in random.integers(0, levels, 40)] for k, levels in enumerate((2, 3, 3))}
         tests = [test for column in judged(rows, columns)["columns"] for test in column["tests"].values()]
         alarms += min((t["p_adjusted"] for t in tests if t["p_adjusted"] is not None), default=1) < 0.05
-    assert alarms <= 3
+    assert alarms <= 2
 
 
 class TestSection:
