@@ -261,6 +261,7 @@ class Dropped:
     truth: Tensor
     names: list[str] = field(default_factory=list)
     bags: ClassVar[bool] = False
+    masked: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.truth)

@@ -74,7 +74,7 @@ def check_networks(run: FinishedRun, names: Sequence[str]) -> list[str]:
         )
     for name in names:
         if name not in networks:
-            raise RunError(f"--network: {none_of(name, networks)}")
+            raise RunError(f"networks: {none_of(name, networks)}")
     selected = [name for name in networks if name in names] if names else list(networks)
     for model in selected:
         for fold in range(run.splits.folds):

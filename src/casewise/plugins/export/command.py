@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from casewise.cli.run import Quiet
+from casewise.plugins.export import check_names
 
 if TYPE_CHECKING:
     from casewise.console import Show
@@ -70,26 +71,6 @@ def export_run(
     with folder.lock() if is_run else nullcontext():
         checked_on = _run_facts(folder) if is_run else RunFacts(why_random="a bundle holds no cases")
         return export_model(model, Path(output), to=to, learners=learners, facts=checked_on, show=show)
-
-
-def check_names(names: Sequence[str], trained: Collection[str]) -> None:
-    """Check that each name is that of a trained learner.
-
-    Raises:
-        CasewiseError: there is no such learner, or it combines others.
-    """
-    from casewise.errors import CasewiseError, none_of
-    from casewise.predictions.stacking import META_LEARNERS
-
-    for name in names:
-        if name in META_LEARNERS and name not in trained:
-            raise CasewiseError(
-                f"--learner: {name} combines the predictions of other learners, which may see different panels, and is "
-                f"no graph of its own. Export its members ({', '.join(trained)}); preprocessing.json has the "
-                "coefficients by which their outputs are combined."
-            )
-        if name not in trained:
-            raise CasewiseError(f"--learner: {none_of(name, trained)}")
 
 
 def _run_facts(folder: RunFolder) -> RunFacts:

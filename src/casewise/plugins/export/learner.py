@@ -22,7 +22,7 @@ from casewise.models.backbones import Network
 from casewise.models.fusion import Fused
 from casewise.models.linear import FeatureBank
 from casewise.models.outputs import Output, split_raw
-from casewise.plugins.export.command import check_names
+from casewise.plugins.export import check_names
 from casewise.plugins.export.formats import Names
 from casewise.targets import by_form
 
