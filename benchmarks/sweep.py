@@ -154,7 +154,8 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
     record = folder.left_out.read_if_exists()
     left_out: dict[str, dict[str, str]] = record["networks"] if record else {}
     planned, used = (len(names) * study.split.folds for names in (study.networks, set(study.networks) - set(left_out)))
-    stacked = [learner_name(name) for name in metrics["metrics"]["oof"] if name not in study.learners]
+    evaluated = dict.fromkeys(name for by_learner in metrics["metrics"].values() for name in by_learner)
+    stacked = [learner_name(name) for name in evaluated if name not in study.learners]
     lines = [
         f"# The sweep: {planned} networks of One-Step PASI",
         "",
