@@ -25,6 +25,7 @@ def test_property_tests_draw_the_same_examples_every_time() -> None:
     assert settings.default.derandomize
 
 
+@pytest.mark.slow  # `make fuzz` has larger samples
 def test_a_sample_of_mutated_inputs_is_read_or_refused() -> None:
     tally = fuzz(60, seed=5)
     assert not tally.failures, summary(tally)
