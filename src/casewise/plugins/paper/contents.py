@@ -115,7 +115,7 @@ class Paper:
         learners = self.learners(stage, target)[:most]
         if not learners:
             raise CasewiseError(f"{target} was not evaluated {SIDES.get(stage, stage)}")
-        published = self.beside(target, "test", "folds", "")
+        published = {} if stage == "training" else self.beside(target, "test", "folds", "")
         where = "; ".join(sorted({t.cases for t in self.tables_of(target, "test", "folds", "") if t.cases}))
         data = [
             {
@@ -265,7 +265,7 @@ class Paper:
         Raises:
             CasewiseError: the target has no classes.
         """
-        published, write = self.beside(target, "test", ""), MetricFormat()
+        published, write = {} if stage == "training" else self.beside(target, "test", ""), MetricFormat()
         data, rows = [], []
         stated = [m for m in CLASS_METRICS if any(k.startswith(f"{m}[") for v in published.values() for k in v)]
         for learner, entry in self._classes(target, stage).items():
