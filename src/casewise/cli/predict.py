@@ -97,9 +97,9 @@ def predict(
         from casewise.run_folder.folder import check_model_path
 
         facts = check_model_path(bundle, trust, [learner])
-        known = [*ROLES, *facts.get("settings", {}).get("targets", {})]
-        if facts and (unknown := [name for name in columns if name not in known]):
-            raise CasewiseError(f"--column: {none_of(unknown[0], known)}")
+        roles = [*ROLES, *facts.get("settings", {}).get("targets", {})]
+        if facts and (unknown := [name for name in columns if name not in roles]):
+            raise CasewiseError(f"--column: {none_of(unknown[0], roles)}")
         if pattern:
             stated_pattern(pattern, of_cases=True)
         check_output(output)

@@ -107,9 +107,9 @@ def trial(
         else:
             problems[outcome] = fit
     width = stats.t.ppf((1 + plan.confidence) / 2, change["subject"].nunique() - len(names))
-    known = change[change["visit"] != first].dropna(subset=["true_change", "predicted_change"])
+    later = change[change["visit"] != first].dropna(subset=["true_change", "predicted_change"])
     clear_at = clear_limit(rows["y_true"].to_numpy())
-    rates = {name: by_visit(known[known["arm"] == name], follow_up.responders, clear_at, plan) for name in names}
+    rates = {name: by_visit(later[later["arm"] == name], follow_up.responders, clear_at, plan) for name in names}
     compared = [
         _visit(visit, number, names, fits, float(width), counts.loc[visit], 1 + len(visits))
         for number, visit in enumerate(visits, start=1)

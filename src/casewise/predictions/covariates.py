@@ -251,12 +251,12 @@ def with_covariates(rows: pd.DataFrame, record: Mapping[str, Any], cells: pd.Dat
 
 def encodings_of(record: Mapping[str, Any]) -> list[Encoding]:
     """How each covariate is read, as the training rows of all targets decided; none without a record."""
-    found: dict[str, Encoding] = {}
+    encodings: dict[str, Encoding] = {}
     for entry in record["models"][COVARIATES].values() if record else ():
         for each in (Encoding(**column) for column in entry["columns"] if column["name"] != REGION):
-            known = found.get(each.name)
-            found[each.name] = known.joined(each) if known else each
-    return list(found.values())
+            earlier = encodings.get(each.name)
+            encodings[each.name] = earlier.joined(each) if earlier else each
+    return list(encodings.values())
 
 
 def flags_of(record: Mapping[str, Any], cells: pd.DataFrame) -> dict[str, list[str]]:

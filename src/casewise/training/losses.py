@@ -68,13 +68,13 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
         logits: (B, 1, h, w), of the middle of the panels.
         masks: (B, 2, H, W) from 0 to 1: whether a pixel is marked, and whether its mask is known.
     """
-    marked, known = middle(masks, logits).split(1, dim=1)
-    known = (known > KNOWN).float()
-    marked, logits = marked.clamp(0, 1) * known, logits.float()
-    losses = binary_cross_entropy_with_logits(logits, marked, weight=known, reduction="sum")
-    found = logits.sigmoid() * known
-    dice = (2 * (found * marked).sum() + 1) / (found.sum() + marked.sum() + 1)
-    return losses / known.sum().clamp_min(1) + 1 - dice
+    marked, known_share = middle(masks, logits).split(1, dim=1)
+    weight = (known_share > KNOWN).float()
+    marked, logits = marked.clamp(0, 1) * weight, logits.float()
+    losses = binary_cross_entropy_with_logits(logits, marked, weight=weight, reduction="sum")
+    predicted = logits.sigmoid() * weight
+    dice = (2 * (predicted * marked).sum() + 1) / (predicted.sum() + marked.sum() + 1)
+    return losses / weight.sum().clamp_min(1) + 1 - dice
 
 
 def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:

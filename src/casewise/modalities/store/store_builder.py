@@ -152,7 +152,7 @@ def prepare(
         earlier = _earlier_tiles(folder, preparation)
         if len(missing := [source for source in paths if not earlier.has(source)]) >= FEWEST:
             parts = [list(sources) for _, sources in groupby(missing, key=os.fspath)]
-            files = [Path(part[0]) for part in parts]
+            files = [Path(sources[0]) for sources in parts]
             work = Work(partial(build_part, preparation, folder.absolute()), parts, folder, files)
             if spread(work, len(paths) - len(missing), progress):
                 earlier = _earlier_tiles(folder, preparation)

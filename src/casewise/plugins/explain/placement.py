@@ -166,8 +166,8 @@ def dice_of(saliency: SaliencyMap, view: int, mask: CaseMask | None) -> tuple[fl
     assert saliency.own is not None
     assert mask is not None
     own, planes = by_slice(saliency.own[view], mask.positions(saliency.slots[view]), grid=saliency.grid)
-    seen = ~np.isnan(own)
-    marked, inside = own[seen] >= 0.5, mask.planes[planes][seen]
+    has_map = ~np.isnan(own)
+    marked, inside = own[has_map] >= 0.5, mask.planes[planes][has_map]
     if not (total := inside.sum()):
         return None
     return float(2 * (marked & inside).sum() / (marked.sum() + total)), float(2 * total / (inside.size + total))
