@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from casewise.audit.metadata import file_features, file_rate
 from casewise.audit.probes import FEWEST_OF_CLASS, Floats, Labels, ProbeResult, adjusted, probe
@@ -21,6 +22,7 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 COHORTS = ("own", "external")
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def compare_cohorts(
     own: tuple[Cohort, TileStore], external: tuple[Cohort, TileStore], *, permutations: int, seed: int
 ) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from casewise.audit.findings import Audit
 from casewise.audit.shortcuts import find_shortcuts
@@ -20,6 +21,8 @@ from casewise.study.schema import Study
 TWINS = 0.5
 
 
+# threads of BLAS wait for each other in vain where other programs use the processor, too
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def audit(
     study: Study,
     cohort: Cohort,

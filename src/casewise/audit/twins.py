@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from casewise.audit.hashes import FLIPS, NEGATIVE, Candidates, Hashes, close_pairs, hash_store
 from casewise.audit.keypoints import containment, local_pairs
@@ -73,6 +74,7 @@ class Twin:
     warp: tuple[tuple[float, float, float], tuple[float, float, float]] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def find_twins(
     store: TileStore,
     images: pd.DataFrame,
