@@ -92,7 +92,7 @@ def predict(
         bar(0, 0, "checking the arguments")
         from casewise.cohort.checks import ROLES
         from casewise.cohort.folder_layout import stated_pattern
-        from casewise.inference.new_cases import existing_paths
+        from casewise.inference.new_cases import check_table, existing_paths
         from casewise.inference.output_table import check_output, predict_to_file
         from casewise.run_folder.folder import check_model_path
 
@@ -103,9 +103,10 @@ def predict(
         if pattern:
             stated_pattern(pattern, of_cases=True)
         check_output(output)
-        existing_paths(cases)
+        paths = existing_paths(cases)
         if root is not None and not root.is_dir():
             raise CasewiseError(f"--root: there is no folder {root}.{nearest_folder(root)}")
+        check_table(paths, columns)
         from casewise.inference.model import load_bundle
 
         bar(0, 0, "loading the model")

@@ -18,7 +18,7 @@ from casewise.cohort.folder_layout import ENDINGS, stated_pattern
 from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, natural, read_text_table
 from casewise.console import Show, Silent
-from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest
+from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, none_of
 from casewise.files import PICTURES
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
@@ -168,6 +168,20 @@ def existing_paths(cases: object) -> list[Path]:
         CasewiseError: one is missing, or these are no paths.
     """
     return [path for group in _groups(cases) for path in group]
+
+
+def check_table(paths: Sequence[Path], columns: Mapping[str, str]) -> None:
+    """Check that the table of new cases, if they are one, can be read and has these columns, by standard name.
+
+    Raises:
+        CasewiseError: it cannot be read, or lacks a column.
+    """
+    if len(paths) != 1 or paths[0].is_dir() or _is_image(paths[0]):
+        return
+    headings = read_text_table(paths[0], Problems())[0].columns.tolist()
+    for name, heading in columns.items():
+        if heading and heading not in headings:
+            raise CasewiseError(f"--column {name}: in {paths[0]}, {none_of(heading, headings)}")
 
 
 def _groups(cases: object) -> list[list[Path]]:
