@@ -491,10 +491,24 @@ def check_learners(names: Iterable[str], learners: Sequence[str]) -> None:
 
 
 def write_page(path: Path, text: str, ending: str) -> Path:
-    """Write a page; an existing file is replaced only if it has this ending, and tables only if the heading is theirs.
+    """Write a page; an existing file is replaced, but of tables only one whose heading is theirs.
 
     Raises:
-        RunError: the file is of another kind, belongs to a run, or cannot be written.
+        RunError: as `check_page`; or the file is another table, or cannot be written.
+    """
+    check_page(path, ending)
+    if ending == ".csv" and path.exists() and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
+        raise RunError(f"{path} exists and holds another table. Choose another file with --output.")
+    with replacing(path, unlocked_folder=True) as temporary:
+        temporary.write_bytes(text.encode())
+    return path
+
+
+def check_page(path: Path, ending: str) -> None:
+    """Check the path of a page before it is made.
+
+    Raises:
+        RunError: it has another ending, is a folder, or a page of a run.
     """
     owner = RunFolder(path.parent)
     problem = ""
@@ -502,12 +516,7 @@ def write_page(path: Path, text: str, ending: str) -> Path:
         problem = f"is a page of the run in {path.parent}"
     elif path.is_dir():
         problem = "is a folder"
-    elif path.exists() and path.suffix.casefold() != ending:
-        problem = f"exists, and is not replaced by a page with the ending {ending}"
-    elif path.exists() and ending == ".csv" and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
-        problem = "exists and holds another table"
+    elif path.suffix.casefold() != ending:
+        problem = f"does not end in {ending}, as this page must"
     if problem:
-        raise RunError(f"{path} {problem}. Choose another file with --output, such as page{ending}.")
-    with replacing(path, unlocked_folder=True) as temporary:
-        temporary.write_bytes(text.encode())
-    return path
+        raise RunError(f"{path} {problem}. Choose another file with --output, such as {path.stem or 'page'}{ending}.")
