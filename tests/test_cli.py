@@ -57,7 +57,7 @@ def test_importing_casewise_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.plugins("init")
+@pytest.mark.plugins("checklist", "init", "phantoms")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -68,6 +68,9 @@ def test_importing_casewise_is_light() -> None:
         (["report", "runs/demo"], "casewise results RUN"),
         (["eval"], "casewise run STUDY"),
         (["run"], "Missing argument"),
+        (["phantom", "ches"], "casewise phantom FOLDER --kind chest"),
+        (["results", "nowhere", "--output", "x.txt"], "such as x.md"),
+        (["checklist", "nowhere", "--of", "claim", "--output", "x.txt"], "none of md, html, csv"),
     ],
 )
 def test_mistakes_end_with_code_2(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +78,7 @@ def test_mistakes_end_with_code_2(words: list[str], said: str, tmp_path: Path, m
     done = casewise(*words)
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_check_tells_the_split_without_training(tiny: Path) -> None:
