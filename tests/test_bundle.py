@@ -280,9 +280,9 @@ def test_the_command_line_says_what_is_wrong(photograph_run: Run, tmp_path: Path
     assert "no.png" in failed.stderr
 
 
-@pytest.mark.parametrize("option", [
-    "--learner=test_resnt", "--column=pth=file", "--column=subject=patnt", "--pattern={subjct}/{file}"
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option", ["--learner=test_resnt", "--column=pth=file", "--column=subject=patnt", "--pattern={subjct}/{file}"]
+)
 def test_unknown_names_are_refused_before_a_model_is_loaded(
     photograph_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:

@@ -70,6 +70,7 @@ def test_importing_casewise_is_light() -> None:
         (["run"], "Missing argument"),
         (["phantom", "ches"], "casewise phantom FOLDER --kind chest"),
         (["results", "nowhere", "--output", "x.txt"], "such as x.md"),
+        (["checklist", "nowhere", "--of", "claim", "--output", "x"], "such as x.md"),
         (["checklist", "nowhere", "--of", "claim", "--output", "x.txt"], "none of md, html, csv"),
     ],
 )

@@ -92,10 +92,12 @@ def predict(
         bar(0, 0, "checking the arguments")
         from casewise.cohort.checks import ROLES
         from casewise.cohort.folder_layout import stated_pattern
-        from casewise.inference.new_cases import check_table, existing_paths
+        from casewise.inference.new_cases import check_input, existing_paths
         from casewise.inference.output_table import check_output, predict_to_file
-        from casewise.run_folder.folder import check_model_path
+        from casewise.run_folder.folder import RunFolder, check_model_path
 
+        if bundle.is_file() and any(RunFolder(path).is_own() for path in cases):
+            raise CasewiseError(f"{bundle} is a file. The bundle or run folder comes first, then the cases.")
         facts = check_model_path(bundle, trust, [learner])
         roles = [*ROLES, *facts.get("settings", {}).get("targets", {})]
         if facts and (unknown := [name for name in columns if name not in roles]):
@@ -106,7 +108,7 @@ def predict(
         paths = existing_paths(cases)
         if root is not None and not root.is_dir():
             raise CasewiseError(f"--root: there is no folder {root}.{nearest_folder(root)}")
-        check_table(paths, columns)
+        check_input(paths, columns, pattern)
         from casewise.inference.model import load_bundle
 
         bar(0, 0, "loading the model")

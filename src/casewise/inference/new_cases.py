@@ -138,15 +138,8 @@ def new_table(
     else:
         groups = _groups(cases)
         paths = [path for group in groups for path in group]
-        is_table = len(paths) == 1 and paths[0].is_file() and not _is_image(paths[0])
-        if by_pattern and (files := paths if is_table else [path for path in paths if not path.is_dir()]):
-            raise CasewiseError(f"--pattern is about the paths below a folder, and {files[0]} is a file. Leave it out.")
-        if is_table:
+        if _is_table(paths, pattern):
             return NewTable(bundle.study(paths[0], Path(root).absolute() if root else paths[0].parent), own=True)
-        if tables := [path for path in paths if not (path.is_dir() or _is_image(path))]:
-            raise CasewiseError(
-                f"cases: {tables[0]} is no image. Give one table alone, or images and folders of images."
-            )
         reader = bundle.study(written)
         if _is_grouped(cases):
             table = _grouped(reader, groups)
@@ -170,18 +163,32 @@ def existing_paths(cases: object) -> list[Path]:
     return [path for group in _groups(cases) for path in group]
 
 
-def check_table(paths: Sequence[Path], columns: Mapping[str, str]) -> None:
-    """Check that the table of new cases, if they are one, can be read and has these columns, by standard name.
+def check_input(paths: Sequence[Path], columns: Mapping[str, str], pattern: str) -> None:
+    """Check new cases before a model is loaded; arguments as of `new_table`.
 
     Raises:
-        CasewiseError: it cannot be read, or lacks a column.
+        CasewiseError: they are neither one table nor images, the table cannot be read or lacks a column, or a pattern
+            is given for files.
     """
-    if len(paths) != 1 or paths[0].is_dir() or _is_image(paths[0]):
+    if not _is_table(paths, pattern):
         return
-    headings = read_text_table(paths[0], Problems())[0].columns.tolist()
+    problems = Problems()
+    headings = read_text_table(paths[0], problems)[0].columns.tolist()
+    problems.raise_any(paths[0])
     for name, heading in columns.items():
         if heading and heading not in headings:
             raise CasewiseError(f"--column {name}: in {paths[0]}, {none_of(heading, headings)}")
+
+
+def _is_table(paths: Sequence[Path], pattern: str) -> bool:
+    """Whether these are one table; otherwise they are checked to be images and folders."""
+    files = [path for path in paths if not path.is_dir()]
+    if pattern and files:
+        raise CasewiseError(f"--pattern is about the paths below a folder, and {files[0]} is a file. Leave it out.")
+    others = [path for path in files if not _is_image(path)]
+    if others and len(paths) > 1:
+        raise CasewiseError(f"cases: {others[0]} is no image. Give one table alone, or images and folders of images.")
+    return bool(others)
 
 
 def _groups(cases: object) -> list[list[Path]]:

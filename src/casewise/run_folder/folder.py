@@ -341,10 +341,12 @@ class RunFolder:
         """Check that there is such a folder.
 
         Raises:
-            RunError: there is not, or it is a file; the nearest name beside it is given.
+            RunError: there is not, or it is a file or a bundle; the nearest name beside it is given.
         """
+        what = "a bundle" if BundleFolder(self.path).exists() else ""
         if self.path.is_file():
             what = "a study file" if self.path.suffix.casefold() in (".yaml", ".yml") else "a file"
+        if what:
             raise RunError(f"{self.path} is {what}, not a run folder. Give the folder that `casewise run` wrote.")
         if not self.path.is_dir():
             raise RunError(f"There is no run folder {self.path}.{nearest_folder(self.path)}")
@@ -364,6 +366,8 @@ class RunFolder:
             remedy = "Finish it with `casewise run` first."
             if not self.fingerprint.exists() and not self.at_work() and (stopped := self.stopped_by_audit()):
                 raise RunError(f"{self.path} holds no finished run: {stopped}")
+            if not self.is_own():
+                remedy = "Give the folder that `casewise run` wrote."
             if inside and not self.is_own():
                 remedy = f"It contains the run folders {', '.join(inside[:12])}{', …' if len(inside) > 12 else ''}."
             raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")

@@ -30,7 +30,7 @@ def checklist(
     from casewise.plugins.checklist.filling import write_checklist
     from casewise.run_folder.folder import check_page, write_page
 
-    format = format or (output.suffix[1:].casefold() if output else "md")
+    format = format or (output.suffix[1:].casefold() if output else "") or "md"
     if output:
         check_page(output, "." + format)
     text = write_checklist(run_folder, of, format)

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from casewise.cohort.cohort import read_cohort
-from casewise.cohort.folder_layout import Layout, read_layout
+from casewise.cohort.folder_layout import Layout, read_layout, walk
 from casewise.cohort.table import Problems, iso_day, names_text, read_text_table
 from casewise.cohort.targets import target_columns
 from casewise.errors import CohortError, counted
@@ -37,6 +37,7 @@ def plan_preset(
     ]
     if table is not None:
         read_text_table(table, Problems(), sheet=sheet)
+        next(walk(images or table.parent))
         new.understood = [f"{table} is read as it is: one row for each {start.row}, with the columns of {STUDY}."]
         try:
             read_cohort(study.model_copy(update={"cohort": table, "sheet": sheet, "root": images}))
