@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle (folder or .zip), or a run folder.")],
+    bundle: Annotated[Path, typer.Argument(help="The trained model: a bundle (folder or .zip), or a run folder.")],
     cases: Annotated[
         list[Path],
         typer.Argument(
             metavar="INPUT...",
-            help="A table, a folder laid out by subject, visit and region, or image files (photographs, DICOM, NIfTI, "
-            "slides).",
+            help="A table with the columns of the training table, a folder laid out by subject, visit and region, or "
+            "image files (photographs, DICOM, NIfTI, slides).",
         ),
     ],
     output: Annotated[Path, typer.Option(help="The file to write, .csv or .parquet.")],
@@ -38,7 +38,10 @@ def predict(
     ] = "headline",
     column: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=COLUMN: the table's column for path, subject, visit, …; repeat for more."),
+        typer.Option(
+            metavar="NAME=COLUMN",
+            help="The table's column for path, subject, visit, …, such as subject=patient_no; repeat for more.",
+        ),
     ] = None,
     also: Annotated[
         list[str] | None,
@@ -51,22 +54,22 @@ def predict(
         bool,
         typer.Option(
             "--names",
-            help="Write the names of subjects, visits and image files into the files of --also and their names.",
+            help="Name subjects, visits and image files in the files of --also and their names [default: hashes].",
         ),
     ] = False,
     root: Annotated[
-        Path | None, typer.Option(help="The folder that paths are relative to [default: the table's].")
+        Path | None, typer.Option(help="The folder that the table's paths are relative to [default: its own].")
     ] = None,
     pattern: Annotated[
         str,
         typer.Option(
             help="What the paths below a folder state, such as '{subject}/{visit}/{file}'; also {region} and "
-            "{sequence}. Without {subject} the folder is one subject."
+            "{sequence}. Without {subject} the folder is one subject [default: a usual layout, which is printed]."
         ),
     ] = "",
-    chunk: Annotated[int, typer.Option(min=1, help="How many images are prepared at a time.")] = 64,
+    chunk: Annotated[int, typer.Option(min=1, help="Images that are prepared at a time; fewer need less memory.")] = 64,
     abstain: Annotated[
-        bool, typer.Option("--abstain", help="Leave out predictions of flagged cases, with the reason.")
+        bool, typer.Option("--abstain", help="Do not predict flagged cases; their flags are the reason.")
     ] = False,
     trust: Annotated[
         Path | None,
@@ -74,7 +77,15 @@ def predict(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Predict new cases. Labels are not needed; a case that cannot be read is a row with the reason."""
+    """Predict new cases; labels are not needed.
+
+    casewise predict grades.zip new-cases.csv --output predictions.csv
+
+    The file has a row for each learner, case, region or image, and target: the prediction, for classes their
+    probabilities, an interval or set where it was calibrated, and flags of cases that are unlike those of the training.
+    A case that cannot be read is a row with the reason. Exit code 1: no case was predicted, or none
+    could be written with --also.
+    """
     from casewise.console import Silent, Terminal
     from casewise.errors import CasewiseError, counted, nearest_folder, none_of
 
