@@ -34,6 +34,9 @@ NewInput: TypeAlias = Path | str | Sequence[Path | str | Sequence[Path | str]] |
 IN_STUDY = re.compile(r", or write `[^`]*` in the study")
 COLUMN_HINT = re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study")
 
+# Rows of a table that nobody wrote.
+ROWS_OF_CASE = re.compile(r"\brows? [\d,… -]+: (?=case )")
+
 
 @dataclass(frozen=True)
 class NewCases:
@@ -63,6 +66,7 @@ class NewTable:
         text = IN_STUDY.sub("", COLUMN_HINT.sub(r', or give `columns={"\1": "\2"}` (`--column \1=\2`)', text))
         if not self.own:
             text = text.replace(str(table), "cases").replace(table.name, "cases")
+            text = ROWS_OF_CASE.sub("", text)
         return type(error)(text)
 
     def cells(self) -> pd.DataFrame:
