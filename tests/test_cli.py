@@ -69,8 +69,8 @@ def test_importing_casewise_is_light() -> None:
         (["eval"], "casewise run STUDY"),
         (["run"], "Missing argument"),
         (["phantom", "ches"], "casewise phantom FOLDER --kind chest"),
-        (["results", "nowhere", "--output", "x.txt"], "such as x.md"),
-        (["checklist", "nowhere", "--of", "claim", "--output", "x"], "such as x.md"),
+        (["results", "nowhere", "--output", "x.txt"], "such as page.md"),
+        (["checklist", "nowhere", "--of", "claim", "--output", "x"], "such as page.md"),
         (["checklist", "nowhere", "--of", "claim", "--output", "x.txt"], "none of md, html, csv"),
     ],
 )
@@ -236,15 +236,20 @@ def test_arguments_are_checked_before_anything_heavy_is_loaded(tmp_path: Path) -
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.json").touch()
     (tmp_path / "cases.csv").touch()
+    (tmp_path / "copied").mkdir()
+    for name in ("bundle.json", "metrics.json"):
+        (tmp_path / "copied" / name).touch()
     predict = ["predict", "run", "cases.csv", "--output"]
     commands = [
         ["serve", "nope.zip"],
         ["serve", "cases.csv"],
         ["serve", "."],
+        ["serve", "copied"],
         ["predict", "nope", "cases.csv", "--output", "new.csv"],
         ["predict", "run", "nope.csv", "--output", "new.csv"],
         [*predict, "new.txt"],
         [*predict, "new.csv", "--root", "nope"],
+        ["predict", "run", ".", "--output", "new.csv", "--root", "."],
         [*predict, "new.csv", "--trust", "nope"],
         ["export", "nope", "--to", "onnx", "--output", "new"],
         ["export", "run", "--to", "onnx", "--output", "."],

@@ -119,7 +119,7 @@ def predict(
         paths = existing_paths(cases)
         if root is not None and not root.is_dir():
             raise CasewiseError(f"--root: there is no folder {root}.{nearest_folder(root)}")
-        check_input(paths, columns, pattern)
+        check_input(paths, columns, root, pattern)
         from casewise.inference.model import load_bundle
 
         bar(0, 0, "loading the model")

@@ -18,7 +18,7 @@ from casewise.cohort.folder_layout import ENDINGS, stated_pattern
 from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, natural, read_text_table
 from casewise.console import Show, Silent
-from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, none_of
+from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
@@ -167,14 +167,16 @@ def existing_paths(cases: object) -> list[Path]:
     return [path for group in _groups(cases) for path in group]
 
 
-def check_input(paths: Sequence[Path], columns: Mapping[str, str], pattern: str) -> None:
+def check_input(paths: Sequence[Path], columns: Mapping[str, str], root: Path | None, pattern: str) -> None:
     """Check new cases before a model is loaded; arguments as of `new_table`.
 
     Raises:
-        CasewiseError: they are neither one table nor images, the table cannot be read or lacks a column, or a pattern
-            is given for files.
+        CasewiseError: they are neither one table nor images, the table cannot be read or lacks a column, or an option
+            is about other input.
     """
     if not _is_table(paths, pattern):
+        if unused := "--column" if columns else "--root" if root else "":
+            raise CasewiseError(f"{unused} is about a table of cases, and {paths[0]} is none. Leave it out.")
         return
     problems = Problems()
     headings = read_text_table(paths[0], problems)[0].columns.tolist()
@@ -208,7 +210,9 @@ def _groups(cases: object) -> list[list[Path]]:
     groups = [[Path(path).absolute() for path in group] for group in lists]
     for path in [path for group in groups for path in group]:
         if not path.exists():
-            raise CasewiseError(f"cases: {path} is neither a table nor an image nor a folder of images: it is missing.")
+            raise CasewiseError(
+                f"cases: there is no table, image or folder {path}.{nearest_folder(path, or_file=True)}"
+            )
     return groups
 
 

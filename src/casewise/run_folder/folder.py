@@ -468,13 +468,15 @@ def check_model_path(path: Path, trust: Path | None = None, learners: Iterable[s
     if path.is_file() and not is_archive(path):
         raise RunError(f"{path} is a file, and neither a bundle as `casewise bundle` writes it nor a run folder.")
     if not path.exists():
-        raise RunError(f"There is no bundle or run folder {path}.{nearest_folder(path)}")
+        raise RunError(f"There is no bundle or run folder {path}.{nearest_folder(path, or_file=True)}")
     if trust is not None:
         public_key(trust)
     run, job = RunFolder(path), JobFolder(path)
     is_bundle = path.is_file() or BundleFolder(path).exists()
     if not is_bundle and trust is not None:
         raise RunError(f"--trust: {path} is not a bundle, and only bundles are signed. Give one, or leave out --trust.")
+    if not is_bundle and BundleFolder(path).facts.exists():
+        raise RunError(f"{path} is a bundle without its manifest. Copy the whole bundle again from where it was made.")
     if not (is_bundle or job.facts.exists() or job.weights.exists() or run.metrics.exists()):
         run.check_finished()
     facts = stated_facts(path if is_bundle else run.bundle.path)
@@ -523,4 +525,4 @@ def check_page(path: Path, ending: str) -> None:
     elif path.suffix.casefold() != ending:
         problem = f"does not end in {ending}, as this page must"
     if problem:
-        raise RunError(f"{path} {problem}. Choose another file with --output, such as {path.stem or 'page'}{ending}.")
+        raise RunError(f"{path} {problem}. Choose another file with --output, such as page{ending}.")
