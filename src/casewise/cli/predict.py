@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -86,8 +85,8 @@ def predict(
     A case that cannot be read is a row with the reason. Exit code 1: no case was predicted, or none
     could be written with --also.
     """
-    from casewise.console import Silent, Terminal
-    from casewise.errors import CasewiseError, counted, nearest_folder, none_of
+    from casewise.console import Silent, Terminal, print_error
+    from casewise.errors import LINE, CasewiseError, counted, nearest_folder, none_of, shortened
 
     show = Silent() if quiet else Terminal()
     columns = {}
@@ -143,9 +142,10 @@ def predict(
     ):
         if count:
             have = "has" if count == 1 else "have"
-            print(f"{count:,} of {counted(written.cases, 'case')} {have} {what}. The first: {first}", file=sys.stderr)
+            counts = f"{count:,} of {counted(written.cases, 'case')} {have}"
+            print_error(f"{counts} {what}. The first: {shortened(first, LINE)}")
     if model.limits is None and not quiet:
-        print("This model has no limits of images, so the column flags is empty for every case.", file=sys.stderr)
+        print_error("This model has no limits of images, so the column flags is empty for every case.")
     result_folders = [folder for each in results for folder in each.folders]
     for folder in result_folders:
         if not quiet:
@@ -153,7 +153,7 @@ def predict(
         if folder.without:
             count, reason = len(folder.without), next(iter(folder.without.values()))
             have = "has" if count == 1 else "have"
-            print(f"{counted(count, 'case')} {have} no {folder.title}. The first: {reason}", file=sys.stderr)
+            print_error(f"{counted(count, 'case')} {have} no {folder.title}. The first: {reason}")
     if written.without == written.cases or any(not folder.files for folder in result_folders):
         raise typer.Exit(1)
 
