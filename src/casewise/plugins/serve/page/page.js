@@ -78,7 +78,7 @@ function describeModel() {
   get("notice").textContent = model.notice;
   const kept = "Images are removed as soon as the answer is there; nothing is kept.";
   const all = model.slots.length ? ` ${model.visits ? "For each visit" : "Needed"}: ${listed(model.slots)}.` : "";
-  get("hint").textContent = [`Choose or drop ${images}.${all}`, model.several, kept].filter(Boolean).join(" ");
+  get("hint").textContent = [`Choose or drop ${images} of one ${model.visits ? "subject" : "case"}.${all}`, model.several, kept].filter(Boolean).join(" ");
   get("add-visit").hidden = !model.visits;
   get("footer").textContent = `${model.notice} ${kept}`;
   const coverage = model.coverage ? `hold the true value in ${Math.round(100 * model.coverage)} % of cases of new ${model.unit}s` : "not calibrated";

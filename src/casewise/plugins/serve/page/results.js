@@ -132,7 +132,7 @@ function classes(result, model) {
     item.append(element("span", name + (name === result.prediction ? " (predicted)" : "")), element("span", value === null ? "–" : `${(100 * value).toFixed(0)} %`), bar);
     list.append(item);
   }
-  const set = result.prediction_set && result.prediction_set.length ? `${percent(model)} set: ${result.prediction_set.join(", ")}` : "";
+  const set = result.prediction_set && result.prediction_set.length ? `${percent(model)} prediction set: ${result.prediction_set.join(", ")}` : "";
   const notes = [set, result.interval_note].filter(Boolean).join("; ");
   return notes ? [list, element("p", `${notes}.`, "note")] : [list];
 }
