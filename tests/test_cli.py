@@ -57,7 +57,7 @@ def test_importing_casewise_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.plugins("init")
+@pytest.mark.plugins("checklist", "init", "phantoms")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -68,6 +68,10 @@ def test_importing_casewise_is_light() -> None:
         (["report", "runs/demo"], "casewise results RUN"),
         (["eval"], "casewise run STUDY"),
         (["run"], "Missing argument"),
+        (["phantom", "ches"], "casewise phantom FOLDER --kind chest"),
+        (["results", "nowhere", "--output", "x.txt"], "such as page.md"),
+        (["checklist", "nowhere", "--of", "claim", "--output", "x"], "such as page.md"),
+        (["checklist", "nowhere", "--of", "claim", "--output", "x.txt"], "none of md, html, csv"),
     ],
 )
 def test_mistakes_end_with_code_2(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +79,7 @@ def test_mistakes_end_with_code_2(words: list[str], said: str, tmp_path: Path, m
     done = casewise(*words)
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_check_tells_the_split_without_training(tiny: Path) -> None:
@@ -231,15 +236,20 @@ def test_arguments_are_checked_before_anything_heavy_is_loaded(tmp_path: Path) -
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.json").touch()
     (tmp_path / "cases.csv").touch()
+    (tmp_path / "copied").mkdir()
+    for name in ("bundle.json", "metrics.json"):
+        (tmp_path / "copied" / name).touch()
     predict = ["predict", "run", "cases.csv", "--output"]
     commands = [
         ["serve", "nope.zip"],
         ["serve", "cases.csv"],
         ["serve", "."],
+        ["serve", "copied"],
         ["predict", "nope", "cases.csv", "--output", "new.csv"],
         ["predict", "run", "nope.csv", "--output", "new.csv"],
         [*predict, "new.txt"],
         [*predict, "new.csv", "--root", "nope"],
+        ["predict", "run", ".", "--output", "new.csv", "--root", "."],
         [*predict, "new.csv", "--trust", "nope"],
         ["export", "nope", "--to", "onnx", "--output", "new"],
         ["export", "run", "--to", "onnx", "--output", "."],

@@ -21,7 +21,7 @@ from casewise.models.build_model import network_from
 from casewise.models.transformers import timm_body
 from casewise.run_folder import BundleFolder
 from casewise.run_folder.artefact import CHECKSUMS, JsonFile
-from casewise.run_folder.bundle_folder import write_archive
+from casewise.run_folder.bundle_folder import stated_facts, write_archive
 from tests.fuzz import samples
 from tests.test_cli import casewise
 
@@ -170,6 +170,19 @@ COMBINATION = {
     "no thresholds": put("decisions", value={"grades": {"rule": "kappa", "thresholds": {}}}),
     "no quantile": put("intervals", value={"learners": {"test_resnet": {"number": {"range": [0, 4]}}}}),
 }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"learners": 5}, {"learners": [5, None]}, {"members": 3}, {"members": [{}]}, {"settings": {"targets": 4}}],
+)
+def test_names_of_another_form_are_not_used_before_the_bundle_is_verified(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    good = {"learners": ["a"], "members": [{"learner": "a"}], "settings": {"targets": {"label": {}}}}
+    for stated, used in ((good, good), (good | fields, {})):
+        BundleFolder(tmp_path).facts.path.write_text(json.dumps(stated))
+        assert stated_facts(tmp_path) == used
 
 
 @pytest.mark.parametrize("name", COMBINATION)

@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from casewise.console import Silent
 from casewise.errors import ImageError, RunError, StudyError
 from casewise.modalities.dataset import PanelData
 from casewise.modalities.panels import augmented, plain
 from casewise.modalities.shape_variation import Bars, Stretch
 from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
+from casewise.pipeline.read import validate
 from casewise.run import Run, run
 from casewise.study.loading import build_study
 from casewise.study.schema import Panels, Recipe, Study
@@ -228,3 +230,6 @@ def test_defects_of_masks_are_named_and_changed_ones_make_networks_stale(
     expected = {"size": "20×15.*40×30", "colour": file.name, "missing": name, "empty": "'mask'"}[defect]
     error.match(expected)
     assert defect == "empty" or "5.png" in str(error.value)
+    with pytest.raises(ImageError) as early:
+        validate(study, Silent())
+    assert str(early.value) == str(error.value)

@@ -10,7 +10,7 @@ import pytest
 from casewise.cohort.cohort import read_cohort
 from casewise.cohort.folder_layout import read_new_layout, stated_pattern
 from casewise.errors import CasewiseError, CohortError
-from casewise.inference.new_cases import cases_of, in_chunks, reason_of
+from casewise.inference.new_cases import NewTable, cases_of, in_chunks, reason_of
 from casewise.inference.output_table import OutputTable, write_table
 from casewise.modalities.registry import modality_of
 from casewise.study.loading import build_study
@@ -146,6 +146,9 @@ def test_new_cases_may_all_lack_a_sequence(tmp_path: Path) -> None:
 def test_the_reason_of_one_case_is_one_line() -> None:
     assert reason_of(CohortError("new.csv: 1 problem.\n  row 2, path: is empty.")) == "row 2, path: is empty."
     assert reason_of(CohortError("one line")) == "one line"
+    lacking = CohortError("new.csv: 1 problem.\n  rows 2-3, 5: case P1/1 has no image of region lower.")
+    reasons = [reason_of(NewTable(study_of("photographs"), own).corrected(lacking)) for own in (True, False)]
+    assert [reason.partition("case P1/1")[0] for reason in reasons] == ["rows 2-3, 5: ", ""]
 
 
 def rows_of(table: OutputTable) -> pd.DataFrame:

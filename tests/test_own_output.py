@@ -23,6 +23,8 @@ def test_a_page_replaces_only_a_page_of_its_format(tmp_path: Path) -> None:
         with pytest.raises(RunError):
             write_page(tmp_path / name, "page", ".md")
         assert (tmp_path / name).read_text() == "precious"
+    with pytest.raises(RunError, match=r"page\.md"):
+        write_page(tmp_path / "new.txt", "page", ".md")
     table = write_page(tmp_path / "list.csv", "item,section\n1,a\n", ".csv")
     assert write_page(table, "item,section\n2,b\n", ".csv").read_text().endswith("2,b\n")
     (tmp_path / "victim.csv").write_text("path,subject,label\n")

@@ -12,7 +12,7 @@ from casewise.errors import RunError
 from casewise.files import write_json
 from casewise.pipeline.status import run_status
 from casewise.run import Run
-from casewise.run_folder import RunFolder, folder
+from casewise.run_folder import BundleFolder, RunFolder, folder
 from tests.test_cli import casewise
 
 
@@ -104,7 +104,10 @@ def test_time_in_which_nothing_ran_does_not_count(copied: RunFolder) -> None:
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bundle.zip").touch()
-    for name, reason in (("", "is not a run folder"), ("nowhere", "There is no run folder"), ("bundle.zip", "a file")):
+    (tmp_path / "bundle").mkdir()
+    BundleFolder(tmp_path / "bundle").manifest_path.touch()
+    refused = {"": "is not a run folder", "nowhere": "There is no run folder", "bundle.zip": "a file"}
+    for name, reason in {**refused, "bundle": "a bundle"}.items():
         with pytest.raises(RunError, match=reason):
             run_status(RunFolder(tmp_path / name))
 

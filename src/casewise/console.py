@@ -260,9 +260,9 @@ def end_process(code: int) -> NoReturn:
     os._exit(code)
 
 
-def error_text(message: str) -> str:
-    """An error as the command line prints it; paths and other long words are never broken."""
-    return readable(f"error: {message}", columns(sys.stderr))
+def print_error(text: str) -> None:
+    """Print a message on standard error, wrapped at its width; paths and other long words are never broken."""
+    print(readable(text, columns(sys.stderr)), file=sys.stderr)
 
 
 def print_lines(text: str) -> None:

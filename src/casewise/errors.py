@@ -101,15 +101,15 @@ def none_of(value: object, options: Iterable[str]) -> str:
     return f"{cut(value)} is none of {', '.join(options)}.{nearest(value, options)}"
 
 
-def nearest_folder(folder: Path) -> str:
-    """A hint at the folder beside a missing one whose name is most similar; '' if there is none.
+def nearest_folder(folder: Path, *, or_file: bool = False) -> str:
+    """A hint at the folder, or file, beside a missing one whose name is most similar; '' if there is none.
 
     The first missing folder of the path counts: of a/b/c without a/b, those in a.
     """
     while not folder.parent.is_dir() and folder.parent != folder:
         folder = folder.parent
     try:
-        names = [inner.name for inner in os.scandir(folder.parent) if inner.is_dir()]
+        names = [inner.name for inner in os.scandir(folder.parent) if or_file or inner.is_dir()]
     except (OSError, ValueError):
         return ""
     match = _closest(folder.name, names)

@@ -119,7 +119,7 @@ def command_line() -> typer.Typer:
 
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit code 2, Ctrl-C gives 130, SIGTERM 143."""
-    from casewise.console import end_process, error_text
+    from casewise.console import end_process, print_error
     from casewise.files import REMEDIES, storage_message
 
     code = 1
@@ -130,7 +130,7 @@ def main() -> None:
         command_line()()
         code = 0
     except CasewiseError as error:
-        print(error_text(str(error)), file=sys.stderr)
+        print_error(f"error: {error}")
         code = 2
     except OSError as error:
         where = Path(str(error.filename or "the output"))  # such as of a page that is sent to a file by the shell
@@ -140,12 +140,12 @@ def main() -> None:
             message = storage_message(error, where)
         else:
             raise
-        print(error_text(message), file=sys.stderr)
+        print_error(f"error: {message}")
         code = 2
     except (MemoryError, ImportError) as error:
         if isinstance(error, ImportError) and "failed to map segment" not in str(error):
             raise
-        print(error_text(TOO_LITTLE_MEMORY), file=sys.stderr)
+        print_error(f"error: {TOO_LITTLE_MEMORY}")
         code = 2
     except KeyboardInterrupt:
         code = 130

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle (folder or .zip), or a run folder.")],
+    bundle: Annotated[Path, typer.Argument(help="The trained model: a bundle (folder or .zip), or a run folder.")],
     cases: Annotated[
         list[Path],
         typer.Argument(
             metavar="INPUT...",
-            help="A table, a folder laid out by subject, visit and region, or image files (photographs, DICOM, NIfTI, "
-            "slides).",
+            help="A table with the columns of the training table, a folder laid out by subject, visit and region, or "
+            "image files (photographs, DICOM, NIfTI, slides).",
         ),
     ],
     output: Annotated[Path, typer.Option(help="The file to write, .csv or .parquet.")],
@@ -38,7 +37,10 @@ def predict(
     ] = "headline",
     column: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=COLUMN: the table's column for path, subject, visit, …; repeat for more."),
+        typer.Option(
+            metavar="NAME=COLUMN",
+            help="The table's column for path, subject, visit, …, such as subject=patient_no; repeat for more.",
+        ),
     ] = None,
     also: Annotated[
         list[str] | None,
@@ -51,22 +53,22 @@ def predict(
         bool,
         typer.Option(
             "--names",
-            help="Write the names of subjects, visits and image files into the files of --also and their names.",
+            help="Name subjects, visits and image files in the files of --also and their names [default: hashes].",
         ),
     ] = False,
     root: Annotated[
-        Path | None, typer.Option(help="The folder that paths are relative to [default: the table's].")
+        Path | None, typer.Option(help="The folder that the table's paths are relative to [default: its own].")
     ] = None,
     pattern: Annotated[
         str,
         typer.Option(
             help="What the paths below a folder state, such as '{subject}/{visit}/{file}'; also {region} and "
-            "{sequence}. Without {subject} the folder is one subject."
+            "{sequence}. Without {subject} the folder is one subject [default: a usual layout, which is printed]."
         ),
     ] = "",
-    chunk: Annotated[int, typer.Option(min=1, help="How many images are prepared at a time.")] = 64,
+    chunk: Annotated[int, typer.Option(min=1, help="Images that are prepared at a time; fewer need less memory.")] = 64,
     abstain: Annotated[
-        bool, typer.Option("--abstain", help="Leave out predictions of flagged cases, with the reason.")
+        bool, typer.Option("--abstain", help="Do not predict flagged cases; their flags are the reason.")
     ] = False,
     trust: Annotated[
         Path | None,
@@ -74,9 +76,17 @@ def predict(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Predict new cases. Labels are not needed; a case that cannot be read is a row with the reason."""
-    from casewise.console import Silent, Terminal
-    from casewise.errors import CasewiseError, counted, nearest_folder, none_of
+    """Predict new cases; labels are not needed.
+
+    casewise predict grades.zip new-cases.csv --output predictions.csv
+
+    The file has a row for each learner, case, region or image, and target: the prediction, for classes their
+    probabilities, an interval or set where it was calibrated, and flags of cases that are unlike those of the training.
+    A case that cannot be read is a row with the reason. Exit code 1: no case was predicted, or none
+    could be written with --also.
+    """
+    from casewise.console import Silent, Terminal, print_error
+    from casewise.errors import LINE, CasewiseError, counted, nearest_folder, none_of, shortened
 
     show = Silent() if quiet else Terminal()
     columns = {}
@@ -92,10 +102,12 @@ def predict(
         bar(0, 0, "checking the arguments")
         from casewise.cohort.checks import ROLES
         from casewise.cohort.folder_layout import stated_pattern
-        from casewise.inference.new_cases import existing_paths
+        from casewise.inference.new_cases import check_input, existing_paths
         from casewise.inference.output_table import check_output, predict_to_file
-        from casewise.run_folder.folder import check_model_path
+        from casewise.run_folder.folder import RunFolder, check_model_path
 
+        if bundle.is_file() and any(RunFolder(path).is_own() for path in cases):
+            raise CasewiseError(f"{bundle} is a file. The bundle or run folder comes first, then the cases.")
         facts = check_model_path(bundle, trust, [learner])
         roles = [*ROLES, *facts.get("settings", {}).get("targets", {})]
         if facts and (unknown := [name for name in columns if name not in roles]):
@@ -103,9 +115,10 @@ def predict(
         if pattern:
             stated_pattern(pattern, of_cases=True)
         check_output(output)
-        existing_paths(cases)
+        paths = existing_paths(cases)
         if root is not None and not root.is_dir():
             raise CasewiseError(f"--root: there is no folder {root}.{nearest_folder(root)}")
+        check_input(paths, columns, root, pattern)
         from casewise.inference.model import load_bundle
 
         bar(0, 0, "loading the model")
@@ -129,9 +142,10 @@ def predict(
     ):
         if count:
             have = "has" if count == 1 else "have"
-            print(f"{count:,} of {counted(written.cases, 'case')} {have} {what}. The first: {first}", file=sys.stderr)
+            counts = f"{count:,} of {counted(written.cases, 'case')} {have}"
+            print_error(f"{counts} {what}. The first: {shortened(first, LINE)}")
     if model.limits is None and not quiet:
-        print("This model has no limits of images, so the column flags is empty for every case.", file=sys.stderr)
+        print_error("This model has no limits of images, so the column flags is empty for every case.")
     result_folders = [folder for each in results for folder in each.folders]
     for folder in result_folders:
         if not quiet:
@@ -139,7 +153,7 @@ def predict(
         if folder.without:
             count, reason = len(folder.without), next(iter(folder.without.values()))
             have = "has" if count == 1 else "have"
-            print(f"{counted(count, 'case')} {have} no {folder.title}. The first: {reason}", file=sys.stderr)
+            print_error(f"{counted(count, 'case')} {have} no {folder.title}. The first: {reason}")
     if written.without == written.cases or any(not folder.files for folder in result_folders):
         raise typer.Exit(1)
 

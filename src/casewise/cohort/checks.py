@@ -184,8 +184,9 @@ def check_alike(
             text = (
                 f"{field}{of}: {named} look alike. Write the same name in all rows, or names that differ more clearly."
             )
-            if people != AS_WRITTEN:
-                listed = ", ".join(f'"{name.strip()}"' for name in same)
+            stated = dict.fromkeys(name.strip() for name in same)
+            if people != AS_WRITTEN and len(stated) > 1:
+                listed = ", ".join(f'"{name}"' for name in stated)
                 text += f" If they are different people, state `subject_names: [[{listed}]]` in the study"
                 # names that differ only in case or spaces are alike also as they are written
                 differ = len({alike(name) for name in same}) == len(same)

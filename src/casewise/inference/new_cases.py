@@ -18,7 +18,7 @@ from casewise.cohort.folder_layout import ENDINGS, stated_pattern
 from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, natural, read_text_table
 from casewise.console import Show, Silent
-from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest
+from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
@@ -33,6 +33,9 @@ NewInput: TypeAlias = Path | str | Sequence[Path | str | Sequence[Path | str]] |
 # What the errors of a study advise: a line of the study file, which says nothing to a person with new cases.
 IN_STUDY = re.compile(r", or write `[^`]*` in the study")
 COLUMN_HINT = re.compile(r", or write `[^`]*columns: \{(\w+): ([^`}]*)\}+` in the study")
+
+# Rows of a table that nobody wrote.
+ROWS_OF_CASE = re.compile(r"\brows? [\d,… -]+: (?=case )")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class NewTable:
         text = IN_STUDY.sub("", COLUMN_HINT.sub(r', or give `columns={"\1": "\2"}` (`--column \1=\2`)', text))
         if not self.own:
             text = text.replace(str(table), "cases").replace(table.name, "cases")
+            text = ROWS_OF_CASE.sub("", text)
         return type(error)(text)
 
     def cells(self) -> pd.DataFrame:
@@ -138,15 +142,8 @@ def new_table(
     else:
         groups = _groups(cases)
         paths = [path for group in groups for path in group]
-        is_table = len(paths) == 1 and paths[0].is_file() and not _is_image(paths[0])
-        if by_pattern and (files := paths if is_table else [path for path in paths if not path.is_dir()]):
-            raise CasewiseError(f"--pattern is about the paths below a folder, and {files[0]} is a file. Leave it out.")
-        if is_table:
+        if _is_table(paths, pattern):
             return NewTable(bundle.study(paths[0], Path(root).absolute() if root else paths[0].parent), own=True)
-        if tables := [path for path in paths if not (path.is_dir() or _is_image(path))]:
-            raise CasewiseError(
-                f"cases: {tables[0]} is no image. Give one table alone, or images and folders of images."
-            )
         reader = bundle.study(written)
         if _is_grouped(cases):
             table = _grouped(reader, groups)
@@ -170,6 +167,36 @@ def existing_paths(cases: object) -> list[Path]:
     return [path for group in _groups(cases) for path in group]
 
 
+def check_input(paths: Sequence[Path], columns: Mapping[str, str], root: Path | None, pattern: str) -> None:
+    """Check new cases before a model is loaded; arguments as of `new_table`.
+
+    Raises:
+        CasewiseError: they are neither one table nor images, the table cannot be read or lacks a column, or an option
+            is about other input.
+    """
+    if not _is_table(paths, pattern):
+        if unused := "--column" if columns else "--root" if root else "":
+            raise CasewiseError(f"{unused} is about a table of cases, and {paths[0]} is none. Leave it out.")
+        return
+    problems = Problems()
+    headings = read_text_table(paths[0], problems)[0].columns.tolist()
+    problems.raise_any(paths[0])
+    for name, heading in columns.items():
+        if heading and heading not in headings:
+            raise CasewiseError(f"--column {name}: in {paths[0]}, {none_of(heading, headings)}")
+
+
+def _is_table(paths: Sequence[Path], pattern: str) -> bool:
+    """Whether these are one table; otherwise they are checked to be images and folders."""
+    files = [path for path in paths if not path.is_dir()]
+    if pattern and files:
+        raise CasewiseError(f"--pattern is about the paths below a folder, and {files[0]} is a file. Leave it out.")
+    others = [path for path in files if not _is_image(path)]
+    if others and len(paths) > 1:
+        raise CasewiseError(f"cases: {others[0]} is no image. Give one table alone, or images and folders of images.")
+    return bool(others)
+
+
 def _groups(cases: object) -> list[list[Path]]:
     """Absolute paths, each of which exists; those of a list within a list together."""
     several = [cases] if isinstance(cases, (str, Path)) else cases
@@ -183,7 +210,9 @@ def _groups(cases: object) -> list[list[Path]]:
     groups = [[Path(path).absolute() for path in group] for group in lists]
     for path in [path for group in groups for path in group]:
         if not path.exists():
-            raise CasewiseError(f"cases: {path} is neither a table nor an image nor a folder of images: it is missing.")
+            raise CasewiseError(
+                f"cases: there is no table, image or folder {path}.{nearest_folder(path, or_file=True)}"
+            )
     return groups
 
 

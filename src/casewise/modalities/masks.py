@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,15 @@ from casewise.files import replacing
 from casewise.modalities.base import CaseMask, MaskMeaning, PreparedCohort
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Fit
-from casewise.modalities.store.readers import read_bytes, read_image
+from casewise.modalities.store.readers import image_shape, read_bytes, read_image
 from casewise.modalities.store.store import TileStore
-from casewise.modalities.store.workers import of_each_image
+from casewise.modalities.store.workers import Progress, of_each_image
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from casewise.console import Show
+    from casewise.study.schema import Study
 
 # The number of an empty slot.
 EMPTY = -1
@@ -90,20 +93,13 @@ def training_masks(prepared: PreparedCohort, show: Show) -> Path:
     names = [text_of(cell) for cell in prepared.cohort.images[column]]
 
     def check(problems: Mapping[int, str]) -> None:
-        lines = [f"\n  {store.index['path'].iat[row]}: {problems[row]}" for row in sorted(problems)[:MOST_SHOWN]]
-        if problems:
-            count = f"{len(problems):,} of {len(list(filter(None, names))):,} masks (column {column})"
-            raise ImageError(f"images.mask: {count} cannot be used:{''.join(lines)}")
+        _refuse(problems, column, names, store.index["path"])
 
     def content(row: int) -> str:
         return hashlib.sha256(read_bytes(folder / names[row])).hexdigest() if names[row] else ""
 
     hashes, problems = of_each_image(len(names), content)
     check(problems)
-    if not any(names):
-        raise ImageError(
-            f"images.mask: no row of column {column!r} names a mask. Fill it in, or leave images.mask out."
-        )
     identity = " ".join([store.address, *(hashes[row] for row in range(len(names)))])
     file = prepared.folder.of("masks") / f"{hashlib.sha256(identity.encode()).hexdigest()}.npy"
     if file.exists():
@@ -124,6 +120,33 @@ def training_masks(prepared: PreparedCohort, show: Show) -> Path:
     for other in set(file.parent.glob("*.npy")) - {file}:
         other.unlink()
     return file
+
+
+def check_masks(study: Study, images: pd.DataFrame, progress: Progress) -> None:
+    """Check, before the images are prepared, that their masks of `images.mask` can be used.
+
+    Raises:
+        ImageError: as `training_masks`.
+    """
+    folder, column = (study.root or study.cohort.parent).absolute(), str(study.images.mask)
+    names = [text_of(cell) for cell in images[column]]
+
+    def check(row: int) -> None:
+        if names[row] and (size := image_shape(Path(images["path"].iat[row]))):
+            _segmentation(folder / names[row], *size)
+
+    _refuse(of_each_image(len(names), check, progress=progress)[1], column, names, images["path"])
+
+
+def _refuse(problems: Mapping[int, str], column: str, names: Sequence[str], paths: pd.Series) -> None:
+    lines = [f"\n  {paths.iat[row]}: {problems[row]}" for row in sorted(problems)[:MOST_SHOWN]]
+    if problems:
+        count = f"{len(problems):,} of {len(list(filter(None, names))):,} masks (column {column})"
+        raise ImageError(f"images.mask: {count} cannot be used:{''.join(lines)}")
+    if not any(names):
+        raise ImageError(
+            f"images.mask: no row of column {column!r} names a mask. Fill it in, or leave images.mask out."
+        )
 
 
 def _segmentation(path: Path, width: int, height: int) -> np.ndarray:

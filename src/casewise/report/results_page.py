@@ -19,7 +19,7 @@ from casewise.report.first_screen import Screen, screen
 from casewise.report.formatting import capital, escaped, without_html
 from casewise.report.page import sections
 from casewise.report.tables import kind_report, metric_format
-from casewise.run_folder.folder import write_page
+from casewise.run_folder.folder import check_page, write_page
 from casewise.study.learners import learner_name
 from casewise.study.schema import Study
 
@@ -36,6 +36,7 @@ def write_results(run: Path, path: Path, *, others: Sequence[Path] = ()) -> Path
     Raises:
         RunError: as `results_page`, or as `write_page`.
     """
+    check_page(path, ".md")
     return write_page(path, results_page(run, others=others), ".md")
 
 

@@ -284,16 +284,22 @@ def is_archive(path: Path) -> bool:
 
 
 def stated_facts(path: Path) -> Mapping[str, Any]:
-    """What a bundle, a folder or a zip file, states of itself; it is unchecked, and {} if it cannot be read."""
+    """What a bundle, a folder or a zip file, states of itself; it is not verified, and {} if it cannot be read.
+
+    It has the names of `learners`, of the learner of each of the `members`, and of the targets of the `settings`.
+    """
     facts = BundleFolder(path).facts
-    if not is_archive(path):
-        return facts.peek() or {}
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(facts.path.name) as file:
-            content = parsed_json(file.read(LARGEST_MANIFEST).decode())
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError, OSError):
+        if is_archive(path):
+            with zipfile.ZipFile(path) as archive, archive.open(facts.path.name) as file:
+                content = parsed_json(file.read(LARGEST_MANIFEST).decode())
+        else:
+            content = facts.peek()
+        names = [*content["learners"], *(member["learner"] for member in content["members"])]
+        names += content["settings"]["targets"]
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError, OSError, TypeError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if all(isinstance(name, str) for name in names) else {}
 
 
 def extract(path: Path, folder: Path) -> BundleFolder:

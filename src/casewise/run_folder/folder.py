@@ -341,10 +341,12 @@ class RunFolder:
         """Check that there is such a folder.
 
         Raises:
-            RunError: there is not, or it is a file; the nearest name beside it is given.
+            RunError: there is not, or it is a file or a bundle; the nearest name beside it is given.
         """
+        what = "a bundle" if BundleFolder(self.path).exists() else ""
         if self.path.is_file():
             what = "a study file" if self.path.suffix.casefold() in (".yaml", ".yml") else "a file"
+        if what:
             raise RunError(f"{self.path} is {what}, not a run folder. Give the folder that `casewise run` wrote.")
         if not self.path.is_dir():
             raise RunError(f"There is no run folder {self.path}.{nearest_folder(self.path)}")
@@ -364,6 +366,8 @@ class RunFolder:
             remedy = "Finish it with `casewise run` first."
             if not self.fingerprint.exists() and not self.at_work() and (stopped := self.stopped_by_audit()):
                 raise RunError(f"{self.path} holds no finished run: {stopped}")
+            if not self.is_own():
+                remedy = "Give the folder that `casewise run` wrote."
             if inside and not self.is_own():
                 remedy = f"It contains the run folders {', '.join(inside[:12])}{', …' if len(inside) > 12 else ''}."
             raise RunError(f"{self.path} holds no finished run: {missing} is missing. {remedy}")
@@ -464,13 +468,15 @@ def check_model_path(path: Path, trust: Path | None = None, learners: Iterable[s
     if path.is_file() and not is_archive(path):
         raise RunError(f"{path} is a file, and neither a bundle as `casewise bundle` writes it nor a run folder.")
     if not path.exists():
-        raise RunError(f"There is no bundle or run folder {path}.{nearest_folder(path)}")
+        raise RunError(f"There is no bundle or run folder {path}.{nearest_folder(path, or_file=True)}")
     if trust is not None:
         public_key(trust)
     run, job = RunFolder(path), JobFolder(path)
     is_bundle = path.is_file() or BundleFolder(path).exists()
     if not is_bundle and trust is not None:
         raise RunError(f"--trust: {path} is not a bundle, and only bundles are signed. Give one, or leave out --trust.")
+    if not is_bundle and BundleFolder(path).facts.exists():
+        raise RunError(f"{path} is a bundle without its manifest. Copy the whole bundle again from where it was made.")
     if not (is_bundle or job.facts.exists() or job.weights.exists() or run.metrics.exists()):
         run.check_finished()
     facts = stated_facts(path if is_bundle else run.bundle.path)
@@ -491,10 +497,24 @@ def check_learners(names: Iterable[str], learners: Sequence[str]) -> None:
 
 
 def write_page(path: Path, text: str, ending: str) -> Path:
-    """Write a page; an existing file is replaced only if it has this ending, and tables only if the heading is theirs.
+    """Write a page; an existing file is replaced, but of tables only one whose heading is theirs.
 
     Raises:
-        RunError: the file is of another kind, belongs to a run, or cannot be written.
+        RunError: as `check_page`; or the file is another table, or cannot be written.
+    """
+    check_page(path, ending)
+    if ending == ".csv" and path.exists() and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
+        raise RunError(f"{path} exists and holds another table. Choose another file with --output.")
+    with replacing(path, unlocked_folder=True) as temporary:
+        temporary.write_bytes(text.encode())
+    return path
+
+
+def check_page(path: Path, ending: str) -> None:
+    """Check the path of a page before it is made.
+
+    Raises:
+        RunError: it has another ending, is a folder, or a page of a run.
     """
     owner = RunFolder(path.parent)
     problem = ""
@@ -502,12 +522,7 @@ def write_page(path: Path, text: str, ending: str) -> Path:
         problem = f"is a page of the run in {path.parent}"
     elif path.is_dir():
         problem = "is a folder"
-    elif path.exists() and path.suffix.casefold() != ending:
-        problem = f"exists, and is not replaced by a page with the ending {ending}"
-    elif path.exists() and ending == ".csv" and not path.read_bytes().startswith(text.split("\n", 1)[0].encode()):
-        problem = "exists and holds another table"
+    elif path.suffix.casefold() != ending:
+        problem = f"does not end in {ending}, as this page must"
     if problem:
         raise RunError(f"{path} {problem}. Choose another file with --output, such as page{ending}.")
-    with replacing(path, unlocked_folder=True) as temporary:
-        temporary.write_bytes(text.encode())
-    return path

@@ -139,6 +139,19 @@ class TestSubjectsAndVisits:
         assert "split" in read_cohort(study).images
 
 
+def test_a_table_of_ones_own_is_read_as_it_is(tmp_path: Path, grades: str) -> None:
+    make(tmp_path / "photos", "a.png", "b.png")
+    own = tmp_path / "own.csv"
+    for heading, doubts in (("image", 1), ("path", 0)):
+        own.write_text(f"{heading},subject,finding\na.png,S1,covid\nb.png,S2,normal\n")
+        plan = plan_preset(grades, table=own, images=tmp_path / "photos", folder=tmp_path / heading)
+        assert len(plan.doubts) == doubts
+        assert all("columns: {path: image}" in doubt for doubt in plan.doubts)
+    (written,) = plan.write()
+    cohort = read_cohort(read_study(written))
+    assert cohort.images["covid"].tolist() == [1, 0]
+
+
 class TestClasses:
     def test_classes_have_no_subjects_and_it_is_said_loudly(self, tmp_path: Path, grades: str) -> None:
         source = make(tmp_path / "in", "Covid/1.jpg", "Covid/2.jpg", "normal/3.jpg", "normal/4.jpg")
@@ -297,7 +310,7 @@ def test_a_study_of_volumes_is_started_with_the_columns_of_scans(tmp_path: Path)
     study = plan_preset("ipmn-mri", folder=tmp_path)
     text = study.text
     assert "one row for each scan" in study.understood[0]
-    assert "cohort.csv has one row for each scan" in text
+    assert "one row for each scan" in text
     for column in ("sequence  which sequence the scan is: T1 or T2", "mask  ", "grade  "):
         assert f"#   {column}" in text
     with pytest.raises(CasewiseError, match="no tables of scans"):

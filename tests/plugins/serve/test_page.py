@@ -132,7 +132,7 @@ def test_a_study_without_visits_is_asked_for_none(browser: Any, served: Running)
     page.goto(served.url)
     page.get_by_text("Several images are averaged.").wait_for()
     assert "new things" in page.locator("#facts").inner_text()
-    assert not [name for name in ("Name", "Day") if page.get_by_label(name, exact=True).is_visible()]
+    assert not [name for name in ("Name", "Day (optional)") if page.get_by_label(name, exact=True).is_visible()]
     assert page.get_by_role("button", name="Add a visit").is_hidden()
     assert page.evaluate(CUT) == []
     page.close()

@@ -233,12 +233,14 @@ def test_the_command_serves_until_it_is_stopped(served_run: Path, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_says_what_is_wrong(served_run: Path) -> None:
+def test_the_command_says_what_is_wrong(served_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = str(served_run / "bundle")
     with socket.create_server(("127.0.0.1", 0)) as used:
         taken = casewise("serve", bundle, "--port", str(used.getsockname()[1]))
     assert taken.returncode == 2
     assert "--port" in taken.stderr
-    refused = casewise("serve", bundle, "--learner", "x", "--port", "0")
-    assert refused.returncode == 2, refused.stderr
-    assert "Traceback" not in refused.stderr
+    monkeypatch.setattr("casewise.plugins.serve.server.service", lambda *_: pytest.fail("a model is loaded"))
+    for learner in ("linear_pixel", "networks", "all"):
+        refused = casewise("serve", bundle, "--learner", learner, "--port", "0")
+        assert refused.returncode == 2, refused.stderr
+        assert "linear_pixels" in refused.stderr

@@ -20,7 +20,7 @@ from casewise.console import Show, duration
 from casewise.errors import counted
 from casewise.modalities import base
 from casewise.modalities.alterations import ALTERATIONS, altered, png
-from casewise.modalities.masks import EMPTY, mask_on_tiles, to_photograph
+from casewise.modalities.masks import EMPTY, check_masks, mask_on_tiles, to_photograph
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import image_shape, open_source, read_image
@@ -143,10 +143,10 @@ class Photographs(base.Modality):
         return base.Noun("photograph", "photographs") if study.images.channels == "rgb" else self.noun(study)
 
     def check_files(self, study: Study, cohort: Cohort, show: Show) -> None:
-        """Decode every image once, at a reduced size.
+        """Decode every image once, at a reduced size, and the masks for training.
 
         Raises:
-            ImageError: images cannot be read; the message lists them.
+            ImageError: images or masks cannot be used; the message lists them.
         """
         paths = [Path(path) for path in cohort.images["path"]]
         with show.bar("images") as bar:
@@ -160,6 +160,9 @@ class Photographs(base.Modality):
             show.line(
                 "WARNING", f"{counted(len(empty), 'image shows', 'images show')} nothing: {', '.join(named)}{more}"
             )
+        if study.images.mask:
+            with show.bar("masks") as bar:
+                check_masks(study, cohort.images, bar)
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set

@@ -47,6 +47,8 @@ def init(
 
     casewise init onestep-pasi --images photos
 
+    casewise init ssc-skin --table biopsies.csv
+
     It asks nothing and never overwrites or changes a file. It prints what it understood and what it doubts, and writes
     the same as comments into study.yaml, whose `budget` is the time for the whole run.
     Then: casewise validate study.yaml, casewise run study.yaml.
@@ -66,12 +68,12 @@ def init(
             option = "--images" if Path(preset).is_dir() else "--table"
             command = f"casewise init {option} {shlex.quote(preset)}"
             raise CasewiseError(f"{preset} is not a preset. For your own data:\n  {command}")
-        stated = {"--table": table, "--sheet": sheet, "--target": target, "--subject": subject, "--pattern": pattern}
+        stated = {"--sheet": sheet and not table, "--target": target, "--subject": subject, "--pattern": pattern}
         if extra := next((name for name, value in stated.items() if value), None):
             raise CasewiseError(
                 f"{extra} is for your own data and does not go with the preset {preset}. Leave out one."
             )
-        study = plan_preset(preset, images=images, folder=output)
+        study = plan_preset(preset, table=table, sheet=sheet, images=images, folder=output)
     # before anything is printed, because a closed pipe (`| head`) ends the program
     written = [] if dry_run else study.write()
     _show(study)

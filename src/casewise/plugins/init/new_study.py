@@ -37,8 +37,10 @@ class NewStudy:
         """Write the files; return their paths.
 
         Raises:
-            CasewiseError: one of them exists already; then none is written.
+            CasewiseError: one of them exists already, or the folder is a file; then none is written.
         """
+        if self.folder.is_file():
+            raise CasewiseError(f"--output: {self.folder} is a file. Name a folder.")
         for name in self.files:
             if (self.folder / name).exists() or (self.folder / name).is_symlink():
                 raise CasewiseError(

@@ -6,10 +6,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from casewise.cohort.folder_layout import Layout, read_layout
-from casewise.cohort.table import iso_day, names_text
+from casewise.cohort.cohort import read_cohort
+from casewise.cohort.folder_layout import Layout, read_layout, walk
+from casewise.cohort.table import Problems, iso_day, names_text, read_text_table
 from casewise.cohort.targets import target_columns
-from casewise.errors import counted
+from casewise.errors import CohortError, counted
 from casewise.modalities.base import Start
 from casewise.modalities.registry import modality_of
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, films_state, quoted, relative_path, table_bytes
@@ -17,11 +18,15 @@ from casewise.study.loading import preset_text, read_study
 from casewise.study.schema import Study
 
 
-def plan_preset(preset: str, *, images: Path | None = None, folder: Path) -> NewStudy:
+def plan_preset(
+    preset: str, *, table: Path | None = None, sheet: str = "", images: Path | None = None, folder: Path
+) -> NewStudy:
     """Plan `study.yaml` and, from the folders of `images`, `cohort.csv` of a study; nothing is written.
 
+    A `table` is read as it is, with paths from `images`; what the preset lacks in it is a doubt.
+
     Raises:
-        CasewiseError: the layout of the folders is not supported.
+        CasewiseError: the layout of the folders is not supported, or the table cannot be read.
         StudyError: there is no such preset.
     """
     study, new, layout = _study_of(preset), NewStudy(folder), None
@@ -30,14 +35,26 @@ def plan_preset(preset: str, *, images: Path | None = None, folder: Path) -> New
     new.understood = [
         f"Write {TABLE} in the same folder: one row for each {start.row}, with the columns that {STUDY} lists."
     ]
-    if images is not None:
+    if table is not None:
+        read_text_table(table, Problems(), sheet=sheet)
+        next(walk(images or table.parent))
+        new.understood = [f"{table} is read as it is: one row for each {start.row}, with the columns of {STUDY}."]
+        try:
+            read_cohort(study.model_copy(update={"cohort": table, "sheet": sheet, "root": images}))
+        except CohortError as error:
+            new.doubts = [f"`casewise validate` will refuse this table until it is corrected: {error}"]
+    elif images is not None:
         classes = [target.equals for target in study.targets.values() if target.equals is not None]
         layout = read_layout(images, regions=study.regions, classes=classes)
         files = [images / image.path for image in layout.images]
         start = modality.start(files, study)
         new.files[TABLE] = table_bytes(*_table(layout, start.study, files))
         new.understood = [*_understood(layout, start.study), *start.notes]
-    new.files[STUDY] = _study_text(preset, start, folder=folder, source=images, layout=layout).encode("utf-8")
+    home, stated = (table.parent, relative_path(table, folder)) if table else (folder, TABLE)
+    lines = [f"cohort: {quoted(stated)}", *([f"sheet: {quoted(sheet)}"] if sheet else [])]
+    if images is not None and images.resolve() != home.resolve():
+        lines.append(f"root: {quoted(relative_path(images, folder))}  # paths in the table start here")
+    new.files[STUDY] = _study_text(preset, start, lines, folder=folder, layout=layout).encode("utf-8")
     return new
 
 
@@ -81,18 +98,19 @@ def _table(layout: Layout, study: Study, files: list[Path]) -> tuple[list[str], 
     return list(columns), list(map(list, zip(*columns.values(), strict=True)))
 
 
-def _study_text(preset: str, start: Start, *, folder: Path, source: Path | None, layout: Layout | None) -> str:
-    """The study file: the active settings, the columns of the table, and the settings of the preset as comments."""
+def _study_text(preset: str, start: Start, cohort: list[str], *, folder: Path, layout: Layout | None) -> str:
+    """The study file: the active settings, the columns of the table, and the settings of the preset as comments.
+
+    `cohort` are the lines on the table.
+    """
     study = start.study
     lines = [
         f"# A study with the preset {preset}. All settings of the preset apply; to change a setting, remove the '# '",
         "# of its line below and write another value.",
         f"extends: {preset}",
         f"name: {quoted(folder.resolve().name or preset)}",
-        f"cohort: {TABLE}",
+        *cohort,
     ]
-    if source is not None and source.resolve() != folder.resolve():
-        lines.append(f"root: {quoted(relative_path(source, folder))}  # paths in the table start here")
     if layout is not None and layout.by_class:
         lines += [
             "# Subjects are NOT known: each image counts as a separate subject, one person may be on both sides of a",
@@ -103,7 +121,7 @@ def _study_text(preset: str, start: Start, *, folder: Path, source: Path | None,
         lines.append("split: {column: split}  # train and test are the folders")
     lines += start.lines
     active = {line.partition(":")[0] for line in lines if not line.startswith(("#", "extends"))}
-    lines += ["", f"# {TABLE} has one row for each {start.row}. Its columns:", *_column_lines(study), ""]
+    lines += ["", f"# The table has one row for each {start.row}. Its columns:", *_column_lines(study), ""]
     lines.append(f"# The protocol of {preset}, setting by setting (lines with ## are comments of the preset):")
     for line in preset_text(preset).splitlines():
         both = "  # (merge with the line above)" if line.partition(":")[0] in active else ""

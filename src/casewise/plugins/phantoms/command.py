@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -14,8 +15,12 @@ def phantom(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Where to write the images and the table.")],
     kind: Annotated[
-        str, typer.Option(help="psoriasis, chest (radiographs), slides (skin), regions (of slides) or pancreas (MRI).")
-    ] = "psoriasis",
+        str | None,
+        typer.Option(
+            help="psoriasis, chest (radiographs), slides (skin), regions (of slides) or pancreas (MRI) [default: "
+            "psoriasis]."
+        ),
+    ] = None,
     subjects: Annotated[
         int | None, typer.Option(min=2, help="Number of subjects [default: 30 to 60, by kind].")
     ] = None,
@@ -45,11 +50,16 @@ def phantom(
         "regions": (make_regions, RegionSettings),
         "pancreas": (make_pancreas, PancreasSettings),
     }
+    close = difflib.get_close_matches(folder.name.casefold(), kinds, n=1, cutoff=0.8)
+    if close and kind is None and folder.name != "psoriasis":
+        raise CasewiseError(f"The kind of phantom is an option: write `casewise phantom FOLDER --kind {close[0]}`.")
+    kind = kind or "psoriasis"
     if kind not in kinds:
         raise CasewiseError(f"--kind is one of {', '.join(kinds)}; found {kind!r}.{nearest(kind, kinds)}")
     make, settings = kinds[kind]
     options = {name: value for name, value in context.params.items() if value is not None}
-    del options["folder"], options["kind"]
+    del options["folder"]
+    options.pop("kind", None)
     allowed = {field.name for field in fields(settings)} | ({"twins"} if kind == "chest" else set())
     for name in options:
         if name not in allowed:

@@ -29,7 +29,7 @@ from casewise.console import Show, Silent
 from casewise.errors import CasewiseError
 from casewise.plugins.serve.guard import Guard
 from casewise.plugins.serve.pool import RETRY_AFTER, WorkerPlan, WorkerPool, work
-from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings
+from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings, check_learner
 from casewise.plugins.serve.submission import read_submission
 from casewise.run_folder.folder import check_model_path
 
@@ -202,7 +202,7 @@ def run_service(settings: ServiceSettings, show: Show) -> None:
         CasewiseError: the options do not agree, the model cannot be loaded, or the port is in use.
     """
     settings.check()
-    check_model_path(settings.bundle, settings.trust, [settings.learner])
+    check_learner(settings.learner, check_model_path(settings.bundle, settings.trust).get("learners", ()))
     # a stop from outside must end the workers and remove their files, as Ctrl-C does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _bound(settings) as listening, ExitStack() as stack, suppress(KeyboardInterrupt):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.folder_layout import ENDINGS
-from casewise.errors import CasewiseError, ImageError, RunError, counted
+from casewise.errors import CasewiseError, ImageError, RunError
 from casewise.evaluation.agreement import band_of
 from casewise.inference.ensemble import Ensemble
 from casewise.inference.input_checks import reasons_of
@@ -23,7 +23,7 @@ from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
-from casewise.plugins.serve.settings import Json, ServiceError
+from casewise.plugins.serve.settings import Json, ServiceError, check_learner
 from casewise.plugins.serve.submission import (
     SUBJECT,
     Submission,
@@ -166,10 +166,8 @@ class ModelSession:
 
     def __init__(self, path: Path, learner: str, *, max_pixels: int, trust: Path | None = None) -> None:
         self.model: TrainedModel = load_bundle(path, trust=trust)
+        check_learner(learner, self.model.learners)
         self.ensemble = Ensemble(self.model.members, self.model.combination, learner)
-        if len(self.ensemble.learners) > 1:
-            names, count = ", ".join(self.ensemble.learners), counted(len(self.ensemble.learners), "learner")
-            raise RunError(f"--learner: {learner} means {count}; a service shows one. Choose one of: {names}.")
         self.max_pixels, self.explainer = max_pixels, explainer()
         self.learner = self.ensemble.learners[0]
         self._check_columns()

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from casewise.errors import CasewiseError, printable, shortened
+from casewise.errors import CasewiseError, RunError, none_of, printable, shortened
+from casewise.run_folder.folder import HEADLINE
 
 MEBI = 2**20
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -77,6 +78,17 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_learner(name: str, learners: Sequence[str]) -> None:
+    """Check that a name means one learner of a model; without learners, which are not known yet, nothing is checked.
+
+    Raises:
+        RunError: it means several, or there is no such learner.
+    """
+    options = [*learners, HEADLINE]
+    if learners and name not in options:
+        raise RunError(f"--learner: a service shows one learner, and {none_of(name, options)}")
 
 
 LONGEST_NAME = 120

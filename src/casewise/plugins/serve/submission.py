@@ -264,7 +264,7 @@ def _stored(form: FormData, folder: Path, description: Mapping[str, Any]) -> Sub
         else:
             raise _unknown(named, description, is_file=False)
     if not files:
-        raise ServiceError(422, "no_image", "The request has no image. Send at least one file.")
+        raise ServiceError(422, "no_image", "No image was sent. Choose at least one file.")
     numbers = sorted({file.visit for file in files} | set(names) | set(days) | {key[0] for key in given})
     if len(numbers) > MOST_VISITS:
         raise ServiceError(413, "too_many_visits", f"The request has {len(numbers)} visits; at most {MOST_VISITS}.")

@@ -78,14 +78,14 @@ function describeModel() {
   get("notice").textContent = model.notice;
   const kept = "Images are removed as soon as the answer is there; nothing is kept.";
   const all = model.slots.length ? ` ${model.visits ? "For each visit" : "Needed"}: ${listed(model.slots)}.` : "";
-  get("hint").textContent = [`Choose or drop ${images}.${all}`, model.several, kept].filter(Boolean).join(" ");
+  get("hint").textContent = [`Choose or drop ${images} of one ${model.visits ? "subject" : "case"}.${all}`, model.several, kept].filter(Boolean).join(" ");
   get("add-visit").hidden = !model.visits;
   get("footer").textContent = `${model.notice} ${kept}`;
-  const coverage = model.coverage ? `${Math.round(100 * model.coverage)} % of cases of new ${model.unit}s` : "not calibrated";
+  const coverage = model.coverage ? `hold the true value in ${Math.round(100 * model.coverage)} % of cases of new ${model.unit}s` : "not calibrated";
   const facts = [
     ["Model", model.name], ["Predicted by", `${model.learner_title} (${model.networks} trained ${model.networks === 1 ? "model" : "models"})`],
     ["Targets", listed(model.targets.map((t) => t.title))], ["Intervals and sets", coverage],
-    ["Limits", `${model.limits.max_files} files, ${Math.round(model.limits.max_bytes / 2 ** 20)} MiB`],
+    ["Limits", `${model.limits.max_files} files and ${Math.round(model.limits.max_bytes / 2 ** 20)} MiB at a time`],
   ];
   listFacts("facts", facts);
   get("card").textContent = model.card;
@@ -135,9 +135,9 @@ function visitHead(visit) {
   visit.name = name.querySelector("input");
   visit.name.maxLength = 80;
   visit.name.placeholder = "such as week 4";
-  const day = labelled(`day-${visit.id}`, "Day", "text"); // a number field would turn 3,5 into 35
+  const day = labelled(`day-${visit.id}`, "Day (optional)", "text"); // a number field would turn 3,5 into 35
   visit.day = day.querySelector("input");
-  Object.assign(visit.day, { className: "day", inputMode: "decimal", maxLength: 20, placeholder: "optional" });
+  Object.assign(visit.day, { className: "day", inputMode: "decimal", maxLength: 20, placeholder: "such as 28" });
   const remove = element("button", "", "small remove-visit");
   remove.type = "button";
   remove.addEventListener("click", () => {

@@ -41,10 +41,10 @@ function interval(result, decimals) {
   return result.prediction_low === null ? "" : `${shown(result.prediction_low, decimals)} to ${shown(result.prediction_high, decimals)}`;
 }
 
-// The band of the value, or all those that its interval touches.
+// The band of the value, and those that its interval touches if there are several.
 function bandText(result) {
   const bands = result.bands || [];
-  return bands.length > 1 ? `${bands[0]} to ${bands.at(-1)}` : result.band || "";
+  return (result.band || "") + (bands.length > 1 ? ` (interval: ${bands[0]} to ${bands.at(-1)})` : "");
 }
 
 function number(result, target, model) {
@@ -53,7 +53,7 @@ function number(result, target, model) {
   const beside = [range && `${percent(model)} interval ${range}`, bandText(result)].filter(Boolean).join(" · ");
   const nodes = [headlineOf(result, result.title, shown(result.prediction, decimals), beside)];
   if (result.prediction !== null) nodes.push(...scale(result, target, decimals, range, model));
-  const notes = [result.interval_note, result.spread === null ? "" : `standard deviation over the networks ${shown(result.spread, decimals)}`].filter(Boolean);
+  const notes = [result.interval_note, result.spread === null ? "" : `standard deviation over the networks: ${shown(result.spread, decimals)}`].filter(Boolean);
   if (notes.length) nodes.push(element("p", `${notes.join("; ")}.`, "note"));
   return nodes;
 }
@@ -132,7 +132,7 @@ function classes(result, model) {
     item.append(element("span", name + (name === result.prediction ? " (predicted)" : "")), element("span", value === null ? "–" : `${(100 * value).toFixed(0)} %`), bar);
     list.append(item);
   }
-  const set = result.prediction_set && result.prediction_set.length ? `${percent(model)} set: ${result.prediction_set.join(", ")}` : "";
+  const set = result.prediction_set && result.prediction_set.length ? `${percent(model)} prediction set: ${result.prediction_set.join(", ")}` : "";
   const notes = [set, result.interval_note].filter(Boolean).join("; ");
   return notes ? [list, element("p", `${notes}.`, "note")] : [list];
 }

@@ -32,7 +32,7 @@ export function drawTrajectory(node, course, model) {
   box.append(table("Below a value: its interval", head, rows));
   if (model.response) {
     const clear = thresholds.includes(100) ? ` 100 % means a predicted score of at most ${course.clear_at.toFixed(2)}.` : "";
-    box.append(element("p", `Change from ${course.baseline || "the baseline"} in percent; a response is a fall by at least so much.${clear}`, "note"));
+    box.append(element("p", `Change from ${course.baseline || "the baseline"} in percent. “yes”: the score fell by at least the percentage above.${clear}`, "note"));
   }
 }
 
