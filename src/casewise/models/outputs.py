@@ -207,11 +207,6 @@ NETWORK_KINDS: dict[str, NetworkKind] = {
 }
 
 
-def register_network_kind(name: str, kind: NetworkKind) -> None:
-    """Add the network's side of a kind of target."""
-    NETWORK_KINDS[name] = kind
-
-
 def outputs_of(study: Study) -> tuple[Output, ...]:
     """The targets of the networks of a study, in order."""
     return tuple(
