@@ -41,6 +41,9 @@ SETTINGS = (
     "test_time_augmentation",
 )
 
+# Fields of a bundle that the file of facts holds as they are.
+AS_WRITTEN = ("model", "network", "outputs", "settings", "fitted", "batch_size")
+
 
 @dataclass(frozen=True)
 class ComputeFacts:
@@ -124,7 +127,7 @@ class Bundle:
                 origin={name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
                 | {name: facts[name] for name in origin if name in facts},
                 distance=facts["distance"],
-                **{name: facts[name] for name in ("model", "network", "outputs", "settings", "fitted", "batch_size")},
+                **{name: facts[name] for name in AS_WRITTEN},
             )
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
@@ -252,15 +255,10 @@ def as_json(bundle: Bundle) -> Mapping[str, Any]:
     """The content of the file of facts."""
     return {
         "format": FORMAT,
-        "model": bundle.model,
         "fold": bundle.fold + 1,
         "backbone": bundle.network["name"],
-        "network": bundle.network,
-        "outputs": bundle.outputs,
-        "settings": bundle.settings,
-        "fitted": bundle.fitted,
+        **{name: getattr(bundle, name) for name in AS_WRITTEN},
         "compute": asdict(bundle.compute),
-        "batch_size": bundle.batch_size,
         "subjects": sorted(bundle.subjects),
         "stop_subjects": sorted(bundle.stop_subjects),
         "distance": bundle.distance,
