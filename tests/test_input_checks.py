@@ -130,7 +130,7 @@ def test_images_of_another_region_are_recognised() -> None:
 
 
 def test_only_distinct_regions_are_compared() -> None:
-    score = checks.fit_regions(of_regions(60, 0, alike=("hand", "leg")), 0.005, 0.8, 8)
+    score = checks.fit_regions(of_regions(60, 0, alike=("hand", "leg")))
     assert score
     assert score.distinct == (("face", "hand"), ("face", "leg"))
     new = of_regions(100, 1, alike=("hand", "leg"))

@@ -65,7 +65,7 @@ class CountOutput(NumberOutput):
 @pytest.fixture
 def counts() -> Iterator[None]:
     register_kind(Counts())
-    network_outputs.register_network_kind("counts", CountOutput())
+    NETWORK_KINDS["counts"] = CountOutput()
     yield
     targets._REGISTRY.pop("counts")
     del NETWORK_KINDS["counts"]

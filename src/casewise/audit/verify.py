@@ -101,7 +101,7 @@ def _detail_of(store: TileStore, rows: np.ndarray, inset: float) -> np.ndarray:
     for number, row in enumerate(rows):
         square = grey(store, int(row), COARSE, inset=inset)
         # without normalisation, an edge of the frame would outweigh the content
-        out[number] = _normalised(_high_pass(square, 1.5), 4.0) * window
+        out[number] = _normalised(_high_pass(square, 1.5)) * window
     for start in range(0, len(out), BATCH):  # the norm makes a copy
         block = out[start : start + BATCH]
         block /= np.linalg.norm(block, axis=(1, 2), keepdims=True) + 1e-6
@@ -227,9 +227,9 @@ def _high_pass(image: np.ndarray, radius: float) -> np.ndarray:
     return image - cv2.GaussianBlur(image, (0, 0), radius)
 
 
-def _normalised(detail: np.ndarray, radius: float) -> np.ndarray:
+def _normalised(detail: np.ndarray) -> np.ndarray:
     """Detail divided by its local strength."""
-    return detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), radius) + 1.0)
+    return detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 4.0) + 1.0)
 
 
 # The side at which images are compared; smaller ones are enlarged.

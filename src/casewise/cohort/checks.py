@@ -42,6 +42,12 @@ def closest(name: str, options: list[str]) -> str:
     return nearest(name, options) if same is None else f" Did you mean {cut(same)}?"
 
 
+def add_unknown_column(key: str, column: str, headers: list[str], problems: Problems) -> None:
+    """Add that the setting `key` names a column that the table does not have."""
+    there = names_text(headers, 12)
+    problems.add("columns", f"{key}: {cut(column)} is not a column.{closest(column, headers)} There are: {there}.")
+
+
 def number(text: str) -> float | None:
     """Read a plain decimal number; 'nan', 'inf', what is too large for a number and anything else is None.
 
@@ -93,7 +99,7 @@ def find_columns(study: Study, headers: list[str], problems: Problems) -> dict[s
             )
     column = study.split.column
     if column and column not in headers:
-        add(f"split.column: {cut(column)} is not a column.{closest(column, headers)}")
+        add_unknown_column("split.column", column, headers, problems)
     elif column in STORED and column not in columns.values():
         add(f"split.column: {cut(column)} is a reserved name. Rename the column.")
     return columns

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.checks import STORED, closest, number
+from casewise.cohort.checks import STORED, add_unknown_column, closest, number
 from casewise.cohort.table import Problems, names_text, natural, text_of
 from casewise.cohort.table_formats import NO_VALUE
 from casewise.errors import CohortError, counted, cut, nearest
@@ -162,10 +162,7 @@ def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> No
     """Check that the columns of subgroups exist, are no outputs, and contain numbers where cut points are stated."""
     for column, cuts in study.evaluation.subgroup_cuts.items():
         if column not in cells:
-            hint = closest(column, cells.columns.tolist())
-            available = names_text(cells.columns.tolist(), 12)
-            text = f"evaluation.subgroups: {cut(column)} is not a column.{hint} There are: {available}."
-            problems.add("columns", text)
+            add_unknown_column("evaluation.subgroups", column, cells.columns.tolist(), problems)
             continue
         text = recorded(cells[column])
         wrong = text[(text != "") & text.map(lambda cell: number(cell) is None)]
@@ -194,8 +191,7 @@ def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems:
     column, control = study.evaluation.arm, study.evaluation.control
     if not column or column not in cells:
         if column:
-            hint = closest(column, cells.columns.tolist())
-            problems.add("columns", f"evaluation.arm: {cut(column)} is not a column.{hint}")
+            add_unknown_column("evaluation.arm", column, cells.columns.tolist(), problems)
         return
     values = recorded(cells[column].loc[images.index])
     present = values[values != ""]
@@ -286,11 +282,7 @@ def check_covariates(
     """
     for name in study.covariates:
         if name not in cells:
-            hint = closest(name, cells.columns.tolist())
-            text = (
-                f"covariates: {cut(name)} is not a column.{hint} There are: {names_text(cells.columns.tolist(), 12)}."
-            )
-            problems.add("columns", text)
+            add_unknown_column("covariates", name, cells.columns.tolist(), problems)
             continue
         if name in standard or name in STORED:
             text = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from casewise.cohort.checks import STORED, closest, number
+from casewise.cohort.checks import STORED, add_unknown_column, closest, number
 from casewise.cohort.identity import alike
 from casewise.cohort.table import Problems, each, names_text, natural
 from casewise.errors import counted, cut
@@ -310,8 +310,7 @@ def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None
         for reader, column in columns.items():
             key = f"evaluation.readers.{name}.{reader}"
             if column not in cells:
-                text = f"{key}: {cut(column)} is not a column.{closest(column, cells.columns.tolist())}"
-                problems.add("columns", text)
+                add_unknown_column(key, column, cells.columns.tolist(), problems)
             elif column in STORED:
                 problems.add("columns", f"{key}: {cut(column)} is a reserved name. Rename the column.")
             else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.errors import LINE, RunError, cut, shortened
 from casewise.modalities.registry import modality_of
 from casewise.models.build_model import backbone_of, network_from
-from casewise.models.outputs import Output, width_of
+from casewise.models.outputs import Output, raw_columns, width_of
 from casewise.models.weights import FORMAT, read_checked
 from casewise.plugin import modality_sections
 from casewise.run_folder import JobFolder
@@ -40,6 +40,9 @@ SETTINGS = (
     "primary_outcome",
     "test_time_augmentation",
 )
+
+# Fields of a bundle that the file of facts holds as they are.
+AS_WRITTEN = ("model", "network", "outputs", "settings", "fitted", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Bundle:
                 origin={name: facts[name] for name in ("weights", "split", "synthetic", "weights_sha256")}
                 | {name: facts[name] for name in origin if name in facts},
                 distance=facts["distance"],
-                **{name: facts[name] for name in ("model", "network", "outputs", "settings", "fitted", "batch_size")},
+                **{name: facts[name] for name in AS_WRITTEN},
             )
         except (ValueError, LookupError, TypeError) as error:
             raise RunError(f"{files.facts.path} is damaged ({error!r}). Train the network again.") from error
@@ -230,41 +233,32 @@ def settings_of(study: Study, model: str) -> dict[str, Any]:
     return settings
 
 
-def output_facts(study: Study, outputs: Iterable[Output], network: Network) -> list[Mapping[str, Any]]:
+def output_facts(study: Study, outputs: Sequence[Output], network: Network) -> list[Mapping[str, Any]]:
     """One record for each target that a network predicts, with the mean and deviation of its training labels."""
-    records: list[Mapping[str, Any]] = []
-    start = 0
-    for output in outputs:
-        columns, start = slice(start, start + output.width), start + output.width
-        records.append(
-            {
-                "name": output.name,
-                "kind": output.kind,
-                "classes": study.classes_of(output.name),
-                "main": output.main,
-                "positive": study.positive_of(output.name),
-                "range": list(study.range_of(output.name)),
-                "level": study.level_of(output.name),
-                "target_mean": network.target_mean[columns].tolist(),
-                "target_std": network.target_std[columns].tolist(),
-            }
-        )
-    return records
+    return [
+        {
+            "name": output.name,
+            "kind": output.kind,
+            "classes": study.classes_of(output.name),
+            "main": output.main,
+            "positive": study.positive_of(output.name),
+            "range": list(study.range_of(output.name)),
+            "level": study.level_of(output.name),
+            "target_mean": network.target_mean[columns].tolist(),
+            "target_std": network.target_std[columns].tolist(),
+        }
+        for output, columns in zip(outputs, raw_columns(outputs), strict=True)
+    ]
 
 
 def as_json(bundle: Bundle) -> Mapping[str, Any]:
     """The content of the file of facts."""
     return {
         "format": FORMAT,
-        "model": bundle.model,
         "fold": bundle.fold + 1,
         "backbone": bundle.network["name"],
-        "network": bundle.network,
-        "outputs": bundle.outputs,
-        "settings": bundle.settings,
-        "fitted": bundle.fitted,
+        **{name: getattr(bundle, name) for name in AS_WRITTEN},
         "compute": asdict(bundle.compute),
-        "batch_size": bundle.batch_size,
         "subjects": sorted(bundle.subjects),
         "stop_subjects": sorted(bundle.stop_subjects),
         "distance": bundle.distance,

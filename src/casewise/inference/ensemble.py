@@ -118,7 +118,7 @@ class Ensemble:
             if number in on_features:
                 alike = [n for n in on_features if call.dataset(self.members[n]) is data]
                 data = call.joint_features([self._predictor(n) for n in alike], data).of(predictor.network)
-            yield predictor.rows(data, call.view(bundle.model), call.panels, stage="external")
+            yield predictor.rows_of(*predictor.predict_with_features(data), call.view(bundle.model), call.panels)
 
     def _together(self, number: int, call: _Call) -> dict[int, pd.DataFrame]:
         """The rows of a network and of those that share its first layers, by number; empty if it shares none."""
@@ -141,7 +141,7 @@ class Ensemble:
         )
         view = call.view(bundle.model)
         return {
-            member: predictor.rows_of(values.numpy(), features, view, call.panels, stage="external")
+            member: predictor.rows_of(values.numpy(), features, view, call.panels)
             for member, predictor, (values, features) in zip(numbers, predictors, predicted, strict=True)
         }
 

@@ -276,7 +276,7 @@ def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Seque
         fit_score(training, turned_difference, SHARES["upright"]),
         fit_score(training, negative_difference, SHARES["polarity"]),
         tuple(regions),
-        wrong_region=fit_regions(training, SHARES["wrong_region"], DETECTED, FEWEST_SUBJECTS),
+        wrong_region=fit_regions(training),
         sequences=tuple(sequences),
     )
 
@@ -444,17 +444,13 @@ class RegionScore:
         return [self.regions[region] if is_flagged else "" for region, is_flagged in zip(closest, flagged, strict=True)]
 
 
-def fit_regions(training: Training, share: float, detected: float, fewest: int) -> RegionScore | None:
+def fit_regions(training: Training) -> RegionScore | None:
     """The scores of regions with their limit; None if there are no two distinct regions.
 
-    Args:
-        training: images with the regions that they state.
-        share: of held-out cases that may be flagged.
-        detected: the share of held-out images of each region that must be flagged under another name.
-        fewest: subjects with an image of a region, without which the region is not compared.
+    A region with fewer than `FEWEST_SUBJECTS` is not compared.
     """
     subjects = {name: len(np.unique(training.subjects[training.regions == name])) for name in set(training.regions)}
-    regions = tuple(sorted(str(name) for name, count in subjects.items() if name and count >= fewest))
+    regions = tuple(sorted(str(name) for name, count in subjects.items() if name and count >= FEWEST_SUBJECTS))
     if len(regions) < 2:
         return None
     training = training.subset(np.isin(training.regions, regions))
@@ -468,12 +464,12 @@ def fit_regions(training: Training, share: float, detected: float, fewest: int) 
         out_of_fold[held_out] = _region_scores(training.measures.subset(held_out), *fitted)
     pairs = list(combinations(range(len(regions)), 2))
     while pairs:
-        worst = training.worst(-_differences(out_of_fold, rows, pairs).min(axis=1), share)
+        worst = training.worst(-_differences(out_of_fold, rows, pairs).min(axis=1), SHARES["wrong_region"])
         if worst is None:
             return None
         limit = min(-worst, 0.0)
         shares = [_detected(out_of_fold, rows, pair, pairs, limit) for pair in pairs]
-        if min(shares) >= detected:
+        if min(shares) >= DETECTED:
             names = tuple((regions[first], regions[second]) for first, second in pairs)
             centre, scale, weights, intercepts = (v.tolist() for v in _discriminant(training.measures, rows))
             return RegionScore(regions, centre, scale, weights, intercepts, names, limit, float(np.mean(shares)))

@@ -228,38 +228,32 @@ class Predictor:
         )
         return values.numpy(), features
 
-    def predict_cases(self, study: Study, panels: pd.DataFrame, store: StoreReference, *, stage: str) -> pd.DataFrame:
-        """Rows of the predictions table, one for each case, region or image and target; labels where `panels` has them.
+    def predict_cases(self, study: Study, panels: pd.DataFrame, store: StoreReference) -> pd.DataFrame:
+        """Rows of the predictions table at stage 'external', one for each case, region or image and target.
+
+        They have labels where `panels` has them.
 
         Args:
             study: the study that read and prepared these cases: that of `Bundle.study`, or one with the same settings.
             store: their prepared images.
-            stage: the name of the rows' stage.
         """
         bundle = self.bundle
         study = study.of_learner(bundle.model)
         dataset = modality_of(study).dataset(store, study, panels, None, bundle.fitted)
-        return self.rows(dataset, study, panels, stage=stage)
+        return self.rows_of(*self.predict_with_features(dataset), study, panels)
 
-    def rows(
-        self, dataset: PanelDataset | FeatureData, study: Study, panels: pd.DataFrame, *, stage: str
+    def rows_of(
+        self, values: NDArray[np.floating], features: Tensor, study: Study, panels: pd.DataFrame
     ) -> pd.DataFrame:
-        """The rows of `predict_cases` from the panels as this network reads them, or their features.
+        """The rows of `predict_cases` from what `predict_with_features` gave.
 
         Args:
             study: as the learner of this network sees it.
         """
-        values, features = self.predict_with_features(dataset)
-        return self.rows_of(values, features, study, panels, stage=stage)
-
-    def rows_of(
-        self, values: NDArray[np.floating], features: Tensor, study: Study, panels: pd.DataFrame, *, stage: str
-    ) -> pd.DataFrame:
-        """The rows of `predict_cases` from what `predict_with_features` gave."""
         bundle = self.bundle
         distances = self.distance.raw(features) if self.distance else None
         rows = prediction_rows(
-            panels, study, values, stage=stage, model=bundle.model, fold=bundle.fold, distances=distances
+            panels, study, values, stage="external", model=bundle.model, fold=bundle.fold, distances=distances
         )
         return self.distance.scaled(rows) if self.distance else rows
 

@@ -133,13 +133,7 @@ def recorded_plans(folder: RunFolder, networks: Sequence[str]) -> dict[str, Netw
     """The plans by which the networks of a run folder were trained, as a study states them."""
     recorded = folder.compute.read_or_none() or {}
     plans = {model: _recorded_plan(recorded.get(model), folder, model) for model in networks}
-    return {
-        model: NetworkPlan(
-            device=plan.device, precision=plan.precision, memory_format=plan.memory_format, threads=plan.threads
-        )
-        for model, plan in plans.items()
-        if plan
-    }
+    return {model: NetworkPlan.model_validate(plan, from_attributes=True) for model, plan in plans.items() if plan}
 
 
 def _recorded_plan(values: Mapping[str, Any] | None, folder: RunFolder, model: str) -> ComputePlan | None:

@@ -229,7 +229,7 @@ def predict_external(jobs: Sequence[Job], external: PreparedCohort, *, tell: Cal
         if not (mark.read_or_none() == expected and file.intact()):
             mark.remove()
             predictor = Predictor.load(job.folder.path)
-            file.write(check(predictor.predict_cases(study, panels, external.store, stage="external")))
+            file.write(check(predictor.predict_cases(study, panels, external.store)))
             mark.write(expected)
         tables.append(check(file.read()))
         tell(done)

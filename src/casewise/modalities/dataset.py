@@ -115,11 +115,6 @@ class PanelDataset(Batches):
         """Whether a training panel shows a random part of its images."""
         return False
 
-    @property
-    def copyable(self) -> bool:
-        """Whether fixed augmented copies of panels can be made."""
-        return False
-
     def with_variations(self, changes: Mapping[str, Any]) -> PanelDataset:
         """The same panels with some settings of how they vary in training replaced, where they can be."""
         return self
@@ -293,11 +288,6 @@ class PanelData(PanelDataset):
     def subsampled(self) -> bool:
         """Whether a panel has more tiles than slots, so that each epoch shows different ones."""
         return any(len(tiles) > self.settings.slots for tiles in self.tiles)
-
-    @property
-    def copyable(self) -> bool:
-        """Fixed augmented copies of panels can be made."""
-        return True
 
     def single_tiles(self, numbers: Tensor, device: torch.device) -> Tensor:
         """Unvaried tiles (N, C, H, W) in 0–1."""

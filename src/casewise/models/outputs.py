@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -207,11 +208,6 @@ NETWORK_KINDS: dict[str, NetworkKind] = {
 }
 
 
-def register_network_kind(name: str, kind: NetworkKind) -> None:
-    """Add the network's side of a kind of target."""
-    NETWORK_KINDS[name] = kind
-
-
 def outputs_of(study: Study) -> tuple[Output, ...]:
     """The targets of the networks of a study, in order."""
     return tuple(
@@ -246,12 +242,16 @@ def values_of(raw: Tensor, outputs: Sequence[Output]) -> Tensor:
 
 def value_columns(outputs: Sequence[Output]) -> list[slice]:
     """The columns of each target in `values_of`."""
-    slices, start = [], 0
-    for output in outputs:
-        stop = start + len(output.target_kind.columns(output.classes))
-        slices.append(slice(start, stop))
-        start = stop
-    return slices
+    return _slices([len(output.target_kind.columns(output.classes)) for output in outputs])
+
+
+def raw_columns(outputs: Sequence[Output]) -> list[slice]:
+    """The columns of each target in the raw outputs of a network."""
+    return _slices([output.width for output in outputs])
+
+
+def _slices(widths: Sequence[int]) -> list[slice]:
+    return [slice(end - width, end) for width, end in zip(widths, accumulate(widths), strict=True)]
 
 
 def hits(raw: Tensor, truth: Tensor, outputs: Sequence[Output]) -> Tensor | None:

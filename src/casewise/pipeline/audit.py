@@ -157,10 +157,8 @@ def _inputs_hash(study: Study, cohort: Cohort, store: ImageStore, splits: Splits
 
 def _earlier(folder: RunFolder) -> Audit | None:
     """The stored audit; None if there is none, or if it cannot be read (for example from another version)."""
-    if not folder.audit.intact():
-        return None
     try:
-        return read_audit(folder.audit)
+        return read_audit(folder.audit) if folder.audit.intact() else None
     except RunError:
         return None
 

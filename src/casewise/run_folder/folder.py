@@ -274,15 +274,8 @@ class RunFolder:
         """
         parts = [self.study, self.cohort, self.splits, self.audit, self.fingerprint, self.recipe_plan, self.left_out]
         parts += [self.external_cohort, self.cohort_difference, self.counterfactuals, self.tile_predictions]
-        parts += [
-            self.stackers,
-            self.covariates,
-            self.nested,
-            self.decisions,
-            self.conformal,
-            self.input_checks,
-            self.predictions,
-        ]
+        parts += [self.stackers, self.covariates, self.nested, self.decisions, self.conformal, self.input_checks]
+        parts.append(self.predictions)
         for name in learners:
             parts += [job.facts for job in (*self.finished_jobs(name), self.final_job(name)) if job.record.exists()]
         return {

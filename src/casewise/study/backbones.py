@@ -37,18 +37,24 @@ def check_backbones(names: list[str], source: str = "backbones") -> list[str]:
     Raises:
         StudyError: names the unknown backbone and the nearest existing one.
     """
-    for stated in names:
-        name = stated.partition("@")[0]
-        if name in TORCHVISION or name in UNTRAINED:
-            continue
-        if _is_hub(str(name), source):
-            continue
-        of_timm = timm_names()
-        if str(name).removeprefix("timm:").partition(".")[0] not in of_timm:
-            hint = nearest(name, [*TORCHVISION, *UNTRAINED]) or nearest(name, of_timm)
-            raise StudyError(f"{source}: there is no backbone {cut(name)}.{hint} See `casewise backbones`.")
-        _check_tag(str(name), source)
+    for name in names:
+        _check_network(name.partition("@")[0], source, "backbone", [*TORCHVISION, *UNTRAINED])
     return names
+
+
+def _check_network(name: str, source: str, noun: str, own: list[str]) -> None:
+    """Check that a name is among `own`, or is one of timm's with the weights that it states, or one of its hub."""
+    if name in own or _is_hub(name, source):
+        return
+    architecture, _, tag = name.removeprefix("timm:").partition(".")
+    if architecture not in timm_names():
+        timm = [f"timm:{other}" if name.startswith("timm:") else other for other in timm_names()]
+        hint = nearest(name.partition(".")[0], own) or nearest(name.partition(".")[0], timm)
+        raise StudyError(f"{source}: there is no {noun} {cut(name)}.{hint} See `casewise backbones`.")
+    if tag and tag not in (tags := timm_tags(architecture)):
+        full = [f"{name.partition('.')[0]}.{other}" for other in tags]
+        hint = nearest(name, full) or (f" There are {', '.join(tags[:5])}." if tags else "")
+        raise StudyError(f"{source}: {architecture} has no weights {cut(tag)}.{hint}")
 
 
 def _is_hub(name: str, source: str) -> bool:
@@ -61,15 +67,6 @@ def _is_hub(name: str, source: str) -> bool:
     return True
 
 
-def _check_tag(name: str, source: str) -> None:
-    """The weights that the name of one of timm's networks states after a dot must be published."""
-    architecture, _, tag = name.removeprefix("timm:").partition(".")
-    if tag and tag not in (tags := timm_tags(architecture)):
-        full = [f"{name.partition('.')[0]}.{other}" for other in tags]
-        hint = nearest(name, full) or (f" There are {', '.join(tags[:5])}." if tags else "")
-        raise StudyError(f"{source}: {architecture} has no weights {cut(tag)}.{hint}")
-
-
 def check_encoders(names: list[str], source: str = "encoders") -> list[str]:
     """Return `names` if each is a network of torchvision or timm, or written as one of timm's hub.
 
@@ -79,19 +76,11 @@ def check_encoders(names: list[str], source: str = "encoders") -> list[str]:
         StudyError: names the unknown encoder and the nearest existing one.
     """
     for name in names:
-        if name in TORCHVISION:
-            continue
         if name in UNTRAINED:
             raise StudyError(
                 f"{source}: encoders: {name} has no published weights, and the weights of an encoder are not trained."
             )
-        if _is_hub(name, f"{source}: encoders"):
-            continue
-        if name.removeprefix("timm:").partition(".")[0] not in timm_names():
-            timm = [f"timm:{other}" if name.startswith("timm:") else other for other in timm_names()]
-            hint = nearest(name.partition(".")[0], [*TORCHVISION, *timm])
-            raise StudyError(f"{source}: encoders: there is no network {cut(name)}.{hint} See `casewise backbones`.")
-        _check_tag(name, f"{source}: encoders")
+        _check_network(name, f"{source}: encoders", "network", TORCHVISION)
     return names
 
 

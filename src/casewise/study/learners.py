@@ -49,8 +49,6 @@ class Learner:
             with them only if the study states so.
         by_steps: whether it is trained by gradient steps, which need a recipe and a measured compute plan.
         noun: what the table of learners calls its kind.
-        is_curved: whether its output is not linear in the features that it reads, so that contributions hold for one
-            image only.
     """
 
     name: str
@@ -58,7 +56,6 @@ class Learner:
     is_baseline: ClassVar[bool] = False
     by_steps: ClassVar[bool] = True
     noun: ClassVar[str] = "network"
-    is_curved: ClassVar[bool] = False
 
     @property
     def display_name(self) -> str:
@@ -171,7 +168,6 @@ class KernelLearner(LinearLearner):
     on_features: bool = True
     kind: ClassVar[str] = "radial"
     noun: ClassVar[str] = "kernel model"
-    is_curved: ClassVar[bool] = True
 
     def belongs_to(self, study: Study) -> bool:
         return super().belongs_to(study) and (study.recipe.auto or not study.networks)

@@ -37,7 +37,22 @@ def _groups_of_names(value: Any) -> Any:
 SubjectNames = Annotated[Literal["refuse_similar", "as_written"] | list[list[str]], BeforeValidator(_groups_of_names)]
 
 
-class External(StudyModel):
+class OtherTable(StudyModel):
+    """The table of another cohort."""
+
+    cohort: Path
+    """The other cohort's table."""
+    sheet: str = ""
+    """As in the study, but for this table only."""
+    columns: dict[str, str] = {}
+    """As in the study, but for this table only."""
+    where: RowFilter = {}
+    """As in the study, but for this table only."""
+    where_not: RowFilter = {}
+    """As in the study, but for this table only."""
+
+
+class External(OtherTable):
     """Another cohort on which the trained networks are tested; nothing is fitted to it.
 
     No subject may have the name of a subject of the study, unless `subjects: distinct` states that they are different
@@ -48,15 +63,7 @@ class External(StudyModel):
     """The other cohort's table, with the study's targets."""
     name: str = ""
     """Name of the cohort in the report, and prefix of its subjects' names. Default: the name of the table's folder."""
-    sheet: str = ""
-    """As in the study, but for this table only."""
     root: Path | None = None
-    """As in the study, but for this table only."""
-    columns: dict[str, str] = {}
-    """As in the study, but for this table only."""
-    where: RowFilter = {}
-    """As in the study, but for this table only."""
-    where_not: RowFilter = {}
     """As in the study, but for this table only."""
     subjects: Apart = "named_apart"
     """`named_apart`: no subject may have the name of a subject of the study. `distinct`: equal names in the two tables
@@ -70,22 +77,12 @@ class External(StudyModel):
     column of `split.leave_out`, if this table has it."""
 
 
-class Pretraining(StudyModel):
+class Pretraining(OtherTable):
     """Training on another cohort first. The held-out subjects of each fold are always left out of it."""
 
-    cohort: Path
-    """The other cohort's table."""
-    sheet: str = ""
-    """As in the study, but for this table only."""
     subjects: Literal["shared", "distinct"]
     """`shared`: equal names are the same people, and held-out subjects are left out of a fold's pretraining.
     `distinct`: no person is in both tables, and a name that occurs in both is an error."""
-    columns: dict[str, str] = {}
-    """As in the study, but for this table only."""
-    where: RowFilter = {}
-    """As in the study, but for this table only."""
-    where_not: RowFilter = {}
-    """As in the study, but for this table only."""
     targets: dict[str, Target]
     """The targets of pretraining. Only the body of the pretrained network is used afterwards."""
     epochs: int = Field(5, ge=1)

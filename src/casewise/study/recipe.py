@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -136,8 +136,12 @@ class GradualUnfreezing(StudyModel):
         return self
 
 
-def _checked(section: type[StudyModel], values: Values, start: str = "") -> Values:
-    """Some keys of a section with their parsed values; an error begins with `start`."""
+def _checked(section: type[StudyModel], values: Values, allowed: Sequence[str], defect: str, start: str = "") -> Values:
+    """Some of the `allowed` keys of a section with their parsed values; an error begins with `start`."""
+    for name in values:
+        if name not in allowed:
+            options = f"there are {', '.join(allowed)}.{nearest(name, allowed)}"
+            raise ValueError(f"{start}{cut(name)} {defect}; {options}")
     try:
         parsed = section.model_validate(values)
     except ValidationError as error:
@@ -179,13 +183,7 @@ class Phase(StudyModel):
     @field_validator("variations")
     @classmethod
     def _check_variations(cls, value: Values) -> Values:
-        for name in value:
-            if name not in AUGMENTATION_KEYS:
-                hint = nearest(name, AUGMENTATION_KEYS)
-                raise ValueError(
-                    f"{cut(name)} is not an augmentation key of panels; there are {', '.join(AUGMENTATION_KEYS)}.{hint}"
-                )
-        return _checked(Panels, value)
+        return _checked(Panels, value, AUGMENTATION_KEYS, "is not an augmentation key of panels")
 
 
 # Settings of every planned recipe that states no others; the rest depends on the images
@@ -320,15 +318,10 @@ class Recipe(StudyModel):
     def _check_networks(cls, value: dict[str, Values]) -> dict[str, Values]:
         checked = {}
         for network, settings in value.items():
-            for name in settings:
-                if name not in OF_NETWORKS:
-                    raise ValueError(
-                        f"{cut(network)}: {cut(name)} cannot differ between networks; there are "
-                        f"{', '.join(OF_NETWORKS)}.{nearest(name, OF_NETWORKS)}"
-                    )
+            start = f"{cut(network)}: "
             if settings.get("lr") == "find":
-                raise ValueError(f"{cut(network)}: lr: find is for all networks; write a number")
-            checked[network] = _checked(cls, settings, f"{cut(network)}: ")
+                raise ValueError(f"{start}lr: find is for all networks; write a number")
+            checked[network] = _checked(cls, settings, OF_NETWORKS, "cannot differ between networks", start)
         return checked
 
     @model_validator(mode="after")

@@ -67,8 +67,6 @@ class Score:
             raise StudyError(
                 f"Score {cut(self.name)}: a name is made of letters, digits and _ and begins with a letter."
             )
-        if self.level not in ("region", "case"):
-            raise StudyError(f"Score {cut(self.name)}: level must be 'region' or 'case', not {cut(self.level)}.")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise StudyError(f"Score {cut(self.name)}: its range {self.low:g} to {self.high:g} is not a range.")
         _parse(self.name, self.formula)

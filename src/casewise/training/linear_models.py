@@ -20,7 +20,7 @@ from torch import Tensor
 from casewise.modalities.dataset import FeatureData, PanelDataset
 from casewise.models.backbones import Network
 from casewise.models.linear import FREQUENCIES, FeatureSpec, RadialBlock, RadialHead, bank_of, keep_only
-from casewise.models.outputs import Output
+from casewise.models.outputs import Output, raw_columns
 from casewise.targets import by_form
 from casewise.training.frozen_features import features
 
@@ -304,14 +304,12 @@ def labelled(
     network: Network, truth: Tensor, outputs: Sequence[Output]
 ) -> Iterator[tuple[Output, int, NDArray[np.bool_], NDArray[np.float64]]]:
     """Each target with its first raw output, the rows with a label (P,), and their labels, numbers standardised."""
-    start = 0
-    for number, output in enumerate(outputs):
-        labels = truth[:, number].double().numpy()
+    for number, (output, columns) in enumerate(zip(outputs, raw_columns(outputs), strict=True)):
+        start, labels = columns.start, truth[:, number].double().numpy()
         scored = ~np.isnan(labels)
         if output.network_kind.standardised:
             labels = (labels - float(network.target_mean[start])) / float(network.target_std[start])
         yield output, start, scored, labels[scored]
-        start += output.width
 
 
 def _ridge(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> list[Line | None]:

@@ -19,7 +19,7 @@ from casewise.cohort.table import names_text
 from casewise.errors import SplitError, TrainingError
 from casewise.modalities.dataset import Batches, epoch_batches, standard, steps_of
 from casewise.models.backbones import Network, keep_statistics, set_momentum
-from casewise.models.outputs import Output, hits
+from casewise.models.outputs import Output, hits, raw_columns
 from casewise.models.shared_parts import forward, mean_over_views
 from casewise.run_folder import TrainingFolder
 from casewise.study.model import mixed_seed
@@ -337,16 +337,14 @@ def standardise(network: Network, truth: Tensor, outputs: Sequence[Output]) -> N
         SplitError: no training subject has a recorded value of a target.
     """
     centre, scale = standard(truth.numpy())
-    start = 0
-    for column, output in enumerate(outputs):
+    for column, (output, columns) in enumerate(zip(outputs, raw_columns(outputs), strict=True)):
         if truth[:, column].isnan().all():
             raise SplitError(
                 f"No training subject has {output.name!r} recorded. Hold out fewer subjects (`split`), or leave it out."
             )
         if output.network_kind.standardised:
-            network.target_mean[start] = float(centre[column])
-            network.target_std[start] = float(scale[column])
-        start += output.width
+            network.target_mean[columns.start] = float(centre[column])
+            network.target_std[columns.start] = float(scale[column])
 
 
 def split_batch(network: nn.Module, panels: Tensor, parts: int, compute: Callable[..., Any] | None = None) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from casewise.models.layers import middle
-from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, split_raw
+from casewise.models.outputs import NetworkKind, Output, Scored, class_counts, raw_columns, split_raw
 from casewise.study.schema import Recipe
 
 # Beside a black border, a moved pixel is known in part.
@@ -45,10 +45,8 @@ def loss_of(
         plain: without label smoothing and class weights, as for early stopping.
     """
     by_kind: dict[NetworkKind, list[Scored]] = {}
-    start = 0
-    for column, (target_raw, output) in enumerate(zip(split_raw(raw, outputs), outputs, strict=True)):
-        columns = slice(start, start + output.width)
-        start += output.width
+    by_target = zip(outputs, split_raw(raw, outputs), raw_columns(outputs), strict=True)
+    for column, (output, target_raw, columns) in enumerate(by_target):
         weight = weights[column] if weights is not None and not plain else None
         scored = Scored(output, target_raw, truth[:, column], scaling.mean[columns], scaling.std[columns], weight)
         by_kind.setdefault(output.network_kind, []).append(scored)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -135,9 +135,8 @@ def _in_phases(
 
     def trained(number: int, phase: Phase, folder: Path) -> Record:
         nonlocal fixed_panels
-        if copies and fixed_panels is None and train.copyable:
-            panels = cast(PanelData, train)
-            fixed_panels = fixed(panels, copies, seed=context.seed, path=context.files.copies, buffer=buffer)
+        if copies and fixed_panels is None and isinstance(train, PanelData):
+            fixed_panels = fixed(train, copies, seed=context.seed, path=context.files.copies, buffer=buffer)
         shown = fixed_panels or train.with_variations(phase.variations)
         seed = mixed_seed(context.seed, "phase", number) if number else context.seed
         of_phase = replace(context.after(len(history)), seed=seed, folder=folder, memory=buffer.left)

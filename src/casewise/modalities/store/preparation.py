@@ -49,8 +49,7 @@ class Preparation:
         Raises:
             StudyError: `fit`, or `padding` with `fit: pad`, is still to be planned.
         """
-        padding = images.padding if images.fit == "pad" else "black"
-        return cls(images.size, images.fit, padding, images.channels)  # type: ignore[arg-type]
+        return cls(images.size, images.fit, images.padding, images.channels)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> tuple[int, int, int]:
