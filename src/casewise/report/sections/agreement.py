@@ -73,7 +73,7 @@ TARGETS = "{learner}, {side}. The first row of a target is for all its regions t
 def agreement(context: ReportContext) -> Section | None:
     """The scatter and the Bland–Altman plot of the primary outcome, with bias and limits; None if it has classes."""
     rows, figures = context.headline_rows, context.figures(context.stage, context.learner)
-    if context.classes or rows.empty or (limits := limits_from(figures, rows)) is None:
+    if context.classes or rows.empty or (limits := limits_from(figures)) is None:
         return None
     label, write = display_name(context.study, context.outcome), metric_format(context.study, context.outcome)
     slope = shown_slope(figures.get("proportional_bias"))
@@ -98,18 +98,14 @@ def shown_slope(figure: Estimate | None) -> float | None:
     return None if round(figure.low, 2) <= 0 <= round(figure.high, 2) else figure.value
 
 
-def limits_from(estimates: Figures, rows: pd.DataFrame) -> draw.Limits | None:
-    """Limits of agreement: those among the metrics of one learner, else computed from its rows."""
+def limits_from(estimates: Figures) -> draw.Limits | None:
+    """Limits of agreement among the metrics of one learner; None for fewer than three cases."""
     figures = [figure for name in ("bias", "loa_low", "loa_high") if (figure := defined(estimates.get(name)))]
-    if len(figures) == 3:
-        edges = [(f.low, f.high) if f.low is not None and f.high is not None else None for f in figures]
-        bias, low, high = (float(f.value or 0.0) for f in figures)
-        return draw.Limits(bias, low, high, *edges)
-    difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
-    if len(difference) < 3:
+    if len(figures) < 3:
         return None
-    bias, half = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
-    return draw.Limits(bias, bias - half, bias + half)
+    edges = [(f.low, f.high) if f.low is not None and f.high is not None else None for f in figures]
+    bias, low, high = (float(f.value or 0.0) for f in figures)
+    return draw.Limits(bias, low, high, *edges)
 
 
 # ------------------------------------------------------------------------------------------------------ over time
