@@ -24,6 +24,7 @@ from casewise.evaluation.evaluate import WHOLE, FollowUp, Outcomes, one_row_a_ca
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
 from casewise.evaluation.headline import against_baselines, internal_headline
+from casewise.evaluation.judges import Judged
 from casewise.evaluation.results import Results, as_stored, from_json, write_results
 from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
 from casewise.evaluation.trial import trial
@@ -184,7 +185,7 @@ def _plan(study: Study) -> Plan:
     return Plan(settings.bootstrap_resamples, settings.confidence, study.seed, study.unit)
 
 
-def _judged(study: Study, target: str) -> dict[str, Any]:
+def _judged(study: Study, target: str) -> Judged:
     """What every evaluation of single rows of a target needs."""
     return {"classes": study.classes_of(target), "positive": study.positive_of(target), "plan": _plan(study)}
 

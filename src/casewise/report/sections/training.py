@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from casewise.cohort.table import natural
+from casewise.console import duration
 from casewise.errors import gigabytes
 from casewise.evaluation.results import OverSeeds
 from casewise.predictions.table import INTERNAL
@@ -32,7 +33,6 @@ from casewise.report.formatting import (
     capital,
     counted,
     display_name,
-    duration,
     frozen_label,
     is_number,
     listed,
@@ -55,14 +55,10 @@ TUNING = {
     "head_only": "only the heads, on features computed once",
     "gradual_unfreezing": "the heads first, then one further group of layers at a time together with them",
 }
-MOST_CURVES, MOST_FINDERS, MOST_NOTES = 12, 12, 40
+MOST_CURVES, MOST_NOTES = 12, 40
 CURVES = (
     "Loss, and accuracy if recorded, by epoch; one line per network. Blue: subjects that decide when to stop, with a"
     " dot at the epoch kept, else the last; grey: training, with augmentation and dropout. Dashed: a further phase."
-)
-FINDERS = (
-    "Before training, the learning rate rises from batch to batch; the rate at which the loss falls fastest is chosen."
-    " Grey: loss of each batch; blue: smoothed, one line per network; dot: the rate chosen."
 )
 UNFREEZING = (
     "Gradual unfreezing: groups of layers were unfrozen one after another, starting at the head, as long as the loss"
@@ -117,7 +113,12 @@ def section(context: ReportContext) -> Section:
 def scheme(context: ReportContext) -> list[tuple[str, str]]:
     """What was trained, at which learning rate, and in how much time."""
     recipe, plan, nested = context.study.recipe, context.plan, context.study.nested_cv
-    lr = "chosen by a search before training" if recipe.lr == "find" else rate(float(recipe.lr))
+    if recipe.lr == "find":
+        found = [job["finder"]["chosen"] for job in context.jobs if job.get("finder")]
+        ends = dict.fromkeys(rate(end) for end in (min(found), max(found))) if found else ()
+        lr = " ".join(["chosen by a search before training:", " to ".join(ends) or "none"])
+    else:
+        lr = rate(float(recipe.lr))
     if nested and nested.lr:
         chosen = ", chosen for each fold in its inner folds" if len(nested.lr) > 1 else ""
         lr = listed([rate(value) for value in nested.lr], "or") + chosen
@@ -151,7 +152,7 @@ def _by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
 
 
 def curves(context: ReportContext) -> list[Block]:
-    """The training curves, those of the search for a learning rate, and the losses of gradual unfreezing."""
+    """The training curves, and the losses of gradual unfreezing."""
     by_model = _by_model(context.jobs)
     order = sorted(by_model, key=lambda name: name != context.learner)
     drawn = [name for name in order if any(job.get("history") for job in by_model[name])][:MOST_CURVES]
@@ -163,30 +164,9 @@ def curves(context: ReportContext) -> list[Block]:
         for i, name in enumerate(drawn)
     ]
     blocks: list[Block] = [Heading("Training curves"), Plots(plots, CURVES, "multiples")] if plots else []
-    if searches := finders(context):
-        blocks += [
-            Heading("Search for the learning rate"),
-            Plots(searches, FINDERS, "multiples"),
-        ]
     if table := unfreezing(context):
         blocks += [Heading("Gradual unfreezing"), table]
     return blocks
-
-
-def finders(context: ReportContext) -> list[Plot]:
-    """The curves of the search for a learning rate, a figure per backbone; none where the rate was given."""
-    searched = _by_model(job for job in context.jobs if _is_search(job.get("finder") or {}))
-    plots = []
-    for i, (model, jobs) in enumerate(list(searched.items())[:MOST_FINDERS]):
-        values = [job["finder"]["chosen"] for job in jobs if is_number(job["finder"].get("chosen"))]
-        chosen = " to ".join(dict.fromkeys(map(rate, (min(values), max(values))))) if values else "none"
-        drawing = draw.finder(model, jobs, name=f"finder{i}")
-        plots.append(Plot(drawing, f"Loss against the learning rate of {model}.", f"Chosen: {chosen}."))
-    return plots
-
-
-def _is_search(search: Job) -> bool:
-    return bool(search.get("rates")) and len(search["rates"]) == len(search.get("losses") or [])
 
 
 def unfreezing(context: ReportContext) -> Table | None:

@@ -12,7 +12,7 @@ from casewise.report.sections import classes, learners
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, metric_format, percent_cell, verdict
 
 BY_CLASS = ("recall", "precision", "auroc")
-MOST_GROUPS, MOST_RECALLS = 20, 6
+MOST_RECALLS = 6
 BOTH = (
     "Difference: external minus internal, with its {confidence} interval. External predictions are means over the"
     " networks of all folds. Not tested: the interval is rough or missing."
@@ -89,13 +89,11 @@ def groups(context: ReportContext) -> list[Table]:
     tables = []
     for column, by_group in (context.metrics.external_by or {}).items():
         rows = []
-        for group, by_learner in list(by_group.items())[:MOST_GROUPS]:
+        for group, by_learner in by_group.items():
             figures = by_learner.get(context.learner) or {}
             first = next(iter(figures.values()), None)
             counts = [Cell(number(count, 0)) for count in ((first.n_cases, first.n_subjects) if first else (0, 0))]
             rows.append(Row(group, [*counts, *(write.cell(metric, figures.get(metric)) for metric in metrics)]))
-        further = len(by_group) - len(rows)
-        rows += [Row(f"{further} further groups", [Cell("")] * (2 + len(metrics)))] if further else []
         heads = [capital(plain(column)), *sizes, *map(write.heading, metrics)]
         tables += [Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True)] if rows else []
     return tables
