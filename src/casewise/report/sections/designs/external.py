@@ -143,11 +143,11 @@ def distant_cases(context: ReportContext) -> list[Block]:
 
 
 def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
-    """The cases of the study, the external ones, those of them inside and outside, and the differences.
+    """The cases of the study, the external ones, those of them inside and outside, and how much surer answers are.
 
     How much better or worse all external cases are predicted is in the table of the external cohort.
     """
-    quality, confident = figures.quality, figures.external.confidence is not None
+    quality = figures.quality
     groups = {
         capital(SIDES[figures.internal_stage]): figures.internal,
         "External": figures.external,
@@ -160,9 +160,7 @@ def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
         cells = [Cell(number(group.answers, 0)), outside, write.cell(quality, group.quality)]
         cells += [percent_cell(group.confidence)] if group.confidence else []
         rows.append(Row(name, cells, inner=name in ("inside", "outside")))
-    apart, gap = figures.outside_minus_inside, figures.external_minus_internal
-    percent = write.in_percent(quality)
-    better = figure_cell(apart.quality, write.digits(quality), percent=percent, sign=True)
-    surer, own = (figure_cell(each.confidence, 0, percent=True, sign=True) for each in (apart, gap))
-    rows.append(Row("Outside − inside", [Cell(""), Cell(""), better, *([surer] if confident else [])]))
-    return [*rows, Row("External − internal", [*[Cell("")] * 3, own])] if confident else rows
+    if figures.external.confidence:
+        gap = figure_cell(figures.external_minus_internal.confidence, 0, percent=True, sign=True)
+        rows.append(Row("External − internal", [*[Cell("")] * 3, gap]))
+    return rows
