@@ -7,17 +7,7 @@ import pandas as pd
 
 from casewise.audit import metadata
 from casewise.cohort.table import natural
-from casewise.report.blocks import (
-    Block,
-    Counts,
-    Facts,
-    Fold,
-    Matrix,
-    Plot,
-    Plots,
-    Section,
-    counts_line,
-)
+from casewise.report.blocks import Block, Counts, Facts, Fold, Matrix, Plot, Plots, Section, counts_line
 from casewise.report.context import ReportContext, terms_of
 from casewise.report.figures import cohort as draw
 from casewise.report.formatting import capital, counted, display_name, number, plain, shortened
