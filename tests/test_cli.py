@@ -64,6 +64,9 @@ def test_importing_casewise_is_light() -> None:
         (["run", "nowhere.yaml"], "There is no study file nowhere.yaml"),
         (["init", "onestep-psai"], "Did you mean 'onestep-pasi'"),
         (["rnu"], "No such command"),
+        (["train", "study.yaml"], "casewise run STUDY"),
+        (["report", "runs/demo"], "casewise results RUN"),
+        (["eval"], "casewise run STUDY"),
         (["run"], "Missing argument"),
     ],
 )

@@ -81,15 +81,20 @@ def test_what_a_run_lacks_is_left_out(plain: ReportContext) -> None:
     ]
 
 
-def test_the_chosen_rates_and_gradual_unfreezing_are_shown(report_of_classes: ReportContext) -> None:
+def test_the_finder_and_gradual_unfreezing_are_shown(report_of_classes: ReportContext) -> None:
     three = report_of_classes
-    assert "1e-4 to 2.4e-4" in dict(training.scheme(three))["Learning rate"]
+    plots = training.finders(three)
+    assert [plot.caption for plot in plots] == ["Chosen: 1e-4 to 2.4e-4."] * 3
     table = training.unfreezing(three)
     assert table is not None
     assert [cell.text for cell in table.rows[0].cells] == ["0.800", "0.700", "0.600", "0.500"]
     assert table.rows[0].cells[3].small == "3 networks"
+    jobs = [
+        job | {"finder": {**job["finder"], "losses": [*job["finder"]["losses"][:-2], None, 1e12]}} for job in three.jobs
+    ]
+    assert len(training.finders(dataclasses.replace(three, jobs=jobs))) == 3
     given = dataclasses.replace(three, jobs=[{**job, "finder": None, "stages": []} for job in three.jobs])
-    assert training.unfreezing(given) is None
+    assert (training.finders(given), training.unfreezing(given)) == ([], None)
 
 
 def test_a_split_by_image_stands_beside_the_figures_by_subject(two: ReportContext) -> None:

@@ -8,15 +8,35 @@ import signal
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from casewise.cli.predict import bundle, predict
 from casewise.cli.run import audit, backbones, reproduce, results, run, status, validate
 from casewise.errors import CasewiseError
 from casewise.plugin import plugins
 from casewise.version import __version__
+
+_TRAINED = "Networks are trained by `casewise run STUDY`."
+_EVALUATED = "`casewise run STUDY` also tests what it trains; `casewise predict` applies it to new cases."
+# Commands of other programs, and which of ours do the same.
+OTHERS = {
+    **dict.fromkeys(("fit", "train"), _TRAINED),
+    **dict.fromkeys(("eval", "evaluate", "test"), _EVALUATED),
+    "report": "`casewise run STUDY` writes report.html into the run folder; `casewise results RUN` prints its figures.",
+}
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; known names of other programs are answered with the command that does the same."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # typer has contexts of click, or of its own copy
+        if args[0] in OTHERS:
+            raise CasewiseError(f"There is no command {args[0]!r}. {OTHERS[args[0]]}")
+        return super().resolve_command(ctx, args)
+
 
 # What is wrong with a path that a user names, whichever it is.
 UNSUITABLE = {
@@ -41,6 +61,7 @@ def _stop(*_: object) -> None:
 
 
 app = typer.Typer(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     no_args_is_help=True,

@@ -1,4 +1,4 @@
-"""Forest plots of a metric with its intervals, and training curves."""
+"""Forest plots of a metric with its intervals, training curves, and searches for a learning rate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from casewise.report.figures.drawing import (
     svg,
 )
 from casewise.report.figures.drawing import limits as around
-from casewise.report.formatting import is_number, shortened
+from casewise.report.formatting import is_number, rate, shortened
 
 Job = Mapping[str, Any]
 DASHED: Look = {"color": SOFT, "linestyle": (0, (3, 2)), "zorder": 0}
@@ -161,6 +161,43 @@ def _phase_starts(job: Job) -> list[tuple[int, float]]:
     numbers = [entry.get("phase") for entry in job.get("history") or []]
     changed = [index for index in range(1, len(numbers)) if numbers[index] != numbers[index - 1]]
     return [(int(numbers[index]), index + 0.5) for index in changed if numbers[index] is not None]
+
+
+def finder(model: str, jobs: Sequence[Job], *, name: str) -> Drawing:
+    """The search for a learning rate of one backbone: the loss by rate, one line per fold, with a dot at the choice."""
+    from matplotlib.ticker import LogLocator
+
+    with canvas(260.0, 176.0, (42, 38, 8, 26), grid="y") as (figure, axes):
+        edges: list[tuple[float, float]] = []
+        for search in (job["finder"] for job in jobs):
+            rates, losses = _numbers(search["rates"]), _numbers(search["losses"])
+            finite = np.isfinite(rates) & np.isfinite(losses) & (rates > 0)
+            if not finite.any():
+                continue
+            rates, losses = rates[finite], losses[finite]
+            smoothed = np.array(search.get("smoothed") or [], dtype=float)
+            course = smoothed if len(smoothed) == len(losses) else losses
+            axes.plot(rates, losses, color=PALE, linewidth=0.8)
+            axes.plot(rates, course, color=MODEL, linewidth=1.2)
+            # the part after the loss diverges is not shown
+            start, least = float(course[0]), float(course.min())
+            lowest = min(least, float(np.quantile(losses, 0.1)))
+            edges.append((lowest, least + 1.5 * max(start - least, 0.05 * abs(start))))
+            if is_number(search.get("chosen")):
+                at = float(np.interp(np.log(search["chosen"]), np.log(rates), course))
+                axes.plot([search["chosen"]], [at], "o", color=ACCENT, markersize=5, zorder=5)
+        if edges:
+            low, high = min(edge[0] for edge in edges), max(edge[1] for edge in edges)
+            room = (high - low or 1.0) * 0.08
+            axes.set_ylim(low - room, high + room)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
+        axes.xaxis.set_major_formatter(lambda value, _: rate(value))
+        axes.minorticks_off()
+        axes.set_title(shortened(model, 32), loc="left", fontweight="bold")
+        axes.set_xlabel("learning rate")
+        axes.locator_params(axis="y", nbins=4)
+        return svg(figure, name)
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -55,10 +55,14 @@ TUNING = {
     "head_only": "only the heads, on features computed once",
     "gradual_unfreezing": "the heads first, then one further group of layers at a time together with them",
 }
-MOST_CURVES = 12
+MOST_CURVES, MOST_FINDERS = 12, 12
 CURVES = (
     "Loss, and accuracy if recorded, by epoch; one line per network. Blue: subjects that decide when to stop, with a"
     " dot at the epoch kept, else the last; grey: training, with augmentation and dropout. Dashed: a further phase."
+)
+FINDERS = (
+    "Before training, the learning rate rises from batch to batch; the rate at which the loss falls fastest is chosen."
+    " Grey: loss of each batch; blue: smoothed, one line per network; dot: the rate chosen."
 )
 UNFREEZING = (
     "Gradual unfreezing: groups of layers were unfrozen one after another, starting at the head, as long as the loss"
@@ -107,12 +111,7 @@ def section(context: ReportContext) -> Section:
 def scheme(context: ReportContext) -> list[tuple[str, str]]:
     """What was trained, at which learning rate, and in how much time."""
     recipe, plan, nested = context.study.recipe, context.plan, context.study.nested_cv
-    if recipe.lr == "find":
-        found = [job["finder"]["chosen"] for job in context.jobs if job.get("finder")]
-        ends = dict.fromkeys(rate(end) for end in (min(found), max(found))) if found else ()
-        lr = " ".join(["chosen by a search before training:", " to ".join(ends) or "none"])
-    else:
-        lr = rate(float(recipe.lr))
+    lr = "chosen by a search before training" if recipe.lr == "find" else rate(float(recipe.lr))
     if nested and nested.lr:
         chosen = ", chosen for each fold in its inner folds" if len(nested.lr) > 1 else ""
         lr = listed([rate(value) for value in nested.lr], "or") + chosen
@@ -146,7 +145,7 @@ def _by_model(jobs: Iterable[Job]) -> dict[str, list[Job]]:
 
 
 def curves(context: ReportContext) -> list[Block]:
-    """The training curves, and the losses of gradual unfreezing."""
+    """The training curves, those of the search for a learning rate, and the losses of gradual unfreezing."""
     by_model = _by_model(context.jobs)
     order = sorted(by_model, key=lambda name: name != context.learner)
     drawn = [name for name in order if any(job.get("history") for job in by_model[name])][:MOST_CURVES]
@@ -158,9 +157,30 @@ def curves(context: ReportContext) -> list[Block]:
         for i, name in enumerate(drawn)
     ]
     blocks: list[Block] = [Heading("Training curves"), Plots(plots, CURVES, "multiples")] if plots else []
+    if searches := finders(context):
+        blocks += [
+            Heading("Search for the learning rate"),
+            Plots(searches, FINDERS, "multiples"),
+        ]
     if table := unfreezing(context):
         blocks += [Heading("Gradual unfreezing"), table]
     return blocks
+
+
+def finders(context: ReportContext) -> list[Plot]:
+    """The curves of the search for a learning rate, a figure per backbone; none where the rate was given."""
+    searched = _by_model(job for job in context.jobs if _is_search(job.get("finder") or {}))
+    plots = []
+    for i, (model, jobs) in enumerate(list(searched.items())[:MOST_FINDERS]):
+        values = [job["finder"]["chosen"] for job in jobs if is_number(job["finder"].get("chosen"))]
+        chosen = " to ".join(dict.fromkeys(map(rate, (min(values), max(values))))) if values else "none"
+        drawing = draw.finder(model, jobs, name=f"finder{i}")
+        plots.append(Plot(drawing, f"Loss against the learning rate of {model}.", f"Chosen: {chosen}."))
+    return plots
+
+
+def _is_search(search: Job) -> bool:
+    return bool(search.get("rates")) and len(search["rates"]) == len(search.get("losses") or [])
 
 
 def unfreezing(context: ReportContext) -> Table | None:
