@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import casewise
+from casewise.console import duration
 from casewise.errors import RunError, StudyError
 from casewise.jobs.compute_plans import Pace
 from casewise.jobs.execution import measured_paces
@@ -31,7 +32,6 @@ from casewise.pipeline.recipe_plan import (
 )
 from casewise.plugins.phantoms.chest import make_chest
 from casewise.predictions.stacking import weights_of_numbers
-from casewise.report.formatting import duration
 from casewise.run import train_only
 from casewise.run_folder import RunFolder
 from casewise.study.loading import read_study

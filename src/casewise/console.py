@@ -230,16 +230,17 @@ class Terminal:
 
 
 def duration(seconds: float) -> str:
-    """A rounded duration.
+    """A duration in its two largest units.
 
-    >>> duration(8.4), duration(89), duration(340), duration(9000)
-    ('8 s', '89 s', '6 min', '2.5 h')
+    >>> duration(0.2), duration(42.3), duration(185), duration(7300)
+    ('under 1 s', '42 s', '3 min 5 s', '2 h 1 min')
     """
     if seconds < 0.5:
         return "under 1 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60:,} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def columns(stream: IO[str]) -> int:

@@ -38,14 +38,6 @@ def test_one_subject_has_figures_and_reasons_but_no_intervals() -> None:
     assert all(row.cells[0].small and not row.cells[0].small.startswith("[") for row in table.rows)
 
 
-def test_limits_without_figures_are_computed_from_the_rows() -> None:
-    rows = pd.DataFrame({"y_true": [1.0, 2.0, 3.0], "y_pred": [2.0, 2.0, 5.0]})
-    limits = agreement.limits_from({}, rows)
-    assert limits is not None
-    assert (limits.bias, limits.low, limits.high) == pytest.approx((1.0, -0.96, 2.96))
-    assert agreement.limits_from({}, rows[:2]) is None
-
-
 def test_sections_of_numbers_need_numbers_and_truth(
     report_of_classes: ReportContext, report_of_numbers: ReportContext
 ) -> None:

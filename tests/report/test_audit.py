@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from casewise.audit.findings import CODES, Audit, Finding
-from casewise.report.blocks import Items, Pictures, Section, Table, rendered
+from casewise.report.blocks import Items, Section, Table, rendered
 from casewise.report.context import ReportContext
 from casewise.report.sections import audit
 from casewise.report.statements import Statement, statements
@@ -31,9 +31,9 @@ def as_page(context: ReportContext, *, html: bool = False) -> str:
     return rendered([section], html=html)
 
 
-def test_findings_twins_and_tests_are_tables(report_of_classes: ReportContext) -> None:
+def test_findings_and_tests_are_tables(report_of_classes: ReportContext) -> None:
     section = audit.section(report_of_classes)
-    found, twins = blocks_of(section, Table)
+    (found,) = blocks_of(section, Table)
     (tests,) = blocks_of(Section("", "", audit.all_tests(Audit.from_json(report_of_classes.audit))), Table)
     assert [(row.name, *(cell.text for cell in row.cells)) for row in found.rows] == [
         ("Finding from the column source", "error", "AUROC 0.91", "0.001"),
@@ -41,10 +41,8 @@ def test_findings_twins_and_tests_are_tables(report_of_classes: ReportContext) -
         ("Near-duplicates with two labels", "warning", "4 pairs", "–"),
     ]
     assert [row.cells[0].small for row in found.rows] == ["accepted", "", ""]
-    assert [cell.text for cell in twins.rows[0].cells] == ["4", "1", "0", "3", "1"]
     assert tests.rows[1].name == "Finding from the image border (its corners)"
     assert [cell.text for cell in tests.rows[1].cells] == ["AUROC 0.52", "0.400", "150", "120", "9"]
-    assert [len(pair.pictures) for pair in blocks_of(section, Pictures)] == [2, 2, 2]
     facts = facts_of(section)
     assert (facts["Errors"], facts["Warnings"], facts["Time"]) == ("1 (1 accepted by the study)", "2", "33 s")
     assert facts["Could not be tested"] == "finding from view"

@@ -76,8 +76,6 @@ def test_classes_are_counted_by_side_and_source(report_of_classes: ReportContext
     assert sum(row[1] for row in sides.rows[:-1]) == sides.rows[-1][1] == 150
     counts = context.cohort_images.groupby(["source", "finding"]).size()
     assert labels.by_source(context, table, "source").rows[0][2][0][0] == counts[("cohen", 0.0)]
-    largest = {row.name: [cell.text for cell in row.cells] for row in labels.largest_sources(context, table, "source")}
-    assert largest["covid"] == ["cohen", "100.0 %"]
     held_out = dataclasses.replace(context, splits={**context.splits, "left_out": list("vwxyz")})
     assert labels.by_side(held_out, table).rows[0][0] == "fold 1 (v)"
 
@@ -87,12 +85,6 @@ def test_the_smallest_of_many_sources_are_counted_together(report_of_classes: Re
     table = labels.reference_classes(context).reset_index(drop=True)
     counts = labels.by_source(context, table.assign(source=[f"s{i % 20}" for i in range(len(table))]), "source")
     assert (counts.rows[-1][0], sum(row[1] for row in counts.rows)) == ("5 others", 150)
-
-
-def test_a_class_without_a_case_has_no_source(report_of_classes: ReportContext) -> None:
-    table = labels.reference_classes(report_of_classes)
-    rows = labels.largest_sources(report_of_classes, table[table["value"] != 0], "source")
-    assert [cell.text for cell in rows[0].cells] == ["–", "–"]
 
 
 def test_without_columns_the_predictions_have_the_classes(report_of_classes: ReportContext) -> None:

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
+from casewise.analysis import pictures
 from casewise.errors import CasewiseError, RunError, nearest
+from casewise.evaluation.results import Calibration, ClassFigures, Figures, Headline
+from casewise.evaluation.subgroups import headline_rows
+from casewise.pipeline.evaluate import with_calibration
+from casewise.predictions.table import final_rows
+from casewise.report.figures import agreement, classes, cohort, learners, paper
+from casewise.report.figures.agreement import Track
+from casewise.report.figures.drawing import Drawing, Look, onto
+from casewise.report.formatting import digits_of, display_name, plain
+from casewise.report.sections.agreement import limits_from
+from casewise.splits.predefined import TEST
+from casewise.study.learners import learner_name
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,9 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from casewise.analysis.run import Run
-    from casewise.evaluation.results import Calibration, ClassFigures, Figures, Headline
-    from casewise.report.figures.agreement import Track
-    from casewise.report.figures.drawing import Drawing, Look
 
 T = TypeVar("T")
 # The figures of each form of target (see `casewise.targets.Number`).
@@ -63,15 +73,11 @@ class Choice:
     @property
     def rows(self) -> pd.DataFrame:
         """The evaluated rows that have a reference value."""
-        from casewise.evaluation.subgroups import headline_rows
-
         return headline_rows(self.run.rows, self.as_main).reset_index(drop=True)
 
     @property
     def as_main(self) -> Headline:
         """The choice as a headline."""
-        from casewise.evaluation.results import Headline
-
         return Headline(self.target, self.stage, self.learner, None, self.estimates, self.kind)
 
     @property
@@ -143,8 +149,6 @@ class Plots:
     @property
     def names(self) -> tuple[str, ...]:
         """The figures of the primary outcome, the names of methods; further targets may have others."""
-        from casewise.targets import kind_named
-
         return FIGURES[kind_named(self.run.study.kind_of(self.run.study.primary_outcome)).form]
 
     def __repr__(self) -> str:
@@ -152,68 +156,55 @@ class Plots:
 
     def agreement(self, **names: Unpack[Names]) -> Figure:
         """Predicted against recorded values, with the identity and the limits of agreement."""
-        from casewise.report.figures.agreement import scatter
+        scale = self.run.study.range_of
 
-        chosen = self._chosen("agreement", names)
-        scale = self.run.study.range_of(chosen.target)
-        return _figure(
-            names.get("ax"), lambda: scatter(chosen.rows, self._limits(chosen), scale=scale, label=self._label(chosen))
-        )
+        def draw(chosen: Choice) -> Drawing:
+            limits = self._limits(chosen)
+            return agreement.scatter(chosen.rows, limits, scale=scale(chosen.target), label=self._label(chosen))
+
+        return self._figure("agreement", names, draw)
 
     def bland_altman(self, **names: Unpack[Names]) -> Figure:
         """The difference of prediction and recorded value over their mean, with bias and limits of agreement."""
-        from casewise.report.figures.agreement import bland_altman
-        from casewise.report.formatting import digits_of
 
-        chosen = self._chosen("bland_altman", names)
-        digits = digits_of(*self.run.study.range_of(chosen.target))
-        return _figure(
-            names.get("ax"),
-            lambda: bland_altman(chosen.rows, self._limits(chosen), digits=digits, label=self._label(chosen)),
-        )
+        def draw(chosen: Choice) -> Drawing:
+            digits, limits = digits_of(*self.run.study.range_of(chosen.target)), self._limits(chosen)
+            return agreement.bland_altman(chosen.rows, limits, digits=digits, label=self._label(chosen))
+
+        return self._figure("bland_altman", names, draw)
 
     def roc(self, **names: Unpack[Names]) -> Figure:
         """The ROC curve of each class with its AUROC; dots are the operating points. Out of fold, means over folds."""
-        from casewise.report.figures.classes import curves_of, roc
-
-        chosen = self._chosen("roc", names)
-        return _figure(names.get("ax"), lambda: roc(_some(chosen, curves_of(chosen.classes, chosen.estimates))))
+        return self._figure("roc", names, lambda c: classes.roc(_some(c, classes.curves_of(c.classes, c.estimates))))
 
     def precision_recall(self, **names: Unpack[Names]) -> Figure:
         """The precision-recall curve of each class, of all cases together, with the average precision."""
-        from casewise.report.figures.classes import precision_recall, recall_curves
 
-        chosen = self._chosen("precision_recall", names)
-        classes = self.run.study.classes_of(chosen.target)
-        curves = recall_curves(chosen.rows, classes, chosen.classes, chosen.estimates)
-        return _figure(names.get("ax"), lambda: precision_recall(_some(chosen, curves)))
+        def draw(chosen: Choice) -> Drawing:
+            labels = self.run.study.classes_of(chosen.target)
+            curves = classes.recall_curves(chosen.rows, labels, chosen.classes, chosen.estimates)
+            return classes.precision_recall(_some(chosen, curves))
+
+        return self._figure("precision_recall", names, draw)
 
     def reliability(self, **names: Unpack[Names]) -> Figure:
         """The share of correct predictions by probability, before and after temperature scaling."""
-        from casewise.report.figures.classes import reliability
 
-        chosen = self._chosen("reliability", names)
-        errors = [chosen.estimates.get(name) for name in ("ece", "ece_calibrated")]
-        return _figure(
-            names.get("ax"),
-            lambda: reliability(chosen.classes.reliability, chosen.classes.reliability_calibrated, ece=errors),
-        )
+        def draw(chosen: Choice) -> Drawing:
+            errors = [chosen.estimates.get(name) for name in ("ece", "ece_calibrated")]
+            return classes.reliability(chosen.classes.reliability, chosen.classes.reliability_calibrated, ece=errors)
+
+        return self._figure("reliability", names, draw)
 
     def confusion(self, **names: Unpack[Names]) -> Figure:
         """The confusion matrix: reference classes by rows, predicted ones by columns."""
-        from casewise.report.figures.classes import confusion
-
-        chosen = self._chosen("confusion", names)
-        return _figure(names.get("ax"), lambda: confusion(chosen.classes.names, chosen.classes["confusion"]))
+        return self._figure("confusion", names, lambda c: classes.confusion(c.classes.names, c.classes["confusion"]))
 
     def calibration(self, label: str | None = None, **names: Unpack[Names]) -> Figure:
         """The smoothed calibration curve with its band: of a number, or of the probability of the class `label`.
 
         By default the positive one of two classes, or the first one of several.
         """
-        from casewise.report.figures.classes import curve
-        from casewise.report.formatting import plain
-
         chosen = self._chosen("calibration", names)
         entries = self._calibration(chosen)
         if label is not None and list(entries) == [""]:
@@ -223,39 +214,36 @@ class Plots:
             raise CasewiseError(f"{chosen.label}: there is no calibration curve, because the predictions do not vary.")
         title = plain(name) or self._label(chosen)
         return _figure(
-            names.get("ax"), lambda: curve(entries[name].curve, title=title, percent=bool(name), name="calibration")
+            names.get("ax"),
+            lambda: classes.curve(entries[name].curve, title=title, percent=bool(name), name="calibration"),
         )
 
     def fit(self, **names: Unpack[Names]) -> Figure:
         """Predicted against recorded values with the fitted line, its band over resampled subjects, and Pearson's r."""
-        from casewise.report.figures.paper import fit, fitted
-
         chosen = self._chosen("fit", names)
         study, rows = self.run.study, chosen.rows
-        line = fit(rows, confidence=study.evaluation.confidence, seed=study.seed)
+        line = paper.fit(rows, confidence=study.evaluation.confidence, seed=study.seed)
         scale, label, r = study.range_of(chosen.target), self._label(chosen), chosen.estimates.get("pcc")
-        return _figure(names.get("ax"), lambda: fitted(rows, line, r, scale=scale, label=label))
+        return _figure(names.get("ax"), lambda: paper.fitted(rows, line, r, scale=scale, label=label))
 
     def tracks(self, **names: Unpack[Names]) -> list[Track]:
         """The trajectories of all subjects with two recorded visits or more, by subject; empty without visits."""
-        from casewise.predictions.table import final_rows
-        from casewise.report.figures.agreement import tracks
-
         chosen = self._chosen("fit", names)
         rows = final_rows(self.run.rows)
         keys = {"target": chosen.target, "model": chosen.learner, "stage": chosen.stage}
         for column, value in keys.items():
             rows = rows[rows[column] == value]
-        return [] if rows["case"].duplicated().any() else tracks(rows, baseline=self.run.study.evaluation.baseline)
+        return (
+            []
+            if rows["case"].duplicated().any()
+            else agreement.tracks(rows, baseline=self.run.study.evaluation.baseline)
+        )
 
     def trajectory(self, subject: str, *, title: str | None = None, **names: Unpack[Names]) -> Figure:
         """The values of a subject over the visits by physician and model, with the change from baseline in percent.
 
         `title` is shown in place of the subject, with numbers in place of the names of visits.
         """
-        from casewise.report.figures.agreement import spaced_evenly, trajectory
-        from casewise.report.formatting import digits_of
-
         chosen, tracks = self._chosen("fit", names), self.tracks(**names)
         name = named("subject with two recorded visits or more:", subject, [t.subject for t in tracks], self.run)
         track = next(track for track in tracks if track.subject == name)
@@ -265,15 +253,17 @@ class Plots:
         top = max(float(np.nanmax([*each.physician, *each.model])) for each in tracks)
         days, change = bool(np.isfinite(track.days).all()), self.run.study.evaluation.response
         digits = digits_of(*self.run.study.range_of(chosen.target))
-        look: Look = {"top": top, "evenly": spaced_evenly([track]), "days": days, "change": change, "digits": digits}
-        return _figure(names.get("ax"), lambda: trajectory(track, name="trajectory", **look))
+        look: Look = {
+            "top": top,
+            "evenly": agreement.spaced_evenly([track]),
+            "days": days,
+            "change": change,
+            "digits": digits,
+        }
+        return _figure(names.get("ax"), lambda: agreement.trajectory(track, name="trajectory", **look))
 
     def distribution(self, target: str | None = None, *, ax: Axes | None = None) -> Figure:
         """The shares of each recorded value, in training and test set where there is one."""
-        from casewise.report.figures.cohort import distribution
-        from casewise.report.formatting import display_name
-        from casewise.splits.predefined import TEST
-
         study = self.run.study
         target = named("target", target or study.primary_outcome, self.run.targets, self.run)
         values = recorded(self.run, target)
@@ -281,44 +271,41 @@ class Plots:
             subject: "test" if side == TEST else "train" for subject, side in self.run.finished.splits.side.items()
         }
         table = values.assign(side=values["subject"].astype(str).map(sides))
-        classes = study.classes_of(target)
-        look: Look = {"scale": (0, len(classes) - 1) if classes else study.range_of(target), "name": "distribution"}
+        labels = study.classes_of(target)
+        look: Look = {"scale": (0, len(labels) - 1) if labels else study.range_of(target), "name": "distribution"}
         title = display_name(study, target)
 
         def draw() -> Drawing:
-            drawing = distribution(table, "y_true", title=title, **look)
-            if classes and ax is not None:
-                ax.set_xticks(range(len(classes)), classes)
+            drawing = cohort.distribution(table, "y_true", title=title, **look)
+            if labels and ax is not None:
+                ax.set_xticks(range(len(labels)), labels)
             return drawing
 
         return _figure(ax, draw)
 
     def learning(self, learner: str | None = None, *, ax: Axes | None = None) -> Figure:
         """The loss of a network by epoch, and its accuracy if recorded, one line per fold, with its phases."""
-        from casewise.report.figures.learners import training
-        from casewise.study.learners import learner_name
-
         jobs = [job for job in self.run.finished.jobs if job.get("history")]
         networks = list(dict.fromkeys(str(job["model"]) for job in jobs))
         if not networks:
             raise CasewiseError(f"{self.run.folder} has no network with a course of training.")
         learner = named("network with a course of training:", learner, networks, self.run)
         of_learner = [job for job in jobs if job["model"] == learner]
-        return _figure(ax, lambda: training(learner_name(learner), of_learner, name="learning"))
+        return _figure(ax, lambda: learners.training(learner_name(learner), of_learner, name="learning"))
 
     def pictures(self, what: str, *, grey: bool = False, ax: Axes | None = None) -> Figure:
         """Pictures of the run: `preparation` (a case from image to augmented panel), `examples` (one of each class), or
         `saliency` (the maps that `casewise explain` stored). `grey`: in shades of grey, no larger than networks see."""
-        from casewise.analysis import pictures
-        from casewise.report.figures.paper import gallery
-
         kinds = {"preparation": pictures.preparation, "examples": pictures.examples, "saliency": pictures.saliency}
         shown = kinds[named("kind of pictures", what, list(kinds), self.run)](self.run, grey=grey)
-        return _figure(ax, lambda: gallery(shown))
+        return _figure(ax, lambda: paper.gallery(shown))
+
+    def _figure(self, figure: str, names: Names, draw: Callable[[Choice], Drawing]) -> Figure:
+        """The figure of what is chosen, whose target it must apply to."""
+        chosen = self._chosen(figure, names)
+        return _figure(names.get("ax"), lambda: draw(chosen))
 
     def _label(self, chosen: Choice) -> str:
-        from casewise.report.formatting import display_name
-
         return display_name(self.run.study, chosen.target)
 
     def _calibration(self, chosen: Choice) -> dict[str, Calibration]:
@@ -327,8 +314,6 @@ class Plots:
         entries = (self.run.results.calibration or {}).get(chosen.stage)
         if entries and (main.learner, main.target) == (chosen.learner, chosen.target):
             return entries
-        from casewise.pipeline.evaluate import with_calibration
-
         chosen_results = replace(self.run.results, main=chosen.as_main)
         return (with_calibration(self.run.study, self.run.rows, chosen_results).calibration or {})[chosen.stage]
 
@@ -338,8 +323,6 @@ class Plots:
         Raises:
             CasewiseError: there is no such learner, target or stage, or the figure is for another kind of target.
         """
-        from casewise.targets import kind_named
-
         chosen = choose(self.run, names.get("learner"), names.get("target"), names.get("stage"))
         possible = FIGURES[kind_named(chosen.kind).form]
         if figure not in possible:
@@ -355,9 +338,7 @@ class Plots:
         Raises:
             CasewiseError: there are too few cases.
         """
-        from casewise.report.sections.agreement import limits_from
-
-        limits = limits_from(chosen.estimates, chosen.rows)
+        limits = limits_from(chosen.estimates)
         if limits is None:
             raise CasewiseError(f"{chosen.label}: there are too few cases for limits of agreement.")
         return limits
@@ -372,8 +353,6 @@ def _some(chosen: Choice, curves: list[T]) -> list[T]:
 
 def _figure(ax: Axes | None, draw: Callable[[], Drawing]) -> Figure:
     """The figure of a drawing, or that of the axes it is drawn on."""
-    from casewise.report.figures.drawing import onto
-
     with onto(ax):
         drawing = draw()
     if ax is not None:

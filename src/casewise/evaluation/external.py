@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from casewise.cohort.groups import MOST_GROUPS, grouping, is_quantity, numbers_i
 from casewise.cohort.table import natural
 from casewise.evaluation.bootstrap import Plan, percentiles
 from casewise.evaluation.intervals import FEWEST, RANGES, difference, scheme_of
-from casewise.evaluation.judges import Judge, judge_of
+from casewise.evaluation.judges import Judge, Judged, judge_of
 from casewise.evaluation.results import Drop, Figures, SourceMean
 from casewise.metrics.records import CALIBRATED
 from casewise.metrics.registry import metric_of
@@ -24,9 +25,7 @@ NOT_RECORDED = "not recorded"
 OTHER_VALUES = "other values"
 
 
-def drop(
-    predictions: pd.DataFrame, target: str, *, classes: Sequence[str] = (), positive: str | None = None, plan: Plan
-) -> dict[str, dict[str, Drop]]:
+def drop(predictions: pd.DataFrame, target: str, **judged: Unpack[Judged]) -> dict[str, dict[str, Drop]]:
     """The difference of each learner between the external cohort and the study, by learner and metric.
 
     It is the external value minus the internal one (of the test set, else out of fold), with the interval that follows
@@ -38,7 +37,7 @@ def drop(
     inside = next((stage for stage in INTERNAL if (rows["stage"] == stage).any()), None)
     if inside is None or not (rows["stage"] == "external").any():
         return {}
-    judge = judge_of(rows, classes, positive)
+    judge = judge_of(rows, judged.get("classes"), judged.get("positive"))
     names = judge.names("drop")
     labels = judge.classes.names if judge.classes else ()
     names += [f"{name}[{label}]" for name in names if metric_of(name).by_class for label in labels]
@@ -47,7 +46,7 @@ def drop(
         by_stage = [own[own["stage"] == stage] for stage in (inside, "external")]
         if any(each.empty for each in by_stage):
             continue
-        ((inner,), (outer,)) = (judge.judge(each, plan, whole=False).metrics.values() for each in by_stage)
+        ((inner,), (outer,)) = (judge.judge(each, judged["plan"], whole=False).metrics.values() for each in by_stage)
         drops[str(learner)] = {}
         for name in names:
             internal, external = inner[name], outer[name]
@@ -60,13 +59,7 @@ def drop(
 
 
 def by_source(
-    predictions: pd.DataFrame,
-    target: str,
-    sources: Mapping[str, str],
-    *,
-    classes: Sequence[str] = (),
-    positive: str | None = None,
-    plan: Plan,
+    predictions: pd.DataFrame, target: str, sources: Mapping[str, str], **judged: Unpack[Judged]
 ) -> dict[str, dict[str, Figures]]:
     """The metrics of each source by learners that were not trained on it: source -> learner -> metric -> estimate.
 
@@ -77,18 +70,11 @@ def by_source(
     if rows.empty:
         return {}
     source_of, names = rows["subject"].map(dict(sources)), list(dict.fromkeys(sources.values()))
-    return _by_group(rows, source_of, names, judge_of(rows, classes, positive), plan)
+    return _by_group(rows, source_of, names, judged)
 
 
 def by_column(
-    predictions: pd.DataFrame,
-    target: str,
-    images: pd.DataFrame,
-    column: str,
-    *,
-    classes: Sequence[str] = (),
-    positive: str | None = None,
-    plan: Plan,
+    predictions: pd.DataFrame, target: str, images: pd.DataFrame, column: str, **judged: Unpack[Judged]
 ) -> dict[str, dict[str, Figures]]:
     """The metrics on each group of external cases, by a column of their table: group -> learner -> metric -> estimate.
 
@@ -99,7 +85,7 @@ def by_column(
     if rows.empty:
         return {}
     group_of, groups = groups_of_rows(rows, images, column)
-    return _by_group(rows, group_of, groups, judge_of(rows, classes, positive), plan)
+    return _by_group(rows, group_of, groups, judged)
 
 
 def groups_of_rows(rows: pd.DataFrame, images: pd.DataFrame, column: str) -> tuple[pd.Series, list[str]]:
@@ -137,14 +123,15 @@ def _scored(predictions: pd.DataFrame, target: str, stage: str) -> pd.DataFrame:
 
 
 def _by_group(
-    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], judge: Judge, plan: Plan
+    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], judged: Judged
 ) -> dict[str, dict[str, Figures]]:
+    judge = judge_of(rows, judged.get("classes"), judged.get("positive"))
     figures_by_group: dict[str, dict[str, Figures]] = {}
     for group in groups:
         if len(group_rows := rows[group_of == group]):
             figures_by_group[str(group)] = {
                 learner: {name: estimate for name, estimate in figures.items() if not name.endswith(CALIBRATED)}
-                for learner, figures in judge.judge(group_rows, plan, whole=False).metrics.items()
+                for learner, figures in judge.judge(group_rows, judged["plan"], whole=False).metrics.items()
             }
     return figures_by_group
 
@@ -154,10 +141,7 @@ def source_means(
     predictions: pd.DataFrame,
     target: str,
     sources: Mapping[str, str],
-    *,
-    classes: Sequence[str] = (),
-    positive: str | None = None,
-    plan: Plan,
+    **judged: Unpack[Judged],
 ) -> dict[str, dict[str, SourceMean]]:
     """Each learner's metrics of `by_source` averaged over the sources in which they are defined, with intervals.
 
@@ -168,7 +152,7 @@ def source_means(
     rows = _scored(predictions, target, "oof")
     if rows.empty:
         return {}
-    judge = judge_of(rows, classes, positive)
+    judge, plan = judge_of(rows, judged.get("classes"), judged.get("positive")), judged["plan"]
     means: dict[str, dict[str, SourceMean]] = {}
     for learner, learner_rows in rows.groupby("model", sort=False):
         figures = {source: by_learner.get(str(learner), {}) for source, by_learner in by_site.items()}

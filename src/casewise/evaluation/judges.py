@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Required, TypeAlias, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -136,6 +136,14 @@ class ClassJudge:
 
 
 Judge: TypeAlias = NumberJudge | ClassJudge
+
+
+class Judged(TypedDict, total=False):
+    """How rows of a target are evaluated: the names of its classes, the positive one of two, and the intervals."""
+
+    classes: Sequence[str]
+    positive: str | None
+    plan: Required[Plan]
 
 
 def judge_of(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -150,11 +149,10 @@ def rate(yes: np.ndarray, plan: Plan = PLAN) -> Interval:
     >>> half.value, round(half.low, 3), round(half.high, 3)
     (0.5, 0.15, 0.85)
     """
-    n, share = len(yes), float(np.mean(yes))
-    z2 = NormalDist().inv_cdf((1 + plan.confidence) / 2) ** 2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = float(np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n)))) / (1 + z2 / n)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    from scipy.stats import binomtest
+
+    ends = binomtest(int(np.sum(yes)), len(yes)).proportion_ci(plan.confidence, "wilson")
+    return Interval(float(np.mean(yes)), float(ends.low), float(ends.high))
 
 
 def visits_in_order(visits: pd.Series) -> list[str]:

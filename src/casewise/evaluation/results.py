@@ -525,36 +525,13 @@ class Characteristic(Record):
     levels: list[dict[str, str]] | None = None
 
 
-class HalfWidth(Record):
-    """Half the width of a figure's interval."""
-
-    half_width: float
-    rough: bool
-
-
-class Precision(Record):
-    """The precision of the headline's figures, and the numbers of subjects and cases behind them.
-
-    `subjects_by_class` are the events of each class; a subject may have several.
-    """
-
-    stage: str | None
-    learner: str | None
-    target: str
-    figures: dict[str, HalfWidth]
-    n_subjects: int
-    n_cases: int
-    subjects_by_class: dict[str, int]
-
-
 class Participants(Record):
-    """The flow of participants, their characteristics on each side of the split, and what the sample size gives."""
+    """The flow of participants, and their characteristics on each side of the split."""
 
     flow: Flow
     sides: list[Side]
     characteristics: list[Characteristic]
     evaluated: dict[str, dict[str, int]]
-    precision: Precision | None
 
 
 class DriftGroup(Record):
@@ -591,7 +568,6 @@ class LearnerDrift(Record):
     external: DriftGroup
     inside: DriftGroup
     outside: DriftGroup
-    outside_minus_inside: DriftGap
     external_minus_internal: DriftGap
 
 

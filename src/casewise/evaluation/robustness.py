@@ -141,22 +141,13 @@ def _compared(internal: pd.DataFrame, external: pd.DataFrame, stage: str, plan: 
     far = external["distance"] > OUTSIDE
     rows = {"internal": internal, "external": external, "inside": external[~far], "outside": external[far]}
     groups = {name: _group(own, metric, plan, whole=name in ("internal", "external")) for name, own in rows.items()}
-
-    def gap(first: str, second: str) -> DriftGap:
-        gaps = {
-            name: _gap(rows[first], rows[second], name, groups[first][name], groups[second][name], plan)
-            for name in ("quality", "confidence")
-            if name in external
-        }
-        return DriftGap(groups[first].rough or groups[second].rough, **gaps)
-
-    return LearnerDrift(
-        stage,
-        metric,
-        **groups,
-        outside_minus_inside=gap("outside", "inside"),
-        external_minus_internal=gap("external", "internal"),
-    )
+    gaps = {
+        name: _gap(external, internal, name, groups["external"][name], groups["internal"][name], plan)
+        for name in ("quality", "confidence")
+        if name in external
+    }
+    gap = DriftGap(groups["external"].rough or groups["internal"].rough, **gaps)
+    return LearnerDrift(stage, metric, **groups, external_minus_internal=gap)
 
 
 def _with_quality(rows: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ import pandas as pd
 from casewise.cohort.groups import Group, Grouping
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.intervals import FEWEST, matching_quantile
-from casewise.evaluation.judges import Judge, judge_of, shared_truth
+from casewise.evaluation.judges import Judge, Judged, judge_of, shared_truth
 from casewise.evaluation.results import (
     ColumnGroup,
     Difference,
@@ -70,13 +71,7 @@ def headline_rows(predictions: pd.DataFrame, main: Headline) -> pd.DataFrame:
 
 
 def subgroups(
-    rows: pd.DataFrame,
-    main: Headline,
-    groupings: Iterable[tuple[Grouping, pd.Series]],
-    *,
-    classes: Sequence[str] = (),
-    positive: str | None = None,
-    plan: Plan,
+    rows: pd.DataFrame, main: Headline, groupings: Iterable[tuple[Grouping, pd.Series]], **judged: Unpack[Judged]
 ) -> Subgroups:
     """The figures of each group with their intervals, and a test of each column and figure.
 
@@ -85,7 +80,7 @@ def subgroups(
         main: the headline whose rows they are.
         groupings: each column with the unit of each of the rows, which its groups are of.
     """
-    judge = judge_of(rows, classes, positive)
+    judge, plan = judge_of(rows, judged.get("classes"), judged.get("positive")), judged["plan"]
     names = judge.names("subgroups")
     columns: list[SubgroupColumn] = []
     compared: list[tuple[dict[str, SubgroupTest], str, Comparison]] = []
@@ -205,13 +200,7 @@ def from_normal_scale(statistic: float, freedom: int) -> float:
 
 
 def within_column(
-    rows: pd.DataFrame,
-    group_of: pd.Series,
-    groups: Sequence[str],
-    *,
-    classes: Sequence[str],
-    positive: str | None = None,
-    plan: Plan,
+    rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], **judged: Unpack[Judged]
 ) -> tuple[dict[str, ColumnGroup], dict[str, GroupMean]]:
     """The AUROC, also of each class against the others, of one learner within each group of cases, and its means.
 
@@ -225,13 +214,14 @@ def within_column(
     Returns:
         The groups by name, and the means by metric. Every group has the same weight.
     """
-    judge, names = judge_of(rows, classes, positive), ["auroc", *(f"auroc[{label}]" for label in classes)]
+    classes = judged["classes"]
+    judge, names = judge_of(rows, classes, judged.get("positive")), ["auroc", *(f"auroc[{name}]" for name in classes)]
     by_group: dict[str, ColumnGroup] = {}
     for group in groups:
         group_rows = rows[group_of == group]
         if group_rows.empty:
             continue
-        (figures,) = judge.judge(group_rows, plan, whole=False).metrics.values()
+        (figures,) = judge.judge(group_rows, judged["plan"], whole=False).metrics.values()
         by_group[group] = ColumnGroup(
             **_counts(group_rows),
             classes={label: _counts(group_rows[group_rows["y_true"] == n]) for n, label in enumerate(classes)},

@@ -187,11 +187,8 @@ def fit_mixed(scores: Array, cells: Array, subjects: Array, visits: int) -> Mixe
 
 def fit_means(scores: Array, cells: Array, subjects: Array) -> MixedFit:
     """The means (A·V,) of the `cells`, with a covariance that holds however the scores of a subject are related."""
-    means = np.eye(int(cells.max()) + 1)[cells]
-    inverse = np.linalg.inv(means.T @ means)
-    fitted = inverse @ means.T @ scores
-    residuals = means * (scores - means @ fitted)[:, None]
-    sums = pd.DataFrame(residuals).groupby(subjects).sum().to_numpy()
-    rows, groups = len(scores), len(sums)
-    correction = groups / (groups - 1) * (rows - 1) / (rows - means.shape[1])
-    return MixedFit(fitted, correction * inverse @ sums.T @ sums @ inverse, slope=False)
+    from statsmodels.regression.linear_model import OLS
+
+    groups = {"groups": np.unique(subjects, return_inverse=True)[1]}
+    fit = OLS(scores, np.eye(int(cells.max()) + 1)[cells]).fit(cov_type="cluster", cov_kwds=groups)
+    return MixedFit(fit.params, fit.cov_params(), slope=False)

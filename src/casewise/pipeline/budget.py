@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from casewise.console import duration
 from casewise.modalities.registry import modality_of
 from casewise.pipeline.recipe_plan import (
     MOST_EPOCHS,
@@ -22,7 +23,6 @@ from casewise.pipeline.recipe_plan import (
     recipe_of,
     recorded_plan,
 )
-from casewise.report.formatting import duration
 from casewise.study.recipe import Recipe
 
 if TYPE_CHECKING:

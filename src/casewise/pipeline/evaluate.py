@@ -24,6 +24,7 @@ from casewise.evaluation.evaluate import WHOLE, FollowUp, Outcomes, one_row_a_ca
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.external import OTHER_VALUES, groups_of_rows
 from casewise.evaluation.headline import against_baselines, internal_headline
+from casewise.evaluation.judges import Judged
 from casewise.evaluation.results import Results, as_stored, from_json, write_results
 from casewise.evaluation.subgroups import headline_rows, subgroups, within_column
 from casewise.evaluation.trial import trial
@@ -41,7 +42,6 @@ from casewise.run_folder import RunFolder
 from casewise.study.learners import COVARIATES, JOINED, combined_learners, learner_name
 from casewise.study.schema import Study
 from casewise.study.scores import study_scores
-from casewise.targets import kind_named
 
 
 @shown("stack")
@@ -184,7 +184,7 @@ def _plan(study: Study) -> Plan:
     return Plan(settings.bootstrap_resamples, settings.confidence, study.seed, study.unit)
 
 
-def _judged(study: Study, target: str) -> dict[str, Any]:
+def _judged(study: Study, target: str) -> Judged:
     """What every evaluation of single rows of a target needs."""
     return {"classes": study.classes_of(target), "positive": study.positive_of(target), "plan": _plan(study)}
 
@@ -373,8 +373,6 @@ def participants_and_subgroups(
         sides,
         described,
         evaluated(predictions, study.primary_outcome),
-        # figures pooled over sources that were left out in turn have no precision of their own
-        None if splits.get("left_out") else precision(study, predictions, main),
     )
     if study.evaluation.subgroup_cuts and main.stage in INTERNAL:
         results = replace(results, subgroups=by_group(study, cohort.images, predictions, main))
@@ -441,29 +439,6 @@ def evaluated(predictions: pd.DataFrame, target: str) -> dict[str, dict[str, int
         }
         for stage, of_stage in rows.groupby("stage", sort=False)
     }
-
-
-def precision(study: Study, predictions: pd.DataFrame, main: stored.Headline) -> stored.Precision | None:
-    """What the sample size gives: half the width of each headline figure's interval; None if nothing was evaluated."""
-    if not main.metrics:
-        return None
-    rows = headline_rows(predictions, main)
-    classes = study.classes_of(main.target)
-    of_class = rows.groupby("y_true")["subject"].nunique() if classes else {}
-    figures = {}
-    for name in kind_named(main.kind).headline:
-        figure = main.metrics.get(name)
-        if figure and figure.low is not None and figure.high is not None:
-            figures[name] = stored.HalfWidth((figure.high - figure.low) / 2, figure.rough)
-    return stored.Precision(
-        main.stage,
-        main.learner,
-        main.target,
-        figures,
-        n_subjects=int(rows["subject"].nunique()),
-        n_cases=int(rows["case"].nunique()),
-        subjects_by_class={name: int(of_class.get(number, 0)) for number, name in enumerate(classes)},
-    )
 
 
 def by_group(study: Study, images: pd.DataFrame, predictions: pd.DataFrame, main: stored.Headline) -> stored.Subgroups:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from pydantic import ValidationError
 
+from casewise.console import duration
 from casewise.errors import RunError, StudyError, counted, cut
 from casewise.evaluation.results import from_json
 from casewise.modalities.registry import modality_of
-from casewise.report.formatting import duration
 from casewise.study.backbones import UNTRAINED
 from casewise.study.images import FLIPS
 from casewise.study.learners import encoders_of

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from casewise.console import duration
 from casewise.errors import CasewiseError, DamagedError, RunError, counted
-from casewise.report.formatting import duration
 from casewise.run_folder import JobFolder, JsonFile, RunFolder
 from casewise.version import __version__
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, dataclass_transform
 
 from markupsafe import Markup
 
@@ -64,49 +64,51 @@ def counts_line(name: str, counts: Sequence[int]) -> CountsLine:
     return name, total, [(int(n), n / max(total, 1)) for n in counts]
 
 
-@dataclass(frozen=True)
-class Text:
+@dataclass_transform(frozen_default=True)
+class Block:
+    """A part of a section: a frozen dataclass, which the template of its name shows."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
+
+    @property
+    def form(self) -> str:
+        """The name of its template."""
+        return type(self).__name__.lower()
+
+
+class Text(Block):
     """A paragraph; a note is small and grey."""
 
-    form: ClassVar[str] = "text"
     text: str
     note: bool = False
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(Block):
     """A heading within a section."""
 
-    form: ClassVar[str] = "heading"
     text: str
 
 
-@dataclass(frozen=True)
-class Items:
+class Items(Block):
     """A list of texts."""
 
-    form: ClassVar[str] = "items"
     texts: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(Block):
     """Names with their values, in two columns."""
 
-    form: ClassVar[str] = "facts"
     facts: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(Block):
     """A text with its line breaks, such as a study file."""
 
-    form: ClassVar[str] = "code"
     text: str
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Block):
     """Rows of cells below their caption.
 
     Attributes:
@@ -116,7 +118,6 @@ class Table:
         stacked: whether intervals stand below their figures.
     """
 
-    form: ClassVar[str] = "table"
     columns: Sequence[str]
     rows: Sequence[Row]
     caption: str
@@ -125,8 +126,7 @@ class Table:
     stacked: bool = True
 
 
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(Block):
     """Counts of classes against classes, darker where a count is a larger share of its line.
 
     Attributes:
@@ -136,7 +136,6 @@ class Matrix:
         tight: in narrow columns.
     """
 
-    form: ClassVar[str] = "matrix"
     counts: Counts
     caption: str
     lines: str
@@ -154,11 +153,9 @@ class Plot:
     caption: str = ""
 
 
-@dataclass(frozen=True)
-class Plots:
+class Plots(Block):
     """Drawings side by side, as wide as two of a page or small (`multiples`); Markdown has no drawings."""
 
-    form: ClassVar[str] = "plots"
     plots: Sequence[Plot]
     note: str = ""
     layout: str = "figures"
@@ -173,11 +170,9 @@ class Picture:
     caption: str = ""
 
 
-@dataclass(frozen=True)
-class Pictures:
+class Pictures(Block):
     """Pictures in a strip; Markdown has none."""
 
-    form: ClassVar[str] = "pictures"
     pictures: Sequence[Picture]
     caption: str = ""
     layout: str = "strip"
@@ -192,25 +187,18 @@ class Card:
     blocks: Sequence[Block]
 
 
-@dataclass(frozen=True)
-class Cards:
+class Cards(Block):
     """Cases side by side; they show pictures of subjects, so Markdown has none."""
 
-    form: ClassVar[str] = "cards"
     cards: Sequence[Card]
 
 
-@dataclass(frozen=True)
-class Fold:
+class Fold(Block):
     """Blocks that the page shows when the reader opens them; Markdown leaves them out if they are `page_only`."""
 
-    form: ClassVar[str] = "fold"
     summary: str
     blocks: Sequence[Block]
     page_only: bool = False
-
-
-Block = Text | Heading | Items | Facts | Code | Table | Matrix | Plots | Pictures | Cards | Fold
 
 
 @dataclass(frozen=True)

@@ -198,23 +198,6 @@ def listed(words: Sequence[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
 
 
-def duration(seconds: Any) -> str:
-    """A duration in its two largest units.
-
-    >>> duration(0.2), duration(42.3), duration(185), duration(7300), duration(None)
-    ('under 1 s', '42 s', '3 min 5 s', '2 h 1 min', '–')
-    """
-    if not is_number(seconds):
-        return MISSING
-    if seconds < 0.5:
-        return "under 1 s"
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
-
-
 def rate(value: float) -> str:
     """A learning rate as text.
 

@@ -9,7 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from casewise.evaluation.agreement import band_of
 from casewise.evaluation.bootstrap import Plan, by_subject
+from casewise.evaluation.evaluate import one_row_a_case
 from casewise.evaluation.response import HIGHEST_RISE
 from casewise.evaluation.results import Estimate, Figures, Response, ResponseRates
 from casewise.report.blocks import (
@@ -73,7 +75,7 @@ TARGETS = "{learner}, {side}. The first row of a target is for all its regions t
 def agreement(context: ReportContext) -> Section | None:
     """The scatter and the Bland–Altman plot of the primary outcome, with bias and limits; None if it has classes."""
     rows, figures = context.headline_rows, context.figures(context.stage, context.learner)
-    if context.classes or rows.empty or (limits := limits_from(figures, rows)) is None:
+    if context.classes or rows.empty or (limits := limits_from(figures)) is None:
         return None
     label, write = display_name(context.study, context.outcome), metric_format(context.study, context.outcome)
     slope = shown_slope(figures.get("proportional_bias"))
@@ -98,18 +100,14 @@ def shown_slope(figure: Estimate | None) -> float | None:
     return None if round(figure.low, 2) <= 0 <= round(figure.high, 2) else figure.value
 
 
-def limits_from(estimates: Figures, rows: pd.DataFrame) -> draw.Limits | None:
-    """Limits of agreement: those among the metrics of one learner, else computed from its rows."""
+def limits_from(estimates: Figures) -> draw.Limits | None:
+    """Limits of agreement among the metrics of one learner; None for fewer than three cases."""
     figures = [figure for name in ("bias", "loa_low", "loa_high") if (figure := defined(estimates.get(name)))]
-    if len(figures) == 3:
-        edges = [(f.low, f.high) if f.low is not None and f.high is not None else None for f in figures]
-        bias, low, high = (float(f.value or 0.0) for f in figures)
-        return draw.Limits(bias, low, high, *edges)
-    difference = (rows["y_pred"] - rows["y_true"]).to_numpy(float)
-    if len(difference) < 3:
+    if len(figures) < 3:
         return None
-    bias, half = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
-    return draw.Limits(bias, bias - half, bias + half)
+    edges = [(f.low, f.high) if f.low is not None and f.high is not None else None for f in figures]
+    bias, low, high = (float(f.value or 0.0) for f in figures)
+    return draw.Limits(bias, low, high, *edges)
 
 
 # ------------------------------------------------------------------------------------------------------ over time
@@ -118,8 +116,9 @@ def limits_from(estimates: Figures, rows: pd.DataFrame) -> draw.Limits | None:
 def over_time(context: ReportContext) -> Section | None:
     """A small figure per subject, and the responders; None if no subject has two visits, or the outcome has classes."""
     study = context.study
-    rows = None if context.classes else _one_row_a_case(context)
-    tracks = [] if rows is None else draw.tracks(rows, baseline=study.evaluation.baseline)
+    own = context.final["model"].eq(context.learner) & context.final["stage"].eq(context.stage)
+    rows = one_row_a_case(context.final[own & context.final["target"].eq(context.outcome)])
+    tracks = [] if rows is None or context.classes else draw.tracks(rows, baseline=study.evaluation.baseline)
     if not tracks:
         return None
     shown = draw.chosen_tracks(tracks, MOST_TRACKS)
@@ -137,18 +136,6 @@ def over_time(context: ReportContext) -> Section | None:
             title = f"Response {RESPONSE_SIDES[stage]}: agreement at each threshold, and responders by visit"
             blocks.append(Fold(title, response))
     return Section("time", "Change over time" if days else "Visits of each subject", blocks)
-
-
-def _one_row_a_case(context: ReportContext) -> pd.DataFrame | None:
-    """The rows of a case-level outcome, images averaged; None if the outcome is one of regions, or there are none."""
-    table = context.final
-    own = table["model"].eq(context.learner) & table["stage"].eq(context.stage)
-    rows = table[own & table["target"].eq(context.outcome)]
-    if rows.empty or (rows["region"] != "").any():
-        return None
-    if not rows["case"].duplicated().any():
-        return rows
-    return rows.groupby(["case", "subject", "visit"], sort=False)[["day", "y_true", "y_pred"]].mean().reset_index()
 
 
 def _trajectories(context: ReportContext, tracks: list[draw.Track], *, days: bool) -> list[Plot]:
@@ -256,14 +243,14 @@ def score_ranges(context: ReportContext) -> list[ScoreRange]:
         return []
     truth = rows["y_true"].to_numpy(float)
     if study.evaluation.bands:
-        names, edges = zip(*sorted(study.evaluation.bands.items(), key=lambda band: band[1]), strict=True)
-        index = np.clip(np.searchsorted(np.array(edges) - 1e-9, truth, side="right") - 1, 0, None)
+        names = sorted(study.evaluation.bands, key=study.evaluation.bands.__getitem__)
+        index = band_of(truth, study.evaluation.bands)
     else:
-        edges = tuple(dict.fromkeys(np.quantile(truth, [1 / 3, 2 / 3], method="higher").tolist()))
+        edges = list(dict.fromkeys(np.quantile(truth, [1 / 3, 2 / 3], method="higher").tolist()))
         index = np.searchsorted(edges, truth, side="right")
         digits = digits_of(*context.range_of(context.outcome))
-        names = tuple(range_names([number(edge, digits) for edge in edges]))
-    groups = [(str(name), rows[index == i]) for i, name in enumerate(names)]
+        names = range_names([number(edge, digits) for edge in edges])
+    groups = [(name, rows[index == i]) for i, name in enumerate(names)]
     return [_score_range(name, own, study) for name, own in groups if len(own)]
 
 

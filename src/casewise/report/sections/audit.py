@@ -1,23 +1,21 @@
-"""The shortcut audit: its findings, near-duplicates and tests, for the report and for the page of the audit."""
+"""The shortcut audit: its findings and tests, for the report and for the page of the audit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from casewise.audit.findings import Audit, Finding, noun_of
 from casewise.audit.probes import ALPHA, FEWEST
 from casewise.audit.sentences import untested
+from casewise.console import duration
 from casewise.modalities.registry import modality_of
-from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Picture, Pictures, Row, Section, Table, Text
+from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Row, Section, Table, Text
 from casewise.report.context import ReportContext
-from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.formatting import MISSING, capital, counted, duration, is_number, number, p_value, plain
+from casewise.report.formatting import MISSING, capital, counted, is_number, number, p_value, plain
 
-TWINS, WITHIN, SHORTCUT = "twins-", "source-predictable-", "shortcut-"
-PAIR_KINDS = {"bytes": "Same file", "pixels": "Same pixels", "near": "Near-identical", "mirrored": "Mirrored"}
-MOST_FINDINGS, MOST_PAIRS, MOST_TESTS, MOST_LACKING = 60, 3, 60, 40
+WITHIN, SHORTCUT = "source-predictable-", "shortcut-"
+MOST_FINDINGS, MOST_TESTS, MOST_LACKING = 60, 60, 40
 NAMES = {
     "twins-across-subjects": "near-duplicates under two subjects",
     "twins-across-splits": "near-duplicates on both sides of the split",
@@ -57,9 +55,9 @@ EXAMINED = (
 
 
 def section(context: ReportContext) -> Section | None:
-    """The errors and warnings, and folded their meaning and near-duplicates; None if the run has no audit.
+    """The errors and warnings, and folded their meaning; None if the run has no audit.
 
-    The page of the audit has the notes and all tests.
+    The page of the audit has the notes, all tests and the pairs of near-duplicates.
     """
     if context.audit is None:
         return None
@@ -68,8 +66,7 @@ def section(context: ReportContext) -> Section | None:
     examined: list[Block] = [Text(EXAMINED, note=True), Facts([*_limits(context, audit), *_lacking(audit), page])]
     if notes := [note for note in audit.notes(accepted) if note.lower() != f"{untested(audit.facts)}.".lower()]:
         examined.append(Items(notes))
-    folds = [("Near-duplicates", twins(context, audit)), ("What was examined", examined)]
-    blocks = [*findings(audit, accepted, grave=True), *(Fold(summary, inner) for summary, inner in folds if inner)]
+    blocks = [*findings(audit, accepted, grave=True), Fold("What was examined", examined)]
     return Section("audit", "Shortcut audit", blocks)
 
 
@@ -204,30 +201,3 @@ def _limits(context: ReportContext, audit: Audit) -> list[tuple[str, str]]:
         ("Permutations", f"{permutations:,}, so that p is at least {smallest}"),
         ("Time", duration(sum(value for value in audit.seconds.values() if is_number(value)))),
     ]
-
-
-def twins(context: ReportContext, audit: Audit) -> list[Block]:
-    """Pairs of near-identical pictures by their effect: counts by kind of pair, and a few examples."""
-    images = context.cohort_images
-    number_of = dict(zip(images["path"].astype(str), images["image"], strict=True)) if "path" in images else {}
-    rows: list[Row] = []
-    examples: list[Block] = []
-    for finding in (finding for finding in worst_first(audit) if finding.id.startswith(TWINS)):
-        name, figures = capital(about(finding, audit)), finding.figures
-        counts = [figures.get("pairs", len(finding.pairs)), *(figures.get(kind) for kind in PAIR_KINDS)]
-        rows.append(Row(name, [Cell(number(count, 0)) for count in counts]))
-        pairs = [pair for pair in finding.pairs if all(path in number_of for path in pair)][:MOST_PAIRS]
-        for number_of_pair, pair in enumerate(pairs):
-            pictures = [_picture(context, path, int(number_of[path])) for path in pair]
-            shown = [picture for picture in pictures if picture is not None]
-            examples += [Pictures(shown, "" if number_of_pair else f"{name}: examples", "twins")] if shown else []
-    caption = f"Pairs of {noun_of(audit.facts)[1]} that show the same picture."
-    return [Table(["Finding", "Pairs", *PAIR_KINDS.values()], rows, caption), *examples] if rows else []
-
-
-def _picture(context: ReportContext, path: str, image: int) -> Picture | None:
-    slide, name = context.slide(path), Path(path).name
-    picture = None if slide is None else slide.read_picture()
-    if picture is None and (tiles := context.tiles([image])) is not None:
-        picture = as_picture(tiles[0])
-    return None if picture is None else Picture(data_uri(picture, longest=150), f"Picture {name}", name)

@@ -7,33 +7,19 @@ import pandas as pd
 
 from casewise.audit import metadata
 from casewise.cohort.table import natural
-from casewise.report.blocks import (
-    Block,
-    Cell,
-    Counts,
-    Facts,
-    Fold,
-    Matrix,
-    Plot,
-    Plots,
-    Row,
-    Section,
-    Table,
-    counts_line,
-)
+from casewise.report.blocks import Block, Counts, Facts, Fold, Matrix, Plot, Plots, Section, counts_line
 from casewise.report.context import ReportContext, terms_of
 from casewise.report.figures import cohort as draw
-from casewise.report.formatting import MISSING, capital, counted, display_name, number, percent, plain, shortened
+from casewise.report.formatting import capital, counted, display_name, number, plain, shortened
 
 MOST_LABELS, MOST_SOURCES, MOST_SIDES = 12, 15, 60
 SIDES = (
     "{outcome}: {noun}s by side of the split; shade and percent: the share of the row. Where the shares differ greatly"
     " between the sides, figures of one side say little about the other."
 )
-SOURCES = "{noun}s by {column}; shade and percent: the share of the row."
-LARGEST = (
-    "The {column} with the most {noun}s of each class. Whatever distinguishes one {column} from another also predicts a"
-    " class that comes from one alone, whether or not it is the disease."
+SOURCES = (
+    "{noun}s by {column}; shade and percent: the share of the row. Whatever distinguishes one {column} from another"
+    " also predicts a class that comes from one alone, whether or not it is the disease."
 )
 DISTRIBUTIONS = "Share of the values."
 OF_TEST = (
@@ -100,12 +86,10 @@ def class_blocks(context: ReportContext) -> list[Block]:
     facts = Facts([("Rare classes", CORRECTIONS[context.study.recipe.imbalance])])
     if column is None:
         return [facts, Fold("Counts by side of the split", inner)]
-    name, noun = plain(column), terms.noun
-    caption = SOURCES.format(noun=capital(noun), column=name)
+    name = plain(column)
+    caption = SOURCES.format(noun=capital(terms.noun), column=name)
     inner.append(Matrix(by_source(context, table, column), caption, name, same=False, tight=True))
-    heads = ["Class", capital(name), f"Share of the {noun}s"]
-    largest = Table(heads, largest_sources(context, table, column), LARGEST.format(noun=noun, column=name))
-    return [facts, largest, Fold(f"Counts by side of the split and by {name}", inner)]
+    return [facts, Fold(f"Counts by side of the split and by {name}", inner)]
 
 
 def by_side(context: ReportContext, table: pd.DataFrame) -> Counts:
@@ -119,19 +103,6 @@ def by_side(context: ReportContext, table: pd.DataFrame) -> Counts:
 def by_source(context: ReportContext, table: pd.DataFrame, column: str) -> Counts:
     """The classes by source; the smallest of many sources share a line."""
     return _counts(context, table, table[column].astype(str).tolist(), MOST_SOURCES)
-
-
-def largest_sources(context: ReportContext, table: pd.DataFrame, column: str) -> list[Row]:
-    """The source with the most cases of each class, and its share of them."""
-    rows = []
-    for k, name in enumerate(context.classes):
-        counts = table.loc[table["value"] == k, column].astype(str).value_counts()
-        cells = [Cell(MISSING), Cell(MISSING)]
-        if len(counts):
-            share = float(counts.iloc[0] / counts.sum())
-            cells = [Cell(shortened(counts.index[0], 30)), Cell(percent(share, 1), value=share)]
-        rows.append(Row(plain(name), cells))
-    return rows
 
 
 def reference_classes(context: ReportContext) -> pd.DataFrame:

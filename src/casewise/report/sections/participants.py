@@ -1,4 +1,4 @@
-"""Participants: their flow, the characteristics of each side of the split, and the precision of the sample size."""
+"""Participants: their flow, and the characteristics of each side of the split."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants, Precision
-from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
+from casewise.evaluation.results import CategoryCounts, Flow, NumberSummary, Participants
+from casewise.report.blocks import Block, Cell, Fold, Row, Section, Table, Text
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, without_folds
 from casewise.report.formatting import (
     MISSING,
@@ -51,7 +51,7 @@ COLUMNS_NOTE = "Further columns are described if `evaluation.subgroups` or `audi
 
 
 def section(context: ReportContext) -> Section | None:
-    """The precision, the flow and the characteristics; None if the run has no record of participants."""
+    """The flow and the characteristics; None if the run has no record of participants."""
     entry, study = context.metrics.participants, context.study
     if entry is None:
         return None
@@ -61,8 +61,7 @@ def section(context: ReportContext) -> Section | None:
         flows.append(Table(["Step", "Left out", "Remaining"], rows, f"External cohort: {entry.flow.external.name}."))
     heads = ["Characteristic", *(SIDE_NAMES[side.code].format(name=side.name) for side in entry.sides)]
     described = Table(heads, characteristic_rows(study, entry), without_folds(context, CHARACTERISTICS), wide=True)
-    blocks: list[Block] = [Facts(precision(study, entry.precision))] if entry.precision else []
-    blocks.append(Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)]))
+    blocks: list[Block] = [Fold("Flow of participants, step by step", [*flows, Text(FLOW_NOTE, note=True)])]
     blocks.append(Fold("Characteristics by side of the split", [described, Text(COLUMNS_NOTE, note=True)]))
     return Section("participants", "Participants", blocks)
 
@@ -158,29 +157,3 @@ def counts_cell(counts: Sequence[int], position: int) -> Cell:
     """
     total, count = sum(counts), counts[position]
     return Cell(f"{count:,}", percent(count / total) if total else "", float(count))
-
-
-# --------------------------------------------------------------------------------------------------------- precision
-
-
-def precision(study: Study, entry: Precision) -> list[tuple[str, str]]:
-    """The subjects behind the headline's figures, and half the width of each figure's interval.
-
-    An interval without a width at this precision says nothing about precision.
-    """
-    write, confidence = metric_format(study, entry.target), f"{100 * study.evaluation.confidence:g} %"
-    by_class = ", ".join(f"{plain(name)} {count:,}" for name, count in entry.subjects_by_class.items())
-    side = SIDES[entry.stage] if entry.stage else ""
-    facts = [
-        (
-            f"{capital(study.unit)}s evaluated {side}".strip(),
-            f"{entry.n_subjects:,}" + (f" ({by_class})" if by_class else ""),
-        )
-    ]
-    for name, figure in entry.figures.items():
-        scale, unit = (100, " percentage points") if write.in_percent(name) else (1, "")
-        digits = write.digits(name)
-        half = number(scale * figure.half_width, digits)
-        text = "not known: the interval has no width" if half == number(0.0, digits) else f"± {half}{unit}"
-        facts.append((f"{confidence} interval of the {write.phrase(name)}", text + (", rough" if figure.rough else "")))
-    return facts

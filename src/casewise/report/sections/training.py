@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from casewise.cohort.table import natural
+from casewise.console import duration
 from casewise.errors import gigabytes
 from casewise.evaluation.results import OverSeeds
 from casewise.predictions.table import INTERNAL
@@ -32,7 +33,6 @@ from casewise.report.formatting import (
     capital,
     counted,
     display_name,
-    duration,
     frozen_label,
     is_number,
     listed,
@@ -55,7 +55,7 @@ TUNING = {
     "head_only": "only the heads, on features computed once",
     "gradual_unfreezing": "the heads first, then one further group of layers at a time together with them",
 }
-MOST_CURVES, MOST_FINDERS, MOST_NOTES = 12, 12, 40
+MOST_CURVES, MOST_FINDERS = 12, 12
 CURVES = (
     "Loss, and accuracy if recorded, by epoch; one line per network. Blue: subjects that decide when to stop, with a"
     " dot at the epoch kept, else the last; grey: training, with augmentation and dropout. Dashed: a further phase."
@@ -91,13 +91,7 @@ def section(context: ReportContext) -> Section:
     """How the networks were trained, and everything that is needed to train them again."""
     import yaml
 
-    note_sentences = sentences(context.notes)
-    further = len(note_sentences) - MOST_NOTES
-    notes = (
-        [*note_sentences[:MOST_NOTES], f"{further} further notes are in the run folder."]
-        if further > 0
-        else note_sentences
-    )
+    notes = sentences(context.notes)
     stated = context.study.model_dump(mode="json", exclude_defaults=True)
     settings = yaml.safe_dump(stated, sort_keys=False, allow_unicode=True, width=100)
     folds: list[tuple[str, list[Block]]] = [

@@ -12,7 +12,7 @@ from casewise.report.sections import classes, learners
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, metric_format, percent_cell, verdict
 
 BY_CLASS = ("recall", "precision", "auroc")
-MOST_GROUPS, MOST_RECALLS = 20, 6
+MOST_RECALLS = 6
 BOTH = (
     "Difference: external minus internal, with its {confidence} interval. External predictions are means over the"
     " networks of all folds. Not tested: the interval is rough or missing."
@@ -89,13 +89,11 @@ def groups(context: ReportContext) -> list[Table]:
     tables = []
     for column, by_group in (context.metrics.external_by or {}).items():
         rows = []
-        for group, by_learner in list(by_group.items())[:MOST_GROUPS]:
+        for group, by_learner in by_group.items():
             figures = by_learner.get(context.learner) or {}
             first = next(iter(figures.values()), None)
             counts = [Cell(number(count, 0)) for count in ((first.n_cases, first.n_subjects) if first else (0, 0))]
             rows.append(Row(group, [*counts, *(write.cell(metric, figures.get(metric)) for metric in metrics)]))
-        further = len(by_group) - len(rows)
-        rows += [Row(f"{further} further groups", [Cell("")] * (2 + len(metrics)))] if further else []
         heads = [capital(plain(column)), *sizes, *map(write.heading, metrics)]
         tables += [Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True)] if rows else []
     return tables
@@ -145,11 +143,11 @@ def distant_cases(context: ReportContext) -> list[Block]:
 
 
 def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
-    """The cases of the study, the external ones, those of them inside and outside, and the differences.
+    """The cases of the study, the external ones, those of them inside and outside, and how much surer answers are.
 
     How much better or worse all external cases are predicted is in the table of the external cohort.
     """
-    quality, confident = figures.quality, figures.external.confidence is not None
+    quality = figures.quality
     groups = {
         capital(SIDES[figures.internal_stage]): figures.internal,
         "External": figures.external,
@@ -162,9 +160,7 @@ def rows_of(figures: LearnerDrift, write: MetricFormat) -> list[Row]:
         cells = [Cell(number(group.answers, 0)), outside, write.cell(quality, group.quality)]
         cells += [percent_cell(group.confidence)] if group.confidence else []
         rows.append(Row(name, cells, inner=name in ("inside", "outside")))
-    apart, gap = figures.outside_minus_inside, figures.external_minus_internal
-    percent = write.in_percent(quality)
-    better = figure_cell(apart.quality, write.digits(quality), percent=percent, sign=True)
-    surer, own = (figure_cell(each.confidence, 0, percent=True, sign=True) for each in (apart, gap))
-    rows.append(Row("Outside − inside", [Cell(""), Cell(""), better, *([surer] if confident else [])]))
-    return [*rows, Row("External − internal", [*[Cell("")] * 3, own])] if confident else rows
+    if figures.external.confidence:
+        gap = figure_cell(figures.external_minus_internal.confidence, 0, percent=True, sign=True)
+        rows.append(Row("External − internal", [*[Cell("")] * 3, gap]))
+    return rows
