@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from casewise.errors import ImageError
+from casewise.plugins.volumes.reading.nifti import nibabel_module
 from casewise.plugins.volumes.reading.scans import Scan
 
 # The share of the reference that another scan shows, below which a note is added.
@@ -49,11 +50,10 @@ def to_ras(scan: Scan) -> Scan:
 
     Voxels are only reordered, never interpolated; an oblique scan stays oblique and its affine says so.
     """
-    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
-
-    turn = io_orientation(scan.affine)
-    values = np.ascontiguousarray(apply_orientation(scan.values, turn))
-    return dataclasses.replace(scan, values=values, affine=scan.affine @ inv_ornt_aff(turn, scan.shape))
+    orientations = nibabel_module().orientations
+    turn = orientations.io_orientation(scan.affine)
+    values = np.ascontiguousarray(orientations.apply_orientation(scan.values, turn))
+    return dataclasses.replace(scan, values=values, affine=scan.affine @ orientations.inv_ornt_aff(turn, scan.shape))
 
 
 def plane_grid(scan: Scan, size: int) -> Grid:
