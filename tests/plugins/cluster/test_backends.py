@@ -138,7 +138,7 @@ def test_a_task_that_did_not_begin_is_given_to_the_cluster_again(
 
     machines = {"a": {"CPU": 1.0}, "b": {"CPU": 1.0}}
     seen, alive = iter([machines]), {"b": machines["b"]} if machine_lost else machines
-    monkeypatch.setattr(backend_file, "nodes_alive", lambda: next(seen, alive))
+    monkeypatch.setattr(backend_file.machines, "nodes_alive", lambda: next(seen, alive))
     monkeypatch.setattr(backend_file, "_done", lambda at_work: [ref for ref in at_work if ref == 2 or not machine_lost])
     monkeypatch.setattr(backend_file.ray, "get", get)
     monkeypatch.setattr(backend_file.ray, "cancel", lambda *_, **__: None)

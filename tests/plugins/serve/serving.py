@@ -12,10 +12,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from casewise.plugins.serve.pool import WorkerPlan, WorkerPool, work
+from casewise.plugins.serve.pool import SUBMISSIONS, WorkerPlan, WorkerPool, work
 from casewise.plugins.serve.server import server_of, service
 from casewise.plugins.serve.settings import ServiceSettings
-from casewise.plugins.serve.submission import Submission
 
 TOY: dict[str, Any] = {"title": "Toy", "notice": "Research software.", "slots": ["upper", "lower"]}
 TOY |= {"targets_by_name": {}, "titles": {}, "endings": [".png"], "covariates": []}
@@ -55,7 +54,7 @@ def toy_work(connection: Connection, plan: WorkerPlan) -> None:
             job = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        submission = Submission.from_json(job["submission"])
+        submission = SUBMISSIONS.validate_python(job["submission"])
         order, mark = submission.visits[0].name, plan.folder.parent / "died"
         if order == "die" or (order == "die once" and not mark.exists()):
             mark.touch()

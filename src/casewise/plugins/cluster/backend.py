@@ -28,20 +28,7 @@ from casewise.errors import CasewiseError, RunError, counted
 from casewise.jobs.backends import Backend, Failure, Plans, Registrations, lost
 from casewise.plugins.cluster import machines
 from casewise.plugins.cluster.leases import LEASES, SAFE, LeaseError, Lessor, break_lock, end_earlier
-from casewise.plugins.cluster.machines import (
-    IMAGE_LIBRARIES,
-    REACH,
-    NodeReport,
-    Task,
-    check_room,
-    connect,
-    cores_of,
-    fits,
-    last_line,
-    nodes_alive,
-    refuse,
-    rooms,
-)
+from casewise.plugins.cluster.machines import NodeReport, Task
 from casewise.run_folder import JobFolder, RunFolder
 
 if TYPE_CHECKING:
@@ -114,7 +101,7 @@ class RayBackend(Backend):
         """
         self._own = not ray.is_initialized()
         if self._own:
-            connect(self._address)
+            machines.connect(self._address)
         self._work = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(machines.work)
         self._look = ray.remote(max_retries=0, num_cpus=0)(machines.look)
         return self
@@ -128,7 +115,7 @@ class RayBackend(Backend):
     @property
     def notice(self) -> str:
         """Where jobs are executed."""
-        nodes = [node for node in nodes_alive().values() if node.get("CPU", 0) >= 1]
+        nodes = [node for node in machines.nodes_alive().values() if node.get("CPU", 0) >= 1]
         cores, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
         hardware = counted(cores, "core") + (f" and {counted(gpus, 'GPU')}" if gpus else "")
         return f"networks are trained on {counted(len(nodes), 'machine')} with {hardware}"
@@ -146,14 +133,14 @@ class RayBackend(Backend):
         # registrations come first, since the inputs may need them
         parts = (ray.cloudpickle.dumps(Registrations.of(inputs.study)), ray.cloudpickle.dumps(inputs))
         session = self._begin(folder.path, jobs, parts)
-        nodes = nodes_alive()
+        nodes = machines.nodes_alive()
         needed = [inputs.store.folder, *([inputs.pretraining.tiles] if inputs.pretraining else [])]
-        refuse(self._reports(session, nodes, needed), NodeReport.of_this(), folder.path)
+        machines.refuse(self._reports(session, nodes, needed), NodeReport.of_this(), folder.path)
         gpus = int(inputs.study.compute.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes.values()))
         jobs = [_absolute(job) for job in jobs]
         call = _pickled(machines.plans_of, jobs, folder, threads)
-        task = Task("measuring the machine", call, cores_of(threads, gpus, nodes), gpus)
-        check_room([task], nodes)
+        task = Task("measuring the machine", call, machines.cores_of(threads, gpus, nodes), gpus)
+        machines.check_room([task], nodes)
         plans: Plans | Failure = self._run([task], 1)[task.name]
         if isinstance(plans, Failure):
             raise RunError(plans.message)
@@ -163,23 +150,23 @@ class RayBackend(Backend):
         self, jobs: Sequence[Job], inputs: JobInputs, plans: Plans, workers: int, *, protected: bool
     ) -> dict[str, Failure]:
         """See `Backend.execute`; how many jobs run side by side follows from the cluster, unless the study says it."""
-        nodes, compute = nodes_alive(), inputs.study.compute
+        nodes, compute = machines.nodes_alive(), inputs.study.compute
         limit = workers if protected else None if compute.jobs == "auto" else compute.jobs
         tasks = []
         for job in jobs:
             plan = plans[job.model]
             gpus = int(plan.device == "cuda")
-            cores = cores_of(plan.threads, gpus, nodes)
-            beside = min(limit or len(jobs), max(rooms(node, cores, gpus) for node in nodes.values()))
+            cores = machines.cores_of(plan.threads, gpus, nodes)
+            beside = min(limit or len(jobs), max(machines.rooms(node, cores, gpus) for node in nodes.values()))
             call = _pickled(machines.attempt_of, _absolute(job), plan, max(1, beside))
             tasks.append(Task(job.name, call, cores, gpus, _absolute(job)))
-        check_room(tasks, nodes)
+        machines.check_room(tasks, nodes)
         results = self._run(tasks, limit)
         return {task.name: failure for task in tasks if (failure := results[task.name])}
 
     def spread(self, work: Work, tell: Callable[[int], None]) -> bool:
         """See `Backend.spread`; without other machines, or if one does not see the images, nothing is done."""
-        nodes, folder = nodes_alive(), work.folder.absolute()
+        nodes, folder = machines.nodes_alive(), work.folder.absolute()
         cores = int(sum(node.get("CPU", 0) for node in nodes.values()))
         if self._address == "local" or not cores:
             return False
@@ -187,8 +174,8 @@ class RayBackend(Backend):
             with FileLock(folder / f"{LEASES}.lock", timeout=0):
                 session = self._begin(folder, [], None)
                 files = work.files[:: max(1, len(work.files) // FILES)]
-                reports = self._reports(session, nodes, files, IMAGE_LIBRARIES)
-                refuse(reports, NodeReport.of_this(libraries=IMAGE_LIBRARIES), folder)
+                reports = self._reports(session, nodes, files, machines.IMAGE_LIBRARIES)
+                machines.refuse(reports, NodeReport.of_this(libraries=machines.IMAGE_LIBRARIES), folder)
                 tasks, sizes = _tasks(work, max(1, len(work.parts) // (PARTS * cores)))
                 results = self._run(tasks, None, lambda done: tell(sum(sizes[name] for name in done)))
         except (Timeout, OSError, NotImplementedError):  # another run prepares these images, or nothing can be locked
@@ -246,7 +233,7 @@ class RayBackend(Backend):
             except (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError, RuntimeError) as error:
                 raise RunError(
                     f"The machine {host} of the Ray cluster cannot load casewise or what the study uses: "
-                    f"{last_line(error)}. Install the same packages on every machine."
+                    f"{machines.last_line(error)}. Install the same packages on every machine."
                 ) from error
             except ray.exceptions.RayError:
                 log.warning("The machine %s of the Ray cluster was lost.", host)
@@ -260,7 +247,7 @@ class RayBackend(Backend):
         lessor = self._begun.lessor
         waiting, at_work, ending = deque(tasks), dict[Any, Attempt](), list[Ended]()
         results: Results = {}
-        nodes, looked = nodes_alive(), time.monotonic()
+        nodes, looked = machines.nodes_alive(), time.monotonic()
         roomy = looked
         try:
             while waiting or at_work or ending:
@@ -273,12 +260,15 @@ class RayBackend(Backend):
                     if tell:
                         tell(results)
                 if (now := time.monotonic()) - looked > NODES:
-                    before, nodes, looked = nodes, nodes_alive(), now
+                    before, nodes, looked = nodes, machines.nodes_alive(), now
                     ending += self._removed(at_work, nodes, machine_lost=bool(before.keys() - nodes.keys()))
-                    if any(fits(task, nodes) for task in (*waiting, *(attempt.task for attempt in at_work.values()))):
+                    if any(
+                        machines.fits(task, nodes)
+                        for task in (*waiting, *(attempt.task for attempt in at_work.values()))
+                    ):
                         roomy = now
                     elif waiting and now - roomy > ROOM:
-                        check_room([*waiting], nodes)
+                        machines.check_room([*waiting], nodes)
                 for ended in [ended for ended in ending if ended.ready <= now]:
                     ending.remove(ended)
                     lessor.ended(ended.attempt.lease)
@@ -372,7 +362,7 @@ class RayBackend(Backend):
         for ref in at_work:
             with suppress(ray.exceptions.RayError):
                 ray.cancel(ref, force=True)
-        for ref in ray.wait(list(at_work), num_returns=len(at_work), timeout=REACH)[0]:
+        for ref in ray.wait(list(at_work), num_returns=len(at_work), timeout=machines.REACH)[0]:
             with suppress(ray.exceptions.RayError):  # of a lost machine, whose process may go on
                 with suppress(ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError):
                     ray.get(ref)

@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+import ray.cloudpickle
 
 from casewise.errors import CasewiseError, RunError, counted
 from casewise.jobs.backends import Failure, attempt
@@ -239,9 +240,6 @@ def look(inputs: Inputs, path: str, session: str, needed: Sequence[Path], librar
 
 def work(inputs: Inputs, path: str, session: str, lease: str, call: bytes) -> tuple[Any, list[str]]:
     """Execute a pickled function of this module with a lease; return its result and the warnings of casewise."""
-    import ray
-    import ray.cloudpickle
-
     with locked(Path(path), session, lease, ray.get_runtime_context().get_node_id()), _warnings() as warnings:
         loaded = _loaded(inputs)
         function, arguments = ray.cloudpickle.loads(call)
@@ -267,8 +265,6 @@ def plans_of(inputs: JobInputs, jobs: Sequence[Job], folder: RunFolder, threads:
 
 def _loaded(inputs: Inputs) -> Any:
     """The inputs, loaded once by each process, after what users have registered."""
-    import ray.cloudpickle
-
     if inputs is None:
         return None
     registrations, pickled = inputs

@@ -43,9 +43,9 @@ class _Explain(Explainer):
         return explainable(members)
 
     def target_of(self, study: Study, name: str) -> ExplainTarget:
-        from casewise.plugins.explain.new_cases import explained_target
+        from casewise.plugins.explain.methods.target import ExplainTarget
 
-        return explained_target(study, name)
+        return ExplainTarget.of_outcome(study, name)
 
     def explain_new(
         self,

@@ -71,11 +71,6 @@ def predicted_target(run: FinishedRun, prediction: CasePrediction) -> ExplainTar
     return ExplainTarget(outputs_of(run.study), explain_target(run).target, class_index=prediction.class_index)
 
 
-def panel_rows(run: FinishedRun, case: str) -> list[int]:
-    """The panel rows of a case."""
-    return np.flatnonzero(run.cohort.panels["case"].astype(str).to_numpy() == case).tolist()
-
-
 def prediction_of(run: FinishedRun, model: str, row: int) -> CasePrediction | None:
     """A network's prediction for the unit of a panel row; None if it made none."""
     panel = run.cohort.panels.iloc[row]
@@ -84,11 +79,18 @@ def prediction_of(run: FinishedRun, model: str, row: int) -> CasePrediction | No
     rows = run.rows_by_case.get((model, target, str(panel["case"])))
     if rows is None:
         return None
+    rows = rows_of_unit(rows, panel, level, run.cohort.images)
+    return _case_prediction(rows.iloc[0]) if len(rows) else None
+
+
+def rows_of_unit(rows: pd.DataFrame, panel: pd.Series[Any], level: str, images: pd.DataFrame) -> pd.DataFrame:
+    """Those of a case's predictions that are of the region or image of a panel, if the target has such a level."""
     if level in ("region", "image") and (rows["region"] != "").any():
         rows = rows[rows["region"] == str(panel["region"])]
     if level == "image":
-        rows = rows[rows["image"] == str(run.cohort.images["path"].iloc[int(panel["tiles"][0])])]
-    return _case_prediction(rows.iloc[0]) if len(rows) else None
+        number = int(panel["tiles"][0])
+        rows = rows[rows["image"].isin([str(number), str(images["path"].iloc[number])])]
+    return rows
 
 
 def _case_prediction(row: pd.Series[Any]) -> CasePrediction:

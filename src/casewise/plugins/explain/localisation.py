@@ -168,8 +168,6 @@ def measure(
     Raises:
         CasewiseError: the study names no masks, they cannot be read, or none marks anything.
     """
-    import pandas as pd
-
     meaning, column = mask_to_measure(run)
     plan = Plan(run.study.evaluation.bootstrap_resamples, run.study.evaluation.confidence, run.study.seed)
     out_of_fold = out_of_fold_rows(run)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import Predictor
-from casewise.models.outputs import outputs_of
+from casewise.modalities.base import NativeMap, PreparedCohort
+from casewise.plugins.explain.case_selection import rows_of_unit
 from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.saliency import average_folds, maps_by_row, native_maps, on_panels
 from casewise.study.images import WEIGHTED
 from casewise.study.learners import is_baseline
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from casewise.inference.bundle import Bundle
-    from casewise.modalities.base import NativeMap, PreparedCohort
-    from casewise.study.schema import Study
 
 # Panels of a case that are explained; of more, an evenly spaced sample.
 MAX_PANELS = 64
@@ -51,17 +46,6 @@ def explainable(members: Sequence[Bundle]) -> list[str]:
     names = sorted(dict.fromkeys(member.model for member in members), key=is_baseline)
     weighted = members[0].settings["panels"].get("pooling") in WEIGHTED
     return [name for name in names if is_baseline(name) or not weighted]
-
-
-def explained_target(study: Study, name: str = "") -> ExplainTarget:
-    """The target of this name; by default the primary outcome if the networks predict it, else their first target.
-
-    Raises:
-        CasewiseError: the networks do not predict it.
-    """
-    if not name:
-        return ExplainTarget.of_outcome(study)
-    return ExplainTarget(outputs_of(study), name)
 
 
 def explain_new(
@@ -105,11 +89,7 @@ def _with_class(prepared: PreparedCohort, target: ExplainTarget, predicted: pd.D
         return target
     panel, level = prepared.cohort.panels.iloc[row], prepared.study.level_of(target.target)
     rows = predicted[(predicted["target"] == target.target) & (predicted["case"].astype(str) == str(panel["case"]))]
-    if level in ("region", "image") and (rows["region"] != "").any():
-        rows = rows[rows["region"] == str(panel["region"])]
-    if level == "image":
-        number = int(panel["tiles"][0])
-        rows = rows[rows["image"].isin([str(number), str(prepared.cohort.images["path"].iloc[number])])]
+    rows = rows_of_unit(rows, panel, level, prepared.cohort.images)
     if rows.empty or bool(rows["y_pred"].isna().iloc[0]):
         return target
     return ExplainTarget(target.outputs, target.target, class_index=int(rows["y_pred"].iloc[0]))

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casewise.evaluation.bootstrap import Plan, estimates, sum_by_subject
+from casewise.modalities.base import CaseMask
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.case_selection import predicted_target, prediction_of
+from casewise.plugins.explain.methods.target import ExplainTarget
 from casewise.plugins.explain.metrics import by_slice, share_inside
 from casewise.plugins.explain.results import Record
 from casewise.plugins.explain.saliency import SaliencyMap, check_reproduces, load_model, maps_by_row
 from casewise.study.learners import name_of_fold
-
-if TYPE_CHECKING:
-    from casewise.modalities.base import CaseMask
-    from casewise.plugins.explain.methods.target import ExplainTarget
 
 # The number of images of each sample.
 SAMPLE = 60

@@ -29,12 +29,8 @@ SHARE = (*(name.format("share_inside", "share") for name in _OWN), "mask_share")
 COLUMNS = ("Network", "Panels", "Map", "Random weights", "Difference", "Centre", "Difference")
 GROUPS = {"correct": "predicted correctly", "erroneous": "predicted erroneously", "all": "all cases"}
 ORDERS = {"map": "the map", "random": "a random map", "centre": "the middle of each image", "brightness": "brightness"}
-PLACES = {
-    "border": "outer eighth of the image",
-    "anatomy": "anatomy",
-    "lesion": "lesion",
-    "segmentation": "segmentation",
-}
+# Other regions are named as the study names their masks.
+PLACES = {"border": "outer eighth of the image"}
 OWN = ("dice", "everything", "difference")
 PLACEMENT = ("Network", "Panels", "Of the map", "Of the area", "Difference", "Empty maps")
 # By the form of the explained target: what red and blue areas do, and the name of the output.
@@ -134,7 +130,7 @@ def placement_rows(placement: Values, *, marked: str = "") -> list[Row]:
     for name, by_region in placement["networks"].items():
         for region, figures in by_region.items():
             share, column = figures["share"], placement["regions"][region]["column"]
-            described = PLACES[region] + (f" (column {column})" if column else "")
+            described = PLACES.get(region, region) + (f" (column {column})" if column else "")
             count = Cell(f"{share['n_cases']:,}", f"of {counted(share['n_subjects'], 'subject')}")
             cells = [count, _share(share), _share(figures["area"]), _share(figures["difference"], difference=True)]
             empty = Cell(number(figures["empty_maps"], 0))
@@ -149,7 +145,9 @@ def agreement_rows(placement: Values, *, marked: str = "") -> list[Row]:
         for region, own in ((region, figures["own"]) for region, figures in by_region.items() if "own" in figures):
             count = Cell(f"{own['dice']['n_cases']:,}", f"of {counted(own['dice']['n_subjects'], 'subject')}")
             values = [Cell(number(own[key]["value"], 2), _bounds(own[key], own[key], 2)) for key in OWN]
-            rows.append(Row(f"{learner_name(name)}: {PLACES[region]}", [count, *values], mark=name == marked))
+            rows.append(
+                Row(f"{learner_name(name)}: {PLACES.get(region, region)}", [count, *values], mark=name == marked)
+            )
     return rows
 
 
@@ -204,7 +202,7 @@ def _bounds(figure: Values, ends: Values, digits: int) -> str:
 
 def _compared(measured: Values, confidence: str) -> list[Block]:
     """How often maps point into the masks."""
-    mask = f"of the {PLACES[measured['meaning']]}"
+    mask = f"of the {measured['meaning']}"
     rows = measured_rows(measured, HIT)
     columns = [*COLUMNS, "Shuffled cells"]
     table = Table(columns, rows, POINTING.format(mask=mask, confidence=confidence), wide=True)

@@ -13,15 +13,7 @@ import pandas as pd
 from casewise.console import Show, default_show
 from casewise.errors import CasewiseError, nearest
 from casewise.pipeline.finished import FinishedRun
-from casewise.plugins.explain.case_selection import (
-    CasePrediction,
-    explain_target,
-    mask_to_measure,
-    panel_rows,
-    predicted_target,
-    prediction_of,
-    select_cases,
-)
+from casewise.plugins.explain import case_selection
 from casewise.plugins.explain.outputs import CaseExplanation, figure_rows, write_outputs
 from casewise.plugins.explain.overlays import FigureRow, side_by_side
 from casewise.plugins.explain.placement import placement
@@ -59,8 +51,10 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
     folder = ExplanationFolder(output) if output else run.files.explanation_folder
     models = check_networks(run, settings.networks)
     if settings.measure:
-        mask_to_measure(run)
-    selected, rule = (named_cases(run, cases), "selected by name") if cases else select_cases(run, models)
+        case_selection.mask_to_measure(run)
+    selected, rule = (
+        (named_cases(run, cases), "selected by name") if cases else case_selection.select_cases(run, models)
+    )
     if output:
         folder.begin()
     explanations = explain_cases(run, models, selected, map_size, show)
@@ -82,7 +76,7 @@ def explain(run: FinishedRun, settings: ExplainSettings, show: Show) -> Explanat
     shown = {
         "rule": rule,
         "folder": str(own_folder.relative_to(parent) if own_folder.is_relative_to(parent) else own_folder),
-        "target": explain_target(run).target,
+        "target": case_selection.explain_target(run).target,
         "cells": map_size,
         "cases": entries,
     }
@@ -95,13 +89,16 @@ def explain_cases(
 ) -> dict[str, list[CaseExplanation]]:
     """The explanations of each case by each network; every network is loaded once."""
     explanations: dict[str, list[CaseExplanation]] = {case: [] for case in cases}
-    rows = {case: panel_rows(run, case) for case in cases}
+    names = run.cohort.panels["case"].astype(str).to_numpy()
+    rows = {case: np.flatnonzero(names == case).tolist() for case in cases}
     rows = {case: own[:: -(-len(own) // MAX_PANELS)] for case, own in rows.items()}
     folds = run.splits.folds
     with show.bar("explain") as bar:
         for number, model in enumerate(models):
             maps: dict[str, list[list[SaliencyMap]]] = {}
-            predictions = {case: [prediction_of(run, model, row) for row in rows[case]] for case in cases}
+            predictions = {
+                case: [case_selection.prediction_of(run, model, row) for row in rows[case]] for case in cases
+            }
             for fold in range(folds):
                 bar(number * folds + fold, len(models) * folds, name_of_fold(model, fold, alone=run.splits.holdout))
                 fold_cases = [case for case in cases if _is_predicted_by(predictions[case], fold)]
@@ -111,7 +108,7 @@ def explain_cases(
                 check_reproduces(run, loaded, [row for case in fold_cases for row in rows[case]])
                 for case in fold_cases:
                     pairs = [(row, p) for row, p in zip(rows[case], predictions[case], strict=True) if p]
-                    by_row = [saliency_maps(loaded, [row], predicted_target(run, p)) for row, p in pairs]
+                    by_row = [saliency_maps(loaded, [row], case_selection.predicted_target(run, p)) for row, p in pairs]
                     maps.setdefault(case, []).append([saliency for of_row in by_row for saliency in of_row])
             for case, by_fold in maps.items():
                 available = [prediction for prediction in predictions[case] if prediction is not None]
@@ -129,7 +126,7 @@ def explain_cases(
     return explanations
 
 
-def _is_predicted_by(predictions: Sequence[CasePrediction | None], fold: int) -> bool:
+def _is_predicted_by(predictions: Sequence[case_selection.CasePrediction | None], fold: int) -> bool:
     """Whether the network of this fold predicted the case: out of fold one network, on the test set all."""
     return bool(predictions) and all(p is not None and p.fold in (fold, None) for p in predictions)
 
@@ -220,4 +217,4 @@ def explain_case(folder: RunFolder, case: str, networks: Sequence[str], *, map_s
         models, (name,) = check_networks(run, networks), named_cases(run, [case])
         explanations = explain_cases(run, models, [name], map_size, default_show())[name]
         rows = figure_rows(run, name, explanations)
-    return CaseMaps(name, explain_target(run).target, {e.model: e for e in explanations}, rows)
+    return CaseMaps(name, case_selection.explain_target(run).target, {e.model: e for e in explanations}, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,9 @@ from casewise.errors import RunError
 from casewise.inference.bundle import Bundle
 from casewise.inference.predictor import Predictor, prediction_rows, read_distance
 from casewise.modalities.base import NativeMap, PreparedCohort, SlotMaps
+from casewise.modalities.dataset import PanelDataset
 from casewise.modalities.registry import modality_of
+from casewise.models.backbones import Network
 from casewise.models.layers import UNet
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.methods.contributions import Contributions, centre_at, contributions, reads_features
@@ -26,10 +28,6 @@ from casewise.predictions.table import probability_columns
 from casewise.run_folder import JobFolder
 from casewise.study.images import Panels
 from casewise.targets import kind_named
-
-if TYPE_CHECKING:
-    from casewise.modalities.dataset import PanelDataset
-    from casewise.models.backbones import Network
 
 # Number formats of two machines differ by less; another network or panel differs by more.
 TOLERANCE = 0.05

@@ -1,6 +1,6 @@
 """The formats of a graph: how one is written, and how the written file is read again for the check.
 
-A new format is a class with the members of `GraphFormat`, registered in `FORMATS`.
+A new format is a class with the members of `Onnx`, registered in `FORMATS`.
 
 A format may lack or limit operators, which are then written with ones that it has.
 While a graph is recorded, calls of these operators are replaced, also those in the code of timm and torchvision.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -96,8 +96,6 @@ PORTABLE: dict[Any, Callable[..., Tensor]] = {
 
 # One file of ONNX holds at most 2 GiB; the weights of graphs above this size are in a second file.
 LARGEST_ONNX_FILE = 3 * 2**29
-# Libraries that report the steps of their work as messages.
-TALKATIVE = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._export", "torch.fx")
 
 # Panels of each input -> values (B, V) of each output.
 RunGraph = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -111,12 +109,10 @@ class Names:
     outputs: tuple[str, ...]
 
 
-class GraphFormat(Protocol):
-    """A format of a graph."""
+class Onnx:
+    """ONNX, run by ONNX Runtime."""
 
-    name: str
-    ending: str
-    reader: str
+    name, ending, reader = "onnx", ".onnx", "onnxruntime"
 
     def check_installed(self) -> None:
         """Check that the packages are there.
@@ -124,25 +120,6 @@ class GraphFormat(Protocol):
         Raises:
             CasewiseError: one is missing; the message names the extra.
         """
-
-    def write(self, graph: LearnerGraph, panels: Sequence[Tensor], names: Names, path: Path) -> None:
-        """Record a graph with these panels as an example; the numbers of panels, and of images in a bag, stay free.
-
-        Raises:
-            CasewiseError: the graph cannot be recorded.
-        """
-
-    def open(self, path: Path, names: Names) -> RunGraph:
-        """The graph in a file, as a program without casewise runs it, on the CPU."""
-
-
-class Onnx:
-    """ONNX, run by ONNX Runtime."""
-
-    name, ending, reader = "onnx", ".onnx", "onnxruntime"
-
-    def check_installed(self) -> None:
-        """See `GraphFormat`."""
         packages = ("onnx", "onnxruntime", "onnxscript")
         if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
             raise CasewiseError(
@@ -151,7 +128,11 @@ class Onnx:
             )
 
     def write(self, graph: LearnerGraph, panels: Sequence[Tensor], names: Names, path: Path) -> None:
-        """See `GraphFormat`."""
+        """Record a graph with these panels as an example; the numbers of panels, and of images in a bag, stay free.
+
+        Raises:
+            CasewiseError: the graph cannot be recorded.
+        """
         free = {0: torch.export.Dim("batch")} | ({1: torch.export.Dim("images")} if panels[0].ndim == 5 else {})
         size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
         with _quiet(), torch.no_grad(), PortableOperators(), _refusing(graph, self.name):
@@ -172,7 +153,7 @@ class Onnx:
             program.save(path, external_data=size > LARGEST_ONNX_FILE)
 
     def open(self, path: Path, names: Names) -> RunGraph:
-        """See `GraphFormat`."""
+        """The graph in a file, as a program without casewise runs it, on the CPU."""
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -193,7 +174,7 @@ class TorchScript:
         """Nothing is needed but PyTorch."""
 
     def write(self, graph: LearnerGraph, panels: Sequence[Tensor], names: Names, path: Path) -> None:
-        """See `GraphFormat`."""
+        """See `Onnx`."""
 
         def recorded(*inputs: Tensor) -> tuple[Tensor, ...]:
             # a function: of a module, the recorder would also evaluate every property
@@ -204,7 +185,7 @@ class TorchScript:
             torch.jit.save(torch.jit.trace(recorded, tuple(panels), check_trace=False), str(path))
 
     def open(self, path: Path, names: Names) -> RunGraph:
-        """See `GraphFormat`."""
+        """See `Onnx`."""
         with _quiet():
             module: Any = torch.jit.load(str(path), map_location="cpu")
 
@@ -215,6 +196,7 @@ class TorchScript:
         return run
 
 
+GraphFormat: TypeAlias = Onnx | TorchScript
 FORMATS: dict[str, GraphFormat] = {each.name: each for each in (Onnx(), TorchScript())}
 
 
@@ -233,17 +215,14 @@ def format_named(name: str) -> GraphFormat:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the messages of libraries on what they do."""
-    loggers = [logging.getLogger(name) for name in TALKATIVE]
-    levels = [logger.level for logger in loggers]
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(level)
 
 
 @contextmanager

@@ -21,16 +21,9 @@ from torch import Tensor
 from casewise.errors import CasewiseError, counted
 from casewise.files import checksum, make_folder, staging_folder, write_atomic, write_json
 from casewise.models.outputs import Output, value_columns, values_of
+from casewise.plugins.export import preparation
 from casewise.plugins.export.formats import GraphFormat, RunGraph, format_named
 from casewise.plugins.export.learner import TrainedLearner, selected_members
-from casewise.plugins.export.preparation import (
-    PANEL_TOLERANCE,
-    REFERENCE,
-    complete_for,
-    drawn_reference,
-    reference_panel,
-    steps,
-)
 from casewise.version import __version__
 
 if TYPE_CHECKING:
@@ -100,7 +93,7 @@ def export_model(
             path = temporary / f"{learner.file_stem}{graph_format.ending}"
             result = _write_graph(learner, path, graph_format, facts)
             parity[learner.name] = result
-            image = image or drawn_reference(learner.study.images.size)
+            image = image or preparation.drawn_reference(learner.study.images.size)
             own_test = _write_self_test(learner, path, graph_format, image)
             records.append(describe(learner, path, result) | {"self_test": own_test})
             source = "panels of the run" if result.source == "cases" else "random panels"
@@ -145,20 +138,20 @@ def _write_self_test(
     learner: TrainedLearner, path: Path, graph_format: GraphFormat, image: bytes
 ) -> Mapping[str, object]:
     """Write the reference image and its panel, and state the output that a program must find; the graph is checked."""
-    panel = reference_panel(learner, image)
+    panel = preparation.reference_panel(learner, image)
     panels = tuple(panel.clone() for _ in learner.fitted)
     check_parity(learner, graph_format.open(path, learner.names), Sample(panels, "random"), graph_format.reader)
     array = path.with_name(f"{learner.file_stem}.panel.npy")
     np.save(array, panel.numpy(), allow_pickle=False)
-    made_from = REFERENCE if complete_for(learner) else None
+    made_from = preparation.REFERENCE if preparation.complete_for(learner) else None
     if made_from:
-        write_atomic(path.with_name(REFERENCE), image)
+        write_atomic(path.with_name(preparation.REFERENCE), image)
     values = zip(learner.names.outputs, reference(learner, panels), strict=True)
     return {
         "image": made_from,
         "panel": array.name,
         "outputs": {name: own[0].tolist() for name, own in values},
-        "panel_tolerance": PANEL_TOLERANCE,
+        "panel_tolerance": preparation.PANEL_TOLERANCE,
         "output_tolerances": dict(
             zip(learner.names.outputs, (TOLERANCE * unit for unit in learner.units), strict=True)
         ),
@@ -216,8 +209,8 @@ def describe(learner: TrainedLearner, path: Path, parity: Parity) -> dict[str, A
                 "grid": [study.panels.rows, study.panels.columns],
                 "pooling": study.panels.pooling,
             },
-            "steps": steps(learner),
-            "complete_for": complete_for(learner),
+            "steps": preparation.steps(learner),
+            "complete_for": preparation.complete_for(learner),
         },
         "in_graph": {
             "normalisation": True,

@@ -14,6 +14,7 @@ from casewise.inference.input_checks import joined, possible_reasons, reasons_of
 from casewise.inference.new_cases import LEFT_OUT, PredictedChunk
 from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
 from casewise.run_folder import RunFolder
+from casewise.study.model import parse_range
 from casewise.study.scores import Score
 from casewise.version import __version__
 
@@ -68,7 +69,7 @@ class ModelFacts:
             )
         first = model.members[0]
         scores = {
-            name: Score(name, entry["formula"], entry["level"], *_ends(entry["range"]))
+            name: Score(name, entry["formula"], entry["level"], *map(float, parse_range(entry["range"])))
             for name, entry in first.settings["scores"].items()
         }
         level = model.combination.intervals.get("level")
@@ -81,13 +82,6 @@ class ModelFacts:
             synthetic=bool(model.about.get("synthetic")),
             flags=possible_reasons(model.limits) if model.limits else (),
         )
-
-
-def _ends(limits: Any) -> tuple[float, float]:
-    from casewise.study.model import parse_range
-
-    low, high = parse_range(limits)
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)

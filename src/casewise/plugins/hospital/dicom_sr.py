@@ -38,7 +38,11 @@ class DicomSr:
     packages: tuple[str, ...] = ("highdicom", "pydicom")
 
     def files(self, result: CaseResult, facts: ModelFacts) -> Iterator[tuple[str, bytes]]:
-        """See `ResultFormat`."""
+        """The files of a case: a name that tells them from the case's others, and their bytes.
+
+        Raises:
+            CasewiseError: the case cannot be written in this format; the message is the reason.
+        """
         import pydicom
 
         stream = io.BytesIO()

@@ -25,7 +25,11 @@ class Fhir:
     packages: tuple[str, ...] = ("fhir.resources",)
 
     def files(self, result: CaseResult, facts: ModelFacts) -> Iterator[tuple[str, bytes]]:
-        """See `ResultFormat`."""
+        """The files of a case: a name that tells them from the case's others, and their bytes.
+
+        Raises:
+            CasewiseError: the case cannot be written in this format; the message is the reason.
+        """
         from fhir.resources.observation import Observation
 
         for quantity in quantities(result, facts):

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from casewise.errors import CasewiseError, RunError, cut, nearest
 from casewise.files import make_folder, staging_folder, sync_folder, write_atomic
-from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, digest, results_of
+from casewise.plugins.hospital.case_results import ModelFacts, digest, results_of
 from casewise.plugins.hospital.dicom_sr import DicomSr
 from casewise.plugins.hospital.fhir import Fhir
 
@@ -25,29 +25,9 @@ if TYPE_CHECKING:
     from casewise.inference.new_cases import PredictedChunk
 
 
-class ResultFormat(Protocol):
-    """A format of results.
-
-    Attributes:
-        name: what the command line calls it.
-        title: what people call it.
-        ending: that of its files.
-        packages: the modules that it needs beyond those of casewise.
-    """
-
-    name: str
-    title: str
-    ending: str
-    packages: tuple[str, ...]
-
-    def files(self, result: CaseResult, facts: ModelFacts) -> Iterator[tuple[str, bytes]]:
-        """The files of a case: a name that tells them from the case's others, and their bytes.
-
-        Raises:
-            CasewiseError: the case cannot be written in this format; the message is the reason.
-        """
-
-
+# A class with `name` (on the command line), `title` (for people), `ending` (of its files), `packages` (the modules that
+# it needs beyond those of casewise) and `files`.
+ResultFormat: TypeAlias = Fhir | DicomSr
 FORMATS: dict[str, ResultFormat] = {each.name: each for each in (Fhir(), DicomSr())}
 
 

@@ -13,18 +13,8 @@ from casewise.cohort.folder_layout import FIELDS, Pattern
 from casewise.cohort.table import names_text, natural
 from casewise.cohort.targets import plain
 from casewise.errors import CasewiseError, counted, nearest
+from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
-from casewise.plugins.init.image_files import (
-    FileColumn,
-    ImageFiles,
-    by_names_of_subjects,
-    file_columns,
-    file_name,
-    in_other_folders,
-    mask_files,
-    stem_of,
-    words_of,
-)
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.target import TargetPlan
@@ -59,7 +49,7 @@ class ImageRows:
     others: dict[str, list[str]] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     subjects_known: bool = True
-    files: list[FileColumn] = field(default_factory=list)
+    files: list[image_files.FileColumn] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     understood: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -97,13 +87,13 @@ class ImageRows:
         return cases
 
 
-def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: Sequence[int]) -> ImageRows:
+def rows_of_table(cells: Mapping[str, list[str]], images: image_files.ImageFiles, numbers: Sequence[int]) -> ImageRows:
     """The images of each row of a table, which columns name as files, or by names of folders and words.
 
     Raises:
         CasewiseError: no column names the images, or cells may name several of them.
     """
-    files, count, noun = file_columns(cells, images, numbers), len(numbers), images.noun
+    files, count, noun = image_files.file_columns(cells, images, numbers), len(numbers), images.noun
     if files:
         named = [(row, column.paths[row], column.name) for row in range(count) for column in files if column.paths[row]]
         present = {row for row, *_ in named}
@@ -119,7 +109,7 @@ def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: S
                 f"WHICH COLUMN NAMES THE {noun.upper()}S? {files[0].name!r} was taken; {names_text(rivals, 3)} "
                 f"would give the rows other {noun}s. Write the names with their endings into the right one."
             )
-        if in_others := [pair for column in files for pair in in_other_folders(column, cells[column.name])]:
+        if in_others := [pair for column in files for pair in image_files.in_other_folders(column, cells[column.name])]:
             rows.doubts.append(
                 f"CELLS THAT NAME ANOTHER FOLDER than that of their {noun}: {len(in_others):,}, such as "
                 f"{in_others[0][0][:80]} for {in_others[0][1]}. Only the names of the files agree: check that they are "
@@ -127,7 +117,7 @@ def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: S
             )
     else:
         unique = [name for name, values in cells.items() if _identifies(Column(name, values))]
-        columns, paths_of_row = by_names_of_subjects(cells, images, unique)
+        columns, paths_of_row = image_files.by_names_of_subjects(cells, images, unique)
         if not columns:
             raise _no_images(cells, images, unique)
         pairs = [(row, path) for row in range(count) for path in paths_of_row.get(row, [""])]
@@ -139,7 +129,7 @@ def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: S
         lacking = [
             cells[name][row] if name else f"row {numbers[row]}" for row in range(count) if row not in paths_of_row
         ]
-    used, masks = set(filter(None, rows.paths)), mask_files(cells, images)
+    used, masks = set(filter(None, rows.paths)), image_files.mask_files(cells, images)
     unused = [path for path in images.paths if path not in used and path not in masks]
     rows.understood.append(
         f"Rows with an image: {len({rows.sources[i] for i in rows.present}):,} of {count:,}. Used {noun}s of the "
@@ -149,8 +139,8 @@ def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: S
         rows.changed = True
         rows.doubts.append(
             f"Rows without {noun} in {images.folder.resolve().name}: {len(lacking):,} "
-            f"({names_text([file_name(cell[:60]) for cell in lacking], 3)})."
-            f"{nearest(file_name(lacking[0]), [file_name(path) for path in unused])} They "
+            f"({names_text([image_files.file_name(cell[:60]) for cell in lacking], 3)})."
+            f"{nearest(image_files.file_name(lacking[0]), [image_files.file_name(path) for path in unused])} They "
             f"are kept in cohort.csv with `{FOUND}: no`; the study leaves them out and counts them."
         )
     if unused:
@@ -161,7 +151,7 @@ def rows_of_table(cells: Mapping[str, list[str]], images: ImageFiles, numbers: S
     return rows
 
 
-def _no_images(cells: Mapping[str, list[str]], images: ImageFiles, unique: Sequence[str]) -> CasewiseError:
+def _no_images(cells: Mapping[str, list[str]], images: image_files.ImageFiles, unique: Sequence[str]) -> CasewiseError:
     shown = ""
     if first := next((name for name in unique or cells if not names_people(Column(name, cells[name]))), ""):
         shown = names_text([value[:60] for value in dict.fromkeys(cells[first])], 3)
@@ -177,7 +167,7 @@ def _identifies(column: Column) -> bool:
     return column.filled > 0.9 and len(column.counts) > 3 and not column.exactly(r".*(date|datum|age|score).*")
 
 
-def rows_of_names(images: ImageFiles, stated: Pattern | None) -> ImageRows:
+def rows_of_names(images: image_files.ImageFiles, stated: Pattern | None) -> ImageRows:
     """The images of a folder with what their names state.
 
     Raises:
@@ -263,7 +253,7 @@ def resolve_subjects(
     rows.subjects_known = False
     rows.origins.pop("subject", None)
     stems = [
-        stem_of(file_name(path)) or f"row {row}"
+        image_files.stem_of(image_files.file_name(path)) or f"row {row}"
         for row, path in zip(rows.sources or rows.paths, rows.paths, strict=True)
     ]
     unique = len({stem.casefold() for stem in stems}) == len(stems)
@@ -337,11 +327,11 @@ def doubt_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
         return
     names: dict[str, dict[str, str]] = defaultdict(dict)
     for subject, path in zip(rows["subject"], rows.paths, strict=True):
-        name = file_name(path).casefold()
+        name = image_files.file_name(path).casefold()
         start = re.search(rf"(?<![^\W_]){re.escape(subject.casefold())}(?![^\W_])", name)
-        words = words_of(name[: start.start()]) if start else []
+        words = image_files.words_of(name[: start.start()]) if start else []
         if start and not (words and is_field(words[-1])):
-            names[subject].setdefault(" ".join(words), file_name(path))
+            names[subject].setdefault(" ".join(words), image_files.file_name(path))
     several = {subject: of_subject for subject, of_subject in names.items() if len(of_subject) > 1}
     if several:
         subject, first = next(iter(several.items()))
@@ -368,7 +358,7 @@ def _offer_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
     )
 
 
-def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: ImageFiles) -> None:
+def add_film_columns(rows: ImageRows, cells: Mapping[str, list[str]], images: image_files.ImageFiles) -> None:
     """What DICOM films state on how they were taken, as further columns that the table does not have."""
     if images.scans:
         return

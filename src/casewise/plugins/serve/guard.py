@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import json
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from casewise.plugins.serve.pool import location_of
 from casewise.plugins.serve.settings import LOCAL_NAMES, ServiceError, ServiceSettings, is_local
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("casewise.plugins.serve")
 
@@ -69,7 +68,7 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         """Refuse a request for another host, from another site's page, or without the token."""
-        headers, path = _headers(scope), str(scope["path"])
+        headers, path = Headers(scope=scope), str(scope["path"])
         host = headers.get("host", "")
         if is_local(self._settings.host) and _part(f"//{host}", "hostname") not in (*LOCAL_NAMES, self._settings.host):
             message = "This service answers requests for localhost and 127.0.0.1 only. Use one of these."
@@ -90,8 +89,8 @@ class _Exchange:
     """One request and its answer, with limits of size and time."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ServiceSettings) -> None:
-        headers = _headers(scope)
-        self._length = headers.get("content-length", "")
+        headers = Headers(scope=scope)
+        self._scope, self._length = scope, headers.get("content-length", "")
         self._receive, self._send, self._settings = receive, send, settings
         self.name = secrets.token_hex(4)
         self.status = 0
@@ -134,16 +133,9 @@ class _Exchange:
         """Answer with an error, unless an answer has begun."""
         if self.status:
             return
-        body = json.dumps(error.as_json()).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if error.retry_after is not None:
-            headers.append((b"retry-after", str(error.retry_after).encode()))
-        if error.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
         if error.status == 408:
             self._complete = True
-        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
+        await response_to(error)(self._scope, self.receive, self.send)
 
     async def _drain(self) -> None:
         end, limit = time.monotonic() + DRAINING, self._bytes + DRAINED
@@ -163,9 +155,11 @@ class _Exchange:
         return ServiceError(413, "too_large", too_large)
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    values: list[tuple[bytes, bytes]] = scope["headers"]
-    return {name.decode("latin-1").casefold(): value.decode("latin-1") for name, value in values}
+def response_to(error: ServiceError) -> JSONResponse:
+    """The answer that states an error."""
+    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+    headers |= {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    return JSONResponse(error.as_json(), error.status, headers)
 
 
 def _part(address: str, name: str) -> str:

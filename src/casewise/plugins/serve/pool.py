@@ -21,6 +21,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from casewise.errors import CasewiseError, RunError
 from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings
 from casewise.plugins.serve.submission import Submission
@@ -29,6 +31,7 @@ log = logging.getLogger("casewise.plugins.serve")
 
 # Seconds until a worker must have loaded its model.
 LOADING = 600.0
+SUBMISSIONS = TypeAdapter(Submission)
 RETRY_AFTER = 5
 SMALLER = "Send fewer or smaller images."
 
@@ -70,7 +73,7 @@ def work(connection: Connection, plan: WorkerPlan) -> None:
             job = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        submission, folder = Submission.from_json(job["submission"]), Path(job["folder"])
+        submission, folder = SUBMISSIONS.validate_python(job["submission"]), Path(job["folder"])
         _send(connection, answered(answers[job["task"]], submission, folder))
 
 

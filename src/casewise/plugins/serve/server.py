@@ -11,9 +11,9 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import h11
 import uvicorn
@@ -23,19 +23,16 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError
-from casewise.plugins.serve.guard import Guard
+from casewise.plugins.serve.guard import Guard, response_to
 from casewise.plugins.serve.pool import RETRY_AFTER, WorkerPlan, WorkerPool, work
 from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings, check_learner
 from casewise.plugins.serve.submission import read_submission
 from casewise.run_folder.folder import check_model_path
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
 
 PAGE = Path(__file__).parent / "page"
 # Uploads that are received at a time: of each place in the queue, and at least.
@@ -69,20 +66,19 @@ def create_app(settings: ServiceSettings, pool: WorkerPool, description: Json, f
                     message = f"{field} is a field of /api/explain only. Leave it out."
                     raise ServiceError(422, "unknown_field", message)
                 with pool.queued():  # only now, so that stalled uploads take none
-                    answer = await pool.answer({"task": task, "submission": submission.as_json(), "folder": name})
+                    answer = await pool.answer({"task": task, "submission": asdict(submission), "folder": name})
             return JSONResponse(answer)
 
         return answered
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-        return JSONResponse(error.as_json(), error.status, headers)
+        return response_to(error)
 
     async def failed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = CODES.get(error.status_code, "bad_request")
-        answer = await refused(request, ServiceError(error.status_code, code, _sentence(error, settings)))
+        answer = response_to(ServiceError(error.status_code, code, _sentence(error, settings)))
         answer.headers.update(error.headers or {})
         return answer
 

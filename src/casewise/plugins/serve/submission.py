@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from casewise.cohort.groups import spelled_alike
 from casewise.cohort.table import natural
 from casewise.errors import cut, nearest
 from casewise.modalities.store.readers import image_shape
-from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings, shown_name
+from casewise.plugins.serve.settings import ServiceError, ServiceSettings, shown_name
 
 if TYPE_CHECKING:
     from starlette.datastructures import FormData, UploadFile
@@ -78,17 +78,6 @@ class Submission:
     files: Sequence[UploadedFile]
     target: str = ""
     learner: str = ""
-
-    def as_json(self) -> Json:
-        """As plain values, for another process."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Submission:
-        """The inverse of `as_json`."""
-        visits = [Visit(**visit) for visit in values["visits"]]
-        files = [UploadedFile(**file) for file in values["files"]]
-        return cls(visits, files, values["target"], values["learner"])
 
     def named(self, text: str, folder: Path | None = None) -> str:
         """A message in which the client's names stand in place of the neutral ones of files, in `folder` if stated."""

@@ -17,7 +17,7 @@ from casewise.cohort.table import names_text
 from casewise.errors import CasewiseError, CohortError, ImageError, RunError
 from casewise.modalities.base import Start
 from casewise.modalities.store.workers import Progress, Work, of_each_image, spread
-from casewise.plugins.slides.reader import SLIDE_FILES
+from casewise.plugins.slides.reader import SLIDE_FILES, is_cut_tiff, is_slide, slide_facts
 from casewise.plugins.slides.settings import Tiles, tiles_of
 from casewise.study.schema import Study
 
@@ -166,8 +166,6 @@ def refuse_slides(study: Study, cohort: Cohort) -> None:
     Raises:
         CohortError: naming the slides.
     """
-    from casewise.plugins.slides.reader import is_slide, slide_facts
-
     slides = []
     for path in map(Path, cohort.images["path"]):
         if path.suffix.lower() not in SLIDE_FILES | TIFFS or not is_slide(path):
@@ -234,7 +232,6 @@ def _plan_part(plan: TilePlan, folder: Path, paths: Sequence[Path]) -> None:
 
 
 def _plan(path: Path, plan: TilePlan, folder: Path | None, budget: Budget) -> PlannedSlide | None:
-    from casewise.plugins.slides.reader import is_cut_tiff, is_slide
     from casewise.plugins.slides.tiles import find, keep, name_of, plan_tiles
 
     if folder and (stored := find(path, plan, folder)):
@@ -329,8 +326,6 @@ def start_with_slides(files: Sequence[Path], study: Study) -> Start | None:
 
 def _has_levels(path: Path) -> bool:
     """Whether a TIFF has several levels, as only slides have."""
-    from casewise.plugins.slides.reader import is_slide, slide_facts
-
     if path.suffix.lower() not in TIFFS:
         return False
     try:
@@ -342,8 +337,6 @@ def _has_levels(path: Path) -> bool:
 
 def _lines(slide: Path, study: Study) -> list[str]:
     """The key that cuts slides, at a resolution that this slide states."""
-    from casewise.plugins.slides.reader import slide_facts
-
     try:
         facts = slide_facts(slide)
     except CasewiseError:

@@ -26,6 +26,7 @@ from casewise.modalities.store.file_check import ARRAY_DAMAGE
 from casewise.modalities.store.pixels import LANCZOS, as_array
 from casewise.modalities.store.preparation import Channels
 from casewise.plugins.slides.reader import BLOCK, SAME_LEVEL, Slide, SlideFacts, companions_hash, on_white
+from casewise.plugins.slides.settings import Tiles
 from casewise.plugins.slides.tissue_mask import find_tissue, read_thumbnail, spread, tissue_shares
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 PICTURE = 8 * 2**20
 
 
-@dataclass(frozen=True)
-class TilePlan:
+class TilePlan(Tiles):
     """The rules by which tiles are cut from a slide, as the study states and checks them.
 
     `side`: of a tile in pixels as it is stored. At most one of `mpp` (microns per pixel), `magnification` and `level`
@@ -51,13 +51,6 @@ class TilePlan:
     """
 
     side: int = 128
-    mpp: float | None = None
-    magnification: float | None = None
-    level: int | None = None
-    min_tissue: float = 0.5
-    max_tiles: int | None = None
-    overlap: float = 0.0
-    assume_mpp: float | None = None
 
     @property
     def resolution(self) -> str:
@@ -257,7 +250,7 @@ def name_of(path: Path, plan: TilePlan) -> str:
         status = os.stat(path)
     except OSError:
         return ""
-    identity = [RULES, str(path), status.st_size, status.st_mtime_ns, companions_hash(path), asdict(plan)]
+    identity = [RULES, str(path), status.st_size, status.st_mtime_ns, companions_hash(path), plan.model_dump()]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 

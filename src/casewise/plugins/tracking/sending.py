@@ -19,23 +19,19 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from casewise.errors import CasewiseError, RunError, StudyError, counted
 from casewise.evaluation.results import read_results
 from casewise.files import parsed_json, replacing, write_json
 from casewise.pipeline.train import epochs_of, finished
-from casewise.plugins.tracking.study_keys import PACKAGES, without_secrets
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from casewise.run_folder import RunFolder
-    from casewise.study.schema import Study
+from casewise.plugins.tracking.study_keys import without_secrets
+from casewise.run_folder import RunFolder
+from casewise.study.schema import Study
 
 
 class TrackerError(CasewiseError):
@@ -363,9 +359,9 @@ def check_packages(study: Study) -> None:
         StudyError: naming the extra that is missing.
     """
     names = [text.partition(":")[0] for text in study.key("track")]
-    missing = [name for name in names if importlib.util.find_spec(PACKAGES[name]) is None]
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        what = " and ".join(dict.fromkeys(PACKAGES[name] for name in missing))
+        what = " and ".join(dict.fromkeys(missing))
         raise StudyError(f"track: {', '.join(missing)} needs {what}: pip install 'casewise[track]'. Or leave it out.")
 
 

@@ -13,8 +13,8 @@ from casewise.errors import cut, nearest
 from casewise.study.messages import PRIVATE
 from casewise.study.model import StudyModel
 
-# The package that each tracker needs, by name.
-PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
+# The trackers, by the names of the packages that they need.
+PACKAGES = ("tensorboard", "mlflow")
 
 
 def tracker_names(value: object) -> object:

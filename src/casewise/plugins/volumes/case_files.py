@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError, ImageError, counted
 from casewise.modalities.store.readers import image_facts
-from casewise.plugins.volumes.case_table import masks_in, number
+from casewise.plugins.volumes.case_table import masks_in
 from casewise.plugins.volumes.grid import Grid, check_shown, covered, to_ras
 from casewise.plugins.volumes.reading.files import read_scan
 from casewise.plugins.volumes.reading.scans import Scan, check_same_subject, stack_images
@@ -24,8 +25,6 @@ from casewise.plugins.volumes.settings import volumes_of
 from casewise.study.schema import Study
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.console import Show
     from casewise.plugins.volumes.preprocess import Prepared
 
@@ -211,7 +210,9 @@ def _sources(study: Study, case: str, rows: pd.DataFrame, subject: str = "") -> 
     for sequence in volumes.sequences:
         matches = rows[rows["sequence"] == sequence]
         if volumes.slice_index:
-            matches = matches.assign(place=matches[volumes.slice_index].map(number)).sort_values("place")
+            matches = matches.assign(place=pd.to_numeric(matches[volumes.slice_index], errors="coerce")).sort_values(
+                "place"
+            )
         paths.append(tuple(Path(path) for path in matches["path"]))
     folder = (study.root or study.cohort.parent).absolute()
     return CaseSources(

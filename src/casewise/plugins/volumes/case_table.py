@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +42,7 @@ def check_rows(study: Study, images: pd.DataFrame, problems: list[str]) -> list[
     if order not in images:
         problems.append(f"volumes.slice_index: there is no column {order!r}.{nearest(order, list(images))}")
         return []
-    numbers = images[order].map(number)
+    numbers = pd.to_numeric(images[order], errors="coerce")
     uneven = []
     for case, rows in images.groupby("case", sort=False):
         wrong = rows[~np.isfinite(numbers[rows.index])]
@@ -120,18 +119,6 @@ def check_masks(study: Study, images: pd.DataFrame, problems: list[str]) -> list
 def masks_in(rows: pd.DataFrame, column: str) -> list[str]:
     """The files that the rows of a case name in a column, each once."""
     return sorted({text for value in rows[column] if (text := text_of(value))}) if column in rows else []
-
-
-def number(value: Any) -> float:
-    """A cell as a number; NaN if it is not one.
-
-    >>> number("3"), number("three")
-    (3.0, nan)
-    """
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return float("nan")
 
 
 def resolve_sequences(study: Study, cohort: Cohort) -> Cohort:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from casewise.errors import ImageError
+from casewise.plugins.volumes.reading.nifti import nibabel_module
 from casewise.plugins.volumes.reading.scans import Scan
 
 # The share of the reference that another scan shows, below which a note is added.
@@ -49,17 +50,10 @@ def to_ras(scan: Scan) -> Scan:
 
     Voxels are only reordered, never interpolated; an oblique scan stays oblique and its affine says so.
     """
-    letters = scan.orientation
-    axes = [next(n for n, letter in enumerate(letters) if letter in pair) for pair in ("LR", "PA", "IS")]
-    against = [axis for axis, letter in enumerate("RAS") if letters[axes[axis]] != letter]
-    values = np.ascontiguousarray(np.flip(scan.values.transpose(axes), tuple(against)))
-    back = np.zeros((4, 4))
-    back[axes, range(3)] = 1
-    back[3, 3] = 1
-    for axis in against:
-        back[axes[axis], axis] = -1
-        back[axes[axis], 3] = values.shape[axis] - 1
-    return dataclasses.replace(scan, values=values, affine=scan.affine @ back)
+    orientations = nibabel_module().orientations
+    turn = orientations.io_orientation(scan.affine)
+    values = np.ascontiguousarray(orientations.apply_orientation(scan.values, turn))
+    return dataclasses.replace(scan, values=values, affine=scan.affine @ orientations.inv_ornt_aff(turn, scan.shape))
 
 
 def plane_grid(scan: Scan, size: int) -> Grid:

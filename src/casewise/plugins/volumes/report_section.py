@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from casewise.plugins.volumes.settings import SEQUENCE_DROPOUT, Volumes, volumes_of
 from casewise.report.blocks import Block, Facts, Fold, Picture, Pictures, Section, Text
+from casewise.report.context import ReportContext
 from casewise.report.figures.pictures import data_uri
 from casewise.report.formatting import capital, case_label, counted, listed, percent
 from casewise.report.sections.preparation import illustrated_case
-
-if TYPE_CHECKING:
-    from casewise.report.context import ReportContext
-    from casewise.study.schema import Study
+from casewise.study.schema import Study
 
 LONGEST, SMALL = 720, 300
 NYUL = (

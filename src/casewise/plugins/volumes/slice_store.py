@@ -180,9 +180,7 @@ def altered_slices(store: SliceStore, cases: Sequence[int], alteration: str) -> 
         slices=slices,
         first=np.concatenate([[0], count[:-1].cumsum()]).astype(np.int64),
         count=count,
-        present=store.present[list(cases)],
-        landmarks=store.landmarks[list(cases)],
-        affines=store.affines[list(cases)],
+        **{name: getattr(store, name)[list(cases)] for name in ("present", "landmarks", "affines")},
         notes=[store.notes[case] for case in cases],
         subjects=store.subjects and store.subjects.of(np.asarray(cases)),
     )

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from casewise.models.backbones import Network
 from casewise.plugins.explain.methods.contributions import contributions, reads_features
 from casewise.plugins.explain.methods.gradcam import gradcam_by_sequence, layer_of
 from casewise.plugins.explain.methods.rollout import is_transformer, pools_by_attention, rollout_by_sequence
-
-if TYPE_CHECKING:
-    from casewise.models.backbones import Network
-    from casewise.plugins.explain.methods.target import ExplainTarget
-
+from casewise.plugins.explain.methods.target import ExplainTarget
 
 ROUNDING = 1e-6
 

@@ -37,10 +37,14 @@ class ExplainTarget:
             raise CasewiseError(f"target: the networks predict {', '.join(names)}, not {self.target!r}.{hint}")
 
     @classmethod
-    def of_outcome(cls, study: Study) -> Self:
-        """The primary outcome if the networks predict it, else their first output."""
+    def of_outcome(cls, study: Study, name: str = "") -> Self:
+        """The target of this name; by default the primary outcome if the networks predict it, else their first output.
+
+        Raises:
+            CasewiseError: the networks do not predict it.
+        """
         outputs = outputs_of(study)
-        return cls(outputs, next((output.name for output in outputs if output.main), outputs[0].name))
+        return cls(outputs, name or next((output.name for output in outputs if output.main), outputs[0].name))
 
     @property
     def output(self) -> Output:

@@ -13,19 +13,7 @@ from numpy.typing import NDArray
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.draws import balanced_class, shuffled_labels, stream
 from casewise.plugins.phantoms.folder import MARK, CohortFolder, Labels, PhantomKind, Progress, Row
-from casewise.plugins.phantoms.pancreas.anatomy import (
-    GRADES,
-    PORTA,
-    Abdomen,
-    Axes,
-    Canvas,
-    Findings,
-    Lesion,
-    Point,
-    abdomen,
-    findings,
-    smooth_noise,
-)
+from casewise.plugins.phantoms.pancreas import anatomy
 
 SEQUENCES = ("T1", "T2")
 ORIENTATIONS = ("RAS", "LAS", "LPS", "RPI", "PSR", "ASL", "SRA")
@@ -58,8 +46,8 @@ class Scan:
 
     sequence: str
     shape: tuple[int, int, int]
-    spacing: Point
-    middle: Point
+    spacing: anatomy.Point
+    middle: anatomy.Point
     codes: str
     scale: float
     offset: float
@@ -67,7 +55,7 @@ class Scan:
     uneven: float
 
     @property
-    def axes(self) -> Axes:
+    def axes(self) -> anatomy.Axes:
         """The coordinates of the voxels' centres along each axis, mm."""
         x, y, z = (
             (middle + step * (np.arange(count) - (count - 1) / 2)).astype(np.float32)
@@ -94,7 +82,7 @@ class Volume:
 
 
 def scans(
-    seed: int, patient: Abdomen, site: str, *, size: tuple[int, int], slices: tuple[int, int]
+    seed: int, patient: anatomy.Abdomen, site: str, *, size: tuple[int, int], slices: tuple[int, int]
 ) -> tuple[Scan, Scan]:
     """Return the properties of a subject's T1 and T2 scans, which do not depend on its grade.
 
@@ -127,11 +115,11 @@ def scans(
     return acquired[0], acquired[1]
 
 
-def draw(seed: int, patient: Abdomen, lesions: Findings, scan: Scan) -> Volume:
+def draw(seed: int, patient: anatomy.Abdomen, lesions: anatomy.Findings, scan: Scan) -> Volume:
     """Draw one volume; noise, coils and organs do not depend on the lesions."""
     canvas, pancreas, lesion = _painted(seed, patient, lesions, scan)
     random = stream(seed, "noise", patient.number, scan.sequence)
-    field = smooth_noise(random, scan.axes, 190.0)
+    field = anatomy.smooth_noise(random, scan.axes, 190.0)
     # Coils in front and behind make the middle of the body darker.
     x, y, _ = (axis / np.float32(reach) for axis, reach in zip(scan.axes, (170.0, 110.0, 1.0), strict=True))
     rim = (x[:, None, None] ** 2 + y[None, :, None] ** 2) - np.float32(0.6)
@@ -143,16 +131,16 @@ def draw(seed: int, patient: Abdomen, lesions: Findings, scan: Scan) -> Volume:
 
 
 def _painted(
-    seed: int, patient: Abdomen, lesions: Findings, scan: Scan
-) -> tuple[Canvas, NDArray[np.bool_], NDArray[np.bool_]]:
+    seed: int, patient: anatomy.Abdomen, lesions: anatomy.Findings, scan: Scan
+) -> tuple[anatomy.Canvas, NDArray[np.bool_], NDArray[np.bool_]]:
     """Paint the anatomy; return the canvas and the masks of pancreas and lesion."""
     axes, column = scan.axes, SEQUENCES.index(scan.sequence)
     signal = {name: pair[column] for name, pair in patient.signals.items()}
-    warp = [2.3 * smooth_noise(stream(seed, "warp", patient.number, axis), axes, 46.0) for axis in range(3)]
-    canvas = Canvas(axes, warp, soft=scan.spacing[0])
+    warp = [2.3 * anatomy.smooth_noise(stream(seed, "warp", patient.number, axis), axes, 46.0) for axis in range(3)]
+    canvas = anatomy.Canvas(axes, warp, soft=scan.spacing[0])
     flesh, cavity = canvas.whole(patient.flesh), canvas.whole(patient.cavity)
-    fine = smooth_noise(stream(seed, "texture", patient.number), axes, 8.0)
-    edges = {"": None, "cavity": cavity, "room": np.maximum(cavity + 2, -canvas.whole(PORTA))}
+    fine = anatomy.smooth_noise(stream(seed, "texture", patient.number), axes, 8.0)
+    edges = {"": None, "cavity": cavity, "room": np.maximum(cavity + 2, -canvas.whole(anatomy.PORTA))}
     canvas.paint(patient.trunk, signal["skin"])
     skinless = canvas.whole(patient.trunk) + np.float32(2.2)
     # Thin septa run through the fat.
@@ -162,7 +150,7 @@ def _painted(
         canvas.signal += share * (value - canvas.signal)
     for organ in patient.before:
         canvas.paint(organ.shape, signal[organ.name], within=edges[organ.inside])
-    lobes = np.float32(1.5) * smooth_noise(stream(seed, "lobes", patient.number), axes, 9.0)
+    lobes = np.float32(1.5) * anatomy.smooth_noise(stream(seed, "lobes", patient.number), axes, 9.0)
     pancreas = np.zeros(scan.shape, bool)
     box, share = canvas.paint(patient.pancreas, signal["pancreas"], rough=lobes)
     pancreas[box] = share >= 0.5
@@ -173,7 +161,7 @@ def _painted(
     return canvas, pancreas | (lesion if lesions.cysts else False), lesion
 
 
-def _paint_findings(canvas: Canvas, lesions: Findings, signal: dict[str, float]) -> NDArray[np.bool_]:
+def _paint_findings(canvas: anatomy.Canvas, lesions: anatomy.Findings, signal: dict[str, float]) -> NDArray[np.bool_]:
     """Paint duct, cysts and the planted lesion; return the mask of cysts and planted lesion."""
     # A duct thinner than a voxel fills a fraction of it.
     wide = float(np.mean(lesions.duct.radii))
@@ -209,7 +197,7 @@ masks/        <subject>/pancreas.nii.gz and lesion.nii.gz, 1 inside, on the grid
 
 
 PANCREAS = PhantomKind(
-    "pancreas", COLUMNS, "volume", "scanned", CONTENTS, "scans", (32, 512), GRADES, table="cohort.csv"
+    "pancreas", COLUMNS, "volume", "scanned", CONTENTS, "scans", (32, 512), anatomy.GRADES, table="cohort.csv"
 )
 
 
@@ -224,12 +212,12 @@ class PancreasSettings:
     """
 
     subjects: int = 60
-    classes: tuple[str, ...] = GRADES
+    classes: tuple[str, ...] = anatomy.GRADES
     size: tuple[int, int] = (96, 96)
     slices: tuple[int, int] = (18, 40)
     seed: int = 0
     labels: Labels = "true"
-    lesion: Lesion = "cysts"
+    lesion: anatomy.Lesion = "cysts"
 
 
 def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
@@ -261,8 +249,8 @@ def make_pancreas(folder: Path, *, progress: Progress | None = None, **settings:
     labels = shuffled_labels(seed, grades) if options.labels == "shuffled" else grades
     truth: list[Row] = []
     for number, (grade, label) in enumerate(zip(grades, labels, strict=True)):
-        patient, site = abdomen(seed, number), site_of(seed, number, options.classes)
-        lesions = findings(seed, patient, grade, options.lesion)
+        patient, site = anatomy.abdomen(seed, number), site_of(seed, number, options.classes)
+        lesions = anatomy.findings(seed, patient, grade, options.lesion)
         person: Row = {"subject": patient.name, "visit": 1, "grade": label, "site": site, "lesion": ""}
         person |= {"sex": patient.sex, "age": patient.age, "scanner": MACHINES[site].scanner}
         person |= {"mask": f"masks/{patient.name}/pancreas.nii.gz"}
@@ -337,7 +325,7 @@ def _check(settings: PancreasSettings) -> None:
     _nibabel()
 
 
-def _measures(lesions: Findings, volume: Volume) -> Row:
+def _measures(lesions: anatomy.Findings, volume: Volume) -> Row:
     """Return the measures of pancreas and lesion, in mm and RAS."""
     voxel = float(np.prod(volume.scan.spacing)) / 1000
     balls = [lesions.planted] if lesions.planted is not None else [cyst.fluid for cyst in lesions.cysts]

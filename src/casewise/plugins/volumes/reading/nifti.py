@@ -75,7 +75,7 @@ def read_nifti(path: Path, *, voxels: bool = True) -> Scan:
         CasewiseError: the package that reads scans is not installed.
     """
     path = Path(path)
-    nibabel = _nibabel()
+    nibabel = nibabel_module()
     size = checked_size(path)
     with ExitStack() as stack:
         file: IO[bytes] = stack.enter_context(open(path, "rb"))
@@ -97,13 +97,17 @@ def read_nifti(path: Path, *, voxels: bool = True) -> Scan:
     return Scan(values, affine, path, {}, (*notes, *value_notes))
 
 
-def _nibabel() -> ModuleType:
-    """Import the optional package."""
+def nibabel_module() -> ModuleType:
+    """Import the optional package.
+
+    Raises:
+        CasewiseError: it is not installed.
+    """
     try:
         import nibabel
     except ImportError as error:
         raise CasewiseError(
-            f"NIfTI files need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
+            f"Scans need an optional part of casewise: pip install 'casewise[volumes]' ({error})."
         ) from error
     module: ModuleType = nibabel
     return module

@@ -54,15 +54,6 @@ class Scan:
         """Distance in mm between neighbouring voxels along each axis."""
         return spacing_of(self.affine)
 
-    @property
-    def orientation(self) -> str:
-        """The direction in which each axis grows, nearest of R/L, A/P, S/I.
-
-        >>> Scan(np.zeros((1, 1, 1), np.float32), np.diag([-1.0, -1.0, 2.0, 1.0]), Path("a.nii")).orientation
-        'LPS'
-        """
-        return orientation_of(self.affine)
-
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """The lengths of the affine's columns.
@@ -72,20 +63,6 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """
     x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     return float(x), float(y), float(z)
-
-
-def orientation_of(affine: np.ndarray) -> str:
-    """The letters of the directions in which the axes grow, by the best of all assignments.
-
-    >>> orientation_of(np.array([[0, 0, 1.0, 0], [-1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]]))
-    'PSR'
-    """
-    from itertools import permutations
-
-    directions = affine[:3, :3] / np.array(spacing_of(affine))
-    best = max(permutations(range(3)), key=lambda axes: sum(abs(directions[row, i]) for i, row in enumerate(axes)))
-    letters = ("LR", "PA", "IS")
-    return "".join(letters[row][int(directions[row, column] > 0)] for column, row in enumerate(best))
 
 
 def checked_affine(affine: np.ndarray, path: Path) -> tuple[np.ndarray, list[str]]:
