@@ -115,7 +115,6 @@ def test_scores_are_those_of_ridge_regression_fold_by_fold() -> None:
     random, subjects = np.random.default_rng(2), np.repeat(np.arange(40), 3)
     features = random.normal(size=(120, 3)) * [1, 10, 0.1] + 5
     labels = Labels.of(random.normal(size=120), subjects, [], permutations=9, seed=0)
-    assert labels is not None
     told = probe(features, labels, seed=0)
     assert told is not None
     folds = _folds(labels.subjects, 0)
@@ -156,7 +155,6 @@ def test_p_values_hold_where_images_of_a_subject_are_alike() -> None:
         labels = Labels.of(random.integers(0, 2, 40)[subjects] * 1.0, subjects, ["a", "b"], permutations=99, seed=seed)
         assert labels is not None
         told = probe(features, labels, seed=seed)
-        assert told is not None
         below += told.p <= 0.1
     # Moved image by image, one in four would be below.
     assert binom.ppf(0.0005, 200, 0.1) <= below <= binom.ppf(0.9995, 200, 0.1)
