@@ -23,9 +23,7 @@ def three(report_of_classes: ReportContext) -> ReportContext:
 
 
 def entry_of(context: ReportContext) -> ClassFigures:
-    entry = context.class_figures(context.stage, context.learner)
-    assert entry is not None
-    return entry
+    return context.class_figures(context.stage, context.learner)
 
 
 def points_of(context: ReportContext) -> Fold:

@@ -211,7 +211,6 @@ class TestImages:
         images = tiny(tmp_path / "in", [*names, f"cyst/sub-c0/T1_mask{suffix}"])
         plan_study(table=None, images=images, folder=tmp_path / "study").write()
         study = study_in(tmp_path)
-        assert study.volumes is not None
         assert study.volumes.sequences == ["T1", "T2"]
         assert (len(cohort_in(tmp_path).cases), study.modality_name) == (8, "volumes")
 
