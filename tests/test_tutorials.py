@@ -4,8 +4,7 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,9 @@ LARGEST_PICTURE, LARGEST_ALL = 150_000, 1_500_000
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def commands(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(DOCS))
-    import tutorial_commands
-
-    yield tutorial_commands
-    sys.modules.pop("tutorial_commands")
+    return import_module("tutorial_commands")
 
 
 def text(name: str) -> str:
@@ -99,12 +95,9 @@ PAGE = DOCS / "tutorial-notebook.md"
 
 
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def executed(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(DOCS))
-    import executed_page
-
-    yield executed_page
-    sys.modules.pop("executed_page")
+    return import_module("executed_page")
 
 
 def outputs_of(page: str) -> list[str]:
