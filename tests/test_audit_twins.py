@@ -1,7 +1,5 @@
 """Twins: copies that anybody could make are found, pictures that only look alike are not; what is said of them."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import shutil

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -588,27 +589,17 @@ class TestDates:
         assert any(repr(head) in line for line in plan.understood)
 
 
-class TestSheets:
-    @pytest.fixture
-    def made(self, tmp_path: Path) -> tuple[Path, Path]:
-        openpyxl = pytest.importorskip("openpyxl")
-        images, book = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)]), openpyxl.Workbook()
-        book.active.title = "Info"
-        book.create_sheet("Cases")
-        book["Info"].append(["Made by", "the study group"])
-        for row in [["image", "patient", "grade"], *numbered()]:
-            book["Cases"].append(row)
-        book.save(tmp_path / "t.xlsx")
-        return tmp_path / "t.xlsx", images
-
-    def test_an_error_names_the_sheets_and_one_can_be_named(self, made: tuple[Path, Path], tmp_path: Path) -> None:
-        table, images = made
-        with pytest.raises(CasewiseError) as caught:
-            plan_study(table=table, images=images, folder=tmp_path / "study")
-        assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
-        plan = plan_study(table=table, images=images, sheet="Cases", folder=tmp_path / "study")
-        study = read_study(plan.write()[-1])
-        assert (study.sheet, len(read_cohort(study).images)) == ("Cases", 12)
+def test_an_error_names_the_sheets_and_one_can_be_named(tmp_path: Path) -> None:
+    own = arranged(tmp_path, "image|patient|grade", numbered())
+    own["table"] = tmp_path / "t.xlsx"
+    with pd.ExcelWriter(own["table"]) as book:
+        pd.DataFrame({"Made by": ["the study group"]}).to_excel(book, sheet_name="Info", index=False)
+        pd.read_csv(tmp_path / "t.csv").to_excel(book, sheet_name="Cases", index=False)
+    with pytest.raises(CasewiseError) as caught:
+        plan_study(**own)
+    assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
+    study = read_study(plan_study(**own, sheet="Cases").write()[-1])
+    assert (study.sheet, len(read_cohort(study).images)) == ("Cases", 12)
 
 
 @pytest.mark.parametrize(
