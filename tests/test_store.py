@@ -372,13 +372,11 @@ def other_array(folder: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "array shortened": (shorten, "mmap length|larger than file|size"),
-    "array emptied": (lambda folder: os.truncate(next(folder.glob("tiles-*")), 0), "No data left"),
     "another array": (other_array, r"uint8 \(3, 3\) instead of uint8 \(8, 3, 16, 16\)"),
     "array missing": (lambda folder: next(folder.glob("tiles-*")).unlink(), "tiles-.* is missing"),
     "index edited": (edit_index, "index-.* is not as written"),
     "index missing": (lambda folder: next(folder.glob("index-*")).unlink(), "index-.* is missing"),
     "address edited": (lambda folder: edit_marker(folder, address="0"), "its address does not match"),
-    "settings edited": (lambda folder: edit_marker(folder, preparation={"size": 8}), "its address does not match"),
     "older rules": (lambda folder: edit_marker(folder, rules=0), "version 0 of the reading rules; the current"),
     "setting unknown": (lambda folder: edit_marker(folder, preparation={"zoom": 8}), "zoom"),
     "marker cut short": (lambda folder: os.truncate(folder / "store.json", 40), "Unterminated|Expecting"),

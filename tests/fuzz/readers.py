@@ -385,8 +385,6 @@ def _study_json(work: Work) -> str:
 
 
 def _table_bytes(folder: Path) -> bytes:
-    import pandas as pd
-
     from casewise.files import parquet_bytes
 
     return parquet_bytes(pd.DataFrame({"case": ["a", "b"] * 20, "y_pred": range(40), "p0": [0.5, None] * 20}))
