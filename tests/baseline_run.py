@@ -1,23 +1,16 @@
 """A run of baselines alone on chest phantoms, with a small encoder of random weights; it takes a few seconds."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from casewise.models.encoders import build_encoder
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.run import run
+from casewise.run import Run, run
 from casewise.study.loading import build_study
 from casewise.study.weight_files import file_name
 from tests.chest_study import SMALL, THREE
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from casewise.run import Run
 
 ENCODER = "timm:test_resnet"
 

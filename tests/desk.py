@@ -1,19 +1,15 @@
 """A person at the page of a model, with the images of two patients, in tests."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
+from playwright.sync_api import Page, Route
 
 TOKEN = "a-token-of-tests"
 REGIONS = ("upper", "trunk", "lower")

@@ -15,7 +15,6 @@ from casewise.evaluation.results import Comparison, Difference, Headline, Result
 from casewise.metrics.classes import Classes, Samples
 from casewise.metrics.registry import columns
 from casewise.predictions.table import check
-from casewise.report.blocks import Table
 from casewise.report.context import read_context
 from casewise.report.results_page import beside, comparisons, write_results
 from casewise.run_folder import RunFolder
@@ -163,7 +162,6 @@ def test_runs_of_other_cases_are_shown_and_not_compared(tmp_path: Path, change: 
     contexts = [read_context(run_of(tmp_path / name, 1.0, **own)) for name, own in (("a", {}), ("b", change))]
     assert comparisons(contexts, ["extent"]) == {}
     table = beside(contexts).blocks[1]
-    assert isinstance(table, Table)
     assert [(row.name, row.cells[-1].text) for row in table.rows] == [("net", "–"), ("net (b)", "–")]
 
 

@@ -230,7 +230,6 @@ def test_a_run_compares_the_models_and_reports_the_images(covariate_run: Run) ->
     assert {COVARIATES, JOINED, "linear_pixels"} == set(results.metrics["oof"])
     assert results.main.learner == "linear_pixels"
     entry = results.added_value
-    assert entry is not None
     assert (entry.images, entry.columns) == (["linear_pixels"], {"age": NUMBER, "sex": CATEGORY})
     gap = results.comparisons["oof"]["label"]["auroc"].from_baseline[COVARIATES][JOINED]
     figures = [results.figures("oof", name, "label")["auroc"].value for name in (JOINED, COVARIATES)]

@@ -234,9 +234,7 @@ def test_errors_of_a_job_are_failures(
     monkeypatch.setattr("casewise.jobs.job.run_job", fail)
     (job, _) = planned(["a"], RunFolder(tmp_path))
     failure = attempt(job, None, ComputePlan(), 1)  # type: ignore[arg-type]
-    assert failure is not None
     assert failure.transient is transient
     assert said in failure.message
     record = job.folder.read_failure()
-    assert record is not None
     assert (record["message"], record["transient"]) == (failure.message, transient)

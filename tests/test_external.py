@@ -24,7 +24,6 @@ from casewise.models.weights import bundle_subjects, read_tensors
 from casewise.pipeline.external import prepare_external, read_external
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.phantoms.chest import make_chest
-from casewise.predictions.table import mean_over_folds
 from casewise.report.results_page import write_results
 from casewise.run import Run, run
 from casewise.run_folder import JobFolder, RunFolder
@@ -98,8 +97,6 @@ def test_every_image_there_is_predicted_by_the_mean_of_the_folds(done: Run, ther
     each = [part.set_index("case").loc[shares.index, ["p0", "p1", "p2"]].to_numpy() for part in parts]
     assert np.allclose(shares.to_numpy(), np.mean(each, axis=0), atol=1e-7)
     assert not np.allclose(each[0], each[1])
-    means = mean_over_folds(pd.concat(parts, ignore_index=True)).set_index("case").loc[shares.index]
-    assert np.allclose(means[["p0", "p1", "p2"]].to_numpy(), shares.to_numpy())
 
 
 def test_a_network_with_other_weights_predicts_again(done: Run, tmp_path: Path) -> None:

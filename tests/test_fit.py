@@ -61,7 +61,6 @@ def prepared(table: Path, folder: Path, **images: Any) -> tuple[Study, Cohort, T
     cohort = read_cohort(study)
     study = plan(study, cohort, None, RunFolder(folder), Silent())
     store = prepare(study, cohort, RunFolder(folder), Silent())
-    assert isinstance(store, TileStore)
     return study, cohort, store
 
 
@@ -184,7 +183,6 @@ def test_masks_lie_where_the_image_lies(tmp_path: Path, fit_as: Fit, padding: Pa
     store = TileStore(np.zeros((1, 1, 96, 96), np.uint8), index, "", preparation, tmp_path)  # type: ignore[arg-type]
     found, problem = regions._mask(tmp_path / "mask.png", Path("a.png"), store, 0)
     assert problem == ""
-    assert found is not None
     assert ((fit(mask[..., None], preparation)[..., 0] > 127) == found).mean() > 0.95
 
 
@@ -211,10 +209,8 @@ def test_shapes_vary_between_those_of_training_images_alone() -> None:
     """Images that are held out do not decide how others are stretched."""
     aspects, store = np.array([1.0, 1.2, 1.5, 9.0, 0.1]), torch.zeros((5, 1, 8, 8), dtype=torch.uint8)
     shapes = stretches(aspects)
-    assert shapes is not None
     panels = PanelData(store, [[row] for row in range(5)], torch.zeros(5, 1), Panels(by="image"), shapes=shapes)
     training = panels.subset([0, 1, 2])
-    assert isinstance(training.shapes, Stretch)
     expected = stretches(aspects[:3])
     assert training.shapes.lowest == pytest.approx(expected.lowest)
     assert training.shapes.highest == pytest.approx(expected.highest)
@@ -259,7 +255,6 @@ def test_new_cases_are_prepared_as_in_training(finished: Run, films: Path, tmp_p
     one.to_csv(tmp_path / "a.csv", index=False)
     bundle = Bundle.open(RunFolder(finished.folder).job("test_resnet", 0).path)
     store = NewTable(bundle.study(tmp_path / "a.csv"), own=True).prepared(tmp_path, Silent()).store
-    assert isinstance(store, TileStore)
     assert store.preparation.fit == "stretch"
 
 
@@ -297,7 +292,6 @@ def test_stretched_images_of_all_classes_vary_alike(films: Path, tmp_path: Path)
     """In training, square films look as those that were wider, unless the study says otherwise."""
     study, cohort, store = prepared(films, tmp_path)
     shapes = open_shapes(store.folder)
-    assert isinstance(shapes, Stretch)
     assert shapes.lowest < shapes.highest
     address = StoreAddress(store.folder, store.address)
     for vary in (True, False):

@@ -112,24 +112,23 @@ def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, bag
     assert epochs == list(range(1, len(whole.history) + 1))
 
 
-def test_a_loss_that_is_not_finite_names_the_cases(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stopping", "value", "keep", "said"),
+    [
+        (False, torch.inf, "best", r"epoch 1, batch .*S7/1"),
+        (True, torch.nan, "best", "after 1 epochs"),
+        (True, torch.nan, "last", "after 3 epochs"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_an_error(
+    tmp_path: Path, stopping: bool, value: float, keep: str, said: str
+) -> None:
     outputs = (EXTENT,)
     network = network_of(outputs)
     data = features(ROWS, outputs, network.width), features(9, outputs, network.width, 1)
-    data[0].features[7] = torch.inf
-    data[0].truth[:] = data[0].truth.nan_to_num()
-    with pytest.raises(TrainingError, match=r"epoch 1, batch .*S7/1"):
-        fit(UpperLayers(network), Recipe(batch_size=4, epochs=2), *data, context_of(tmp_path / "a", outputs))
-
-
-@pytest.mark.parametrize(("keep", "epochs"), [("best", 1), ("last", 3)])
-def test_a_stopping_loss_that_is_not_finite_is_an_error(tmp_path: Path, keep: str, epochs: int) -> None:
-    outputs = (EXTENT,)
-    network = network_of(outputs)
-    data = features(ROWS, outputs, network.width), features(9, outputs, network.width, 1)
-    data[1].features[2] = torch.nan
-    data[1].truth[:] = data[1].truth.nan_to_num()
-    with pytest.raises(TrainingError, match=f"after {epochs} epochs"):
+    data[stopping].features[7] = value
+    data[stopping].truth[:] = data[stopping].truth.nan_to_num()
+    with pytest.raises(TrainingError, match=said):
         fit(UpperLayers(network), Recipe(batch_size=4, epochs=3), *data, context_of(tmp_path / "a", outputs, keep=keep))
 
 

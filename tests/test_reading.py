@@ -1,12 +1,9 @@
 """Commands that read a finished run refuse a missing or damaged part by name, and change nothing in its folder."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,16 +15,13 @@ from casewise.inference.model import load_bundle
 from casewise.pipeline.bundle import archive_run
 from casewise.pipeline.status import run_status
 from casewise.report.results_page import results_page
-from casewise.run import reproduce, run
+from casewise.run import Run, reproduce, run
 from casewise.run_folder import RunFolder
 
 write_checklist = pytest.importorskip("casewise.plugins.checklist.filling").write_checklist
 explain_run = pytest.importorskip("casewise.plugins.explain.command").explain_run
 ExplainSettings = pytest.importorskip("casewise.plugins.explain.run").ExplainSettings
 export = pytest.importorskip("casewise.plugins.export.command").export_run
-
-if TYPE_CHECKING:
-    from casewise.run import Run
 
 JOB = "jobs/linear_pixels/fold1"
 PARTS = ("audit.json", "cohort.parquet", "conformal.json", "counterfactuals.parquet", "fingerprint.json")

@@ -197,7 +197,6 @@ def test_stated_settings_replace_planned_ones(stated: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"recipe": {"auto": False, "epochs": 20}}, "backbones: "),
         ({"recipe": {"tuning": "head_only"}}, "tuning: head_only"),
         ({"recipe": {"warmup": 3}}, "warmup: "),
         ({"recipe": {"early_stopping": {"monitor": "none"}}, "nested_cv": {"folds": 2, "epochs": True}}, "nested_cv: "),

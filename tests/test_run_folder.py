@@ -38,19 +38,6 @@ def file_names() -> set[str]:
     return names
 
 
-def filled_the_disk(path: Path) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text("half")
-        raise OSError(28, "No space left on device")
-
-
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
-    path = write_atomic(tmp_path / "a" / "file", "old")
-    with pytest.raises(RunError):
-        filled_the_disk(path)
-    assert (path.read_text(), os.listdir(path.parent)) == ("old", ["file"])
-
-
 def test_the_file_and_its_folder_are_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     sync, replace = os.fsync, os.replace

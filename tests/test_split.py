@@ -94,12 +94,6 @@ def test_an_imported_split_is_taken_over() -> None:
     assert (found.folds, found.subjects(TEST), found.side["S004"]) == (3, ["S009", "S010", "S011"], 1)
 
 
-def test_an_imported_train_test_split_gets_folds() -> None:
-    sides = ["train" if i < 9 else "test" for i in range(12) for _ in range(6)]
-    found = split(cohort(12, part=sides), study(column="part", folds=3))
-    assert ({len(found.subjects(f)) for f in range(3)}, len(found.subjects(TEST))) == ({3}, 3)
-
-
 def test_validation_is_trained_on_and_the_test_set_stays() -> None:
     words = ["train", "Validation", "val", "test"]
     part = [words[i % 4] for i in range(12) for _ in range(6)]

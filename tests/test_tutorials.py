@@ -1,17 +1,13 @@
 """The code of the tutorials and of the notebook page runs, and prints what they show."""
 
 import re
-import shlex
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.test_cli import casewise
 from tests.test_docs import DOCS
 
 # Tutorials that share a folder are executed one after the other.
@@ -20,19 +16,16 @@ LARGEST_PICTURE, LARGEST_ALL = 150_000, 1_500_000
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def commands(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(DOCS))
-    import tutorial_commands
-
-    yield tutorial_commands
-    sys.modules.pop("tutorial_commands")
+    return import_module("tutorial_commands")
 
 
 def text(name: str) -> str:
     return (DOCS / f"tutorial-{name}.md").read_text(encoding="utf-8")
 
 
-def check(commands: Any, folder: Path, names: tuple[str, ...], *, until: str = "") -> int:
+def check(commands: Any, folder: Path, names: tuple[str, ...]) -> int:
     """Execute tutorials, and compare what is printed with what they show; the number of compared blocks."""
     compared = 0
     with socket.socket() as free:
@@ -40,30 +33,10 @@ def check(commands: Any, folder: Path, names: tuple[str, ...], *, until: str = "
         port = free.getsockname()[1]
     with commands.Shell(folder, port=port) as shell:
         for name in names:
-            for run, shown, printed in shell.execute(text(name), until=until):
+            for run, shown, printed in shell.execute(text(name)):
                 assert commands.is_shown(shown, printed), f"{run}\nshows\n{shown}\nand prints\n{printed}"
                 compared += bool(shown)
     return compared
-
-
-def in_this_process(shell: Any, language: str, block: str, *, status: int) -> str:
-    """Run a block of shell commands; those of casewise in this process, which has loaded the libraries before."""
-    printed = ""
-    for line in block.splitlines():
-        words = shlex.split(line)
-        ours = words[0] == "casewise"
-        done = casewise(*words[1:]) if ours else subprocess.run(words, capture_output=True, text=True)
-        assert done.returncode == status, done.stderr
-        printed += done.stdout + done.stderr
-    return printed
-
-
-@pytest.mark.slow
-def test_a_tutorial_is_true_up_to_its_audit(commands: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands.Shell, "_run", in_this_process)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COLUMNS", raising=False)
-    assert check(commands, tmp_path, ("photographs",), until="casewise audit") >= 2
 
 
 @pytest.mark.slow
@@ -99,12 +72,9 @@ PAGE = DOCS / "tutorial-notebook.md"
 
 
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def executed(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(DOCS))
-    import executed_page
-
-    yield executed_page
-    sys.modules.pop("executed_page")
+    return import_module("executed_page")
 
 
 def outputs_of(page: str) -> list[str]:

@@ -1,7 +1,6 @@
 """Reads mutated inputs in a process of their own, which is started again after a crash or a hang."""
 
 import faulthandler
-import gc
 import json
 import random
 import resource
@@ -41,13 +40,11 @@ class Tally:
     Attributes:
         outcomes: by reader, how often each outcome occurred.
         failures: the inputs that were neither read nor refused with a typed error, with what is known of them.
-        memory: MiB in use after each hundred inputs of the last process.
         starts: how many processes were needed.
     """
 
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
-    memory: list[int] = field(default_factory=list)
     starts: int = 0
 
     @property
@@ -60,8 +57,6 @@ class Tally:
         self.outcomes.setdefault(result["reader"], Counter())[result["outcome"]] += 1
         if result["outcome"] not in FINE:
             self.failures.append(result)
-        if "memory" in result:
-            self.memory.append(result["memory"])
 
 
 def reader_of(number: int, only: str = "") -> FuzzedReader:
@@ -103,21 +98,13 @@ def read_all(seed: int, start: int, stop: int, only: str = "") -> Iterator[dict[
     with tempfile.TemporaryDirectory(prefix="casewise-fuzz-") as folder:
         work = Work(Path(folder))
         work.folders()
-        resource.setrlimit(resource.RLIMIT_AS, (_pages(0) + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
         for number in range(start, stop):
             reader = reader_of(number, only)
             outcome, message = read_one(reader, work, seed, number)
-            result: dict[str, Any] = {"number": number, "reader": reader.name, "outcome": outcome, "message": message}
-            if number % 100 == 99 or number == stop - 1:
-                gc.collect()
-                result["memory"] = _pages(1) // 2**20
-            yield result
+            yield {"number": number, "reader": reader.name, "outcome": outcome, "message": message}
     assert casewise.inference.model
-
-
-def _pages(column: int) -> int:
-    """Bytes of address space (0) or of memory in use (1)."""
-    return int(Path("/proc/self/statm").read_text().split()[column]) * resource.getpagesize()
 
 
 def fuzz(count: int, seed: int, *, start: int = 0, only: str = "", progress: bool = False) -> Tally:
@@ -126,7 +113,6 @@ def fuzz(count: int, seed: int, *, start: int = 0, only: str = "", progress: boo
     while number < stop:
         command = [sys.executable, "-m", "tests.fuzz", "--child", "--seed", str(seed), "--start", str(number)]
         tally.starts += 1
-        tally.memory.clear()
         with tempfile.TemporaryFile() as log:
             command += ["--count", str(stop - number), "--only", only]
             child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, bufsize=0)
@@ -169,7 +155,7 @@ def as_child(seed: int, start: int, count: int, only: str) -> None:
 
 
 def summary(tally: Tally) -> str:
-    """A table by reader, the memory, and the failures."""
+    """A table by reader, and the failures."""
     lines = [f"{'reader':<28}{'inputs':>8}{'read':>8}{'refused':>9}{'failures':>10}"]
     for reader in READERS:
         counter = tally.outcomes.get(reader.name, Counter())
@@ -178,9 +164,6 @@ def summary(tally: Tally) -> str:
             f"{reader.name:<28}{total:>8,}{counter['read']:>8,}{good - counter['read']:>9,}{total - good:>10,}"
         )
     lines.append(f"{tally.count:,} inputs, {len(tally.failures):,} failures, {tally.starts} processes")
-    if tally.memory:
-        steps = [tally.memory[number * (len(tally.memory) - 1) // 10] for number in range(11)]
-        lines.append(f"memory in MiB, from the first to the last input: {', '.join(map(str, steps))}")
     return "\n".join([*lines, *map(_failure, tally.failures[:40])])
 
 

@@ -1,7 +1,5 @@
 """Good files of every kind that the product reads, tiny and synthetic: what is mutated."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
@@ -11,16 +9,14 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from casewise.study.schema import Study
 from tests.combinations import KINDS, make_table, settings
 from tests.film_files import film_bytes
-
-if TYPE_CHECKING:
-    from casewise.study.schema import Study
 
 SIDES = (40, 28)
 

@@ -15,7 +15,6 @@ def flat(blocks: Iterable[Block]) -> list[Block]:
 
 def blocks_of(section: Section | None, form: type[B]) -> list[B]:
     """The blocks of one form, also those within folds."""
-    assert section is not None
     return [block for block in flat(section.blocks) if isinstance(block, form)]
 
 
@@ -26,7 +25,6 @@ def facts_of(section: Section | None) -> dict[str, str]:
 
 def fold_of(section: Section | None, summary: str) -> Fold:
     """The fold whose summary begins with this."""
-    assert section is not None
     return next(each for each in section.blocks if isinstance(each, Fold) and each.summary.startswith(summary))
 
 
@@ -37,12 +35,10 @@ def first_table(blocks: Iterable[object]) -> Table:
 
 def cells_of(table: Table | None, row: str) -> dict[str, Cell]:
     """The cells of a row by the heading of their column."""
-    assert table is not None
     line = next(each for each in table.rows if each.name == row)
     return dict(zip(table.columns[1:], line.cells, strict=True))
 
 
 def texts_of(table: Table | None) -> dict[str, list[str]]:
     """The texts of each row by its name."""
-    assert table is not None
     return {row.name: [cell.text for cell in row.cells] for row in table.rows}

@@ -51,7 +51,6 @@ def test_sections_of_numbers_need_numbers_and_truth(
 
 def test_each_subject_has_a_plot_and_responders_are_counted(report_of_numbers: ReportContext) -> None:
     section = agreement.over_time(report_of_numbers)
-    assert section is not None
     assert section.heading == "Change over time"
     assert sum(len(block.plots) for block in blocks_of(section, Plots)) == 3
     response, visits, *_ = blocks_of(section, Table)
@@ -72,7 +71,6 @@ def test_visits_without_days_are_no_change_over_time(report_of_numbers: ReportCo
     """Visits may be counted (1, 2, 3), so that the order of their names is not one in time."""
     undated = dataclasses.replace(report_of_numbers, predictions=report_of_numbers.predictions.assign(day=np.nan))
     section = agreement.over_time(undated)
-    assert section is not None
     assert section.heading == "Visits of each subject"
     assert agreement.over_time(numbers(visits=1, subjects=8, learners=1)) is None
 
@@ -120,7 +118,6 @@ def test_ranges_of_the_score_hold_every_case(report_of_numbers: ReportContext, b
     error = (rows["y_pred"] - rows["y_true"]).abs().mean()
     assert sum(each.error * each.count for each in ranges) / len(rows) == pytest.approx(error)
     section = agreement.detail(context)
-    assert section is not None
     folds = {block.summary: block.blocks for block in section.blocks if isinstance(block, Fold)}
     table = first_table(folds["Error by range of the score, with intervals"])
     for each, row in zip(ranges, table.rows, strict=True):
@@ -132,13 +129,11 @@ def test_ranges_of_the_score_hold_every_case(report_of_numbers: ReportContext, b
 def test_bands_targets_and_regions_are_shown(report_of_numbers: ReportContext) -> None:
     context = report_of_numbers
     section = agreement.detail(context)
-    assert section is not None
     assert section.heading == "Regions and components"
     (bands,) = blocks_of(section, Matrix)
     assert bands.counts.rows[1][0] == "mild, 1 to below 10"
     assert sum(total for _, total, _ in bands.counts.rows) == len(context.headline_rows)
     table = agreement.target_table(context, "test")
-    assert table is not None
     rows = table.rows
     assert (rows[0].name, rows[0].inner) == ("PASI", False)
     assert [row.name for row in rows if row.inner][:3] == ["upper", "trunk", "lower"]
@@ -148,7 +143,6 @@ def test_bands_targets_and_regions_are_shown(report_of_numbers: ReportContext) -
 
 def test_readers_stand_beside_the_model_with_each_of_them() -> None:
     (table,) = agreement.reader_tables(films())
-    assert isinstance(table, Table)
     assert {(row.name, row.mark) for row in table.rows} == {
         ("junior and senior", False),
         ("model and junior", True),
@@ -160,5 +154,4 @@ def test_undefined_figures_have_their_reason(report_of_numbers: ReportContext) -
     context = report_of_numbers
     figures = context.figures(context.stage, context.learner)
     table = agreement.target_table(with_own(context, {**figures, "ccc": estimate(None, reason="one value")}), "test")
-    assert table is not None
     assert "one value" in {cell.small for cell in table.rows[0].cells}

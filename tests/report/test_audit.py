@@ -27,7 +27,6 @@ def statement_of(context: ReportContext) -> Statement:
 
 def as_page(context: ReportContext, *, html: bool = False) -> str:
     section = audit.section(context)
-    assert section is not None
     return rendered([section], html=html)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from casewise.report.blocks import Facts, Fold, Pictures, Table
+from casewise.report.blocks import Facts
 from casewise.report.context import ReportContext
 from casewise.report.formatting import number, probability
 from casewise.report.sections import cases, preparation
@@ -26,10 +26,7 @@ def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers:
     first, rows = cases.largest_errors(report_of_numbers)[0], report_of_numbers.headline_rows
     worst = rows.loc[(rows["y_pred"] - rows["y_true"]).abs().idxmax()]
     facts, folded = first.blocks
-    assert isinstance(facts, Facts)
-    assert isinstance(folded, Fold)
     (parts,) = folded.blocks
-    assert isinstance(parts, Table)
     assert facts.facts[:2] == [("Model", number(worst["y_pred"], 1)), ("Physician", number(worst["y_true"], 1))]
     assert [row.name for row in parts.rows] == ["upper", "trunk", "lower"]
     assert all(" / " in cell.text for row in parts.rows for cell in row.cells[:4])
@@ -38,7 +35,6 @@ def test_the_furthest_predictions_come_first_with_their_parts(report_of_numbers:
 
 def test_single_cases_stand_on_the_page_only(report_of_numbers: ReportContext) -> None:
     for section in (cases.section(report_of_numbers), preparation.section(report_of_numbers)):
-        assert section is not None
         assert section.page_only
 
 
@@ -49,11 +45,7 @@ def test_without_truth_or_pictures_nothing_is_shown(report_of_numbers: ReportCon
 
 def test_panels_follow_their_photographs(report_of_numbers: ReportContext) -> None:
     section = preparation.section(report_of_numbers)
-    assert section is not None
     facts, _, photographs, panel = section.blocks[:4]
-    assert isinstance(facts, Facts)
-    assert isinstance(photographs, Pictures)
-    assert isinstance(panel, Pictures)
     assert dict(facts.facts)["Panel"] == "2 × 2 tiles; empty slots are black"
     assert (len(photographs.pictures), len(panel.pictures)) == (4, 1)
     unreadable = preparation.section(dataclasses.replace(report_of_numbers, photograph=lambda _: None))

@@ -23,9 +23,7 @@ def three(report_of_classes: ReportContext) -> ReportContext:
 
 
 def entry_of(context: ReportContext) -> ClassFigures:
-    entry = context.class_figures(context.stage, context.learner)
-    assert entry is not None
-    return entry
+    return context.class_figures(context.stage, context.learner)
 
 
 def points_of(context: ReportContext) -> Fold:
@@ -34,10 +32,7 @@ def points_of(context: ReportContext) -> Fold:
 
 def test_the_section_counts_every_case_and_draws_each_curve(three: ReportContext) -> None:
     section = classes.section(three)
-    assert section is not None
     matrix, plots = section.blocks[:2]
-    assert isinstance(matrix, Matrix)
-    assert isinstance(plots, Plots)
     truth = three.headline_rows["y_true"].to_numpy(int)
     assert [total for _, total, _ in matrix.counts.rows] == np.bincount(truth).tolist()
     assert len(plots.plots) == 3
@@ -78,7 +73,6 @@ def test_a_missing_class_has_reasons_and_the_page_stays_true(three: ReportContex
     assert (cells["Support"].text, cells["Recall"].text) == ("0", "–")
     assert "covid" in cells["Recall"].small
     section = classes.section(context)
-    assert section is not None
     assert isinstance(section.blocks[0], Matrix)
     assert section.blocks[0].counts.rows[0][1] == 0
 
@@ -93,8 +87,6 @@ def test_an_operating_point_says_its_rule_and_whether_its_aim_is_reached(
     figures = {**point.figures, "ppv_at_prevalence": estimate(0.123), "npv_at_prevalence": estimate(0.987)}
     changes = {"rule": "sensitivity >= 0.9", "aim": aim, "prevalence": 0.02, "figures": figures}
     first, second = points_of(with_own(three, operating=[dataclasses.replace(point, **changes)])).blocks
-    assert isinstance(first, Table)
-    assert isinstance(second, Table)
     assert first.rows[0].name == "covid, sensitivity of at least 90 %"
     assert first.rows[0].cells[1].small.endswith(said)
     assert second.columns[-2:] == ["PPV at 2.0 %", "NPV at 2.0 %"]
@@ -120,7 +112,6 @@ def test_figures_pooled_over_sources_have_a_note(report_of_two_classes: ReportCo
     (note,) = classes.pooled(sourced)
     assert "must not be read as discrimination" in note.text
     section = classes.section(sourced)
-    assert section is not None
     assert isinstance(section.blocks[0], Matrix)
     assert "pooled over each" in section.blocks[0].caption
 

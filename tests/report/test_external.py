@@ -43,7 +43,6 @@ def test_a_drop_is_called_one_only_beyond_chance(
     assert (cells[0].value, cells[1].value, cells[3].text) == (inside, outside, cell)
     assert cells[2].value == pytest.approx(outside - inside)
     result = external_result(context.study, context.metrics, context.learner, context.stage)
-    assert result is not None
     assert (result.code, result.inside, result.figure.value) == (code, inside, outside)
     statement = next(each for each in statements(context) if each.id == "external_cohort")
     assert statement.level == {"worse": "flag", "better": "good"}.get(code, "open")
@@ -54,7 +53,6 @@ def test_without_reference_values_nothing_is_evaluated(three: ReportContext) -> 
     rows = three.predictions.assign(y_true=three.predictions["y_true"].where(three.predictions["stage"] != EXTERNAL))
     context = dataclasses.replace(with_results(three, metrics=metrics, external_drop={}), predictions=rows)
     section = external.section(context)
-    assert section is not None
     assert section.blocks == [Facts([("With a reference value", "none: nothing can be evaluated")])]
     assert external.section(classes(networks=1)) is None
 
@@ -67,7 +65,6 @@ def test_without_a_class_what_is_defined_is_shown(three: ReportContext, absent: 
     fall = drop(rows, three.outcome, classes=names, plan=Plan(50))
     context = dataclasses.replace(three, predictions=rows, metrics=dataclasses.replace(results, external_drop=fall))
     result = external_result(context.study, context.metrics, context.learner, context.stage)
-    assert result is not None
     assert result.metric == "accuracy"
     outside = rows[(rows["stage"] == EXTERNAL) & (rows["model"] == context.learner)]
     assert result.figure.value == pytest.approx((outside["y_true"] == outside["y_pred"]).mean(), abs=1e-6)

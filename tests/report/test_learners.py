@@ -56,7 +56,6 @@ def test_no_pair_is_shown_with_a_learner_that_a_stage_lacks() -> None:
     del metrics["oof"][own]
     context = with_results(context, metrics=metrics, comparisons={"oof": {context.outcome: {"mae": entry}}})
     table = learners.learner_table(context, "oof")
-    assert table is not None
     assert [head for head in table.columns if head.startswith("Against")] == [f"Against {others[0]}"]
 
 
@@ -65,7 +64,6 @@ def test_only_unequal_weights_are_a_table(report_of_numbers: ReportContext) -> N
     plain = {"erythema": {"weights": dict.fromkeys(parts, 0.5)}}
     fits = {combined: {"erythema": {"weights": parts}}, "mean_of_learners": plain}
     (table,) = learners.weights(dataclasses.replace(report_of_numbers, stackers=fits))
-    assert isinstance(table, Table)
     assert [[cell.text for cell in row.cells] for row in table.rows] == [["+0.700"], ["+0.300"]]
 
 
@@ -95,7 +93,6 @@ def test_the_run_evaluates_within_the_column_that_its_audit_found(three: ReportC
     assert within_shortcut_column(*arguments) is None
     folder.audit.write(three.audit or {})
     entry = within_shortcut_column(*arguments)
-    assert entry is not None
     assert (entry.column, set(entry.groups)) == ("source", {"cohen", "nih"})
     by_site = dataclasses.replace(three.metrics, by_site={})
     assert within_shortcut_column(*arguments[:3], by_site, folder) is None
@@ -111,8 +108,6 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
     within = within_shortcut_column(three.study, cohort, three.predictions, three.metrics, folder)
     context = with_results(dataclasses.replace(three, audit=audit), within_column=within)
     column = learners.beside_column(context)
-    assert column is not None
-    assert within is not None
     by_name = {row.name: row for row in column.rows}
     assert (by_name["covid"].alone, by_name["covid"].verdict) == (0.97, "open")
     # one source has no other class than a single subject's: its area says nothing
@@ -127,8 +122,6 @@ def test_the_auroc_stands_beside_that_of_the_column_and_within_it(three: ReportC
         figures[f"auroc[{label}]"] = dataclasses.replace(figures[f"auroc[{label}]"], value=value, low=low)
     beside = learners.beside_column(with_own(context, figures))
     other = learners.beside_column(with_results(context, within_column=dataclasses.replace(within, learner="x")))
-    assert beside is not None
-    assert other is not None
     assert [row.verdict for row in beside.rows] == ["better", "better", "untested"]
     assert other.values == []
     assert learners.beside_column_blocks(dataclasses.replace(context, audit=None)) == []
@@ -180,5 +173,4 @@ def test_choices_at_an_end_are_counted_only_of_several_rates(three: ReportContex
         jobs = [{"model": network, "fold": 1, "inner": inner} for network in study.networks]
         section = validation.nested_section(dataclasses.replace(three, study=study, jobs=jobs))
         facts = next(block for block in section.blocks if isinstance(block, Facts)) if section else None
-        assert facts is not None
         assert sum(name.endswith("highest rate") for name, _ in facts.facts) == expected

@@ -86,7 +86,6 @@ def test_the_finder_and_gradual_unfreezing_are_shown(report_of_classes: ReportCo
     plots = training.finders(three)
     assert [plot.caption for plot in plots] == ["Chosen: 1e-4 to 2.4e-4."] * 3
     table = training.unfreezing(three)
-    assert table is not None
     assert [cell.text for cell in table.rows[0].cells] == ["0.800", "0.700", "0.600", "0.500"]
     assert table.rows[0].cells[3].small == "3 networks"
     jobs = [
@@ -99,7 +98,6 @@ def test_the_finder_and_gradual_unfreezing_are_shown(report_of_classes: ReportCo
 
 def test_a_split_by_image_stands_beside_the_figures_by_subject(two: ReportContext) -> None:
     section = image_split.section(two)
-    assert section is not None
     fold = next(block for block in section.blocks if isinstance(block, Fold))
     own, by_image = rows_of(fold.blocks)[:2]
     assert own.cells[0].value == two.metrics.figures("test", two.learner, two.outcome)["accuracy"].value

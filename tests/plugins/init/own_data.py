@@ -137,7 +137,6 @@ def two_files_a_visit(folder: Path, films: list[Film]) -> OwnData:
 def files_named_by_visits(folder: Path, films: list[Film]) -> OwnData:
     """A row for each visit without names of files: they begin with the subject and the visit."""
     data = two_files_a_visit(folder, films)
-    assert data.table is not None
     lines = [line.split(",") for line in data.table.read_text().splitlines()]
     text_table(data.table, [[*line[:2], line[4]] for line in lines])
     return data

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -211,7 +212,6 @@ class TestImages:
         images = tiny(tmp_path / "in", [*names, f"cyst/sub-c0/T1_mask{suffix}"])
         plan_study(table=None, images=images, folder=tmp_path / "study").write()
         study = study_in(tmp_path)
-        assert study.volumes is not None
         assert study.volumes.sequences == ["T1", "T2"]
         assert (len(cohort_in(tmp_path).cases), study.modality_name) == (8, "volumes")
 
@@ -284,11 +284,9 @@ class TestTargets:
             (["0", "1"] * 6, "classification", 'positive: "1"'),
             (["mild", "severe"] * 6, "classification", "positive: severe"),
             (["Karzinom", "Normalbefund"] * 6, "classification", "positive: Karzinom"),
-            (["0", "1", "2", "3"] * 4, "ordinal", "range: 0..3"),
             (["0", "2", "5"] * 4, "ordinal", 'classes: ["0", "2", "5"]'),
             ([f"{i},5" for i in range(12)], "regression", "range: 0.5..11.5"),
             (["1", "2", "3", "3"] + ["1", "2"] * 4, "ordinal", "range: 1..3"),
-            ([f"{i}.5" for i in range(12)], "regression", "range: 0.5..11.5"),
             ([f"{i}e-7" for i in range(11)] + ["0.9645419247322803"], "regression", "range: 0..0.9645419247322803"),
             (["1", "2", "2", "1", "9"] + ["1"] * 7, "regression", "range: 1..9"),
             (["severe", "mild", "none", "moderate"] * 3, "ordinal", 'classes: ["none", mild, moderate, severe]'),
@@ -589,27 +587,17 @@ class TestDates:
         assert any(repr(head) in line for line in plan.understood)
 
 
-class TestSheets:
-    @pytest.fixture
-    def made(self, tmp_path: Path) -> tuple[Path, Path]:
-        openpyxl = pytest.importorskip("openpyxl")
-        images, book = tiny(tmp_path / "in", [f"{i}.png" for i in range(12)]), openpyxl.Workbook()
-        book.active.title = "Info"
-        book.create_sheet("Cases")
-        book["Info"].append(["Made by", "the study group"])
-        for row in [["image", "patient", "grade"], *numbered()]:
-            book["Cases"].append(row)
-        book.save(tmp_path / "t.xlsx")
-        return tmp_path / "t.xlsx", images
-
-    def test_an_error_names_the_sheets_and_one_can_be_named(self, made: tuple[Path, Path], tmp_path: Path) -> None:
-        table, images = made
-        with pytest.raises(CasewiseError) as caught:
-            plan_study(table=table, images=images, folder=tmp_path / "study")
-        assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
-        plan = plan_study(table=table, images=images, sheet="Cases", folder=tmp_path / "study")
-        study = read_study(plan.write()[-1])
-        assert (study.sheet, len(read_cohort(study).images)) == ("Cases", 12)
+def test_an_error_names_the_sheets_and_one_can_be_named(tmp_path: Path) -> None:
+    own = arranged(tmp_path, "image|patient|grade", numbered())
+    own["table"] = tmp_path / "t.xlsx"
+    with pd.ExcelWriter(own["table"]) as book:
+        pd.DataFrame({"Made by": ["the study group"]}).to_excel(book, sheet_name="Info", index=False)
+        pd.read_csv(tmp_path / "t.csv").to_excel(book, sheet_name="Cases", index=False)
+    with pytest.raises(CasewiseError) as caught:
+        plan_study(**own)
+    assert all(part in str(caught.value) for part in ("'Info'", "'Cases'", "--sheet"))
+    study = read_study(plan_study(**own, sheet="Cases").write()[-1])
+    assert (study.sheet, len(read_cohort(study).images)) == ("Cases", 12)
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,6 @@ def test_slides_are_found_and_the_study_says_how_they_are_cut(tmp_path: Path) ->
     told = initialise("ssc-skin", source=source, folder=tmp_path / "study").understood
     assert [row["path"] for row in table(tmp_path / "study")] == ["A/1.svs", "B/1.ndpi", "C/1.jpg"]
     study = read_study(tmp_path / "study" / "study.yaml")
-    assert study.tiles is not None
     assert (study.tiles.mpp, study.tiles.max_tiles) == (1.0, 200)
     assert any("2 of 3" in line and "1.svs, 1.ndpi" in line and "128 pixels" in line for line in told)
 

@@ -245,7 +245,6 @@ def test_fit_shows_the_line_of_its_rows_and_the_evaluated_correlation(served_run
     slope = np.polyfit(rows["reference"].astype(float), rows["prediction"].astype(float), 1)[0]
     assert np.polyfit(line.get_xdata(), line.get_ydata(), 1)[0] == pytest.approx(slope, abs=1e-6)
     r = run.results.metrics[main.stage][main.learner][main.target]["pcc"].value
-    assert r is not None
     assert f"{abs(r):.2f}" in axes.texts[0].get_text()
 
 
@@ -255,7 +254,6 @@ def test_sheets_have_the_width_of_a_page_and_legible_text(chest_run: Any) -> Non
     figure = sheet.figure()
     assert figure.get_size_inches()[0] * 25.4 == pytest.approx(170)
     shown = [text for text in figure.findobj(Text) if text.get_text()]
-    assert shown
     assert min(text.get_fontsize() for text in shown) >= LEAST
     pages = list(Sheet("many", [lambda ax: None] * 20, columns=3, height=60).pages())
     assert [len(page.parts) for page in pages] == [9, 9, 2]
@@ -269,7 +267,6 @@ def test_latex_is_balanced_and_escapes_names(films: Path, visits: Path) -> None:
         assert text.count(r"\begin{") == text.count(r"\end{")
         assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
         columns = re.search(r"\\begin\{(?:tabular|longtable)\}\{(l+|(?:>.*\\tabcolsep\})+)\}\n", text)
-        assert columns
         shares = [float(share) for share in re.findall(r"([\d.]+)\\linewidth", columns[1])]
         assert not shares or sum(shares) == pytest.approx(1, abs=0.01)  # not wider than the page
         rows = [line for line in text.splitlines() if line.endswith(r"\\") and not line.startswith(r"\caption")]

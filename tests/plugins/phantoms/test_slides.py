@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -115,16 +114,3 @@ def test_a_slide_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(CasewiseError, match="exceeds 4 GB"):
         write_pyramid(tmp_path / "a.tiff", (600, 600), grey, mpp=1.0)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_any_tiff_reader_opens_it(tmp_path: Path) -> None:
-    write_pyramid(tmp_path / "a.tiff", (500, 300), grey, mpp=0.25, levels=2)
-
-    def pages() -> Iterator[tuple[tuple[int, int], int, float]]:
-        with Image.open(tmp_path / "a.tiff") as image:
-            for number in range(image.n_frames):  # type: ignore[attr-defined]
-                image.seek(number)
-                yield image.size, int(np.asarray(image.convert("L")).mean()), image.info["dpi"][0]
-
-    # A quarter of a micron is 40,000 pixels a centimetre.
-    assert list(pages()) == [((500, 300), 128, 101600.0), ((125, 75), 127, 25400.0)]

@@ -1,17 +1,16 @@
 """The clinician's way through the page in a browser: images, results, course, saliency, saving; and the keyboard."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, Route
 
 from casewise.inference.model import load_bundle
 from casewise.plugins.serve.settings import ServiceSettings
@@ -19,9 +18,6 @@ from tests.browsing import chromium, needs_chromium
 from tests.conftest import absolute
 from tests.desk import LATE, REGIONS, TOKEN, Desk
 from tests.plugins.serve.serving import Running, running
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
 
 PATIENCE = 120_000
 

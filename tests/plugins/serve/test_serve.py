@@ -219,7 +219,6 @@ def test_the_command_serves_until_it_is_stopped(served_run: Path, tmp_path: Path
     with subprocess.Popen(
         [*words, "--learner", "linear_pixels"], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
-        assert process.stdout is not None
         address = ""
         while not address:
             line = process.stdout.readline()

@@ -163,7 +163,6 @@ def shown_maps(context: ReportContext) -> tuple[list[str], list[Plots]]:
 class TestMaps:
     def test_maps_of_a_case_of_several_classes(self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         context = material_of(done, skin_study(skin), monkeypatch)
-        assert context.tile_predictions is not None
         said = {"p0": 0.2, "p1": 0.5, "p2": 0.3, "y_pred": 1.0}
         context = dataclasses.replace(
             context,
@@ -180,7 +179,6 @@ class TestMaps:
     def test_an_even_weight_is_one_of_any_slides(self, done: Run, skin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         context = material_of(done, skin_study(skin), monkeypatch)
         tiles = context.tile_predictions
-        assert tiles is not None
         drawn: list[np.ndarray] = []
         real = report_section.draw.heat
 

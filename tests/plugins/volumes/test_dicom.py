@@ -199,6 +199,8 @@ def test_doubled_positions(tmp_path: Path) -> None:
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
         ({"RescaleIntercept": 1e308}, "RescaleIntercept is 1e"),
+        ({"RescaleSlope": "1e400"}, "RescaleSlope"),
+        ({"RescaleIntercept": "nan"}, "RescaleIntercept"),
         ({"PixelSpacing": [1.5, -1]}, "PixelSpacing"),
         ({"NumberOfFrames": 30000}, "claim more than"),
     ],
@@ -244,13 +246,6 @@ def test_compressed_without_loss(tmp_path: Path) -> None:
         (tmp_path / "packed").unlink()
     assert data.file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
     np.testing.assert_array_equal(read_dicom(tmp_path).values, volume().transpose(2, 1, 0) * 0.5 - 3)
-
-
-@pytest.mark.parametrize(("tag", "value"), [("RescaleSlope", "1e400"), ("RescaleIntercept", "nan")])
-def test_a_scale_that_is_not_finite_is_refused(tmp_path: Path, tag: str, value: str) -> None:
-    series(tmp_path, **{tag: value})
-    with pytest.raises(ImageError, match=tag):
-        read_dicom(tmp_path)
 
 
 def test_a_damaged_file_is_named_without_the_text_of_its_tags(tmp_path: Path) -> None:

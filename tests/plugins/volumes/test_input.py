@@ -204,7 +204,7 @@ def test_voxels_that_cannot_be_are_told_by_a_run_and_the_others_are_kept(bench: 
         file.write(bytes(30 * 2**20))
     bench.put(2, "T2", folder / "bomb.nii.gz")
     bench.put(3, "T2", nifti(folder / "flat3.nii.gz", np.full(SHAPE, 7, np.float32)))
-    error = bench.refused(
+    bench.refused(
         "3 of 6 cases cannot be prepared. The others are kept for the next run.",
         "nan.nii.gz: of 1,792 voxels 1 are NaN",
         "cut.nii.gz: the gzip file is cut short",
@@ -212,7 +212,6 @@ def test_voxels_that_cannot_be_are_told_by_a_run_and_the_others_are_kept(bench: 
         "P3/1: " + str(folder / "flat3.nii.gz") + ": it shows nothing (all its voxels are equal). Copy T2 again",
         by=("run",),
     )
-    assert "Traceback" not in error
     assert len(list((folder / "run" / "scans" / "cases").glob("*.npz"))) == 3
 
 
