@@ -12,10 +12,12 @@ from PIL import Image
 from casewise.console import Silent
 from casewise.errors import ImageError, RunError, StudyError
 from casewise.modalities.dataset import PanelData
+from casewise.modalities.masks import mask_on_tiles
 from casewise.modalities.panels import augmented, plain
 from casewise.modalities.shape_variation import Bars, Stretch
 from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
+from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.read import validate
 from casewise.run import Run, run
 from casewise.study.loading import build_study
@@ -204,6 +206,9 @@ def test_masks_lie_on_tiles_as_images_do(finished: Run) -> None:
     assert codes.shape == (12, 32, 32)
     assert codes[:4, 16, 0].tolist() == [0, 1, 1, 1]
     assert not codes[:, 0].any()  # a bar, of which nothing is known
+    inside = mask_on_tiles(FinishedRun.open(finished.files).prepared, 1, "mask", "segmentation").content
+    assert inside is not None
+    assert (inside[0] == (codes[1] > 0)).all()
     bright = tiles[1:4, 1] > 100
     assert ((codes[1:4] == 2) == bright).mean() > 0.97
 
