@@ -113,13 +113,14 @@ def test_effects_and_responders_are_those_of_the_trial(served_run: Path) -> None
     run, figure, other = Run.open(served_run), Interval(-2.0, -3.0, -1.0), Interval(0.5, 0.2, 0.8)
     visit = TrialVisit("w1", {"a": 9, "b": 8}, {}, {"b": {"model": figure}})
     rates = {"b": {"w1": ResponseRates(8, {"50": {"model": other}})}}
-    trials = {str(run.results.main.stage): Trial("a", visit.subjects, "w0", [visit], {}, {}, {}, rates)}
+    trials = {str(run.results.main.stage): Trial("a", visit.subjects, "w0", [visit], {}, {}, {}, rates, rates)}
     results = replace(run.results, trials=trials)  # type: ignore[type-var]
     paper = Paper(SimpleNamespace(study=run.study, results=results))  # type: ignore[arg-type]
     (effect,) = paper.effects().data.to_dict("records")
     assert (effect["figure"], effect["arm"], effect["n_subjects"], effect["low"]) == ("effect", "b", 8, -3.0)
     (share,) = paper.responders().data.query("arm == 'b'").to_dict("records")
     assert (share["n_subjects"], share["value"], share["rater"]) == (8, 0.5, "model")
+    assert "b − a" in set(paper.responders().data["arm"])
 
 
 def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any, films: Path, visits: Path) -> None:
