@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from casewise.evaluation.results import Interval, ResponseRates, Trial, TrialVis
 from casewise.plugins.paper.command import write_paper
 from casewise.plugins.paper.contents import Paper, joined
 from casewise.plugins.paper.tables import Table, escaped, latex
-from casewise.plugins.paper.write import LEAST, Sheet
+from casewise.plugins.paper.write import LEAST, Settings, Sheet, figures
 from casewise.study.loading import preset_names, read_study
 from casewise.study.presets.published import publication, publications, published_lines
 from tests.conftest import TINY
@@ -113,13 +114,42 @@ def test_effects_and_responders_are_those_of_the_trial(served_run: Path) -> None
     run, figure, other = Run.open(served_run), Interval(-2.0, -3.0, -1.0), Interval(0.5, 0.2, 0.8)
     visit = TrialVisit("w1", {"a": 9, "b": 8}, {}, {"b": {"model": figure}})
     rates = {"b": {"w1": ResponseRates(8, {"50": {"model": other}})}}
-    trials = {str(run.results.main.stage): Trial("a", visit.subjects, "w0", [visit], {}, {}, {}, rates)}
+    trials = {str(run.results.main.stage): Trial("a", visit.subjects, "w0", [visit], {}, {}, {}, rates, rates)}
     results = replace(run.results, trials=trials)  # type: ignore[type-var]
     paper = Paper(SimpleNamespace(study=run.study, results=results))  # type: ignore[arg-type]
     (effect,) = paper.effects().data.to_dict("records")
     assert (effect["figure"], effect["arm"], effect["n_subjects"], effect["low"]) == ("effect", "b", 8, -3.0)
     (share,) = paper.responders().data.query("arm == 'b'").to_dict("records")
     assert (share["n_subjects"], share["value"], share["rater"]) == (8, 0.5, "model")
+    assert "b − a" in set(paper.responders().data["arm"])
+
+
+def test_names_of_classes_do_not_touch() -> None:
+    names = ["no finding at all", "moderate-to-severe", "after transplantation", "unknown"]
+
+    class Labels:
+        def distribution(self, target: str, ax: Any) -> None:
+            ax.bar(range(4), [1, 2, 3, 4])
+            ax.set_xticks(range(4), names)
+
+    plot, study = Labels(), SimpleNamespace(classes_of=lambda target: names)
+    plot.run = SimpleNamespace(study=study, plot=plot, targets=["grade", "other"])  # type: ignore[attr-defined]
+    contents: Any = SimpleNamespace(run=plot.run)
+    figure = figures(contents, Settings())["distributions"]().figure()
+    figure.canvas.draw()
+    for axes in figure.axes:
+        labels = axes.get_xticklabels()
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(figure.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
+        ends, angle = (
+            [label.get_transform().transform(label.get_position())[0] for label in labels],
+            labels[0].get_rotation(),
+        )
+        if not angle:
+            assert not any(first.overlaps(second) for first, second in pairwise(boxes))
+        for label in labels if angle else []:
+            label.set_rotation(0)  # lines at a slant are apart by the sine of their distance
+            assert label.get_window_extent().height < (ends[1] - ends[0]) * np.sin(np.radians(angle))
 
 
 def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any, films: Path, visits: Path) -> None:

@@ -414,7 +414,7 @@ class Paper:
         return from_data("effects", self._synthetic(caption), pd.DataFrame(lines, columns=columns))
 
     def responders(self) -> Table:
-        """Share of responders by physician and model; of the reported learner also by arm.
+        """Share of responders by physician and model; of the reported learner also by arm, and minus the control's.
 
         Raises:
             CasewiseError: the run has no response.
@@ -422,8 +422,10 @@ class Paper:
         results, lines = self.run.results, []
         by_learner = results.response.get(self.stage, {})
         groups = [(learner, "all", *each) for learner, r in by_learner.items() for each in (r.by_visit or {}).items()]
-        by_arm = results.trials[self.stage].responders if results.trials and self.stage in results.trials else {}
-        groups += [(self.learner, arm, *each) for arm, by_visit in by_arm.items() for each in by_visit.items()]
+        if entry := (results.trials or {}).get(self.stage):
+            risks = {f"{arm} − {entry.control}": rates for arm, rates in entry.risk_differences.items()}
+            by_arm = {**entry.responders, **risks}
+            groups += [(self.learner, arm, *each) for arm, by_visit in by_arm.items() for each in by_visit.items()]
         for learner, arm, visit, rates in groups:
             for threshold, by_rater in rates.rates.items():
                 for rater, interval in by_rater.items():
