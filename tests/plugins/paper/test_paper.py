@@ -22,6 +22,7 @@ from casewise.plugins.paper.command import write_paper
 from casewise.plugins.paper.contents import Paper, joined
 from casewise.plugins.paper.tables import Table, escaped, latex
 from casewise.plugins.paper.write import LEAST, Settings, Sheet, figures
+from casewise.report.context import SIDES
 from casewise.study.loading import preset_names, read_study
 from casewise.study.presets.published import publication, publications, published_lines
 from tests.conftest import TINY
@@ -213,10 +214,22 @@ def test_an_unknown_publication_is_refused(tmp_path: Path, phantom: Path, chest_
         write_paper([chest_run.folder], tmp_path / "out", references="covid-cx")
 
 
-def test_runs_are_joined_and_have_folders_of_their_own(chest_run: Any, served_run: Path, tmp_path: Path) -> None:
+def test_runs_are_joined(chest_run: Any, served_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {"test_resnet": {"accuracy": (0.9, None)}}
+    monkeypatch.setattr(Paper, "beside", lambda self, *_: theirs if self.references else {})
     opened = [Run.open(folder) for folder in (chest_run.folder, served_run)]
-    table = joined([Paper(run) for run in opened]).data
+    papers = [Paper(opened[0], "covid-cxr"), Paper(opened[1])]
+    both = joined(papers)
+    table = both.data
     assert set(table["run"]) == {"chest", "tiny"}
+    assert "Accuracy, published" in both.heads
+    for paper in papers:  # the metric that is compared stays, even where only the other run has published values
+        single = paper.results(paper.run.study.primary_outcome, paper.stage)
+        cells = [dict(zip(both.heads, row, strict=True)) for row in both.rows if row[0] == paper.run.study.name]
+        assert [row["Learner"] for row in cells] == [row[0] for row in single.rows]
+        assert all(any(row[head] for head in single.heads[1:] if head in row) for row in cells)
+        assert {(row["Target"] != "", row["Stage"]) for row in cells} == {(True, SIDES[paper.stage])}
+        assert single.caption in both.caption
     for run in opened:
         main = run.results.main
         for row in table[table["run"] == run.study.name].itertuples():

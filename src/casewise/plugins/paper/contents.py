@@ -446,38 +446,37 @@ def joined(papers: Sequence[Paper]) -> Table:
         CasewiseError: nothing was evaluated.
     """
     data: list[Line] = []
+    tables: list[tuple[list[str], Table]] = []
+    compared: set[str] = set()
     for paper in papers:
-        target, stage = paper.run.study.primary_outcome, paper.stage
+        study, target, stage = paper.run.study, paper.run.study.primary_outcome, paper.stage
         sets = ("train", "validation", "test", "folds", "")
         published = {s: paper.beside(target, s) for s in sets if paper.tables_of(target, s)}
-        metrics = columns(
-            "page", paper.run.study.kind_of(target), len(paper.run.study.classes_of(target)) or None, stage=stage
-        )
+        kind, classes = study.kind_of(target), study.classes_of(target)
+        metrics = columns("page", kind, len(classes) or None, stage=stage)
         for learner in paper.learners(stage, target):
             figures: Figures = paper.run.results.figures(stage, learner, target)
             for metric in (name for name in metrics if name in figures):
-                ours = _ours(figures[metric])
-                about = {
-                    "run": paper.run.study.name,
-                    "target": target,
-                    "classes": ", ".join(paper.run.study.classes_of(target)),
-                }
+                about = {"run": study.name, "target": target, "classes": ", ".join(classes), "learner": learner}
                 values = {
                     f"published_{s or 'value'}": p.get(learner, {}).get(metric, (None, None))[0]
                     for s, p in published.items()
                 }
-                data.append({**about, "learner": learner, "stage": stage, "metric": metric, **ours, **values})
-    tables = [paper.results(paper.run.study.primary_outcome, paper.stage) for paper in papers]
-    every = list(dict.fromkeys(head for table in tables for head in table.heads))
-    beside = [head for head in every if f"{head}, published" in every or head.endswith(", published")]
-    heads = ["Learner", *beside] if beside else every
+                data.append({**about, "stage": stage, "metric": metric, **_ours(figures[metric]), **values})
+        tables.append(([study.name, display_name(study, target), SIDES[stage]], paper.results(target, stage)))
+        compared.add(metric_format(study, target).heading(kind_report(kind).compared))
+    every = list(dict.fromkeys(head for _, table in tables for head in table.heads))
+    beside = {head for head in every if f"{head}, published" in every or head.endswith(", published")}
+    heads = [head for head in every if not beside or head in beside | compared | {"Learner"}]
     rows = [
-        [paper.run.study.name, *(dict(zip(table.heads, row, strict=True)).get(head, "") for head in heads)]
-        for paper, table in zip(papers, tables, strict=True)
+        [*about_run, *(dict(zip(table.heads, row, strict=True)).get(head, "") for head in heads)]
+        for about_run, table in tables
         for row in table.rows
     ]
-    caption = "Learners of all runs on their primary outcomes; brackets: intervals as in the tables of the single runs."
-    return Table("joined", caption, pd.DataFrame(data).drop(columns=["n_cases", "reason"]), ["Run", *heads], rows)
+    notes = [f"{about_run[0]}: {table.caption}" for about_run, table in tables]
+    caption = " ".join(["Learners of all runs on their primary outcomes.", *notes])
+    frame = pd.DataFrame(data).drop(columns=["n_cases", "reason"])
+    return Table("joined", caption, frame, ["Run", "Target", "Stage", *heads], rows)
 
 
 def _ours(figure: Estimate | None) -> Line:
