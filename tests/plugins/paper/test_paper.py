@@ -236,6 +236,12 @@ def test_runs_are_joined(chest_run: Any, served_run: Path, monkeypatch: pytest.M
             assert row.value == run.results.metrics[main.stage][row.learner][main.target][row.metric].value or pd.isna(
                 row.value
             )
+    figures, main = opened[0].results, opened[0].results.main
+    trained = replace(main, stage="training")  # type: ignore[type-var]
+    figures = replace(figures, metrics={"training": figures.metrics[str(main.stage)]}, main=trained)  # type: ignore[type-var]
+    paper = Paper(SimpleNamespace(study=opened[0].study, results=figures, learners=opened[0].learners), "covid-cxr")  # type: ignore[arg-type]
+    assert any("published" in name for name in table)
+    assert not any("published" in name for name in joined([paper]).data), "published values are not of training images"
 
 
 @pytest.mark.parametrize("name", ["fit", "agreement", "bland_altman", "distribution", "learning", "trajectory"])

@@ -450,7 +450,7 @@ def joined(papers: Sequence[Paper]) -> Table:
     compared: set[str] = set()
     for paper in papers:
         study, target, stage = paper.run.study, paper.run.study.primary_outcome, paper.stage
-        sets = ("train", "validation", "test", "folds", "")
+        sets = ("train", "validation", "test", "folds", "") if stage != "training" else ()
         published = {s: paper.beside(target, s) for s in sets if paper.tables_of(target, s)}
         kind, classes = study.kind_of(target), study.classes_of(target)
         metrics = columns("page", kind, len(classes) or None, stage=stage)
