@@ -121,6 +121,9 @@ def test_effects_and_responders_are_those_of_the_trial(served_run: Path) -> None
     (effect,) = paper.effects().data.to_dict("records")
     assert (effect["figure"], effect["arm"], effect["n_subjects"], effect["low"]) == ("effect", "b", 8, -3.0)
     (share,) = paper.responders().data.query("arm == 'b'").to_dict("records")
+    everybody = paper.responders().data.query("arm == 'all'")
+    by_learner = results.response[str(results.main.stage)]
+    assert (share["baseline"], set(everybody["baseline"])) == ("w0", {r.baseline for r in by_learner.values()})
     assert (share["n_subjects"], share["value"], share["rater"]) == (8, 0.5, "model")
     assert "b − a" in set(paper.responders().data["arm"])
 

@@ -421,21 +421,31 @@ class Paper:
         """
         results, lines = self.run.results, []
         by_learner = results.response.get(self.stage, {})
-        groups = [(learner, "all", *each) for learner, r in by_learner.items() for each in (r.by_visit or {}).items()]
-        if entry := (results.trials or {}).get(self.stage):
-            risks = {f"{arm} − {entry.control}": rates for arm, rates in entry.risk_differences.items()}
-            by_arm = {**entry.responders, **risks}
-            groups += [(self.learner, arm, *each) for arm, by_visit in by_arm.items() for each in by_visit.items()]
-        for learner, arm, visit, rates in groups:
+        groups = [
+            (learner, "all", entry.baseline, *each)
+            for learner, entry in by_learner.items()
+            for each in (entry.by_visit or {}).items()
+        ]
+        if trial := (results.trials or {}).get(self.stage):
+            risks = {f"{arm} − {trial.control}": rates for arm, rates in trial.risk_differences.items()}
+            by_arm = {**trial.responders, **risks}
+            groups += [
+                (self.learner, arm, trial.baseline, *each)
+                for arm, by_visit in by_arm.items()
+                for each in by_visit.items()
+            ]
+        for learner, arm, baseline, visit, rates in groups:
             for threshold, by_rater in rates.rates.items():
                 for rater, interval in by_rater.items():
-                    about = {"learner": learner, "arm": arm, "visit": visit, "n_subjects": rates.n_subjects}
+                    about = {"learner": learner, "arm": arm, "baseline": baseline, "visit": visit}
+                    about |= {"n_subjects": rates.n_subjects}
                     ends = {"value": interval.value, "low": interval.low, "high": interval.high}
                     lines.append({**about, "threshold": threshold, "rater": rater, **ends})
         if not lines:
             raise CasewiseError("the run has no response over time")
-        since = by_learner[self.learner].baseline if self.learner in by_learner else "the baseline"
-        caption = f"Share of subjects whose score fell by a threshold in percent since {since}, {SIDES[self.stage]}."
+        caption = (
+            f"Share of subjects whose score fell by a threshold in percent since the baseline, {SIDES[self.stage]}."
+        )
         return from_data("responders", self._synthetic(caption), pd.DataFrame(lines))
 
 
