@@ -116,9 +116,11 @@ def test_effects_and_responders_are_those_of_the_trial(served_run: Path) -> None
     visit = TrialVisit("w1", {"a": 9, "b": 8}, {}, {"b": {"model": figure}})
     rates = {"b": {"w1": ResponseRates(8, {"50": {"model": other}})}}
     trials = {str(run.results.main.stage): Trial("a", visit.subjects, "w0", [visit], {}, {}, {}, rates, rates)}
+    trials["all"] = replace(trials[str(run.results.main.stage)], baseline="w00")  # type: ignore[type-var]
     results = replace(run.results, trials=trials)  # type: ignore[type-var]
     paper = Paper(SimpleNamespace(study=run.study, results=results))  # type: ignore[arg-type]
-    (effect,) = paper.effects().data.to_dict("records")
+    effect, of_all = paper.effects().data.to_dict("records")
+    assert (effect["baseline"], of_all["baseline"]) == ("w0", "w00")
     assert (effect["figure"], effect["arm"], effect["n_subjects"], effect["low"]) == ("effect", "b", 8, -3.0)
     (share,) = paper.responders().data.query("arm == 'b'").to_dict("records")
     everybody = paper.responders().data.query("arm == 'all'")

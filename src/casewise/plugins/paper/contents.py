@@ -398,19 +398,19 @@ class Paper:
         """
         trials = self.run.results.trials or {}
         lines = [
-            (stage, at.visit, arm, at.subjects[arm], figure, outcome, interval.value, interval.low, interval.high)
+            (stage, entry.baseline, at.visit, arm, at.subjects[arm], figure, outcome, each.value, each.low, each.high)
             for stage, entry in trials.items()
             for at in entry.visits
             for figure, by_arm in (("change", at.change), ("effect", at.effect))
             for arm, outcomes in by_arm.items()
-            for outcome, interval in outcomes.items()
+            for outcome, each in outcomes.items()
         ]
         if not lines:
             raise CasewiseError("the run has no effects of a treatment (evaluation.arm)")
         name, entry = display_name(self.run.study, self.run.study.primary_outcome), next(iter(trials.values()))
         effect = f"effect: that change minus the one in the arm {entry.control}"
-        caption = f"{name}: change since {entry.baseline} in points, and {effect}. Model: {learner_name(self.learner)}."
-        columns = ["stage", "visit", "arm", "n_subjects", "figure", "outcome", "value", "low", "high"]
+        caption = f"{name}: change since the baseline in points, and {effect}. Model: {learner_name(self.learner)}."
+        columns = ["stage", "baseline", "visit", "arm", "n_subjects", "figure", "outcome", "value", "low", "high"]
         return from_data("effects", self._synthetic(caption), pd.DataFrame(lines, columns=columns))
 
     def responders(self) -> Table:
