@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
+from casewise.evaluation.response import FIRST_VISIT
 from casewise.evaluation.trial import OUTCOMES, trial
 from casewise.predictions.table import check
 from casewise.study.loading import build_study
@@ -114,7 +115,7 @@ def test_where_nothing_can_be_said_there_is_no_figure() -> None:
     assert (late.left_out["no_baseline"], [visit.visit for visit in late.visits]) == (1, ["w1", "w2"])
     # visits of other names for each subject are compared by their number
     own = rows.assign(visit=rows["subject"] + rows["visit"])
-    assert len(trial(own, arms, "a").visits) == 2
+    assert (len(trial(own, arms, "a").visits), trial(own, arms, "a").baseline) == (2, FIRST_VISIT)
 
 
 def test_responders_are_counted_in_each_arm() -> None:

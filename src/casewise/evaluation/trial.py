@@ -24,7 +24,7 @@ import pandas as pd
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import PLAN, Plan
 from casewise.evaluation.evaluate import FollowUp
-from casewise.evaluation.response import by_visit, clear_limit, percent_change, visits_in_order
+from casewise.evaluation.response import FIRST_VISIT, by_visit, clear_limit, percent_change, visits_in_order
 from casewise.evaluation.results import Interval, ResponseRates, Trial, TrialVisit
 
 Array: TypeAlias = np.ndarray
@@ -171,9 +171,8 @@ def _visit_names(change: pd.DataFrame) -> pd.Series:
     """The names of visits; their numbers after the baseline where subjects begin with visits of several names."""
     if change.loc[change["since"] == 0, "visit"].nunique() <= 1:
         return change["visit"].astype(str)
-    return (
-        change["since"].astype(int).map(lambda number: f"visit {number} after the baseline" if number else "baseline")
-    )
+    numbers = change["since"].astype(int)
+    return numbers.map(lambda number: f"visit {number} after the baseline" if number else FIRST_VISIT)
 
 
 def _visit(

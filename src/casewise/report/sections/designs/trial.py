@@ -97,9 +97,7 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
             facts.append((f"Random effects, {head}", f"intercept{' and slope' if entry.slopes[outcome] else ''}"))
     for code, noun in (("no_arm", "subject"), ("no_baseline", "subject"), ("visits", "visit")):
         if count := entry.left_out.get(code):
-            why = {"no_arm": "no arm", "no_baseline": f"no score at {entry.baseline}", "visits": "too few subjects"}[
-                code
-            ]
+            why = {"no_arm": "no arm", "no_baseline": "no score at the baseline", "visits": "too few subjects"}[code]
             facts.append((f"Left out: {why}", counted(count, noun)))
     return [*blocks, Facts(facts)]
 
