@@ -83,9 +83,7 @@ def response(
     starts = change.loc[(change["since"] == 0).fillna(False) & change["subject"].isin(used["subject"]), "visit"]
     named = names_text([f"{visit} of {count}" for visit, count in starts.value_counts().items()], 4)
     counted = Response(
-        baseline=f"{FIRST_VISIT} ({named or 'none'})"
-        if baseline == "first"
-        else f"visit {baseline}",
+        baseline=f"{FIRST_VISIT} ({named or 'none'})" if baseline == "first" else f"visit {baseline}",
         clear_rule="A reduction of 100 % means a score of zero by the physician, and by the model a score of at most "
         f"{clear_at:g}{rounded}.",
         n_subjects=int(used["subject"].nunique()),

@@ -419,34 +419,26 @@ class Paper:
         Raises:
             CasewiseError: the run has no response.
         """
-        results, lines = self.run.results, []
+        results = self.run.results
         by_learner = results.response.get(self.stage, {})
-        groups = [
-            (learner, "all", entry.baseline, *each)
-            for learner, entry in by_learner.items()
-            for each in (entry.by_visit or {}).items()
-        ]
+        groups = [(learner, "all", entry.baseline, entry.by_visit or {}) for learner, entry in by_learner.items()]
         if trial := (results.trials or {}).get(self.stage):
             risks = {f"{arm} − {trial.control}": rates for arm, rates in trial.risk_differences.items()}
             by_arm = {**trial.responders, **risks}
-            groups += [
-                (self.learner, arm, trial.baseline, *each)
-                for arm, by_visit in by_arm.items()
-                for each in by_visit.items()
-            ]
-        for learner, arm, baseline, visit, rates in groups:
-            for threshold, by_rater in rates.rates.items():
-                for rater, interval in by_rater.items():
-                    about = {"learner": learner, "arm": arm, "baseline": baseline, "visit": visit}
-                    about |= {"n_subjects": rates.n_subjects}
-                    ends = {"value": interval.value, "low": interval.low, "high": interval.high}
-                    lines.append({**about, "threshold": threshold, "rater": rater, **ends})
+            groups += [(self.learner, arm, trial.baseline, by_visit) for arm, by_visit in by_arm.items()]
+        lines = [
+            (learner, arm, baseline, visit, rates.n_subjects, threshold, rater, each.value, each.low, each.high)
+            for learner, arm, baseline, by_visit in groups
+            for visit, rates in by_visit.items()
+            for threshold, by_rater in rates.rates.items()
+            for rater, each in by_rater.items()
+        ]
         if not lines:
             raise CasewiseError("the run has no response over time")
-        caption = (
-            f"Share of subjects whose score fell by a threshold in percent since the baseline, {SIDES[self.stage]}."
-        )
-        return from_data("responders", self._synthetic(caption), pd.DataFrame(lines))
+        side = SIDES[self.stage]
+        caption = f"Share of subjects whose score fell by a threshold in percent since the baseline, {side}."
+        columns = ["learner", "arm", "baseline", "visit", "n_subjects", "threshold", "rater", "value", "low", "high"]
+        return from_data("responders", self._synthetic(caption), pd.DataFrame(lines, columns=columns))
 
 
 def joined(papers: Sequence[Paper]) -> Table:
