@@ -177,26 +177,28 @@ def page(folder: RunFolder, study: Study, stretches: Sequence[dict[str, Any]]) -
         f"again: {trained_again(folder, kills)}. Networks that were in training at a kill and went on afterwards: "
         f"{resumed}.",
         f"- The run folder has {size(folder.path):.1f} GB.",
-        "",
     ]
     heads = ["backbone", "million weights", "training loss, first and last three epochs (mean of folds; 1: guessing)"]
     heads += ["folds where it fell", "seconds (mean of folds)", "CPU seconds", "precision", "peak memory (MB)"]
-    rows = []
+    rows, ends = [], []
     for name in study.networks:
         if own := [record for record in records if record["model"] == name]:
             memory = [record["peak_memory_mb"] for record in own if record.get("peak_memory_mb")]
             costs = [f"{fmean(record[cost] for record in own):.1f}" for cost in ("seconds", "core_seconds")]
             facts = [*costs, own[0]["precision"], f"{max(memory):,.0f}" if memory else "not recorded"]
-            rows.append([name, f"{own[0]['parameters'] / 1e6:.1f}", *fell(own), *facts])
-    return "\n".join([*lines, *table(heads, rows), ""])
+            first, last, falls = fell(own)
+            rows.append([name, f"{own[0]['parameters'] / 1e6:.1f}", f"{first:.2f}, {last:.2f}", falls, *facts])
+            ends.append(round(last, 2) >= 1)
+    lines.append(f"- {sum(ends)} of {len(ends)} backbones end at or above guessing: a training loss of at least 1.00.")
+    return "\n".join([*lines, "", *table(heads, rows), ""])
 
 
-def fell(records: Sequence[dict[str, Any]]) -> tuple[str, str]:
+def fell(records: Sequence[dict[str, Any]]) -> tuple[float, float, str]:
     """The mean training loss of the first and of the last three epochs, and in how many folds it fell."""
     losses = [[epoch["train_loss"] for epoch in record["history"]] for record in records]
     pairs = [(of_fold[0], sum(of_fold[-3:]) / len(of_fold[-3:])) for of_fold in losses]
     first, last = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
-    return f"{first:.2f}, {last:.2f}", f"{sum(end < start for start, end in pairs)} of {len(pairs)}"
+    return first, last, f"{sum(end < start for start, end in pairs)} of {len(pairs)}"
 
 
 def hours(seconds: float) -> str:

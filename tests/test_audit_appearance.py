@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -65,6 +66,17 @@ def test_each_has_its_own_finding_and_the_border_is_not_blamed(change: Any, kind
     assert found[f"shortcut-{kind}"].level == level
     assert found[f"shortcut-{kind}"].remedy
     assert "shortcut-border" not in found
+
+
+@pytest.mark.parametrize("dark", [0, 1, 4])
+def test_nearly_black_pixels_do_not_tell_the_shape(dark: int):
+    tiles = np.full((2, 3, 64, 64), 120, np.uint8)
+    tiles[..., :dark] = 2
+    boxes = [(slice(None), slice(None)), (slice(16, 48), slice(None))]
+    store: Any = SimpleNamespace(tiles=tiles, content=boxes.__getitem__)
+    square, wide = regions.nearly_black(store, np.arange(2))
+    assert square == pytest.approx(np.log(np.repeat((64 * dark + 1) / 64**2, 3)))
+    assert wide == pytest.approx(square)
 
 
 def test_a_marker_stays_a_finding_of_the_border_where_brightness_differs_too(tmp_path: Path):

@@ -25,6 +25,7 @@ from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle
 from casewise.run import Run
 from casewise.run_folder import RunFolder
+from casewise.run_folder.folder import check_model_path
 from tests.combinations import KINDS, MODALITIES, run_for_new_cases
 from tests.test_cli import casewise
 
@@ -295,3 +296,11 @@ def test_unknown_names_are_refused_before_a_model_is_loaded(
         assert isinstance(error, CasewiseError)
         assert str(error).startswith(option.split("=")[0])
         assert "Did you mean" in str(error)
+
+
+def test_a_bundle_of_other_results_does_not_say_what_learners_exist(photograph_run: Run, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(photograph_run.folder, tmp_path / "run")))
+    folder.metrics.write({**folder.metrics.read(), "main": None})
+    for learners in ([], ["test_resnt"]):
+        with pytest.raises(RunError, match="no bundle"):
+            check_model_path(folder.path, learners=learners)

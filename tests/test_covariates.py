@@ -24,6 +24,7 @@ from casewise.predictions.covariates import (
     _spline,
     encodings_of,
     fit_covariates,
+    flags_of,
     image_model,
     with_covariates,
 )
@@ -247,8 +248,17 @@ def test_targets_that_saw_other_rows_are_asked_for_together() -> None:
     sexes = [Encoding.fit("sex", CATEGORY, cells) for cells in (["f", "m"], ["f", "other"])]
     pairs = zip((first, second), sexes, strict=True)
     models = {str(n): {"columns": [asdict(each) for each in pair]} for n, pair in enumerate(pairs)}
-    age, sex = encodings_of({"models": {COVARIATES: models}})
+    record = {"models": {COVARIATES: models}}
+    age, sex = encodings_of(record)
     assert (age.limits, age.marks_missing, sex.levels) == ([10.0, 60.0], True, ["f", "m", "other"])
+    cells = pd.DataFrame({"age": ["58", "15", "", "30"], "sex": ["other", "m", "f", "f"]}, index=list("abcd"))
+    flags = flags_of(record, cells)
+    assert {case: [(text[:3], text[-3:]) for text in texts] for case, texts in flags.items()} == {
+        "a": [("age", "(1)"), ("sex", "(0)")],
+        "b": [("age", "(0)"), ("sex", "(1)")],
+        "c": [("age", " 40")],
+        "d": [],
+    }
 
 
 def test_new_cases_need_the_columns(covariate_run: Run, chests: Path) -> None:

@@ -12,10 +12,12 @@ from PIL import Image
 from casewise.console import Silent
 from casewise.errors import ImageError, RunError, StudyError
 from casewise.modalities.dataset import PanelData
+from casewise.modalities.masks import mask_on_tiles
 from casewise.modalities.panels import augmented, plain
 from casewise.modalities.shape_variation import Bars, Stretch
 from casewise.models.backbones import build_network
 from casewise.models.outputs import Output
+from casewise.pipeline.finished import FinishedRun
 from casewise.pipeline.read import validate
 from casewise.run import Run, run
 from casewise.study.loading import build_study
@@ -90,7 +92,8 @@ def test_only_known_pixels_count_and_unpadded_maps_are_of_the_middle() -> None:
     true, found = masks[:1, :1, 2:6, 2:6], logits[:1].sigmoid()
     expected = torch.nn.functional.binary_cross_entropy(found, true)
     expected += 1 - (2 * (found * true).sum() + 1) / (found.sum() + true.sum() + 1)
-    assert torch.isclose(mask_loss(logits, masks), expected)
+    assert torch.isclose(mask_loss(logits[:1], masks[:1]), expected)
+    assert torch.isclose(mask_loss(logits, masks), expected / 2)  # of one of two images
     assert float(mask_loss(logits[1:], masks[1:])) == 0
 
 
@@ -198,12 +201,17 @@ def test_the_report_shows_the_map_and_its_agreement(finished: Run) -> None:
     assert page.count("own map, trained with the masks of mask") == len(shown)
 
 
-def test_masks_lie_on_tiles_as_images_do(finished: Run) -> None:
+def test_masks_lie_on_tiles_as_images_do(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a finished run is not trained
+    monkeypatch.setattr("casewise.pipeline.read.training_masks", lambda *_: pytest.fail("all masks are read"))
     (file,) = (finished.folder / "masks").glob("*.npy")
     codes, tiles = np.load(file), np.load(next((finished.folder / "tiles").glob("tiles-*.npy")))
     assert codes.shape == (12, 32, 32)
     assert codes[:4, 16, 0].tolist() == [0, 1, 1, 1]
     assert not codes[:, 0].any()  # a bar, of which nothing is known
+    inside = mask_on_tiles(FinishedRun.open(finished.files).prepared, 1, "mask", "segmentation").content
+    assert inside is not None
+    assert (inside[0] == (codes[1] > 0)).all()
     bright = tiles[1:4, 1] > 100
     assert ((codes[1:4] == 2) == bright).mean() > 0.97
 

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
-from casewise.evaluation.trial import OUTCOMES, fit_means, trial
+from casewise.evaluation.response import FIRST_VISIT
+from casewise.evaluation.trial import OUTCOMES, trial
 from casewise.predictions.table import check
 from casewise.study.loading import build_study
 from tests.test_covariates import chest_values
@@ -62,13 +63,24 @@ def test_several_visits_are_a_mixed_model_of_statsmodels() -> None:
         assert figure.value == pytest.approx(fitted.params[name], abs=0.01)
         width = stats.t.ppf(0.975, 38) * fitted.bse[name]
         assert figure.high - figure.value == pytest.approx(width, rel=0.02)
-    codes = (frame["arm"] == "b").to_numpy() * 4 + frame["t"].to_numpy(dtype=int)
-    means = fit_means(frame["y_true"].to_numpy(), codes, frame["subject"].to_numpy())
-    groups = pd.factorize(frame["subject"])[0]
-    reference = statsmodels.OLS(frame["y_true"].to_numpy(), np.eye(8)[codes]).fit(
-        cov_type="cluster", cov_kwds={"groups": groups}
-    )
-    assert means.covariance == pytest.approx(reference.cov_params(), rel=1e-6)
+
+
+def test_the_difference_is_paired_where_subjects_drop_out() -> None:
+    rows, arms = patients(visits=3, subjects=40)
+    number = rows["subject"].str[1:].astype(int)
+    # those who drop out have another difference at their baseline
+    rows["y_pred"] += np.where(number % 4 < 2, 5.0, 0.0)
+    rows = rows[(number % 4 >= 2) | (number % 8 == 0) | (rows["visit"] != "w2")]
+    last = trial(rows, arms, "a").visits[-1]
+    gaps = rows.assign(gap=rows["y_pred"] - rows["y_true"]).pivot(index="subject", columns="visit", values="gap")
+    changes = (gaps["w2"] - gaps["w0"]).dropna()
+    own, control = (changes[changes.index.map(arms) == arm] for arm in "ba")
+    assert (len(own), len(control)) == (last.subjects["b"], last.subjects["a"])
+    expected = stats.ttest_ind(own, control, equal_var=False).confidence_interval()
+    figure, alone = last.effect["b"]["difference"], last.change["a"]["difference"]
+    assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high))
+    assert alone.value == pytest.approx(control.mean())
+    assert (alone.low, alone.high) == pytest.approx(tuple(stats.ttest_1samp(control, 0).confidence_interval()))
 
 
 def test_one_arm_has_changes_and_no_effect() -> None:
@@ -103,7 +115,7 @@ def test_where_nothing_can_be_said_there_is_no_figure() -> None:
     assert (late.left_out["no_baseline"], [visit.visit for visit in late.visits]) == (1, ["w1", "w2"])
     # visits of other names for each subject are compared by their number
     own = rows.assign(visit=rows["subject"] + rows["visit"])
-    assert len(trial(own, arms, "a").visits) == 2
+    assert (len(trial(own, arms, "a").visits), trial(own, arms, "a").baseline) == (2, FIRST_VISIT)
 
 
 def test_responders_are_counted_in_each_arm() -> None:
@@ -115,6 +127,19 @@ def test_responders_are_counted_in_each_arm() -> None:
         assert rates.n_subjects == 15
         assert rates.rates["5"]["model"].value == pytest.approx((own["w2"] <= 0.95 * own["w0"]).mean())
     assert list(by_arm) == ["a", "b"]
+
+
+def test_responders_of_the_arms_are_compared() -> None:
+    rows, arms = patients(visits=3)
+    result = trial(rows, arms, "a", FollowUp(responders=(20,)))
+    share = {arm: by_visit["w2"].rates["20"]["physician"] for arm, by_visit in result.responders.items()}
+    risk = result.risk_differences["b"]["w2"]
+    figure = risk.rates["20"]["physician"]
+    assert (list(result.risk_differences), risk.n_subjects) == (["b"], 30)
+    assert figure.value == pytest.approx(share["b"].value - share["a"].value)
+    # Newcombe (1998), method 10: from the Wilson intervals of both shares
+    below = np.hypot(share["b"].value - float(share["b"].low or 0), float(share["a"].high or 0) - share["a"].value)
+    assert figure.low == pytest.approx(figure.value - below, abs=1e-6)
 
 
 def test_intervals_contain_the_effect() -> None:
@@ -149,8 +174,8 @@ def test_the_section_has_a_row_for_each_figure_and_none_without(report_of_number
     assert section(report_of_numbers) is None
     rows, arms = patients(visits=3)
     whole = blocks_of(report_of_numbers, trial(rows, arms, "a"), "oof")
-    effects, changes, responders = (block for block in whole if isinstance(block, Table))
-    assert (len(effects.rows), len(changes.rows), len(responders.rows)) == (2, 4, 4)
+    effects, changes, responders, risks = (block for block in whole if isinstance(block, Table))
+    assert (len(effects.rows), len(changes.rows), len(responders.rows), len(risks.rows)) == (2, 4, 4, 4)
     assert all(cell.small for row in (*effects.rows, *changes.rows) for cell in row.cells)
     one = blocks_of(report_of_numbers, trial(rows, dict.fromkeys(arms, "a"), "a"), "oof")
     assert [len(block.rows) for block in one if isinstance(block, Table)] == [2, 2]

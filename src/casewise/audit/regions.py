@@ -284,15 +284,16 @@ def extremes(pictures: Bytes) -> Floats:
 
 
 def nearly_black(store: TileStore, rows: NDArray[np.integer[Any]]) -> Floats:
-    """(n, 3) how many pixels of each image, without its bars, are nearly black, at three distances; as logarithms.
+    """(n, 3) the share of each image, without its bars, that is nearly black, at three distances; as logarithms.
 
     A constant that is added to all pixels empties this end of the grey levels.
     """
-    counts = np.empty((len(rows), len(NEAR)))
+    shares = np.empty((len(rows), len(NEAR)))
     for number, row in enumerate(rows):
         darkest = store.tiles[row][(slice(None), *store.content(int(row)))].min(axis=0)
-        counts[number] = [(darkest < level).sum() for level in NEAR]
-    return np.log1p(counts)
+        shares[number] = [(darkest < level).mean() for level in NEAR]
+    # one pixel of a tile, so that an image without a black pixel tells nothing of its shape
+    return np.log(shares + 1 / store.tiles[0, 0].size)
 
 
 def contrast(pictures: Bytes) -> Floats:

@@ -21,6 +21,8 @@ from casewise.evaluation.results import GroupAgreement, Interval, Response, Resp
 _ZERO = 1e-9
 # A rise above this counts as this where percent changes are averaged: from a baseline near 0 it has no limit.
 HIGHEST_RISE = 100.0
+# The baseline where subjects begin with different visits.
+FIRST_VISIT = "each subject's first scored visit"
 
 
 def percent_change(rows: pd.DataFrame, *, baseline: str = "first") -> pd.DataFrame:
@@ -80,9 +82,7 @@ def response(
     starts = change.loc[(change["since"] == 0).fillna(False) & change["subject"].isin(used["subject"]), "visit"]
     named = names_text([f"{visit} of {count}" for visit, count in starts.value_counts().items()], 4)
     counted = Response(
-        baseline=f"each subject's first scored visit ({named or 'none'})"
-        if baseline == "first"
-        else f"visit {baseline}",
+        baseline=f"{FIRST_VISIT} ({named or 'none'})" if baseline == "first" else f"visit {baseline}",
         clear_rule="A reduction of 100 % means a score of zero by the physician, and by the model a score of at most "
         f"{clear_at:g}{rounded}.",
         n_subjects=int(used["subject"].nunique()),

@@ -273,7 +273,7 @@ class Trial(Record):
     """The change over time by arm of one learner and the physician (see `casewise.evaluation.trial.trial`).
 
     `problems` are the codes of why an outcome has no figures, `slopes` whether its model has a random slope,
-    `responders` the shares by arm and visit.
+    `responders` the shares by arm and visit, `risk_differences` those of other arms minus those of the control.
     """
 
     control: str
@@ -284,6 +284,7 @@ class Trial(Record):
     problems: dict[str, str]
     slopes: dict[str, bool]
     responders: dict[str, dict[str, ResponseRates]]
+    risk_differences: dict[str, dict[str, ResponseRates]]
 
 
 class CurvePoint(Record):

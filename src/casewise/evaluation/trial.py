@@ -6,8 +6,9 @@ statsmodels). Missing visits are assumed to be missing at random. The change of 
 from those at the baseline, the effect the difference of two changes. With two visits and no missing scores both are
 those of a t-test of the changes.
 
-The differences between both scores often have no random effect: their means are those of the visits, with a covariance
-that is robust by subject (Liang and Zeger 1986). Intervals use as many degrees of freedom as subjects without arms.
+The difference between both scores is paired: its change at a visit is that of the subjects who have the visit, from
+their own baselines, with the intervals of t-tests (Welch's between two arms). The intervals of the mixed model have as
+many degrees of freedom as subjects less arms. Shares of responders are compared by Newcombe's interval (1998).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import pandas as pd
 from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import PLAN, Plan
 from casewise.evaluation.evaluate import FollowUp
-from casewise.evaluation.response import by_visit, clear_limit, percent_change, visits_in_order
-from casewise.evaluation.results import Interval, Trial, TrialVisit
+from casewise.evaluation.response import FIRST_VISIT, by_visit, clear_limit, percent_change, visits_in_order
+from casewise.evaluation.results import Interval, ResponseRates, Trial, TrialVisit
 
 Array: TypeAlias = np.ndarray
 
@@ -92,16 +93,15 @@ def trial(
     left_out["visits"] = len(counts) - len(visits) - 1 if len(counts) else 0
     sizes = {name: int(change.loc[change["arm"] == name, "subject"].nunique()) for name in names}
     if first not in enough or not visits:
-        return Trial(control, sizes, first, [], left_out, dict.fromkeys(OUTCOMES, "too_few"), {}, {})
+        return Trial(control, sizes, first, [], left_out, dict.fromkeys(OUTCOMES, "too_few"), {}, {}, {})
     change = change[change["visit"].isin([first, *visits])].drop_duplicates(["subject", "visit"])
-    scores = change["y_true"], change["y_pred"], change["y_pred"] - change["y_true"]
+    change = change.assign(difference=change["y_pred"] - change["y_true"])
     fits: dict[str, MixedFit] = {}
     problems: dict[str, str] = {}
     visit_number = change["visit"].map([first, *visits].index)
     cells = (change["arm"].map(names.index) * (1 + len(visits)) + visit_number).to_numpy()
-    for outcome, values in zip(OUTCOMES, scores, strict=True):
-        given = values.to_numpy(dtype=float), cells, change["subject"].to_numpy()
-        fit = fit_means(*given) if outcome == "difference" else fit_mixed(*given, 1 + len(visits))
+    for outcome, column in zip(OUTCOMES[:2], ("y_true", "y_pred"), strict=True):
+        fit = fit_mixed(change[column].to_numpy(dtype=float), cells, change["subject"].to_numpy(), 1 + len(visits))
         if isinstance(fit, MixedFit):
             fits[outcome] = fit
         else:
@@ -110,21 +110,69 @@ def trial(
     later = change[change["visit"] != first].dropna(subset=["true_change", "predicted_change"])
     clear_at = clear_limit(rows["y_true"].to_numpy())
     rates = {name: by_visit(later[later["arm"] == name], follow_up.responders, clear_at, plan) for name in names}
-    compared = [
-        _visit(visit, number, names, fits, float(width), counts.loc[visit], 1 + len(visits))
-        for number, visit in enumerate(visits, start=1)
-    ]
-    slopes = {outcome: fit.slope for outcome, fit in fits.items() if outcome != "difference"}
-    return Trial(control, sizes, first, compared, left_out, problems, slopes, rates)
+    wide = change.pivot(index="subject", columns="visit", values="difference")
+    of_arm = wide.index.map(change.drop_duplicates("subject").set_index("subject")["arm"])
+    compared = []
+    for number, visit in enumerate(visits, start=1):
+        at = _visit(visit, number, names, fits, float(width), counts.loc[visit], 1 + len(visits))
+        changes = (wide[visit] - wide[first]).groupby(of_arm)
+        paired = {name: changes.get_group(name).dropna().to_numpy() for name in names}
+        for name, values in paired.items():
+            at.change[name]["difference"] = t_interval(values, None, plan)
+        for name in names[1:]:
+            at.effect[name]["difference"] = t_interval(paired[name], paired[control], plan)
+        compared.append(at)
+    slopes = {outcome: fit.slope for outcome, fit in fits.items()}
+    risks = {
+        name: {
+            visit: risk_difference(at, rates[control][visit], plan)
+            for visit, at in rates[name].items()
+            if visit in rates[control]
+        }
+        for name in names[1:]
+    }
+    return Trial(control, sizes, first, compared, left_out, problems, slopes, rates, risks)
+
+
+def t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) -> Interval:
+    """The mean, or its difference from that of the control, with the interval of a t-test (Welch's for two).
+
+    >>> t_interval(np.array([1.0, 2.0, 3.0])).value
+    2.0
+    """
+    from scipy import stats
+
+    groups = [values] if control is None else [values, control]
+    value = float(values.mean() - (0.0 if control is None else control.mean()))
+    variances = np.array([group.var(ddof=1) / len(group) for group in groups])
+    total, freedom = variances.sum(), np.array([len(group) - 1 for group in groups])
+    if not total > 0:
+        return Interval(value, value, value)
+    welch = total**2 / (variances**2 / freedom).sum()
+    half = float(stats.t.ppf((1 + plan.confidence) / 2, welch) * np.sqrt(total))
+    return Interval(value, value - half, value + half)
+
+
+def risk_difference(arm: ResponseRates, control: ResponseRates, plan: Plan = PLAN) -> ResponseRates:
+    """The shares of responders in an arm minus those in the control, with Newcombe's intervals; of all subjects."""
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    def interval(threshold: str, side: str) -> Interval:
+        shares = [(rates.rates[threshold][side].value, rates.n_subjects) for rates in (arm, control)]
+        counts = [number for share, total in shares for number in (round(share * total), total)]
+        low, high = confint_proportions_2indep(*counts, method="newcomb", compare="diff", alpha=1 - plan.confidence)
+        return Interval(shares[0][0] - shares[1][0], float(low), float(high))
+
+    differences = {name: {side: interval(name, side) for side in by_side} for name, by_side in arm.rates.items()}
+    return ResponseRates(arm.n_subjects + control.n_subjects, differences)
 
 
 def _visit_names(change: pd.DataFrame) -> pd.Series:
     """The names of visits; their numbers after the baseline where subjects begin with visits of several names."""
     if change.loc[change["since"] == 0, "visit"].nunique() <= 1:
         return change["visit"].astype(str)
-    return (
-        change["since"].astype(int).map(lambda number: f"visit {number} after the baseline" if number else "baseline")
-    )
+    numbers = change["since"].astype(int)
+    return numbers.map(lambda number: f"visit {number} after the baseline" if number else FIRST_VISIT)
 
 
 def _visit(
@@ -183,12 +231,3 @@ def fit_mixed(scores: Array, cells: Array, subjects: Array, visits: int) -> Mixe
         if result.converged and smallest > SINGULAR * result.scale and bool((np.diag(covariance) > 0).all()):
             return MixedFit(np.asarray(result.fe_params) * spread, covariance * spread**2, slope)
     return "singular"
-
-
-def fit_means(scores: Array, cells: Array, subjects: Array) -> MixedFit:
-    """The means (A·V,) of the `cells`, with a covariance that holds however the scores of a subject are related."""
-    from statsmodels.regression.linear_model import OLS
-
-    groups = {"groups": np.unique(subjects, return_inverse=True)[1]}
-    fit = OLS(scores, np.eye(int(cells.max()) + 1)[cells]).fit(cov_type="cluster", cov_kwds=groups)
-    return MixedFit(fit.params, fit.cov_params(), slope=False)

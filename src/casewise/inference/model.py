@@ -312,17 +312,8 @@ def load_bundle(path: Path | str, *, trust: Path | str | None = None) -> Trained
         member = Bundle.open(job.path)
         _check((member,), path)
         return TrainedModel(path, (member,), Combination.of_network(job, member))
-    run.check_finished()
-    if not run.bundle.exists() or _stale(run):
-        raise RunError(f"{path} has no bundle of its present results. Run the study again.")
     run.bundle.verify()
     return _of_bundle(run.bundle, path, None, None)
-
-
-def _stale(run: RunFolder) -> bool:
-    """Whether the bundle of a run was made from other results than the present ones."""
-    recorded = run.bundle.provenance.read()["files_sha256"]
-    return recorded.get(run.metrics.path.name) != checksum(run.metrics.path)
 
 
 def _of_bundle(

@@ -173,11 +173,13 @@ class CaseMask:
         numbers: (N,) the images or slices with a plane, as in `SlotMaps.slots`, ascending.
         planes: (N, H, W) `bool`.
         marked: a mask file has any marked pixel or voxel.
+        content: (N, H, W) `bool`, false on padding; None without padding.
     """
 
     numbers: np.ndarray
     planes: np.ndarray
     marked: bool
+    content: np.ndarray | None = None
 
     @property
     def lost(self) -> bool:

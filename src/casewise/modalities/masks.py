@@ -57,8 +57,10 @@ def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: Mask
     if meaning != "lesion":
         numbers = [number for number in numbers if names[number]]
     side = study.images.size
-    planes, marked = np.zeros((len(numbers), side, side), bool), False
-    for plane, number in zip(planes, numbers, strict=True):
+    planes, content = np.zeros((2, len(numbers), side, side), bool)
+    marked = False
+    for plane, inside, number in zip(planes, content, numbers, strict=True):
+        inside[store.content(number)] = True
         if names[number]:
             width, height = (int(store.index[name].iat[number]) for name in ("width", "height"))
             pixels = _marked_pixels(folder / names[number], width, height)
@@ -66,7 +68,7 @@ def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: Mask
             plane[:] = to_tile(
                 pixels, width=width, height=height, side=side, fit=store.preparation.fit, meaning=meaning
             )
-    return CaseMask(np.array(numbers, dtype=int), planes, marked)
+    return CaseMask(np.array(numbers, dtype=int), planes, marked, content)
 
 
 def _marked_pixels(path: Path, width: int, height: int) -> np.ndarray:
@@ -82,7 +84,8 @@ def _marked_pixels(path: Path, width: int, height: int) -> np.ndarray:
 def training_masks(prepared: PreparedCohort, show: Show) -> Path:
     """The masks of `images.mask` on tiles, made once: a file of (N, size, size) `uint8`, named by a hash of all masks.
 
-    0 is unknown, as on bars and images without a mask; 1 is not marked, 2 is marked.
+    0 is unknown, as on bars and images without a mask; 1 is not marked, 2 is marked. Bars that training draws anew
+    (`panels.vary_shape`) mirror the mask with the image, so there the mirrored mask is learned.
 
     Raises:
         ImageError: with the masks that are missing, have colours, or another size than their image; or there is none.

@@ -121,7 +121,7 @@ class FinishedRun:
         if self.inputs:
             return self.inputs
         cohort = read(self.study, self.files, Silent(), to_train=False)
-        store = prepare(self.study, cohort, self.files, Silent())
+        store = prepare(self.study, cohort, self.files, Silent(), to_train=False)
         return PreparedCohort(self.study, cohort, self.files.images(self.study.images.store), store)
 
     @property

@@ -221,15 +221,17 @@ def plan(study: Study, cohort: Cohort, splits: Splits | None, folder: RunFolder,
     return modality_of(study).planned(study, deciding, folder.images(study.images.store), show)
 
 
-def prepare(study: Study, cohort: Cohort, folder: RunFolder, show: Show) -> ImageStore:
+def prepare(study: Study, cohort: Cohort, folder: RunFolder, show: Show, *, to_train: bool = True) -> ImageStore:
     """Decode every image of the cohort once, into a store for networks, audit and report, or open the present store.
+
+    The masks of `images.mask` are read `to_train` only.
 
     Raises:
         ImageError: naming every image that cannot be prepared.
     """
     images = folder.images(study.images.store)
     store = modality_of(study).prepare(study, cohort, images, show)
-    if study.images.mask:
+    if study.images.mask and to_train:
         training_masks(PreparedCohort(study, cohort, images, store), show)
     return store
 

@@ -253,19 +253,27 @@ def encodings_of(record: Mapping[str, Any]) -> list[Encoding]:
     """How each covariate is read, as the training rows of all targets decided; none without a record."""
     encodings: dict[str, Encoding] = {}
     for entry in record["models"][COVARIATES].values() if record else ():
-        for each in (Encoding(**column) for column in entry["columns"] if column["name"] != REGION):
+        for each in _encodings(entry):
             earlier = encodings.get(each.name)
             encodings[each.name] = earlier.joined(each) if earlier else each
     return list(encodings.values())
 
 
 def flags_of(record: Mapping[str, Any], cells: pd.DataFrame) -> dict[str, list[str]]:
-    """By case, what was imputed or is unknown among its covariates."""
-    encodings = encodings_of(record)
-    return {
-        str(case): [flag for each in encodings if (flag := each.flag(cells.loc[case, each.name]))]
-        for case in cells.index
-    }
+    """By case, what was imputed or is unknown among its covariates; with the target where targets differ."""
+    by_target = {target: _encodings(entry) for target, entry in record["models"][COVARIATES].items()}
+    flags: dict[str, list[str]] = {str(case): [] for case in cells.index}
+    for case, own in cells.iterrows():
+        for each in zip(*by_target.values(), strict=True):
+            reasons = [encoding.flag(own[encoding.name]) for encoding in each]
+            differ, by_reason = len(set(reasons)) > 1, zip(by_target, reasons, strict=True)
+            texts = (f"{reason} ({target})" if differ else reason for target, reason in by_reason if reason)
+            flags[str(case)] += dict.fromkeys(texts)
+    return flags
+
+
+def _encodings(entry: Entry) -> list[Encoding]:
+    return [Encoding(**column) for column in entry["columns"] if column["name"] != REGION]
 
 
 def _cells(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:

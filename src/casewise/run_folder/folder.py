@@ -455,7 +455,8 @@ def check_model_path(path: Path, trust: Path | None = None, learners: Iterable[s
         What the bundle states of itself, unchecked; {} of a network alone.
 
     Raises:
-        RunError: it has none of them, no such learner, or is not a bundle, and only bundles are signed.
+        RunError: it has none of them, no such learner, or is not a bundle, and only bundles are signed; or a run has no
+            bundle of its present results.
         CasewiseError: the file of the key holds no public key.
     """
     if path.is_file() and not is_archive(path):
@@ -470,8 +471,11 @@ def check_model_path(path: Path, trust: Path | None = None, learners: Iterable[s
         raise RunError(f"--trust: {path} is not a bundle, and only bundles are signed. Give one, or leave out --trust.")
     if not is_bundle and BundleFolder(path).facts.exists():
         raise RunError(f"{path} is a bundle without its manifest. Copy the whole bundle again from where it was made.")
-    if not (is_bundle or job.facts.exists() or job.weights.exists() or run.metrics.exists()):
+    if not (is_bundle or job.facts.exists() or job.weights.exists()):
         run.check_finished()
+        made_from = run.bundle.provenance.read()["files_sha256"] if run.bundle.exists() else {}
+        if made_from.get(run.metrics.path.name) != checksum(run.metrics.path):
+            raise RunError(f"{path} has no bundle of its present results. Run the study again.")
     facts = stated_facts(path if is_bundle else run.bundle.path)
     check_learners(learners, facts.get("learners", ()))
     return facts

@@ -60,6 +60,7 @@ def loss_of(
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """The mean cross-entropy of a map and its soft Dice loss over the known pixels of a batch; 0 where none is.
 
+    Times the share of images with a known pixel, so that a mask weighs the same among few masks as among many.
     Source: Isensee et al., "nnU-Net", Nature Methods 2021.
 
     Args:
@@ -72,7 +73,7 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     losses = binary_cross_entropy_with_logits(logits, marked, weight=weight, reduction="sum")
     predicted = logits.sigmoid() * weight
     dice = (2 * (predicted * marked).sum() + 1) / (predicted.sum() + marked.sum() + 1)
-    return losses / weight.sum().clamp_min(1) + 1 - dice
+    return (losses / weight.sum().clamp_min(1) + 1 - dice) * weight.flatten(1).any(dim=1).float().mean()
 
 
 def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Where maps lie: the border, masks of films on tiles, and `casewise explain` of films with and without masks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from casewise.modalities.base import CaseMask
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.explain.command import explain_run
-from casewise.plugins.explain.placement import border, placement, random_order, shares_of
+from casewise.plugins.explain.placement import border, dice_of, placement, random_order, shares_of
 from casewise.plugins.explain.report_section import placement_rows
 from casewise.plugins.explain.run import ExplainSettings
 from casewise.plugins.explain.saliency import SaliencyMap
@@ -54,6 +55,14 @@ def test_shares_are_of_each_image_of_a_panel_and_empty_slots_do_not_count() -> N
     # the second image has no mask: only the first one counts
     assert shares_of(saliency_of(panel, [5, 9]), 0, mask) == (0.25, 1 / 256)
     assert shares_of(saliency_of(panel, [9, -1]), 0, mask) is None
+
+
+def test_the_own_map_is_compared_outside_padding() -> None:
+    planes, content = np.zeros((2, 1, 16, 16), bool)
+    content[0, 4:12] = planes[0, 4:8] = True
+    own = np.pad(planes[0, 4:12], ((4, 4), (0, 0)), "symmetric").astype(float)  # mirrored tissue is marked as well
+    saliency = replace(saliency_of(np.hstack([own, own]), [5, -1]), own=np.hstack([own, own])[None])
+    assert dice_of(saliency, 0, CaseMask(np.array([5]), planes, True, content)) == (1.0, 2 / 3)
 
 
 @pytest.fixture(scope="module")

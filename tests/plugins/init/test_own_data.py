@@ -681,6 +681,7 @@ def test_subjects_of_file_names(tmp_path: Path, name: str, subjects: int, offere
     assert any("WARNING" in doubt or "EVERY" in doubt for doubt in plan.doubts) == (subjects == 24)
     assert any(f"--pattern '{offered}'" in doubt for doubt in plan.doubts) == bool(offered)
     if offered:
+        assert not any("the names begin with" in doubt for doubt in plan.doubts), "they are people or hospitals"
         plan_study(table=table, images=tmp_path / "in", pattern=offered, folder=tmp_path / "study" / "by").write()
         assert read_cohort(read_study(tmp_path / "study" / "by" / "study.yaml")).images["subject"].nunique() == 12
 

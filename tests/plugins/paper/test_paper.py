@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,8 @@ from casewise.evaluation.results import Interval, ResponseRates, Trial, TrialVis
 from casewise.plugins.paper.command import write_paper
 from casewise.plugins.paper.contents import Paper, joined
 from casewise.plugins.paper.tables import Table, escaped, latex
-from casewise.plugins.paper.write import LEAST, Sheet
+from casewise.plugins.paper.write import LEAST, Settings, Sheet, figures
+from casewise.report.context import SIDES
 from casewise.study.loading import preset_names, read_study
 from casewise.study.presets.published import publication, publications, published_lines
 from tests.conftest import TINY
@@ -113,13 +115,47 @@ def test_effects_and_responders_are_those_of_the_trial(served_run: Path) -> None
     run, figure, other = Run.open(served_run), Interval(-2.0, -3.0, -1.0), Interval(0.5, 0.2, 0.8)
     visit = TrialVisit("w1", {"a": 9, "b": 8}, {}, {"b": {"model": figure}})
     rates = {"b": {"w1": ResponseRates(8, {"50": {"model": other}})}}
-    trials = {str(run.results.main.stage): Trial("a", visit.subjects, "w0", [visit], {}, {}, {}, rates)}
+    trials = {str(run.results.main.stage): Trial("a", visit.subjects, "w0", [visit], {}, {}, {}, rates, rates)}
+    trials["all"] = replace(trials[str(run.results.main.stage)], baseline="w00")  # type: ignore[type-var]
     results = replace(run.results, trials=trials)  # type: ignore[type-var]
     paper = Paper(SimpleNamespace(study=run.study, results=results))  # type: ignore[arg-type]
-    (effect,) = paper.effects().data.to_dict("records")
+    effect, of_all = paper.effects().data.to_dict("records")
+    assert (effect["baseline"], of_all["baseline"]) == ("w0", "w00")
     assert (effect["figure"], effect["arm"], effect["n_subjects"], effect["low"]) == ("effect", "b", 8, -3.0)
     (share,) = paper.responders().data.query("arm == 'b'").to_dict("records")
+    everybody = paper.responders().data.query("arm == 'all'")
+    by_learner = results.response[str(results.main.stage)]
+    assert (share["baseline"], set(everybody["baseline"])) == ("w0", {r.baseline for r in by_learner.values()})
     assert (share["n_subjects"], share["value"], share["rater"]) == (8, 0.5, "model")
+    assert "b − a" in set(paper.responders().data["arm"])
+
+
+def test_names_of_classes_do_not_touch() -> None:
+    names = ["no finding at all", "moderate-to-severe", "after transplantation", "unknown"]
+
+    class Labels:
+        def distribution(self, target: str, ax: Any) -> None:
+            ax.bar(range(4), [1, 2, 3, 4])
+            ax.set_xticks(range(4), names)
+
+    plot, study = Labels(), SimpleNamespace(classes_of=lambda target: names)
+    plot.run = SimpleNamespace(study=study, plot=plot, targets=["grade", "other"])  # type: ignore[attr-defined]
+    contents: Any = SimpleNamespace(run=plot.run)
+    figure = figures(contents, Settings())["distributions"]().figure()
+    figure.canvas.draw()
+    for axes in figure.axes:
+        labels = axes.get_xticklabels()
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(figure.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
+        ends, angle = (
+            [label.get_transform().transform(label.get_position())[0] for label in labels],
+            labels[0].get_rotation(),
+        )
+        if not angle:
+            assert not any(first.overlaps(second) for first, second in pairwise(boxes))
+        for label in labels if angle else []:
+            label.set_rotation(0)  # lines at a slant are apart by the sine of their distance
+            assert label.get_window_extent().height < (ends[1] - ends[0]) * np.sin(np.radians(angle))
 
 
 def test_published_values_stand_beside_those_of_the_same_learner(chest_run: Any, films: Path, visits: Path) -> None:
@@ -183,16 +219,34 @@ def test_an_unknown_publication_is_refused(tmp_path: Path, phantom: Path, chest_
         write_paper([chest_run.folder], tmp_path / "out", references="covid-cx")
 
 
-def test_runs_are_joined_and_have_folders_of_their_own(chest_run: Any, served_run: Path, tmp_path: Path) -> None:
+def test_runs_are_joined(chest_run: Any, served_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {"test_resnet": {"accuracy": (0.9, None)}}
+    monkeypatch.setattr(Paper, "beside", lambda self, *_: theirs if self.references else {})
     opened = [Run.open(folder) for folder in (chest_run.folder, served_run)]
-    table = joined([Paper(run) for run in opened]).data
+    papers = [Paper(opened[0], "covid-cxr"), Paper(opened[1])]
+    both = joined(papers)
+    table = both.data
     assert set(table["run"]) == {"chest", "tiny"}
+    assert "Accuracy, published" in both.heads
+    for paper in papers:  # the metric that is compared stays, even where only the other run has published values
+        single = paper.results(paper.run.study.primary_outcome, paper.stage)
+        cells = [dict(zip(both.heads, row, strict=True)) for row in both.rows if row[0] == paper.run.study.name]
+        assert [row["Learner"] for row in cells] == [row[0] for row in single.rows]
+        assert all(any(row[head] for head in single.heads[1:] if head in row) for row in cells)
+        assert {(row["Target"] != "", row["Stage"]) for row in cells} == {(True, SIDES[paper.stage])}
+        assert single.caption in both.caption
     for run in opened:
         main = run.results.main
         for row in table[table["run"] == run.study.name].itertuples():
             assert row.value == run.results.metrics[main.stage][row.learner][main.target][row.metric].value or pd.isna(
                 row.value
             )
+    figures, main = opened[0].results, opened[0].results.main
+    trained = replace(main, stage="training")  # type: ignore[type-var]
+    figures = replace(figures, metrics={"training": figures.metrics[str(main.stage)]}, main=trained)  # type: ignore[type-var]
+    paper = Paper(SimpleNamespace(study=opened[0].study, results=figures, learners=opened[0].learners), "covid-cxr")  # type: ignore[arg-type]
+    assert any("published" in name for name in table)
+    assert not any("published" in name for name in joined([paper]).data), "published values are not of training images"
 
 
 @pytest.mark.parametrize("name", ["fit", "agreement", "bland_altman", "distribution", "learning", "trajectory"])

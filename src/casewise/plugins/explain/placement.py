@@ -159,12 +159,12 @@ def shares_of(saliency: SaliencyMap, view: int, mask: CaseMask | None) -> tuple[
 
 
 def dice_of(saliency: SaliencyMap, view: int, mask: CaseMask | None) -> tuple[float, float] | None:
-    """The Dice of a U-Net's own map (from 0.5 on) and the mask, and of everything; None if it shows no mask."""
+    """The Dice, without padding, of a U-Net's own map (from 0.5 on) and of everything; None if it shows no mask."""
     assert saliency.own is not None
     assert mask is not None
     own, planes = by_slice(saliency.own[view], mask.positions(saliency.slots[view]), grid=saliency.grid)
-    has_map = ~np.isnan(own)
-    marked, inside = own[has_map] >= 0.5, mask.planes[planes][has_map]
+    compared = ~np.isnan(own) & (True if mask.content is None else mask.content[planes])
+    marked, inside = own[compared] >= 0.5, mask.planes[planes][compared]
     if not (total := inside.sum()):
         return None
     return float(2 * (marked & inside).sum() / (marked.sum() + total)), float(2 * total / (inside.size + total))

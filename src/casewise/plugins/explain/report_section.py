@@ -61,7 +61,7 @@ OWN_MAP = {
 }
 AGREEMENT = (
     "Mean Dice of the own map of a U-Net, from 0.5 on, and the mask, and of a map that marks everything, on random"
-    " panels with a mask that were not trained on. Small print: {confidence} intervals by subject."
+    " panels whose mask marks something, and that were not trained on. Small print: {confidence} intervals by subject."
 )
 POINTING = (
     "How often the highest point of the map lies in the mask ({mask}), for cases not trained on. Small print:"

@@ -297,9 +297,14 @@ def _from_names(rows: ImageRows, labels: Sequence[str], stated: Pattern | None) 
 
 def _offered_subjects(rows: ImageRows) -> str:
     """A part of the file names that may identify people, because it repeats; '' if there is none."""
-    text, values = repeating_part([path for path in rows.paths if path]) if rows.sources else ("", [])
+    text, values = _repeating_part(rows)
     people = f"{len(values):,} values {', '.join(values[:3])} …"
-    return f" If the {people} in their names are people, repeat this with `--pattern '{text}'`." if text else ""
+    offered = f"are people, repeat this with `--pattern '{text}'`; if they are hospitals, add a column `site`"
+    return f" If the {people} in their names {offered} with them to the table." if text else ""
+
+
+def _repeating_part(rows: ImageRows) -> tuple[str, list[str]]:
+    return repeating_part([path for path in rows.paths if path]) if rows.sources else ("", [])
 
 
 def doubt_counts(rows: ImageRows, column: str) -> None:
@@ -351,6 +356,8 @@ def _offer_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
     )
     if sources or "" in beginnings or not 2 <= len(beginnings) <= 20 or min(beginnings.values()) < 2:
         return
+    if rows.subjects == len(rows.present) and set(beginnings) == {part.upper() for part in _repeating_part(rows)[1]}:
+        return  # offered as people or hospitals
     shown = names_text([f"{name} ({count:,})" for name, count in beginnings.most_common()], 6)
     rows.doubts.append(
         f"Subject: the names begin with {shown}. If these are hospitals or devices, add a column `site` with them to "

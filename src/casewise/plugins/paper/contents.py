@@ -398,43 +398,47 @@ class Paper:
         """
         trials = self.run.results.trials or {}
         lines = [
-            (stage, at.visit, arm, at.subjects[arm], figure, outcome, interval.value, interval.low, interval.high)
+            (stage, entry.baseline, at.visit, arm, at.subjects[arm], figure, outcome, each.value, each.low, each.high)
             for stage, entry in trials.items()
             for at in entry.visits
             for figure, by_arm in (("change", at.change), ("effect", at.effect))
             for arm, outcomes in by_arm.items()
-            for outcome, interval in outcomes.items()
+            for outcome, each in outcomes.items()
         ]
         if not lines:
             raise CasewiseError("the run has no effects of a treatment (evaluation.arm)")
         name, entry = display_name(self.run.study, self.run.study.primary_outcome), next(iter(trials.values()))
         effect = f"effect: that change minus the one in the arm {entry.control}"
-        caption = f"{name}: change since {entry.baseline} in points, and {effect}. Model: {learner_name(self.learner)}."
-        columns = ["stage", "visit", "arm", "n_subjects", "figure", "outcome", "value", "low", "high"]
+        caption = f"{name}: change since the baseline in points, and {effect}. Model: {learner_name(self.learner)}."
+        columns = ["stage", "baseline", "visit", "arm", "n_subjects", "figure", "outcome", "value", "low", "high"]
         return from_data("effects", self._synthetic(caption), pd.DataFrame(lines, columns=columns))
 
     def responders(self) -> Table:
-        """Share of responders by physician and model; of the reported learner also by arm.
+        """Share of responders by physician and model; of the reported learner also by arm, and minus the control's.
 
         Raises:
             CasewiseError: the run has no response.
         """
-        results, lines = self.run.results, []
+        results = self.run.results
         by_learner = results.response.get(self.stage, {})
-        groups = [(learner, "all", *each) for learner, r in by_learner.items() for each in (r.by_visit or {}).items()]
-        by_arm = results.trials[self.stage].responders if results.trials and self.stage in results.trials else {}
-        groups += [(self.learner, arm, *each) for arm, by_visit in by_arm.items() for each in by_visit.items()]
-        for learner, arm, visit, rates in groups:
-            for threshold, by_rater in rates.rates.items():
-                for rater, interval in by_rater.items():
-                    about = {"learner": learner, "arm": arm, "visit": visit, "n_subjects": rates.n_subjects}
-                    ends = {"value": interval.value, "low": interval.low, "high": interval.high}
-                    lines.append({**about, "threshold": threshold, "rater": rater, **ends})
+        groups = [(learner, "all", entry.baseline, entry.by_visit or {}) for learner, entry in by_learner.items()]
+        if trial := (results.trials or {}).get(self.stage):
+            risks = {f"{arm} − {trial.control}": rates for arm, rates in trial.risk_differences.items()}
+            by_arm = {**trial.responders, **risks}
+            groups += [(self.learner, arm, trial.baseline, by_visit) for arm, by_visit in by_arm.items()]
+        lines = [
+            (learner, arm, baseline, visit, rates.n_subjects, threshold, rater, each.value, each.low, each.high)
+            for learner, arm, baseline, by_visit in groups
+            for visit, rates in by_visit.items()
+            for threshold, by_rater in rates.rates.items()
+            for rater, each in by_rater.items()
+        ]
         if not lines:
             raise CasewiseError("the run has no response over time")
-        since = by_learner[self.learner].baseline if self.learner in by_learner else "the baseline"
-        caption = f"Share of subjects whose score fell by a threshold in percent since {since}, {SIDES[self.stage]}."
-        return from_data("responders", self._synthetic(caption), pd.DataFrame(lines))
+        side = SIDES[self.stage]
+        caption = f"Share of subjects whose score fell by a threshold in percent since the baseline, {side}."
+        columns = ["learner", "arm", "baseline", "visit", "n_subjects", "threshold", "rater", "value", "low", "high"]
+        return from_data("responders", self._synthetic(caption), pd.DataFrame(lines, columns=columns))
 
 
 def joined(papers: Sequence[Paper]) -> Table:
@@ -444,38 +448,37 @@ def joined(papers: Sequence[Paper]) -> Table:
         CasewiseError: nothing was evaluated.
     """
     data: list[Line] = []
+    tables: list[tuple[list[str], Table]] = []
+    compared: set[str] = set()
     for paper in papers:
-        target, stage = paper.run.study.primary_outcome, paper.stage
-        sets = ("train", "validation", "test", "folds", "")
+        study, target, stage = paper.run.study, paper.run.study.primary_outcome, paper.stage
+        sets = ("train", "validation", "test", "folds", "") if stage != "training" else ()
         published = {s: paper.beside(target, s) for s in sets if paper.tables_of(target, s)}
-        metrics = columns(
-            "page", paper.run.study.kind_of(target), len(paper.run.study.classes_of(target)) or None, stage=stage
-        )
+        kind, classes = study.kind_of(target), study.classes_of(target)
+        metrics = columns("page", kind, len(classes) or None, stage=stage)
         for learner in paper.learners(stage, target):
             figures: Figures = paper.run.results.figures(stage, learner, target)
             for metric in (name for name in metrics if name in figures):
-                ours = _ours(figures[metric])
-                about = {
-                    "run": paper.run.study.name,
-                    "target": target,
-                    "classes": ", ".join(paper.run.study.classes_of(target)),
-                }
+                about = {"run": study.name, "target": target, "classes": ", ".join(classes), "learner": learner}
                 values = {
                     f"published_{s or 'value'}": p.get(learner, {}).get(metric, (None, None))[0]
                     for s, p in published.items()
                 }
-                data.append({**about, "learner": learner, "stage": stage, "metric": metric, **ours, **values})
-    tables = [paper.results(paper.run.study.primary_outcome, paper.stage) for paper in papers]
-    every = list(dict.fromkeys(head for table in tables for head in table.heads))
-    beside = [head for head in every if f"{head}, published" in every or head.endswith(", published")]
-    heads = ["Learner", *beside] if beside else every
+                data.append({**about, "stage": stage, "metric": metric, **_ours(figures[metric]), **values})
+        tables.append(([study.name, display_name(study, target), SIDES[stage]], paper.results(target, stage)))
+        compared.add(metric_format(study, target).heading(kind_report(kind).compared))
+    every = list(dict.fromkeys(head for _, table in tables for head in table.heads))
+    beside = {head for head in every if f"{head}, published" in every or head.endswith(", published")}
+    heads = [head for head in every if not beside or head in beside | compared | {"Learner"}]
     rows = [
-        [paper.run.study.name, *(dict(zip(table.heads, row, strict=True)).get(head, "") for head in heads)]
-        for paper, table in zip(papers, tables, strict=True)
+        [*about_run, *(dict(zip(table.heads, row, strict=True)).get(head, "") for head in heads)]
+        for about_run, table in tables
         for row in table.rows
     ]
-    caption = "Learners of all runs on their primary outcomes; brackets: intervals as in the tables of the single runs."
-    return Table("joined", caption, pd.DataFrame(data).drop(columns=["n_cases", "reason"]), ["Run", *heads], rows)
+    notes = [f"{about_run[0]}: {table.caption}" for about_run, table in tables]
+    caption = " ".join(["Learners of all runs on their primary outcomes.", *notes])
+    frame = pd.DataFrame(data).drop(columns=["n_cases", "reason"])
+    return Table("joined", caption, frame, ["Run", "Target", "Stage", *heads], rows)
 
 
 def _ours(figure: Estimate | None) -> Line:

@@ -19,6 +19,7 @@ from casewise.plugins.paper import architecture
 from casewise.plugins.paper.contents import Paper as Contents
 from casewise.plugins.paper.contents import joined
 from casewise.report.figures.drawing import STYLE
+from casewise.report.formatting import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -317,12 +318,14 @@ def figures(contents: Contents, settings: Settings) -> dict[str, Callable[[], Sh
         plot.confusion()
         target, stage = run.study.primary_outcome, contents.stage
         parts: list[Draw] = [partial(_confusion, plot, name, stage) for name in contents.learners(stage, target)]
-        return Sheet("confusion", parts, columns=3, height=60, margins=(19, 14, 2, 8))
+        below = 29 if _touch(run.study.classes_of(target)) else 14
+        return Sheet("confusion", parts, columns=3, height=46 + below, margins=(22, below, 2, 8))
 
     def distributions() -> Sheet:
         names = run.targets
+        below = 24 if any(_touch(run.study.classes_of(name)) for name in names) else 8
         parts: list[Draw] = [partial(_distribution, plot, name) for name in names]
-        return Sheet("distributions", parts, columns=3, height=48, margins=(11, 8, 2, 8))
+        return Sheet("distributions", parts, columns=3, height=40 + below, margins=(13, below, 2, 8))
 
     def roc() -> Sheet:
         _needs(contents, classes=True)
@@ -364,6 +367,8 @@ def _learning(plot: Any, network: str, axes: Any) -> None:
 
 def _distribution(plot: Any, target: str, axes: Any) -> None:
     plot.distribution(target, ax=axes)
+    if plot.run.study.classes_of(target):
+        _separate_names(axes)
 
 
 def _confusion(plot: Any, learner: str, stage: str, axes: Any) -> None:
@@ -371,9 +376,21 @@ def _confusion(plot: Any, learner: str, stage: str, axes: Any) -> None:
 
     plot.confusion(learner=learner, stage=stage, ax=axes)
     axes.set_title(fill(learner_name(learner), 24, break_long_words=False), loc="left", fontweight="bold")
+    _separate_names(axes)
+    axes.set_yticks(axes.get_yticks(), [fill(text.get_text(), 13) for text in axes.get_yticklabels()])
+
+
+def _touch(names: Sequence[str]) -> bool:
+    """Whether names side by side would touch below the axes of a third of a page."""
+    return max(map(len, names), default=0) * len(names) > 18
+
+
+def _separate_names(axes: Any) -> None:
+    """Slant the names below the axes where they would touch."""
     names = [text.get_text() for text in axes.get_xticklabels()]
-    if max(map(len, names)) * len(names) > 18:  # names that would lie on one another
-        axes.set_xticks(range(len(names)), names, rotation=25, ha="right")
+    if _touch(names):
+        lines = [shortened(name, 18) for name in names]
+        axes.set_xticks(axes.get_xticks(), lines, rotation=45, ha="right", rotation_mode="anchor")
 
 
 def _replace(stage: Path, output: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casewise.evaluation.results import Interval, Trial
+from casewise.evaluation.results import Interval, ResponseRates, Trial
 from casewise.evaluation.trial import FEWEST_AT_VISIT, OUTCOMES
 from casewise.report.blocks import Block, Cell, Facts, Fold, Row, Section, Table, Text
 from casewise.report.context import RESPONSE_SIDES, ReportContext, terms_of
@@ -14,15 +14,19 @@ from casewise.study.learners import learner_name
 HEADS = ("Physician", "Model", "Model − physician")
 EFFECT = (
     "{side}. Effect on {outcome} in points: the change since {baseline} minus that in the arm {control}; below 0, the"
-    " score fell more. Brackets: {confidence} intervals."
+    " score fell more; in parentheses the subjects of both arms. Brackets: {confidence} intervals."
 )
 CHANGE = "{side}. Change of {outcome} in points since {baseline}. Brackets: {confidence} intervals."
 RESPONDERS = "{side}. Responders since {baseline}, physician / model; in parentheses the subjects with both changes."
+RISKS = (
+    "{side}. Responders in the arm minus those in {control}, with Newcombe's {confidence} intervals; above 0, more"
+    " responded in the arm; in parentheses the subjects of both arms."
+)
 HOW = (
-    "A mixed model of the score with a mean for each visit in each arm, and random effects of each subject; missing"
-    " visits are assumed to be missing at random. The last column compares the means of the differences between both"
-    " scores at each visit, with intervals by subject: where visits are missing, it is not exactly the difference of"
-    " the other columns. An interval that includes 0 does not show that both find the same effect."
+    "Physician and model: a mixed model of the score, a mean for each visit in each arm, and random effects of each"
+    " subject; missing visits are assumed to be missing at random. The last column is paired: changes of both scores"
+    " in those who have the visit, with intervals of t-tests. Where subjects drop out, it is not exactly the difference"
+    " of the other columns. An interval that includes 0 does not show that both find the same effect."
 )
 WHY = {
     "too_few": "no figures: fewer than {few} subjects of an arm have the baseline, or a visit after it",
@@ -47,7 +51,10 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
     texts = {"side": capital(RESPONSE_SIDES[stage]), "baseline": entry.baseline, "control": plain(entry.control)}
     texts |= {"confidence": terms_of(context).confidence, "outcome": display_name(context.study, context.outcome)}
     effects = [
-        Row(f"{visit.visit}: {plain(arm)}", cells(figures, digits))
+        Row(
+            f"{visit.visit}: {plain(arm)} ({visit.subjects[arm] + visit.subjects[entry.control]})",
+            cells(figures, digits),
+        )
         for visit in entry.visits
         for arm, figures in visit.effect.items()
     ]
@@ -62,14 +69,23 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
         for arm, by_visit in entry.responders.items()
         if (rates := by_visit.get(visit.visit))
     ]
+    risks = [
+        Row(f"{visit.visit}: {plain(arm)}, {side} ({risk.n_subjects})", risk_cells(risk, side))
+        for visit in entry.visits
+        for arm, by_visit in entry.risk_differences.items()
+        if (risk := by_visit.get(visit.visit))
+        for side in OUTCOMES[:2]
+    ]
     blocks: list[Block] = []
     if effects:
-        blocks.append(Table(["Visit and arm", *HEADS], effects, EFFECT.format(**texts)))
+        blocks.append(Table(["Visit, arm and subjects", *HEADS], effects, EFFECT.format(**texts)))
     if changes:
         blocks.append(Table(["Visit, arm and subjects", *HEADS], changes, CHANGE.format(**texts)))
     if responders:
         named = [responder_name(context, f"{each:g}") for each in context.study.evaluation.responders]
         blocks.append(Table(["Visit, arm and subjects", *named], responders, RESPONDERS.format(**texts)))
+        if risks:
+            blocks.append(Table(["Visit, arm, score and subjects", *named], risks, RISKS.format(**texts)))
     facts = [("Reported model", learner_name(context.learner))]
     facts += [(f"Subjects, {plain(name)}", f"{count:,}") for name, count in entry.subjects.items()]
     if len(names) == 1:
@@ -81,9 +97,7 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
             facts.append((f"Random effects, {head}", f"intercept{' and slope' if entry.slopes[outcome] else ''}"))
     for code, noun in (("no_arm", "subject"), ("no_baseline", "subject"), ("visits", "visit")):
         if count := entry.left_out.get(code):
-            why = {"no_arm": "no arm", "no_baseline": f"no score at {entry.baseline}", "visits": "too few subjects"}[
-                code
-            ]
+            why = {"no_arm": "no arm", "no_baseline": "no score at the baseline", "visits": "too few subjects"}[code]
             facts.append((f"Left out: {why}", counted(count, noun)))
     return [*blocks, Facts(facts)]
 
@@ -91,3 +105,8 @@ def blocks_of(context: ReportContext, entry: Trial, stage: str) -> list[Block]:
 def cells(figures: dict[str, Interval], digits: int) -> list[Cell]:
     """The cells of the physician, the model and their difference; a dash where the fit has no figure."""
     return [figure_cell(figures[name], digits, sign=True) if name in figures else Cell(MISSING) for name in OUTCOMES]
+
+
+def risk_cells(risk: ResponseRates, side: str) -> list[Cell]:
+    """The differences of responders by one score, in percentage points, one cell per threshold."""
+    return [figure_cell(by_side[side], 0, percent=True, sign=True) for by_side in risk.rates.values()]
