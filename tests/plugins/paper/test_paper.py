@@ -17,7 +17,17 @@ from matplotlib.text import Text
 
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError, RunError
-from casewise.evaluation.results import Interval, ResponseRates, Trial, TrialVisit
+from casewise.evaluation.results import (
+    AddedValue,
+    Comparison,
+    Difference,
+    Estimate,
+    Interval,
+    ResponseRates,
+    Trial,
+    TrialVisit,
+)
+from casewise.plugins.paper import designs
 from casewise.plugins.paper.command import write_paper
 from casewise.plugins.paper.contents import Paper, joined
 from casewise.plugins.paper.tables import Table, escaped, latex
@@ -128,6 +138,56 @@ def test_effects_and_responders_are_those_of_the_trial(served_run: Path) -> None
     assert (share["baseline"], set(everybody["baseline"])) == ("w0", {r.baseline for r in by_learner.values()})
     assert (share["n_subjects"], share["value"], share["rater"]) == (8, 0.5, "model")
     assert "b − a" in set(paper.responders().data["arm"])
+
+
+def test_subjects_are_described_by_arm(served_run: Path) -> None:
+    run = Run.open(served_run)
+    with pytest.raises(CasewiseError, match="arm"):
+        designs.arms(run)
+    images = run.finished.cohort.images
+    order = pd.Series(pd.factorize(images["subject"])[0], index=images.index)
+    images = images.assign(
+        treatment=np.where(order % 2, "drug", "placebo"), age=40.0 + order, sex=np.where(order < 2, "f", "m")
+    )
+    evaluation = run.study.evaluation.model_copy(update={"arm": "treatment"})
+    first = str(images["visit"].iloc[0])
+    trials = {"oof": Trial("placebo", {"placebo": 1, "drug": 1}, first, [], {}, {}, {}, {}, {})}
+    finished = SimpleNamespace(cohort=SimpleNamespace(images=images))
+    table = designs.arms(
+        SimpleNamespace(  # type: ignore[arg-type]
+            study=run.study.model_copy(update={"evaluation": evaluation}),
+            results=replace(run.results, trials=trials),  # type: ignore[type-var]
+            rows=run.rows,
+            finished=finished,
+        )
+    ).data.set_index(["characteristic", "level"])
+    people = images[images["visit"] == first].drop_duplicates("subject")
+    for arm, of_arm in people.groupby("treatment"):
+        assert table.at[("subjects", "n"), arm] == str(len(of_arm))
+        women = int((of_arm["sex"] == "f").sum())
+        assert table.at[("sex, n (%)", "f"), arm] == f"{women} ({women / len(of_arm):.0%})"
+        truth = run.rows[(run.rows["target"] == run.study.primary_outcome) & run.rows["case"].isin(of_arm["case"])]
+        scores = truth.drop_duplicates("case")["y_true"]
+        assert table.loc[(slice(None), ""), arm].iloc[0] == f"{scores.mean():.1f} ({scores.std():.1f})"
+
+
+def test_images_are_compared_with_covariates(served_run: Path) -> None:
+    run = Run.open(served_run)
+    with pytest.raises(CasewiseError, match="covariates"):
+        designs.covariates(run)
+    gap, outcome = Difference(-1.0, -2.0, -0.5), run.study.primary_outcome
+    pairs = Comparison("images_and_covariates", [], 9, False, {"covariates": Difference(1.0, 0.5, 2.0)}, {})
+    figures = {"mae": Estimate(3.0, 2.0, 4.0, 9, 9, False)}
+    results = SimpleNamespace(
+        added_value=AddedValue(["a", "b"], {"age": "number"}, {}),
+        comparisons={"oof": {outcome: {"mae": pairs}}},
+        site_means=None,
+        figures=lambda stage, learner, target: figures,
+    )
+    alone, both = designs.covariates(SimpleNamespace(study=run.study, results=results)).data.to_dict("records")  # type: ignore[arg-type]
+    assert np.isnan(alone["difference"])
+    assert (both["difference"], both["difference_low"], both["difference_high"]) == (gap.difference, gap.low, gap.high)
+    assert (both["value"], both["low"], both["high"]) == (3.0, 2.0, 4.0)
 
 
 def test_names_of_classes_do_not_touch() -> None:

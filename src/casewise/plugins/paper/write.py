@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, RunError
 from casewise.files import check_folder, make_folder, parsed_json, staging_folder, storage_failures, write_json
-from casewise.plugins.paper import architecture
+from casewise.plugins.paper import architecture, designs
 from casewise.plugins.paper.contents import Paper as Contents
 from casewise.plugins.paper.contents import joined
 from casewise.report.figures.drawing import STYLE
@@ -258,6 +258,8 @@ def everything(contents: Contents, settings: Settings) -> Iterator[tuple[str, st
     yield "tables", "trajectories", partial(contents.trajectories, names=settings.names)
     yield "tables", "responders", contents.responders
     yield "tables", "effects", contents.effects
+    yield "tables", "arms", partial(designs.arms, run)
+    yield "tables", "covariates", partial(designs.covariates, run)
     yield "tables", "architectures", partial(architecture.summary, run)
     try:
         jobs = architecture.first_jobs(run)

@@ -1,0 +1,82 @@
+"""The tables of two designs: subjects by arm at the baseline of a trial, and images against covariates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from casewise.analysis.plots import recorded
+from casewise.cohort.groups import arms_of, table_column
+from casewise.cohort.participants import characteristics, described_columns
+from casewise.errors import CasewiseError
+from casewise.evaluation.response import percent_change
+from casewise.plugins.paper.tables import Table, from_data
+from casewise.report.formatting import display_name
+from casewise.report.sections.learners import gap_between
+from casewise.study.learners import COVARIATES, JOINED, learner_name
+
+if TYPE_CHECKING:
+    from casewise.analysis.run import Run
+
+
+def arms(run: Run) -> Table:
+    """Subjects, recorded columns and the outcome at the baseline by arm, as mean (SD) or n (%) of those recorded.
+
+    Raises:
+        CasewiseError: the run has no arms.
+    """
+    study, images = run.study, run.finished.cohort.images
+    if not run.results.trials:
+        raise CasewiseError("the run has no effects of a treatment (evaluation.arm)")
+    trial = next(iter(run.results.trials.values()))
+    change = percent_change(recorded(run, study.primary_outcome), baseline=study.evaluation.baseline)
+    starts = change[(change["since"] == 0).fillna(False)]
+    starts = starts[starts["visit"] == trial.baseline] if trial.baseline in set(starts["visit"]) else starts
+    arm_of = arms_of(images, str(study.evaluation.arm))
+    scores = starts.groupby(starts["subject"].map(arm_of))["y_true"].agg(["count", "mean", "std"])
+    images = images[images["case"].isin(starts["case"])]
+    sides = {arm: images["subject"].map(arm_of) == arm for arm in trial.subjects if arm in scores.index}
+    columns = described_columns(study, images)
+    columns |= {name: column for name in study.covariates if (column := table_column(study, images, name))}
+    columns.pop(str(study.evaluation.arm), None)
+    rows = [("subjects", "n", *(f"{scores.at[arm, 'count']:,}" for arm in sides))]
+    outcome = f"{display_name(study, study.primary_outcome)}, mean (SD)"
+    rows.append((outcome, "", *(f"{scores.at[arm, 'mean']:.1f} ({scores.at[arm, 'std']:.1f})" for arm in sides)))
+    for entry in characteristics(study, images, columns, sides):
+        values = [entry["sides"][arm] for arm in sides]
+        if entry["what"] == "column" and entry["kind"] == "numbers":
+            cells = [f"{v['mean']:.1f} ({v['sd'] or 0:.1f})" if v["n"] else "" for v in values]
+            rows.append((f"{entry['name']}, mean (SD)", "", *cells))
+        elif entry["what"] == "column":
+            for number, level in enumerate(entry["levels"]):
+                pairs = [(v["counts"][number], sum(v["counts"])) for v in values]
+                cells = [f"{count:,} ({count / max(total, 1):.0%})" for count, total in pairs]
+                rows.append((f"{entry['name']}, n (%)", level["name"], *cells))
+    caption = f"Subjects by arm at {trial.baseline or 'the baseline'}; shares are of those recorded."
+    return from_data("arms", caption, pd.DataFrame(rows, columns=["characteristic", "level", *sides]))
+
+
+def covariates(run: Run) -> Table:
+    """The covariates, the images and both: each metric that is compared, and its difference from the covariates.
+
+    Raises:
+        CasewiseError: the run has no covariates, or their model was not compared.
+    """
+    entry, outcome, lines = run.results.added_value, run.study.primary_outcome, []
+    alone = entry.images if entry and len(entry.images) == 1 else []
+    for stage, by_target in run.results.comparisons.items() if entry else ():
+        if stage == "oof" and run.results.site_means:
+            continue  # figures pooled over sources are not compared
+        for metric, pairs in by_target.get(outcome, {}).items():
+            for name in (COVARIATES, *alone, JOINED):
+                figure = run.results.figures(stage, name, outcome).get(metric)
+                gap = None if name == COVARIATES else gap_between(pairs, name, COVARIATES)
+                line = {"stage": stage, "metric": metric, "learner": learner_name(name)}
+                values: dict[str, object] = {end: getattr(figure, end, None) for end in ("value", "low", "high")}
+                ends = {"difference": "difference", "difference_low": "low", "difference_high": "high"}
+                lines.append(line | values | {head: getattr(gap, end, None) for head, end in ends.items()})
+    if not lines:
+        raise CasewiseError("the run has no model of covariates that is compared (covariates)")
+    caption = f"{display_name(run.study, outcome)} by covariates, images and both; differences from the covariates."
+    return from_data("covariates", caption, pd.DataFrame(lines))
