@@ -69,7 +69,7 @@ def test_a_guess_is_beaten_only_beyond_the_interval() -> None:
     own = dataclasses.replace(figures["mae"], rough=False)
     context, low, high = with_own(context, {**figures, "mae": own}), own.low or 0.0, own.high or 0.0
     for error, code in ((high + 1, "better"), ((low + high) / 2, "open"), (low / 2, "worse")):
-        note = Note("guess_mean", {"stage": context.stage, "target": context.outcome, "error": error})
+        note = Note("guess_median", {"stage": context.stage, "target": context.outcome, "error": error})
         guessed = with_results(context, notes=[note])
         row = next(row for row in screen(guessed).rivals if row.name.startswith("a guess"))
         assert row.verdict == code

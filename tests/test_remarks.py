@@ -14,12 +14,13 @@ from casewise.report.caveats import result_line
 
 
 def test_guessing_uses_training_subjects_only() -> None:
-    truths, folds = [0.0, 2.0, 10.0, 20.0, 9.0], [1, 1, 2, 2, None]
-    rows = pd.DataFrame({"stage": ["oof"] * 4 + ["test"], "y_true": truths, "outer_fold": folds, "target": "pasi"})
+    truths, folds = [0.0, 2.0, 1.0, 10.0, 20.0, 9.0], [1, 1, 1, 2, 2, None]
+    rows = pd.DataFrame({"stage": ["oof"] * 5 + ["test"], "y_true": truths, "outer_fold": folds, "target": "pasi"})
     rows["kind"] = "regression"
-    rows = rows.assign(case=[f"S{i}/1" for i in range(5)], region="", image="")
+    rows = rows.assign(case=[f"S{i}/1" for i in range(6)], region="", image="")
     told = [(each["stage"], each["error"]) for each in guess(rows, "pasi")]
-    assert told == [("test", 1.0), ("oof", 14.0)]  # |9 − (0 + 2 + 10 + 20) / 4|, and (15 + 13 + 9 + 19) / 4
+    # the medians are 2 of all, 15 of fold 2 and 1 of fold 1: |9 − 2|, and (15 + 13 + 14 + 9 + 19) / 5
+    assert told == [("test", 7.0), ("oof", 14.0)]
 
 
 def test_a_network_that_learned_nothing_is_found() -> None:

@@ -79,7 +79,9 @@ def response(
     after = change[(change["since"] > 0).fillna(False)]
     used = after[after["true_change"].notna() & after["predicted_change"].notna()]
     starts = change.loc[(change["since"] == 0).fillna(False) & change["subject"].isin(used["subject"]), "visit"]
-    named = names_text([f"{visit} of {count}" for visit, count in starts.value_counts().items()], 4)
+    named = names_text(
+        [f"{visit}: {count} subject{'s' * (count != 1)}" for visit, count in starts.value_counts().items()], 4
+    )
     counted = Response(
         baseline=f"each subject's first scored visit ({named or 'none'})"
         if baseline == "first"

@@ -184,7 +184,7 @@ def guess(context: ReportContext) -> str:
         return ""
     if not context.classes:
         error = guessed_error(context)
-        return "" if error is None else f"Guessing the average: {write.text('mae', error)} points"
+        return "" if error is None else f"Guessing the median: {write.text('mae', error)} points"
     rows = context.headline_rows
     if rows.empty:
         return ""
@@ -195,9 +195,9 @@ def guess(context: ReportContext) -> str:
 
 
 def guessed_error(context: ReportContext) -> float | None:
-    """The error of always predicting the mean of the training subjects."""
+    """The error of always predicting the median of the training subjects."""
     for note in context.metrics.notes:
-        if note["code"] == "guess_mean" and (note["stage"], note["target"]) == (context.stage, context.outcome):
+        if note["code"] == "guess_median" and (note["stage"], note["target"]) == (context.stage, context.outcome):
             return float(note["error"]) if is_number(note["error"]) else None
     return None
 

@@ -14,15 +14,17 @@ from casewise.study.learners import learner_name
 HEADS = ("Physician", "Model", "Model − physician")
 EFFECT = (
     "{side}. Effect on {outcome} in points: the change since {baseline} minus that in the arm {control}; below 0, the"
-    " score fell more. Brackets: {confidence} intervals."
+    " score fell more. Brackets: {confidence} intervals, each visit on its own."
 )
 CHANGE = "{side}. Change of {outcome} in points since {baseline}. Brackets: {confidence} intervals."
 RESPONDERS = "{side}. Responders since {baseline}, physician / model; in parentheses the subjects with both changes."
 HOW = (
-    "A mixed model of the score with a mean for each visit in each arm, and random effects of each subject; missing"
-    " visits are assumed to be missing at random. The last column compares the means of the differences between both"
-    " scores at each visit, with intervals by subject: where visits are missing, it is not exactly the difference of"
-    " the other columns. An interval that includes 0 does not show that both find the same effect."
+    "It is an effect of the treatment only where the arms were assigned at random. A mixed model of the score has a"
+    " mean for each visit in each arm, and random effects of each subject. Missing visits are assumed to be missing at"
+    " random, and the intervals may be too narrow where subjects differ by more than these random effects. The last"
+    " column compares the means of the differences between both scores at each visit, with intervals by subject: where"
+    " visits are missing, it is not exactly the difference of the other columns. An interval that includes 0 does not"
+    " show that both find the same effect."
 )
 WHY = {
     "too_few": "no figures: fewer than {few} subjects of an arm have the baseline, or a visit after it",
