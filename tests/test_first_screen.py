@@ -92,6 +92,20 @@ def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, m
     assert screen(report_of_classes).failures == [row for row in whole if row.worst][:1]
 
 
+def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
+    report_of_classes: ReportContext, report_of_numbers: ReportContext
+) -> None:
+    for context in (report_of_classes, report_of_numbers):
+        sets, stage = context.metrics.prediction_sets, context.stage
+        entry = sets.targets[context.outcome]
+        for high, shown in ((0.8, True), (0.95, False)):
+            figures = entry.stages[stage]
+            low = dataclasses.replace(figures.coverage, value=0.67, low=0.5, high=high)
+            stages = {**entry.stages, stage: dataclasses.replace(figures, coverage=low)}
+            record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
+            assert ("67 %" in screen(with_results(context, prediction_sets=record)).model) == shown
+
+
 def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContext) -> None:
     sets, names = report_of_classes.metrics.prediction_sets, report_of_classes.classes
     entry = sets.targets[report_of_classes.outcome]
