@@ -92,6 +92,10 @@ def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, m
     assert screen(report_of_classes).failures == [row for row in whole if row.worst][:1]
 
 
+def test_a_test_set_of_unknown_subjects_is_named() -> None:
+    assert "test set" in screen(films(subjects_known=False, test=10)).evaluated
+
+
 def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
     report_of_classes: ReportContext, report_of_numbers: ReportContext
 ) -> None:

@@ -142,7 +142,8 @@ def evaluated(context: ReportContext) -> str:
         return "No case has a reference value: nothing can be evaluated."
     count = counted(len(rows), terms.noun)
     if not context.study.subjects_known:
-        return f"{count}. Each was predicted by networks that were not trained on it."
+        where = f" in a {context.stage} set" if context.stage in ("test", "validation") else ""
+        return f"{count}{where}. Each was predicted by networks that were not trained on it."
     subjects = counted(int(rows["subject"].nunique()), "subject")
     if context.by_site:
         return f"{count} of {subjects}. Each {context.site} was predicted by networks that were not trained on it."
