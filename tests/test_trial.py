@@ -60,8 +60,8 @@ def test_several_visits_are_a_mixed_model_of_statsmodels() -> None:
     for number, visit in enumerate(result.visits, start=1):
         name, figure = f"C(visit)[T.w{number}]:C(arm)[T.b]", visit.effect["b"]["physician"]
         assert figure.value == pytest.approx(fitted.params[name], abs=0.01)
-        width = stats.t.ppf(0.975, 38) * fitted.bse[name]
-        assert figure.high - figure.value == pytest.approx(width, rel=0.02)
+        width = stats.t.ppf(0.975, 38) * fitted.bse[name]  # scores vary as the model assumes
+        assert figure.high - figure.value == pytest.approx(width, rel=0.25)
     codes = (frame["arm"] == "b").to_numpy() * 4 + frame["t"].to_numpy(dtype=int)
     means = fit_means(frame["y_true"].to_numpy(), codes, frame["subject"].to_numpy())
     groups = pd.factorize(frame["subject"])[0]
@@ -69,6 +69,18 @@ def test_several_visits_are_a_mixed_model_of_statsmodels() -> None:
         cov_type="cluster", cov_kwds={"groups": groups}
     )
     assert means.covariance == pytest.approx(reference.cov_params(), rel=1e-6)
+
+
+def test_intervals_do_not_rest_on_the_form_of_the_random_effects() -> None:
+    rows, arms = patients(visits=4, slope=1.0, subjects=40)
+    factors = rows["subject"].map({name: 0.2 + 0.04 * number for number, name in enumerate(sorted(arms))})
+    rows["y_true"] = rows["y_true"].where(rows["visit"] == "w0", rows["y_true"] * factors)
+    wide = rows.pivot(index="subject", columns="visit", values="y_true")
+    for visit in trial(rows, arms, "a").visits:
+        changes, arm = wide[visit.visit] - wide["w0"], wide.index.map(arms)
+        expected = stats.ttest_ind(changes[arm == "b"], changes[arm == "a"]).confidence_interval()
+        figure = visit.effect["b"]["physician"]
+        assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
 
 
 def test_one_arm_has_changes_and_no_effect() -> None:

@@ -20,11 +20,10 @@ CHANGE = "{side}. Change of {outcome} in points since {baseline}. Brackets: {con
 RESPONDERS = "{side}. Responders since {baseline}, physician / model; in parentheses the subjects with both changes."
 HOW = (
     "It is an effect of the treatment only where the arms were assigned at random. A mixed model of the score has a"
-    " mean for each visit in each arm, and random effects of each subject. Missing visits are assumed to be missing at"
-    " random, and the intervals may be too narrow where subjects differ by more than these random effects. The last"
-    " column compares the means of the differences between both scores at each visit, with intervals by subject: where"
-    " visits are missing, it is not exactly the difference of the other columns. An interval that includes 0 does not"
-    " show that both find the same effect."
+    " mean for each visit in each arm, and random effects of each subject; missing visits are assumed to be missing at"
+    " random. The last column compares the means of the differences between both scores at each visit: where visits are"
+    " missing, it is not exactly the difference of the other columns. All intervals are by subject. One that includes 0"
+    " does not show that both find the same effect."
 )
 WHY = {
     "too_few": "no figures: fewer than {few} subjects of an arm have the baseline, or a visit after it",
