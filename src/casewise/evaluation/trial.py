@@ -6,8 +6,9 @@ statsmodels). Missing visits are assumed to be missing at random. The change of 
 from those at the baseline, the effect the difference of two changes. With two visits and no missing scores both are
 those of a t-test of the changes.
 
-The differences between both scores often have no random effect: their means are those of the visits. All covariances are
-robust by subject (Liang and Zeger 1986), so that intervals do not rest on the form of the random effects. Intervals use as many degrees of freedom as subjects without arms.
+The differences between both scores often have no random effect: their means are those of the visits. All covariances
+are robust by subject (Liang and Zeger 1986), so that intervals do not rest on the form of the random effects. They use
+as many degrees of freedom as subjects without arms.
 """
 
 from __future__ import annotations
