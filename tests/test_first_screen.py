@@ -69,7 +69,7 @@ def test_a_guess_is_beaten_only_beyond_the_interval() -> None:
     own = dataclasses.replace(figures["mae"], rough=False)
     context, low, high = with_own(context, {**figures, "mae": own}), own.low or 0.0, own.high or 0.0
     for error, code in ((high + 1, "better"), ((low + high) / 2, "open"), (low / 2, "worse")):
-        note = Note("guess_mean", {"stage": context.stage, "target": context.outcome, "error": error})
+        note = Note("guess_median", {"stage": context.stage, "target": context.outcome, "error": error})
         guessed = with_results(context, notes=[note])
         row = next(row for row in screen(guessed).rivals if row.name.startswith("a guess"))
         assert row.verdict == code
@@ -90,6 +90,24 @@ def test_of_many_classes_the_worst_are_shown(report_of_classes: ReportContext, m
     whole = screen(report_of_classes).failures
     monkeypatch.setattr("casewise.report.first_screen.MOST_CLASSES", 1)
     assert screen(report_of_classes).failures == [row for row in whole if row.worst][:1]
+
+
+def test_a_test_set_of_unknown_subjects_is_named() -> None:
+    assert "test set" in screen(films(subjects_known=False, test=10)).evaluated
+
+
+def test_a_level_that_is_not_reached_stands_beside_the_observed_share(
+    report_of_classes: ReportContext, report_of_numbers: ReportContext
+) -> None:
+    for context in (report_of_classes, report_of_numbers):
+        sets, stage = context.metrics.prediction_sets, context.stage
+        entry = sets.targets[context.outcome]
+        for high, shown in ((0.8, True), (0.95, False)):
+            figures = entry.stages[stage]
+            low = dataclasses.replace(figures.coverage, value=0.67, low=0.5, high=high)
+            stages = {**entry.stages, stage: dataclasses.replace(figures, coverage=low)}
+            record = dataclasses.replace(sets, targets={context.outcome: dataclasses.replace(entry, stages=stages)})
+            assert ("67 %" in screen(with_results(context, prediction_sets=record)).model) == shown
 
 
 def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContext) -> None:

@@ -120,6 +120,15 @@ def test_the_interval_of_a_mean_of_small_sources_is_free_of_their_bias() -> None
     assert np.mean(uncorrected) < 0.8
 
 
+def test_groups_count_the_images_that_are_evaluated() -> None:
+    who = [f"{source}{number}" for source in "ab" for number in range(5)] * 2
+    truth = np.arange(20.0)
+    told = prediction_rows(who, truth, truth, folds=np.ones(20), model="m", target="x")
+    told = told.assign(case=who, image=[f"{number}.jpg" for number in range(20)])
+    by_site = by_source(told, "x", {name: name[0] for name in who}, plan=Plan(100))
+    assert [(each["m"]["mae"].n_cases, each["m"]["mae"].n_subjects) for each in by_site.values()] == [(10, 5), (10, 5)]
+
+
 def test_means_within_sources_state_ranges_reasons_and_rough_classes() -> None:
     random, rows = np.random.default_rng(0), []
     for source, n_covid in (("a", 15), ("b", 4)):

@@ -14,12 +14,13 @@ from casewise.report.caveats import result_line
 
 
 def test_guessing_uses_training_subjects_only() -> None:
-    truths, folds = [0.0, 2.0, 10.0, 20.0, 9.0], [1, 1, 2, 2, None]
-    rows = pd.DataFrame({"stage": ["oof"] * 4 + ["test"], "y_true": truths, "outer_fold": folds, "target": "pasi"})
+    truths, folds = [0.0, 2.0, 1.0, 10.0, 20.0, 9.0], [1, 1, 1, 2, 2, None]
+    rows = pd.DataFrame({"stage": ["oof"] * 5 + ["test"], "y_true": truths, "outer_fold": folds, "target": "pasi"})
     rows["kind"] = "regression"
-    rows = rows.assign(case=[f"S{i}/1" for i in range(5)], region="", image="")
+    rows = rows.assign(case=[f"S{i}/1" for i in range(6)], region="", image="")
     told = [(each["stage"], each["error"]) for each in guess(rows, "pasi")]
-    assert told == [("test", 1.0), ("oof", 14.0)]  # |9 − (0 + 2 + 10 + 20) / 4|, and (15 + 13 + 9 + 19) / 4
+    # the medians are 2 of all, 15 of fold 2 and 1 of fold 1: |9 − 2|, and (15 + 13 + 14 + 9 + 19) / 5
+    assert told == [("test", 7.0), ("oof", 14.0)]
 
 
 def test_a_network_that_learned_nothing_is_found() -> None:
@@ -31,10 +32,10 @@ def test_a_network_that_learned_nothing_is_found() -> None:
     assert no_better({"history": []}) is None
 
 
-def line(outcome: str, stage: str, kind: str, figures: dict[str, Estimate]) -> str:
+def line(outcome: str, stage: str, kind: str, figures: dict[str, Estimate], *, known: bool = True) -> str:
     """The line of results of a study whose headline has these figures."""
     main = Headline(outcome, stage, "net", None, figures, kind)
-    study: Any = SimpleNamespace(primary_outcome=outcome, external_name="", targets={}, scores={})
+    study: Any = SimpleNamespace(primary_outcome=outcome, external_name="", targets={}, scores={}, subjects_known=known)
     study.kind_of, study.classes_of = (lambda name: kind), (lambda name: [])
     return result_line(study, Results({}, {}, {}, {}, main, []))
 
@@ -43,6 +44,7 @@ def test_the_headline_of_classes_and_grades() -> None:
     figures = dict.fromkeys(("accuracy", "auroc", "kappa_quadratic", "mae"), Estimate(0.8, 0.7, 0.9, 9, 9, rough=False))
     said = line("dx", "oof", "classification", figures)
     assert said == "dx, out of fold, 9 cases of 9 subjects, net: Accuracy 80 % [70, 90], AUROC 0.80 [0.70, 0.90]"
+    assert "subject" not in line("dx", "oof", "classification", figures, known=False)
     said = line("dx", "external", "ordinal", figures)
     assert said.startswith("dx, external cohort, 9 cases")
     assert said.endswith("net: Weighted kappa 0.80 [0.70, 0.90], Accuracy 80 % [70, 90]")

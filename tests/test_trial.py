@@ -61,8 +61,8 @@ def test_several_visits_are_a_mixed_model_of_statsmodels() -> None:
     for number, visit in enumerate(result.visits, start=1):
         name, figure = f"C(visit)[T.w{number}]:C(arm)[T.b]", visit.effect["b"]["physician"]
         assert figure.value == pytest.approx(fitted.params[name], abs=0.01)
-        width = stats.t.ppf(0.975, 38) * fitted.bse[name]
-        assert figure.high - figure.value == pytest.approx(width, rel=0.02)
+        width = stats.t.ppf(0.975, 38) * fitted.bse[name]  # scores vary as the model assumes
+        assert figure.high - figure.value == pytest.approx(width, rel=0.25)
 
 
 def test_the_difference_is_paired_where_subjects_drop_out() -> None:
@@ -81,6 +81,18 @@ def test_the_difference_is_paired_where_subjects_drop_out() -> None:
     assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high))
     assert alone.value == pytest.approx(control.mean())
     assert (alone.low, alone.high) == pytest.approx(tuple(stats.ttest_1samp(control, 0).confidence_interval()))
+
+
+def test_intervals_do_not_rest_on_the_form_of_the_random_effects() -> None:
+    rows, arms = patients(visits=4, slope=1.0, subjects=40)
+    factors = rows["subject"].map({name: 0.2 + 0.04 * number for number, name in enumerate(sorted(arms))})
+    rows["y_true"] = rows["y_true"].where(rows["visit"] == "w0", rows["y_true"] * factors)
+    wide = rows.pivot(index="subject", columns="visit", values="y_true")
+    for visit in trial(rows, arms, "a").visits:
+        changes, arm = wide[visit.visit] - wide["w0"], wide.index.map(arms)
+        expected = stats.ttest_ind(changes[arm == "b"], changes[arm == "a"]).confidence_interval()
+        figure = visit.effect["b"]["physician"]
+        assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
 
 
 def test_one_arm_has_changes_and_no_effect() -> None:

@@ -47,6 +47,10 @@ def test_changed_answers_are_counted_among_those_of_other_classes(report_of_clas
     assert facts["Hardly varies, altered or not"] == f"{second} in 1 of 5 folds"
     assert set(facts["Not tested"].split(", ")).isdisjoint(figures)
     assert statement_of(context) == ("warning", "Made darker: 3 of 10 predictions change.")
+    for rough, level in ((True, "open"), (False, "good")):
+        few = of_ten(1)
+        few = dataclasses.replace(few, share=dataclasses.replace(few.share, rough=rough))
+        assert statement_of(with_results(context, counterfactuals={first: {"darker": few}}))[0] == level
 
 
 def test_numbers_move_and_the_most_affected_network_is_first(report_of_classes: ReportContext) -> None:

@@ -128,6 +128,7 @@ def _finding(
         **alterations,
         "least_likeness": min(twin.likeness for twin in twins),
         "registrations": registrations(twins),
+        **({"target": target} if (target := values.get("target")) else {}),
     }
     pairs = [(paths[twin.i], paths[twin.j]) for twin in twins]
     return Finding(code, level, sentence, figures, pairs, fill(f"{code} remedy", **values))

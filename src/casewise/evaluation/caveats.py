@@ -105,7 +105,10 @@ def lower_on_test(
 
 
 def guess(predictions: pd.DataFrame, target: str) -> list[Note]:
-    """For comparison: the error of always predicting the mean of the training subjects' cases; none for classes."""
+    """For comparison: the error of always predicting the median of the training subjects' cases; none for classes.
+
+    The median, since no other constant has a smaller mean absolute error.
+    """
     rows = predictions[(predictions["target"] == target) & predictions["y_true"].notna()]
     rows = rows.drop_duplicates(["stage", "case", "region", "image"])
     oof, training = (rows[rows["stage"] == stage] for stage in ("oof", "training"))
@@ -114,17 +117,17 @@ def guess(predictions: pd.DataFrame, target: str) -> list[Note]:
         return []
     if not single and oof["outer_fold"].nunique() < 2:
         return []
-    mean = (training if single else oof)["y_true"].mean()
+    median = (training if single else oof)["y_true"].median()
     errors = {
-        stage: (own["y_true"] - mean).abs()
+        stage: (own["y_true"] - median).abs()
         for stage, own in rows.groupby("stage", sort=False)
         if stage in INTERNAL and stage != "oof"
     }
-    sums = oof.groupby("outer_fold")["y_true"].agg(["sum", "count"])
-    others = (sums["sum"].sum() - sums["sum"]) / (sums["count"].sum() - sums["count"])
+    folds = oof["outer_fold"].unique()
+    others = {fold: float(oof.loc[oof["outer_fold"] != fold, "y_true"].median()) for fold in folds}
     errors["oof"] = (oof["y_true"] - oof["outer_fold"].map(others).astype(float)).abs()
     return [
-        caveat("guess_mean", stage=stage, target=target, error=float(error.mean()))
+        caveat("guess_median", stage=stage, target=target, error=float(error.mean()))
         for stage, error in errors.items()
         if len(error)
     ]

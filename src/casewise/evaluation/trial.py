@@ -6,9 +6,10 @@ statsmodels). Missing visits are assumed to be missing at random. The change of 
 from those at the baseline, the effect the difference of two changes. With two visits and no missing scores both are
 those of a t-test of the changes.
 
-The difference between both scores is paired: its change at a visit is that of the subjects who have the visit, from
-their own baselines, with the intervals of t-tests (Welch's between two arms). The intervals of the mixed model have as
-many degrees of freedom as subjects less arms. Shares of responders are compared by Newcombe's interval (1998).
+The intervals of the mixed model are robust by subject (Liang and Zeger 1986), so that they do not rest on the form of
+the random effects; they have as many degrees of freedom as subjects less arms. The difference between both scores is
+paired: its change at a visit is that of the subjects who have the visit, from their own baselines, with intervals of
+t-tests (Welch's between two arms). Shares of responders are compared by Newcombe's interval (1998).
 """
 
 from __future__ import annotations
@@ -226,8 +227,30 @@ def fit_mixed(scores: Array, cells: Array, subjects: Array, visits: int) -> Mixe
                 result = MixedLM(scores / spread, means, groups=subjects, exog_re=random).fit(reml=True)
             except (np.linalg.LinAlgError, ValueError):
                 continue
-        smallest = float(np.linalg.eigvalsh(np.atleast_2d(result.cov_re)).min())
-        covariance = np.asarray(result.cov_params())[: means.shape[1], : means.shape[1]]
+        between = np.atleast_2d(result.cov_re)
+        smallest = float(np.linalg.eigvalsh(between).min())
+        residuals = scores / spread - means @ np.asarray(result.fe_params)
+        assumed = random @ between @ random.T + result.scale * np.eye(len(scores))
+        covariance = robust_covariance(means, residuals, subjects, assumed, arms=means.shape[1] // visits)
         if result.converged and smallest > SINGULAR * result.scale and bool((np.diag(covariance) > 0).all()):
             return MixedFit(np.asarray(result.fe_params) * spread, covariance * spread**2, slope)
     return "singular"
+
+
+def robust_covariance(means: Array, residuals: Array, subjects: Array, assumed: Array, *, arms: int) -> Array:
+    """The covariance of the means that holds however the scores of a subject vary (Liang and Zeger 1986).
+
+    Without missing scores and with arms of one size it is that of a t-test of the changes.
+
+    Args:
+        assumed: (N, N) the covariance of the scores that the fit assumed, of which each subject's block is read.
+    """
+    names, size = np.unique(subjects), means.shape[1]
+    bread, meat = np.zeros((size, size)), np.zeros((size, size))
+    for name in names:
+        own = subjects == name
+        weighted = np.linalg.solve(assumed[np.ix_(own, own)], means[own])
+        bread += means[own].T @ weighted
+        meat += np.outer(weighted.T @ residuals[own], weighted.T @ residuals[own])
+    inverse = np.linalg.inv(bread)
+    return np.asarray(len(names) / (len(names) - arms) * inverse @ meat @ inverse)

@@ -156,11 +156,11 @@ def result_line(study: Study, results: Results) -> str:
     entry = results.classes.get(stage, {}).get(learner, {}).get(study.primary_outcome)
     unit = study.level_of(study.primary_outcome) if entry else "case"
     write = metric_format(study, study.primary_outcome)
-    whose = _counts(unit, sum(entry.support) if entry else first.n_cases, first.n_subjects)
+    whose = _counts(study, unit, sum(entry.support) if entry else first.n_cases, first.n_subjects)
     pieces = []
     if external := external_result(study, results, learner, stage) if stage != EXTERNAL else None:
         cohort = f"external cohort {study.external_name}".strip()
-        cases = _counts(unit, external.cases, external.figure.n_subjects)
+        cases = _counts(study, unit, external.cases, external.figure.n_subjects)
         pieces.append(
             ", ".join([f"{cohort}, {cases}, {name}: {_figures(write, external.headline)}", *external.recognised])
         )
@@ -209,6 +209,8 @@ def _figure(write: MetricFormat, metric: str, figure: Estimate | SourceMean) -> 
     return f"{value} ({reason})" if reason else value
 
 
-def _counts(unit: str, count: int, subjects: int) -> str:
+def _counts(study: Study, unit: str, count: int, subjects: int) -> str:
+    if not study.subjects_known:
+        return counted(count, unit)
     people = counted(subjects, "subject")
     return people if unit == "subject" else f"{counted(count, unit)} of {people}"

@@ -14,7 +14,7 @@ from casewise.evaluation.results import Estimate, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
 from casewise.report.context import EXTERNAL, ReportContext, defined, terms_of
-from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, plain, signed
+from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.learners import beside_column
 from casewise.report.statements import Statement, statements
@@ -142,7 +142,8 @@ def evaluated(context: ReportContext) -> str:
         return "No case has a reference value: nothing can be evaluated."
     count = counted(len(rows), terms.noun)
     if not context.study.subjects_known:
-        return f"{count}. Each was predicted by networks that were not trained on it."
+        where = f" in a {context.stage} set" if context.stage in ("test", "validation") else ""
+        return f"{count}{where}. Each was predicted by networks that were not trained on it."
     subjects = counted(int(rows["subject"].nunique()), "subject")
     if context.by_site:
         return f"{count} of {subjects}. Each {context.site} was predicted by networks that were not trained on it."
@@ -184,7 +185,7 @@ def guess(context: ReportContext) -> str:
         return ""
     if not context.classes:
         error = guessed_error(context)
-        return "" if error is None else f"Guessing the average: {write.text('mae', error)} points"
+        return "" if error is None else f"Guessing the median: {write.text('mae', error)} points"
     rows = context.headline_rows
     if rows.empty:
         return ""
@@ -195,9 +196,9 @@ def guess(context: ReportContext) -> str:
 
 
 def guessed_error(context: ReportContext) -> float | None:
-    """The error of always predicting the mean of the training subjects."""
+    """The error of always predicting the median of the training subjects."""
     for note in context.metrics.notes:
-        if note["code"] == "guess_mean" and (note["stage"], note["target"]) == (context.stage, context.outcome):
+        if note["code"] == "guess_median" and (note["stage"], note["target"]) == (context.stage, context.outcome):
             return float(note["error"]) if is_number(note["error"]) else None
     return None
 
@@ -348,12 +349,15 @@ def weights(context: ReportContext) -> list[tuple[str, str]]:
 
 
 def coverage(context: ReportContext) -> str:
-    """The interval or set that a prediction comes with; empty without one."""
+    """The interval or set that a prediction comes with, and its observed share if that is lower; empty without one."""
     record = context.metrics.prediction_sets
     entry = record.targets.get(context.outcome) if record else None
     if record is None or entry is None:
         return ""
-    level = f"{100 * record.level:g} %"
+    level, figures = f"{100 * record.level:g} %", entry.stages.get(context.stage)
+    observed = figures.coverage if figures else None
+    missed = observed is not None and observed.high is not None and observed.high < record.level
+    here = f"here in {percent(observed.value)}" if observed and missed else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
         few = [class_name(context.study, context.outcome, name) for name, each in by_class if each["quantile"] is None]
@@ -361,11 +365,12 @@ def coverage(context: ReportContext) -> str:
         if len(few) == len(context.classes):
             return f"Too few {unit} to calibrate sets of classes: the set of a prediction names every class."
         text = f"Each prediction is a set of classes that should hold the true one in {level} of new cases"
-        figures = entry.stages.get(context.stage)
+        text += f" ({here})" if here else ""
         if figures and figures.size and figures.size.value is not None:
             text += f", on average {number(figures.size.value, 1)} of {len(context.classes)}"
         return text + (f"; every set holds {listed(few)}, of which there are too few {unit}." if few else ".")
     half = entry.calibration.get("quantile")
     if half is None:
         return ""
-    return f"A prediction comes with a {level} interval (± {number(half, terms_of(context).digits)} points)."
+    width = f"± {number(half, terms_of(context).digits)} points{f'; right {here}' if here else ''}"
+    return f"A prediction comes with a {level} interval ({width})."

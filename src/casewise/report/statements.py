@@ -166,7 +166,7 @@ def altered(context: ReportContext) -> Found:
     figures = context.metrics.counterfactuals or {}
     own = figures.get(context.learner)
     if figures and own is None:
-        return "open", "Altered images were tested for the single networks, not for this model.", "altered-images"
+        return "open", "Altered images were tested for single learners, not for this model.", "altered-images"
     if not own:
         return None
     name, entry = max(own.items(), key=lambda item: item[1].effect)
@@ -175,7 +175,8 @@ def altered(context: ReportContext) -> Found:
     else:
         effect = f"its predictions move by {number(entry.moved.value, terms_of(context).digits)} points on average."
     text = f"{capital(alteration(name))}: {effect}"
-    return "warning" if affects(entry) else "good", text, "altered-images"
+    figure = entry.share if isinstance(entry, AlteredAnswers) else entry.moved
+    return "warning" if affects(entry) else "open" if figure.rough else "good", text, "altered-images"
 
 
 def networks_left_out(context: ReportContext) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 Figure = Mapping[str, Any] | None
+# A difference is printed with at most so many decimals.
+MOST_DIGITS = 4
 # The words of a verdict in a table.
 VERDICTS = {
     "better": "better",
@@ -189,9 +192,20 @@ class MetricFormat:
         return figure_cell(figure, digits, percent=percent, sign=metric == "bias", words=words)
 
     def difference(self, metric: str, figure: Figure) -> Cell:
-        """The difference of two figures with its interval; of shares in percentage points."""
+        """The difference of two figures with its interval; of shares in percentage points.
+
+        An interval that excludes 0 is printed with as many decimals as show it.
+
+        >>> MetricFormat(points=1).difference("mae", {"difference": 0.12, "low": 0.002, "high": 0.25}).small
+        '[0.002, 0.250]'
+        """
         entry = {**figure, "value": figure["difference"]} if figure else None
-        return figure_cell(entry, self.digits(metric), percent=self.in_percent(metric), sign=True)
+        digits, percent = self.digits(metric), self.in_percent(metric)
+        low, high = (entry or {}).get("low"), (entry or {}).get("high")
+        if low is not None and high is not None and low * high > 0:
+            nearest = min(abs(low), abs(high)) * (100 if percent else 1)
+            digits = max(digits, min(MOST_DIGITS, math.ceil(-math.log10(nearest))))
+        return figure_cell(entry, digits, percent=percent, sign=True)
 
 
 def metric_format(study: Study, target: str) -> MetricFormat:

@@ -106,9 +106,9 @@ def about(finding: Finding, audit: Audit) -> str:
     >>> about(Finding("source-predictable-no_finding", "note", ""), Audit([]))
     'the source from the image, within no finding'
     """
-    if finding.id in NAMES:
-        return NAMES[finding.id]
     figures, (noun, _) = finding.figures, noun_of(audit.facts)
+    if finding.id in NAMES:
+        return NAMES[finding.id] + (f" of {plain(figures['target'])}" if figures.get("target") else "")
     if finding.id.startswith(WITHIN):
         return _tested({"within": finding.id.removeprefix(WITHIN), **figures}, noun)
     # with several targets, the code ends with the target

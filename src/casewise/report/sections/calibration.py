@@ -111,10 +111,10 @@ CLASSES = (
     " class with too few of them is in every set."
 )
 READING = (
-    "Coverage: the share of a {unit}’s cases whose interval or set contains the reference, averaged over {unit}s. Out"
-    " of fold, coverage and size are those of single networks, calibrated on the other folds. New cases are predicted"
-    " by their mean or by a network of all {unit}s, for which the level is not proven, and it is meant for cases like"
-    " those of the calibration."
+    "Coverage: the share of the cases of each {unit} whose interval or set contains the reference, averaged over"
+    " {unit}s. Out of fold, coverage and size are those of the networks of single folds, calibrated on the other folds."
+    " New cases are predicted by the mean over the folds or by networks of all {unit}s, for which the level is not"
+    " proven, and it is meant for cases like those of the calibration."
 )
 
 
@@ -143,7 +143,7 @@ def calibrated(study: Study, metrics: Results) -> list[tuple[str, str]]:
         return []
     calibration, classes = record.targets[target].calibration, study.classes_of(target)
     unit = study.unit
-    facts = [("Level aimed at", f"{100 * record.level:g} % of new {unit}s")]
+    facts = [("Level aimed at", f"{100 * record.level:g} % of new cases{' of each class' if classes else ''}")]
     if not classes:
         half = f"none: {record.fewest} {unit}s are needed"
         if calibration["quantile"] is not None:

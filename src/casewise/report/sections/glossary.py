@@ -11,7 +11,8 @@ TERMS: tuple[tuple[str, str], ...] = (
     (
         "Interval",
         "How much a figure would vary with other subjects of the same kind, from how much it changes without each"
-        " subject. Those of differences between learners come from resamples of subjects. Rough: too few subjects for"
+        " subject. Those of differences between learners come from resamples of subjects. A guess and the figure of a"
+        " column count as fixed values, with which the interval of the model is compared. Rough: too few subjects for"
         " the interval to be reliable.",
     ),
     (

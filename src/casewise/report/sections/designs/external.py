@@ -17,6 +17,9 @@ BOTH = (
     "Difference: external minus internal, with its {confidence} interval. External predictions are means over the"
     " networks of all folds. Not tested: the interval is rough or missing."
 )
+SHARES = (
+    " Accuracy, precision, F1 and log loss also depend on the shares of the classes, which may differ between cohorts."
+)
 BY_GROUP = "External, by {column}. A metric over all classes is undefined where a class is absent."
 
 
@@ -42,7 +45,7 @@ def both_table(context: ReportContext, head: str, metrics: Mapping[str, str]) ->
     """By name of the row, a metric inside and outside, their difference, and the verdict on the external one."""
     inside = f"Mean within each {context.site}" if context.by_site else capital(SIDES[context.stage])
     rows = [Row(name, both_cells(context, metric)) for name, metric in metrics.items()]
-    caption = BOTH.format(confidence=terms_of(context).confidence)
+    caption = BOTH.format(confidence=terms_of(context).confidence) + SHARES * bool(context.classes)
     return Table([head, inside, "External", "Difference", "External is"], rows, caption, wide=True)
 
 

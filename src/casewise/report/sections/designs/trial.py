@@ -14,7 +14,8 @@ from casewise.study.learners import learner_name
 HEADS = ("Physician", "Model", "Model − physician")
 EFFECT = (
     "{side}. Effect on {outcome} in points: the change since {baseline} minus that in the arm {control}; below 0, the"
-    " score fell more; in parentheses the subjects of both arms. Brackets: {confidence} intervals."
+    " score fell more; in parentheses the subjects of both arms. Brackets: {confidence} intervals, each visit on its"
+    " own."
 )
 CHANGE = "{side}. Change of {outcome} in points since {baseline}. Brackets: {confidence} intervals."
 RESPONDERS = "{side}. Responders since {baseline}, physician / model; in parentheses the subjects with both changes."
@@ -23,8 +24,9 @@ RISKS = (
     " responded in the arm; in parentheses the subjects of both arms."
 )
 HOW = (
-    "Physician and model: a mixed model of the score, a mean for each visit in each arm, and random effects of each"
-    " subject; missing visits are assumed to be missing at random. The last column is paired: changes of both scores"
+    "It is an effect of the treatment only where the arms were assigned at random. Physician and model: a mixed model"
+    " of the score, a mean for each visit in each arm, and random effects of each subject, with intervals that are robust"
+    " by subject; missing visits are assumed to be missing at random. The last column is paired: changes of both scores"
     " in those who have the visit, with intervals of t-tests. Where subjects drop out, it is not exactly the difference"
     " of the other columns. An interval that includes 0 does not show that both find the same effect."
 )
