@@ -25,8 +25,8 @@ RISKS = (
 )
 HOW = (
     "It is an effect of the treatment only where the arms were assigned at random. Physician and model: a mixed model"
-    " of the score, a mean for each visit in each arm, and random effects of each subject, with intervals that are robust"
-    " by subject; missing visits are assumed to be missing at random. The last column is paired: changes of both scores"
+    " of the score, a mean for each visit in each arm, and random effects of each subject, with intervals robust by"
+    " subject; missing visits are assumed to be missing at random. The last column is paired: changes of both scores"
     " in those who have the visit, with intervals of t-tests. Where subjects drop out, it is not exactly the difference"
     " of the other columns. An interval that includes 0 does not show that both find the same effect."
 )
