@@ -12,10 +12,9 @@ from scipy import ndimage
 
 from casewise.errors import CasewiseError
 from casewise.plugins.phantoms.folder import MARK
-from casewise.plugins.phantoms.pancreas.anatomy import abdomen, findings
+from casewise.plugins.phantoms.pancreas.anatomy import GRADES, abdomen, findings
 from casewise.plugins.phantoms.pancreas.cohort import (
     COLUMNS,
-    GRADES,
     SEQUENCES,
     PancreasSettings,
     Volume,

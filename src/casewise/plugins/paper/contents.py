@@ -15,7 +15,7 @@ from casewise.metrics.registry import columns, metric_of
 from casewise.plugins.paper.tables import Table, from_data
 from casewise.report.blocks import Cell
 from casewise.report.context import SIDES
-from casewise.report.formatting import display_name, plain
+from casewise.report.formatting import MISSING, display_name, plain
 from casewise.report.tables import MetricFormat, kind_report, metric_format
 from casewise.study.learners import learner_name
 from casewise.study.presets.published import Publication, PublishedTable, named_in, publication, published_by
@@ -317,12 +317,15 @@ class Paper:
                     by_fold: Line = {f"fold_{n}": value for n, value in enumerate(entry.folds, 1)}
                     about: Line = {"target": target, "learner": learner, "metric": metric}
                     data.append({**about, "mean": entry.mean, "sd": entry.sd, **_theirs(theirs), **by_fold})
-                    mean, sd = (write.text(metric, value) for value in (entry.mean, entry.sd))
+                    spread = [write.text(metric, value) for value in (entry.mean, entry.sd)]
                     names = [display_name(self.run.study, target), learner_name(learner), write.heading(metric)]
-                    rows.append([*names, f"{mean} ± {sd}", _published_text(write, metric, theirs)])
+                    ours = MISSING if MISSING in spread else " ± ".join(spread)
+                    rows.append([*names, ours, _published_text(write, metric, theirs)])
         if not data:
             raise CasewiseError("there are no metrics of single folds")
         heads = ["Target", "Learner", "Metric", "Mean ± SD", "Published"]
+        if not any(row[-1] for row in rows):
+            heads, rows = heads[:-1], [row[:-1] for row in rows]
         return Table(
             "folds", self._synthetic("Mean ± standard deviation over the folds."), pd.DataFrame(data), heads, rows
         )
