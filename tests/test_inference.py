@@ -14,7 +14,6 @@ from casewise import open_run
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, WeightsError
 from casewise.files import checksum
-from casewise.inference.bundle import SETTINGS
 from casewise.inference.model import load_bundle
 from casewise.inference.new_cases import ignores_visits, new_table
 from casewise.inference.predictor import Predictor, prediction_rows
@@ -31,10 +30,6 @@ FACTS, WEIGHTS, DISTANCE = "model.json", "model.safetensors", "distance.safetens
 @pytest.fixture(scope="module")
 def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chest(tmp_path_factory.mktemp("new"), subjects=3, images=2, size=(64, 64), seed=5)
-
-
-def test_every_setting_of_a_bundle_is_a_key_of_a_study() -> None:
-    assert set(SETTINGS) <= set(Study.model_fields)
 
 
 def test_the_recorded_predictions_come_back_to_the_bit(chest_run: Run, chests: Path) -> None:

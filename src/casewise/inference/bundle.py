@@ -16,6 +16,7 @@ from casewise.models.weights import FORMAT, read_checked
 from casewise.plugin import modality_sections
 from casewise.run_folder import JobFolder
 from casewise.study.loading import saved_study
+from casewise.study.schema import BUNDLE, settings_marked
 from casewise.targets import kind_names
 
 if TYPE_CHECKING:
@@ -23,23 +24,6 @@ if TYPE_CHECKING:
     from casewise.models.shared_parts import SharedParts
     from casewise.study.schema import Study
     from casewise.training.compute_plan import ComputePlan
-
-# The settings of a study that determine reading, preparation and prediction of new cases.
-SETTINGS = (
-    "columns",
-    "subjects_known",
-    "modality",
-    "images",
-    *sorted(modality_sections().values()),
-    "regions",
-    "missing_regions",
-    "panels",
-    "targets",
-    "scores",
-    "outputs",
-    "primary_outcome",
-    "test_time_augmentation",
-)
 
 # Fields of a bundle that the file of facts holds as they are.
 AS_WRITTEN = ("model", "network", "outputs", "settings", "fitted", "batch_size")
@@ -70,7 +54,7 @@ class Bundle:
         network: the arguments of `casewise.models.backbones.build_network`, `name` and `outputs` among them.
         outputs: one record a target: name, kind, classes, whether it is the primary one, its range and level, and
             the mean and standard deviation of its training labels, a number for each raw output.
-        settings: the settings of the study in `SETTINGS`.
+        settings: those of the study that are marked with `BUNDLE`, and of its modality.
         fitted: the values that preprocessing derived from the training cases, as JSON.
         compute: precision, memory format, device and threads of the training.
         batch_size: panels in a training batch, by which prediction batches are sized.
@@ -224,10 +208,9 @@ def _check_types(facts: Mapping[str, Any]) -> None:
 
 def settings_of(study: Study, model: str) -> dict[str, Any]:
     """The settings in a bundle of `model`, as JSON, without paths of the study's machine."""
-    modality_section = {study.modality_name} & set(type(study).model_fields)
-    settings = study.model_dump(mode="json", include={*SETTINGS, *modality_section}) | modality_of(study).facts(
-        study, model
-    )
+    own = {study.modality_name, *modality_sections().values()} & set(type(study).model_fields)
+    settings = study.model_dump(mode="json", include=own.union(settings_marked(study, BUNDLE)))
+    settings |= modality_of(study).facts(study, model)
     settings["images"]["store"] = None
     settings["panels"]["offline_copies"] = 0  # these affect only training
     return settings

@@ -22,6 +22,7 @@ from casewise.models.outputs import outputs_of, value_columns
 from casewise.models.shared_parts import SharedParts, predict_together
 from casewise.models.weights import read_checked
 from casewise.run_folder import JobFolder
+from casewise.study.images import POOLINGS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -271,11 +272,11 @@ def prediction_rows(
     """The network's values (P, V) as rows of the predictions table, each at its target's level and in its range.
 
     A row has the prediction NaN if a value of any of its panels is not a finite number.
-    If several panels show one unit of a target's level, numbers and probabilities are averaged, or with
-    `pooling: max` the panel with the largest value is used. `distances` (P,) are averaged, too.
+    If several panels show one unit of a target's level, numbers and probabilities are averaged, or combined as
+    `panels.pooling` states. `distances` (P,) are averaged, too.
     """
     truth = label_table(panels, study)
-    outputs = outputs_of(study)
+    outputs, choose = outputs_of(study), POOLINGS[study.panels.pooling].choose
     tables, grouped = [], {level: _units(panels, level) for level in {study.level_of(out.name) for out in outputs}}
     for column, (output, value_slice) in enumerate(zip(outputs, value_columns(outputs), strict=True)):
         name, kind = output.name, output.target_kind
@@ -287,9 +288,9 @@ def prediction_rows(
         shown.insert(0, "y_true", truth[:, column].astype(float))
         shown["distance"] = np.nan if distances is None else distances
         means = shown.groupby(numbers).mean()
-        if study.panels.pooling == "max" and study.level_of(name) != "image":
+        if choose and study.level_of(name) != "image":
             prominence = kind.prominence(output.classes, positive_number(study, name))
-            means[value_names] = most_conspicuous(shown[value_names], numbers, prominence)
+            means[value_names] = choose(shown[value_names], numbers, prominence)
         if not finite.all():
             means.loc[np.unique(numbers[~finite]), value_names] = np.nan
         means[value_names] = kind.normalise(means[value_names].to_numpy(), *study.range_of(name))
@@ -313,17 +314,6 @@ def _units(panels: pd.DataFrame, level: str) -> tuple[pd.DataFrame, NDArray[np.i
     table["image"] = [str(tiles[0]) for tiles in panels["tiles"]] if level == "image" else ""
     numbers = table.groupby(list(table), sort=False, dropna=False).ngroup().to_numpy()
     return table.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True), numbers
-
-
-def most_conspicuous(shown: pd.DataFrame, numbers: NDArray[Any], weights: list[float] | None) -> NDArray[Any]:
-    """The values of each numbered unit's panel with the largest weighted value.
-
-    Without weights each column has its own largest value.
-    """
-    if weights is None:
-        return shown.groupby(numbers).max().to_numpy()
-    sign = pd.Series(shown.to_numpy() @ weights)
-    return shown.to_numpy()[sign.groupby(numbers).idxmax()]
 
 
 def positive_number(study: Study, name: str) -> int | None:

@@ -27,7 +27,7 @@ from casewise.run_folder.job_folder import FAILED, PRETRAINING
 from casewise.splits.grouped import Splits, guide_name, inner_stop, panel_records
 from casewise.study.learners import learner_named, name_of_fold
 from casewise.study.model import mixed_seed
-from casewise.study.schema import Recipe, Study
+from casewise.study.schema import NETWORKS, Recipe, Study, settings_marked
 from casewise.version import __version__
 
 if TYPE_CHECKING:
@@ -275,24 +275,10 @@ class Progress:
         return (epochs + each * (finished + pretraining)) / (total + each * len(folders))
 
 
-SETTINGS = (
-    "panels",
-    "targets",
-    "outputs",
-    "recipe",
-    "nested_cv",
-    "weights",
-    "pretrain",
-    "test_time_augmentation",
-    "seed",
-    "missing_regions",
-)
-
-
 def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
     """The inputs that determine a network before any image is read: settings by name, and the table."""
     plain = study.model_dump(mode="json")
-    decided = {name: plain[name] for name in SETTINGS}
+    decided = {name: plain[name] for name in settings_marked(study, NETWORKS)}
     # the rules by which grades are decided apply after training
     decided["targets"] = {
         name: {key: value for key, value in target.items() if key != "decision"}

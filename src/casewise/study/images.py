@@ -16,6 +16,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from casewise.study.model import Level, StudyModel, parse_grid, refuse
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pandas import DataFrame
     from torch import Tensor
 
     from casewise.study.schema import Study
@@ -33,6 +35,10 @@ class Pooling:
             `layers`, the features (B, K, W) with 0 in empty slots, and which slots are occupied (B, K). None: equal.
         layers: linear layers that `shares` uses, by name: the numbers of inputs, 0 for W, and of outputs. The last one
             begins near zero; with it, all tiles must have almost the same weight.
+        choose: what becomes of the predictions of single images: one row for each numbered unit, from the values of
+            all images (N, V), the number of the unit of each, and the weight of each value in how conspicuous an image
+            is, if it has one. None: their mean.
+        chosen: what `choose` takes of the predictions, in a sentence.
     """
 
     name: str
@@ -40,6 +46,8 @@ class Pooling:
     tiles: str = ""
     shares: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    choose: Callable[[DataFrame, NDArray[Any], list[float] | None], NDArray[Any]] | None = None
+    chosen: str = "mean"
 
 
 def _gated_attention(layers: Any, filled: Tensor, occupied: Tensor) -> Tensor:
@@ -48,9 +56,22 @@ def _gated_attention(layers: Any, filled: Tensor, occupied: Tensor) -> Tensor:
     return scores.masked_fill(~occupied, -float("inf")).softmax(dim=1)
 
 
+def _most_conspicuous(shown: DataFrame, numbers: NDArray[Any], weights: list[float] | None) -> NDArray[Any]:
+    """The values of the image with the largest weighted value; without weights each value's own largest one."""
+    if weights is None:
+        return shown.groupby(numbers).max().to_numpy()
+    rows = (shown @ weights).reset_index(drop=True).groupby(numbers).idxmax()
+    return shown.to_numpy()[rows]
+
+
 _ALL = (
     Pooling("mean", "the mean of their predictions"),
-    Pooling("max", "with `by: image`, the largest number, grade or probability of the positive class"),
+    Pooling(
+        "max",
+        "with `by: image`, the largest number, grade or probability of the positive class",
+        choose=_most_conspicuous,
+        chosen="largest",
+    ),
     Pooling(
         "maps",
         "the mean of the features of all images, which keeps positions where `recipe.pool` is `map`",
@@ -221,13 +242,15 @@ class Panels(StudyModel):
     @model_validator(mode="after")
     def _check_pooling(self) -> Panels:
         copies, augmented = self.offline_copies, self.flip != "none" or any(getattr(self, name) for name in STRENGTHS)
-        many_max, own_bag = self.pooling == "max" and self.by != "image", not self.bags and self.bag != BAG_SIZE
+        pooling, own_bag = POOLINGS[self.pooling], not self.bags and self.bag != BAG_SIZE
         shuffled = copies and self.shuffle
         single = self.by == "image" or self.grid != "1x1" or self.shuffle
         problems: dict[str, object] = {
             f"pooling: {self.pooling} combines all images of a case or region; it needs `by: case` (or region), "
             "without grid or shuffle": self.bags and single,
-            "pooling: max takes the largest prediction over single images; it needs `by: image`": many_max,
+            f"pooling: {self.pooling} takes the {pooling.chosen} prediction over single images; it needs `by: image`": (
+                pooling.choose and self.by != "image"
+            ),
             f"bag: only pooling: {' and '.join(BAGS)} draw bags, and pooling is {self.pooling}; leave out bag": own_bag,
             f"offline_copies: pooling: {self.pooling} draws new images in each step, so copies cannot be fixed; leave "
             "out offline_copies or pooling": copies and self.bags,

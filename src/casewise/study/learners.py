@@ -145,11 +145,8 @@ class LinearLearner(Learner):
         return f"{self.name} {', '.join(self.encoders(study))}"
 
     def view(self, study: Study) -> Study:
-        by, pooling = study.panels.by, study.panels.pooling
-        if by != "image":
-            pooling = "maps"
-        elif pooling != "max":
-            pooling = "mean"
+        by = study.panels.by
+        pooling = study.panels.pooling if by == "image" else "maps"
         return study.model_copy(
             update={
                 "panels": Panels(by=by, pooling=pooling, vary_shape=False),

@@ -29,6 +29,9 @@ _AUTO: Mapping[str, object] = {"stack": ["weighted"], "stack_baselines": True}
 # What pydantic reads as false.
 _NO = ("false", "no", "off", "n", "f", "0")
 _AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
+# Marks of the settings that decide networks, which must then not change in a run folder, and of those that a bundle
+# holds, which determine how new cases are read, prepared and predicted.
+NETWORKS, BUNDLE = "decides networks", "in the bundle"
 
 
 def network_names(backbones: Sequence[str], fusions: Sequence[str]) -> list[str]:
@@ -81,7 +84,7 @@ class Study(StudyModel):
     """The sheet of an .xlsx workbook. Default: its first visible sheet."""
     root: Path | None = None
     """Folder to which the paths in the table are relative. Default: the table's own folder."""
-    columns: dict[str, str] = {}
+    columns: Annotated[dict[str, str], BUNDLE] = {}
     """The table's column for a standard name or a target, such as `{visit: visit_no}`. `""` leaves it unused."""
     where: RowFilter = {}
     """Rows to keep: a column and the value, or list of values, that it must have, as text; `""` for empty cells."""
@@ -90,31 +93,31 @@ class Study(StudyModel):
     sample: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Numbers of rows to keep of a class, such as `{no_finding: 704}`, drawn by `seed` before the split; other classes
     stay whole. Rows are images, so it needs `panels: {by: image}`."""
-    subjects_known: bool = True
+    subjects_known: Annotated[bool, BUNDLE] = True
     """`false` if it is unknown which images belong to one person. Every image then needs its own subject name."""
     subject_names: SubjectNames = "refuse_similar"
     """Whether names of subjects that differ in spelling only (`S1` and `s-01`) are refused. `as_written`: they are
     different people, unless they differ in case, spaces or invisible characters only. Lists state which are different
     people: `[["1", "01"], [S1, S-1]]`."""
-    modality: str = ""
+    modality: Annotated[str, BUNDLE] = ""
     """Kind of images: `photographs`, `slides`, `volumes`, or a registered modality, whose settings are a section with
     its name. Default: `volumes` if the study has that section, `slides` if it has `tiles`, else `photographs`."""
-    images: Images = Images()
+    images: Annotated[Images, BUNDLE] = Images()
     """How each image becomes a tile."""
-    regions: list[str] = []
+    regions: Annotated[list[str], BUNDLE] = []
     """The regions that the column `region` may contain, in order. Empty: the study has no regions."""
-    missing_regions: Literal["refuse", "allow"] = "refuse"
+    missing_regions: Annotated[Literal["refuse", "allow"], NETWORKS, BUNDLE] = "refuse"
     """Whether a case may lack a region; it is then predicted, as the mean of the others, but not evaluated."""
-    panels: Panels = Panels()
+    panels: Annotated[Panels, NETWORKS, BUNDLE] = Panels()
     """Which images a network sees at once, and how they are augmented in training."""
-    targets: dict[str, Target] = Field(min_length=1)
+    targets: Annotated[dict[str, Target], NETWORKS, BUNDLE] = Field(min_length=1)
     """What was recorded: a name and a range (`erythema: 0..4`), a list of classes (`label: [covid, no_finding]`), or
     settings. At least one."""
-    scores: dict[str, ScoreFormula] = {}
+    scores: Annotated[dict[str, ScoreFormula], BUNDLE] = {}
     """Formulas over targets, or a name from [Scores](reference-study-targets.md#scores-that-come-with-casewise)."""
-    outputs: list[str] = []
+    outputs: Annotated[list[str], NETWORKS, BUNDLE] = []
     """What the networks predict directly: targets, or scores at the level of a panel. Default: every target."""
-    primary_outcome: str = ""
+    primary_outcome: Annotated[str, BUNDLE] = ""
     """The target or score that the report is about. Default: the last score, else the first output."""
     split: Split = Split()
     """How subjects are divided into training folds and a test set."""
@@ -127,7 +130,7 @@ class Study(StudyModel):
     with the prefix `timm:` if torchvision has the same name, and after a dot the weights:
     `vit_base_patch16_224.orig_in21k`, or a repository of timm's hub: `hf-hub:owner/name`. With `volumes`,
     `BACKBONE@FUSION` is trained with that fusion only, others with every one of `volumes.fusion`."""
-    weights: str | dict[str, str] = "pretrained"
+    weights: Annotated[str | dict[str, str], NETWORKS] = "pretrained"
     """Initial weights: `pretrained`, `random`, a file, a folder of `<backbone>.safetensors`, or `bundle:PATH` for a
     network that casewise trained; or by backbone: `{resnet18: random}`. See [First
     weights](howto-extend.md#first-weights)."""
@@ -145,15 +148,15 @@ class Study(StudyModel):
     """The pretrained networks whose frozen features the baselines use, of torchvision, timm or a hub
     (`hf-hub:owner/name`): [Encoders](explanation-baselines.md#encoders). Default: MobileNetV2 if the study has it or no
     network, else its first pretrained backbone."""
-    pretrain: Pretraining | None = None
+    pretrain: Annotated[Pretraining | None, NETWORKS] = None
     """Another cohort to train on first."""
-    recipe: Recipe = Recipe()
+    recipe: Annotated[Recipe, NETWORKS] = Recipe()
     """How a network is trained."""
     budget: Annotated[float, BeforeValidator(read_duration), Field(ge=60)] = 1800.0
     """The time that a run with a planned recipe may take, such as `30min` or `2h`; in seconds if it is a number."""
-    nested_cv: NestedCV | None = None
+    nested_cv: Annotated[NestedCV | None, NETWORKS] = None
     """[Nested cross-validation](explanation-nested.md). Default: none."""
-    test_time_augmentation: bool = False
+    test_time_augmentation: Annotated[bool, NETWORKS, BUNDLE] = False
     """Average each prediction with that of the mirrored panel."""
     stack: list[Stacker] = []
     """Meta learners that combine the networks, fitted on out-of-fold predictions. `mean` and `weighted` (weights of at
@@ -170,7 +173,7 @@ class Study(StudyModel):
     """How predictions are evaluated."""
     compute: Compute = Compute()
     """Settings of the machine. A run can be continued after a change of these settings."""
-    seed: int = Field(0, ge=0)
+    seed: Annotated[int, NETWORKS] = Field(0, ge=0)
     """Seed of the split, the initial weights of heads, the order of batches and all augmentation."""
     seeds: int = Field(1, ge=1, le=100)
     """How often the study is trained, with `seed` and those after it; the report shows how much results vary."""
@@ -375,6 +378,11 @@ def register_settings(modality: str, settings: type[StudyModel]) -> None:
         raise ValueError(f"{cut(modality)} is a key of every study file; name the modality otherwise.")
     _SETTINGS[modality] = settings
     study_model.cache_clear()
+
+
+def settings_marked(study: Study, mark: str) -> list[str]:
+    """The names of the settings with a mark: `NETWORKS` or `BUNDLE`."""
+    return [name for name, field in type(study).model_fields.items() if mark in field.metadata]
 
 
 @lru_cache

@@ -15,6 +15,7 @@ from casewise.modalities.dataset import three_channels
 from casewise.modalities.panels import EMPTY, plain
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import ORIENTATION, SPARE, open_source
+from casewise.study.images import POOLINGS
 
 if TYPE_CHECKING:
     from casewise.plugins.export.learner import TrainedLearner
@@ -166,8 +167,8 @@ def _several_panels(learner: TrainedLearner) -> list[Step]:
     if learner.bags:
         return []
     pooling = learner.study.panels.pooling
-    combined = "combined by the largest one" if pooling == "max" else "averaged"
-    text = f"Outputs of several panels of the unit of a target (its `level`) are {combined}."
+    chosen = POOLINGS[pooling].chosen
+    text = f"Of the outputs of several panels of the unit of a target (its `level`), the {chosen} counts."
     return [{"step": "several panels", "pooling": pooling, "text": text}]
 
 

@@ -36,6 +36,7 @@ from casewise.plugins.serve.submission import (
 )
 from casewise.predictions.covariates import encodings_of
 from casewise.report.formatting import display_name
+from casewise.study.images import POOLINGS
 from casewise.study.learners import learner_name, the_learner
 from casewise.study.schema import Study
 from casewise.targets import kind_named
@@ -123,8 +124,7 @@ def several_images(study: Study, networks: list[str]) -> str:
     if views[0].bags or views[0].slots > 1:
         at_once = "" if views[0].bags else f", {views[0].slots} at a time"
         return f"{many}{of} are read together{at_once}."
-    largest = views[0].pooling == "max"
-    return f"{many}{of}: {'the largest of their predictions counts' if largest else 'their predictions are averaged'}."
+    return f"{many}{of}: the {POOLINGS[views[0].pooling].chosen} of their predictions counts."
 
 
 def _target(study: Study, name: str, title: str, bands: dict[str, float]) -> Json:

@@ -18,6 +18,7 @@ from casewise.report.context import ReportContext, positive_and_other
 from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import capital, case_label, class_name, counted, listed, number, percent, probability
 from casewise.report.sections import preparation
+from casewise.study.images import POOLINGS
 from casewise.study.learners import learner_name, without_baselines
 
 if TYPE_CHECKING:
@@ -144,11 +145,12 @@ def maps(context: ReportContext) -> list[Block]:
         groups += [Heading(GROUPS[code]), *shown] if shown else []
     if not groups:
         return []
-    pooling = f"the {'largest' if context.study.panels.pooling == 'max' else 'mean'} prediction over its tiles"
+    pooling = context.study.panels.pooling
+    how = f"weighted by {pooling}" if weighted else f"the {POOLINGS[pooling].chosen} prediction over its tiles"
     facts = [
         ("Network", learner_name(model)),
         ("Colour", painting.meaning),
-        ("Prediction of a case", f"weighted by {context.study.panels.pooling}" if weighted else pooling),
+        ("Prediction of a case", how),
     ]
     facts.append(("Cases predicted wrongly", f"{int((rows['y_pred'] != rows['y_true']).sum())} of {len(rows)}"))
     ends = f"The colours, from {painting.ticks[0][1]} to {painting.ticks[-1][1]}."
