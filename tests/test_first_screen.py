@@ -12,7 +12,7 @@ from casewise.report.context import ReportContext
 from casewise.report.first_screen import rivals_line, screen
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements
-from tests.report_contexts import films, numbers, with_own, with_results
+from tests.report_contexts import films, numbers, with_results
 
 QUESTIONS = ["Where does it fail?", "Does something simpler do as well?", "Can it be trusted?"]
 QUESTIONS += ["What the model is, and how to use it"]
@@ -63,14 +63,14 @@ def test_flags_come_first_and_every_other_statement_has_a_mark(context: ReportCo
     assert len(KINDS) + len(SENTENCES) <= 25
 
 
-def test_a_guess_is_beaten_only_beyond_the_interval() -> None:
+def test_a_guess_is_beaten_only_beyond_the_interval_of_the_difference() -> None:
     context = numbers(learners=1)
-    figures = context.figures(context.stage, context.learner)
-    own = dataclasses.replace(figures["mae"], rough=False)
-    context, low, high = with_own(context, {**figures, "mae": own}), own.low or 0.0, own.high or 0.0
-    for error, code in ((high + 1, "better"), ((low + high) / 2, "open"), (low / 2, "worse")):
-        note = Note("guess_median", {"stage": context.stage, "target": context.outcome, "error": error})
-        guessed = with_results(context, notes=[note])
+    where = {"stage": context.stage, "target": context.outcome, "error": 5.0}
+    cases = [(-3, -1, False, "better"), (-2, 1, False, "open"), (1, 3, False, "worse"), (1, 3, True, "open")]
+    for low, high, rough, code in [*cases, (None, None, True, "untested")]:
+        guessed = with_results(
+            context, notes=[Note("guess_median", {**where, "gaps": {context.learner: [low, high, rough]}})]
+        )
         row = next(row for row in screen(guessed).rivals if row.name.startswith("a guess"))
         assert row.verdict == code
         assert rivals_line(guessed).endswith(f"{row.name} ({row.text}): {row.verdict_text}")  # as on the terminal

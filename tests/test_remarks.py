@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casewise.evaluation.bootstrap import mean_by_subject
 from casewise.evaluation.caveats import constant_folds, guess, no_better
 from casewise.evaluation.results import Estimate, Headline, Results
 from casewise.pipeline.status import environment
@@ -17,10 +18,14 @@ def test_guessing_uses_training_subjects_only() -> None:
     truths, folds = [0.0, 2.0, 1.0, 10.0, 20.0, 9.0], [1, 1, 1, 2, 2, None]
     rows = pd.DataFrame({"stage": ["oof"] * 5 + ["test"], "y_true": truths, "outer_fold": folds, "target": "pasi"})
     rows["kind"] = "regression"
-    rows = rows.assign(case=[f"S{i}/1" for i in range(6)], region="", image="")
-    told = [(each["stage"], each["error"]) for each in guess(rows, "pasi")]
+    subjects = [f"S{i}" for i in range(6)]
+    rows = rows.assign(case=subjects, subject=subjects, region="", image="", model="net", y_pred=rows["y_true"] + 1)
+    told = {each["stage"]: each for each in guess(rows, "pasi")}
     # the medians are 2 of all, 15 of fold 2 and 1 of fold 1: |9 − 2|, and (15 + 13 + 14 + 9 + 19) / 5
-    assert told == [("test", 7.0), ("oof", 14.0)]
+    assert {stage: note["error"] for stage, note in told.items()} == {"test": 7.0, "oof": 14.0}
+    # errors of 1 against 15, 13, 14, 9 and 19
+    paired = mean_by_subject(1 - np.array([15, 13, 14, 9, 19]), subjects[:5])
+    assert told["oof"]["gaps"] == {"net": [paired.low, paired.high, paired.rough]}
 
 
 def test_a_network_that_learned_nothing_is_found() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casewise.evaluation.bootstrap import FEWEST_SUBJECTS, PLAN
+from casewise.evaluation.bootstrap import FEWEST_SUBJECTS, PLAN, Plan, mean_by_subject
 from casewise.evaluation.results import Figures, Metrics, Note, Response
 from casewise.metrics.classes import Classes
 from casewise.predictions.table import CHOOSING, INTERNAL, probability_columns
@@ -104,33 +104,36 @@ def lower_on_test(
     return [caveat("test_below_oof", learner=learner, metric=merit, **both)]
 
 
-def guess(predictions: pd.DataFrame, target: str) -> list[Note]:
+def guess(predictions: pd.DataFrame, target: str, plan: Plan = PLAN) -> list[Note]:
     """For comparison: the error of always predicting the median of the training subjects' cases; none for classes.
 
-    The median, since no other constant has a smaller mean absolute error.
+    The median, since no other constant has a smaller mean absolute error. `gaps` has for each learner the interval, by
+    subject, of its mean absolute error minus that of the guess on the same cases, and whether it is rough.
     """
     rows = predictions[(predictions["target"] == target) & predictions["y_true"].notna()]
-    rows = rows.drop_duplicates(["stage", "case", "region", "image"])
-    oof, training = (rows[rows["stage"] == stage] for stage in ("oof", "training"))
+    cases = rows.drop_duplicates(["stage", "case", "region", "image"])
+    oof, training = (cases[cases["stage"] == stage] for stage in ("oof", "training"))
     single = oof.empty and len(training)
     if rows.empty or kind_named(str(rows["kind"].iloc[0])).form != "number":
         return []
     if not single and oof["outer_fold"].nunique() < 2:
         return []
-    median = (training if single else oof)["y_true"].median()
-    errors = {
-        stage: (own["y_true"] - median).abs()
-        for stage, own in rows.groupby("stage", sort=False)
-        if stage in INTERNAL and stage != "oof"
-    }
     folds = oof["outer_fold"].unique()
     others = {fold: float(oof.loc[oof["outer_fold"] != fold, "y_true"].median()) for fold in folds}
-    errors["oof"] = (oof["y_true"] - oof["outer_fold"].map(others).astype(float)).abs()
-    return [
-        caveat("guess_median", stage=stage, target=target, error=float(error.mean()))
-        for stage, error in errors.items()
-        if len(error)
-    ]
+    median = (training if single else oof)["y_true"].median()
+    notes = []
+    for stage, own in rows.groupby("stage", sort=False):
+        if stage not in INTERNAL:
+            continue
+        medians = own["outer_fold"].map(others).astype(float) if stage == "oof" else median
+        own = own.assign(guessed=(own["y_true"] - medians).abs())
+        error = own.drop_duplicates(["case", "region", "image"])["guessed"].mean()
+        gaps = {}
+        for learner, each in own.dropna(subset=["y_pred"]).groupby("model"):
+            gap = mean_by_subject((each["y_pred"] - each["y_true"]).abs() - each["guessed"], each["subject"], plan)
+            gaps[str(learner)] = [gap.low, gap.high, gap.rough]
+        notes.append(caveat("guess_median", stage=stage, target=target, error=float(error), gaps=gaps))
+    return notes
 
 
 # smaller differences of probabilities, or of predictions in standard deviations, do not matter

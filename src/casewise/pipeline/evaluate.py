@@ -154,7 +154,11 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         added_value=added_value(study, predictions, results.main, folder),
         prediction_sets=_prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
-        notes=[*results.notes, *guess(predictions, study.primary_outcome), *_left_out(folder)],
+        notes=[
+            *results.notes,
+            *guess(final_rows(predictions), study.primary_outcome, plan),
+            *_left_out(folder),
+        ],
     )
     results = with_calibration(study, predictions, results)
     if not folder.image_split_mark.exists():  # there, images count as subjects

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from casewise.evaluation.results import Estimate, SourceMean
+from casewise.evaluation.results import Estimate, Note, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
 from casewise.report.context import EXTERNAL, ReportContext, defined, terms_of
@@ -184,8 +184,8 @@ def guess(context: ReportContext) -> str:
     if context.by_site:
         return ""
     if not context.classes:
-        error = guessed_error(context)
-        return "" if error is None else f"Guessing the median: {write.text('mae', error)} points"
+        guessed = guessed_median(context)
+        return "" if guessed is None else f"Guessing the median: {write.text('mae', guessed['error'])} points"
     rows = context.headline_rows
     if rows.empty:
         return ""
@@ -195,11 +195,11 @@ def guess(context: ReportContext) -> str:
     return f"Always naming {names}: {100 * counts.max() / counts.sum():.0f} % of the {terms.noun}s"
 
 
-def guessed_error(context: ReportContext) -> float | None:
-    """The error of always predicting the median of the training subjects."""
+def guessed_median(context: ReportContext) -> Note | None:
+    """The record of always predicting the median of the training subjects."""
     for note in context.metrics.notes:
         if note["code"] == "guess_median" and (note["stage"], note["target"]) == (context.stage, context.outcome):
-            return float(note["error"]) if is_number(note["error"]) else None
+            return note if is_number(note["error"]) else None
     return None
 
 
@@ -302,10 +302,14 @@ def rivals(context: ReportContext) -> list[Rival]:
         code = verdict(gap.low, gap.high, metric) if gap else "untested"
         note = f"the best of {compared.chosen} on these cases" if compared.chosen > 1 else ""
         rows.append(replace(rival(learner_name(compared.baseline), best, code), note=note))
-    chance = metric_of(metric).chance if context.classes else guessed_error(context)
+    guessed, chance = guessed_median(context), metric_of(metric).chance if context.classes else None
+    if guessed and metric == "mae":
+        low, high, rough = guessed["gaps"].get(context.learner, (None, None, True))
+        chance, code = guessed["error"], verdict_beside({"low": low, "high": high, "rough": rough}, 0, metric)
+    elif chance is not None:
+        code = verdict_beside(figure, chance, metric)
     if chance is not None and not context.by_site:
-        text = write.text(metric, chance, short=True)
-        rows.append(Rival("a guess without images", text, "", verdict_beside(figure, chance, metric)))
+        rows.append(Rival("a guess without images", write.text(metric, chance, short=True), "", code))
     if metric == "auroc" and (column := beside_column(context)):
         several = context.study.positive_of(context.outcome) is None
         for row in [row for row in column.rows if row.alone is not None][:2]:

@@ -11,9 +11,9 @@ TERMS: tuple[tuple[str, str], ...] = (
     (
         "Interval",
         "How much a figure would vary with other subjects of the same kind, from how much it changes without each"
-        " subject. Those of differences between learners come from resamples of subjects. A guess and the figure of a"
-        " column count as fixed values, with which the interval of the model is compared. Rough: too few subjects for"
-        " the interval to be reliable.",
+        " subject. Those of differences between learners come from resamples of subjects. A model's error is compared"
+        " with that of a guess on the same cases, an AUROC with a fixed value: 0.5, or that of a column. Rough: too few"
+        " subjects for the interval to be reliable.",
     ),
     (
         OUT_OF_FOLD,
