@@ -395,7 +395,10 @@ def budget_rows(minutes: Sequence[int], runs: Path) -> Iterator[list[str]]:
         how = ["run", study, "--set", f"budget={budget}min", "--output", folder]
         subprocess.run([sys.executable, "-m", "casewise.cli.main", *how])
         used, _ = os.times().elapsed - began, [other.kill() for other in others]
-        forecast = Forecast(**RunFolder(folder).recipe_plan.read()["forecast"])
+        if not (plan := RunFolder(folder).recipe_plan.read_if_exists()) or not plan["forecast"]:
+            yield [study.stem, f"{busy} and {load:.1f}", f"{60 * budget} s", "", "", "", "refused before its networks"]
+            continue
+        forecast = Forecast(**plan["forecast"])
         times = [f"{seconds:.0f} s" for seconds in (60 * budget, forecast.total, used)]
         yield [study.stem, f"{busy} and {load:.1f}", *times, f"{100 * used / 60 / budget:.0f} %", forecast.decided]
 

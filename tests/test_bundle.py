@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from casewise.audit.sentences import untested
 from casewise.cli.main import command_line
 from casewise.console import Silent
 from casewise.errors import CasewiseError, RunError, SplitError, WeightsError
@@ -23,6 +24,8 @@ from casewise.inference.output_table import NOT_FINITE, UNITS, predict_to_file
 from casewise.inference.predictor import Predictor
 from casewise.models.weights import check_bundle_subjects
 from casewise.pipeline.bundle import archive_run, write_bundle
+from casewise.report.blocks import Text
+from casewise.report.model_card import _audited
 from casewise.run import Run
 from casewise.run_folder import RunFolder
 from casewise.run_folder.folder import check_model_path
@@ -304,3 +307,10 @@ def test_a_bundle_of_other_results_does_not_say_what_learners_exist(photograph_r
     for learners in ([], ["test_resnt"]):
         with pytest.raises(RunError, match="no bundle"):
             check_model_path(folder.path, learners=learners)
+
+
+def test_the_card_says_what_the_audit_could_not_test() -> None:
+    few = {"audited": True, "findings": [], "untested": untested({"subjects": 3, "tests": []})}
+    assert [block.text for block in _audited(few) if isinstance(block, Text)] == [
+        "The audit found no duplicates or leaks; shortcuts were not tested: too few subjects (20 are needed)."
+    ]

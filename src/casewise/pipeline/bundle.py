@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from casewise.audit.sentences import untested
 from casewise.cohort.identity import pseudonym
 from casewise.console import Show, shown
 from casewise.errors import RunError, counted
@@ -152,7 +153,8 @@ def _verdict(audit: Mapping[str, Any], study: Study) -> dict[str, object]:
     findings = [{"id": str(f["id"]), "level": str(f["level"])} for f in audit.get("findings", [])]
     levels = dict(Counter(f["level"] for f in findings))
     accepted = {f["id"]: study.accept[f["id"]] for f in findings if f["id"] in study.accept}
-    return {"audited": bool(audit), "levels": levels, "findings": findings, "accepted": accepted}
+    record = {"audited": bool(audit), "levels": levels, "findings": findings, "accepted": accepted}
+    return record | {"untested": untested(audit.get("facts", {}))}
 
 
 def _provenance(run: FinishedRun, bundles: list[Bundle]) -> dict[str, object]:

@@ -134,7 +134,9 @@ def _audited(audit: Mapping[str, Any]) -> list[Block]:
     if not audit["audited"]:
         return [Text("The cohort was not audited.")]
     if not audit["findings"]:
-        return [Text("The audit found no duplicates, leaks or shortcuts.")]
+        untested = audit.get("untested", "")
+        found = "duplicates or leaks" if untested else "duplicates, leaks or shortcuts among what it could test"
+        return [Text(f"The audit found no {found}{f'; {untested}' if untested else ''}.")]
     rows = [Row(f["id"], [Cell(f["level"]), Cell(str(audit["accepted"].get(f["id"], "")))]) for f in audit["findings"]]
     return [Table(["Finding", "Level", "Accepted because"], rows, "Findings of the audit.")]
 

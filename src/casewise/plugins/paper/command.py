@@ -32,7 +32,9 @@ def paper(
         paper = write_paper(runs, output, grey=grey, names=names, references=references, progress=bar)
     of_folder: dict[Path, list[str]] = {}
     for files in paper.written.values():
-        of_folder.setdefault(Path(files[0]).parent, []).append(Path(files[0]).stem)
+        stems = list(dict.fromkeys(Path(file).stem for file in files))
+        named = stems[0] if len(stems) == 1 else f"{stems[0]} to {stems[-1]}"
+        of_folder.setdefault(Path(files[0]).parent, []).append(named)
     for folder, stems in of_folder.items():
         print(f"written      {paper.folder / folder}: {', '.join(stems)}")
     for name, reason in paper.not_written.items():
