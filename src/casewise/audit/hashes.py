@@ -151,21 +151,27 @@ def hash_store(store: TileStore) -> Hashes:
 
 
 def close_pairs(
-    hashes: Hashes, among: np.ndarray, *, nearest: int = NEAREST, progress: Callable[[float], None] | None = None
+    hashes: Hashes,
+    among: np.ndarray,
+    *,
+    nearest: int = NEAREST,
+    groups: np.ndarray | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Candidates:
     """Pairs of the images `among` (numbers) whose hashes, in any orientation or as negatives, differ in at most
     `LIMIT` of 128 bits.
 
     At most the `nearest` of each image are kept. Flat images have no hash and are left out. All images are compared
-    with all others.
+    with all others or, with the group of each image (N,), with those of other `groups` only.
     """
     among = among[~hashes.flat[among]]
+    group = np.arange(len(among)) if groups is None else groups[among]
     hashes = Hashes(*(bits[among] for bits in (hashes.whole, hashes.inset, hashes.flat, hashes.transposed)))
 
     def pairs_of(start: int) -> np.ndarray:
         rows = slice(start, min(start + ROWS, len(among)))
         best = _smallest((hashes.whole[rows], hashes.transposed[rows]), (hashes.whole, hashes.inset))
-        best[np.arange(len(best)), np.arange(rows.start, rows.stop)] = BITS
+        best[group[rows, None] == group] = BITS
         return _with_variants(_nearest(best, start, nearest), hashes)
 
     blocks = in_parallel(pairs_of, range(0, len(among), ROWS), progress)

@@ -73,6 +73,7 @@ def local_pairs(
     among: np.ndarray,
     excluded: Collection[tuple[int, int]],
     *,
+    groups: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[tuple[int, int, Register, bool]]:
     """Pairs i < j of the images `among` whose features agree, with the map from i to j; without those in `excluded`.
@@ -82,6 +83,7 @@ def local_pairs(
 
     Args:
         paths: the file of each image, read if tiles are small.
+        groups: the group of each image (N,), if only images of two groups can be a pair.
         progress: called with the share that is done.
     """
     if not 2 <= len(among) <= MOST:
@@ -91,10 +93,11 @@ def local_pairs(
     left_out = {(position[i], position[j]) for i, j in excluded if i in position and j in position}
     words = _words(_sample([item.descriptors for item in features]).astype(np.float32), sum(map(_size, features)))
     indexed = _by_word(features, words)
+    group = np.arange(len(among)) if groups is None else groups[among]
     agreeing = []
     for mirrored in (False, True):
         turned = [_mirrored(item) for item in features] if mirrored else features
-        pairs = _nearest(turned, words, indexed, left_out)
+        pairs = _nearest(turned, words, indexed, left_out, group)
         compared = [(turned[i], features[j]) for i, j in pairs]
         registers = in_parallel(lambda both: _aligned(*both), compared)
         agreeing += [
@@ -232,8 +235,10 @@ def _nearest(
     words: np.ndarray,
     indexed: Sequence[tuple[np.ndarray, np.ndarray]],
     excluded: set[tuple[int, int]],
+    group: np.ndarray,
 ) -> list[tuple[int, int]]:
-    """The pairs i < j of which one, with `features`, gives the other one of its most votes; without `excluded`."""
+    """The pairs i < j of two groups of which one, with `features`, gives the other one of its most votes; without
+    `excluded`."""
     count = len(features)
     others: dict[int, list[int]] = {}
     for i, j in excluded:
@@ -250,7 +255,7 @@ def _nearest(
             np.add.at(votes, (voter[row], column), 1)
         pairs: set[tuple[int, int]] = set()
         for i, received in enumerate(votes, start):
-            received[[i, *others.get(i, [])]] = 0
+            received[(group == group[i]) | np.isin(np.arange(count), others.get(i, []))] = 0
             most = np.argsort(-received.astype(int), kind="stable")[:NEAREST]
             pairs |= {(min(i, int(j)), max(i, int(j))) for j in most if received[j] >= LEAST_VOTES}
         return pairs

@@ -101,8 +101,14 @@ def remedy(
     return f"{text[0].upper()}{text[1:]}."
 
 
-def exclusion(paths: Sequence[str], *, column: str = "path", root: Path | None = None) -> str:
+def exclusion(
+    paths: Sequence[str], *, column: str = "path", root: Path | None = None, shown: int | None = PATHS_SHOWN
+) -> str:
     """The study key that excludes images, with paths as the table writes them: relative to `root` where possible.
+
+    Args:
+        paths: the paths, or the values of another `column`.
+        shown: the most that are written; None for all.
 
     >>> exclusion(["/data/a.png", "/data/b/c d.png", "/data/a.png"], root=Path("/data"))
     '`where_not: {path: [a.png, "b/c d.png"]}`'
@@ -112,10 +118,10 @@ def exclusion(paths: Sequence[str], *, column: str = "path", root: Path | None =
     quoted = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
     more = (
         f" with the others ({len(quoted):,} in all; audit.json lists the pairs, with full paths)"
-        if len(quoted) > PATHS_SHOWN
+        if shown and len(quoted) > shown
         else ""
     )
-    return f"`where_not: {{{column}: [{', '.join(quoted[:PATHS_SHOWN])}]}}`{more}"
+    return f"`where_not: {{{column}: [{', '.join(quoted[:shown])}]}}`{more}"
 
 
 def untested(facts: Mapping[str, Any]) -> str:

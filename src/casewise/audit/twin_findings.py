@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,13 @@ def _finding(
 
 
 def twins_between(
-    cohort: Cohort, store: TileStore, other: Cohort, other_store: TileStore, *, other_people: bool = False
+    cohort: Cohort,
+    store: TileStore,
+    other: Cohort,
+    other_store: TileStore,
+    *,
+    other_people: bool = False,
+    progress: Callable[[float], None] | None = None,
 ) -> list[tuple[int, int]]:
     """The rows of the images of two cohorts that show the same picture under different subjects.
 
@@ -151,36 +157,33 @@ def twins_between(
     )
     # two cohorts may use one name for two people; pairs within a subject need a higher likeness
     renamed = other_images.assign(subject="other: " + other_images["subject"]) if other_people else other_images
-    pairs = [
-        (twin.i, twin.j - len(own_images))
-        for twin in find_twins(_joined(store, other_store), pd.concat([own_images, renamed], ignore_index=True))
-        if twin.i < len(own_images) <= twin.j
-    ]
+    images = pd.concat([own_images, renamed], ignore_index=True)
+    cohorts = (np.arange(len(images)) >= len(own_images)).astype(int)
+    twins = find_twins(_joined(store, other_store), images, cohorts=cohorts, progress=progress)
+    pairs = [(twin.i, twin.j - len(own_images)) for twin in twins]
     own_subjects, other_subjects = own_images["subject"].tolist(), other_images["subject"].tolist()
     return [(i, j) for i, j in pairs if other_people or own_subjects[i] != other_subjects[j]]
 
 
 def refuse_twins(
-    pairs: Sequence[Sequence[int]], cohort: Cohort, other: Cohort, *, where: str, other_people: bool
+    pairs: Sequence[Mapping[str, str]], other: Study, file: Path, *, where: str, other_people: bool
 ) -> None:
-    """Stop if there are pairs of `twins_between`.
+    """Stop if there are pairs of two cohorts, each with the keys `path`, `subject`, `other_path`, `other_subject`.
+
+    The remedy leaves out everybody whom the pairs name in the second cohort, which is read by the study `other`.
 
     Raises:
-        CohortError: names the pairs.
+        CohortError: names the first pairs, the `file` with all, and the remedy.
     """
     if not pairs:
         return
-    own_names, other_names = (
-        [f"{path} ({subject})" for path, subject in zip(images["path"], images["subject"], strict=True)]
-        for images in (cohort.images, other.images)
-    )
-    lines = [f"\n  {own_names[i]} = {other_names[j]}" for i, j in pairs[:SHOWN]]
-    more = f"\n  and {counted(len(pairs) - SHOWN, 'more pair')}" if len(pairs) > SHOWN else ""
-    remedy = (
-        "Exclude all images of these people from one of the cohorts (`where_not`)."
-        if other_people
-        else "Give both the same subject, or exclude all images of one of them (`where_not`)."
-    )
+    lines = ["\n  {path} ({subject}) = {other_path} ({other_subject})".format(**pair) for pair in pairs[:SHOWN]]
+    more = f"\n  and {counted(len(pairs) - SHOWN, 'more pair')}; all are in {file}" if len(pairs) > SHOWN else ""
+    role = "subject" if other.subjects_known else "path"
+    names, root = [pair[f"other_{role}"] for pair in pairs], (other.root or other.cohort.parent).absolute()
+    excluded = exclusion(names, column=other.columns.get(role, role), root=root, shown=None)
+    remedy = "E" if other_people else "Give both the same subject, or e"
+    remedy += f"xclude all images of these people from one of the cohorts, such as from this one: {excluded}"
     under = "" if other_people else "under another subject "
     raise CohortError(f"The same picture occurs {under}{where}:{''.join(lines)}{more}\n{remedy}")
 

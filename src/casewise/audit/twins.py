@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 from typing import Literal
 
 import numpy as np
@@ -80,6 +80,7 @@ def find_twins(
     images: pd.DataFrame,
     *,
     embed: Embed | None = None,
+    cohorts: np.ndarray | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[Twin]:
     """The pairs of images with the same picture; row i of `images` (`Cohort.images`) is tile i.
@@ -88,33 +89,59 @@ def find_twins(
 
     Args:
         embed: decides doubtful pairs; without it they do not count.
+        cohorts: the cohort of each image (N,), if only pairs of two cohorts count. Candidates are then the nearest of
+            the other cohort, and every image identical to one of a pair is in a pair as well, so that nothing is left
+            to be found once all images that the pairs name in one of the cohorts are left out.
         progress: called with the share that is done.
     """
     if len(store) != len(images):
         raise ValueError(f"{len(store)} tiles do not match {len(images)} images")
     report = progress or (lambda share: None)
     hashes = hash_store(store)
-    exact, firsts = _identical(store, hashes.flat)
+    identical = _identical(store, hashes.flat, cohorts)
+    firsts = np.array(list(identical), dtype=np.int64)
     report(0.25)
-    candidates = close_pairs(hashes, firsts, progress=lambda share: report(0.25 + 0.25 * share))
+    candidates = close_pairs(hashes, firsts, groups=cohorts, progress=lambda share: report(0.25 + 0.25 * share))
     near = list(_near(store, images, candidates, embed))
-    near_pairs = {(twin.i, twin.j) for twin in near}
-    local = list(_local(store, images, hashes, firsts, near_pairs, lambda share: report(0.75 + 0.25 * share)))
-    return sorted(exact + near + local, key=lambda twin: (twin.i, twin.j))
+    exact = _exact(store, identical, cohorts)
+    near_pairs = {(twin.i, twin.j) for twin in near + exact}
+    local = list(_local(store, images, hashes, firsts, near_pairs, cohorts, lambda share: report(0.75 + 0.25 * share)))
+    twins = near + local
+    if cohorts is not None:
+        twins = [replace(twin, i=i, j=j) for twin in twins for i, j in _paired(identical[twin.i], identical[twin.j])]
+    by_pair = {(twin.i, twin.j): twin for twin in twins + exact}
+    return [by_pair[pair] for pair in sorted(by_pair)]
 
 
-def _identical(store: TileStore, flat: np.ndarray) -> tuple[list[Twin], np.ndarray]:
-    """Pairs of the same file or tile, and the first image of each group of identical ones."""
-    files = store.index["sha256"].tolist()
-    groups: dict[str, list[int]] = {}
+def _identical(store: TileStore, flat: np.ndarray, cohorts: np.ndarray | None) -> dict[int, list[int]]:
+    """The groups of images with one tile, each of one of the `cohorts`, by their first image."""
+    groups: dict[tuple[str, int], list[int]] = {}
     for row, tile in enumerate(store.index["tile_sha256"].tolist()):
         if not flat[row]:
-            groups.setdefault(tile, []).append(row)
-    twins = []
-    for rows in groups.values():
-        for i, j in combinations(rows, 2) if len(rows) <= ALL_PAIRS else ((rows[0], row) for row in rows[1:]):
-            twins.append(Twin(i, j, "bytes" if files[i] == files[j] else "pixels"))
-    return twins, np.array([rows[0] for rows in groups.values()], dtype=np.int64)
+            groups.setdefault((tile, 0 if cohorts is None else int(cohorts[row])), []).append(row)
+    return {rows[0]: rows for rows in groups.values()}
+
+
+def _exact(store: TileStore, identical: Mapping[int, list[int]], cohorts: np.ndarray | None) -> list[Twin]:
+    """Pairs of the same file or tile: of two cohorts, or without cohorts all."""
+    files, tiles = (store.index[name].tolist() for name in ("sha256", "tile_sha256"))
+    pairs: list[tuple[int, int]] = []
+    if cohorts is None:
+        for rows in identical.values():
+            pairs += combinations(rows, 2) if len(rows) <= ALL_PAIRS else ((rows[0], row) for row in rows[1:])
+    else:
+        by_tile: dict[str, list[list[int]]] = {}
+        for rows in identical.values():
+            by_tile.setdefault(tiles[rows[0]], []).append(rows)
+        pairs = [pair for groups in by_tile.values() for two in combinations(groups, 2) for pair in _paired(*two)]
+    return [Twin(min(i, j), max(i, j), "bytes" if files[i] == files[j] else "pixels") for i, j in pairs]
+
+
+def _paired(first: list[int], second: list[int]) -> list[tuple[int, int]]:
+    """Each image of a group with each of another one; of larger groups with the first of the other one only."""
+    if len(first) + len(second) <= ALL_PAIRS:
+        return list(product(first, second))
+    return [*((first[0], j) for j in second), *((i, second[0]) for i in first[1:])]
 
 
 def _near(store: TileStore, images: pd.DataFrame, pairs: Candidates, embed: Embed | None) -> Iterator[Twin]:
@@ -144,6 +171,7 @@ def _local(
     hashes: Hashes,
     among: np.ndarray,
     excluded: set[tuple[int, int]],
+    cohorts: np.ndarray | None,
     report: Callable[[float], None],
 ) -> Iterator[Twin]:
     """The pairs with agreeing local features that are confirmed as the same picture and not in `excluded`."""
@@ -151,7 +179,7 @@ def _local(
     paths, subject = shown_by(images), images["subject"].to_numpy()
     local = [
         (i, j, register, mirrored)
-        for i, j, register, mirrored in local_pairs(store, paths, among, excluded, progress=report)
+        for i, j, register, mirrored in local_pairs(store, paths, among, excluded, groups=cohorts, progress=report)
         if _promising(register, bool(subject[i] == subject[j]))
     ]
     if not local:

@@ -195,7 +195,8 @@ def check_no_twins(
 ) -> None:
     """Stop if a picture occurs in both cohorts under different subjects, or at all if the cohorts share no people.
 
-    The search is stored with the prepared images, so that runs with other seeds do not repeat it.
+    The search is stored with the prepared images, with all pairs by path and subject, so that runs with other seeds do
+    not repeat it.
 
     Raises:
         CohortError: names the pairs.
@@ -205,10 +206,28 @@ def check_no_twins(
     searches = folder.cohort_twins.read_or_none() or {}
     name = f"{first.folder.suffix or 'own'} {second.folder.suffix or 'own'}"
     if searches.get(name, {}).get("made_from") != made_from:
-        pairs = twins_between(*both[0], *both[1], other_people=other_people)
-        searches[name] = {"made_from": made_from, "pairs": [list(pair) for pair in pairs]}
+        with show.bar("copies") as bar:
+
+            def report(share: float) -> None:
+                bar(0, 0, f"looking for pictures of both cohorts ({share:.0%})")  # no time left: parts differ in speed
+
+            pairs = twins_between(*both[0], *both[1], other_people=other_people, progress=report)
+        own, other = (cohort.images[["path", "subject"]].astype(str) for cohort, _ in both)
+        prefix = f"{second.study.name}:" if second.folder.suffix == "external" else ""
+        searches[name] = {
+            "made_from": made_from,
+            "pairs": [
+                {
+                    **own.iloc[i].to_dict(),
+                    "other_path": other["path"].iloc[j],
+                    "other_subject": other["subject"].iloc[j].removeprefix(prefix),
+                }
+                for i, j in pairs
+            ],
+        }
         folder.cohort_twins.write(searches)
-    refuse_twins(searches[name]["pairs"], both[0][0], both[1][0], where=where, other_people=other_people)
+    found, file = searches[name]["pairs"], folder.cohort_twins.path
+    refuse_twins(found, second.study, file, where=where, other_people=other_people)
 
 
 def _audited(prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:
