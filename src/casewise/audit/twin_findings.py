@@ -165,10 +165,8 @@ def twins_between(
     return [(i, j) for i, j in pairs if other_people or own_subjects[i] != other_subjects[j]]
 
 
-def refuse_twins(
-    pairs: Sequence[Mapping[str, str]], other: Study, file: Path, *, where: str, other_people: bool
-) -> None:
-    """Stop if there are pairs of two cohorts, each with the keys `path`, `subject`, `other_path`, `other_subject`.
+def refuse_twins(pairs: Sequence[Sequence[str]], other: Study, file: Path, *, where: str, other_people: bool) -> None:
+    """Stop if there are pairs of two cohorts, each the path and subject in the first and those in the second.
 
     The remedy leaves out everybody whom the pairs name in the second cohort, which is read by the study `other`.
 
@@ -177,10 +175,11 @@ def refuse_twins(
     """
     if not pairs:
         return
-    lines = ["\n  {path} ({subject}) = {other_path} ({other_subject})".format(**pair) for pair in pairs[:SHOWN]]
+    lines = ["\n  {} ({}) = {} ({})".format(*pair) for pair in pairs[:SHOWN]]
     more = f"\n  and {counted(len(pairs) - SHOWN, 'more pair')}; all are in {file}" if len(pairs) > SHOWN else ""
     role = "subject" if other.subjects_known else "path"
-    names, root = [pair[f"other_{role}"] for pair in pairs], (other.root or other.cohort.parent).absolute()
+    names = [subject.removeprefix(f"{other.name}:") if role == "subject" else path for *_, path, subject in pairs]
+    root = (other.root or other.cohort.parent).absolute()
     excluded = exclusion(names, column=other.columns.get(role, role), root=root, shown=None)
     remedy = "E" if other_people else "Give both the same subject, or e"
     remedy += f"xclude all images of these people from one of the cohorts, such as from this one: {excluded}"

@@ -89,9 +89,9 @@ def find_twins(
 
     Args:
         embed: decides doubtful pairs; without it they do not count.
-        cohorts: the cohort of each image (N,), if only pairs of two cohorts count. Candidates are then the nearest of
-            the other cohort, and every image identical to one of a pair is in a pair as well, so that nothing is left
-            to be found once all images that the pairs name in one of the cohorts are left out.
+        cohorts: the cohort of each image (N,), rising, if only pairs of two cohorts count. Candidates are then the
+            nearest of the other cohort, and every image identical to one of a pair is in a pair as well, so that
+            nothing is left to be found once all images that the pairs name in one of the cohorts are left out.
         progress: called with the share that is done.
     """
     if len(store) != len(images):
@@ -103,7 +103,7 @@ def find_twins(
     report(0.25)
     candidates = close_pairs(hashes, firsts, groups=cohorts, progress=lambda share: report(0.25 + 0.25 * share))
     near = list(_near(store, images, candidates, embed))
-    exact = _exact(store, identical, cohorts)
+    exact = list(_exact(store, identical, cohorts))
     near_pairs = {(twin.i, twin.j) for twin in near + exact}
     local = list(_local(store, images, hashes, firsts, near_pairs, cohorts, lambda share: report(0.75 + 0.25 * share)))
     twins = near + local
@@ -122,26 +122,22 @@ def _identical(store: TileStore, flat: np.ndarray, cohorts: np.ndarray | None) -
     return {rows[0]: rows for rows in groups.values()}
 
 
-def _exact(store: TileStore, identical: Mapping[int, list[int]], cohorts: np.ndarray | None) -> list[Twin]:
+def _exact(store: TileStore, identical: Mapping[int, list[int]], cohorts: np.ndarray | None) -> Iterator[Twin]:
     """Pairs of the same file or tile: of two cohorts, or without cohorts all."""
     files, tiles = (store.index[name].tolist() for name in ("sha256", "tile_sha256"))
-    pairs: list[tuple[int, int]] = []
-    if cohorts is None:
-        for rows in identical.values():
-            pairs += combinations(rows, 2) if len(rows) <= ALL_PAIRS else ((rows[0], row) for row in rows[1:])
-    else:
-        by_tile: dict[str, list[list[int]]] = {}
-        for rows in identical.values():
-            by_tile.setdefault(tiles[rows[0]], []).append(rows)
-        pairs = [pair for groups in by_tile.values() for two in combinations(groups, 2) for pair in _paired(*two)]
-    return [Twin(min(i, j), max(i, j), "bytes" if files[i] == files[j] else "pixels") for i, j in pairs]
+    by_tile: dict[str, list[list[int]]] = {}
+    for rows in identical.values():
+        by_tile.setdefault(tiles[rows[0]], []).append(rows)
+    for groups in by_tile.values():
+        for two in [groups * 2] if cohorts is None else combinations(groups, 2):
+            yield from (Twin(i, j, "bytes" if files[i] == files[j] else "pixels") for i, j in _paired(*two))
 
 
-def _paired(first: list[int], second: list[int]) -> list[tuple[int, int]]:
-    """Each image of a group with each of another one; of larger groups with the first of the other one only."""
-    if len(first) + len(second) <= ALL_PAIRS:
-        return list(product(first, second))
-    return [*((first[0], j) for j in second), *((i, second[0]) for i in first[1:])]
+def _paired(first: list[int], second: list[int]) -> set[tuple[int, int]]:
+    """Each image of a group with each later one of the other; in large groups with the first of the other only."""
+    large = max(len(first), len(second)) > ALL_PAIRS
+    pairs = [*product(first[:1], second), *product(first, second[:1])] if large else product(first, second)
+    return {(i, j) for i, j in pairs if i < j}
 
 
 def _near(store: TileStore, images: pd.DataFrame, pairs: Candidates, embed: Embed | None) -> Iterator[Twin]:

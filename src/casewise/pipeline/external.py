@@ -212,22 +212,11 @@ def check_no_twins(
                 bar(0, 0, f"looking for pictures of both cohorts ({share:.0%})")  # no time left: parts differ in speed
 
             pairs = twins_between(*both[0], *both[1], other_people=other_people, progress=report)
-        own, other = (cohort.images[["path", "subject"]].astype(str) for cohort, _ in both)
-        prefix = f"{second.study.name}:" if second.folder.suffix == "external" else ""
-        searches[name] = {
-            "made_from": made_from,
-            "pairs": [
-                {
-                    **own.iloc[i].to_dict(),
-                    "other_path": other["path"].iloc[j],
-                    "other_subject": other["subject"].iloc[j].removeprefix(prefix),
-                }
-                for i, j in pairs
-            ],
-        }
+        own, other = (cohort.images[["path", "subject"]].astype(str).values.tolist() for cohort, _ in both)
+        searches[name] = {"made_from": made_from, "pairs": [[*own[i], *other[j]] for i, j in pairs]}
         folder.cohort_twins.write(searches)
-    found, file = searches[name]["pairs"], folder.cohort_twins.path
-    refuse_twins(found, second.study, file, where=where, other_people=other_people)
+    pairs, file = searches[name]["pairs"], folder.cohort_twins.path
+    refuse_twins(pairs, second.study, file, where=where, other_people=other_people)
 
 
 def _audited(prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:

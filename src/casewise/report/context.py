@@ -415,9 +415,13 @@ def without_folds(context: ReportContext, text: str) -> str:
 def evaluated(context: ReportContext) -> str:
     """The shown learner, where it is evaluated, and on how many cases and subjects; the beginning of a caption."""
     rows = context.headline_rows
-    subjects = f" of {counted(rows['subject'].nunique(), 'subject')}" if context.study.subjects_known else ""
-    cases = counted(len(rows), terms_of(context).noun)
-    return f"{learner_name(context.learner)}, {evaluated_on(context, context.stage)}: {cases}{subjects}."
+    return f"{learner_name(context.learner)}, {evaluated_on(context, context.stage)}: {counted_cases(context, rows)}."
+
+
+def counted_cases(context: ReportContext, rows: pd.DataFrame) -> str:
+    """The number of these rows of predictions, and of their subjects where those are known."""
+    subjects = f" of {counted(int(rows['subject'].nunique()), 'subject')}" if context.study.subjects_known else ""
+    return counted(len(rows), terms_of(context).noun) + subjects
 
 
 def brackets(context: ReportContext) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from casewise.evaluation.results import Estimate, Note, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
-from casewise.report.context import EXTERNAL, ReportContext, defined, terms_of
+from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, defined, evaluated_on, terms_of
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.learners import beside_column
@@ -21,7 +21,7 @@ from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, metric_format, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name
 
-MOST_CLASSES = 8
+MOST_CLASSES, MOST_RECALLS = 8, 4
 ROUGH = (" Rough: from too few {unit}s.", " Rough: few {unit}s, or few of a class.")
 
 
@@ -72,6 +72,7 @@ class Screen:
     """The values of the first screen."""
 
     lead: str
+    external: Statement | None
     question: str
     evaluated: str
     sizes: list[Size]
@@ -90,6 +91,7 @@ class Screen:
 def screen(context: ReportContext) -> Screen:
     """The values of the first screen."""
     holding = statements(context)
+    external = next((each for each in holding if each.id == "external_cohort" and each.link), None)
     heads, rows = failures(context)
     more = len(context.classes) - MOST_CLASSES
     metric = metric_format(context.study, context.outcome).title(kind_report(context.kind).compared)
@@ -97,6 +99,7 @@ def screen(context: ReportContext) -> Screen:
     measured, quantiles, beside = sizes(context), spread(context), rivals(context)
     return Screen(
         lead=lead(context),
+        external=external,
         question="How far off is it?" if not context.classes else "How often is it right?",
         evaluated=evaluated(context)
         + (
@@ -110,10 +113,15 @@ def screen(context: ReportContext) -> Screen:
         failure_heads=heads,
         failures=rows,
         more_failures=f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else "",
-        rival_heads=["Model", metric, f"{terms_of(context).confidence} interval", "The reported model is"],
+        rival_heads=[
+            "Model",
+            metric + own_side(context),
+            f"{terms_of(context).confidence} interval",
+            "The reported model is",
+        ],
         rivals=beside,
-        flags=[each for each in holding if each.level == "flag"],
-        trust=[each for each in holding if each.level != "flag"],
+        flags=[each for each in holding if each.level == "flag" and each is not external],
+        trust=[each for each in holding if each.level != "flag" and each is not external],
         model=" ".join(filter(None, [model(context), parts and f"Weights: {parts}.", coverage(context)])),
     )
 
@@ -137,34 +145,52 @@ def lead(context: ReportContext) -> str:
 
 def evaluated(context: ReportContext) -> str:
     """The cases that the figures are from, and that the networks had not seen them."""
-    terms, rows = terms_of(context), context.headline_rows
+    rows, held = context.headline_rows, context.stage in ("test", "validation")
     if rows.empty:
         return "No case has a reference value: nothing can be evaluated."
-    count = counted(len(rows), terms.noun)
+    count = counted_cases(context, rows) + (f" in a {context.stage} set" if held else own_side(context))
     if not context.study.subjects_known:
-        where = f" in a {context.stage} set" if context.stage in ("test", "validation") else ""
-        return f"{count}{where}. Each was predicted by networks that were not trained on it."
-    subjects = counted(int(rows["subject"].nunique()), "subject")
+        return f"{count}. Each was predicted by networks that were not trained on it."
     if context.by_site:
-        return f"{count} of {subjects}. Each {context.site} was predicted by networks that were not trained on it."
-    if context.stage in ("test", "validation"):
-        text = f"{count} of {subjects} in a {context.stage} set. No network was trained on these subjects"
+        return f"{count}. Each {context.site} was predicted by networks that were not trained on it."
+    if held:
+        text = f"{count}. No network was trained on these subjects"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
-    return f"{count} of {subjects}. Each was predicted by networks that were not trained on the subject."
+    return f"{count}. Each was predicted by networks that were not trained on the subject."
+
+
+def own_side(context: ReportContext) -> str:
+    """A blank and which of the study's own cases figures are of, if an external cohort has some as well; else empty."""
+    side = f"within each {context.site}" if context.by_site else SIDES[context.stage]
+    return f" {side}" if context.figures(EXTERNAL, context.learner) else ""
 
 
 def sizes(context: ReportContext) -> list[Size]:
-    """The headline figure of the study and, if there is one, of the external cohort."""
+    """The headline figure of the external cohort, if there is one, with its recalls, and that of the study."""
     metric = kind_report(context.kind).headline
     here, shown = defined(context.quoted.get(metric)), []
     outside = context.metric(EXTERNAL, context.learner, metric)
+    if outside:
+        shown.append(_size(context, metric, outside, context.study.external_name, external_recalls(context)))
     if here:
         count = counted(len(getattr(here, "sources", [])), context.site)
         note = f"mean over {count}" if context.by_site else ""
-        shown.append(_size(context, metric, here, "here" if outside else "", note))
-    if outside:
-        shown.append(_size(context, metric, outside, context.study.external_name or "elsewhere"))
+        shown.append(_size(context, metric, here, own_side(context).strip(), note))
     return shown
+
+
+def external_recalls(context: ReportContext) -> str:
+    """Sensitivity and specificity in the external cohort, or the recall of each class that it has; of many none."""
+    if len(context.classes) > MOST_RECALLS:
+        return ""
+    names = {
+        f"recall[{name}]": f"recall of {class_name(context.study, context.outcome, name)}" for name in context.classes
+    }
+    if context.study.positive_of(context.outcome) is not None:
+        names = {name: name for name in ("sensitivity", "specificity")}
+    write, figures = metric_format(context.study, context.outcome), context.figures(EXTERNAL, context.learner)
+    recalls = {text: figure for name, text in names.items() if (figure := defined(figures.get(name)))}
+    return ", ".join(f"{text} {write.text('recall', each.value, short=True)}" for text, each in recalls.items())
 
 
 def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, cohort: str, note: str = "") -> Size:
@@ -192,7 +218,11 @@ def guess(context: ReportContext) -> str:
     counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(context.classes))
     commonest = [context.classes[i] for i in np.flatnonzero(counts == counts.max())]
     names = listed([class_name(context.study, context.outcome, name) for name in commonest], "or")
-    return f"Always naming {names}: {100 * counts.max() / counts.sum():.0f} % of the {terms.noun}s"
+    text = f"Always naming {names}: {100 * counts.max() / counts.sum():.0f} % of the {terms.noun}s{own_side(context)}"
+    outside = context.rows(EXTERNAL, context.learner)["y_true"]
+    if len(outside) and len(commonest) == 1:
+        text += f", {percent((outside == counts.argmax()).mean())} of those of {context.study.external_name}"
+    return text
 
 
 def guessed_median(context: ReportContext) -> Note | None:
@@ -211,14 +241,14 @@ def spread(context: ReportContext) -> str:
     if not context.classes:
         ends = (rows["y_pred"] - rows["y_true"]).abs().quantile([0.5, 0.9])
         half, most = (number(value, terms.digits) for value in ends)
-        return f"Half of the {terms.noun}s within {half}, nine in ten within {most}"
+        return f"Half of the {terms.noun}s{own_side(context)} within {half}, nine in ten within {most}"
     metric = kind_report(context.kind).compared
     figure, chance = defined(context.quoted.get(metric)), metric_of(metric).chance
     if figure is None:
         return ""
     bounds = _bounds(write, metric, figure)
     details = "; ".join([bounds, *([] if chance is None else [f"{number(chance, 1)} by chance"])])
-    text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}"
+    text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}{own_side(context)}"
     return f"{text} ({details})" if bounds else text
 
 
@@ -260,8 +290,8 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
     names = [class_name(context.study, context.outcome, name) for name in here.names]
     counts, heads = np.asarray(here.confusion), ["Found"]
     if outside:
-        heads = ["Found here", f"Found, {context.study.external_name or 'elsewhere'}"]
-    heads.append("Correct when predicted" + (" here" if outside else ""))
+        heads = [f"Found{own_side(context)}", f"Found, {context.study.external_name}"]
+    heads.append("Correct when predicted" + own_side(context))
     wrong, totals = counts * (1 - np.eye(len(names), dtype=int)), counts.sum(axis=1)
     recall = np.divide(np.diag(counts), totals, out=np.ones(len(names)), where=totals > 0)
     rows, positive = [], context.study.positive_of(context.outcome)
@@ -361,7 +391,7 @@ def coverage(context: ReportContext) -> str:
     level, figures = f"{100 * record.level:g} %", entry.stages.get(context.stage)
     observed = figures.coverage if figures else None
     missed = observed is not None and observed.high is not None and observed.high < record.level
-    here = f"here in {percent(observed.value)}" if observed and missed else ""
+    here = f"{evaluated_on(context, context.stage)} in {percent(observed.value)}" if observed and missed else ""
     if context.classes:
         by_class = zip(context.classes, entry.calibration["classes"], strict=True)
         few = [class_name(context.study, context.outcome, name) for name, each in by_class if each["quantile"] is None]

@@ -78,7 +78,7 @@ def screen_blocks(values: Screen) -> list[Block]:
         Row(rival.name, [Cell(rival.text), Cell(rival.interval), Cell(rival.verdict_text)], mark=rival.reported)
         for rival in values.rivals
     ]
-    blocks: list[Block] = [Text(values.evaluated)]
+    blocks: list[Block] = [*([Text(values.external.text)] if values.external else []), Text(values.evaluated)]
     if sizes:
         heads = ["Where", "Figure", "Interval", *(["Note"] if noted else [])]
         blocks.append(Table(heads, sizes, values.question))

@@ -15,8 +15,8 @@ from casewise.evaluation.intervals import ROUGH_BELOW
 from casewise.evaluation.results import AlteredAnswers, Note
 from casewise.evaluation.robustness import affects
 from casewise.report.caveats import external_result
-from casewise.report.context import EXTERNAL, ReportContext, terms_of, unlearned
-from casewise.report.formatting import MISSING, capital, counted, listed, number, percent, plain
+from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, terms_of, unlearned
+from casewise.report.formatting import MISSING, capital, counted, listed, number, plain
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
 from casewise.report.tables import metric_format
@@ -92,21 +92,23 @@ def nothing_learned(context: ReportContext) -> Found:
 def external_cohort(context: ReportContext) -> Found:
     """How the model does on an external cohort, or that it was not tested on one."""
     entry = external_result(context.study, context.metrics, context.learner, context.stage)
-    if context.by_site:
-        return None
     if entry is None and (context.predictions["stage"] == EXTERNAL).any():
         return "open", "The external cohort has no reference values to evaluate.", "external"
     if entry is None:
-        return "bad", f"Not tested on {context.study.unit}s of another hospital or source.", ""
-    write, name = metric_format(context.study, context.outcome), context.study.external_name or "the external cohort"
-    absent = f"; no case there is {listed(entry.absent, 'or')}" if entry.absent else ""
-    there = f"on {name}: {write.phrase(entry.metric)} {write.text(entry.metric, entry.figure.value, short=True)}"
-    if entry.code == "worse":
-        here = write.text(entry.metric, entry.inside, short=True)
-        return "flag", f"It is worse {there}, against {here} here{absent}.", "external"
-    words = {"better": "better than here", "open": "no clear difference from here"}
-    text = f"{capital(there)}, {words.get(entry.code, 'not comparable with here')}{absent}."
-    return "good" if entry.code == "better" else "open", text, "external"
+        text = f"Not tested on {context.study.unit}s of another hospital or source."
+        return None if context.by_site else ("bad", text, "")
+    write, metric = metric_format(context.study, context.outcome), entry.metric
+    bounds = write.bounds(metric, entry.figure, words=True, short=True)
+    bounds = f" ({bounds}{', rough' * entry.figure.rough})" if bounds else ""
+    text = f"On {context.study.external_name} ({counted_cases(context, context.rows(EXTERNAL, context.learner))}):"
+    text += f" {write.phrase(metric)} {write.text(metric, entry.figure.value, short=True)}{bounds}"
+    words = {"worse": "worse than", "better": "better than", "open": "no clear difference from"}
+    if entry.inside is not None:
+        side = f"within each {context.site}" if context.by_site else SIDES[context.stage]
+        here = write.text(metric, entry.inside, short=True)
+        text += f", {words.get(entry.code, 'not tested against')} {here} {side}"
+    text += f"; no case there is {listed(entry.absent, 'or')}" if entry.absent else ""
+    return {"worse": "flag", "better": "good"}.get(entry.code, "open"), f"{text}.", "external"
 
 
 def external_confidence(context: ReportContext) -> Found:
@@ -118,9 +120,15 @@ def external_confidence(context: ReportContext) -> Found:
 
 
 def unlike_training(context: ReportContext) -> Found:
-    if (note := _note(context, "external_outside")) is None:
+    """How many external cases lie further from those of the training than nearly all held-out cases do."""
+    if not (context.predictions["stage"] == EXTERNAL).any():
         return None
-    return "bad", f"{percent(note['share'])} of the external cases are unlike those of the training.", "external"
+    figures = context.metrics.drift.learners.get(context.learner) if context.metrics.drift else None
+    if figures is None:
+        return "open", "It is not known how many external cases are unlike those of the training.", ""
+    count, total = figures.outside.answers, counted(figures.external.answers, terms_of(context).noun)
+    level = "bad" if _note(context, "external_outside") else "note"
+    return level, f"{count:,} of {total} of {context.study.external_name} are unlike those of the training.", "external"
 
 
 def subjects_apart(context: ReportContext) -> Found:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from casewise.evaluation.results import LearnerDrift
 from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Row, Section, Table, Text
-from casewise.report.context import EXTERNAL, SIDES, ReportContext, defined, terms_of
+from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, defined, terms_of
 from casewise.report.formatting import MISSING, capital, counted, number, p_value, plain
 from casewise.report.sections import classes, learners
 from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, metric_format, percent_cell, verdict
@@ -20,18 +20,17 @@ BOTH = (
 SHARES = (
     " Accuracy, precision, F1 and log loss also depend on the shares of the classes, which may differ between cohorts."
 )
-BY_GROUP = "External, by {column}. A metric over all classes is undefined where a class is absent."
+BY_GROUP = "External, by {column}. Accuracy counts all cases of a group; an AUROC takes cases of every class."
 
 
 def section(context: ReportContext) -> Section | None:
     """The figures of the external cohort; None where nothing was predicted there."""
     if not (context.predictions["stage"] == EXTERNAL).any():
         return None
-    study, noun, rows = context.study, terms_of(context).noun, context.rows(EXTERNAL, context.learner)
+    study, rows = context.study, context.rows(EXTERNAL, context.learner)
     outside = context.figures(EXTERNAL, context.learner)
-    count = counted(len(rows), noun)
-    count += f" of {counted(rows['subject'].nunique(), 'subject')}" if study.subjects_known else ""
-    fact = ("With a reference value", count if len(rows) else "none: nothing can be evaluated")
+    count = counted_cases(context, rows) if len(rows) else "none: nothing can be evaluated"
+    fact = ("With a reference value", count)
     blocks: list[Block] = [Facts([fact])]
     if metrics := [metric for metric in context.columns("external") if metric in outside]:
         titles = {metric_format(study, context.outcome).title(metric): metric for metric in metrics}

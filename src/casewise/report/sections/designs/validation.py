@@ -25,7 +25,7 @@ NESTED_NOTE = (
 LEFT_OUT = (
     "Each {site} is predicted by networks that were not trained on it: performance cannot come from recognising the"
     " {site}. It can still come from something other than the disease that several share, such as a kind of device."
-    " Figures over all classes are undefined where a class is missing."
+    " Without one of the classes a {site} has an accuracy, but no AUROC and no mean over the classes."
 )
 FITTED_WEIGHTS = (
     "Combined learners with fitted weights do not estimate the performance in a new {site}: the weights for one {site}"
