@@ -352,6 +352,33 @@ def test_a_deep_crop_is_found_whatever_other_images_there_are(tmp_path: Path):
         assert {(twin.i, twin.j) for twin in found} == {(number, number + 8) for number in range(8)}
 
 
+def test_nothing_is_left_after_the_first_search_between_cohorts(tmp_path: Path):
+    random, pictures = np.random.default_rng(4), [film(number, 200, 160) for number in range(5)]
+    # of the own films the first two are there three times, the third also recompressed
+    own = [*pictures, pictures[0], pictures[0], pictures[1], recompressed(pictures[2], random)]
+    copies = [
+        cropped(pictures[0], random),
+        resized(pictures[1], random),
+        pictures[2],
+        recompressed(pictures[2], random),
+    ]
+    other = [*copies, copies[0], film(90, 200, 160)]
+    store, images = written([*own, *other], tmp_path)
+    first = len(own)
+
+    def search(kept: list[int]) -> set[tuple[int, int]]:
+        some = TileStore(store.tiles[kept], store.index.iloc[kept], "", store.preparation, Path())
+        rows, cohorts = images.iloc[kept].reset_index(drop=True), (np.array(kept) >= first).astype(int)
+        return {(kept[twin.i], kept[twin.j]) for twin in find_twins(some, rows, cohorts=cohorts)}
+
+    found = search(list(range(len(images))))
+    expected = {(i, first + j) for i in (0, 5, 6) for j in (0, 4)} | {(1, first + 1), (7, first + 1)}
+    assert found == expected | {(i, first + j) for i in (2, 8) for j in (2, 3)}
+    for side in (0, 1):
+        assert search(sorted(set(range(len(images))) - {pair[side] for pair in found})) == set()
+    assert not {(i, j) for i, j in search(list(range(first)))}
+
+
 def test_neighbouring_fields_of_one_slide_are_no_twins(tmp_path: Path):
     slide = film(5, 400, 400)
     store, images = written([slide[:220, :220], slide[:220, 90:310], slide[90:310, 180:400]], tmp_path)

@@ -1,6 +1,8 @@
 """Another cohort to be tested on: predicted by the trained networks, shown beside the study's own, never learned."""
 
+import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from casewise import open_run
 from casewise.cohort.cohort import read_cohort
@@ -228,13 +231,21 @@ def test_a_bundle_of_people_with_equal_names(before: tuple[Run, dict[Path, int]]
 
 
 def test_the_same_picture_in_both(done: Run, chests: Path, there: Path, tmp_path: Path) -> None:
-    name = "C0006"  # as the subject is named here
-    twin = pd.read_csv(chests)["path"].iloc[5]
-    assert "C0006" in twin
-    table = changed(there, tmp_path / "c.csv")
-    rows = pd.read_csv(table)
-    rows.loc[3, ["path", "subject", "visit"]] = [str(chests.parent / twin), name, 9]
+    table = changed(there, tmp_path / "c.csv", subject=lambda names: names.str.replace("C", "V "))
+    rows, own = pd.read_csv(table), pd.read_csv(chests)
+    rows.loc[:13:2, "path"] = [str(chests.parent / path) for path in own["path"][:14:2]]
     rows.to_csv(table, index=False)
     said = refused(chests, tmp_path / "run", done, **external(table))
     assert "The same picture occurs in the cohort to be tested on:" in said
-    assert Path(twin).name in said
+    assert said.count(" = ") == 5
+    pairs = json.loads((tmp_path / "run" / "cohort-twins.json").read_text())["own external"]["pairs"]
+    assert "2 more pairs" in said
+    assert str(tmp_path / "run" / "cohort-twins.json") in said
+    assert sorted(pair[2:] for pair in pairs) == sorted(rows.loc[:13:2, ["path", "subject"]].to_numpy().tolist())
+    # the remedy names everybody, and with it no picture is in both
+    people = yaml.safe_load(re.search(r"where_not: (\{.*?\})", said)[1])
+    assert people == {"subject": sorted(rows.loc[:13:2, "subject"])}
+    study = chest_study(chests, **external(table, where_not=people))
+    folder, shown = RunFolder(Path(shutil.copytree(done.folder, tmp_path / "again"))), Silent()
+    own_images = dataclasses.replace(FinishedRun.open(folder).prepared, study=study)
+    assert prepare_external(own_images, folder, shown).cohort.images["subject"].nunique() == 2

@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from casewise.evaluation.results import Note
+from casewise.evaluation.bootstrap import Plan
+from casewise.evaluation.results import Drift, Note
+from casewise.evaluation.robustness import drift
 from casewise.report.caveats import SENTENCES
-from casewise.report.context import ReportContext
+from casewise.report.context import EXTERNAL, ReportContext
 from casewise.report.first_screen import rivals_line, screen
 from casewise.report.page import render
 from casewise.report.statements import KINDS, MARKS, Statement, statements
@@ -45,7 +47,7 @@ def test_five_questions_in_the_same_order(context: ReportContext) -> None:
 def test_figures_are_those_of_the_results(context: ReportContext) -> None:
     shown, scale = screen(context), 100 if context.classes else 1
     figure = context.metric(context.stage, context.learner, "mae" if not context.classes else "accuracy")
-    assert float(shown.sizes[0].text.replace("−", "-")) == pytest.approx(scale * (figure.value or 0), abs=0.51)
+    assert float(shown.sizes[-1].text.replace("−", "-")) == pytest.approx(scale * (figure.value or 0), abs=0.51)
     if entry := context.class_figures(context.stage, context.learner):
         found = [f"{entry.confusion[i][i]} of {total}" for i, total in enumerate(entry.support)]
         assert [row.cells[0].partition(" (")[0] for row in shown.failures] == found
@@ -120,10 +122,37 @@ def test_classes_that_are_in_every_set_are_named(report_of_classes: ReportContex
         assert said in screen(with_results(report_of_classes, prediction_sets=record)).model
 
 
-def test_an_external_cohort_is_the_second_figure(report_of_classes: ReportContext) -> None:
-    shown = screen(report_of_classes)
-    assert [size.cohort for size in shown.sizes] == ["here", report_of_classes.study.external_name]
-    assert len(shown.failures[0].cells) == 4
+def test_an_external_cohort_comes_first_and_every_figure_says_whose_it_is(report_of_classes: ReportContext) -> None:
+    shown, context = screen(report_of_classes), report_of_classes
+    name, outside = context.study.external_name, context.figures(EXTERNAL, context.learner)
+    assert [size.cohort for size in shown.sizes] == [name, "internal"]
+    assert float(shown.sizes[0].text) == pytest.approx(100 * outside["accuracy"].value, abs=0.51)
+    assert shown.sizes[0].note == f"mean recall {100 * outside['recall'].value:.0f} %"
+    assert [head.partition(", ")[2] for head in shown.failure_heads] == ["", "internal", name, "internal", ""]
+    assert shown.external.text.startswith(f"On {name} (75 visits of 60 subjects): AUROC {outside['auroc'].value:.2f}")
+    page = render(context)
+    assert page.index(shown.external.text[:30]) < page.index('data-code="evaluated"')
+    assert shown.external not in (*shown.flags, *shown.trust)
+    rows = context.rows(EXTERNAL, context.learner)
+    guess = context.classes.index("no_finding")
+    assert (
+        f"no finding: 39 % of visits, internal; {100 * (rows['y_true'] == guess).mean():.0f} % of {name}" in shown.guess
+    )
+
+
+def test_external_cases_unlike_the_training_are_counted(report_of_classes: ReportContext) -> None:
+    context = report_of_classes
+    assert statement(context, "unlike_training") is None
+    far = context.predictions["subject"].map(hash) % 3 == 0
+    plan, rows = Plan(50), context.predictions.assign(distance=np.where(far, 1.5, 0.5))
+    learners = drift(rows, context.outcome, plan)
+    for known, level_, text in (
+        (learners, "note", f"{learners[context.learner].outside.answers} of 75 visits"),
+        ({}, "open", ""),
+    ):
+        found = statement(with_results(context, drift=Drift({}, known)), "unlike_training")
+        assert found.level == level_
+        assert found.text.startswith(text)
 
 
 def test_what_a_study_lacks_is_said(report_of_two_classes: ReportContext) -> None:

@@ -19,6 +19,8 @@ from casewise.modalities.store.store import TileStore
 from casewise.splits.predefined import side_of
 from casewise.study.schema import Study
 
+# A cohort with its tiles.
+Audited = tuple[Cohort, TileStore]
 # Pairs that an error names.
 SHOWN = 5
 MIRRORED = ("left-right", "up-down", "transposed", "transposed both")
@@ -138,28 +140,22 @@ def _finding(
 
 
 def twins_between(
-    cohort: Cohort,
-    store: TileStore,
-    other: Cohort,
-    other_store: TileStore,
-    *,
-    other_people: bool = False,
-    progress: Callable[[float], None] | None = None,
+    own: Audited, other: Audited, *, other_people: bool = False, progress: Callable[[float], None] | None = None
 ) -> list[tuple[int, int]]:
-    """The rows of the images of two cohorts that show the same picture under different subjects.
+    """The rows of the images of two cohorts, each with its tiles, that show the same picture under different subjects.
 
     Copies that were resized, recompressed, slightly cropped, flipped or brightened count as well. With `other_people`
     the cohorts share no people, and pairs with one name count as well.
     """
     own_images, other_images = (
-        table[["path", "subject"]].astype(str).assign(slide_picture=shown_by(table))
-        for table in (cohort.images, other.images)
+        cohort.images[["path", "subject"]].astype(str).assign(slide_picture=shown_by(cohort.images))
+        for cohort, _ in (own, other)
     )
     # two cohorts may use one name for two people; pairs within a subject need a higher likeness
     renamed = other_images.assign(subject="other: " + other_images["subject"]) if other_people else other_images
     images = pd.concat([own_images, renamed], ignore_index=True)
     cohorts = (np.arange(len(images)) >= len(own_images)).astype(int)
-    twins = find_twins(_joined(store, other_store), images, cohorts=cohorts, progress=progress)
+    twins = find_twins(_joined(own[1], other[1]), images, cohorts=cohorts, progress=progress)
     pairs = [(twin.i, twin.j - len(own_images)) for twin in twins]
     own_subjects, other_subjects = own_images["subject"].tolist(), other_images["subject"].tolist()
     return [(i, j) for i, j in pairs if other_people or own_subjects[i] != other_subjects[j]]

@@ -61,10 +61,10 @@ def table_column(study: Study, images: pd.DataFrame, column: str) -> str | None:
     return next((name for name in options if name and name in images), None)
 
 
-def recorded(cells: pd.Series) -> pd.Series:
-    """Cells as text without outer spaces; words for a missing value become ''."""
+def recorded(cells: pd.Series, *, kept: str = "") -> pd.Series:
+    """Cells as text without outer spaces; words for a missing value become '', except one that is `kept`."""
     text = cells.astype(object).map(text_of).astype(str)
-    return text.mask(text.str.casefold().isin(NO_VALUE), "")
+    return text.mask(text.str.casefold().isin(NO_VALUE - {kept}), "")
 
 
 def numbers_in(text: pd.Series) -> pd.Series | None:
@@ -174,10 +174,12 @@ def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> No
 
 
 def arms_of(images: pd.DataFrame, column: str) -> dict[str, str]:
-    """The arm of each subject with one recorded value; upper and lower case are the same."""
-    groups = grouping(images[column], images["subject"], images["subject"], column)
-    names = {number: group.name for number, group in enumerate(groups.groups) if group.code == "value"}
-    return {str(subject): names[number] for subject, number in groups.of_units.items() if number in names}
+    """The arm of each subject with one recorded value; upper and lower case are the same, and `none` is an arm."""
+    text = recorded(images[column], kept="none")
+    text = text[text != ""]
+    names = text.groupby(text.str.casefold()).transform(lambda same: same.value_counts().index[0])
+    by_subject = names.groupby(images["subject"].astype(str), sort=False)
+    return {str(subject): own.iloc[0] for subject, own in by_subject if own.nunique() == 1}
 
 
 def control_of(arms: Iterable[str], stated: str) -> str:
@@ -193,7 +195,7 @@ def check_arm(study: Study, cells: pd.DataFrame, images: pd.DataFrame, problems:
         if column:
             add_unknown_column("evaluation.arm", column, cells.columns.tolist(), problems)
         return
-    values = recorded(cells[column].loc[images.index])
+    values = recorded(cells[column].loc[images.index], kept="none")
     present = values[values != ""]
     several = present.str.casefold().groupby(images["subject"]).nunique()
     for subject in several.index[several > 1]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -34,12 +34,14 @@ _LEAST_DEFINED = 0.9
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of intervals: number of resamples, confidence level, seed, and the noun for what is resampled."""
+    """The settings of intervals: number of resamples, confidence level, seed, the noun for what is resampled, and the
+    difference of the ends of the target's scale."""
 
     resamples: int = 2000
     confidence: float = 0.95
     seed: int = 0
     unit: str = "subject"
+    scale: float = field(default=np.inf, compare=False)  # resamples do not depend on it
 
 
 PLAN = Plan()
@@ -139,7 +141,7 @@ def basis_of(
         presence = np.ones((len(sums), 1, 1), dtype=bool)
     groups = intervals.groups_of(len(sums), plan.seed)
     left_out = dict(statistic(sums.sum(axis=0) - intervals.by_group(sums, groups)))
-    return Basis(left_out, intervals.by_group(presence, groups) > 0, rests_on, plan.confidence)
+    return Basis(left_out, intervals.by_group(presence, groups) > 0, rests_on, plan.confidence, plan.scale)
 
 
 def mean_by_subject(values: Any, subjects: Any, plan: Plan = PLAN, *, name: str = "mean") -> Estimate:

@@ -33,6 +33,7 @@ class Outcomes:
         positive: of two classes, the one that sensitivity refers to; by default the first.
         sensitivities: the sensitivities that operating points aim at, besides Youden's.
         prevalence: the share of the positive class for which predictive values are also stated, by target.
+        scales: the difference of the ends of each target's scale.
         learner: the learner of the headline, if it is stated before any result (see `evaluation.headline`).
         sources_left_out: whether each fold is a source, such as a hospital.
     """
@@ -43,6 +44,7 @@ class Outcomes:
     positive: Mapping[str, str] = field(default_factory=dict)
     sensitivities: Sequence[float] = (0.9,)
     prevalence: Mapping[str, float] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
     learner: str = ""
     sources_left_out: bool = False
 
@@ -89,6 +91,9 @@ def evaluate(
         )
         for target, of_target in rows.groupby("target", sort=False)
     }
+    scaled = {
+        name: (judge, replace(plan, scale=outcomes.scales.get(name, plan.scale))) for name, judge in judges.items()
+    }
     primary, classes = outcomes.primary, class_names(judges)
     kind = kind_named(judges[primary].kind)
     results = Results({}, {}, {}, {}, headline({}, primary, kind.name), [])
@@ -109,7 +114,7 @@ def evaluate(
             notes.append(caveat("stage_without_truth", stage=stage))
             continue
         notes += stage_caveats(stage_rows, stage, names, classes)
-        _judge(results, stage, scored, names, plan, judges)
+        _judge(results, stage, scored, names, scaled)
         cases = one_row_a_case(stage_rows[stage_rows["target"] == primary]) if kind.arithmetic else None
         if cases is None:
             continue
@@ -160,7 +165,7 @@ def _compare_with_readers(
 
 
 def _judge(
-    results: Results, stage: str, scored: pd.DataFrame, names: list[str], plan: Plan, judges: Mapping[str, Judge]
+    results: Results, stage: str, scored: pd.DataFrame, names: list[str], judges: Mapping[str, tuple[Judge, Plan]]
 ) -> None:
     """Add the metrics of every learner and key, the comparisons of learners, and the curves of targets with classes."""
     learners = [str(learner) for learner in scored["model"].unique()]
@@ -171,14 +176,15 @@ def _judge(
     scored = scored.sort_values("target", key=lambda targets: targets.map(order), kind="stable")
     for key, group in by_key(scored):
         target = str(group["target"].iloc[0])
-        judgement = judges[target].judge(group, plan, whole=key == target)
+        judge, plan = judges[target]
+        judgement = judge.judge(group, plan, whole=key == target)
         for learner, figures in judgement.metrics.items():
             metrics[learner][key] = figures
         for learner, block in judgement.blocks.items():
             blocks[learner][key] = block
         if judgement.comparison:
             comparisons[key] = judgement.comparison
-    if class_names(judges):
+    if any(judge.classes for judge, _ in judges.values()):
         results.classes[stage] = blocks
 
 

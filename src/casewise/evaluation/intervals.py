@@ -92,12 +92,14 @@ class Basis:
         presence: (G, L, K) or (G, 1, K), whether a group has cases of each class; without classes K is 1.
         rests_on: (L,) by metric, the number of subjects that a figure rests on.
         confidence: of the intervals.
+        scale: the difference of the ends of the target's scale, which no mean absolute error exceeds.
     """
 
     left_out: Mapping[str, np.ndarray]
     presence: np.ndarray
     rests_on: Mapping[str, np.ndarray]
     confidence: float
+    scale: float = np.inf
 
     @cached_property
     def strata(self) -> np.ndarray:
@@ -138,8 +140,8 @@ def ends(name: str, points: Mapping[str, np.ndarray], basis: Basis) -> Ends:
         return (np.full_like(points[name], np.nan),) * 2
     with np.errstate(all="ignore"):
         low, high = SCHEMES[scheme](name, points, basis)
-    if (metric := _registered(name)) and metric.largest is not None:
-        high = np.minimum(high, metric.largest)
+    largest = basis.scale if name == "mae" else metric.largest if (metric := _registered(name)) else None
+    high = high if largest is None else np.minimum(high, np.maximum(largest, points[name]))
     undefined = (basis.rests_on[name] < _fewest(name)) | ~np.isfinite(low) | ~np.isfinite(high)
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 

@@ -190,7 +190,14 @@ def _plan(study: Study) -> Plan:
 
 def _judged(study: Study, target: str) -> Judged:
     """What every evaluation of single rows of a target needs."""
-    return {"classes": study.classes_of(target), "positive": study.positive_of(target), "plan": _plan(study)}
+    plan = replace(_plan(study), scale=_scale(study, target))
+    return {"classes": study.classes_of(target), "positive": study.positive_of(target), "plan": plan}
+
+
+def _scale(study: Study, target: str) -> float:
+    """The difference of the ends of a target's scale; of grades the number of steps."""
+    low, high = (1, len(names)) if (names := study.classes_of(target)) else study.range_of(target)
+    return float(high - low)
 
 
 def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
@@ -204,6 +211,7 @@ def outcomes(study: Study, predictions: pd.DataFrame) -> Outcomes:
         positive={name: label for name in names if (label := study.positive_of(name)) is not None},
         sensitivities=tuple(study.evaluation.target_sensitivities),
         prevalence=study.evaluation.prevalence,
+        scales={name: _scale(study, name) for name in names},
         learner=STACKERS["weighted"].learner if study.recipe.auto and stated else "",
         sources_left_out=bool(study.split.leave_out),
     )
@@ -221,7 +229,8 @@ def _with_drift_and_altered_images(
     """The results with what differs for external cases that are unlike the training, and for altered images."""
     from casewise.evaluation.robustness import counterfactual_figures, drift, drift_caveats
 
-    target, plan = study.primary_outcome, _plan(study)
+    target = study.primary_outcome
+    plan = _judged(study, target)["plan"]
     if study.external:
         distances = drift(predictions, target, plan)
         compared = folder.cohort_difference.read_if_exists() or {}

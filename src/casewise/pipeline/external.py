@@ -207,11 +207,9 @@ def check_no_twins(
     name = f"{first.folder.suffix or 'own'} {second.folder.suffix or 'own'}"
     if searches.get(name, {}).get("made_from") != made_from:
         with show.bar("copies") as bar:
-
-            def report(share: float) -> None:
-                bar(0, 0, f"looking for pictures of both cohorts ({share:.0%})")  # no time left: parts differ in speed
-
-            pairs = twins_between(*both[0], *both[1], other_people=other_people, progress=report)
+            # no time left: its parts differ in speed
+            tell = lambda share: bar(0, 0, f"looking for pictures that are in both cohorts ({share:.0%})")  # noqa: E731
+            pairs = twins_between(*both, other_people=other_people, progress=tell)
         own, other = (cohort.images[["path", "subject"]].astype(str).values.tolist() for cohort, _ in both)
         searches[name] = {"made_from": made_from, "pairs": [[*own[i], *other[j]] for i, j in pairs]}
         folder.cohort_twins.write(searches)

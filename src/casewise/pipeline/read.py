@@ -322,4 +322,7 @@ def side_lines(study: Study, splits: Splits, rows: pd.DataFrame, *, panels: bool
                 subjects, cases = of_class["subject"].nunique(), of_class["case"].nunique()
                 text = f"{counted(subjects, 'subject')}, {counted(cases, 'case')}" if subjects else "none"
                 lines.append(f"{'':<10}   {name} {label}: {text}")
+            classes = pd.Series(panel_values(side_rows, study, name)).groupby(side_rows["subject"].to_numpy()).nunique()
+            if study.classes_of(name) and (several := int((classes > 1).sum())):
+                lines.append(f"{'':<10}   {counted(several, 'subject is', 'subjects are')} in several of these classes")
     return lines

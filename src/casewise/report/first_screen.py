@@ -13,7 +13,7 @@ import numpy as np
 from casewise.evaluation.results import Estimate, Note, SourceMean
 from casewise.metrics.registry import metric_of
 from casewise.modalities.registry import modality_of
-from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, defined, evaluated_on, terms_of
+from casewise.report.context import EXTERNAL, ReportContext, counted_cases, defined, evaluated_on, terms_of
 from casewise.report.formatting import MISSING, class_name, counted, is_number, listed, number, percent, plain, signed
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.learners import beside_column
@@ -21,7 +21,7 @@ from casewise.report.statements import Statement, statements
 from casewise.report.tables import VERDICTS, MetricFormat, kind_report, metric_format, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name
 
-MOST_CLASSES, MOST_RECALLS = 8, 4
+MOST_CLASSES = 8
 ROUGH = (" Rough: from too few {unit}s.", " Rough: few {unit}s, or few of a class.")
 
 
@@ -148,21 +148,18 @@ def evaluated(context: ReportContext) -> str:
     rows, held = context.headline_rows, context.stage in ("test", "validation")
     if rows.empty:
         return "No case has a reference value: nothing can be evaluated."
-    count = counted_cases(context, rows) + (f" in a {context.stage} set" if held else own_side(context))
-    if not context.study.subjects_known:
-        return f"{count}. Each was predicted by networks that were not trained on it."
-    if context.by_site:
-        return f"{count}. Each {context.site} was predicted by networks that were not trained on it."
-    if held:
+    count = "Internal: " * bool(own_side(context)) + counted_cases(context, rows)
+    count += f" in a {context.stage} set" if held else ""
+    if held and context.study.subjects_known:
         text = f"{count}. No network was trained on these subjects"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
-    return f"{count}. Each was predicted by networks that were not trained on the subject."
+    whose, what = f" {context.site}" * context.by_site, "it" if context.by_site else f"the {context.study.unit}"
+    return f"{count}. Each{whose} was predicted by networks that were not trained on {what}."
 
 
 def own_side(context: ReportContext) -> str:
-    """A blank and which of the study's own cases figures are of, if an external cohort has some as well; else empty."""
-    side = f"within each {context.site}" if context.by_site else SIDES[context.stage]
-    return f" {side}" if context.figures(EXTERNAL, context.learner) else ""
+    """That figures are of the study's own cases, where those of an external cohort stand beside them; else empty."""
+    return ", internal" if context.figures(EXTERNAL, context.learner) else ""
 
 
 def sizes(context: ReportContext) -> list[Size]:
@@ -175,19 +172,17 @@ def sizes(context: ReportContext) -> list[Size]:
     if here:
         count = counted(len(getattr(here, "sources", [])), context.site)
         note = f"mean over {count}" if context.by_site else ""
-        shown.append(_size(context, metric, here, own_side(context).strip(), note))
+        shown.append(_size(context, metric, here, own_side(context)[2:], note))
     return shown
 
 
 def external_recalls(context: ReportContext) -> str:
-    """Sensitivity and specificity in the external cohort, or the recall of each class that it has; of many none."""
-    if len(context.classes) > MOST_RECALLS:
-        return ""
-    names = {
-        f"recall[{name}]": f"recall of {class_name(context.study, context.outcome, name)}" for name in context.classes
-    }
+    """Sensitivity and specificity in the external cohort, or the mean recall; without a class, that of each other."""
+    names = {"recall": "mean recall"}
     if context.study.positive_of(context.outcome) is not None:
         names = {name: name for name in ("sensitivity", "specificity")}
+    elif not context.metric(EXTERNAL, context.learner, "recall"):
+        names = {f"recall[{name}]": f"recall of {plain(name)}" for name in context.classes}
     write, figures = metric_format(context.study, context.outcome), context.figures(EXTERNAL, context.learner)
     recalls = {text: figure for name, text in names.items() if (figure := defined(figures.get(name)))}
     return ", ".join(f"{text} {write.text('recall', each.value, short=True)}" for text, each in recalls.items())
@@ -218,10 +213,10 @@ def guess(context: ReportContext) -> str:
     counts = np.bincount(rows["y_true"].to_numpy(int), minlength=len(context.classes))
     commonest = [context.classes[i] for i in np.flatnonzero(counts == counts.max())]
     names = listed([class_name(context.study, context.outcome, name) for name in commonest], "or")
-    text = f"Always naming {names}: {100 * counts.max() / counts.sum():.0f} % of the {terms.noun}s{own_side(context)}"
+    text = f"Always naming {names}: {100 * counts.max() / counts.sum():.0f} % of {terms.noun}s{own_side(context)}"
     outside = context.rows(EXTERNAL, context.learner)["y_true"]
     if len(outside) and len(commonest) == 1:
-        text += f", {percent((outside == counts.argmax()).mean())} of those of {context.study.external_name}"
+        text += f"; {percent((outside == counts.argmax()).mean())} of {context.study.external_name}"
     return text
 
 
@@ -241,14 +236,14 @@ def spread(context: ReportContext) -> str:
     if not context.classes:
         ends = (rows["y_pred"] - rows["y_true"]).abs().quantile([0.5, 0.9])
         half, most = (number(value, terms.digits) for value in ends)
-        return f"Half of the {terms.noun}s{own_side(context)} within {half}, nine in ten within {most}"
+        return f"Half of the {terms.noun}s within {half}, nine in ten within {most}{own_side(context)}"
     metric = kind_report(context.kind).compared
     figure, chance = defined(context.quoted.get(metric)), metric_of(metric).chance
-    if figure is None:
-        return ""
+    if figure is None or own_side(context):
+        return ""  # beside an external figure the first sentence and the third card have it
     bounds = _bounds(write, metric, figure)
     details = "; ".join([bounds, *([] if chance is None else [f"{number(chance, 1)} by chance"])])
-    text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}{own_side(context)}"
+    text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}"
     return f"{text} ({details})" if bounds else text
 
 

@@ -65,14 +65,10 @@ def page(context: ReportContext, further: Sequence[Section] = ()) -> str:
 
 def screen_blocks(values: Screen) -> list[Block]:
     """The five questions of the first screen as tables and lists."""
-    noted = any(size.note for size in values.sizes)
-    sizes = [
-        Row(
-            capital(size.cohort or "here"),
-            [Cell(f"{size.text} {size.unit}"), Cell(size.interval), *([Cell(size.note)] if noted else [])],
-        )
-        for size in values.sizes
-    ]
+    sizes = []
+    for size in values.sizes:
+        cells = [Cell(f"{size.text} {size.unit}"), Cell("; ".join(filter(None, (size.interval, size.note))))]
+        sizes.append(Row(capital(size.cohort or "here"), cells))
     failures = [Row(row.name, [Cell(cell) for cell in row.cells], mark=row.worst) for row in values.failures]
     rivals = [
         Row(rival.name, [Cell(rival.text), Cell(rival.interval), Cell(rival.verdict_text)], mark=rival.reported)
@@ -80,8 +76,7 @@ def screen_blocks(values: Screen) -> list[Block]:
     ]
     blocks: list[Block] = [*([Text(values.external.text)] if values.external else []), Text(values.evaluated)]
     if sizes:
-        heads = ["Where", "Figure", "Interval", *(["Note"] if noted else [])]
-        blocks.append(Table(heads, sizes, values.question))
+        blocks.append(Table(["Where", "Figure", "Interval"], sizes, values.question))
     blocks += [Text(text) for text in (values.guess, values.spread) if text]
     if failures:
         blocks.append(Table(values.failure_heads, failures, "Where does it fail?"))

@@ -121,9 +121,9 @@ def external_confidence(context: ReportContext) -> Found:
 
 def unlike_training(context: ReportContext) -> Found:
     """How many external cases lie further from those of the training than nearly all held-out cases do."""
-    if not (context.predictions["stage"] == EXTERNAL).any():
+    if context.metrics.drift is None:
         return None
-    figures = context.metrics.drift.learners.get(context.learner) if context.metrics.drift else None
+    figures = context.metrics.drift.learners.get(context.learner)
     if figures is None:
         return "open", "It is not known how many external cases are unlike those of the training.", ""
     count, total = figures.outside.answers, counted(figures.external.answers, terms_of(context).noun)

@@ -34,10 +34,11 @@ def phantom(
     twins: Annotated[int | None, typer.Option(min=1, help="chest: copies for each of twelve alterations.")] = None,
     stains: Annotated[str | None, typer.Option(help="slides, regions: alike, or own for each subject.")] = None,
     lesion: Annotated[str | None, typer.Option(help="pancreas: cysts, or planted (a bright ball).")] = None,
+    further: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Draw a synthetic cohort with known truth, marked as synthetic everywhere."""
     from casewise.console import Terminal
-    from casewise.errors import CasewiseError, nearest
+    from casewise.errors import CasewiseError, cut, nearest
     from casewise.plugins.phantoms.chest import ChestSettings, make_chest, plant_twins
     from casewise.plugins.phantoms.pancreas import PancreasSettings, make_pancreas
     from casewise.plugins.phantoms.psoriasis import PsoriasisSettings, make_psoriasis
@@ -50,6 +51,14 @@ def phantom(
         "regions": (make_regions, RegionSettings),
         "pancreas": (make_pancreas, PancreasSettings),
     }
+    if further:
+        names = [str(folder), *further]
+        named = next((name for name in names if name in kinds), "KIND")
+        at = next((name for name in names if name != named), "FOLDER")
+        raise CasewiseError(
+            f"One folder is named, and the kind is an option; found {' and '.join(map(cut, names))}. Write `casewise "
+            f"phantom {at} --kind {named}`."
+        )
     close = difflib.get_close_matches(folder.name.casefold(), kinds, n=1, cutoff=0.8)
     if close and kind is None and folder.name != "psoriasis":
         raise CasewiseError(f"The kind of phantom is an option: write `casewise phantom FOLDER --kind {close[0]}`.")
@@ -59,6 +68,7 @@ def phantom(
     make, settings = kinds[kind]
     options = {name: value for name, value in context.params.items() if value is not None}
     del options["folder"]
+    options.pop("further", None)
     options.pop("kind", None)
     allowed = {field.name for field in fields(settings)} | ({"twins"} if kind == "chest" else set())
     for name in options:

@@ -62,7 +62,7 @@ LEFT_OUT = {
     "no_later_score": "no scored visit after the baseline",
     "model_baseline_zero": "the model predicts a baseline of zero",
 }
-BANDS = "{noun}s by severity band, {place}; shade and percent: the share of the row."
+BANDS = "{noun}s by severity band, {place}."
 JITTER = "Prediction against the physician’s value, {side}; whole numbers are jittered so that points do not overlap."
 RANGES = "{place}. The cases and the bias of each range are on the first screen."
 READERS = (

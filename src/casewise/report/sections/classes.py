@@ -25,7 +25,6 @@ DECISIONS = {"median": "the median", "mean": "the rounded mean", "kappa": "by tu
 MOST_POINTS = 24
 WRITE = MetricFormat()
 
-MATRIX = "Outlined: both agree. Shade and percent: the share of the row."
 POOLED = "Figures pooled over each {site} mix different networks and {sites}. They must not be read as {means}."
 ROC = (
     "ROC curves {place}: each class against the others{mean}. Grey: chance. Dots: operating points, whose thresholds"
@@ -66,7 +65,7 @@ def section(context: ReportContext) -> Section | None:
         return None
     figures, where = context.figures(context.stage, context.learner), evaluated_on(context, context.stage)
     counts = confusion(entry.names, entry.confusion)
-    blocks: list[Block] = [Matrix(counts, f"{evaluated(context)} {MATRIX}", "reference", "predicted"), *pooled(context)]
+    blocks: list[Block] = [Matrix(counts, evaluated(context), "reference", "predicted"), *pooled(context)]
     if plots := _plots(context, entry, figures):
         blocks.append(Plots(plots))
     if worse := worse_scaled(figures):

@@ -14,12 +14,12 @@ from casewise.report.formatting import capital, counted, display_name, number, p
 
 MOST_LABELS, MOST_SOURCES, MOST_SIDES = 12, 15, 60
 SIDES = (
-    "{outcome}: {noun}s by side of the split; shade and percent: the share of the row. Where the shares differ greatly"
-    " between the sides, figures of one side say little about the other."
+    "{outcome}: {noun}s by side of the split. Where their shares differ greatly between the sides, figures of one side"
+    " say little about the other."
 )
 SOURCES = (
-    "{noun}s by {column}; shade and percent: the share of the row. Whatever distinguishes one {column} from another"
-    " also predicts a class that comes from one alone, whether or not it is the disease."
+    "{noun}s by {column}. Whatever distinguishes one {column} from another also predicts a class that comes from one"
+    " alone, whether or not it is the disease."
 )
 DISTRIBUTIONS = "Share of the values."
 OF_TEST = (

@@ -54,8 +54,8 @@ def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
     table = learners.learner_table(context, EXTERNAL) if len(context.learners) > 1 else None
     of_classes: list[Block] = []
     if entry:
-        caption = "Confusion matrix, external. Small print and shade: share of the row."
-        of_classes.append(Matrix(confusion(entry.names, entry.confusion), caption, "reference", "predicted"))
+        counts = confusion(entry.names, entry.confusion)
+        of_classes.append(Matrix(counts, "Confusion matrix, external.", "reference", "predicted"))
         write = metric_format(context.study, context.outcome)
         both = {
             f"{plain(label)} ({support:,}), {write.phrase(metric)}": f"{metric}[{label}]"
