@@ -68,6 +68,8 @@ def test_importing_casewise_is_light() -> None:
         (["report", "runs/demo"], "casewise results RUN"),
         (["eval"], "casewise run STUDY"),
         (["run"], "Missing argument"),
+        (["phantom", "chest", "films"], "casewise phantom films --kind chest"),
+        (["phantom", "films", "chest"], "casewise phantom films --kind chest"),
         (["phantom", "ches"], "casewise phantom FOLDER --kind chest"),
         (["results", "nowhere", "--output", "x.txt"], "such as page.md"),
         (["checklist", "nowhere", "--of", "claim", "--output", "x"], "such as page.md"),

@@ -149,3 +149,13 @@ def test_an_interval_ends_at_the_largest_value_of_a_metric() -> None:
     basis, points = Basis(left_out, presence, rests_on, 0.95), {name: np.array([0.9]) for name in left_out}
     assert ends("log_loss", points, basis)[1][0] > 2
     assert ends("brier", points, basis)[1][0] == 2
+
+
+def test_no_mean_error_exceeds_the_scale() -> None:
+    subjects, plan = [f"s{number}" for number in range(6)], Plan(50, scale=18.0)
+    errors = [16.0, 17.0, 18.0, 4.0, 18.0, 18.0]
+    free, bounded = (mean_by_subject(errors, subjects, each, name="mae") for each in (Plan(50), plan))
+    assert free.high > 18
+    assert (bounded.low, bounded.high) == (free.low, 18)
+    beyond = mean_by_subject([20.0, 19.0, 22.0, 21.0], subjects[:4], plan, name="mae")
+    assert beyond.low < beyond.value <= beyond.high

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from casewise.cohort.groups import arms_of, control_of
 from casewise.evaluation.evaluate import FollowUp, Outcomes, evaluate
 from casewise.evaluation.response import FIRST_VISIT
 from casewise.evaluation.trial import OUTCOMES, trial
@@ -128,6 +129,15 @@ def test_where_nothing_can_be_said_there_is_no_figure() -> None:
     # visits of other names for each subject are compared by their number
     own = rows.assign(visit=rows["subject"] + rows["visit"])
     assert (len(trial(own, arms, "a").visits), trial(own, arms, "a").baseline) == (2, FIRST_VISIT)
+
+
+def test_an_arm_may_be_called_none() -> None:
+    cells = ["None", "none", "drug", "Drug", "", "drug", "none"]
+    images = pd.DataFrame({"subject": list("aabbcdd"), "arm": cells})
+    arms = arms_of(images, "arm")  # d has two
+    assert [name.casefold() for name in arms.values()] == ["none", "drug"]
+    assert list(arms) == ["a", "b"]
+    assert control_of(arms.values(), "NONE").casefold() == "none"
 
 
 def test_responders_are_counted_in_each_arm() -> None:

@@ -153,10 +153,18 @@ def test_a_fold_without_a_class_is_a_warning_in_validate_and_in_the_log(study: S
     table["label"] = ["yes" if number < 2 else "no" for number in range(CASES)]
     table.to_csv(tmp_path / "cohort.csv", index=False)
     two = study.model_copy(update={"split": Split(folds=2, test=0)})
-    assert not any("WARNING" in line for line in validate(two, Silent()))
+    assert not any("WARNING" in line or "several" in line for line in validate(two, Silent()))
     three = study.model_copy(update={"split": Split(folds=3, test=0)})
     (line,) = [line for line in validate(three, Silent()) if line.startswith("WARNING")]
     assert all(words in line for words in ("label", "no yes", "2 subjects"))
     show = Bars()
     split(three, read(three, None, Silent()), RunFolder(tmp_path / "run"), show)
     assert sum("WARNING" in text and "no yes" in text for _, text in show.lines) == 1
+
+
+def test_a_subject_of_two_classes_is_noted(study: Study, tmp_path: Path) -> None:
+    table = pd.read_csv(tmp_path / "cohort.csv").assign(visit=1)
+    table.loc[1, ["subject", "visit"]] = ["s0", 2]
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+    lines = [line for line in validate(study, Silent()) if "several" in line]
+    assert [line.strip() for line in lines] == ["1 subject is in several of these classes"]

@@ -10,7 +10,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -49,12 +49,14 @@ class Command:
         run: the function, or a `typer.Typer`.
         help: one line for the list of commands.
         after: the command that it follows in this list; empty: the last one.
+        reads_extra: whether it answers words that are no argument of it, in `typer.Context.args`.
     """
 
     name: str
     run: Callable[..., Any]
     help: str
     after: str = ""
+    reads_extra: bool = field(default=False, kw_only=True)
 
 
 class ResultFolder(Protocol):

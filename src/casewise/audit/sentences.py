@@ -101,14 +101,12 @@ def remedy(
     return f"{text[0].upper()}{text[1:]}."
 
 
-def exclusion(
-    paths: Sequence[str], *, column: str = "path", root: Path | None = None, shown: int | None = PATHS_SHOWN
-) -> str:
+def exclusion(paths: Sequence[str], *, column: str = "path", root: Path | None = None, most: int = PATHS_SHOWN) -> str:
     """The study key that excludes images, with paths as the table writes them: relative to `root` where possible.
 
     Args:
         paths: the paths, or the values of another `column`.
-        shown: the most that are written; None for all.
+        most: the most that are written.
 
     >>> exclusion(["/data/a.png", "/data/b/c d.png", "/data/a.png"], root=Path("/data"))
     '`where_not: {path: [a.png, "b/c d.png"]}`'
@@ -118,10 +116,10 @@ def exclusion(
     quoted = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
     more = (
         f" with the others ({len(quoted):,} in all; audit.json lists the pairs, with full paths)"
-        if shown and len(quoted) > shown
+        if len(quoted) > most
         else ""
     )
-    return f"`where_not: {{{column}: [{', '.join(quoted[:shown])}]}}`{more}"
+    return f"`where_not: {{{column}: [{', '.join(quoted[:most])}]}}`{more}"
 
 
 def untested(facts: Mapping[str, Any]) -> str:

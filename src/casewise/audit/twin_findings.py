@@ -157,8 +157,7 @@ def twins_between(
     cohorts = (np.arange(len(images)) >= len(own_images)).astype(int)
     twins = find_twins(_joined(own[1], other[1]), images, cohorts=cohorts, progress=progress)
     pairs = [(twin.i, twin.j - len(own_images)) for twin in twins]
-    own_subjects, other_subjects = own_images["subject"].tolist(), other_images["subject"].tolist()
-    return [(i, j) for i, j in pairs if other_people or own_subjects[i] != other_subjects[j]]
+    return [(i, j) for i, j in pairs if other_people or own_images["subject"].iat[i] != other_images["subject"].iat[j]]
 
 
 def refuse_twins(pairs: Sequence[Sequence[str]], other: Study, file: Path, *, where: str, other_people: bool) -> None:
@@ -176,7 +175,7 @@ def refuse_twins(pairs: Sequence[Sequence[str]], other: Study, file: Path, *, wh
     role = "subject" if other.subjects_known else "path"
     names = [subject.removeprefix(f"{other.name}:") if role == "subject" else path for *_, path, subject in pairs]
     root = (other.root or other.cohort.parent).absolute()
-    excluded = exclusion(names, column=other.columns.get(role, role), root=root, shown=None)
+    excluded = exclusion(names, column=other.columns.get(role, role), root=root, most=len(names))
     remedy = "E" if other_people else "Give both the same subject, or e"
     remedy += f"xclude all images of these people from one of the cohorts, such as from this one: {excluded}"
     under = "" if other_people else "under another subject "

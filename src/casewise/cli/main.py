@@ -109,7 +109,8 @@ def command_line() -> typer.Typer:
             if isinstance(command.run, typer.Typer):
                 app.add_typer(command.run, name=command.name, short_help=command.help)
             else:
-                app.command(command.name, short_help=command.help)(command.run)
+                extra = {"allow_extra_args": command.reads_extra}
+                app.command(command.name, short_help=command.help, context_settings=extra)(command.run)
             if command.after:
                 listed = app.registered_commands
                 names = [entry.name or getattr(entry.callback, "__name__", "") for entry in listed]

@@ -213,8 +213,9 @@ def check_no_twins(
         own, other = (cohort.images[["path", "subject"]].astype(str).values.tolist() for cohort, _ in both)
         searches[name] = {"made_from": made_from, "pairs": [[*own[i], *other[j]] for i, j in pairs]}
         folder.cohort_twins.write(searches)
-    pairs, file = searches[name]["pairs"], folder.cohort_twins.path
-    refuse_twins(pairs, second.study, file, where=where, other_people=other_people)
+    refuse_twins(
+        searches[name]["pairs"], second.study, folder.cohort_twins.path, where=where, other_people=other_people
+    )
 
 
 def _audited(prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:

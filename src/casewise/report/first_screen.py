@@ -170,9 +170,8 @@ def sizes(context: ReportContext) -> list[Size]:
     if outside:
         shown.append(_size(context, metric, outside, context.study.external_name, external_recalls(context)))
     if here:
-        count = counted(len(getattr(here, "sources", [])), context.site)
-        note = f"mean over {count}" if context.by_site else ""
-        shown.append(_size(context, metric, here, own_side(context)[2:], note))
+        over = counted(len(getattr(here, "sources", [])), context.site) if context.by_site else ""
+        shown.append(_size(context, metric, here, own_side(context)[2:], over and f"mean over {over}"))
     return shown
 
 

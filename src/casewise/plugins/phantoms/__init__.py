@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from casewise.plugin import Plugin
+from collections.abc import Sequence
+from dataclasses import replace
+
+from casewise.plugin import Command, Plugin
 
 
 class _Phantoms(Plugin):
     name = "phantoms"
     command = ("phantom", "Draw a synthetic cohort with known truth.")
+
+    def commands(self) -> Sequence[Command]:
+        """The command, which answers a kind that is given as an argument."""
+        return [replace(each, reads_extra=True) for each in super().commands()]
 
 
 plugin = _Phantoms()

@@ -34,7 +34,6 @@ def phantom(
     twins: Annotated[int | None, typer.Option(min=1, help="chest: copies for each of twelve alterations.")] = None,
     stains: Annotated[str | None, typer.Option(help="slides, regions: alike, or own for each subject.")] = None,
     lesion: Annotated[str | None, typer.Option(help="pancreas: cysts, or planted (a bright ball).")] = None,
-    further: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Draw a synthetic cohort with known truth, marked as synthetic everywhere."""
     from casewise.console import Terminal
@@ -51,8 +50,8 @@ def phantom(
         "regions": (make_regions, RegionSettings),
         "pancreas": (make_pancreas, PancreasSettings),
     }
-    if further:
-        names = [str(folder), *further]
+    if context.args:
+        names = [str(folder), *context.args]
         named = next((name for name in names if name in kinds), "KIND")
         at = next((name for name in names if name != named), "FOLDER")
         raise CasewiseError(
@@ -68,7 +67,6 @@ def phantom(
     make, settings = kinds[kind]
     options = {name: value for name, value in context.params.items() if value is not None}
     del options["folder"]
-    options.pop("further", None)
     options.pop("kind", None)
     allowed = {field.name for field in fields(settings)} | ({"twins"} if kind == "chest" else set())
     for name in options:
