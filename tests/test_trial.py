@@ -229,3 +229,11 @@ def test_arms_are_checked(chests: Any, tmp_path: Any, evaluation: Any, columns: 
     values |= {"targets": {"age": "0..120"}, "where": {}, "covariates": [], "evaluation": evaluation}
     with pytest.raises(CohortError, match=named):
         read_cohort(build_study(values, source="test", folder=tmp_path))
+
+
+def test_differences_that_are_all_the_same_have_no_interval() -> None:
+    rows, arms = patients(visits=3)
+    at = trial(rows.assign(y_pred=rows["y_true"]), arms, "a").visits[-1]
+    for figures in (at.change["a"], at.effect["b"]):
+        assert (figures["difference"].value, figures["difference"].low, figures["difference"].high) == (0, None, None)
+        assert figures["physician"].low is not None

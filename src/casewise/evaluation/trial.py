@@ -138,8 +138,10 @@ def trial(
 def t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) -> Interval:
     """The mean, or its difference from that of the control, with the interval of a t-test (Welch's for two).
 
-    >>> t_interval(np.array([1.0, 2.0, 3.0])).value
-    2.0
+    Values that do not vary, or a single one, have no interval: that all are the same does not make the mean certain.
+
+    >>> t_interval(np.array([1.0, 2.0, 3.0])).value, t_interval(np.zeros(5)).low
+    (2.0, None)
     """
     from scipy import stats
 
@@ -147,8 +149,8 @@ def t_interval(values: Array, control: Array | None = None, plan: Plan = PLAN) -
     value = float(values.mean() - (0.0 if control is None else control.mean()))
     variances = np.array([group.var(ddof=1) / len(group) for group in groups])
     total, freedom = variances.sum(), np.array([len(group) - 1 for group in groups])
-    if not total > 0:
-        return Interval(value, value, value)
+    if not total > (1e-9 * max(1.0, abs(value))) ** 2:
+        return Interval(value, None, None)
     welch = total**2 / (variances**2 / freedom).sum()
     half = float(stats.t.ppf((1 + plan.confidence) / 2, welch) * np.sqrt(total))
     return Interval(value, value - half, value + half)

@@ -205,7 +205,11 @@ def guess(context: ReportContext) -> str:
         return ""
     if not context.classes:
         guessed = guessed_median(context)
-        return "" if guessed is None else f"Guessing the median: {write.text('mae', guessed['error'])} points"
+        return (
+            ""
+            if guessed is None
+            else f"Guessing the median: {write.text('mae', guessed['error'])} points{own_side(context)}"
+        )
     rows = context.headline_rows
     if rows.empty:
         return ""
