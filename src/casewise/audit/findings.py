@@ -39,6 +39,7 @@ FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 _OUTSIDE = " from outside-anatomy"
+NEIGHBOURS = " from neighbouring file numbers"
 # Evidence besides the columns of the table, by the names in findings.
 APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
 PROBES = ("border", "thumbnail", "files", "file-name", "file-size", "shape", "outside-anatomy", *APPEARANCE)
@@ -188,6 +189,12 @@ class Audit:
                 "each class have a mask."
                 for item in self.facts.get("not_tested", [])
                 if item.endswith(_OUTSIDE)
+            ),
+            *(
+                f"Streaks of {item.removesuffix(NEIGHBOURS)} along the file numbers were not tested: files have no "
+                "numbers, or each class is numbered on its own."
+                for item in self.facts.get("not_tested", [])
+                if item.endswith(NEIGHBOURS)
             ),
         ]
 

@@ -52,11 +52,12 @@ def audit(
     twins = find_twins(
         tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "looking for copies of images")
     )
+    streaks, not_tested = streak_findings(study, cohort)
     findings = [
         *twin_findings(twins, images, study, sides),
         *(suffix_findings(images["subject"].astype(str)) if study.subjects_known else []),
         *name_findings(images["subject"].astype(str), study, sides or {}),
-        *streak_findings(study, cohort),
+        *streaks,
         *imported_findings(images, study),
     ]
     searched = time.monotonic()
@@ -69,6 +70,6 @@ def audit(
         "images": len(images),
         "columns": shortcuts.columns,
         "tests": shortcuts.tested,
-        "not_tested": shortcuts.not_tested,
+        "not_tested": [*shortcuts.not_tested, *not_tested],
     }
     return Audit([*findings, *shortcuts.findings], seconds, facts)

@@ -47,7 +47,7 @@ from casewise.plugins.init.target import (
     stated_column,
     understand_target,
 )
-from casewise.splits.file_numbers import file_series
+from casewise.splits.file_numbers import are_numbered
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from casewise.study.weight_files import environment_folder, is_present
@@ -194,7 +194,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         rows.doubts.append(f"Damaged: {shown} cannot be read as images. Replace or remove such files.")
     facts = DataFacts(
         subjects=rows.subjects,
-        numbered=not rows.subjects_known and bool(file_series([rows.paths[i] for i in present])),
+        numbered=not rows.subjects_known and are_numbered([rows.paths[i] for i in present]),
         images=len(present),
         rarest=plan.rarest,
         scans=files.scans,
