@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from casewise.audit.findings import Audit
 from casewise.audit.shortcuts import find_shortcuts
-from casewise.audit.subjects import imported_findings, name_findings, streak_findings, suffix_findings
+from casewise.audit.subjects import guess_findings, imported_findings, name_findings, streak_findings, suffix_findings
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
 from casewise.cohort.cohort import Cohort
@@ -58,6 +58,7 @@ def audit(
         *(suffix_findings(images["subject"].astype(str)) if study.subjects_known else []),
         *name_findings(images["subject"].astype(str), study, sides or {}),
         *streaks,
+        *guess_findings(study),
         *imported_findings(images, study),
     ]
     searched = time.monotonic()

@@ -21,6 +21,7 @@ from casewise.cohort.table import names_text, natural
 from casewise.cohort.targets import panel_values
 from casewise.errors import counted
 from casewise.splits.file_numbers import file_series
+from casewise.splits.guessed_subjects import FOUND_PAIRS, STRANGERS
 from casewise.splits.predefined import WORDS, side_of
 from casewise.study.schema import Study
 from casewise.targets import kind_named
@@ -129,6 +130,13 @@ def _class_by_class(labels: np.ndarray, paths: Sequence[str]) -> bool:
     folders = len({folder for folder, _ in of_folder})
     runs = 1 + np.count_nonzero(np.diff(labels))
     return len(of_folder) == folders > 1 and bool(runs <= 2 * len(set(labels.tolist())))
+
+
+def guess_findings(study: Study) -> list[Finding]:
+    """A note where subjects are guessed."""
+    sentence = fill("subjects-guessed", found=FOUND_PAIRS, strangers=STRANGERS)
+    note = Finding("subjects-guessed", "note", sentence, {}, remedy=fill("subjects-guessed remedy"))
+    return [note] if study.subjects_guessed else []
 
 
 def neighbours(series: list[np.ndarray], seed: int) -> tuple[float, float, float]:

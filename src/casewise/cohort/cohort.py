@@ -156,10 +156,7 @@ def _standard_columns(
     if role == "date":
         notes.append(f"Days are counted from each subject's first date (column {columns['date']}).")
     if not study.subjects_known:
-        notes.append(
-            "Subjects are not known: images of one person may be on both sides of a split, so results may be too "
-            "optimistic."
-        )
+        notes.append(f"{study.not_known}: one may be on both sides of a split, so results may be too optimistic.")
     values = {"path": paths, "subject": subjects, "visit": visits, "case": subjects + "/" + visits}
     return pd.DataFrame({**values, "day": days, "region": regions}, index=cells.index), marks
 

@@ -60,12 +60,9 @@ def file_series(paths: Sequence[str], *, across_folders: bool = False) -> list[n
     """
     names = [series_of(path) or path for path in paths]
     if across_folders:
-        numbers = [
-            (Path(name).name, *map(int, re.findall("[0-9]+", Path(path).stem)))
-            for name, path in zip(names, paths, strict=True)
-        ]
-        repeated = {number[0] for number, count in Counter(numbers).items() if count > 1}
-        names = [name if key in repeated else str(key) for name, (key, *_) in zip(names, numbers, strict=True)]
+        files = Counter(Path(path).stem for path in paths)
+        repeated = {Path(name).name for name, path in zip(names, paths, strict=True) if files[Path(path).stem] > 1}
+        names = [name if Path(name).name in repeated else Path(name).name for name in names]
     rows: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(names):
         rows[name].append(row)

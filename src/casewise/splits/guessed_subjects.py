@@ -7,7 +7,7 @@ right where persons are known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,19 +15,18 @@ import numpy as np
 
 from casewise.splits.file_numbers import file_series
 
-GUESSED = "guessed_subject"
 # The longest side in pixels of the pictures that are compared.
 SIDE = 96
 # Neighbours are joined if at most this fraction of distant pairs is as similar; chosen in docs/results/patients.md.
-TAIL = 0.2
+TAIL = 0.1
 # Ranks between files of a series whose persons certainly differ, and the fewest such pairs that are compared with.
-DISTANT, FEWEST_DISTANT = 20, 200
-MOST_DISTANT, PERMUTATIONS = 20_000, 199
+DISTANT, FEWEST_DISTANT = 20, 1_000
+PERMUTATIONS = 199
 # The guess is offered if so few shuffled orders have as many similar neighbours.
 HIGHEST_P = 0.01
-# On four sets with known persons, from the worst to the best: percent of the pairs of one person that are found, and
-# percent of the joined pairs that are strangers.
-FOUND, STRANGERS = (37, 99), (14, 59)
+# On the sets of that page, the lowest and the highest percentage of the pairs of one person that are found, and of
+# strangers among the joined pairs.
+FOUND_PAIRS, STRANGERS = "20 to 94 %", "9 to 47 %"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Guess:
         return sizes[sizes > 1]
 
 
-def picture_features(pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def picture_features(pictures: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """Colours, layout and texture (N, d) of pictures (H, W, 3) `uint8` RGB, each of variance 1 in all.
 
     Colours: the square roots of a histogram of Lab values; layout: 4 x 4 mean Lab values; texture: logarithms of the
@@ -69,7 +68,10 @@ def picture_features(pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         grey = lab[..., 0].astype(np.float32)
         scales = [cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA) for side in (SIDE, SIDE // 2, SIDE // 4)]
         texture.append([np.log1p(np.abs(np.diff(scale, axis=axis)).mean()) for scale in scales for axis in (0, 1)])
-    blocks = {"colours": np.array(colours), "layout": np.array(layout), "texture": np.array(texture)}
+    blocks = {
+        name: np.array(rows, np.float32).reshape(len(rows), -1)
+        for name, rows in (("colours", colours), ("layout", layout), ("texture", texture))
+    }
     blocks["texture"] = blocks["texture"] / np.maximum(blocks["texture"].std(axis=0), 1e-6)
     return {name: scaled(block) for name, block in blocks.items()}
 
@@ -80,48 +82,36 @@ def scaled(features: np.ndarray) -> np.ndarray:
     return centred / np.float32(max(np.sqrt((centred**2).sum(axis=1).mean()), 1e-6))
 
 
-def guess_subjects(paths: Sequence[str], features: np.ndarray, *, tail: float = TAIL, seed: int = 0) -> Guess | None:
+def guess_subjects(
+    paths: Sequence[str], features: np.ndarray, *, tail: float = TAIL, permutations: int = PERMUTATIONS, seed: int = 0
+) -> Guess | None:
     """Join neighbouring files with similar features (N, d); None if numbers are too few to compare with distant ones.
 
-    Neighbours are consecutive numbers of one series in one folder.
+    Neighbours are consecutive numbers of one series in one folder. The distant pairs, which state what is similar, are
+    neighbours in shuffled orders of each series.
     """
     series = [rows for rows in file_series(paths) if len(rows) > 1]
+    rank, group = np.zeros(len(paths), int), np.arange(len(paths))
+    for rows in series:
+        rank[rows] = np.arange(len(rows))
+    last = np.cumsum([len(rows) for rows in series], dtype=int)[:-1] - 1
+
+    def neighbours(order: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs of each series, and their distances."""
+        rows = np.concatenate(order)
+        first, second = np.delete(rows[:-1], last), np.delete(rows[1:], last)
+        return first, second, ((features[first] - features[second]) ** 2).sum(axis=1)
+
     random = np.random.default_rng([seed, 15])
-
-    def distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        chunks = range(0, len(first), 4096)
-        parts = [((features[first[k : k + 4096]] - features[second[k : k + 4096]]) ** 2).sum(axis=1) for k in chunks]
-        return np.concatenate([np.zeros(0, np.float32), *parts])
-
-    def pairs(order: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        return np.concatenate([rows[:-1] for rows in order]), np.concatenate([rows[1:] for rows in order])
-
-    distant = _distant_pairs(series, random)
-    if len(distant[0]) < FEWEST_DISTANT:
+    shuffled = [neighbours([random.permutation(rows) for rows in series]) for _ in range(permutations if series else 0)]
+    distant = [apart[np.abs(rank[first] - rank[second]) > DISTANT] for first, second, apart in shuffled]
+    if sum(map(len, distant)) < FEWEST_DISTANT:
         return None
-    limit = np.quantile(distance(*distant), tail)
-    first, second = pairs(series)
-    similar = distance(first, second) <= limit
-    shuffled = [
-        int((distance(*pairs([random.permutation(rows) for rows in series])) <= limit).sum())
-        for _ in range(PERMUTATIONS)
-    ]
-    joined = int(similar.sum())
-    p = (1 + sum(count >= joined for count in shuffled)) / (1 + PERMUTATIONS)
-    group = np.arange(len(paths))
+    limit = np.quantile(np.concatenate(distant), tail)
+    first, second, apart = neighbours(series)
+    similar, counts = apart <= limit, [int((apart <= limit).sum()) for *_, apart in shuffled]
     for i, j in zip(first[similar], second[similar], strict=True):
-        group[j] = group[i]  # pairs of a series are in its order
-    return Guess(group, joined, len(first), float(np.mean(shuffled)), p)
-
-
-def _distant_pairs(series: Sequence[np.ndarray], random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `MOST_DISTANT` pairs of files of one series with distant numbers."""
-    weights = np.array([max(len(rows) - DISTANT, 0) ** 2 for rows in series], float)
-    first, second = [np.zeros(0, int)], [np.zeros(0, int)]
-    for rows, weight in zip(series, weights, strict=True):
-        if weight:
-            a, b = random.integers(0, len(rows), (2, int(np.ceil(2 * MOST_DISTANT * weight / weights.sum()))))
-            apart = np.abs(a - b) > DISTANT
-            first.append(rows[a[apart]])
-            second.append(rows[b[apart]])
-    return np.concatenate(first), np.concatenate(second)
+        group[j] = group[i]  # in the order of the series
+    joined = int(similar.sum())
+    p = (1 + sum(count >= joined for count in counts)) / (1 + permutations)
+    return Guess(group, joined, len(first), float(np.mean(counts)), p)

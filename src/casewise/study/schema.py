@@ -28,6 +28,8 @@ Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "log
 _AUTO: Mapping[str, object] = {"stack": ["weighted"], "stack_baselines": True}
 # What pydantic reads as false.
 _NO = ("false", "no", "off", "n", "f", "0")
+# The column of persons that `casewise init` guesses from pictures and file numbers.
+GUESSED = "guessed_subject"
 _AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
 # Marks of the settings that decide networks, which must then not change in a run folder, and of those that a bundle
 # holds, which determine how new cases are read, prepared and predicted.
@@ -250,9 +252,20 @@ class Study(StudyModel):
         return getattr(self, modality_sections().get(self.modality_name, self.modality_name), None)
 
     @property
+    def subjects_guessed(self) -> bool:
+        """Whether the subjects are those that `casewise init` guessed from pictures and file numbers."""
+        return not self.subjects_known and self.columns.get("subject") == GUESSED
+
+    @property
     def unit(self) -> str:
-        """What counts as one person: a subject or, if subjects are not known, an image."""
-        return "subject" if self.subjects_known else "image"
+        """What counts as one person: a subject or, if subjects are not known, a guessed one or an image."""
+        return "subject" if self.subjects_known else "guessed subject" if self.subjects_guessed else "image"
+
+    @property
+    def not_known(self) -> str:
+        """A clause on subjects that are not known."""
+        how = "only guessed, from similar pictures with neighbouring file numbers,"
+        return f"It is {how if self.subjects_guessed else 'not known'} which images belong to the same person"
 
     @property
     def networks(self) -> list[str]:
