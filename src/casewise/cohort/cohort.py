@@ -275,7 +275,7 @@ def _assembled(
             cases[name] = cases["case"].map(images.groupby("case")[name].first())
     repeated = cases[cases["subject"].duplicated(keep=False)]
     undated = repeated[repeated["day"].isna().groupby(repeated["subject"]).transform("any")]
-    if len(undated):
+    if len(undated) and not study.subjects_guessed:
         visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=natural), 12)
         subjects = counted(undated["subject"].nunique(), "subject")
         notes.append(f"For {subjects} without all days, visits are ordered by name: {visits}.")
