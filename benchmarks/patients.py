@@ -2,9 +2,16 @@
 
     python benchmarks/patients.py --data DATA --weights FOLDER [--output docs/results/patients.md]
 
-Names and persons are hidden: images are numbered in the order of the pack's table. The first half of the persons of
-each pack chooses the fraction of distant pairs below which neighbours are joined; the second half judges. The fraction
-is the largest at which most joined pairs of every choosing half are of one person.
+Names and persons are hidden: images are numbered in the order of the pack's table. Neighbours are joined if at most a
+fraction of the pairs with distant numbers is as similar. The first half of the persons of each pack chooses the
+fraction: the largest of seven at which most joined pairs of every pack are of one person. The second half judges.
+Found: of all pairs of one person, those in one group. Strangers: of all pairs in one group, those of two persons. The
+first table is of what `casewise init` does; the second compares scores, by the mean of the judging halves. The network
+is a frozen MobileNetV2 on pictures of 128 pixels, whose features are pooled.
+
+Of 140 persons of severity-covid 136 are in covid-cxr, so it is no further set. In histology-oral, severity-idrid and
+photographs-skin persons are unknown, and nothing can be judged. The tables of the packs keep the images of a person
+together; where numbers do not, or fewer neighbours are of one person, a guess finds less and joins more strangers.
 """
 
 from __future__ import annotations
@@ -30,26 +37,6 @@ PACKS = {
 SINGLE = [[name] for name in ("colours", "border colours", "layout", "texture", "network")]
 OWN = ["colours", "layout", "texture"]
 HEADS = ["pack", "half", "images", "persons", "neighbours of one person", "found", "strangers"]
-PAGE = """# Patients that nobody names
-
-Made by `benchmarks/patients.py`, with persons and names hidden and images numbered in the order of the table. Two
-neighbours are joined if at most the stated fraction of pairs with distant numbers is as similar. Found: of all pairs of
-one person, those in one group. Strangers: of all pairs in one group, those of two persons. The fraction is the largest
-of {} at which, on the choosing half of every pack, most joined pairs are of one person.
-
-`casewise init` compares colours, layout and texture, and joins below {}:
-
-{}
-
-Scores, each with the fraction chosen for it: mean of the four judging halves. Network: pooled features of a frozen
-MobileNetV2 at 128 pixels.
-
-{}
-
-136 of the 140 persons of severity-covid are in covid-cxr, so it is no further set. Persons are unknown in histology-oral,
-severity-idrid and photographs-skin, where nothing can be judged. These tables keep the images of a person together; where
-numbers do not, or where fewer neighbours are of one person, a guess finds less and joins more strangers.
-"""
 
 
 def rates(person: np.ndarray, features: np.ndarray, tail: float) -> tuple[float, float]:
@@ -82,10 +69,8 @@ def main() -> None:
     for pack, rows in PACKS.items():
         folder = options.data / pack.partition(",")[0]
         cases = pd.read_csv(folder / "cases.csv", dtype=str).fillna("").query(rows)
-        features, person = (
-            blocks([folder / path for path in cases["path"]], options.weights),
-            cases["subject"].factorize()[0],
-        )
+        features = blocks([folder / path for path in cases["path"]], options.weights)
+        person = cases["subject"].factorize()[0]
         for half, chosen in (("chooses", person <= person.max() // 2), ("judges", person > person.max() // 2)):
             halves[pack, half] = person[chosen], {score: block[chosen] for score, block in features.items()}
     scores = []
@@ -104,7 +89,7 @@ def main() -> None:
         for key, (p, _) in halves.items()
     ]
     tables = ["\n".join(lines) for lines in (table(HEADS, packs), table(["score", "fraction", *HEADS[-2:]], scores))]
-    publish(PAGE.format(", ".join(map(str, TAILS)), TAIL, *tables), options.output)
+    publish("\n\n".join(["# Patients that nobody names", str(__doc__).strip(), *tables]) + "\n", options.output)
 
 
 if __name__ == "__main__":
