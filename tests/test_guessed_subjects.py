@@ -14,6 +14,7 @@ from casewise.plugins.init.own_data import plan_study
 from casewise.splits.grouped import split
 from casewise.splits.guessed_subjects import FOUND_PAIRS, HIGHEST_P, STRANGERS, guess_subjects, picture_features
 from casewise.study.loading import read_study
+from casewise.study.schema import Study
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "patients.md"
 
@@ -76,7 +77,8 @@ def test_init_offers_the_guess_and_uses_it_if_asked(tmp_path: Path) -> None:
     assert FOUND_PAIRS in offer
     assert STRANGERS in offer
     assert re.search(r"\d+ of 1\d\d pairs", offer)
-    assert "guessed_subject" not in plan.text + plan.files["cohort.csv"].decode()
+    assert "subjects_guessed" not in plan.text
+    assert "visit" not in plan.files["cohort.csv"].decode()
     plan_study(table=None, images=images, subject="guess", folder=tmp_path / "guessed").write()
     study = read_study(tmp_path / "guessed" / "study.yaml")
     assert (study.subjects_known, study.subjects_guessed, study.unit) == (False, True, "guessed subject")
@@ -84,6 +86,8 @@ def test_init_offers_the_guess_and_uses_it_if_asked(tmp_path: Path) -> None:
     assert cohort.images["subject"].nunique() < 90
     assert len(cohort.cases) == 120  # every image is a case
     assert set(split(cohort, study).side) == set(cohort.images["subject"])
+    with pytest.raises(ValueError, match="subjects_known"):
+        Study(**study.model_dump(exclude_unset=True) | {"subjects_known": True, "split": {}})
     (finding,) = guess_findings(study)
     assert (finding.id, finding.level) == ("subjects-guessed", "note")
 

@@ -97,6 +97,7 @@ def model_card(
     if rows:
         heads = ["Stage", "Target", "Metric", "Value", "Interval", f"{capital(unit)}s"]
         figures = [Table(heads, rows, f"Of {about['combination']['headline']}. All metrics are in `metrics.json`.")]
+    unknown = [] if study.subjects_known else [study.not_known + UNKNOWN_SUBJECTS]
     sections = [
         Section("targets", "What it predicts", [_outputs(study, about)]),
         Section("networks", "The networks", [Facts(networks), Text(training_note)]),
@@ -104,11 +105,7 @@ def model_card(
         Section("performance", "Performance", figures),
         Section("audit", "Audit", _audited(audit)),
         Section("intervals", "Prediction intervals and sets", [Facts(calibrated(study, results))]),
-        Section(
-            "limits",
-            "Limits",
-            [Items([*LIMITS, spread, *([] if study.subjects_known else [study.not_known + UNKNOWN_SUBJECTS])])],
-        ),
+        Section("limits", "Limits", [Items([*LIMITS, spread, *unknown])]),
         Section("privacy", "Privacy", [Text(PRIVACY)]),
         Section("provenance", "Provenance", [Facts(list(versions.items()))]),
         Section("use", "Use", [Code("casewise predict BUNDLE new-cases.csv --output predictions.csv"), Text(USE)]),

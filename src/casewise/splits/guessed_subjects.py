@@ -16,9 +16,9 @@ import numpy as np
 from casewise.splits.file_numbers import file_series
 
 # The longest side in pixels of the pictures that are compared.
-SIDE = 96
+SIDE = 128
 # Neighbours are joined if at most this fraction of distant pairs is as similar; chosen in docs/results/patients.md.
-TAIL = 0.1
+TAIL = 0.15
 # Ranks between files of a series whose persons certainly differ, and the fewest such pairs that are compared with.
 DISTANT, FEWEST_DISTANT = 20, 1_000
 PERMUTATIONS = 199
@@ -45,12 +45,6 @@ class Guess:
     by_chance: float
     p: float
 
-    @property
-    def sizes(self) -> np.ndarray:
-        """The sizes of the groups of several images, smallest first."""
-        sizes = np.sort(np.bincount(self.group))
-        return sizes[sizes > 1]
-
 
 def picture_features(pictures: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """Colours, layout and texture (N, d) of pictures (H, W, 3) `uint8` RGB, each of variance 1 in all.
@@ -68,12 +62,8 @@ def picture_features(pictures: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         grey = lab[..., 0].astype(np.float32)
         scales = [cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA) for side in (SIDE, SIDE // 2, SIDE // 4)]
         texture.append([np.log1p(np.abs(np.diff(scale, axis=axis)).mean()) for scale in scales for axis in (0, 1)])
-    blocks = {
-        name: np.array(rows, np.float32).reshape(len(rows), -1)
-        for name, rows in (("colours", colours), ("layout", layout), ("texture", texture))
-    }
-    blocks["texture"] = blocks["texture"] / np.maximum(blocks["texture"].std(axis=0), 1e-6)
-    return {name: scaled(block) for name, block in blocks.items()}
+    measures = np.array(texture) / np.maximum(np.std(texture, axis=0), 1e-6)
+    return {"colours": scaled(np.array(colours)), "layout": scaled(np.array(layout)), "texture": scaled(measures)}
 
 
 def scaled(features: np.ndarray) -> np.ndarray:

@@ -28,8 +28,6 @@ Stacker = Literal["linear", "linear+intercept", "ridge", "ridge+intercept", "log
 _AUTO: Mapping[str, object] = {"stack": ["weighted"], "stack_baselines": True}
 # What pydantic reads as false.
 _NO = ("false", "no", "off", "n", "f", "0")
-# The column of persons that `casewise init` guesses from pictures and file numbers.
-GUESSED = "guessed_subject"
 _AUTO_BACKBONE = {False: "mobilenet_v2", True: "cnn"}
 # Marks of the settings that decide networks, which must then not change in a run folder, and of those that a bundle
 # holds, which determine how new cases are read, prepared and predicted.
@@ -97,6 +95,8 @@ class Study(StudyModel):
     stay whole. Rows are images, so it needs `panels: {by: image}`."""
     subjects_known: Annotated[bool, BUNDLE] = True
     """`false` if it is unknown which images belong to one person. Every image then needs its own subject name."""
+    subjects_guessed: Annotated[bool, BUNDLE] = False
+    """With `subjects_known: false`: subjects are those that `casewise init --subject guess` guessed."""
     subject_names: SubjectNames = "refuse_similar"
     """Whether names of subjects that differ in spelling only (`S1` and `s-01`) are refused. `as_written`: they are
     different people, unless they differ in case, spaces or invisible characters only. Lists state which are different
@@ -250,11 +250,6 @@ class Study(StudyModel):
     def modality_settings(self) -> Any:
         """The section of the study file with the settings of its modality; None without one."""
         return getattr(self, modality_sections().get(self.modality_name, self.modality_name), None)
-
-    @property
-    def subjects_guessed(self) -> bool:
-        """Whether the subjects are those that `casewise init` guessed from pictures and file numbers."""
-        return not self.subjects_known and self.columns.get("subject") == GUESSED
 
     @property
     def unit(self) -> str:

@@ -51,7 +51,7 @@ from casewise.plugins.init.target import (
 )
 from casewise.splits.file_numbers import are_numbered
 from casewise.study.loading import read_study
-from casewise.study.schema import GUESSED, Study
+from casewise.study.schema import Study
 from casewise.study.weight_files import environment_folder, is_present
 from casewise.study.yaml_text import mapping
 
@@ -172,7 +172,6 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     labels = rows.of(cells[data.target]) if cells else rows["label"]
     resolve_subjects(rows, cells, roles, labels, stated)
     guess_people(rows, files, use=data.guess)
-    people = rows.others.get(GUESSED) or rows["subject"]
     sequences = resolve_sequences(rows) if files.scans else []
     resolve_visits(rows, labels, day=roles.day, days=rows.of(cells[roles.day]) if roles.day else ())
     present = rows.present
@@ -181,7 +180,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     doubt_beginnings(rows, roles.sources)
     try:
         plan = understand_target(
-            data.target, [labels[i] for i in present], [people[i] for i in present], data.other_targets
+            data.target, [labels[i] for i in present], [rows["subject"][i] for i in present], data.other_targets
         )
     except CasewiseError as error:
         # it may be refused for subjects that are none
@@ -200,7 +199,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         shown = counted(len(damaged), "file") if roles.people else names_text(damaged, 5)
         rows.doubts.append(f"Damaged: {shown} cannot be read as images. Replace or remove such files.")
     facts = DataFacts(
-        subjects=len({people[i] for i in present}),
+        subjects=rows.subjects,
         numbered=not rows.subjects_known and are_numbered([rows.paths[i] for i in present]),
         images=len(present),
         rarest=plan.rarest,
@@ -282,8 +281,8 @@ def _head(data: OwnData, plan: TargetPlan, root: Path | None, folder: Path) -> l
         lines += _column_lines(data)
     if not rows.subjects_known:
         lines.append("subjects_known: false  # fill in `subject` and delete this line if you know who is on each image")
-    if GUESSED in rows.others:
-        lines.append(f"columns: {{subject: {GUESSED}, visit: subject}}  # delete this line to count images as persons")
+    if data.guess:
+        lines.append("subjects_guessed: true  # similar pictures with neighbouring file numbers count as one person")
     heading = plan.column if table else plan.heading
     if not all(rows.paths):
         lines.append(f'where: {{{FOUND}: "yes"}}  # rows without an image are left out, and counted')

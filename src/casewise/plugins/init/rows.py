@@ -35,7 +35,6 @@ from casewise.splits.guessed_subjects import (
     guess_subjects,
     picture_features,
 )
-from casewise.study.schema import GUESSED
 
 T = TypeVar("T")
 FOUND = "image_found"
@@ -292,7 +291,7 @@ def resolve_subjects(
 
 
 def guess_people(rows: ImageRows, files: image_files.ImageFiles, *, use: bool) -> None:
-    """Compare the pictures of neighbouring file numbers, state what was seen, and `use` it as a further column.
+    """Compare the pictures of neighbouring file numbers, state what was seen, and `use` it: every image is a visit.
 
     Raises:
         CasewiseError: it is to be used, and there is nothing to guess from.
@@ -314,11 +313,13 @@ def guess_people(rows: ImageRows, files: image_files.ImageFiles, *, use: bool) -
     if not use:
         rows.doubts.insert(1, fill("guess offered", guess=seen))
         return
-    names, sizes = np.array(rows["subject"], object), guess.sizes
+    names, sizes = np.array(rows["subject"], object), np.bincount(guess.group)
+    rows.state("visit", rows["subject"], "the images")
     names[present] = names[present[guess.group]]
-    rows.others[GUESSED] = names.tolist()
-    groups = counted(len(sizes), "group")
-    rows.doubts[0] = fill("guess used", images=int(sizes.sum()), groups=groups, largest=sizes[-1], column=GUESSED)
+    rows.fields["subject"] = names.tolist()
+    groups = counted(int((sizes > 1).sum()), "group")
+    images = int(sizes[sizes > 1].sum())
+    rows.doubts[0] = fill("guess used", images=images, groups=groups, largest=sizes.max())
     rows.doubts.insert(1, seen)
 
 
