@@ -18,7 +18,7 @@ from casewise.errors import counted
 if TYPE_CHECKING:
     from casewise.audit.shortcuts import ShortcutTest
 
-PATHS_SHOWN = 20
+PATHS_SHOWN = 40
 
 
 @cache

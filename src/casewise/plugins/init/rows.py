@@ -27,14 +27,7 @@ from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.target import TargetPlan
 from casewise.splits.file_numbers import are_numbered
-from casewise.splits.guessed_subjects import (
-    FOUND_PAIRS,
-    HIGHEST_P,
-    SIDE,
-    STRANGERS,
-    guess_subjects,
-    picture_features,
-)
+from casewise.splits.guessed_subjects import FOUND_PAIRS, HIGHEST_P, SIDE, STRANGERS, guess_subjects, picture_features
 
 T = TypeVar("T")
 FOUND = "image_found"
@@ -308,8 +301,8 @@ def guess_people(rows: ImageRows, files: image_files.ImageFiles, *, use: bool) -
         if use:
             raise CasewiseError(fill("guess refused"))
         return
-    joined = f"{guess.joined:,} of {counted(guess.neighbours, 'pair')}"
-    seen = fill("guess", joined=joined, chance=guess.by_chance, found=FOUND_PAIRS, strangers=STRANGERS)
+    pairs = f"{guess.joined:,} of {counted(guess.neighbours, 'pair')}"
+    seen = fill("guess", pairs=pairs, chance=guess.by_chance, found=FOUND_PAIRS, strangers=STRANGERS)
     if not use:
         rows.doubts.insert(1, fill("guess offered", guess=seen))
         return
