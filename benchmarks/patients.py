@@ -82,9 +82,9 @@ def main() -> None:
         mean = np.mean([of_tail[tail][pack, "judges"] for pack in PACKS], axis=0)
         scores.append([", ".join(names), tail, *map("{:.0%}".format, mean)])
         if names == OWN:
-            found, best = of_tail[tail], tail
+            own_rates, best = of_tail[tail], tail
     packs = [
-        [*key, len(p), len(set(p)), *map("{:.0%}".format, ((np.diff(p) == 0).mean(), *found[key]))]
+        [*key, len(p), len(set(p)), *map("{:.0%}".format, ((np.diff(p) == 0).mean(), *own_rates[key]))]
         for key, (p, _) in halves.items()
     ]
     tables = ["\n".join(lines) for lines in (table(HEADS, packs), table(["score", "fraction", *HEADS[-2:]], scores))]
