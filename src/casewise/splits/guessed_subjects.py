@@ -19,7 +19,7 @@ from casewise.splits.file_numbers import file_series
 SIDE = 128
 # Neighbours are joined if at most this fraction of distant pairs is as similar; chosen in docs/results/patients.md.
 TAIL = 0.15
-# Ranks between files of a series whose persons certainly differ, and the fewest such pairs that are compared with.
+# Ranks between files of a series whose persons probably differ, and the fewest such pairs that are compared with.
 DISTANT, FEWEST_DISTANT = 20, 1_000
 PERMUTATIONS = 199
 # The guess is offered if so few shuffled orders have as many similar neighbours.
