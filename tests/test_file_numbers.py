@@ -197,18 +197,43 @@ def test_known_subjects_and_left_out_sources_are_refused() -> None:
 def test_streaks_are_reported_where_folds_are_random(tmp_path: Path) -> None:
     names = [f"IDRiD_{n:03}.jpg" for n in range(120)]
     cohort, study = cohort_of(tmp_path, names, streaks(120, 5), split={"by": "subject"})
-    (finding,) = streak_findings(study, cohort)
+    (finding,), _ = streak_findings(study, cohort)
     assert (finding.id, finding.level) == ("label-streaks", "warning")
     assert finding.figures["agreement"] == pytest.approx(96 / 119)
     assert (finding.figures["expected"], finding.figures["p"]) == (pytest.approx(0.5, abs=0.02), 0.001)
     assert "by: number" in finding.remedy
-    assert streak_findings(study, cohort)[0].figures == finding.figures
+    assert streak_findings(study, cohort)[0][0].figures == finding.figures
     by_number = study.model_copy(update={"split": study.split.model_copy(update={"by": "number"})})
-    assert streak_findings(by_number, cohort) == []
-    assert streak_findings(study.model_copy(update={"subjects_known": True}), cohort) == []
+    assert streak_findings(by_number, cohort) == ([], [])
+    assert streak_findings(study.model_copy(update={"subjects_known": True}), cohort) == ([], [])
 
 
-def test_folders_of_classes_are_no_streaks(tmp_path: Path) -> None:
-    names = [f"{label}/{n}.jpg" for label in LABELS for n in range(40)]
-    cohort, study = cohort_of(tmp_path, names, [name[0] for name in names], split={"by": "subject"})
-    assert streak_findings(study, cohort) == []
+def streaks_of(folder: Path, names: list[str], labels: list[str]) -> tuple[list[float], list[str]]:
+    """The p-value of each finding, and what is not tested."""
+    cohort, study = cohort_of(folder, names, labels, split={"by": "subject"})
+    findings, not_tested = streak_findings(study, cohort)
+    return [finding.figures["p"] for finding in findings], not_tested
+
+
+def test_folders_of_classes_are_tested_where_they_share_a_numbering(tmp_path: Path) -> None:
+    labels = streaks(120, 4)
+    shared = [f"{label}/{n}.jpg" for n, label in enumerate(labels)]
+    assert streaks_of(tmp_path, shared, labels) == ([0.001], [])
+    # eight names without a number have no neighbours
+    assert streaks_of(tmp_path, [*shared, *(f"a/{8 * letter}.jpg" for letter in "stuvwxyz")], [*labels, *"aaaaaaaa"])[0]
+    each = [f"{label}/{n}.jpg" for label in LABELS for n in range(40)]
+    one_by_one = [f"{label}/{n}.jpg" for n, label in enumerate(streaks(120, 30))]
+    for names in (each, one_by_one):
+        expected: tuple[list[float], list[str]] = ([], ["label from neighbouring file numbers"])
+        assert streaks_of(tmp_path, names, [name[0] for name in names]) == expected
+
+
+def test_no_streaks_are_found_in_numbers_without_signal(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    alarms = 0
+    for _ in range(40):
+        labels = random.choice(LABELS, 60, p=[0.7, 0.3]).tolist()
+        p_values, not_tested = streaks_of(tmp_path, [f"{label}/{n}.jpg" for n, label in enumerate(labels)], labels)
+        alarms += len(p_values)
+        assert not_tested == []
+    assert alarms <= 2  # 0.4 are expected at p <= 0.01

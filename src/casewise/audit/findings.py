@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from casewise.audit.metadata import audited_columns
-from casewise.audit.sentences import untested
+from casewise.audit.sentences import fill, untested
 from casewise.cohort.checks import closest
 from casewise.console import readable
 from casewise.errors import AuditError, CohortError, RunError, counted, nearest
@@ -34,11 +34,12 @@ CODES = (
     "subject-suffixes",
     "subject-names",
     "label-streaks",
+    "subjects-guessed",
 )
 FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5
 IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
-_OUTSIDE = " from outside-anatomy"
+OUTSIDE, NEIGHBOURS = " from outside-anatomy", " from neighbouring file numbers"
 # Evidence besides the columns of the table, by the names in findings.
 APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
 PROBES = ("border", "thumbnail", "files", "file-name", "file-size", "shape", "outside-anatomy", *APPEARANCE)
@@ -184,10 +185,10 @@ class Audit:
             *(f"accept names {code}, which the audit did not find." for code in accepted if code not in codes),
             *([f"{why[0].upper()}{why[1:]}."] if why else []),
             *(
-                f"The region outside the anatomy was not tested for {item.removesuffix(_OUTSIDE)}: too few {rows} of "
-                "each class have a mask."
+                fill(f"{ending.split()[1]} not tested", target=item.removesuffix(ending), rows=rows)
                 for item in self.facts.get("not_tested", [])
-                if item.endswith(_OUTSIDE)
+                for ending in (OUTSIDE, NEIGHBOURS)
+                if item.endswith(ending)
             ),
         ]
 

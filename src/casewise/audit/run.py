@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from casewise.audit.findings import Audit
 from casewise.audit.shortcuts import find_shortcuts
-from casewise.audit.subjects import imported_findings, name_findings, streak_findings, suffix_findings
+from casewise.audit.subjects import guess_findings, imported_findings, name_findings, streak_findings, suffix_findings
 from casewise.audit.twin_findings import twin_findings
 from casewise.audit.twins import find_twins
 from casewise.cohort.cohort import Cohort
@@ -52,11 +52,13 @@ def audit(
     twins = find_twins(
         tiles, images, embed=embed, progress=lambda share: report(TWINS * share, 1.0, "looking for copies of images")
     )
+    streaks, not_tested = streak_findings(study, cohort)
     findings = [
         *twin_findings(twins, images, study, sides),
         *(suffix_findings(images["subject"].astype(str)) if study.subjects_known else []),
         *name_findings(images["subject"].astype(str), study, sides or {}),
-        *streak_findings(study, cohort),
+        *streaks,
+        *guess_findings(study),
         *imported_findings(images, study),
     ]
     searched = time.monotonic()
@@ -69,6 +71,6 @@ def audit(
         "images": len(images),
         "columns": shortcuts.columns,
         "tests": shortcuts.tested,
-        "not_tested": shortcuts.not_tested,
+        "not_tested": [*shortcuts.not_tested, *not_tested],
     }
     return Audit([*findings, *shortcuts.findings], seconds, facts)

@@ -18,7 +18,7 @@ from casewise.errors import counted
 if TYPE_CHECKING:
     from casewise.audit.shortcuts import ShortcutTest
 
-PATHS_SHOWN = 20
+PATHS_SHOWN = 40
 
 
 @cache
@@ -101,21 +101,27 @@ def remedy(
     return f"{text[0].upper()}{text[1:]}."
 
 
-def exclusion(paths: Sequence[str], *, column: str = "path", root: Path | None = None, most: int = PATHS_SHOWN) -> str:
-    """The study key that excludes images, with paths as the table writes them: relative to `root` where possible.
+def as_in_table(paths: Sequence[str], root: Path) -> list[str]:
+    """Different paths as the table writes them: relative to `root` where possible.
 
-    Args:
-        paths: the paths, or the values of another `column`.
-        most: the most that are written.
+    >>> as_in_table(["/data/a.png", "/data/b/c d.png", "/data/a.png"], Path("/data"))
+    ['a.png', 'b/c d.png']
+    """
+    unique = dict.fromkeys(paths)
+    return [os.path.relpath(path, root) if Path(path).is_relative_to(root) else path for path in unique]
 
-    >>> exclusion(["/data/a.png", "/data/b/c d.png", "/data/a.png"], root=Path("/data"))
+
+def exclusion(written: Sequence[str], *, column: str = "path", most: int = PATHS_SHOWN) -> str:
+    """The study key that excludes images by their paths, or by the values of another `column`, as the table writes them.
+
+    At most `most` are written.
+
+    >>> exclusion(["a.png", "b/c d.png"])
     '`where_not: {path: [a.png, "b/c d.png"]}`'
     """
-    unique = list(dict.fromkeys(paths))
-    written = [os.path.relpath(path, root) if root and Path(path).is_relative_to(root) else path for path in unique]
     quoted = [text if re.fullmatch(r"[^\W\d][\w./-]*|/[\w./-]+", text) else json.dumps(text) for text in written]
     more = (
-        f" with the others ({len(quoted):,} in all; audit.json lists the pairs, with full paths)"
+        f" with the others ({len(quoted):,} in all: copy `where_not` of this finding from audit.json)"
         if len(quoted) > most
         else ""
     )

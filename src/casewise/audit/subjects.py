@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from casewise.audit.findings import Finding, Level
+from casewise.audit.findings import NEIGHBOURS, Finding, Level
 from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, levels
 from casewise.audit.sentences import fill
 from casewise.cohort.cohort import Cohort
@@ -21,6 +21,7 @@ from casewise.cohort.table import names_text, natural
 from casewise.cohort.targets import panel_values
 from casewise.errors import counted
 from casewise.splits.file_numbers import file_series
+from casewise.splits.guessed_subjects import FOUND_PAIRS, STRANGERS
 from casewise.splits.predefined import WORDS, side_of
 from casewise.study.schema import Study
 from casewise.targets import kind_named
@@ -85,28 +86,57 @@ PERMUTATIONS = 999
 HIGHEST_P, LEAST_EXCESS = 0.01, 0.05
 
 
-def streak_findings(study: Study, cohort: Cohort) -> list[Finding]:
+def streak_findings(study: Study, cohort: Cohort) -> tuple[list[Finding], list[str]]:
     """A warning for each target whose labels agree between neighbouring file numbers more often than by chance.
 
-    Only where subjects are not known and folds are random: neighbouring files may then show the same person.
+    Only where subjects are not known and folds are random: neighbouring files may then show the same person. Files
+    without a number have no neighbours. Folders of classes can only be tested if they share one numbering and it does
+    not go from class to class. Also returns what cannot be tested, as in the facts of an audit.
     """
     if study.subjects_known or study.split.by == "number":
-        return []
+        return [], []
     panels = cohort.panels
     path_of = cohort.images.groupby(cohort.images["subject"].astype(str))["path"].first()
-    series = file_series([str(path_of[subject]) for subject in panels["subject"].astype(str)])
-    findings = []
-    for name in study.outputs if series else []:
+    paths = [str(path_of[subject]) for subject in panels["subject"].astype(str)]
+    findings, not_tested = [], []
+    for name in study.outputs:
         values = panel_values(panels, study, name)
-        recorded = ~np.isnan(values)
+        recorded = np.flatnonzero(~np.isnan(values))
         labels = kind_named(study.kind_of(name)).fold_labels(values, *study.range_of(name), len(study.classes_of(name)))
-        of_series = [labels[rows[recorded[rows]]] for rows in series]
-        agreement, expected, p = neighbours(of_series, study.seed)
+        series = [recorded[rows] for rows in file_series([paths[row] for row in recorded], across_folders=True)]
+        testable = [labels[rows] for rows in series if not _class_by_class(labels[rows], [paths[row] for row in rows])]
+        if not any(len(set(of_series.tolist())) > 1 for of_series in testable):
+            not_tested.append(name + NEIGHBOURS)
+            continue
+        agreement, expected, p = neighbours(testable, study.seed)
         if p <= HIGHEST_P and agreement - expected >= LEAST_EXCESS:
             figures = {"target": name, "agreement": agreement, "expected": expected, "p": p, "images": len(labels)}
             sentence, remedy = fill("label-streaks", **figures), fill("label-streaks remedy")
             findings.append(Finding("label-streaks", "warning", sentence, figures, remedy=remedy))
-    return findings
+    return findings, not_tested
+
+
+def _class_by_class(labels: np.ndarray, paths: Sequence[str]) -> bool:
+    """Whether folders with one label each share a numbering that gives each label at most two runs on average.
+
+    Then neighbours agree because of the numbering, whoever they show.
+
+    >>> _class_by_class(np.repeat([0, 1], 20), ["a/1.png"] * 20 + ["b/1.png"] * 20)
+    True
+    >>> _class_by_class(np.tile([0, 1], 20), ["a/1.png", "b/1.png"] * 20)
+    False
+    """
+    of_folder = {(os.path.dirname(path), label) for path, label in zip(paths, labels.tolist(), strict=True)}
+    folders = len({folder for folder, _ in of_folder})
+    runs = 1 + np.count_nonzero(np.diff(labels))
+    return len(of_folder) == folders > 1 and bool(runs <= 2 * len(set(labels.tolist())))
+
+
+def guess_findings(study: Study) -> list[Finding]:
+    """A note where subjects are guessed."""
+    sentence = fill("subjects-guessed", found=FOUND_PAIRS, strangers=STRANGERS)
+    note = Finding("subjects-guessed", "note", sentence, {}, remedy=fill("subjects-guessed remedy"))
+    return [note] if study.subjects_guessed else []
 
 
 def neighbours(series: list[np.ndarray], seed: int) -> tuple[float, float, float]:

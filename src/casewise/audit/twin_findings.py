@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.audit.findings import Finding, Level
-from casewise.audit.sentences import exclusion, fill
+from casewise.audit.sentences import as_in_table, exclusion, fill
 from casewise.audit.twins import Kind, Twin, find_twins, shown_by
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CohortError, counted
@@ -52,10 +52,13 @@ def twin_findings(
 
     def finding(code: str, level: Level, twins: Sequence[Twin], target: str = "", labels: Sequence[str] = ()) -> None:
         if twins:
-            # both images of a pair with two labels, else the second
-            rows = [row for twin in twins for row in ((twin.i, twin.j) if target else (twin.j,))]
-            excluded = exclusion([paths[row] for row in rows], column=column, root=root)
+            # both images of a pair with two labels, else the second; one list serves both findings across subjects
+            listed = across if twins[0] in across and not target else twins
+            rows = [row for twin in listed for row in ((twin.i, twin.j) if target else (twin.j,))]
+            written = as_in_table([paths[row] for row in rows], root)
+            excluded = exclusion(written, column=column)
             findings.append(_finding(code, level, twins, paths, subjects, labels, target=target, exclusion=excluded))
+            findings[-1].figures["where_not"] = {column: written}
 
     findings: list[Finding] = []
     # an image without a side is on the same side as all others; an impossible split has sides of images only
@@ -174,8 +177,8 @@ def refuse_twins(pairs: Sequence[Sequence[str]], other: Study, file: Path, *, wh
     more = f"\n  and {counted(len(pairs) - SHOWN, 'more pair')}; all are in {file}" if len(pairs) > SHOWN else ""
     role = "subject" if other.subjects_known else "path"
     names = [subject.removeprefix(f"{other.name}:") if role == "subject" else path for *_, path, subject in pairs]
-    root = (other.root or other.cohort.parent).absolute()
-    excluded = exclusion(names, column=other.columns.get(role, role), root=root, most=len(names))
+    written = as_in_table(names, (other.root or other.cohort.parent).absolute())
+    excluded = exclusion(written, column=other.columns.get(role, role), most=len(written))
     remedy = "E" if other_people else "Give both the same subject, or e"
     remedy += f"xclude all images of these people from one of the cohorts, such as from this one: {excluded}"
     under = "" if other_people else "under another subject "

@@ -156,10 +156,7 @@ def _standard_columns(
     if role == "date":
         notes.append(f"Days are counted from each subject's first date (column {columns['date']}).")
     if not study.subjects_known:
-        notes.append(
-            "Subjects are not known: images of one person may be on both sides of a split, so results may be too "
-            "optimistic."
-        )
+        notes.append(f"{study.not_known}: one may be on both sides of a split, so results may be too optimistic.")
     values = {"path": paths, "subject": subjects, "visit": visits, "case": subjects + "/" + visits}
     return pd.DataFrame({**values, "day": days, "region": regions}, index=cells.index), marks
 
@@ -278,7 +275,7 @@ def _assembled(
             cases[name] = cases["case"].map(images.groupby("case")[name].first())
     repeated = cases[cases["subject"].duplicated(keep=False)]
     undated = repeated[repeated["day"].isna().groupby(repeated["subject"]).transform("any")]
-    if len(undated):
+    if len(undated) and not study.subjects_guessed:
         visits = names_text(sorted({str(visit) for visit in undated["visit"]}, key=natural), 12)
         subjects = counted(undated["subject"].nunique(), "subject")
         notes.append(f"For {subjects} without all days, visits are ordered by name: {visits}.")

@@ -150,8 +150,7 @@ def _show_cohort(study: Study, cohort: Cohort, show: Show) -> None:
         people, cases = counted(cohort.cases["subject"].nunique(), "subject"), counted(len(cohort.cases), "case")
         counts = [people, cases, *counts]
     counts += [counted(len(study.regions), "region")] if study.regions else []
-    unknown = "" if study.subjects_known else "; it is not known which belong to the same person"
-    show.line("cohort", ", ".join(counts) + unknown + (" (synthetic)" if study.synthetic else ""))
+    show.line("cohort", ", ".join(counts) + (" (synthetic)" if study.synthetic else ""))
     for note in cohort.notes:
         show.line("", note)
 

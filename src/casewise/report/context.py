@@ -220,8 +220,8 @@ class ReportContext:
 
     @cached_property
     def repeated(self) -> bool:
-        """Whether any subject has more than one visit."""
-        return bool((self.cases.groupby("subject")["case"].nunique() > 1).any())
+        """Whether any subject has more than one visit; those of guessed subjects are single images."""
+        return not self.study.subjects_guessed and bool((self.cases.groupby("subject")["case"].nunique() > 1).any())
 
     @property
     def by_site(self) -> bool:

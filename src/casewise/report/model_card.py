@@ -49,10 +49,7 @@ LIMITS = (
     " cases like those of the study.",
     "The model knows only the targets, classes and kinds of images above.",
 )
-UNKNOWN_SUBJECTS = (
-    "It is not known which images show one person: a person may be on both sides of the split, and every figure may be"
-    " too good."
-)
+UNKNOWN_SUBJECTS = ": a person may be on both sides of the split, and every figure may be too good."
 PRIVACY = (
     "The bundle contains no image, no label, no name of a subject and no path of a file. In place of the names of the"
     " subjects behind each network it contains salted hashes of them: a study that uses the network as first weights is"
@@ -100,6 +97,7 @@ def model_card(
     if rows:
         heads = ["Stage", "Target", "Metric", "Value", "Interval", f"{capital(unit)}s"]
         figures = [Table(heads, rows, f"Of {about['combination']['headline']}. All metrics are in `metrics.json`.")]
+    unknown = [] if study.subjects_known else [study.not_known + UNKNOWN_SUBJECTS]
     sections = [
         Section("targets", "What it predicts", [_outputs(study, about)]),
         Section("networks", "The networks", [Facts(networks), Text(training_note)]),
@@ -107,7 +105,7 @@ def model_card(
         Section("performance", "Performance", figures),
         Section("audit", "Audit", _audited(audit)),
         Section("intervals", "Prediction intervals and sets", [Facts(calibrated(study, results))]),
-        Section("limits", "Limits", [Items([*LIMITS, spread, *([] if study.subjects_known else [UNKNOWN_SUBJECTS])])]),
+        Section("limits", "Limits", [Items([*LIMITS, spread, *unknown])]),
         Section("privacy", "Privacy", [Text(PRIVACY)]),
         Section("provenance", "Provenance", [Facts(list(versions.items()))]),
         Section("use", "Use", [Code("casewise predict BUNDLE new-cases.csv --output predictions.csv"), Text(USE)]),

@@ -134,7 +134,7 @@ def unlike_training(context: ReportContext) -> Found:
 def subjects_apart(context: ReportContext) -> Found:
     """Whether the split keeps subjects apart; the pictures too, if the audit compared them."""
     if not context.study.subjects_known:
-        text = "It is not known which images belong to the same person: the figures may be too optimistic."
+        text = f"{context.study.not_known}: the figures may be too optimistic."
         return "bad", text, ""
     if context.cohort_images["subject"].is_unique:
         return "note", "Every image is of another subject, as the table states it; this was not tested.", ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,23 +46,39 @@ def series_of(path: str) -> str:
     return str(Path(path).parent / re.sub("[0-9]+", "#", stem)) if re.search("[0-9]", stem) else ""
 
 
-def file_series(paths: Sequence[str]) -> list[np.ndarray]:
-    """The rows of each series of files, in the order of their numbers; [] if most files are not numbered.
+def file_series(paths: Sequence[str], *, across_folders: bool = False) -> list[np.ndarray]:
+    """The rows of each series of files, in the order of their numbers; a file without a number is a series.
+
+    `across_folders`: folders are one series where no number occurs in two of them.
 
     >>> [rows.tolist() for rows in file_series(["b/x1.png", "b/x10.png", "b/x2.png", "b/x3.png"])]
     [[0, 2, 3, 1]]
-    >>> file_series(["3f7a.png", "a01.png", "9cc2.png", "b.png"])
-    []
-    >>> [rows.tolist() for rows in file_series(["left.png", *(f"x{n}.png" for n in range(7))])]
-    [[0], [1, 2, 3, 4, 5, 6, 7]]
+    >>> [rows.tolist() for rows in file_series(["left.png", "x1.png", "x2.png"])]
+    [[0], [1, 2]]
+    >>> [rows.tolist() for rows in file_series(["a/1.png", "b/2.png", "a/3.png"], across_folders=True)]
+    [[0, 1, 2]]
     """
+    names = [series_of(path) or path for path in paths]
+    if across_folders:
+        files = Counter(Path(path).stem for path in paths)
+        repeated = {Path(name).name for name, path in zip(names, paths, strict=True) if files[Path(path).stem] > 1}
+        names = [name if Path(name).name in repeated else Path(name).name for name in names]
     rows: dict[str, list[int]] = defaultdict(list)
-    for row, path in enumerate(paths):
-        rows[series_of(path) or path].append(row)
-    if len(paths) < LEAST_SERIES * len(rows):
-        return []
-    names = sorted(rows, key=natural)
-    return [np.array(sorted(rows[name], key=lambda row: natural(Path(paths[row]).stem))) for name in names]
+    for row, name in enumerate(names):
+        rows[name].append(row)
+    by_name = (rows[name] for name in sorted(rows, key=natural))
+    return [np.array(sorted(of_name, key=lambda row: natural(Path(paths[row]).stem))) for of_name in by_name]
+
+
+def are_numbered(paths: Sequence[str]) -> bool:
+    """Whether most files are numbered: series of names have `LEAST_SERIES` files on average.
+
+    >>> are_numbered(["3f7a.png", "a01.png", "9cc2.png", "b.png"])
+    False
+    >>> are_numbered(["left.png", *(f"x{n}.png" for n in range(7))])
+    True
+    """
+    return len(paths) >= LEAST_SERIES * len(file_series(paths))
 
 
 def check_numbers(paths: Sequence[str]) -> None:
@@ -71,9 +87,9 @@ def check_numbers(paths: Sequence[str]) -> None:
     Raises:
         SplitError: most names have no numbers, or numbers without an order.
     """
-    if file_series(paths):
+    if are_numbered(paths):
         return
-    series = len({series_of(path) or path for path in paths})
+    series = len(file_series(paths))
     raise SplitError(
         f"split.by: 'number' needs series of {LEAST_SERIES} numbered files on average; {counted(len(paths), 'name')}, "
         f"such as {cut(Path(paths[0]).name)}, form {series:,} series. Leave it out, or number the files in their order."

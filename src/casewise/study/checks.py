@@ -115,6 +115,8 @@ def check_split(study: Study) -> None:
         "final: `split.validation` trains one network for each backbone; leave out `final: refit`": held_out and final,
         "split.by: 'number' is for images whose subjects are not known (`subjects_known: false`); write "
         "'subject'": by_number and not unknown,
+        "subjects_guessed: guessed subjects are not known; write `subjects_known: false`": study.subjects_guessed
+        and not unknown,
         f"split.by: 'image' splits single images, and the panels of this study are by {by}; write `panels: {{by: "
         "image}`": by_image and by != "image",
         "split.by: 'image' is compared with a split by subject, and the subjects are not known "

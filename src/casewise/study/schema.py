@@ -95,6 +95,8 @@ class Study(StudyModel):
     stay whole. Rows are images, so it needs `panels: {by: image}`."""
     subjects_known: Annotated[bool, BUNDLE] = True
     """`false` if it is unknown which images belong to one person. Every image then needs its own subject name."""
+    subjects_guessed: Annotated[bool, BUNDLE] = False
+    """With `subjects_known: false`: subjects are those that `casewise init --subject guess` guessed."""
     subject_names: SubjectNames = "refuse_similar"
     """Whether names of subjects that differ in spelling only (`S1` and `s-01`) are refused. `as_written`: they are
     different people, unless they differ in case, spaces or invisible characters only. Lists state which are different
@@ -251,8 +253,14 @@ class Study(StudyModel):
 
     @property
     def unit(self) -> str:
-        """What counts as one person: a subject or, if subjects are not known, an image."""
-        return "subject" if self.subjects_known else "image"
+        """What counts as one person: a subject or, if subjects are not known, a guessed one or an image."""
+        return "subject" if self.subjects_known else "guessed subject" if self.subjects_guessed else "image"
+
+    @property
+    def not_known(self) -> str:
+        """A clause on subjects that are not known."""
+        how = "only guessed, from similar pictures with neighbouring file numbers,"
+        return f"It is {how if self.subjects_guessed else 'not known'} which images belong to the same person"
 
     @property
     def networks(self) -> list[str]:

@@ -156,8 +156,8 @@ def _site(context: ReportContext) -> str:
 
 
 def _people(context: ReportContext, subjects: int) -> str:
-    unknown = "" if context.study.subjects_known else " (subjects were not known; each image counts as one)"
-    return counted(subjects, "subject") + unknown
+    unknown = "" if context.study.subjects_known else " (subjects were not known)"
+    return counted(subjects, context.study.unit) + unknown
 
 
 def _support(entry: ClassFigures) -> str:

@@ -29,7 +29,12 @@ def init(
     images: Annotated[Path | None, typer.Option(help="The folder of your images [default: that of the table].")] = None,
     sheet: Annotated[str, typer.Option(help="The sheet of an .xlsx table [default: the first visible one].")] = "",
     target: Annotated[str, typer.Option(help="The column to predict [default: the most likely one].")] = "",
-    subject: Annotated[str, typer.Option(help="The column that identifies people [default: the likeliest].")] = "",
+    subject: Annotated[
+        str,
+        typer.Option(
+            help="The column that identifies people [default: the likeliest]; `guess`: similar neighbouring files."
+        ),
+    ] = "",
     pattern: Annotated[
         str,
         typer.Option(

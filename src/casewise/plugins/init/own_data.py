@@ -8,7 +8,7 @@ import tempfile
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from casewise.audit.columns import further_columns
@@ -26,12 +26,14 @@ from casewise.plugins.init.image_files import FileIndex, ImageFiles, are_grey, f
 from casewise.plugins.init.new_study import STUDY, TABLE, NewStudy, applying, quoted, relative_path
 from casewise.plugins.init.rows import (
     FOUND,
+    GUESS,
     ImageRows,
     add_film_columns,
     cohort_table,
     doubt_beginnings,
     doubt_counts,
     fill_from_table,
+    guess_people,
     resolve_sequences,
     resolve_subjects,
     resolve_visits,
@@ -47,7 +49,7 @@ from casewise.plugins.init.target import (
     stated_column,
     understand_target,
 )
-from casewise.splits.file_numbers import file_series
+from casewise.splits.file_numbers import are_numbered
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from casewise.study.weight_files import environment_folder, is_present
@@ -74,6 +76,7 @@ def plan_study(
     nothing = "Name a table with --table, a folder of images with --images, or both; or name a preset."
     stated = stated_pattern(pattern) if pattern else None
     fields = stated.fields if stated else ["subject"]
+    guess, subject = subject == GUESS, "" if subject == GUESS else subject
     of_names = "names a column of the table; without --table,"
     refused = {
         nothing: not (table or images),
@@ -91,10 +94,11 @@ def plan_study(
             raise CasewiseError(message)
     if table is None:
         files = find_images(images or Path())
-        return _planned(OwnData(files, rows_of_names(files, stated)), folder)
+        return _planned(OwnData(files, rows_of_names(files, stated), guess=guess), folder)
     problems = Problems()
     try:
-        return _planned(_read(table, sheet, target, subject, images, problems), folder, stated)
+        data = replace(_read(table, sheet, target, subject, images, problems), guess=guess)
+        return _planned(data, folder, stated)
     except CasewiseError as error:
         if not problems.hint:
             raise
@@ -105,7 +109,7 @@ def plan_study(
 class OwnData:
     """What a study is made from: the images, the table with its cells by column, and what its columns mean.
 
-    `other_targets` are columns that could be the target as well.
+    `other_targets` are columns that could be the target as well. `guess`: persons are guessed from the pictures.
     """
 
     files: ImageFiles
@@ -116,6 +120,7 @@ class OwnData:
     roles: Roles = field(default_factory=Roles)
     target: str = "label"
     other_targets: list[str] = field(default_factory=list)
+    guess: bool = False
 
 
 def _read(table: Path, sheet: str, target: str, subject: str, images: Path | None, problems: Problems) -> OwnData:
@@ -166,6 +171,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     files, rows, cells, roles = data.files, data.rows, data.cells, data.roles
     labels = rows.of(cells[data.target]) if cells else rows["label"]
     resolve_subjects(rows, cells, roles, labels, stated)
+    guess_people(rows, files, use=data.guess)
     sequences = resolve_sequences(rows) if files.scans else []
     resolve_visits(rows, labels, day=roles.day, days=rows.of(cells[roles.day]) if roles.day else ())
     present = rows.present
@@ -194,7 +200,7 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
         rows.doubts.append(f"Damaged: {shown} cannot be read as images. Replace or remove such files.")
     facts = DataFacts(
         subjects=rows.subjects,
-        numbered=not rows.subjects_known and bool(file_series([rows.paths[i] for i in present])),
+        numbered=not rows.subjects_known and are_numbered([rows.paths[i] for i in present]),
         images=len(present),
         rarest=plan.rarest,
         scans=files.scans,
@@ -232,7 +238,8 @@ def _planned(data: OwnData, folder: Path, stated: Pattern | None = None) -> NewS
     lines += ["", *default_recipe(facts, weights)]
     study.files[STUDY] = _wrapped(lines).encode("utf-8")
     _read_back(study, data)
-    subjects = counted(facts.subjects, "subject") if rows.subjects_known else "unknown subjects"
+    unknown = f"{facts.subjects:,} guessed subjects" if data.guess else "unknown subjects"
+    subjects = counted(facts.subjects, "subject") if rows.subjects_known else unknown
     study.understood.insert(0, f"{counted(len(present), files.noun)} of {subjects}{skipped_text(files)}.")
     if origins := [f"{name} from {_source(origin)}" for name, origin in rows.origins.items()]:
         study.understood.append(f"Read as: {', '.join(origins)}.")
@@ -274,6 +281,8 @@ def _head(data: OwnData, plan: TargetPlan, root: Path | None, folder: Path) -> l
         lines += _column_lines(data)
     if not rows.subjects_known:
         lines.append("subjects_known: false  # fill in `subject` and delete this line if you know who is on each image")
+    if data.guess:
+        lines.append("subjects_guessed: true  # similar pictures with neighbouring file numbers count as one person")
     heading = plan.column if table else plan.heading
     if not all(rows.paths):
         lines.append(f'where: {{{FOUND}: "yes"}}  # rows without an image are left out, and counted')

@@ -6,21 +6,33 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
+from casewise.audit.hashes import in_parallel
+from casewise.audit.sentences import fill
 from casewise.cohort.checks import STORED
 from casewise.cohort.folder_layout import FIELDS, Pattern
 from casewise.cohort.table import names_text, natural
 from casewise.cohort.targets import plain
-from casewise.errors import CasewiseError, counted, nearest
+from casewise.console import Terminal
+from casewise.errors import CasewiseError, ImageError, counted, nearest
+from casewise.modalities.store.readers import read_image
 from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.target import TargetPlan
+from casewise.splits.file_numbers import are_numbered
+from casewise.splits.guessed_subjects import FOUND_PAIRS, HIGHEST_P, SIDE, STRANGERS, guess_subjects, picture_features
 
 T = TypeVar("T")
 FOUND = "image_found"
+# What `--subject` says instead of a column; without it, more pictures are not compared: these take a minute.
+GUESS, MOST_UNASKED = "guess", 5_000
 STANDARD = (*STORED, "date", FOUND)
 # The share of the images above which one subject is doubted.
 MOST_OF_ONE = 0.5
@@ -269,6 +281,46 @@ def resolve_subjects(
         "false`). Images of one person may be on both sides of a split, and all results may be too optimistic. State "
         f"the person of each image in a column of the table.{_offered_subjects(rows)}",
     )
+
+
+def guess_people(rows: ImageRows, files: image_files.ImageFiles, *, use: bool) -> None:
+    """Compare the pictures of neighbouring file numbers, state what was seen, and `use` it: every image is a visit.
+
+    Raises:
+        CasewiseError: it is to be used, and there is nothing to guess from.
+    """
+    present = np.array([] if rows.subjects_known or files.scans else rows.present, int)
+    paths, guess = [rows.paths[position] for position in present], None
+    if paths and are_numbered(paths) and (use or len(paths) <= MOST_UNASKED):
+        with Terminal().bar("patients") as bar:
+            progress = partial(bar, total=1.0, text="comparing neighbouring pictures")
+            pictures = in_parallel(partial(_picture, files.folder), paths, progress)
+            features = np.concatenate(list(picture_features(pictures).values()), axis=1)
+        guess = guess_subjects(paths, features)
+    if guess is None or guess.p > HIGHEST_P:
+        if use:
+            raise CasewiseError(fill("guess refused"))
+        return
+    pairs = f"{guess.joined:,} of {counted(guess.neighbours, 'pair')}"
+    seen = fill("guess", pairs=pairs, chance=guess.by_chance, found=FOUND_PAIRS, strangers=STRANGERS)
+    if not use:
+        rows.doubts.insert(1, fill("guess offered", guess=seen))
+        return
+    names, sizes = np.array(rows["subject"], object), np.bincount(guess.group)
+    rows.state("visit", rows["subject"], "the images")
+    names[present] = names[present[guess.group]]
+    rows.fields["subject"] = names.tolist()
+    groups = counted(int((sizes > 1).sum()), "group")
+    images = int(sizes[sizes > 1].sum())
+    rows.doubts[0] = fill("guess used", images=images, groups=groups, largest=sizes.max())
+    rows.doubts.insert(1, seen)
+
+
+def _picture(folder: Path, path: str) -> np.ndarray:
+    try:
+        return read_image(folder / path, size=SIDE)
+    except ImageError:
+        return np.zeros((SIDE, SIDE, 3), np.uint8)  # a study with such a file is refused
 
 
 def _from_names(rows: ImageRows, labels: Sequence[str], stated: Pattern | None) -> bool:

@@ -147,10 +147,11 @@ class Paper:
                     row.append(_published_text(write, metric, published.get(name, {}).get(metric)))
         note = f" Published: {where}." if where and with_values else ""
         confidence = f"{100 * study.evaluation.confidence:g} %"
-        unit = "subject" if study.subjects_known else "image"
         pooled = stage == "oof" and self.run.results.site_means
         note = " Pooled over the sources that were left out in turn." * bool(pooled) + note
-        caption = f"{display_name(study, target)}, {SIDES[stage]}; brackets: {confidence} intervals by {unit}.{note}"
+        caption = (
+            f"{display_name(study, target)}, {SIDES[stage]}; brackets: {confidence} intervals by {study.unit}.{note}"
+        )
         name = f"{'top10' if most else 'results'}-{target}-{stage}"
         return Table(name, self._synthetic(caption), pd.DataFrame(data), heads, rows)
 

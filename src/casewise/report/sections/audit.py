@@ -26,6 +26,7 @@ NAMES = {
     "subject-suffixes": "names of subjects that differ in an ending only",
     "subject-names": "names of subjects that may mean one person",
     "label-streaks": "labels in streaks along the file numbers",
+    "subjects-guessed": "subjects that are guessed",
 }
 EVIDENCE = {
     "files": "file properties",

@@ -84,7 +84,6 @@ SEEDS = (
 )
 MEMORY = " Peak memory: resident, of the process of a network."
 BY_SUBJECT = "Split by subject."
-UNKNOWN_SUBJECTS = "It is not known which images belong to the same person: one person may be on two sides."
 
 
 def section(context: ReportContext) -> Section:
@@ -383,7 +382,7 @@ def split(context: ReportContext) -> list[Block]:
         facts.append(("Stratified by", display_name(study, str(splits["balance"]))))
     names = {"test": "Test set", "validation": "Validation set", "folds": "Folds"}
     facts += [(names[side], assignment(entry)) for side, entry in (splits.get("assignment") or {}).items()]
-    caption = BY_SUBJECT if study.subjects_known else UNKNOWN_SUBJECTS
+    caption = BY_SUBJECT if study.subjects_known else f"{study.not_known}: one person may be on two sides."
     heads = ["Side", f"{capital(study.unit)}s", "Cases", "Panels"]
     return [Heading("Split"), Table(heads, rows, caption), Facts(facts)]
 
