@@ -152,7 +152,7 @@ def test_a_case_without_an_expected_sequence_is_flagged(monkeypatch: pytest.Monk
     table["sequence"][1] = "flair"
     new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
     measured = drawn(3, 1)
-    monkeypatch.setattr(checks, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    monkeypatch.setattr(checks, "measure", lambda store, rows, maps: measured.subset(np.array(rows)))
     assert checks.case_flags(limits, new) == {"A": "", "B": "no scan of the sequence flair"}
 
 
@@ -234,6 +234,6 @@ def test_missing_regions_and_the_file_of_a_flag_are_named(monkeypatch: pytest.Mo
     new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
     measured = drawn(3, 1)
     measured.values[1, NAMES.index("brightness")] = 0.95
-    monkeypatch.setattr(checks, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    monkeypatch.setattr(checks, "measure", lambda store, rows, maps: measured.subset(np.array(rows)))
     lighter = "b.jpg: much lighter than the training images"
     assert checks.case_flags(limits, new) == {"A": lighter, "B": "no image of hand"}

@@ -10,6 +10,8 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
   negatives, is measured on held-out images: the check exists only if it recognises `DETECTED` of them.
 - An image of another region than its row states is recognised by scores of regions (`RegionScore`), if regions differ.
 - The distance from the training features has a larger limit than that of the column `beyond`.
+- The look of an image (`casewise.inference.look`) may be as far from that of the training images as that of held-out
+  ones. Where there are several sources, an image is held out with its source.
 - A region, or a sequence of volumes, is missed if nearly all training cases have it. No study has both.
 """
 
@@ -25,18 +27,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import joblib
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.errors import ImageError
+from casewise.inference.drift import Batch, Quantiles, weights_of
+from casewise.inference.look import Look, LookFacts
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
 from casewise.predictions.table import CHOOSING
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.inference.new_cases import NewCases
     from casewise.modalities.base import ImageStore
+    from casewise.models.early_maps import EarlyMaps
 
 Floats: TypeAlias = NDArray[np.float64]
 # Numbers of an image, in the order of `Measures.values`.
@@ -60,20 +64,27 @@ class Measures:
             black and nearly white pixels, log2 of the longest side in pixels, log2 of width by height, and the mean
             difference between the largest and smallest of red, green and blue, from 0 to 1.
         grids: (N, GRID, GRID) means of grey from 0 to 1.
+        maps: (N, W) statistics of `casewise.models.early_maps`; None without a network.
     """
 
     values: Floats
     grids: Floats
+    maps: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     def subset(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Measures:
         """Those of some of the images."""
-        return Measures(self.values[rows], self.grids[rows])
+        return Measures(self.values[rows], self.grids[rows], None if self.maps is None else self.maps[rows])
+
+    @property
+    def look(self) -> Floats:
+        """(N, W) the features of the look: the `COMPARED` numbers, and the statistics of maps."""
+        return np.hstack([_numbers(self), *([] if self.maps is None else [self.maps])])
 
 
-def measure(store: ImageStore, rows: Sequence[int]) -> Measures:
+def measure(store: ImageStore, rows: Sequence[int], maps: EarlyMaps | None = None) -> Measures:
     """The measures of these images of a store; bars that fill up a tile are not part of the image.
 
     A tile with one channel does not show the colours of its file, which is read again unless its mode is grey.
@@ -81,14 +92,24 @@ def measure(store: ImageStore, rows: Sequence[int]) -> Measures:
     with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
         measured = list(pool.map(lambda row: _of_row(store, row), rows))
     values = np.array([numbers for numbers, _ in measured], dtype=float).reshape(-1, len(NAMES))
-    return Measures(values, np.array([grid for _, grid in measured], dtype=float).reshape(-1, GRID, GRID))
+    grids = np.array([grid for _, grid in measured], dtype=float).reshape(-1, GRID, GRID)
+    if maps is None or not len(rows):
+        return Measures(values, grids)
+    # one by one, because each image is computed on all cores
+    return Measures(values, grids, np.array([maps.statistics(_content(store, row)) for row in rows]))
 
 
-def _of_row(store: ImageStore, row: int) -> tuple[list[float], Floats]:
+def _content(store: ImageStore, row: int) -> NDArray[np.uint8]:
+    """The image (C, H, W) without bars."""
     tile = np.asarray(store.tiles[row])
     if isinstance(store, TileStore):
         down, across = store.content(row)
         tile = tile[:, down, across]
+    return tile
+
+
+def _of_row(store: ImageStore, row: int) -> tuple[list[float], Floats]:
+    tile = _content(store, row)
     entry = store.index.iloc[row]
     width, height = max(1, int(entry["width"])), max(1, int(entry["height"]))
     grey = tile.mean(axis=0)
@@ -144,9 +165,8 @@ def _colour_of_file(path: str, mode: str) -> float:
         return 0.0  # a picture of something that is no image file
 
 
-# The shares of held-out cases that each check may flag; together less than one in twenty.
-SHARES = {"range": 0.015, "upright": 0.005, "polarity": 0.005, "distance": 0.01, "regions": 0.005}
-SHARES["wrong_region"] = 0.005
+# The shares of held-out cases that each check may flag; together one in twenty.
+SHARES = {"look": 0.02} | dict.fromkeys(("range", "upright", "polarity", "distance", "regions", "wrong_region"), 0.005)
 # The range of a number is between these quantiles of the training images, and counts as no smaller than this.
 LOWEST, HIGHEST = 0.005, 0.995
 LEAST_RANGE = dict(zip(NAMES, (0.2, 0.1, 0.2, 0.2, 2.0, 1.0, 0.1), strict=True))
@@ -161,6 +181,8 @@ RIDGE = 0.1
 MOST_OF_CASE = 16
 # Fewer subjects give no limits.
 FEWEST_SUBJECTS = 8
+# Of so many sources, each is left out to set the limit of the look.
+FEWEST_SOURCES, MOST_SOURCES = 3, 30
 
 
 @dataclass(frozen=True)
@@ -184,6 +206,8 @@ class Limits:
         regions: those that a case must have.
         wrong_region: the scores by which images of another region are recognised; None without such a check.
         sequences: those of volumes that a case must have.
+        look: the limit of the look; None without one.
+        quantiles: by name the quantiles of numbers among the training images, with which a batch of cases is compared.
         distance: by learner and target, the largest distance from the training features.
     """
 
@@ -197,6 +221,8 @@ class Limits:
     distance: dict[str, dict[str, float]] = field(default_factory=dict)
     wrong_region: RegionScore | None = None
     sequences: tuple[str, ...] = ()
+    look: LookFacts | None = None
+    quantiles: dict[str, Quantiles] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,6 +325,47 @@ def excess(values: Floats, low: Floats, high: Floats) -> Floats:
         if name in ONE_SIDED:
             (above if ONE_SIDED[name] == "low" else below)[:, number] = 0
     return np.asarray(np.maximum(np.maximum(below, above), 0) / spans(low, high))
+
+
+def fit_look(training: Training, maps: EarlyMaps | None, sources: Sequence[str]) -> tuple[Look, float, Floats] | None:
+    """The look of training images, its limit, and the distance (N,) of each from those of the other folds.
+
+    Args:
+        maps: the layers by which the images were measured.
+        sources: that of each image; of `FEWEST_SOURCES` to `MOST_SOURCES`, each is a fold.
+    """
+    features = training.measures.look
+    folds = np.array(sources) if FEWEST_SOURCES <= len(set(sources)) <= MOST_SOURCES else training.folds
+    out_of_fold = np.zeros(len(features))
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        if held_out.all() or len(features[~held_out]) < FEWEST_SUBJECTS:
+            return None
+        out_of_fold[held_out] = Look.fit(features[~held_out]).distance(features[held_out])
+    limit = training.worst(out_of_fold, SHARES["look"])
+    return None if limit is None else (Look.fit(features, maps), limit, out_of_fold)
+
+
+def numbers_of_batch(
+    measures: Measures, look: Look, store: ImageStore, rows: Sequence[int], distances: Floats | None = None
+) -> dict[str, Floats]:
+    """By name the numbers (N,) of images in which a batch of cases is compared with the training.
+
+    Args:
+        distances: those of the look, where they are known.
+    """
+    numbers = dict(zip(NAMES, measures.values.T, strict=True))
+    along = look.along(measures.look)
+    of_file = store.index.iloc[list(rows)][["bytes", "width", "height"]].to_numpy(dtype=float).clip(min=1)
+    numbers["bytes"] = np.log2(of_file[:, 0] / of_file[:, 1] / of_file[:, 2])
+    numbers["look"] = look.distance(measures.look) if distances is None else distances
+    return numbers | {f"texture {number + 1}": values for number, values in enumerate(along.T)}
+
+
+def quantiles_of(training: Training, numbers: Mapping[str, Floats]) -> dict[str, Quantiles]:
+    """The quantiles of numbers (N,) of training images, each subject weighing the same."""
+    weights = weights_of(pd.Series(training.subjects))
+    return {name: Quantiles.of(values, weights) for name, values in numbers.items()}
 
 
 def turned_difference(grids: Floats) -> Floats:
@@ -535,6 +602,7 @@ def _discriminant(measures: Measures, rows: NDArray[np.intp]) -> tuple[Floats, F
 
 SEPARATOR = "; "
 FAR = "far from the training cases"
+LOOK = "texture, intensities or shape unlike the training images: another source?"
 NEGATIVE = "a negative: light and dark are exchanged"
 # Without a check of negatives the two cannot be told apart.
 UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
@@ -561,7 +629,9 @@ MORE_COLOUR, LESS_COLOUR = (
 )
 
 
-def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | None = None) -> list[list[str]]:
+def image_flags(
+    limits: Limits, measures: Measures, regions: Sequence[str] | None = None, look: Look | None = None
+) -> list[list[str]]:
     """For each image the reasons why it is not like the training images; `regions` are those that their rows state."""
     flags: list[list[str]] = [_out_of_range(limits, numbers) for numbers in measures.values.tolist()]
     is_negative, is_turned = np.zeros(len(measures), dtype=bool), np.zeros(len(measures), dtype=bool)
@@ -574,6 +644,9 @@ def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | Non
     suspected = [""] * len(measures)
     if limits.wrong_region and regions is not None:
         suspected = limits.wrong_region.suspected(measures, np.array(regions))
+    is_other = np.zeros(len(measures), dtype=bool)
+    if limits.look and look:
+        is_other = look.distance(measures.look) > limits.look.limit
     for number, reasons in enumerate(flags):
         if NEARLY_UNIFORM in reasons:  # it has neither orientation nor polarity
             continue
@@ -582,6 +655,7 @@ def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | Non
         # the region of a turned image or a negative is not recognised by these scores
         if suspected[number] and regions and not is_negative[number] and not is_turned[number]:
             reasons.append(WRONG_REGION.format(shown=suspected[number], stated=regions[number]))
+        reasons += [LOOK] if is_other[number] else []
     return flags
 
 
@@ -602,16 +676,23 @@ def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
     return reasons
 
 
-def case_flags(limits: Limits, new: NewCases) -> dict[str, str]:
-    """By case the reasons of its images, those of one image after its file's name where a case has several."""
+def case_flags(limits: Limits, new: NewCases, look: Look | None = None, batch: Batch | None = None) -> dict[str, str]:
+    """By case the reasons of its images, those of one image after its file's name where a case has several.
+
+    Args:
+        batch: where the numbers of the images are added, if there is a look.
+    """
     images = new.cohort.images
     by_case = images.assign(row=np.arange(len(images))).groupby("case", sort=False)["row"]
     chosen = np.sort(np.concatenate([_evenly(rows.to_numpy()) for _, rows in by_case]))
-    measures = measure(new.store, chosen.tolist())
-    by_image = image_flags(limits, measures, images["region"].iloc[chosen].astype(str).tolist())
+    measures = measure(new.store, chosen.tolist(), look.maps if look else None)
+    by_image = image_flags(limits, measures, images["region"].iloc[chosen].astype(str).tolist(), look)
     counts = images["case"].value_counts()
     reasons: dict[str, list[str]] = {str(case): [] for case in images["case"].unique()}
     examined = images.iloc[chosen]
+    if batch and look:
+        numbers = numbers_of_batch(measures, look, new.store, chosen.tolist())
+        batch.tables.append(examined[["case", "subject"]].astype(str).reset_index(drop=True).assign(**numbers))
     for case, path, of_image in zip(examined["case"].astype(str), examined["path"], by_image, strict=True):
         name = f"{Path(str(path)).name}: " if counts[case] > 1 else ""
         reasons[case] += [name + reason for reason in of_image]
@@ -644,7 +725,7 @@ def possible_reasons(limits: Limits) -> tuple[str, ...]:
     lacking += [f"{MISSING['sequence']} {name}" for name in limits.sequences]
     regions = limits.wrong_region.regions if limits.wrong_region else ()
     wrong = [WRONG_REGION.format(shown=shown, stated=stated) for shown in regions for stated in regions]
-    fixed = (FAR, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
+    fixed = (FAR, LOOK, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
     return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *of_numbers, *lacking, *wrong))
 
 

@@ -18,8 +18,18 @@ from casewise.errors import RunError, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
+from casewise.inference.drift import Batch
 from casewise.inference.ensemble import Combination, Ensemble
-from casewise.inference.input_checks import FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of, with_flags
+from casewise.inference.input_checks import (
+    COMPARED,
+    FEWEST_SUBJECTS,
+    Limits,
+    case_flags,
+    joined,
+    reasons_of,
+    with_flags,
+)
+from casewise.inference.look import Look, read_look
 from casewise.inference.new_cases import (
     LEFT_OUT,
     ROWS,
@@ -58,6 +68,7 @@ class TrainedModel:
         about: the facts of the bundle; empty for a network alone, and for a run without a bundle.
         card: the model card of the bundle, in Markdown; empty without one.
         limits: those by which new cases are flagged; None if there are none, as for a network alone.
+        look: what the look of new cases is compared with; None if the limits have none.
     """
 
     folder: Path
@@ -66,6 +77,7 @@ class TrainedModel:
     about: Mapping[str, Any] = field(default_factory=dict)
     card: str = ""
     limits: Limits | None = None
+    look: Look | None = None
     # The folder of an unpacked zip file, which is removed with this object.
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
@@ -167,7 +179,12 @@ class TrainedModel:
         with tempfile.TemporaryDirectory() as temporary:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
             named, folder = cases_of(cells, table.study), Path(temporary) / "prepared"
-            rows, _ = self.predict_together(ensemble, table, cells, named, folder, abstain=abstain, show=show)
+            batch = Batch()
+            rows, _ = self.predict_together(
+                ensemble, table, cells, named, folder, abstain=abstain, show=show, batch=batch
+            )
+        if self.limits and (text := batch.drift(self.limits.quantiles, self.limits.subjects).text):
+            log.warning("%s", text)
         if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
             log.warning(
                 "Some cases have no prediction; the column problem says why. The first: %s", next(iter(without))
@@ -194,7 +211,9 @@ class TrainedModel:
             log.warning("The study of this model has no visits: those of the new cases are not used.")
         return table, cells
 
-    def _predicted(self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool) -> pd.DataFrame:
+    def _predicted(
+        self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool, batch: Batch | None
+    ) -> pd.DataFrame:
         """The table of prepared cases."""
         import pandas as pd
 
@@ -202,7 +221,7 @@ class TrainedModel:
         paths = images.set_index(images["image"].astype(str))["path"].astype(str)
         rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
-            rows = with_flags(rows, self.limits, case_flags(self.limits, new))
+            rows = with_flags(rows, self.limits, case_flags(self.limits, new, self.look, batch))
         if record := ensemble.covariates:
             reasons = flags_of(record, covariates_by_case(images, list(record["columns"])))
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
@@ -242,13 +261,15 @@ class TrainedModel:
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
-            done = 0
+            done, batch = 0, Batch()
             for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    predicted, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), abstain=abstain)
+                    predicted, _ = self.predict_together(
+                        ensemble, table, cells, chunk, Path(folder), abstain=abstain, batch=batch
+                    )
                 done += len(chunk)
-                yield PredictedChunk(predicted, sources_of(chunk, cells, table.study), has_visits)
+                yield PredictedChunk(predicted, sources_of(chunk, cells, table.study), has_visits, batch)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
 
     def predict_together(
@@ -261,15 +282,16 @@ class TrainedModel:
         *,
         abstain: bool = False,
         show: Show | None = None,
+        batch: Batch | None = None,
     ) -> tuple[pd.DataFrame, list[NewCases]]:
         """Prepare some cases of a table in `folder` and predict them; their rows, and the prepared cases.
 
-        A case that cannot be read has rows with the reason as `problem`.
+        A case that cannot be read has rows with the reason as `problem`. The numbers of images are added to `batch`.
         """
         import pandas as pd
 
         output, (prepared, problems) = self.table, prepare_together(table, cells, cases, folder, show)
-        tables = [self._predicted(ensemble, table.study, new, abstain) for new in prepared]
+        tables = [self._predicted(ensemble, table.study, new, abstain, batch) for new in prepared]
         answered = {name for predicted in tables for name in predicted["case"]}
         answered |= {case.name for case, _ in problems}
         problems += [(case, LEFT_OUT) for case in cases if case.name not in answered]
@@ -333,7 +355,8 @@ def _of_bundle(
     members = tuple(Bundle.open(member.path) for member in folders)
     _check(members, path)
     limits = _limits(folder.input_checks)
-    model = TrainedModel(path, members, combination, about, folder.card.read(), limits, unpacked)
+    look = read_look(folder.look, limits.look, len(COMPARED)) if limits and limits.look else None
+    model = TrainedModel(path, members, combination, about, folder.card.read(), limits, look, unpacked)
     try:
         model.table.of_rows(combination.rehearsed(members).assign(spread=math.nan))
     except (RunError, LookupError, TypeError, ValueError, AttributeError) as error:
