@@ -9,8 +9,8 @@ the number of tests (Bonferroni). Small differences, which many cases show beyon
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,10 @@ from scipy.special import kolmogorov
 from casewise.errors import counted
 
 Floats: TypeAlias = NDArray[np.float64]
+# The values of quantiles, and the shares of the training images that are at or below each of them.
+Quantiles: TypeAlias = tuple[list[float], list[float]]
+# Tables of images of new cases: `case`, `subject` and a column for each number.
+Batch: TypeAlias = list[pd.DataFrame]
 # Fewer cases or subjects are not tested.
 FEWEST_CASES, FEWEST_SUBJECTS = 20, 10
 LEVEL = 0.05
@@ -34,111 +38,65 @@ WORDS = {
     "contrast": ("less contrast", "more contrast"),
     "black": ("less black", "more black"),
     "white": ("less white", "more white"),
-    "size": ("fewer pixels", "more pixels"),
+    "size": ("smaller", "larger"),
     "shape": ("narrower", "wider"),
     "colour": ("weaker colours", "stronger colours"),
-    "bytes": ("fewer bytes a pixel, as of stronger compression", "more bytes a pixel, as of weaker compression"),
-    "look": ("more like the average image in texture and intensities", "unusual texture or intensities"),
-    TEXTURE: ("another texture or intensities", "another texture or intensities"),
+    "bytes": ("fewer bytes a pixel", "more bytes a pixel"),
+    "look": ("a more common look", "a rarer look"),
+    TEXTURE: ("another texture", "another texture"),
 }
 
 
 @dataclass(frozen=True)
-class Quantiles:
-    """Quantiles of a number among training images, and the share of the images that are at or below each of them."""
-
-    values: list[float]
-    shares: list[float]
-
-    def __post_init__(self) -> None:
-        """Check the numbers of an unknown origin.
-
-        Raises:
-            ValueError: they are no quantiles.
-        """
-        if not self.values or len(self.values) != len(self.shares) or sorted(self.values) != self.values:
-            raise ValueError("values and shares are no quantiles")
-
-    @classmethod
-    def of(cls, values: Floats, weights: Floats) -> Quantiles:
-        """Those of values (N,) with weights (N,)."""
-        points = np.unique(np.quantile(values, QUANTILES))
-        return cls(points.tolist(), shares_below(values, weights, points).tolist())
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What differs: the number's name, how (see `WORDS`), the largest difference of the distributions, and p."""
-
-    name: str
-    reason: str
-    difference: float
-    p_adjusted: float
-
-
-@dataclass(frozen=True)
 class Drift:
-    """The result of the test of a batch.
+    """The result of the test.
 
     Attributes:
         tested: whether there are enough cases and subjects, and quantiles of the training.
+        differences: by name of a number, the difference of the distributions, positive where more of the new images
+            are below, and the p value multiplied by the number of tests.
         text: the warning; empty without one.
     """
 
     cases: int
     subjects: int
     tested: bool
-    differences: list[Difference]
+    differences: dict[str, tuple[float, float]]
     text: str
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The numbers of the images of new cases, chunk by chunk: tables with `case`, `subject` and a column for each."""
-
-    tables: list[pd.DataFrame] = field(default_factory=list)
-
-    def drift(self, quantiles: Mapping[str, Quantiles], subjects: int) -> Drift:
-        """The test against the quantiles of so many training subjects."""
-        if not self.tables:
-            return Drift(0, 0, False, [], "")
-        table = pd.concat(self.tables, ignore_index=True)
-        cases, n = table["case"].nunique(), table["subject"].nunique()
-        tested = bool(quantiles) and cases >= FEWEST_CASES and n >= FEWEST_SUBJECTS
-        differences = compare(table, quantiles, subjects) if tested else []
-        reasons = "; ".join(dict.fromkeys(difference.reason for difference in differences))
-        text = f"These {counted(cases, 'case')} are not like the training cases: another source? They have {reasons}."
-        return Drift(cases, n, tested, differences, text if differences else "")
-
-
-def compare(table: pd.DataFrame, quantiles: Mapping[str, Quantiles], subjects: int) -> list[Difference]:
-    """The differences of a table of images from the training, the largest first.
+def drift(batch: Batch, quantiles: Mapping[str, Quantiles], trained: int) -> Drift:
+    """Compare images of new cases with those of the training.
 
     Args:
-        subjects: of the training.
+        trained: the number of training subjects.
     """
-    weights, n = weights_of(table["subject"]), table["subject"].nunique()
-    differences = []
-    for name, known in quantiles.items():
-        if name not in table:
-            continue
-        below = shares_below(table[name].to_numpy(dtype=float), weights, np.array(known.values))
-        gaps = below - np.array(known.shares)
-        largest = float(gaps[np.abs(gaps).argmax()])
-        p = min(1.0, float(kolmogorov(np.sqrt(n * subjects / (n + subjects)) * abs(largest))) * len(quantiles))
-        if p <= LEVEL and abs(largest) >= LEAST_DIFFERENCE:
-            reason = WORDS[name if name in WORDS else TEXTURE][int(largest < 0)]
-            differences.append(Difference(name, reason, abs(largest), p))
-    return sorted(differences, key=lambda difference: -difference.difference)
+    table = pd.concat(batch, ignore_index=True) if batch else pd.DataFrame(columns=["case", "subject"])
+    cases, subjects = table["case"].nunique(), table["subject"].nunique()
+    tested = bool(quantiles) and cases >= FEWEST_CASES and subjects >= FEWEST_SUBJECTS
+    differences: dict[str, tuple[float, float]] = {}
+    for name, (values, shares) in quantiles.items() if tested else ():
+        gaps = shares_below(table[name].to_numpy(dtype=float), table["subject"], np.array(values)) - shares
+        gap = float(gaps[np.abs(gaps).argmax()])
+        statistic = np.sqrt(subjects * trained / (subjects + trained)) * abs(gap)
+        p = min(1.0, float(kolmogorov(statistic)) * len(quantiles))
+        if p <= LEVEL and abs(gap) >= LEAST_DIFFERENCE:
+            differences[name] = gap, p
+    by_size = sorted(differences, key=lambda name: -abs(differences[name][0]))
+    reasons = dict.fromkeys(WORDS[name.split()[0]][differences[name][0] < 0] for name in by_size)
+    text = f"These {counted(cases, 'case')} are not like the training cases: another source? Their images differ: "
+    return Drift(cases, subjects, tested, differences, text + ", ".join(reasons) + "." if reasons else "")
 
 
-def weights_of(subjects: pd.Series) -> Floats:
-    """(N,) the weight of each image: one divided by the number of images of its subject."""
-    return np.asarray(1 / subjects.map(subjects.value_counts()).to_numpy(dtype=float))
-
-
-def shares_below(values: Floats, weights: Floats, points: Floats) -> Floats:
-    """(Q,) the weighted shares of values (N,) that are at or below each point (Q,)."""
+def shares_below(values: Floats, subjects: Any, points: Floats) -> Floats:
+    """(Q,) the shares of values (N,) that are at or below each point (Q,), each subject (N,) weighing the same."""
+    _, numbers, counts = np.unique(np.asarray(subjects, dtype=str), return_inverse=True, return_counts=True)
     order = np.argsort(values)
-    sums = np.concatenate([[0.0], np.cumsum(weights[order]) / weights.sum()])
+    sums = np.concatenate([[0.0], np.cumsum(1 / counts[numbers[order]]) / len(counts)])
     return np.asarray(sums[np.searchsorted(values[order], points, side="right")])
+
+
+def quantiles_of(values: Floats, subjects: Any) -> Quantiles:
+    """Those of values (N,) of training images of subjects (N,)."""
+    points = np.unique(np.quantile(values, QUANTILES))
+    return points.tolist(), shares_below(values, subjects, points).tolist()

@@ -9,38 +9,33 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
   training images the score 1 (ridge regression). Whether images have an upright position, or are distinct from
   negatives, is measured on held-out images: the check exists only if it recognises `DETECTED` of them.
 - An image of another region than its row states is recognised by scores of regions (`RegionScore`), if regions differ.
-- The distance from the training features has a larger limit than that of the column `beyond`.
 - The look of an image (`casewise.inference.look`) may be as far from that of the training images as that of held-out
-  ones. Where there are several sources, an image is held out with its source.
+  ones. Where there are several sources, an image is held out with its source. This check takes what the others leave.
 - A region, or a sequence of volumes, is missed if nearly all training cases have it. No study has both.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import joblib
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from casewise.errors import ImageError
-from casewise.inference.drift import Batch, Quantiles, weights_of
-from casewise.inference.look import Look, LookFacts
+from casewise.inference.drift import TEXTURE, WORDS, Batch, Quantiles, quantiles_of
+from casewise.inference.look import EarlyMaps, Look, LookFacts
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
-from casewise.predictions.table import CHOOSING
 
 if TYPE_CHECKING:
     from casewise.inference.new_cases import NewCases
     from casewise.modalities.base import ImageStore
-    from casewise.models.early_maps import EarlyMaps
 
 Floats: TypeAlias = NDArray[np.float64]
 # Numbers of an image, in the order of `Measures.values`.
@@ -64,11 +59,13 @@ class Measures:
             black and nearly white pixels, log2 of the longest side in pixels, log2 of width by height, and the mean
             difference between the largest and smallest of red, green and blue, from 0 to 1.
         grids: (N, GRID, GRID) means of grey from 0 to 1.
-        maps: (N, W) statistics of `casewise.models.early_maps`; None without a network.
+        bytes: (N,) log2 of the bytes of the file by pixel; None where there is no file.
+        maps: (N, W) statistics of `casewise.inference.look`; None without a network.
     """
 
     values: Floats
     grids: Floats
+    bytes: Floats | None = None
     maps: Floats | None = None
 
     def __len__(self) -> int:
@@ -76,7 +73,8 @@ class Measures:
 
     def subset(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Measures:
         """Those of some of the images."""
-        return Measures(self.values[rows], self.grids[rows], None if self.maps is None else self.maps[rows])
+        others = (None if values is None else values[rows] for values in (self.bytes, self.maps))
+        return Measures(self.values[rows], self.grids[rows], *others)
 
     @property
     def look(self) -> Floats:
@@ -93,10 +91,10 @@ def measure(store: ImageStore, rows: Sequence[int], maps: EarlyMaps | None = Non
         measured = list(pool.map(lambda row: _of_row(store, row), rows))
     values = np.array([numbers for numbers, _ in measured], dtype=float).reshape(-1, len(NAMES))
     grids = np.array([grid for _, grid in measured], dtype=float).reshape(-1, GRID, GRID)
-    if maps is None or not len(rows):
-        return Measures(values, grids)
+    of_file = store.index.iloc[list(rows)][["bytes", "width", "height"]].to_numpy(dtype=float).clip(min=1)
     # one by one, because each image is computed on all cores
-    return Measures(values, grids, np.array([maps.statistics(_content(store, row)) for row in rows]))
+    statistics = np.array([maps.statistics(_content(store, row)) for row in rows]) if maps else None
+    return Measures(values, grids, np.log2(of_file[:, 0] / of_file[:, 1] / of_file[:, 2]), statistics)
 
 
 def _content(store: ImageStore, row: int) -> NDArray[np.uint8]:
@@ -165,8 +163,9 @@ def _colour_of_file(path: str, mode: str) -> float:
         return 0.0  # a picture of something that is no image file
 
 
-# The shares of held-out cases that each check may flag; together one in twenty.
-SHARES = {"look": 0.02} | dict.fromkeys(("range", "upright", "polarity", "distance", "regions", "wrong_region"), 0.005)
+# The share of held-out cases that all checks may flag together, and that of each that exists; the look has the rest.
+TOTAL = 0.05
+SHARES = dict.fromkeys(("ranges", "upright", "polarity", "regions", "sequences", "wrong_region"), 0.005)
 # The range of a number is between these quantiles of the training images, and counts as no smaller than this.
 LOWEST, HIGHEST = 0.005, 0.995
 LEAST_RANGE = dict(zip(NAMES, (0.2, 0.1, 0.2, 0.2, 2.0, 1.0, 0.1), strict=True))
@@ -208,7 +207,6 @@ class Limits:
         sequences: those of volumes that a case must have.
         look: the limit of the look; None without one.
         quantiles: by name the quantiles of numbers among the training images, with which a batch of cases is compared.
-        distance: by learner and target, the largest distance from the training features.
     """
 
     images: int
@@ -218,7 +216,6 @@ class Limits:
     upright: Score | None = None
     polarity: Score | None = None
     regions: tuple[str, ...] = ()
-    distance: dict[str, dict[str, float]] = field(default_factory=dict)
     wrong_region: RegionScore | None = None
     sequences: tuple[str, ...] = ()
     look: LookFacts | None = None
@@ -269,7 +266,7 @@ def upper_quantile(values: Floats, subjects: NDArray[Any], share: float) -> floa
 
 
 def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Sequence[str] = ()) -> Limits:
-    """The limits of numbers and scores; those of distances are `distance_limits`.
+    """The limits of numbers and scores; that of the look is of `fit_look`.
 
     Args:
         regions, sequences: those that a case must have (`expected_names`).
@@ -281,7 +278,7 @@ def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Seque
         held_out = training.folds == fold
         if not held_out.all():
             needed[held_out] = excess(values[held_out], *inner_range(values[~held_out])).max(axis=1)
-    tolerance = training.worst(needed, SHARES["range"])
+    tolerance = training.worst(needed, SHARES["ranges"])
     subjects = len(np.unique(training.subjects))
     if tolerance is None or len(folds) < 2:
         return Limits(len(values), subjects, LEAST_TOLERANCE, {})
@@ -327,45 +324,38 @@ def excess(values: Floats, low: Floats, high: Floats) -> Floats:
     return np.asarray(np.maximum(np.maximum(below, above), 0) / spans(low, high))
 
 
-def fit_look(training: Training, maps: EarlyMaps | None, sources: Sequence[str]) -> tuple[Look, float, Floats] | None:
-    """The look of training images, its limit, and the distance (N,) of each from those of the other folds.
+def fit_look(
+    limits: Limits, training: Training, maps: EarlyMaps | None, sources: Sequence[str]
+) -> tuple[Look, Limits] | None:
+    """The look of training images, and the limits with that of the look, without the checksum of a file.
 
     Args:
+        limits: the other checks.
         maps: the layers by which the images were measured.
         sources: that of each image; of `FEWEST_SOURCES` to `MOST_SOURCES`, each is a fold.
     """
-    features = training.measures.look
+    features, share = training.measures.look, TOTAL - sum(SHARES[name] for name in SHARES if getattr(limits, name))
     folds = np.array(sources) if FEWEST_SOURCES <= len(set(sources)) <= MOST_SOURCES else training.folds
     out_of_fold = np.zeros(len(features))
     for fold in np.unique(folds):
         held_out = folds == fold
-        if held_out.all() or len(features[~held_out]) < FEWEST_SUBJECTS:
+        if held_out.all() or len(np.unique(training.subjects[~held_out])) < FEWEST_SUBJECTS:
             return None
         out_of_fold[held_out] = Look.fit(features[~held_out]).distance(features[held_out])
-    limit = training.worst(out_of_fold, SHARES["look"])
-    return None if limit is None else (Look.fit(features, maps), limit, out_of_fold)
+    limit = training.worst(out_of_fold, share)
+    if limit is None:
+        return None
+    look = Look.fit(features, maps)
+    numbers = numbers_of_batch(training.measures, look) | {"look": out_of_fold}
+    quantiles = {name: quantiles_of(values, training.subjects) for name, values in numbers.items()}
+    return look, replace(limits, look=LookFacts(limit, maps.name if maps else ""), quantiles=quantiles)
 
 
-def numbers_of_batch(
-    measures: Measures, look: Look, store: ImageStore, rows: Sequence[int], distances: Floats | None = None
-) -> dict[str, Floats]:
-    """By name the numbers (N,) of images in which a batch of cases is compared with the training.
-
-    Args:
-        distances: those of the look, where they are known.
-    """
-    numbers = dict(zip(NAMES, measures.values.T, strict=True))
-    along = look.along(measures.look)
-    of_file = store.index.iloc[list(rows)][["bytes", "width", "height"]].to_numpy(dtype=float).clip(min=1)
-    numbers["bytes"] = np.log2(of_file[:, 0] / of_file[:, 1] / of_file[:, 2])
-    numbers["look"] = look.distance(measures.look) if distances is None else distances
-    return numbers | {f"texture {number + 1}": values for number, values in enumerate(along.T)}
-
-
-def quantiles_of(training: Training, numbers: Mapping[str, Floats]) -> dict[str, Quantiles]:
-    """The quantiles of numbers (N,) of training images, each subject weighing the same."""
-    weights = weights_of(pd.Series(training.subjects))
-    return {name: Quantiles.of(values, weights) for name, values in numbers.items()}
+def numbers_of_batch(measures: Measures, look: Look) -> dict[str, Floats]:
+    """By name the numbers (N,) of images in which a batch of cases is compared with the training."""
+    numbers = {f"{TEXTURE} {number + 1}": values for number, values in enumerate(look.along(measures.look).T)}
+    numbers |= dict(zip(NAMES, measures.values.T, strict=True)) | {"look": look.distance(measures.look)}
+    return numbers if measures.bytes is None else numbers | {"bytes": measures.bytes}
 
 
 def turned_difference(grids: Floats) -> Floats:
@@ -431,20 +421,6 @@ def expected_names(names_by_case: Sequence[frozenset[str]]) -> tuple[str, ...]:
         if missed <= SHARES["regions"] * len(names_by_case):
             expected.append(name)
     return tuple(sorted(expected))
-
-
-def distance_limits(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """By learner and target, the distance from the training features that few cases out of fold exceed, at least 1."""
-    if "distance" not in predictions:
-        return {}
-    rows = predictions[predictions["stage"].isin(CHOOSING) & predictions["distance"].notna()]
-    limits: dict[str, dict[str, float]] = {}
-    for (learner, target), group in rows.groupby(["model", "target"], sort=False):
-        worst = group.groupby(["subject", "case"], sort=False)["distance"].max().reset_index()
-        limit = upper_quantile(worst["distance"].to_numpy(), worst["subject"].to_numpy(), SHARES["distance"])
-        if limit is not None and math.isfinite(limit):
-            limits.setdefault(str(learner), {})[str(target)] = max(limit, 1.0)
-    return limits
 
 
 # The longest side in pixels depends on the camera and not on the region.
@@ -601,22 +577,14 @@ def _discriminant(measures: Measures, rows: NDArray[np.intp]) -> tuple[Floats, F
 
 
 SEPARATOR = "; "
-FAR = "far from the training cases"
 LOOK = "texture, intensities or shape unlike the training images: another source?"
 NEGATIVE = "a negative: light and dark are exchanged"
 # Without a check of negatives the two cannot be told apart.
 UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
 NEARLY_UNIFORM = "nearly uniform"
 # What is said of a number below and above its range.
-REASONS: dict[str, tuple[str, str]] = {
-    "brightness": ("much darker than the training images", "much lighter than the training images"),
-    "contrast": ("much less contrast than the training images", "much more contrast than the training images"),
-    "black": ("", "more black than in the training images"),
-    "white": ("", "more white than in the training images"),
-    "size": ("much smaller than the training images", ""),
-    "shape": ("much narrower than the training images", "much wider than the training images"),
-    "colour": ("grey, and the training images are in colour", "in colour, and the training images are not"),
-}
+REASONS = {name: tuple(f"much {word} than the training images" for word in WORDS[name]) for name in NAMES}
+REASONS["colour"] = ("grey, and the training images are in colour", "in colour, and the training images are not")
 # What precedes the name of a region or sequence that a case lacks.
 MISSING = {"region": "no image of", "sequence": "no scan of the sequence"}
 WRONG_REGION = "looks like an image of {shown}, not of {stated}"
@@ -644,9 +612,8 @@ def image_flags(
     suspected = [""] * len(measures)
     if limits.wrong_region and regions is not None:
         suspected = limits.wrong_region.suspected(measures, np.array(regions))
-    is_other = np.zeros(len(measures), dtype=bool)
-    if limits.look and look:
-        is_other = look.distance(measures.look) > limits.look.limit
+    distances = look.distance(measures.look) if limits.look and look else np.zeros(len(measures))
+    is_other = distances > (limits.look.limit if limits.look else np.inf)
     for number, reasons in enumerate(flags):
         if NEARLY_UNIFORM in reasons:  # it has neither orientation nor polarity
             continue
@@ -690,9 +657,9 @@ def case_flags(limits: Limits, new: NewCases, look: Look | None = None, batch: B
     counts = images["case"].value_counts()
     reasons: dict[str, list[str]] = {str(case): [] for case in images["case"].unique()}
     examined = images.iloc[chosen]
-    if batch and look:
-        numbers = numbers_of_batch(measures, look, new.store, chosen.tolist())
-        batch.tables.append(examined[["case", "subject"]].astype(str).reset_index(drop=True).assign(**numbers))
+    if batch is not None and look:
+        numbers = numbers_of_batch(measures, look)
+        batch.append(examined[["case", "subject"]].astype(str).reset_index(drop=True).assign(**numbers))
     for case, path, of_image in zip(examined["case"].astype(str), examined["path"], by_image, strict=True):
         name = f"{Path(str(path)).name}: " if counts[case] > 1 else ""
         reasons[case] += [name + reason for reason in of_image]
@@ -725,7 +692,7 @@ def possible_reasons(limits: Limits) -> tuple[str, ...]:
     lacking += [f"{MISSING['sequence']} {name}" for name in limits.sequences]
     regions = limits.wrong_region.regions if limits.wrong_region else ()
     wrong = [WRONG_REGION.format(shown=shown, stated=stated) for shown in regions for stated in regions]
-    fixed = (FAR, LOOK, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
+    fixed = (LOOK, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
     return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *of_numbers, *lacking, *wrong))
 
 
@@ -733,18 +700,3 @@ def _evenly(rows: np.ndarray) -> np.ndarray:
     """At most `MOST_OF_CASE` of the rows of a case, evenly spread."""
     count = min(len(rows), MOST_OF_CASE)
     return np.asarray(rows[np.arange(count) * len(rows) // count])
-
-
-def with_flags(rows: pd.DataFrame, limits: Limits, of_cases: Mapping[str, str]) -> pd.DataFrame:
-    """Rows of `casewise.inference.ensemble` with the column `flags`: those of their case, and that it is far.
-
-    A case is far for a learner if any of its targets, regions or images is, so that all of its rows have the flag.
-    """
-    units = list(zip(rows["case"].astype(str), rows["model"].astype(str), strict=True))
-    limit_of = [
-        limits.distance.get(unit[1], {}).get(str(target)) for unit, target in zip(units, rows["target"], strict=True)
-    ]
-    beyond = rows["distance"].to_numpy() > np.array(limit_of, dtype=float)  # without a limit, NaN
-    far = {unit for unit, is_far in zip(units, beyond, strict=True) if is_far}
-    reasons = [(of_cases.get(unit[0], ""), FAR if unit in far else "") for unit in units]
-    return rows.assign(flags=[SEPARATOR.join(filter(None, texts)) for texts in reasons])

@@ -18,17 +18,9 @@ from casewise.errors import RunError, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
-from casewise.inference.drift import Batch
+from casewise.inference.drift import Batch, Drift, drift
 from casewise.inference.ensemble import Combination, Ensemble
-from casewise.inference.input_checks import (
-    COMPARED,
-    FEWEST_SUBJECTS,
-    Limits,
-    case_flags,
-    joined,
-    reasons_of,
-    with_flags,
-)
+from casewise.inference.input_checks import COMPARED, FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of
 from casewise.inference.look import Look, read_look
 from casewise.inference.new_cases import (
     LEFT_OUT,
@@ -179,11 +171,9 @@ class TrainedModel:
         with tempfile.TemporaryDirectory() as temporary:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
             named, folder = cases_of(cells, table.study), Path(temporary) / "prepared"
-            batch = Batch()
-            rows, _ = self.predict_together(
-                ensemble, table, cells, named, folder, abstain=abstain, show=show, batch=batch
-            )
-        if self.limits and (text := batch.drift(self.limits.quantiles, self.limits.subjects).text):
+            batch: Batch = []
+            rows, _ = self.predict_together(ensemble, table, cells, named, folder, batch, abstain=abstain, show=show)
+        if text := self.drift(batch).text:
             log.warning("%s", text)
         if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
             log.warning(
@@ -221,7 +211,8 @@ class TrainedModel:
         paths = images.set_index(images["image"].astype(str))["path"].astype(str)
         rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
-            rows = with_flags(rows, self.limits, case_flags(self.limits, new, self.look, batch))
+            of_cases = case_flags(self.limits, new, self.look, batch)
+            rows = rows.assign(flags=rows["case"].astype(str).map(of_cases).fillna(""))
         if record := ensemble.covariates:
             reasons = flags_of(record, covariates_by_case(images, list(record["columns"])))
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
@@ -232,6 +223,10 @@ class TrainedModel:
             )
         output = self.table
         return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
+
+    def drift(self, batch: Batch) -> Drift:
+        """Whether new cases together differ from the training cases, from `PredictedChunk.batch`."""
+        return drift(batch, self.limits.quantiles if self.limits else {}, self.limits.subjects if self.limits else 0)
 
     def predict_in_chunks(
         self,
@@ -265,11 +260,9 @@ class TrainedModel:
             for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    predicted, _ = self.predict_together(
-                        ensemble, table, cells, chunk, Path(folder), abstain=abstain, batch=batch
-                    )
+                    rows, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), batch, abstain=abstain)
                 done += len(chunk)
-                yield PredictedChunk(predicted, sources_of(chunk, cells, table.study), has_visits, batch)
+                yield PredictedChunk(rows, sources_of(chunk, cells, table.study), has_visits, batch)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
 
     def predict_together(
@@ -279,10 +272,10 @@ class TrainedModel:
         cells: pd.DataFrame,
         cases: Sequence[RawCase],
         folder: Path,
+        batch: Batch | None = None,
         *,
         abstain: bool = False,
         show: Show | None = None,
-        batch: Batch | None = None,
     ) -> tuple[pd.DataFrame, list[NewCases]]:
         """Prepare some cases of a table in `folder` and predict them; their rows, and the prepared cases.
 

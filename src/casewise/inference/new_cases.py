@@ -314,13 +314,13 @@ class PredictedChunk:
         table: the rows of `TrainedModel.predict_in_chunks`.
         sources: by case the files of its images, or the folders of its scans, as the table names them.
         has_visits: whether the table names visits.
-        batch: the numbers of the images of these cases and of those before them.
+        batch: tables of the numbers of the images of these cases and of those before them (`casewise.inference.drift`).
     """
 
     table: pd.DataFrame
     sources: Mapping[str, tuple[Path, ...]]
     has_visits: bool
-    batch: Batch = field(default_factory=Batch)
+    batch: Batch = field(default_factory=list)
 
 
 def sources_of(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> dict[str, tuple[Path, ...]]:

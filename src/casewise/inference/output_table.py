@@ -141,8 +141,8 @@ ENDINGS = (".csv", ".parquet")
 class Written:
     """What was written: the file, the number of cases, those without a prediction and flagged ones with a prediction.
 
-    The first reason and flags are those of the first case of each. `drift` is whether all cases together differ from
-    those of the training, which is also in the file `record`.
+    The first reason and flags are those of the first case of each. `drift`, whether all cases together differ from
+    those of the training, is also in the file `record`.
     """
 
     path: Path
@@ -152,16 +152,7 @@ class Written:
     flagged: int
     first_flags: str
     drift: Drift
-
-    @property
-    def record(self) -> Path:
-        """The file beside the table."""
-        return record_of(self.path)
-
-
-def record_of(output: Path) -> Path:
-    """The JSON file beside a table of predictions."""
-    return output.with_name(output.name + ".json")
+    record: Path
 
 
 def predict_to_file(
@@ -186,7 +177,8 @@ def predict_to_file(
     """
     output = Path(output)
     check_output(output)
-    tables, batch = [model.table.of_problems([], [])], Batch()
+    tables = [model.table.of_problems([], [])]
+    batch: Batch = []
     for chunk in model.predict_in_chunks(cases, **options):
         tables.append(chunk.table)
         batch = chunk.batch
@@ -194,8 +186,9 @@ def predict_to_file(
             receive(chunk)
     table = pd.concat([each for each in tables if len(each)] or tables, ignore_index=True)
     write_table(table, output)
-    drift = batch.drift(model.limits.quantiles if model.limits else {}, model.limits.subjects if model.limits else 0)
-    write_json(record_of(output), {"drift": asdict(drift)})
+    drift = model.drift(batch)
+    record = output.with_name(f"{output.name}.json")
+    write_json(record, {"drift": asdict(drift)})
     # rows without a subject have no name, and differ in their reason
     rows = table.assign(key=np.where(table["case"] == "", table["problem"], table["case"]))
     without = rows[rows["problem"] != ""].drop_duplicates("key")
@@ -203,7 +196,7 @@ def predict_to_file(
     first_flags = [f"{case} ({flags})" for case, flags in zip(flagged["case"][:1], flagged["flags"][:1], strict=True)]
     reasons = without["problem"].tolist()
     counts = rows["key"].nunique(), len(without), "".join(reasons[:1]), len(flagged), "".join(first_flags)
-    return Written(output, *counts, drift)
+    return Written(output, *counts, drift, record)
 
 
 def check_output(path: Path) -> None:

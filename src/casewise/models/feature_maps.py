@@ -67,15 +67,10 @@ def spatial_maps(body: nn.Module, *, side: int, channels: int) -> list[str]:
     return [name for name, output in _outputs(body, side, channels) if output.ndim == 4 and output.shape[-1] > 1]
 
 
-def modules_until(body: nn.Module, module: str, *, side: int, channels: int = 3) -> list[str]:
-    """One of the modules of a body and those before it, in the order in which they are computed."""
-    names = [name for name, _ in _outputs(body, side, channels)]
-    return names[: names.index(module) + 1]
-
-
 def children_after(body: nn.Module, module: str, *, side: int, channels: int) -> list[str]:
     """The children of a body that compute nothing before the output of one of its modules."""
-    used = {name.partition(".")[0] for name in modules_until(body, module, side=side, channels=channels)}
+    names = [name for name, _ in _outputs(body, side, channels)]
+    used = {name.partition(".")[0] for name in names[: names.index(module) + 1]}
     return [name for name, _ in body.named_children() if name not in used]
 
 

@@ -13,21 +13,10 @@ from casewise.audit.metadata import source_column
 from casewise.console import shown
 from casewise.errors import counted
 from casewise.files import checksum, json_hash
-from casewise.inference.input_checks import (
-    MOST_OF_CASE,
-    Training,
-    distance_limits,
-    expected_names,
-    fit_limits,
-    fit_look,
-    measure,
-    numbers_of_batch,
-    quantiles_of,
-)
-from casewise.inference.look import LookFacts
+from casewise.inference.input_checks import MOST_OF_CASE, Training, expected_names, fit_limits, fit_look, measure
+from casewise.inference.look import EarlyMaps
 from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.registry import modality_of
-from casewise.models.early_maps import EarlyMaps
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.scores import apply_scores
@@ -113,8 +102,8 @@ MOST_IMAGES = 2000
 
 
 @shown("flags")
-def input_checks(inputs: RunInputs, predictions: pd.DataFrame, show: Show) -> None:
-    """Write the limits of images and of distances; neither labels nor images of the test set are read."""
+def input_checks(inputs: RunInputs, show: Show) -> None:
+    """Write the limits of images; neither labels nor images of the test set are read."""
     study, images, folder = inputs.study, inputs.cohort.images, inputs.folder
     sides = images["subject"].astype(str).map(inputs.splits.side).fillna(TEST).to_numpy(dtype=int)
     rows = _sample(images["case"].astype(str).to_numpy(), np.flatnonzero(sides != TEST), study.seed).tolist()
@@ -124,14 +113,12 @@ def input_checks(inputs: RunInputs, predictions: pd.DataFrame, show: Show) -> No
     of_training = images[sides != TEST]
     sequences = _expected(of_training, "sequence") if study.fusions else ()
     limits = fit_limits(training, _expected(of_training, "region"), sequences)
-    limits = replace(limits, distance=distance_limits(predictions))
-    if limits.ranges and (fitted := fit_look(training, maps, images[source].iloc[rows].tolist() if source else [])):
-        look, limit, distances = fitted
+    sources = images[source].iloc[rows].astype(str).tolist() if source else []
+    if limits.ranges and (fitted := fit_look(limits, training, maps, sources)):
+        look, limits = fitted
         write_tensors(folder.look, look.tensors)
-        name, modules = (maps.name, maps.modules) if maps else ("", ())
-        quantiles = quantiles_of(training, numbers_of_batch(training.measures, look, inputs.store, rows, distances))
-        facts = LookFacts(limit, name, modules, checksum(folder.look.path))
-        limits = replace(limits, look=facts, quantiles=quantiles)
+        assert limits.look is not None
+        limits = replace(limits, look=replace(limits.look, sha256=checksum(folder.look.path)))
     folder.input_checks.write(asdict(limits))
 
 

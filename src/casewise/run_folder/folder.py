@@ -141,7 +141,7 @@ class RunFolder:
     # The quantiles of every learner and target for prediction intervals and sets.
     conformal = Part(JsonFile, "conformal.json", required=("level", "fewest", "learners"))
     # The limits by which new cases are flagged.
-    input_checks = Part(JsonFile, "input-checks.json", required=("ranges", "distance"))
+    input_checks = Part(JsonFile, "input-checks.json", required=("ranges",))
     # What the look of new cases is compared with.
     look = Part(WeightsFile, "look.safetensors")
     # The network that inner folds chose for each fold.
