@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from casewise.errors import LINE, RunError, shortened
 from casewise.models.backbones import Network, build_network
-from casewise.models.encoders import Encoder, quick_network
-from casewise.models.feature_maps import feature_maps, last_block
+from casewise.models.encoders import quick_network
+from casewise.models.feature_maps import as_colours, feature_maps, last_block, read_maps
 from casewise.models.weights import read_checked
 from casewise.run_folder.artefact import WeightsFile
 from casewise.study.backbones import TORCHVISION
@@ -47,7 +47,7 @@ class EarlyMaps:
     """The last blocks of a pretrained network at `STRIDES`, and those before them, of which it keeps the weights."""
 
     def __init__(self, network: Network) -> None:
-        self.name, self.body, self._encoder = network.name, network.eval().body, Encoder(network, {})
+        self.name, self.body, self._network = network.name, network.eval().body, network
         maps, blocks = feature_maps(self.body, side=SIDE), [block for block, _ in network.blocks]
         self._modules = list(dict.fromkeys(last_block(maps, blocks, stride).module for stride in STRIDES))
         last = max(number for number, block in enumerate(blocks) if self._modules[-1].startswith(block))
@@ -71,7 +71,8 @@ class EarlyMaps:
             if (longest := max(panel.shape[-2:])) > SIDE:
                 size = [max(1, round(side * SIDE / longest)) for side in panel.shape[-2:]]
                 panel = functional.interpolate(panel, size=size, mode="area")
-            cells = [maps.flatten(2).double() for maps in self._encoder.maps(self._modules, panel).values()]
+            scaled = (as_colours(panel) - self._network.mean) / self._network.std
+            cells = [maps.flatten(2).double() for maps in read_maps(self.body, self._modules, scaled).values()]
             parts = [(each.mean(2), (each.std(2, correction=0) + LEAST_SPREAD).log()) for each in cells]
             return np.asarray(torch.cat([part for pair in parts for part in pair], dim=1)[0].numpy())
 

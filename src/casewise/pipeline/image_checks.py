@@ -113,7 +113,7 @@ def input_checks(inputs: RunInputs, show: Show) -> None:
     of_training = images[sides != TEST]
     sequences = _expected(of_training, "sequence") if study.fusions else ()
     limits = fit_limits(training, _expected(of_training, "region"), sequences)
-    sources = images[source].iloc[rows].astype(str).tolist() if source else []
+    sources = images[source].iloc[rows].astype(str).tolist() if source in images else []
     if limits.ranges and (fitted := fit_look(limits, training, maps, sources)):
         look, limits = fitted
         write_tensors(folder.look, look.tensors)
