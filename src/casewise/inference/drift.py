@@ -53,15 +53,15 @@ class Drift:
 
     Attributes:
         tested: whether there are enough cases and subjects, and quantiles of the training.
-        differences: by name of a number, the difference of the distributions, positive where more of the new images
-            are below, and the p value multiplied by the number of tests.
+        differences: by name of a number, the `difference` of the distributions, positive where more of the new images
+            are below, and `p_adjusted`, the p value multiplied by the number of tests.
         text: the warning; empty without one.
     """
 
     cases: int
     subjects: int
     tested: bool
-    differences: dict[str, tuple[float, float]]
+    differences: dict[str, dict[str, float]]
     text: str
 
 
@@ -74,16 +74,16 @@ def drift(batch: Batch, quantiles: Mapping[str, Quantiles], trained: int) -> Dri
     table = pd.concat(batch, ignore_index=True) if batch else pd.DataFrame(columns=["case", "subject"])
     cases, subjects = table["case"].nunique(), table["subject"].nunique()
     tested = bool(quantiles) and cases >= FEWEST_CASES and subjects >= FEWEST_SUBJECTS
-    differences: dict[str, tuple[float, float]] = {}
+    differences: dict[str, dict[str, float]] = {}
     for name, (values, shares) in quantiles.items() if tested else ():
         gaps = shares_below(table[name].to_numpy(dtype=float), table["subject"], np.array(values)) - shares
         gap = float(gaps[np.abs(gaps).argmax()])
         statistic = np.sqrt(subjects * trained / (subjects + trained)) * abs(gap)
         p = min(1.0, float(kolmogorov(statistic)) * len(quantiles))
         if p <= LEVEL and abs(gap) >= LEAST_DIFFERENCE:
-            differences[name] = gap, p
-    by_size = sorted(differences, key=lambda name: -abs(differences[name][0]))
-    reasons = dict.fromkeys(WORDS[name.split()[0]][differences[name][0] < 0] for name in by_size)
+            differences[name] = {"difference": gap, "p_adjusted": p}
+    by_size = sorted(differences, key=lambda name: -abs(differences[name]["difference"]))
+    reasons = dict.fromkeys(WORDS[name.split()[0]][differences[name]["difference"] < 0] for name in by_size)
     text = f"These {counted(cases, 'case')} are not like the training cases: another source? Their images differ: "
     return Drift(cases, subjects, tested, differences, text + ", ".join(reasons) + "." if reasons else "")
 
