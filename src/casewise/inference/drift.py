@@ -75,7 +75,8 @@ def drift(batch: Batch, quantiles: Mapping[str, Quantiles], trained: int) -> Dri
     cases, subjects = table["case"].nunique(), table["subject"].nunique()
     tested = bool(quantiles) and cases >= FEWEST_CASES and subjects >= FEWEST_SUBJECTS
     differences: dict[str, dict[str, float]] = {}
-    for name, (values, shares) in quantiles.items() if tested else ():
+    for name in [name for name in quantiles if tested and name in table]:
+        values, shares = quantiles[name]
         gaps = shares_below(table[name].to_numpy(dtype=float), table["subject"], np.array(values)) - shares
         gap = float(gaps[np.abs(gaps).argmax()])
         statistic = np.sqrt(subjects * trained / (subjects + trained)) * abs(gap)

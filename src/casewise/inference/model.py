@@ -18,7 +18,7 @@ from casewise.errors import RunError, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
-from casewise.inference.drift import Batch, Drift, drift
+from casewise.inference.drift import WORDS, Batch, Drift, drift
 from casewise.inference.ensemble import Combination, Ensemble
 from casewise.inference.input_checks import COMPARED, FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of
 from casewise.inference.look import Look, read_look
@@ -368,8 +368,12 @@ def _limits(file: JsonFile) -> Limits | None:
     """
     values = file.read_if_exists()
     try:
-        return from_json(Limits, values) if values else None
-    except ValueError as error:
+        limits = from_json(Limits, values) if values else None
+        for name, (points, shares) in limits.quantiles.items() if limits else ():
+            if name.split()[0] not in WORDS or not points or len(points) != len(shares):
+                raise ValueError(f"no quantiles of {name[:80]}")
+        return limits
+    except (ValueError, LookupError) as error:
         raise RunError(f"{file.path} is damaged ({error!r}). {file.remedy}") from error
 
 
