@@ -8,13 +8,13 @@ for large-dimensional covariance matrices", 2004).
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 from torch.nn import functional
 
@@ -112,6 +112,8 @@ class Look:
     @classmethod
     def fit(cls, features: Floats, maps: EarlyMaps | None = None) -> Look:
         """From features (N, W) of training images."""
+        with warnings.catch_warnings():  # its import adds a filter
+            from sklearn.covariance import LedoitWolf
         centre, scale = features.mean(axis=0), np.sqrt(features.var(axis=0) + DEVIATION**2)
         covariance = LedoitWolf(assume_centered=True).fit((features - centre) / scale).covariance_
         values, vectors = np.linalg.eigh(covariance + np.diag((DEVIATION / scale) ** 2))
