@@ -74,7 +74,7 @@ def test_a_copy_predicts_the_test_set_in_another_process(photograph_run: Run, tm
     assert set(new["learner"]) == {"linear_pixels", "test_resnet", "mean_of_learners", "meta_learner_weighted"}
     check_equal(new, rows)
     assert new["problem"].isna().all()
-    assert sorted(path.name for path in away.iterdir()) == ["cases.csv", "model.zip", "new.csv"]
+    assert sorted(path.name for path in away.iterdir()) == ["cases.csv", "model.zip", "new.csv", "new.csv.json"]
 
 
 def test_intervals_and_sets_of_new_cases_are_those_of_the_test_set(photograph_run: Run) -> None:

@@ -160,6 +160,15 @@ def test_another_text_than_an_object_is_refused(bundle: BundleFolder, file: str,
     refused(sealed(bundle), file)
 
 
+@pytest.mark.parametrize("quantiles", [{"size": [[1.0], []]}, {"": [[1.0], [0.5]]}, {"x": [[1.0], [0.5]]}, {"size": 1}])
+def test_limits_of_another_form_are_refused(bundle: BundleFolder, quantiles: dict[str, Any]) -> None:
+    limits = {"images": 9, "subjects": 9, "tolerance": 0.25, "ranges": {}}
+    bundle.input_checks.path.write_text(json.dumps(limits))
+    assert load_bundle(sealed(bundle)).look is None
+    bundle.input_checks.path.write_text(json.dumps(limits | {"quantiles": quantiles}))
+    refused(sealed(bundle), "input-checks.json")
+
+
 COMBINATION = {
     "not text": put("headline", value=1),
     "no object": put("stackers", value=["mean_of_learners"]),

@@ -13,11 +13,16 @@ from PIL import Image
 
 from casewise.errors import RunError
 from casewise.evaluation.results import from_json
+from casewise.files import checksum
 from casewise.inference import input_checks as checks
+from casewise.inference.drift import drift, quantiles_of
 from casewise.inference.input_checks import GRID, NAMES, Limits, Measures, Training, fit_limits, image_flags
+from casewise.inference.look import EarlyMaps, read_look
 from casewise.inference.model import load_bundle
 from casewise.inference.output_table import predict_to_file
 from casewise.run import Run
+from casewise.run_folder.artefact import WeightsFile
+from casewise.training.checkpoint import write_tensors
 from tests.test_cli import casewise
 
 
@@ -152,22 +157,85 @@ def test_a_case_without_an_expected_sequence_is_flagged(monkeypatch: pytest.Monk
     table["sequence"][1] = "flair"
     new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
     measured = drawn(3, 1)
-    monkeypatch.setattr(checks, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    monkeypatch.setattr(checks, "measure", lambda store, rows, maps: measured.subset(np.array(rows)))
     assert checks.case_flags(limits, new) == {"A": "", "B": "no scan of the sequence flair"}
 
 
-def test_a_distance_is_flagged_above_that_of_held_out_cases() -> None:
-    count = 400
-    rows = pd.DataFrame(
-        {"model": "a", "target": "t", "stage": "oof", "case": [f"c{n}" for n in range(count)]}
-        | {"subject": [f"s{n}" for n in range(count)], "distance": np.linspace(0, 2, count)}
-    )
-    limits = checks.distance_limits(rows)
-    assert 1.96 < limits["a"]["t"] < 2
-    assert checks.distance_limits(rows.assign(stage="test")) == {}
-    new = pd.DataFrame({"case": ["x", "y"], "model": "a", "target": "t", "distance": [1.5, 2.5]})
-    flagged = checks.with_flags(new, Limits(1, 1, 0.0, {}, distance=limits), {"x": "upside down"})
-    assert flagged["flags"].tolist() == ["upside down", checks.FAR]
+def with_maps(measures: Measures, seed: int, *, shift: float = 0.0) -> Measures:
+    """With statistics of maps, of which one is changed; each is much the same in all images."""
+    maps = np.random.default_rng(seed).normal(0, 1, (len(measures), 6)) * [1, 1, 1, 1, 1, 0.1] + [0, 0, 0, 0, 0, shift]
+    return replace(measures, maps=maps)
+
+
+def test_images_of_another_look_are_flagged() -> None:
+    own = replace(training(), measures=with_maps(drawn(200, 0), 0))
+    look, limits = checks.fit_look(fit_limits(own), own, None, [])
+    for new, least, most in ((with_maps(drawn(2000, 2), 2), 0.0, 0.06), (with_maps(drawn(50, 1), 1, shift=1), 0.95, 1)):
+        flags = image_flags(limits, new, look=look)
+        assert least <= np.mean([checks.LOOK in texts for texts in flags]) <= most
+        assert not any(checks.LOOK in texts for texts in image_flags(fit_limits(own), new, look=None))
+    assert set(checks.possible_reasons(limits)) >= {checks.LOOK}
+
+
+def test_a_source_is_held_out_to_set_the_limit() -> None:
+    own = replace(training(), measures=with_maps(drawn(200, 0), 0))
+    own.measures.maps[:, 5] += 5 * (np.arange(200) % 4 == 3)
+    within, between = (checks.fit_look(fit_limits(own), own, None, sources) for sources in ([], list(range(4)) * 50))
+    assert between[1].look.limit > 1.2 * within[1].look.limit
+
+
+def test_a_look_comes_back_from_its_file(tmp_path: Path) -> None:
+    from casewise.models.backbones import build_network
+
+    maps, image = EarlyMaps(build_network("squeezenet1_1", 1)), np.full((1, 40, 60), 90, np.uint8)
+    statistics = np.random.default_rng(0).normal(0, 1, (30, len(maps.statistics(image))))
+    own = replace(training(30), measures=replace(drawn(30, 0), maps=statistics))
+    look, limits = checks.fit_look(fit_limits(own), own, maps, [])
+    file = WeightsFile(tmp_path / "look.safetensors")
+    write_tensors(file, look.tensors)
+    facts = replace(limits.look, sha256=checksum(file.path))
+    again = read_look(file, facts, len(checks.COMPARED))
+    np.testing.assert_array_equal(again.maps.statistics(image), maps.statistics(image))
+    np.testing.assert_allclose(again.distance(own.measures.look), look.distance(own.measures.look))
+    assert from_json(Limits, json.loads(json.dumps(asdict(limits)))) == limits
+    for other in ({"network": "hf-hub:a/b"}, {"network": "mobilenet_v2"}, {"network": ""}, {"sha256": ""}):
+        with pytest.raises(RunError, match=r"look\.safetensors"):
+            read_look(file, replace(facts, **other), len(checks.COMPARED))
+
+
+def batch_of(random: Any, subjects: int, **shifts: float) -> pd.DataFrame:
+    """One to three images of each subject, more alike than those of others, and numbers that may be shifted."""
+    names = np.repeat(np.arange(subjects), random.integers(1, 4, subjects))
+    numbers = {name: random.normal(0, 1, subjects)[names] + random.normal(0, 0.5, len(names)) for name in NAMES}
+    numbers = {name: values + shifts.get(name, 0.0) for name, values in numbers.items()}
+    return pd.DataFrame({"case": names.astype(str), "subject": names.astype(str)} | numbers)
+
+
+def test_batches_of_the_training_source_are_rarely_warned_of() -> None:
+    random, warned = np.random.default_rng(0), []
+    for _ in range(200):
+        known = batch_of(random, 60)
+        quantiles = {name: quantiles_of(known[name].to_numpy(), known["subject"]) for name in NAMES}
+        warned.append(bool(drift([batch_of(random, 30)], quantiles, 60).text))
+    assert np.mean(warned) <= 0.05
+    shifted = drift([batch_of(random, 30, size=2.0)], quantiles, 60)
+    assert "larger" in shifted.text
+    assert set(shifted.differences) == {"size"}
+    assert drift([batch_of(random, 3000, size=0.2)], quantiles, 60).text == ""
+    assert not drift([batch_of(random, 9, size=2.0)], quantiles, 60).tested
+
+
+def test_new_cases_of_another_source_are_told_in_the_record(tmp_path: Path, baseline_run: Run) -> None:
+    cohort, model = baseline_run.files.cohort.read(), load_bundle(baseline_run.folder / "bundle")
+    for name, change in (("own", lambda film: film), ("other", lambda film: film // 3 + 80)):
+        (tmp_path / name).mkdir()
+        for number, path in enumerate(cohort["path"].drop_duplicates()[:24]):
+            film = np.asarray(Image.open(path).convert("L"))
+            Image.fromarray(change(film)).save(tmp_path / name / f"{number}.png")
+        written = predict_to_file(model, tmp_path / name, tmp_path / f"{name}.csv")
+        record = json.loads((tmp_path / f"{name}.csv.json").read_text())["drift"]
+        assert (record["tested"], record["subjects"], record["text"]) == (True, 24, written.drift.text)
+        assert ("less contrast" in record["text"]) == (name == "other")
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +302,6 @@ def test_missing_regions_and_the_file_of_a_flag_are_named(monkeypatch: pytest.Mo
     new: Any = SimpleNamespace(cohort=SimpleNamespace(images=pd.DataFrame(table)), store=None)
     measured = drawn(3, 1)
     measured.values[1, NAMES.index("brightness")] = 0.95
-    monkeypatch.setattr(checks, "measure", lambda store, rows: measured.subset(np.array(rows)))
+    monkeypatch.setattr(checks, "measure", lambda store, rows, maps: measured.subset(np.array(rows)))
     lighter = "b.jpg: much lighter than the training images"
     assert checks.case_flags(limits, new) == {"A": lighter, "B": "no image of hand"}

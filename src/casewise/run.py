@@ -52,7 +52,7 @@ def run(study: Study | Path | str, output: Path | str | None = None, *, show: Sh
         predictions = decide(study, predictions, folder)
         predictions = score(study, predictions, folder)
         folder.conformal.write(calibrated(study, predictions))
-        input_checks(inputs, predictions)
+        input_checks(inputs, show)
         results = evaluate(study, inputs.cohort, predictions, folder, show)
         if study.seeds > 1:
             results = seeds(inputs, results, show)

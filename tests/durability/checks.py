@@ -14,8 +14,8 @@ from casewise.run_folder import BundleFolder
 # Files whose bytes must be those of a run that nothing interrupted.
 SAME = (
     *("predictions.parquet", "tiles.parquet", "counterfactuals.parquet", "splits.json", "metrics.json"),
-    *("stackers.json", "decisions.json", "conformal.json", "input-checks.json", "nested.json", "audit.json"),
-    *("model.safetensors", "distance.safetensors", "explanations.parquet", "measured.parquet"),
+    *("stackers.json", "decisions.json", "conformal.json", "input-checks.json", "look.safetensors", "nested.json"),
+    *("audit.json", "model.safetensors", "distance.safetensors", "explanations.parquet", "measured.parquet"),
     *("external.parquet", "predictions.csv", "cohort-difference.json"),
 )
 

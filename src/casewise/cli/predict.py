@@ -144,6 +144,8 @@ def predict(
             have = "has" if count == 1 else "have"
             counts = f"{count:,} of {counted(written.cases, 'case')} {have}"
             print_error(f"{counts} {what}. The first: {shortened(first, LINE)}")
+    if written.drift.text:
+        print_error(f"{written.drift.text} The model's figures may not apply to them. Details: {written.record}")
     if model.limits is None and not quiet:
         print_error("This model has no limits of images, so the column flags is empty for every case.")
     result_folders = [folder for each in results for folder in each.folders]

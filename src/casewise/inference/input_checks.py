@@ -9,16 +9,16 @@ share (`SHARES`), and each of them takes its share of the cases of subjects out 
   training images the score 1 (ridge regression). Whether images have an upright position, or are distinct from
   negatives, is measured on held-out images: the check exists only if it recognises `DETECTED` of them.
 - An image of another region than its row states is recognised by scores of regions (`RegionScore`), if regions differ.
-- The distance from the training features has a larger limit than that of the column `beyond`.
+- The look of an image (`casewise.inference.look`) may be as far from that of the training images as that of held-out
+  ones. Where there are several sources, an image is held out with its source. This check takes what the others leave.
 - A region, or a sequence of volumes, is missed if nearly all training cases have it. No study has both.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -28,13 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casewise.errors import ImageError
+from casewise.inference.drift import TEXTURE, WORDS, Batch, Quantiles, quantiles_of
+from casewise.inference.look import EarlyMaps, Look, LookFacts
 from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
-from casewise.predictions.table import CHOOSING
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from casewise.inference.new_cases import NewCases
     from casewise.modalities.base import ImageStore
 
@@ -60,20 +59,30 @@ class Measures:
             black and nearly white pixels, log2 of the longest side in pixels, log2 of width by height, and the mean
             difference between the largest and smallest of red, green and blue, from 0 to 1.
         grids: (N, GRID, GRID) means of grey from 0 to 1.
+        bytes: (N,) log2 of the bytes of the file by pixel; None where there is no file.
+        maps: (N, W) statistics of `casewise.inference.look`; None without a network.
     """
 
     values: Floats
     grids: Floats
+    bytes: Floats | None = None
+    maps: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     def subset(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Measures:
         """Those of some of the images."""
-        return Measures(self.values[rows], self.grids[rows])
+        others = (None if values is None else values[rows] for values in (self.bytes, self.maps))
+        return Measures(self.values[rows], self.grids[rows], *others)
+
+    @property
+    def look(self) -> Floats:
+        """(N, W) the features of the look: the `COMPARED` numbers, and the statistics of maps."""
+        return np.hstack([_numbers(self), *([] if self.maps is None else [self.maps])])
 
 
-def measure(store: ImageStore, rows: Sequence[int]) -> Measures:
+def measure(store: ImageStore, rows: Sequence[int], maps: EarlyMaps | None = None) -> Measures:
     """The measures of these images of a store; bars that fill up a tile are not part of the image.
 
     A tile with one channel does not show the colours of its file, which is read again unless its mode is grey.
@@ -81,14 +90,24 @@ def measure(store: ImageStore, rows: Sequence[int]) -> Measures:
     with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
         measured = list(pool.map(lambda row: _of_row(store, row), rows))
     values = np.array([numbers for numbers, _ in measured], dtype=float).reshape(-1, len(NAMES))
-    return Measures(values, np.array([grid for _, grid in measured], dtype=float).reshape(-1, GRID, GRID))
+    grids = np.array([grid for _, grid in measured], dtype=float).reshape(-1, GRID, GRID)
+    of_file = store.index.iloc[list(rows)][["bytes", "width", "height"]].to_numpy(dtype=float).clip(min=1)
+    # one by one, because each image is computed on all cores
+    statistics = np.array([maps.statistics(_content(store, row)) for row in rows]) if maps else None
+    return Measures(values, grids, np.log2(of_file[:, 0] / of_file[:, 1] / of_file[:, 2]), statistics)
 
 
-def _of_row(store: ImageStore, row: int) -> tuple[list[float], Floats]:
+def _content(store: ImageStore, row: int) -> NDArray[np.uint8]:
+    """The image (C, H, W) without bars."""
     tile = np.asarray(store.tiles[row])
     if isinstance(store, TileStore):
         down, across = store.content(row)
         tile = tile[:, down, across]
+    return tile
+
+
+def _of_row(store: ImageStore, row: int) -> tuple[list[float], Floats]:
+    tile = _content(store, row)
     entry = store.index.iloc[row]
     width, height = max(1, int(entry["width"])), max(1, int(entry["height"]))
     grey = tile.mean(axis=0)
@@ -144,9 +163,9 @@ def _colour_of_file(path: str, mode: str) -> float:
         return 0.0  # a picture of something that is no image file
 
 
-# The shares of held-out cases that each check may flag; together less than one in twenty.
-SHARES = {"range": 0.015, "upright": 0.005, "polarity": 0.005, "distance": 0.01, "regions": 0.005}
-SHARES["wrong_region"] = 0.005
+# The share of held-out cases that all checks may flag together, and that of each that exists; the look has the rest.
+TOTAL = 0.05
+SHARES = dict.fromkeys(("ranges", "upright", "polarity", "regions", "sequences", "wrong_region"), 0.005)
 # The range of a number is between these quantiles of the training images, and counts as no smaller than this.
 LOWEST, HIGHEST = 0.005, 0.995
 LEAST_RANGE = dict(zip(NAMES, (0.2, 0.1, 0.2, 0.2, 2.0, 1.0, 0.1), strict=True))
@@ -161,6 +180,8 @@ RIDGE = 0.1
 MOST_OF_CASE = 16
 # Fewer subjects give no limits.
 FEWEST_SUBJECTS = 8
+# Of so many sources, each is left out to set the limit of the look.
+FEWEST_SOURCES, MOST_SOURCES = 3, 30
 
 
 @dataclass(frozen=True)
@@ -184,7 +205,8 @@ class Limits:
         regions: those that a case must have.
         wrong_region: the scores by which images of another region are recognised; None without such a check.
         sequences: those of volumes that a case must have.
-        distance: by learner and target, the largest distance from the training features.
+        look: the limit of the look; None without one.
+        quantiles: by name the quantiles of numbers among the training images, with which a batch of cases is compared.
     """
 
     images: int
@@ -194,9 +216,10 @@ class Limits:
     upright: Score | None = None
     polarity: Score | None = None
     regions: tuple[str, ...] = ()
-    distance: dict[str, dict[str, float]] = field(default_factory=dict)
     wrong_region: RegionScore | None = None
     sequences: tuple[str, ...] = ()
+    look: LookFacts | None = None
+    quantiles: dict[str, Quantiles] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +266,7 @@ def upper_quantile(values: Floats, subjects: NDArray[Any], share: float) -> floa
 
 
 def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Sequence[str] = ()) -> Limits:
-    """The limits of numbers and scores; those of distances are `distance_limits`.
+    """The limits of numbers and scores; that of the look is of `fit_look`.
 
     Args:
         regions, sequences: those that a case must have (`expected_names`).
@@ -255,7 +278,7 @@ def fit_limits(training: Training, regions: Sequence[str] = (), sequences: Seque
         held_out = training.folds == fold
         if not held_out.all():
             needed[held_out] = excess(values[held_out], *inner_range(values[~held_out])).max(axis=1)
-    tolerance = training.worst(needed, SHARES["range"])
+    tolerance = training.worst(needed, SHARES["ranges"])
     subjects = len(np.unique(training.subjects))
     if tolerance is None or len(folds) < 2:
         return Limits(len(values), subjects, LEAST_TOLERANCE, {})
@@ -299,6 +322,40 @@ def excess(values: Floats, low: Floats, high: Floats) -> Floats:
         if name in ONE_SIDED:
             (above if ONE_SIDED[name] == "low" else below)[:, number] = 0
     return np.asarray(np.maximum(np.maximum(below, above), 0) / spans(low, high))
+
+
+def fit_look(
+    limits: Limits, training: Training, maps: EarlyMaps | None, sources: Sequence[str]
+) -> tuple[Look, Limits] | None:
+    """The look of training images, and the limits with that of the look, without the checksum of a file.
+
+    Args:
+        limits: the other checks.
+        maps: the layers by which the images were measured.
+        sources: that of each image; of `FEWEST_SOURCES` to `MOST_SOURCES`, each is a fold.
+    """
+    features, share = training.measures.look, TOTAL - sum(SHARES[name] for name in SHARES if getattr(limits, name))
+    folds = np.array(sources) if FEWEST_SOURCES <= len(set(sources)) <= MOST_SOURCES else training.folds
+    out_of_fold = np.zeros(len(features))
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        if held_out.all() or len(np.unique(training.subjects[~held_out])) < FEWEST_SUBJECTS:
+            return None
+        out_of_fold[held_out] = Look.fit(features[~held_out]).distance(features[held_out])
+    limit = training.worst(out_of_fold, share)
+    if limit is None:
+        return None
+    look = Look.fit(features, maps)
+    numbers = numbers_of_batch(training.measures, look) | {"look": out_of_fold}
+    quantiles = {name: quantiles_of(values, training.subjects) for name, values in numbers.items()}
+    return look, replace(limits, look=LookFacts(limit, maps.name if maps else ""), quantiles=quantiles)
+
+
+def numbers_of_batch(measures: Measures, look: Look) -> dict[str, Floats]:
+    """By name the numbers (N,) of images in which a batch of cases is compared with the training."""
+    numbers = {f"{TEXTURE} {number + 1}": values for number, values in enumerate(look.along(measures.look).T)}
+    numbers |= dict(zip(NAMES, measures.values.T, strict=True)) | {"look": look.distance(measures.look)}
+    return numbers if measures.bytes is None else numbers | {"bytes": measures.bytes}
 
 
 def turned_difference(grids: Floats) -> Floats:
@@ -364,20 +421,6 @@ def expected_names(names_by_case: Sequence[frozenset[str]]) -> tuple[str, ...]:
         if missed <= SHARES["regions"] * len(names_by_case):
             expected.append(name)
     return tuple(sorted(expected))
-
-
-def distance_limits(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """By learner and target, the distance from the training features that few cases out of fold exceed, at least 1."""
-    if "distance" not in predictions:
-        return {}
-    rows = predictions[predictions["stage"].isin(CHOOSING) & predictions["distance"].notna()]
-    limits: dict[str, dict[str, float]] = {}
-    for (learner, target), group in rows.groupby(["model", "target"], sort=False):
-        worst = group.groupby(["subject", "case"], sort=False)["distance"].max().reset_index()
-        limit = upper_quantile(worst["distance"].to_numpy(), worst["subject"].to_numpy(), SHARES["distance"])
-        if limit is not None and math.isfinite(limit):
-            limits.setdefault(str(learner), {})[str(target)] = max(limit, 1.0)
-    return limits
 
 
 # The longest side in pixels depends on the camera and not on the region.
@@ -534,21 +577,14 @@ def _discriminant(measures: Measures, rows: NDArray[np.intp]) -> tuple[Floats, F
 
 
 SEPARATOR = "; "
-FAR = "far from the training cases"
+LOOK = "texture, intensities or shape unlike the training images: another source?"
 NEGATIVE = "a negative: light and dark are exchanged"
 # Without a check of negatives the two cannot be told apart.
 UPSIDE_DOWN, TURNED_OR_NEGATIVE = "upside down", "upside down, or a negative"
 NEARLY_UNIFORM = "nearly uniform"
 # What is said of a number below and above its range.
-REASONS: dict[str, tuple[str, str]] = {
-    "brightness": ("much darker than the training images", "much lighter than the training images"),
-    "contrast": ("much less contrast than the training images", "much more contrast than the training images"),
-    "black": ("", "more black than in the training images"),
-    "white": ("", "more white than in the training images"),
-    "size": ("much smaller than the training images", ""),
-    "shape": ("much narrower than the training images", "much wider than the training images"),
-    "colour": ("grey, and the training images are in colour", "in colour, and the training images are not"),
-}
+REASONS = {name: tuple(f"much {word} than the training images" for word in WORDS[name]) for name in NAMES}
+REASONS["colour"] = ("grey, and the training images are in colour", "in colour, and the training images are not")
 # What precedes the name of a region or sequence that a case lacks.
 MISSING = {"region": "no image of", "sequence": "no scan of the sequence"}
 WRONG_REGION = "looks like an image of {shown}, not of {stated}"
@@ -561,7 +597,9 @@ MORE_COLOUR, LESS_COLOUR = (
 )
 
 
-def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | None = None) -> list[list[str]]:
+def image_flags(
+    limits: Limits, measures: Measures, regions: Sequence[str] | None = None, look: Look | None = None
+) -> list[list[str]]:
     """For each image the reasons why it is not like the training images; `regions` are those that their rows state."""
     flags: list[list[str]] = [_out_of_range(limits, numbers) for numbers in measures.values.tolist()]
     is_negative, is_turned = np.zeros(len(measures), dtype=bool), np.zeros(len(measures), dtype=bool)
@@ -574,6 +612,8 @@ def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | Non
     suspected = [""] * len(measures)
     if limits.wrong_region and regions is not None:
         suspected = limits.wrong_region.suspected(measures, np.array(regions))
+    distances = look.distance(measures.look) if limits.look and look else np.zeros(len(measures))
+    is_other = distances > (limits.look.limit if limits.look else np.inf)
     for number, reasons in enumerate(flags):
         if NEARLY_UNIFORM in reasons:  # it has neither orientation nor polarity
             continue
@@ -582,6 +622,7 @@ def image_flags(limits: Limits, measures: Measures, regions: Sequence[str] | Non
         # the region of a turned image or a negative is not recognised by these scores
         if suspected[number] and regions and not is_negative[number] and not is_turned[number]:
             reasons.append(WRONG_REGION.format(shown=suspected[number], stated=regions[number]))
+        reasons += [LOOK] if is_other[number] else []
     return flags
 
 
@@ -602,16 +643,23 @@ def _out_of_range(limits: Limits, numbers: list[float]) -> list[str]:
     return reasons
 
 
-def case_flags(limits: Limits, new: NewCases) -> dict[str, str]:
-    """By case the reasons of its images, those of one image after its file's name where a case has several."""
+def case_flags(limits: Limits, new: NewCases, look: Look | None = None, batch: Batch | None = None) -> dict[str, str]:
+    """By case the reasons of its images, those of one image after its file's name where a case has several.
+
+    Args:
+        batch: where the numbers of the images are added, if there is a look.
+    """
     images = new.cohort.images
     by_case = images.assign(row=np.arange(len(images))).groupby("case", sort=False)["row"]
     chosen = np.sort(np.concatenate([_evenly(rows.to_numpy()) for _, rows in by_case]))
-    measures = measure(new.store, chosen.tolist())
-    by_image = image_flags(limits, measures, images["region"].iloc[chosen].astype(str).tolist())
+    measures = measure(new.store, chosen.tolist(), look.maps if look else None)
+    by_image = image_flags(limits, measures, images["region"].iloc[chosen].astype(str).tolist(), look)
     counts = images["case"].value_counts()
     reasons: dict[str, list[str]] = {str(case): [] for case in images["case"].unique()}
     examined = images.iloc[chosen]
+    if batch is not None and look:
+        numbers = numbers_of_batch(measures, look)
+        batch.append(examined[["case", "subject"]].astype(str).reset_index(drop=True).assign(**numbers))
     for case, path, of_image in zip(examined["case"].astype(str), examined["path"], by_image, strict=True):
         name = f"{Path(str(path)).name}: " if counts[case] > 1 else ""
         reasons[case] += [name + reason for reason in of_image]
@@ -644,7 +692,7 @@ def possible_reasons(limits: Limits) -> tuple[str, ...]:
     lacking += [f"{MISSING['sequence']} {name}" for name in limits.sequences]
     regions = limits.wrong_region.regions if limits.wrong_region else ()
     wrong = [WRONG_REGION.format(shown=shown, stated=stated) for shown in regions for stated in regions]
-    fixed = (FAR, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
+    fixed = (LOOK, NEGATIVE, UPSIDE_DOWN, TURNED_OR_NEGATIVE, NEARLY_UNIFORM, MORE_COLOUR, LESS_COLOUR)
     return tuple(reason.replace(SEPARATOR, ", ") for reason in (*fixed, *of_numbers, *lacking, *wrong))
 
 
@@ -652,18 +700,3 @@ def _evenly(rows: np.ndarray) -> np.ndarray:
     """At most `MOST_OF_CASE` of the rows of a case, evenly spread."""
     count = min(len(rows), MOST_OF_CASE)
     return np.asarray(rows[np.arange(count) * len(rows) // count])
-
-
-def with_flags(rows: pd.DataFrame, limits: Limits, of_cases: Mapping[str, str]) -> pd.DataFrame:
-    """Rows of `casewise.inference.ensemble` with the column `flags`: those of their case, and that it is far.
-
-    A case is far for a learner if any of its targets, regions or images is, so that all of its rows have the flag.
-    """
-    units = list(zip(rows["case"].astype(str), rows["model"].astype(str), strict=True))
-    limit_of = [
-        limits.distance.get(unit[1], {}).get(str(target)) for unit, target in zip(units, rows["target"], strict=True)
-    ]
-    beyond = rows["distance"].to_numpy() > np.array(limit_of, dtype=float)  # without a limit, NaN
-    far = {unit for unit, is_far in zip(units, beyond, strict=True) if is_far}
-    reasons = [(of_cases.get(unit[0], ""), FAR if unit in far else "") for unit in units]
-    return rows.assign(flags=[SEPARATOR.join(filter(None, texts)) for texts in reasons])

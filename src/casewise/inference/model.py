@@ -18,8 +18,10 @@ from casewise.errors import RunError, shortened
 from casewise.evaluation.results import from_json
 from casewise.files import checksum
 from casewise.inference.bundle import Bundle
+from casewise.inference.drift import WORDS, Batch, Drift, drift
 from casewise.inference.ensemble import Combination, Ensemble
-from casewise.inference.input_checks import FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of, with_flags
+from casewise.inference.input_checks import COMPARED, FEWEST_SUBJECTS, Limits, case_flags, joined, reasons_of
+from casewise.inference.look import Look, read_look
 from casewise.inference.new_cases import (
     LEFT_OUT,
     ROWS,
@@ -58,6 +60,7 @@ class TrainedModel:
         about: the facts of the bundle; empty for a network alone, and for a run without a bundle.
         card: the model card of the bundle, in Markdown; empty without one.
         limits: those by which new cases are flagged; None if there are none, as for a network alone.
+        look: what the look of new cases is compared with; None if the limits have none.
     """
 
     folder: Path
@@ -66,6 +69,7 @@ class TrainedModel:
     about: Mapping[str, Any] = field(default_factory=dict)
     card: str = ""
     limits: Limits | None = None
+    look: Look | None = None
     # The folder of an unpacked zip file, which is removed with this object.
     unpacked: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
@@ -167,7 +171,10 @@ class TrainedModel:
         with tempfile.TemporaryDirectory() as temporary:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
             named, folder = cases_of(cells, table.study), Path(temporary) / "prepared"
-            rows, _ = self.predict_together(ensemble, table, cells, named, folder, abstain=abstain, show=show)
+            batch: Batch = []
+            rows, _ = self.predict_together(ensemble, table, cells, named, folder, batch, abstain=abstain, show=show)
+        if text := self.drift(batch).text:
+            log.warning("%s", text)
         if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
             log.warning(
                 "Some cases have no prediction; the column problem says why. The first: %s", next(iter(without))
@@ -194,7 +201,9 @@ class TrainedModel:
             log.warning("The study of this model has no visits: those of the new cases are not used.")
         return table, cells
 
-    def _predicted(self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool) -> pd.DataFrame:
+    def _predicted(
+        self, ensemble: Ensemble, study: Study, new: NewCases, abstain: bool, batch: Batch | None
+    ) -> pd.DataFrame:
         """The table of prepared cases."""
         import pandas as pd
 
@@ -202,7 +211,8 @@ class TrainedModel:
         paths = images.set_index(images["image"].astype(str))["path"].astype(str)
         rows = rows.assign(image=rows["image"].where(rows["image"] == "", rows["image"].map(paths)))
         if self.limits:
-            rows = with_flags(rows, self.limits, case_flags(self.limits, new))
+            of_cases = case_flags(self.limits, new, self.look, batch)
+            rows = rows.assign(flags=rows["case"].astype(str).map(of_cases).fillna(""))
         if record := ensemble.covariates:
             reasons = flags_of(record, covariates_by_case(images, list(record["columns"])))
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
@@ -213,6 +223,10 @@ class TrainedModel:
             )
         output = self.table
         return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
+
+    def drift(self, batch: Batch) -> Drift:
+        """Whether new cases together differ from the training cases, from `PredictedChunk.batch`."""
+        return drift(batch, self.limits.quantiles if self.limits else {}, self.limits.subjects if self.limits else 0)
 
     def predict_in_chunks(
         self,
@@ -242,13 +256,13 @@ class TrainedModel:
         with tempfile.TemporaryDirectory() as temporary, (show or Silent()).bar("predict") as bar:
             table, cells = self._table(ensemble, cases, Path(temporary), columns, root, pattern, show or Silent())
             raw_cases, has_visits = cases_of(cells, table.study), names_visits(cells, table.study)
-            done = 0
+            done, batch = 0, Batch()
             for chunk in in_chunks(raw_cases, size):
                 bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    predicted, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), abstain=abstain)
+                    rows, _ = self.predict_together(ensemble, table, cells, chunk, Path(folder), batch, abstain=abstain)
                 done += len(chunk)
-                yield PredictedChunk(predicted, sources_of(chunk, cells, table.study), has_visits)
+                yield PredictedChunk(rows, sources_of(chunk, cells, table.study), has_visits, batch)
             bar(done, len(raw_cases), f"{done:,} of {len(raw_cases):,} cases")
 
     def predict_together(
@@ -258,18 +272,19 @@ class TrainedModel:
         cells: pd.DataFrame,
         cases: Sequence[RawCase],
         folder: Path,
+        batch: Batch | None = None,
         *,
         abstain: bool = False,
         show: Show | None = None,
     ) -> tuple[pd.DataFrame, list[NewCases]]:
         """Prepare some cases of a table in `folder` and predict them; their rows, and the prepared cases.
 
-        A case that cannot be read has rows with the reason as `problem`.
+        A case that cannot be read has rows with the reason as `problem`. The numbers of images are added to `batch`.
         """
         import pandas as pd
 
         output, (prepared, problems) = self.table, prepare_together(table, cells, cases, folder, show)
-        tables = [self._predicted(ensemble, table.study, new, abstain) for new in prepared]
+        tables = [self._predicted(ensemble, table.study, new, abstain, batch) for new in prepared]
         answered = {name for predicted in tables for name in predicted["case"]}
         answered |= {case.name for case, _ in problems}
         problems += [(case, LEFT_OUT) for case in cases if case.name not in answered]
@@ -333,7 +348,8 @@ def _of_bundle(
     members = tuple(Bundle.open(member.path) for member in folders)
     _check(members, path)
     limits = _limits(folder.input_checks)
-    model = TrainedModel(path, members, combination, about, folder.card.read(), limits, unpacked)
+    look = read_look(folder.look, limits.look, len(COMPARED)) if limits and limits.look else None
+    model = TrainedModel(path, members, combination, about, folder.card.read(), limits, look, unpacked)
     try:
         model.table.of_rows(combination.rehearsed(members).assign(spread=math.nan))
     except (RunError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -352,8 +368,12 @@ def _limits(file: JsonFile) -> Limits | None:
     """
     values = file.read_if_exists()
     try:
-        return from_json(Limits, values) if values else None
-    except ValueError as error:
+        limits = from_json(Limits, values) if values else None
+        for name, (points, shares) in limits.quantiles.items() if limits else ():
+            if name.split()[0] not in WORDS or not points or len(points) != len(shares):
+                raise ValueError(f"no quantiles of {name[:80]}")
+        return limits
+    except (ValueError, LookupError) as error:
         raise RunError(f"{file.path} is damaged ({error!r}). {file.remedy}") from error
 
 

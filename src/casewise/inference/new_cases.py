@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,6 +20,7 @@ from casewise.cohort.table import Problems, natural, read_text_table
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, CohortError, ImageError, counted, nearest, nearest_folder, none_of
 from casewise.files import PICTURES
+from casewise.inference.drift import Batch
 from casewise.modalities.base import ImageFolder, ImageStore
 from casewise.modalities.registry import modality_of
 
@@ -313,11 +314,13 @@ class PredictedChunk:
         table: the rows of `TrainedModel.predict_in_chunks`.
         sources: by case the files of its images, or the folders of its scans, as the table names them.
         has_visits: whether the table names visits.
+        batch: tables of the numbers of the images of these cases and of those before them (`casewise.inference.drift`).
     """
 
     table: pd.DataFrame
     sources: Mapping[str, tuple[Path, ...]]
     has_visits: bool
+    batch: Batch = field(default_factory=list)
 
 
 def sources_of(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> dict[str, tuple[Path, ...]]:

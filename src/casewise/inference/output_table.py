@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import RunError, counted
-from casewise.files import guarded, parquet_bytes, read_parquet, replacing
+from casewise.files import guarded, parquet_bytes, read_parquet, replacing, write_json
+from casewise.inference.drift import Batch, Drift
 from casewise.predictions.conformal import set_names
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ ENDINGS = (".csv", ".parquet")
 class Written:
     """What was written: the file, the number of cases, those without a prediction and flagged ones with a prediction.
 
-    The first reason and flags are those of the first case of each.
+    The first reason and flags are those of the first case of each. `drift`, whether all cases together differ from
+    those of the training, is also in the file `record`.
     """
 
     path: Path
@@ -149,6 +151,8 @@ class Written:
     first_reason: str
     flagged: int
     first_flags: str
+    drift: Drift
+    record: Path
 
 
 def predict_to_file(
@@ -161,6 +165,8 @@ def predict_to_file(
 ) -> Written:
     """Predict new cases in chunks and write their table (see `TrainedModel.predict_in_chunks`) in one step.
 
+    The file beside it, such as `predictions.csv.json`, has the test of all cases together (`casewise.inference.drift`).
+
     Args:
         receive: called with every chunk, such as to write it in further formats.
         options: as in `TrainedModel.predict_in_chunks`.
@@ -172,21 +178,25 @@ def predict_to_file(
     output = Path(output)
     check_output(output)
     tables = [model.table.of_problems([], [])]
+    batch: Batch = []
     for chunk in model.predict_in_chunks(cases, **options):
         tables.append(chunk.table)
+        batch = chunk.batch
         if receive is not None:
             receive(chunk)
     table = pd.concat([each for each in tables if len(each)] or tables, ignore_index=True)
     write_table(table, output)
+    drift = model.drift(batch)
+    record = output.with_name(f"{output.name}.json")
+    write_json(record, {"drift": asdict(drift)})
     # rows without a subject have no name, and differ in their reason
     rows = table.assign(key=np.where(table["case"] == "", table["problem"], table["case"]))
     without = rows[rows["problem"] != ""].drop_duplicates("key")
     flagged = rows[(rows["problem"] == "") & (rows["flags"] != "")].drop_duplicates("key")
     first_flags = [f"{case} ({flags})" for case, flags in zip(flagged["case"][:1], flagged["flags"][:1], strict=True)]
     reasons = without["problem"].tolist()
-    return Written(
-        output, rows["key"].nunique(), len(without), "".join(reasons[:1]), len(flagged), "".join(first_flags)
-    )
+    counts = rows["key"].nunique(), len(without), "".join(reasons[:1]), len(flagged), "".join(first_flags)
+    return Written(output, *counts, drift, record)
 
 
 def check_output(path: Path) -> None:

@@ -215,16 +215,22 @@ class Embedder:
         return np.concatenate(vectors)
 
 
-def embedder(study: Study, store: TileStore) -> Embedder | None:
-    """A fast pretrained network with available weights, preferably of the study; None if there is none.
+def quick_network(study: Study, first: str = "") -> tuple[Network, str, Path] | None:
+    """A fast pretrained network with available weights, its name and the file; None if there is none.
 
-    Nothing is downloaded for it.
+    It is `first`, or else preferably one of the study. Nothing is downloaded for it.
     """
-    for name, file in embedding_weights(study):
+    for name, file in sorted(embedding_weights(study), key=lambda entry: entry[0] != first):
         network: Any = build_network(name, 1)
         try:
             load_weights(network, str(file))
         except WeightsError:
             continue  # problems with the weights are reported when a training uses them
-        return Embedder(network, store, *embedding_origin(name, file))
+        return network, name, file
     return None
+
+
+def embedder(study: Study, store: TileStore) -> Embedder | None:
+    """An embedder by `quick_network`; None if there is none."""
+    quick = quick_network(study)
+    return Embedder(quick[0], store, *embedding_origin(*quick[1:])) if quick else None

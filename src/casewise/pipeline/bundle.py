@@ -129,7 +129,10 @@ def _fill(target: BundleFolder, run: FinishedRun, members: Sequence[JobFolder]) 
     write_json(target.facts.path, about)
     write_json(target.metrics.path, figures)
     write_json(target.audit.path, audit)
-    write_json(target.input_checks.path, folder.input_checks.read())
+    limits = folder.input_checks.read()
+    write_json(target.input_checks.path, limits)
+    if limits.get("look"):
+        link_or_copy(folder.look.verified(), target.look.path)
     write_json(target.provenance.path, provenance)
     write_atomic(target.card.path, model_card(study, about, run.results, audit, provenance))
 

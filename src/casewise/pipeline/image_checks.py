@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from casewise.audit.metadata import source_column
+from casewise.console import shown
 from casewise.errors import counted
-from casewise.files import json_hash
-from casewise.inference.input_checks import MOST_OF_CASE, Training, distance_limits, expected_names, fit_limits, measure
+from casewise.files import checksum, json_hash
+from casewise.inference.input_checks import MOST_OF_CASE, Training, expected_names, fit_limits, fit_look, measure
+from casewise.inference.look import EarlyMaps
 from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted
@@ -19,6 +22,7 @@ from casewise.predictions.decisions import apply_thresholds, decide_grades
 from casewise.predictions.scores import apply_scores
 from casewise.splits.predefined import TEST
 from casewise.study.scores import study_scores
+from casewise.training.checkpoint import write_tensors
 
 if TYPE_CHECKING:
     from casewise.console import Show
@@ -97,22 +101,25 @@ def _with_scores(study: Study, rows: pd.DataFrame, alteration: str) -> pd.DataFr
 MOST_IMAGES = 2000
 
 
-def input_checks(inputs: RunInputs, predictions: pd.DataFrame) -> None:
-    """Write the limits of images and of distances; neither labels nor images of the test set are read."""
-    study, images = inputs.study, inputs.cohort.images
+@shown("flags")
+def input_checks(inputs: RunInputs, show: Show) -> None:
+    """Write the limits of images; neither labels nor images of the test set are read."""
+    study, images, folder = inputs.study, inputs.cohort.images, inputs.folder
     sides = images["subject"].astype(str).map(inputs.splits.side).fillna(TEST).to_numpy(dtype=int)
-    rows = _sample(images["case"].astype(str).to_numpy(), np.flatnonzero(sides != TEST), study.seed)
-    training = Training(
-        measure(inputs.store, rows.tolist()),
-        images["case"].astype(str).to_numpy()[rows],
-        images["subject"].astype(str).to_numpy()[rows],
-        sides[rows],
-        images["region"].astype(str).to_numpy()[rows],
-    )
+    rows = _sample(images["case"].astype(str).to_numpy(), np.flatnonzero(sides != TEST), study.seed).tolist()
+    cases, subjects, regions = (images[name].astype(str).to_numpy()[rows] for name in ("case", "subject", "region"))
+    maps, source = EarlyMaps.of_study(study), study.split.leave_out or source_column(list(images))
+    training = Training(measure(inputs.store, rows, maps), cases, subjects, sides[rows], regions)
     of_training = images[sides != TEST]
     sequences = _expected(of_training, "sequence") if study.fusions else ()
     limits = fit_limits(training, _expected(of_training, "region"), sequences)
-    inputs.folder.input_checks.write(asdict(replace(limits, distance=distance_limits(predictions))))
+    sources = images[source].iloc[rows].astype(str).tolist() if source in images else []
+    if limits.ranges and (fitted := fit_look(limits, training, maps, sources)):
+        look, limits = fitted
+        write_tensors(folder.look, look.tensors)
+        assert limits.look is not None
+        limits = replace(limits, look=replace(limits.look, sha256=checksum(folder.look.path)))
+    folder.input_checks.write(asdict(limits))
 
 
 def _expected(images: pd.DataFrame, column: str) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from casewise.files import (
     sync_folder,
     write_atomic,
 )
-from casewise.run_folder.artefact import JsonFile, Part, TextFile
+from casewise.run_folder.artefact import JsonFile, Part, TextFile, WeightsFile
 from casewise.run_folder.job_folder import FINAL, JobFolder
 
 # Increased whenever a bundle of this version cannot be read by earlier ones.
@@ -64,6 +64,8 @@ class BundleFolder:
     audit = Part(JsonFile, "audit.json", REMEDY, portable=True)
     # The limits by which new cases are flagged.
     input_checks = Part(JsonFile, "input-checks.json", REMEDY, portable=True)
+    # What the look of new cases is compared with.
+    look = Part(WeightsFile, "look.safetensors", REMEDY, portable=True)
     # Versions, hashes and counts of what the networks were made from.
     provenance = Part(JsonFile, "provenance.json", REMEDY, portable=True)
 

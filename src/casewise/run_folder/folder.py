@@ -21,7 +21,7 @@ from casewise.files import (
     replacing,
     storage_failures,
 )
-from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile
+from casewise.run_folder.artefact import Artefact, JsonFile, Part, TableFile, TextFile, WeightsFile
 from casewise.run_folder.bundle_folder import BundleFolder, is_archive, public_key, remove_leftovers, stated_facts
 from casewise.run_folder.job_folder import FINAL, LOCK, JobFolder
 
@@ -141,7 +141,9 @@ class RunFolder:
     # The quantiles of every learner and target for prediction intervals and sets.
     conformal = Part(JsonFile, "conformal.json", required=("level", "fewest", "learners"))
     # The limits by which new cases are flagged.
-    input_checks = Part(JsonFile, "input-checks.json", required=("ranges", "distance"))
+    input_checks = Part(JsonFile, "input-checks.json", required=("ranges",))
+    # What the look of new cases is compared with.
+    look = Part(WeightsFile, "look.safetensors")
     # The network that inner folds chose for each fold.
     nested = Part(JsonFile, "nested.json", required=("folds",))
     # All predictions.

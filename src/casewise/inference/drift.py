@@ -1,0 +1,103 @@
+"""Whether new cases, taken together, differ from the training cases, as those of another source do.
+
+Each number of an image is compared with its quantiles among the training images by the test of Kolmogorov and Smirnov.
+An image weighs the less, the more its subject has, and the sizes of the samples are the numbers of subjects. The
+largest difference is sought at the stored quantiles only, so that the test is conservative; p values are multiplied by
+the number of tests (Bonferroni). Small differences, which many cases show beyond doubt, are not reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import kolmogorov
+
+from casewise.errors import counted
+
+Floats: TypeAlias = NDArray[np.float64]
+# The values of quantiles, and the shares of the training images that are at or below each of them.
+Quantiles: TypeAlias = tuple[list[float], list[float]]
+# Tables of images of new cases: `case`, `subject` and a column for each number.
+Batch: TypeAlias = list[pd.DataFrame]
+# Fewer cases or subjects are not tested.
+FEWEST_CASES, FEWEST_SUBJECTS = 20, 10
+LEVEL = 0.05
+# The least difference of two distributions (from 0 to 1) that is reported.
+LEAST_DIFFERENCE = 0.25
+# No quantile is that of the most extreme subject.
+QUANTILES = np.linspace(0.02, 0.98, 25)
+TEXTURE = "texture"
+# What is said where more of the new images are below, and where more are above.
+WORDS = {
+    "brightness": ("darker", "lighter"),
+    "contrast": ("less contrast", "more contrast"),
+    "black": ("less black", "more black"),
+    "white": ("less white", "more white"),
+    "size": ("smaller", "larger"),
+    "shape": ("narrower", "wider"),
+    "colour": ("weaker colours", "stronger colours"),
+    "bytes": ("fewer bytes a pixel", "more bytes a pixel"),
+    "look": ("a more common look", "a rarer look"),
+    TEXTURE: ("another texture", "another texture"),
+}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The result of the test.
+
+    Attributes:
+        tested: whether there are enough cases and subjects, and quantiles of the training.
+        differences: by name of a number, the `difference` of the distributions, positive where more of the new images
+            are below, and `p_adjusted`, the p value multiplied by the number of tests.
+        text: the warning; empty without one.
+    """
+
+    cases: int
+    subjects: int
+    tested: bool
+    differences: dict[str, dict[str, float]]
+    text: str
+
+
+def drift(batch: Batch, quantiles: Mapping[str, Quantiles], trained: int) -> Drift:
+    """Compare images of new cases with those of the training.
+
+    Args:
+        trained: the number of training subjects.
+    """
+    table = pd.concat(batch, ignore_index=True) if batch else pd.DataFrame(columns=["case", "subject"])
+    cases, subjects = table["case"].nunique(), table["subject"].nunique()
+    tested = bool(quantiles) and cases >= FEWEST_CASES and subjects >= FEWEST_SUBJECTS
+    differences: dict[str, dict[str, float]] = {}
+    for name in [name for name in quantiles if tested and name in table]:
+        values, shares = quantiles[name]
+        gaps = shares_below(table[name].to_numpy(dtype=float), table["subject"], np.array(values)) - shares
+        gap = float(gaps[np.abs(gaps).argmax()])
+        statistic = np.sqrt(subjects * trained / (subjects + trained)) * abs(gap)
+        p = min(1.0, float(kolmogorov(statistic)) * len(quantiles))
+        if p <= LEVEL and abs(gap) >= LEAST_DIFFERENCE:
+            differences[name] = {"difference": gap, "p_adjusted": p}
+    by_size = sorted(differences, key=lambda name: -abs(differences[name]["difference"]))
+    reasons = dict.fromkeys(WORDS[name.split()[0]][differences[name]["difference"] < 0] for name in by_size)
+    text = f"These {counted(cases, 'case')} are not like the training cases: another source? Their images differ: "
+    return Drift(cases, subjects, tested, differences, text + ", ".join(reasons) + "." if reasons else "")
+
+
+def shares_below(values: Floats, subjects: Any, points: Floats) -> Floats:
+    """(Q,) the shares of values (N,) that are at or below each point (Q,), each subject (N,) weighing the same."""
+    _, numbers, counts = np.unique(np.asarray(subjects, dtype=str), return_inverse=True, return_counts=True)
+    order = np.argsort(values)
+    sums = np.concatenate([[0.0], np.cumsum(1 / counts[numbers[order]]) / len(counts)])
+    return np.asarray(sums[np.searchsorted(values[order], points, side="right")])
+
+
+def quantiles_of(values: Floats, subjects: Any) -> Quantiles:
+    """Those of values (N,) of training images of subjects (N,)."""
+    points = np.unique(np.quantile(values, QUANTILES))
+    return points.tolist(), shares_below(values, subjects, points).tolist()
