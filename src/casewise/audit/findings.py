@@ -34,6 +34,7 @@ CODES = (
     "subject-suffixes",
     "subject-names",
     "label-streaks",
+    "overlays-masked",
 )
 FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5
@@ -41,7 +42,7 @@ IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 _OUTSIDE = " from outside-anatomy"
 # Evidence besides the columns of the table, by the names in findings.
 APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
-PROBES = ("border", "thumbnail", "files", "file-name", "file-size", "shape", "outside-anatomy", *APPEARANCE)
+PROBES = ("border", "overlay", "thumbnail", "files", "file-name", "file-size", "shape", "outside-anatomy", *APPEARANCE)
 
 
 @dataclass(frozen=True)

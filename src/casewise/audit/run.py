@@ -70,5 +70,6 @@ def audit(
         "columns": shortcuts.columns,
         "tests": shortcuts.tested,
         "not_tested": shortcuts.not_tested,
+        "overlays": shortcuts.overlays,
     }
     return Audit([*findings, *shortcuts.findings], seconds, facts)

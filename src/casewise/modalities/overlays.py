@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Left, top, right and bottom as shares of the width and the height of an image.
-Box: TypeAlias = tuple[float, float, float, float]
+from casewise.errors import ImageError
+from casewise.modalities.store.preparation import Box
+from casewise.modalities.store.readers import image_shape, read_image
+
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
@@ -93,13 +96,13 @@ def find_overlays(pictures: Bytes, sizes: Sequence[tuple[int, int]], masked: Seq
     for box in masked:
         left, top, right, bottom = (round(side * end) for end in box)
         details[:, max(0, top - FAR) : bottom + FAR, max(0, left - FAR) : right + FAR] = 0
-    overlays = [Overlay(_box(pixels, side), *rest) for pixels, *rest in _kinds(details)]
+    overlays = [Overlay(_box(pixels, side), *rest) for pixels, *rest in _kinds(details, side)]
     if len(set(sizes)) > 1:
         # a mark of constant size in pixels
         window = float(np.median([min(size) for size in sizes])) / 2
         for corner in CORNERS:
             views = [_View.of(size, corner, window) for size in sizes]
-            for pixels, carriers, example in _kinds(np.stack(list(map(_View.cut, views, details)))):
+            for pixels, carriers, example in _kinds(np.stack(list(map(_View.cut, views, details))), side):
                 boxes = np.array([views[row].whole(_box(pixels, side // 2)) for row in np.flatnonzero(carriers)])
                 box = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
                 overlay = Overlay(box, carriers, example)
@@ -107,6 +110,25 @@ def find_overlays(pictures: Bytes, sizes: Sequence[tuple[int, int]], masked: Seq
                 if all(other.carriers.sum() < carriers.sum() for other in same):
                     overlays = [other for other in overlays if other not in same] + [overlay]
     return sorted(overlays, key=lambda overlay: -overlay.carriers.sum())[:MOST_KINDS]
+
+
+def overlays_in_files(paths: Sequence[Path]) -> list[Box]:
+    """The boxes of the marks in image files, whatever their labels.
+
+    That the images of all folds decide leaks nothing: no label is read, and the same boxes are filled alike in every
+    image, so that what is left of one that is judged depends neither on its fold nor on whether it has a mark.
+    """
+    pictures, sizes = [], []
+    steps = np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES)).astype(int)
+    for path in (paths[step] for step in steps):
+        try:
+            picture, size = read_image(path, size=2 * SIDE, channels="grey")[..., 0], image_shape(path)
+        except ImageError:
+            continue  # the preparation reports it
+        if size:
+            pictures.append(cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+            sizes.append(size)
+    return [overlay.box for overlay in find_overlays(np.array(pictures), sizes)] if pictures else []
 
 
 def _box(pixels: Pixels, side: int) -> Box:
@@ -129,7 +151,9 @@ class _View:
     def cut(self, detail: Details) -> Details:
         """The square, of half the side of the image."""
         side = len(detail)
-        matrix = np.array([[2 * self.length[0], 0, self.start[0] * side], [0, 2 * self.length[1], self.start[1] * side]])
+        matrix = np.array(
+            [[2 * self.length[0], 0, self.start[0] * side], [0, 2 * self.length[1], self.start[1] * side]]
+        )
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return np.asarray(cv2.warpAffine(detail.astype(np.int16), matrix, (side // 2,) * 2, flags=flags), np.int8)
 
@@ -152,7 +176,7 @@ def _details(pictures: Bytes) -> Details:
     return details
 
 
-def _kinds(details: Details) -> Iterator[tuple[Pixels, Bools, int]]:
+def _kinds(details: Details, whole: int) -> Iterator[tuple[Pixels, Bools, int]]:
     """Each kind of mark: its box, the images that have it, and the best example.
 
     Its box is then left out of the images that have it, so that others at this place are found.
@@ -160,7 +184,7 @@ def _kinds(details: Details) -> Iterator[tuple[Pixels, Bools, int]]:
     remaining, refused = details.copy(), set()
     for _ in range(MOST_KINDS):
         accepted = False
-        for box in _candidates(remaining):
+        for box in _candidates(remaining, whole):
             if box in refused:
                 continue
             top, left, bottom, right = box
@@ -178,10 +202,11 @@ def _kinds(details: Details) -> Iterator[tuple[Pixels, Bools, int]]:
             return
 
 
-def _candidates(details: Details) -> list[Pixels]:
+def _candidates(details: Details, whole: int) -> list[Pixels]:
     """The areas in which the mean over the images has more detail than chance gives, the clearest first.
 
-    At each level, from that of chance upwards, they are the connected areas that are as small as a mark can be.
+    At each level, from that of chance upwards, they are the connected areas that are as small as a mark can be, in an
+    image with the side `whole`.
     """
     side = details.shape[1]
     random = np.random.default_rng(side)
@@ -200,7 +225,7 @@ def _candidates(details: Details) -> list[Pixels]:
         count, numbers, facts, _ = cv2.connectedComponentsWithStats((inner > level).astype(np.uint8))
         for number in range(1, count):
             left, top, width, height = map(int, facts[number, :4])
-            large = max(width, height) > MOST_LONG * side or width * height > MOST_AREA * side**2
+            large = max(width, height) > MOST_LONG * whole or width * height > MOST_AREA * whole**2
             area = numbers == number
             if not large and min(width, height) >= FEWEST_PIXELS and not taken[area].any():
                 taken |= area
@@ -220,7 +245,10 @@ def _fitted(details: Details, box: Pixels, eligible: Bools) -> tuple[Floats, Boo
     """
     top, left, bottom, right = box
     side, random = details.shape[1], np.random.default_rng(top * details.shape[1] + left)
-    draws = ((int(random.integers(side - bottom + top + 1)), int(random.integers(side - right + left + 1))) for _ in range(999))
+    draws = (
+        (int(random.integers(side - bottom + top + 1)), int(random.integers(side - right + left + 1)))
+        for _ in range(999)
+    )
     places = [place for place in draws if max(abs(place[0] - top), abs(place[1] - left)) > FAR][:PLACES]
 
     def cut(place: tuple[int, int]) -> Floats:

@@ -42,9 +42,9 @@ class ChestSettings:
     """Everything that determines the bytes of the cohort.
 
     Every subject has `images` films. A film has about `size` (width, height) pixels. `marker="corner"` burns a letter
-    that follows the class into one corner; `watermark` draws one of two faint marks, the same on all films of a subject,
-    into the lower left of most films: by `class` the first on those of the first class, by `chance`. `labels="shuffled"` permutes the labels between subjects after the films
-    are drawn, so that nothing can be learned.
+    that follows the class into one corner. `watermark` draws one of two faint marks into the lower left of most films,
+    the first of them on the first class only (`class`), or by `chance` for each subject. `labels="shuffled"` permutes
+    the labels between subjects after the films are drawn, so that nothing can be learned.
     """
 
     subjects: int = 60
