@@ -86,9 +86,9 @@ def areas() -> dict[str, Bools]:
     """The cells of each side and each corner of the border, and of an area `inside` that is as large as the border."""
     down, across = np.mgrid[:CELLS, :CELLS]
     ends = {"upper": down, "lower": CELLS - 1 - down, "left": across, "right": CELLS - 1 - across}
-    cells = {f"{name} side": distance == 0 for name, distance in ends.items()}
-    for vertical, horizontal in itertools.product(("upper", "lower"), ("left", "right")):
-        cells[f"{vertical} {horizontal} corner"] = ends[vertical] + ends[horizontal] <= 1
+    pairs = itertools.product(("upper", "lower"), ("left", "right"))
+    cells = {f"{first} {second} corner": ends[first] + ends[second] <= 1 for first, second in pairs}
+    cells |= {f"{name} side": distance == 0 for name, distance in ends.items()}
     depth = np.minimum(np.minimum(down, CELLS - 1 - down), np.minimum(across, CELLS - 1 - across))
     diagonal = np.abs(down - (CELLS - 1) / 2) == np.abs(across - (CELLS - 1) / 2)
     return cells | {"inside": ((depth == 1) & ~diagonal) | (depth == 2)}

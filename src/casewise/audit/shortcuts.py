@@ -264,7 +264,8 @@ class _Search:
             replace(evidence, features=regions.border(small, area=a), how=a) for a in regions.areas() if a != "inside"
         ]
         inside, *tests = (self.test(answer.target, item, permuted=False) for item in (inner, *sides))
-        strongest = max((test for test in tests if test), key=lambda test: test.strength, default=None)
+        # of equals the smallest
+        strongest = max((test for test in tests if test), key=lambda test: round(test.strength, 2), default=None)
         return replace(answer, inside=inside, strongest=strongest)
 
     def mark(self, evidence: Evidence) -> dict[str, object]:
