@@ -261,8 +261,8 @@ def _fitted(details: Details, box: Pixels, eligible: Bools) -> tuple[Floats, Boo
     own, carriers, fits = cut((top, left)), eligible, np.zeros(len(details))
     squares = np.einsum("ij,ij->i", own, own)
     for _ in range(ROUNDS):
-        if carriers.sum() < FEWEST_CARRIERS:
-            break
+        if carriers.sum() < FEWEST_CARRIERS or len(places) < PLACES:
+            break  # too few images, or the box fills the image, so that there is nothing to compare it with
         mean = own[carriers].sum(axis=0)
         # an image does not count in the mean that is compared with it
         products = own @ mean - carriers * squares
