@@ -35,6 +35,7 @@ CODES = (
     "subject-names",
     "label-streaks",
     "subjects-guessed",
+    "overlays-masked",
 )
 FAMILIES = ("shortcut-", "source-predictable-")
 PAIRS_SHOWN = 5
@@ -42,7 +43,7 @@ IMAGE = re.compile(r"(?<![\w/.'-])image(?P<plural>s?)(?![\w/.'-]*[\w/'-])")
 OUTSIDE, NEIGHBOURS = " from outside-anatomy", " from neighbouring file numbers"
 # Evidence besides the columns of the table, by the names in findings.
 APPEARANCE = ("brightness", "contrast", "sharpness", "compression")
-PROBES = ("border", "thumbnail", "files", "file-name", "file-size", "shape", "outside-anatomy", *APPEARANCE)
+PROBES = ("border", "overlay", "thumbnail", "files", "file-name", "file-size", "shape", "outside-anatomy", *APPEARANCE)
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,13 @@ def has_bars(store: TileStore, rows: NDArray[np.integer[Any]]) -> bool:
     return not store.overview and any(store.content(int(row)) != (full, full) for row in rows)
 
 
-def pictures(store: TileStore, rows: NDArray[np.integer[Any]], *, bars: bool = True) -> Bytes:
-    """(n, 96, 96) `uint8` grey pictures of what networks see of each image, with its bars or without them."""
-    pictures = np.empty((len(rows), SIDE, SIDE), np.uint8)
+def pictures(store: TileStore, rows: NDArray[np.integer[Any]], *, bars: bool = True, side: int = SIDE) -> Bytes:
+    """(n, side, side) `uint8` grey pictures of what networks see of each image, with its bars or without them."""
+    pictures = np.empty((len(rows), side, side), np.uint8)
     for number, row in enumerate(rows):
         down, across = visible(store, int(row)) if bars else store.content(int(row))
         grey = store.tiles[row][:, down, across].mean(axis=0, dtype=np.float32)
-        pictures[number] = np.rint(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)).clip(0, 255)
+        pictures[number] = np.rint(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)).clip(0, 255)
     return pictures
 
 
@@ -82,6 +82,18 @@ def _ring() -> Bools:
     return ring
 
 
+def areas() -> dict[str, Bools]:
+    """The cells of each side and each corner of the border, and of an area `inside` that is as large as the border."""
+    down, across = np.mgrid[:CELLS, :CELLS]
+    ends = {"upper": down, "lower": CELLS - 1 - down, "left": across, "right": CELLS - 1 - across}
+    pairs = itertools.product(("upper", "lower"), ("left", "right"))
+    cells = {f"{first} {second} corner": ends[first] + ends[second] <= 1 for first, second in pairs}
+    cells |= {f"{name} side": distance == 0 for name, distance in ends.items()}
+    depth = np.minimum(np.minimum(down, CELLS - 1 - down), np.minimum(across, CELLS - 1 - across))
+    diagonal = np.abs(down - (CELLS - 1) / 2) == np.abs(across - (CELLS - 1) / 2)
+    return cells | {"inside": ((depth == 1) & ~diagonal) | (depth == 2)}
+
+
 def _histogram(values: NDArray[np.uint8], included: Bools | None = None) -> Floats:
     """(n, 16) shares of grey levels."""
     counts = np.empty((len(values), BINS))
@@ -94,13 +106,13 @@ def _histogram(values: NDArray[np.uint8], included: Bools | None = None) -> Floa
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def border(images: Bytes, *, fields: bool = False) -> Floats:
+def border(images: Bytes, *, fields: bool = False, area: str = "") -> Floats:
     """(n, 128) of the outer ring: each cell's mean, minimum, maximum and standard deviation, and the histogram.
 
-    Of `fields`, which are cut from tissue, minus the same of the interior.
+    Of `fields`, which are cut from tissue, minus the same of the interior. With an `area`, of this area instead.
     """
     cells = _cells(images)
-    ring, inner = (_of_cells(cells[:, where]) for where in (_ring(), ~_ring()))
+    ring, inner = (_of_cells(cells[:, where]) for where in (areas()[area] if area else _ring(), ~_ring()))
     if not fields:
         return np.column_stack(ring)
     interior = [values.mean(axis=1, keepdims=True) for values in inner[:-1]]
@@ -113,13 +125,15 @@ def _of_cells(cells: NDArray[np.uint8]) -> list[Floats]:
     return [*(values.astype(np.float64) for values in statistics), _histogram(cells)]
 
 
-def corners(images: Bytes, *, fields: bool = False) -> Floats:
+def corners(images: Bytes, *, fields: bool = False, inside: bool = False) -> Floats:
     """(n, 12) of each corner (its cell and the two adjacent ones): mean, minimum, maximum.
 
     The maximum shows a small marker anywhere in the corner. Among all features of the border, it could only be detected
-    with many more subjects. Of `fields`, minus the mean of the same of the corners of the interior.
+    with many more subjects. Of `fields`, minus the mean of the same of the corners of the interior. `inside`: of the
+    corners of the interior themselves.
     """
     cells = _cells(images)
+    cells = cells[:, 1:-1, 1:-1] if inside else cells
     at_border = _corners(cells)
     if not fields:
         return at_border
@@ -246,6 +260,11 @@ def shape(store: TileStore, rows: NDArray[np.integer[Any]]) -> Floats | None:
     common, counts = np.unique(ratio, return_counts=True)
     common = common[np.argsort(-counts, kind="stable")[:COMMON_SHAPES]]
     return np.column_stack([ratio, np.abs(ratio), ratio**2, ratio[:, None] == common])
+
+
+def outside_area(area: str, count: int) -> Bools:
+    """(count, 96, 96) what is not in an area, as a mask for each of some images."""
+    return np.broadcast_to(np.kron(~areas()[area], np.ones((CELL, CELL))).astype(bool), (count, SIDE, SIDE))
 
 
 def embedded(embed: Embed, store: TileStore, rows: NDArray[np.integer[Any]], masks: Bools | None) -> Floats:

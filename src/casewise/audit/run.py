@@ -72,5 +72,6 @@ def audit(
         "columns": shortcuts.columns,
         "tests": shortcuts.tested,
         "not_tested": [*shortcuts.not_tested, *not_tested],
+        "overlays": shortcuts.overlays,
     }
     return Audit([*findings, *shortcuts.findings], seconds, facts)

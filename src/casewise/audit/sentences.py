@@ -64,6 +64,12 @@ def shortcut_sentence(answer: ShortcutTest, *, source: str = "", marks_source: b
         measured = " and ".join(filter(None, (", ".join(answer.measures[:-1]), answer.measures[-1])))
         explain = "explain" if len(answer.measures) > 1 else "explains"
         sentence += " " + fill("unaltered", target=target, value=value, measures=measured, explain=explain)
+    if answer.strongest:
+        value = f"{'AUROC' if by_class else 'r ='} {answer.strongest.strength:.2f}"
+        sentence += " " + fill("strongest", area=answer.strongest.evidence.how, value=value)
+    if answer.of_content and answer.inside:
+        value = f"{'AUROC' if by_class else 'r ='} {answer.inside.strength:.2f}"
+        sentence += " " + fill("of content", target=target, value=value)
     return sentence
 
 

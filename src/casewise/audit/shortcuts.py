@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ from casewise.audit.twins import shown_by
 from casewise.cohort.cohort import Cohort
 from casewise.cohort.groups import numbers_in, recorded
 from casewise.cohort.targets import panel_values
+from casewise.modalities.overlays import MOST_IMAGES, Overlay, find_overlays, place_of
+from casewise.modalities.overlays import SIDE as OVERLAY_SIDE
 from casewise.modalities.store.store import TileStore
 from casewise.study.schema import Study
 
@@ -45,7 +47,7 @@ GATHERING, MAX_EVIDENCE = 0.3, 15
 FEWEST_OF_SOURCE, FEWEST_OF_CLASS = 10, 20
 Kind = Literal[
     "column", "files", "file-name", "file-size", "shape-pad", "shape-stretch", "border", "thumbnail",
-    "slide-border", "outside-anatomy", "source-from-image",
+    "slide-border", "overlay", "outside-anatomy", "source-from-image",
     "brightness", "contrast", "sharpness", "compression", "other-column",
 ]  # fmt: skip
 SHAPES: dict[str, Kind] = {"pad": "shape-pad", "stretch": "shape-stretch"}
@@ -68,6 +70,8 @@ class Evidence:
         filled: (n,) for columns, whether a cell is filled in.
         how: the variant of the features, if not plain grey values.
         reading: for columns, the type as which the column was read.
+        inside: for borders, the same features of an equally large area inside the image.
+        overlay: for static marks, the kind; the feature is whether an image has it.
     """
 
     name: str
@@ -77,6 +81,8 @@ class Evidence:
     filled: NDArray[np.bool_] | None = None
     how: str = ""
     reading: str = ""
+    inside: Callable[[], Floats] | None = None
+    overlay: Overlay | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +90,8 @@ class ShortcutTest:
     """One test and its result; `within` is the class within which a source was predicted.
 
     Of a border without what its appearance explains, `as_it_is` is the test of the border as it is, and `measures` are
-    the names of the measures of appearance.
+    the names of the measures of appearance. `inside` is the test of an equally large area inside the image, and
+    `strongest` that of the side or corner which predicts best; both are without p.
     """
 
     evidence: Evidence
@@ -96,11 +103,18 @@ class ShortcutTest:
     by_filling: bool = False
     as_it_is: ShortcutTest | None = None
     measures: tuple[str, ...] = ()
+    inside: ShortcutTest | None = None
+    strongest: ShortcutTest | None = None
 
     @property
     def strength(self) -> float:
         """The AUROC of the best predicted class; for numbers, r."""
         return max([self.result.value, *self.result.by_class.values()])
+
+    @property
+    def of_content(self) -> bool:
+        """Whether a border predicts no better than the inside, so that it may only be a piece of the content."""
+        return self.inside is not None and self.inside.strength > self.strength - EQUAL
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -118,17 +132,20 @@ class ShortcutTest:
             "subjects_of_smallest": self.labels.of_smallest,
         }
         figures |= {"as_it_is": self.as_it_is.figures} if self.as_it_is else {}
+        compared = {"inside": self.inside, "strongest": self.strongest}
+        figures |= {name: {"value": t.strength, "evidence": t.evidence.how} for name, t in compared.items() if t}
         return figures | ({"within": self.within} if self.within else {})
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """The findings, the results of all tests, the tests that were not possible, and the tested columns."""
+    """The findings, the results of all tests, the tests that were not possible, the tested columns, and the marks."""
 
     findings: list[Finding]
     tested: list[dict[str, object]]
     not_tested: list[str]
     columns: list[str]
+    overlays: list[dict[str, object]]
 
 
 def find_shortcuts(
@@ -190,13 +207,18 @@ def find_shortcuts(
     answers = [*_adjusted(answers), *_adjusted(list(search.test_source(pictures, source)) if source else [])]
     kept, explained = search.without_explained(answers)
     answers += [answer for answer in kept if answer.as_it_is]
+    kept = [search.compared(answer) for answer in kept]
     findings = [_with_explained(finding, explained) for finding in search.findings(kept, source)]
     for target, name in sorted(restated):
         code = "shortcut-" + re.sub(r"\W+", "-", name) + (f"-{target}" if len(search.labels) > 1 else "")
         figures: dict[str, object] = {"target": target, "evidence": name, "restated": True}
         sentence, advice = fill("restated", name=name, target=target), fill("restated remedy", name=name)
         findings.append(Finding(code, "note", sentence, figures, remedy=advice))
-    return Shortcuts(findings, [answer.figures for answer in answers], not_tested, [*columns, *further])
+    if masked := tiles.preparation.masked:
+        sentence = fill("overlays masked", places="; ".join(map(place_of, masked)))
+        findings.append(Finding("overlays-masked", "note", sentence, {"boxes": [list(box) for box in masked]}))
+    marks = [search.mark(item) for item in evidence if item.kind == "overlay"]
+    return Shortcuts(findings, [answer.figures for answer in answers], not_tested, [*columns, *further], marks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,11 +253,44 @@ class _Search:
         """The name of each file up to its first digit."""
         return [re.split("[0-9]", Path(path).stem)[0] for path in self.images["path"].astype(str)]
 
-    def test(self, target: str, evidence: Evidence) -> ShortcutTest | None:
+    def compared(self, answer: ShortcutTest) -> ShortcutTest:
+        """An answer from the border with those from the inside and from its best side or corner."""
+        evidence = answer.evidence
+        if evidence.inside is None or answer.p > ALPHA:
+            return answer
+        inner = replace(evidence, features=evidence.inside(), how="inside")
+        small = regions.pictures(self.tiles, evidence.rows)
+        sides = [
+            replace(evidence, features=regions.border(small, area=a), how=a) for a in regions.areas() if a != "inside"
+        ]
+        inside, *tests = (self.test(answer.target, item, permuted=False) for item in (inner, *sides))
+        # of equals the smallest
+        strongest = max((test for test in tests if test), key=lambda test: round(test.strength, 2), default=None)
+        return replace(answer, inside=inside, strongest=strongest)
+
+    def mark(self, evidence: Evidence) -> dict[str, object]:
+        """A kind of static mark as plain values, with the numbers of images that have it, of all, by class."""
+        marked = evidence.features[:, 0] > 0
+        by_class = {
+            target: {
+                name: [int((marked & of_class).sum()), int(of_class.sum())]
+                for number, name in enumerate(self.study.classes_of(target))
+                for of_class in [values[evidence.rows] == number]
+            }
+            for target, values in self.labels.items()
+            if self.study.classes_of(target)
+        }
+        counts = {"images": int(marked.sum()), "examined": len(marked), "by_class": by_class}
+        assert evidence.overlay
+        example = int(evidence.rows[evidence.overlay.example])
+        return {"place": evidence.how, "box": list(evidence.overlay.box), "example": example, **counts}
+
+    def test(self, target: str, evidence: Evidence, *, permuted: bool = True) -> ShortcutTest | None:
         """Predict a target from one piece of evidence; None if there are too few cases, or nothing varies."""
         classes, values = self.study.classes_of(target), self.labels[target][evidence.rows]
         included = enough(values, self.subjects[evidence.rows], classed=bool(classes))
         labels = self._labels(values[included], evidence.rows[included], classes)
+        labels = replace(labels, moved=labels.moved[:0]) if labels and not permuted else labels
         result = probe(evidence.features[included], labels, seed=self.study.seed) if labels else None
         if labels is None or result is None:
             return None
@@ -309,10 +364,9 @@ class _Search:
         covariates = [item.features[np.isin(item.rows, rows)] for item in measures]
         yield Evidence("appearance", measures[0].kind, rows, np.column_stack(covariates))
         equal = regions.standardised(regions.pictures(self.tiles, rows))
-        for features, how in self._border_features(equal):
-            rest = regions.without(features, covariates)
-            how = ", ".join(filter(None, (how, "without what its appearance explains")))
-            yield Evidence("border", self.border_kind, rows, rest, how=how)
+        for item in self._borders(equal, rows, "without what its appearance explains"):
+            inside = item.inside and (lambda measure=item.inside: regions.without(measure(), covariates))
+            yield replace(item, features=regions.without(item.features, covariates), inside=inside)
 
     def findings(self, answers: list[ShortcutTest], tabled: str | None) -> list[Finding]:
         """One finding for each evidence and target beyond chance; of several variants, the one that predicts best.
@@ -329,7 +383,7 @@ class _Search:
         several_targets = len({answer.target for answer in answers}) > 1
         ordered = []
         for group in groups.values():
-            best = max(group, key=lambda answer: answer.strength)
+            best = max(group, key=lambda answer: (not answer.of_content, answer.strength))
             kind, name, target = best.evidence.kind, best.evidence.name, best.target
             classes = self.study.classes_of(target)
             # whether a cell is filled in is a property of the source, not of the picture
@@ -341,6 +395,8 @@ class _Search:
             else:
                 level = level_of(kind, best.strength, classed=bool(best.labels.names))
                 level = "warning" if marks_source and kind == "column" else level
+                if best.of_content:
+                    level = "warning" if level == "error" else "note"
                 code = "shortcut-" + re.sub(r"\W+", "-", name)
             figures = best.figures | ({"others": [a.figures for a in group if a is not best]} if len(group) > 1 else {})
             reading, column = ("levels", source or "") if marks_source else (best.evidence.reading, name)
@@ -351,6 +407,11 @@ class _Search:
             single = _single_class(images[over], self.labels[target], classes) if over and over in images else None
             advice = remedy(kind, column, reading=reading, source=source, mask=self.study.audit.mask, single=single)
             text = shortcut_sentence(best, source=source or "", marks_source=marks_source, classes=len(classes))
+            if kind == "overlay":
+                counts = dict(self.mark(best.evidence)["by_class"]).get(target, {})
+                figures |= {"with_mark": counts}
+                on = ", ".join(f"{a:,} of {b:,} {name}" for name, (a, b) in counts.items())
+                text += f" {fill('overlay counts', counts=on)}" if counts else ""
             rank = (kind == "source-from-image", name != source, -best.strength)
             code += f"-{target}" if several_targets else ""
             ordered.append((rank, Finding(code, level, text, figures, remedy=advice)))
@@ -375,15 +436,17 @@ class _Search:
         if (shape := regions.shape(tiles, rows)) is not None:
             yield Evidence("shape", SHAPES[tiles.preparation.fit], rows, shape)
         small = regions.pictures(tiles, rows)
-        for features, how in self._border_features(small):
-            yield Evidence("border", self.border_kind, rows, features, how=how)
+        yield from self._borders(small, rows)
         if regions.has_bars(tiles, rows):
-            for features, how in self._border_features(regions.pictures(tiles, rows, bars=False)):
-                yield Evidence("border", self.border_kind, rows, features, how=f"{how} inside the bars".strip())
+            yield from self._borders(regions.pictures(tiles, rows, bars=False), rows, "inside the bars")
         if embed and not self.fields:
             sample = self._sample(rows, MAX_EMBEDDED)
             embedded = regions.embedded(embed, tiles, sample, None)
-            yield Evidence("border", self.border_kind, sample, embedded, how="seen by a network")
+            hidden = regions.outside_area("inside", len(sample))
+            inside = None if tiles.cut else partial(regions.embedded, embed, tiles, sample, hidden)
+            yield Evidence("border", self.border_kind, sample, embedded, how="seen by a network", inside=inside)
+        if not tiles.overview:
+            yield from self._marks(self._sample(rows, MOST_IMAGES))
         yield Evidence("thumbnail", "thumbnail", rows, regions.thumbnail(small))
         yield Evidence("image", "source-from-image", rows, regions.grey_features(small))
         masked, masks = regions.read_masks(self.study, self.images, tiles)
@@ -417,11 +480,26 @@ class _Search:
         """Whether images are fields of tissue, whose border and interior are comparable."""
         return self.study.audit.fields and not self.tiles.cut
 
-    def _border_features(self, pictures: regions.Bytes) -> Iterator[tuple[Floats, str]]:
-        """The features of the border and of its corners; those of fields compared with the interior."""
-        compared = "compared with the interior" if self.fields else ""
-        yield regions.border(pictures, fields=self.fields), compared
-        yield regions.corners(pictures, fields=self.fields), f"its corners {compared}".strip()
+    def _borders(self, pictures: regions.Bytes, rows: NDArray[np.int64], how: str = "") -> Iterator[Evidence]:
+        """The border and its corners as evidence; those of fields are compared with the interior here already."""
+        how = " ".join(filter(None, ("compared with the interior" if self.fields else "", how)))
+        alone = self.fields or self.tiles.cut
+        for measure, within, name in (
+            (regions.border, {"area": "inside"}, ""),
+            (regions.corners, {"inside": True}, "its corners"),
+        ):
+            features = measure(pictures, fields=self.fields)
+            inside = None if alone else partial(measure, pictures, **within)
+            yield Evidence("border", self.border_kind, rows, features, how=f"{name} {how}".strip(), inside=inside)
+
+    def _marks(self, rows: NDArray[np.int64]) -> Iterator[Evidence]:
+        """Each kind of static mark as evidence; it is found without the labels."""
+        tiles, size = self.tiles, self.tiles.preparation.size
+        pictures = regions.pictures(tiles, rows, bars=False, side=min(size, OVERLAY_SIDE))
+        sizes = [(int(width), int(height)) for width, height in tiles.index[["width", "height"]].to_numpy()[rows]]
+        for overlay in find_overlays(pictures, sizes, tiles.preparation.masked):
+            marked = overlay.carriers[:, None].astype(float)
+            yield Evidence("overlay", "overlay", rows, marked, how=overlay.place, overlay=overlay)
 
     def _of_columns(self, columns: list[str], kind: Kind, rows: NDArray[np.int64]) -> Iterator[Evidence]:
         for name in columns:

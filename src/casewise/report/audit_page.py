@@ -20,7 +20,7 @@ from casewise.modalities.store.readers import read_image
 from casewise.modalities.store.store import TileStore
 from casewise.report.blocks import FOLDER, Block, Facts, Items, Picture, Pictures, Section, Text, plain_page
 from casewise.report.figures.pictures import as_picture, data_uri
-from casewise.report.sections.audit import all_tests, findings, worst_first
+from casewise.report.sections.audit import all_tests, findings, overlays, worst_first
 
 # Three pictures of up to 240 pixels have about 30 kB, so a page has at most 4 MB.
 MOST_PAIRS, LONGEST = 100, 240
@@ -67,7 +67,8 @@ def write_audit_page(
     Raises:
         RunError: the file cannot be written.
     """
-    shown = [*findings(audit, accepted), *all_tests(audit)]
+    marks = overlays(audit, lambda row: store.tiles[row][(slice(None), *store.content(row))])
+    shown = [*findings(audit, accepted), *marks, *all_tests(audit)]
     if notes := audit.notes(accepted):
         shown.append(Items(notes))
     sections = [Section("findings", "Findings", shown), Section("pairs", "Pairs", _pictures(audit, images, store))]

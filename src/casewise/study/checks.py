@@ -225,6 +225,11 @@ def check_masks(study: Study) -> None:
         "recipe.head: fastai reads another map of the network; use random or probe": recipe.head == "fastai",
     }
     refuse({f"images.mask: {cut(column)} cannot be trained on. {text}": so and column for text, so in problems.items()})
+    other = (
+        f"the images of this study are {study.modality_name}, and marks are masked in photographs only; leave it out"
+    )
+    unsuitable = study.images.mask_overlays is not False and study.modality_name != "photographs"
+    refuse({f"images.mask_overlays: {other}": unsuitable})
     lone = "weighs the masks of images.mask, which the study does not name; name their column, or leave mask_loss out"
     refuse({f"recipe.mask_loss: {lone}": recipe.mask_loss != 1 and not column})
 

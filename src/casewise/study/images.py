@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from casewise.study.model import Level, StudyModel, parse_grid, refuse
 
@@ -97,6 +97,16 @@ else:
     PoolingName = Literal[tuple(POOLINGS)]
 
 
+def _ordered(box: tuple[float, ...]) -> tuple[float, ...]:
+    left, top, right, bottom = box
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(f"{list(box)} is no box: write [left, top, right, bottom], each from 0 to 1, in this order")
+    return box
+
+
+_Box = Annotated[tuple[float, float, float, float], AfterValidator(_ordered)]
+
+
 class Images(StudyModel):
     """How each image becomes a square tile of `size` pixels."""
 
@@ -118,6 +128,10 @@ class Images(StudyModel):
     mask: str | None = None
     """Column with a mask for each image, a path from `root`, from which [the map of a
     U-Net](howto-photographs.md#masks-in-training) is trained with the labels. An empty cell: this image has none."""
+    mask_overlays: bool | list[_Box] = False
+    """Fill the places of [static marks](howto-audit.md#static-marks), such as logos or dates, with grey, in all images
+    alike, in training and in use. `true`: the places that are found in the images outside the test set. Or boxes
+    `[left, top, right, bottom]` as shares of the width and height."""
     store: Path | None = None
     """Folder of the tile store, to share it between runs. Default: `tiles` in the run folder."""
 

@@ -21,6 +21,7 @@ from casewise.errors import counted
 from casewise.modalities import base
 from casewise.modalities.alterations import ALTERATIONS, altered, png
 from casewise.modalities.masks import EMPTY, check_masks, mask_on_tiles, to_photograph
+from casewise.modalities.overlays import overlays_in_files, place_of
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import image_shape, open_source, read_image
@@ -166,14 +167,19 @@ class Photographs(base.Modality):
 
     def planned(self, study: Study, cohort: Cohort, folder: ImageFolder, show: Show) -> Study:
         size_open = study.recipe.auto and self.plans_size and "size" not in study.images.model_fields_set
-        if not size_open and not needs_plan(study.images):
-            return study
-        sizes, images = shapes(self.sources(cohort), study.images.size), study.images
-        if size_open:
-            images = images.model_copy(update={"size": planned_size(sizes)})
-        images, reason = planned(images, sizes)
-        if reason:
-            show.line("plan", reason)
+        images = study.images
+        if size_open or needs_plan(images):
+            sizes = shapes(self.sources(cohort), images.size)
+            if size_open:
+                images = images.model_copy(update={"size": planned_size(sizes)})
+            images, reason = planned(images, sizes)
+            if reason:
+                show.line("plan", reason)
+        if images.mask_overlays is True:
+            boxes = overlays_in_files([Path(path) for path in cohort.images["path"]])
+            places = "; ".join(map(place_of, boxes)) or "no static mark was found, so nothing is masked"
+            show.line("plan", f"masked in all images: {places}" if boxes else places)
+            images = images.model_copy(update={"mask_overlays": boxes})
         return study.model_copy(update={"images": images})
 
     def prepare(

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -23,6 +24,8 @@ from PIL import Image, ImageCms
 from casewise.modalities.store.preparation import Channels, Fit, Padding, Preparation
 
 DEPTHS = (8, 12, 16)
+# The grey of masked boxes.
+MASKED = 128
 LANCZOS = Image.Resampling.LANCZOS
 
 _TURNS = {
@@ -169,6 +172,8 @@ def fit(image: np.ndarray, preparation: Preparation) -> np.ndarray:
     array([  0,   0, 255, 255, 255, 255,   0,   0], dtype=uint8)
     >>> int(fit(white, Preparation(8, "stretch")).min())
     255
+    >>> fit(white, Preparation(8, "stretch", masked=((0.5, 0.0, 0.7, 0.1),)))[0, :, 0]
+    array([255, 255, 255, 255, 128, 128, 255, 255], dtype=uint8)
     """
     size = preparation.size
     height, width, channels = image.shape
@@ -177,6 +182,11 @@ def fit(image: np.ndarray, preparation: Preparation) -> np.ndarray:
         flat = image[..., 0] if channels == 1 else image
         resized = np.asarray(Image.fromarray(np.ascontiguousarray(flat)).resize((inner_width, inner_height), LANCZOS))
         image = resized if resized.ndim == 3 else resized[..., None]
+    if preparation.masked:
+        image = image.copy()
+        for left, top, right, bottom in preparation.masked:  # before bars mirror the image
+            rows = slice(math.floor(top * inner_height), math.ceil(bottom * inner_height))
+            image[rows, math.floor(left * inner_width) : math.ceil(right * inner_width)] = MASKED
     after = (size - inner_height - down, size - inner_width - across)
     return padded(image, (down, after[0]), (across, after[1]), preparation.padding)
 

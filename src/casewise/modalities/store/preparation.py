@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from casewise.study.images import Images
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Channels = Literal["rgb", "grey"]
 Fit = Literal["pad", "stretch"]
 Padding = Literal["reflect", "black"]
+# Left, top, right and bottom as shares of the width and the height of an image.
+Box: TypeAlias = tuple[float, float, float, float]
 
 # Increased whenever the reading rules change the pixels of tiles: older stores are then built again.
 PIXEL_RULES = 1
@@ -26,7 +28,7 @@ class Preparation:
     `size` is the side of the square tile in pixels. `fit`: the longest side of the image becomes `size` and the rest of
     the square is filled (`pad`), or the image is stretched to the square (`stretch`). `padding` fills bars with the
     mirrored image (`reflect`) or black; it is `black` where there are none. `channels` is `rgb` (3) or `grey`
-    (1).
+    (1). `masked` are boxes of the image that are filled with grey.
 
     >>> Preparation(size=64).shape
     (3, 64, 64)
@@ -36,9 +38,11 @@ class Preparation:
     fit: Fit = "pad"
     padding: Padding = "black"
     channels: Channels = "rgb"
+    masked: tuple[Box, ...] = ()
 
     def __post_init__(self) -> None:
-        """Without bars nothing fills them."""
+        """Without bars nothing fills them; boxes from JSON become tuples."""
+        object.__setattr__(self, "masked", tuple(tuple(map(float, box)) for box in self.masked))
         if self.fit != "pad":
             object.__setattr__(self, "padding", "black")
 
@@ -49,7 +53,8 @@ class Preparation:
         Raises:
             StudyError: `fit`, or `padding` with `fit: pad`, is still to be planned.
         """
-        return cls(images.size, images.fit, images.padding, images.channels)  # type: ignore[arg-type]
+        masked = tuple(images.mask_overlays) if isinstance(images.mask_overlays, list) else ()
+        return cls(images.size, images.fit, images.padding, images.channels, masked)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -58,7 +63,8 @@ class Preparation:
 
     def fingerprint(self) -> str:
         """A hash over these settings and the version of the reading rules."""
-        return hashlib.sha256(json.dumps([asdict(self), PIXEL_RULES], sort_keys=True).encode()).hexdigest()
+        settings = {name: value for name, value in asdict(self).items() if name != "masked" or value}
+        return hashlib.sha256(json.dumps([settings, PIXEL_RULES], sort_keys=True).encode()).hexdigest()
 
     def address(self, sources: Iterable[str]) -> str:
         """The address of a store: a hash over these settings and the sources' hashes, in the order of its rows.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from casewise.modalities.dataset import three_channels
 from casewise.modalities.panels import EMPTY, plain
+from casewise.modalities.store.pixels import MASKED
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import ORIENTATION, SPARE, open_source
 from casewise.study.images import POOLINGS
@@ -93,6 +94,13 @@ def _of_files(preparation: Preparation) -> list[Step]:
         if pads
         else f"The tile is the {size}×{size} pixels."
     )
+    masked: Step = {
+        "step": "mask",
+        "boxes": preparation.masked,
+        "grey": MASKED,
+        "text": f"Of the image at the size at which it is placed, W×H pixels, the rows floor(t·H) to ceil(b·H) − 1 and "
+        f"columns floor(l·W) to ceil(r·W) − 1 of each box (l, t, r, b) become {MASKED} in all channels.",
+    }
     grey = "L = (19595 R + 38470 G + 7471 B + 32768) // 65536 (ITU-R BT.601)"
     channels = f"Colours become grey, {grey}" if preparation.channels == "grey" else "Grey is repeated in R, G and B"
     turns = ["", "mirrored", "by 180°", "mirrored and by 180°", "transposed", "by 90° clockwise"]
@@ -132,6 +140,7 @@ def _of_files(preparation: Preparation) -> list[Step]:
             "counterclockwise. Of TIFF and HEIC this is done before all other steps.",
         },
         {"step": "channels", "channels": preparation.channels, "text": f"{channels}."},
+        *([masked] if preparation.masked else []),
         {"step": "place", "fit": preparation.fit, "padding": preparation.padding, "text": placed},
         {
             "step": "values",

@@ -31,6 +31,10 @@ def phantom(
     images: Annotated[int | None, typer.Option(min=1, help="chest, slides, regions: images of each subject.")] = None,
     classes: Annotated[str | None, typer.Option(help="All but psoriasis: two or more classes, with commas.")] = None,
     marker: Annotated[str | None, typer.Option(help="chest: corner draws a letter that shows the class.")] = None,
+    watermark: Annotated[
+        str | None,
+        typer.Option(help="chest: two faint marks, of which one goes with the class (class) or none (chance)."),
+    ] = None,
     twins: Annotated[int | None, typer.Option(min=1, help="chest: copies for each of twelve alterations.")] = None,
     stains: Annotated[str | None, typer.Option(help="slides, regions: alike, or own for each subject.")] = None,
     lesion: Annotated[str | None, typer.Option(help="pancreas: cysts, or planted (a bright ball).")] = None,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from casewise.audit.findings import Audit, Finding, noun_of
 from casewise.audit.probes import ALPHA, FEWEST
 from casewise.audit.sentences import untested
 from casewise.console import duration
 from casewise.modalities.registry import modality_of
-from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Row, Section, Table, Text
+from casewise.report.blocks import Block, Cell, Facts, Fold, Items, Picture, Pictures, Row, Section, Table, Text
 from casewise.report.context import ReportContext
+from casewise.report.figures.pictures import as_picture, data_uri
 from casewise.report.formatting import MISSING, capital, counted, is_number, number, p_value, plain
 
 WITHIN, SHORTCUT = "source-predictable-", "shortcut-"
+# The longest side of an example in pixels, and the share of the image that it shows around the mark.
+LONGEST, AROUND = 240, 0.03
 MOST_FINDINGS, MOST_TESTS, MOST_LACKING = 60, 60, 40
 NAMES = {
     "twins-across-subjects": "near-duplicates under two subjects",
@@ -27,6 +32,7 @@ NAMES = {
     "subject-names": "names of subjects that may mean one person",
     "label-streaks": "labels in streaks along the file numbers",
     "subjects-guessed": "subjects that are guessed",
+    "overlays-masked": "static marks that are masked",
 }
 EVIDENCE = {
     "files": "file properties",
@@ -34,6 +40,7 @@ EVIDENCE = {
     "file-size": "the number of bytes per pixel",
     "shape": "the shape of the {noun}",
     "border": "the {noun} border",
+    "overlay": "a static mark",
     "thumbnail": "a thumbnail of 8 × 8 grey values",
     "outside-anatomy": "the {noun} outside the anatomy",
     "brightness": "the brightness of the whole {noun}",
@@ -48,6 +55,10 @@ FINDINGS = (
 TESTS = (
     "All tests, with and without a finding; with few subjects, only a strong shortcut is found. Where the border is"
     " tested without what the appearance of the whole image explains, p is not adjusted."
+)
+MARKS = (
+    "Marks at one place of many images, found without the labels. A kind of mark is a finding only if it predicts the"
+    " label; marks in all images are not listed."
 )
 EXAMINED = (
     "Near-duplicates, subjects on both sides of the split, and whether table columns, file properties or simple"
@@ -67,8 +78,37 @@ def section(context: ReportContext) -> Section | None:
     examined: list[Block] = [Text(EXAMINED, note=True), Facts([*_limits(context, audit), *_lacking(audit), page])]
     if notes := [note for note in audit.notes(accepted) if note.lower() != f"{untested(audit.facts)}.".lower()]:
         examined.append(Items(notes))
-    blocks = [*findings(audit, accepted, grave=True), Fold("What was examined", examined)]
+    blocks = [*findings(audit, accepted, grave=True), *overlays(audit), Fold("What was examined", examined)]
     return Section("audit", "Shortcut audit", blocks)
+
+
+def overlays(audit: Audit, tile: Callable[[int], np.ndarray | None] = lambda _: None) -> list[Block]:
+    """The kinds of static marks with the numbers of images that have them, and an example of each.
+
+    Args:
+        tile: image number -> its tile without bars, (C, H, W) `uint8`; None without a picture.
+    """
+    marks = audit.facts.get("overlays") or []
+    if not marks:
+        return []
+    rows, pictures = [], []
+    for count, mark in enumerate(marks, 1):
+        classes = {name: counts for of_target in mark["by_class"].values() for name, counts in of_target.items()}
+        by_class = ", ".join(
+            f"{plain(name)} {with_mark:,} of {total:,}" for name, (with_mark, total) in classes.items()
+        )
+        rows.append(
+            Row(f"{count}: {mark['place']}", [Cell(f"{mark['images']:,} of {mark['examined']:,}"), Cell(by_class)])
+        )
+        if (picture := tile(mark["example"])) is not None:
+            (left, right), (top, bottom) = (
+                (max(0, int((low - AROUND) * size)), int((high + AROUND) * size) + 1)
+                for low, high, size in zip(mark["box"][:2], mark["box"][2:], picture.shape[:0:-1], strict=True)
+            )
+            uri = data_uri(as_picture(picture[:, top:bottom, left:right]), longest=LONGEST)
+            pictures.append(Picture(uri, f"Example of the static mark {count}", f"mark {count}"))
+    table = Table(["Static mark", capital(noun_of(audit.facts)[1]), "By class"], rows, MARKS)
+    return [table, *([Pictures(pictures, "", "panels")] if pictures else [])]
 
 
 def findings(audit: Audit, accepted: Mapping[str, str], *, grave: bool = False) -> list[Block]:

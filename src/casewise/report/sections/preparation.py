@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from casewise.modalities.overlays import place_of
 from casewise.plugin import plugins
 from casewise.report.blocks import Block, Facts, Fold, Heading, Picture, Pictures, Section
 from casewise.report.context import ReportContext, terms_of
@@ -75,6 +76,8 @@ def facts(study: Study, noun: str, label: str) -> list[tuple[str, str]]:
     images, panels = study.images, study.panels
     fit = [f"{noun} in {images.size} pixels", FITS.get(images.fit), PADDINGS.get(images.padding)]
     entries = [("Case shown", label), ("Tile", "; ".join(filter(None, fit)))]
+    if isinstance(images.mask_overlays, list) and images.mask_overlays:
+        entries.append(("Masked in all images", "; ".join(map(place_of, images.mask_overlays))))
     if panels.bags:
         entries.append(("Tiles of a case", f"processed together, {POOLINGS[panels.pooling].tiles}"))
     elif panels.slots > 1:

@@ -21,6 +21,9 @@ SMALLEST, LARGEST = 48, 1024
 SOURCE = "north"
 # The letter in the corner of each class; the second class has none.
 LETTERS = ("L", "", "R")
+# The kinds of watermarks, each two lines, and the share of films with one.
+WATERMARKS = (("NORTH", "ward 3"), ("SOUTH", "clinic"))
+WATERMARKED = 0.8
 FIRST_DAY, DAYS = date(2020, 1, 6), 700
 COLUMNS = ("path", "subject", "visit", "view", "label", "source", "sex", "age", "date", "lung_mask", "synthetic")
 CONTENTS = """\
@@ -39,8 +42,9 @@ class ChestSettings:
     """Everything that determines the bytes of the cohort.
 
     Every subject has `images` films. A film has about `size` (width, height) pixels. `marker="corner"` burns a letter
-    that follows the class into one corner. `labels="shuffled"` permutes the labels between subjects after the films
-    are drawn, so that nothing can be learned.
+    that follows the class into one corner. `watermark` draws one of two faint marks into the lower left of most films,
+    the first of them on the first class only (`class`), or by `chance` for each subject. `labels="shuffled"` permutes
+    the labels between subjects after the films are drawn, so that nothing can be learned.
     """
 
     subjects: int = 60
@@ -50,6 +54,7 @@ class ChestSettings:
     seed: int = 0
     labels: Labels = "true"
     marker: Literal["corner", None] = None
+    watermark: Literal["class", "chance", None] = None
 
 
 def make_chest(folder: Path, *, progress: Progress | None = None, **settings: Any) -> Path:
@@ -61,7 +66,7 @@ def make_chest(folder: Path, *, progress: Progress | None = None, **settings: An
     subject's films do not depend on the number of subjects.
 
     Signs of disease are drawn inside the lungs only and leave the mean brightness of any eighth of the film unchanged,
-    so nothing else reveals the class unless `marker` requests it.
+    so nothing else reveals the class unless `marker` or `watermark` request it.
 
     Args:
         settings: the fields of `ChestSettings`.
@@ -132,6 +137,12 @@ def _draw(settings: ChestSettings, patient: Chest, image: int, finding: str) -> 
     if settings.marker is not None:
         letter = LETTERS[settings.classes.index(finding)]
         _burn_in(film.picture, letter, stream(seed, "marker", number, image))
+    if settings.watermark is not None:
+        random = stream(seed, "watermark", number)
+        chance, kind = random.random(), int(random.integers(2))
+        if chance < WATERMARKED:
+            kind = int(finding != settings.classes[0]) if settings.watermark == "class" else kind
+            _watermark(film.picture, kind, min(settings.size) // 16)
     return film
 
 
@@ -144,3 +155,12 @@ def _burn_in(picture: NDArray[np.uint8], letter: str, random: Random) -> None:
     corner = (left, top + round(size))
     thickness = max(round(size / 7), 1)
     cv2.putText(picture, letter, corner, cv2.FONT_HERSHEY_SIMPLEX, size / 21, 250, thickness, cv2.LINE_AA)
+
+
+def _watermark(picture: NDArray[np.uint8], kind: int, unit: int) -> None:
+    """Lighten a picture in place by two lines of text, `unit` pixels from its lower left corner."""
+    ink = np.zeros(picture.shape, np.uint8)
+    for number, text in enumerate(reversed(WATERMARKS[kind])):
+        corner = (unit, len(picture) - unit - 2 * unit * number)
+        cv2.putText(ink, text, corner, cv2.FONT_HERSHEY_SIMPLEX, unit / 16, 60, max(unit // 10, 1), cv2.LINE_AA)
+    picture[:] = cv2.add(picture, ink)
