@@ -302,6 +302,8 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
         decided["guide"] = guide_name(study)
     if study.recipe.imbalance == "sampling":
         decided["drawn_by"] = study.primary_outcome
+    if study.recipe.meant_for == "other_sources" and study.split.leave_out in cohort.images:  # else it is refused later
+        decided["sources"] = cohort.images[["subject", study.split.leave_out]].astype(str).to_dict("list")
     decided |= modality_of(study).settings(study)
     decided["cohort"] = table_hash(cohort, study)
     return decided

@@ -158,10 +158,15 @@ def sizes(context: ReportContext) -> list[Size]:
     metric = kind_report(context.kind).headline
     here, shown = defined(context.quoted.get(metric)), []
     outside = context.metric(EXTERNAL, context.learner, metric)
+    within = context.metrics.known_sources
+    known = defined(within.site_means.get(context.learner, {}).get(metric)) if within and context.by_site else None
     if here:
         count = counted(len(getattr(here, "sources", [])), context.site)
         note = f"mean over {count}" if context.by_site else ""
-        shown.append(_size(context, metric, here, "here" if outside else "", note))
+        cohort = f"{context.site}s left out" if known else "here" if outside else ""
+        shown.append(_size(context, metric, here, cohort, note))
+    if known:
+        shown.append(_size(context, metric, known, f"known {context.site}s", "models trained on others of them"))
     if outside:
         shown.append(_size(context, metric, outside, context.study.external_name or "elsewhere"))
     return shown
