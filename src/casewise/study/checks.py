@@ -183,8 +183,6 @@ def check_training(study: Study) -> None:
         "COLUMN}` with the column of the source, or leave out meant_for": for_others and not study.split.leave_out,
         f"recipe.imbalance: {study.recipe.imbalance} and `meant_for: other_sources`, which balances classes within "
         "each source, are two ways to weigh cases; leave out one": for_others and study.recipe.imbalance != "none",
-        "nested_cv: its inner folds are of subjects, and `meant_for: other_sources` chooses by sources; leave out "
-        "one": for_others and study.nested_cv,
         f"recipe.phases, phase {varied}: variations: with panels.offline_copies ({copies}) every copy is augmented "
         "once for all phases; leave out one of them": copies and varied,
     }

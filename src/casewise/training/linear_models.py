@@ -4,8 +4,9 @@ The penalty, and the candidates among several sets of features, are chosen by in
 more features than rows the models are fitted in the coordinates of the rows, which gives the same models in a fraction
 of the time.
 
-A model for other sources has inner folds that leave sources out, and weighs classes equally within each source, so that
-the source says nothing about the class where a source has several.
+A model for other sources weighs the classes equally within each source, so that the source says nothing about the class
+where a source has several. Inner folds that leave sources out instead of subjects chose worse penalties and candidates
+(docs/results/travelling.md).
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def linear_model(
     weights: NDArray[np.float64] | None = None,
     standardise: bool = True,
 ) -> LinearModel:
-    """Fit the model of one target to features (N, W) of rows with labels (N,); inner folds keep `groups` (N,) whole.
+    """Fit the model of one target to features (N, W) of rows with labels (N,), of the subjects `groups` (N,).
 
     Numbers must be standardised labels; classes and grades are their numbers.
 
@@ -143,7 +144,7 @@ def losses_until_they_rise(folds: Sequence[Iterable[float]]) -> list[float]:
 
 
 def group_folds(groups: NDArray[np.object_]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Inner folds that keep the rows of a group together, such as a subject; none for a single group."""
+    """Inner folds that keep the rows of a subject together; none for a single subject."""
     from sklearn.model_selection import GroupKFold
 
     folds = min(INNER_FOLDS, len(set(groups)))
@@ -451,9 +452,9 @@ def choose_candidates(
 ) -> tuple[list[Models], list[CandidateLosses]]:
     """Fit every candidate to every target; for each target, those with the smallest inner loss, and all losses.
 
-    Given `sources`, cases are weighted by class and source, and inner folds leave sources out if there are two or more.
+    Given `sources`, cases are weighted by class within each source.
     """
-    groups = np.asarray(sources if len(set(sources)) > 1 else subjects, dtype=object)
+    groups = np.asarray(subjects, dtype=object)
     chosen, records = [], []
     for output, _, scored, labels in labelled(network, train.truth, outputs):
         weights = None

@@ -31,12 +31,10 @@ KNOWN = (
     " Below each {site}: the same models in folds of subjects, which were trained on other subjects of the {site};"
     " the difference is what they lose elsewhere."
 )
-FOR_OTHERS = {
-    "several": "The models are meant for other {site}s: in training the classes that a {site} has weigh the same in it,"
-    " and inputs and penalties of linear models were chosen by leaving out each {site} of the training.",
-    "two": "The models are meant for other {site}s, but with two, each model learns from one: classes weigh the same,"
-    " and inputs and penalties of linear models could only be chosen by leaving out subjects of the same {site}.",
-}
+FOR_OTHERS = (
+    "The models are meant for other {site}s: in training the classes that a {site} has weigh the same in it.",
+    "With two {site}s each model learns from one, and cannot know what differs between {site}s.",
+)
 ONE_CLASS = "{sites} with one class only: {names}. There no weight can hide the class from the {site}."
 FITTED_WEIGHTS = (
     "Combined learners with fitted weights do not estimate the performance in a new {site}: the weights for one {site}"
@@ -151,7 +149,7 @@ def for_other_sources(context: ReportContext) -> list[str]:
     rows = context.headline_rows
     classes = rows.groupby(rows["subject"].map(sides))["y_true"].nunique() if context.classes else {}
     single = [name for number, name in enumerate(sources, 1) if classes.get(number) == 1]
-    sentences = [FOR_OTHERS["several" if len(sources) > 2 else "two"].format(site=site)]
+    sentences = [text.format(site=site) for text in FOR_OTHERS[: 1 if len(sources) > 2 else 2]]
     if single:
         sentences.append(ONE_CLASS.format(sites=capital(f"{site}s"), names=listed(single), site=site))
     return sentences
