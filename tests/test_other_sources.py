@@ -86,6 +86,7 @@ def study_of(folder: Path, **changes: Any) -> Any:
     [
         ({"split": {"test": 0}}, "leave_out: COLUMN"),
         ({"recipe": {"meant_for": "other_sources", "imbalance": "weights"}}, "two ways to weigh cases"),
+        ({"targets": {"extent": "0..4"}}, "no target with classes"),
     ],
 )
 def test_what_contradicts_other_sources_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -166,7 +166,9 @@ def sizes(context: ReportContext) -> list[Size]:
         cohort = f"{context.site}s left out" if known else "here" if outside else ""
         shown.append(_size(context, metric, here, cohort, note))
     if known:
-        shown.append(_size(context, metric, known, f"known {context.site}s", "models trained on others of them"))
+        shown.append(
+            _size(context, metric, known, f"known {context.site}s", f"trained on other {context.study.unit}s of them")
+        )
     if outside:
         shown.append(_size(context, metric, outside, context.study.external_name or "elsewhere"))
     return shown

@@ -183,6 +183,10 @@ def check_training(study: Study) -> None:
         "COLUMN}` with the column of the source, or leave out meant_for": for_others and not study.split.leave_out,
         f"recipe.imbalance: {study.recipe.imbalance} and `meant_for: other_sources`, which balances classes within "
         "each source, are two ways to weigh cases; leave out one": for_others and study.recipe.imbalance != "none",
+        "nested_cv: its inner folds mix the sources that `meant_for: other_sources` keeps apart; leave out "
+        "one": for_others and study.nested_cv,
+        "split.by: 'image' and `meant_for: other_sources` are two comparisons; leave out one": for_others
+        and study.split.by == "image",
         f"recipe.phases, phase {varied}: variations: with panels.offline_copies ({copies}) every copy is augmented "
         "once for all phases; leave out one of them": copies and varied,
     }
@@ -260,6 +264,8 @@ def check_kinds(study: Study) -> None:
         "evaluation.control: there is no `arm`; name its column": study.evaluation.control and not study.evaluation.arm,
         f"evaluation.readers: {cut(read)} has classes; readers are compared on numbers only": read,
         f"recipe.imbalance: {cut(imbalance)} needs a target with classes": imbalance != "none" and not balanced,
+        "recipe.meant_for: other_sources weighs classes within each source, and the study has no target with classes; "
+        "leave it out": study.recipe.meant_for == "other_sources" and not balanced,
         "recipe.imbalance: 'sampling' needs a primary outcome with classes": imbalance == "sampling"
         and study.primary_outcome not in balanced,
     }
