@@ -151,6 +151,7 @@ results: $(VENV)/.bench
 # All 145 networks of One-Step PASI on a synthetic cohort, ended by SIGKILL three times: half an hour to hours, and 40 GB of disk
 sweep: tools
 	$(BIN)/python benchmarks/sweep.py --output docs/results/sweep.md
+	$(BIN)/python benchmarks/travelling.py --output docs/results/travelling.md
 
 clean:
 	rm -rf runs .cache .mypy_cache .ruff_cache .import_linter_cache

@@ -100,6 +100,13 @@ class SourceMean(Record):
     reason: str | None = None
 
 
+class WithinSources(Record):
+    """The figures of the primary outcome within each source, by source, learner and metric, and their means."""
+
+    by_site: dict[str, dict[str, Figures]]
+    site_means: dict[str, dict[str, SourceMean]]
+
+
 class Difference(Record):
     """A learner's figure minus that of another, or a group's minus the mean of the other groups.
 
@@ -669,6 +676,7 @@ class Results(Record):
         decision_curves: of the reported learner by stage and class.
         by_site: by source, learner and metric, where each source was left out of training in turn.
         site_means: by learner and metric.
+        known_sources: the same of models trained on other subjects of each source, if the study compares them.
         external_drop: by learner and metric.
         external_by: by column, group, learner and metric.
         counterfactuals: by learner and alteration.
@@ -695,6 +703,7 @@ class Results(Record):
     subgroups: Subgroups | None = None
     by_site: dict[str, dict[str, Figures]] | None = None
     site_means: dict[str, dict[str, SourceMean]] | None = None
+    known_sources: WithinSources | None = None
     external_drop: dict[str, dict[str, Drop]] | None = None
     external_by: dict[str, dict[str, dict[str, Figures]]] | None = None
     drift: Drift | None = None

@@ -78,7 +78,8 @@ class PlannedJob:
 class FoldData:
     """All panels as a learner of one fold sees them, with the rows of training and of early stopping.
 
-    `subjects` are those of the training rows; no other row may influence a fit.
+    `subjects` are those of the training rows; no other row may influence a fit. `sources` are theirs as well, if the
+    study is meant for other sources; else it is empty.
     """
 
     panels: PanelDataset
@@ -86,6 +87,7 @@ class FoldData:
     stop_rows: NDArray[np.intp]
     subjects: list[str]
     preprocessing: FittedPreprocessing
+    sources: list[str]
 
     @classmethod
     def of(
@@ -106,7 +108,8 @@ class FoldData:
         dataset = modality_of(study).dataset(inputs.store, study, panels, labels, preprocessing)
         if inputs.masks and model in WITH_MAP:
             dataset = replace(cast(PanelData, dataset), masks=torch.from_numpy(np.load(inputs.masks, mmap_mode="c")))
-        return cls(dataset, fit_rows, stop_rows, subjects.iloc[fit_rows].tolist(), preprocessing)
+        names = subjects.iloc[fit_rows].tolist()
+        return cls(dataset, fit_rows, stop_rows, names, preprocessing, sources_of(study, inputs.cohort, names))
 
     @cached_property
     def train(self) -> PanelDataset:
@@ -117,6 +120,15 @@ class FoldData:
     def stop(self) -> PanelDataset:
         """The panels of early stopping."""
         return self.panels.subset(self.stop_rows.tolist())
+
+
+def sources_of(study: Study, cohort: Cohort, subjects: Sequence[str]) -> list[str]:
+    """The source of each of these subjects, if the study is meant for other sources; else an empty list."""
+    if study.recipe.meant_for != "other_sources":
+        return []
+    images = cohort.images
+    source_of = dict(zip(images["subject"].astype(str), images[study.split.leave_out].astype(str), strict=True))
+    return [source_of[subject].strip() for subject in subjects]
 
 
 def fit_preprocessing(study: Study, store: StoreAddress, rows: NDArray[np.intp], *, model: str) -> FittedPreprocessing:
@@ -154,6 +166,7 @@ def fit_by_steps(
         choice.inner["chosen"]["epochs"] if choice.inner else None,
         memory=planned.memory,
         shared=_shared_features(planned, data, sides),
+        sources=data.sources,
     )
     learned = learn(network, choice.recipe, data.train, data.stop, data.subjects, context)
     # If all phases were finished before an interruption, the network was only loaded, in the format of a new one.
@@ -168,7 +181,8 @@ def fit_on_features(
     """Fit the head of a model on fixed features, from which it predicts; they are computed once for all folds."""
     features = feature_data(planned, network, data)
     seed = mixed_seed(planned.inputs.study.seed, planned.job.model, planned.job.fold)
-    fitted = fit(network, features.subset(data.fit_rows.tolist()), data.subjects, outputs, seed=seed)
+    train = features.subset(data.fit_rows.tolist())
+    fitted = fit(network, train, data.subjects, outputs, sources=data.sources, seed=seed)
     learned = Learned(network.eval(), [], 0, math.nan, candidates=fitted.candidates)
     return learned, replace(features, features=features.features[:, fitted.columns])
 

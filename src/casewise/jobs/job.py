@@ -134,6 +134,7 @@ def _trained(training: _Training, progress: Progress, plan: ComputePlan, before:
         "last",
         progress.training(before, f"inner training {training.name}"),
         study.compute.frozen_once,
+        sources=data.sources,
     )
     subjects = inputs.cohort.panels["subject"].astype(str)
     record: Record = {

@@ -300,8 +300,11 @@ def deciding_settings(study: Study, cohort: Cohort) -> dict[str, object]:
     if study.nested_cv or (study.recipe.completed.early_stopping.monitor == "inner" and study.split.column):
         # a predefined split does not determine how inner folds are balanced
         decided["guide"] = guide_name(study)
-    if study.recipe.imbalance == "sampling":
+    if study.recipe.balance in ("sampling", "within_sources"):
         decided["drawn_by"] = study.primary_outcome
+    if study.recipe.meant_for == "other_sources" and study.split.leave_out in cohort.images:  # else it is refused later
+        table = cohort.images[["subject", study.split.leave_out]].astype(str)
+        decided["sources"] = hashlib.sha256(json.dumps(table.to_dict("list")).encode()).hexdigest()
     decided |= modality_of(study).settings(study)
     decided["cohort"] = table_hash(cohort, study)
     return decided

@@ -243,19 +243,32 @@ def _with_drift_and_altered_images(
     return results
 
 
+def left_out_sources(folder: RunFolder) -> dict[str, str]:
+    """The source of each subject, in the order of folds, if each fold is a source; else empty."""
+    splits = folder.splits.read()
+    names = splits.get("left_out")
+    folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test") if names else []
+    return {subject: names[side - 1] for side, subject in folds}
+
+
+def within_sources(study: Study, predictions: pd.DataFrame, sources: Mapping[str, str]) -> stored.WithinSources:
+    """The figures of the primary outcome out of fold, within each source and averaged over them."""
+    from casewise.evaluation.external import by_source, source_means
+
+    judged = _judged(study, study.primary_outcome)
+    by_site = by_source(predictions, study.primary_outcome, sources, **judged)
+    means = source_means(by_site, predictions, study.primary_outcome, sources, **judged)
+    return stored.WithinSources(by_site, means)
+
+
 def _with_other_sources(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> Results:
     """The results with each source that was left out of training, the drop on an external cohort, and its groups."""
-    from casewise.evaluation.external import by_column, by_source, drop, source_means
+    from casewise.evaluation.external import by_column, drop
 
     target = study.primary_outcome
-    judged, splits = _judged(study, target), folder.splits.read()
-    sources: dict[str, str] = {}
-    if names := splits.get("left_out"):
-        folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
-        sources = {subject: names[side - 1] for side, subject in folds}
-        by_site = by_source(predictions, target, sources, **judged)
-        means = source_means(by_site, predictions, target, sources, **judged)
-        results = replace(results, by_site=by_site, site_means=means)
+    judged, sources = _judged(study, target), left_out_sources(folder)
+    if sources:
+        results = replace(results, **vars(within_sources(study, predictions, sources)))
     if study.external:
         table = folder.external_cohort.read()
         columns = external_groups(study, table)

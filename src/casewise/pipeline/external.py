@@ -237,6 +237,7 @@ def _inputs_hash(first: tuple[Cohort, TileStore], second: tuple[Cohort, TileStor
 def pretraining_study(study: Study, settings: Pretraining) -> Study:
     """The study that reads and prepares the other cohort: its own table and targets, one panel an image."""
     fixed = {"schedule": "cosine", "tuning": "full", "imbalance": "none", "epochs": settings.epochs}
+    fixed["meant_for"] = "same_sources"
     stated = {name: getattr(settings, name) or getattr(study.recipe, name) for name in ("lr", "batch_size")}
     evaluation = {"response": False, "readers": {}, "bands": {}, "subgroups": []}
     changes = {name: getattr(settings, name, None) for name in OF_TABLE} | {

@@ -1,4 +1,4 @@
-"""Trainings of the whole study once more: with other seeds, and with a split by image."""
+"""Trainings of the whole study once more: with other seeds, on known sources, and with a split by image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from casewise.console import Show, Silent
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.evaluate import evaluate as evaluate_predictions
 from casewise.evaluation.results import ImageSplit, Metrics, OverSeeds, Results, Seeds, write_results
-from casewise.pipeline.evaluate import evaluate, outcomes
+from casewise.modalities.registry import modality_of
+from casewise.pipeline.evaluate import evaluate, left_out_sources, outcomes, within_sources
 from casewise.pipeline.read import RunInputs
 from casewise.pipeline.train import train_again
+from casewise.splits.grouped import split
 from casewise.splits.image_split import image_split_of, on_both_sides
 from casewise.splits.learnable import check_learnable
+from casewise.study.schema import Study
 
 # Only the points of these evaluations are used.
 FEWEST = Plan(resamples=1)
@@ -53,15 +56,19 @@ def spread_of(values: Sequence[float | None]) -> dict[str, float | None]:
 
 def _trained_points(inputs: RunInputs, seed: int, show: Show) -> dict[tuple[str, str, str, str], float | None]:
     """The points of all metrics after a training with another seed, with the compute plan of the run."""
+    study = _as_trained(inputs).model_copy(update={"seed": seed})
+    predictions = train_again(replace(inputs, study=study, folder=inputs.folder.seed(seed)), show)
+    return _points(evaluate_predictions(predictions, outcomes(study, predictions), FEWEST).metrics)
+
+
+def _as_trained(inputs: RunInputs) -> Study:
+    """The study with the compute plan of its run, without an external cohort."""
     from casewise.jobs.compute_plans import recorded_plans
 
     study = inputs.study
     any_machine = dict.fromkeys(("device", "precision", "memory_format", "threads"), "auto")
     plan = {"plan": recorded_plans(inputs.folder, study.networks), **any_machine}
-    changes = {"seed": seed, "external": None, "compute": study.compute.model_copy(update=plan)}
-    further = replace(inputs, study=study.model_copy(update=changes), folder=inputs.folder.seed(seed))
-    predictions = train_again(further, show)
-    return _points(evaluate_predictions(predictions, outcomes(study, predictions), FEWEST).metrics)
+    return study.model_copy(update={"external": None, "compute": study.compute.model_copy(update=plan)})
 
 
 def _points(metrics: Metrics) -> dict[tuple[str, str, str, str], float | None]:
@@ -74,6 +81,23 @@ def _points(metrics: Metrics) -> dict[tuple[str, str, str, str], float | None]:
         for target, by_metric in by_target.items()
         for metric, estimate in by_metric.items()
     }
+
+
+def known_sources(inputs: RunInputs, results: Results, show: Show) -> Results:
+    """Train the study again, split by subject, so that each source is known; return `results` with these figures too.
+
+    They are means within each source as those of sources left out, with which they can be compared.
+    """
+    study, cohort, folder = inputs.study, inputs.cohort, inputs.folder.known_sources
+    show.line("sources", "every learner is fitted once more, in folds of subjects, to compare known with other sources")
+    subjects = cohort.images["subject"].nunique()
+    by_subject = {"leave_out": None, "test": 0.0, "folds": min(study.split.folds, subjects)}
+    whole = modality_of(study).whole(study, cohort)
+    splits = split(whole, study.model_copy(update={"split": study.split.model_copy(update=by_subject)}))
+    check_learnable(splits, whole.panels, study)
+    further = replace(inputs, study=_as_trained(inputs), splits=splits, folder=folder)
+    figures = within_sources(study, train_again(further, show), left_out_sources(inputs.folder))
+    return write_results(inputs.folder, replace(results, known_sources=figures))
 
 
 def image_split(inputs: RunInputs, results: Results, show: Show) -> Results:

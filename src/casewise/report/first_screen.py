@@ -163,15 +163,22 @@ def own_side(context: ReportContext) -> str:
 
 
 def sizes(context: ReportContext) -> list[Size]:
-    """The headline figure of the external cohort, if there is one, with its recalls, and that of the study."""
+    """The headline figures: of the external cohort, if there is one, with its recalls, of the study, of known sources."""
     metric = kind_report(context.kind).headline
     here, shown = defined(context.quoted.get(metric)), []
     outside = context.metric(EXTERNAL, context.learner, metric)
+    within = context.metrics.known_sources
+    known = defined(within.site_means.get(context.learner, {}).get(metric)) if within and context.by_site else None
     if outside:
         shown.append(_size(context, metric, outside, context.study.external_name, external_recalls(context)))
     if here:
         over = counted(len(getattr(here, "sources", [])), context.site) if context.by_site else ""
-        shown.append(_size(context, metric, here, own_side(context)[2:], over and f"mean over {over}"))
+        cohort = f"{context.site}s left out" if known else own_side(context)[2:]
+        shown.append(_size(context, metric, here, cohort, over and f"mean over {over}"))
+    if known:
+        shown.append(
+            _size(context, metric, known, f"known {context.site}s", f"trained on other {context.study.unit}s of them")
+        )
     return shown
 
 

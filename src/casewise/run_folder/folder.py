@@ -192,6 +192,11 @@ class RunFolder:
         """The run folder of the same study trained with another seed, on the images of this run."""
         return RunFolder(self.path / "seeds" / str(seed), images_of=self.path)
 
+    @property
+    def known_sources(self) -> RunFolder:
+        """The run folder of the same study split by subject, so that models have seen each source."""
+        return RunFolder(self.path / "known-sources", images_of=self.path)
+
     # The comparison by image.
 
     @property
@@ -429,7 +434,7 @@ class RunFolder:
     def _sweep(self) -> None:
         """Remove what killed processes left behind; unfinished jobs sweep their folders under their own locks."""
         remove_leftovers(self.bundle.path)
-        folders = [self, self.image_split, *map(RunFolder, sorted(self.path.glob("seeds/*")))]
+        folders = [self, self.image_split, self.known_sources, *map(RunFolder, sorted(self.path.glob("seeds/*")))]
         record = JobFolder(Path()).record.path.name
         for path in [path for folder in folders for path in folder.jobs_folder.glob(f"*/*/{record}")]:
             job = JobFolder(path.parent)

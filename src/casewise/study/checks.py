@@ -176,10 +176,19 @@ def check_learners(study: Study) -> None:
 def check_training(study: Study) -> None:
     """No key may choose what the inner folds choose, and no phase may change the augmentation of fixed copies."""
     copies, phases = study.panels.offline_copies, study.recipe.phases
+    for_others = study.recipe.meant_for == "other_sources"
     varied = next((number for number, phase in enumerate(phases, 1) if phase.variations), 0)
     problems: dict[str, object] = {
         "panels.offline_copies: fixed copies need recipe.phases; write for example `phases: [{epochs: 50}]` under "
         "recipe, or leave out offline_copies": copies and not phases,
+        "recipe.meant_for: other_sources is judged by sources that no model was trained on; write `split: {leave_out: "
+        "COLUMN}` with the column of the source, or leave out meant_for": for_others and not study.split.leave_out,
+        f"recipe.imbalance: {study.recipe.imbalance} and `meant_for: other_sources`, which balances classes within "
+        "each source, are two ways to weigh cases; leave out one": for_others and study.recipe.imbalance != "none",
+        "nested_cv: its inner folds mix the sources that `meant_for: other_sources` keeps apart; leave out "
+        "one": for_others and study.nested_cv,
+        "split.by: 'image' and `meant_for: other_sources` are two comparisons; leave out one": for_others
+        and study.split.by == "image",
         f"recipe.phases, phase {varied}: variations: with panels.offline_copies ({copies}) every copy is augmented "
         "once for all phases; leave out one of them": copies and varied,
     }
@@ -262,6 +271,8 @@ def check_kinds(study: Study) -> None:
         "evaluation.control: there is no `arm`; name its column": study.evaluation.control and not study.evaluation.arm,
         f"evaluation.readers: {cut(read)} has classes; readers are compared on numbers only": read,
         f"recipe.imbalance: {cut(imbalance)} needs a target with classes": imbalance != "none" and not balanced,
+        "recipe.meant_for: other_sources weighs classes within each source, and the study has no target with classes; "
+        "leave it out": study.recipe.meant_for == "other_sources" and not balanced,
         "recipe.imbalance: 'sampling' needs a primary outcome with classes": imbalance == "sampling"
         and study.primary_outcome not in balanced,
     }

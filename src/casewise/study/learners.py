@@ -150,7 +150,12 @@ class LinearLearner(Learner):
         return study.model_copy(
             update={
                 "panels": Panels(by=by, pooling=pooling, vary_shape=False),
-                "recipe": Recipe(schedule="constant", early_stopping=EarlyStopping(monitor="none"), epochs=1),
+                "recipe": Recipe(
+                    schedule="constant",
+                    early_stopping=EarlyStopping(monitor="none"),
+                    epochs=1,
+                    meant_for=study.recipe.meant_for,
+                ),
                 "nested_cv": None,
                 "pretrain": None,
                 "test_time_augmentation": False,

@@ -213,6 +213,10 @@ class Recipe(StudyModel):
     auto: bool = False
     """Whether settings that are not stated are [planned](explanation-plan.md) from the images and `budget`; `recipe:
     auto` plans all of them. Default: `true` in a study that does not state `backbones`."""
+    meant_for: Literal["same_sources", "other_sources"] = "same_sources"
+    """Whose cases the models shall predict. `other_sources`: those of hospitals, devices or collections that the study
+    does not have; it needs `split.leave_out`, and [weights and figures follow the
+    sources](howto-external.md#models-for-other-sources)."""
     loss: Literal["mse", "huber", "l1"] = "mse"
     """Loss over standardised numbers: mean squared error, smooth L1 (`huber`) or absolute error. Classes use
     cross-entropy; grades use a chain of binary cross-entropies."""
@@ -295,6 +299,11 @@ class Recipe(StudyModel):
     def stated(self) -> Values:
         """The settings that the study states, as plain values."""
         return self.model_dump(mode="json", exclude_unset=True, exclude={"auto"})
+
+    @property
+    def balance(self) -> str:
+        """How rare classes are corrected: a value of `imbalance`, or `within_sources`."""
+        return "within_sources" if self.meant_for == "other_sources" else self.imbalance
 
     @property
     def completed(self) -> Recipe:

@@ -3,6 +3,10 @@
 The penalty, and the candidates among several sets of features, are chosen by inner folds of the training subjects. With
 more features than rows the models are fitted in the coordinates of the rows, which gives the same models in a fraction
 of the time.
+
+A model for other sources weighs the classes equally within each source, so that the source says nothing about the class
+where a source has several. Inner folds that leave sources out instead of subjects chose worse penalties and candidates
+(docs/results/travelling.md).
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from casewise.models.linear import FREQUENCIES, FeatureSpec, RadialBlock, Radial
 from casewise.models.outputs import Output, raw_columns
 from casewise.targets import by_form
 from casewise.training.frozen_features import features
+from casewise.training.losses import weights_within
 
 INNER_FOLDS = 5
 # Directions of smaller variance hardly change a penalised model.
@@ -102,6 +107,7 @@ def linear_model(
     groups: NDArray[np.object_],
     output: Output,
     *,
+    weights: NDArray[np.float64] | None = None,
     standardise: bool = True,
 ) -> LinearModel:
     """Fit the model of one target to features (N, W) of rows with labels (N,), of the subjects `groups` (N,).
@@ -109,11 +115,12 @@ def linear_model(
     Numbers must be standardised labels; classes and grades are their numbers.
 
     Args:
+        weights: of the rows (N,), for classes and grades; None: equal.
         standardise: whether features are divided by their deviation before they are penalised.
     """
     directions = Directions.of(values, standardise=standardise)
     problems: dict[str, type[_Ridge | _Logistic]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
-    problem = by_form(output.kind, problems)(directions.scores, labels, output.classes)
+    problem = by_form(output.kind, problems)(directions.scores, labels, output.classes, weights)
     folds = [problem.losses(train, left_out) for train, left_out in group_folds(groups)]
     losses = losses_until_they_rise(folds) or [0.0]
     chosen = int(np.argmin(losses))
@@ -146,11 +153,15 @@ def group_folds(groups: NDArray[np.object_]) -> list[tuple[NDArray[np.intp], NDA
 
 @dataclass(frozen=True)
 class _Problem:
-    """A target to fit: directions (N, R), labels (N,), the number of classes, and the most steps of a solver."""
+    """A target to fit: directions (N, R), labels (N,), the number of classes, weights (N,), the most steps of a solver.
+
+    Numbers are not weighted.
+    """
 
     scores: np.ndarray
     labels: np.ndarray
     classes: int
+    weights: np.ndarray | None = None
     most_steps: int = MOST_STEPS
 
     def outputs(self, lines: Lines, rows: np.ndarray) -> np.ndarray:
@@ -200,6 +211,7 @@ class _Logistic(_Problem):
         from sklearn.linear_model import LogisticRegression
 
         scores, labels = self.scores[rows], self.labels[rows].astype(int)
+        weights = None if self.weights is None else self.weights[rows]
         present = sorted(set(labels.tolist()))
         absent = np.full(self.classes, ABSENT)
         if len(present) == 1:
@@ -211,7 +223,7 @@ class _Logistic(_Problem):
             with warnings.catch_warnings():
                 # weak penalties need more steps, and stopping early is a penalty of its own
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.set_params(C=penalty).fit(scores, labels)
+                model.set_params(C=penalty).fit(scores, labels, weights)
             coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
             if len(present) == 2:
                 coefficients = np.stack([-coefficients[0] / 2, coefficients[0] / 2])
@@ -221,12 +233,16 @@ class _Logistic(_Problem):
             yield weight, bias
 
     def loss(self, lines: Lines, rows: np.ndarray) -> float:
-        """The summed negative log-likelihood of some rows, each counted up to `ABSENT`."""
+        """The summed (weighted) negative log-likelihood of some rows, each counted up to `ABSENT`."""
         from scipy.special import log_softmax
 
         labels = self.labels[rows].astype(int)
         chosen = log_softmax(self.outputs(lines, rows), axis=1)[np.arange(len(labels)), labels]
-        return float(-np.maximum(chosen, ABSENT).sum())
+        return float(-(np.maximum(chosen, ABSENT) * self._weights_of(rows)).sum())
+
+    def _weights_of(self, rows: np.ndarray) -> np.ndarray:
+        """(N,)"""
+        return np.ones(len(rows)) if self.weights is None else self.weights[rows]
 
     def fit(self, rows: np.ndarray, penalty: float) -> Lines:
         """Weights (O, R) and biases (O,)."""
@@ -245,7 +261,7 @@ class _Steps(_Logistic):
         paths: list[Iterable[Lines]] = []
         for step in range(self.classes - 1):
             reached = rows[self.labels[rows] >= step]
-            passed = _Logistic(self.scores, (self.labels > step).astype(float), 2)
+            passed = _Logistic(self.scores, (self.labels > step).astype(float), 2, self.weights)
             nothing = [(np.zeros((2, self.scores.shape[1])), np.zeros(2))] * len(penalties)
             paths.append(passed.path(reached, penalties) if len(reached) else nothing)
         for lines in zip(*paths, strict=True):
@@ -256,7 +272,8 @@ class _Steps(_Logistic):
         """The summed negative log-likelihood of the grades of some rows."""
         steps, grade, raw = np.arange(self.classes - 1), self.labels[rows, None], self.outputs(lines, rows)
         signed = np.where(steps < grade, raw, -raw)
-        return float((np.logaddexp(0.0, -signed) * (steps <= grade)).sum())
+        of_rows = (np.logaddexp(0.0, -signed) * (steps <= grade)).sum(axis=1)
+        return float((of_rows * self._weights_of(rows)).sum())
 
 
 # Penalties of a probed head: of ridge, and inverse ones of logistic regression.
@@ -328,7 +345,7 @@ def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes:
     present = set(labels.tolist())
     if len(present) < 2:
         return [None] * classes
-    model = _Logistic(rows, labels, classes, MOST_PROBE_STEPS)
+    model = _Logistic(rows, labels, classes, most_steps=MOST_PROBE_STEPS)
     # a fold without all classes on its training side is not informative about the penalty
     folds = [(t, v) for t, v in group_folds(groups) if len(set(labels[t].tolist())) == len(present)]
 
@@ -379,7 +396,13 @@ class LinearFit:
 
 
 def fit_head(
-    network: Network, train: FeatureData, subjects: Sequence[str], outputs: Sequence[Output], *, seed: int = 0
+    network: Network,
+    train: FeatureData,
+    subjects: Sequence[str],
+    outputs: Sequence[Output],
+    *,
+    sources: Sequence[str] = (),
+    seed: int = 0,
 ) -> LinearFit:
     """Fit the head of a network with a bank of features, and reduce the bank to what the head uses.
 
@@ -388,9 +411,12 @@ def fit_head(
     Args:
         train: the features of all candidates, and the labels.
         subjects: the subject of each row; inner folds keep the rows of a subject together.
+        sources: the source of each row, if the model is for other sources: see `choose_candidates`.
         seed: of the frequencies of a radial head; a linear one draws nothing.
     """
-    chosen, records = choose_candidates(network, blocks_of(network, train), train, subjects, outputs, averaged=AVERAGED)
+    chosen, records = choose_candidates(
+        network, blocks_of(network, train), train, subjects, outputs, averaged=AVERAGED, sources=sources
+    )
     columns = keep_only(network, _specs(chosen))
     bank = bank_of(network)
     set_weights(network.head[-1], bank.specs, bank.widths, chosen, outputs)
@@ -421,14 +447,23 @@ def choose_candidates(
     outputs: Sequence[Output],
     *,
     averaged: int,
+    sources: Sequence[str] = (),
     standardise: bool = True,
 ) -> tuple[list[Models], list[CandidateLosses]]:
-    """Fit every candidate to every target; for each target, those with the smallest inner loss, and all losses."""
+    """Fit every candidate to every target; for each target, those with the smallest inner loss, and all losses.
+
+    Given `sources`, cases are weighted by class within each source.
+    """
     groups = np.asarray(subjects, dtype=object)
     chosen, records = [], []
     for output, _, scored, labels in labelled(network, train.truth, outputs):
+        weights = None
+        if sources and output.classes:
+            weights = weights_within(labels, np.asarray(sources, dtype=object)[scored].tolist())
         models = {
-            spec: linear_model(block[scored].astype(float), labels, groups[scored], output, standardise=standardise)
+            spec: linear_model(
+                block[scored].astype(float), labels, groups[scored], output, weights=weights, standardise=standardise
+            )
             for spec, block in blocks.items()
         }
         order = sorted(models, key=lambda spec: models[spec].loss)[:averaged]
@@ -461,7 +496,13 @@ def set_weights(
 
 
 def fit_radial_head(
-    network: Network, train: FeatureData, subjects: Sequence[str], outputs: Sequence[Output], *, seed: int
+    network: Network,
+    train: FeatureData,
+    subjects: Sequence[str],
+    outputs: Sequence[Output],
+    *,
+    sources: Sequence[str] = (),
+    seed: int,
 ) -> LinearFit:
     """Replace the head of a network with a bank of features by one with a radial kernel, and reduce the bank to it.
 
@@ -477,7 +518,7 @@ def fit_radial_head(
     with torch.no_grad():
         values = {spec: fourier[spec](torch.from_numpy(block)).numpy() for spec, block in blocks.items()}
     chosen, records = choose_candidates(
-        network, values, train, subjects, outputs, averaged=AVERAGED_RADIAL, standardise=False
+        network, values, train, subjects, outputs, averaged=AVERAGED_RADIAL, sources=sources, standardise=False
     )
     columns = keep_only(network, _specs(chosen))
     bank = bank_of(network)

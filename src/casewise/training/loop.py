@@ -54,6 +54,7 @@ class TrainingContext:
         until: the epoch of the recipe after which training ends; the schedule is that of all epochs.
         memory: the bytes for values that are computed once (`casewise.training.frozen_features.Buffer`).
         shared: the panels of the study, whose features in frozen networks are shared between folds and runs.
+        sources: the source of each training row, if the network is for other sources (`losses.balanced`).
     """
 
     outputs: Sequence[Output]
@@ -67,6 +68,7 @@ class TrainingContext:
     until: int | None = None
     memory: int = field(default=MEMORY, kw_only=True)
     shared: SharedFeatures | None = field(default=None, kw_only=True)
+    sources: Sequence[str] = field(default=(), kw_only=True)
 
     @property
     def files(self) -> TrainingFolder:
@@ -110,7 +112,8 @@ class Training:
         if recipe.batch_norm_momentum:
             set_momentum(network, recipe.batch_norm_momentum)
         self.weights = class_weights(train.truth, context.outputs) if recipe.imbalance == "weights" else None
-        self.shares = balanced(train.truth, context.outputs) if recipe.imbalance == "sampling" else None
+        drawn = recipe.imbalance == "sampling" or (context.sources and any(each.classes for each in context.outputs))
+        self.shares = balanced(train.truth, context.outputs, context.sources) if drawn else None
         self.steps = steps_of(len(train), recipe.batch_size)
         self.optimizer = optimizer_of(parameter_groups(network, recipe, float(recipe.lr)), recipe)
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -87,13 +89,37 @@ def class_weights(truth: Tensor, outputs: Sequence[Output]) -> list[Tensor]:
     return [target_counts.sum() / (len(target_counts) * target_counts.clamp(min=1)) for target_counts in counts]
 
 
-def balanced(truth: Tensor, outputs: Sequence[Output]) -> Tensor:
-    """(P,) the share of draws of each row, so that all classes of the main target are drawn equally often."""
+def weights_within(labels: NDArray[np.float64], sources: Sequence[str]) -> NDArray[np.float64]:
+    """(N,) weights by which the classes that a source has weigh the same in it, and a source as its number of rows.
+
+    The mean weight is 1. Where a source has one class only, nothing is balanced, and the source still tells the class.
+
+    >>> weights_within(np.array([0.0, 0, 0, 1, 1]), ["a", "a", "a", "a", "b"]).round(2).tolist()
+    [0.67, 0.67, 0.67, 2.0, 1.0]
+    """
+    names, weights = np.asarray(sources, dtype=object), np.empty(len(labels))
+    for source in set(sources):
+        rows = np.flatnonzero(names == source)
+        _, classes, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
+        weights[rows] = len(rows) / (len(counts) * counts[classes])
+    return weights
+
+
+def balanced(truth: Tensor, outputs: Sequence[Output], sources: Sequence[str] = ()) -> Tensor:
+    """(P,) the share of draws of each row, so that all classes of the main target are drawn equally often.
+
+    Given the source of each row, they are drawn equally often within each source. Copies of all rows may follow them.
+    """
     classed = [i for i, output in enumerate(outputs) if output.classes]
     column = next((i for i in classed if outputs[i].main), classed[0])
-    weights = class_weights(truth, outputs)[column]
     labels = truth[:, column]
-    shares = torch.where(labels.isnan(), 1.0, weights[labels.nan_to_num().long()])
+    scored = ~labels.isnan()
+    shares = torch.ones(len(labels))
+    if sources:
+        names = np.resize(np.asarray(sources, dtype=object), len(labels))[scored.numpy()].tolist()
+        shares[scored] = torch.from_numpy(weights_within(labels[scored].double().numpy(), names)).float()
+    else:
+        shares[scored] = class_weights(truth, outputs)[column][labels[scored].long()]
     return shares / shares.sum()
 
 

@@ -290,8 +290,9 @@ def imbalance(context: ReportContext) -> str:
         "none": "No correction was made for classes of different size.",
         "weights": "In training, all classes have the same total weight.",
         "sampling": "In training, all classes are drawn equally often.",
+        "within_sources": "In training, the classes that a source has weigh the same in it.",
     }
-    return texts[context.study.recipe.imbalance] if context.study.classes_of(_headline(context)[2]) else ""
+    return texts[context.study.recipe.balance] if context.study.classes_of(_headline(context)[2]) else ""
 
 
 def prediction(context: ReportContext) -> str:

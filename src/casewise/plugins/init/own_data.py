@@ -480,6 +480,8 @@ def source_lines(
                 *lines,
                 f"# To test on each {name} with networks trained without it, replace `split` by:",
                 f"# split: {{leave_out: {quoted(name)}}}",
+                f"# If the models are for another {name} than these, replace `recipe`, if there is one, by:",
+                "# recipe: {auto: true, meant_for: other_sources}",
             ]
     return lines
 

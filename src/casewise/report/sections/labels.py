@@ -30,6 +30,7 @@ CORRECTIONS = {
     "none": "no correction in training",
     "weights": "weighted in training, so that all classes have the same total weight",
     "sampling": "drawn more often in training, so that all classes are drawn equally often",
+    "within_sources": "weighted in training, so that the classes of a source weigh the same in it",
 }
 
 
@@ -83,7 +84,7 @@ def class_blocks(context: ReportContext) -> list[Block]:
         return []
     caption = SIDES.format(outcome=terms.heading, noun=terms.noun)
     inner: list[Block] = [Matrix(by_side(context, table), caption, "side", same=False, tight=True)]
-    facts = Facts([("Rare classes", CORRECTIONS[context.study.recipe.imbalance])])
+    facts = Facts([("Rare classes", CORRECTIONS[context.study.recipe.balance])])
     if column is None:
         return [facts, Fold("Counts by side of the split", inner)]
     name = plain(column)

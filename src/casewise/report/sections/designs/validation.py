@@ -27,6 +27,15 @@ LEFT_OUT = (
     " {site}. It can still come from something other than the disease that several share, such as a kind of device."
     " Without one of the classes a {site} has an accuracy, but no AUROC and no mean over the classes."
 )
+KNOWN = (
+    " Below each {site}: the same models in folds of subjects, which were trained on other subjects of the {site};"
+    " the difference is what they lose elsewhere."
+)
+FOR_OTHERS = (
+    "The models are meant for other {site}s: in training the classes that a {site} has weigh the same in it.",
+    "With two {site}s each model learns from one, and cannot know what differs between {site}s.",
+)
+ONE_CLASS = "{sites} with one class only: {names}. There no weight can hide the class from the {site}."
 FITTED_WEIGHTS = (
     "Combined learners with fitted weights do not estimate the performance in a new {site}: the weights for one {site}"
     " were fitted on predictions by networks that were trained on it."
@@ -94,9 +103,10 @@ def left_out_section(context: ReportContext) -> Section | None:
     site, write = context.site, metric_format(context.study, context.outcome)
     name = learner_name(context.learner)
     heads = [capital(site), "n", *map(write.title, metrics)]
+    known = KNOWN.format(site=site) if context.metrics.known_sources else ""
     blocks: list[Block] = [
-        Text(LEFT_OUT.format(site=site), note=True),
-        Table(heads, source_rows(context), f"{name}.", wide=True),
+        Text(" ".join([LEFT_OUT.format(site=site), *for_other_sources(context)]), note=True),
+        Table(heads, source_rows(context), f"{name}.{known}", wide=True),
     ]
     if len(context.learners) > 1 and context.by_site:
         caption = f"{write.title(context.merit)} within each {site}, and the mean."
@@ -115,13 +125,34 @@ def source_metrics(context: ReportContext) -> list[str]:
 def source_rows(context: ReportContext) -> list[Row]:
     """The reported learner's mean over the sources, if there is one, and a line for each source."""
     write, metrics = metric_format(context.study, context.outcome), source_metrics(context)
-    means = (context.metrics.site_means or {}).get(context.learner, {})
-    rows = [Row("mean", [Cell(""), *(write.cell(metric, means.get(metric)) for metric in metrics)])] if means else []
+    learner, known = context.learner, context.metrics.known_sources
+    means = (context.metrics.site_means or {}).get(learner, {})
+
+    def row(name: str, count: str, figures: Mapping[str, Any], *, inner: bool = False) -> Row:
+        return Row(name, [Cell(count), *(write.cell(metric, figures.get(metric)) for metric in metrics)], inner=inner)
+
+    rows = [row("mean", "", means)] if means else []
+    rows += [row("known", "", known.site_means.get(learner, {}), inner=True)] if means and known else []
     for source, by_learner in (context.metrics.by_site or {}).items():
-        figures = by_learner.get(context.learner, {})
+        figures = by_learner.get(learner, {})
         count = next((figure.n_cases for figure in figures.values()), None)
-        rows.append(Row(source, [Cell(number(count, 0)), *(write.cell(m, figures.get(m)) for m in metrics)]))
+        rows.append(row(source, number(count, 0), figures))
+        rows += [row("known", "", known.by_site.get(source, {}).get(learner, {}), inner=True)] if known else []
     return rows
+
+
+def for_other_sources(context: ReportContext) -> list[str]:
+    """How models that are meant for other sources were trained, and the sources that still tell the class."""
+    if context.study.recipe.meant_for != "other_sources":
+        return []
+    site, sources, sides = context.site, context.splits.get("left_out", []), context.splits["subjects"]
+    rows = context.headline_rows
+    classes = rows.groupby(rows["subject"].map(sides))["y_true"].nunique() if context.classes else {}
+    single = [name for number, name in enumerate(sources, 1) if classes.get(number) == 1]
+    sentences = [text.format(site=site) for text in FOR_OTHERS[: 1 if len(sources) > 2 else 2]]
+    if single:
+        sentences.append(ONE_CLASS.format(sites=capital(f"{site}s"), names=listed(single), site=site))
+    return sentences
 
 
 def learner_rows(context: ReportContext) -> list[Row]:
