@@ -26,11 +26,14 @@ import casewise
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
 from casewise.metrics.registry import metric_of
+from casewise.plugins.init.own_data import plan_study
 from casewise.study.loading import read_study
 from casewise.targets import kind_named
 
 ROOT = Path(__file__).resolve().parents[1]
 MISSING = "–"
+# Packs that are folders of images without a table, which `casewise init` writes.
+FOLDERS = {"skin": "photographs-skin/images"}
 # The studies with a recipe of the same pack.
 HANDWRITTEN = {
     "laterality": ["lgg"],
@@ -370,10 +373,7 @@ def run_studies(names: Sequence[str], options: argparse.Namespace) -> tuple[dict
         else:
             print(f"{path.stem}: {path}", flush=True)
             try:
-                study = read_study(path)
-                if options.data:
-                    cohort = options.data.resolve() / study.cohort.parent.name / study.cohort.name
-                    study = read_study(path, cohort=cohort, weights_dir=options.weights)
+                study = read_study(path, **changes_of(path, options))
                 casewise.run(study, folder, show=True)
             except CasewiseError as error:
                 print(f"{path.stem}: {error}", file=sys.stderr, flush=True)
@@ -381,6 +381,19 @@ def run_studies(names: Sequence[str], options: argparse.Namespace) -> tuple[dict
                 continue
         runs[path.stem] = casewise.Run.open(folder)
     return runs, failed
+
+
+def changes_of(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What the study of a pack states otherwise: its table, and where its images and the weights are."""
+    changes: dict[str, Any] = {"weights_dir": options.weights} if options.data else {}
+    data = (options.data or ROOT.parent / "shared" / "data").resolve()
+    if images := FOLDERS.get(path.stem):
+        written = options.runs.resolve() / "tables" / path.stem
+        if not written.is_dir():
+            plan_study(table=None, images=data / images, folder=written).write()
+        return changes | {"cohort": written / "cohort.csv", "root": data / images}
+    cohort = read_study(path).cohort
+    return changes | ({"cohort": data / cohort.parent.name / cohort.name} if options.data else {})
 
 
 def budget_rows(minutes: Sequence[int], runs: Path) -> Iterator[list[str]]:

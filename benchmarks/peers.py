@@ -37,8 +37,10 @@ from casewise.files import write_atomic, write_json
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
 TEST = 0  # the fold of the test set
 # The runs by default, with a target; the primary outcome where none is stated.
-PACKS = {"severity": "extent", "oral": "", "hpylori": "", "idrid": ""}
-EPOCHS = 5
+PACKS = {"severity": "extent", **dict.fromkeys(["skin", "oral", "hpylori", "idrid", "covid-cxr"], "")}
+PACKS |= dict.fromkeys(["tumour", "laterality", "grade"], "")
+# Epochs of fine_tune after the one of the head alone: as many as fit into the time of the planned run.
+FEWEST_EPOCHS, MOST_EPOCHS = 1, 30
 # Columns that are text.
 TEXT = ("path", "subject", "case", "image")
 INNER_FOLDS = 4
@@ -54,10 +56,12 @@ COLUMNS += ["time, planned", "time, peer"]
 HEAD = """# Planned recipes beside fastai and scikit-learn
 
 The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
-the same weights, `Resize(224)`, `aug_transforms()`, `fine_tune({epochs})`. scikit-learn: `StandardScaler` and
+the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
+planned run, from 1 to 30 (in brackets); an epoch was measured on the first fold. scikit-learn: `StandardScaler` and
 `LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
 four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
-all other subjects. fastai reads images in the process that trains, with two threads.
+all other subjects. fastai reads images in the process that trains, with two threads. The slices of scans are images
+with the label of their case, and predictions of a case are averaged.
 
 Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
@@ -188,19 +192,25 @@ def of_scikit_learn(
 
 
 def of_fastai(
-    table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool, epochs: int, folder: Path
+    table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool, seconds: float, folder: Path
 ) -> tuple[pd.DataFrame, float]:
-    """The same of fastai's networks, one for each fold, each trained in a process of its own."""
+    """The same of fastai's networks, one for each fold, each trained in a process of its own, in so many `seconds`.
+
+    The number of epochs is in the column `epochs`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     images, predictions, tables, total = folder / "images.csv", folder / "fold.csv", [], 0.0
     # out of fold, subjects of the test set are not used
     (table if TEST in folds else table[table["fold"] != TEST]).to_csv(images, index=False)
-    task = {"table": str(images), "data": "/", "network": weights.stem, "weights": str(weights), "epochs": epochs}
+    task = {"table": str(images), "data": "/", "network": weights.stem, "weights": str(weights), "numbers": numbers}
+    task["predictions"] = str(predictions)
+    tried = users.measured("fastai fold", **task, fold=folds[0], epochs=1)["seconds"]
+    # one epoch of fine_tune follows one of the head alone
+    epochs = min(max(int(2 * seconds / len(folds) / tried) - 1, FEWEST_EPOCHS), MOST_EPOCHS)
     for fold in folds:
-        own = {"fold": fold, "numbers": numbers, "predictions": str(predictions)}
-        total += users.measured("fastai fold", **task, **own)["seconds"]
+        total += users.measured("fastai fold", **task, fold=fold, epochs=epochs)["seconds"]
         tables.append(pd.read_csv(predictions, dtype=dict.fromkeys(TEXT, str), keep_default_na=False))
-    return pd.concat(tables, ignore_index=True), total
+    return pd.concat(tables, ignore_index=True).assign(epochs=epochs), total
 
 
 def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -265,9 +275,9 @@ def difference(entry: dict[str, Any] | None, peer: str) -> dict[str, Any] | None
 
 
 def peers_of(
-    table: pd.DataFrame, stage: str, folder: Path, options: argparse.Namespace, *, numbers: bool
+    table: pd.DataFrame, stage: str, folder: Path, options: argparse.Namespace, *, numbers: bool, planned: float
 ) -> dict[str, tuple[pd.DataFrame, float]]:
-    """The predictions and seconds of every requested peer, kept in `folder`."""
+    """The predictions and seconds of every requested peer, kept in `folder`; `planned` are those of the planned run."""
     weights, folds = options.weights / "mobilenet_v2.safetensors", held_out(table, stage)
     peers: dict[str, tuple[pd.DataFrame, float]] = {}
     split = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
@@ -277,9 +287,9 @@ def peers_of(
         make = partial(of_scikit_learn, table, folds, weights, numbers=numbers)
         peers["scikit-learn"] = read_or_make(folder / "scikit-learn.csv", settings | LINEAR, make)
     if options.fastai:
-        epochs = {"epochs": options.epochs}
-        make = partial(of_fastai, table, folds, weights, numbers=numbers, **epochs, folder=folder)
-        peers["fastai"] = read_or_make(folder / "fastai.csv", settings | epochs, make)
+        make = partial(of_fastai, table, folds, weights, numbers=numbers, seconds=planned, folder=folder)
+        made, seconds = read_or_make(folder / "fastai.csv", settings | {"most": MOST_EPOCHS}, make)
+        peers[f"fastai ({made['epochs'].max()})"] = made, seconds
     return peers
 
 
@@ -288,21 +298,20 @@ def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[li
     from casewise.analysis.plots import choose
 
     run = Run.open(options.runs / name)
-    if run.study.modality_name != "photographs":
-        raise SystemExit(f"{name} has {run.study.modality_name}; the peers read single images.")
     chosen = choose(run, target=target or None)
     table, reference = table_of(run, chosen.target), chosen.rows
     numbers = not run.study.classes_of(chosen.target)
-    peers = peers_of(table, chosen.stage, options.out / name / chosen.target, options, numbers=numbers)
+    planned, folder = auto.training_seconds(run), options.out / name / chosen.target
+    peers = peers_of(table, chosen.stage, folder, options, numbers=numbers, planned=planned)
     rows = {peer: as_rows(predictions, table, reference, run) for peer, (predictions, _) in peers.items()}
     figures = compared({"planned": reference, **rows}, run, chosen.target)
     lines = []
     for (peer, metric), (figure, gap) in figures.items():
         if peer != "planned":
-            planned, own = (auto.with_interval(each, metric) for each in (figures["planned", metric][0], figure))
+            best, own = (auto.with_interval(each, metric) for each in (figures["planned", metric][0], figure))
             between = [auto.with_interval(gap, metric, key="difference", sign="+"), auto.worse(gap, metric)]
-            times = [auto.clock(seconds) for seconds in (auto.training_seconds(run), peers[peer][1])]
-            lines.append([name, chosen.target, auto.title(metric), planned, peer, own, *between, *times])
+            times = [auto.clock(seconds) for seconds in (planned, peers[peer][1])]
+            lines.append([name, chosen.target, auto.title(metric), best, peer, own, *between, *times])
     return lines
 
 
@@ -314,9 +323,6 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/auto"), help="the folder of finished runs")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument(
-        "--epochs", type=int, default=EPOCHS, help="epochs of fine_tune after the one of the head alone"
-    )
     parser.add_argument("--without-fastai", dest="fastai", action="store_false", help="leave fastai out")
     parser.add_argument("--without-scikit-learn", dest="scikit_learn", action="store_false", help="leave it out")
     parser.add_argument("--out", type=Path, default=Path("runs/auto-peers"), help="where predictions are kept")
@@ -333,7 +339,7 @@ def main() -> None:
             continue
         lines += rows_of_pack(name, target or PACKS.get(name, ""), options)
     part = auto.table(COLUMNS, iter(lines))
-    page = HEAD.format(epochs=options.epochs) + part
+    page = HEAD + part
     page += "".join(f"\n{name} is not a finished run in {options.runs}.\n" for name in missing)
     page += "" if options.fastai else "\nfastai was not trained.\n"
     page += "\nMade by `python benchmarks/peers.py --output docs/results/auto-peers.md`.\n"

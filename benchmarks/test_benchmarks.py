@@ -139,7 +139,7 @@ def test_fastai_is_trained_on_all_other_folds_and_never_on_the_test_set(
         return {"seconds": 2.0}
 
     monkeypatch.setattr(peers.users, "measured", measured)
-    options = {"numbers": False, "epochs": 1, "folder": tmp_path}
+    options = {"numbers": False, "seconds": 9.0, "folder": tmp_path}
     rows, seconds = peers.of_fastai(table, FOLDS, Path("mobilenet_v2.safetensors"), **options)
     assert (seconds, len(rows)) == (6.0, (table["fold"] != peers.TEST).sum())
     assert learned == {1: {2, 3}, 2: {1, 3}, 3: {1, 2}}

@@ -19,7 +19,7 @@ from casewise.modalities.dataset import FeatureData
 from casewise.models.build_model import load_first_weights, network_facts, network_from, scaled_facts
 from casewise.models.encoders import build_encoder, encoder_facts, load_encoders
 from casewise.models.feature_maps import feature_maps, widest
-from casewise.models.linear import FeatureSpec, bank_facts, build_linear, candidates, keep_only
+from casewise.models.linear import FeatureSpec, bank_facts, bank_of, build_linear, candidates, keep_only
 from casewise.pipeline.read import encoder_lines
 from casewise.study.backbones import check_backbones, check_encoders
 from casewise.study.learners import encoders_of
@@ -287,3 +287,28 @@ def test_a_study_names_its_encoders(tmp_path: Path, chests: Path, folder: Path) 
     (tmp_path / "study.yaml").write_text(text + "\nbaselines: {off: none wanted}\n")
     with pytest.raises(StudyError, match="encoders"):
         read_study(tmp_path / "study.yaml")
+
+
+def test_maps_of_mirrored_panels_are_mirrored_back_and_averaged(folder: Path) -> None:
+    specs = [
+        FeatureSpec("features", (), (module,), "grid", cells, mirrored=mirrored)
+        for module, cells in (("layer1", 1), ("layer3", 2))
+        for mirrored in (False, True)
+    ]
+    network = build_linear(
+        "linear_features",
+        1,
+        {"encoders": [encoder_facts("timm:test_resnet", folder)], "channels": 3, "specs": [s.as_json() for s in specs]},
+        {"side": 140},
+    )
+    load_encoders(bank_of(network), folder)
+    panels = torch.rand(2, 3, 140, 140, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        plain, mean, by_cell, mean_by_cell = bank_of(network.eval()).parts(panels)
+        of_mirror = bank_of(network).parts(panels.flip(3))
+    assert torch.allclose(mean, (plain + of_mirror[0]) / 2, atol=1e-5)
+    assert torch.allclose(mean, of_mirror[1], atol=1e-5)
+    back = of_mirror[2].reshape(2, -1, 2, 2).flip(3).flatten(1)
+    assert torch.allclose(mean_by_cell, (by_cell + back) / 2, atol=1e-5)
+    assert not torch.allclose(mean_by_cell, by_cell, atol=1e-3)
+    assert [FeatureSpec.of(spec.as_json()) for spec in specs] == specs

@@ -78,7 +78,9 @@ def test_each_kind_of_mark_is_named_with_the_images_that_have_it(films: dict[str
 
 
 def test_a_mark_is_a_finding_only_with_the_class_and_none_once_it_is_masked(films: dict[str, pd.DataFrame]) -> None:
-    by_chance, with_class = (find_shortcuts(study, *stored(study)) for study in (study_of(films[name]) for name in ("chance", "class")))
+    by_chance, with_class = (
+        find_shortcuts(study, *stored(study)) for study in (study_of(films[name]) for name in ("chance", "class"))
+    )
     assert "shortcut-overlay" not in {finding.id for finding in by_chance.findings}
     assert len(by_chance.overlays) == 2
     finding = next(f for f in with_class.findings if f.id == "shortcut-overlay")

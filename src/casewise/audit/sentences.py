@@ -118,9 +118,9 @@ def as_in_table(paths: Sequence[str], root: Path) -> list[str]:
 
 
 def exclusion(written: Sequence[str], *, column: str = "path", most: int = PATHS_SHOWN) -> str:
-    """The study key that excludes images by their paths, or by the values of another `column`, as the table writes them.
+    """The study key that excludes images by their paths, or the values of another `column`, as the table writes them.
 
-    At most `most` are written.
+    At most `most` are named.
 
     >>> exclusion(["a.png", "b/c d.png"])
     '`where_not: {path: [a.png, "b/c d.png"]}`'

@@ -86,6 +86,7 @@ class FeatureSpec:
             differences between cells and their mirror images.
         encoder: the name of the encoder, if the linear model has several.
         side: the side to which panels are reduced before an encoder reads them; 0: they are read as they are.
+        mirrored: whether an encoder's maps are the mean with those of the mirrored panel, mirrored back.
     """
 
     source: Literal["pixels", "statistics", "features"]
@@ -95,6 +96,7 @@ class FeatureSpec:
     cells: int = 1
     encoder: str = ""
     side: int = 0
+    mirrored: bool = False
 
     @property
     def name(self) -> str:
@@ -113,7 +115,7 @@ class FeatureSpec:
     def as_json(self) -> Facts:
         """The candidate as plain values."""
         values = {**asdict(self), "channels": list(self.channels), "modules": list(self.modules)}
-        return {key: value for key, value in values.items() if key not in ("encoder", "side") or value}
+        return {key: value for key, value in values.items() if key not in ("encoder", "side", "mirrored") or value}
 
     def width(self, channels: int) -> int:
         """The width of the vector of one map with so many channels.
@@ -220,11 +222,19 @@ class FeatureBank(nn.Module):
         for channels in dict.fromkeys(spec.channels for spec in self.specs):
             chosen = panels[:, list(channels)] if channels else panels
             specs = [spec for spec in self.specs if spec.channels == channels]
-            for name, side in dict.fromkeys((spec.encoder, spec.side) for spec in specs):
-                of_encoder = [spec for spec in specs if (spec.encoder, spec.side) == (name, side)]
+            for read in dict.fromkeys((spec.encoder, spec.side, spec.mirrored) for spec in specs):
+                of_encoder = [spec for spec in specs if (spec.encoder, spec.side, spec.mirrored) == read]
                 modules = list(dict.fromkeys(module for spec in of_encoder for module in spec.modules))
-                maps = self._encoder(name).maps(modules, reduced(chosen, side)) if modules else {}
+                maps = self._maps(modules, chosen, *read) if modules else {}
                 yield from ((spec, chosen, maps) for spec in of_encoder)
+
+    def _maps(self, modules: list[str], panels: Tensor, name: str, side: int, mirrored: bool) -> dict[str, Tensor]:
+        encoder, panels = self._encoder(name), reduced(panels, side)
+        maps = encoder.maps(modules, panels)
+        if not mirrored:
+            return maps
+        flipped = encoder.maps(modules, panels.flip(3))
+        return {module: (maps[module] + flipped[module].flip(3)) / 2 for module in modules}
 
     def _encoder(self, name: str) -> Encoder:
         """The encoder of this name; the only one if candidates name none."""
@@ -244,7 +254,7 @@ def reduced(panels: Tensor, side: int) -> Tensor:
     return functional.interpolate(panels, size=(side, side), mode="bilinear", antialias=True)
 
 
-def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[FeatureSpec]:
+def candidates(encoders: Sequence[Encoder], sequences: int, side: int, *, mirrored: bool = False) -> list[FeatureSpec]:
     """The inputs among which a linear model chooses: those of pixels and of the maps of every encoder.
 
     Sequences are candidates one by one and, if there are three of them or for pixels, together. In volumes, whose
@@ -253,7 +263,7 @@ def candidates(encoders: Sequence[Encoder], sequences: int, side: int) -> list[F
     single: list[tuple[int, ...]] = [(number,) for number in range(sequences)] if sequences > 1 else []
     specs: list[FeatureSpec] = []
     of_maps = [
-        replace(spec, encoder=encoder.name if len(encoders) > 1 else "")
+        replace(spec, encoder=encoder.name if len(encoders) > 1 else "", mirrored=mirrored)
         for encoder in encoders
         for spec in (_of_tokens(encoder) if encoder.blocks else _of_features(encoder, side))
     ]
@@ -314,13 +324,13 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
         bank: `encoders`, the facts of the networks whose maps are read, none for pixels, or these networks themselves;
             `channels`, those of a panel; `sequences`, how many of them are sequences and not colours; `specs`, the
             candidates as plain values, or None for all of them; `widths`, those of the candidates' vectors, measured
-            if they are not stated.
+            if they are not stated; `mirrored`, whether the candidates of encoders average mirrored panels.
         options: of `NetworkOptions`: `side` and `pooling`.
     """
     side, channels = int(options.get("side") or 224), int(bank["channels"])
     encoders = [facts if isinstance(facts, Encoder) else build_encoder(facts, side) for facts in bank["encoders"]]
     specs = [FeatureSpec.of(values) for values in bank["specs"] or ()]
-    specs = specs or candidates(encoders, int(bank.get("sequences", 0)), side)
+    specs = specs or candidates(encoders, int(bank.get("sequences", 0)), side, mirrored=bool(bank.get("mirrored")))
     features = FeatureBank(encoders, specs, channels, side, widths=bank.get("widths"))
     body = Body(features, features.width, UNSCALED)
     network = Network(name, body, outputs, NetworkOptions(side=side, pooling=options.get("pooling") or ""))
@@ -433,6 +443,7 @@ class LinearBuilder:
             "channels": options.get("sequences", 3),
             "sequences": options.get("sequences", 0),
             "specs": None,
+            "mirrored": study.panels.flip == "horizontal",
         }
         return {
             "name": model,

@@ -148,7 +148,7 @@ def _altered(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace]) 
 
 def _predicting(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace], panels: float) -> float:
     """The seconds in which each learner of each fold is read and predicts so many panels, one after another."""
-    slowest = max(pace.predict for pace in paces.values()) / (2 if inputs.study.test_time_augmentation else 1)
+    slowest = max(pace.predict for pace in paces.values())
     # two baselines read the features of each encoder
     predicting = sum(pace.predict for pace in paces.values()) + 2 * len(planned.facts.encoders) * slowest
     busy = max(pace.busy for pace in paces.values())

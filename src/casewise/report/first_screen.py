@@ -163,7 +163,7 @@ def own_side(context: ReportContext) -> str:
 
 
 def sizes(context: ReportContext) -> list[Size]:
-    """The headline figures: of the external cohort, if there is one, with its recalls, of the study, of known sources."""
+    """The headline figure of the external cohort, if there is one, with its recalls, of the study, of known sources."""
     metric = kind_report(context.kind).headline
     here, shown = defined(context.quoted.get(metric)), []
     outside = context.metric(EXTERNAL, context.learner, metric)

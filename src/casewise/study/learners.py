@@ -147,9 +147,11 @@ class LinearLearner(Learner):
     def view(self, study: Study) -> Study:
         by = study.panels.by
         pooling = study.panels.pooling if by == "image" else "maps"
+        # features are those of a panel and its mirror image where predictions of networks are
+        flip = "horizontal" if self.on_features and study.test_time_augmentation else "none"
         return study.model_copy(
             update={
-                "panels": Panels(by=by, pooling=pooling, vary_shape=False),
+                "panels": Panels(by=by, pooling=pooling, vary_shape=False, flip=flip),
                 "recipe": Recipe(
                     schedule="constant",
                     early_stopping=EarlyStopping(monitor="none"),

@@ -430,12 +430,9 @@ def default_recipe(facts: DataFacts, weights: str) -> list[str]:
 
     Network and recipe are planned when the study is run.
     """
-    # The plan chooses the size of photographs, unless a pretrained network reads them at the size of its training.
-    images = ["size: 96"] if facts.scans else ["size: 224"] if weights else []
-    images += ["channels: grey"] if facts.grey and not facts.scans else []
-    stated = "  # 224 pixels, as the pretrained weights expect; without `size` it is planned from the images"
-    shown_weights = stated if weights and not facts.scans else ""
-    lines = [f"images: {{{', '.join(images)}}}{shown_weights}"] if images else []
+    # the plan chooses the size of photographs
+    images = ["size: 96"] if facts.scans else ["channels: grey"] if facts.grey else []
+    lines = [f"images: {{{', '.join(images)}}}"] if images else []
     if not facts.given_split:
         test = "20%" if facts.subjects >= MANY_SUBJECTS else "0"
         by, comment = "", "by subject"
