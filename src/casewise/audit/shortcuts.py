@@ -85,6 +85,10 @@ class Evidence:
     overlay: Overlay | None = None
 
 
+def _inside_without(inside: Callable[[], Floats], covariates: list[Floats]) -> Floats:
+    return regions.without(inside(), covariates)
+
+
 @dataclass(frozen=True, eq=False)
 class ShortcutTest:
     """One test and its result; `within` is the class within which a source was predicted.
@@ -119,7 +123,7 @@ class ShortcutTest:
     @property
     def figures(self) -> dict[str, Any]:
         """The result as plain values."""
-        figures = {
+        figures: dict[str, Any] = {
             "target": self.target,
             "evidence": self.evidence.name + (f" ({self.evidence.how})" if self.evidence.how else ""),
             "metric": "auroc" if self.labels.names else "r",
@@ -271,19 +275,23 @@ class _Search:
     def mark(self, evidence: Evidence) -> dict[str, object]:
         """A kind of static mark as plain values, with the numbers of images that have it, of all, by class."""
         marked = evidence.features[:, 0] > 0
-        by_class = {
+        counts = {"images": int(marked.sum()), "examined": len(marked), "by_class": self.marked_by_class(evidence)}
+        assert evidence.overlay
+        example = int(evidence.rows[evidence.overlay.example])
+        return {"place": evidence.how, "box": list(evidence.overlay.box), "example": example, **counts}
+
+    def marked_by_class(self, evidence: Evidence) -> dict[str, dict[str, tuple[int, int]]]:
+        """For each target with classes, the images of each class that have the mark, and all of the class."""
+        marked = evidence.features[:, 0] > 0
+        return {
             target: {
-                name: [int((marked & of_class).sum()), int(of_class.sum())]
+                name: (int((marked & of_class).sum()), int(of_class.sum()))
                 for number, name in enumerate(self.study.classes_of(target))
                 for of_class in [values[evidence.rows] == number]
             }
             for target, values in self.labels.items()
             if self.study.classes_of(target)
         }
-        counts = {"images": int(marked.sum()), "examined": len(marked), "by_class": by_class}
-        assert evidence.overlay
-        example = int(evidence.rows[evidence.overlay.example])
-        return {"place": evidence.how, "box": list(evidence.overlay.box), "example": example, **counts}
 
     def test(self, target: str, evidence: Evidence, *, permuted: bool = True) -> ShortcutTest | None:
         """Predict a target from one piece of evidence; None if there are too few cases, or nothing varies."""
@@ -365,8 +373,8 @@ class _Search:
         yield Evidence("appearance", measures[0].kind, rows, np.column_stack(covariates))
         equal = regions.standardised(regions.pictures(self.tiles, rows))
         for item in self._borders(equal, rows, "without what its appearance explains"):
-            inside = item.inside and (lambda measure=item.inside: regions.without(measure(), covariates))
-            yield replace(item, features=regions.without(item.features, covariates), inside=inside)
+            rest = replace(item, features=regions.without(item.features, covariates))
+            yield replace(rest, inside=partial(_inside_without, item.inside, covariates)) if item.inside else rest
 
     def findings(self, answers: list[ShortcutTest], tabled: str | None) -> list[Finding]:
         """One finding for each evidence and target beyond chance; of several variants, the one that predicts best.
@@ -408,7 +416,7 @@ class _Search:
             advice = remedy(kind, column, reading=reading, source=source, mask=self.study.audit.mask, single=single)
             text = shortcut_sentence(best, source=source or "", marks_source=marks_source, classes=len(classes))
             if kind == "overlay":
-                counts = dict(self.mark(best.evidence)["by_class"]).get(target, {})
+                counts = self.marked_by_class(best.evidence).get(target, {})
                 figures |= {"with_mark": counts}
                 on = ", ".join(f"{a:,} of {b:,} {name}" for name, (a, b) in counts.items())
                 text += f" {fill('overlay counts', counts=on)}" if counts else ""

@@ -96,7 +96,7 @@ def find_overlays(pictures: Bytes, sizes: Sequence[tuple[int, int]], masked: Seq
     for box in masked:
         left, top, right, bottom = (round(side * end) for end in box)
         details[:, max(0, top - FAR) : bottom + FAR, max(0, left - FAR) : right + FAR] = 0
-    overlays = [Overlay(_box(pixels, side), *rest) for pixels, *rest in _kinds(details, side)]
+    overlays = [Overlay(_box(pixels, side), carriers, row) for pixels, carriers, row in _kinds(details, side)]
     if len(set(sizes)) > 1:
         # a mark of constant size in pixels
         window = float(np.median([min(size) for size in sizes])) / 2
@@ -188,7 +188,7 @@ def _kinds(details: Details, whole: int) -> Iterator[tuple[Pixels, Bools, int]]:
             if box in refused:
                 continue
             top, left, bottom, right = box
-            eligible = remaining[:, top:bottom, left:right].any(axis=(1, 2))
+            eligible: Bools = np.any(remaining[:, top:bottom, left:right], axis=(1, 2))
             fits, carriers = _fitted(details, box, eligible)
             if not _apart(fits, carriers, eligible):
                 refused.add(box)

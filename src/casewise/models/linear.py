@@ -269,8 +269,8 @@ def candidates(encoders: Sequence[Encoder], sequences: int, side: int, *, mirror
     ]
     every = [*_of_pixels(side), *of_maps]
     if sequences:
-        mirrored = [spec for spec in every if spec.summary == "grid" and spec.cells > 1 and spec.source != "statistics"]
-        every += [replace(spec, summary="asymmetry") for spec in mirrored]
+        grids = [spec for spec in every if spec.summary == "grid" and spec.cells > 1 and spec.source != "statistics"]
+        every += [replace(spec, summary="asymmetry") for spec in grids]
     for spec in every:
         together = spec.source != "features" or sequences in (0, 1, 3)
         specs += [replace(spec, channels=channels) for channels in [*([()] if together else []), *single]]

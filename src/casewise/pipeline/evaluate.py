@@ -246,8 +246,9 @@ def _with_drift_and_altered_images(
 def left_out_sources(folder: RunFolder) -> dict[str, str]:
     """The source of each subject, in the order of folds, if each fold is a source; else empty."""
     splits = folder.splits.read()
-    names = splits.get("left_out")
-    folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test") if names else []
+    if not (names := splits.get("left_out")):
+        return {}
+    folds = sorted((side, subject) for subject, side in splits["subjects"].items() if side != "test")
     return {subject: names[side - 1] for side, subject in folds}
 
 
