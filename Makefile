@@ -121,6 +121,7 @@ results: $(VENV)/.bench
 	$(BIN)/casewise results runs/skin-phantom-three --output docs/results/skin-phantom-three.md
 	$(BIN)/python benchmarks/imitations.py --output docs/results/imitations.md
 	$(BIN)/python benchmarks/coverage.py --output docs/results/coverage.md
+	$(BIN)/python benchmarks/overlays.py --data ../shared/data --output docs/results/overlays.md
 	$(BIN)/python benchmarks/patients.py --data ../shared/data --weights ../shared/weights --output docs/results/patients.md
 	$(BIN)/python benchmarks/conformal.py --runs runs/auto --output docs/results/prediction-coverage.md
 	$(BIN)/casewise phantom runs/pancreas-cohort --kind pancreas --subjects 60 --seed 6

@@ -283,7 +283,8 @@ def _in_words(node: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in values)
     kind = node.get("type")
     if kind == "array":
-        return f"list of {_in_words(node['items'])}"
+        fixed = node.get("prefixItems")
+        return f"list of {len(fixed)} {_in_words(fixed[0])}s" if fixed else f"list of {_in_words(node['items'])}"
     if kind == "object":
         inner = node["additionalProperties"]
         return f"name: {_in_words(inner) if isinstance(inner, dict) else 'value'}"
