@@ -25,7 +25,7 @@ from pages import parser_of, publish, table
 
 from casewise.modalities.store.readers import read_image
 from casewise.models.encoders import Embedder, build_network, load_weights
-from casewise.splits.guessed_subjects import SIDE, TAIL, guess_subjects, picture_features, scaled
+from casewise.plugins.init.guessed_subjects import SIDE, TAIL, guess_subjects, picture_features, scaled
 
 TAILS = (0.01, 0.02, 0.05, 0.075, 0.1, 0.15, 0.2)
 PACKS = {

@@ -21,7 +21,6 @@ from casewise.cohort.table import names_text, natural
 from casewise.cohort.targets import panel_values
 from casewise.errors import counted
 from casewise.splits.file_numbers import file_series
-from casewise.splits.guessed_subjects import FOUND_PAIRS, STRANGERS
 from casewise.splits.predefined import WORDS, side_of
 from casewise.study.schema import Study
 from casewise.targets import kind_named
@@ -32,6 +31,9 @@ _ENDING = re.compile(
 )
 # Endings that follow a system are few, and occur with more stems than numbers of subjects within a site do.
 MOST_ENDINGS, FEWEST_STEMS, STEMS_PER_ENDING, SHARE = 6, 3, 2, 0.5
+# Of guessed subjects, where persons are known (docs/results/patients.md): the lowest and the highest percentage of the
+# pairs of one person that are found, and of strangers among the joined pairs.
+FOUND_PAIRS, STRANGERS = "28 to 99 %", "11 to 54 %"
 
 
 def suffix_findings(subjects: Iterable[str]) -> list[Finding]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from casewise.audit.hashes import in_parallel
 from casewise.audit.sentences import fill
+from casewise.audit.subjects import FOUND_PAIRS, STRANGERS
 from casewise.cohort.checks import STORED
 from casewise.cohort.folder_layout import FIELDS, Pattern
 from casewise.cohort.table import names_text, natural
@@ -23,11 +24,11 @@ from casewise.errors import CasewiseError, ImageError, counted, nearest
 from casewise.modalities.store.readers import read_image
 from casewise.plugins.init import image_files
 from casewise.plugins.init.columns import NO_TEXT, Column, Roles, columns_of_names, decimal, names_people
+from casewise.plugins.init.guessed_subjects import HIGHEST_P, SIDE, guess_subjects, picture_features
 from casewise.plugins.init.new_study import applying, films_state, table_bytes
 from casewise.plugins.init.patterns import infer_pattern, is_field, read_all, repeating_part
 from casewise.plugins.init.target import TargetPlan
 from casewise.splits.file_numbers import are_numbered
-from casewise.splits.guessed_subjects import FOUND_PAIRS, HIGHEST_P, SIDE, STRANGERS, guess_subjects, picture_features
 
 T = TypeVar("T")
 FOUND = "image_found"

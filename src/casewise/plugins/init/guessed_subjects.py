@@ -24,9 +24,6 @@ DISTANT, FEWEST_DISTANT = 20, 1_000
 PERMUTATIONS = 199
 # The guess is offered if so few shuffled orders have as many similar neighbours.
 HIGHEST_P = 0.01
-# On the sets of that page, the lowest and the highest percentage of the pairs of one person that are found, and of
-# strangers among the joined pairs.
-FOUND_PAIRS, STRANGERS = "28 to 99 %", "11 to 54 %"
 
 
 @dataclass(frozen=True)

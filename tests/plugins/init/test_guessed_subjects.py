@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casewise.audit.subjects import guess_findings
+from casewise.audit.subjects import FOUND_PAIRS, STRANGERS, guess_findings
 from casewise.cohort.cohort import read_cohort
 from casewise.errors import CasewiseError
+from casewise.plugins.init.guessed_subjects import HIGHEST_P, guess_subjects, picture_features
 from casewise.plugins.init.own_data import plan_study
 from casewise.splits.grouped import split
-from casewise.splits.guessed_subjects import FOUND_PAIRS, HIGHEST_P, STRANGERS, guess_subjects, picture_features
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "patients.md"
+PAGE = Path(__file__).parents[3] / "docs" / "results" / "patients.md"
 
 
 def pictures(colours: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
