@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
 
-# The most epochs; how many of them fit into the budget is measured before the networks are trained.
+# The most epochs, of most networks twice as many; how many fit into the budget is measured before they are trained.
 MOST_EPOCHS = 12
+# How images vary in the training of pretrained networks, besides flips.
+VARIED = {"zoom_in": 0.4, "translate": 0.1, "brightness": 0.2, "contrast": 0.2, "padding_mode": "reflect"}
 # The highest learning rate times the number of steps, and the bounds of the rate: few steps need larger ones.
 RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
@@ -284,11 +286,11 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     """The recipe as a study file states it: the stated settings, and planned ones for the rest.
 
     Args:
-        epochs: of pretrained networks; others are trained twice as long.
+        epochs: of pretrained networks on volumes; others are trained twice as long.
     """
     pretrained, stated = _all_pretrained(study), dict(stated)
-    # Networks without pretrained weights are trained twice as long, at the same rate.
-    longer = 1 if pretrained else 2
+    # Networks without pretrained weights, and those whose images vary, are trained twice as long at the same rate.
+    longer = 1 if pretrained and study.fusions else 2
     phase = {"epochs": stated.pop("epochs", longer * epochs), "freeze": "30%" if pretrained else "none"}
     phases = stated.pop("phases", None) or [phase]
     recipe = Recipe(auto=True).completed.model_dump(mode="json", include=set(PLANNED), exclude_unset=True) | stated
@@ -300,8 +302,8 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     positions = free and (bool(study.fusions) or not pretrained)
     positions = stated.get("pool", "map" if positions else "average") == "map"
     if not study.fusions and not study.panels.offline_copies:
-        # Within so few epochs, turns, shifts and changes of brightness made predictions worse.
-        phases = [{"variations": {"flip": facts.flips}, **phase} for phase in phases]
+        varied = {name: value for name, value in VARIED.items() if name not in study.panels.model_fields_set}
+        phases = [{"variations": {"flip": facts.flips, **(varied if pretrained else {})}, **phase} for phase in phases]
     return {
         "lr": round(rate, 5),
         "batch_norm": "keep_statistics" if pretrained else "update",
@@ -350,6 +352,7 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     several = f" in {counted(len(phases), 'phase')}" if len(phases) > 1 else ""
     stated = f"; stated: {_listed(planned.stated)}" if planned.stated else ""
     flips = "no flips" if facts.flips == "none" else FLIPS[facts.flips]
+    varied = ", enlargement, shifts, brightness and contrast" if VARIED.keys() & phase.variations.keys() else ""
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
     folds = f", {facts.folds} folds" if facts.folds > 1 else ""
@@ -357,7 +360,7 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     # how many fit into the budget is measured later
     most = "" if planned.forecast or {"epochs", "phases"} & planned.stated.keys() else "at most "
     trained = f"{most}{counted(epochs, 'epoch')}{several}"
-    text = f"planned: {', '.join(study.networks)}, {trained}{frozen}, {head}, {flips}; for {of}{stated}"
+    text = f"planned: {', '.join(study.networks)}, {trained}{frozen}, {head}, {flips}{varied}; for {of}{stated}"
     return f"{text}; {forecast_in_words(planned.forecast, facts)}" if planned.forecast else text
 
 
