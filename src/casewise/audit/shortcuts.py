@@ -264,9 +264,8 @@ class _Search:
             return answer
         inner = replace(evidence, features=evidence.inside(), how="inside")
         small = regions.pictures(self.tiles, evidence.rows)
-        sides = [
-            replace(evidence, features=regions.border(small, area=a), how=a) for a in regions.areas() if a != "inside"
-        ]
+        areas = [name for name in regions.areas() if name != "inside"]
+        sides = [replace(evidence, features=regions.border(small, area=area), how=area) for area in areas]
         inside, *tests = (self.test(answer.target, item, permuted=False) for item in (inner, *sides))
         # of equals the smallest
         strongest = max((test for test in tests if test), key=lambda test: round(test.strength, 2), default=None)

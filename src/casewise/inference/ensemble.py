@@ -154,9 +154,8 @@ class Ensemble:
                 # everything that decides how a network computes, besides its weights and its preprocessing
                 facts = [bundle.model, bundle.network, bundle.batch_size, asdict(bundle.compute), _mirrors(bundle)]
                 alike.setdefault(json.dumps(facts, sort_keys=True), []).append(number)
-        starts = [
-            (numbers, SharedStart.of([self._predictor(n).network for n in numbers])) for numbers in alike.values()
-        ]
+        networks = ((numbers, [self._predictor(n).network for n in numbers]) for numbers in alike.values())
+        starts = [(numbers, SharedStart.of(each)) for numbers, each in networks]
         return [(numbers, shared) for numbers, shared in starts if shared]
 
     def _predictor(self, number: int) -> Predictor:
@@ -328,9 +327,8 @@ class Combination:
             for output in members[0].output_records
         ]
         cells = pd.DataFrame("", index=[""], columns=list(self.covariates.get("columns", ())))
-        combined = with_covariates(
-            with_combined(pd.DataFrame(rows), self.stackers, self.nested), self.covariates, cells
-        )
+        combined = with_combined(pd.DataFrame(rows), self.stackers, self.nested)
+        combined = with_covariates(combined, self.covariates, cells)
         return with_sets(apply_thresholds(combined, self.decisions), self.intervals)
 
     def learners(self, networks: Sequence[str]) -> list[str]:

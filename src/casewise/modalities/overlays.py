@@ -245,10 +245,8 @@ def _fitted(details: Details, box: Pixels, eligible: Bools) -> tuple[Floats, Boo
     """
     top, left, bottom, right = box
     side, random = details.shape[1], np.random.default_rng(top * details.shape[1] + left)
-    draws = (
-        (int(random.integers(side - bottom + top + 1)), int(random.integers(side - right + left + 1)))
-        for _ in range(999)
-    )
+    down, across = side - bottom + top + 1, side - right + left + 1
+    draws = ((int(random.integers(down)), int(random.integers(across))) for _ in range(999))
     places = [place for place in draws if max(abs(place[0] - top), abs(place[1] - left)) > FAR][:PLACES]
 
     def cut(place: tuple[int, int]) -> Floats:

@@ -163,7 +163,7 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     results = with_calibration(study, predictions, results)
     if not folder.image_split_mark.exists():  # there, images count as subjects
         results = participants_and_subgroups(study, cohort, predictions, results, folder)
-    results = _with_drift_and_altered_images(study, predictions, results, folder)
+    results = _with_robustness(study, predictions, results, folder)
     results = write_results(folder, replace(results, made_from=folder.evaluated_files(study.learners)))
     show.line(
         "evaluate",
@@ -223,9 +223,7 @@ def _left_out(folder: RunFolder) -> list[stored.Note]:
     return [caveat("networks_left_out", networks=record["networks"])] if record else []
 
 
-def _with_drift_and_altered_images(
-    study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder
-) -> Results:
+def _with_robustness(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> Results:
     """The results with what differs for external cases that are unlike the training, and for altered images."""
     from casewise.evaluation.robustness import counterfactual_figures, drift, drift_caveats
 
@@ -287,9 +285,8 @@ def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
         for reader, column in columns.items():
             values = pd.to_numeric(cohort.images[column], errors="coerce")
             means = values.groupby(cohort.images["case"]).mean().dropna()
-            tables.append(
-                pd.DataFrame({"case": means.index, "target": target, "reader": reader, "value": means.to_numpy()})
-            )
+            cells = {"case": means.index, "target": target, "reader": reader, "value": means.to_numpy()}
+            tables.append(pd.DataFrame(cells))
     return pd.concat(tables, ignore_index=True) if tables else None
 
 
@@ -395,12 +392,7 @@ def participants_and_subgroups(
     """The results with the participants and, where the study names subgroups, the figures by subgroup."""
     main, splits = results.main, folder.splits.read()
     flow, sides, described = described_cohort(study, cohort, splits, folder)
-    participants = stored.Participants(
-        flow,
-        sides,
-        described,
-        evaluated(predictions, study.primary_outcome),
-    )
+    participants = stored.Participants(flow, sides, described, evaluated(predictions, study.primary_outcome))
     if study.evaluation.subgroup_cuts and main.stage in INTERNAL:
         results = replace(results, subgroups=by_group(study, cohort.images, predictions, main))
     return replace(results, participants=participants)
@@ -420,9 +412,8 @@ def described_cohort(
         predicted = set(folder.external_cohort.read(["case"])["case"].astype(str).str.removeprefix(prefix))
         left = other.cases[other.cases["case"].astype(str).isin(predicted)]
         outside = other.images[other.images["case"].astype(str).isin(predicted)]
-        outside = outside.assign(
-            subject=prefix + outside["subject"].astype(str), case=prefix + outside["case"].astype(str)
-        )
+        prefixed = {name: prefix + outside[name].astype(str) for name in ("subject", "case")}
+        outside = outside.assign(**prefixed)
         steps = [*other.flow, *cases_step("images", other.cases, left)]
         flow = replace(flow, external=stored.Flow(steps, _sizes(outside), name=study.external_name))
         images = pd.concat([images, outside], ignore_index=True)

@@ -39,11 +39,8 @@ def apply_scores(
 def cases_with_missing_regions(table: pd.DataFrame, scores: Sequence[Score]) -> dict[str, int]:
     """For each score over regions, the number of cases that lack some of them."""
     present = table.groupby("case", sort=False)["region"].agg(set)
-    return {
-        score.name: sum(not regions.issuperset(score.regions) for regions in present)
-        for score in scores
-        if score.regions
-    }
+    over_regions = [score for score in scores if score.regions]
+    return {score.name: sum(not regions.issuperset(score.regions) for regions in present) for score in over_regions}
 
 
 def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: Sequence[str]) -> pd.DataFrame:

@@ -172,9 +172,8 @@ class ReportContext:
         main = self.metrics.main
         if main.target == self.outcome and main.learner in self.learners:
             return main.learner
-        merits = {
-            name: figure.value for name in self.candidates if (figure := self.metric(self.choosing, name, self.merit))
-        }
+        figures = {name: self.metric(self.choosing, name, self.merit) for name in self.candidates}
+        merits = {name: figure.value for name, figure in figures.items() if figure}
         return max(merits, key=lambda name: merits[name] or 0.0) if merits else self.candidates[0]
 
     def figures(self, stage: str, learner: str, key: str = "") -> Figures:

@@ -176,9 +176,8 @@ def sizes(context: ReportContext) -> list[Size]:
         cohort = f"{context.site}s left out" if known else own_side(context)[2:]
         shown.append(_size(context, metric, here, cohort, over and f"mean over {over}"))
     if known:
-        shown.append(
-            _size(context, metric, known, f"known {context.site}s", f"trained on other {context.study.unit}s of them")
-        )
+        names = f"known {context.site}s", f"trained on other {context.study.unit}s of them"
+        shown.append(_size(context, metric, known, *names))
     return shown
 
 

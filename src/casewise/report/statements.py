@@ -156,11 +156,8 @@ def audited(context: ReportContext) -> Found:
         if untested(audit.facts):
             return "open", "The audit could not test for shortcuts: too few subjects or too little variation.", "audit"
         notes = f", and {counted(len(audit.of('note')), 'note')}" if audit.of("note") else ""
-        return (
-            "good",
-            f"The audit found no error and no warning{notes}; it cannot show that there is no shortcut.",
-            "audit",
-        )
+        text = f"The audit found no error and no warning{notes}; it cannot show that there is no shortcut."
+        return "good", text, "audit"
     first = [*errors, *warnings][0]
     about, size = audit_section.about(first, audit), audit_section.size(first)
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
@@ -210,11 +207,8 @@ def stopped_on_fold(context: ReportContext) -> Found:
         return "flag", text, "learners"
     if context.stopped_on != "fold" or context.stage != "oof":
         return None
-    return (
-        "bad",
-        "Training stopped at the epoch that suited the predicted fold best: the figures are too optimistic.",
-        "",
-    )
+    text = "Training stopped at the epoch that suited the predicted fold best: the figures are too optimistic."
+    return "bad", text, ""
 
 
 def few_subjects(context: ReportContext) -> Found:

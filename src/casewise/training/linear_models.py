@@ -522,9 +522,8 @@ def fit_radial_head(
     )
     columns = keep_only(network, _specs(chosen))
     bank = bank_of(network)
-    head = RadialHead(
-        bank.widths, [len(fourier[spec].back) for spec in bank.specs], FREQUENCIES, network.target_mean.numel()
-    )
+    ranks = [len(fourier[spec].back) for spec in bank.specs]
+    head = RadialHead(bank.widths, ranks, FREQUENCIES, network.target_mean.numel())
     head.blocks = torch.nn.ModuleList(fourier[spec] for spec in bank.specs)
     set_weights(head.linear, bank.specs, [2 * FREQUENCIES] * len(bank.specs), chosen, outputs)
     network.head[-1] = head.double()

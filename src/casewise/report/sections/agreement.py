@@ -285,9 +285,8 @@ def detail(context: ReportContext) -> Section | None:
         blocks.append(Fold("Agreement between readers, and of the model with each", readers))
     if plots := _scatters(context):
         layout = "multiples small" if len(plots) > 3 else "multiples"
-        blocks.append(
-            Fold("Plots of further targets", [Plots(plots, JITTER.format(side=SIDES[context.stage]), layout)])
-        )
+        all_plots = Plots(plots, JITTER.format(side=SIDES[context.stage]), layout)
+        blocks.append(Fold("Plots of further targets", [all_plots]))
     tables = [table for stage in context.stages if (table := target_table(context, stage))]
     further = [] if context.classes else further_tables(context)
     if tables or further:

@@ -95,11 +95,8 @@ def section(context: ReportContext) -> Section | None:
     if names:
         details += [Heading("Names of learners in files"), Facts(names)]
     if spread := over_folds(context):
-        details += [
-            Heading("Mean over the folds"),
-            spread,
-            Text(SPREAD + (LACKING if context.classes else ""), note=True),
-        ]
+        note = SPREAD + (LACKING if context.classes else "")
+        details += [Heading("Mean over the folds"), spread, Text(note, note=True)]
     others = reports(context)
     folds = [
         (f"Other cases{'' if context.holdout else ', means over the folds'}, and names in files", details),

@@ -157,10 +157,7 @@ def curves(context: ReportContext) -> list[Block]:
     ]
     blocks: list[Block] = [Heading("Training curves"), Plots(plots, CURVES, "multiples")] if plots else []
     if searches := finders(context):
-        blocks += [
-            Heading("Search for the learning rate"),
-            Plots(searches, FINDERS, "multiples"),
-        ]
+        blocks += [Heading("Search for the learning rate"), Plots(searches, FINDERS, "multiples")]
     if table := unfreezing(context):
         blocks += [Heading("Gradual unfreezing"), table]
     return blocks
@@ -220,9 +217,8 @@ def phases(context: ReportContext) -> list[Block]:
             how = [f"up to {last}"] if last not in ("", "body") else []
             how += dict.fromkeys(str(record.get("way", "")) for record in records)
             name = f"{index + 1}. {frozen_label(first['freeze'])} ({'; '.join(how)})"
-            rows.append(
-                Row(name, [Cell(text) for text in (*texts, number(_mean(records, "rows"), 0), *seconds)], inner=True)
-            )
+            cells = [*texts, number(_mean(records, "rows"), 0), *seconds]
+            rows.append(Row(name, [Cell(text) for text in cells], inner=True))
     heads = ["Network, phase", "Parameters", "Frozen", "Trainable", "Running statistics", "Learning rate", "Epochs"]
     table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, PHASES, wide=True)
     return [Heading("Training phases"), table] if rows else []
@@ -288,10 +284,8 @@ def seeds(context: ReportContext) -> list[Block]:
         cells = [seed_cell(write, metric, spreads.get(metric)) for metric in columns]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
     caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed([str(seed) for seed in entry.seeds]))
-    return [
-        Heading("Variation between trainings"),
-        Table(["Learner", *map(write.title, columns)], rows, caption, wide=True),
-    ]
+    table = Table(["Learner", *map(write.title, columns)], rows, caption, wide=True)
+    return [Heading("Variation between trainings"), table]
 
 
 def seed_cell(write: MetricFormat, metric: str, spread: OverSeeds | None) -> Cell:

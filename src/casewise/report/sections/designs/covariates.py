@@ -39,9 +39,8 @@ def section(context: ReportContext) -> Section | None:
     images = ("the mean of " if len(entry.images) > 1 else "") + ", ".join(map(learner_name, entry.images))
     facts = [(plain(name), kind) for name, kind in entry.columns.items()]
     blocks: list[Block] = [*tables, *curves(context, entry), Facts([*facts, ("Image model", images)])]
-    return Section(
-        "covariates", "Do the images add to the covariates?", [*blocks, Text(HOW.format(joined=JOINED), True)]
-    )
+    blocks.append(Text(HOW.format(joined=JOINED), True))
+    return Section("covariates", "Do the images add to the covariates?", blocks)
 
 
 def comparison(context: ReportContext, entry: AddedValue, stage: str) -> Table | None:
