@@ -59,11 +59,7 @@ def percent_change(rows: pd.DataFrame, *, baseline: str = "first") -> pd.DataFra
 
 
 def response(
-    rows: pd.DataFrame,
-    plan: Plan = PLAN,
-    *,
-    baseline: str = "first",
-    thresholds: Sequence[float] = (50, 75, 90, 100),
+    rows: pd.DataFrame, plan: Plan = PLAN, *, baseline: str = "first", thresholds: Sequence[float] = (50, 75, 90, 100)
 ) -> Response:
     """One learner's response over time and the physician's.
 

@@ -90,12 +90,7 @@ def with_planes(tiles: Tensor, numbers: Tensor, masks: Tensor | None) -> Tensor:
 
 
 def plain(
-    store: Tensor,
-    slots: Tensor,
-    settings: Panels,
-    device: torch.device | str = "cpu",
-    *,
-    masks: Tensor | None = None,
+    store: Tensor, slots: Tensor, settings: Panels, device: torch.device | str = "cpu", *, masks: Tensor | None = None
 ) -> Tensor:
     """Panels for inference without augmentation, on `device`: (B, C, H, W) float in 0–1; bags as by `arrange`."""
     # bytes are moved to the device, a quarter of the memory of numbers

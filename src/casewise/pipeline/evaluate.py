@@ -34,7 +34,7 @@ from casewise.predictions.conformal import fit
 from casewise.predictions.covariates import fit_covariates, image_model
 from casewise.predictions.decisions import ALL, decide_grades
 from casewise.predictions.nested_cv import NESTED, chosen_networks, nested_rows
-from casewise.predictions.scores import apply_scores, cases_with_missing_regions
+from casewise.predictions.scores import cases_with_missing_regions, scored
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
 from casewise.predictions.table import INTERNAL, final_rows, with_mean_distances
@@ -107,10 +107,7 @@ def decide(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.Dat
 
 def score(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:
     """Add the clinical scores, and write the table of all predictions."""
-    scores = study_scores(study)
-    table = predicted.check(
-        apply_scores(predictions, scores, missing_regions=study.missing_regions, regions=study.regions)
-    )
+    table = predicted.check(scored(predictions, study))
     folder.predictions.write(table)
     return table
 
@@ -128,10 +125,10 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     from casewise.evaluation.judges import over_folds
 
     start, settings, plan = time.monotonic(), study.evaluation, _plan(study)
-    names = [*study.outputs, *study.scores]
+    names, predicted_outcomes = [*study.outputs, *study.scores], outcomes(study, predictions)
     results = evaluate_predictions(
         predictions,
-        outcomes(study, predictions),
+        predicted_outcomes,
         plan,
         bands=settings.bands or None,
         follow_up=FollowUp(settings.baseline, tuple(settings.responders)) if settings.response else None,
@@ -141,34 +138,25 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         if cases and study.missing_regions == "allow":
             results.notes.append(caveat("missing_regions", score=name, cases=cases))
     results = _with_other_sources(study, predictions, results, folder)
-    main = results.main
     if NESTED in set(predictions["model"]):
-        main = internal_headline(main, results.metrics, NESTED)
-    results = replace(results, main=main)
-    classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
+        results = replace(results, main=internal_headline(results.main, results.metrics, NESTED))
     results = replace(
         results,
-        over_folds=over_folds(predictions, names, classes_by_target),
+        over_folds=over_folds(predictions, names, predicted_outcomes.classes),
         against_baselines=against_baselines(results),
         trials=trials(study, cohort, predictions, results),
         added_value=added_value(study, predictions, results.main, folder),
         prediction_sets=_prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
-        notes=[
-            *results.notes,
-            *guess(final_rows(predictions), study.primary_outcome, plan),
-            *_left_out(folder),
-        ],
+        notes=[*results.notes, *guess(final_rows(predictions), study.primary_outcome, plan), *_left_out(folder)],
     )
     results = with_calibration(study, predictions, results)
     if not folder.image_split_mark.exists():  # there, images count as subjects
         results = participants_and_subgroups(study, cohort, predictions, results, folder)
     results = _with_robustness(study, predictions, results, folder)
     results = write_results(folder, replace(results, made_from=folder.evaluated_files(study.learners)))
-    show.line(
-        "evaluate",
-        f"{counted(predictions['model'].nunique(), 'learner')}, intervals by subject, {time.monotonic() - start:.0f} s",
-    )
+    learners = counted(predictions["model"].nunique(), "learner")
+    show.line("evaluate", f"{learners}, intervals by subject, {time.monotonic() - start:.0f} s")
     return results
 
 

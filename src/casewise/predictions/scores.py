@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.predictions.table import COLUMNS
-from casewise.study.scores import Array, Score
+from casewise.study.schema import Study
+from casewise.study.scores import Array, Score, study_scores
 
 
 def apply_scores(
@@ -34,6 +35,11 @@ def apply_scores(
     for score in scores:
         table = _with_score(table, score, fill=missing_regions == "allow", regions=regions)
     return table
+
+
+def scored(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The table of predictions with the scores of a study (`apply_scores`)."""
+    return apply_scores(table, study_scores(study), missing_regions=study.missing_regions, regions=study.regions)
 
 
 def cases_with_missing_regions(table: pd.DataFrame, scores: Sequence[Score]) -> dict[str, int]:

@@ -94,31 +94,24 @@ def screen(context: ReportContext) -> Screen:
     external = next((each for each in holding if each.id == "external_cohort" and each.link), None)
     heads, rows = failures(context)
     more = len(context.classes) - MOST_CLASSES
-    metric = metric_format(context.study, context.outcome).title(kind_report(context.kind).compared)
+    compared = metric_format(context.study, context.outcome).title(kind_report(context.kind).compared)
+    interval = f"{terms_of(context).confidence} interval"
     parts = ", ".join(f"{name} {weight}" for name, weight in weights(context))
     measured, quantiles, beside = sizes(context), spread(context), rivals(context)
+    rough = ROUGH[bool(context.classes)].format(unit=context.study.unit)
+    any_rough = "rough" in f"{measured} {quantiles} {rows} {beside}"
     return Screen(
         lead=lead(context),
         external=external,
         question="How far off is it?" if not context.classes else "How often is it right?",
-        evaluated=evaluated(context)
-        + (
-            ROUGH[bool(context.classes)].format(unit=context.study.unit)
-            if "rough" in f"{measured} {quantiles} {rows} {beside}"
-            else ""
-        ),
+        evaluated=evaluated(context) + (rough if any_rough else ""),
         sizes=measured,
         guess=guess(context),
         spread=quantiles,
         failure_heads=heads,
         failures=rows,
         more_failures=f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else "",
-        rival_heads=[
-            "Model",
-            metric + own_side(context),
-            f"{terms_of(context).confidence} interval",
-            "The reported model is",
-        ],
+        rival_heads=["Model", compared + own_side(context), interval, "The reported model is"],
         rivals=beside,
         flags=[each for each in holding if each.level == "flag" and each is not external],
         trust=[each for each in holding if each.level != "flag" and each is not external],
@@ -211,11 +204,8 @@ def guess(context: ReportContext) -> str:
         return ""
     if not context.classes:
         guessed = guessed_median(context)
-        return (
-            ""
-            if guessed is None
-            else f"Guessing the median: {write.text('mae', guessed['error'])} points{own_side(context)}"
-        )
+        error = write.text("mae", guessed["error"]) if guessed else ""
+        return f"Guessing the median: {error} points{own_side(context)}" if guessed else ""
     rows = context.headline_rows
     if rows.empty:
         return ""

@@ -63,11 +63,7 @@ USE = (
 
 
 def model_card(
-    study: Study,
-    about: Mapping[str, Any],
-    results: Results,
-    audit: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    study: Study, about: Mapping[str, Any], results: Results, audit: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> str:
     """The card from the contents of the bundle's files (see `casewise.pipeline.bundle`); it names no subject."""
     training_note, spread = REFITTED if about["final"] == "refit" else OF_FOLDS
