@@ -11,6 +11,24 @@ Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures a
 
 A further peer is a function that returns the rows of the held-out folds with predictions, in the columns of
 `out_of_fold`, and an entry of `peers_of`.
+
+The head of the page follows.
+
+# Planned recipes beside fastai and scikit-learn
+
+The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
+the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
+planned run, from 1 to 30 (in brackets); an epoch was measured on the first fold. scikit-learn: `StandardScaler` and
+`LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
+four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
+all other subjects. fastai reads images in the process that trains, with two threads. The slices of scans are images
+with the label of their case, and predictions of a case are averaged.
+
+Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
+fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
+
+In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Minutes and
+seconds of wall clock are of training and prediction; those of the planned run are summed over its learners and folds.
 """
 
 from __future__ import annotations
@@ -29,7 +47,7 @@ import auto
 import numpy as np
 import pandas as pd
 import users
-from pages import parser_of, publish
+from pages import head_of, page_parser, publish
 
 from casewise.analysis.run import Run
 from casewise.files import write_atomic, write_json
@@ -53,23 +71,6 @@ LINEAR = {"grid": [INNER_FOLDS, INVERSE_STRENGTHS, STRENGTHS], "limits": [users.
 FLOOR = 1e-6  # the least probability that is counted
 COLUMNS = ["pack", "target", "metric", "planned", "peer", "its figure", "planned − peer", "the planned run is"]
 COLUMNS += ["time, planned", "time, peer"]
-HEAD = """# Planned recipes beside fastai and scikit-learn
-
-The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
-the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
-planned run, from 1 to 30 (in brackets); an epoch was measured on the first fold. scikit-learn: `StandardScaler` and
-`LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
-four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
-all other subjects. fastai reads images in the process that trains, with two threads. The slices of scans are images
-with the label of their case, and predictions of a case are averaged.
-
-Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
-fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
-
-In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Minutes and
-seconds of wall clock are of training and prediction; those of the planned run are summed over its learners and folds.
-
-"""
 
 
 def table_of(run: Run, target: str) -> pd.DataFrame:
@@ -317,7 +318,7 @@ def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[li
 
 def main() -> None:
     """Train the peers, print and write the page."""
-    parser = parser_of(__doc__)
+    parser = page_parser(__doc__)
     parser.add_argument(
         "names", nargs="*", help=f"the runs, as NAME or NAME:TARGET; by default {', '.join(PACKS)}", metavar="NAME"
     )
@@ -326,7 +327,6 @@ def main() -> None:
     parser.add_argument("--without-fastai", dest="fastai", action="store_false", help="leave fastai out")
     parser.add_argument("--without-scikit-learn", dest="scikit_learn", action="store_false", help="leave it out")
     parser.add_argument("--out", type=Path, default=Path("runs/auto-peers"), help="where predictions are kept")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the page to write (Markdown)")
     parser.add_argument("--part", type=Path, metavar="FILE", help="a file for the table alone (Markdown)")
     options = parser.parse_args()
     users.ready()
@@ -339,7 +339,7 @@ def main() -> None:
             continue
         lines += rows_of_pack(name, target or PACKS.get(name, ""), options)
     part = auto.table(COLUMNS, iter(lines))
-    page = HEAD + part
+    page = head_of(__doc__) + "\n" + part
     page += "".join(f"\n{name} is not a finished run in {options.runs}.\n" for name in missing)
     page += "" if options.fastai else "\nfastai was not trained.\n"
     page += "\nMade by `python benchmarks/peers.py --output docs/results/auto-peers.md`.\n"
