@@ -265,9 +265,8 @@ def simulated(table: pd.DataFrame) -> list[str]:
     overall, classes, outside, low = [], [], [], []
     for (target, subjects), rows in table.groupby(["target", "subjects"]):
         where, share = f"{target} with {subjects} subjects", rows["coverage"]
-        size = (
-            f"{rows['width'].mean():.1f} wide" if target not in UNITS else f"{rows['size'].mean():.2f} {UNITS[target]}"
-        )
+        mean = rows["size" if target in UNITS else "width"].mean()
+        size = f"{mean:.2f} {UNITS[target]}" if target in UNITS else f"{mean:.1f} wide"
         overall.append([target, subjects, len(rows), percent(share), size, percent(rows["reported"])])
         if not LEAST <= share.mean() <= MOST:
             outside.append(f"{where} ({percent(share)})")

@@ -195,9 +195,8 @@ def augmentation(tiles: int, limit: float) -> Iterator[Point]:
         return mappings(seen[0], halves[0]), mappings(seen[1], halves[1])
 
     for name, (key, of_original, measure) in MEASURES.items():
-        alone = [
-            {k: v for k, v in values.items() if k != own} for values, own in ((GEOMETRY, key), (OF_FASTAI, of_original))
-        ]
+        named = ((GEOMETRY, key), (OF_FASTAI, of_original))
+        alone = [{k: v for k, v in values.items() if k != own} for values, own in named]
         original, ours = both(*alone)
         yield distribution(name, measure(original), measure(ours), float(name == "enlargement"), limit)
     original, ours = both({"flip": "none"}, {"do_flip": False})
@@ -474,9 +473,8 @@ def main() -> None:
     torch.set_num_threads(1)
     limit = 1.63 * (2 / options.tiles) ** 0.5
     compared = points(options.tiles, limit)
-    versions = ", ".join(
-        f"{name} {metadata.version(name)}" for name in ("fastai", "keras", "timm", "torch", "torchvision")
-    )
+    programs = ("fastai", "keras", "timm", "torch", "torchvision")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in programs)
     lines = [pages.head_of(__doc__, tiles=options.tiles, limit=limit, versions=versions)]
     for name, of_original in compared.items():
         equal = sum(point.equal for point in of_original)

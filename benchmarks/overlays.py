@@ -53,11 +53,8 @@ def rows_of(pack: Path, column: str) -> Iterator[dict[str, object]]:
     pictures = np.array([cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for picture in read])
     start, values = time.process_time(), values.iloc[rows].reset_index(drop=True)
     overlays = find_overlays(pictures, [image_shape(paths[row]) or (1, 1) for row in rows])
-    facts: dict[str, object] = {
-        "pack": pack.name,
-        "images": len(rows),
-        "processor time": f"{time.process_time() - start:.0f} s",
-    }
+    seconds = f"{time.process_time() - start:.0f} s"
+    facts: dict[str, object] = {"pack": pack.name, "images": len(rows), "processor time": seconds}
     if not overlays:
         yield facts | {"mark": "none", "with it": "–", "by class": "–"}
     for overlay in overlays:

@@ -41,7 +41,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import auto
 import numpy as np
@@ -68,6 +68,8 @@ STRENGTHS = [1e1, 1e2, 1e3, 1e4, 1e5]
 MAX_ITER, TOLERANCE = 200, 1e-3
 # What the predictions of the linear peer depend on.
 LINEAR = {"grid": [INNER_FOLDS, INVERSE_STRENGTHS, STRENGTHS], "limits": [users.SIDE, MAX_ITER, TOLERANCE]}
+# Predictions, and the seconds that they took.
+Predicted: TypeAlias = tuple[pd.DataFrame, float]
 FLOOR = 1e-6  # the least probability that is counted
 COLUMNS = ["pack", "target", "metric", "planned", "peer", "its figure", "planned − peer", "the planned run is"]
 COLUMNS += ["time, planned", "time, peer"]
@@ -92,9 +94,7 @@ def held_out(table: pd.DataFrame, stage: str) -> list[int]:
     return [TEST] if stage == "test" else sorted(set(table["fold"]) - {TEST})
 
 
-def read_or_make(
-    file: Path, settings: dict[str, Any], make: Callable[[], tuple[pd.DataFrame, float]]
-) -> tuple[pd.DataFrame, float]:
+def read_or_make(file: Path, settings: dict[str, Any], make: Callable[[], Predicted]) -> Predicted:
     """The predictions in `file` (CSV) and the seconds they took; made and written if there are none of these settings.
 
     The settings and seconds are in a JSON file beside it.
@@ -183,9 +183,7 @@ def out_of_fold(table: pd.DataFrame, values: np.ndarray, folds: Sequence[int], *
     return every if numbers else every.fillna({f"p_{name}": 0.0 for name in set(labels)})
 
 
-def of_scikit_learn(
-    table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool
-) -> tuple[pd.DataFrame, float]:
+def of_scikit_learn(table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool) -> Predicted:
     """Predictions of the held-out images of `folds`, and the seconds they took."""
     start = time.perf_counter()
     values = features(table["path"].tolist(), weights)
@@ -194,7 +192,7 @@ def of_scikit_learn(
 
 def of_fastai(
     table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool, seconds: float, folder: Path
-) -> tuple[pd.DataFrame, float]:
+) -> Predicted:
     """The same of fastai's networks, one for each fold, each trained in a process of its own, in so many `seconds`.
 
     The number of epochs is in the column `epochs`.
@@ -227,9 +225,8 @@ def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFr
     if names:
         predictions = predictions.fillna(0.0)
     elif predictions["prediction"].isna().any():
-        raise SystemExit(
-            f"{run.folder}: the peer predicted no number for {predictions['prediction'].isna().sum()} images."
-        )
+        missing = predictions["prediction"].isna().sum()
+        raise SystemExit(f"{run.folder}: the peer predicted no number for {missing} images.")
     predictions = table[["path", "case", "image"]].join(predictions, on="path", how="inner")
     keys = ["case", "image"] if (reference["image"] != "").all() else ["case"]
     means = predictions.groupby(keys)[columns].mean().reset_index()
@@ -277,10 +274,10 @@ def difference(entry: dict[str, Any] | None, peer: str) -> dict[str, Any] | None
 
 def peers_of(
     table: pd.DataFrame, stage: str, folder: Path, options: argparse.Namespace, *, numbers: bool, planned: float
-) -> dict[str, tuple[pd.DataFrame, float]]:
+) -> dict[str, Predicted]:
     """The predictions and seconds of every requested peer, kept in `folder`; `planned` are those of the planned run."""
     weights, folds = options.weights / "mobilenet_v2.safetensors", held_out(table, stage)
-    peers: dict[str, tuple[pd.DataFrame, float]] = {}
+    peers: dict[str, Predicted] = {}
     split = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
     origin = hashlib.sha256(weights.read_bytes()).hexdigest()
     settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
