@@ -221,8 +221,8 @@ def new_films(folder: Path, count: int) -> list[Path]:
     from casewise.plugins.phantoms.chest import make_chest
 
     table = make_chest(folder / "drawn", subjects=20, size=(NEW_SIDE, NEW_SIDE), seed=2)
-    paths = pd.read_csv(table)["path"]
-    drawn = [np.asarray(Image.open(table.parent / name).convert("L"), dtype=np.int16) for name in paths]
+    names = pd.read_csv(table)["path"]
+    drawn = [np.asarray(Image.open(table.parent / name).convert("L"), dtype=np.int16) for name in names]
     random, paths = np.random.default_rng(3), []
     for number in range(count):
         film = drawn[number % len(drawn)]
