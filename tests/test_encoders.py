@@ -289,11 +289,14 @@ def test_a_study_names_its_encoders(tmp_path: Path, chests: Path, folder: Path) 
         read_study(tmp_path / "study.yaml")
 
 
-def test_maps_of_mirrored_panels_are_mirrored_back_and_averaged(folder: Path) -> None:
+@pytest.mark.parametrize(("flips", "views"), [("horizontal", [(), (3,)]), ("both", [(), (2,), (3,), (2, 3)])])
+def test_maps_of_flipped_panels_are_flipped_back_and_averaged(
+    folder: Path, flips: Any, views: list[tuple[int, ...]]
+) -> None:
     specs = [
-        FeatureSpec("features", (), (module,), "grid", cells, mirrored=mirrored)
+        FeatureSpec("features", (), (module,), "grid", cells, flips=each)
         for module, cells in (("layer1", 1), ("layer3", 2))
-        for mirrored in (False, True)
+        for each in ("none", flips)
     ]
     network = build_linear(
         "linear_features",
@@ -304,11 +307,11 @@ def test_maps_of_mirrored_panels_are_mirrored_back_and_averaged(folder: Path) ->
     load_encoders(bank_of(network), folder)
     panels = torch.rand(2, 3, 140, 140, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        plain, mean, by_cell, mean_by_cell = bank_of(network.eval()).parts(panels)
-        of_mirror = bank_of(network).parts(panels.flip(3))
-    assert torch.allclose(mean, (plain + of_mirror[0]) / 2, atol=1e-5)
-    assert torch.allclose(mean, of_mirror[1], atol=1e-5)
-    back = of_mirror[2].reshape(2, -1, 2, 2).flip(3).flatten(1)
-    assert torch.allclose(mean_by_cell, (by_cell + back) / 2, atol=1e-5)
-    assert not torch.allclose(mean_by_cell, by_cell, atol=1e-3)
+        parts = [bank_of(network.eval()).parts(panels.flip(axes)) for axes in views]
+    for plain, (_, mean, _, _) in zip(views, parts, strict=True):
+        assert torch.allclose(mean, parts[0][1], atol=1e-5), plain
+    back = [of[2].reshape(2, -1, 2, 2).flip(axes).flatten(1) for axes, of in zip(views, parts, strict=True)]
+    assert torch.allclose(parts[0][1], torch.stack([of[0] for of in parts]).mean(0), atol=1e-5)
+    assert torch.allclose(parts[0][3], torch.stack(back).mean(0), atol=1e-5)
+    assert not torch.allclose(parts[0][3], parts[0][2], atol=1e-3)
     assert [FeatureSpec.of(spec.as_json()) for spec in specs] == specs

@@ -31,6 +31,13 @@ from casewise.study.learners import learner_named
 from casewise.study.schema import Study
 
 Summary: TypeAlias = Literal["grid", "asymmetry", "moments", "covariance"]
+Flips: TypeAlias = Literal["none", "horizontal", "both"]
+# The axes along which panels are flipped, for each of the views that are averaged.
+FLIPPED: Mapping[Flips, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (3,)),
+    "both": ((), (3,), (2,), (2, 3)),
+}
 # The sides of grids of pixel means, and the most channels whose covariances are a candidate.
 PIXEL_CELLS = (8, 16, 32)
 MOST_TEXTURE_CHANNELS = 100
@@ -86,7 +93,8 @@ class FeatureSpec:
             differences between cells and their mirror images.
         encoder: the name of the encoder, if the linear model has several.
         side: the side to which panels are reduced before an encoder reads them; 0: they are read as they are.
-        mirrored: whether an encoder's maps are the mean with those of the mirrored panel, mirrored back.
+        flips: an encoder's maps are the mean with those of flipped panels, flipped back: left and right, or in `both`
+            directions.
     """
 
     source: Literal["pixels", "statistics", "features"]
@@ -96,7 +104,7 @@ class FeatureSpec:
     cells: int = 1
     encoder: str = ""
     side: int = 0
-    mirrored: bool = False
+    flips: Flips = "none"
 
     @property
     def name(self) -> str:
@@ -115,7 +123,8 @@ class FeatureSpec:
     def as_json(self) -> Facts:
         """The candidate as plain values."""
         values = {**asdict(self), "channels": list(self.channels), "modules": list(self.modules)}
-        return {key: value for key, value in values.items() if key not in ("encoder", "side", "mirrored") or value}
+        without = {"encoder": "", "side": 0, "flips": "none"}
+        return {key: value for key, value in values.items() if key not in without or value != without[key]}
 
     def width(self, channels: int) -> int:
         """The width of the vector of one map with so many channels.
@@ -222,19 +231,16 @@ class FeatureBank(nn.Module):
         for channels in dict.fromkeys(spec.channels for spec in self.specs):
             chosen = panels[:, list(channels)] if channels else panels
             specs = [spec for spec in self.specs if spec.channels == channels]
-            for read in dict.fromkeys((spec.encoder, spec.side, spec.mirrored) for spec in specs):
-                of_encoder = [spec for spec in specs if (spec.encoder, spec.side, spec.mirrored) == read]
+            for read in dict.fromkeys((spec.encoder, spec.side, spec.flips) for spec in specs):
+                of_encoder = [spec for spec in specs if (spec.encoder, spec.side, spec.flips) == read]
                 modules = list(dict.fromkeys(module for spec in of_encoder for module in spec.modules))
                 maps = self._maps(modules, chosen, *read) if modules else {}
                 yield from ((spec, chosen, maps) for spec in of_encoder)
 
-    def _maps(self, modules: list[str], panels: Tensor, name: str, side: int, mirrored: bool) -> dict[str, Tensor]:
+    def _maps(self, modules: list[str], panels: Tensor, name: str, side: int, flips: Flips) -> dict[str, Tensor]:
         encoder, panels = self._encoder(name), reduced(panels, side)
-        maps = encoder.maps(modules, panels)
-        if not mirrored:
-            return maps
-        flipped = encoder.maps(modules, panels.flip(3))
-        return {module: (maps[module] + flipped[module].flip(3)) / 2 for module in modules}
+        views = [(axes, encoder.maps(modules, panels.flip(axes))) for axes in FLIPPED[flips]]
+        return {module: torch.stack([maps[module].flip(axes) for axes, maps in views]).mean(0) for module in modules}
 
     def _encoder(self, name: str) -> Encoder:
         """The encoder of this name; the only one if candidates name none."""
@@ -254,7 +260,7 @@ def reduced(panels: Tensor, side: int) -> Tensor:
     return functional.interpolate(panels, size=(side, side), mode="bilinear", antialias=True)
 
 
-def candidates(encoders: Sequence[Encoder], sequences: int, side: int, *, mirrored: bool = False) -> list[FeatureSpec]:
+def candidates(encoders: Sequence[Encoder], sequences: int, side: int, flips: Flips = "none") -> list[FeatureSpec]:
     """The inputs among which a linear model chooses: those of pixels and of the maps of every encoder.
 
     Sequences are candidates one by one and, if there are three of them or for pixels, together. In volumes, whose
@@ -263,7 +269,7 @@ def candidates(encoders: Sequence[Encoder], sequences: int, side: int, *, mirror
     single: list[tuple[int, ...]] = [(number,) for number in range(sequences)] if sequences > 1 else []
     specs: list[FeatureSpec] = []
     of_maps = [
-        replace(spec, encoder=encoder.name if len(encoders) > 1 else "", mirrored=mirrored)
+        replace(spec, encoder=encoder.name if len(encoders) > 1 else "", flips=flips)
         for encoder in encoders
         for spec in (_of_tokens(encoder) if encoder.blocks else _of_features(encoder, side))
     ]
@@ -324,13 +330,13 @@ def build_linear(name: str, outputs: int, bank: Mapping[str, Any], options: Mapp
         bank: `encoders`, the facts of the networks whose maps are read, none for pixels, or these networks themselves;
             `channels`, those of a panel; `sequences`, how many of them are sequences and not colours; `specs`, the
             candidates as plain values, or None for all of them; `widths`, those of the candidates' vectors, measured
-            if they are not stated; `mirrored`, whether the candidates of encoders average mirrored panels.
+            if they are not stated; `flips`, those of the candidates of encoders.
         options: of `NetworkOptions`: `side` and `pooling`.
     """
     side, channels = int(options.get("side") or 224), int(bank["channels"])
     encoders = [facts if isinstance(facts, Encoder) else build_encoder(facts, side) for facts in bank["encoders"]]
     specs = [FeatureSpec.of(values) for values in bank["specs"] or ()]
-    specs = specs or candidates(encoders, int(bank.get("sequences", 0)), side, mirrored=bool(bank.get("mirrored")))
+    specs = specs or candidates(encoders, int(bank.get("sequences", 0)), side, bank.get("flips", "none"))
     features = FeatureBank(encoders, specs, channels, side, widths=bank.get("widths"))
     body = Body(features, features.width, UNSCALED)
     network = Network(name, body, outputs, NetworkOptions(side=side, pooling=options.get("pooling") or ""))
@@ -443,7 +449,7 @@ class LinearBuilder:
             "channels": options.get("sequences", 3),
             "sequences": options.get("sequences", 0),
             "specs": None,
-            "mirrored": study.panels.flip == "horizontal",
+            "flips": study.panels.flip,
         }
         return {
             "name": model,

@@ -148,7 +148,8 @@ def _altered(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace]) 
 
 def _predicting(inputs: RunInputs, planned: RecipePlan, paces: Mapping[str, Pace], panels: float) -> float:
     """The seconds in which each learner of each fold is read and predicts so many panels, one after another."""
-    slowest = max(pace.predict for pace in paces.values())
+    # a network reads a panel and its mirror image; the encoders of baselines read all flips
+    slowest = max(pace.predict for pace in paces.values()) * (2 if planned.facts.flips in ("both", "dihedral") else 1)
     # two baselines read the features of each encoder
     predicting = sum(pace.predict for pace in paces.values()) + 2 * len(planned.facts.encoders) * slowest
     busy = max(pace.busy for pace in paces.values())

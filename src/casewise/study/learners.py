@@ -147,11 +147,13 @@ class LinearLearner(Learner):
     def view(self, study: Study) -> Study:
         by = study.panels.by
         pooling = study.panels.pooling if by == "image" else "maps"
-        # features are those of a panel and its mirror image where predictions of networks are
-        flip = "horizontal" if self.on_features and study.test_time_augmentation else "none"
+        # where predictions of networks are averaged with those of mirrored panels, features are averaged over all flips
+        flips = {study.panels.flip, *(phase.variations.get("flip") for phase in study.recipe.phases)}
+        flip = "both" if flips & {"both", "dihedral"} else "horizontal"
+        averaged = self.on_features and study.test_time_augmentation
         return study.model_copy(
             update={
-                "panels": Panels(by=by, pooling=pooling, vary_shape=False, flip=flip),
+                "panels": Panels(by=by, pooling=pooling, vary_shape=False, flip=flip if averaged else "none"),
                 "recipe": Recipe(
                     schedule="constant",
                     early_stopping=EarlyStopping(monitor="none"),

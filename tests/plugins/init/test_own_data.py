@@ -422,7 +422,7 @@ class TestTheRecipe:
         assert study.stack_baselines
         assert study.panels.pooling == ("maps" if facts.scans else "mean")
         assert study.backbones == ["mobilenet_v2" if weights else "cnn"]
-        assert ("size" in study.images.model_fields_set) == bool(weights or facts.scans)
+        assert ("size" in study.images.model_fields_set) == facts.scans
         assert study.weights == ("pretrained" if weights else "random")
         assert study.split.folds == (2 if facts.rarest == 2 else 5)
 

@@ -303,7 +303,8 @@ def prediction(context: ReportContext) -> str:
     if not context.study.test_time_augmentation:
         return text
     baselines = baselines_among(context.metrics.metrics.get(context.stage, {}))
-    whose, others = (" of a network", "; baselines read the image as it is") if baselines else ("", "")
+    whose = " of a network" if baselines else ""
+    others = "; maps of the frozen networks of baselines are averaged over its flips" if baselines else ""
     return f"{text} Each prediction{whose} is the mean over the image and its mirror image{others}."
 
 
