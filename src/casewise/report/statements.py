@@ -19,7 +19,6 @@ from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_case
 from casewise.report.formatting import MISSING, capital, counted, listed, number, plain
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
-from casewise.report.tables import metric_format
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 
@@ -97,7 +96,7 @@ def external_cohort(context: ReportContext) -> Found:
     if entry is None:
         text = f"Not tested on {context.study.unit}s of another hospital or source."
         return None if context.by_site else ("bad", text, "")
-    write, metric = metric_format(context.study, context.outcome), entry.metric
+    write, metric = context.write, entry.metric
     bounds = write.bounds(metric, entry.figure, words=True, short=True)
     bounds = f" ({bounds}{', rough' * entry.figure.rough})" if bounds else ""
     text = f"On {context.study.external_name} ({counted_cases(context, context.rows(EXTERNAL, context.learner))}):"

@@ -41,7 +41,7 @@ from casewise.report.formatting import (
     rate,
     span,
 )
-from casewise.report.tables import MetricFormat, metric_format
+from casewise.report.tables import MetricFormat
 from casewise.study.learners import learner_name, the_learner
 
 Job = Mapping[str, Any]
@@ -277,7 +277,7 @@ def seeds(context: ReportContext) -> list[Block]:
     stage = next((stage for stage in INTERNAL if entry and entry.metrics.get(stage)), None)
     if entry is None or stage is None:
         return []
-    write, columns = metric_format(context.study, context.outcome), context.columns("learners", stage)
+    write, columns = context.write, context.columns("learners", stage)
     rows = []
     for learner, by_key in entry.metrics[stage].items():
         spreads = by_key.get(context.outcome, {})
