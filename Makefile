@@ -123,7 +123,7 @@ results: $(VENV)/.bench
 	$(BIN)/python benchmarks/coverage.py --output docs/results/coverage.md
 	$(BIN)/python benchmarks/overlays.py --data ../shared/data --output docs/results/overlays.md
 	$(BIN)/python benchmarks/patients.py --data ../shared/data --weights ../shared/weights --output docs/results/patients.md
-	$(BIN)/python benchmarks/conformal.py --runs runs/auto --output docs/results/prediction-coverage.md
+	$(BIN)/python benchmarks/conformal.py --output docs/results/prediction-coverage.md
 	$(BIN)/casewise phantom runs/pancreas-cohort --kind pancreas --subjects 60 --seed 6
 	$(BIN)/casewise phantom runs/planted-cohort --kind pancreas --subjects 120 --classes normal,high \
 		--lesion planted --seed 7

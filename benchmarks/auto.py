@@ -5,6 +5,40 @@
 Each study runs in `--runs`/NAME; a finished one is not run again. The page has all studies that are finished. Figures
 are compared with the aims of the project and never asserted. `--handwritten` has the run folders of the studies with a
 recipe, by their names; without one, the figures of its page in docs/results are shown if there is one.
+
+The head of the page follows.
+
+# Planned recipes on real packs
+
+Each study is at most ten lines long and states no recipe, no network and no size of images, except that of the planes
+of scans ([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of fold,
+or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported learner was
+stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is to their
+advantage. Differences are paired: both learners on the same cases and resamples of subjects. Intervals of differences
+from a baseline hold for all pairs of learners of the study at once.
+
+## What was chosen on these packs
+
+These figures are not those of untouched data. The candidates of the linear models were compared on oral
+and severity, the second, smaller side at which panels are read on severity, the mirror differences of volumes on
+laterality, the width of the radial kernel and the number of its candidates on oral and hpylori, and the second encoder
+on oral, hpylori, severity and laterality. It is left out with more than 1,000 panels because of its time; that it is
+slightly better on covid-cxr had been seen. Of the short training, the number of epochs and the average over positions
+were chosen on severity, the learning rate and flips as the only variation on severity, oral and hpylori, the head of
+volumes on two folds of laterality, and its first weights from a linear model on laterality; heads on averages start at
+random, after both were tried on severity and oral. The absolute error as the measure of the weighted mean was chosen on
+severity. The rounded mean as the decision of grades was chosen on idrid; on its test set the median would have been
+better (0.70 against 0.68 in the run on which it was chosen). Several networks with different seeds, and the absolute
+error as the loss of networks, were tried on severity and oral and not taken. Features averaged over flipped images
+were compared with those of the image as it is on skin, oral, hpylori, idrid and severity. With those of the mirror
+image, and where images have no upright position of all four flips, the mean of the linear and the kernel model had an
+AUROC higher by 0.003, 0.002 and 0.001, a kappa higher by 0.018 (out of fold) and an error of extent lower by 0.017. Two
+flips instead of four were worse on oral (-0.005). The rule for flips was made with the images of oral, hpylori, idrid,
+severity and covid-cxr in view, without labels. Each choice was one of two to five values, by figures out of fold, so
+expect a little optimism on severity, oral, hpylori, laterality, idrid and skin. Nothing was chosen on tumour, grade and
+covid-cxr by their labels, but earlier studies of the same packs were known.
+
+## Planned recipe, linear baselines and network
 """
 
 from __future__ import annotations
@@ -19,7 +53,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pages import parser_of, publish
+from pages import head_of, page_parser, publish
 from pages import table as table_of
 
 import casewise
@@ -64,45 +98,11 @@ AIMS: list[tuple[str, str, str, str, float | None]] = [
 STAGES = {"test": "test set", "oof": "out of fold"}
 SHOWN = {"classification": ("auroc", "accuracy"), "ordinal": ("kappa_quadratic",), "regression": ("mae",)}
 
-CHOSEN_ON = """These figures are not those of untouched data. The candidates of the linear models were compared on oral
-and severity, the second, smaller side at which panels are read on severity, the mirror differences of volumes on
-laterality, the width of the radial kernel and the number of its candidates on oral and hpylori, and the second encoder
-on oral, hpylori, severity and laterality. It is left out with more than 1,000 panels because of its time; that it is
-slightly better on covid-cxr had been seen. Of the short training, the number of epochs and the average over positions
-were chosen on severity, the learning rate and flips as the only variation on severity, oral and hpylori, the head of
-volumes on two folds of laterality, and its first weights from a linear model on laterality; heads on averages start at
-random, after both were tried on severity and oral. The absolute error as the measure of the weighted mean was chosen on
-severity. The rounded mean as the decision of grades was chosen on idrid; on its test set the median would have been
-better (0.70 against 0.68 in the run on which it was chosen). Several networks with different seeds, and the absolute
-error as the loss of networks, were tried on severity and oral and not taken. Features averaged over flipped images
-were compared with those of the image as it is on skin, oral, hpylori, idrid and severity. With those of the mirror
-image, and where images have no upright position of all four flips, the mean of the linear and the kernel model had an
-AUROC higher by 0.003, 0.002 and 0.001, a kappa higher by 0.018 (out of fold) and an error of extent lower by 0.017. Two
-flips instead of four were worse on oral (-0.005). The rule for flips was made with the images of oral, hpylori, idrid,
-severity and covid-cxr in view, without labels. Each choice was one of two to five values, by figures out of fold, so
-expect a little optimism on severity, oral, hpylori, laterality, idrid and skin. Nothing was chosen on tumour, grade and
-covid-cxr by their labels, but earlier studies of the same packs were known."""
 
 # Where a rule was chosen by these very figures; the rounded mean alone changed whether the aim is reached.
 CHOSEN = {("idrid", "oof")}
 CHOSEN_HERE = ", with a rule chosen on these cases"
 
-HEAD = """# Planned recipes on real packs
-
-Each study is at most ten lines long and states no recipe, no network and no size of images, except that of the planes
-of scans ([planned recipes](../explanation-plan.md)). Figures are from cases that no model was trained on: out of fold,
-or from the test set where the pack has an official one. In brackets 95 % intervals by subject. The reported learner was
-stated in advance. The best baseline and the best network were chosen by their figures out of fold, which is to their
-advantage. Differences are paired: both learners on the same cases and resamples of subjects. Intervals of differences
-from a baseline hold for all pairs of learners of the study at once.
-
-## What was chosen on these packs
-
-{chosen_on}
-
-## Planned recipe, linear baselines and network
-
-"""
 
 BUDGET = """# Time used by planned runs
 
@@ -334,7 +334,7 @@ def table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
 def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None, pages: Path) -> str:
     """The page on all finished runs."""
     shown = [figure for name, run in runs.items() for figure in figures(name, run)]
-    text = HEAD.format(chosen_on=CHOSEN_ON)
+    text = head_of(__doc__) + "\n"
     head = ["pack", "target", "cases", "metric", "planned", "best baseline", "best network alone", "planned − baseline"]
     text += table([*head, "", "planned and guessing"], baseline_rows(shown))
     text += (
@@ -421,14 +421,13 @@ def budget_rows(minutes: Sequence[int], runs: Path) -> Iterator[list[str]]:
 
 def main() -> None:
     """Run the studies, write and print the page."""
-    parser = parser_of(__doc__)
+    parser = page_parser(__doc__)
     parser.add_argument("names", nargs="*", help="the studies to run, by the names of their files; by default all")
     parser.add_argument("--studies", type=Path, default=ROOT / "studies" / "auto", help="the folder of study files")
     parser.add_argument("--data", type=Path, help="the folder of the packs, if not the one that the studies state")
     parser.add_argument("--weights", type=Path, help="with --data: the folder of weights (WEIGHTS/mobilenet_v2.…)")
     parser.add_argument("--runs", type=Path, default=Path("runs/auto"))
     parser.add_argument("--handwritten", type=Path, help="the folder of the runs of the studies with a recipe")
-    parser.add_argument("--output", type=Path, help="the page (Markdown); by default it is printed only")
     parser.add_argument("--budget", type=int, nargs="+", metavar="MINUTES", help="the time that `studies/budget` use")
     options = parser.parse_args()
     if options.budget:

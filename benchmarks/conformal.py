@@ -2,10 +2,30 @@
 
     python benchmarks/conformal.py [--studies 200] [--output docs/results/prediction-coverage.md]
 
-Two populations are drawn once by the phantoms of casewise: trunk photographs under treatment (a number and grades), and
-chest films (classes, one of them rare). Every study draws subjects of a population without replacement. Some of them
-are its cohort, which is split, learned from and calibrated as in a run without networks (`linear_pixels`); the others
-are new, and are predicted by the mean of the folds' models.
+The page follows, with its figures in braces. The models are those of a run without networks (`linear_pixels`).
+
+# Coverage of prediction intervals and sets
+
+How often the [prediction intervals and sets](../explanation-intervals.md) at 90 % contain the reference of cases of new
+subjects. By `python benchmarks/conformal.py --output docs/results/prediction-coverage.md`.
+
+Two populations are drawn by casewise's phantoms: trunk photographs of {psoriasis} subjects under treatment
+(`severity`, a number from 0 to 72, and `redness`, three grades), and chest films of {chest} subjects (`finding`, three
+classes with 50, 30 and 20 % of the subjects). A subject has 1 to {most} cases. Every study draws its subjects from a
+population without replacement, and {new} other ones as new subjects. It is split, learned from and calibrated by the
+code of a run: five folds by subject, the linear model on pixels (with one candidate, images of {side} px), out-of-fold
+predictions, and quantiles by subject, case and class. New cases are predicted by the mean of the five models.
+
+Coverage is a mean over subjects, and then over studies; ± is its 95 % Monte-Carlo interval over studies. Size is the
+mean width of intervals, or the mean number of classes in a set. The last column is the coverage that the study itself
+would report without a test set, cross-fitted.
+
+{simulated}
+
+Nothing was adjusted to reach a range: with few subjects of a class, coverage above 90 % is the price of a guarantee
+without randomised sets. A quantile is the error of one of the subjects of a class, so it aims at the smallest
+*m* / (*K* + 1) that is at least 90 %; a class with too few subjects is in every set; the mean of models usually errs
+less than each of them; sets also contain the prediction, and those of grades have no gaps.
 """
 
 from __future__ import annotations
@@ -20,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pages import publish, simulation_parser
+from pages import head_of, publish, simulation_parser
 from pages import table as table_of
 from PIL import Image
 
@@ -245,9 +265,8 @@ def simulated(table: pd.DataFrame) -> list[str]:
     overall, classes, outside, low = [], [], [], []
     for (target, subjects), rows in table.groupby(["target", "subjects"]):
         where, share = f"{target} with {subjects} subjects", rows["coverage"]
-        size = (
-            f"{rows['width'].mean():.1f} wide" if target not in UNITS else f"{rows['size'].mean():.2f} {UNITS[target]}"
-        )
+        mean = rows["size" if target in UNITS else "width"].mean()
+        size = f"{mean:.2f} {UNITS[target]}" if target in UNITS else f"{mean:.1f} wide"
         overall.append([target, subjects, len(rows), percent(share), size, percent(rows["reported"])])
         if not LEAST <= share.mean() <= MOST:
             outside.append(f"{where} ({percent(share)})")
@@ -266,31 +285,6 @@ def simulated(table: pd.DataFrame) -> list[str]:
     ]
 
 
-PAGE = """# Coverage of prediction intervals and sets
-
-How often the [prediction intervals and sets](../explanation-intervals.md) at 90 % contain the reference of cases of new
-subjects. By `python benchmarks/conformal.py --output docs/results/prediction-coverage.md`.
-
-Two populations are drawn by casewise's phantoms: trunk photographs of {psoriasis} subjects under treatment
-(`severity`, a number from 0 to 72, and `redness`, three grades), and chest films of {chest} subjects (`finding`, three
-classes with 50, 30 and 20 % of the subjects). A subject has 1 to {most} cases. Every study draws its subjects from a
-population without replacement, and {new} other ones as new subjects. It is split, learned from and calibrated by the
-code of a run: five folds by subject, the linear model on pixels (with one candidate, images of {side} px), out-of-fold
-predictions, and quantiles by subject, case and class. New cases are predicted by the mean of the five models.
-
-Coverage is a mean over subjects, and then over studies; ± is its 95 % Monte-Carlo interval over studies. Size is the
-mean width of intervals, or the mean number of classes in a set. The last column is the coverage that the study itself
-would report without a test set, cross-fitted.
-
-{simulated}
-
-Nothing was adjusted to reach a range: with few subjects of a class, coverage above 90 % is the price of a guarantee
-without randomised sets. A quantile is the error of one of the subjects of a class, so it aims at the smallest
-*m* / (*K* + 1) that is at least 90 %; a class with too few subjects is in every set; the mean of models usually errs
-less than each of them; sets also contain the prediction, and those of grades have no gaps.
-"""
-
-
 def main() -> None:
     """Simulate, print and write the page."""
     parser = simulation_parser(__doc__, STUDIES)
@@ -304,7 +298,7 @@ def main() -> None:
             settings = "-".join(map(str, (kind, subjects, SIDE, MOST_CASES, NEW, LEVEL, SEED)))
             tables.append(simulate(own, options.studies, folder / f"{settings}.jsonl"))
     text = "\n".join(simulated(pd.concat(tables, ignore_index=True)))
-    publish(PAGE.format(simulated=text, most=MOST_CASES, new=NEW, side=SIDE, **POPULATION), options.output)
+    publish(head_of(__doc__, simulated=text, most=MOST_CASES, new=NEW, side=SIDE, **POPULATION), options.output)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,39 @@ come from the code that evaluates a run; studies take the place of learners in i
 `--trial` prints another table instead: how often the interval of a treatment's effect contains it, in trials of several
 sizes and visits (400 of each). Subjects have levels and trends of their own, errors are normal or skewed, and visits
 are missing at random.
+
+The page follows, with its figures in braces.
+
+# How often intervals contain the true value
+
+`python benchmarks/coverage.py --output docs/results/coverage.md` makes this page: {studies:,} simulated studies for
+each model and number of subjects. A subject has one to six cases; part of every error is the subject's own. A cell
+shows the share of nominal 95 % intervals, in percent, that contain the true value: first percentiles of resamples
+of subjects, as
+casewise gave formerly, then in bold the intervals that it gives now ([how](../explanation-figures.md)). A dash
+means that fewer than a fifth of the studies have such an interval; a dagger (†), that at least half of the intervals
+are marked as rough, because they rest on too few subjects.
+
+{finding}
+
+## Numbers
+
+{numbers}
+
+## Classes and grades, by all subjects
+
+The smallest class has 30 % or 20 % of the subjects: of 10 subjects, often two or three. Where a class has fewer than
+three subjects, figures that rest on it have no interval, and the cells are of the other studies; for areas under the
+ROC curve the number is two, for kappas one.
+
+{classes}
+
+## Classes and grades, by the subjects that a figure rests on
+
+The same studies, by the number of subjects of the class that a figure is of; for figures over all classes, of the
+smallest class. Whether a figure is marked as rough depends on this number.
+
+{rests_on}
 """
 
 from __future__ import annotations
@@ -22,7 +55,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pages import publish, simulation_parser
+from pages import head_of, publish, simulation_parser
 from pages import table as table_of
 
 from casewise.evaluation.bootstrap import Estimate, Plan, estimates, percentiles, resample, with_intervals
@@ -239,39 +272,6 @@ def markdown(table: Table, columns: Sequence[str]) -> str:
     return "\n".join(table_of(["figure", *columns], rows))
 
 
-PAGE = """# How often intervals contain the true value
-
-`python benchmarks/coverage.py --output docs/results/coverage.md` makes this page: {studies:,} simulated studies for
-each model and number of subjects. A subject has one to six cases; part of every error is the subject's own. A cell
-shows the share of nominal 95 % intervals, in percent, that contain the true value: first percentiles of resamples
-of subjects, as
-casewise gave formerly, then in bold the intervals that it gives now ([how](../explanation-figures.md)). A dash
-means that fewer than a fifth of the studies have such an interval; a dagger (†), that at least half of the intervals
-are marked as rough, because they rest on too few subjects.
-
-{finding}
-
-## Numbers
-
-{numbers}
-
-## Classes and grades, by all subjects
-
-The smallest class has 30 % or 20 % of the subjects: of 10 subjects, often two or three. Where a class has fewer than
-three subjects, figures that rest on it have no interval, and the cells are of the other studies; for areas under the
-ROC curve the number is two, for kappas one.
-
-{classes}
-
-## Classes and grades, by the subjects that a figure rests on
-
-The same studies, by the number of subjects of the class that a figure is of; for figures over all classes, of the
-smallest class. Whether a figure is marked as rough depends on this number.
-
-{rests_on}
-"""
-
-
 def finding(tables: Sequence[Table]) -> str:
     """The range of the new shares from ten subjects on, and the low ones that are not marked as rough."""
     cells = [cell for table in tables for name, row in table.items() if shown(name) for cell in row[2:]]
@@ -344,7 +344,8 @@ def main() -> None:
             for model in models
         )
 
-    page = PAGE.format(
+    page = head_of(
+        __doc__,
         studies=settings.studies,
         finding=finding([by_all for by_all, _ in coverage_of.values()]),
         numbers=section(NUMBERS, 0, every),

@@ -4,6 +4,16 @@
 
 A point whose values differ needs a reason in imitations.csv; without one the exit code is 1. The extra `bench` has
 fastai and Keras, whose layers PyTorch computes.
+
+The head of the page follows, with its figures in braces.
+
+# fastai, Keras and timm, point by point
+
+The presets imitate fastai (`covid-cxr`), Keras (`ssc-skin`) and timm (`ipmn-mri-transformer`). This page is made by
+`benchmarks/imitations.py`, which runs the originals and casewise. Changes of tiles: the share of {tiles:,} tiles that
+are changed, the lowest and the highest value, the standard deviation, and the largest difference of cumulative shares
+(Kolmogorov and Smirnov). Up to {limit:.3f}, which equal distributions exceed in one of a hundred comparisons, counts as
+equal. Points without a number were read in both sources. {versions}.
 """
 
 from __future__ import annotations
@@ -46,14 +56,6 @@ SIDE, GREYS = 32, (64, 192)
 READ = pd.read_csv(Path(__file__).with_suffix(".csv"), keep_default_na=False).set_axis(
     ["original", "point", "theirs", "ours", "reason"], axis=1
 )
-HEAD = """# fastai, Keras and timm, point by point
-
-The presets imitate fastai (`covid-cxr`), Keras (`ssc-skin`) and timm (`ipmn-mri-transformer`). This page is made by
-`benchmarks/imitations.py`, which runs the originals and casewise. Changes of tiles: the share of {tiles:,} tiles that
-are changed, the lowest and the highest value, the standard deviation, and the largest difference of cumulative shares
-(Kolmogorov and Smirnov). Up to {limit:.3f}, which equal distributions exceed in one of a hundred comparisons, counts as
-equal. Points without a number were read in both sources. {versions}.
-"""
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,8 @@ def augmentation(tiles: int, limit: float) -> Iterator[Point]:
         return mappings(seen[0], halves[0]), mappings(seen[1], halves[1])
 
     for name, (key, of_original, measure) in MEASURES.items():
-        alone = [
-            {k: v for k, v in values.items() if k != own} for values, own in ((GEOMETRY, key), (OF_FASTAI, of_original))
-        ]
+        named = ((GEOMETRY, key), (OF_FASTAI, of_original))
+        alone = [{k: v for k, v in values.items() if k != own} for values, own in named]
         original, ours = both(*alone)
         yield distribution(name, measure(original), measure(ours), float(name == "enlargement"), limit)
     original, ours = both({"flip": "none"}, {"do_flip": False})
@@ -464,19 +465,17 @@ def row(original: str, point: Point) -> tuple[str, ...]:
 
 def main() -> None:
     """Compare all points and write the page."""
-    parser = pages.parser_of(__doc__)
+    parser = pages.page_parser(__doc__)
     parser.add_argument("--tiles", type=int, default=10_000)
-    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if missing := [name for name in ("fastai", "keras") if find_spec(name) is None]:
         sys.exit(f"{' and '.join(missing)}: not installed: pip install 'casewise[bench]'. Nothing was compared.")
     torch.set_num_threads(1)
     limit = 1.63 * (2 / options.tiles) ** 0.5
     compared = points(options.tiles, limit)
-    versions = ", ".join(
-        f"{name} {metadata.version(name)}" for name in ("fastai", "keras", "timm", "torch", "torchvision")
-    )
-    lines = [HEAD.format(tiles=options.tiles, limit=limit, versions=versions)]
+    programs = ("fastai", "keras", "timm", "torch", "torchvision")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in programs)
+    lines = [pages.head_of(__doc__, tiles=options.tiles, limit=limit, versions=versions)]
     for name, of_original in compared.items():
         equal = sum(point.equal for point in of_original)
         lines += [f"## {name}\n\n{equal} of {len(of_original)} points are equal.\n"]

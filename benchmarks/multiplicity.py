@@ -260,9 +260,8 @@ def main() -> None:
     options = simulation_parser(__doc__, 300).parse_args()
     errors = {NORMAL.title: {n: family_wise_error(n, options.studies) for n in SUBJECTS}}
     for population in SKEWED:
-        errors[population.title] = {
-            n: family_wise_error(n, options.studies // 2, population, NUMBERS) for n in SKEWED_SUBJECTS
-        }
+        rates = {n: family_wise_error(n, options.studies // 2, population, NUMBERS) for n in SKEWED_SUBJECTS}
+        errors[population.title] = rates
     alarms = {n: false_alarms(n, options.studies // 4) for n in TESTED}
     publish(page(errors, alarms, options.studies), options.output)
 

@@ -158,10 +158,8 @@ def found_signal(design: Design, studies: int, *, seed: int = 0) -> dict[str, fl
 def called_better(studies: int, *, subjects: int, networks: int, baselines: int = 2, seed: int = 0) -> float:
     """The share of studies in which the best of equal networks is called better than the best of equal baselines."""
     rng = np.random.default_rng([seed, subjects, networks])
-    names = [
-        *(f"net{n}" for n in range(networks)),
-        *["linear_pixels", "linear_features", "kernel_features"][:baselines],
-    ]
+    baselines_of = ["linear_pixels", "linear_features", "kernel_features"]
+    names = [*(f"net{n}" for n in range(networks)), *baselines_of[:baselines]]
     better = []
     for _ in range(studies):
         subject = np.repeat(np.arange(subjects), VISITS)
@@ -279,10 +277,8 @@ def main() -> None:
     for design in DESIGNS:
         shares[design] = found_signal(design, options.studies)
         print(design.title, {name: round(share, 3) for name, share in shares[design].items()}, flush=True)
-    better = {
-        size: called_better(options.studies, subjects=size[0], networks=size[1])
-        for size in ((40, 5), (100, 5), (100, 29))
-    }
+    sizes = ((40, 5), (100, 5), (100, 29))
+    better = {size: called_better(options.studies, subjects=size[0], networks=size[1]) for size in sizes}
     publish(page(shares, better, options.studies), options.output)
 
 

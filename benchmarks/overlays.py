@@ -1,4 +1,18 @@
-"""Static marks in the real packs: what `casewise.modalities.overlays` finds, without labels, and on which classes."""
+"""Static marks in the real packs: what `casewise.modalities.overlays` finds, without labels, and on which classes.
+
+    python benchmarks/overlays.py [--data ../shared/data] [--output docs/results/overlays.md]
+
+The head of the page follows.
+
+# Static marks in the real packs
+
+Each image, stretched to a square of {side} pixels, in grey; at most {most:,} images of a pack, drawn at random. Marks
+are found without the labels. The photographs of the skin have two kinds of watermark: the pack states the
+second for 42 images of eczema, 12 of carcinoma, 9 of lichen, 2 of psoriasis and none of keratosis. The first kind is
+divided into two renderings that differ by less than a pixel. Chest films, fundus photographs (all of one camera, with
+dust on its sensor), biopsies and slices of brains are aligned or repeat structures, but have no mark that is the same
+in many of them; single letters at varying places in chest films are not found.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from pages import parser_of, publish, table
+from pages import head_of, page_parser, publish, table
 
 from casewise.modalities.overlays import MOST_IMAGES, SIDE, find_overlays
 from casewise.modalities.store.readers import image_shape, read_image
@@ -24,17 +38,6 @@ PACKS = {
     "histology-oral": "label",
     "mri-lgg": "site",
 }
-TEXT = """\
-# Static marks in the real packs
-
-Each image, stretched to a square of {side} pixels, in grey; at most {most:,} images of a pack, drawn at random. Marks
-are found without the labels. The photographs of the skin have two kinds of watermark: the pack states the
-second for 42 images of eczema, 12 of carcinoma, 9 of lichen, 2 of psoriasis and none of keratosis. The first kind is
-divided into two renderings that differ by less than a pixel. Chest films, fundus photographs (all of one camera, with
-dust on its sensor), biopsies and slices of brains are aligned or repeat structures, but have no mark that is the same
-in many of them; single letters at varying places in chest films are not found.
-
-"""
 
 
 def rows_of(pack: Path, column: str) -> Iterator[dict[str, object]]:
@@ -50,11 +53,8 @@ def rows_of(pack: Path, column: str) -> Iterator[dict[str, object]]:
     pictures = np.array([cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for picture in read])
     start, values = time.process_time(), values.iloc[rows].reset_index(drop=True)
     overlays = find_overlays(pictures, [image_shape(paths[row]) or (1, 1) for row in rows])
-    facts: dict[str, object] = {
-        "pack": pack.name,
-        "images": len(rows),
-        "processor time": f"{time.process_time() - start:.0f} s",
-    }
+    seconds = f"{time.process_time() - start:.0f} s"
+    facts: dict[str, object] = {"pack": pack.name, "images": len(rows), "processor time": seconds}
     if not overlays:
         yield facts | {"mark": "none", "with it": "–", "by class": "–"}
     for overlay in overlays:
@@ -64,14 +64,12 @@ def rows_of(pack: Path, column: str) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--data", type=Path, default=Path("shared/data"))
-    parser.add_argument("--output", type=Path, help="the page (Markdown); by default it is printed only")
-    options = parser.parse_args()
+    options = page_parser(__doc__, data=True).parse_args()
     rows = [row for pack, column in PACKS.items() for row in rows_of(options.data / pack, column)]
     lines = table(list(rows[0]), (list(row.values()) for row in rows))
     made = "Made by `python benchmarks/overlays.py --output docs/results/overlays.md`."
-    publish("\n".join([TEXT.format(side=SIDE, most=MOST_IMAGES), *lines, "", made]) + "\n", options.output)
+    head = head_of(__doc__, side=SIDE, most=MOST_IMAGES)
+    publish("\n".join([head, *lines, "", made]) + "\n", options.output)
 
 
 if __name__ == "__main__":

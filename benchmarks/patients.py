@@ -21,7 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from pages import parser_of, publish, table
+from pages import DATA, page_parser, publish, table
 
 from casewise.modalities.store.readers import read_image
 from casewise.models.encoders import Embedder, build_network, load_weights
@@ -62,10 +62,9 @@ def blocks(paths: list[Path], weights: Path) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    arguments = parser_of(__doc__)
-    for name in ("--data", "--weights", "--output"):
-        arguments.add_argument(name, type=Path, required=name != "--output")
-    options, halves = arguments.parse_args(), {}
+    parser = page_parser(__doc__, data=True)
+    parser.add_argument("--weights", type=Path, default=DATA.with_name("weights"))
+    options, halves = parser.parse_args(), {}
     for pack, rows in PACKS.items():
         folder = options.data / pack.partition(",")[0]
         cases = pd.read_csv(folder / "cases.csv", dtype=str).fillna("").query(rows)

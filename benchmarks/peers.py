@@ -11,6 +11,24 @@ Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures a
 
 A further peer is a function that returns the rows of the held-out folds with predictions, in the columns of
 `out_of_fold`, and an entry of `peers_of`.
+
+The head of the page follows.
+
+# Planned recipes beside fastai and scikit-learn
+
+The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
+the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
+planned run, from 1 to 30 (in brackets); an epoch was measured on the first fold. scikit-learn: `StandardScaler` and
+`LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
+four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
+all other subjects. fastai reads images in the process that trains, with two threads. The slices of scans are images
+with the label of their case, and predictions of a case are averaged.
+
+Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
+fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
+
+In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Minutes and
+seconds of wall clock are of training and prediction; those of the planned run are summed over its learners and folds.
 """
 
 from __future__ import annotations
@@ -23,13 +41,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import auto
 import numpy as np
 import pandas as pd
 import users
-from pages import parser_of, publish
+from pages import head_of, page_parser, publish
 
 from casewise.analysis.run import Run
 from casewise.files import write_atomic, write_json
@@ -50,26 +68,11 @@ STRENGTHS = [1e1, 1e2, 1e3, 1e4, 1e5]
 MAX_ITER, TOLERANCE = 200, 1e-3
 # What the predictions of the linear peer depend on.
 LINEAR = {"grid": [INNER_FOLDS, INVERSE_STRENGTHS, STRENGTHS], "limits": [users.SIDE, MAX_ITER, TOLERANCE]}
+# Predictions, and the seconds that they took.
+Predicted: TypeAlias = tuple[pd.DataFrame, float]
 FLOOR = 1e-6  # the least probability that is counted
 COLUMNS = ["pack", "target", "metric", "planned", "peer", "its figure", "planned − peer", "the planned run is"]
 COLUMNS += ["time, planned", "time, peer"]
-HEAD = """# Planned recipes beside fastai and scikit-learn
-
-The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
-the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
-planned run, from 1 to 30 (in brackets); an epoch was measured on the first fold. scikit-learn: `StandardScaler` and
-`LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
-four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
-all other subjects. fastai reads images in the process that trains, with two threads. The slices of scans are images
-with the label of their case, and predictions of a case are averaged.
-
-Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
-fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
-
-In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Minutes and
-seconds of wall clock are of training and prediction; those of the planned run are summed over its learners and folds.
-
-"""
 
 
 def table_of(run: Run, target: str) -> pd.DataFrame:
@@ -91,9 +94,7 @@ def held_out(table: pd.DataFrame, stage: str) -> list[int]:
     return [TEST] if stage == "test" else sorted(set(table["fold"]) - {TEST})
 
 
-def read_or_make(
-    file: Path, settings: dict[str, Any], make: Callable[[], tuple[pd.DataFrame, float]]
-) -> tuple[pd.DataFrame, float]:
+def read_or_make(file: Path, settings: dict[str, Any], make: Callable[[], Predicted]) -> Predicted:
     """The predictions in `file` (CSV) and the seconds they took; made and written if there are none of these settings.
 
     The settings and seconds are in a JSON file beside it.
@@ -182,9 +183,7 @@ def out_of_fold(table: pd.DataFrame, values: np.ndarray, folds: Sequence[int], *
     return every if numbers else every.fillna({f"p_{name}": 0.0 for name in set(labels)})
 
 
-def of_scikit_learn(
-    table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool
-) -> tuple[pd.DataFrame, float]:
+def of_scikit_learn(table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool) -> Predicted:
     """Predictions of the held-out images of `folds`, and the seconds they took."""
     start = time.perf_counter()
     values = features(table["path"].tolist(), weights)
@@ -193,7 +192,7 @@ def of_scikit_learn(
 
 def of_fastai(
     table: pd.DataFrame, folds: Sequence[int], weights: Path, *, numbers: bool, seconds: float, folder: Path
-) -> tuple[pd.DataFrame, float]:
+) -> Predicted:
     """The same of fastai's networks, one for each fold, each trained in a process of its own, in so many `seconds`.
 
     The number of epochs is in the column `epochs`.
@@ -226,9 +225,8 @@ def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFr
     if names:
         predictions = predictions.fillna(0.0)
     elif predictions["prediction"].isna().any():
-        raise SystemExit(
-            f"{run.folder}: the peer predicted no number for {predictions['prediction'].isna().sum()} images."
-        )
+        missing = predictions["prediction"].isna().sum()
+        raise SystemExit(f"{run.folder}: the peer predicted no number for {missing} images.")
     predictions = table[["path", "case", "image"]].join(predictions, on="path", how="inner")
     keys = ["case", "image"] if (reference["image"] != "").all() else ["case"]
     means = predictions.groupby(keys)[columns].mean().reset_index()
@@ -276,10 +274,10 @@ def difference(entry: dict[str, Any] | None, peer: str) -> dict[str, Any] | None
 
 def peers_of(
     table: pd.DataFrame, stage: str, folder: Path, options: argparse.Namespace, *, numbers: bool, planned: float
-) -> dict[str, tuple[pd.DataFrame, float]]:
+) -> dict[str, Predicted]:
     """The predictions and seconds of every requested peer, kept in `folder`; `planned` are those of the planned run."""
     weights, folds = options.weights / "mobilenet_v2.safetensors", held_out(table, stage)
-    peers: dict[str, tuple[pd.DataFrame, float]] = {}
+    peers: dict[str, Predicted] = {}
     split = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
     origin = hashlib.sha256(weights.read_bytes()).hexdigest()
     settings = {"split": split, "folds": folds, "numbers": numbers, "weights": origin}
@@ -317,7 +315,7 @@ def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[li
 
 def main() -> None:
     """Train the peers, print and write the page."""
-    parser = parser_of(__doc__)
+    parser = page_parser(__doc__)
     parser.add_argument(
         "names", nargs="*", help=f"the runs, as NAME or NAME:TARGET; by default {', '.join(PACKS)}", metavar="NAME"
     )
@@ -326,7 +324,6 @@ def main() -> None:
     parser.add_argument("--without-fastai", dest="fastai", action="store_false", help="leave fastai out")
     parser.add_argument("--without-scikit-learn", dest="scikit_learn", action="store_false", help="leave it out")
     parser.add_argument("--out", type=Path, default=Path("runs/auto-peers"), help="where predictions are kept")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the page to write (Markdown)")
     parser.add_argument("--part", type=Path, metavar="FILE", help="a file for the table alone (Markdown)")
     options = parser.parse_args()
     users.ready()
@@ -339,7 +336,7 @@ def main() -> None:
             continue
         lines += rows_of_pack(name, target or PACKS.get(name, ""), options)
     part = auto.table(COLUMNS, iter(lines))
-    page = HEAD + part
+    page = head_of(__doc__) + "\n" + part
     page += "".join(f"\n{name} is not a finished run in {options.runs}.\n" for name in missing)
     page += "" if options.fastai else "\nfastai was not trained.\n"
     page += "\nMade by `python benchmarks/peers.py --output docs/results/auto-peers.md`.\n"

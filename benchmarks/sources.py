@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pages import parser_of, publish, table
+from pages import head_of, page_parser, publish, table
 
 from casewise.cohort.cohort import read_cohort
 from casewise.console import Terminal
@@ -95,14 +95,13 @@ def rows_of(own: str, groups: dict[str, tuple[pd.DataFrame, checks.Measures, Ear
 
 def main() -> None:
     """Measure every direction and write the page."""
-    parser = parser_of(__doc__)
+    parser = page_parser(__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     heads = ["training", "new cases", "subjects", "flagged", *[f"batches of {size} warned of" for size in SIZES]]
     groups = {name: read(name, options.data) for name in GROUPS}
     rows = [row for own in GROUPS if GROUPS[own][-1] for row in rows_of(own, groups)]
-    publish("#" + str(__doc__).partition("#")[2] + "\n" + "\n".join([*table(heads, rows), ""]), options.output)
+    publish("\n".join([head_of(__doc__), *table(heads, rows), ""]), options.output)
 
 
 if __name__ == "__main__":

@@ -221,9 +221,8 @@ def new_films(folder: Path, count: int) -> list[Path]:
     from casewise.plugins.phantoms.chest import make_chest
 
     table = make_chest(folder / "drawn", subjects=20, size=(NEW_SIDE, NEW_SIDE), seed=2)
-    drawn = [
-        np.asarray(Image.open(table.parent / name).convert("L"), dtype=np.int16) for name in pd.read_csv(table)["path"]
-    ]
+    names = pd.read_csv(table)["path"]
+    drawn = [np.asarray(Image.open(table.parent / name).convert("L"), dtype=np.int16) for name in names]
     random, paths = np.random.default_rng(3), []
     for number in range(count):
         film = drawn[number % len(drawn)]
@@ -293,15 +292,12 @@ def measure_predict(options: argparse.Namespace) -> None:
             other.append(time.perf_counter() - start)
         rows = pd.read_parquet(output)
     names = [name for name in rows if name.startswith("probability of")]
-    largest = max(
-        float(np.abs(rows.loc[rows["learner"] == key, names] - values).max().max())
-        for key, values in by_learner.items()
-    )
+    differences = (rows.loc[rows["learner"] == key, names] - values for key, values in by_learner.items())
+    largest = max(float(np.abs(each).max().max()) for each in differences)
     ratio = statistics.median(b / a for a, b in zip(own, other, strict=True))
     print(f"predict, {len(paths):,} films of {NEW_SIDE} px, {len(plain.members)} networks")
-    print(
-        f"  casewise {statistics.median(own):.1f} s, plain loop {statistics.median(other):.1f} s: {ratio:.1f}× (aim: 4)"
-    )
+    times = f"casewise {statistics.median(own):.1f} s, plain loop {statistics.median(other):.1f} s"
+    print(f"  {times}: {ratio:.1f}× (aim: 4)")
     # films are decoded at another scale
     print(f"  largest difference of a probability {largest:.1e}")
 

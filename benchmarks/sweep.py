@@ -27,7 +27,7 @@ from statistics import fmean
 from typing import Any
 
 import psutil
-from pages import parser_of, publish, table
+from pages import page_parser, publish, table
 
 from casewise.errors import CasewiseError
 from casewise.files import checksum, write_json
@@ -42,11 +42,10 @@ SUBJECTS, VISITS, SIZE, SEED = 24, 2, "160x106", 11
 
 
 def main() -> None:
-    arguments = parser_of(__doc__)
+    arguments = page_parser(__doc__)
     arguments.add_argument("--kills", type=int, default=3, help="how many times the run is ended by SIGKILL")
     arguments.add_argument("--backbones", help="some of the 29, separated by commas; default: all of them")
     arguments.add_argument("--run", type=Path, default=Path("runs/sweep"), help="the run folder")
-    arguments.add_argument("--output", type=Path, help="the page; default: it is printed")
     options = arguments.parse_args()
     if not (COHORT / "visits.csv").exists():
         size = ["--subjects", str(SUBJECTS), "--visits", str(VISITS), "--size", SIZE, "--seed", str(SEED)]

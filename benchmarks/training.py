@@ -11,6 +11,22 @@ batches of 32 with augmentation; beside fastai. `--output` writes the page docs/
 casewise trains as the jobs of a run do, from a tile store that is built before the clock starts; the peers (users.py)
 decode the image files in every epoch. Sides take turns, in separate processes. Of `panels` and `images`, the first
 epoch of casewise is not timed, nor are the first steps of the peers. Figures are printed, never asserted.
+
+The page follows, with its figures in braces.
+
+# Epochs of casewise and fastai
+
+Seconds of an epoch of {epoch:,} images of {side} px, extrapolated from {steps} steps of {batch} images, and the
+seconds of fastai divided by those of casewise. All parameters are trained, on {cores} cores, with two workers in
+fastai.
+
+fastai decodes the image files in every epoch. casewise decodes them once and then reads a ready store; the seconds
+of its preparation for {epoch:,} images (last column, extrapolated) come once a study on top of those of the epochs,
+and are not part of the ratios.
+
+{lines}
+
+Made by `python benchmarks/training.py images --output docs/results/epoch-ratios.md`.
 """
 
 from __future__ import annotations
@@ -29,7 +45,7 @@ from typing import Any
 
 import pandas as pd
 import users
-from pages import parser_of, publish, table
+from pages import head_of, page_parser, publish, table
 from users import BATCH, CORES, SEED, SIDE
 
 from casewise.plugins.phantoms.psoriasis import make_psoriasis
@@ -208,26 +224,13 @@ def compare_images(options: argparse.Namespace) -> None:
             results[network] = {"rates": rates, "preparation": result["store"] / len(paths)}
             shown = ", ".join(f"{name} {statistics.median(values):.1f}" for name, values in rates.items())
             print(f"{network}: images/s {shown}; {result['plan']}; load {os.getloadavg()[0]:.1f}", flush=True)
-    page = f"""# Epochs of casewise and fastai
-
-Seconds of an epoch of {EPOCH:,} images of {SIDE} px, extrapolated from {steps} steps of {BATCH} images, and the
-seconds of fastai divided by those of casewise. All parameters are trained, on {CORES} cores, with two workers in
-fastai.
-
-fastai decodes the image files in every epoch. casewise decodes them once and then reads a ready store; the seconds
-of its preparation for {EPOCH:,} images (last column, extrapolated) come once a study on top of those of the epochs,
-and are not part of the ratios.
-
-{chr(10).join(lines_of(results))}
-
-Made by `python benchmarks/training.py images --output docs/results/epoch-ratios.md`.
-"""
-    publish(page, options.output)
+    values = {"epoch": EPOCH, "side": SIDE, "steps": steps, "batch": BATCH, "cores": CORES}
+    publish(head_of(__doc__, lines="\n".join(lines_of(results)), **values), options.output)
 
 
 def main() -> None:
     """Measure the requested parts and print their tables."""
-    parser = parser_of(__doc__)
+    parser = page_parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all")
     parser.add_argument("--short", action="store_true", help="fewer networks, steps and epochs")
     parser.add_argument("--rounds", type=int, default=1)
@@ -235,7 +238,6 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="of `images`")
     parser.add_argument("--steps", type=int, default=4, help="steps of `images` that are timed")
     parser.add_argument("--data", type=Path, default=PACK, help="the folder of the radiographs")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the page of `images` (Markdown)")
     parser.add_argument("--task", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.task:

@@ -95,10 +95,7 @@ def lines(name: str, blocks: list[np.ndarray], rows: pd.DataFrame) -> list[list[
 
 
 if __name__ == "__main__":
-    parser = pages.parser_of(__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path)
-    options, table = parser.parse_args(), []
+    options, table = pages.page_parser(__doc__, data=True).parse_args(), []
     for name, (pack, source, label, classes, side, kept) in PACKS.items():
         rows = pd.read_csv(options.data / pack / "cases.csv").query(kept).query(f"{label} in {classes}").reset_index()
         rows = rows.assign(source=rows[source], label=1.0 * (rows[label] == classes[1]))

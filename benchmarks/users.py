@@ -146,9 +146,8 @@ def fastai_fold(task: dict[str, Any]) -> dict[str, Any]:
         values, _ = learner.get_preds(ds_idx=1)
     names = ["prediction"] if task["numbers"] else [f"p_{name}" for name in learner.dls.vocab]
     held_out = learner.dls.valid_ds.items[["path", "subject", "fold", "label"]].reset_index(drop=True)
-    write_atomic(
-        Path(task["predictions"]), held_out.join(pd.DataFrame(values.numpy(), columns=names)).to_csv(index=False)
-    )
+    predictions = held_out.join(pd.DataFrame(values.numpy(), columns=names))
+    write_atomic(Path(task["predictions"]), predictions.to_csv(index=False))
     return {"seconds": time.perf_counter() - start}
 
 

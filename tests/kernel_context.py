@@ -44,9 +44,8 @@ def kernel_study(folder: Path) -> ReportContext:
         recipe={"auto": True, "phases": [{"epochs": 4, "freeze": "all"}, {"epochs": 6, "freeze": "none"}]},
     )
     study = context.study
-    predictions = predictions_of(study, 120, LEARNERS, test=0, outside=0).replace(
-        {"model": {"mean_of_learners": WEIGHTED}}
-    )
+    predictions = predictions_of(study, 120, LEARNERS, test=0, outside=0)
+    predictions = predictions.replace({"model": {"mean_of_learners": WEIGHTED}})
     results = evaluate(predictions, outcomes(study, predictions), Plan(50))
     changed = {name: {"brighter": altered(20 if name == "kernel_features" else 8)} for name in LEARNERS[:-1]}
     compared = against_baselines(results)

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from casewise.audit.findings import read_audit, write_audit
-from casewise.audit.metadata import audited_columns, encode, file_features
+from casewise.audit.metadata import encode, file_features, tested_columns
 from casewise.audit.probes import FOLDS, Labels, ProbeResult, _folds, adjusted, correlation, enough, moves, probe
 from casewise.audit.run import audit
 from casewise.audit.sentences import remedy
@@ -42,12 +42,8 @@ def make(folder: Path, *, subjects: int = 60, seed: int = 0, change: Change | No
     random, rows = np.random.default_rng([seed, 77]), []
     for subject in range(subjects):
         person = cv2.GaussianBlur(random.normal(size=(SIZE, SIZE)), (0, 0), 8)
-        label, site, age, number = (
-            subject % 2,
-            "ab"[random.integers(2)],
-            int(random.normal(60, 12)),
-            random.integers(1, 4),
-        )
+        label, site = subject % 2, "ab"[random.integers(2)]
+        age, number = int(random.normal(60, 12)), random.integers(1, 4)
         for image in range(number):
             film = person / person.std() + 3 * cv2.GaussianBlur(random.normal(size=(SIZE, SIZE)), (0, 0), 3)
             pixels = (film * 30 + 110 + random.normal(size=film.shape)).clip(0, 255)
@@ -223,13 +219,13 @@ def test_usual_columns_are_chosen_by_name_and_labels_never(tmp_path: Path) -> No
     targets = {"label": {"classes": ["ill", "well"], "level": "image"}, "stage": {"range": "0..150", "column": "age"}}
     study = make(tmp_path, subjects=6, change=change, targets=targets, outputs=["label"])
     images = read_cohort(study).images
-    assert audited_columns(study, images) == ["site", "Patient Sex", "source", "view"]
+    assert tested_columns(study, images) == ["site", "Patient Sex", "source", "view"]
     stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["sight"]})})
     with pytest.raises(CohortError, match=r"'sight'.* Did you mean 'site'\?"):
-        audited_columns(stated, images)
+        tested_columns(stated, images)
     stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["label"]})})
     with pytest.raises(CohortError, match="'label'"):
-        audited_columns(stated, images)
+        tested_columns(stated, images)
 
 
 def test_planted_corner_is_an_error_and_a_clean_cohort_is_left_alone(tmp_path: Path) -> None:
@@ -297,9 +293,8 @@ def test_source_is_named_with_its_figure_and_what_only_marks_it_is_not_an_error(
     stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["age"]})})
     assert levels(find_shortcuts(stated, cohort, tiles))["shortcut-site"] == "error"
     images = cohort.images.drop(columns="site")
-    age = next(
-        f for f in find_shortcuts(study, replace(cohort, images=images), tiles).findings if f.id == "shortcut-age"
-    )
+    findings = find_shortcuts(study, replace(cohort, images=images), tiles).findings
+    age = next(finding for finding in findings if finding.id == "shortcut-age")
     assert age.level == "error"
     assert age.sentence.startswith("Whether the column age is filled in")
 
@@ -390,10 +385,8 @@ def test_a_network_is_shown_borders_and_what_lies_outside(tmp_path: Path) -> Non
 
     study = with_masks(tmp_path, "inside")
     found = look(study, embed=embed)
-    assert {q["evidence"] for q in found.tested} >= {
-        "border (seen by a network)",
-        "outside-anatomy (seen by a network)",
-    }
+    seen = {f"{name} (seen by a network)" for name in ("border", "outside-anatomy")}
+    assert {q["evidence"] for q in found.tested} >= seen
     borders, outsides = shown[0], shown[-1]
     assert borders.dtype == np.uint8
     assert (borders[:, :, 8:-8, 8:-8].std(axis=(2, 3)) == 0).all()
@@ -407,10 +400,8 @@ def test_numbers_and_grades(tmp_path: Path) -> None:
         grade = int(row["subject"][1:]) % 4
         row |= {"grade": grade, "extent": grade + random.random(), "age": 40 + 10 * grade + int(random.integers(9))}
 
-    targets = {
-        "grade": {"kind": "ordinal", "range": "0..3", "level": "image"},
-        "extent": {"range": "0..5", "level": "image"},
-    }
+    targets = {"grade": {"kind": "ordinal", "range": "0..3", "level": "image"}}
+    targets["extent"] = {"range": "0..5", "level": "image"}
     found = look(make(tmp_path, change=change, targets=targets))
     grade, extent = (next(f for f in found.findings if f.figures["target"] == t) for t in ("grade", "extent"))
     assert (grade.id, extent.id) == ("shortcut-age-grade", "shortcut-age-extent")

@@ -289,9 +289,8 @@ def test_twins_planted_into_a_phantom_are_found(kind: str, phantom: Path, tmp_pa
         cohort = make_chest(tmp_path / "cohort", subjects=24, size=(200, 200), seed=5)
     store, images = phantom_store(plant_twins(cohort, each=5), tmp_path / "tiles", 64)
     row, planted = {path: number for number, path in enumerate(images["path"])}, images[images["twin_of"] != ""]
-    source = {
-        row[path]: row[str(cohort.parent / of)] for path, of in zip(planted["path"], planted["twin_of"], strict=True)
-    }
+    pairs = zip(planted["path"], planted["twin_of"], strict=True)
+    source = {row[path]: row[str(cohort.parent / of)] for path, of in pairs}
     person = [images["subject"].iat[source.get(number, number)] for number in range(len(images))]
     found = {(twin.i, twin.j) for twin in find_twins(store, images)}
     assert all(person[i] == person[j] for i, j in found)
@@ -356,12 +355,8 @@ def test_nothing_is_left_after_the_first_search_between_cohorts(tmp_path: Path):
     random, pictures = np.random.default_rng(4), [film(number, 200, 160) for number in range(5)]
     # of the own films the first two are there three times, the third also recompressed
     own = [*pictures, pictures[0], pictures[0], pictures[1], recompressed(pictures[2], random)]
-    copies = [
-        cropped(pictures[0], random),
-        resized(pictures[1], random),
-        pictures[2],
-        recompressed(pictures[2], random),
-    ]
+    one, two, three = pictures[:3]
+    copies = [cropped(one, random), resized(two, random), three, recompressed(three, random)]
     other = [*copies, copies[0], film(90, 200, 160)]
     store, images = written([*own, *other], tmp_path)
     first = len(own)
@@ -390,12 +385,8 @@ def study_of(**values: Any) -> Study:
 
 
 def test_findings_say_where_twins_do_harm():
-    twins = [
-        Twin(0, 1, "near", 5, 0.9, "left-right"),
-        Twin(2, 3, "bytes"),
-        Twin(3, 4, "pixels"),
-        Twin(5, 6, "near", blurred=True),
-    ]
+    twins = [Twin(0, 1, "near", 5, 0.9, "left-right"), Twin(2, 3, "bytes"), Twin(3, 4, "pixels")]
+    twins.append(Twin(5, 6, "near", blurred=True))
     images = table(["a", "b", "c", "c", "d", "e", "f"], label=[1.0, 0.0, 1.0, 1.0, 1.0, float("nan"), 0.0])
     study = study_of(targets={"label": {"classes": ["x", "y"]}})
     found = {f.id: f for f in twin_findings(twins, images, study, {"a": 0, "b": 1, "c": 0, "d": 0})}
@@ -412,9 +403,8 @@ def test_findings_say_where_twins_do_harm():
     assert "subject" in across.remedy
     divided = study.model_copy(update={"split": study.split.model_copy(update={"column": "part"})})
     sided = twin_findings(twins, images.assign(part=list("1121222")), divided)
-    assert [f.pairs for f in sided if f.id == "twins-across-splits"] == [
-        [("/x/2.png", "/x/3.png"), ("/x/3.png", "/x/4.png")]
-    ]
+    expected = [("/x/2.png", "/x/3.png"), ("/x/3.png", "/x/4.png")]
+    assert [f.pairs for f in sided if f.id == "twins-across-splits"] == [expected]
     labels = found["twins-across-labels"]
     assert (labels.level, labels.pairs) == ("warning", [("/x/0.png", "/x/1.png")])
     assert "0.png (a, y) and 1.png (b, x)" in labels.sentence

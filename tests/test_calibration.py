@@ -90,9 +90,8 @@ class TestClasses:
 
     def test_a_class_of_few_subjects_has_rough_figures(self) -> None:
         p, truth = drawn(100, slope=0.2)
-        entries = [
-            class_calibration(rows_of(p[:n], truth[:n], per_subject=1), ["a", "b"], "a", PLAN)["a"] for n in (40, 100)
-        ]
+        studies = [rows_of(p[:n], truth[:n], per_subject=1) for n in (40, 100)]
+        entries = [class_calibration(rows, ["a", "b"], "a", PLAN)["a"] for rows in studies]
         assert [entry.slope.rough for entry in entries] == [True, False]
 
 

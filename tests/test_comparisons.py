@@ -133,9 +133,8 @@ def run_of(folder: Path, error: float, *, target: str = "extent", study: Any = (
     differences = {"net": Difference(0.1, None, None, indistinguishable=True)}
     own = Comparison("first", ["first", "net"], 30, False, differences, {})
     main = Headline(target, "oof", "net", None, None, "regression")
-    run.metrics.write(
-        plain(Results({"oof": {"net": {target: figures}}}, {"oof": {target: {"mae": own}}}, {}, {}, main, []))
-    )
+    results = Results({"oof": {"net": {target: figures}}}, {"oof": {target: {"mae": own}}}, {}, {}, main, [])
+    run.metrics.write(plain(results))
     sides = {"1": {"subjects": 30, "cases": 30}, "test": {"subjects": 0, "cases": 0}}
     run.splits.write({"n": sides, "folds": 1, "hash": "x", "subjects": {}})
     images = predicted[["case", "subject", "visit", "region"]].drop_duplicates()

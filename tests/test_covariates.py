@@ -310,10 +310,8 @@ def test_the_page_asks_for_covariates_and_refuses_bad_ones(covariate_run: Run, c
         assert visit["results"][0]["probabilities"]["covid"] == pytest.approx(expected["probability of covid"])
         (visit,) = answer(age=f"{age['range'][1] + 1}", sex="f").json()["visits"]
         assert any("age" in flag for flag in visit["results"][0]["flags"])
-        bad = {
-            "bad_covariate": [("old", "f"), ("41", "x"), ("1,000", "f")],
-            "covariate_missing": [("", "f"), ("41", "")],
-        }
+        bad = {"bad_covariate": [("old", "f"), ("41", "x"), ("1,000", "f")]}
+        bad["covariate_missing"] = [("", "f"), ("41", "")]
         for code, pairs in bad.items():
             for given in pairs:
                 error = answer(age=given[0], sex=given[1]).json()["error"]

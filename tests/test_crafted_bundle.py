@@ -349,7 +349,6 @@ def key_pair(path: Path) -> tuple[Path, Path]:
     key, public = Ed25519PrivateKey.generate(), path.with_suffix(".pub")
     openssh = serialization.PrivateFormat.OpenSSH
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, openssh, serialization.NoEncryption()))
-    public.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    )
+    form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    public.write_bytes(key.public_key().public_bytes(*form))
     return path, public

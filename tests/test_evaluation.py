@@ -67,9 +67,8 @@ def table() -> pd.DataFrame:
 def told(table: pd.DataFrame) -> Results:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return evaluate(
-            table, Outcomes("pasi"), Plan(300), bands={"clear": 0, "mild": 1, "severe": 10}, follow_up=FollowUp()
-        )
+        options = {"bands": {"clear": 0, "mild": 1, "severe": 10}, "follow_up": FollowUp()}
+        return evaluate(table, Outcomes("pasi"), Plan(300), **options)
 
 
 def test_every_learner_and_key_has_every_metric_with_its_interval(told: Results) -> None:

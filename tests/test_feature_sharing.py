@@ -180,9 +180,8 @@ def test_the_size_of_the_store_must_be_a_number(text: str, monkeypatch: pytest.M
 )
 def test_a_head_is_trained_to_the_same_bits_with_and_without_a_store(tmp_path: Path, recipe: Recipe) -> None:
     weights = []
-    for number, store in enumerate(
-        (FeatureStore(tmp_path / "s"), FeatureStore(tmp_path / "s"), FeatureStore(tmp_path, 0))
-    ):
+    stores = (FeatureStore(tmp_path / "s"), FeatureStore(tmp_path / "s"), FeatureStore(tmp_path, 0))
+    for number, store in enumerate(stores):
         sharing = shared(panels(), store)
         (train, rows), (stop, _) = sharing.sides
         context = TrainingContext(OUTPUTS, tmp_path / str(number), 5, ComputePlan(), shared=sharing)

@@ -154,9 +154,8 @@ def test_layers_that_the_skin_paper_counts() -> None:
     body = bare("mobilenet_v2")
     assert (count(body, nn.Conv2d) + 1, count(body, InvertedResidual)) == (53, 17)
     for name, padding in (("unet_unpadded", 0), ("unet_encoder", 1)):
-        blocks = [
-            [m for m in block.modules() if not list(m.children())] for block in build_network(name, 2).body.features
-        ]
+        parts = build_network(name, 2).body.features
+        blocks = [[module for module in part.modules() if not list(module.children())] for part in parts]
         layers = [layer for block in blocks for layer in block]
         convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         assert {(c.kernel_size, c.stride, c.padding) for c in convolutions} == {((3, 3), (1, 1), (padding, padding))}

@@ -117,11 +117,8 @@ def test_padding_is_black_and_does_not_set_the_depth() -> None:
 def test_colours(tmp_path: Path) -> None:
     rgb = np.stack([film(8, seed=seed) for seed in range(3)], axis=-1)
     profile, planar = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), {"PlanarConfiguration": 1}
-    for tags, stored in (
-        ({"ICCProfile": profile}, rgb),
-        (planar, rgb.transpose(2, 0, 1)),
-        ({"compression": "rle"}, rgb),
-    ):
+    ways = [({"ICCProfile": profile}, rgb), (planar, rgb.transpose(2, 0, 1)), ({"compression": "rle"}, rgb)]
+    for tags, stored in ways:
         sides = {"Rows": 50, "Columns": 60, "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}
         path = write_film(tmp_path / "a.dcm", np.ascontiguousarray(stored), **sides, **tags)
         assert np.array_equal(read_image(path), rgb)

@@ -70,9 +70,8 @@ def test_a_guess_is_beaten_only_beyond_the_interval_of_the_difference() -> None:
     where = {"stage": context.stage, "target": context.outcome, "error": 5.0}
     cases = [(-3, -1, False, "better"), (-2, 1, False, "open"), (1, 3, False, "worse"), (1, 3, True, "open")]
     for low, high, rough, code in [*cases, (None, None, True, "untested")]:
-        guessed = with_results(
-            context, notes=[Note("guess_median", {**where, "gaps": {context.learner: [low, high, rough]}})]
-        )
+        note = Note("guess_median", {**where, "gaps": {context.learner: [low, high, rough]}})
+        guessed = with_results(context, notes=[note])
         row = next(row for row in screen(guessed).rivals if row.name.startswith("a guess"))
         assert row.verdict == code
         assert rivals_line(guessed).endswith(f"{row.name} ({row.text}): {row.verdict_text}")  # as on the terminal
@@ -135,9 +134,8 @@ def test_an_external_cohort_comes_first_and_every_figure_says_whose_it_is(report
     assert shown.external not in (*shown.flags, *shown.trust)
     rows = context.rows(EXTERNAL, context.learner)
     guess = context.classes.index("no_finding")
-    assert (
-        f"no finding: 39 % of visits, internal; {100 * (rows['y_true'] == guess).mean():.0f} % of {name}" in shown.guess
-    )
+    share = f"{100 * (rows['y_true'] == guess).mean():.0f} % of {name}"
+    assert f"no finding: 39 % of visits, internal; {share}" in shown.guess
 
 
 def test_external_cases_unlike_the_training_are_counted(report_of_classes: ReportContext) -> None:
@@ -163,9 +161,8 @@ def test_what_a_study_lacks_is_said(report_of_two_classes: ReportContext) -> Non
         few = table[table["subject"].isin(table["subject"].unique()[:subjects])]
         assert level(dataclasses.replace(two, predictions=few), "few_subjects") == expected
     known = table["subject"].isin(table["subject"].unique()[:8])
-    assert level(
-        dataclasses.replace(two, predictions=table.assign(y_true=table["y_true"].where(known))), "few_subjects"
-    )
+    partly = table.assign(y_true=table["y_true"].where(known))
+    assert level(dataclasses.replace(two, predictions=partly), "few_subjects")
     for monitor, expected in (("inner", ""), ("fold", "bad")):
         assert level(films(recipe={"early_stopping": {"monitor": monitor}}), "stopped_on_fold") == expected
 

@@ -101,12 +101,9 @@ class TestStrangers:
 
 def regional(folder: Path, *, primary_outcome: str) -> tuple[Any, Any]:
     """A study with two regions, whose scores are of one region, of both, and of what is of both."""
-    rows = [
-        {"path": f"{s}{r}.png", "subject": f"S{s}", "visit": 1, "region": r, "red": s % 5, "area": 1}
-        for s in range(8)
-        for r in ("arm", "leg")
-    ]
+    rows = [{"subject": f"S{s}", "region": r, "red": s % 5, "area": 1} for s in range(8) for r in ("arm", "leg")]
     for row in rows:
+        row |= {"path": f"{row['subject']}{row['region']}.png", "visit": 1}
         (folder / row["path"]).write_bytes(row["path"].encode())
     pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
     scores = {"severity": {"formula": "red * area", "range": "0..16", "level": "region"}}

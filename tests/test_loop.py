@@ -68,9 +68,8 @@ def context_of(folder: Path, outputs: tuple[Output, ...], **changes: Any) -> Tra
 def same(one: Fitted, other: Fitted) -> None:
     assert one.history == other.history
     assert (one.best_epoch, one.best_loss) == (other.best_epoch, other.best_loss)
-    for (name, value), counterpart in zip(
-        one.network.state_dict().items(), other.network.state_dict().values(), strict=True
-    ):
+    states = (each.network.state_dict() for each in (one, other))
+    for (name, value), (_, counterpart) in zip(*(state.items() for state in states), strict=True):
         assert torch.equal(value, counterpart), name
 
 

@@ -222,9 +222,8 @@ def test_defects_of_masks_are_named_and_changed_ones_make_networks_stale(
 ) -> None:
     table, file = cohort / f"{defect}.csv", cohort / f"{defect}.png"
     mask = np.zeros((30, 40), np.uint8)
-    Image.fromarray({"size": mask[:15, :20], "colour": np.dstack([mask, mask, mask + 200])}.get(defect, mask)).save(
-        file
-    )
+    defects = {"size": mask[:15, :20], "colour": np.dstack([mask, mask, mask + 200])}
+    Image.fromarray(defects.get(defect, mask)).save(file)
     name = "absent.png" if defect == "missing" else file.name
     rows = (cohort / "cases.csv").read_text()
     table.write_text(re.sub(r"m\d+\.png" if defect == "empty" else "m5.png", "" if defect == "empty" else name, rows))

@@ -124,9 +124,8 @@ class TestRun:
     def test_the_lowest_mean_inner_loss_is_taken(self, done: Run) -> None:
         for record in records(done.folder):
             inner = record["inner"]
-            means = np.array(
-                [np.mean([t["losses"] for t in inner["trainings"] if t["lr"] == rate], axis=0) for rate in RATES]
-            )
+            losses = [[t["losses"] for t in inner["trainings"] if t["lr"] == rate] for rate in RATES]
+            means = np.array([np.mean(of_rate, axis=0) for of_rate in losses])
             rate, epoch = np.unravel_index(means.argmin(), means.shape)
             chosen = inner["chosen"]
             assert (chosen["lr"], chosen["epochs"]) == (RATES[rate], epoch + 1)

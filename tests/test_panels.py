@@ -124,9 +124,8 @@ def test_a_change_that_is_not_drawn_leaves_the_tile_as_it_is() -> None:
     still = enlarged.model_copy(update={"augmentation": "as_stated"})
     ramp = torch.arange(16, dtype=torch.uint8).mul(10).expand(5, 3, 16, 16).contiguous()
     bare = {"brightness": 0.0, "contrast": 0.0, "zoom_in": 1.0}
-    spread = [
-        augmented(ramp, MANY, one.model_copy(update=bare), seeded())[:, 0].mean((1, 2)) for one in (enlarged, still)
-    ]
+    both = [one.model_copy(update=bare) for one in (enlarged, still)]
+    spread = [augmented(ramp, MANY, one, seeded())[:, 0].mean((1, 2)) for one in both]
     assert spread[0].std() > 0.03 > 1e-3 > spread[1].std()
 
 
@@ -160,9 +159,8 @@ def test_the_edge_is_black_or_mirrored() -> None:
     white = torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)
     black = augmented(white, MANY * 0, Panels(rotate=30, translate=0.2), seeded())
     assert black.amin() == 0
-    mirrored = augmented(
-        white, MANY * 0, Panels(rotate=30, translate=0.2, perspective=0.3, padding_mode="reflect"), seeded()
-    )
+    settings = Panels(rotate=30, translate=0.2, perspective=0.3, padding_mode="reflect")
+    mirrored = augmented(white, MANY * 0, settings, seeded())
     assert mirrored.amin() > 0.999
 
 

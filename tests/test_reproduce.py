@@ -183,8 +183,7 @@ def test_a_repetition_has_the_same_bits(baseline_run: Run, tmp_path: Path) -> No
     again = RunFolder(tmp_path / "again")
     record = again.reproduction.read()
     assert (record["verdict"], record["finished"], record["run"]) == (EQUAL, True, str(baseline_run.folder.resolve()))
-    assert again.weights_sha256(baseline_run.study.learners) == baseline_run.files.weights_sha256(
-        baseline_run.study.learners
-    )
+    learners = baseline_run.study.learners
+    assert again.weights_sha256(learners) == baseline_run.files.weights_sha256(learners)
     with pytest.raises(RunError, match="already holds a reproduction"):
         casewise.reproduce(baseline_run, tmp_path / "again")

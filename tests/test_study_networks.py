@@ -66,9 +66,8 @@ def test_networks_of_another_fusion_are_never_taken_for_the_same(tmp_path: Path,
 
 def test_weights_are_stated_by_backbone(tmp_path: Path) -> None:
     (tmp_path / "mine.safetensors").write_bytes(b"")
-    study = stated(
-        tmp_path, "[alexnet, resnet18, resnet18@late]", weights="{alexnet: random, resnet18: mine.safetensors}"
-    )
+    weights = "{alexnet: random, resnet18: mine.safetensors}"
+    study = stated(tmp_path, "[alexnet, resnet18, resnet18@late]", weights=weights)
     assert study.weights_of("alexnet@early") == "random"
     assert study.weights_of("resnet18@late") == str(tmp_path.resolve() / "mine.safetensors")
 

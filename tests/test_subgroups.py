@@ -138,9 +138,8 @@ class TestSection:
         study, results = study_of_numbers(), Results({}, {}, {}, {}, Headline("pasi", *[None] * 4, "regression"), [])
         found = judged(rows.assign(target="pasi"), columns)
         empty = pd.DataFrame({"stage": [], "model": [], "subject": [], "case": []})
-        return ReportContext(
-            study, empty, empty, empty, {}, empty, dataclasses.replace(results, subgroups=found), jobs=[]
-        )
+        of_groups = dataclasses.replace(results, subgroups=found)
+        return ReportContext(study, empty, empty, empty, {}, empty, of_groups, jobs=[])
 
     def test_no_difference_is_not_shown_and_has_its_largest_deviation(self) -> None:
         context = self.context(numbers(60, np.zeros(60)), {"ward": ["a", "b"] * 30})

@@ -255,9 +255,8 @@ def test_threads_do_not_depend_on_the_number_of_parallel_jobs(threads: Any, monk
     chosen = set()
     for networks, waiting in ((3, 3), (3, 1)):
         for jobs in ("auto", 1, 2, 3):
-            inputs: Any = SimpleNamespace(
-                study=SimpleNamespace(compute=Compute(jobs=jobs, threads=threads, device="cpu"))
-            )
+            compute = Compute(jobs=jobs, threads=threads, device="cpu")
+            inputs: Any = SimpleNamespace(study=SimpleNamespace(compute=compute))
             workers, threads_of_each = _side_by_side(inputs, networks, waiting)
             assert workers == min(waiting, 4 if jobs == "auto" else jobs)
             chosen.add(threads_of_each)

@@ -61,9 +61,8 @@ def learned(folder: Path, memory: int, tell: Callable[[int, float], None] | None
     folder.mkdir(exist_ok=True)
     course = TrainingContext(OUTPUTS, folder, 3, ComputePlan(), 0.0, "last", tell, memory=memory)
     rows = panels(STEADY, [[i] for i in range(8)])
-    return learn(
-        network, recipe.model_copy(update=given), rows, panels(STEADY, [[8], [9]]), [str(i) for i in range(8)], course
-    )
+    recipe = recipe.model_copy(update=given)
+    return learn(network, recipe, rows, panels(STEADY, [[8], [9]]), [str(i) for i in range(8)], course)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no space")

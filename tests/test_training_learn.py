@@ -200,9 +200,8 @@ def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path, policy: str) -
     network = network_of()
     unfreeze(network, 1, GROUPS)
     learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    recipe = Recipe.model_validate(
-        {"batch_size": 8, "epochs": 3, "lr": 0.01, "batch_norm": policy, "schedule": "constant"}
-    )
+    values = {"batch_size": 8, "epochs": 3, "lr": 0.01, "batch_norm": policy, "schedule": "constant"}
+    recipe = Recipe.model_validate(values)
     before = state(network)
     fit(network, recipe, TRAIN, STOP, TrainingContext(LABEL, tmp_path, 0, ComputePlan(), keep="last"))
     changed = {key for key, value in network.state_dict().items() if not torch.equal(before[key], value)}

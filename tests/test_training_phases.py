@@ -72,9 +72,8 @@ def test_phases_are_told_with_their_counts(tmp_path: Path) -> None:
 def test_panels_that_vary_are_computed_anew(tmp_path: Path) -> None:
     found = learned(tmp_path / "a", settings=Panels(by="image", flip="both"))
     assert "panels vary" in found.phases[0]["way"]
-    still = RECIPE.model_copy(
-        update={"phases": [Phase(epochs=1, freeze="all", variations={"flip": "none"}), Phase(epochs=1)]}
-    )
+    first = Phase(epochs=1, freeze="all", variations={"flip": "none"})
+    still = RECIPE.model_copy(update={"phases": [first, Phase(epochs=1)]})
     found = learned(tmp_path / "b", still, Panels(by="image", flip="both"))
     assert "once" in found.phases[0]["way"]
     assert "all layers" in found.phases[1]["way"]
@@ -132,9 +131,8 @@ def test_nobody_of_a_class_leaves_its_figure_open() -> None:
         {"name": "a", "cohort": "a.csv", "targets": {"label": {"classes": ["no", "yes"], "positive": "yes"}}}
         | {"backbones": ["test_resnet"]}
     )
-    rows = pd.DataFrame(
-        {"target": ["label"] * 3 + ["age"], "y_true": [0.0, 0.0, float("nan"), 3.0], "y_pred": [0, 1, 1, 2]}
-    )
+    numbers = {"y_true": [0.0, 0.0, float("nan"), 3.0], "y_pred": [0, 1, 1, 2]}
+    rows = pd.DataFrame({"target": ["label"] * 3 + ["age"], **numbers})
     found = right_on(rows, study)
     assert found == TrainMetrics(0.5, sensitivity=None, specificity=0.5, n=2, confusion=[[1, 1], [0, 0]])
     assert right_on(rows[:0], study) is None

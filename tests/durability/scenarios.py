@@ -31,9 +31,8 @@ class Scenario:
         """Draw the cohort and write the study file."""
         table = self.make(folder / "cohort")
         text = (COMMON + COMPUTE).format(table=table, jobs=self.jobs)
-        text += (
-            Path(__file__).parent / "studies" / f"{self.name.replace(', ', '-').replace(' ', '-')}.yaml"
-        ).read_text()
+        name = self.name.replace(", ", "-").replace(" ", "-")
+        text += (Path(__file__).parent / "studies" / f"{name}.yaml").read_text()
         (folder / "study.yaml").write_text(text, encoding="utf-8")
         return folder / "study.yaml"
 

@@ -207,30 +207,28 @@ def make_bundle(folder: Path) -> tuple[Path, Path]:
     return bundle.path, write_archive(bundle, folder / "bundle.zip")
 
 
-def make_tiles(folder: Path) -> Path:
-    """Prepared photographs, and their folder."""
+def _prepared(study: Study, folder: Path) -> Path:
+    """The folder with the prepared images of a study."""
     from casewise.cohort.cohort import read_cohort
     from casewise.console import Silent
     from casewise.modalities.base import ImageFolder
     from casewise.modalities.registry import modality_of
 
-    study = _photographs(folder)
     cohort = modality_of(study).read(study, read_cohort(study), ImageFolder(folder), Silent())
     modality_of(study).prepare(study, cohort, ImageFolder(folder / "images"), Silent())
-    return next(path.parent for path in (folder / "images").rglob("*.npy"))
+    return folder / "images"
+
+
+def make_tiles(folder: Path) -> Path:
+    """Prepared photographs, and their folder."""
+    return next(path.parent for path in _prepared(_photographs(folder), folder).rglob("*.npy"))
 
 
 def make_slices(folder: Path) -> Path:
     """Prepared slices of a few scans, and their folder."""
-    from casewise.cohort.cohort import read_cohort
-    from casewise.console import Silent
-    from casewise.modalities.base import ImageFolder
-    from casewise.modalities.registry import modality_of
     from casewise.study.loading import build_study
 
     table = make_table(folder, "volumes", "here", seed=3)
     table.write_text("\n".join(table.read_text().splitlines()[:7]) + "\n")
     study = build_study(settings("volumes", "number", table, "new-cases"), source="the study", folder=folder)
-    cohort = modality_of(study).read(study, read_cohort(study), ImageFolder(folder), Silent())
-    modality_of(study).prepare(study, cohort, ImageFolder(folder / "images"), Silent())
-    return next(path.parent for path in (folder / "images").rglob("slices.json"))
+    return next(path.parent for path in _prepared(study, folder).rglob("slices.json"))

@@ -75,10 +75,8 @@ def test_what_a_run_lacks_is_left_out(plain: ReportContext) -> None:
     assert image_split.section(plain) is None
     bare = dataclasses.replace(plain, jobs=[], notes=[], environment={}, splits={})
     summaries = [block.summary for block in training.section(bare).blocks if isinstance(block, Fold)]
-    assert summaries == [
-        "Networks, split, machine and versions",
-        "Settings of the study as run, other than the defaults",
-    ]
+    of_settings = "Settings of the study as run, other than the defaults"
+    assert summaries == ["Networks, split, machine and versions", of_settings]
 
 
 def test_the_finder_and_gradual_unfreezing_are_shown(report_of_classes: ReportContext) -> None:

@@ -116,10 +116,8 @@ def named(what: str, value: str | None, options: Sequence[str], run: Run) -> str
     if value is None:
         return options[0]
     if value not in options:
-        listed = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
-        raise CasewiseError(
-            f"{run.folder} has no {what} {str(value)[:80]!r}; it has {listed}.{nearest(value, options)}"
-        )
+        names = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
+        raise CasewiseError(f"{run.folder} has no {what} {str(value)[:80]!r}; it has {names}.{nearest(value, options)}")
     return value
 
 
@@ -233,11 +231,9 @@ class Plots:
         keys = {"target": chosen.target, "model": chosen.learner, "stage": chosen.stage}
         for column, value in keys.items():
             rows = rows[rows[column] == value]
-        return (
-            []
-            if rows["case"].duplicated().any()
-            else agreement.tracks(rows, baseline=self.run.study.evaluation.baseline)
-        )
+        if rows["case"].duplicated().any():
+            return []
+        return agreement.tracks(rows, baseline=self.run.study.evaluation.baseline)
 
     def trajectory(self, subject: str, *, title: str | None = None, **names: Unpack[Names]) -> Figure:
         """The values of a subject over the visits by physician and model, with the change from baseline in percent.
@@ -252,14 +248,8 @@ class Plots:
             track = replace(track, subject=title, names=numbers, days=track.days - track.days[0])
         top = max(float(np.nanmax([*each.physician, *each.model])) for each in tracks)
         days, change = bool(np.isfinite(track.days).all()), self.run.study.evaluation.response
-        digits = digits_of(*self.run.study.range_of(chosen.target))
-        look: Look = {
-            "top": top,
-            "evenly": agreement.spaced_evenly([track]),
-            "days": days,
-            "change": change,
-            "digits": digits,
-        }
+        look: Look = {"top": top, "evenly": agreement.spaced_evenly([track]), "days": days, "change": change}
+        look["digits"] = digits_of(*self.run.study.range_of(chosen.target))
         return _figure(names.get("ax"), lambda: agreement.trajectory(track, name="trajectory", **look))
 
     def distribution(self, target: str | None = None, *, ax: Axes | None = None) -> Figure:
@@ -267,9 +257,8 @@ class Plots:
         study = self.run.study
         target = named("target", target or study.primary_outcome, self.run.targets, self.run)
         values = recorded(self.run, target)
-        sides = {
-            subject: "test" if side == TEST else "train" for subject, side in self.run.finished.splits.side.items()
-        }
+        side_of = self.run.finished.splits.side
+        sides = {subject: "test" if side == TEST else "train" for subject, side in side_of.items()}
         table = values.assign(side=values["subject"].astype(str).map(sides))
         labels = study.classes_of(target)
         look: Look = {"scale": (0, len(labels) - 1) if labels else study.range_of(target), "name": "distribution"}

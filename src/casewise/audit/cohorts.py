@@ -49,9 +49,8 @@ def compare_cohorts(
         return result
     stores = [(store, numbers) for (_, store), numbers in zip((own, external), rows, strict=True)]
     # one image in memory at a time
-    images = (
-        np.asarray(store.tiles[int(row)].mean(axis=0, dtype=np.float32)) for store, numbers in stores for row in numbers
-    )
+    tiles = (store.tiles[int(row)] for store, numbers in stores for row in numbers)
+    images = (np.asarray(tile.mean(axis=0, dtype=np.float32)) for tile in tiles)
     thumbnails, values = zip(*((thumbnail(image), intensities(image)) for image in images), strict=True)
     index = pd.concat([store.index.iloc[numbers] for store, numbers in stores], ignore_index=True)
     files = np.column_stack([file_features(index, subjects), file_rate(index)])

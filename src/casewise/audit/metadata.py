@@ -56,7 +56,7 @@ class Column:
     filled: NDArray[np.bool_]
 
 
-def audited_columns(study: Study, images: pd.DataFrame) -> list[str]:
+def tested_columns(study: Study, images: pd.DataFrame) -> list[str]:
     """The columns that should not predict the label: those with usual names, and those that the study names.
 
     The usual ones cannot be left out: a column that predicts the label needs a reason (`accept`).
@@ -235,9 +235,8 @@ def file_features(index: pd.DataFrame, subjects: Sequence[object]) -> Floats:
         index: one row per image: path, width, height, mode, format (the index of the tile store).
     """
     width, height = index["width"].to_numpy(float), index["height"].to_numpy(float)
-    table = np.array(
-        [_quantisation(str(p)) if f == "JPEG" else np.nan for p, f in index[["path", "format"]].to_numpy()]
-    )
+    files = index[["path", "format"]].to_numpy()
+    table = np.array([_quantisation(str(path)) if kind == "JPEG" else np.nan for path, kind in files])
     sizes = [f"{w:.0f}x{h:.0f}" for w, h in zip(width, height, strict=True)]
     formats = [_one_hot(index[name].astype(str).tolist(), subjects) for name in ("mode", "format")]
     return np.column_stack([size_features(width, height), _one_hot(sizes, subjects), _quantity(table), *formats])

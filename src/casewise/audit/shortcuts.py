@@ -18,15 +18,7 @@ from casewise.audit import regions
 from casewise.audit.columns import further_columns, repeats
 from casewise.audit.findings import APPEARANCE, Finding, Level
 from casewise.audit.hashes import in_parallel
-from casewise.audit.metadata import (
-    MOST_LEVELS,
-    audited_columns,
-    encode,
-    file_features,
-    file_rate,
-    levels,
-    source_column,
-)
+from casewise.audit.metadata import MOST_LEVELS, encode, file_features, file_rate, levels, source_column, tested_columns
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
 from casewise.audit.sentences import fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
@@ -178,7 +170,7 @@ def find_shortcuts(
         tiles,
         {name: panel_values(cohort.panels, study, name)[images["panel"].to_numpy()] for name in study.outputs},
     )
-    columns = audited_columns(study, images)
+    columns = tested_columns(study, images)
     further, too_many = further_columns(study, images, columns)
     evidence: list[Evidence] = []
     for item in search.gather(columns, further, embed):
@@ -264,9 +256,8 @@ class _Search:
             return answer
         inner = replace(evidence, features=evidence.inside(), how="inside")
         small = regions.pictures(self.tiles, evidence.rows)
-        sides = [
-            replace(evidence, features=regions.border(small, area=a), how=a) for a in regions.areas() if a != "inside"
-        ]
+        areas = [name for name in regions.areas() if name != "inside"]
+        sides = [replace(evidence, features=regions.border(small, area=area), how=area) for area in areas]
         inside, *tests = (self.test(answer.target, item, permuted=False) for item in (inner, *sides))
         # of equals the smallest
         strongest = max((test for test in tests if test), key=lambda test: round(test.strength, 2), default=None)

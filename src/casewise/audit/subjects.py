@@ -236,11 +236,8 @@ def sides_in(name: str, text: Sequence[str]) -> list[str]:
         numbers = sorted(int(match[1]) for match in matches.values() if match)
         if not FOLD_NAMES.search(name.removeprefix("table_")) or not all(matches.values()):
             return []
-        if (
-            not FEWEST_FOLDS <= len({*numbers}) <= MOST_FOLDS
-            or numbers[0] > 1
-            or numbers[-1] - numbers[0] >= len({*numbers})
-        ):
+        count = len(set(numbers))
+        if not FEWEST_FOLDS <= count <= MOST_FOLDS or numbers[0] > 1 or numbers[-1] - numbers[0] >= count:
             return []
         side_by_cell = {cell: f"fold {int(match[1])}" for cell, match in matches.items() if match}
     return [side_by_cell.get(cell, "") for cell in cells]

@@ -228,10 +228,8 @@ def _alike(look: SecondCheck, same: bool) -> bool:
 
 def _twin(pairs: Candidates, number: int, register: Register, blurred: bool, cosine: float | None) -> Twin:
     i, j, oriented = int(pairs.i[number]), int(pairs.j[number]), int(pairs.flip[number])
-    warp, flip = (
-        np.vstack([register.warp, [0, 0, 1]]) @ np.linalg.inv(_orientation(oriented)),
-        FLIPS[oriented % NEGATIVE],
-    )
+    warp = np.vstack([register.warp, [0, 0, 1]]) @ np.linalg.inv(_orientation(oriented))
+    flip = FLIPS[oriented % NEGATIVE]
     if i > j:
         warp, flip = np.linalg.inv(warp), INVERSE.get(flip, flip)
     rows = [tuple(round(float(value), 5) for value in row) for row in warp[:2]]

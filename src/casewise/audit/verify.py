@@ -326,9 +326,8 @@ def _agreement(first: np.ndarray, second: np.ndarray, warp: np.ndarray, least: f
     both = _mean(cv2.warpAffine(np.ones_like(second), warp, shape, flags=cv2.INTER_LINEAR | grid, borderValue=0))
     comparable = (both > 0.99) & (_coherence(first) < EDGE) & (_coherence(warped) < EDGE)
     left, right = _texture(first), _texture(warped)
-    power_left, power_right, product = (
-        _mean(a * b)[comparable] for a, b in ((left, left), (right, right), (left, right))
-    )
+    pairs = ((left, left), (right, right), (left, right))
+    power_left, power_right, product = (_mean(a * b)[comparable] for a, b in pairs)
     power = np.sqrt(power_left * power_right) + 1e-6
     weight = np.minimum(1.0, power / GRAIN**2)
     if weight.sum() < least:

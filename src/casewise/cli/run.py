@@ -109,10 +109,8 @@ def validate(study: StudyFile, weights_dir: WeightsDir = None, settings: Setting
     with show.bar("validate"):
         lines = validate_study(_read(study, weights_dir, settings), show)
     print_lines("\n".join(lines))
-    words = [
-        *(["--weights-dir", str(weights_dir)] if weights_dir else []),
-        *(f"--set={text}" for text in settings or []),
-    ]
+    words = ["--weights-dir", str(weights_dir)] if weights_dir else []
+    words += [f"--set={text}" for text in settings or []]
     print(f"next: {shlex.join(['casewise', 'run', str(study), *words])}")
 
 
@@ -152,9 +150,8 @@ def reproduce(
     with show.bar("reproduce"):
         reproduction = reproduce_run(run_folder, output, tolerance=tolerance, show=show)
     if not quiet:
-        print_lines(
-            "\n".join([*reproduction.lines(), f"comparison: {RunFolder(reproduction.folder).reproduction.path}"])
-        )
+        file = RunFolder(reproduction.folder).reproduction.path
+        print_lines("\n".join([*reproduction.lines(), f"comparison: {file}"]))
     if not reproduction.same:
         raise typer.Exit(1)
 

@@ -108,7 +108,7 @@ def read_cohort(
     _check_baseline(named, study, problems, notes)
     checks.check_same(cells, images, marks, problems)
     problems.raise_any(study.cohort)
-    cohort = _assembled(named, _other_columns(cells, columns, study, notes), study, notes, labelled)
+    cohort = _assembled(named, _others(cells, columns, study, notes), study, notes, labelled)
     return replace(cohort, flow=flow.steps)
 
 
@@ -231,9 +231,7 @@ def _check_baseline(images: pd.DataFrame, study: Study, problems: Problems, note
         problems.add("baseline", text + "{missing_baseline: leave_out}` in the study.", rows)
 
 
-def _other_columns(
-    cells: pd.DataFrame, columns: dict[str, str], study: Study, notes: list[str]
-) -> dict[str, pd.Series]:
+def _others(cells: pd.DataFrame, columns: dict[str, str], study: Study, notes: list[str]) -> dict[str, pd.Series]:
     """The columns of the table that are neither standard nor targets, unchanged; a reserved name is changed."""
     others: dict[str, pd.Series] = {}
     for column in cells.columns.tolist():

@@ -168,9 +168,8 @@ def check_subgroups(study: Study, cells: pd.DataFrame, problems: Problems) -> No
         wrong = text[(text != "") & text.map(lambda cell: number(cell) is None)]
         if cuts and len(wrong):
             message = f"{cut(wrong.iloc[0])} is not a number, and evaluation.subgroups states cut points for it."
-            problems.add(
-                f"subgroup {column}", f"{message} Correct it, or leave out the cut points.", wrong.index, column
-            )
+            message += " Correct it, or leave out the cut points."
+            problems.add(f"subgroup {column}", message, wrong.index, column)
 
 
 def arms_of(images: pd.DataFrame, column: str) -> dict[str, str]:

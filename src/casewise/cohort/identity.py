@@ -70,11 +70,8 @@ def identity(name: str) -> frozenset[str]:
     frozenset()
     """
     text = _visible(name)
-    keys = {
-        alike(name),
-        _key(text),
-        _key(_visible(unicodedata.normalize("NFC", name.casefold()).translate(_SPELLED_OUT))),
-    }
+    spelled_out = unicodedata.normalize("NFC", name.casefold()).translate(_SPELLED_OUT)
+    keys = {alike(name), _key(text), _key(_visible(spelled_out))}
     if _THOUSANDS.fullmatch(text):
         keys.add(re.sub(r"\D", "", text).lstrip("0"))
     text = text.translate(_AS_DIGITS)

@@ -111,10 +111,8 @@ def natural(name: object) -> tuple[tuple[int, float, str], ...]:
         return ((2, float(text), ""), (0, 0.0, text))
     pieces = [piece for piece in re.split(r"([0-9]+)", text) if piece]
     # the text itself comes last, so that the order of names such as 'v1' and 'v01' is defined
-    return (
-        *((2, float(p), "") if re.fullmatch("[0-9]+", p) else (1, 0.0, p.casefold()) for p in pieces),
-        (0, 0.0, text),
-    )
+    parts = ((2, float(p), "") if re.fullmatch("[0-9]+", p) else (1, 0.0, p.casefold()) for p in pieces)
+    return (*parts, (0, 0.0, text))
 
 
 # problems that are shown, of all kinds together, and characters of each

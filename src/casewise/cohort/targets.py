@@ -316,9 +316,8 @@ def check_readers(study: Study, cells: pd.DataFrame, problems: Problems) -> None
             else:
                 label = f"{column} (reader {reader} of {name})"
                 setting = f"{'targets' if name in study.targets else 'scores'}.{name}.range"
-                _numbers(
-                    label, Target(range=study.range_of(name)), cells[column].str.strip(), problems, setting=setting
-                )
+                limits = Target(range=study.range_of(name))
+                _numbers(label, limits, cells[column].str.strip(), problems, setting=setting)
 
 
 def _numbers(label: str, target: Target, text: pd.Series, problems: Problems, *, setting: str) -> pd.Series:
@@ -365,20 +364,18 @@ def resolve_target(name: str, study: Study, images: pd.DataFrame, problems: Prob
     """
     values, level, panel = images[name], study.level_of(name), study.panels.by
     if keys := level_keys(level):
-        _report_varying(name, images, keys, f"is at {level} level", study, problems)
+        _add_varying(name, images, keys, f"is at {level} level", study, problems)
         values = images.groupby(keys, sort=False)[name].transform("first")
         if filled := int((values.notna() & images[name].isna()).sum()):
             rows = counted(filled, "row without a value takes", "rows without a value take")
             notes.append(f"{name}: {rows} the value of other rows of the same {level}.")
     if name in study.outputs and _LEVELS.index(level) < _LEVELS.index(panel):
         rule = f"is at {level} level, but is predicted for a whole {panel} (panels.by)"
-        _report_varying(name, images, level_keys(panel), rule, study, problems)
+        _add_varying(name, images, level_keys(panel), rule, study, problems)
     return values
 
 
-def _report_varying(
-    name: str, images: pd.DataFrame, keys: list[str], rule: str, study: Study, problems: Problems
-) -> None:
+def _add_varying(name: str, images: pd.DataFrame, keys: list[str], rule: str, study: Study, problems: Problems) -> None:
     kind, classes = kind_named(study.kind_of(name)), study.classes_of(name)
     counts = images.groupby(keys, sort=False)[name].transform("nunique")
     for _, unit in images[counts > 1].groupby(keys, sort=False):

@@ -374,7 +374,7 @@ def differences(
         if few:
             pairs = replace(pairs, half_width=np.full_like(pairs.half_width, np.nan))
         best = learners[int(np.nanargmin(sign * point))]
-        from_best = _differences_from(best, learners, pairs, most)
+        from_best = _gaps_from(best, learners, pairs, most)
         comparison[name] = Comparison(
             best=best,
             indistinguishable=[best, *(n for n, gap in from_best.items() if gap.indistinguishable)],
@@ -382,15 +382,13 @@ def differences(
             rough=few,
             differences=from_best,
             from_baseline={
-                baseline: _differences_from(baseline, learners, pairs, most) for baseline in baselines_among(learners)
+                baseline: _gaps_from(baseline, learners, pairs, most) for baseline in baselines_among(learners)
             },
         )
     return comparison
 
 
-def _differences_from(
-    reference: str, learners: Sequence[str], pairs: PairIntervals, most: float
-) -> dict[str, Difference]:
+def _gaps_from(reference: str, learners: Sequence[str], pairs: PairIntervals, most: float) -> dict[str, Difference]:
     """For each learner but the reference, its difference from it, which is at most `most`."""
     entries: dict[str, Difference] = {}
     column = learners.index(reference)

@@ -17,17 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan, draw, mean_by_subject, percentiles, resample, with_intervals
 from casewise.evaluation.intervals import FEWEST
-from casewise.evaluation.results import (
-    Calibration,
-    CurvePoint,
-    Estimate,
-    NetBenefit,
-    PredictionSets,
-    StageCoverage,
-    TargetCoverage,
-)
 from casewise.metrics.calibration import line, logistic, logit, smoothed
 from casewise.metrics.numbers import sum_by_subject
 from casewise.predictions.conformal import ROUNDING, Entry, fit_target, interval, members
@@ -47,20 +39,17 @@ SAME = 1e-9
 
 def class_calibration(
     rows: pd.DataFrame, classes: Sequence[str], positive: str | None, plan: Plan
-) -> dict[str, Calibration]:
+) -> dict[str, stored.Calibration]:
     """For each class against the others (of two, the positive one), the calibration of its probability.
 
     `rows` are scored rows of one learner. Out of fold there is a slope of each fold, None where undefined; the curve
     has no points where the predictions are all the same.
     """
-    return {
-        name: _of_class(rows, number, plan)
-        for number, name in enumerate(classes)
-        if positive is None or name == positive
-    }
+    shown = [number for number, name in enumerate(classes) if positive is None or name == positive]
+    return {classes[number]: _of_class(rows, number, plan) for number in shown}
 
 
-def _of_class(rows: pd.DataFrame, number: int, plan: Plan) -> Calibration:
+def _of_class(rows: pd.DataFrame, number: int, plan: Plan) -> stored.Calibration:
     p, of_class = rows[f"p{number}"].to_numpy(dtype=float), rows["y_true"].to_numpy(dtype=int) == number
     x, subject = logit(p), np.unique(rows["subject"].astype(str), return_inverse=True)[1]
     varying = x.std() >= LEAST_SPREAD
@@ -82,14 +71,14 @@ def _of_class(rows: pd.DataFrame, number: int, plan: Plan) -> Calibration:
         reason = "the probabilities are nearly all the same"
     fewest = min(rows.loc[mask, "subject"].nunique() for mask in (of_class, ~of_class))
     figures = _estimates(rows, fitted, reason, plan)
-    return Calibration(
+    return stored.Calibration(
         **{name: replace(figure, rough=figure.rough or fewest < FEW_OF_CLASS) for name, figure in figures.items()},
         slope_by_fold=_by_fold(rows, slope),
         curve=_curve(rows, p, of_class.astype(float), plan, bounds=(0.0, 1.0)) if varying else [],
     )
 
 
-def number_calibration(rows: pd.DataFrame, plan: Plan) -> Calibration:
+def number_calibration(rows: pd.DataFrame, plan: Plan) -> stored.Calibration:
     """The regression of the reference on the prediction: as an entry of `class_calibration`."""
     subjects = rows["subject"].astype(str).to_numpy()
     predicted, truth = rows["y_pred"].to_numpy(dtype=float), rows["y_true"].to_numpy(dtype=float)
@@ -104,7 +93,7 @@ def number_calibration(rows: pd.DataFrame, plan: Plan) -> Calibration:
         x, count = predicted[mask], int(mask.sum())
         return np.nan if x.std() < least else float(line(x, truth[mask], np.arange(count), np.ones((1, count)))[1][0])
 
-    return Calibration(
+    return stored.Calibration(
         **_estimates(rows, fitted, "the predictions are nearly all the same", plan),
         slope_by_fold=_by_fold(rows, slope),
         curve=_curve(rows, predicted, truth, plan, bounds=(-np.inf, np.inf)) if varying else [],
@@ -113,7 +102,7 @@ def number_calibration(rows: pd.DataFrame, plan: Plan) -> Calibration:
 
 def _estimates(
     rows: pd.DataFrame, fitted: Callable[[np.ndarray], dict[str, np.ndarray]], reason: str, plan: Plan
-) -> dict[str, Estimate]:
+) -> dict[str, stored.Estimate]:
     """The figures of `fitted`, (R,) each from how often each subject counts in R resamples."""
     n_subjects = rows["subject"].astype(str).nunique()
     points = fitted(np.ones((1, n_subjects)))
@@ -132,7 +121,7 @@ def _by_fold(rows: pd.DataFrame, slope: Callable[[np.ndarray], float]) -> dict[s
 
 def _curve(
     rows: pd.DataFrame, x: np.ndarray, y: np.ndarray, plan: Plan, *, bounds: tuple[float, float]
-) -> list[CurvePoint]:
+) -> list[stored.CurvePoint]:
     """The points of the smoothed curve with its pointwise band."""
     low, high = (float(value) for value in np.quantile(x, [TAIL, 1 - TAIL]))
     if high - low < SAME or np.ptp(y) == 0:
@@ -143,7 +132,9 @@ def _curve(
     drawn = np.clip(smoothed(x, y, subjects, draw(n_subjects, plan), grid), *bounds)
     ends = percentiles(drawn, plan.confidence) if n_subjects >= FEWEST else np.full((2, POINTS), np.nan)
     values = zip(grid, middle, *ends, strict=True)
-    return [CurvePoint(float(at), float(value), _or_none(bottom), _or_none(top)) for at, value, bottom, top in values]
+    return [
+        stored.CurvePoint(float(at), float(value), _or_none(bottom), _or_none(top)) for at, value, bottom, top in values
+    ]
 
 
 def _or_none(value: float) -> float | None:
@@ -155,7 +146,7 @@ def _or_none(value: float) -> float | None:
 
 def decision_curve(
     rows: pd.DataFrame, number: int, thresholds: Sequence[float], plan: Plan, *, other: pd.DataFrame | None = None
-) -> list[NetBenefit]:
+) -> list[stored.NetBenefit]:
     """The net benefit of treating cases above each threshold of the class's probability, of treating all, and more.
 
     The net benefit is the share of true positives minus that of false positives times the odds of the threshold
@@ -181,7 +172,7 @@ def decision_curve(
         *resample(sums, benefits, plan), lambda *_: "no cases", plan, n_subjects=len(sums), n_cases=n_cases
     )
     return [
-        NetBenefit(
+        stored.NetBenefit(
             float(level),
             point["model"],
             point["treat_all"],
@@ -194,7 +185,7 @@ def decision_curve(
 
 def coverage(
     predictions: pd.DataFrame, learner: str, record: Mapping[str, Any], classes: Mapping[str, Sequence[str]], plan: Plan
-) -> PredictionSets:
+) -> stored.PredictionSets:
     """The coverage of each target of a learner, averaged within subjects first, with intervals by subject.
 
     Args:
@@ -203,7 +194,7 @@ def coverage(
     """
     rows = final_rows(predictions[predictions["model"] == learner])
     rows = rows[rows["y_true"].notna() & rows["y_pred"].notna()]
-    targets: dict[str, TargetCoverage] = {}
+    targets: dict[str, stored.TargetCoverage] = {}
     for target, entry in record["learners"].get(learner, {}).items():
         own, names = rows[rows["target"] == target], classes.get(target, ())
         by_stage = {name: own[own["stage"] == name] for name in own["stage"].unique()}
@@ -211,8 +202,10 @@ def coverage(
         if "test" not in by_stage and "oof" in by_stage:
             crossed = _of_other_folds(by_stage["oof"], entry, float(record["level"]))
             pairs = ({"oof": crossed} if crossed else {}) | pairs
-        targets[target] = TargetCoverage(dict(entry), {stage: _figures(of, names, plan) for stage, of in pairs.items()})
-    return PredictionSets(record["level"], learner, record["fewest"], targets)
+        targets[target] = stored.TargetCoverage(
+            dict(entry), {stage: _figures(of, names, plan) for stage, of in pairs.items()}
+        )
+    return stored.PredictionSets(record["level"], learner, record["fewest"], targets)
 
 
 def _of_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -> list[tuple[pd.DataFrame, Entry]]:
@@ -223,12 +216,12 @@ def _of_other_folds(rows: pd.DataFrame, entry: Entry, level: float) -> list[tupl
     return [(rows[fold_of == fold], fit_target(rows[fold_of != fold], limits, level)) for fold in fold_of.unique()]
 
 
-def _figures(pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str], plan: Plan) -> StageCoverage:
+def _figures(pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str], plan: Plan) -> stored.StageCoverage:
     """The figures of one stage, from rows with the entry that belongs to each."""
     rows = pd.concat([own for own, _ in pairs])
     subjects, truth = rows["subject"].astype(str).to_numpy(), rows["y_true"].to_numpy(dtype=float)
 
-    def mean(values: np.ndarray, mask: np.ndarray, name: str = "mean") -> Estimate | None:
+    def mean(values: np.ndarray, mask: np.ndarray, name: str = "mean") -> stored.Estimate | None:
         """The mean over subjects of each subject's mean; None without rows."""
         if not mask.any():
             return None
@@ -240,7 +233,7 @@ def _figures(pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str]
     if classes:
         inside = np.concatenate([members(own, entry) for own, entry in pairs])
         right, size = inside[np.arange(len(rows)), truth.astype(int)], inside.sum(axis=1)
-        return StageCoverage(
+        return stored.StageCoverage(
             coverage=mean(right, every, "share"),
             without=0,
             size=mean(size, every),
@@ -251,4 +244,4 @@ def _figures(pairs: Sequence[tuple[pd.DataFrame, Entry]], classes: Sequence[str]
     low, high = (np.concatenate(side) for side in zip(*ends, strict=True))
     has = ~np.isnan(low)
     right = (truth >= low - ROUNDING) & (truth <= high + ROUNDING)
-    return StageCoverage(mean(right, has, "share"), int((~has).sum()), width=mean(high - low, has))
+    return stored.StageCoverage(mean(right, has, "share"), int((~has).sum()), width=mean(high - low, has))

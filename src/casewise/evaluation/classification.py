@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.errors import CasewiseError
+from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import (
     Plan,
     differences,
@@ -21,15 +22,6 @@ from casewise.evaluation.bootstrap import (
 )
 from casewise.evaluation.caveats import caveat
 from casewise.evaluation.intervals import Basis, by_group, groups_of
-from casewise.evaluation.results import (
-    ClassFigures,
-    Comparison,
-    Figures,
-    Note,
-    OperatingPoint,
-    ReliabilityBin,
-    Threshold,
-)
 from casewise.evaluation.thresholds import (
     ByFold,
     aim_of,
@@ -160,12 +152,12 @@ def choose_out_of_fold(oof: pd.DataFrame, classes: Classes, sensitivities: Seque
 
 def judge_classes(
     wide: PredictionMatrix, classes: Classes, plan: Plan, *, comparing: bool
-) -> tuple[dict[str, Figures], dict[str, Comparison]]:
+) -> tuple[dict[str, stored.Figures], dict[str, stored.Comparison]]:
     """Every learner's metrics with their intervals and, if `comparing`, the comparison of learners as in `compare`.
 
     A learner is evaluated on the samples that it predicted; learners are compared on those that all predicted.
     """
-    by_learner: dict[str, Figures] = {}
+    by_learner: dict[str, stored.Figures] = {}
     groups = same_rows(wide.predicted)
     for rows, members in groups:
         points, basis, n_subjects = left_out(_chosen(wide, rows, members), classes, plan)
@@ -209,13 +201,13 @@ def describe_classes(
     *,
     crossed: bool,
     prevalence: float | None = None,
-) -> dict[str, ClassFigures]:
+) -> dict[str, stored.ClassFigures]:
     """For each learner its confusion counts, temperature, curves, reliability and operating points.
 
     With a `prevalence` of the positive class, operating points have the predictive values at that prevalence.
     """
     chosen_on = "the other folds" if crossed else "out of fold"
-    by_learner: dict[str, ClassFigures] = {}
+    by_learner: dict[str, stored.ClassFigures] = {}
     for number, learner in enumerate(wide.learners):
         rows, k = wide.predicted[:, number], len(classes.names)
         own = _chosen(wide, rows, np.array([number]))
@@ -236,7 +228,7 @@ def describe_classes(
                 n_cases=len(np.unique(wide.cases[rows])),
                 prevalence=prevalence,
             )
-        by_learner[learner] = ClassFigures(
+        by_learner[learner] = stored.ClassFigures(
             names=list(classes.names),
             positive=None if classes.positive is None else classes.names[classes.positive],
             support=confusion.sum(axis=1).tolist(),
@@ -245,14 +237,14 @@ def describe_classes(
             temperature=stated(temperatures, crossed=crossed),
             temperature_fitted_on=chosen_on,
             roc={name: curve for name, curve in curves.items() if curve},
-            reliability=[ReliabilityBin(*each) for each in reliability(p, truth)],
-            reliability_calibrated=[ReliabilityBin(*each) for each in reliability(own.calibrated[:, 0], truth)],
+            reliability=[stored.ReliabilityBin(*each) for each in reliability(p, truth)],
+            reliability_calibrated=[stored.ReliabilityBin(*each) for each in reliability(own.calibrated[:, 0], truth)],
             operating=[
-                OperatingPoint(
+                stored.OperatingPoint(
                     label=classes.names[c],
                     rule=rule,
                     chosen_on=chosen_on,
-                    threshold=None if (value := stated(by_fold, crossed=crossed)) is None else Threshold(value),
+                    threshold=None if (value := stated(by_fold, crossed=crossed)) is None else stored.Threshold(value),
                     prevalence=prevalence,
                     aim=aim_of(rule, figures["sensitivity"]),
                     figures=figures,
@@ -265,7 +257,7 @@ def describe_classes(
     return by_learner
 
 
-def temperature_caveats(blocks: Mapping[str, Mapping[str, Mapping[str, ClassFigures]]]) -> list[Note]:
+def temperature_caveats(blocks: Mapping[str, Mapping[str, Mapping[str, stored.ClassFigures]]]) -> list[stored.Note]:
     """The learners with a temperature at the bound of its range; `blocks` is `Results.classes`."""
     return [
         caveat("temperature_at_bound", stage=stage, target=target, learner=learner)
@@ -357,5 +349,5 @@ def _shown(classes: Classes) -> list[int]:
     return list(range(len(classes.names))) if classes.positive is None else [classes.positive]
 
 
-def _by_fold(thresholds: ByFold) -> dict[str, Threshold | None]:
-    return {str(f): None if np.isnan(v) else Threshold(v) for f, v in thresholds.items() if f is not None}
+def _by_fold(thresholds: ByFold) -> dict[str, stored.Threshold | None]:
+    return {str(f): None if np.isnan(v) else stored.Threshold(v) for f, v in thresholds.items() if f is not None}

@@ -91,9 +91,8 @@ def evaluate(
         )
         for target, of_target in rows.groupby("target", sort=False)
     }
-    scaled = {
-        name: (judge, replace(plan, scale=outcomes.scales.get(name, plan.scale))) for name, judge in judges.items()
-    }
+    scales = outcomes.scales
+    scaled = {name: (judge, replace(plan, scale=scales.get(name, plan.scale))) for name, judge in judges.items()}
     primary, classes = outcomes.primary, class_names(judges)
     kind = kind_named(judges[primary].kind)
     results = Results({}, {}, {}, {}, headline({}, primary, kind.name), [])
@@ -109,7 +108,7 @@ def evaluate(
         stage_rows = shared_truth(rows[rows["stage"] == stage])
         scored = stage_rows[stage_rows["y_true"].notna()]
         if readers is not None and results.readers:
-            notes += _compare_with_readers(results.readers, stage, stage_rows, readers, plan)
+            notes += _add_readers(results.readers, stage, stage_rows, readers, plan)
         if scored.empty:
             notes.append(caveat("stage_without_truth", stage=stage))
             continue
@@ -150,9 +149,7 @@ def evaluate(
     return as_stored(replace(results, main=main))
 
 
-def _compare_with_readers(
-    figures: Readers, stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan
-) -> list[Note]:
+def _add_readers(figures: Readers, stage: str, rows: pd.DataFrame, readers: pd.DataFrame, plan: Plan) -> list[Note]:
     """Add the agreement of readers and learners at a stage; return why they cannot be compared, if so."""
     readers = readers[readers["target"].isin(rows["target"].unique())]
     if readers.empty:

@@ -165,15 +165,14 @@ def source_means(
         samples, fewest = _resampled_means(judge, learner_rows, sources, plan)
         means[str(learner)] = {}
         for name in dict.fromkeys(name for each in figures.values() for name in each if "[" not in name):
-            defined = {
-                source: each[name] for source, each in figures.items() if name in each and each[name].value is not None
-            }
+            known = {source: each[name] for source, each in figures.items() if name in each}
+            defined = {source: figure for source, figure in known.items() if figure.value is not None}
             value = float(np.mean([figure.value for figure in defined.values()])) if defined else None
             means[str(learner)][name] = SourceMean(
                 value,
                 list(defined),
                 [source for source in figures if source not in defined],
-                *(_interval(name, value, samples[name], plan, fewest) if value is not None else (None, None)),
+                *(_ends(name, value, samples[name], plan, fewest) if value is not None else (None, None)),
                 rough=any(figure.rough for figure in defined.values()),
                 reason=_why_not(name, samples[name], plan, fewest) if value is not None else None,
             )
@@ -208,9 +207,7 @@ def _why_not(name: str, samples: np.ndarray, plan: Plan, fewest: int) -> str | N
     return "too many resamples are undefined: no interval" if undefined else None
 
 
-def _interval(
-    name: str, value: float, samples: np.ndarray, plan: Plan, fewest: int
-) -> tuple[float | None, float | None]:
+def _ends(name: str, value: float, samples: np.ndarray, plan: Plan, fewest: int) -> tuple[float | None, float | None]:
     """The interval of a mean over sources from its resamples (R,), within the range of the metric.
 
     The bias of a metric in resamples of small sources does not average out in the mean over them, so the interval is

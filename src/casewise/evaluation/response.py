@@ -59,11 +59,7 @@ def percent_change(rows: pd.DataFrame, *, baseline: str = "first") -> pd.DataFra
 
 
 def response(
-    rows: pd.DataFrame,
-    plan: Plan = PLAN,
-    *,
-    baseline: str = "first",
-    thresholds: Sequence[float] = (50, 75, 90, 100),
+    rows: pd.DataFrame, plan: Plan = PLAN, *, baseline: str = "first", thresholds: Sequence[float] = (50, 75, 90, 100)
 ) -> Response:
     """One learner's response over time and the physician's.
 
@@ -80,9 +76,8 @@ def response(
     after = change[(change["since"] > 0).fillna(False)]
     used = after[after["true_change"].notna() & after["predicted_change"].notna()]
     starts = change.loc[(change["since"] == 0).fillna(False) & change["subject"].isin(used["subject"]), "visit"]
-    named = names_text(
-        [f"{visit}: {count} subject{'s' * (count != 1)}" for visit, count in starts.value_counts().items()], 4
-    )
+    counts = [f"{visit}: {count} subject{'s' * (count != 1)}" for visit, count in starts.value_counts().items()]
+    named = names_text(counts, 4)
     counted = Response(
         baseline=f"{FIRST_VISIT} ({named or 'none'})" if baseline == "first" else f"visit {baseline}",
         clear_rule="A reduction of 100 % means a score of zero by the physician, and by the model a score of at most "

@@ -19,19 +19,10 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.groups import Group, Grouping
+from casewise.evaluation import results as stored
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.intervals import FEWEST, matching_quantile
 from casewise.evaluation.judges import Judge, Judged, judge_of, shared_truth
-from casewise.evaluation.results import (
-    ColumnGroup,
-    Difference,
-    GroupMean,
-    Headline,
-    Subgroup,
-    SubgroupColumn,
-    Subgroups,
-    SubgroupTest,
-)
 from casewise.metrics.classes import Classes
 from casewise.metrics.registry import metric_of
 from casewise.predictions.table import final_rows
@@ -49,7 +40,7 @@ class GroupFigures:
     `fewest` is the number of subjects behind each of these figures: of the rarest class that it is about.
     """
 
-    values: Subgroup
+    values: stored.Subgroup
     drawn: dict[str, np.ndarray] = field(default_factory=dict)
     fewest: dict[str, int] = field(default_factory=dict)
 
@@ -63,7 +54,7 @@ class Comparison:
     null: np.ndarray
 
 
-def headline_rows(predictions: pd.DataFrame, main: Headline) -> pd.DataFrame:
+def headline_rows(predictions: pd.DataFrame, main: stored.Headline) -> pd.DataFrame:
     """The scored rows of the headline: its target, stage and learner."""
     rows = final_rows(predictions[predictions["target"] == main.target])
     rows = shared_truth(rows[rows["stage"] == main.stage])
@@ -71,8 +62,8 @@ def headline_rows(predictions: pd.DataFrame, main: Headline) -> pd.DataFrame:
 
 
 def subgroups(
-    rows: pd.DataFrame, main: Headline, groupings: Iterable[tuple[Grouping, pd.Series]], **judged: Unpack[Judged]
-) -> Subgroups:
+    rows: pd.DataFrame, main: stored.Headline, groupings: Iterable[tuple[Grouping, pd.Series]], **judged: Unpack[Judged]
+) -> stored.Subgroups:
     """The figures of each group with their intervals, and a test of each column and figure.
 
     Args:
@@ -82,8 +73,8 @@ def subgroups(
     """
     judge, plan = judge_of(rows, judged.get("classes"), judged.get("positive")), judged["plan"]
     names = judge.names("subgroups")
-    columns: list[SubgroupColumn] = []
-    compared: list[tuple[dict[str, SubgroupTest], str, Comparison]] = []
+    columns: list[stored.SubgroupColumn] = []
+    compared: list[tuple[dict[str, stored.SubgroupTest], str, Comparison]] = []
     for grouping, units in groupings:
         numbers = units.map(grouping.of_units).to_numpy()
         groups = []
@@ -91,19 +82,18 @@ def subgroups(
             # another seed for each group, as the groups are other people
             seed = int(np.random.SeedSequence([plan.seed, len(columns), number]).generate_state(1)[0])
             groups.append(_figures(rows[numbers == number], group, judge, names, replace(plan, seed=seed)))
-        tests = {name: SubgroupTest(None, None, [], "too_few") for name in names}
+        tests = {name: stored.SubgroupTest(None, None, [], "too_few") for name in names}
         for name in names:
             if (comparison := _compare(groups, name, plan)) is not None:
                 compared.append((tests, name, comparison))
         present = [figures.values for figures in groups if figures.values.n_subjects]
-        columns.append(SubgroupColumn(grouping.column, tests, present))
+        columns.append(stored.SubgroupColumn(grouping.column, tests, present))
     largest = np.max([comparison.null for *_, comparison in compared], axis=0) if compared else np.zeros(0)
     for tests, name, comparison in compared:
-        p, adjusted = (
-            float((1 + (null >= comparison.statistic).sum()) / (len(null) + 1)) for null in (comparison.null, largest)
-        )
-        tests[name] = SubgroupTest(p, adjusted, comparison.groups)
-    return Subgroups(main.target, str(main.stage), str(main.learner), names, columns)
+        nulls = (comparison.null, largest)
+        p, adjusted = (float((1 + (null >= comparison.statistic).sum()) / (len(null) + 1)) for null in nulls)
+        tests[name] = stored.SubgroupTest(p, adjusted, comparison.groups)
+    return stored.Subgroups(main.target, str(main.stage), str(main.learner), names, columns)
 
 
 def _figures(rows: pd.DataFrame, group: Group, judge: Judge, names: Sequence[str], plan: Plan) -> GroupFigures:
@@ -111,7 +101,7 @@ def _figures(rows: pd.DataFrame, group: Group, judge: Judge, names: Sequence[str
     if judge.classes is not None:
         of_class = rows.groupby(rows["y_true"].astype(int))["subject"].nunique()
         counts = {label: int(of_class.get(number, 0)) for number, label in enumerate(judge.classes.names)}
-    values = Subgroup(group.name, group.code, n_subjects, int(rows["case"].nunique()), {}, [], {}, counts)
+    values = stored.Subgroup(group.name, group.code, n_subjects, int(rows["case"].nunique()), {}, [], {}, counts)
     if not n_subjects:
         return GroupFigures(values)
     (figures,) = judge.judge(rows, plan, whole=False).metrics.values()
@@ -162,7 +152,7 @@ def _compare(groups: Sequence[GroupFigures], name: str, plan: Plan) -> Compariso
     halves = errors * from_normal_scale(matching_quantile(null, plan.confidence), fewest - 1)
     for figures, difference, half in zip(of_tested, differences, halves, strict=True):
         ends = (float(difference - half), float(difference + half)) if defined and np.isfinite(half) else (None, None)
-        figures.values.differences[name] = Difference(float(difference), *ends)
+        figures.values.differences[name] = stored.Difference(float(difference), *ends)
     return Comparison(tested, float(statistics.max()), null) if defined else None
 
 
@@ -201,7 +191,7 @@ def from_normal_scale(statistic: float, freedom: int) -> float:
 
 def within_column(
     rows: pd.DataFrame, group_of: pd.Series, groups: Sequence[str], **judged: Unpack[Judged]
-) -> tuple[dict[str, ColumnGroup], dict[str, GroupMean]]:
+) -> tuple[dict[str, stored.ColumnGroup], dict[str, stored.GroupMean]]:
     """The AUROC, also of each class against the others, of one learner within each group of cases, and its means.
 
     A mean is over the groups in which the AUROC has an interval, and in which each of its classes and the others have
@@ -216,13 +206,13 @@ def within_column(
     """
     classes = judged["classes"]
     judge, names = judge_of(rows, classes, judged.get("positive")), ["auroc", *(f"auroc[{name}]" for name in classes)]
-    by_group: dict[str, ColumnGroup] = {}
+    by_group: dict[str, stored.ColumnGroup] = {}
     for group in groups:
         group_rows = rows[group_of == group]
         if group_rows.empty:
             continue
         (figures,) = judge.judge(group_rows, judged["plan"], whole=False).metrics.values()
-        by_group[group] = ColumnGroup(
+        by_group[group] = stored.ColumnGroup(
             **_counts(group_rows),
             classes={label: _counts(group_rows[group_rows["y_true"] == n]) for n, label in enumerate(classes)},
             metrics={name: figures[name] for name in names if name in figures},
@@ -236,7 +226,7 @@ def within_column(
             if entry and entry.low is not None and not _few(name, rows[group_of == group], classes)
         }
         value = float(np.mean(list(defined.values()))) if defined else None
-        means[name] = GroupMean(value, list(defined), [group for group in estimates if group not in defined])
+        means[name] = stored.GroupMean(value, list(defined), [group for group in estimates if group not in defined])
     return by_group, means
 
 

@@ -24,13 +24,12 @@ from casewise.predictions.conformal import with_sets
 from casewise.predictions.covariates import with_covariates
 from casewise.predictions.decisions import ALL, apply_thresholds, half_way
 from casewise.predictions.nested_cv import NESTED
-from casewise.predictions.scores import apply_scores
+from casewise.predictions.scores import scored
 from casewise.predictions.stacking import with_combined
 from casewise.predictions.table import COLUMNS, SAMPLE_KEY, mean_over_folds, probability_columns
 from casewise.run_folder import JobFolder, JsonFile, RunFolder
 from casewise.run_folder.folder import ALL_LEARNERS, NETWORKS, check_learners
 from casewise.study.learners import COVARIATES, JOINED
-from casewise.study.scores import study_scores
 from casewise.targets import by_form
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Ensemble:
         cells = covariates_by_case(new.cohort.images, list(self.covariates.get("columns", ())))
         by_fold = [self._combined(fold_rows, cells) for _, fold_rows in rows.groupby("outer_fold", sort=True)]
         decided = apply_thresholds(self._combined(mean_over_folds(rows), cells), self._combination.decisions)
-        means = with_spread(_scored(decided, study), _scored(pd.concat(by_fold, ignore_index=True), study))
+        means = with_spread(scored(decided, study), scored(pd.concat(by_fold, ignore_index=True), study))
         return with_sets(means[means["model"].isin(self.learners)], self._combination.intervals)
 
     def _combined(self, rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -154,9 +153,8 @@ class Ensemble:
                 # everything that decides how a network computes, besides its weights and its preprocessing
                 facts = [bundle.model, bundle.network, bundle.batch_size, asdict(bundle.compute), _mirrors(bundle)]
                 alike.setdefault(json.dumps(facts, sort_keys=True), []).append(number)
-        starts = [
-            (numbers, SharedStart.of([self._predictor(n).network for n in numbers])) for numbers in alike.values()
-        ]
+        networks = ((numbers, [self._predictor(n).network for n in numbers]) for numbers in alike.values())
+        starts = [(numbers, SharedStart.of(each)) for numbers, each in networks]
         return [(numbers, shared) for numbers, shared in starts if shared]
 
     def _predictor(self, number: int) -> Predictor:
@@ -205,10 +203,6 @@ class _Call:
 def _mirrors(bundle: Bundle) -> bool:
     """Whether predictions are averaged with those of mirrored panels, which features of panels do not give."""
     return bool(bundle.settings["test_time_augmentation"])
-
-
-def _scored(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    return apply_scores(rows, study_scores(study), missing_regions=study.missing_regions, regions=study.regions)
 
 
 def chosen_learners(members: Sequence[Bundle], combination: Combination, learner: str) -> list[str]:
@@ -328,9 +322,8 @@ class Combination:
             for output in members[0].output_records
         ]
         cells = pd.DataFrame("", index=[""], columns=list(self.covariates.get("columns", ())))
-        combined = with_covariates(
-            with_combined(pd.DataFrame(rows), self.stackers, self.nested), self.covariates, cells
-        )
+        combined = with_combined(pd.DataFrame(rows), self.stackers, self.nested)
+        combined = with_covariates(combined, self.covariates, cells)
         return with_sets(apply_thresholds(combined, self.decisions), self.intervals)
 
     def learners(self, networks: Sequence[str]) -> list[str]:

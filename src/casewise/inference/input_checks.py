@@ -591,10 +591,8 @@ WRONG_REGION = "looks like an image of {shown}, not of {stated}"
 IN_GREY = 0.02
 # Training images whose limit of colour is below this are grey, some perhaps toned.
 MOST_OF_GREY = 0.15
-MORE_COLOUR, LESS_COLOUR = (
-    "much stronger colours than the training images",
-    "much weaker colours than the training images",
-)
+MORE_COLOUR = "much stronger colours than the training images"
+LESS_COLOUR = "much weaker colours than the training images"
 
 
 def image_flags(

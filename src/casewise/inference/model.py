@@ -176,9 +176,8 @@ class TrainedModel:
         if text := self.drift(batch).text:
             log.warning("%s", text)
         if without := dict.fromkeys(rows.loc[rows["problem"] != "", "problem"]):
-            log.warning(
-                "Some cases have no prediction; the column problem says why. The first: %s", next(iter(without))
-            )
+            first = next(iter(without))
+            log.warning("Some cases have no prediction; the column problem says why. The first: %s", first)
         return rows
 
     def _table(
@@ -218,9 +217,8 @@ class TrainedModel:
             flags = rows["flags"] if "flags" in rows else pd.Series("", index=rows.index)
             reads = rows["model"].isin(list(record["models"]))
             units = zip(rows["case"].astype(str), flags, reads, strict=True)
-            rows = rows.assign(
-                flags=[joined([*reasons_of(f), *(reasons[case] if own else ())]) for case, f, own in units]
-            )
+            texts = [joined([*reasons_of(f), *(reasons[case] if own else ())]) for case, f, own in units]
+            rows = rows.assign(flags=texts)
         output = self.table
         return output.abstaining(output.of_rows(rows)) if abstain else output.of_rows(rows)
 

@@ -211,9 +211,8 @@ def _groups(cases: object) -> list[list[Path]]:
     groups = [[Path(path).absolute() for path in group] for group in lists]
     for path in [path for group in groups for path in group]:
         if not path.exists():
-            raise CasewiseError(
-                f"cases: there is no table, image or folder {path}.{nearest_folder(path, or_file=True)}"
-            )
+            hint = nearest_folder(path, or_file=True)
+            raise CasewiseError(f"cases: there is no table, image or folder {path}.{hint}")
     return groups
 
 
@@ -268,10 +267,8 @@ def _reading(table: pd.DataFrame, study: Study, paths: Sequence[Path]) -> str:
     roles = {role: study.columns.get(role) or role for role in ("subject", "visit", "region")}
     stated = {role: heading for role, heading in roles.items() if heading in table}
     unit = [heading for role, heading in stated.items() if role != "region"]
-    counts = [
-        counted(table[stated["subject"]].nunique(), "subject"),
-        counted(len(table[unit].drop_duplicates()), "case"),
-    ]
+    subjects, cases = table[stated["subject"]].nunique(), len(table[unit].drop_duplicates())
+    counts = [counted(subjects, "subject"), counted(cases, "case")]
     images = modality_of(study).noun(study).counted(len(table))
     first = table.iloc[0]
     path = Path(str(first[study.columns.get("path") or "path"]))

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, TrainingError, counted, gigabytes
-from casewise.jobs.backends import Backend, Failure, LocalBackend, chosen_backend
+from casewise.jobs.backends import Backend, Failure, LocalBackend, Plans, chosen_backend
 from casewise.run_folder.job_folder import FAILED, PRETRAINING, JobFolder
 from casewise.study.learners import learner_named
 from casewise.training.cost import PeakMemory, available_mb
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from casewise.jobs.plan import Job, JobInputs
     from casewise.run_folder import RunFolder
     from casewise.study.schema import Study
-    from casewise.training.compute_plan import ComputePlan
 
 
 log = logging.getLogger("casewise")
@@ -193,9 +192,7 @@ def _watch(jobs: Sequence[Job], tell: Tell, over: threading.Event, costs: Sequen
         tell(*progress(jobs, start, finished, costs))
 
 
-def relative_costs(
-    jobs: Sequence[Job], waiting: Sequence[Job], plans: Mapping[str, ComputePlan], study: Study
-) -> list[float]:
+def relative_costs(jobs: Sequence[Job], waiting: Sequence[Job], plans: Plans, study: Study) -> list[float]:
     """The expected time of each job, in means of those that wait; 0 for all if it is unknown and they differ in kind.
 
     Then nothing seems to be done, so that no time left is shown, which would be a wrong one.
@@ -252,7 +249,7 @@ def _now(record: Mapping[str, Any]) -> str:
     return f"{stage}epoch {record['done'] + 1} of {record['total']}" + ("" if loss is None else f", loss {loss:.3g}")
 
 
-def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Mapping[str, ComputePlan], study: Study) -> int:
+def jobs_that_fit(workers: int, waiting: Sequence[Job], plans: Plans, study: Study) -> int:
     """The number of jobs side by side, at most `workers`, whose measured peaks fit in the available memory.
 
     Jobs whose peak is not known count as nothing, as do those on a GPU. A recipe that trains only a part of the layers

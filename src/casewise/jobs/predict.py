@@ -127,10 +127,8 @@ def _train_metrics(job: Job, inputs: JobInputs, fitted: FittedModel) -> Mapping[
     metrics = {}
     for name, rows in sides.items():
         values = fitted.predictor.predict(fitted.panels.subset(rows.tolist()))
-        side_predictions = prediction_rows(
-            panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold
-        )
-        judged = right_on(side_predictions, study)
+        of_side = prediction_rows(panels.iloc[rows], study, values, stage="oof", model=job.model, fold=job.fold)
+        judged = right_on(of_side, study)
         metrics[name] = None if judged is None else asdict(judged)
     return metrics
 

@@ -14,6 +14,8 @@ import numpy as np
 _AT_ONCE = 2**19
 # scores are rounded to a millionth of the largest, because equal images give slightly different matrix products
 SCORE_STEPS = 1e6
+# points of a drawn curve
+MOST_POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def curve(scores: np.ndarray, of_class: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def drawn_curve(
-    scores: np.ndarray, of_class: np.ndarray, folds: np.ndarray | None = None, *, most: int = 200
+    scores: np.ndarray, of_class: np.ndarray, folds: np.ndarray | None = None, *, most: int = MOST_POINTS
 ) -> dict[str, list[float]] | None:
     """The ROC curve from (0, 0) to (1, 1) with at most `most` points; None if undefined.
 
@@ -148,10 +150,8 @@ def _thinned(length: np.ndarray, most: int) -> np.ndarray:
     return np.unique(np.searchsorted(length, np.linspace(0, length[-1], most)).clip(max=len(length) - 1))
 
 
-def drawn_precision_recall(
-    scores: np.ndarray, of_class: np.ndarray, *, most: int = 200
-) -> dict[str, list[float]] | None:
-    """Recall and precision at every distinct score, falling, with at most `most` points; None if undefined.
+def drawn_precision_recall(scores: np.ndarray, of_class: np.ndarray) -> dict[str, list[float]] | None:
+    """Recall and precision at every distinct score, falling, with at most `MOST_POINTS`; None if undefined.
 
     All cases are ranked together, as for the average precision (see `ranking`), which is the area below the steps.
 
@@ -166,7 +166,7 @@ def drawn_precision_recall(
     reached = np.cumsum(inside)[ends]
     recall, precision = reached / inside.sum(), reached / (ends + 1)
     steps = np.abs(np.diff(recall, prepend=0.0)) + np.abs(np.diff(precision, prepend=precision[0]))
-    shown = _thinned(np.cumsum(steps), most)
+    shown = _thinned(np.cumsum(steps), MOST_POINTS)
     return {"recall": recall[shown].tolist(), "precision": precision[shown].tolist()}
 
 

@@ -84,11 +84,7 @@ def _array(picture: Image.Image) -> np.ndarray:
 
 
 # Alterations of grey values only, which also make sense for a part of an image, such as a tile of a slide.
-OF_VALUES: dict[str, Alteration] = {
-    "recompressed": _recompressed,
-    "brighter": _power(BRIGHTER),
-    "darker": _power(DARKER),
-}
+OF_VALUES = {"recompressed": _recompressed, "brighter": _power(BRIGHTER), "darker": _power(DARKER)}
 ALTERATIONS: dict[str, Alteration] = {
     "cropped_rows": _cropped_rows,
     "cropped_rows_stretched": _stretched(_cropped_rows),

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from casewise.modalities.panels import EMPTY, augmented, chunks, draw, plain
 from casewise.modalities.shape_variation import ShapeVariation
@@ -39,9 +39,7 @@ class Batches(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def training_batch(
-        self, rows: list[int], generator: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    def training_batch(self, rows: list[int], generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """The input of a training step, such as augmented panels (B, C, H, W) in 0–1, and its truth (B, T)."""
 
     @abstractmethod
@@ -159,9 +157,7 @@ class FeatureData(Batches):
     def __len__(self) -> int:
         return len(self.truth)
 
-    def training_batch(
-        self, rows: list[int], generator: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    def training_batch(self, rows: list[int], generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """Features (B, ...), copies in 0–1, and their truth (B, T)."""
         return self._of(torch.tensor(rows), device), self.truth[rows].to(device)
 
@@ -241,14 +237,11 @@ class PanelData(PanelDataset):
         """The same panels with some settings of how they vary in training replaced."""
         return replace(self, settings=self.settings.model_copy(update=dict(changes))) if changes else self
 
-    def training_batch(
-        self, rows: list[int], generator: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    def training_batch(self, rows: list[int], generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """Augmented panels (B, C, H, W) in 0–1 and their truth (B, T)."""
         slots = torch.tensor([draw(self.tiles[r], self.settings, generator) for r in rows])
-        panels = augmented(
-            self.store, slots, self.settings, generator, shapes=self.shapes, device=device, masks=self.masks
-        )
+        store, settings = self.store, self.settings
+        panels = augmented(store, slots, settings, generator, shapes=self.shapes, device=device, masks=self.masks)
         return panels, self.truth[rows].to(device)
 
     @property
@@ -344,7 +337,7 @@ def epoch_batches(count: int, size: int, seed: int, epoch: int, *, shares: Tenso
     >>> [len(batch) for batch in epoch_batches(9, 4, seed=0, epoch=1)]
     [4, 5]
     """
-    generator = torch.Generator().manual_seed(mixed_seed(seed, "order", epoch))
+    generator = Generator().manual_seed(mixed_seed(seed, "order", epoch))
     if shares is None:
         order = torch.randperm(count, generator=generator)
     else:

@@ -65,9 +65,8 @@ def mask_on_tiles(prepared: PreparedCohort, row: int, column: str, meaning: Mask
             width, height = (int(store.index[name].iat[number]) for name in ("width", "height"))
             pixels = _marked_pixels(folder / names[number], width, height)
             marked |= bool(pixels.any())
-            plane[:] = to_tile(
-                pixels, width=width, height=height, side=side, fit=store.preparation.fit, meaning=meaning
-            )
+            fit = store.preparation.fit
+            plane[:] = to_tile(pixels, width=width, height=height, side=side, fit=fit, meaning=meaning)
     return CaseMask(np.array(numbers, dtype=int), planes, marked, content)
 
 

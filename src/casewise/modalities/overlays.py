@@ -136,33 +136,28 @@ def _box(pixels: Pixels, side: int) -> Box:
     return left, top, right, bottom
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _View:
     """The square at a corner of one image: where it begins across and down, and its length, as shares of the image."""
 
-    start: tuple[float, float]
-    length: tuple[float, float]
+    start: Floats
+    length: Floats
 
     @classmethod
     def of(cls, size: tuple[int, int], corner: tuple[int, int], window: float) -> _View:
-        lengths = (window / size[0], window / size[1])
-        return cls((corner[0] * (1 - lengths[0]), corner[1] * (1 - lengths[1])), lengths)
+        length = window / np.array(size)
+        return cls(np.array(corner) * (1 - length), length)
 
     def cut(self, detail: Details) -> Details:
         """The square, of half the side of the image."""
         side = len(detail)
-        matrix = np.array(
-            [[2 * self.length[0], 0, self.start[0] * side], [0, 2 * self.length[1], self.start[1] * side]]
-        )
+        matrix = np.column_stack([np.diag(2 * self.length), self.start * side])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return np.asarray(cv2.warpAffine(detail.astype(np.int16), matrix, (side // 2,) * 2, flags=flags), np.int8)
 
-    def whole(self, box: Box) -> Box:
-        """A box in the square as shares of the image."""
-        left, top, right, bottom = (
-            min(max(self.start[axis % 2] + end * self.length[axis % 2], 0.0), 1.0) for axis, end in enumerate(box)
-        )
-        return left, top, right, bottom
+    def whole(self, box: Box) -> Floats:
+        """(4,) a box in the square as shares of the image."""
+        return np.clip(np.tile(self.start, 2) + box * np.tile(self.length, 2), 0, 1)
 
 
 def _details(pictures: Bytes) -> Details:
@@ -218,8 +213,7 @@ def _candidates(details: Details, whole: int) -> list[Pixels]:
     strength = _strength(total / np.sqrt(squares + 1))
     level = ABOVE_CHANCE * float(_strength(shifted / np.sqrt(squares.mean() + 1)).max())
     edge = int(np.ceil(EDGE * side))
-    inner = np.zeros_like(strength)
-    inner[edge:-edge, edge:-edge] = strength[edge:-edge, edge:-edge]
+    inner = np.pad(strength[edge:-edge, edge:-edge], edge)
     taken, areas = np.zeros((side, side), bool), []
     while 0 < level < inner.max():
         count, numbers, facts, _ = cv2.connectedComponentsWithStats((inner > level).astype(np.uint8))
@@ -245,10 +239,8 @@ def _fitted(details: Details, box: Pixels, eligible: Bools) -> tuple[Floats, Boo
     """
     top, left, bottom, right = box
     side, random = details.shape[1], np.random.default_rng(top * details.shape[1] + left)
-    draws = (
-        (int(random.integers(side - bottom + top + 1)), int(random.integers(side - right + left + 1)))
-        for _ in range(999)
-    )
+    down, across = side - bottom + top + 1, side - right + left + 1
+    draws = ((int(random.integers(down)), int(random.integers(across))) for _ in range(999))
     places = [place for place in draws if max(abs(place[0] - top), abs(place[1] - left)) > FAR][:PLACES]
 
     def cut(place: tuple[int, int]) -> Floats:

@@ -39,9 +39,8 @@ def draw(tiles: Sequence[int], settings: Panels, generator: torch.Generator) -> 
     """Fill the slots of one training panel: tiles are sampled if there are more than slots, and shuffled if set."""
     selected = list(tiles)
     if len(selected) > settings.slots:
-        selected = [
-            selected[i] for i in sorted(torch.randperm(len(selected), generator=generator)[: settings.slots].tolist())
-        ]
+        kept = torch.randperm(len(selected), generator=generator)[: settings.slots]
+        selected = [selected[i] for i in sorted(kept.tolist())]
     filled = chunks(selected, settings.slots)[0]
     if settings.shuffle:
         filled = [filled[i] for i in torch.randperm(settings.slots, generator=generator).tolist()]
@@ -91,12 +90,7 @@ def with_planes(tiles: Tensor, numbers: Tensor, masks: Tensor | None) -> Tensor:
 
 
 def plain(
-    store: Tensor,
-    slots: Tensor,
-    settings: Panels,
-    device: torch.device | str = "cpu",
-    *,
-    masks: Tensor | None = None,
+    store: Tensor, slots: Tensor, settings: Panels, device: torch.device | str = "cpu", *, masks: Tensor | None = None
 ) -> Tensor:
     """Panels for inference without augmentation, on `device`: (B, C, H, W) float in 0–1; bags as by `arrange`."""
     # bytes are moved to the device, a quarter of the memory of numbers

@@ -113,7 +113,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
     if isinstance(network.body, Fused) and any(key.startswith("bodies.") for key in tensors):
         _put(network.body, tensors, (), f"{source} does not belong to {network.name}, {network.fusion}")
         return ""
-    fitting, changes = _fitting(network, network.bodies[0], tensors)
+    fitting, changes = _fitted(network, network.bodies[0], tensors)
     for body in network.bodies:
         _put(body, fitting, network.library_head, f"{source} does not belong to {network.name}")
     if len(network.bodies) > 1:
@@ -121,9 +121,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> str:
     return "".join(f"; {change}" for change in changes)
 
 
-def _fitting(
-    network: Network, body: torch.nn.Module, tensors: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], list[str]]:
+def _fitted(network: Network, body: torch.nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """A library's weights adapted to a body for sequences or for another panel size, and clauses on the adaptations."""
     tensors, change = with_positions(body, tensors)
     changes = [change] if change else []
@@ -254,9 +252,8 @@ def _bundle_facts(path: Path) -> Facts:
         raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).{hint}")
     values, file = folder.facts.read(), folder.facts.path
     if values.get("format") != FORMAT:
-        raise WeightsError(
-            f"weights: {file} has format {values.get('format')!r}, and this version of casewise reads {FORMAT}."
-        )
+        found = repr(values.get("format"))
+        raise WeightsError(f"weights: {file} has format {found}, and this version of casewise reads {FORMAT}.")
     missing = [name for name in ("backbone", "subjects", "weights", "weights_sha256", "network") if name not in values]
     if missing or not isinstance(values["network"], dict):
         raise WeightsError(f"weights: {file} is damaged: {', '.join(missing) or 'network'} cannot be read.")

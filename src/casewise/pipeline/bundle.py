@@ -222,9 +222,8 @@ def share_networks(target: BundleFolder, members: Sequence[JobFolder], salt: str
 
 def shared_facts(facts: Mapping[str, Any], salt: str) -> Mapping[str, Any]:
     """The facts of a network with hashes in place of subjects' names, and without paths of the user's files."""
-    hashed = {
-        name: sorted(pseudonym(subject, salt) for subject in facts[name]) for name in _OF_SUBJECTS if name in facts
-    }
+    present = [name for name in _OF_SUBJECTS if name in facts]
+    hashed = {name: sorted(pseudonym(subject, salt) for subject in facts[name]) for name in present}
     return {**facts, **hashed, "weights": without_paths(str(facts["weights"]))}
 
 

@@ -34,7 +34,7 @@ from casewise.predictions.conformal import fit
 from casewise.predictions.covariates import fit_covariates, image_model
 from casewise.predictions.decisions import ALL, decide_grades
 from casewise.predictions.nested_cv import NESTED, chosen_networks, nested_rows
-from casewise.predictions.scores import apply_scores, cases_with_missing_regions
+from casewise.predictions.scores import cases_with_missing_regions, scored
 from casewise.predictions.stacking import STACKERS
 from casewise.predictions.stacking import stack as fit_stackers
 from casewise.predictions.table import INTERNAL, final_rows, with_mean_distances
@@ -107,10 +107,7 @@ def decide(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.Dat
 
 def score(study: Study, predictions: pd.DataFrame, folder: RunFolder) -> pd.DataFrame:
     """Add the clinical scores, and write the table of all predictions."""
-    scores = study_scores(study)
-    table = predicted.check(
-        apply_scores(predictions, scores, missing_regions=study.missing_regions, regions=study.regions)
-    )
+    table = predicted.check(scored(predictions, study))
     folder.predictions.write(table)
     return table
 
@@ -128,10 +125,10 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
     from casewise.evaluation.judges import over_folds
 
     start, settings, plan = time.monotonic(), study.evaluation, _plan(study)
-    names = [*study.outputs, *study.scores]
+    names, predicted_outcomes = [*study.outputs, *study.scores], outcomes(study, predictions)
     results = evaluate_predictions(
         predictions,
-        outcomes(study, predictions),
+        predicted_outcomes,
         plan,
         bands=settings.bands or None,
         follow_up=FollowUp(settings.baseline, tuple(settings.responders)) if settings.response else None,
@@ -141,34 +138,25 @@ def evaluate(study: Study, cohort: Cohort, predictions: pd.DataFrame, folder: Ru
         if cases and study.missing_regions == "allow":
             results.notes.append(caveat("missing_regions", score=name, cases=cases))
     results = _with_other_sources(study, predictions, results, folder)
-    main = results.main
     if NESTED in set(predictions["model"]):
-        main = internal_headline(main, results.metrics, NESTED)
-    results = replace(results, main=main)
-    classes_by_target = {name: study.classes_of(name) for name in names if study.classes_of(name)}
+        results = replace(results, main=internal_headline(results.main, results.metrics, NESTED))
     results = replace(
         results,
-        over_folds=over_folds(predictions, names, classes_by_target),
+        over_folds=over_folds(predictions, names, predicted_outcomes.classes),
         against_baselines=against_baselines(results),
         trials=trials(study, cohort, predictions, results),
         added_value=added_value(study, predictions, results.main, folder),
         prediction_sets=_prediction_sets(study, predictions, results.main, folder),
         within_column=within_shortcut_column(study, cohort, predictions, results, folder),
-        notes=[
-            *results.notes,
-            *guess(final_rows(predictions), study.primary_outcome, plan),
-            *_left_out(folder),
-        ],
+        notes=[*results.notes, *guess(final_rows(predictions), study.primary_outcome, plan), *_left_out(folder)],
     )
     results = with_calibration(study, predictions, results)
     if not folder.image_split_mark.exists():  # there, images count as subjects
         results = participants_and_subgroups(study, cohort, predictions, results, folder)
-    results = _with_drift_and_altered_images(study, predictions, results, folder)
+    results = _with_robustness(study, predictions, results, folder)
     results = write_results(folder, replace(results, made_from=folder.evaluated_files(study.learners)))
-    show.line(
-        "evaluate",
-        f"{counted(predictions['model'].nunique(), 'learner')}, intervals by subject, {time.monotonic() - start:.0f} s",
-    )
+    learners = counted(predictions["model"].nunique(), "learner")
+    show.line("evaluate", f"{learners}, intervals by subject, {time.monotonic() - start:.0f} s")
     return results
 
 
@@ -223,9 +211,7 @@ def _left_out(folder: RunFolder) -> list[stored.Note]:
     return [caveat("networks_left_out", networks=record["networks"])] if record else []
 
 
-def _with_drift_and_altered_images(
-    study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder
-) -> Results:
+def _with_robustness(study: Study, predictions: pd.DataFrame, results: Results, folder: RunFolder) -> Results:
     """The results with what differs for external cases that are unlike the training, and for altered images."""
     from casewise.evaluation.robustness import counterfactual_figures, drift, drift_caveats
 
@@ -287,9 +273,8 @@ def readers_table(study: Study, cohort: Cohort) -> pd.DataFrame | None:
         for reader, column in columns.items():
             values = pd.to_numeric(cohort.images[column], errors="coerce")
             means = values.groupby(cohort.images["case"]).mean().dropna()
-            tables.append(
-                pd.DataFrame({"case": means.index, "target": target, "reader": reader, "value": means.to_numpy()})
-            )
+            cells = {"case": means.index, "target": target, "reader": reader, "value": means.to_numpy()}
+            tables.append(pd.DataFrame(cells))
     return pd.concat(tables, ignore_index=True) if tables else None
 
 
@@ -395,12 +380,7 @@ def participants_and_subgroups(
     """The results with the participants and, where the study names subgroups, the figures by subgroup."""
     main, splits = results.main, folder.splits.read()
     flow, sides, described = described_cohort(study, cohort, splits, folder)
-    participants = stored.Participants(
-        flow,
-        sides,
-        described,
-        evaluated(predictions, study.primary_outcome),
-    )
+    participants = stored.Participants(flow, sides, described, evaluated(predictions, study.primary_outcome))
     if study.evaluation.subgroup_cuts and main.stage in INTERNAL:
         results = replace(results, subgroups=by_group(study, cohort.images, predictions, main))
     return replace(results, participants=participants)
@@ -420,9 +400,8 @@ def described_cohort(
         predicted = set(folder.external_cohort.read(["case"])["case"].astype(str).str.removeprefix(prefix))
         left = other.cases[other.cases["case"].astype(str).isin(predicted)]
         outside = other.images[other.images["case"].astype(str).isin(predicted)]
-        outside = outside.assign(
-            subject=prefix + outside["subject"].astype(str), case=prefix + outside["case"].astype(str)
-        )
+        prefixed = {name: prefix + outside[name].astype(str) for name in ("subject", "case")}
+        outside = outside.assign(**prefixed)
         steps = [*other.flow, *cases_step("images", other.cases, left)]
         flow = replace(flow, external=stored.Flow(steps, _sizes(outside), name=study.external_name))
         images = pd.concat([images, outside], ignore_index=True)

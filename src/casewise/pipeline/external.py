@@ -145,9 +145,8 @@ def doubtful_names(study: Study, main: Cohort, external: Cohort | None, pretrain
     for where, (first, second, setting) in stated.items():
         if first is None or second is None or setting == "distinct":
             continue
-        pairs = doubtful_pairs(
-            first.images["subject"].astype(str), second.images["subject"].astype(str), study.subject_names
-        )
+        names, others = (cohort.images["subject"].astype(str) for cohort in (first, second))
+        pairs = doubtful_pairs(names, others, study.subject_names)
         if pairs:
             named = names_text([f"{name} and {other}" for name, other in pairs], 5)
             notes.append(
@@ -213,9 +212,8 @@ def check_no_twins(
         own, other = (cohort.images[["path", "subject"]].astype(str).values.tolist() for cohort, _ in both)
         searches[name] = {"made_from": made_from, "pairs": [[*own[i], *other[j]] for i, j in pairs]}
         folder.cohort_twins.write(searches)
-    refuse_twins(
-        searches[name]["pairs"], second.study, folder.cohort_twins.path, where=where, other_people=other_people
-    )
+    pairs, file = searches[name]["pairs"], folder.cohort_twins.path
+    refuse_twins(pairs, second.study, file, where=where, other_people=other_people)
 
 
 def _audited(prepared: PreparedCohort, show: Show) -> tuple[Cohort, TileStore]:

@@ -19,7 +19,7 @@ from casewise.modalities.alterations import UNALTERED, VERSION
 from casewise.modalities.registry import modality_of
 from casewise.predictions import table as predicted
 from casewise.predictions.decisions import apply_thresholds, decide_grades
-from casewise.predictions.scores import apply_scores
+from casewise.predictions.scores import scored
 from casewise.splits.predefined import TEST
 from casewise.study.scores import study_scores
 from casewise.training.checkpoint import write_tensors
@@ -82,19 +82,14 @@ def counterfactuals(inputs: RunInputs, predictions: pd.DataFrame, show: Show) ->
     table.write(pd.concat([_with_scores(study, rows, name) for name in (UNALTERED, *alterations)], ignore_index=True))
     mark.write(made_from)
     cases = counted(rows["case"].nunique(), "held-out case")
-    show.line(
-        "robustness",
-        f"{cases} predicted again, each altered in {len(alterations)} ways, {time.monotonic() - start:.0f} s",
-    )
+    seconds = time.monotonic() - start
+    show.line("robustness", f"{cases} predicted again, each altered in {len(alterations)} ways, {seconds:.0f} s")
 
 
 def _with_scores(study: Study, rows: pd.DataFrame, alteration: str) -> pd.DataFrame:
     """The predictions after one alteration, with the clinical scores computed from them."""
     altered_rows = rows[rows["alteration"] == alteration].drop(columns="alteration")
-    table = apply_scores(
-        altered_rows, study_scores(study), missing_regions=study.missing_regions, regions=study.regions
-    )
-    return predicted.check(table).assign(alteration=alteration)
+    return predicted.check(scored(altered_rows, study)).assign(alteration=alteration)
 
 
 # At most so many images are measured, of randomly chosen cases.

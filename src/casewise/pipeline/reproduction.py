@@ -230,9 +230,8 @@ def _check_table(source: FinishedRun, images: pd.DataFrame) -> None:
         was, now = recorded[name], present[name]
         for row in (~((was == now) | (was.isna() & now.isna()))).to_numpy().nonzero()[0]:
             case = present["case"][row]
-            problems.append(
-                f"{name} of image {row + 1} (case {case}) was {cut(str(was[row]))}, is {cut(str(now[row]))}"
-            )
+            values = f"was {cut(str(was[row]))}, is {cut(str(now[row]))}"
+            problems.append(f"{name} of image {row + 1} (case {case}) {values}")
     if problems:
         raise CohortError(_listed(f"{source.study.cohort} is not the table of {source.files.path}:", problems))
 
@@ -261,9 +260,8 @@ def _check_images(source: FinishedRun, store: ImageStore) -> None:
     changed = []
     with suppress(RunError):  # the store of the run may have been removed since
         recorded = open_store(source.files.images(source.study.images.store).of("tiles")).index
-        was, now = (
-            dict(zip(i["path"].astype(str), i["sha256"].astype(str), strict=True)) for i in (recorded, store.index)
-        )
+        indexes = (index[["path", "sha256"]].astype(str) for index in (recorded, store.index))
+        was, now = (dict(zip(index["path"], index["sha256"], strict=True)) for index in indexes)
         changed = [path for path, value in now.items() if was.get(path) != value]
     if changed:
         raise ImageError(_listed(f"{counted(len(changed), 'image')} changed after {folder} was made:", changed))

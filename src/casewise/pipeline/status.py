@@ -128,13 +128,8 @@ def run_status(folder: RunFolder) -> RunStatus:
     unreported, damaged = _why_unreported(folder)
     step = "before the training" if folder.audit.exists() else "before or in the audit"
     if jobs:
-        step = (
-            "in the training"
-            if waiting or failed
-            else "in the report"
-            if folder.metrics.exists()
-            else "in the evaluation"
-        )
+        step = "in the report" if folder.metrics.exists() else "in the evaluation"
+        step = "in the training" if waiting or failed else step
     over = at_work is not False or stopped or not (waiting or unreported)
     remedy = "" if over else f"It stopped {step}. To continue: {folder.continuing}."
     return RunStatus(folder.path, at_work, unreported, stopped, remedy, done, running, failed, waiting, left, damaged)
@@ -153,9 +148,8 @@ def _planned_jobs(folder: RunFolder, at_work: bool | None) -> tuple[list[tuple[s
     folds = range(read_splits(folder.splits).folds)
     jobs = []
     for model in [*study.learners, *(folder.left_out.read_if_exists() or {}).get("networks", {})]:
-        jobs += [
-            (model, name_of_fold(model, fold, alone=study.split.holdout), folder.job(model, fold)) for fold in folds
-        ]
+        alone = study.split.holdout
+        jobs += [(model, name_of_fold(model, fold, alone=alone), folder.job(model, fold)) for fold in folds]
         jobs += [(model, f"{model}, all folds", folder.final_job(model))] if study.final == "refit" else []
     return jobs, study
 

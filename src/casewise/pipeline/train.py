@@ -182,9 +182,8 @@ def train_only(inputs: RunInputs, only: Sequence[str], show: Show) -> None:
                 tell = partial(_tell, bar, count)
                 run_jobs(_by_steps(planned)[by_steps], job_inputs, inputs.folder, tell=tell, only=names)
     done = sum(job.finished for job in planned)
-    show.line(
-        "only", f"{done} of {len(planned)} jobs are done; the same command without `--only` goes on to the report"
-    )
+    text = f"{done} of {len(planned)} jobs are done; the same command without `--only` goes on to the report"
+    show.line("only", text)
 
 
 def _tell(bar: Callable[..., None], jobs: int, done: float, text: str) -> None:

@@ -364,9 +364,8 @@ def _fit_one(
     def fit(rows: Array, penalty: float, width: int) -> tuple[Array, float]:
         share = outcome[rows].mean()
         if not linear and share in (0.0, 1.0):
-            return np.zeros(features.shape[1]), float(
-                np.log((share * len(rows) + 0.5) / ((1 - share) * len(rows) + 0.5))
-            )
+            odds = (share * len(rows) + 0.5) / ((1 - share) * len(rows) + 0.5)
+            return np.zeros(features.shape[1]), float(np.log(odds))
         strength = penalty * len(rows)
         model = Ridge(alpha=strength) if linear else LogisticRegression(C=1 / strength, solver="newton-cholesky")
         model.fit(features[rows, :width], outcome[rows])

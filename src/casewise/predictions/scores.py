@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from casewise.predictions.table import COLUMNS
-from casewise.study.scores import Array, Score
+from casewise.study.schema import Study
+from casewise.study.scores import Array, Score, study_scores
 
 
 def apply_scores(
@@ -36,14 +37,16 @@ def apply_scores(
     return table
 
 
+def scored(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The table of predictions with the scores of a study (`apply_scores`)."""
+    return apply_scores(table, study_scores(study), missing_regions=study.missing_regions, regions=study.regions)
+
+
 def cases_with_missing_regions(table: pd.DataFrame, scores: Sequence[Score]) -> dict[str, int]:
     """For each score over regions, the number of cases that lack some of them."""
     present = table.groupby("case", sort=False)["region"].agg(set)
-    return {
-        score.name: sum(not regions.issuperset(score.regions) for regions in present)
-        for score in scores
-        if score.regions
-    }
+    over_regions = [score for score in scores if score.regions]
+    return {score.name: sum(not regions.issuperset(score.regions) for regions in present) for score in over_regions}
 
 
 def _with_score(table: pd.DataFrame, score: Score, *, fill: bool, regions: Sequence[str]) -> pd.DataFrame:

@@ -129,11 +129,7 @@ def stack(
 
 
 def _stacked(
-    stacker: Stacker,
-    rows: pd.DataFrame,
-    values: np.ndarray,
-    learners: list[str],
-    limits: Sequence[float],
+    stacker: Stacker, rows: pd.DataFrame, values: np.ndarray, learners: list[str], limits: Sequence[float]
 ) -> tuple[np.ndarray | None, Fitted]:
     """The cross-fitted predictions (N, K), None with weights of either sign, and the coefficients of all rows."""
     truth, folds = rows["y_true"].to_numpy(dtype=float), rows["outer_fold"].to_numpy()

@@ -160,9 +160,7 @@ def difference(
     """
     side, (height, width) = 2 * SIDE, first.shape[:2]
     # both are resampled alike, so that the same file gives no difference
-    left, right = (
-        cv2.resize(_grey(picture), (side, side), interpolation=cv2.INTER_AREA) for picture in (first, second)
-    )
+    left, right = (cv2.resize(_grey(each), (side, side), interpolation=cv2.INTER_AREA) for each in (first, second))
     grid = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     scaled = in_pixels(warp, 0.5)
     moved = cv2.warpAffine(right, scaled, (side, side), flags=grid)

@@ -161,9 +161,8 @@ def result_line(study: Study, results: Results) -> str:
     if external := external_result(study, results, learner, stage) if stage != EXTERNAL else None:
         cohort = f"external cohort {study.external_name}".strip()
         cases = _counts(study, unit, external.cases, external.figure.n_subjects)
-        pieces.append(
-            ", ".join([f"{cohort}, {cases}, {name}: {_figures(write, external.headline)}", *external.recognised])
-        )
+        headline = f"{cohort}, {cases}, {name}: {_figures(write, external.headline)}"
+        pieces.append(", ".join([headline, *external.recognised]))
     else:
         whose = f"{whose}, {name}"
     if stage == "oof" and results.site_means:

@@ -20,7 +20,7 @@ from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
 from casewise.predictions.table import INTERNAL
 from casewise.report.formatting import capital, class_name, counted, display_name, is_number, plain
-from casewise.report.tables import metric_format
+from casewise.report.tables import MetricFormat, metric_format
 from casewise.run_folder import RunFolder
 from casewise.study.learners import in_order, learner_name, without_baselines
 from casewise.study.loading import saved_study
@@ -172,9 +172,8 @@ class ReportContext:
         main = self.metrics.main
         if main.target == self.outcome and main.learner in self.learners:
             return main.learner
-        merits = {
-            name: figure.value for name in self.candidates if (figure := self.metric(self.choosing, name, self.merit))
-        }
+        figures = {name: self.metric(self.choosing, name, self.merit) for name in self.candidates}
+        merits = {name: figure.value for name, figure in figures.items() if figure}
         return max(merits, key=lambda name: merits[name] or 0.0) if merits else self.candidates[0]
 
     def figures(self, stage: str, learner: str, key: str = "") -> Figures:
@@ -184,6 +183,11 @@ class ReportContext:
     def metric(self, stage: str, learner: str, metric: str) -> Estimate | None:
         """One figure of the primary outcome with its interval, or None if it is missing or undefined."""
         return defined(self.figures(stage, learner).get(metric))
+
+    @cached_property
+    def write(self) -> MetricFormat:
+        """The format of the metrics of the primary outcome."""
+        return metric_format(self.study, self.outcome)
 
     @property
     def quoted(self) -> Mapping[str, Estimate | SourceMean]:
@@ -351,7 +355,7 @@ def terms_of(context: ReportContext) -> Terms:
     study = context.study
     label, case = display_name(study, context.outcome), "visit" if context.repeated else "case"
     noun = {"region": "region", "image": "image"}.get(study.level_of(context.outcome), case)
-    digits = metric_format(study, context.outcome).digits("mae")
+    digits = context.write.digits("mae")
     confidence = f"{100 * study.evaluation.confidence:g} %"
     return Terms(label, capital(label), noun, case, modality_of(study).picture_noun(study).singular, digits, confidence)
 

@@ -18,7 +18,7 @@ from casewise.report.formatting import MISSING, class_name, counted, is_number, 
 from casewise.report.sections.agreement import score_ranges
 from casewise.report.sections.learners import beside_column
 from casewise.report.statements import Statement, statements
-from casewise.report.tables import VERDICTS, MetricFormat, kind_report, metric_format, verdict, verdict_beside
+from casewise.report.tables import VERDICTS, MetricFormat, kind_report, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name
 
 MOST_CLASSES = 8
@@ -94,31 +94,24 @@ def screen(context: ReportContext) -> Screen:
     external = next((each for each in holding if each.id == "external_cohort" and each.link), None)
     heads, rows = failures(context)
     more = len(context.classes) - MOST_CLASSES
-    metric = metric_format(context.study, context.outcome).title(kind_report(context.kind).compared)
+    compared = context.write.title(kind_report(context.kind).compared)
+    interval = f"{terms_of(context).confidence} interval"
     parts = ", ".join(f"{name} {weight}" for name, weight in weights(context))
     measured, quantiles, beside = sizes(context), spread(context), rivals(context)
+    rough = ROUGH[bool(context.classes)].format(unit=context.study.unit)
+    any_rough = "rough" in f"{measured} {quantiles} {rows} {beside}"
     return Screen(
         lead=lead(context),
         external=external,
         question="How far off is it?" if not context.classes else "How often is it right?",
-        evaluated=evaluated(context)
-        + (
-            ROUGH[bool(context.classes)].format(unit=context.study.unit)
-            if "rough" in f"{measured} {quantiles} {rows} {beside}"
-            else ""
-        ),
+        evaluated=evaluated(context) + (rough if any_rough else ""),
         sizes=measured,
         guess=guess(context),
         spread=quantiles,
         failure_heads=heads,
         failures=rows,
         more_failures=f"{counted(more, 'more class', 'more classes')} in the table of classes." if more > 0 else "",
-        rival_heads=[
-            "Model",
-            metric + own_side(context),
-            f"{terms_of(context).confidence} interval",
-            "The reported model is",
-        ],
+        rival_heads=["Model", compared + own_side(context), interval, "The reported model is"],
         rivals=beside,
         flags=[each for each in holding if each.level == "flag" and each is not external],
         trust=[each for each in holding if each.level != "flag" and each is not external],
@@ -176,9 +169,8 @@ def sizes(context: ReportContext) -> list[Size]:
         cohort = f"{context.site}s left out" if known else own_side(context)[2:]
         shown.append(_size(context, metric, here, cohort, over and f"mean over {over}"))
     if known:
-        shown.append(
-            _size(context, metric, known, f"known {context.site}s", f"trained on other {context.study.unit}s of them")
-        )
+        names = f"known {context.site}s", f"trained on other {context.study.unit}s of them"
+        shown.append(_size(context, metric, known, *names))
     return shown
 
 
@@ -189,34 +181,30 @@ def external_recalls(context: ReportContext) -> str:
         names = {name: name for name in ("sensitivity", "specificity")}
     elif not context.metric(EXTERNAL, context.learner, "recall"):
         names = {f"recall[{name}]": f"recall of {plain(name)}" for name in context.classes}
-    write, figures = metric_format(context.study, context.outcome), context.figures(EXTERNAL, context.learner)
+    write, figures = context.write, context.figures(EXTERNAL, context.learner)
     recalls = {text: figure for name, text in names.items() if (figure := defined(figures.get(name)))}
     return ", ".join(f"{text} {write.text('recall', each.value, short=True)}" for text, each in recalls.items())
 
 
 def _size(context: ReportContext, metric: str, figure: Estimate | SourceMean, cohort: str, note: str = "") -> Size:
-    write = metric_format(context.study, context.outcome)
-    text = write.text(metric, figure.value, short=True, unit=False)
+    text = context.write.text(metric, figure.value, short=True, unit=False)
     units = {"mae": "points on average", "accuracy": "% right"}
     interval = figure.reason or ""
-    if bounds := write.bounds(metric, figure, words=True, short=True):
+    if bounds := context.write.bounds(metric, figure, words=True, short=True):
         rough = ", rough: few subjects" if figure.rough else ""
         interval = f"{terms_of(context).confidence} interval {bounds}{rough}"
-    return Size(cohort, text, units.get(metric, write.phrase(metric)), interval, note)
+    return Size(cohort, text, units.get(metric, context.write.phrase(metric)), interval, note)
 
 
 def guess(context: ReportContext) -> str:
     """What a guess without images reaches; empty if the run has no record of it."""
-    terms, write = terms_of(context), metric_format(context.study, context.outcome)
+    terms, write = terms_of(context), context.write
     if context.by_site:
         return ""
     if not context.classes:
         guessed = guessed_median(context)
-        return (
-            ""
-            if guessed is None
-            else f"Guessing the median: {write.text('mae', guessed['error'])} points{own_side(context)}"
-        )
+        error = write.text("mae", guessed["error"]) if guessed else ""
+        return f"Guessing the median: {error} points{own_side(context)}" if guessed else ""
     rows = context.headline_rows
     if rows.empty:
         return ""
@@ -240,7 +228,7 @@ def guessed_median(context: ReportContext) -> Note | None:
 
 def spread(context: ReportContext) -> str:
     """Of numbers how far off half and nine in ten predictions are; of classes the AUROC or the weighted kappa."""
-    terms, rows, write = terms_of(context), context.headline_rows, metric_format(context.study, context.outcome)
+    terms, rows, write = terms_of(context), context.headline_rows, context.write
     if rows.empty:
         return ""
     if not context.classes:
@@ -274,7 +262,7 @@ def failures(context: ReportContext) -> tuple[list[str], list[Failure]]:
 
 
 def _failing_ranges(context: ReportContext) -> tuple[list[str], list[Failure]]:
-    write, ranges = metric_format(context.study, context.outcome), score_ranges(context)
+    write, ranges = context.write, score_ranges(context)
     if len(ranges) < 2:
         return [], []
     worst, rows = max(each.error for each in ranges), []
@@ -322,7 +310,7 @@ def _share(counts: np.ndarray, i: int, rate: str) -> str:
 
 def rivals(context: ReportContext) -> list[Rival]:
     """The reported model, the best baseline, a guess, and the column of the table that predicts the classes."""
-    write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).compared
+    write, metric = context.write, kind_report(context.kind).compared
     figure = defined(context.quoted.get(metric))
     if figure is None:
         return []
@@ -356,7 +344,7 @@ def rivals(context: ReportContext) -> list[Rival]:
 def rivals_line(context: ReportContext) -> str:
     """The verdicts of the third card in one line, for the terminal; empty where there is nothing to compare with."""
     others = [f"{each.name} ({each.text}): {each.verdict_text}" for each in rivals(context) if not each.reported]
-    metric = metric_format(context.study, context.outcome).title(kind_report(context.kind).compared)
+    metric = context.write.title(kind_report(context.kind).compared)
     return f"by {metric}, against {'; against '.join(others)}" if others else ""
 
 

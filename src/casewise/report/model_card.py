@@ -63,11 +63,7 @@ USE = (
 
 
 def model_card(
-    study: Study,
-    about: Mapping[str, Any],
-    results: Results,
-    audit: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    study: Study, about: Mapping[str, Any], results: Results, audit: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> str:
     """The card from the contents of the bundle's files (see `casewise.pipeline.bundle`); it names no subject."""
     training_note, spread = REFITTED if about["final"] == "refit" else OF_FOLDS
@@ -122,9 +118,8 @@ def _outputs(study: Study, about: Mapping[str, Any]) -> Table:
         rows.append(Row(output["name"], [Cell(KINDS.get(output["kind"], output["kind"])), Cell(values)]))
     for name in about["scores"]:
         rows.append(Row(name, [Cell("score, a formula over targets"), Cell("{} to {}".format(*study.range_of(name)))]))
-    caption = (
-        f"The primary outcome is {about['primary_outcome']}. Images: {about['modality']}, prepared as in training."
-    )
+    images = f"Images: {about['modality']}, prepared as in training."
+    caption = f"The primary outcome is {about['primary_outcome']}. {images}"
     return Table(["Target", "Kind", "Values"], rows, caption)
 
 

@@ -19,7 +19,6 @@ from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_case
 from casewise.report.formatting import MISSING, capital, counted, listed, number, plain
 from casewise.report.sections import audit as audit_section
 from casewise.report.sections.counterfactuals import alteration
-from casewise.report.tables import metric_format
 from casewise.splits.learnable import missing_classes
 from casewise.study.learners import learner_name, the_learner
 
@@ -97,7 +96,7 @@ def external_cohort(context: ReportContext) -> Found:
     if entry is None:
         text = f"Not tested on {context.study.unit}s of another hospital or source."
         return None if context.by_site else ("bad", text, "")
-    write, metric = metric_format(context.study, context.outcome), entry.metric
+    write, metric = context.write, entry.metric
     bounds = write.bounds(metric, entry.figure, words=True, short=True)
     bounds = f" ({bounds}{', rough' * entry.figure.rough})" if bounds else ""
     text = f"On {context.study.external_name} ({counted_cases(context, context.rows(EXTERNAL, context.learner))}):"
@@ -156,11 +155,8 @@ def audited(context: ReportContext) -> Found:
         if untested(audit.facts):
             return "open", "The audit could not test for shortcuts: too few subjects or too little variation.", "audit"
         notes = f", and {counted(len(audit.of('note')), 'note')}" if audit.of("note") else ""
-        return (
-            "good",
-            f"The audit found no error and no warning{notes}; it cannot show that there is no shortcut.",
-            "audit",
-        )
+        text = f"The audit found no error and no warning{notes}; it cannot show that there is no shortcut."
+        return "good", text, "audit"
     first = [*errors, *warnings][0]
     about, size = audit_section.about(first, audit), audit_section.size(first)
     counts = [counted(len(each), noun) for each, noun in ((errors, "error"), (warnings, "warning")) if each]
@@ -210,11 +206,8 @@ def stopped_on_fold(context: ReportContext) -> Found:
         return "flag", text, "learners"
     if context.stopped_on != "fold" or context.stage != "oof":
         return None
-    return (
-        "bad",
-        "Training stopped at the epoch that suited the predicted fold best: the figures are too optimistic.",
-        "",
-    )
+    text = "Training stopped at the epoch that suited the predicted fold best: the figures are too optimistic."
+    return "bad", text, ""
 
 
 def few_subjects(context: ReportContext) -> Found:

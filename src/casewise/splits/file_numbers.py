@@ -166,9 +166,8 @@ def identities(paths: Sequence[str], holders: np.ndarray) -> list[list[Key]]:
         several = [_values_of_classes(column, holders[rows]) >= 2 for column in columns]
         enough = (index for index, count in enumerate(counts) if count >= LEAST_VALUES and several[index])
         position[length] = next(enough, counts.index(max(counts)))
-    of_numbers: list[Key] = [
-        ((), row[position[len(row)]]) if row else name for row, name in zip(numbers, series, strict=True)
-    ]
+    pairs = zip(numbers, series, strict=True)
+    of_numbers: list[Key] = [((), row[position[len(row)]]) if row else name for row, name in pairs]
     # more series than numbers in each of them
     people = len(set(series)) ** 2 > len(set(zip(series, of_numbers, strict=True)))
     return [list(series), of_numbers] if people else [of_numbers]

@@ -201,12 +201,8 @@ class CovariatesModel(Learner):
         return f"a model of {', '.join(study.covariates)}, without images"
 
 
-_OWN = (
-    CovariatesModel(COVARIATES),
-    LinearLearner(PIXELS),
-    LinearLearner(FEATURES, on_features=True),
-    KernelLearner(KERNEL),
-)
+_LINEAR = (LinearLearner(PIXELS), LinearLearner(FEATURES, on_features=True), KernelLearner(KERNEL))
+_OWN = (CovariatesModel(COVARIATES), *_LINEAR)
 _REGISTERED: dict[str, Learner] = {learner.name: learner for learner in _OWN}
 
 

@@ -60,9 +60,8 @@ def read_freeze_point(value: Any, source: str = "freeze") -> FreezePoint:
         return FreezePoint("percent", count=int(match[1]))
     if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", text):
         return FreezePoint("name", name=text.removeprefix("body."))
-    hint = (
-        nearest(text.split()[-1], ("layers", "blocks")) if re.match(r"\d+\s", text) else nearest(text, ("none", "all"))
-    )
+    nearest_form = nearest(text, ("none", "all"))
+    hint = nearest(text.split()[-1], ("layers", "blocks")) if re.match(r"\d+\s", text) else nearest_form
     raise StudyError(f"{source}: must be {FREEZE_FORMS}, got {cut(value)}.{hint}")
 
 

@@ -33,9 +33,8 @@ def weights_file(name: str, weights: str, folder: Path | None) -> Path | None:
     if weights != "pretrained":
         path = Path(weights)
         return path / f"{file_name(name)}.safetensors" if path.is_dir() else path
-    candidates = [
-        candidate / f"{file_name(name)}.safetensors" for candidate in (folder, environment_folder()) if candidate
-    ]
+    folders = [each for each in (folder, environment_folder()) if each]
+    candidates = [each / f"{file_name(name)}.safetensors" for each in folders]
     return next((path for path in candidates if path.is_file()), None)
 
 

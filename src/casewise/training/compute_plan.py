@@ -101,9 +101,8 @@ def choose(
     several = compute.threads == "auto" and threads > 1
     threads = threads if compute.threads == "auto" else compute.threads
     if compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available()):
-        return ComputePlan(
-            "cuda", "fp32" if compute.precision == "fp32" else "bf16", True, threads, why="a CUDA device"
-        )
+        precision: Literal["fp32", "bf16"] = "fp32" if compute.precision == "fp32" else "bf16"
+        return ComputePlan("cuda", precision, True, threads, why="a CUDA device")
     formats = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}[compute.memory_format]
     exact: list[Option] = [("fp32", form, threads) for form in formats]
     quick: list[Option] = [("bf16", True in formats, threads)]

@@ -120,6 +120,7 @@ def linear_model(
     """
     directions = Directions.of(values, standardise=standardise)
     problems: dict[str, type[_Ridge | _Logistic]] = {"number": _Ridge, "classes": _Logistic, "ordinal": _Steps}
+    weights = np.ones(len(labels)) if weights is None else weights
     problem = by_form(output.kind, problems)(directions.scores, labels, output.classes, weights)
     folds = [problem.losses(train, left_out) for train, left_out in group_folds(groups)]
     losses = losses_until_they_rise(folds) or [0.0]
@@ -161,7 +162,7 @@ class _Problem:
     scores: np.ndarray
     labels: np.ndarray
     classes: int
-    weights: np.ndarray | None = None
+    weights: np.ndarray
     most_steps: int = MOST_STEPS
 
     def outputs(self, lines: Lines, rows: np.ndarray) -> np.ndarray:
@@ -211,7 +212,6 @@ class _Logistic(_Problem):
         from sklearn.linear_model import LogisticRegression
 
         scores, labels = self.scores[rows], self.labels[rows].astype(int)
-        weights = None if self.weights is None else self.weights[rows]
         present = sorted(set(labels.tolist()))
         absent = np.full(self.classes, ABSENT)
         if len(present) == 1:
@@ -223,7 +223,7 @@ class _Logistic(_Problem):
             with warnings.catch_warnings():
                 # weak penalties need more steps, and stopping early is a penalty of its own
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.set_params(C=penalty).fit(scores, labels, weights)
+                model.set_params(C=penalty).fit(scores, labels, self.weights[rows])
             coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
             if len(present) == 2:
                 coefficients = np.stack([-coefficients[0] / 2, coefficients[0] / 2])
@@ -238,11 +238,7 @@ class _Logistic(_Problem):
 
         labels = self.labels[rows].astype(int)
         chosen = log_softmax(self.outputs(lines, rows), axis=1)[np.arange(len(labels)), labels]
-        return float(-(np.maximum(chosen, ABSENT) * self._weights_of(rows)).sum())
-
-    def _weights_of(self, rows: np.ndarray) -> np.ndarray:
-        """(N,)"""
-        return np.ones(len(rows)) if self.weights is None else self.weights[rows]
+        return float(-(np.maximum(chosen, ABSENT) * self.weights[rows]).sum())
 
     def fit(self, rows: np.ndarray, penalty: float) -> Lines:
         """Weights (O, R) and biases (O,)."""
@@ -273,7 +269,7 @@ class _Steps(_Logistic):
         steps, grade, raw = np.arange(self.classes - 1), self.labels[rows, None], self.outputs(lines, rows)
         signed = np.where(steps < grade, raw, -raw)
         of_rows = (np.logaddexp(0.0, -signed) * (steps <= grade)).sum(axis=1)
-        return float((of_rows * self._weights_of(rows)).sum())
+        return float((of_rows * self.weights[rows]).sum())
 
 
 # Penalties of a probed head: of ridge, and inverse ones of logistic regression.
@@ -345,7 +341,7 @@ def _logistic(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes:
     present = set(labels.tolist())
     if len(present) < 2:
         return [None] * classes
-    model = _Logistic(rows, labels, classes, most_steps=MOST_PROBE_STEPS)
+    model = _Logistic(rows, labels, classes, np.ones(len(labels)), MOST_PROBE_STEPS)
     # a fold without all classes on its training side is not informative about the penalty
     folds = [(t, v) for t, v in group_folds(groups) if len(set(labels[t].tolist())) == len(present)]
 
@@ -522,9 +518,8 @@ def fit_radial_head(
     )
     columns = keep_only(network, _specs(chosen))
     bank = bank_of(network)
-    head = RadialHead(
-        bank.widths, [len(fourier[spec].back) for spec in bank.specs], FREQUENCIES, network.target_mean.numel()
-    )
+    ranks = [len(fourier[spec].back) for spec in bank.specs]
+    head = RadialHead(bank.widths, ranks, FREQUENCIES, network.target_mean.numel())
     head.blocks = torch.nn.ModuleList(fourier[spec] for spec in bank.specs)
     set_weights(head.linear, bank.specs, [2 * FREQUENCIES] * len(bank.specs), chosen, outputs)
     network.head[-1] = head.double()

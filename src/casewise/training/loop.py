@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from casewise.training.losses import Scaling, balanced, class_weights, loss_of, 
 from casewise.training.rates import cosine_share, optimizer_of, parameter_groups
 
 Tell = Callable[[int, float], None]
+Learner: TypeAlias = "Network | UpperLayers"
 CASES_SHOWN = 5
 # Steps of an epoch from which memory is given back before its evaluation.
 STEPS_TO_TRIM = 10
@@ -90,7 +91,7 @@ class TrainingContext:
 class Fitted:
     """A fitted network, with the weights of its best epoch, and its history."""
 
-    network: Network | UpperLayers
+    network: Learner
     history: list[dict[str, float]]
     best_epoch: int
     best_loss: float
@@ -103,9 +104,7 @@ class Training:
     from the end of any epoch.
     """
 
-    def __init__(
-        self, network: Network | UpperLayers, recipe: Recipe, train: Batches, context: TrainingContext
-    ) -> None:
+    def __init__(self, network: Learner, recipe: Recipe, train: Batches, context: TrainingContext) -> None:
         self.device, self.format = torch.device(context.choice.device), context.memory_format
         self.network: Any = network.to(self.device).to(memory_format=self.format)  # type: ignore[call-overload]
         self.recipe, self.data, self.context = recipe, train, context
@@ -268,9 +267,7 @@ class Training:
         self.best, self.best_loss, self.best_epoch = state["best"]
 
 
-def fit(
-    network: Network | UpperLayers, recipe: Recipe, train: Batches, stop: Batches, context: TrainingContext
-) -> Fitted:
+def fit(network: Learner, recipe: Recipe, train: Batches, stop: Batches, context: TrainingContext) -> Fitted:
     """Train until the stopping loss no longer falls, then put the best epoch's weights into the network.
 
     With `context.keep == "last"` all epochs are trained, and the weights of the last one are kept. The state is saved

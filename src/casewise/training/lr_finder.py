@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.errors import TrainingError
-from casewise.training.loop import Training, TrainingContext, naming
+from casewise.training.loop import Learner, Training, TrainingContext, naming
 
 if TYPE_CHECKING:
     from casewise.modalities.dataset import Batches
-    from casewise.models.backbones import Network
     from casewise.study.schema import Recipe
-    from casewise.training.frozen_features import UpperLayers
 
 DIVERGED = 4.0
 # Decades of the rate over which the loss is averaged on either side, independent of the number of steps.
@@ -54,7 +52,7 @@ class Fall:
 
 
 def _swept(
-    network: Network | UpperLayers, recipe: Recipe, rates: np.ndarray, train: Batches, context: TrainingContext
+    network: Learner, recipe: Recipe, rates: np.ndarray, train: Batches, context: TrainingContext
 ) -> list[float]:
     """The losses of a copy of the network at one rising rate after another, up to the first that is not finite."""
     constant = recipe.model_copy(update={"lr": float(rates[0]), "schedule": "constant", "clip_gradients": None})
@@ -76,7 +74,7 @@ def _swept(
     return losses
 
 
-def find_rate(network: Network | UpperLayers, recipe: Recipe, train: Batches, context: TrainingContext) -> RateSearch:
+def find_rate(network: Learner, recipe: Recipe, train: Batches, context: TrainingContext) -> RateSearch:
     """Run the range test on a copy of the network; the network itself is unchanged.
 
     Raises:

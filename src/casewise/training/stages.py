@@ -26,7 +26,7 @@ from casewise.training.checkpoint import write_tensors
 from casewise.training.cost import Timer
 from casewise.training.frozen_features import Buffer, UpperLayers, activations, features, fixed
 from casewise.training.linear_models import CandidateLosses, probe
-from casewise.training.loop import TrainingContext, fit
+from casewise.training.loop import Learner, TrainingContext, fit
 from casewise.training.lr_finder import RateSearch, find_rate
 from casewise.training.rates import layer_groups, unfreeze
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 # In bytes: the activations of a block of panels, which are always in memory.
 LARGE = 2**40
-Learner: TypeAlias = "Network | UpperLayers"
 # What a file of a finished stage or training holds.
 Record: TypeAlias = dict[str, Any]
 
@@ -85,12 +84,12 @@ def learn(
         if recipe.lr == "find":
             # before the probe, because no rate reduces the loss of a fitted head
             learner, data = (UpperLayers(network), heads[0]) if heads else (network, train)
-            search = _search_rate(learner, data, recipe, context, context.files.rate_search)
+            search = _searched(learner, data, recipe, context, context.files.rate_search)
     if recipe.head == "probe" and not resuming:
         cached_features = heads[0].features if heads else None
         probe(network, train, subjects, context.outputs, batch=recipe.batch_size, cached_features=cached_features)
     if recipe.lr == "find":
-        search = search or _search_rate(network, train, recipe, context, context.files.rate_search)
+        search = search or _searched(network, train, recipe, context, context.files.rate_search)
         recipe = recipe.model_copy(update={"lr": search.chosen})
     if recipe.phases:
         try:
@@ -103,9 +102,7 @@ def learn(
     return Learned(network.eval(), fitted.history, fitted.best_epoch, fitted.best_loss, search)
 
 
-def _search_rate(
-    network: Learner, train: Batches, recipe: Recipe, context: TrainingContext, file: JsonFile
-) -> RateSearch:
+def _searched(network: Learner, train: Batches, recipe: Recipe, context: TrainingContext, file: JsonFile) -> RateSearch:
     """The curve of the learning-rate search, from its file if an interrupted job has written it."""
     if (values := file.read_or_none()) is None:
         file.write(values := asdict(find_rate(network, recipe, train, context)))
@@ -276,7 +273,7 @@ def _gradually(
             # The head's rate does not apply to the layers below it. If no rate is found for them, the head's is kept:
             # a stage that does not help is undone.
             with suppress(TrainingError):
-                search = _search_rate(network, panels[0], recipe, context, context.files.body_rate_search)
+                search = _searched(network, panels[0], recipe, context, context.files.body_rate_search)
                 stage_recipe = stage_recipe.model_copy(update={"lr": search.chosen})
         files = context.files.stage(unfrozen)
         before = {k: v.detach().clone() for k, v in network.state_dict().items()}

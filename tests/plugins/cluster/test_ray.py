@@ -47,9 +47,8 @@ def long_inputs(tmp_path_factory: pytest.TempPathFactory, chests: Path) -> JobIn
 
 
 def prepared(factory: pytest.TempPathFactory, chests: Path, backbones: list[str], **recipe: Any) -> JobInputs:
-    study = chest_study(
-        chests, backbones=backbones, recipe=recipe, compute={"jobs": "auto", "threads": 1, "save_every": 0}
-    )
+    compute = {"jobs": "auto", "threads": 1, "save_every": 0}
+    study = chest_study(chests, backbones=backbones, recipe=recipe, compute=compute)
     folder = RunFolder(factory.mktemp("prepared"))
     cohort = read(study, folder, Silent())
     store, splits = prepare(study, cohort, folder, Silent()), split(study, cohort, folder, Silent())

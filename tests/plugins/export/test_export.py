@@ -148,9 +148,8 @@ def test_a_graph_gives_the_values_of_casewise_for_any_number_of_panels(kind: str
     graph_format.write(learner.graph(), random_sample(learner).panels, learner.names, written)
     assert os.fsencode(Path(formats.__file__).parent) not in written.read_bytes()  # the computer of the export
     compute = graph_format.open(written, learner.names)
-    checked = check_parity(
-        learner, compute, with_gaps(random_sample(learner), sequences=learner.may_lack_sequences), ""
-    )
+    sample = with_gaps(random_sample(learner), sequences=learner.may_lack_sequences)
+    checked = check_parity(learner, compute, sample, "")
     assert 0 <= checked.largest <= TOLERANCE
     generator = torch.Generator().manual_seed(7)
     for count in (1, 3):
@@ -335,10 +334,9 @@ def test_what_cannot_be_recorded_is_refused_by_name(tmp_path: Path, monkeypatch:
 
     learner = learner_of("cnn", folds=1)
     monkeypatch.setattr(LearnerGraph, "forward", forward)
+    panels = random_sample(learner).panels
     with pytest.raises(CasewiseError, match=r"test_resnet cannot be exported to torchscript: .*no such operator"):
-        FORMATS["torchscript"].write(
-            learner.graph(), random_sample(learner).panels, learner.names, tmp_path / "graph.pt"
-        )
+        FORMATS["torchscript"].write(learner.graph(), panels, learner.names, tmp_path / "graph.pt")
 
 
 def test_what_cannot_be_exported_is_refused(done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,9 +280,8 @@ def marked_chunk(folder: Path, image: bool) -> PredictedChunk:
     folder = folder / MARK
     folder.mkdir()
     table, rows = OutputTable({"number": [], "befund": ["gesund", "krank"]}, []), []
-    files = [
-        film(folder / f"{MARK}-{n}.dcm", SOPInstanceUID=f"1.2.3.1.{n}", PatientName="X", PatientID="7") for n in (1, 2)
-    ]
+    tags = {"PatientName": "X", "PatientID": "7"}
+    files = [film(folder / f"{MARK}-{n}.dcm", SOPInstanceUID=f"1.2.3.1.{n}", **tags) for n in (1, 2)]
     for number, target, file in ((n, t, f) for n in (1, 2) for t in ("number", "befund") for f in files[: 1 + image]):
         row = dict.fromkeys(table.columns, np.nan) | {"learner": "net", "target": target, "region": ""}
         row |= {"subject": f"{MARK}-{number}", "visit": f"{MARK} week", "case": f"{MARK}-{number}/{MARK} week"}

@@ -36,6 +36,12 @@ class Film(NamedTuple):
         return int(self.subject[1:])
 
 
+def table_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of the table that `init` wrote."""
+    with (folder / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def films_of(chests: Path) -> list[Film]:
     with chests.open(newline="") as file:
         rows = list(csv.DictReader(file))

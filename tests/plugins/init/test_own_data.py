@@ -1,6 +1,5 @@
 """From a table and a folder as people have them to a study: what is understood, doubted, refused and written."""
 
-import csv
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from casewise.plugins.init.target import understand_target
 from casewise.splits.grouped import split
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
-from tests.plugins.init.own_data import CASES, EDIT, Film, OwnData, films_of, text_table
+from tests.plugins.init.own_data import CASES, EDIT, Film, OwnData, films_of, table_of, text_table
 from tests.test_cli import casewise
 
 
@@ -82,11 +81,6 @@ def test_own_data_end_in_a_report(name: str, tmp_path: Path, films: list[Film]) 
     assert study_file.exists()
     assert done.report.stat().st_size > 10_000
     assert done.predictions["case"].nunique() == data.cases
-
-
-def table_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def tiny(folder: Path, names: list[str]) -> Path:
@@ -687,11 +681,8 @@ def test_subjects_of_file_names(tmp_path: Path, name: str, subjects: int, offere
 
 
 def test_covariates_are_proposed_where_they_have_one_value_in_a_case(tmp_path: Path) -> None:
-    rows = [
-        [f"{n}{k}.png", f"P{n}", str(40 + n), "fm"[n % 2], str(n + k), "ab"[n // 2 % 2]]
-        for n in range(12)
-        for k in (1, 2)
-    ]
+    of_files = [(n, k) for n in range(12) for k in (1, 2)]
+    rows = [[f"{n}{k}.png", f"P{n}", str(40 + n), "fm"[n % 2], str(n + k), "ab"[n // 2 % 2]] for n, k in of_files]
     plan = start(tmp_path, "file|patient|Age|sex|bmi|grade", rows)
     (proposed,) = [line for line in plan.text.splitlines() if line.startswith("# covariates: ")]
     text = plan.text.replace(proposed, proposed.removeprefix("# "))

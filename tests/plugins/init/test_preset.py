@@ -21,6 +21,7 @@ from casewise.errors import CasewiseError
 from casewise.plugins.init.preset import plan_preset
 from casewise.study import loading as study_file
 from casewise.study.loading import preset_names, preset_text, read_study
+from tests.plugins.init.own_data import table_of
 
 SEVEN = [f"{region}_{k}" for region, count in (("upper", 4), ("trunk", 2), ("lower", 1)) for k in range(count)]
 
@@ -44,11 +45,6 @@ def make(folder: Path, *paths: str) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
     return folder
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def protocol(folder: Path) -> dict[str, Any]:
@@ -84,7 +80,7 @@ class TestSubjectsAndVisits:
         read_as = "Read as subject/visit/*.jpg: S1/week2/upper_0.JPG is subject S1, visit week2"
         assert done.understood[1].startswith(read_as)
         assert "Fill in erythema, induration, scaling, area" in done.understood[-1]
-        rows = table(tmp_path / "out")
+        rows = table_of(tmp_path / "out")
         assert list(rows[0]) == ["path", "subject", "visit", "region", "erythema", "induration", "scaling", "area"]
         assert list(dict.fromkeys(row["subject"] for row in rows)) == ["S1", "S2", "S10"]
         assert all(row["erythema"] == "" for row in rows)
@@ -95,7 +91,7 @@ class TestSubjectsAndVisits:
     def test_names_that_a_spreadsheet_would_run_are_guarded(self, tmp_path: Path, grades: str) -> None:
         source = make(tmp_path / "in", *[f"{subject}/v{v}/a.jpg" for subject in ("=1+1", "@x", "-2") for v in (1, 2)])
         initialise(grades, source=source, folder=tmp_path / "out")
-        rows = table(tmp_path / "out")
+        rows = table_of(tmp_path / "out")
         assert {row["subject"] for row in rows} == {"'=1+1", "'@x", "-2"}
         assert {row["path"] for row in rows if row["subject"] == "'@x"} == {"'@x/v1/a.jpg", "'@x/v2/a.jpg"}
         cells, _ = read_text_table(tmp_path / "out" / "cohort.csv", Problems())
@@ -122,7 +118,7 @@ class TestSubjectsAndVisits:
     def test_layouts(self, tmp_path: Path, names: list[str], shape: str, counts: tuple[int, int, int]) -> None:
         done = initialise("onestep-pasi", source=make(tmp_path / "in", *names), folder=tmp_path / "out")
         assert f"Read as {shape}: " in done.understood[1]
-        assert ("visit" in table(tmp_path / "out")[0]) == ("visit" in shape)
+        assert ("visit" in table_of(tmp_path / "out")[0]) == ("visit" in shape)
         cohort = read_cohort(read_study(tmp_path / "out" / "study.yaml"))
         assert (len(cohort.images), len(cohort.panels), len(cohort.cases)) == counts
 
@@ -130,7 +126,7 @@ class TestSubjectsAndVisits:
         names = [f"{side}/S{i}/v1/{n}.jpg" for i, side in enumerate(("Train", "val", "TEST")) for n in SEVEN]
         source = make(tmp_path / "in", *names)
         done = initialise("onestep-pasi", source=source, folder=tmp_path / "out")
-        sides = {row["subject"]: row["split"] for row in table(tmp_path / "out")}
+        sides = {row["subject"]: row["split"] for row in table_of(tmp_path / "out")}
         assert sides == {"S0": "train", "S1": "train", "S2": "test"}
         assert any("val counts as train" in line for line in done.understood)
         study = read_study(tmp_path / "out" / "study.yaml")
@@ -158,7 +154,7 @@ class TestClasses:
         done = initialise(grades, source=source, folder=tmp_path / "out")
         assert done.understood[0] == "4 images, classes Covid (2), normal (2)."
         assert any(line.startswith("WARNING: subjects are not known") for line in done.understood)
-        rows = table(tmp_path / "out")
+        rows = table_of(tmp_path / "out")
         assert [row["subject"] for row in rows] == ["1", "2", "3", "4"]
         assert [row["finding"] for row in rows] == ["Covid", "Covid", "normal", "normal"]
         study = read_study(tmp_path / "out" / "study.yaml")
@@ -282,7 +278,7 @@ def test_find_region(name: str, region: str) -> None:
 def test_slides_are_found_and_the_study_says_how_they_are_cut(tmp_path: Path) -> None:
     source = make(tmp_path / "slides", "A/1.svs", "B/1.ndpi", "C/1.jpg")
     told = initialise("ssc-skin", source=source, folder=tmp_path / "study").understood
-    assert [row["path"] for row in table(tmp_path / "study")] == ["A/1.svs", "B/1.ndpi", "C/1.jpg"]
+    assert [row["path"] for row in table_of(tmp_path / "study")] == ["A/1.svs", "B/1.ndpi", "C/1.jpg"]
     study = read_study(tmp_path / "study" / "study.yaml")
     assert (study.tiles.mpp, study.tiles.max_tiles) == (1.0, 200)
     assert any("2 of 3" in line and "1.svs, 1.ndpi" in line and "128 pixels" in line for line in told)

@@ -207,10 +207,8 @@ def test_names_of_classes_do_not_touch() -> None:
         labels = axes.get_xticklabels()
         boxes = [label.get_window_extent() for label in labels]
         assert all(figure.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
-        ends, angle = (
-            [label.get_transform().transform(label.get_position())[0] for label in labels],
-            labels[0].get_rotation(),
-        )
+        ends = [label.get_transform().transform(label.get_position())[0] for label in labels]
+        angle = labels[0].get_rotation()
         if not angle:
             assert not any(first.overlaps(second) for first, second in pairwise(boxes))
         for label in labels if angle else []:
@@ -261,9 +259,8 @@ def test_every_preset_names_a_publication_about_its_outcome(preset: str, tmp_pat
     assert lines
     assert not published_lines(study.model_copy(update={"synthetic": True}), study.primary_outcome, list(lines))
     other = {"extends": preset, "cohort": str(cohort), "targets": {"label": ["a", "b"]}, "scores": {}}
-    (tmp_path / "other.yaml").write_text(
-        json.dumps({**other, "primary_outcome": "label", "split": {"stratify_by": "label"}})
-    )
+    stratified = {**other, "primary_outcome": "label", "split": {"stratify_by": "label"}}
+    (tmp_path / "other.yaml").write_text(json.dumps(stratified))
     settings = ["evaluation.bands={}"] if preset == "onestep-pasi" else []
     if preset != "onestep-pasi":
         assert not published_lines(read_study(tmp_path / "other.yaml", settings=settings), "label", list(lines))

@@ -25,9 +25,8 @@ IMAGE = {"upper": ("Jane Doe.png", b"pixels of Jane", "image/png")}
 
 @pytest.fixture(scope="module")
 def toy() -> Iterator[Running]:
-    settings = ServiceSettings(
-        Path("bundle"), max_bytes=100_000, max_files=20, queue=1, idle_seconds=0.4, upload_seconds=2.0
-    )
+    limits = {"max_bytes": 100_000, "max_files": 20, "queue": 1, "idle_seconds": 0.4, "upload_seconds": 2.0}
+    settings = ServiceSettings(Path("bundle"), **limits)
     with running(settings, toy_work) as service:
         yield service
 
@@ -106,9 +105,8 @@ def test_too_large_requests_are_refused_and_their_clients_read_why(toy: Running)
         yield b"\r\n--x--\r\n"
 
     # no Content-Length: the size is known only when it is read
-    answer = httpx.post(
-        toy.url + "/api/predict", content=pieces(), headers={"Content-Type": "multipart/form-data; boundary=x"}
-    )
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = httpx.post(toy.url + "/api/predict", content=pieces(), headers=headers)
     error_of(answer, 413, "too_large")
 
 
@@ -137,16 +135,14 @@ BEGUN += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
 
 def test_stalled_uploads_take_no_place_in_the_queue() -> None:
     with running(ServiceSettings(Path("bundle"), queue=0), toy_work) as service, ExitStack() as stack:
-        for _ in range(9):
-            stalled = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
-            stalled.sendall(BEGUN)
-        until(lambda: len(list(service.folder.glob("request-*"))) == 9)
-        assert httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60).status_code == 200
-        for _ in range(7):  # until as many are received as may lie on the disk
-            stalled = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
-            stalled.sendall(BEGUN)
-        until(lambda: len(list(service.folder.glob("request-*"))) == 16)
-        error_of(httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60), 503, "busy")
+        # the last ones are as many as may lie on the disk
+        for further, stalled, status in ((9, 9, 200), (7, 16, 503)):
+            for _ in range(further):
+                stack.enter_context(socket.create_connection(("127.0.0.1", service.port))).sendall(BEGUN)
+            until(lambda count=stalled: len(list(service.folder.glob("request-*"))) == count)
+            answer = httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60)
+            assert answer.status_code == status
+        error_of(answer, 503, "busy")
 
 
 def test_slow_clients_are_dropped(toy: Running) -> None:
@@ -172,9 +168,8 @@ def test_the_death_of_a_worker_is_survived(toy: Running) -> None:
 def test_a_model_that_was_replaced_meanwhile_answers_nothing() -> None:
     with running(ServiceSettings(Path("bundle")), toy_work) as service:
         (service.folder / "changed").touch()
-        error_of(
-            httpx.post(service.url + "/api/predict", files=IMAGE, data={"visit": "die"}, timeout=60), 503, "no_worker"
-        )
+        answer = httpx.post(service.url + "/api/predict", files=IMAGE, data={"visit": "die"}, timeout=60)
+        error_of(answer, 503, "no_worker")
         error_of(httpx.post(service.url + "/api/predict", files=IMAGE, timeout=60), 503, "no_worker")
 
 

@@ -247,9 +247,8 @@ def values(served: Running, images: dict[str, list[dict[str, Any]]]) -> dict[str
     values = {}
     for visit, own in images.items():
         files = [(region, (image["name"], image["buffer"])) for region, image in zip(REGIONS, own, strict=True)]
-        answer = httpx.post(
-            served.url + "/api/predict", files=files, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=300
-        )
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        answer = httpx.post(served.url + "/api/predict", files=files, headers=headers, timeout=300)
         results = answer.json()["visits"][0]["results"]
         (values[visit],) = [result["prediction"] for result in results if result["target"] == "pasi"]
     assert len({round(value, 1) for value in values.values()}) == 3

@@ -313,9 +313,8 @@ class TestBadInput:
         for name, said in zip(names, ["cut short", "there is no tissue", "assume_mpp"], strict=False):
             assert sum(name in line and said in line for line in lines) == 1
         assert len(list((tmp_path / "slides").glob("*.npz"))) == 1
-        assumed = skin_study(
-            table_of(tmp_path / "cases.csv", rows[2:]), targets=NUMBER, tiles={"mpp": 4.0, "assume_mpp": 2.0}
-        )
+        table = table_of(tmp_path / "cases.csv", rows[2:])
+        assumed = skin_study(table, targets=NUMBER, tiles={"mpp": 4.0, "assume_mpp": 2.0})
         notes = cut(assumed, tmp_path / "slides").notes
         assert any("1 of 2 slides (" in note and "/silent.tiff): " in note for note in notes)
 

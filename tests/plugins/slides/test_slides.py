@@ -226,9 +226,8 @@ def test_tiles_of_a_level_are_its_pixels(pyramid: Path) -> None:
     for level, times in ((0, 1), (1, 4)):
         boxes = np.array([[0, 0, 64], [40, 80, 64], [136, 64, 64]]) * times
         with Slide(pyramid) as slide:
-            stored = [
-                slide.region(level, (x // times, y // times, 64, 64)).convert("RGB") for x, y, _ in boxes.tolist()
-            ]
+            regions = (slide.region(level, (x // times, y // times, 64, 64)) for x, y, _ in boxes.tolist())
+            stored = [region.convert("RGB") for region in regions]
         for tile, expected in zip(read_tiles(pyramid, boxes, side=64), stored, strict=True):
             assert tile.dtype == np.uint8
             assert np.array_equal(tile, np.asarray(expected).transpose(2, 0, 1))

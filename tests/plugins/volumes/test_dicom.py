@@ -135,9 +135,8 @@ def test_many_frames_that_do_not_say_where(tmp_path: Path) -> None:
 def test_several_series(tmp_path: Path) -> None:
     series(tmp_path / "b" / "deep", volume(1), SeriesInstanceUID="1.1", SeriesNumber=3, SeriesDescription="t1_vibe fs")
     series(tmp_path / "a", volume(2), SeriesInstanceUID="1.2", SeriesNumber=4, SeriesDescription="AX T2W haste")
-    series(
-        tmp_path / "c", volume(3), SeriesInstanceUID="1.3", SeriesNumber=5, SeriesDescription="T2*", ProtocolName="gre"
-    )
+    third = {"SeriesInstanceUID": "1.3", "SeriesNumber": 5, "SeriesDescription": "T2*", "ProtocolName": "gre"}
+    series(tmp_path / "c", volume(3), **third)
     with pytest.raises(ImageError) as caught:
         read_dicom(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}: the folder mixes 3 series, and the table does not name one.")

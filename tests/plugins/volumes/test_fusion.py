@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from casewise.errors import SplitError, TrainingError, WeightsError
 from casewise.files import checksum
@@ -24,6 +24,7 @@ from casewise.plugins.volumes.dataset import drop_sequences
 from casewise.study.schema import Recipe, Study
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.loop import TrainingContext, fit
+from tests.test_splitting import norms_moved
 
 KINDS = ["early", "late", "late-shared"]
 NAME = "shufflenet_v2_x0_5"
@@ -49,14 +50,6 @@ def panels(cases: int = 4, sequences: int = 2, side: int = 64, *, missing: tuple
 
 def scaled(values: Tensor) -> Tensor:
     return (values - sum(MEAN) / 3) / (sum(STD) / 3)
-
-
-def norms_moved(network: nn.Module) -> None:
-    """Running statistics of a network that has seen something."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
 
 
 def library_file(name: str, folder: Path, side: int | None = None) -> Path:
@@ -90,9 +83,8 @@ class TestScaling:
         network(torch.stack([torch.zeros(2, 64, 64), torch.ones(2, 64, 64)]))
         given = seen[0][-2:]
         assert given.shape[1] == (2 if kind == "early" else 3)
-        assert torch.allclose(
-            given.mean(dim=(2, 3)), torch.tensor(ends).view(2, 1).expand(-1, given.shape[1]), atol=1e-5
-        )
+        expected = torch.tensor(ends).view(2, 1).expand(-1, given.shape[1])
+        assert torch.allclose(given.mean(dim=(2, 3)), expected, atol=1e-5)
 
 
 class TestEarly:
@@ -285,9 +277,8 @@ def test_training_killed_and_continued_ends_in_the_same_bits(tmp_path: Path) -> 
     def trained(folder: Path, epochs: int) -> Any:
         network = built("test_resnet", "late", missing="mask", outputs=1, dropout=0.1)
         recipe = Recipe(epochs=epochs, batch_size=3, lr=0.003, optimizer="adam", weight_decay=0.01)
-        return fit(
-            network, recipe, data, data, TrainingContext([Output("one")], folder, 2, ComputePlan(), save_every=0.0)
-        )
+        context = TrainingContext([Output("one")], folder, 2, ComputePlan(), save_every=0.0)
+        return fit(network, recipe, data, data, context)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -16,9 +16,8 @@ from tests.plugins.volumes.resampled_scans import in_plane, onto
 
 nibabel = pytest.importorskip("nibabel", reason="the package that reads NIfTI is optional")
 
-ORIENTATIONS = [
-    "".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)
-]
+AXES = itertools.permutations(("LR", "PA", "IS"))
+ORIENTATIONS = ["".join(letters) for axes in AXES for letters in itertools.product(*axes)]
 
 
 def scan_of(

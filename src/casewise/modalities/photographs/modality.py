@@ -158,9 +158,8 @@ class Photographs(base.Modality):
         if empty:
             named = [f"{paths[row]} ({reason})" for row, reason in empty.items()][:SHOWN]
             more = " …" if len(empty) > SHOWN else ""
-            show.line(
-                "WARNING", f"{counted(len(empty), 'image shows', 'images show')} nothing: {', '.join(named)}{more}"
-            )
+            shown = f"{counted(len(empty), 'image shows', 'images show')} nothing: {', '.join(named)}{more}"
+            show.line("WARNING", shown)
         if study.images.mask:
             with show.bar("masks") as bar:
                 check_masks(study, cohort.images, bar)
@@ -284,9 +283,8 @@ MODALITY = Photographs()
 
 
 def _of_folder(study: Study, folder: Path, pattern: Pattern | None) -> list[FolderImage]:
-    layout = read_new_layout(
-        folder, regions=study.regions, pattern=pattern, has_visits=study.columns.get("visit") != ""
-    )
+    visits = study.columns.get("visit") != ""
+    layout = read_new_layout(folder, regions=study.regions, pattern=pattern, has_visits=visits)
     if layout.skipped:
         count = counted(len(layout.skipped), "file")
         log.warning("%s: left out because of their names: %s, such as %s.", folder, count, layout.skipped[0])

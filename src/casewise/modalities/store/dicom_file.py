@@ -88,9 +88,8 @@ def _files(folder: Path) -> list[Path]:
         raise ImageError(f"{error.filename}: the folder cannot be listed: {error.strerror}.") from error
 
     for parent, _, names in os.walk(folder, onerror=refuse):
-        files += [
-            Path(parent) / name for name in names if not name.startswith(".") and os.path.isfile(f"{parent}/{name}")
-        ]
+        visible = [name for name in names if not name.startswith(".")]
+        files += [Path(parent) / name for name in visible if os.path.isfile(f"{parent}/{name}")]
         if len(files) > MOST_FILES:
             raise ImageError(
                 f"{folder}: the folder contains more than {MOST_FILES:,} files. Name the folder of one scan of "

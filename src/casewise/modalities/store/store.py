@@ -154,9 +154,8 @@ def damage(store: TileStore) -> str:
 
     with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
         hashes = pool.map(lambda row: hash_tile(store.tiles[row]), range(len(store)))
-        bad = [
-            row for row, pair in enumerate(zip(hashes, store.index["tile_sha256"], strict=True)) if len(set(pair)) > 1
-        ]
+        pairs = enumerate(zip(hashes, store.index["tile_sha256"], strict=True))
+        bad = [row for row, (now, written) in pairs if now != written]
     paths = ", ".join(store.index["path"].iloc[bad[:3]])
     return f"{len(bad):,} of {len(store):,} tiles are not as written ({paths}…)" if len(bad) else ""
 

@@ -109,9 +109,7 @@ def bland_altman(rows: pd.DataFrame, limits: Limits, *, digits: int, label: str,
         return svg(figure, "bland-altman", titles)
 
 
-def small_scatter(
-    rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float = 176.0
-) -> Drawing:
+def small_scatter(rows: pd.DataFrame, *, scale: tuple[float, float], title: str, name: str, width: float) -> Drawing:
     """A small scatter of one further target; whole-number references are jittered so that points do not overlap."""
     truth = rows["y_true"].to_numpy(float)
     if len(truth) and np.array_equal(truth, np.rint(truth)) and scale[1] - scale[0] <= 20:
@@ -237,9 +235,8 @@ def trajectory(track: Track, *, top: float, evenly: bool, days: bool, change: bo
         every = max(1, int(np.ceil(len(x) * LABEL / (TRACK_WIDTH - LEFT - RIGHT))))
         shown = list(range(0, len(x), every))
         axes.set_xticks(x[shown], [f"{track.days[i]:g}" if days else shortened(track.names[i], 6) for i in shown])
-        headed(
-            figure, shortened(track.subject, 24), f"mean error {number(track.error, digits)}", above=34 if change else 0
-        )
+        error = f"mean error {number(track.error, digits)}"
+        headed(figure, shortened(track.subject, 24), error, above=34 if change else 0)
         rows = ((38.0, PHYSICIAN, track.changes[0]), (52.0, MODEL, track.changes[1]))
         for below, colour, changes in rows if change else ():
             look: Look = {"fontsize": 9.5, "color": colour, "va": "center"}

@@ -90,9 +90,8 @@ def fitted(
 def _correlation(figure: Estimate | None) -> str:
     if figure is None or figure.value is None:
         return "r is not defined"
-    ends = (
-        "" if figure.low is None or figure.high is None else f" ({number(figure.low, 2)} to {number(figure.high, 2)})"
-    )
+    known = figure.low is not None and figure.high is not None
+    ends = f" ({number(figure.low, 2)} to {number(figure.high, 2)})" if known else ""
     return f"r = {number(figure.value, 2)}{ends}"
 
 

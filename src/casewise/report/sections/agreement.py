@@ -77,7 +77,7 @@ def agreement(context: ReportContext) -> Section | None:
     rows, figures = context.headline_rows, context.figures(context.stage, context.learner)
     if context.classes or rows.empty or (limits := limits_from(figures)) is None:
         return None
-    label, write = display_name(context.study, context.outcome), metric_format(context.study, context.outcome)
+    label, write = display_name(context.study, context.outcome), context.write
     slope = shown_slope(figures.get("proportional_bias"))
     scatter = draw.scatter(rows, limits=limits, scale=context.range_of(context.outcome), label=label)
     difference = draw.bland_altman(rows, limits=limits, label=label, digits=write.digits("mae"), slope=slope)
@@ -274,7 +274,7 @@ def range_names(edges: list[str]) -> list[str]:
 
 def detail(context: ReportContext) -> Section | None:
     """Every target and region that is a number, with intervals, severity bands and readers; None without any."""
-    blocks, write = band_blocks(context), metric_format(context.study, context.outcome)
+    blocks, write = band_blocks(context), context.write
     ranges = [] if context.classes else score_ranges(context)
     if len(ranges) > 1:
         rows = [Row(each.name, [Cell(str(each.subjects)), write.cell("mae", each.figures["mae"])]) for each in ranges]
@@ -285,9 +285,8 @@ def detail(context: ReportContext) -> Section | None:
         blocks.append(Fold("Agreement between readers, and of the model with each", readers))
     if plots := _scatters(context):
         layout = "multiples small" if len(plots) > 3 else "multiples"
-        blocks.append(
-            Fold("Plots of further targets", [Plots(plots, JITTER.format(side=SIDES[context.stage]), layout)])
-        )
+        all_plots = Plots(plots, JITTER.format(side=SIDES[context.stage]), layout)
+        blocks.append(Fold("Plots of further targets", [all_plots]))
     tables = [table for stage in context.stages if (table := target_table(context, stage))]
     further = [] if context.classes else further_tables(context)
     if tables or further:
@@ -343,7 +342,7 @@ def target_table(context: ReportContext, stage: str) -> Table | None:
         scale = "" if region and target in by_key else f"{low:g} to {high:g}"
         cells = [Cell(scale), *_figures(context, by_key[key], target, "targets")]
         rows.append(Row(region or display_name(study, target), cells, inner=bool(region)))
-    names = [metric_format(study, context.outcome).title(name) for name in context.number_columns("targets")]
+    names = [context.write.title(name) for name in context.number_columns("targets")]
     heads, counts = ["Target", "Scale", *names, "n"], {row.cells[-1].text for row in rows}
     if len(counts) == 1:
         heads, rows = heads[:-1], [replace(row, cells=row.cells[:-1]) for row in rows]
@@ -366,7 +365,7 @@ def reader_tables(context: ReportContext) -> list[Block]:
         return []
     pairs = readers.between.get(context.stage) or readers.between.get("all") or {}
     by_target: Mapping[str, Mapping[str, Figures]] = readers.learners.get(context.stage, {}).get(context.learner, {})
-    names = [metric_format(context.study, context.outcome).title(name) for name in context.number_columns("readers")]
+    names = [context.write.title(name) for name in context.number_columns("readers")]
     tables: list[Block] = []
     for key in [name for name in dict.fromkeys([*pairs, *by_target]) if "[" not in name]:
         lines = [(pair.replace(" | ", " and "), figures, False) for pair, figures in pairs.get(key, {}).items()]

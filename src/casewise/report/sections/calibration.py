@@ -40,7 +40,7 @@ def section(context: ReportContext) -> Section | None:
 
 def of_stage(context: ReportContext, stage: str) -> list[Block]:
     """The curves of a stage, and folded its slopes and decision curves."""
-    terms, points = terms_of(context), metric_format(context.study, context.outcome).points
+    terms, points = terms_of(context), context.write.points
     by_name = (context.metrics.calibration or {})[stage]
     classes, unit = bool(context.classes), context.study.unit
     what = "share of the class against its predicted probability" if classes else "reference against the prediction"

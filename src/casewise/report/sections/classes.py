@@ -212,9 +212,8 @@ def probability_rows(entry: ClassFigures, figures: Figures) -> list[Row]:
     Empty if no score is defined.
     """
     both = {name: [WRITE.cell(name, figures.get(key)) for key in (name, f"{name}_calibrated")] for name in SCORES}
-    rows = [
-        Row(capital(metric_of(name).phrase), cells) for name, cells in both.items() if any(c.value != "" for c in cells)
-    ]
+    defined = {name: cells for name, cells in both.items() if any(cell.value != "" for cell in cells)}
+    rows = [Row(capital(metric_of(name).phrase), cells) for name, cells in defined.items()]
     if not rows:
         return []
     shares = [mean_confidence(bins) for bins in (entry.reliability, entry.reliability_calibrated)]
@@ -246,10 +245,8 @@ def temperature(entry: ClassFigures) -> list[tuple[str, str]]:
         return []
     value = by_fold_text(entry.temperature_by_fold, 2) or number(entry.temperature, 2)
     fitted = entry.temperature_fitted_on
-    facts = [
-        ("Temperature", value),
-        ("Fitted", fitted if fitted == "out of fold" else f"on {fitted}" if fitted else MISSING),
-    ]
+    where = fitted if fitted == "out of fold" else f"on {fitted}" if fitted else MISSING
+    facts = [("Temperature", value), ("Fitted", where)]
     bound, total = temperatures_at_bound(entry.temperature, entry.temperature_by_fold)
     if bound:
         folds = f" in {bound} of {total} folds" if total > 1 else ""

@@ -28,15 +28,7 @@ from casewise.report.formatting import (
     signed,
 )
 from casewise.report.sections.classes import class_table
-from casewise.report.tables import (
-    VERDICTS,
-    MetricFormat,
-    confusion,
-    kind_report,
-    metric_format,
-    verdict,
-    verdict_beside,
-)
+from casewise.report.tables import VERDICTS, MetricFormat, confusion, kind_report, verdict, verdict_beside
 from casewise.study.learners import is_baseline, learner_name, learner_named
 from casewise.study.presets.published import published_lines
 
@@ -74,16 +66,15 @@ def section(context: ReportContext) -> Section | None:
         blocks.append(Text(POOLED.format(site=context.site), note=True))
     plots = [plot for metric in kind_report(context.kind).forests if several and (plot := _forest(context, metric))]
     if plots:
-        merit = metric_format(context.study, context.outcome).phrase(context.merit)
+        merit = context.write.phrase(context.merit)
         stages = capital(listed([SIDES[stage] for stage in context.stages if stage in INTERNAL]))
         order = SIDES[context.choosing_stage]
         texts = {"stages": stages, "order": order, "confidence": terms.confidence}
         blocks.append(Plots(plots, FOREST.format(merit=merit, **texts)))
     whole: list[Block] = [tables[0][1]]
     if any(_comparison(context, stage) for stage, _ in tables):
-        write = metric_format(context.study, context.outcome)
         baselines = " and with a baseline" if any(map(is_baseline, context.learners)) else ""
-        note = AGAINST.format(metric=write.phrase(kind_report(context.kind).compared), baselines=baselines)
+        note = AGAINST.format(metric=context.write.phrase(kind_report(context.kind).compared), baselines=baselines)
         whole.append(Text(note, note=True))
     if any(name.startswith(FITTED) for name in context.learners) and "oof" in context.stages:
         whole.append(Text(FITTED_WEIGHTS, note=True))
@@ -95,11 +86,8 @@ def section(context: ReportContext) -> Section | None:
     if names:
         details += [Heading("Names of learners in files"), Facts(names)]
     if spread := over_folds(context):
-        details += [
-            Heading("Mean over the folds"),
-            spread,
-            Text(SPREAD + (LACKING if context.classes else ""), note=True),
-        ]
+        note = SPREAD + (LACKING if context.classes else "")
+        details += [Heading("Mean over the folds"), spread, Text(note, note=True)]
     others = reports(context)
     folds = [
         (f"Other cases{'' if context.holdout else ', means over the folds'}, and names in files", details),
@@ -115,7 +103,7 @@ def section(context: ReportContext) -> Section | None:
 
 def learner_table(context: ReportContext, stage: str) -> Table | None:
     """One line per learner, the best first, and one for each published result; None where nothing was evaluated."""
-    study, write, kind = context.study, metric_format(context.study, context.outcome), kind_report(context.kind)
+    study, write, kind = context.study, context.write, kind_report(context.kind)
     published = published_lines(study, context.outcome, context.learners) if stage == context.stage else {}
     stated = [metric for figures in published.values() for metric in figures]
     metrics = list(dict.fromkeys([*context.columns("learners", stage), *map(str, stated)]))
@@ -242,7 +230,7 @@ def over_folds(context: ReportContext) -> Table | None:
     by_learner = context.metrics.over_folds.get(context.outcome)
     if not by_learner or context.metrics.by_site:
         return None
-    write, metrics, rows = metric_format(context.study, context.outcome), context.columns("folds"), []
+    write, metrics, rows = context.write, context.columns("folds"), []
     for learner in (name for name in context.learners if name in by_learner):
         cells = [spread(write, name, by_learner[learner].get(name)) for name in metrics]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
@@ -279,14 +267,13 @@ def _forest(context: ReportContext, metric: str) -> Plot | None:
         label, colour, marker = looks[stage]
         figures = {i: figure for i, name in enumerate(ranked) if (figure := context.metric(stage, name, metric))}
         series.append(draw.Series(label, figures, colour, marker, line=line, size=size, shift=shift))
-    write = metric_format(context.study, context.outcome)
     better = "larger" if metric_of(metric).larger_is_better else "smaller"
-    label = f"{write.title(metric)}{', points' if metric == 'mae' else ''} ({better} is better)"
+    label = f"{context.write.title(metric)}{', points' if metric == 'mae' else ''} ({better} is better)"
     shaded = ranked.index(context.learner) if context.learner in ranked else None
     rows = [(learner_name(name), name == context.learner) for name in ranked]
-    percent = write.in_percent(metric)
+    percent = context.write.in_percent(metric)
     drawing = draw.forest(rows, series, shaded=shaded, label=label, name=metric, percent=percent)
-    return Plot(drawing, f"{write.title(metric)} of each learner with intervals; the values are in the table.")
+    return Plot(drawing, f"{context.write.title(metric)} of each learner with intervals; the values are in the table.")
 
 
 def _merit(context: ReportContext, learner: str) -> float:
@@ -369,7 +356,7 @@ def beside_column_blocks(context: ReportContext) -> list[Block]:
     column = beside_column(context)
     if column is None:
         return []
-    write, name = metric_format(context.study, context.outcome), capital(column.name)
+    write, name = context.write, capital(column.name)
     rows = []
     for row in column.rows:
         cells = [write.cell("auroc", row.figure), Cell(number(row.alone, 2)), Cell(VERDICTS[row.verdict])]

@@ -21,10 +21,7 @@ from casewise.study.schema import Study
 
 MOST_PHOTOGRAPHS, MOST_PANELS = 12, 8
 FITS = {"pad": "proportions kept", "stretch": "stretched to a square"}
-PADDINGS = {
-    "reflect": "mirrored at the edge where it is not square",
-    "black": "the rest of the square is black",
-}
+PADDINGS = {"reflect": "mirrored at the edge where it is not square", "black": "the rest of the square is black"}
 
 
 def module_of(study: Study) -> ModuleType:
@@ -64,9 +61,8 @@ def section(context: ReportContext) -> Section | None:
         blocks.append(Pictures([picture for each in shown for picture in each], caption, layout="pictures"))
     else:
         blocks += _flow(panels[0][0], shown[0])
-        rest = [
-            block for (region, _), each in list(zip(panels, shown, strict=True))[1:] for block in _flow(region, each)
-        ]
+        others = list(zip(panels, shown, strict=True))[1:]
+        rest = [block for (region, _), each in others for block in _flow(region, each)]
         blocks += [Fold(f"Panels 2 to {len(shown)} of the {len(rows)} of this {terms.case}", rest)] if rest else []
     return Section("preparation", "Model input", blocks, page_only=True)
 

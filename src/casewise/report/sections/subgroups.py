@@ -49,9 +49,8 @@ def section(context: ReportContext) -> Section | None:
         caption = f"{capital(evaluated_on(context, entry.stage))}."
         tables += [Heading(heading(column)), Table(["Group", f"{capital(unit)}s", *titles], rows, caption, wide=True)]
     tables.append(Text(HOW.format(unit=unit, few=FEW_SUBJECTS, few_of_class=FEW_OF_CLASS), note=True))
-    return Section(
-        "subgroups", "Subgroups", [*blocks, Fold("Figures of each group, and how they are compared", tables)]
-    )
+    blocks.append(Fold("Figures of each group, and how they are compared", tables))
+    return Section("subgroups", "Subgroups", blocks)
 
 
 def forest_of(columns: Sequence[SubgroupColumn], metric: str, overall: Estimate | None, write: MetricFormat) -> Plot:

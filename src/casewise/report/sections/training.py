@@ -41,7 +41,7 @@ from casewise.report.formatting import (
     rate,
     span,
 )
-from casewise.report.tables import MetricFormat, metric_format
+from casewise.report.tables import MetricFormat
 from casewise.study.learners import learner_name, the_learner
 
 Job = Mapping[str, Any]
@@ -157,10 +157,7 @@ def curves(context: ReportContext) -> list[Block]:
     ]
     blocks: list[Block] = [Heading("Training curves"), Plots(plots, CURVES, "multiples")] if plots else []
     if searches := finders(context):
-        blocks += [
-            Heading("Search for the learning rate"),
-            Plots(searches, FINDERS, "multiples"),
-        ]
+        blocks += [Heading("Search for the learning rate"), Plots(searches, FINDERS, "multiples")]
     if table := unfreezing(context):
         blocks += [Heading("Gradual unfreezing"), table]
     return blocks
@@ -220,9 +217,8 @@ def phases(context: ReportContext) -> list[Block]:
             how = [f"up to {last}"] if last not in ("", "body") else []
             how += dict.fromkeys(str(record.get("way", "")) for record in records)
             name = f"{index + 1}. {frozen_label(first['freeze'])} ({'; '.join(how)})"
-            rows.append(
-                Row(name, [Cell(text) for text in (*texts, number(_mean(records, "rows"), 0), *seconds)], inner=True)
-            )
+            cells = [*texts, number(_mean(records, "rows"), 0), *seconds]
+            rows.append(Row(name, [Cell(text) for text in cells], inner=True))
     heads = ["Network, phase", "Parameters", "Frozen", "Trainable", "Running statistics", "Learning rate", "Epochs"]
     table = Table([*heads, "Panels an epoch", "Time", "Core-seconds"], rows, PHASES, wide=True)
     return [Heading("Training phases"), table] if rows else []
@@ -281,17 +277,15 @@ def seeds(context: ReportContext) -> list[Block]:
     stage = next((stage for stage in INTERNAL if entry and entry.metrics.get(stage)), None)
     if entry is None or stage is None:
         return []
-    write, columns = metric_format(context.study, context.outcome), context.columns("learners", stage)
+    write, columns = context.write, context.columns("learners", stage)
     rows = []
     for learner, by_key in entry.metrics[stage].items():
         spreads = by_key.get(context.outcome, {})
         cells = [seed_cell(write, metric, spreads.get(metric)) for metric in columns]
         rows.append(Row(learner_name(learner), cells, mark=learner == context.learner))
     caption = SEEDS.format(side=capital(SIDES[stage]), seeds=listed([str(seed) for seed in entry.seeds]))
-    return [
-        Heading("Variation between trainings"),
-        Table(["Learner", *map(write.title, columns)], rows, caption, wide=True),
-    ]
+    table = Table(["Learner", *map(write.title, columns)], rows, caption, wide=True)
+    return [Heading("Variation between trainings"), table]
 
 
 def seed_cell(write: MetricFormat, metric: str, spread: OverSeeds | None) -> Cell:

@@ -8,7 +8,7 @@ from casewise.report.context import SIDES, ReportContext, terms_of
 from casewise.report.figures import classes as draw
 from casewise.report.formatting import MISSING, capital, plain
 from casewise.report.sections.learners import against, gap_between
-from casewise.report.tables import figure_cell, kind_report, metric_format
+from casewise.report.tables import figure_cell, kind_report
 from casewise.study.learners import COVARIATES, JOINED, learner_name
 
 BENEFIT_DIGITS = 3
@@ -39,14 +39,13 @@ def section(context: ReportContext) -> Section | None:
     images = ("the mean of " if len(entry.images) > 1 else "") + ", ".join(map(learner_name, entry.images))
     facts = [(plain(name), kind) for name, kind in entry.columns.items()]
     blocks: list[Block] = [*tables, *curves(context, entry), Facts([*facts, ("Image model", images)])]
-    return Section(
-        "covariates", "Do the images add to the covariates?", [*blocks, Text(HOW.format(joined=JOINED), True)]
-    )
+    blocks.append(Text(HOW.format(joined=JOINED), True))
+    return Section("covariates", "Do the images add to the covariates?", blocks)
 
 
 def comparison(context: ReportContext, entry: AddedValue, stage: str) -> Table | None:
     """The covariates, the images and both, each against the covariates; None where nothing was evaluated."""
-    write, compared = metric_format(context.study, context.outcome), kind_report(context.kind).compared
+    write, compared = context.write, kind_report(context.kind).compared
     metrics = context.columns("learners", stage)
     pairs = context.metrics.comparisons.get(stage, {}).get(context.outcome, {}).get(compared)
     if stage == "oof" and context.metrics.site_means:

@@ -9,7 +9,7 @@ from casewise.report.blocks import Block, Cell, Facts, Fold, Heading, Matrix, Ro
 from casewise.report.context import EXTERNAL, SIDES, ReportContext, counted_cases, defined, terms_of
 from casewise.report.formatting import MISSING, capital, counted, number, p_value, plain
 from casewise.report.sections import classes, learners
-from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, metric_format, percent_cell, verdict
+from casewise.report.tables import VERDICTS, MetricFormat, confusion, figure_cell, percent_cell, verdict
 
 BY_CLASS = ("recall", "precision", "auroc")
 MOST_RECALLS = 6
@@ -33,7 +33,7 @@ def section(context: ReportContext) -> Section | None:
     fact = ("With a reference value", count)
     blocks: list[Block] = [Facts([fact])]
     if metrics := [metric for metric in context.columns("external") if metric in outside]:
-        titles = {metric_format(study, context.outcome).title(metric): metric for metric in metrics}
+        titles = {context.write.title(metric): metric for metric in metrics}
         blocks.append(both_table(context, "Metric", titles))
         blocks += [Fold(summary, inside) for summary, inside in details(context) if inside]
     heading = f"External validation: {study.external_name or 'the external cohort'}"
@@ -56,9 +56,8 @@ def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
     if entry:
         counts = confusion(entry.names, entry.confusion)
         of_classes.append(Matrix(counts, "Confusion matrix, external.", "reference", "predicted"))
-        write = metric_format(context.study, context.outcome)
         both = {
-            f"{plain(label)} ({support:,}), {write.phrase(metric)}": f"{metric}[{label}]"
+            f"{plain(label)} ({support:,}), {context.write.phrase(metric)}": f"{metric}[{label}]"
             for label, support in zip(entry.names, entry.support, strict=True)
             for metric in BY_CLASS
             if defined(figures.get(f"{metric}[{label}]"))
@@ -74,7 +73,7 @@ def details(context: ReportContext) -> list[tuple[str, list[Block]]]:
 
 def both_cells(context: ReportContext, metric: str) -> list[Cell]:
     """A figure inside and outside, the difference with its interval, and the verdict on the external figure."""
-    write, inside = metric_format(context.study, context.outcome), context.quoted.get(metric)
+    write, inside = context.write, context.quoted.get(metric)
     outside = context.figures(EXTERNAL, context.learner).get(metric)
     drop = (context.metrics.external_drop or {}).get(context.learner, {}).get(metric)
     code = "untested" if drop is None or drop.rough else verdict(drop.low, drop.high, metric)
@@ -84,7 +83,6 @@ def both_cells(context: ReportContext, metric: str) -> list[Cell]:
 
 def groups(context: ReportContext) -> list[Table]:
     """For each column a table of its groups of external cases with their figures."""
-    write = metric_format(context.study, context.outcome)
     recalls = [f"recall[{label}]" for label in context.classes] if len(context.classes) <= MOST_RECALLS else []
     metrics = [*context.columns("page_external"), *recalls]
     sizes = [f"{capital(noun)}s" for noun in (terms_of(context).noun, context.study.unit)]
@@ -95,8 +93,8 @@ def groups(context: ReportContext) -> list[Table]:
             figures = by_learner.get(context.learner) or {}
             first = next(iter(figures.values()), None)
             counts = [Cell(number(count, 0)) for count in ((first.n_cases, first.n_subjects) if first else (0, 0))]
-            rows.append(Row(group, [*counts, *(write.cell(metric, figures.get(metric)) for metric in metrics)]))
-        heads = [capital(plain(column)), *sizes, *map(write.heading, metrics)]
+            rows.append(Row(group, [*counts, *(context.write.cell(metric, figures.get(metric)) for metric in metrics)]))
+        heads = [capital(plain(column)), *sizes, *map(context.write.heading, metrics)]
         tables += [Table(heads, rows, BY_GROUP.format(column=plain(column)), wide=True)] if rows else []
     return tables
 
@@ -136,10 +134,9 @@ def distant_cases(context: ReportContext) -> list[Block]:
         if rows:
             shown.append(Table(["From", "AUROC", "p"], rows, COHORTS.format(unit=unit)))
     if figures := entry.learners.get(context.learner):
-        write = metric_format(context.study, context.outcome)
-        heads = ["Predictions", "n", "Outside", write.title(figures.quality)]
+        heads = ["Predictions", "n", "Outside", context.write.title(figures.quality)]
         heads += ["Mean confidence"] if figures.external.confidence else []
-        shown.append(Table(heads, rows_of(figures, write), GROUPS))
+        shown.append(Table(heads, rows_of(figures, context.write), GROUPS))
         shown.append(Text(OUTSIDE, note=True))
     return [Heading("Cases unlike those of the training"), *shown] if shown else []
 

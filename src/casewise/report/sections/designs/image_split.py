@@ -8,7 +8,7 @@ from casewise.report.context import EXTERNAL, SIDES, ReportContext, terms_of
 from casewise.report.figures.drawing import ACCENT, MODEL
 from casewise.report.figures.learners import Series, forest
 from casewise.report.formatting import capital
-from casewise.report.tables import kind_report, metric_format
+from casewise.report.tables import kind_report
 from casewise.study.learners import learner_name
 
 WHICH = (
@@ -53,21 +53,20 @@ def section(context: ReportContext) -> Section | None:
 
 def table(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Table:
     """Two lines for each learner: its figures by subject and by image."""
-    write = metric_format(context.study, context.outcome)
     metrics = [metric for metric in context.columns("image_split") if any(metric in by_image[name] for name in names)]
     rows = []
     for name in names:
         for label, figures in ((learner_name(name), own[name]), ("by image", by_image[name])):
-            cells = [write.cell(metric, figures.get(metric)) for metric in metrics]
+            cells = [context.write.cell(metric, figures.get(metric)) for metric in metrics]
             by_subject = figures is own[name]
             rows.append(Row(label, cells, mark=by_subject and name == context.learner, inner=not by_subject))
     caption = CAPTION.format(side=capital(SIDES[context.stage]), confidence=terms_of(context).confidence)
-    return Table(["Learner", *map(write.title, metrics)], rows, caption, wide=True)
+    return Table(["Learner", *map(context.write.title, metrics)], rows, caption, wide=True)
 
 
 def figure(context: ReportContext, own: dict[str, Figures], by_image: dict[str, Figures], names: list[str]) -> Plot:
     """One metric of all learners both ways, beside always predicting the most common class."""
-    write, metric = metric_format(context.study, context.outcome), kind_report(context.kind).headline
+    write, metric = context.write, kind_report(context.kind).headline
     both = [
         {i: figures[name][metric] for i, name in enumerate(names) if metric in figures[name]}
         for figures in (own, by_image)

@@ -12,7 +12,6 @@ from casewise.predictions.nested_cv import NESTED, chosen_networks
 from casewise.report.blocks import Block, Cell, Facts, Row, Section, Table, Text
 from casewise.report.context import ReportContext
 from casewise.report.formatting import MISSING, capital, counted, listed, number, rate
-from casewise.report.tables import metric_format
 from casewise.study.learners import learner_name
 
 Job = Mapping[str, Any]
@@ -100,7 +99,7 @@ def left_out_section(context: ReportContext) -> Section | None:
     metrics, by_source = source_metrics(context), context.metrics.by_site
     if not by_source:
         return None
-    site, write = context.site, metric_format(context.study, context.outcome)
+    site, write = context.site, context.write
     name = learner_name(context.learner)
     heads = [capital(site), "n", *map(write.title, metrics)]
     known = KNOWN.format(site=site) if context.metrics.known_sources else ""
@@ -124,7 +123,7 @@ def source_metrics(context: ReportContext) -> list[str]:
 
 def source_rows(context: ReportContext) -> list[Row]:
     """The reported learner's mean over the sources, if there is one, and a line for each source."""
-    write, metrics = metric_format(context.study, context.outcome), source_metrics(context)
+    write, metrics = context.write, source_metrics(context)
     learner, known = context.learner, context.metrics.known_sources
     means = (context.metrics.site_means or {}).get(learner, {})
 
@@ -157,7 +156,7 @@ def for_other_sources(context: ReportContext) -> list[str]:
 
 def learner_rows(context: ReportContext) -> list[Row]:
     """One line per learner, the best first: its merit averaged over the sources and in each."""
-    write, metric = metric_format(context.study, context.outcome), context.merit
+    write, metric = context.write, context.merit
     ranked = []
     for learner in context.learners:
         mean = (context.metrics.site_means or {}).get(learner, {}).get(metric)
