@@ -13,10 +13,11 @@ from casewise.errors import TrainingError
 from casewise.modalities.dataset import FeatureData
 from casewise.models.backbones import Network, build_network
 from casewise.models.outputs import Output, width_of
+from casewise.study.model import mixed_seed
 from casewise.study.schema import Recipe
 from casewise.training.compute_plan import ComputePlan
 from casewise.training.frozen_features import UpperLayers
-from casewise.training.loop import Fitted, TrainingContext, fit
+from casewise.training.loop import Fitted, Training, TrainingContext, fit
 
 LABEL = Output("label", "classification", 3, True)
 GRADE = Output("grade", "ordinal", 4)
@@ -81,6 +82,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "one-cycle": {"optimizer": "adam", "schedule": "one-cycle"},
     "weights": {"optimizer": "adam", "imbalance": "weights", "label_smoothing": 0.1},
     "sampling": {"optimizer": "adam", "imbalance": "sampling"},
+    "mixup": {"optimizer": "adam", "mixup": 0.4},
     "huber": {"loss": "huber", "head_lr": 3.0},
     "early end": {"optimizer": "sgd", "lr": 0.3, "epochs": 40, "early_stopping": {"patience": 2}},
     "nothing watched": {"schedule": "constant", "early_stopping": {"monitor": "none"}},
@@ -109,6 +111,25 @@ def test_a_killed_head_continues_to_the_same_bits(tmp_path: Path, name: str, bag
     continued = fit(UpperLayers(again), recipe, *data, killed)
     same(whole, continued)
     assert epochs == list(range(1, len(whole.history) + 1))
+
+
+def test_panels_and_their_losses_are_mixed_in_the_same_share(tmp_path: Path) -> None:
+    outputs = (LABEL, EXTENT)
+    network = network_of(outputs)
+    data, rows = features(ROWS, outputs, network.width), list(range(8))
+    recipe = Recipe(lr=0.02, mixup=1.0)
+    training = Training(UpperLayers(network), recipe, data, context_of(tmp_path, outputs))
+    generator = torch.Generator().manual_seed(mixed_seed(5, "panels", 0, 3))
+    panels, truth = data.training_batch(rows, generator, torch.device("cpu"))
+    share, others = training._mixing(len(rows), generator, 0, 3)
+    expected = training.network((1 - share) * panels + share * panels[others]).detach()
+    loss, raw, labelled, _ = training.step(rows, 0, 3)
+    assert 0.05 < share <= 0.5
+    assert sorted(others.tolist()) == rows != others.tolist()
+    assert torch.allclose(raw, expected, atol=1e-5)
+    assert torch.equal(labelled.nan_to_num(-1), truth.nan_to_num(-1))
+    parts = training.loss(raw, truth), training.loss(raw, truth[others])
+    assert torch.allclose(loss, (1 - share) * parts[0] + share * parts[1])
 
 
 @pytest.mark.parametrize(

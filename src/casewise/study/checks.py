@@ -189,6 +189,8 @@ def check_training(study: Study) -> None:
         "one": for_others and study.nested_cv,
         "split.by: 'image' and `meant_for: other_sources` are two comparisons; leave out one": for_others
         and study.split.by == "image",
+        "recipe.mixup: images of a bag, or with masks, are not mixed; leave it out": study.recipe.mixup
+        and (study.panels.bags or study.images.mask),
         f"recipe.phases, phase {varied}: variations: with panels.offline_copies ({copies}) every copy is augmented "
         "once for all phases; leave out one of them": copies and varied,
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -156,6 +157,9 @@ class Training:
         seed_layers(mixed_seed(seed, "dropout", epoch, number))
         generator = torch.Generator().manual_seed(mixed_seed(seed, "panels", epoch, number))
         panels, truth = self.data.training_batch(rows, generator, self.device)
+        share, others = self._mixing(len(panels), generator, epoch, number)
+        if share:
+            panels = panels.lerp(panels[others], share)
         with self._precision():
             panels, masks = panels.tensor_split((-2,), dim=1) if self.data.masked else (panels, panels)
             panels = panels.to(memory_format=self.format) if panels.ndim == 4 else panels
@@ -163,6 +167,8 @@ class Training:
             outputs = split_batch(self.network, panels, self.context.choice.parts, compute)
             raw, logits = outputs if self.data.masked else (outputs, outputs)
             loss, of_masks = self.loss(raw, truth), torch.zeros(())
+            if share:
+                loss = loss.lerp(self.loss(raw, truth[others]), share)
             if self.data.masked:
                 of_masks = self.recipe.mask_loss * mask_loss(logits, masks)
                 loss = loss + of_masks
@@ -181,6 +187,14 @@ class Training:
         if self.cycle:
             self.cycle.step()
         return loss.detach(), raw.detach(), truth, of_masks.detach()
+
+    def _mixing(self, rows: int, generator: torch.Generator, epoch: int, number: int) -> tuple[float, Tensor]:
+        """The share of another panel in each panel of a batch, at most a half, and the numbers of the others (B,)."""
+        if not self.recipe.mixup:
+            return 0.0, torch.arange(rows)
+        random = np.random.default_rng(mixed_seed(self.context.seed, "mixup", epoch, number))
+        share = float(random.beta(self.recipe.mixup, self.recipe.mixup))
+        return min(share, 1 - share), torch.randperm(rows, generator=generator)
 
     def loss(self, raw: Tensor, truth: Tensor, *, plain: bool = False) -> Tensor:
         """Mean over targets of the loss on recorded labels; `plain` without label smoothing and class weights."""

@@ -125,6 +125,8 @@ def scheme(context: ReportContext) -> list[tuple[str, str]]:
             facts.append((f"Differs for {learner_name(name)}", ", ".join(f"{key} {own[key]}" for key in own)))
     if recipe.label_smoothing and context.classes:
         facts.append(("Label smoothing", f"{recipe.label_smoothing:g}"))
+    if recipe.mixup:
+        facts.append(("Mixed images", f"in pairs, with their losses; beta distribution with {recipe.mixup:g}"))
     seconds = sum(job.get("seconds") or 0 for job in context.jobs)
     facts.append(("Cost", f"{counted(len(context.jobs), 'network')}, {duration(seconds)} of training"))
     if plan:
