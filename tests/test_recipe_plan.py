@@ -21,6 +21,7 @@ from casewise.modalities.photographs.modality import planned_size
 from casewise.models.encoders import build_encoder, encoder_facts
 from casewise.pipeline.budget import slowness
 from casewise.pipeline.recipe_plan import (
+    VARIED,
     Forecast,
     PlanFacts,
     forecast_in_words,
@@ -103,6 +104,23 @@ def test_images_without_an_upright_position_are_flipped_both_ways() -> None:
         )
     ]
     assert pools == ["average", "map", "average", "map"]
+
+
+def test_images_vary_in_the_training_of_pretrained_networks_for_classes_and_numbers() -> None:
+    def plan(**values: Any) -> tuple[dict[str, Any], int, float]:
+        recipe = recipe_of(study_of(**values), facts(flips="horizontal"), {})
+        (phase,) = recipe["phases"]
+        return phase["variations"], phase["epochs"], recipe["mixup"]
+
+    flips, classes, grade = {"flip": "horizontal"}, {"x": ["a", "b"]}, {"x": {"kind": "ordinal", "range": "0..4"}}
+    assert plan() == (flips | VARIED, 24, 0)
+    assert plan(targets=classes) == (flips | VARIED, 24, 0.2)
+    assert plan(targets=grade) == (flips, 12, 0)
+    assert plan(targets=classes, weights="random") == (flips, 24, 0)
+    assert plan(targets=classes, columns={"visit": ""}, volumes={"sequences": ["t1"]}) == ({}, 12, 0)
+    assert plan(targets=classes, images={"mask": "m"})[2] == 0
+    own = plan(panels={"zoom_in": 0.1, "padding_mode": "black"})[0]
+    assert own == {name: value for name, value in (flips | VARIED).items() if name not in ("zoom_in", "padding_mode")}
 
 
 @pytest.mark.parametrize("no", [False, "no", "off", "False", 0])

@@ -94,7 +94,7 @@ def time_in_words(seconds: float, forecast: Forecast, budget: float) -> str:
 def forecast_of(
     inputs: RunInputs, planned: RecipePlan, jobs: Sequence[Job], job_inputs: JobInputs, outside: int, show: Show
 ) -> Forecast:
-    """Try the networks, and forecast the run; `epochs` are those of networks on volumes that fit into the budget."""
+    """Try the networks, and forecast the run; `epochs` are half of those that fit, of most networks."""
     from casewise.jobs.execution import measured_paces
 
     study, facts = inputs.study, planned.facts

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # The most epochs, of most networks twice as many; how many fit into the budget is measured before they are trained.
 MOST_EPOCHS = 12
-# How images vary in the training of pretrained networks, besides flips.
+# How images vary in the training of pretrained networks for classes and numbers, besides flips.
 VARIED = {"zoom_in": 0.4, "translate": 0.1, "brightness": 0.2, "contrast": 0.2, "padding_mode": "reflect"}
 # The highest learning rate times the number of steps, and the bounds of the rate: few steps need larger ones.
 RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
@@ -286,11 +286,14 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     """The recipe as a study file states it: the stated settings, and planned ones for the rest.
 
     Args:
-        epochs: of pretrained networks on volumes; others are trained twice as long.
+        epochs: of pretrained networks on volumes or for grades; others are trained twice as long.
     """
     pretrained, stated = _all_pretrained(study), dict(stated)
+    kind = study.targets[study.primary_outcome].kind if study.primary_outcome in study.targets else "regression"
+    # Predictions of grades were better with flips alone.
+    varied = pretrained and not study.fusions and kind != "ordinal"
     # Networks without pretrained weights, and those whose images vary, are trained twice as long at the same rate.
-    longer = 1 if pretrained and study.fusions else 2
+    longer = 2 if varied or not pretrained else 1
     phase = {"epochs": stated.pop("epochs", longer * epochs), "freeze": "30%" if pretrained else "none"}
     phases = stated.pop("phases", None) or [phase]
     recipe = Recipe(auto=True).completed.model_dump(mode="json", include=set(PLANNED), exclude_unset=True) | stated
@@ -302,14 +305,14 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     positions = free and (bool(study.fusions) or not pretrained)
     positions = stated.get("pool", "map" if positions else "average") == "map"
     if not study.fusions and not study.panels.offline_copies:
-        varied = {name: value for name, value in VARIED.items() if name not in study.panels.model_fields_set}
-        phases = [{"variations": {"flip": facts.flips, **(varied if pretrained else {})}, **phase} for phase in phases]
-    target = study.targets.get(study.primary_outcome)
-    mixed = pretrained and not (study.fusions or study.panels.bags or study.panels.offline_copies or study.images.mask)
+        unstated = VARIED.keys() - study.panels.model_fields_set if varied else ()
+        variations = {"flip": facts.flips, **{name: VARIED[name] for name in VARIED if name in unstated}}
+        phases = [{"variations": variations, **phase} for phase in phases]
+    mixed = varied and not (study.panels.bags or study.panels.offline_copies or study.images.mask)
     return {
         "lr": round(rate, 5),
         # Mixed images predicted classes better, and numbers worse.
-        "mixup": 0.2 if mixed and target and target.kind == "classification" else 0.0,
+        "mixup": 0.2 if mixed and kind == "classification" else 0.0,
         "batch_norm": "keep_statistics" if pretrained else "update",
         "pool": "map" if positions else "average",
         # A head on a map has many weights for few steps. That of an average would only repeat the linear model.
