@@ -110,9 +110,10 @@ def test_images_vary_in_the_training_of_pretrained_networks_for_classes_and_numb
     def plan(**values: Any) -> tuple[dict[str, Any], int, float]:
         recipe = recipe_of(study_of(**values), facts(flips="horizontal"), {})
         (phase,) = recipe["phases"]
-        return phase["variations"], phase["epochs"], recipe["mixup"]
+        return phase.get("variations", {}), phase["epochs"], recipe["mixup"]
 
-    flips, classes, grade = {"flip": "horizontal"}, {"x": ["a", "b"]}, {"x": {"kind": "ordinal", "range": "0..4"}}
+    classes: dict[str, Any] = {"x": {"kind": "classification", "classes": ["a", "b"]}}
+    flips, grade = {"flip": "horizontal"}, {"x": {"kind": "ordinal", "range": "0..4"}}
     assert plan() == (flips | VARIED, 24, 0)
     assert plan(targets=classes) == (flips | VARIED, 24, 0.2)
     assert plan(targets=grade) == (flips, 12, 0)
