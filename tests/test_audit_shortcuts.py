@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from casewise.audit.findings import read_audit, write_audit
-from casewise.audit.metadata import encode, file_features, tested_columns
+from casewise.audit.metadata import encode, file_features, probed_columns
 from casewise.audit.probes import FOLDS, Labels, ProbeResult, _folds, adjusted, correlation, enough, moves, probe
 from casewise.audit.run import audit
 from casewise.audit.sentences import remedy
@@ -219,13 +219,13 @@ def test_usual_columns_are_chosen_by_name_and_labels_never(tmp_path: Path) -> No
     targets = {"label": {"classes": ["ill", "well"], "level": "image"}, "stage": {"range": "0..150", "column": "age"}}
     study = make(tmp_path, subjects=6, change=change, targets=targets, outputs=["label"])
     images = read_cohort(study).images
-    assert tested_columns(study, images) == ["site", "Patient Sex", "source", "view"]
+    assert probed_columns(study, images) == ["site", "Patient Sex", "source", "view"]
     stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["sight"]})})
     with pytest.raises(CohortError, match=r"'sight'.* Did you mean 'site'\?"):
-        tested_columns(stated, images)
+        probed_columns(stated, images)
     stated = study.model_copy(update={"audit": study.audit.model_copy(update={"columns": ["label"]})})
     with pytest.raises(CohortError, match="'label'"):
-        tested_columns(stated, images)
+        probed_columns(stated, images)
 
 
 def test_planted_corner_is_an_error_and_a_clean_cohort_is_left_alone(tmp_path: Path) -> None:

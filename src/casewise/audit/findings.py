@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from casewise.audit.metadata import tested_columns
+from casewise.audit.metadata import probed_columns
 from casewise.audit.sentences import fill, untested
 from casewise.cohort.checks import closest
 from casewise.console import readable
@@ -231,7 +231,7 @@ def check_settings(study: Study, images: pd.DataFrame) -> None:
         CohortError: `audit.columns` or `audit.mask` name a column that does not exist.
         AuditError: `accept` names no possible finding, or gives no reason.
     """
-    tested_columns(study, images)
+    probed_columns(study, images)
     mask, columns = study.audit.mask, [str(column) for column in images.columns]
     if mask and mask not in columns:
         raise CohortError(f"audit.mask: {mask!r} is not a column.{closest(mask, columns)}")

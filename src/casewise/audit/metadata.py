@@ -56,7 +56,7 @@ class Column:
     filled: NDArray[np.bool_]
 
 
-def tested_columns(study: Study, images: pd.DataFrame) -> list[str]:
+def probed_columns(study: Study, images: pd.DataFrame) -> list[str]:
     """The columns that should not predict the label: those with usual names, and those that the study names.
 
     The usual ones cannot be left out: a column that predicts the label needs a reason (`accept`).

@@ -18,7 +18,7 @@ from casewise.audit import regions
 from casewise.audit.columns import further_columns, repeats
 from casewise.audit.findings import APPEARANCE, Finding, Level
 from casewise.audit.hashes import in_parallel
-from casewise.audit.metadata import MOST_LEVELS, encode, file_features, file_rate, levels, source_column, tested_columns
+from casewise.audit.metadata import MOST_LEVELS, encode, file_features, file_rate, levels, probed_columns, source_column
 from casewise.audit.probes import ALPHA, Floats, Labels, ProbeResult, adjusted, enough, probe
 from casewise.audit.sentences import fill, remedy, shortcut_sentence
 from casewise.audit.twins import shown_by
@@ -170,7 +170,7 @@ def find_shortcuts(
         tiles,
         {name: panel_values(cohort.panels, study, name)[images["panel"].to_numpy()] for name in study.outputs},
     )
-    columns = tested_columns(study, images)
+    columns = probed_columns(study, images)
     further, too_many = further_columns(study, images, columns)
     evidence: list[Evidence] = []
     for item in search.gather(columns, further, embed):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from casewise.audit.columns import further_columns
-from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, is_usual, tested_columns
+from casewise.audit.metadata import INTERNAL, STANDARD, columns_in_use, is_usual, probed_columns
 from casewise.cohort.checks import number
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.cohort.folder_layout import Pattern, stated_pattern
@@ -503,7 +503,7 @@ def covariate_lines(cells: Mapping[str, list[str]], rows: ImageRows) -> list[str
 def untested_columns(study: Study, cohort: Cohort) -> list[str]:
     """A sentence that names the columns of the table that the audit does not test; [] if none."""
     images = cohort.images
-    audited = tested_columns(study, images)
+    audited = probed_columns(study, images)
     tested = {*audited, *further_columns(study, images, audited)[0]}
     used = {*columns_in_use(study), *study.targets, *study.audit.outcomes, *STANDARD, FOUND}
     untested = [
