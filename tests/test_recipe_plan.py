@@ -119,7 +119,7 @@ def test_images_vary_in_the_training_of_pretrained_networks_for_classes_and_numb
     assert plan(targets=grade) == (flips, 12, 0)
     assert plan(targets=classes, weights="random") == (flips, 24, 0)
     assert plan(targets=classes, columns={"visit": ""}, volumes={"sequences": ["t1"]}) == ({}, 12, 0)
-    assert plan(targets=classes, images={"mask": "m"})[2] == 0
+    assert plan(targets=classes, panels={"by": "case", "pooling": "attention"})[2] == 0
     own = plan(panels={"zoom_in": 0.1, "padding_mode": "black"})[0]
     assert own == {name: value for name, value in (flips | VARIED).items() if name not in ("zoom_in", "padding_mode")}
 

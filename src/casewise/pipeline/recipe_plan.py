@@ -289,7 +289,7 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
         epochs: of pretrained networks on volumes or for grades; others are trained twice as long.
     """
     pretrained, stated = _all_pretrained(study), dict(stated)
-    kind = study.targets[study.primary_outcome].kind if study.primary_outcome in study.targets else "regression"
+    kind = study.kind_of(study.primary_outcome)
     # Predictions of grades were better with flips alone.
     varied = pretrained and not study.fusions and kind != "ordinal"
     # Networks without pretrained weights, and those whose images vary, are trained twice as long at the same rate.
@@ -308,7 +308,7 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
         unstated = VARIED.keys() - study.panels.model_fields_set if varied else ()
         variations = {"flip": facts.flips, **{name: VARIED[name] for name in VARIED if name in unstated}}
         phases = [{"variations": variations, **phase} for phase in phases]
-    mixed = varied and not (study.panels.bags or study.panels.offline_copies or study.images.mask)
+    mixed = varied and not (study.panels.bags or study.panels.offline_copies)
     return {
         "lr": round(rate, 5),
         # Mixed images predicted classes better, and numbers worse.
