@@ -1,7 +1,7 @@
 """The planned recipe beside fastai and scikit-learn, on the folds of finished runs of benchmarks/auto.py.
 
     python benchmarks/auto.py severity oral hpylori idrid
-    python benchmarks/peers.py [NAME[:TARGET] ...] [--without-fastai] [--output docs/results/auto-peers.md]
+    python benchmarks/peers.py [NAME[:TARGET] ...] [--without-fastai] [--autogluon PYTHON] [--output docs/results/auto-peers.md]
 
 fastai is used as its users do: `vision_learner`, `fine_tune(5)` (users.py). scikit-learn: `StandardScaler` and a linear
 model on the pooled features of a frozen MobileNetV2. Classes: `LogisticRegression`, whose C has the highest
@@ -14,15 +14,16 @@ A further peer is a function that returns the rows of the held-out folds with pr
 
 The head of the page follows.
 
-# Planned recipes beside fastai and scikit-learn
+# Planned recipes beside fastai, AutoGluon and scikit-learn
 
 The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
 the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
 planned run, from 1 to 30 (in brackets); an epoch was measured on the first fold. scikit-learn: `StandardScaler` and
 `LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
 four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
-all other subjects. fastai reads images in the process that trains, with two threads. The slices of scans are images
-with the label of their case, and predictions of a case are averaged.
+all other subjects. fastai reads images in the process that trains, with two threads. AutoGluon: `MultiModalPredictor`
+with its defaults, the same network and weights, and the time of the planned run as its limit. The slices of scans are
+images with the label of their case, and predictions of a case are averaged.
 
 Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
@@ -53,6 +54,7 @@ from casewise.analysis.run import Run
 from casewise.files import write_atomic, write_json
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
+AUTOGLUON = Path(__file__).with_name("autogluon_fold.py")
 TEST = 0  # the fold of the test set
 # The runs by default, with a target; the primary outcome where none is stated.
 PACKS = {"severity": "extent", **dict.fromkeys(["skin", "oral", "hpylori", "idrid", "covid-cxr"], "")}
@@ -212,6 +214,28 @@ def of_fastai(
     return pd.concat(tables, ignore_index=True).assign(epochs=epochs), total
 
 
+def of_autogluon(
+    table: pd.DataFrame,
+    folds: Sequence[int],
+    weights: Path,
+    *,
+    numbers: bool,
+    seconds: float,
+    folder: Path,
+    python: str,
+) -> Predicted:
+    """The same of AutoGluon, with the interpreter of its own environment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images, tables, total = folder / "images.csv", [], 0.0
+    table.to_csv(images, index=False)
+    task = {"table": str(images), "weights": str(weights), "numbers": numbers, "seconds": seconds / len(folds)}
+    task |= {"folder": str(folder / "autogluon"), "predictions": str(folder / "fold.csv")}
+    for fold in folds:
+        total += users.in_own_process(str(AUTOGLUON), task | {"fold": fold}, python)["seconds"]
+        tables.append(pd.read_csv(task["predictions"], dtype=dict.fromkeys(TEXT, str), keep_default_na=False))
+    return pd.concat(tables, ignore_index=True), total
+
+
 def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFrame, run: Run) -> pd.DataFrame:
     """A peer's predictions as rows of `predictions.parquet`, beside those of the headline (`reference`).
 
@@ -288,6 +312,10 @@ def peers_of(
         make = partial(of_fastai, table, folds, weights, numbers=numbers, seconds=planned, folder=folder)
         made, seconds = read_or_make(folder / "fastai.csv", settings | {"most": MOST_EPOCHS}, make)
         peers[f"fastai ({made['epochs'].max()})"] = made, seconds
+    if options.autogluon:
+        of_time = partial(of_autogluon, seconds=planned, folder=folder, python=options.autogluon)
+        make = partial(of_time, table, folds, weights, numbers=numbers)
+        peers["AutoGluon"] = read_or_make(folder / "autogluon.csv", settings, make)
     return peers
 
 
@@ -323,6 +351,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--without-fastai", dest="fastai", action="store_false", help="leave fastai out")
     parser.add_argument("--without-scikit-learn", dest="scikit_learn", action="store_false", help="leave it out")
+    parser.add_argument("--autogluon", metavar="PYTHON", help="an interpreter with autogluon.multimodal")
     parser.add_argument("--out", type=Path, default=Path("runs/auto-peers"), help="where predictions are kept")
     parser.add_argument("--part", type=Path, metavar="FILE", help="a file for the table alone (Markdown)")
     options = parser.parse_args()

@@ -52,10 +52,10 @@ def warn_if_busy() -> None:
         print(f"Other processes use {busy:.1f} of {cores} cores, so these ratios are unreliable.", flush=True)
 
 
-def in_own_process(script: str, task: dict[str, Any]) -> dict[str, Any]:
+def in_own_process(script: str, task: dict[str, Any], python: str = sys.executable) -> dict[str, Any]:
     """Run `script --task` in a process of its own, with a task as JSON; return the JSON of its last line."""
     # Importing fastai warns of features that PyTorch will remove.
-    command = [sys.executable, "-W", "ignore::FutureWarning", script, "--task"]
+    command = [python, "-W", "ignore::FutureWarning", script, "--task"]
     completed = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True)
     if completed.returncode:
         raise SystemExit(f"{' '.join(command)} failed; see above.")
