@@ -1,7 +1,7 @@
 """The planned recipe beside fastai and scikit-learn, on the folds of finished runs of benchmarks/auto.py.
 
     python benchmarks/auto.py severity oral hpylori idrid
-    python benchmarks/peers.py [NAME[:TARGET] ...] [--without-fastai] [--autogluon PYTHON] [--output docs/results/auto-peers.md]
+    python benchmarks/peers.py [NAME[:TARGET] ...] [--without-fastai] [--autogluon PYTHON] [--output PAGE]
 
 fastai is used as its users do: `vision_learner`, `fine_tune(5)` (users.py). scikit-learn: `StandardScaler` and a linear
 model on the pooled features of a frozen MobileNetV2. Classes: `LogisticRegression`, whose C has the highest
