@@ -281,19 +281,8 @@ def compared(rows: dict[str, pd.DataFrame], run: Run, target: str) -> dict[str, 
         judged = judge.judge(pair, plan, whole=True)
         for metric in metrics:
             entry = judged.comparison.get(metric) if name != "planned" else None
-            figures[name, metric] = (judged.metrics[name][metric].as_json(), difference(entry, name))
+            figures[name, metric] = (judged.metrics[name][metric].as_json(), auto.difference(entry, name))
     return figures
-
-
-def difference(entry: dict[str, Any] | None, peer: str) -> dict[str, Any] | None:
-    """Planned minus peer of a comparison of the two, whichever of them is the best."""
-    if not entry:
-        return None
-    other, values = next(iter(entry["differences"].items()))
-    sign = -1.0 if other == peer else 1.0
-    ends = sorted(sign * end for end in (values["low"], values["high"]) if end is not None) or [None, None]
-    shown = {"difference": sign * values["difference"], "low": ends[0], "high": ends[1]}
-    return shown | {"distinguishable": not values["indistinguishable"]}
 
 
 def peers_of(
