@@ -42,7 +42,7 @@ How images vary in training, MixUp, and the larger number of epochs were chosen 
 packs, in three folds, by the mean of the network and the kernel model minus the kernel model alone. Oral, AUROC: +0.003
 with flips and 12 epochs, +0.011 with variation and 20 epochs, +0.010 with MixUp too; skin: +0.015 with variation,
 +0.021 with MixUp too; severity, error of extent: +0.018 with flips, -0.139 with variation, -0.041 with MixUp too;
-idrid, kappa: +0.021 with flips, +0.009 with variation, +0.006 with MixUp too. So numbers have no MixUp, and grades flips
+idrid, kappa: +0.021 with flips, +0.009 with variation, +0.006 with MixUp too. So numbers have no MixUp, grades flips
 alone. Averages of the weights over the last steps changed nothing beside MixUp (oral +0.009, skin +0.020), half the
 learning rate little (oral +0.014, skin +0.013 with variation). The other half judges in a table of its own.
 
@@ -57,7 +57,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ from pages import table as table_of
 import casewise
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
+from casewise.evaluation.results import Comparison
 from casewise.metrics.registry import metric_of
 from casewise.plugins.init.own_data import plan_study
 from casewise.study.loading import read_study
@@ -236,15 +237,15 @@ def baseline_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         ]
 
 
-def difference(entry: dict[str, Any] | None, peer: str) -> dict[str, Any] | None:
+def difference(compared: Comparison | None, peer: str) -> dict[str, Any] | None:
     """Planned minus peer of a comparison of the two, whichever of them is the best."""
-    if not entry:
+    if not compared:
         return None
-    other, values = next(iter(entry["differences"].items()))
+    other, values = next(iter(compared.differences.items()))
     sign = -1.0 if other == peer else 1.0
-    ends = sorted(sign * end for end in (values["low"], values["high"]) if end is not None) or [None, None]
-    shown = {"difference": sign * values["difference"], "low": ends[0], "high": ends[1]}
-    return shown | {"distinguishable": not values["indistinguishable"]}
+    ends = sorted(sign * end for end in (values.low, values.high) if end is not None) or [None, None]
+    shown = {"difference": sign * values.difference, "low": ends[0], "high": ends[1]}
+    return shown | {"distinguishable": not values.indistinguishable}
 
 
 def untouched_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
@@ -265,7 +266,7 @@ def untouched_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         plan = Plan(settings.bootstrap_resamples, settings.confidence, run.study.seed)
         judge = judge_of(rows, run.study.classes_of(target) or None, run.study.positive_of(target))
         judged = judge.judge(rows, plan, whole=True)
-        estimates = [judged.metrics[name][figure.metric].as_json() for name in (figure.learner, baseline)]
+        estimates = [asdict(judged.metrics[name][figure.metric]) for name in (figure.learner, baseline)]
         planned, other = (with_interval(each, figure.metric) for each in estimates)
         gap = difference(judged.comparison.get(figure.metric), baseline)
         between = [with_interval(gap, figure.metric, key="difference", sign="+"), worse(gap, figure.metric)]

@@ -40,6 +40,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -281,7 +282,7 @@ def compared(rows: dict[str, pd.DataFrame], run: Run, target: str) -> dict[str, 
         judged = judge.judge(pair, plan, whole=True)
         for metric in metrics:
             entry = judged.comparison.get(metric) if name != "planned" else None
-            figures[name, metric] = (judged.metrics[name][metric].as_json(), auto.difference(entry, name))
+            figures[name, metric] = (asdict(judged.metrics[name][metric]), auto.difference(entry, name))
     return figures
 
 
