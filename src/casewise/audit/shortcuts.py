@@ -496,9 +496,9 @@ class _Search:
         tiles, size = self.tiles, self.tiles.preparation.size
         pictures = regions.pictures(tiles, rows, bars=False, side=min(size, OVERLAY_SIDE))
         sizes = [(int(width), int(height)) for width, height in tiles.index[["width", "height"]].to_numpy()[rows]]
-        for overlay in find_overlays(pictures, sizes, tiles.preparation.masked):
-            marked = overlay.carriers[:, None].astype(float)
-            yield Evidence("overlay", "overlay", rows, marked, how=overlay.place, overlay=overlay)
+        for number, overlay in enumerate(find_overlays(pictures, sizes, tiles.preparation.masked), 1):
+            marked, how = overlay.carriers[:, None].astype(float), f"mark {number}, {overlay.place}"
+            yield Evidence("overlay", "overlay", rows, marked, how=how, overlay=overlay)
 
     def _of_columns(self, columns: list[str], kind: Kind, rows: NDArray[np.int64]) -> Iterator[Evidence]:
         for name in columns:

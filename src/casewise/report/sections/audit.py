@@ -96,7 +96,7 @@ def overlays(audit: Audit, tile: Callable[[int], np.ndarray | None] = lambda _: 
         classes = {name: counts for of_target in mark["by_class"].values() for name, counts in of_target.items()}
         by_class = ", ".join(f"{plain(name)} {marked:,} of {total:,}" for name, (marked, total) in classes.items())
         images = f"{mark['images']:,} of {mark['examined']:,}"
-        rows.append(Row(f"{count}: {mark['place']}", [Cell(images), Cell(by_class)]))
+        rows.append(Row(capital(mark["place"]), [Cell(images), Cell(by_class)]))
         if (picture := tile(mark["example"])) is not None:
             (left, right), (top, bottom) = (
                 (max(0, int((low - AROUND) * size)), int((high + AROUND) * size) + 1)
