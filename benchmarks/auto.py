@@ -43,8 +43,8 @@ packs, in three folds, by the mean of the network and the kernel model minus the
 with flips and 12 epochs, +0.011 with variation and 20 epochs, +0.010 with MixUp too; skin: +0.015 with variation,
 +0.021 with MixUp too; severity, error of extent: +0.018 with flips, -0.139 with variation, -0.041 with MixUp too;
 idrid, kappa: +0.021 with flips, +0.009 with variation, +0.006 with MixUp too. So numbers have no MixUp, grades flips
-alone. Averages of the weights over the last steps changed nothing beside MixUp (oral +0.009, skin +0.020), half the
-learning rate little (oral +0.014, skin +0.013 with variation). The other half judges in a table of its own.
+alone. Averages of the weights over the last steps changed nothing beside MixUp (oral +0.009, skin +0.020); half the
+learning rate made oral (+0.011) no worse and skin (+0.010) worse. The other half judges in a table of its own.
 
 ## Planned recipe, linear baselines and network
 """

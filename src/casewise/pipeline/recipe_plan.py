@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 MOST_EPOCHS = 12
 # How images vary in the training of pretrained networks for classes and numbers, besides flips.
 VARIED = {"zoom_in": 0.4, "translate": 0.1, "brightness": 0.2, "contrast": 0.2, "padding_mode": "reflect"}
-# The highest learning rate times the number of steps, and the bounds of the rate: few steps need larger ones.
+# The highest learning rate times the number of steps, twice as much if images vary, and the bounds of the rate: few
+# steps need larger ones.
 RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
 # Images have no upright position if a linear model distinguishes them from upside-down ones with an AUROC below this.
 NO_UPRIGHT = 0.9
@@ -299,7 +300,7 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     recipe = Recipe(auto=True).completed.model_dump(mode="json", include=set(PLANNED), exclude_unset=True) | stated
     steps = sum(phase["epochs"] for phase in phases) / longer
     steps *= math.ceil(facts.trained / recipe["batch_size"])
-    rate = min(max(RATE_TIMES_STEPS / steps, LOWEST_RATE), HIGHEST_RATE)
+    rate = min(max(RATE_TIMES_STEPS * (1 + varied) / steps, LOWEST_RATE), HIGHEST_RATE)
     # Pretrained networks predicted films much better from the average over their last map.
     free = facts.flips not in ("both", "dihedral") and stated.get("head") != "fastai"
     positions = free and (bool(study.fusions) or not pretrained)
