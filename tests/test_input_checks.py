@@ -177,11 +177,35 @@ def test_images_of_another_look_are_flagged() -> None:
     assert set(checks.possible_reasons(limits)) >= {checks.LOOK}
 
 
+def test_as_few_new_cases_of_the_source_are_flagged_as_stated_with_many_features() -> None:
+    shares, random = [], np.random.default_rng(0)
+    shared = random.normal(0, 0.5, (6, 100))
+    for seed in range(8):
+        own, new = (
+            replace(
+                drawn(count, seed), maps=random.normal(size=(count, 6)) @ shared + random.normal(0, 0.3, (count, 100))
+            )
+            for count in (100, 300)
+        )
+        data = replace(training(100), measures=own)
+        look, limits = checks.fit_look(fit_limits(data), data, None, [])
+        shares.append(np.mean(look.distance(new.look) > limits.look.limit))
+    assert np.mean(shares) <= 0.05
+
+
 def test_a_source_is_held_out_to_set_the_limit() -> None:
     own = replace(training(), measures=with_maps(drawn(200, 0), 0))
-    own.measures.maps[:, 5] += 5 * (np.arange(200) % 4 == 3)
+    own.measures.maps[:, :4] += 5 * np.eye(4)[np.arange(200) % 4]
     within, between = (checks.fit_look(fit_limits(own), own, None, sources) for sources in ([], list(range(4)) * 50))
     assert between[1].look.limit > 1.2 * within[1].look.limit
+    # new cases of the same sources are no drift, although each source was held out
+    new = with_maps(drawn(200, 1), 1)
+    new.maps[:, :4] += 5 * np.eye(4)[np.arange(200) % 4]
+    numbers = checks.numbers_of_batch(new, between[0])
+    names = pd.DataFrame({"case": np.arange(200).astype(str), "subject": np.arange(200).astype(str)})
+    assert drift([names.assign(**numbers)], between[1].quantiles, 200).text == ""
+    rarer = numbers | {"look": numbers["look"] + 9}
+    assert "a rarer look" in drift([names.assign(**rarer)], between[1].quantiles, 200).text
 
 
 def test_a_look_comes_back_from_its_file(tmp_path: Path) -> None:
