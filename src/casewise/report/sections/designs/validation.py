@@ -28,7 +28,7 @@ LEFT_OUT = (
 )
 KNOWN = (
     " Below each {site}: the same models in folds of subjects, which were trained on other subjects of the {site};"
-    " the difference is what they lose elsewhere."
+    " the difference is what they lose elsewhere, also where fewer cases are left to be trained on."
 )
 FOR_OTHERS = (
     "The models are meant for other {site}s: in training the classes that a {site} has weigh the same in it.",
