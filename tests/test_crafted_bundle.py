@@ -167,6 +167,8 @@ def test_limits_of_another_form_are_refused(bundle: BundleFolder, quantiles: dic
     assert load_bundle(sealed(bundle)).look is None
     bundle.input_checks.path.write_text(json.dumps(limits | {"quantiles": quantiles}))
     refused(sealed(bundle), "input-checks.json")
+    bundle.input_checks.path.write_text(json.dumps(limits | {"subjects": -9, "quantiles": {"size": [[1.0], [0.5]]}}))
+    refused(sealed(bundle), "input-checks.json")
 
 
 COMBINATION = {

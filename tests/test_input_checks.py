@@ -198,6 +198,8 @@ def test_a_source_is_held_out_to_set_the_limit() -> None:
     own.measures.maps[:, :4] += 5 * np.eye(4)[np.arange(200) % 4]
     within, between = (checks.fit_look(fit_limits(own), own, None, sources) for sources in ([], list(range(4)) * 50))
     assert between[1].look.limit > 1.2 * within[1].look.limit
+    nearly_one = checks.fit_look(fit_limits(own), own, None, ["north"] * 194 + ["south", "west"] * 3)
+    assert nearly_one[1].look == within[1].look  # without the north too few are left
     # new cases of the same sources are no drift, although each source was held out
     new = with_maps(drawn(200, 1), 1)
     new.maps[:, :4] += 5 * np.eye(4)[np.arange(200) % 4]
@@ -222,6 +224,10 @@ def test_a_look_comes_back_from_its_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.maps.statistics(image), maps.statistics(image))
     np.testing.assert_allclose(again.distance(own.measures.look), look.distance(own.measures.look))
     assert from_json(Limits, json.loads(json.dumps(asdict(limits)))) == limits
+    for name in ("centre", "directions"):
+        write_tensors(file, look.tensors | {name: look.tensors[name].repeat(2, *[1] * (name == "directions"))[None]})
+        with pytest.raises(RunError, match=r"look\.safetensors"):
+            read_look(file, replace(facts, sha256=checksum(file.path)), len(checks.COMPARED))
     for other in ({"network": "hf-hub:a/b"}, {"network": "mobilenet_v2"}, {"network": ""}, {"sha256": ""}):
         with pytest.raises(RunError, match=r"look\.safetensors"):
             read_look(file, replace(facts, **other), len(checks.COMPARED))

@@ -162,16 +162,24 @@ def test_a_panel_of_more_tiles_than_slots_has_no_copies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("freeze", "pooling", "cells", "channels_last"),
-    [("6 layers", "maps", 0, True), ("all", "attention", 2, False), ("11 blocks", "mean", -1, True)],
+    ("freeze", "pooling", "cells", "channels_last", "mixup"),
+    [
+        ("6 layers", "maps", 0, True, 0.0),
+        ("all", "attention", 2, False, 0.0),
+        ("11 blocks", "mean", -1, True, 0.0),
+        ("6 layers", "maps", 0, True, 0.4),
+    ],
 )
-def test_frozen_parts_computed_once(tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool) -> None:
+def test_frozen_parts_computed_once(
+    tmp_path: Path, freeze: str, cells: int, pooling: Any, channels_last: bool, mixup: float
+) -> None:
     settings = Panels(by="case", pooling=pooling, bag=4) if pooling in BAGS else Panels(by="image", pooling=pooling)
     panels = data(settings)
     if settings.bags:
         panels = replace(panels, tiles=[[(i + k) % 12 for k in range(1 + i % 3)] for i in range(12)])
     # batch norm over the few tiles of a bag would make rounding as large as the weights
-    recipe = RECIPE.model_copy(update={"phases": [Phase(epochs=2, freeze=freeze)], "batch_norm": "keep_statistics"})
+    changes = {"phases": [Phase(epochs=2, freeze=freeze)], "batch_norm": "keep_statistics", "mixup": mixup}
+    recipe = RECIPE.model_copy(update=changes)
 
     def trained(name: str, *, once: bool) -> tuple[Learned, torch.Tensor]:
         torch.manual_seed(0)
@@ -186,7 +194,9 @@ def test_frozen_parts_computed_once(tmp_path: Path, freeze: str, cells: int, poo
         )[0][0]
 
     (once, first), (every_step, second) = trained("once", once=True), trained("every step", once=False)
-    assert once.phases[0]["way"] == "output of the frozen layers computed once per panel"
+    ways = ["output of the frozen layers computed once per panel"]
+    ways += ["frozen layers computed at every step, since panels are mixed"]
+    assert once.phases[0]["way"] == ways[mixup > 0]
     states = once.network.state_dict(), every_step.network.state_dict()
     for (name, value), other in zip(states[0].items(), states[1].values(), strict=True):
         assert torch.allclose(value.double(), other.double(), atol=1e-5), name

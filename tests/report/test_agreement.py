@@ -73,6 +73,8 @@ def test_visits_without_days_are_no_change_over_time(report_of_numbers: ReportCo
     section = agreement.over_time(undated)
     assert section.heading == "Visits of each subject"
     assert agreement.over_time(numbers(visits=1, subjects=8, learners=1)) is None
+    guessed = report_of_numbers.study.model_copy(update={"subjects_known": False, "subjects_guessed": True})
+    assert agreement.over_time(dataclasses.replace(undated, study=guessed)) is None
 
 
 def test_the_first_subjects_are_neither_the_best_nor_the_first_by_name() -> None:

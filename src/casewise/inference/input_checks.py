@@ -334,15 +334,19 @@ def fit_look(
     Args:
         limits: the other checks.
         maps: the layers by which the images were measured.
-        sources: that of each image; of `FEWEST_SOURCES` to `MOST_SOURCES`, each is a fold.
+        sources: that of each image; of `FEWEST_SOURCES` to `MOST_SOURCES`, each is a fold if the others have
+            `FEWEST_SUBJECTS`.
     """
     features, share = training.measures.look, TOTAL - sum(SHARES[name] for name in SHARES if getattr(limits, name))
     folds = np.unique(training.subjects, return_inverse=True)[1] % LOOK_FOLDS
-    folds = np.array(sources) if FEWEST_SOURCES <= len(set(sources)) <= MOST_SOURCES else folds
+    named = np.array(sources)
+    rest = [len(np.unique(training.subjects[named != source])) for source in set(sources)]
+    if FEWEST_SOURCES <= len(rest) <= MOST_SOURCES and min(rest) >= FEWEST_SUBJECTS:
+        folds = named
     out_of_fold = np.zeros(len(features))
     for fold in np.unique(folds):
         held_out = folds == fold
-        if held_out.all() or len(np.unique(training.subjects[~held_out])) < FEWEST_SUBJECTS:
+        if len(np.unique(training.subjects[~held_out])) < FEWEST_SUBJECTS:
             return None
         out_of_fold[held_out] = Look.fit(features[~held_out]).distance(features[held_out])
     limit = training.worst(out_of_fold, share)

@@ -157,7 +157,8 @@ def read_look(file: WeightsFile, facts: LookFacts, numbers: int) -> Look:
             maps.body.load_state_dict(weights, strict=False)
             features = np.hstack([features, maps.statistics(np.zeros((3, SIDE, SIDE), np.uint8))[None]])
         look = Look(**{name: tensors[name].double().numpy() for name in NUMBERS}, maps=maps)
-        look.along(features), look.distance(features)
+        if not look.along(features)[:, 0].shape == look.distance(features).shape == (1,):
+            raise ValueError("its numbers have other shapes")
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(
             f"{file.path} does not belong to its limits ({shortened(repr(error), LINE)}). {file.remedy}"

@@ -83,6 +83,11 @@ def place_of(box: Box) -> str:
     return f"{name}, {100 * (right - left):.0f} % × {100 * (bottom - top):.0f} % of the image"
 
 
+def share_of(box: Box) -> float:
+    """The share of the image that a box fills."""
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
 def find_overlays(pictures: Bytes, sizes: Sequence[tuple[int, int]], masked: Sequence[Box] = ()) -> list[Overlay]:
     """The kinds of marks at one place of the whole image or, where images differ in size, of one of its corners.
 

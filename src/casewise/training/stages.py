@@ -209,6 +209,7 @@ def _shortened(
     obstacles = {
         ", as the study states": not context.frozen_once,
         ", since panels vary": train.varied,
+        ", since panels are mixed": bool(recipe.mixup),
         ", since more tiles than slots are drawn at random": train.subsampled,
         ", since rates differ by layer": recipe.layer_decay != 1 and not whole,
     }

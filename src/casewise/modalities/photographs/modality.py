@@ -21,7 +21,7 @@ from casewise.errors import counted
 from casewise.modalities import base
 from casewise.modalities.alterations import ALTERATIONS, altered, png
 from casewise.modalities.masks import EMPTY, check_masks, mask_on_tiles, to_photograph
-from casewise.modalities.overlays import overlays_in_files, place_of
+from casewise.modalities.overlays import MOST_AREA, overlays_in_files, place_of, share_of
 from casewise.modalities.store.pixels import content_box
 from casewise.modalities.store.preparation import Preparation
 from casewise.modalities.store.readers import image_shape, open_source, read_image
@@ -175,8 +175,12 @@ class Photographs(base.Modality):
             if reason:
                 show.line("plan", reason)
         if images.mask_overlays is True:
-            boxes = overlays_in_files([Path(path) for path in cohort.images["path"]])
-            places = "; ".join(map(place_of, boxes)) or "no static mark was found, so nothing is masked"
+            found = overlays_in_files([Path(path) for path in cohort.images["path"]])
+            boxes = [box for box in found if share_of(box) <= MOST_AREA]
+            if large := [place_of(box) for box in found if box not in boxes]:
+                text = "not masked, because it would hide too much of larger images: " + "; ".join(large)
+                show.line("WARNING", f"{text}. Leave out the smallest images (`where_not`), or state boxes.")
+            places = "; ".join(map(place_of, boxes)) or "no static mark that can be masked was found"
             show.line("plan", f"masked in all images: {places}" if boxes else places)
             images = images.model_copy(update={"mask_overlays": boxes})
         return study.model_copy(update={"images": images})

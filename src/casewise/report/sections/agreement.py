@@ -118,7 +118,8 @@ def over_time(context: ReportContext) -> Section | None:
     study = context.study
     own = context.final["model"].eq(context.learner) & context.final["stage"].eq(context.stage)
     rows = one_row_a_case(context.final[own & context.final["target"].eq(context.outcome)])
-    tracks = [] if rows is None or context.classes else draw.tracks(rows, baseline=study.evaluation.baseline)
+    visits = not context.classes and not study.subjects_guessed  # guessed subjects have images in no order of time
+    tracks = [] if rows is None or not visits else draw.tracks(rows, baseline=study.evaluation.baseline)
     if not tracks:
         return None
     shown = draw.chosen_tracks(tracks, MOST_TRACKS)

@@ -93,8 +93,12 @@ def overlays(audit: Audit, tile: Callable[[int], np.ndarray | None] = lambda _: 
         return []
     rows, pictures = [], []
     for count, mark in enumerate(marks, 1):
-        classes = {name: counts for of_target in mark["by_class"].values() for name, counts in of_target.items()}
-        by_class = ", ".join(f"{plain(name)} {marked:,} of {total:,}" for name, (marked, total) in classes.items())
+        several = len(mark["by_class"]) > 1
+        by_class = ", ".join(
+            f"{plain(f'{target} {name}' if several else name)} {marked:,} of {total:,}"
+            for target, classes in mark["by_class"].items()
+            for name, (marked, total) in classes.items()
+        )
         images = f"{mark['images']:,} of {mark['examined']:,}"
         rows.append(Row(capital(mark["place"]), [Cell(images), Cell(by_class)]))
         if (picture := tile(mark["example"])) is not None:

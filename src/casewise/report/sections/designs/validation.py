@@ -27,8 +27,8 @@ LEFT_OUT = (
     " Without one of the classes a {site} has an accuracy, but no AUROC and no mean over the classes."
 )
 KNOWN = (
-    " Below each {site}: the same models in folds of subjects, which were trained on other subjects of the {site};"
-    " the difference is what they lose elsewhere."
+    " Below each {site}: the same models in folds of subjects of all {site}s, trained on others of the {site} as well."
+    " Differences are not tested: chance and the number of training subjects are in them, too."
 )
 FOR_OTHERS = (
     "The models are meant for other {site}s: in training the classes that a {site} has weigh the same in it.",
