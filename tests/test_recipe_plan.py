@@ -110,17 +110,25 @@ def test_images_vary_in_the_training_of_pretrained_networks_for_classes_and_numb
     def plan(**values: Any) -> tuple[dict[str, Any], int, float]:
         recipe = recipe_of(study_of(**values), facts(flips="horizontal"), {})
         (phase,) = recipe["phases"]
-        return phase["variations"], phase["epochs"], recipe["mixup"]
+        return phase.get("variations", {}), phase["epochs"], recipe["mixup"]
 
-    flips, classes, grade = {"flip": "horizontal"}, {"x": ["a", "b"]}, {"x": {"kind": "ordinal", "range": "0..4"}}
+    flips, classes = {"flip": "horizontal"}, {"x": {"classes": ["a", "b"]}}
+    grade = {"x": {"kind": "ordinal", "range": "0..4"}}
     assert plan() == (flips | VARIED, 24, 0)
     assert plan(targets=classes) == (flips | VARIED, 24, 0.2)
     assert plan(targets=grade) == (flips, 12, 0)
     assert plan(targets=classes, weights="random") == (flips, 24, 0)
     assert plan(targets=classes, columns={"visit": ""}, volumes={"sequences": ["t1"]}) == ({}, 12, 0)
-    assert plan(targets=classes, images={"mask": "m"})[2] == 0
+    assert plan(targets=classes, images={"mask": "m"}, backbones=["unet"])[2] == 0
     own = plan(panels={"zoom_in": 0.1, "padding_mode": "black"})[0]
     assert own == {name: value for name, value in (flips | VARIED).items() if name not in ("zoom_in", "padding_mode")}
+
+
+def test_panels_that_may_lack_a_sequence_are_not_mixed() -> None:
+    scans = {"columns": {"visit": ""}, "recipe": {"mixup": 0.2}, "panels": {"pooling": "mean"}}
+    assert study_of(**scans, volumes={"sequences": ["t1", "t2"]}).recipe.mixup == 0.2
+    with pytest.raises(ValueError, match="missing sequences are not mixed"):
+        study_of(**scans, volumes={"sequences": ["t1", "t2"], "missing": "mask"})
 
 
 @pytest.mark.parametrize("no", [False, "no", "off", "False", 0])
