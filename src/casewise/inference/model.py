@@ -368,8 +368,10 @@ def _limits(file: JsonFile) -> Limits | None:
     try:
         limits = from_json(Limits, values) if values else None
         for name, (points, shares) in limits.quantiles.items() if limits else ():
-            if name.split()[0] not in WORDS or not points or len(points) != len(shares) or limits.subjects < 1:
+            if name.split()[0] not in WORDS or not points or len(points) != len(shares):
                 raise ValueError(f"no quantiles of {name[:80]}")
+        if limits and limits.subjects < 1:
+            raise ValueError("no subjects")
         return limits
     except (ValueError, LookupError) as error:
         raise RunError(f"{file.path} is damaged ({error!r}). {file.remedy}") from error

@@ -105,13 +105,14 @@ def _outputs(body: nn.Module, side: int, channels: int) -> list[tuple[str, Tenso
     return outputs
 
 
-def as_map(output: Tensor, body: Any, *, smallest: int = 2) -> Tensor | None:
+def as_map(output: Tensor, body: Any, *, smallest: int = 2, square: bool = True) -> Tensor | None:
     """A module's output as a map (B, C, h, w) with `smallest` cells a side or more; None if it is none.
 
-    Tokens (B, N, C) are arranged as their patches, without class and register tokens.
+    Tokens (B, N, C) are arranged as their patches, without class and register tokens. Of panels that are not `square`, a
+    map with as many channels as rows is no map with the channels last.
     """
     if output.ndim == 4:
-        if output.shape[1] == output.shape[2] != output.shape[3]:
+        if square and output.shape[1] == output.shape[2] != output.shape[3]:
             output = output.permute(0, 3, 1, 2)  # some transformers have the channels last
         apart = hasattr(body, "patch_embed") and output.shape[2] != output.shape[3]
         return None if apart or min(output.shape[2:]) < smallest else output
@@ -171,10 +172,11 @@ def read_maps(
         run: what is applied to the inputs and of which `body` is a part; by default the body itself.
     """
     outputs: dict[str, Tensor] = {}
+    square = inputs.shape[-1] == inputs.shape[-2]
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            maps = as_map(output, body, smallest=1)
+            maps = as_map(output, body, smallest=1, square=square)
             if maps is None:
                 raise ValueError(f"{name} has no map for panels of this size")
             # a recorded graph leaves out by itself what is not needed, and cannot be recorded across an exception; what

@@ -177,6 +177,7 @@ def check_training(study: Study) -> None:
     """No key may choose what the inner folds choose, and no phase may change the augmentation of fixed copies."""
     copies, phases = study.panels.offline_copies, study.recipe.phases
     for_others = study.recipe.meant_for == "other_sources"
+    sequences = getattr(study.modality_settings, "missing", "")
     varied = next((number for number, phase in enumerate(phases, 1) if phase.variations), 0)
     problems: dict[str, object] = {
         "panels.offline_copies: fixed copies need recipe.phases; write for example `phases: [{epochs: 50}]` under "
@@ -189,8 +190,9 @@ def check_training(study: Study) -> None:
         "one": for_others and study.nested_cv,
         "split.by: 'image' and `meant_for: other_sources` are two comparisons; leave out one": for_others
         and study.split.by == "image",
-        "recipe.mixup: images of a bag, or with masks, are not mixed; leave it out": study.recipe.mixup
-        and (study.panels.bags or study.images.mask),
+        "recipe.mixup: images of a bag, with masks, or with missing sequences are not mixed; leave it out": bool(
+            study.recipe.mixup and (study.panels.bags or study.images.mask or sequences == "mask")
+        ),
         f"recipe.phases, phase {varied}: variations: with panels.offline_copies ({copies}) every copy is augmented "
         "once for all phases; leave out one of them": copies and varied,
     }

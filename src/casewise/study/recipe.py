@@ -225,8 +225,8 @@ class Recipe(StudyModel):
     """Fraction of the label that is spread evenly over the classes in training. Not for grades."""
     mixup: float = Field(0.0, ge=0, le=10)
     """Each panel of a batch is mixed with another one, and the loss is that of both labels in the same shares, drawn
-    from a beta distribution with both parameters `mixup`; 0.2 is usual, 0 mixes nothing. Not for bags and masks.
-    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018."""
+    from a beta distribution with both parameters `mixup`; 0.2 is usual, 0 mixes nothing. Not for bags, masks
+    and `volumes: {missing: mask}`. Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018."""
     imbalance: Literal["none", "weights", "sampling"] = "none"
     """For classes and grades. `weights`: every class has the same total weight in the loss. `sampling`: panels are
     drawn with replacement, so that every class of the primary outcome is drawn equally often."""
