@@ -210,6 +210,14 @@ def test_a_source_is_held_out_to_set_the_limit() -> None:
     assert "a rarer look" in drift([names.assign(**rarer)], between[1].quantiles, 200).text
 
 
+def test_images_of_any_shape_have_as_many_statistics() -> None:
+    from casewise.models.backbones import build_network
+
+    maps = EarlyMaps(build_network("mobilenet_v2", 1))
+    shapes = [(224, 224), (96, 128), (128, 96), (90, 224)]  # of 96 × 128 one map has as many rows as channels
+    assert {len(maps.statistics(np.zeros((3, *shape), np.uint8))) for shape in shapes} == {112}
+
+
 def test_a_look_comes_back_from_its_file(tmp_path: Path) -> None:
     from casewise.models.backbones import build_network
 
