@@ -242,6 +242,8 @@ def spread(context: ReportContext) -> str:
     bounds = _bounds(write, metric, figure)
     details = "; ".join([bounds, *([] if chance is None else [f"{number(chance, 1)} by chance"])])
     text = f"{write.title(metric)} {write.text(metric, figure.value, short=True)}"
+    if context.by_site and context.metrics.known_sources:
+        text += f", {context.site}s left out"
     return f"{text} ({details})" if bounds else text
 
 
@@ -296,7 +298,7 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
         cells = [_share(counts[i], i, rates[0]), *outer, _share(counts[:, i], i, rates[1])]
         cells.append(names[int(wrong[i].argmax())] if wrong[i].any() else MISSING)
         rows.append(Failure(names[i], cells, bool(recall[i] == recall.min() < 1)))
-    return ["Reference", *heads, "Most often taken for"], rows
+    return ["Reference", *heads, f"Most often taken for{own_side(context)}"], rows
 
 
 def _share(counts: np.ndarray, i: int, rate: str) -> str:

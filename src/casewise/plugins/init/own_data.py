@@ -85,7 +85,7 @@ def plan_study(
         ),
         "--subject and --pattern both say who is on an image. State one.": subject and pattern,
         f"--target {of_names} the class is {{label}} in --pattern.": not table and target,
-        f"--subject {of_names} the subject is {{subject}} in --pattern.": not table and subject,
+        f"--subject {of_names} the subject is {{subject}} in --pattern, or `guess` guesses it.": not table and subject,
         f"--subject and --target both name the column {target[:80]!r}. State two columns.": subject == target != "",
         "--sheet names a sheet of the workbook that --table names. State both.": not table and sheet,
     }
