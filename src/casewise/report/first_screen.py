@@ -298,7 +298,7 @@ def _failing_classes(context: ReportContext) -> tuple[list[str], list[Failure]]:
         cells = [_share(counts[i], i, rates[0]), *outer, _share(counts[:, i], i, rates[1])]
         cells.append(names[int(wrong[i].argmax())] if wrong[i].any() else MISSING)
         rows.append(Failure(names[i], cells, bool(recall[i] == recall.min() < 1)))
-    return ["Reference", *heads, f"Most often taken for{own_side(context)}"], rows
+    return ["Reference", *heads, f"Mostly taken for{own_side(context)}"], rows
 
 
 def _share(counts: np.ndarray, i: int, rate: str) -> str:
