@@ -73,8 +73,8 @@ class EarlyMaps:
                 panel = functional.interpolate(panel, size=size, mode="area")
             scaled = (as_colours(panel) - self._network.mean) / self._network.std
             cells = [maps.flatten(2).double() for maps in read_maps(self.body, self._modules, scaled).values()]
-            parts = [(each.mean(2), (each.std(2, correction=0) + LEAST_SPREAD).log()) for each in cells]
-            return np.asarray(torch.cat([part for pair in parts for part in pair], dim=1)[0].numpy())
+            pairs = [(each.mean(2), (each.std(2, correction=0) + LEAST_SPREAD).log()) for each in cells]
+            return np.asarray(torch.cat([statistic for pair in pairs for statistic in pair], dim=1)[0].numpy())
 
 
 @dataclass(frozen=True)

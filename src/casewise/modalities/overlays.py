@@ -246,10 +246,10 @@ def _fitted(details: Details, box: Pixels, eligible: Bools) -> tuple[Floats, Boo
     side, random = details.shape[1], np.random.default_rng(top * details.shape[1] + left)
     down, across = side - bottom + top + 1, side - right + left + 1
     draws = ((int(random.integers(down)), int(random.integers(across))) for _ in range(999))
-    places = [place for place in draws if max(abs(place[0] - top), abs(place[1] - left)) > FAR][:PLACES]
+    places = [start for start in draws if max(abs(start[0] - top), abs(start[1] - left)) > FAR][:PLACES]
 
-    def cut(place: tuple[int, int]) -> Floats:
-        window = details[:, place[0] : place[0] + bottom - top, place[1] : place[1] + right - left]
+    def cut(start: tuple[int, int]) -> Floats:
+        window = details[:, start[0] : start[0] + bottom - top, start[1] : start[1] + right - left]
         return window.reshape(len(details), -1).astype(np.float32)
 
     def cosine(products: Floats, window: Floats) -> Floats:

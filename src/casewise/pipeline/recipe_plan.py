@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MOST_EPOCHS = 12
 # How images vary in the training of pretrained networks for classes and numbers, besides flips.
 VARIED = {"zoom_in": 0.4, "translate": 0.1, "brightness": 0.2, "contrast": 0.2, "padding_mode": "reflect"}
+VARIED_WORDS = {"zoom_in": "enlargement", "translate": "shifts", "brightness": "brightness", "contrast": "contrast"}
 # The highest learning rate times the number of steps, twice as much if images vary, and the bounds of the rate: few
 # steps need larger ones.
 RATE_TIMES_STEPS, LOWEST_RATE, HIGHEST_RATE = 0.1, 3e-4, 6e-4
@@ -306,9 +307,9 @@ def recipe_of(study: Study, facts: PlanFacts, stated: Mapping[str, Any], epochs:
     positions = free and (bool(study.fusions) or not pretrained)
     positions = stated.get("pool", "map" if positions else "average") == "map"
     if not study.fusions and not study.panels.offline_copies:
-        unstated = VARIED.keys() - study.panels.model_fields_set if varied else ()
-        variations = {"flip": facts.flips, **{name: VARIED[name] for name in VARIED if name in unstated}}
-        phases = [{"variations": variations, **phase} for phase in phases]
+        stated_keys = study.panels.model_fields_set
+        variations = {name: value for name, value in VARIED.items() if varied and name not in stated_keys}
+        phases = [{"variations": {"flip": facts.flips, **variations}, **phase} for phase in phases]
     mixed = varied and not (study.panels.bags or study.panels.offline_copies)
     return {
         "lr": round(rate, 5),
@@ -360,7 +361,8 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     several = f" in {counted(len(phases), 'phase')}" if len(phases) > 1 else ""
     stated = f"; stated: {_listed(planned.stated)}" if planned.stated else ""
     flips = "no flips" if facts.flips == "none" else FLIPS[facts.flips]
-    varied = ", enlargement, shifts, brightness and contrast" if VARIED.keys() & phase.variations.keys() else ""
+    variation = [flips, *(word for name, word in VARIED_WORDS.items() if phase.variations.get(name))]
+    variation += ["mixed images"] if recipe.mixup else []
     head = "a head that keeps positions" if recipe.pool == "map" else "an average over positions"
     frozen = f", the first {phase.freeze} of the layers frozen" if phase.freeze != "none" else ""
     folds = f", {facts.folds} folds" if facts.folds > 1 else ""
@@ -368,7 +370,7 @@ def in_words(study: Study, planned: RecipePlan) -> str:
     # how many fit into the budget is measured later
     most = "" if planned.forecast or {"epochs", "phases"} & planned.stated.keys() else "at most "
     trained = f"{most}{counted(epochs, 'epoch')}{several}"
-    text = f"planned: {', '.join(study.networks)}, {trained}{frozen}, {head}, {flips}{varied}; for {of}{stated}"
+    text = f"planned: {', '.join([*study.networks, trained + frozen, head, *variation])}; for {of}{stated}"
     return f"{text}; {forecast_in_words(planned.forecast, facts)}" if planned.forecast else text
 
 

@@ -175,9 +175,9 @@ class Photographs(base.Modality):
             if reason:
                 show.line("plan", reason)
         if images.mask_overlays is True:
-            found = overlays_in_files([Path(path) for path in cohort.images["path"]])
-            boxes = [box for box in found if share_of(box) <= MOST_AREA]
-            if large := [place_of(box) for box in found if box not in boxes]:
+            marks = overlays_in_files([Path(path) for path in cohort.images["path"]])
+            boxes = [box for box in marks if share_of(box) <= MOST_AREA]
+            if large := [place_of(box) for box in marks if box not in boxes]:
                 text = "not masked, because it would hide too much of larger images: " + "; ".join(large)
                 show.line("WARNING", f"{text}. Leave out the smallest images (`where_not`), or state boxes.")
             places = "; ".join(map(place_of, boxes)) or "no static mark that can be masked was found"

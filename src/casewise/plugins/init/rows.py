@@ -303,9 +303,9 @@ def guess_people(rows: ImageRows, files: image_files.ImageFiles, *, use: bool) -
             raise CasewiseError(fill("guess refused"))
         return
     pairs = f"{guess.joined:,} of {counted(guess.neighbours, 'pair')}"
-    seen = fill("guess", pairs=pairs, chance=guess.by_chance, found=FOUND_PAIRS, strangers=STRANGERS)
+    likeness = fill("guess", pairs=pairs, chance=guess.by_chance, found=FOUND_PAIRS, strangers=STRANGERS)
     if not use:
-        rows.doubts.insert(1, fill("guess offered", guess=seen))
+        rows.doubts.insert(1, fill("guess offered", guess=likeness))
         return
     names, sizes = np.array(rows["subject"], object), np.bincount(guess.group)
     rows.state("visit", rows["subject"], "the images")
@@ -314,7 +314,7 @@ def guess_people(rows: ImageRows, files: image_files.ImageFiles, *, use: bool) -
     groups = counted(int((sizes > 1).sum()), "group")
     images = int(sizes[sizes > 1].sum())
     rows.doubts[0] = fill("guess used", images=images, groups=groups, largest=sizes.max())
-    rows.doubts.insert(1, seen)
+    rows.doubts.insert(1, likeness)
 
 
 def _picture(folder: Path, path: str) -> np.ndarray:
