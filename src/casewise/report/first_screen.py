@@ -169,7 +169,7 @@ def sizes(context: ReportContext) -> list[Size]:
         cohort = f"{context.site}s left out" if known else own_side(context)[2:]
         shown.append(_size(context, metric, here, cohort, over and f"mean over {over}"))
     if known:
-        names = f"known {context.site}s", f"trained on other {context.study.unit}s of them"
+        names = f"known {context.site}s", f"in folds of {context.study.unit}s"
         shown.append(_size(context, metric, known, *names))
     return shown
 

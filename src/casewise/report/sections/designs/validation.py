@@ -22,12 +22,12 @@ NESTED_NOTE = (
     " beyond it."
 )
 LEFT_OUT = (
-    "Each {site} is predicted by networks that were not trained on it: performance cannot come from recognising the"
+    "Each {site} is predicted by models that were not trained on it: performance cannot come from recognising the"
     " {site}. It can still come from something other than the disease that several share, such as a kind of device."
     " Without one of the classes a {site} has an accuracy, but no AUROC and no mean over the classes."
 )
 KNOWN = (
-    " Below each {site}: the same models in folds of subjects of all {site}s, trained on others of the {site} as well."
+    " Below each {site}: the same models in folds of subjects instead of {site}s."
     " Differences are not tested: chance and the number of training subjects are in them, too."
 )
 FOR_OTHERS = (
