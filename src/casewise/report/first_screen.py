@@ -144,10 +144,10 @@ def evaluated(context: ReportContext) -> str:
     count = "Internal: " * bool(own_side(context)) + counted_cases(context, rows)
     count += f" in a {context.stage} set" if held else ""
     if held and context.study.subjects_known:
-        text = f"{count}. No network was trained on these subjects"
+        text = f"{count}. No model was trained on these subjects"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
     whose, what = f" {context.site}" * context.by_site, "it" if context.by_site else f"the {context.study.unit}"
-    return f"{count}. Each{whose} was predicted by networks that were not trained on {what}."
+    return f"{count}. Each{whose} was predicted by models that were not trained on {what}."
 
 
 def own_side(context: ReportContext) -> str:

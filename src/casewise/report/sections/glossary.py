@@ -17,7 +17,7 @@ TERMS: tuple[tuple[str, str], ...] = (
     ),
     (
         OUT_OF_FOLD,
-        "Each fold of the training subjects is predicted by networks that were not trained on it. Subjects of a test"
+        "Each fold of the training subjects is predicted by models that were not trained on it. Subjects of a test"
         " set are used for no training and no choice.",
     ),
     (
