@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from casewise.plugins.serve.pool import SUBMISSIONS, WorkerPlan, WorkerPool, work
-from casewise.plugins.serve.server import server_of, service
+from casewise.plugins.serve.server import service
 from casewise.plugins.serve.settings import ServiceSettings
+from casewise.web.server import server_of
 
 TOY: dict[str, Any] = {"title": "Toy", "notice": "Research software.", "slots": ["upper", "lower"]}
 TOY |= {"targets_by_name": {}, "titles": {}, "endings": [".png"], "covariates": []}

@@ -43,7 +43,8 @@ def serve(
 
     try:
         from casewise.plugins.serve.server import run_service
-        from casewise.plugins.serve.settings import MEBI, ServiceSettings
+        from casewise.plugins.serve.settings import ServiceSettings
+        from casewise.web.settings import MEBI
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("uvicorn", "starlette", "h11", "python_multipart"):
             raise

@@ -11,7 +11,6 @@ import queue
 import shutil
 import signal
 import tempfile
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +23,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from casewise.errors import CasewiseError, RunError
-from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings
+from casewise.plugins.serve.settings import ServiceSettings
 from casewise.plugins.serve.submission import Submission
+from casewise.web.settings import LOG, Json, ServiceError, location_of
 
-log = logging.getLogger("casewise.plugins.serve")
+log = logging.getLogger(LOG)
 
 # Seconds until a worker must have loaded its model.
 LOADING = 600.0
@@ -91,13 +91,6 @@ def answered(task: Callable[[Submission, Path], Json], submission: Submission, f
         message = "This request could not be answered because of a fault of casewise. Please report it."
         problem = ServiceError(500, "fault", message)
     return {"refused": [problem.status, problem.code, problem.message, list(problem.files)]}
-
-
-def location_of(error: BaseException) -> str:
-    """The type of an error and where it was raised, without its message, which may quote data of a patient."""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    lines = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
-    return f"{type(error).__name__} at {lines}"
 
 
 def _send(connection: Connection, message: Json) -> None:

@@ -18,8 +18,8 @@ from casewise.inference.input_checks import SEPARATOR
 from casewise.inference.output_table import FAR
 from casewise.modalities.base import NativeMap
 from casewise.plugin import Explainer
-from casewise.plugins.serve.settings import Json
 from casewise.plugins.serve.submission import NEUTRAL, SUBJECT, Submission
+from casewise.web.settings import Json
 
 JPEG_QUALITY = 88
 # Grey values of a scan between these percentiles are shown from black to white.

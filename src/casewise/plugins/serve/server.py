@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,8 +13,6 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import h11
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,19 +20,21 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from casewise.console import Show, Silent
-from casewise.errors import CasewiseError
-from casewise.plugins.serve.guard import Guard, response_to
 from casewise.plugins.serve.pool import RETRY_AFTER, WorkerPlan, WorkerPool, work
-from casewise.plugins.serve.settings import Json, ServiceError, ServiceSettings, check_learner
+from casewise.plugins.serve.settings import ServiceSettings, check_learner
 from casewise.plugins.serve.submission import read_submission
 from casewise.run_folder.folder import check_model_path
+from casewise.web.guard import Guard, response_to
+from casewise.web.server import address_of, bound, log_requests, server_of
+from casewise.web.settings import Json, ServiceError
 
 PAGE = Path(__file__).parent / "page"
 # Uploads that are received at a time: of each place in the queue, and at least.
 UPLOADS, FEWEST_UPLOADS = 4, 16
+# Paths whose requests are logged.
+PATHS = ("/api/model", "/api/predict", "/api/explain")
 CODES = {400: "bad_form", 404: "not_found", 405: "wrong_method"}
 
 
@@ -129,66 +127,9 @@ def service(
         pool = WorkerPool(plan, settings, target)
         try:
             description = pool.start()
-            yield Guard(create_app(settings, pool, description, Path(name)), settings), pool, description
+            yield Guard(create_app(settings, pool, description, Path(name)), settings, PATHS), pool, description
         finally:
             pool.stop()
-
-
-def server_of(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Server:
-    """A server of the application; it logs nothing about requests itself."""
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http=protocol(settings.idle_seconds),
-        ws="none",
-        loop="asyncio",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level=logging.CRITICAL,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=5,
-        server_header=False,
-        date_header=False,
-    )
-    return uvicorn.Server(config)
-
-
-def protocol(idle_seconds: float) -> type[H11Protocol]:
-    """HTTP whose clients must send the head of a request within some seconds."""
-
-    class ImpatientProtocol(H11Protocol):
-        """Closes connections that are open without a request."""
-
-        _head_timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._watch()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._watch()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop()
-            super().connection_lost(exc)
-
-        def _watch(self) -> None:
-            waiting = self.conn.their_state is h11.IDLE
-            if waiting and self._head_timer is None:
-                self._head_timer = self.loop.call_later(idle_seconds, self.transport.close)
-            elif not waiting:
-                self._stop()
-
-        def _stop(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-    return ImpatientProtocol
 
 
 def run_service(settings: ServiceSettings, show: Show) -> None:
@@ -201,32 +142,11 @@ def run_service(settings: ServiceSettings, show: Show) -> None:
     check_learner(settings.learner, check_model_path(settings.bundle, settings.trust).get("learners", ()))
     # a stop from outside must end the workers and remove their files, as Ctrl-C does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with _bound(settings) as listening, ExitStack() as stack, suppress(KeyboardInterrupt):
+    with bound(settings) as listening, ExitStack() as stack, suppress(KeyboardInterrupt):
         with show.bar("load"):
             app, _, description = stack.enter_context(service(settings))
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"http://{host}:{listening.getsockname()[1]}/"
+        address = address_of(listening, settings.host)
         show.line("serve", f"{description['title']}, {description['learner_title']}: {address}")
         show.line("", "Press Ctrl-C to stop.")
-        _log_requests(quiet=isinstance(show, Silent))
+        log_requests(quiet=isinstance(show, Silent))
         server_of(app, settings).run(sockets=[listening])
-
-
-def _bound(settings: ServiceSettings) -> socket.socket:
-    """A listening socket."""
-    try:
-        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((settings.host, settings.port), family=family, backlog=CONNECTIONS)
-    except OSError as error:
-        reason = f"{settings.host} port {settings.port} cannot be used ({error.strerror or error})"
-        raise CasewiseError(f"--port: {reason}. Choose another port, or 0 for a free one.") from error
-
-
-def _log_requests(*, quiet: bool) -> None:
-    """One line a request on the terminal: number, method, path, status and time, and nothing of its content."""
-    log = logging.getLogger("casewise.plugins.serve")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
-    log.propagate = False

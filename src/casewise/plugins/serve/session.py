@@ -23,7 +23,7 @@ from casewise.modalities.base import PreparedCohort
 from casewise.modalities.registry import modality_of
 from casewise.plugin import explainer
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
-from casewise.plugins.serve.settings import Json, ServiceError, check_learner
+from casewise.plugins.serve.settings import check_learner
 from casewise.plugins.serve.submission import (
     SUBJECT,
     Submission,
@@ -41,6 +41,7 @@ from casewise.study.learners import learner_name, the_learner
 from casewise.study.schema import Study
 from casewise.targets import kind_named
 from casewise.version import __version__
+from casewise.web.settings import Json, ServiceError
 
 NOTICE = "Research software, not a medical device. The results must not be used to diagnose, treat or monitor anyone."
 

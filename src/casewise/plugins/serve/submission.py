@@ -17,7 +17,8 @@ from casewise.cohort.groups import spelled_alike
 from casewise.cohort.table import natural
 from casewise.errors import cut, nearest
 from casewise.modalities.store.readers import image_shape
-from casewise.plugins.serve.settings import ServiceError, ServiceSettings, shown_name
+from casewise.plugins.serve.settings import ServiceSettings, shown_name
+from casewise.web.settings import ServiceError
 
 if TYPE_CHECKING:
     from starlette.datastructures import FormData, UploadFile

@@ -8,16 +8,16 @@ import hmac
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from casewise.plugins.serve.pool import location_of
-from casewise.plugins.serve.settings import LOCAL_NAMES, ServiceError, ServiceSettings, is_local
+from casewise.web.settings import LOCAL_NAMES, LOG, ServiceError, WebSettings, is_local, location_of
 
-log = logging.getLogger("casewise.plugins.serve")
+log = logging.getLogger(LOG)
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -34,17 +34,21 @@ HEADERS = {
 }
 # What is read and thrown away of a refused upload, so that its client reads the answer: bytes, and seconds.
 DRAINED, DRAINING = 64 * 2**20, 10.0
-# Paths that are logged; others may contain anything.
-PATHS = ("/", "/health", "/api/model", "/api/predict", "/api/explain")
 OPEN_WITHOUT_TOKEN = ("/", "/health")
+# The key of an ASGI scope with the name of the client to whom the token belongs.
+CLIENT = "casewise.client"
 
 
 class Guard:
-    """An ASGI application around another one."""
+    """An ASGI application around another one.
 
-    def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
-        self._app, self._settings = app, settings
-        self._token = _digest(settings.token)
+    Args:
+        paths: paths that are logged, and beginnings of such paths that end with a slash; others may contain anything.
+    """
+
+    def __init__(self, app: ASGIApp, settings: WebSettings, paths: Sequence[str]) -> None:
+        self._app, self._settings, self._paths = app, settings, ("/", "/health", *paths)
+        self._clients = {_digest(token): name for name, token in settings.tokens.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -63,11 +67,12 @@ class Guard:
             fault = f"This request could not be answered because of a fault of casewise. Its number is {exchange.name}."
             await exchange.refuse(ServiceError(500, "fault", fault))
         seconds = time.monotonic() - start
-        label = path if path in PATHS else "/page" if path.startswith("/page/") else "other"
+        beginnings = (each for each in ("/page/", *self._paths[1:]) if each.endswith("/") and path.startswith(each))
+        label = path if path in self._paths else next(beginnings, "other")
         log.info("%s %s %s %d %.2f s", exchange.name, scope["method"], label, exchange.status, seconds)
 
     def _check(self, scope: Scope) -> None:
-        """Refuse a request for another host, from another site's page, or without the token."""
+        """Refuse a request for another host, from another site's page, or without a token; name its client."""
         headers, path = Headers(scope=scope), str(scope["path"])
         host = headers.get("host", "")
         if is_local(self._settings.host) and _part(f"//{host}", "hostname") not in (*LOCAL_NAMES, self._settings.host):
@@ -76,10 +81,14 @@ class Guard:
         origin = headers.get("origin", "")
         if origin and _part(origin, "netloc") != host:
             raise ServiceError(403, "other_site", "Pages of other sites cannot use this service.")
-        if not self._settings.token or path in OPEN_WITHOUT_TOKEN or path.startswith("/page/"):
+        if not self._clients or path in OPEN_WITHOUT_TOKEN or path.startswith("/page/"):
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.casefold() != "bearer" or not hmac.compare_digest(_digest(token.strip()), self._token):
+        own = _digest(token.strip() if scheme.casefold() == "bearer" else "")
+        # all are compared, so that the time tells nothing
+        names = [name for digest, name in self._clients.items() if hmac.compare_digest(digest, own)]
+        scope[CLIENT] = names[0] if names else ""
+        if not names:
             what = "The token is wrong." if token else "The service needs a token."
             remedy = "Send the one with which the service was started in the header `Authorization: Bearer TOKEN`."
             raise ServiceError(401, "token", f"{what} {remedy}")
@@ -88,7 +97,7 @@ class Guard:
 class _Exchange:
     """One request and its answer, with limits of size and time."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ServiceSettings) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: WebSettings) -> None:
         headers = Headers(scope=scope)
         self._scope, self._length = scope, headers.get("content-length", "")
         self._receive, self._send, self._settings = receive, send, settings

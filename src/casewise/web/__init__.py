@@ -1,0 +1,1 @@
+"""Servers on this computer: who may use them, what surrounds every request, and how they run."""

@@ -1,0 +1,101 @@
+"""A server on this computer, which answers until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from casewise.errors import CasewiseError
+from casewise.web.settings import LOG, WebSettings
+
+# Connections at a time; further ones get 503.
+CONNECTIONS = 200
+
+
+def server_of(app: ASGIApp, settings: WebSettings) -> uvicorn.Server:
+    """A server of the application; it logs nothing about requests itself."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=protocol(settings.idle_seconds),
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level=logging.CRITICAL,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+        date_header=False,
+    )
+    return uvicorn.Server(config)
+
+
+def protocol(idle_seconds: float) -> type[H11Protocol]:
+    """HTTP whose clients must send the head of a request within some seconds."""
+
+    class ImpatientProtocol(H11Protocol):
+        """Closes connections that are open without a request."""
+
+        _head_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            waiting = self.conn.their_state is h11.IDLE
+            if waiting and self._head_timer is None:
+                self._head_timer = self.loop.call_later(idle_seconds, self.transport.close)
+            elif not waiting:
+                self._stop()
+
+        def _stop(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+    return ImpatientProtocol
+
+
+def bound(settings: WebSettings) -> socket.socket:
+    """A listening socket."""
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((settings.host, settings.port), family=family, backlog=CONNECTIONS)
+    except OSError as error:
+        reason = f"{settings.host} port {settings.port} cannot be used ({error.strerror or error})"
+        raise CasewiseError(f"--port: {reason}. Choose another port, or 0 for a free one.") from error
+
+
+def address_of(listening: socket.socket, host: str) -> str:
+    """The address of the page, for a browser on this computer or, with another `host`, for others."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+
+
+def log_requests(*, quiet: bool) -> None:
+    """One line a request on the terminal: number, method, path, status and time, and nothing of its content."""
+    log = logging.getLogger(LOG)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.propagate = False
