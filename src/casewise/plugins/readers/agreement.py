@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -29,6 +29,7 @@ from casewise.plugins.readers.coefficients import (
     mean_squares,
     reliability,
 )
+from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.plugins.readers.form import FormField
@@ -49,25 +50,34 @@ class Ratings:
 
     Attributes:
         readers: their names, R.
-        subjects: (N,).
+        units: (N,) the case, region and subject of each row.
         first, second: (N, R) values at the first reading, and at the repeated one.
         position, position_again: (N, R) the number of each reading in its reader's session.
     """
 
     readers: tuple[str, ...]
-    subjects: np.ndarray
+    units: pd.MultiIndex
     first: np.ndarray
     second: np.ndarray
     position: np.ndarray
     position_again: np.ndarray
 
-    @cached_property
-    def others(self) -> np.ndarray:
-        """(N, R) the mean of the other readers' first readings; NaN where no other reader read the case."""
-        present = ~np.isnan(self.first)
-        count = present.sum(axis=1, keepdims=True) - present
-        total = np.nansum(self.first, axis=1, keepdims=True) - np.where(present, self.first, 0.0)
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    @property
+    def subjects(self) -> np.ndarray:
+        """(N,) the subject of each row."""
+        return self.units.get_level_values("subject").to_numpy()
+
+
+def mean_of_others(values: np.ndarray) -> np.ndarray:
+    """(N, R) the mean of the other readers of each case; NaN where there are none.
+
+    >>> mean_of_others(np.array([[1.0, 2.0, 6.0]])).tolist()
+    [[4.0, 3.5, 1.5]]
+    """
+    present = ~np.isnan(values)
+    count = present.sum(axis=1, keepdims=True) - present
+    total = np.nansum(values, axis=1, keepdims=True) - np.where(present, values, 0.0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def ratings_of(rows: pd.DataFrame) -> Ratings:
@@ -81,9 +91,8 @@ def ratings_of(rows: pd.DataFrame) -> Ratings:
         table = of_occurrence.pivot(index=UNIT, columns="reader", values=column)
         return table.reindex(index=units, columns=readers).to_numpy(dtype=float)
 
-    subjects = units.get_level_values("subject").to_numpy()
     columns = [(n, column) for column in ("value", "position") for n in (1, 2)]
-    return Ratings(tuple(readers), subjects, *(wide(*each) for each in columns))
+    return Ratings(tuple(readers), units, *(wide(*each) for each in columns))
 
 
 # --------------------------------------------------------------------------------------------------------- intervals
@@ -279,7 +288,7 @@ def agreements(readings: pd.DataFrame, fields: Sequence[FormField], plan: Plan =
         field = of_target[str(rows["target"].iloc[0])]
         if "[" in key and readings.loc[readings["target"] == field.target, "region"].nunique() < 2:
             continue
-        result[key] = agreement(rows, field.kind, len(field.options), plan)
+        result[key] = agreement(rows, kind_named(field.kind).metrics_of, len(field.options), plan)
     return result
 
 
@@ -287,7 +296,7 @@ def _reader(ratings: Ratings, number: int, kind: str, n_classes: int, plan: Plan
     first, second = ratings.first[:, number], ratings.second[:, number]
     position = ratings.position[:, number]
     values, positions = np.append(first, second), np.append(position, ratings.position_again[:, number])
-    differences, subjects = values - np.tile(ratings.others[:, number], 2), np.tile(ratings.subjects, 2)
+    differences, subjects = values - np.tile(mean_of_others(ratings.first)[:, number], 2), np.tile(ratings.subjects, 2)
     scored = ~np.isnan(differences)
     once = scored & (np.arange(len(values)) < len(first))
     why = _few(subjects[once])

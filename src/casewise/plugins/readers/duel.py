@@ -1,0 +1,186 @@
+"""A fair comparison of readers and model: each reader against the mean of the others, the model against the same.
+
+A reader who belongs to a reference is nearer to it than anybody else. Therefore each reader is compared with the mean
+of the other readers, and the model with that same mean, on the same cases. Of numbers and grades the error is the
+distance from the mean of the others; of classes it is the share of the others who disagree. The difference is the
+model's error minus the reader's: below 0 where the model is nearer to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from casewise.evaluation.agreement import by_key
+from casewise.evaluation.bootstrap import PLAN, Plan, mean_by_subject
+from casewise.evaluation.results import Estimate, Record
+from casewise.plugins.readers.agreement import leaving_out, mean_of_others, ratings_of, undefined
+from casewise.plugins.readers.coefficients import CLASSES
+from casewise.predictions.table import final_rows, probability_columns
+from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from casewise.plugins.readers.form import FormField
+
+Verdict = Literal["better", "not worse", "not shown"]
+KEYS = ["case", "region"]
+
+
+@dataclass(frozen=True)
+class ModelPredictions:
+    """The predictions that are compared with readers.
+
+    Attributes:
+        name: of the model, in words.
+        source: what the cases were to the model, such as `out of fold`.
+        rows: `case`, `region`, `target`, `value` (numbers of classes from 0), `truth` (the study's reference).
+        reference: what the truth rests on, where it does not depend on these readers; only then is it compared with.
+    """
+
+    name: str
+    source: str
+    rows: pd.DataFrame
+    reference: str = ""
+
+
+def predictions_of_run(table: pd.DataFrame, learner: str, stage: str) -> pd.DataFrame:
+    """One learner's predictions for `ModelPredictions.rows`; those of several images of a case are averaged."""
+    rows = final_rows(table[(table["model"] == learner) & (table["stage"] == stage)])
+    columns = probability_columns(rows)
+    by_case = rows.groupby([*KEYS, "target", "kind"], sort=False)
+    means = by_case[["y_pred", "y_true", *columns]].mean().reset_index()
+    for kind, own in means.groupby("kind"):
+        if columns and own[columns].notna().any(axis=None):
+            means.loc[own.index, "y_pred"] = kind_named(str(kind)).decide(own[columns].to_numpy(dtype=float))
+    return means.rename(columns={"y_pred": "value", "y_true": "truth"})[[*KEYS, "target", "value", "truth"]]
+
+
+class ReaderDuel(Record):
+    """A reader and the model against the other readers, on the cases that all of them have.
+
+    `reader` and `model` are errors; `difference` is the model's minus the reader's.
+    """
+
+    reader: Estimate
+    model: Estimate
+    difference: Estimate
+    verdict: Verdict
+
+
+class Duel(Record):
+    """All readers of one target key, and the mean over them; `margin` is what was stated in advance, if anything."""
+
+    kind: str
+    margin: float | None
+    readers: dict[str, ReaderDuel]
+    mean: ReaderDuel
+
+
+def verdict(difference: Estimate, margin: float | None = None) -> Verdict:
+    """The verdict by the upper end of a difference of errors: below 0, below the margin, or neither.
+
+    >>> verdict(Estimate(-0.2, -0.6, 0.2, 20, 20, False), 0.5)
+    'not worse'
+    """
+    if difference.high is None:
+        return "not shown"
+    if difference.high < 0:
+        return "better"
+    return "not worse" if margin is not None and difference.high < margin else "not shown"
+
+
+def errors(values: np.ndarray, model: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """The errors of readers and model against the other readers, (N, R) each; NaN where either is undefined.
+
+    Args:
+        values: (N, R) readings, NaN where there is none.
+        model: (N,) predictions.
+
+    >>> of_readers, of_model = errors(np.array([[1.0, 2.0, 3.0]]), np.array([2.5]), "regression")
+    >>> of_readers.tolist(), of_model.tolist()
+    ([[1.5, 0.0, 1.5]], [[0.0, 0.5, 1.0]])
+    """
+    if kind == CLASSES:
+        others = np.stack([np.delete(values, reader, axis=1) for reader in range(values.shape[1])], axis=1)
+        read = (~np.isnan(others)).sum(axis=2)
+        differ = [((others != x) & ~np.isnan(others)).sum(axis=2) for x in (values[..., None], model[:, None, None])]
+        of_reader, of_model = (np.where(read > 0, each / np.maximum(read, 1), np.nan) for each in differ)
+    else:
+        reference = mean_of_others(values)
+        of_reader, of_model = np.abs(values - reference), np.abs(model[:, None] - reference)
+    missing = np.isnan(values) | np.isnan(model)[:, None]
+    of_reader, of_model = (np.where(missing, np.nan, each) for each in (of_reader, of_model))
+    return of_reader, of_model
+
+
+def duel(
+    rows: pd.DataFrame, predicted: pd.DataFrame, kind: str, *, margin: float | None = None, plan: Plan = PLAN
+) -> Duel:
+    """Compare readers and model on one target key.
+
+    Args:
+        rows: of the readings table, of one target.
+        predicted: rows of `ModelPredictions` of this target.
+        kind: `regression`, `ordinal` or `classification`.
+        margin: the largest difference of errors that does not matter, stated before the readings were seen.
+    """
+    ratings = ratings_of(rows)
+    values = predicted.drop_duplicates(KEYS).set_index(KEYS)["value"]
+    model = values.reindex(ratings.units.droplevel("subject")).to_numpy(dtype=float)
+    of_reader, of_model = errors(ratings.first, model, kind)
+    by_reader = {
+        name: _compared(of_reader[:, [n]], of_model[:, [n]], ratings.subjects, kind, margin, plan)
+        for n, name in enumerate(ratings.readers)
+    }
+    return Duel(kind, margin, by_reader, _compared(of_reader, of_model, ratings.subjects, kind, margin, plan))
+
+
+def duels(
+    readings: pd.DataFrame,
+    fields: Sequence[FormField],
+    model: ModelPredictions,
+    margins: Mapping[str, float],
+    plan: Plan = PLAN,
+) -> dict[str, Duel]:
+    """The duel by target key, for each target over its regions and for each of several; margins are by target."""
+    kinds = {field.target: kind_named(field.kind).metrics_of for field in fields}
+    result = {}
+    for key, rows in by_key(readings[readings["target"].isin(kinds)]):
+        target = str(rows["target"].iloc[0])
+        predicted = model.rows[model.rows["target"] == target]
+        several = readings.loc[readings["target"] == target, "region"].nunique() > 1
+        if len(predicted) and (several or "[" not in key):
+            result[key] = duel(rows, predicted, kinds[target], margin=margins.get(target), plan=plan)
+    return result
+
+
+def _compared(
+    reader: np.ndarray, model: np.ndarray, subjects: np.ndarray, kind: str, margin: float | None, plan: Plan
+) -> ReaderDuel:
+    """Errors (N, k) of k readers, averaged over cases and then over readers."""
+    rows = ~np.isnan(reader).all(axis=1)
+    reader, model, of_subjects = reader[rows], model[rows], subjects[rows]
+    defined = ~np.isnan(reader).all(axis=0)
+    if not defined.any():
+        none = undefined("no case was read by another reader and predicted")
+        return ReaderDuel(none, none, none, "not shown")
+    name = "share" if kind == CLASSES else "mae"
+
+    def figure(values: np.ndarray, of_figure: str) -> Estimate:
+        if values.shape[1] == 1:
+            return mean_by_subject(values[:, 0], of_subjects, plan, name=of_figure)
+        return leaving_out(lambda kept: {of_figure: _mean(values[kept])}, of_subjects, plan)[of_figure]
+
+    of_readers, of_model = (figure(each[:, defined], name) for each in (reader, model))
+    difference = figure((model - reader)[:, defined], "difference")
+    return ReaderDuel(of_readers, of_model, difference, verdict(difference, margin))
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean over columns of their means over rows; NaN if a column has no value."""
+    count = (~np.isnan(values)).sum(axis=0)
+    return float((np.nansum(values, axis=0) / np.where(count > 0, count, np.nan)).mean())
