@@ -1,0 +1,33 @@
+"""Reader studies: scores of readers in the browser, their agreement, and a comparison of readers with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from casewise.plugin import Command, Plugin
+
+if TYPE_CHECKING:
+    from casewise.study.model import StudyModel
+
+
+class _Readers(Plugin):
+    name = "readers"
+    extra = "serve"
+
+    def study_keys(self) -> type[StudyModel]:
+        from casewise.plugins.readers.settings import ReadingKeys
+
+        return ReadingKeys
+
+    def commands(self) -> Sequence[Command]:
+        from casewise.plugins.readers import command
+
+        return [
+            Command("rate", command.rate, "Score the cases of a study in the browser, blind.", after="serve"),
+            Command("agreement", command.agreement, "How far readers agree, and a model with them.", after="rate"),
+            Command("plan-size", command.plan_size, "How many subjects and readers a study needs.", after="agreement"),
+        ]
+
+
+plugin = _Readers()

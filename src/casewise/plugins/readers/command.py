@@ -1,0 +1,235 @@
+"""The commands of reader studies: score cases, compare readers, and plan how many cases are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from casewise.cli.run import Quiet, Settings, StudyFile
+
+if TYPE_CHECKING:
+    from casewise.analysis.run import Run
+    from casewise.cohort.cohort import Cohort
+    from casewise.plugins.readers.sessions import SessionRequest
+    from casewise.plugins.readers.store import ReadingStore
+    from casewise.study.schema import Study
+
+Folder = Annotated[
+    Path | None, typer.Option("--output", help="The folder of the readings [default: runs/<study's name>-readings].")
+]
+Sessions = Annotated[
+    list[str] | None,
+    typer.Option("--session", help="A session by its name; may be repeated [default: all blind ones]."),
+]
+
+
+def rate(
+    study: StudyFile,
+    reader: Annotated[
+        list[str] | None,
+        typer.Option(help="The name of a reader; repeat for several, each of whom gets an address of his own."),
+    ] = None,
+    output: Folder = None,
+    session: Annotated[str, typer.Option(help="The name of the session [default: its kind, such as blind].")] = "",
+    aided: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="A second session that shows predictions of this run, for cases it did not learn."
+        ),
+    ] = None,
+    adjudicate: Annotated[
+        bool, typer.Option("--adjudicate", help="A session of the cases on which readers disagree, with their values.")
+    ] = False,
+    doubtful: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="A blind session of cases whose label this run doubts, among as many others."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="--doubtful: how many doubtful cases.")] = 25,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the labels of all readers as a table (CSV), and end.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; other computers need a reader's token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8100,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score the cases of a study in the browser: blind, by keyboard, in an order of each reader's own."""
+    from casewise.console import Silent, Terminal
+    from casewise.errors import CasewiseError
+    from casewise.plugins.readers.store import ReadingStore, check_reader
+
+    show = Silent() if quiet else Terminal()
+    if sum(map(bool, (aided, adjudicate, doubtful, export))) > 1:
+        raise CasewiseError("--aided, --adjudicate, --doubtful and --export are different things; give one of them.")
+    names = list(dict.fromkeys(map(check_reader, reader or [])))
+    with show.bar("rate"):
+        plan, cohort, folder = _opened(study, settings, output)
+        store = ReadingStore(folder, create=export is None)
+    try:
+        if export:
+            _export(plan, cohort, store, export, [session] if session else [])
+            return
+        request = _request(
+            plan, cohort, store, session, aided=aided, adjudicate=adjudicate, doubtful=doubtful, count=count
+        )
+        _serve(plan, cohort, store, request, names, host, port, quiet=quiet)
+    finally:
+        store.close()
+
+
+def agreement(
+    study: StudyFile,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A finished run, whose model is compared with the readers.")
+    ] = None,
+    output: Folder = None,
+    session: Sessions = None,
+    page: Annotated[
+        Path | None, typer.Option(help="The page to write [default: agreement.html in the folder].")
+    ] = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write how far readers agree, with themselves and each other, and how a model compares with them."""
+    from casewise.analysis.run import Run
+    from casewise.console import Silent, Terminal
+    from casewise.plugins.readers.agreement_page import write_agreement
+    from casewise.plugins.readers.model_values import model_values
+    from casewise.plugins.readers.sessions import readings_of
+    from casewise.plugins.readers.store import ReadingStore
+
+    show = Silent() if quiet else Terminal()
+    with show.bar("agreement"):
+        plan, cohort, folder = _opened(study, settings, output)
+        store = ReadingStore(folder, create=False)
+        readings = readings_of(plan, cohort, store)
+        opened = Run.open(run) if run else None
+        values = model_values(opened, readings.form) if opened else None
+        table = readings.table
+        if session:
+            _check_sessions(store, session)
+            table = table[table["session"].isin(session)]
+        path = write_agreement(table, readings.form, page or folder / "agreement.html", study=plan, model=values)
+    store.close()
+    if not quiet:
+        print(f"wrote {path}")
+
+
+def plan_size(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run folder: the pilot.")],
+    output: Annotated[Path | None, typer.Option(help="The page to write [default: plan-size.html in the run].")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate how intervals and error would change with more subjects, from a finished run as a pilot."""
+    from casewise.console import Silent, Terminal
+    from casewise.plugins.readers.plan_size import plan_size as planned
+
+    show = Silent() if quiet else Terminal()
+    with show.bar("plan-size"):
+        plan = planned(run_folder, output, show=show)
+    if not quiet:
+        print(plan.text)
+        print(f"wrote {plan.page}")
+
+
+def _opened(path: Path, settings: list[str] | None, output: Path | None) -> tuple[Study, Cohort, Path]:
+    """The study, its cohort without labels, and the folder of its readings."""
+    from casewise.cohort.cohort import read_cohort
+    from casewise.study.loading import read_study
+
+    study = read_study(path, settings=settings or [])
+    return study, read_cohort(study, to_learn=False, labelled=False), output or Path("runs") / f"{study.name}-readings"
+
+
+def _check_sessions(store: ReadingStore, names: list[str]) -> None:
+    from casewise.errors import CasewiseError, none_of
+
+    for name in names:
+        if name not in (sessions := store.sessions()):
+            raise CasewiseError(f"--session: {none_of(name, list(sessions) or ['(no session yet)'])}")
+
+
+def _export(study: Study, cohort: Cohort, store: ReadingStore, path: Path, sessions: list[str]) -> None:
+    from casewise.errors import counted
+    from casewise.plugins.readers.export import labels_of, study_lines, write_labels
+    from casewise.plugins.readers.sessions import readings_of
+    from casewise.run_folder.folder import check_page
+
+    check_page(path, ".csv")
+    _check_sessions(store, sessions)
+    labels = labels_of(readings_of(study, cohort, store), study, cohort, sessions)
+    print(f"wrote {write_labels(labels, path)}")
+    for name, rule in labels.rules.items():
+        without = f"; {counted(labels.without[name], 'value')} without a label" if labels.without[name] else ""
+        print(f"  {name}: {rule} of {', '.join(labels.readers.get(name, {})) or 'no reader'}{without}")
+    print(f"for a study file:\n{study_lines(labels, study, path)}")
+
+
+def _request(
+    study: Study,
+    cohort: Cohort,
+    store: ReadingStore,
+    name: str,
+    *,
+    aided: Path | None,
+    adjudicate: bool,
+    doubtful: Path | None,
+    count: int,
+) -> SessionRequest:
+    """The session that the options ask for.
+
+    Raises:
+        CasewiseError: there is nothing to adjudicate, or the run has no predictions of these cases.
+    """
+    from casewise.analysis.run import Run
+    from casewise.plugins.readers.sessions import SessionRequest, readings_of
+
+    if not (aided or adjudicate or doubtful):
+        return SessionRequest(name or "blind")
+    readings = readings_of(study, cohort, store)
+    if aided:
+        from casewise.plugins.readers.model_values import model_values, shown_values
+
+        shown = shown_values(model_values(Run.open(aided), readings.form), readings.form, readings.items)
+        return SessionRequest(name or "aided", "aided", shown)
+    if adjudicate:
+        from casewise.plugins.readers.export import adjudication_items
+
+        return SessionRequest(name or "adjudication", "adjudication", adjudication_items(readings, study))
+    from casewise.plugins.readers.doubtful import blinded_items
+
+    assert doubtful is not None
+    return SessionRequest(name or "doubtful", "doubtful", blinded_items(Run.open(doubtful), readings.items, count))
+
+
+def _serve(
+    study: Study,
+    cohort: Cohort,
+    store: ReadingStore,
+    request: SessionRequest,
+    readers: list[str],
+    host: str,
+    port: int,
+    *,
+    quiet: bool,
+) -> None:
+    from casewise.console import Silent, Terminal
+    from casewise.errors import CasewiseError
+    from casewise.plugins.readers.sessions import open_session
+
+    try:
+        from casewise.plugins.readers.server import RateSettings, run_rating
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("uvicorn", "starlette", "h11"):
+            raise
+        raise CasewiseError(
+            "`casewise rate` needs an optional part of casewise: `pip install 'casewise[serve]'`."
+        ) from error
+    options = RateSettings(host=host, port=port, readers=tuple(readers or ["reader"]), secrets={})
+    options.check()
+    session = open_session(study, cohort, store, request)
+    run_rating(session, store, options, Silent() if quiet else Terminal())

@@ -1,0 +1,210 @@
+"""From readings to a table that a study reads: a column for each reader, and one for their consensus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from casewise.cohort.cohort import Cohort
+from casewise.errors import CasewiseError
+from casewise.files import guarded, write_atomic
+from casewise.plugins.readers.form import FormField
+from casewise.plugins.readers.sessions import Readings, Shown
+from casewise.plugins.readers.settings import DEFAULT_CONSENSUS, Consensus, Reading
+from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
+KEYS = ["case", "image", "target", "region"]
+# Sessions whose values become labels; an aided reader has seen the model.
+LABELLING = ("blind", "doubtful")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels that readers give.
+
+    Attributes:
+        table: one row for each image, as a study reads it.
+        rules: how each target's readers became one label; without: by target, cases that readers saw and that got no label.
+        readers: of each target, the columns of the readers by their names.
+    """
+
+    table: pd.DataFrame
+    rules: dict[str, Consensus]
+    without: dict[str, int]
+    readers: dict[str, dict[str, str]]
+
+
+def rule_of(study: Study, name: str) -> Consensus:
+    """How several readers of a target become one label; whole numbers have a median, which is one of the values."""
+    reading: Reading = study.key("reading")
+    default = "median" if study.targets[name].integer else "mean"
+    kind = study.kind_of(name)
+    return reading.consensus.get(name, default if kind == "regression" else DEFAULT_CONSENSUS[kind])  # type: ignore[arg-type]
+
+
+def limit_of(study: Study, name: str) -> float:
+    """The difference between two readers above which they disagree."""
+    low, high = study.range_of(name)
+    default = (high - low) / 10 if kind_named(study.kind_of(name)).form == "number" else 0.0
+    return float(study.key("reading").disagreement.get(name, default))
+
+
+def first_readings(table: pd.DataFrame, sessions: Sequence[str] = ()) -> pd.DataFrame:
+    """Each reader's first reading of each item: a row for each item, field and reader.
+
+    Args:
+        table: see `casewise.plugins.readers.sessions.Readings.table`.
+        sessions: their names; by default all in which readers saw neither a model nor each other's values.
+    """
+    chosen = table["session"].isin(sessions) if sessions else table["kind"].isin(LABELLING[:1])
+    rows = table[chosen & (table["occurrence"] == 1)]
+    return rows.sort_values("at", kind="stable").drop_duplicates([*KEYS, "reader"], keep="first")
+
+
+def consensus(values: np.ndarray, rule: Consensus, limit: float) -> float:
+    """One label from the values of readers, (R,) without NaN; NaN where the rule gives none.
+
+    >>> consensus(np.array([1.0, 2.0]), "mean", 0), consensus(np.array([1.0, 2.0]), "median", 0)
+    (1.5, 1.0)
+    >>> consensus(np.array([0.0, 2.0, 2.0]), "majority", 0), consensus(np.array([0.0, 2.0]), "majority", 0)
+    (2.0, nan)
+    """
+    if not len(values):
+        return float("nan")
+    if rule == "mean":
+        return float(values.mean())
+    # the lower of two middle values, which is one that readers gave
+    median = float(np.sort(values)[(len(values) - 1) // 2])
+    if rule == "median":
+        return median
+    if rule == "adjudication":
+        return median if np.ptp(values) <= limit else float("nan")
+    found, counts = np.unique(values, return_counts=True)
+    largest = counts == counts.max()
+    return float(found[largest][0]) if largest.sum() == 1 else float("nan")
+
+
+def disagreements(readings: Readings, study: Study) -> pd.DataFrame:
+    """Items whose readers disagree, the largest disagreement first: item, fields, and the difference over its limit.
+
+    Columns: case, image, fields (how many), worst (the largest share of the range between two readers).
+    """
+    rows = first_readings(readings.table).dropna(subset="value")
+    spread = rows.groupby(KEYS, sort=False)["value"].agg(["count", np.ptp]).reset_index()
+    names = spread["target"].astype(str)
+    widths = names.map({name: float(np.ptp(study.range_of(name))) for name in names.unique()})
+    limits = names.map({name: limit_of(study, name) for name in names.unique()})
+    spread["share"] = spread["ptp"] / widths
+    apart = spread[(spread["count"] > 1) & (spread["ptp"] > limits + 1e-9)]
+    items = apart.groupby(["case", "image"], sort=False)["share"].agg(fields="count", worst="max").reset_index()
+    return items.sort_values(["worst", "fields"], ascending=False, kind="stable", ignore_index=True)
+
+
+def adjudication_items(readings: Readings, study: Study) -> dict[str, Shown | None]:
+    """The items on which readers disagree, the largest disagreement first, with the blind values of each as A, B, ...
+
+    Letters are drawn anew for each item, so that nobody is recognised by them.
+
+    Raises:
+        CasewiseError: nobody disagrees.
+    """
+    apart = disagreements(readings, study)
+    if apart.empty:
+        raise CasewiseError(
+            "There is nothing to adjudicate: no case was read by two readers who differ by more than `reading.disagreement`."
+        )
+    keys = {(item.case, item.image): key for key, item in readings.items.items()}
+    first, fields = first_readings(readings.table), {(f.target, f.region): f for f in readings.form.fields}
+    items: dict[str, Shown | None] = {}
+    for case, image in apart[["case", "image"]].itertuples(index=False):
+        own = first[(first["case"] == case) & (first["image"] == image)]
+        names = np.random.default_rng([study.seed, len(items)]).permutation(sorted(own["reader"].unique()))
+        values: dict[str, dict[str, str]] = {}
+        for number, name in enumerate(names):
+            of_reader = own[own["reader"] == name]
+            pairs = [(fields[row.target, row.region], row.value) for row in of_reader.itertuples()]
+            reasons = [reason for reason in of_reader["reason"] if reason][:1]
+            stated = {field.key: _text(value, field) for field, value in pairs if not np.isnan(value)}
+            values[chr(ord("A") + number)] = stated | ({"": reasons[0]} if reasons else {})
+        items[keys[case, image]] = {"readers": values}
+    return items
+
+
+def labels_of(readings: Readings, study: Study, cohort: Cohort, sessions: Sequence[str] = ()) -> Labels:
+    """The table of a study with the values of all readers and their consensus.
+
+    Values of an adjudication session replace the consensus.
+
+    Raises:
+        CasewiseError: nothing was read in these sessions.
+    """
+    table = readings.table
+    first = first_readings(table, sessions)
+    if first.empty:
+        names = ", ".join(f"{n} ({k})" for n, k in readings.store.sessions().items()) or "none"
+        raise CasewiseError(f"There is nothing to export: no case was read in the chosen sessions. Sessions: {names}.")
+    final = table[(table["kind"] == "adjudication") & table["value"].notna()].sort_values("at", kind="stable")
+    adjudicated = final.groupby(KEYS)["value"].last()
+    names = list(dict.fromkeys(field.target for field in readings.form.fields))
+    images = cohort.images.drop(columns=["image", "panel", "case", "day", *names], errors="ignore")
+    exported, rules, without, columns = images.astype(str), {}, {}, {}
+    single = {field.target for field in readings.form.fields if not field.region}
+    fields = {field.target: field for field in readings.form.fields}
+    for name in names:
+        rule = rules[name] = rule_of(study, name)
+        own, limit = first[first["target"] == name], limit_of(study, name)
+        scored = own.dropna(subset="value").groupby(KEYS)["value"]
+        label = scored.agg(lambda values: consensus(values.to_numpy(), rule, limit))  # noqa: B023
+        replaced = adjudicated[adjudicated.index.get_level_values("target") == name]
+        label = replaced.combine_first(label)
+        without[name] = int(own.groupby(KEYS).ngroups - label.notna().sum())
+        keys = pd.MultiIndex.from_frame(_keys(cohort, name, by_case=name in single, items=readings))
+        exported[name] = _texts(label.reindex(keys), fields[name])
+        for reader in sorted(own["reader"].unique()):
+            column = columns.setdefault(name, {})[str(reader)] = f"{name}_{reader}"
+            values = own[own["reader"] == reader].set_index(KEYS)["value"]
+            exported[column] = _texts(values.reindex(keys), fields[name])
+    return Labels(exported, rules, without, columns)
+
+
+def _keys(cohort: Cohort, name: str, *, by_case: bool, items: Readings) -> pd.DataFrame:
+    """The key of the label of each image of the cohort."""
+    single = any(item.image for item in items.items.values())
+    images = cohort.images
+    keys = pd.DataFrame({"case": images["case"], "image": images["path"].astype(str) if single else ""})
+    return keys.assign(target=name, region="" if by_case else images["region"])[KEYS]
+
+
+def _texts(values: pd.Series, field: FormField) -> list[str]:
+    """Values as the table of a study has them; empty without one."""
+    return ["" if np.isnan(value) else _text(value, field) for value in values]
+
+
+def _text(value: float, field: FormField) -> str:
+    return f"{value:.10g}" if kind_named(field.kind).form == "number" else field.options[int(value)].value
+
+
+def write_labels(labels: Labels, path: Path) -> Path:
+    """Write the table as CSV; texts that a spreadsheet would execute are marked."""
+    cells = labels.table.astype(str).map(guarded)
+    return write_atomic(path, cells.to_csv(index=False))
+
+
+def study_lines(labels: Labels, study: Study, path: Path) -> str:
+    """The lines of a study file that read the table, with the readers of numbers, which a run compares."""
+    lines = [f"cohort: {path}"]
+    numbers = {name: of for name, of in labels.readers.items() if kind_named(study.kind_of(name)).arithmetic}
+    numbers = {name: of for name, of in numbers.items() if len(of) > 1}
+    if numbers:
+        lines += ["evaluation:", "  readers:"]
+        for name, of in numbers.items():
+            lines.append(f"    {name}: {{{', '.join(f'{reader}: {column}' for reader, column in of.items())}}}")
+    return "\n".join(lines)

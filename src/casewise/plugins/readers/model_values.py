@@ -1,0 +1,91 @@
+"""What a finished run predicts for cases that it did not learn from, beside the values of readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from casewise.errors import CasewiseError, none_of
+from casewise.plugins.readers.form import Form
+from casewise.plugins.readers.sessions import Item
+
+if TYPE_CHECKING:
+    from casewise.analysis.run import Run
+
+# Stages of cases on which no network was trained; of a case that is in both, the first counts.
+HELD_OUT = ("test", "oof")
+
+
+def held_out_rows(run: Run, learner: str = "") -> pd.DataFrame:
+    """The rows of `Run.predictions` of the reported learner, or another, for cases that no network was trained on.
+
+    Raises:
+        CasewiseError: the run has no such learner, or no such cases.
+    """
+    learner = learner or str(run.results.main.learner)
+    if learner not in run.learners:
+        raise CasewiseError(f"{run.folder}: the learner {none_of(learner, run.learners)}")
+    rows = run.predictions
+    rows = rows[(rows["learner"] == learner) & rows["stage"].isin(HELD_OUT)]
+    if rows.empty:
+        raise CasewiseError(f"{run.folder}: the run has no predictions of cases that it did not learn from.")
+    order = rows["stage"].map(HELD_OUT.index)
+    keys = ["case", "image", "target", "region"]
+    return rows.loc[order.sort_values(kind="stable").index].drop_duplicates(keys).sort_index()
+
+
+def model_values(run: Run, form: Form) -> pd.DataFrame:
+    """The predictions in the terms of a form, one row for each case or image and field.
+
+    Columns: case, image, subject, target, region, `value` (a number, or the code of a class or grade), `prediction`
+    (as text), low, high (of the prediction interval of a number), and `p0`, `p1`, … (of classes, in their order).
+
+    Raises:
+        CasewiseError: the run predicts none of the fields.
+    """
+    rows = held_out_rows(run)
+    tables = []
+    for field in form.fields:
+        own = rows[(rows["target"] == field.target) & (rows["region"].fillna("") == field.region)]
+        if own.empty:
+            continue
+        options = [option.value for option in field.options]
+        codes = own["prediction"].map(lambda value: field.code(str(value)))  # noqa: B023
+        columns: dict[str, Any] = {name: own[name] for name in ("case", "image", "subject", "target", "region")}
+        columns |= {"value": codes.astype(float), "prediction": own["prediction"].map(_text)}
+        columns |= {name: own[name] if name in own else float("nan") for name in ("low", "high")}
+        stated = [f"probability of {name}" for name in options]
+        if set(stated) <= set(own.columns):
+            columns |= {f"p{number}": own[name] for number, name in enumerate(stated)}
+        tables.append(pd.DataFrame(columns).fillna({"region": "", "image": ""}))
+    if not tables:
+        names = ", ".join(dict.fromkeys(field.target for field in form.fields))
+        raise CasewiseError(f"{run.folder}: the run predicts none of {names}.")
+    return pd.concat(tables, ignore_index=True)
+
+
+def shown_values(values: pd.DataFrame, form: Form, items: Mapping[str, Item]) -> dict[str, dict[str, Any]]:
+    """What an aided session shows of each item that was predicted: the model's values by the keys of the form."""
+    keys = {(field.target, field.region): field for field in form.fields}
+    of_item: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in values.to_dict("records"):
+        field = keys[row["target"], row["region"]]
+        entry: dict[str, Any] = {"value": row["prediction"]}
+        if row["low"] == row["low"]:
+            entry |= {"low": _text(row["low"]), "high": _text(row["high"])}
+        if (share := row.get(f"p{int(row['value'])}")) is not None and field.options and share == share:
+            entry["probability"] = round(float(share), 3)
+        of_item.setdefault((row["case"], _name(row["image"])), {})[field.key] = entry
+    found = {name: of_item.get((item.case, _name(item.image))) for name, item in items.items()}
+    return {name: {"model": entries} for name, entries in found.items() if entries}
+
+
+def _name(image: str) -> str:
+    return Path(image).name
+
+
+def _text(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,280 @@
+"""What readers read: the items of a session, in an order of each reader's own, some of them twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from casewise.cohort.cohort import Cohort
+from casewise.errors import CasewiseError, counted, cut
+from casewise.plugins.readers.form import COMMENT, Form, form_of
+from casewise.plugins.readers.settings import Reading
+from casewise.plugins.readers.store import Entry, ReadingStore
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
+SessionKind: TypeAlias = Literal["blind", "aided", "adjudication", "doubtful"]
+# What is shown beside the images: the model's predictions, or the values of other readers, by the keys of the form.
+Shown: TypeAlias = dict[str, Any]
+# A case that is read again comes after at least so many others, if there are as many.
+FEWEST_BETWEEN = 10
+
+
+@dataclass(frozen=True)
+class ItemImage:
+    """An image of an item."""
+
+    path: Path
+    region: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """What gets one set of values: a case, or a single image where images have labels of their own.
+
+    Attributes:
+        key: the case; for an image also its path from the folder that all images share.
+        image: the path in the cohort of the single image; empty for a case.
+        order: of the subject's visits.
+    """
+
+    key: str
+    case: str
+    subject: str
+    order: int
+    images: tuple[ItemImage, ...]
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Presented:
+    """An item at its position, from 1, in the order of a reader; `occurrence` 2 where it is read again."""
+
+    position: int
+    item: Item
+    occurrence: int = 1
+
+
+def items_of(study: Study, cohort: Cohort, form: Form) -> dict[str, Item]:
+    """The items of a cohort by their keys, in the order of the cohort.
+
+    Raises:
+        CasewiseError: some targets have one value an image, others one a case.
+    """
+    levels = {study.level_of(field.target) for field in form.fields}
+    if "image" in levels and len(levels) > 1:
+        raise CasewiseError(
+            "reading.targets: targets of single images and targets of cases cannot be read in one session. Name those of "
+            "one level, and read the others with another study file."
+        )
+    orders = cohort.cases.groupby("subject", sort=False).cumcount()
+    order = dict(zip(cohort.cases["case"], orders, strict=True))
+    paths = cohort.images["path"].astype(str)
+    shared = Path(os.path.commonpath([str(Path(path).parent) for path in paths]))
+    items: dict[str, Item] = {}
+    for case, rows in cohort.images.groupby("case", sort=False):
+        images = [ItemImage(Path(p), r) for p, r in zip(rows["path"], rows["region"], strict=True)]
+        subject = str(rows["subject"].iloc[0])
+        if "image" not in levels:
+            items[str(case)] = Item(str(case), str(case), subject, order[case], tuple(images))
+            continue
+        for image in images:
+            key = f"{case} {image.path.relative_to(shared).as_posix()}"
+            items[key] = Item(key, str(case), subject, order[case], (image,), str(image.path))
+    return items
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session: what is read, and what is shown beside the images.
+
+    Attributes:
+        batches: the keys of items that were added together, in the order in which they were added.
+        shown: by item, what is shown beside the images; nothing in a blind session.
+        seed: of the orders; repeat: the share of items that is read twice.
+    """
+
+    name: str
+    kind: SessionKind
+    form: Form
+    items: Mapping[str, Item]
+    batches: Sequence[Sequence[str]]
+    shown: Mapping[str, Shown]
+    seed: int
+    repeat: float
+    longitudinal: bool
+
+    def order_for(self, reader: str) -> list[Presented]:
+        """The items in a random order of the reader's own, the same each time.
+
+        Items that were added later come later. A share is read twice, not soon again. In a longitudinal session the
+        visits of a subject follow each other in their order, and none is read twice.
+        """
+        presented: list[tuple[str, int]] = []
+        for number, keys in enumerate(self.batches):
+            text = f"{self.seed} {self.name} {reader} {number}"
+            rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
+            if self.longitudinal:
+                subjects = list(dict.fromkeys(self.items[key].subject for key in keys))
+                place = dict(zip(rng.permutation(subjects).tolist(), range(len(subjects)), strict=True))
+                by_visit = sorted(keys, key=lambda key: (place[self.items[key].subject], self.items[key].order))
+                presented += [(key, 1) for key in by_visit]
+            else:
+                presented += _with_repeats([str(key) for key in rng.permutation(keys)], self.repeat, rng)
+        return [Presented(n, self.items[key], again) for n, (key, again) in enumerate(presented, 1)]
+
+    def earlier(self, item: Item) -> list[Item]:
+        """The items of earlier visits of the subject, where the session shows them."""
+        if not self.longitudinal:
+            return []
+        same = [each for each in self.items.values() if each.subject == item.subject and each.order < item.order]
+        return sorted(same, key=lambda each: each.order)
+
+    def is_complete(self, values: Mapping[str, Entry]) -> bool:
+        """Whether every field has a value, or a reason why the item cannot be judged."""
+        stated = {key for key, entry in values.items() if entry.value is not None}
+        return "" in stated or all(field.key in stated for field in self.form.fields)
+
+
+def _with_repeats(keys: list[str], share: float, rng: np.random.Generator) -> list[tuple[str, int]]:
+    """Keys in their order, some of them again, after at least a quarter of the others or ten."""
+    count = min(int(np.ceil(share * len(keys) - 1e-9)), len(keys) - 1)
+    presented = [(key, 1) for key in keys]
+    if count <= 0:
+        return presented
+    between = min(max(len(keys) // 4, FEWEST_BETWEEN), len(keys) - 1)
+    # only items with enough others behind them; there are few in a very short session
+    eligible = keys[: max(len(keys) - between, 1)]
+    for key in rng.choice(eligible, min(count, len(eligible)), replace=False):
+        first = presented.index((str(key), 1))
+        at = int(rng.integers(min(first + between + 1, len(presented)), len(presented) + 1))
+        presented.insert(at, (str(key), 2))
+    return presented
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """The session that is to be opened.
+
+    Attributes:
+        items: the keys of its items with what is shown beside the images; None: all of the cohort, blind.
+    """
+
+    name: str
+    kind: SessionKind = "blind"
+    items: Mapping[str, Shown | None] | None = None
+
+
+def open_session(study: Study, cohort: Cohort, store: ReadingStore, request: SessionRequest) -> Session:
+    """Begin or continue a session; items that are new in the table are added at its end.
+
+    Raises:
+        CasewiseError: the session is of another kind, or items that it has are missing in the cohort.
+    """
+    form, reading = form_of(study), _reading(study)
+    items = items_of(study, cohort, form)
+    wanted: Mapping[str, Shown | None] = dict.fromkeys(items) if request.items is None else request.items
+    if not wanted:
+        raise CasewiseError(f"The session {request.name} would have no cases.")
+    recorded = store.session(request.name)
+    if recorded and recorded[0] != request.kind:
+        raise CasewiseError(
+            f"--session: {request.name} is a session of another kind ({recorded[0]}). State another name for this one."
+        )
+    content = {"seed": study.seed, "repeat": reading.repeat, "longitudinal": reading.longitudinal}
+    store.begin(request.name, request.kind, content)
+    content = (store.session(request.name) or ("", content))[1]
+    store.add_form(form.version, form.as_json())
+    stored = store.items(request.name)
+    missing = [key for _, key, _ in stored if key not in items]
+    if missing:
+        raise CasewiseError(
+            f"{counted(len(missing), 'case')} of the session {request.name} {'is' if len(missing) == 1 else 'are'} not in "
+            f"{study.cohort}, such as {cut(missing[0])}. Use the table with which it began, or begin another one with "
+            "--session."
+        )
+    # the cases of a session that shows something are fixed when it begins
+    new = [] if stored and request.kind != "blind" else [key for key in wanted if key not in {k for _, k, _ in stored}]
+    if new:
+        store.add_items(request.name, new, [wanted[key] for key in new])
+        stored = store.items(request.name)
+    batches = [[key for number, key, _ in stored if number == batch] for batch in sorted({n for n, _, _ in stored})]
+    shown = {key: values for _, key, values in stored if values is not None}
+    return Session(
+        request.name,
+        request.kind,
+        form,
+        items,
+        batches,
+        shown,
+        int(content["seed"]),
+        float(content["repeat"]),
+        bool(content["longitudinal"]),
+    )
+
+
+def _reading(study: Study) -> Reading:
+    reading: Reading = study.key("reading")
+    return reading
+
+
+COLUMNS = ["case", "image", "subject", "target", "region", "session", "kind", "reader", "occurrence", "position"]
+COLUMNS += ["value", "reason", "comment", "seconds", "at"]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """All readings of a study as a table."""
+
+    form: Form
+    items: Mapping[str, Item]
+    store: ReadingStore
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row for each item, field, reader, occurrence and session that is complete or has a value.
+
+        Columns: case, image ('' unless images have labels), subject, target, region ('' if none), session, kind, reader,
+        occurrence (1, 2), position (1..), value (a number, or the code of a class or grade; NaN where the case cannot be
+        judged), reason, comment, seconds (on the page), at (UTC).
+        """
+        kinds = self.store.sessions()
+        newest: dict[tuple[str, str, str, int], dict[str, Entry]] = {}
+        longest: dict[tuple[str, str, str, int], int] = {}
+        for entry in self.store.entries():
+            key = (entry.session, entry.reader, entry.item, entry.occurrence)
+            newest.setdefault(key, {})[entry.field] = entry
+            longest[key] = max(longest.get(key, 0), entry.milliseconds)
+        rows: list[dict[str, Any]] = []
+        for key, entries in newest.items():
+            session, reader, name, occurrence = key
+            if (item := self.items.get(name)) is None:
+                continue  # of a table with other cases
+            texts = {field: entry.value for field, entry in entries.items() if entry.value is not None}
+            reason = texts.get("", "")
+            facts = {"case": item.case, "image": item.image, "subject": item.subject, "session": session}
+            facts |= {"kind": kinds[session], "reader": reader, "occurrence": occurrence, "reason": reason}
+            facts |= {"comment": texts.get(COMMENT, ""), "seconds": longest[key] / 1000}
+            for field in self.form.fields:
+                if not reason and field.key not in texts:
+                    continue
+                source = entries[""] if reason else entries[field.key]
+                value = np.nan if reason else field.code(field.checked(texts[field.key]))
+                own = {"target": field.target, "region": field.region, "value": value, "at": source.at}
+                rows.append(facts | own | {"position": source.position})
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def readings_of(study: Study, cohort: Cohort, store: ReadingStore) -> Readings:
+    """The readings of a study."""
+    form = form_of(study)
+    return Readings(form, items_of(study, cohort, form), store)

@@ -1,0 +1,78 @@
+"""The key `reading` of a study file: how readers score its cases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from casewise.errors import cut, none_of
+from casewise.study.model import Fraction, StudyModel, refuse
+from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from casewise.study.schema import Study
+
+Consensus = Literal["mean", "median", "majority", "adjudication"]
+DEFAULT_CONSENSUS: dict[str, Consensus] = {"regression": "mean", "ordinal": "median", "classification": "majority"}
+_OF_NUMBERS = ("mean", "median")
+REASONS = ("poor quality", "wrong view or body part", "not in the image", "other")
+
+
+class Reading(StudyModel):
+    """How readers score the cases, and how their scores become labels: [Reader studies](howto-readers.md)."""
+
+    targets: list[str] = []
+    """What readers score. Default: every target of the study; scores such as `pasi` are computed from them."""
+    steps: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """The smallest difference between two values of a number, such as `{extent: 0.5}`. Default: 1 for whole numbers, else
+    about a hundredth of the range."""
+    anchors: dict[str, Literal["pasi"] | dict[str, str]] = {}
+    """What a value means, shown to readers: `{grade: {0: no sign, 1: mild}}`. `pasi`: the published grades of erythema,
+    induration, desquamation and area, which targets of these names have in a study with the score `pasi`."""
+    reasons: list[str] = list(REASONS)
+    """Why a case cannot be judged; a reader chooses one."""
+    repeat: Fraction = 0.1
+    """Share of the cases that each reader scores a second time, without being told."""
+    pause: int = Field(50, ge=5)
+    """After how many cases a pause is suggested."""
+    longitudinal: bool = False
+    """Whether a reader sees earlier visits of the subject; each subject's visits are then read in their order."""
+    consensus: dict[str, Consensus] = {}
+    """How several readers become one label. Default: the `mean` of numbers, the `median` of grades, and the `majority` of
+    classes, where a tie stays empty. `adjudication`: the value of an adjudication session, and where readers agree, theirs."""
+    disagreement: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Readers who differ by more than this disagree, and the case is offered for adjudication. Default: 0 for classes and
+    grades, else a tenth of the range."""
+    margin: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """By how much the model's error may exceed a reader's without being called worse, stated before the comparison. For
+    classes and grades it is the difference of the share of agreement for classes, and of grades for grades."""
+
+    def check_with(self, study: Study) -> None:
+        """Check that targets exist, and that rules suit their kinds.
+
+        Raises:
+            ValueError: beginning with the key.
+        """
+        options = list(study.targets)
+        named = {"targets": self.targets, "steps": self.steps, "anchors": self.anchors, "consensus": self.consensus}
+        named |= {"disagreement": self.disagreement, "margin": self.margin}
+        for key, names in named.items():
+            for name in names:
+                refuse({f"reading.{key}: {none_of(name, options)}": name not in options})
+        for name, rule in self.consensus.items():
+            classes = study.kind_of(name) == "classification"
+            refuse(
+                {f"reading.consensus.{name}: classes have no {rule}; write majority": classes and rule in _OF_NUMBERS}
+            )
+        for name in self.steps:
+            number = kind_named(study.kind_of(name)).form == "number"
+            refuse({f"reading.steps.{name}: {cut(name)} has classes, which have no step": not number})
+        refuse({"reading.reasons: state one reason or more": not self.reasons})
+
+
+class ReadingKeys(StudyModel):
+    """The key `reading`."""
+
+    reading: Reading = Reading()
+    """How readers score the cases with `casewise rate`. No network depends on it. [More](howto-readers.md)."""
