@@ -71,7 +71,7 @@ def krippendorff(values: np.ndarray, kind: str) -> float:
     Differences are nominal for classes, ordinal for grades, and squared for numbers.
 
     >>> round(krippendorff(np.array([[1, 1], [2, 2], [3, 2], [3, 3.]]), "classification"), 3)
-    0.682
+    0.667
     """
     pairable = values[(~np.isnan(values)).sum(axis=1) > 1]
     within, total, _ = _disagreement(_coordinates(pairable, kind))
