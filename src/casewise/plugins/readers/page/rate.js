@@ -1,0 +1,411 @@
+// The page of a reader: one case at a time, its images and its scores. Names, dates and files are never here.
+import { button, capital, counted, element, get } from "./elements.js";
+import { Entries, call, setToken } from "./entries.js";
+import { ScoreForm } from "./form.js";
+import { Viewer, columnsFor, keep, prefetch } from "./viewer.js";
+
+const KEYS = [
+  ["0–9, letters", "choose a score and go on; numbers are typed"], ["↵ or →", "next case"], ["←", "previous case"],
+  ["↑ ↓", "another score of the case"], ["⌫", "undo the last entry"], ["U", "the case cannot be judged"], ["C", "comment (Esc leaves it)"],
+  ["+ −, wheel", "zoom; drag or arrows move an image with the focus"], ["W + arrows, right drag", "window (← →) and level (↑ ↓) of films and scans"],
+  ["[ ], Page ↑ ↓, wheel", "slices of a scan"], ["F, double click", "image larger, and back"], ["R", "reset zoom and window"], ["?", "these keys"],
+];
+let desk = null, form = null, current = null, next = 0;
+let viewers = [], used = null, windowing = false;
+let history = [], finished = 0, loading = 0;
+// Milliseconds of the case on the page, and since when it is visible without a dialogue.
+let spent = 0, since = performance.now();
+let commented = 0;
+
+const entries = new Entries({
+  state(kind, message) {
+    const texts = { saved: "Saved", saving: "Saving …", retrying: `Not saved yet, trying again (${counted(entries.waiting.length, "entry", "entries")} kept)` };
+    const before = get("state").className;
+    get("state").textContent = texts[kind];
+    get("state").className = `state ${kind}`;
+    if (kind === "retrying" && !before.includes(kind)) announce(`Not saved yet. ${message}`);
+    problem(kind === "retrying" ? `${message} Your entries are kept in this window and sent again; you can go on.` : "");
+  },
+  saved(answer) {
+    desk.progress = answer.progress;
+    next = answer.next;
+    showProgress();
+  },
+  async refused(entry, message) {
+    problem(message);
+    if (current?.position === entry.position) await open(entry.position);
+  },
+  taken: takenOver,
+  token: askForToken,
+});
+
+function announce(text) {
+  get("announcement").textContent = text;
+}
+
+function problem(text) {
+  get("problem").hidden = !text;
+  get("problem").textContent = text;
+}
+
+// A full page of text with buttons, instead of the case.
+function screen(title, texts, ...nodes) {
+  stopTime();
+  current = null;
+  const row = element("p", "", "actions");
+  row.append(...nodes.filter((node) => node.tagName === "BUTTON"));
+  get("screen").replaceChildren(element("h2", title), ...texts.map((text) => element("p", text)), ...nodes.filter((node) => node.tagName !== "BUTTON"), row);
+  get("reading").hidden = true;
+  get("screen").hidden = false;
+  (get("screen").querySelector("input, button") || get("screen")).focus();
+}
+
+function dialog(title, content, closed = () => {}) {
+  stopTime();
+  const node = get("dialog");
+  node.replaceChildren(element("h2", title, "", { id: "dialog-title" }), ...content);
+  node.onclose = () => {
+    startTime();
+    form?.focus();
+    closed();
+  };
+  node.showModal();
+}
+
+function startTime() {
+  if (!get("dialog").open && !document.hidden) since ??= performance.now();
+}
+
+function stopTime() {
+  if (since !== null) spent += performance.now() - since;
+  since = null;
+}
+
+const milliseconds = () => Math.round(spent + (since === null ? 0 : performance.now() - since));
+
+async function start() {
+  try {
+    // entries of before the page was loaded again belong to the window in which they were made
+    await entries.send();
+    if (entries.waiting.length) return;
+    desk = await call("api/window", {});
+  } catch (error) {
+    if (error.status === 401) return askForToken();
+    return screen("The reading cannot begin", [error.message], button("Try again", start, { className: "main" }));
+  }
+  document.title = desk.session === "main" ? "Reading" : `Reading: ${desk.session}`;
+  get("state").textContent = "Saved";
+  form = new ScoreForm(get("fields"), desk.form, {
+    score: (field, value, before) => enter(field.key, value, before),
+    open: (field) => mark(field.region),
+    full: () => get("next").focus(),
+  });
+  next = desk.position;
+  showProgress();
+  if (!next) return finish();
+  await open(next);
+  if (!desk.progress.done) help();
+}
+
+function askForToken() {
+  const input = element("input", "", "", { id: "token", type: "password", autocomplete: "off", required: true });
+  const row = element("form", "", "row");
+  row.append(element("label", "Token", "", { htmlFor: "token" }), input, element("button", "Continue", "main"));
+  row.addEventListener("submit", (event) => {
+    event.preventDefault();
+    setToken(input.value.trim());
+    problem("");
+    start();
+  });
+  screen("Your token", ["Each reader of this study has a token. This browser forgets it when the tab is closed."], row);
+}
+
+function takenOver() {
+  const lost = entries.drop().map((entry) => `Case ${entry.position}, ${entry.field ? titleOf(entry.field) : "cannot be judged"}: ${entry.value ?? "cleared"}`);
+  const texts = ["Everything that you entered before was saved. Only one window of a reader can write at a time."];
+  const list = element("ul");
+  list.append(...lost.map((text) => element("li", text)));
+  if (lost.length) texts.push("Not saved, because the other window was already open (enter it there if it is right):");
+  screen("This reading goes on in another window", texts, ...(lost.length ? [list] : []), button("Go on here instead", start, { className: "main" }));
+}
+
+function titleOf(key) {
+  const field = desk?.form.fields.find((each) => each.key === key);
+  return field ? `${field.title}${field.region ? ` (${field.region})` : ""}` : key;
+}
+
+function showProgress() {
+  const { done, total, seconds_left: seconds } = desk.progress;
+  Object.assign(get("progress"), { max: total, value: done });
+  const minutes = Math.round(seconds / 60);
+  const left = seconds === null || !seconds ? "" : minutes < 1 ? ", less than a minute left" : minutes < 90 ? `, about ${minutes} min left` : `, about ${Math.round(minutes / 60)} h left`;
+  get("left").textContent = `${done} of ${total} scored${left}`;
+}
+
+async function open(position) {
+  saveComment();
+  stopTime();
+  const number = ++loading;
+  let loaded;
+  try {
+    loaded = await call(`api/case/${position}`);
+  } catch (error) {
+    if (number !== loading) return;
+    if (error.status === 401) return askForToken();
+    return screen("This case cannot be loaded", [error.message], button("Try again", () => open(position), { className: "main" }));
+  }
+  if (number !== loading) return; // another case was opened meanwhile
+  for (const entry of entries.of(position)) {
+    if (entry.field === "comment") loaded.comment = entry.value;
+    else if (entry.field === "") loaded.unreadable = entry.value || "";
+    else if (entry.value === null) delete loaded.values[entry.field];
+    else loaded.values[entry.field] = entry.value;
+  }
+  current = loaded;
+  history = [];
+  get("screen").hidden = true;
+  get("reading").hidden = false;
+  get("title").textContent = `Case ${position} of ${loaded.total}`;
+  get("previous").disabled = position === 1;
+  get("next").firstChild.textContent = position === loaded.total ? "Finish " : "Next case ";
+  get("comment").value = loaded.comment || "";
+  get("hint").textContent = "";
+  showImages();
+  showUnreadable();
+  spent = 0;
+  since = null;
+  startTime();
+  form.fill(loaded.values, loaded.shown);
+  announce(`Case ${position} of ${loaded.total}`);
+  if (position < loaded.total) {
+    const ahead = await call(`api/case/${position + 1}`).catch(() => null);
+    if (!ahead || current !== loaded) return;
+    keep([...loaded.images, ...loaded.earlier, ...ahead.images, ...ahead.earlier]);
+    prefetch([...ahead.images, ...ahead.earlier]);
+  }
+}
+
+function showImages() {
+  const on = { used: (viewer) => (used = viewer), larger };
+  const named = (images) => images.map((image, index) => {
+    const same = images.filter((each) => each.region === image.region);
+    const number = same.length > 1 ? ` ${same.indexOf(image) + 1}` : "";
+    return new Viewer(image, image.region ? `${capital(image.region)}${number}` : images.length > 1 ? `Image ${index + 1}` : "Image", on);
+  });
+  viewers = named(current.images);
+  used = null;
+  const grid = get("viewers");
+  grid.classList.remove("single");
+  grid.replaceChildren(...viewers.map((viewer) => viewer.node));
+  grid.scrollLeft = 0;
+  arrange();
+  const visits = current.earlier.map((visit, index) => ({ title: `Earlier visit ${index + 1}`, shown: named(visit.images ?? [visit]) }));
+  get("earlier").hidden = !visits.length;
+  get("earlier").replaceChildren(...visits.map(({ title, shown }) => {
+    const node = element("section");
+    node.append(element("h2", title), ...shown.map((viewer) => viewer.node));
+    node.setAttribute("aria-label", title);
+    return node;
+  }));
+  viewers.push(...visits.flatMap((visit) => visit.shown));
+}
+
+function arrange() {
+  if (!current) return;
+  const grid = get("viewers"), box = grid.getBoundingClientRect();
+  const aspects = current.images.map((image) => (image.kind ? (image.width * image.spacing[1]) / (image.height * image.spacing[0]) : 1));
+  grid.style.setProperty("--columns", columnsFor(aspects, box.width, box.height, 44));
+}
+
+function larger(viewer) {
+  const single = !viewer.node.classList.contains("larger");
+  document.querySelectorAll(".larger").forEach((node) => node.classList.remove("larger"));
+  viewer.node.classList.toggle("larger", single);
+  get("images").classList.toggle("single", single);
+}
+
+// The images of the region that is scored now.
+function mark(region) {
+  const own = viewers.filter((viewer) => region && viewer.image.region === region);
+  for (const viewer of viewers) viewer.node.classList.toggle("scored-now", own.includes(viewer));
+  if (!own.length || own.includes(used)) return;
+  used = own[0];
+  if (get("images").classList.contains("single")) larger(own[0]);
+  const grid = get("viewers"), { node } = own[0];
+  grid.scrollTo({ left: node.offsetLeft - grid.offsetLeft, top: node.offsetTop - grid.offsetTop - 8, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+}
+
+function showUnreadable() {
+  const reason = current.unreadable;
+  get("unreadable").hidden = !reason;
+  get("unreadable").firstElementChild.textContent = `Cannot be judged: ${reason}`;
+  get("fields").hidden = Boolean(reason);
+  get("cannot").disabled = Boolean(reason);
+}
+
+function send(field, value) {
+  entries.add({ window: desk.window, position: current.position, field, value, milliseconds: milliseconds() });
+}
+
+function enter(field, value, before) {
+  history.push([field, before]);
+  get("hint").textContent = "";
+  send(field, value);
+}
+
+function undo() {
+  if (form.erase()) return;
+  const last = history.pop();
+  if (!last) return hint("There is nothing to undo in this case. ← goes back to the previous one.");
+  const [field, before] = last;
+  send(field, before);
+  if (field === "") {
+    current.unreadable = before || "";
+    showUnreadable();
+    form.focus();
+  } else {
+    form.set(field, before);
+    form.open(form.fields.findIndex((each) => each.key === field));
+  }
+  announce(`${field ? titleOf(field) : "Cannot be judged"}: ${before ?? "cleared"}`);
+}
+
+function hint(text) {
+  get("hint").textContent = text;
+  announce(text);
+}
+
+function saveComment() {
+  clearTimeout(commented);
+  const text = get("comment").value.trim();
+  if (!current || text === (current.comment || "")) return;
+  current.comment = text;
+  send("comment", text || null);
+}
+
+function cannotJudge() {
+  const choose = (reason) => {
+    enter("", reason, current.unreadable || null);
+    current.unreadable = reason;
+    showUnreadable();
+    get("dialog").close();
+    get("next").focus();
+  };
+  const list = element("div", "", "options");
+  desk.form.reasons.forEach((reason, index) => {
+    const node = button("", () => choose(reason));
+    node.append(element("kbd", String(index + 1)), element("span", capital(reason)));
+    list.append(node);
+  });
+  get("dialog").onkeydown = (event) => list.children[Number(event.key) - 1]?.click();
+  dialog("Why can this case not be judged?", [list, button("Back", () => get("dialog").close())], () => (get("dialog").onkeydown = null));
+}
+
+function readable() {
+  enter("", null, current.unreadable);
+  current.unreadable = "";
+  showUnreadable();
+  form.focus();
+}
+
+function help() {
+  const list = element("dl", "", "keys");
+  for (const [keys, text] of KEYS) list.append(element("dt", keys), element("dd", text));
+  const intro = `${counted(desk.progress.total, "case")}, one at a time. Every entry is saved at once; you can stop at any time and go on later.`;
+  dialog("How to score", [element("p", intro), list, button("Continue", () => get("dialog").close(), { className: "main", autofocus: true })]);
+}
+
+// On to the next case, by Enter only if this one has all its scores.
+async function forward(anyway = false) {
+  const missing = current.unreadable ? [] : form.missing;
+  if (missing.length && !anyway) {
+    form.openNext(-1);
+    return hint(`${counted(missing.length, "score is", "scores are")} missing. → goes on without.`);
+  }
+  const { position, total, complete } = current;
+  if (!missing.length && !complete) finished += 1;
+  current.complete = true;
+  if (position === total) {
+    saveComment();
+    return finish();
+  }
+  await open(position + 1);
+  if (finished && finished % desk.form.pause === 0 && !missing.length && !complete) rest();
+}
+
+function rest() {
+  const text = `You have scored ${finished} cases in this sitting. Everything is saved. Eyes and judgement do better after a few minutes of something else.`;
+  dialog("Time for a pause", [element("p", text), button("Go on", () => get("dialog").close(), { className: "main", autofocus: true })]);
+}
+
+async function finish() {
+  await entries.send();
+  if (entries.waiting.length) return;
+  const { done, total } = desk.progress;
+  const back = button("Look at the cases again", () => open(1));
+  if (!next) return screen("All cases are scored. Thank you.", [`${counted(total, "case")}, all saved. You can close this window.`], back);
+  screen("Some cases are not complete", [`${done} of ${total} are scored and saved.`], button("Go to the next one", () => open(next), { className: "main" }), back);
+}
+
+function pressed(event) {
+  const { key, target } = event;
+  if (key.toLowerCase() === "w" && current) windowing = true;
+  if (!current || get("dialog").open || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (target.id === "comment") {
+    if (key === "Escape") form.focus();
+    return;
+  }
+  const text = target.matches("input[type=text]") ? target.value : null;
+  if (target.matches("input[type=range]") && /^(Arrow|Page|Home|End)/.test(key) && !windowing) return;
+  if (text !== null && (/^[\d.,−-]$/.test(key) || (text && /^(Backspace|Delete|ArrowLeft|ArrowRight|Home|End)$/.test(key)))) return;
+  if (command(key.length === 1 ? key.toLowerCase() : key, target, event.repeat)) event.preventDefault();
+}
+
+// What a key does; whether it does anything here.
+function command(key, target, repeated) {
+  const isButton = target.matches("button, a");
+  const viewer = used || viewers[0];
+  if (key === "w") return true;
+  if (!(key === "-" && form.buffer === "" && form.fields[form.active]?.low < 0) && viewer?.key(key, windowing)) return true;
+  const actions = {
+    "?": help, u: () => get("cannot").disabled || cannotJudge(), c: () => get("comment").focus(), Backspace: undo,
+    ArrowRight: () => repeated || forward(true), ArrowLeft: () => repeated || (current.position > 1 && open(current.position - 1)),
+    ArrowUp: () => form.open(form.active - 1), ArrowDown: () => form.open(form.active + 1),
+    Escape: () => (get("images").classList.contains("single") ? larger(viewer) : form.focus()),
+  };
+  if (key === "Enter") {
+    if (isButton) return false;
+    if (!repeated && (current.unreadable || !form.enter())) forward();
+    return true;
+  }
+  if (actions[key]) {
+    actions[key]();
+    return true;
+  }
+  return !current.unreadable && !repeated && form.key(key);
+}
+
+document.addEventListener("keydown", pressed);
+document.addEventListener("keyup", (event) => event.key.toLowerCase() === "w" && (windowing = false));
+document.addEventListener("visibilitychange", () => (document.hidden ? stopTime() : current && startTime()));
+window.addEventListener("blur", () => (windowing = false));
+window.addEventListener("resize", arrange);
+// after a click on a tool, keys are for the scores again
+get("images").addEventListener("click", (event) => event.detail && event.target.closest("button") && form.focus());
+get("comment").addEventListener("input", () => {
+  clearTimeout(commented);
+  commented = setTimeout(saveComment, 600);
+});
+get("comment").addEventListener("change", saveComment);
+get("keys").addEventListener("click", () => desk && help());
+get("previous").addEventListener("click", () => open(current.position - 1));
+get("undo").addEventListener("click", undo);
+get("cannot").addEventListener("click", cannotJudge);
+get("readable").addEventListener("click", readable);
+get("next").addEventListener("click", () => forward());
+if (location.hash.length > 1) {
+  // a link with a token, which never leaves the browser and does not stay in its address
+  setToken(decodeURIComponent(location.hash.slice(1)));
+  window.history.replaceState(null, "", location.pathname);
+}
+start();

@@ -1,0 +1,312 @@
+"""What the browser of a reader gets of an image file: pixels and nothing else of the file.
+
+- A photograph is an upright JPEG without any metadata, at most `PHOTO_SIDE` pixels wide or high.
+- A grey film has its own depth, as `uint16`, with the window of the file or from the 0.5 to the 99.5 percentile.
+- A volume is cut along its coarsest axis, as `uint16`: seen from the feet (axial), from the front (coronal) or from
+  the left (sagittal), with the head at the top or in the first slice.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import simplejpeg
+
+from casewise.errors import ImageError
+from casewise.modalities.store.dicom_file import damage, head_of, is_dicom, quiet_pydicom
+from casewise.modalities.store.pixels import upright
+from casewise.modalities.store.readers import Source, open_source, read_bytes, read_image
+
+PHOTO_SIDE, FILM_SIDE, QUALITY = 2400, 4096, 92
+PERCENTILES = (0.5, 99.5)
+# Pixels from which percentiles are computed, about.
+SAMPLE = 2_000_000
+MOST_VOXELS = 600_000_000
+# The coarsest axis of a volume is that of its slices if it is coarser than the next one by this factor.
+COARSER = 1.25
+NIFTI = (".nii", ".nii.gz")
+# Bytes of the pictures that are kept; the latest is kept in any case.
+CACHE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image as the browser gets it.
+
+    Attributes:
+        data: a JPEG, or (slices, height, width) `uint16`, black being small.
+        low, high: black and white at first, in values of `data`.
+        slope, intercept: from values of `data` to those of the file.
+        spacing: height and width of a pixel, in mm or as a ratio.
+    """
+
+    kind: Literal["photo", "grey", "volume"]
+    data: bytes | np.ndarray
+    shape: tuple[int, int, int]
+    low: float = 0.0
+    high: float = 255.0
+    slope: float = 1.0
+    intercept: float = 0.0
+    spacing: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts that the page needs to draw it."""
+        slices, height, width = self.shape
+        facts = {name: getattr(self, name) for name in ("kind", "low", "high", "slope", "intercept", "spacing")}
+        return facts | {"slices": slices, "height": height, "width": width}
+
+    def body(self, index: int) -> tuple[bytes, str]:
+        """The bytes of a slice and their media type; values of films and volumes are little-endian.
+
+        Raises:
+            IndexError: there is no such slice.
+        """
+        if not 0 <= index < self.shape[0]:
+            raise IndexError(index)
+        if isinstance(self.data, bytes):
+            return self.data, "image/jpeg"
+        return self.data[index].astype("<u2").tobytes(), "application/octet-stream"
+
+
+@dataclass
+class Pictures:
+    """Reads image files, one at a time, and keeps the latest pictures within a number of bytes."""
+
+    limit: int = CACHE_BYTES
+    _kept: OrderedDict[Path, Picture] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self, path: Path) -> Picture:
+        """The picture of a file or folder.
+
+        Raises:
+            ImageError: it cannot be read; the message names the file and is for the owner of the study only.
+        """
+        with self._lock:
+            picture = self._kept.pop(path, None) or read_picture(path)
+            self._kept[path] = picture
+            while len(self._kept) > 1 and sum(each.n_bytes for each in self._kept.values()) > self.limit:
+                self._kept.popitem(last=False)
+        return picture
+
+
+def read_picture(path: Path) -> Picture:
+    """Read an image file, or a folder of DICOM slices.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if path.is_dir() or path.name.casefold().endswith(NIFTI):
+        return _volume(path)
+    if is_dicom(head_of(path)) and (film := _film(path)):
+        return film
+    source = open_source(path, read_bytes(path))
+    if source.mode.startswith("I"):
+        return _deep(source)
+    pixels = read_image(path, size=PHOTO_SIDE)
+    if (pixels == pixels[..., :1]).all():
+        return Picture("grey", pixels[None, ..., 0].astype(np.uint16), (1, *pixels.shape[:2]))
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=QUALITY, colorsubsampling="444")
+    return Picture("photo", data, (1, *pixels.shape[:2]))
+
+
+def _deep(source: Source) -> Picture:
+    """A film in a PNG or TIFF of more than 8 bits."""
+    try:
+        source.image.load()
+        image = source.image if source.reader.turned else upright(source.image, source.orientation)
+        values = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:
+        raise ImageError(f"{source.path}: its pixels are damaged ({error}). Copy it again from its source.") from error
+    return _grey("grey", values[None])
+
+
+def _film(path: Path) -> Picture | None:
+    """A grey film of its own depth; a file of several frames as a volume.
+
+    None if it is in colour, or of a kind that only the reader of the training can decode or name the defect of.
+    """
+    try:
+        from pydicom.pixels import apply_modality_lut, apply_voi, pixel_array
+
+        header = quiet_pydicom().dcmread(path)
+        kind = header.get("PhotometricInterpretation", "MONOCHROME2")
+        if int(header.get("NumberOfFrames") or 1) > 1:
+            return _volume(path)
+        stored = pixel_array(header)
+        if kind not in ("MONOCHROME1", "MONOCHROME2") or stored.ndim != 2 or stored.dtype.kind not in "iu":
+            return None
+        slope, intercept = float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
+        window = _window_of(header.get("WindowCenter"), header.get("WindowWidth"))
+        padding = header.get("PixelPaddingValue")
+        outside = np.zeros(stored.shape, bool) if padding is None else stored == int(padding)
+        if "ModalityLUTSequence" in header:
+            stored, slope, intercept = np.rint(apply_modality_lut(stored, header)).astype(np.int64), 1.0, 0.0
+        if "VOILUTSequence" in header:
+            stored, slope, intercept = apply_voi(stored, header), 1.0, 0.0
+            window = (0.0, 2.0 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+    except (ImportError, NotImplementedError, *damage()):
+        return None
+    scaled = None if window is None else ((window[0] - intercept) / slope, (window[1] - intercept) / slope)
+    inverted = (kind == "MONOCHROME1") != (slope < 0)
+    return _grey("grey", stored[None], scaled, scale=(slope, intercept), inverted=inverted, outside=outside[None])
+
+
+def _window_of(centre: Any, width: Any) -> tuple[float, float] | None:
+    """Black and white of the first window of a DICOM file, None without a usable one.
+
+    >>> _window_of([40, 300], ["400", "1500"]), _window_of(None, 1)
+    ((-160.0, 240.0), None)
+    """
+    first = [
+        value[0] if isinstance(value, (list, tuple)) or hasattr(value, "append") else value for value in (centre, width)
+    ]
+    try:
+        middle, span = (float(value) for value in first)
+    except (TypeError, ValueError):
+        return None
+    usable = np.isfinite(middle) and np.isfinite(span) and span > 0
+    return (middle - span / 2, middle + span / 2) if usable else None
+
+
+def _grey(
+    kind: Literal["grey", "volume"],
+    values: np.ndarray,
+    window: tuple[float, float] | None = None,
+    *,
+    scale: tuple[float, float] = (1.0, 0.0),
+    inverted: bool = False,
+    outside: np.ndarray | None = None,
+    spacing: tuple[float, float] = (1.0, 1.0),
+) -> Picture:
+    """Values (slices, height, width) of any kind as `uint16`; `window` and `scale` are of these values.
+
+    Integers that span at most 16 bits keep their steps.
+    """
+    if outside is None or not outside.any() or outside.all():
+        outside = None
+    inside = values if outside is None else values[~outside]
+    least, most = float(inside.min()), float(inside.max())
+    step = 1.0 if values.dtype.kind in "iu" and most - least <= 65535 else max(most - least, 1e-30) / 65535
+    codes = np.empty(values.shape, np.uint16)
+    for index, plane in enumerate(values):  # a volume is never held twice in floating point
+        shifted = np.clip((plane.astype(np.float64) - least) / step + 0.5, 0, 65535.999).astype(np.uint16)
+        codes[index] = round((most - least) / step) - shifted if inverted else shifted
+    if outside is not None:
+        codes[outside] = 0
+    if window is None:
+        sample = inside.ravel()[:: max(1, inside.size // SAMPLE)]
+        low, high = (float(value) for value in np.percentile(sample, PERCENTILES))
+    else:
+        low, high = window
+    black, white = (low - least) / step, (high - least) / step
+    slope, intercept = step * scale[0], least * scale[0] + scale[1]
+    if inverted:
+        top = (most - least) / step
+        black, white, slope, intercept = top - white, top - black, -slope, intercept + top * slope
+    factor = -(-max(codes.shape[1:]) // FILM_SIDE)
+    if factor > 1:
+        height, width = (side // factor * factor for side in codes.shape[1:])
+        blocks = codes[:, :height, :width].reshape(len(codes), height // factor, factor, width // factor, factor)
+        codes = blocks.mean(axis=(2, 4)).astype(np.uint16)
+    slices, height, width = codes.shape
+    return Picture(
+        kind, codes, (slices, height, width), black, max(white, black + 1), slope, intercept, spacing
+    )  # fmt: skip
+
+
+def _volume(path: Path) -> Picture:
+    """The slices of a scan.
+
+    Raises:
+        ImageError: it cannot be read, is no single volume, or is too large.
+    """
+    read: Callable[[Path], tuple[np.ndarray, tuple[float, ...], tuple[float, float] | None]]
+    read = _nifti if path.name.casefold().endswith(NIFTI) else _series
+    try:
+        values, spacing, window = read(path)
+    except ImportError as error:
+        raise ImageError(
+            f"{path}: scans need an optional part of casewise: pip install 'casewise[volumes]'."
+        ) from error
+    except ImageError:
+        raise
+    except damage() as error:
+        raise ImageError(f"{path}: the scan is damaged ({type(error).__name__}). Copy it again.") from error
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, posinf=0, neginf=0)
+    axis = int(np.argmax(spacing))
+    rest = [spacing[other] for other in range(3) if other != axis]
+    axis = axis if spacing[axis] > COARSER * max(rest) else 0
+    planes = values[::-1] if axis == 0 else np.moveaxis(values, axis, 0)[:, ::-1]
+    across = tuple(spacing[other] for other in range(3) if other != axis)
+    return _grey("volume", planes, window, spacing=(across[0], across[1]))
+
+
+Values = tuple[np.ndarray, tuple[float, float, float], "tuple[float, float] | None"]
+
+
+def _checked_shape(path: Path, shape: tuple[int, ...]) -> None:
+    text = " x ".join(map(str, shape))
+    if len(shape) != 3 or min(shape) < 1:
+        raise ImageError(f"{path}: it has {text} voxels; a reading shows one volume of three dimensions.")
+    if int(np.prod(shape, dtype=object)) > MOST_VOXELS:
+        raise ImageError(f"{path}: it has {text} voxels, more than the {MOST_VOXELS:,} that are read.")
+
+
+def _nifti(path: Path) -> Values:
+    """Voxels from feet to head, front to back, right to left; their spacing; no window."""
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        while len(image.shape) > 3 and image.shape[-1] == 1:
+            image = image.slicer[..., 0]
+        _checked_shape(path, image.shape)
+        image = nibabel.as_closest_canonical(image)
+        x, y, z = (float(side) for side in image.header.get_zooms()[:3])
+        values = np.asanyarray(image.dataobj)
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, zlib.error) as error:
+        raise ImageError(f"{path}: it is damaged, or not a scan. Copy it again from its source.") from error
+    if values.dtype.kind not in "iuf":
+        raise ImageError(f"{path}: its voxels are {values.dtype}, not one number each.")
+    values = values if values.dtype.kind in "iu" else values.astype(np.float32, copy=False)
+    return values[::-1, ::-1].transpose(2, 1, 0), (z, y, x), None
+
+
+def _series(path: Path) -> Values:
+    """The same of a folder of DICOM slices, of its largest series, or of a file of several frames; and its window."""
+    import SimpleITK
+
+    names = [str(path)]
+    if path.is_dir():
+        folders = sorted({path, *(each for each in path.rglob("*") if each.is_dir())})
+        finder = SimpleITK.ImageSeriesReader
+        series = [finder.GetGDCMSeriesFileNames(str(f), i) for f in folders for i in finder.GetGDCMSeriesIDs(str(f))]
+        names = list(max(series, key=len, default=()))
+    if not names:
+        raise ImageError(f"{path}: the folder contains no DICOM slices.")
+    header = SimpleITK.ImageFileReader()
+    header.SetFileName(names[0])
+    header.ReadImageInformation()
+    columns, rows, *frames = header.GetSize()
+    _checked_shape(path, (len(names) if len(names) > 1 else (frames or [1])[0], rows, columns))
+    tags = [header.GetMetaData(key) if header.HasMetaDataKey(key) else None for key in ("0028|1050", "0028|1051")]
+    window = _window_of(*(tag.split("\\")[0] if tag else None for tag in tags))
+    image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(names if len(names) > 1 else names[0]), "LPS")
+    values = SimpleITK.GetArrayFromImage(image)
+    x, y, z = image.GetSpacing()
+    if values.ndim != 3:
+        raise ImageError(f"{path}: its pixels are colours, not one number each.")
+    return values, (z, y, x), window
