@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from casewise.errors import cut, nearest
 from casewise.plugin import modality_sections
 from casewise.study.backbones import WITH_MAP, check_backbones
-from casewise.study.model import refuse
+from casewise.study.model import StudyModel, refuse
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -130,10 +130,10 @@ def check_split(study: Study) -> None:
 
 
 def check_modality(study: Study) -> None:
-    """The settings of the modality must match the other sections; only sequences can be fused or turned together."""
-    settings = study.modality_settings
-    if settings is not None:
-        settings.check_with(study)
+    """Sections of plugins must match the other sections; only sequences can be fused or turned together."""
+    for name in type(study).model_fields:
+        if isinstance(section := getattr(study, name), StudyModel):
+            section.check_with(study)
     modality, sections = study.modality_name, modality_sections()
     for owner, section in sections.items():
         stated = getattr(study, section) is not None

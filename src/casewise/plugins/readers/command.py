@@ -10,7 +10,6 @@ import typer
 from casewise.cli.run import Quiet, Settings, StudyFile
 
 if TYPE_CHECKING:
-    from casewise.analysis.run import Run
     from casewise.cohort.cohort import Cohort
     from casewise.plugins.readers.sessions import SessionRequest
     from casewise.plugins.readers.store import ReadingStore

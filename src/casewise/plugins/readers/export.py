@@ -32,7 +32,8 @@ class Labels:
 
     Attributes:
         table: one row for each image, as a study reads it.
-        rules: how each target's readers became one label; without: by target, cases that readers saw and that got no label.
+        rules: how the readers of each target became one label.
+        without: by target, how many of the cases that were read have no label.
         readers: of each target, the columns of the readers by their names.
     """
 
@@ -119,7 +120,8 @@ def adjudication_items(readings: Readings, study: Study) -> dict[str, Shown | No
     apart = disagreements(readings, study)
     if apart.empty:
         raise CasewiseError(
-            "There is nothing to adjudicate: no case was read by two readers who differ by more than `reading.disagreement`."
+            "There is nothing to adjudicate: no case was read by two readers who differ by more than "
+            "`reading.disagreement`."
         )
     keys = {(item.case, item.image): key for key, item in readings.items.items()}
     first, fields = first_readings(readings.table), {(f.target, f.region): f for f in readings.form.fields}

@@ -73,8 +73,8 @@ def items_of(study: Study, cohort: Cohort, form: Form) -> dict[str, Item]:
     levels = {study.level_of(field.target) for field in form.fields}
     if "image" in levels and len(levels) > 1:
         raise CasewiseError(
-            "reading.targets: targets of single images and targets of cases cannot be read in one session. Name those of "
-            "one level, and read the others with another study file."
+            "reading.targets: targets of single images and targets of cases cannot be read in one session. Name "
+            "those of one level, and read the others with another study file."
         )
     orders = cohort.cases.groupby("subject", sort=False).cumcount()
     order = dict(zip(cohort.cases["case"], orders, strict=True))
@@ -197,10 +197,10 @@ def open_session(study: Study, cohort: Cohort, store: ReadingStore, request: Ses
     stored = store.items(request.name)
     missing = [key for _, key, _ in stored if key not in items]
     if missing:
+        is_not = "is not" if len(missing) == 1 else "are not"
         raise CasewiseError(
-            f"{counted(len(missing), 'case')} of the session {request.name} {'is' if len(missing) == 1 else 'are'} not in "
-            f"{study.cohort}, such as {cut(missing[0])}. Use the table with which it began, or begin another one with "
-            "--session."
+            f"{counted(len(missing), 'case')} of the session {request.name} {is_not} in {study.cohort}, such as "
+            f"{cut(missing[0])}. Use the table with which it began, or begin another one with --session."
         )
     # the cases of a session that shows something are fixed when it begins
     new = [] if stored and request.kind != "blind" else [key for key in wanted if key not in {k for _, k, _ in stored}]
@@ -243,9 +243,9 @@ class Readings:
     def table(self) -> pd.DataFrame:
         """One row for each item, field, reader, occurrence and session that is complete or has a value.
 
-        Columns: case, image ('' unless images have labels), subject, target, region ('' if none), session, kind, reader,
-        occurrence (1, 2), position (1..), value (a number, or the code of a class or grade; NaN where the case cannot be
-        judged), reason, comment, seconds (on the page), at (UTC).
+        Columns: case, image ('' unless images have labels), subject, target, region ('' if none), session, kind,
+        reader, occurrence (1, 2), position (1..), value (a number, or the code of a class or grade; NaN where the case
+        cannot be judged), reason, comment, seconds (on the page), at (UTC).
         """
         kinds = self.store.sessions()
         newest: dict[tuple[str, str, str, int], dict[str, Entry]] = {}

@@ -25,8 +25,8 @@ class Reading(StudyModel):
     targets: list[str] = []
     """What readers score. Default: every target of the study; scores such as `pasi` are computed from them."""
     steps: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """The smallest difference between two values of a number, such as `{extent: 0.5}`. Default: 1 for whole numbers, else
-    about a hundredth of the range."""
+    """The smallest difference between two values of a number, such as `{extent: 0.5}`. Default: 1 for whole numbers,
+    else about a hundredth of the range."""
     anchors: dict[str, Literal["pasi"] | dict[str, str]] = {}
     """What a value means, shown to readers: `{grade: {0: no sign, 1: mild}}`. `pasi`: the published grades of erythema,
     induration, desquamation and area, which targets of these names have in a study with the score `pasi`."""
@@ -39,11 +39,12 @@ class Reading(StudyModel):
     longitudinal: bool = False
     """Whether a reader sees earlier visits of the subject; each subject's visits are then read in their order."""
     consensus: dict[str, Consensus] = {}
-    """How several readers become one label. Default: the `mean` of numbers, the `median` of grades, and the `majority` of
-    classes, where a tie stays empty. `adjudication`: the value of an adjudication session, and where readers agree, theirs."""
+    """How several readers become one label. Default: the `mean` of numbers, the `median` of grades and whole
+    numbers (of two, the lower), and the `majority` of classes, where a tie stays empty. `adjudication`: the value of an
+    adjudication session, and where readers agree, theirs."""
     disagreement: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """Readers who differ by more than this disagree, and the case is offered for adjudication. Default: 0 for classes and
-    grades, else a tenth of the range."""
+    """Readers who differ by more than this disagree, and the case is offered for adjudication. Default: 0 for classes
+    and grades, else a tenth of the range."""
     margin: dict[str, Annotated[float, Field(gt=0)]] = {}
     """By how much the model's error may exceed a reader's without being called worse, stated before the comparison. For
     classes and grades it is the difference of the share of agreement for classes, and of grades for grades."""

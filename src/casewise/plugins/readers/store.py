@@ -23,6 +23,7 @@ NAME, FORMAT = "readings.sqlite", 1
 BACKUPS, ENTRIES_BETWEEN_BACKUPS = 3, 200
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO facts VALUES ('format', '1'), ('secret', lower(hex(randomblob(32))));
 CREATE TABLE forms (version TEXT PRIMARY KEY, content TEXT NOT NULL);
 CREATE TABLE sessions (name TEXT PRIMARY KEY, kind TEXT NOT NULL, content TEXT NOT NULL, at TEXT NOT NULL);
 CREATE TABLE items (
@@ -93,8 +94,7 @@ class ReadingStore:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
             if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                facts = f"INSERT INTO facts VALUES ('format', '{FORMAT}'), ('secret', '{secrets.token_hex(32)}');"
-                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {facts} COMMIT;")
+                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
             self._check()
         sync_folder(folder)
 
@@ -243,7 +243,7 @@ class ReadingStore:
             values += [entry.value, entry.form, entry.milliseconds, newest[0], _now()]
             query = (
                 "INSERT INTO entries (session, reader, item, occurrence, position, field, value, form, milliseconds, "
-                f"window, at) VALUES ({', '.join('?' * len(values))})"
+                "window, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             )
             number = int(self._db.execute(query, values).lastrowid or 0)
         if number % ENTRIES_BETWEEN_BACKUPS == 0:

@@ -1,0 +1,229 @@
+"""The form, sessions, the store of readings, and their export."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from casewise.cohort.cohort import Cohort, read_cohort
+from casewise.errors import CasewiseError, StudyError
+from casewise.plugins.readers.export import (
+    adjudication_items,
+    consensus,
+    labels_of,
+    study_lines,
+    write_labels,
+)
+from casewise.plugins.readers.form import FormError, form_of
+from casewise.plugins.readers.sessions import Session, SessionRequest, open_session, readings_of
+from casewise.plugins.readers.store import Entry, ReadingStore, WindowError, check_reader
+from casewise.study.loading import read_study
+from casewise.study.schema import Study
+
+STUDY = """
+cohort: cohort.csv
+regions: [upper, lower]
+panels: {by: region}
+targets:
+  erythema: {range: 0..4, integer: true}
+  kind_of: {classes: [plaque, other], level: case}
+  extent: {range: 0..8, level: case}
+reading: {repeat: 20%, steps: {extent: 0.5}}
+backbones: [mobilenet_v2]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    rows = []
+    for subject in range(10):
+        for visit in (1, 2):
+            for region in ("upper", "lower"):
+                name = f"{subject}-{visit}-{region}.png"
+                Image.new("RGB", (32, 24), (10 * subject, 40 * visit, len(region))).save(tmp_path / name)
+                rows.append(
+                    {"path": name, "subject": f"S{subject}", "visit": str(visit), "region": region, "ward": "B"}
+                )
+    pd.DataFrame(rows).to_csv(tmp_path / "cohort.csv", index=False)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return read_study(tmp_path / "study.yaml")
+
+
+@pytest.fixture
+def cohort(study: Study) -> Cohort:
+    return read_cohort(study, to_learn=False, labelled=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ReadingStore:
+    return ReadingStore(tmp_path / "readings")
+
+
+def read_all(session: Session, store: ReadingStore, reader: str, offset: int = 0) -> None:
+    """Enter values of all items: erythema by position of the subject, shifted by `offset`."""
+    window = store.open_window(session.name, reader)
+    for each in session.order_for(reader):
+        grade = str(min(int(each.item.subject[1:]) % 4 + offset, 4))
+        values = {"erythema[upper]": grade, "erythema[lower]": "1", "kind_of": "plaque", "extent": "2.5"}
+        for key, value in values.items():
+            entry = Entry(session.name, reader, each.item.key, each.occurrence, each.position, key, value, "")
+            store.append(Entry(**{**vars(entry), "form": session.form.version}), window)
+
+
+def test_the_form_follows_from_the_study(study: Study) -> None:
+    form = form_of(study)
+    assert [field.key for field in form.fields] == ["erythema[upper]", "erythema[lower]", "kind_of", "extent"]
+    assert [len(field.options) for field in form.fields] == [5, 5, 2, 0]
+    assert form.checked("extent", "2.50") == "2.5"
+    assert form.checked("kind_of", "other") == "other"
+    for key, value in [("extent", "2.3"), ("extent", "9"), ("extent", "nan"), ("erythema[upper]", "5"), ("area", "1")]:
+        with pytest.raises(FormError):
+            form.checked(key, value)
+
+
+def test_another_form_is_another_version(study: Study) -> None:
+    other = study.model_copy(update={"reading": study.key("reading").model_copy(update={"targets": ["extent"]})})
+    assert form_of(other).version != form_of(study).version == form_of(study).version
+
+
+def test_settings_name_targets_that_exist(study: Study, tmp_path: Path) -> None:
+    for settings in ["reading.steps={extnt: 1}", "reading.steps={kind_of: 1}", "reading.consensus={kind_of: mean}"]:
+        with pytest.raises(StudyError, match="reading"):
+            read_study(tmp_path / "study.yaml", settings=[settings])
+
+
+def test_each_reader_has_an_order_of_his_own_with_distant_repeats(
+    study: Study, cohort: Cohort, store: ReadingStore
+) -> None:
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    orders = {name: session.order_for(name) for name in ("anna", "ben")}
+    for order in orders.values():
+        counts = Counter(each.item.key for each in order)
+        assert len(counts) == 20
+        assert sum(count == 2 for count in counts.values()) == 4
+        assert [each.position for each in order] == list(range(1, 25))
+        first = {each.item.key: each.position for each in order if each.occurrence == 1}
+        assert all(each.position - first[each.item.key] > 10 for each in order if each.occurrence == 2)
+    assert [e.item.key for e in orders["anna"]] != [e.item.key for e in orders["ben"]]
+    assert session.order_for("anna") == orders["anna"]
+
+
+def test_cases_that_are_added_come_last(study: Study, cohort: Cohort, store: ReadingStore) -> None:
+    fewer = Cohort(cohort.images[cohort.images["subject"] != "S3"], cohort.panels, cohort.cases)
+    before = open_session(study, fewer, store, SessionRequest("blind")).order_for("anna")
+    after = open_session(study, cohort, store, SessionRequest("blind")).order_for("anna")
+    assert [e.item.key for e in after[: len(before)]] == [e.item.key for e in before]
+    assert {e.item.subject for e in after[len(before) :]} == {"S3"}
+    with pytest.raises(CasewiseError):
+        open_session(study, fewer, store, SessionRequest("blind"))
+
+
+def test_a_longitudinal_session_shows_visits_in_their_order(study: Study, cohort: Cohort, store: ReadingStore) -> None:
+    reading = study.key("reading").model_copy(update={"longitudinal": True})
+    session = open_session(study.model_copy(update={"reading": reading}), cohort, store, SessionRequest("blind"))
+    order = [each.item for each in session.order_for("anna")]
+    assert len(order) == 20
+    assert all(a.subject == b.subject and a.order < b.order for a, b in zip(order[::2], order[1::2], strict=True))
+    assert [item.key for item in session.earlier(order[1])] == [order[0].key]
+
+
+def test_entries_are_only_added_and_the_newest_window_writes(store: ReadingStore) -> None:
+    store.begin("blind", "blind", {})
+    store.add_form("v", {})
+    old = store.open_window("blind", "anna")
+    entry = Entry("blind", "anna", "a", 1, 1, "grade", "2", "v")
+    assert store.append(entry, old) == 1
+    new = store.open_window("blind", "anna")
+    for window in (old, "no window"):
+        with pytest.raises(WindowError):
+            store.append(entry, window)
+    ben = store.open_window("blind", "ben")
+    assert store.append(Entry(**{**vars(entry), "value": "3"}), new) == 2
+    assert store.append(Entry(**{**vars(entry), "reader": "ben"}), ben) == 3
+    assert store.current("blind", "anna")["a", 1]["grade"].value == "3"
+    for statement in ("UPDATE entries SET value = '4'", "DELETE FROM entries"):
+        with sqlite3.connect(store.path) as other, pytest.raises(sqlite3.IntegrityError):
+            other.execute(statement)
+
+
+def test_a_damaged_file_names_its_backup(store: ReadingStore) -> None:
+    store.begin("blind", "blind", {})
+    store.close()
+    store.path.write_bytes(b"SQLite format 3\0" + b"x" * 4000)
+    with pytest.raises(CasewiseError, match=r"backups/000000000\.sqlite"):
+        ReadingStore(store.folder)
+
+
+def test_names_of_readers_are_plain() -> None:
+    assert check_reader("reader-1") == "reader-1"
+    for name in ["", "a/b", "../x", "a b", "x" * 41]:
+        with pytest.raises(CasewiseError):
+            check_reader(name)
+
+
+def test_readings_become_labels_that_a_study_reads(
+    study: Study, cohort: Cohort, store: ReadingStore, tmp_path: Path
+) -> None:
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    read_all(session, store, "anna")
+    read_all(session, store, "ben", offset=1)
+    readings = readings_of(study, cohort, store)
+    assert len(readings.table) == 2 * 24 * 4
+    labels = labels_of(readings, study, cohort)
+    assert labels.rules == {"erythema": "median", "kind_of": "majority", "extent": "mean"}
+    path = write_labels(labels, tmp_path / "labels.csv")
+    lines = study_lines(labels, study, path)
+    text = STUDY.replace("cohort: cohort.csv", lines) + "split: {by: subject, folds: 2}\n"
+    (tmp_path / "labelled.yaml").write_text(text)
+    read = read_cohort(read_study(tmp_path / "labelled.yaml"), to_learn=False)
+    upper = read.panels[read.panels["region"] == "upper"]
+    # the lower of two values
+    expected = upper["subject"].str[1:].astype(int) % 4
+    assert np.array_equal(upper["erythema"], expected.astype(float))
+    assert set(read.images["erythema_ben"].astype(float)) <= {1.0, 2.0, 3.0, 4.0}
+    assert set(read.images["ward"]) == {"B"}
+
+
+def test_disagreement_is_adjudicated_and_replaces_the_consensus(
+    study: Study, cohort: Cohort, store: ReadingStore
+) -> None:
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    read_all(session, store, "anna")
+    with pytest.raises(CasewiseError):
+        adjudication_items(readings_of(study, cohort, store), study)
+    read_all(session, store, "ben", offset=2)
+    items = adjudication_items(readings_of(study, cohort, store), study)
+    assert len(items) == 20
+    shown = next(iter(items.values()))
+    assert shown is not None
+    assert set(shown["readers"]) == {"A", "B"}
+    final = open_session(study, cohort, store, SessionRequest("adjudication", "adjudication", items))
+    window, first = store.open_window("adjudication", "chair"), final.order_for("chair")[0]
+    entry = Entry("adjudication", "chair", first.item.key, 1, 1, "erythema[upper]", "4", final.form.version)
+    store.append(entry, window)
+    labels = labels_of(readings_of(study, cohort, store), study, cohort)
+    own = (cohort.images["case"] == first.item.case).to_numpy()
+    upper = (cohort.images["region"] == "upper").to_numpy()
+    assert labels.table.loc[own & upper, "erythema"].tolist() == ["4"]
+
+
+def test_a_case_that_cannot_be_judged_has_no_label(study: Study, cohort: Cohort, store: ReadingStore) -> None:
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    window, first = store.open_window("blind", "anna"), session.order_for("anna")[0]
+    store.append(Entry("blind", "anna", first.item.key, 1, 1, "", "poor quality", session.form.version), window)
+    table = readings_of(study, cohort, store).table
+    assert table["value"].isna().all()
+    assert set(table["reason"]) == {"poor quality"}
+    labels = labels_of(readings_of(study, cohort, store), study, cohort)
+    assert labels.without == {"erythema": 2, "kind_of": 1, "extent": 1}
+
+
+def test_consensus_of_readers() -> None:
+    assert consensus(np.array([1.0, 3.0]), "adjudication", 1.0) != consensus(np.array([1.0, 3.0]), "adjudication", 1.0)
+    assert consensus(np.array([1.0, 2.0, 2.0]), "adjudication", 1.0) == 2.0
