@@ -19,6 +19,7 @@ from casewise.plugins.readers.doubtful import (
     second_reading,
 )
 from tests.prediction_rows import prediction_rows
+from tests.test_simulations import benchmark  # noqa: F401 (fixture)
 
 SUBJECTS = [f"s{number}" for number in range(60)]
 
@@ -233,3 +234,34 @@ def test_unread_cases_are_counted_and_a_list_without_any_is_refused() -> None:
     assert second_reading(key, some, kind="classification").unread == 1
     with pytest.raises(CasewiseError):
         second_reading(key, readings[key["doubtful"]], kind="classification")
+
+
+@pytest.mark.parametrize("kind", ["classification", "ordinal", "regression"])
+@pytest.mark.parametrize("near", [False, True])
+def test_the_benchmark_plants_errors_in_whole_subjects(benchmark: Any, kind: str, near: bool) -> None:  # noqa: F811
+    script, rng = benchmark("doubtful_labels"), np.random.default_rng(0)
+    subjects = np.repeat([f"s{number}" for number in range(60)], 2)
+    labels = np.repeat(rng.integers(0, 4, 60), 2).astype(float)
+    pack = script.Pack("a", "b", kind, () if kind == "regression" else tuple("0123"))
+    confused = labels if kind == "regression" else np.eye(4)[(labels.astype(int) + 2) % 4]
+    changed = script.planted(rng, labels, subjects, pack, confused, near=near)
+    wrong = changed != labels
+    assert wrong.mean() == pytest.approx(script.SHARE, abs=1 / 60)
+    assert (wrong[::2] == wrong[1::2]).all()
+    if near and kind == "ordinal":
+        assert np.abs(changed - labels)[wrong].tolist() == [1.0] * int(wrong.sum())
+    if near and kind == "classification":
+        assert (changed[wrong] == (labels[wrong] + 2) % 4).all()
+
+
+def test_the_benchmark_finds_planted_errors_of_a_clear_target(
+    benchmark: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script, rng = benchmark("doubtful_labels"), np.random.default_rng(0)
+    monkeypatch.setattr(script, "cleanlab_ranks", lambda kind: {})
+    values = rng.normal(size=(120, 6))
+    subjects = [f"s{number // 2}" for number in range(120)]
+    cases = pd.DataFrame({"path": [str(number) for number in range(120)], "subject": subjects, "value": values[:, 0]})
+    pack = script.Pack("a", "b", "regression")
+    assert script.precisions(pack, cases, values, 3, near=True)["casewise"].min() > 0.9

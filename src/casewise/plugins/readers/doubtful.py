@@ -30,8 +30,9 @@ COLUMNS = (
     *("recorded", "predicted", "distance", "score", "candidate", "rank"),
 )
 STAGES = ("oof", "test")
-# The neighbours by prediction whose errors give the scale of a number's error: a fifth of the cases within limits.
-FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 20, 200
+# The neighbours by prediction whose errors give the scale of a number's error: a third of the cases within limits. The
+# scale of all cases counts as much as that of so many neighbours.
+FEWEST_NEIGHBOURS, MOST_NEIGHBOURS, PRIOR_NEIGHBOURS = 20, 400, 30
 # A robust standard deviation below this share of that of all cases is no evidence of a smaller error.
 LEAST_SCALE = 0.1
 # Of a normal distribution, the standard deviation in median absolute deviations.
@@ -164,7 +165,7 @@ def number_doubts(predicted: np.ndarray, recorded: np.ndarray, variance: np.ndar
     (7, 4.7)
     """
     residual, order = recorded - predicted, np.argsort(predicted, kind="stable")
-    size = min(len(residual), max(FEWEST_NEIGHBOURS, min(MOST_NEIGHBOURS, len(residual) // 5)))
+    size = min(len(residual), max(FEWEST_NEIGHBOURS, min(MOST_NEIGHBOURS, len(residual) // 3)))
     windows = np.lib.stride_tricks.sliding_window_view(residual[order], size)
     centres = np.median(windows, axis=1)
     scales = IN_DEVIATIONS * np.median(np.abs(windows - centres[:, None]), axis=1)
@@ -172,7 +173,8 @@ def number_doubts(predicted: np.ndarray, recorded: np.ndarray, variance: np.ndar
     centre, scale = np.empty_like(residual), np.empty_like(residual)
     centre[order], scale[order] = centres[window], scales[window]
     typical = IN_DEVIATIONS * float(np.median(np.abs(residual - np.median(residual)))) or float(residual.std()) or 1.0
-    scale = np.maximum(scale, LEAST_SCALE * typical)
+    prior = PRIOR_NEIGHBOURS / (PRIOR_NEIGHBOURS + size)
+    scale = np.maximum(scale, LEAST_SCALE * typical) ** (1 - prior) * typical**prior
     if variance is not None:
         # the learner's own variance is at least a quarter of what was measured
         scale = np.sqrt(np.maximum(scale**2 - variance.mean(), scale**2 / 4) + variance)
@@ -191,7 +193,7 @@ def reader_variance(cases: pd.Series, recorded: np.ndarray, readings: pd.DataFra
         return None
     value, variance = mean[several], own[several]
     order = np.argsort(value, kind="stable")
-    width = max(FEWEST_NEIGHBOURS, len(order) // 5)
+    width = max(FEWEST_NEIGHBOURS, len(order) // 3)
     smooth = np.lib.stride_tricks.sliding_window_view(variance[order], width).mean(axis=1)
     at = np.searchsorted(value[order], recorded)
     means = np.isclose(mean[several], recorded[several], atol=1e-6).mean() > 0.5

@@ -223,18 +223,12 @@ def _mean(values: np.ndarray) -> np.ndarray:
 def expected_intervals(rows: pd.DataFrame, judge: Judge, name: str, plan: Plan) -> list[ExpectedInterval]:
     """The expected interval of one learner's metric in studies of several sizes, from its rows of one stage."""
     _, points, basis = figures_of(rows, judge, plan)
-    names = np.sort(rows["subject"].unique())
-    sizes = dict.fromkeys(max(round(len(names) * ratio), FEWEST_SUBJECTS) for ratio in SIZES)
-    return [
-        ExpectedInterval(
-            name,
-            size,
-            *map(float, expected_ends(name, points, basis, size / len(names), plan.seed)),
-            measured=measured_width(rows, judge, name, size, plan) if size <= len(names) else math.nan,
-            extrapolated=size > len(names),
-        )
-        for size in sizes
-    ]
+    count, expected = int(rows["subject"].nunique()), []
+    for size in dict.fromkeys(max(round(count * ratio), FEWEST_SUBJECTS) for ratio in SIZES):
+        low, high = map(float, expected_ends(name, points, basis, size / count, plan.seed))
+        measured = measured_width(rows, judge, name, size, plan) if size <= count else math.nan
+        expected.append(ExpectedInterval(name, size, low, high, measured, size > count))
+    return expected
 
 
 def measured_width(rows: pd.DataFrame, judge: Judge, name: str, size: int, plan: Plan) -> float:

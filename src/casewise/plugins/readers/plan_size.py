@@ -323,8 +323,7 @@ def terminal_lines(plan: SizePlan) -> list[str]:
         )
     elif plan.no_curve:
         lines += ["", f"no learning curve: {plan.no_curve}"]
-    for each in plan.readers:
-        reliability = number(each.reliability.value, 2)
-        mean = f"mean of {counted(each.readers, 'reader')}"
-        lines.append(f"  {mean:<20}reliability {reliability}, within ± {number(each.half_width, 2)} of all readers")
+    for mean in plan.readers:
+        reliability, readers = number(mean.reliability.value, 2), f"mean of {counted(mean.readers, 'reader')}"
+        lines.append(f"  {readers:<20}reliability {reliability}, within ± {number(mean.half_width, 2)} of all readers")
     return lines
