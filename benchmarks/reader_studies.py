@@ -5,9 +5,9 @@
 # Reader studies, simulated
 
 {studies:,} simulated reader studies of each design by `python benchmarks/reader_studies.py --output
-docs/results/reader-studies.md`: {readers} readers score {cases} cases, each in an order of his own, and read half of
-them twice. A reading is the true value (standard deviation {spread:g}) plus the reader's bias ({bias}), his drift over
-the session ({drift}) and noise (standard deviation {noise}), all in points. The readings are analysed by
+docs/results/reader-studies.md`: {readers} readers score {cases} cases, each in another order, and read half of them
+twice. A reading is the true value (standard deviation {spread:g}) plus the reader's bias ({bias}), a drift over the
+session ({drift}) and noise (standard deviation {noise}), all in points. The readings are analysed by
 `casewise.plugins.readers.agreement`.
 
 The readers are fixed: the planted value is that of these readers and their orders in other subjects. It follows from
@@ -76,7 +76,7 @@ class Design:
                 value = truth[case] + BIAS[number] + DRIFT[number] * at + NOISE[number] * rng.normal()
                 row = {"case": f"c{case}", "subject": f"s{case // self.visits}", "reader": reader, "value": value}
                 rows.append(row | {"occurrence": occurrence, "position": position})
-        table = pd.DataFrame(rows).assign(target="score", region="", at="2030-01-01T00:00:00Z")
+        table = pd.DataFrame(rows).assign(target="score", image="", region="", at="2030-01-01T00:00:00Z")
         return (
             table.assign(value=np.searchsorted(CUTS, table["value"]).astype(float)) if self.grades else table
         ), times
@@ -90,7 +90,7 @@ class Design:
         values |= {f"drift of {reader}": DRIFT[n] for n, reader in enumerate(READERS)}
         values["ICC(3,1)"] = SPREAD**2 / (SPREAD**2 + errors.mean())
         values["ICC(2,1)"] = SPREAD**2 / (SPREAD**2 + means.var(ddof=1) + errors.mean())
-        values["ICC(2,1) of A with himself"] = SPREAD**2 / (SPREAD**2 + NOISE[0] ** 2)
+        values["ICC(2,1) of A, read twice"] = SPREAD**2 / (SPREAD**2 + NOISE[0] ** 2)
         half = 1.96 * np.sqrt(errors[:2].sum())
         gap = means[1] - means[0]
         values |= {
@@ -140,7 +140,7 @@ def figures_of(result: Agreement) -> dict[str, Estimate]:
         figures |= {f"bias of {reader}": of_reader.bias, f"drift of {reader}": of_reader.drift}
     pair, again = result.pairs["A | B"], result.readers["A"].again
     figures |= {"ICC(2,1)": result.between[ICC_AGREEMENT], "ICC(3,1)": result.between[ICC_CONSISTENCY]}
-    figures |= {"ICC(2,1) of A with himself": again[ICC_AGREEMENT], "bias of B minus A": pair["bias"]}
+    figures |= {"ICC(2,1) of A, read twice": again[ICC_AGREEMENT], "bias of B minus A": pair["bias"]}
     figures |= {"lower limit of B minus A": pair["loa_low"], "upper limit of B minus A": pair["loa_high"]}
     if result.kind == "ordinal":
         figures |= {"quadratic kappa of A and B": pair["kappa_quadratic"], "agreement of A and B": pair["agreement"]}

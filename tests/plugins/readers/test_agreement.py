@@ -61,7 +61,8 @@ def readings(
         if table is None:
             continue
         for (case, reader), value in np.ndenumerate(table):
-            row = {"case": f"c{case}", "subject": f"s{case // visits}", "target": target, "region": "", "value": value}
+            row = {"case": f"c{case}", "subject": f"s{case // visits}", "image": "", "target": target}
+            row |= {"region": "", "value": value}
             row |= {"session": "first", "kind": "blind", "reader": "ABCDEFGH"[reader], "occurrence": occurrence}
             rows.append(row | {"position": case + 1 + (occurrence - 1) * len(values), "reason": "", "seconds": 5.0})
     return pd.DataFrame(rows).assign(at="2030-01-01T00:00:00Z")
@@ -151,10 +152,10 @@ def test_two_readers_have_the_figures_of_the_evaluation() -> None:
     values = study(1)[:, :2]
     subjects = np.repeat(names(20), 2)
     figures = pair(values[:, 0], values[:, 1], subjects, "regression")
-    known = by_subject(values[:, 0], {"second": values[:, 1]}, subjects)["second"]
+    expected = by_subject(values[:, 0], {"second": values[:, 1]}, subjects)["second"]
     for name, other in ((ICC_AGREEMENT, "icc"), ("mae", "mae"), ("bias", "bias")):
         for end in ("value", "low", "high"):
-            assert getattr(figures[name], end) == pytest.approx(getattr(known[other], end))
+            assert getattr(figures[name], end) == pytest.approx(getattr(expected[other], end))
 
 
 def test_leaving_out_is_the_t_interval_of_a_mean() -> None:

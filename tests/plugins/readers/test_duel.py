@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 
 from casewise.evaluation.results import Estimate
-from casewise.plugins.readers.duel import ModelPredictions, duel, duels, errors, predictions_of_run, verdict
-from casewise.predictions.table import check
+from casewise.plugins.readers.agreement import ratings_of
+from casewise.plugins.readers.duel import ModelPredictions, against_reference, aligned, duel, duels, errors, verdict
 from tests.plugins.readers.test_agreement import NAN, readings, study
-from tests.prediction_rows import prediction_rows
 
 
 def predicted(values: Any, target: str = "score") -> pd.DataFrame:
@@ -114,11 +113,32 @@ def test_regions_are_matched() -> None:
 
 
 def test_predictions_of_images_are_averaged() -> None:
-    numbers = pd.concat([prediction_rows(list("ab"), [1, 2], np.array(pair)) for pair in ((1.0, 2.0), (3.0, 4.0))])
-    numbers["image"] = ["x", "x", "y", "y"]
-    assert predictions_of_run(check(numbers), "net", "test")["value"].tolist() == [2.0, 3.0]
-    shares = [np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.2, 0.8], [0.4, 0.6]])]
-    classes = pd.concat([prediction_rows(list("ab"), [0, 1], p, kind="classification") for p in shares])
-    classes["image"] = ["x", "x", "y", "y"]
-    rows = predictions_of_run(check(classes), "net", "test")
-    assert rows[["value", "truth"]].to_numpy().tolist() == [[0, 0], [1, 1]]
+    units = ratings_of(readings(study(0, 2))).units
+    rows = pd.concat([predicted([1.0, 2.0]).assign(image="x"), predicted([3.0, 2.0]).assign(image="y")])
+    assert aligned(units, rows, "value", "regression").tolist() == [2.0, 2.0]
+    assert aligned(units, pd.concat([rows, rows.iloc[:1]]), "value", "classification").tolist() == [1.0, 2.0]
+    by_image = ratings_of(readings(study(0, 2)).assign(image="folder/y")).units
+    assert aligned(by_image, rows.assign(image="other/" + rows["image"]), "value", "regression").tolist() == [3.0, 2.0]
+
+
+def test_readers_with_the_model_against_a_reference() -> None:
+    class Field:
+        target, kind, options = "score", "classification", ("no", "yes")
+
+    truth = (np.arange(40) % 2).astype(float)
+    rng = np.random.default_rng(0)
+    blind, aided = (np.where(rng.random((40, 3)) < right, truth[:, None], 1 - truth[:, None]) for right in (0.7, 0.95))
+    with_model = readings(aided).assign(kind="aided", session="second")
+    table = pd.concat([readings(blind), with_model[with_model["reader"] != "C"]])
+    rows = predicted(truth).assign(truth=truth)
+    fields: Any = [Field()]
+    result = against_reference(table, fields, ModelPredictions("net", "out of fold", rows, "biopsy"))["score"]
+    areas, sensitivity, specificity = result["model"]
+    assert sensitivity.first[0].value == specificity.first[0].value == 1.0
+    assert sensitivity.difference.value == pytest.approx(1 - blind[truth == 1].mean())
+    assert areas.difference.value == pytest.approx(1 - (blind == truth[:, None]).mean())
+    assert [len(each.first) for each in result["aided"]] == [2, 2, 2]
+    assert result["aided"][1].difference.value == pytest.approx((aided[truth == 1] - blind[truth == 1])[:, :2].mean())
+    switched = ModelPredictions("net", "out of fold", rows, "biopsy", {"score": 0})
+    assert against_reference(table, fields, switched)["score"]["model"][2].difference == sensitivity.difference
+    assert against_reference(table, fields, ModelPredictions("net", "out of fold", rows)) == {}

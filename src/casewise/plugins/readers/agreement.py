@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 
 Statistic: TypeAlias = Callable[[np.ndarray], Mapping[str, float]]
 
-# Figures beyond the registry of metrics, by the registered metric whose interval suits them.
+# Figures beyond the registry of metrics, by the registered metric whose interval suits them; that of an ICC allows for
+# skewed values.
 ICC_AGREEMENT, ICC_CONSISTENCY = "icc[2,1]", "icc[3,1]"
-FLEISS, KRIPPENDORFF = "kappa[fleiss]", "kappa[krippendorff]"
+FLEISS, KRIPPENDORFF = "kappa[fleiss]", "icc[krippendorff]"
 FEWEST_SUBJECTS = 3
 SHOWN_COUNTS = (1, 2, 3, 4, 5)
-UNIT = ["case", "region", "subject"]
+UNIT = ["case", "image", "region", "subject"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Ratings:
 
     Attributes:
         readers: their names, R.
-        units: (N,) the case, region and subject of each row.
+        units: (N,) the case, image, region and subject of each row.
         first, second: (N, R) values at the first reading, and at the repeated one.
         position, position_again: (N, R) the number of each reading in its reader's session.
     """

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from scipy.stats import rankdata
 
 NUMBERS, GRADES, CLASSES = "regression", "ordinal", "classification"
 
@@ -90,10 +89,10 @@ def _coordinates(values: np.ndarray, kind: str) -> np.ndarray:
         of_class = (values[..., None] == np.unique(values[~np.isnan(values)])).astype(float)
         return np.where(np.isnan(values)[..., None], np.nan, of_class)
     if kind == GRADES:
-        ranks = rankdata(values[~np.isnan(values)])
-        spread = np.full(values.shape, np.nan)
-        spread[~np.isnan(values)] = ranks
-        return spread[..., None]
+        # the mean rank of each grade
+        grades, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+        ranks = np.append(np.cumsum(counts) - counts / 2, np.nan)
+        return ranks[np.where(np.isnan(values), -1, np.searchsorted(grades, values))][..., None]
     return values[..., None]
 
 

@@ -9,7 +9,8 @@ model's error minus the reader's: below 0 where the model is nearer to the other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,14 +21,15 @@ from casewise.evaluation.bootstrap import PLAN, Plan, mean_by_subject
 from casewise.evaluation.results import Estimate, Record
 from casewise.plugins.readers.agreement import leaving_out, mean_of_others, ratings_of, undefined
 from casewise.plugins.readers.coefficients import CLASSES
-from casewise.predictions.table import final_rows, probability_columns
+from casewise.plugins.readers.multi_reader import METRICS, ModalityComparison, compare_modalities
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.plugins.readers.form import FormField
 
 Verdict = Literal["better", "not worse", "not shown"]
-KEYS = ["case", "region"]
+# Kinds of session: without anything of the model, and with its predictions.
+BLIND, AIDED = "blind", "aided"
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,30 @@ class ModelPredictions:
     Attributes:
         name: of the model, in words.
         source: what the cases were to the model, such as `out of fold`.
-        rows: `case`, `region`, `target`, `value` (numbers of classes from 0), `truth` (the study's reference).
+        rows: `case`, `region`, `target`, `value` (numbers of classes from 0); where they exist `image`, and `truth`,
+            the study's reference.
         reference: what the truth rests on, where it does not depend on these readers; only then is it compared with.
+        positive: the number of the positive one of two classes, by target; 1 where it is not stated.
     """
 
     name: str
     source: str
     rows: pd.DataFrame
     reference: str = ""
+    positive: Mapping[str, int] = field(default_factory=dict)
 
 
-def predictions_of_run(table: pd.DataFrame, learner: str, stage: str) -> pd.DataFrame:
-    """One learner's predictions for `ModelPredictions.rows`; those of several images of a case are averaged."""
-    rows = final_rows(table[(table["model"] == learner) & (table["stage"] == stage)])
-    columns = probability_columns(rows)
-    by_case = rows.groupby([*KEYS, "target", "kind"], sort=False)
-    means = by_case[["y_pred", "y_true", *columns]].mean().reset_index()
-    for kind, own in means.groupby("kind"):
-        if columns and own[columns].notna().any(axis=None):
-            means.loc[own.index, "y_pred"] = kind_named(str(kind)).decide(own[columns].to_numpy(dtype=float))
-    return means.rename(columns={"y_pred": "value", "y_true": "truth"})[[*KEYS, "target", "value", "truth"]]
+def aligned(units: pd.MultiIndex, rows: pd.DataFrame, column: str, kind: str) -> np.ndarray:
+    """A column of `ModelPredictions.rows` in the order of `Ratings.units`, (N,), NaN where there is none.
+
+    Where a case has one reading but predictions of several images, these are averaged; of classes the commonest counts.
+    """
+    images = [Path(image).name for image in units.get_level_values("image")]
+    own = rows["image"].map(lambda image: Path(image).name) if any(images) and "image" in rows else ""
+    by_unit = rows.assign(image=own).dropna(subset=[column]).groupby(["case", "image", "region"])[column]
+    values = by_unit.agg(lambda x: x.mode().iloc[0]) if kind == CLASSES else by_unit.mean()
+    keys = [units.get_level_values("case"), images, units.get_level_values("region")]
+    return values.reindex(pd.MultiIndex.from_arrays(keys)).to_numpy(dtype=float)
 
 
 class ReaderDuel(Record):
@@ -129,8 +135,7 @@ def duel(
         margin: the largest difference of errors that does not matter, stated before the readings were seen.
     """
     ratings = ratings_of(rows)
-    values = predicted.drop_duplicates(KEYS).set_index(KEYS)["value"]
-    model = values.reindex(ratings.units.droplevel("subject")).to_numpy(dtype=float)
+    model = aligned(ratings.units, predicted, "value", kind)
     of_reader, of_model = errors(ratings.first, model, kind)
     by_reader = {
         name: _compared(of_reader[:, [n]], of_model[:, [n]], ratings.subjects, kind, margin, plan)
@@ -147,7 +152,7 @@ def duels(
     plan: Plan = PLAN,
 ) -> dict[str, Duel]:
     """The duel by target key, for each target over its regions and for each of several; margins are by target."""
-    kinds = {field.target: kind_named(field.kind).metrics_of for field in fields}
+    kinds = {each.target: kind_named(each.kind).metrics_of for each in fields}
     result = {}
     for key, rows in by_key(readings[readings["target"].isin(kinds)]):
         target = str(rows["target"].iloc[0])
@@ -156,6 +161,44 @@ def duels(
         if len(predicted) and (several or "[" not in key):
             result[key] = duel(rows, predicted, kinds[target], margin=margins.get(target), plan=plan)
     return result
+
+
+def against_reference(
+    readings: pd.DataFrame, fields: Sequence[FormField], model: ModelPredictions, plan: Plan = PLAN
+) -> dict[str, dict[str, list[ModalityComparison]]]:
+    """Readers, model, and readers with the model, by targets of two classes whose reference depends on no reader.
+
+    `model` is the model minus the readers, `aided` the readers in sessions with the model minus without, each by
+    metric.
+    """
+    two = [each.target for each in fields if kind_named(each.kind).metrics_of == CLASSES and len(each.options) == 2]
+    result = {}
+    for target in dict.fromkeys(two if model.reference and "truth" in model.rows else ()):
+        of_target = readings[readings["target"] == target]
+        blind = of_target[of_target["kind"] == BLIND]
+        rows = model.rows[model.rows["target"] == target]
+        if blind.empty or not rows["truth"].notna().any():
+            continue
+        ratings, positive = ratings_of(blind), model.positive.get(target, 1)
+        value, truth = (_calls(aligned(ratings.units, rows, name, CLASSES), positive) for name in ("value", "truth"))
+        readers = _calls(ratings.first, positive)
+        pairs = {"model": (value[:, None], readers)}
+        aided = of_target[(of_target["kind"] == AIDED) & of_target["reader"].isin(ratings.readers)]
+        if len(aided):
+            second = ratings_of(aided)
+            both = [name in second.readers for name in ratings.readers]
+            table = pd.DataFrame(second.first, second.units, second.readers).reindex(ratings.units)
+            pairs["aided"] = _calls(table.to_numpy(float), positive), readers[:, both]
+        result[target] = {
+            name: [compare_modalities(metric, truth, *pair, ratings.subjects, plan) for metric in METRICS]
+            for name, pair in pairs.items()
+        }
+    return result
+
+
+def _calls(values: np.ndarray, positive: int) -> np.ndarray:
+    """1 where the positive class is called, 0 where the other one is, NaN where neither is."""
+    return np.where(np.isnan(values), np.nan, values == positive)
 
 
 def _compared(

@@ -1,0 +1,155 @@
+"""The page of a reader study, complete and where readers, classes or repeated readings are missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.errors import CasewiseError
+from casewise.plugins.readers.agreement import agreements
+from casewise.plugins.readers.agreement_page import Page, _scale, write_agreement
+from casewise.plugins.readers.duel import ModelPredictions, duels
+from casewise.plugins.readers.form import Form, FormField, Option
+from casewise.study.loading import read_study
+from casewise.study.schema import Study
+from tests.plugins.readers.test_agreement import NAN, readings, study
+
+STUDY = """
+cohort: cohort.csv
+title: Scores & grades
+targets:
+  score: 0..20
+  finding: {classes: [no_finding, pneumonia], positive: pneumonia}
+reading: {margin: {score: 0.5}}
+"""
+SCORE = FormField("score", "score", "", "score", "regression", (), 0, 20, 0.5)
+GRADE = FormField("grade", "grade", "", "grade", "ordinal", tuple(Option(str(n)) for n in range(5)))
+CLASSES = (Option("no_finding"), Option("pneumonia"))
+FINDING = FormField("finding", "finding", "", "finding", "classification", CLASSES)
+FORM = Form((SCORE, GRADE, FINDING), ("other",), 50)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Study:
+    pd.DataFrame({"path": ["a.png"], "subject": ["s"], "score": [1], "finding": ["pneumonia"]}).to_csv(
+        tmp_path / "cohort.csv", index=False
+    )
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return read_study(tmp_path / "study.yaml")
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    values = study(0)
+    again = np.where(np.arange(40)[:, None] < 10, values + 0.5, NAN)
+    grades = np.clip(np.rint(values / 4), 0, 4)
+    tables = [readings(values, again), readings(grades, target="grade")]
+    return pd.concat([*tables, readings((values > 10).astype(float), target="finding")], ignore_index=True)
+
+
+def predicted(table: pd.DataFrame) -> pd.DataFrame:
+    first = table[table["occurrence"] == 1]
+    value = first.groupby(["target", "case", "region"])["value"].median().reset_index()
+    return value.assign(truth=value["value"].where(value["target"] == "finding"))
+
+
+def page(table: pd.DataFrame, *fields: FormField) -> Page:
+    return Page(table, {field.target: _scale(field) for field in fields}, agreements(table, fields))
+
+
+def sections(html: str) -> list[str]:
+    return re.findall(r'<section id="([^"]+)"', html)
+
+
+def written(table: pd.DataFrame, plan: Study, path: Path, **more: Any) -> str:
+    html = write_agreement(table, FORM, path / "agreement.html", study=plan, **more).read_text()
+    assert "nan" not in re.sub(r"<svg.*?</svg>|<style.*?</style>", "", html, flags=re.DOTALL).lower().split()
+    assert not re.search(r'(src|href)="(?!data:|#)', html)
+    return html
+
+
+def test_a_complete_study(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
+    aided = table[(table["target"] == "finding")].assign(kind="aided", session="second")
+    model = ModelPredictions("linear combination", "out of fold", predicted(table), "biopsy")
+    html = written(pd.concat([table, aided]), plan, tmp_path, model=model)
+    assert sections(html) == ["result", "targets", "readers", "pairs", "number", "model", "reference"]
+    assert "Scores &amp; grades" in html
+    assert html.count("<svg") == 2
+    again = write_agreement(
+        pd.concat([table, aided]), FORM, tmp_path / "again.html", study=plan, model=model
+    ).read_text()
+    assert again == html
+
+
+def test_a_table_of_predictions_is_enough(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
+    assert "model" in sections(written(table, plan, tmp_path, model=predicted(table)))
+
+
+def test_without_a_model(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
+    assert sections(written(table, plan, tmp_path)) == ["result", "targets", "readers", "pairs", "number"]
+
+
+def test_one_reader(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
+    alone = table[table["reader"] == "A"]
+    html = written(alone, plan, tmp_path, model=predicted(table))
+    assert sections(html) == ["result", "readers", "model"]
+    assert page(alone, SCORE).who_stands_out() == []
+    assert page(alone, SCORE).how_many() == []
+    assert len(page(alone, SCORE, GRADE).how_far()) == 1
+
+
+@pytest.mark.parametrize("keep", [4, 1])
+def test_few_cases(table: pd.DataFrame, plan: Study, tmp_path: Path, keep: int) -> None:
+    few = table[table["case"].isin([f"c{n}" for n in range(keep)])]
+    written(few, plan, tmp_path, model=predicted(few))
+
+
+def test_a_reader_without_a_value_and_a_class_that_nobody_gives(
+    table: pd.DataFrame, plan: Study, tmp_path: Path
+) -> None:
+    hollow = table.copy()
+    hollow.loc[(hollow["reader"] == "B") & (hollow["target"] == "score"), "value"] = NAN
+    hollow.loc[hollow["target"] == "finding", "value"] = 0.0
+    html = written(hollow, plan, tmp_path, model=predicted(hollow))
+    assert "number" in sections(html)  # grades
+
+
+def test_no_blind_readings(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
+    for none in (table.assign(kind="aided"), table.assign(value=NAN), table[:0]):
+        with pytest.raises(CasewiseError):
+            write_agreement(none, FORM, tmp_path / "agreement.html", study=plan)
+
+
+def test_sentences_name_who_stands_out(table: pd.DataFrame) -> None:
+    sentences = page(table[table["occurrence"] == 1], SCORE).who_stands_out()
+    assert all(any(f"Score: {reader} " in text for text in sentences) for reader in "AC")
+    same = study(0, bias=(0.0, 0.0, 0.0), noise=0.5)
+    assert len(page(readings(same), SCORE).who_stands_out()) == 1
+    assert "A" not in page(readings(same), SCORE).who_stands_out()[0].split()
+
+
+def test_sentences_of_repeated_readings(table: pd.DataFrame) -> None:
+    sentences = page(table, SCORE, GRADE).read_twice()
+    assert len(sentences) == 1
+    assert sentences[0].count("0.5") == 3
+    assert len(page(table[table["target"] == "grade"], GRADE).read_twice()) == 1
+
+
+def test_sentences_of_the_number_of_readers_and_of_the_model(table: pd.DataFrame) -> None:
+    shown = page(table, SCORE, GRADE, FINDING)
+    assert len(shown.how_many()) == 2
+    model = ModelPredictions("net", "out of fold", predicted(table))
+    sentences = shown.is_model_as_close(duels(table, FORM.fields, model, {}))
+    assert len(sentences) == 3
+
+
+def test_regions_are_folded(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
+    two = pd.concat([readings(study(n)).assign(region=region) for n, region in enumerate(("trunk", "legs"))])
+    html = written(two, plan, tmp_path, model=predicted(two))
+    assert html.count('<details class="fold">') == 2
+    assert html.count("<svg") == 1
