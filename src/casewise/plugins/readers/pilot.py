@@ -146,7 +146,8 @@ def size_plan(
             f"{FEWEST_SUBJECTS} are needed to plan a study. Add subjects to the pilot."
         )
     judge = judge_of(rows, study.classes_of(target) or None, study.positive_of(target))
-    expected = [each for name in kind.headline for each in expected_intervals(rows, judge, name, plan)]
+    metrics = dict.fromkeys([kind.merit, *kind.headline])
+    expected = [each for name in metrics for each in expected_intervals(rows, judge, name, plan)]
     needed = {width: subjects_for(width, rows, judge, kind.merit, plan) for width in widths}
     baseline, curve, gain, no_curve = "", list[CurvePoint](), (math.nan,) * 3, "the run has no baselines"
     of_stage = of_target[of_target["stage"] == stage]

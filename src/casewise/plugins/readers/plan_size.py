@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,47 +13,46 @@ import pandas as pd
 from casewise.console import Show
 from casewise.metrics.registry import metric_of
 from casewise.pipeline.finished import FinishedRun
-from casewise.plugins.readers.pilot import DRAWS, ExpectedInterval, SizePlan, size_plan
+from casewise.plugins.readers.pilot import DRAWS, MOST_SUBJECTS, ExpectedInterval, SizePlan, size_plan
 from casewise.report.blocks import FOLDER, Block, Cell, Facts, Plot, Plots, Row, Section, Table, Text, plain_page
 from casewise.report.context import SIDES, report_title
 from casewise.report.figures.drawing import ACCENT, MODEL, SOFT, Drawing, canvas, limits, svg
-from casewise.report.formatting import MISSING, capital, counted, is_number, number, signed
-from casewise.report.tables import metric_format
+from casewise.report.formatting import MISSING, capital, interval, is_number, number, percent, plural
+from casewise.report.tables import MetricFormat, metric_format
 from casewise.run_folder.folder import check_page, write_page
-from casewise.study.learners import learner_name, the_learner
+from casewise.study.learners import learner_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAGE = "plan-size.html"
 COLUMNS = (
-    *("quantity", "metric", "subjects", "readers", "value", "low", "high", "width"),
-    *("measured_width", "lowest", "highest", "extrapolated"),
+    *("quantity", "metric", "subjects", "readers", "value", "low", "high", "width", "measured", "extrapolated"),
+    *("lowest", "highest"),
 )
 # As on the page of the audit, there is no list of contents beside it.
 STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 WIDTHS = (
-    "Expected by number of subjects, each of whom influences the figure as one of this run does. Measured: the "
-    "mean width in random subsets of the subjects of this run. * More subjects than in this run."
+    "{title}: expected interval by number of subjects, each of whom influences it as one of this run does. Measured: "
+    "the mean width in random subsets of the subjects of this run."
 )
 EXTRAPOLATION = (
-    "* Beyond the subjects of this run, widths are an extrapolation: they hold for the same model, and for subjects, "
-    "sites, readers and numbers of cases like those of this run. A model that is trained on more subjects also gets "
-    "better, which the widths do not contain."
+    "* More subjects than in this run: an extrapolation, which holds for the same model, and for subjects, sites, "
+    "readers and numbers of cases like those of this run. A model that is trained on more subjects also gets better, "
+    "which is not in these widths."
 )
 NEEDED = "Number of subjects for which the expected interval is as narrow as wanted."
 CURVE = (
-    f"A baseline that is fitted again on some of the training subjects ({DRAWS} draws) and evaluated on the same "
-    "held-out cases. The interval is by held-out subject; the range is that of the draws."
+    f"The {{baseline}}, fitted again on some of the training subjects ({DRAWS} draws) and evaluated on the same "
+    "held-out cases. Intervals are by held-out subject."
 )
 GAIN = (
-    "Twice as many training subjects brought the gain from half of them to all. The next doubling seldom brings more; "
-    "beyond the subjects of this run, a learning curve is an extrapolation. Networks that are trained whole may gain "
-    "more."
+    "Gain from half of the training subjects to all: {gain}. The next doubling seldom brings more, and beyond this run "
+    "a learning curve is an extrapolation. A network of which all layers are trained may gain more."
 )
 READERS = (
     "The mean of several readers: its reliability, and the distance within which 95 % of such means lie from that of "
-    "all readers. Readers are interchangeable here, and other readers may agree better or worse."
+    "all readers. Readers are interchangeable here; others may agree better or worse."
 )
 
 
@@ -87,199 +86,165 @@ def plan_size(
     """
     page = output or run_folder / PAGE
     check_page(page, ".html")
-    run = FinishedRun.open(run_folder)
-    run.files.check_reported()
-    plan = size_plan(run, widths, show, readings=readings)
+    plan = size_plan(FinishedRun.open(run_folder), widths, show, readings=readings)
+    shown, title = sections(plan), f"How many cases: {report_title(plan.study)}"
     style = (FOLDER / "report.css").read_text() + STYLE
-    text = plain_page(
-        f"How many cases: {report_title(plan.study)}", sections(plan), kind="Size of a study", style=style, footer=""
+    csv = write_page(
+        page.with_suffix(".csv"), size_table(plan).to_csv(index=False, lineterminator="\n", float_format="%.6g"), ".csv"
     )
-    csv = write_page(page.with_suffix(".csv"), size_table(plan).to_csv(index=False, lineterminator="\n"), ".csv")
-    return WrittenPlan(plan, write_page(page, text, ".html"), csv, terminal_lines(plan))
+    write_page(page, plain_page(title, shown, kind="Size of a study", style=style, footer=""), ".html")
+    return WrittenPlan(plan, page, csv, [line for section in shown for line in text_lines(section)])
 
 
 def size_table(plan: SizePlan) -> pd.DataFrame:
-    """Every figure of the plan: a row each, with the columns of `COLUMNS` that it has."""
-    of_run = {each.metric: each for each in plan.expected if each.subjects == plan.subjects}
-    rows: list[dict[str, object]] = [
-        {
-            "quantity": "expected interval",
-            "metric": each.metric,
-            "subjects": each.subjects,
-            "low": each.low,
-            "high": each.high,
-            "width": each.width,
-            "measured_width": each.measured,
-            "extrapolated": each.extrapolated,
-        }
-        for each in plan.expected
-    ]
-    rows += [
-        {
-            "quantity": "subjects needed",
-            "metric": plan.metric,
-            "subjects": count,
-            "width": width,
-            "extrapolated": count is None or count > of_run[plan.metric].subjects,
-        }
-        for width, count in plan.needed.items()
-    ]
-    rows += [
-        {
-            "quantity": f"{plan.baseline} on {point.share:.0%} of subjects",
-            "metric": plan.metric,
-            "subjects": point.subjects,
-            "value": point.value,
-            "low": point.low,
-            "high": point.high,
-            "width": point.high - point.low,
-            "lowest": point.lowest,
-            "highest": point.highest,
-            "extrapolated": False,
-        }
+    """Every figure of the plan, a row each."""
+    learning = [
+        {**vars(point), "metric": plan.metric, "width": point.high - point.low, "extrapolated": False}
         for point in plan.curve
     ]
-    rows += [
-        {
-            "quantity": "reliability of the mean",
-            "readers": each.readers,
-            "value": each.reliability.value,
-            "low": each.reliability.low,
-            "high": each.reliability.high,
-            "width": 2 * each.half_width,
-            "extrapolated": False,
-        }
-        for each in plan.readers
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    rows = {
+        "expected interval": [{**vars(each), "width": each.width} for each in plan.expected],
+        "subjects needed": [
+            {
+                "metric": plan.metric,
+                "subjects": count,
+                "width": width,
+                "extrapolated": (count or np.inf) > plan.subjects,
+            }
+            for width, count in plan.needed.items()
+        ],
+        f"learning curve of {plan.baseline}": learning,
+        "reliability of the mean": [{**each.reliability, "readers": each.readers} for each in plan.readers],
+        "distance from all readers": [{"readers": each.readers, "value": each.half_width} for each in plan.readers],
+    }
+    named = [{"quantity": name, **row} for name, of_name in rows.items() for row in of_name]
+    return pd.DataFrame(named, columns=list(COLUMNS))
 
 
-def _digits(plan: SizePlan, metric: str) -> int:
-    points = metric_format(plan.study, plan.study.primary_outcome).points
-    return metric_of(metric).digits or (3 if points is None else points)
+def _ends(form: MetricFormat, metric: str, low: float, high: float) -> str:
+    return form.bounds(metric, {"low": low, "high": high}, words=True) or MISSING
 
 
-def _range(low: float, high: float, digits: int) -> str:
-    return f"{number(low, digits)} to {number(high, digits)}" if is_number(low) and is_number(high) else MISSING
-
-
-def _subjects(each: ExpectedInterval) -> str:
-    return f"{each.subjects:,}{'*' if each.extrapolated else ''}"
+def _row(name: str, cells: Iterable[str], *, mark: bool = False) -> Row:
+    return Row(name, [Cell(text) for text in cells], mark)
 
 
 def sections(plan: SizePlan) -> list[Section]:
     """The sections of the page."""
-    facts = [
-        ("Model", learner_name(plan.learner)),
-        ("Evaluated", SIDES[plan.stage]),
-        (capital(plan.study.unit) + "s in this run", f"{plan.subjects:,}"),
+    form, title = metric_format(plan.study, plan.study.primary_outcome), metric_of(plan.metric).title
+    subjects = capital(plural(plan.study.unit))
+    facts = [("Model", learner_name(plan.learner)), ("Evaluated", SIDES[plan.stage])]
+    blocks: list[Block] = [
+        Facts([*facts, (f"{subjects} in this run", f"{plan.subjects:,}")]),
+        Plots(list(_plots(plan))),
     ]
-    metrics = list(dict.fromkeys(each.metric for each in plan.expected))
-    blocks: list[Block] = [Facts(facts), Plots(_plots(plan))]
-    for metric in metrics:
-        digits, title = _digits(plan, metric), metric_of(metric).title
+    for metric in dict.fromkeys(each.metric for each in plan.expected):
         rows = [
-            Row(
-                _subjects(each),
+            _row(
+                f"{each.subjects:,}{'*' if each.extrapolated else ''}",
                 [
-                    Cell(_range(each.low, each.high, digits)),
-                    Cell(number(each.width, digits)),
-                    Cell(number(each.measured, digits)),
+                    _ends(form, metric, each.low, each.high),
+                    *(form.text(metric, width) for width in (each.width, each.measured)),
                 ],
                 mark=each.subjects == plan.subjects,
             )
             for each in plan.expected
             if each.metric == metric
         ]
-        heads = ["Subjects", f"{title}, expected interval", "Width", "Measured"]
-        blocks.append(Table(heads, rows, f"{title}. {WIDTHS}"))
+        heads, caption = [subjects, "Interval", "Width", "Measured"], WIDTHS.format(title=metric_of(metric).title)
+        blocks.append(Table(heads, rows, caption))
     blocks.append(Text(EXTRAPOLATION, note=True))
     if plan.needed:
-        needed = [Row(f"{width:g}", [Cell(_needed(plan, count))]) for width, count in plan.needed.items()]
-        blocks.append(Table([f"Width of {metric_of(plan.metric).title}", "Subjects"], needed, NEEDED))
-    shown = [Section("widths", "Width of the interval", blocks)]
+        needed = {
+            f"{width:g}": f"more than {MOST_SUBJECTS:,}" if size is None else f"{size:,}{'*' * (size > plan.subjects)}"
+            for width, size in plan.needed.items()
+        }
+        rows = [_row(width, [size]) for width, size in needed.items()]
+        blocks.append(Table([f"Width of {title}", subjects], rows, NEEDED))
+    learning: list[Block] = [Text(f"There is no learning curve: {plan.no_curve}")]
     if plan.curve:
-        digits = _digits(plan, plan.metric)
-        points = [
-            Row(
-                f"{point.share:.0%}",
+        rows = [
+            _row(
+                percent(point.share),
                 [
-                    Cell(number(point.subjects, 0)),
-                    Cell(number(point.value, digits), f"[{_range(point.low, point.high, digits)}]"),
-                    Cell(_range(point.lowest, point.highest, digits)),
+                    *(number(point.subjects, 0), form.text(plan.metric, point.value)),
+                    _ends(form, plan.metric, point.low, point.high),
+                    _ends(form, plan.metric, point.lowest, point.highest),
                 ],
             )
             for point in plan.curve
         ]
-        heads = ["Share", "Training subjects", metric_of(plan.metric).title, "Range of draws"]
-        gained = f"{signed(plan.gain[0], digits)} [{_range(*plan.gain[1:], digits)}]"
-        facts = [("Baseline", learner_name(plan.baseline)), ("Gain from half of the subjects to all", gained)]
-        text = [Table(heads, points, CURVE), Facts(facts), Text(GAIN, note=True)]
-        shown.append(Section("learning", "Learning curve", text))
-    else:
-        shown.append(Section("learning", "Learning curve", [Text(f"There is no learning curve: {plan.no_curve}")]))
+        gain = form.difference(plan.metric, dict(zip(("difference", "low", "high"), plan.gain, strict=True)))
+        heads, caption = (
+            ["Share", subjects, title, "Interval", "Draws"],
+            CURVE.format(baseline=learner_name(plan.baseline)),
+        )
+        text = GAIN.format(gain=" ".join([gain.text, gain.small]))
+        learning = [Table(heads, rows, caption), Text(text, note=True)]
+    shown = [Section("widths", "Width of the interval", blocks), Section("learning", "Learning curve", learning)]
     if plan.readers:
-        means = [
-            Row(
+        rows = [
+            _row(
                 str(each.readers),
                 [
-                    Cell(
-                        number(each.reliability.value, 2), _interval_text(each.reliability.low, each.reliability.high)
-                    ),
-                    Cell(f"± {number(each.half_width, 2)}"),
+                    *(number(each.reliability.value, 2), interval(each.reliability, 2, words=True) or MISSING),
+                    f"± {number(each.half_width, 2)}",
                 ],
             )
             for each in plan.readers
         ]
-        shown.append(
-            Section("readers", "Number of readers", [Table(["Readers", "Reliability", "Distance"], means, READERS)])
-        )
+        table = Table(["Readers", "Reliability", "Interval", "Distance"], rows, READERS)
+        shown.append(Section("readers", "Number of readers", [table]))
     return shown
 
 
-def _interval_text(low: float | None, high: float | None) -> str:
-    return f"[{number(low, 2)}, {number(high, 2)}]" if is_number(low) and is_number(high) else ""
+def text_lines(section: Section) -> Iterator[str]:
+    """The tables and texts of a section for the terminal: lines of tables are aligned, others may be wrapped."""
+    yield from ("", section.heading)
+    for block in section.blocks:
+        if isinstance(block, Facts):
+            yield ", ".join(f"{name.lower()}: {value}" for name, value in block.facts)
+        elif isinstance(block, Text):
+            yield block.text
+        elif isinstance(block, Table):
+            lines = [list(block.columns), *([row.name, *(cell.text for cell in row.cells)] for row in block.rows)]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            yield from ("", block.caption)
+            for line in lines:
+                yield "  " + "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
 
 
-def _needed(plan: SizePlan, count: int | None) -> str:
-    return "more than 100,000" if count is None else f"{count:,}{'*' if count > plan.subjects else ''}"
-
-
-def _plots(plan: SizePlan) -> list[Plot]:
+def _plots(plan: SizePlan) -> Iterator[Plot]:
     """The interval of the primary metric by number of subjects and, if there is one, the learning curve."""
     title = metric_of(plan.metric).title
     own = [each for each in plan.expected if each.metric == plan.metric and is_number(each.width)]
-    plots = []
     if own:
         alt = f"Expected interval of {title} for {own[0].subjects} to {own[-1].subjects} subjects."
-        plots.append(Plot(widths_figure(own, plan.subjects, title), alt, "Expected interval; dashed: extrapolated."))
+        yield Plot(widths_figure(own, plan.subjects, title), alt, "Expected interval; dashed: extrapolated.")
     if plan.curve:
-        low, high = plan.curve[0], plan.curve[-1]
-        alt = f"{title} of {the_learner(plan.baseline)} from {low.value:.2f} to {high.value:.2f}."
-        plots.append(Plot(curve_figure(plan, title), alt, "Learning curve of a baseline on frozen features."))
-    return plots
+        first, last = plan.curve[0].value, plan.curve[-1].value
+        alt = f"{title} of the {learner_name(plan.baseline)} from {first:.2f} to {last:.2f}."
+        yield Plot(curve_figure(plan, title), alt, "Learning curve with intervals; orange: the range of the draws.")
 
 
-def _subject_axis(axes: Axes, sizes: Iterable[float], label: str) -> None:
+def _with_sizes(axes: Axes, sizes: Sequence[float], label: str) -> None:
     axes.set_xscale("log")
-    ticks = sorted(set(sizes))
-    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
     axes.set_xticks([], minor=True)
     axes.set_xlabel(label)
 
 
 def widths_figure(expected: Sequence[ExpectedInterval], subjects: int, title: str) -> Drawing:
     """The expected interval of one metric by number of subjects, dashed beyond those of the run."""
-    sizes = np.array([each.subjects for each in expected])
-    ends = np.array([(each.low, each.high) for each in expected])
+    sizes, ends = np.array([each.subjects for each in expected]), np.array([(each.low, each.high) for each in expected])
     with canvas(440, 280, (52, 42, 12, 10)) as (figure, axes):
         axes.fill_between(sizes, *ends.T, color=MODEL, alpha=0.08, linewidth=0)
-        for side, style in ((sizes <= subjects, "-"), (sizes >= subjects, (0, (4, 3)))):
+        for side, style in ((sizes <= subjects, "solid"), (sizes >= subjects, "dashed")):
             axes.plot(sizes[side], ends[side], color=MODEL, linewidth=1.6, linestyle=style)
         axes.axvline(subjects, color=SOFT, linewidth=1)
         axes.text(subjects, 1, " this run", transform=axes.get_xaxis_transform(), va="top", fontsize=9, color=SOFT)
         axes.set(ylabel=title, ylim=limits(ends))
-        _subject_axis(axes, sizes, "subjects")
+        _with_sizes(axes, sizes.tolist(), "subjects")
         return svg(figure, "widths")
 
 
@@ -292,38 +257,5 @@ def curve_figure(plan: SizePlan, title: str) -> Drawing:
         axes.vlines(sizes, lowest, highest, color=ACCENT, linewidth=5, alpha=0.6)
         axes.plot(sizes, values, "o-", color=MODEL, markersize=5, linewidth=1)
         axes.set(ylabel=title, ylim=limits(points[:, 1:]))
-        _subject_axis(axes, sizes, "training subjects; orange: range of the draws")
+        _with_sizes(axes, sizes.tolist(), "training subjects")
         return svg(figure, "learning")
-
-
-def terminal_lines(plan: SizePlan) -> list[str]:
-    """The figures of the plan as lines of at most 80 columns."""
-    lines = [f"{plan.subjects:,} {plan.study.unit}s, {learner_name(plan.learner)[:40]}, {SIDES[plan.stage]}", ""]
-    lines.append(f"{'subjects':>10}  {'metric':<16}{'expected interval':<24}{'width':>8}{'measured':>10}")
-    for each in plan.expected:
-        digits = _digits(plan, each.metric)
-        ends, width, measured = _range(each.low, each.high, digits), each.width, each.measured
-        title = metric_of(each.metric).title[:15]
-        lines.append(
-            f"{_subjects(each):>10}  {title:<16}{ends:<24}{number(width, digits):>8}{number(measured, digits):>10}"
-        )
-    lines.append("* an extrapolation: more subjects than in this run")
-    title, digits = metric_of(plan.metric).title, _digits(plan, plan.metric)
-    for width, count in plan.needed.items():
-        lines.append(f"{_needed(plan, count):>18} subjects for a width of {width:g} ({title})")
-    if plan.curve:
-        lines += ["", f"{learner_name(plan.baseline)[:50]} on some of the training subjects", ""]
-        lines.append(f"{'share':>10}{'subjects':>10}  {title[:20]:<10}{'interval':<20}{'range of draws':<20}")
-        for point in plan.curve:
-            value, ends = number(point.value, digits), _range(point.low, point.high, digits)
-            drawn = _range(point.lowest, point.highest, digits)
-            lines.append(f"{point.share:>10.0%}{point.subjects:>10,.0f}  {value:<10}{ends:<20}{drawn:<20}")
-        lines.append(
-            f"  from half of the subjects to all: {signed(plan.gain[0], digits)} ({_range(*plan.gain[1:], digits)})"
-        )
-    elif plan.no_curve:
-        lines += ["", f"no learning curve: {plan.no_curve}"]
-    for mean in plan.readers:
-        reliability, readers = number(mean.reliability.value, 2), f"mean of {counted(mean.readers, 'reader')}"
-        lines.append(f"  {readers:<20}reliability {reliability}, within ± {number(mean.half_width, 2)} of all readers")
-    return lines
