@@ -12,7 +12,8 @@ import pytest
 
 from casewise.errors import CasewiseError
 from casewise.plugins.readers.agreement import agreements
-from casewise.plugins.readers.agreement_page import Page, _scale, write_agreement
+from casewise.plugins.readers.agreement_page import Page, write_agreement
+from casewise.plugins.readers.agreement_words import scale_of
 from casewise.plugins.readers.duel import ModelPredictions, duels
 from casewise.plugins.readers.form import Form, FormField, Option
 from casewise.study.loading import read_study
@@ -59,7 +60,7 @@ def predicted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def page(table: pd.DataFrame, *fields: FormField) -> Page:
-    return Page(table, {field.target: _scale(field) for field in fields}, agreements(table, fields))
+    return Page(table, {field.target: scale_of(field) for field in fields}, agreements(table, fields))
 
 
 def sections(html: str) -> list[str]:
@@ -128,9 +129,9 @@ def test_no_blind_readings(table: pd.DataFrame, plan: Study, tmp_path: Path) -> 
 def test_sentences_name_who_stands_out(table: pd.DataFrame) -> None:
     sentences = page(table[table["occurrence"] == 1], SCORE).who_stands_out()
     assert all(any(f"Score: {reader} " in text for text in sentences) for reader in "AC")
-    same = study(0, bias=(0.0, 0.0, 0.0), noise=0.5)
-    assert len(page(readings(same), SCORE).who_stands_out()) == 1
-    assert "A" not in page(readings(same), SCORE).who_stands_out()[0].split()
+    # equal readers are seldom called different
+    shown = [page(readings(study(seed, bias=(0.0, 0.0, 0.0))), SCORE).who_stands_out() for seed in range(20)]
+    assert sum(len(sentences) > 1 or " A " in sentences[0] for sentences in shown) <= 4
 
 
 def test_sentences_of_repeated_readings(table: pd.DataFrame) -> None:

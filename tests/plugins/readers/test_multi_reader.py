@@ -1,5 +1,7 @@
 """Readers and modalities: a published example, the classical F test, and the moments of the unbiased variance."""
 
+# ruff: noqa: F811 (fixtures of other files)
+
 from __future__ import annotations
 
 import itertools
@@ -17,6 +19,7 @@ from casewise.plugins.readers.multi_reader import (
     random_readers,
     unbiased_variance,
 )
+from tests.test_simulations import benchmark  # noqa: F401 (fixture)
 
 # Van Dyke et al. 1993: aortic dissection in spin-echo and cine MRI (two ratings a case, from 1 to 5) by five readers of
 # 69 cases without and 45 with a dissection. Expected values: OR-DBM MRMC 2.51, trapezoidal areas with jackknife.
@@ -219,3 +222,15 @@ def test_readers_who_do_not_differ_have_the_variance_of_cases() -> None:
     result = random_readers(np.full(3, 0.1), np.full((3, 3), 0.01))
     assert result.error == pytest.approx(0.1)
     assert result.p == pytest.approx(0.3173, abs=1e-4)
+
+
+def test_the_model_of_roe_and_metz(benchmark: Any) -> None:
+    """The area is the published one, and equal modalities seldom differ: 12 of 100 studies is the most by chance."""
+    module = benchmark("roe_metz")
+    model, rng = module.Model("LL", 1.5), np.random.default_rng(0)
+    studies = [model.study(rng, 5, 25, 25) for _ in range(60)]
+    areas = [roc_auc_score(truth, column) for truth, *scores in studies for table in scores for column in table.T]
+    assert np.mean(areas) == pytest.approx(0.855, abs=0.015)
+    shares = module.shares(model, "auroc", (5, 25, 25), 100)
+    assert max(shares["random"], shares["unbiased"]) <= 0.12
+    assert module.shares(module.Model("LL", 1.5, 0.12), "auroc", (5, 50, 50), 30)["random"] > 0.4

@@ -1,0 +1,265 @@
+"""The first screen of a reader study in words: each sentence with the condition under which it is true."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from casewise.evaluation.results import Estimate, Figures
+from casewise.plugins.readers.agreement import ICC_AGREEMENT, Agreement
+from casewise.plugins.readers.coefficients import CLASSES, GRADES, NUMBERS, readers_for, readers_for_half_width
+from casewise.plugins.readers.duel import Duel, ReaderDuel
+from casewise.plugins.readers.form import FormField
+from casewise.report.blocks import Block, Cell, Heading, Items, Section, Text
+from casewise.report.formatting import capital, counted, digits_of, interval, listed, number, percent, plain
+from casewise.report.tables import MetricFormat, figure_cell, split_key
+from casewise.targets import kind_named
+
+# The reliability of a mean of readers, and the level of the words on who stands out.
+WANTED, LEVEL = 0.9, 0.05
+# Koo and Li 2016
+LEVELS = {"excellent": 0.9, "good": 0.75, "moderate": 0.5, "poor": -1.0}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The words and digits of one target."""
+
+    title: str
+    kind: str
+    digits: int
+    names: tuple[str, ...]
+
+    @property
+    def in_percent(self) -> bool:
+        """Whether differences are shares: of classes."""
+        return self.kind == CLASSES
+
+    @property
+    def unit(self) -> str:
+        """The unit of differences."""
+        return {NUMBERS: "points", GRADES: "grades"}.get(self.kind, "percentage points")
+
+    def cell(self, name: str, figures: Figures) -> Cell:
+        """A figure of a table; a dash where a kind does not have it."""
+        metric = name.split("[")[0]
+        if name not in figures:
+            return Cell("–")
+        shares = metric == "agreement"
+        digits = 0 if shares else self.digits if metric in ("mae", "bias", "loa_low", "loa_high") else 2
+        return figure_cell(figures[name], digits, percent=shares, sign=metric in ("bias", "loa_low", "loa_high"))
+
+    def size(self, figure: Estimate) -> Cell:
+        """An error."""
+        return figure_cell(figure, 0 if self.in_percent else self.digits, percent=self.in_percent)
+
+    def difference(self, figure: Estimate) -> Cell:
+        """A bias, a drift, or a difference of errors, with the digits that show whether its interval excludes 0."""
+        write, metric = MetricFormat(self.digits), "accuracy" if self.in_percent else "mae"
+        return write.difference(metric, {**figure, "difference": figure.value})
+
+    def words(self, figure: Estimate) -> str:
+        """The size of a difference with its unit and interval, within a sentence."""
+        factor, digits = (100, 0) if self.in_percent else (1, self.digits)
+        value = number(abs(figure.value or 0.0) * factor, digits)
+        sign = np.sign(figure.value or 0.0) * factor
+        ends = sorted(sign * end for end in (figure.low, figure.high) if end is not None)
+        return f"{value} {self.unit}" + (f" ({number(ends[0], digits)} to {number(ends[1], digits)})" if ends else "")
+
+
+def scale_of(field: FormField) -> Scale:
+    """The words and digits of a field's target."""
+    kind = kind_named(field.kind).metrics_of
+    digits = 2 if kind == GRADES else digits_of(field.low, field.high)
+    return Scale(capital(plain(field.target)), kind, digits, tuple(option.value for option in field.options))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of the first screen, from blind readings, the scale of each target and the agreement by target key.
+
+    `margins` are by target, stated in advance.
+    """
+
+    blind: pd.DataFrame
+    scales: Mapping[str, Scale]
+    results: Mapping[str, Agreement]
+    margins: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> dict[str, Agreement]:
+        """The agreement by target, over all regions."""
+        return {name: result for name, result in self.results.items() if "[" not in name}
+
+    def scale(self, name: str) -> Scale:
+        """The scale of a target key."""
+        return self.scales[split_key(name)[0]]
+
+    def label(self, name: str) -> str:
+        """A target key in words."""
+        target, region = split_key(name)
+        return self.scales[target].title + (f", {plain(region)}" if region else "")
+
+    # ------------------------------------------------------------------------------------------------ first screen
+
+    def result(self, of_model: Mapping[str, Duel], *, synthetic: bool) -> Section:
+        """The answers in words."""
+        readers = sorted(self.blind["reader"].astype(str).unique())
+        read = self.blind[self.blind["value"].notna()]
+        sizes = f"{counted(read['case'].nunique(), 'case')} of {counted(read['subject'].nunique(), 'subject')}"
+        phantom = "Synthetic phantom data, not patients. " if synthetic else ""
+        blocks: list[Block] = [Text(f"{phantom}{counted(len(readers), 'reader')} scored {sizes}, blinded.")]
+        questions = {
+            "How far do readers differ?": self.how_far(),
+            "Does a reader stand out?": self.who_stands_out(),
+            "Does a reader give the same answer twice?": self.read_twice(),
+            "How many readers are needed?": self.how_many(),
+            "Is the model as close to the readers as a reader is?": self.is_model_as_close(of_model),
+        }
+        for question, answers in questions.items():
+            if answers:
+                blocks += [Heading(question), Items(answers)]
+        return Section("result", "Result", blocks)
+
+    def how_far(self) -> list[str]:
+        """A sentence for each target."""
+        sentences = []
+        for name, result in self.whole.items():
+            scale, figures = self.scale(name), result.between
+            if not figures:
+                return ["One reader: agreement with others is unknown."]
+            first = figures["agreement" if scale.kind == CLASSES else "mae"]
+            if first.value is None:
+                sentences.append(f"{scale.title}: undefined ({first.reason}).")
+            elif scale.kind == CLASSES:
+                ends = interval(first, 0, words=True, percent=True)
+                sentences.append(f"{scale.title}: two readers agree on {percent(first.value)} of the cases{_in(ends)}.")
+            else:
+                icc = figures[ICC_AGREEMENT]
+                ends = interval(icc, 2, words=True)
+                reliable = f"agreement is {level(icc)}, ICC(2,1) {number(icc.value, 2)}{_in(ends)}"
+                text = f"two readers of a case differ by {scale.words(first)} on average"
+                sentences.append(f"{scale.title}: {text}" + ("." if icc.value is None else f"; {reliable}."))
+        return sentences
+
+    def who_stands_out(self) -> list[str]:
+        """The readers with a bias or drift that chance among so many figures does not explain, or that none has."""
+        every = [each for r in self.whole.values() for f in r.readers.values() for each in (f.bias, f.drift)]
+        count = sum(each.low is not None for each in every)
+        sentences = []
+        for name, result in self.whole.items():
+            scale = self.scale(name)
+            for reader, figures in result.readers.items():
+                if stands_out(figures.bias, count):
+                    side = (figures.bias.value or 0.0) < 0
+                    what = f"scores {('higher', 'lower')[side]}"
+                    if scale.kind == CLASSES:
+                        what = f"says {plain(scale.names[1])} {('more', 'less')[side]} often"
+                    sentences.append(f"{scale.title}: {reader} {what} than the others, by {scale.words(figures.bias)}.")
+                if stands_out(figures.drift, count):
+                    moves = "falls" if (figures.drift.value or 0.0) < 0 else "rises"
+                    text = f"the difference of {reader} from the others {moves} by {scale.words(figures.drift)}"
+                    sentences.append(f"{scale.title}: {text} over the session.")
+        none = "No bias and no drift is shown beyond what chance explains among so many figures."
+        return sentences if sentences or not count else [none]
+
+    def read_twice(self) -> list[str]:
+        """How far repeated readings differ, by target, for all readers."""
+        sentences, repeated = [], False
+        for name, result in self.whole.items():
+            scale, texts = self.scale(name), []
+            for reader, figures in result.readers.items():
+                figure = figures.again.get("agreement" if scale.kind == CLASSES else "mae")
+                if figure is None or figure.value is None:
+                    continue
+                same = percent(figure.value) if scale.kind == CLASSES else number(figure.value, scale.digits)
+                texts.append(f"{reader} {same}")
+            if texts:
+                repeated = True
+                noun = "equal answers" if scale.kind == CLASSES else f"mean difference in {scale.unit}"
+                sentences.append(f"{scale.title}, {noun}: {listed(texts)}.")
+        return sentences if repeated else ["Unknown: too few cases were read twice."]
+
+    def how_many(self) -> list[str]:
+        """The number of readers for a reliable mean, by target."""
+        sentences = []
+        for name, result in self.whole.items():
+            icc = result.between.get(ICC_AGREEMENT)
+            if icc is None or icc.value is None:
+                continue
+            count = readers_for(icc.value, WANTED)
+            title = self.scale(name).title
+            if count is None:
+                sentences.append(f"{title}: no number of readers has a reliable mean; they do not agree.")
+                continue
+            most = None if icc.low is None else readers_for(icc.low, WANTED)
+            up_to = f", {most} by the lower end of its interval" if most and most > count else ""
+            means = "reader has" if count == 1 else "readers have a mean with"
+            sentences.append(f"{title}: {count} {means} a reliability of {WANTED:g} or more{up_to}.")
+            if (margin := self.margins.get(name)) is not None:
+                enough = readers_for_half_width(result.means[0].half_width / 1.96, margin)
+                means = "reader is" if enough == 1 else "readers have a mean"
+                within = f"within {margin_words(margin, self.scale(name))} of the mean of all readers"
+                sentences.append(f"{title}: {enough} {means} {within}, in 95 % of the cases.")
+        return sentences
+
+    def is_model_as_close(self, of_model: Mapping[str, Duel]) -> list[str]:
+        """The verdict of the mean over readers, by target."""
+        sentences = []
+        for name, duel in of_model.items():
+            gap = duel.mean.difference
+            if "[" in name or gap.value is None:
+                continue
+            scale = self.scale(name)
+            if scale.kind == CLASSES:
+                side = "more" if gap.value < 0 else "less"
+                size = f"the model agrees with the others {side} often than a reader does, by {scale.words(gap)}"
+            else:
+                side = "nearer to" if gap.value < 0 else "farther from"
+                size = f"the model is {scale.words(gap)} {side} the others than a reader is"
+            sentences.append(f"{scale.title}: {verdict_words(duel.mean, duel.margin, scale)}; {size}.")
+        return sentences
+
+
+def stands_out(figure: Estimate, count: int) -> bool:
+    """Whether a figure differs from 0, beyond chance among `count` figures (Bonferroni).
+
+    >>> stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 1), stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 12)
+    (True, False)
+    """
+    if figure.value is None or figure.low is None or figure.high is None:
+        return False
+    side, freedom = LEVEL / 2, max(figure.n_subjects - 1, 1)
+    wider = stdtrit(freedom, 1 - side / max(count, 1)) / stdtrit(freedom, 1 - side)
+    return bool(abs(figure.value) > wider * (figure.high - figure.low) / 2)
+
+
+def level(icc: Estimate) -> str:
+    """The level of a reliability in words, over its interval.
+
+    >>> level(Estimate(0.8, 0.6, 0.95, 20, 20, False))
+    'moderate to excellent'
+    """
+    ends = [icc.value or 0.0] if icc.low is None or icc.high is None else [icc.low, icc.high]
+    names = [next(name for name, lowest in LEVELS.items() if end >= lowest) for end in ends]
+    return " to ".join(dict.fromkeys(names))
+
+
+def _in(ends: str) -> str:
+    return f" ({ends})" if ends else ""
+
+
+def margin_words(margin: float, scale: Scale) -> str:
+    """A margin with its unit; that of classes is a share."""
+    return f"{100 * margin:g} percentage points" if scale.in_percent else f"{margin:g} {scale.unit}"
+
+
+def verdict_words(each: ReaderDuel, margin: float | None, scale: Scale) -> str:
+    """What the model is beside a reader."""
+    if each.verdict == "not worse" and margin is not None:
+        return f"not worse than a reader by more than {margin_words(margin, scale)}"
+    return {"better": "better than a reader"}.get(each.verdict, "not shown to be as close as a reader")
