@@ -141,10 +141,11 @@ class Reading:
 
 
 @contextmanager
-def reading(session: Session, folder: Path, readers: dict[str, str] | None = None) -> Iterator[Reading]:
-    """A service on a free port, of one reader at this computer unless readers are stated."""
+def reading(session: Session, folder: Path, secrets: dict[str, str] | None = None) -> Iterator[Reading]:
+    """A service on a free port, of one reader at this computer unless readers with tokens are stated."""
     store = store_of(folder, session)
-    service = Reading(session, store, RateSettings(port=0, readers=readers or {"anna": ""})).start()
+    settings = RateSettings(port=0, readers=tuple(secrets or ("anna",)), secrets=secrets or {})
+    service = Reading(session, store, settings).start()
     try:
         yield service
     finally:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import simplejpeg
@@ -34,6 +33,8 @@ COARSER = 1.25
 NIFTI = (".nii", ".nii.gz")
 # Bytes of the pictures that are kept; the latest is kept in any case.
 CACHE_BYTES = 512 * 2**20
+# Values by axis, the spacing of each axis, and the window.
+Voxels: TypeAlias = tuple[np.ndarray, tuple[float, float, float], tuple[float, float] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +139,13 @@ def _film(path: Path) -> Picture | None:
     None if it is in colour, or of a kind that only the reader of the training can decode or name the defect of.
     """
     try:
-        from pydicom.pixels import apply_modality_lut, apply_voi, pixel_array
+        pydicom: Any = quiet_pydicom()
+    except ImportError:
+        return None
+    from pydicom.pixels import apply_modality_lut, apply_voi, pixel_array
 
-        header = quiet_pydicom().dcmread(path)
+    try:
+        header = pydicom.dcmread(path)
         kind = header.get("PhotometricInterpretation", "MONOCHROME2")
         if int(header.get("NumberOfFrames") or 1) > 1:
             return _volume(path)
@@ -156,7 +161,7 @@ def _film(path: Path) -> Picture | None:
         if "VOILUTSequence" in header:
             stored, slope, intercept = apply_voi(stored, header), 1.0, 0.0
             window = (0.0, 2.0 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    except (ImportError, NotImplementedError, *damage()):
+    except damage():
         return None
     scaled = None if window is None else ((window[0] - intercept) / slope, (window[1] - intercept) / slope)
     inverted = (kind == "MONOCHROME1") != (slope < 0)
@@ -169,12 +174,9 @@ def _window_of(centre: Any, width: Any) -> tuple[float, float] | None:
     >>> _window_of([40, 300], ["400", "1500"]), _window_of(None, 1)
     ((-160.0, 240.0), None)
     """
-    first = [
-        value[0] if isinstance(value, (list, tuple)) or hasattr(value, "append") else value for value in (centre, width)
-    ]
     try:
-        middle, span = (float(value) for value in first)
-    except (TypeError, ValueError):
+        middle, span = (float(np.ravel(value)[0]) for value in (centre, width))
+    except (TypeError, ValueError, IndexError):
         return None
     usable = np.isfinite(middle) and np.isfinite(span) and span > 0
     return (middle - span / 2, middle + span / 2) if usable else None
@@ -194,36 +196,32 @@ def _grey(
 
     Integers that span at most 16 bits keep their steps.
     """
-    if outside is None or not outside.any() or outside.all():
+    if outside is not None and (outside.all() or not outside.any()):
         outside = None
     inside = values if outside is None else values[~outside]
     least, most = float(inside.min()), float(inside.max())
     step = 1.0 if values.dtype.kind in "iu" and most - least <= 65535 else max(most - least, 1e-30) / 65535
+    slope, intercept, top = step * scale[0], least * scale[0] + scale[1], round((most - least) / step)
     codes = np.empty(values.shape, np.uint16)
     for index, plane in enumerate(values):  # a volume is never held twice in floating point
-        shifted = np.clip((plane.astype(np.float64) - least) / step + 0.5, 0, 65535.999).astype(np.uint16)
-        codes[index] = round((most - least) / step) - shifted if inverted else shifted
+        shifted = np.clip((plane.astype(np.float64) - least) / step + 0.5, 0, top).astype(np.uint16)
+        codes[index] = top - shifted if inverted else shifted
+    if window is None:
+        shown = codes if outside is None else codes[~outside]
+        black, white = np.percentile(shown.ravel()[:: max(1, shown.size // SAMPLE)], PERCENTILES).tolist()
+    else:
+        black, white = ((value - least) / step for value in window)
+        black, white = (top - white, top - black) if inverted else (black, white)
+    if inverted:
+        slope, intercept = -slope, intercept + top * slope
     if outside is not None:
         codes[outside] = 0
-    if window is None:
-        sample = inside.ravel()[:: max(1, inside.size // SAMPLE)]
-        low, high = (float(value) for value in np.percentile(sample, PERCENTILES))
-    else:
-        low, high = window
-    black, white = (low - least) / step, (high - least) / step
-    slope, intercept = step * scale[0], least * scale[0] + scale[1]
-    if inverted:
-        top = (most - least) / step
-        black, white, slope, intercept = top - white, top - black, -slope, intercept + top * slope
-    factor = -(-max(codes.shape[1:]) // FILM_SIDE)
-    if factor > 1:
-        height, width = (side // factor * factor for side in codes.shape[1:])
-        blocks = codes[:, :height, :width].reshape(len(codes), height // factor, factor, width // factor, factor)
-        codes = blocks.mean(axis=(2, 4)).astype(np.uint16)
-    slices, height, width = codes.shape
-    return Picture(
-        kind, codes, (slices, height, width), black, max(white, black + 1), slope, intercept, spacing
-    )  # fmt: skip
+    slices, height, width = values.shape
+    if (factor := -(-max(height, width) // FILM_SIDE)) > 1:
+        height, width = max(1, height // factor), max(1, width // factor)
+        whole = codes[:, : height * factor, : width * factor]
+        codes = whole.reshape(slices, height, factor, width, factor).mean(axis=(2, 4)).astype(np.uint16)
+    return Picture(kind, codes, (slices, height, width), black, max(white, black + 1), slope, intercept, spacing)
 
 
 def _volume(path: Path) -> Picture:
@@ -232,16 +230,12 @@ def _volume(path: Path) -> Picture:
     Raises:
         ImageError: it cannot be read, is no single volume, or is too large.
     """
-    read: Callable[[Path], tuple[np.ndarray, tuple[float, ...], tuple[float, float] | None]]
-    read = _nifti if path.name.casefold().endswith(NIFTI) else _series
     try:
-        values, spacing, window = read(path)
+        values, spacing, window = _nifti(path) if path.name.casefold().endswith(NIFTI) else _series(path)
     except ImportError as error:
         raise ImageError(
             f"{path}: scans need an optional part of casewise: pip install 'casewise[volumes]'."
         ) from error
-    except ImageError:
-        raise
     except damage() as error:
         raise ImageError(f"{path}: the scan is damaged ({type(error).__name__}). Copy it again.") from error
     if values.dtype.kind == "f":
@@ -254,9 +248,6 @@ def _volume(path: Path) -> Picture:
     return _grey("volume", planes, window, spacing=(across[0], across[1]))
 
 
-Values = tuple[np.ndarray, tuple[float, float, float], "tuple[float, float] | None"]
-
-
 def _checked_shape(path: Path, shape: tuple[int, ...]) -> None:
     text = " x ".join(map(str, shape))
     if len(shape) != 3 or min(shape) < 1:
@@ -265,7 +256,7 @@ def _checked_shape(path: Path, shape: tuple[int, ...]) -> None:
         raise ImageError(f"{path}: it has {text} voxels, more than the {MOST_VOXELS:,} that are read.")
 
 
-def _nifti(path: Path) -> Values:
+def _nifti(path: Path) -> Voxels:
     """Voxels from feet to head, front to back, right to left; their spacing; no window."""
     import nibabel
 
@@ -285,7 +276,7 @@ def _nifti(path: Path) -> Values:
     return values[::-1, ::-1].transpose(2, 1, 0), (z, y, x), None
 
 
-def _series(path: Path) -> Values:
+def _series(path: Path) -> Voxels:
     """The same of a folder of DICOM slices, of its largest series, or of a file of several frames; and its window."""
     import SimpleITK
 

@@ -16,9 +16,9 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
@@ -32,13 +32,13 @@ from starlette.types import ASGIApp
 
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, ImageError, cut, printable
-from casewise.plugins.readers.form import COMMENT, FormError
+from casewise.plugins.readers.form import COMMENT, Form, FormError
 from casewise.plugins.readers.pictures import Pictures
-from casewise.plugins.readers.sessions import ItemImage, Presented, Session
+from casewise.plugins.readers.sessions import ItemImage, Presented, Session, Shown
 from casewise.plugins.readers.store import Entry, ReadingStore, WindowError
 from casewise.web.guard import CLIENT, Guard, response_to
 from casewise.web.server import address_of, bound, log_requests, server_of
-from casewise.web.settings import LOG, Json, ServiceError, WebSettings
+from casewise.web.settings import LOG, Json, ServiceError, WebSettings, is_local
 
 log = logging.getLogger(LOG)
 PAGE = Path(__file__).parent / "page"
@@ -59,27 +59,39 @@ class RateSettings(WebSettings):
     """Who reads, and where the service listens.
 
     Attributes:
-        readers: the token of each reader; an empty one, of a single reader, for the person at this computer.
+        readers: their names; secrets: their tokens. A single reader at this computer needs none.
     """
 
-    readers: Mapping[str, str]
+    readers: tuple[str, ...] = ("reader",)
+    secrets: Mapping[str, str] = field(default_factory=dict)
     max_bytes: int = ENTRY_BYTES
-    access: ClassVar[str] = "the readers (--reader), each of whom gets a token,"
 
     @property
     def tokens(self) -> Mapping[str, str]:
-        """The tokens; none where a single reader needs none."""
-        return self.readers if any(self.readers.values()) else {}
+        """The token of each reader."""
+        return self.secrets
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether readers must be told apart, or others could reach the page."""
+        return len(self.readers) > 1 or not is_local(self.host)
 
     def check(self) -> None:
-        """Check that the options agree.
+        """Check that the options agree; tokens that are missing are those of the store (see `with_tokens`).
 
         Raises:
-            CasewiseError: a reader has no token although there are several, or as for every server.
+            CasewiseError: there is no reader, one is named twice, or a token is too short.
         """
-        super().check()
-        if not self.readers or (len(self.readers) > 1 and not all(self.readers.values())):
-            raise CasewiseError("--reader: several readers need a token each.")
+        if not self.readers or len(set(self.readers)) < len(self.readers):
+            raise CasewiseError("--reader: name each reader once.")
+        if self.secrets or not self.needs_tokens:
+            super().check()
+
+    def with_tokens(self, store: ReadingStore) -> RateSettings:
+        """The settings with a token for each reader where they are needed; they stay the same for a store."""
+        if self.secrets or not self.needs_tokens:
+            return self
+        return replace(self, secrets={reader: store.token(reader) for reader in self.readers})
 
 
 class EntryBody(BaseModel):
@@ -130,7 +142,7 @@ class Desk:
             "unreadable": values.pop("", ""),
             "values": values,
             "complete": self.session.is_complete(entries),
-            "shown": shown_lines(self.session.shown.get(presented.item.key)),
+            "shown": shown_lines(self.session.shown.get(presented.item.key), self.session.form),
         }
 
     def image(self, reader: str, name: str, index: int) -> tuple[bytes, str]:
@@ -218,21 +230,29 @@ class Desk:
         log.warning("case %d of reader %s: %s", position, reader, error)
 
 
-def shown_lines(shown: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
-    """What is shown beside each field, as texts: each of `{"Model": "2.4 (1.8 to 3.1)"}`, or of a list or text.
+def shown_lines(shown: Shown | None, form: Form) -> dict[str, list[str]] | None:
+    """What is shown beside each field, as texts; None if the session shows nothing of the case.
 
-    >>> shown_lines({"grade": {"A": "2", "B": "3"}}), shown_lines(None)
-    ({'grade': ['A: 2', 'B: 3']}, None)
+    >>> from casewise.plugins.readers.form import FormField
+    >>> form = Form((FormField("grade", "grade", "", "Grade", "ordinal"),), (), 50)
+    >>> shown_lines({"model": {"grade": {"value": "2", "low": "1", "high": "3"}}}, form)
+    {'grade': ['Model: 2 (1 to 3)']}
+    >>> shown_lines({"readers": {"A": {"grade": "2"}, "B": {"": "poor quality"}}}, form)
+    {'grade': ['A: 2', 'B: cannot be judged (poor quality)']}
     """
     if shown is None:
         return None
-    lines: dict[str, list[str]] = {}
-    for key, value in shown.items():
-        if isinstance(value, Mapping):
-            lines[key] = [f"{name}: {text}" for name, text in value.items()]
-        else:
-            lines[key] = [str(text) for text in value] if isinstance(value, list) else [str(value)]
-    return lines
+    lines: dict[str, list[str]] = {each.key: [] for each in form.fields}
+    for key, facts in shown.get("model", {}).items():
+        details = f" ({facts['low']} to {facts['high']})" if "low" in facts else ""
+        details += f" (probability {facts['probability']:.2f})" if "probability" in facts else ""
+        lines[key].append(f"Model: {facts['value']}{details}")
+    for name, values in shown.get("readers", {}).items():
+        reason = f"cannot be judged ({values['']})" if "" in values else ""
+        for key, texts in lines.items():
+            if text := reason or values.get(key):
+                texts.append(f"{name}: {text}")
+    return {key: texts for key, texts in lines.items() if texts}
 
 
 def create_app(desk: Desk, reader: str = "") -> Starlette:
@@ -314,22 +334,25 @@ def _service_error(error: CasewiseError) -> ServiceError:
 
 def application(session: Session, store: ReadingStore, settings: RateSettings) -> ASGIApp:
     """The application with its guard."""
-    sole = "" if settings.tokens else next(iter(settings.readers))
+    settings = settings.with_tokens(store)
+    sole = "" if settings.tokens else settings.readers[0]
     return Guard(create_app(Desk(session, store), sole), settings, PATHS)
 
 
-def run_reading(session: Session, store: ReadingStore, settings: RateSettings, show: Show) -> None:
+def run_rating(session: Session, store: ReadingStore, settings: RateSettings, show: Show) -> None:
     """Print the address of each reader, and answer until Ctrl-C or SIGTERM.
 
     Raises:
         CasewiseError: the options do not agree, or the port is in use.
     """
     settings.check()
+    settings = settings.with_tokens(store)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with bound(settings) as listening, suppress(KeyboardInterrupt):
+    with bound(settings) as listening, suppress(KeyboardInterrupt, SystemExit):
         address = address_of(listening, settings.host)
-        for reader, token in settings.readers.items():
+        for reader in settings.readers:
             # what follows # stays in the browser
+            token = settings.tokens.get(reader, "")
             show.line("rate", f"{reader}: {address}{f'#{token}' if token else ''}")
         show.line("", "Press Ctrl-C to stop; everything that was entered is saved.")
         log_requests(quiet=isinstance(show, Silent))

@@ -33,6 +33,7 @@ export class Entries {
     this.on = on;
     this.waiting = JSON.parse(sessionStorage.getItem(WAITING) || "[]");
     this.sending = null;
+    this.trouble = ""; // why entries cannot be saved now
     window.addEventListener("online", () => this.wake?.());
     window.addEventListener("beforeunload", (event) => this.waiting.length && event.preventDefault());
   }
@@ -42,6 +43,7 @@ export class Entries {
     if (last && last.field === "comment" && entry.field === "comment" && last.position === entry.position) this.waiting.pop();
     this.waiting.push(entry);
     this.keep();
+    if (this.trouble) this.on.state("retrying", this.trouble);
     return this.send();
   }
 
@@ -69,29 +71,31 @@ export class Entries {
 
   async run() {
     for (let pause = 1000; this.waiting.length; ) {
-      if (pause === 1000) this.on.state("saving");
+      if (!this.trouble) this.on.state("saving");
+      let answer = null, error = null;
       try {
-        const answer = await call("api/entry", this.waiting[0]);
-        this.waiting.shift();
-        this.keep();
-        pause = 1000;
-        this.on.saved(answer);
-      } catch (error) {
-        if (error.status === 409) return this.on.taken();
-        if (error.status === 401) return this.on.token();
-        if (!PASSING.includes(error.status)) {
-          const entry = this.waiting.shift();
-          this.keep();
-          this.on.refused(entry, error.message);
-          continue;
-        }
-        this.on.state("retrying", error.message);
+        answer = await call("api/entry", this.waiting[0]);
+      } catch (refused) {
+        error = refused;
+      }
+      if (error?.status === 409) return this.on.taken();
+      if (error?.status === 401) return this.on.token();
+      if (error && PASSING.includes(error.status)) {
+        this.trouble = error.message;
+        this.on.state("retrying", this.trouble);
         await new Promise((resolve) => {
           this.wake = resolve;
           setTimeout(resolve, pause);
         });
         pause = Math.min(2 * pause, LONGEST_WAIT);
+        continue;
       }
+      const entry = this.waiting.shift();
+      this.keep();
+      pause = 1000;
+      this.trouble = "";
+      if (error) await this.on.refused(entry, error.message);
+      else this.on.saved(answer);
     }
     this.on.state("saved");
   }

@@ -70,7 +70,8 @@ export class ScoreForm {
   }
 
   buttons(field) {
-    const list = element("div", "", field.options.some((option) => option.text) ? "options" : "options short");
+    const longest = Math.max(...field.options.map((option) => option.text.length));
+    const list = element("div", "", longest === 0 ? "options short" : longest <= 14 ? "options brief" : "options");
     field.buttons = field.options.map((option, index) => {
       const node = button("", () => this.choose(field, option.value));
       const key = field.keys[index];
@@ -178,7 +179,7 @@ export class ScoreForm {
     const typing = field.entry && !matchMedia("(pointer: coarse)").matches;
     (typing ? field.entry : field.node).focus({ preventScroll: true });
     if (typing) field.entry.select();
-    field.node.scrollIntoView({ block: "nearest" });
+    field.node.scrollIntoView({ block: matchMedia("(max-width: 760px)").matches ? "start" : "nearest" });
   }
 
   // A key for the open field; whether it was used.

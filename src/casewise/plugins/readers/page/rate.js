@@ -7,9 +7,11 @@ import { Viewer, columnsFor, keep, prefetch } from "./viewer.js";
 const KEYS = [
   ["0–9, letters", "choose a score and go on; numbers are typed"], ["↵ or →", "next case"], ["←", "previous case"],
   ["↑ ↓", "another score of the case"], ["⌫", "undo the last entry"], ["U", "the case cannot be judged"], ["C", "comment (Esc leaves it)"],
-  ["+ −, wheel", "zoom; drag or arrows move an image with the focus"], ["W + arrows, right drag", "window (← →) and level (↑ ↓) of films and scans"],
-  ["[ ], Page ↑ ↓, wheel", "slices of a scan"], ["F, double click", "image larger, and back"], ["R", "reset zoom and window"], ["?", "these keys"],
+  ["+ −, wheel", "zoom; drag or arrows move an image with the focus"], ["W + arrows, right drag", "window (← →) and level (↑ ↓)", "grey volume"],
+  ["[ ], Page ↑ ↓, wheel", "slices of a scan", "volume"], ["F, double click", "image larger, and back"], ["R", "reset zoom and window"], ["?", "these keys"],
 ];
+// More images than these: those of the region that is scored are shown large.
+const MOST_SIDE_BY_SIDE = 2, NARROW = "(max-width: 760px)";
 let desk = null, form = null, current = null, next = 0;
 let viewers = [], used = null, windowing = false;
 let history = [], finished = 0, loading = 0;
@@ -20,13 +22,14 @@ let commented = 0;
 const entries = new Entries({
   state(kind, message) {
     const texts = { saved: "Saved", saving: "Saving …", retrying: `Not saved yet, trying again (${counted(entries.waiting.length, "entry", "entries")} kept)` };
-    const before = get("state").className;
+    const retried = get("state").classList.contains("retrying");
     get("state").textContent = texts[kind];
     get("state").className = `state ${kind}`;
-    if (kind === "retrying" && !before.includes(kind)) announce(`Not saved yet. ${message}`);
-    problem(kind === "retrying" ? `${message} Your entries are kept in this window and sent again; you can go on.` : "");
+    if (kind === "retrying") problem(`${message} Your entries are kept in this window and sent again; you can go on.`);
+    else if (retried) problem("");
   },
   saved(answer) {
+    if (!desk) return; // sent again after the page was loaded
     desk.progress = answer.progress;
     next = answer.next;
     showProgress();
@@ -52,6 +55,7 @@ function problem(text) {
 function screen(title, texts, ...nodes) {
   stopTime();
   current = null;
+  get("title").textContent = "Reading";
   const row = element("p", "", "actions");
   row.append(...nodes.filter((node) => node.tagName === "BUTTON"));
   get("screen").replaceChildren(element("h2", title), ...texts.map((text) => element("p", text)), ...nodes.filter((node) => node.tagName !== "BUTTON"), row);
@@ -177,12 +181,18 @@ async function open(position) {
   startTime();
   form.fill(loaded.values, loaded.shown);
   announce(`Case ${position} of ${loaded.total}`);
-  if (position < loaded.total) {
-    const ahead = await call(`api/case/${position + 1}`).catch(() => null);
-    if (!ahead || current !== loaded) return;
-    keep([...loaded.images, ...loaded.earlier, ...ahead.images, ...ahead.earlier]);
-    prefetch([...ahead.images, ...ahead.earlier]);
-  }
+  if (position < loaded.total) fetchAhead(loaded);
+}
+
+const imagesOf = (loaded) => [...loaded.images, ...loaded.earlier.flatMap((visit) => visit.images)];
+
+// The images of the next case, once those of this one are on the page.
+async function fetchAhead(loaded) {
+  await Promise.all(viewers.map((viewer) => viewer.ready));
+  const ahead = await call(`api/case/${loaded.position + 1}`).catch(() => null);
+  if (!ahead || current !== loaded) return;
+  keep([...imagesOf(loaded), ...imagesOf(ahead)]);
+  prefetch(imagesOf(ahead));
 }
 
 function showImages() {
@@ -195,11 +205,13 @@ function showImages() {
   viewers = named(current.images);
   used = null;
   const grid = get("viewers");
-  grid.classList.remove("single");
+  get("images").classList.remove("single");
+  get("others").replaceChildren();
+  get("others").hidden = true;
   grid.replaceChildren(...viewers.map((viewer) => viewer.node));
   grid.scrollLeft = 0;
   arrange();
-  const visits = current.earlier.map((visit, index) => ({ title: `Earlier visit ${index + 1}`, shown: named(visit.images ?? [visit]) }));
+  const visits = current.earlier.map((visit, index) => ({ title: `Earlier visit ${index + 1}`, shown: named(visit.images) }));
   get("earlier").hidden = !visits.length;
   get("earlier").replaceChildren(...visits.map(({ title, shown }) => {
     const node = element("section");
@@ -213,7 +225,8 @@ function showImages() {
 function arrange() {
   if (!current) return;
   const grid = get("viewers"), box = grid.getBoundingClientRect();
-  const aspects = current.images.map((image) => (image.kind ? (image.width * image.spacing[1]) / (image.height * image.spacing[0]) : 1));
+  const images = viewers.filter((viewer) => viewer.node.parentElement === grid).map((viewer) => viewer.image);
+  const aspects = images.map((image) => (image.kind ? (image.width * image.spacing[1]) / (image.height * image.spacing[0]) : 1));
   grid.style.setProperty("--columns", columnsFor(aspects, box.width, box.height, 44));
 }
 
@@ -224,15 +237,24 @@ function larger(viewer) {
   get("images").classList.toggle("single", single);
 }
 
-// The images of the region that is scored now.
+// The images of the region that is scored now: marked, and where there are many, large above the others.
 function mark(region) {
-  const own = viewers.filter((viewer) => region && viewer.image.region === region);
-  for (const viewer of viewers) viewer.node.classList.toggle("scored-now", own.includes(viewer));
+  const here = viewers.slice(0, current.images.length);
+  const own = here.filter((viewer) => region && viewer.image.region === region);
+  for (const viewer of here) viewer.node.classList.toggle("scored-now", own.includes(viewer));
+  const apart = own.length && here.length > MOST_SIDE_BY_SIDE && !matchMedia(NARROW).matches ? here.filter((viewer) => !own.includes(viewer)) : [];
+  const [grid, rest] = [get("viewers"), get("others")];
+  if (rest.childElementCount !== apart.length || apart.some((viewer, index) => rest.children[index] !== viewer.node)) {
+    rest.replaceChildren(...apart.map((viewer) => viewer.node));
+    grid.replaceChildren(...here.filter((viewer) => !apart.includes(viewer)).map((viewer) => viewer.node));
+    rest.hidden = !apart.length;
+    arrange();
+  }
   if (!own.length || own.includes(used)) return;
   used = own[0];
   if (get("images").classList.contains("single")) larger(own[0]);
-  const grid = get("viewers"), { node } = own[0];
-  grid.scrollTo({ left: node.offsetLeft - grid.offsetLeft, top: node.offsetTop - grid.offsetTop - 8, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  const { node } = own[0];
+  grid.scrollTo({ left: node.offsetLeft - grid.offsetLeft - 16, top: node.offsetTop - grid.offsetTop, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
 }
 
 function showUnreadable() {
@@ -250,6 +272,7 @@ function send(field, value) {
 function enter(field, value, before) {
   history.push([field, before]);
   get("hint").textContent = "";
+  if (!entries.trouble) problem("");
   send(field, value);
 }
 
@@ -310,7 +333,9 @@ function readable() {
 
 function help() {
   const list = element("dl", "", "keys");
-  for (const [keys, text] of KEYS) list.append(element("dt", keys), element("dd", text));
+  const kinds = current ? imagesOf(current).map((image) => image.kind) : [];
+  const useful = KEYS.filter(([, , needed]) => !needed || kinds.some((kind) => needed.includes(kind)));
+  for (const [keys, text] of useful) list.append(element("dt", keys), element("dd", text));
   const intro = `${counted(desk.progress.total, "case")}, one at a time. Every entry is saved at once; you can stop at any time and go on later.`;
   dialog("How to score", [element("p", intro), list, button("Continue", () => get("dialog").close(), { className: "main", autofocus: true })]);
 }

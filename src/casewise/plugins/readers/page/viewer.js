@@ -61,7 +61,7 @@ export class Viewer {
     if (!image.kind) return;
     this.stage.append(this.picture);
     this.listen();
-    this.draw();
+    this.ready = this.draw();
   }
 
   bar() {
