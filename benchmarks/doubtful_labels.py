@@ -216,9 +216,10 @@ def own_ranks(pack: Pack, cases: pd.DataFrame) -> dict[str, Rank]:
     ranks: dict[str, Rank] = {"casewise": lambda labels, predicted: number_doubts(predicted, labels)}
     if pack.readers:
         readings = pd.concat([cases[["path"]].assign(value=cases[name].astype(float)) for name in pack.readers])
-        readings = readings.rename(columns={"path": "case"})
+        rows = cases[["path"]].rename(columns={"path": "case"}).assign(region="")
+        readings = readings.rename(columns={"path": "case"}).assign(region="")
         ranks["casewise, with readers"] = lambda labels, predicted: number_doubts(
-            predicted, labels, reader_variance(cases["path"], labels, readings)
+            predicted, labels, reader_variance(rows, labels, readings)
         )
     return ranks
 

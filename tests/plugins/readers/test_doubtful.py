@@ -11,6 +11,7 @@ from casewise.errors import CasewiseError, RunError, SplitError
 from casewise.plugins.readers.doubtful import (
     COLUMNS,
     Doubts,
+    blinded_items,
     blinded_list,
     class_doubts,
     doubtful_labels,
@@ -30,7 +31,8 @@ def finished(rows: pd.DataFrame, readers: dict[str, Any] | None = None, images: 
     side = dict.fromkeys(rows["subject"], -1) | {
         s: int(f) - 1 for s, f in zip(oof["subject"], oof["outer_fold"], strict=True)
     }
-    study = SimpleNamespace(evaluation=SimpleNamespace(readers=readers or {}))
+    evaluation = SimpleNamespace(readers=readers or {})
+    study = SimpleNamespace(evaluation=evaluation, level_of=lambda name: "case", seed=0)
     main = SimpleNamespace(learner="net", target="outcome")
     return SimpleNamespace(
         final=rows,
@@ -191,6 +193,18 @@ def test_numbers_are_matched_by_fifths() -> None:
 def test_impossible_lists_are_refused(count: int, share: float) -> None:
     with pytest.raises(CasewiseError):
         blinded_list(doubts_with([0.0] * 100), count, undoubted=share)
+
+
+def test_the_list_of_a_session_has_the_keys_of_its_items() -> None:
+    rows, _ = classes_with_errors(1, 60)
+    run: Any = SimpleNamespace(finished=finished(rows), study=SimpleNamespace(seed=5), folder="runs/a")
+    items: Any = {f"key {case}": SimpleNamespace(case=case, image="") for case in rows["case"]}
+    keys = list(blinded_items(run, items, 10))
+    expected = blinded_list(doubtful_labels(run.finished), 10, seed=5)
+    assert keys == [f"key {case}" for case in expected.cases]
+    del items[keys[3]]
+    with pytest.raises(CasewiseError):
+        blinded_items(run, items, 10)
 
 
 def readings_of(key: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The size of a study from a pilot run: widths against closed forms and subsets, thinned splits, the page."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,30 @@ def test_thinned_splits_are_nested_and_keep_who_is_held_out() -> None:
     assert "s4" in thinned(splits, {"s4": 1}, 0.01, 0).kept
 
 
+def number_run(rows: pd.DataFrame) -> Any:
+    """What `size_plan` reads of a run of one network that predicts a number, without baselines."""
+    evaluation = SimpleNamespace(bootstrap_resamples=200, confidence=0.95, readers={})
+    names = {"classes_of": lambda name: [], "positive_of": lambda name: None, "range_of": lambda name: (0.0, 10.0)}
+    study = SimpleNamespace(evaluation=evaluation, seed=0, unit="subject", learners=["net"], **names)
+    main = SimpleNamespace(learner="net", target="outcome", kind="regression")
+    return SimpleNamespace(final=rows, study=study, results=SimpleNamespace(main=main))
+
+
+def test_the_number_of_readers_follows_from_their_readings() -> None:
+    rows, rng = number_rows(60), np.random.default_rng(0)
+    units = rows[["case", "image", "subject", "target", "region"]].assign(occurrence=1, position=np.nan, at="")
+    truth = rng.normal(0, 3, len(units))
+    readers = [units.assign(reader=name, value=truth + rng.normal(size=len(units))) for name in "abc"]
+    plan = size_plan(number_run(rows), [1.0], Silent(), readings=pd.concat(readers))
+    assert [each.readers for each in plan.readers] == [1, 2, 3, 4, 5]
+    # one reader's error has a standard deviation of 1, and cases one of 3
+    assert plan.readers[0].reliability.value == pytest.approx(0.9, abs=0.04)
+    assert plan.readers[3].half_width == pytest.approx(1.96 / 2, rel=0.15)
+    assert (plan.metric, plan.curve, plan.needed) == ("ccc", [], {1.0: 10})
+    assert plan.no_curve
+    assert size_plan(number_run(rows), [], Silent()).readers == []
+
+
 class Opened:
     """A finished run whose predictions are others."""
 
@@ -173,9 +198,9 @@ def test_the_page_and_the_table_of_a_run(baseline_run: Run, tmp_path: Path) -> N
     assert all(point.lowest <= point.value <= point.highest for point in plan.curve)
     assert page.count("<svg") == 2
     assert "http" not in page.replace("http://www.w3.org", "")
-    aligned = [line for line in written.lines if line.startswith("  ")]
+    aligned = [line for line in written.text.split("\n") if line.startswith("  ")]
     assert len(aligned) == len(plan.expected) + 1 + len(SHARES) + 1 + 4
-    assert max(map(len, aligned)) <= 80
+    assert max(map(len, written.text.split("\n"))) <= 80
     table = pd.read_csv(written.table)
     assert tuple(table.columns) == COLUMNS
     assert len(table) == len(plan.expected) + 1 + len(SHARES) + 1

@@ -13,17 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError, RunError, SplitError, counted, none_of
 from casewise.evaluation.bootstrap import PLAN, Plan, estimates
 from casewise.evaluation.results import Estimate
 from casewise.metrics.numbers import sum_by_subject
 from casewise.pipeline.finished import FinishedRun
+from casewise.plugins.readers.reader_columns import column_readings
+from casewise.plugins.readers.sessions import COLUMNS as READINGS
 from casewise.predictions.table import probability_columns
 from casewise.targets import kind_named
+
+if TYPE_CHECKING:
+    from casewise.analysis.run import Run
+    from casewise.plugins.readers.sessions import Item
 
 COLUMNS = (
     *("case", "subject", "target", "region", "image", "stage"),
@@ -94,14 +102,11 @@ def doubtful_labels(run: FinishedRun, target: str = "") -> Doubts:
 
 
 def recorded_readings(run: FinishedRun, target: str) -> pd.DataFrame:
-    """What the columns of readers in the study contain, as a readings table; several images of a case have one mean."""
-    tables = [pd.DataFrame(columns=["case", "subject", "reader", "value"])]
-    for reader, column in run.study.evaluation.readers.get(target, {}).items():
-        rows = run.images[["case", "subject"]].assign(reader=reader)
-        rows["value"] = pd.to_numeric(run.images[column], errors="coerce")
-        tables.append(rows.groupby(["case", "subject", "reader"], as_index=False)["value"].mean().dropna())
-    table = pd.concat(tables[1:] or tables, ignore_index=True)
-    return table.assign(target=target, region="", session="", occurrence=1, position=0, at="")
+    """The readings table of a target in the columns of `evaluation.readers`."""
+    if target not in run.study.evaluation.readers:
+        return pd.DataFrame(columns=READINGS)
+    table = column_readings(run.study, Cohort(run.images, pd.DataFrame(), pd.DataFrame()))
+    return table[table["target"] == target]
 
 
 def doubts_of(rows: pd.DataFrame, *, learner: str, readings: pd.DataFrame | None = None) -> Doubts:
@@ -109,7 +114,7 @@ def doubts_of(rows: pd.DataFrame, *, learner: str, readings: pd.DataFrame | None
     target, kind = str(rows["target"].iloc[0]), kind_named(str(rows["kind"].iloc[0]))
     recorded, predicted = (rows[name].to_numpy(dtype=float) for name in ("y_true", "y_pred"))
     if kind.form == "number":
-        variance = None if readings is None or readings.empty else reader_variance(rows["case"], recorded, readings)
+        variance = None if readings is None or readings.empty else reader_variance(rows, recorded, readings)
         score = number_doubts(predicted, recorded, variance)
         candidate, distance = score > CANDIDATE_DEVIATIONS, np.abs(predicted - recorded)
     else:
@@ -181,12 +186,17 @@ def number_doubts(predicted: np.ndarray, recorded: np.ndarray, variance: np.ndar
     return np.asarray(np.abs(residual - centre) / scale)
 
 
-def reader_variance(cases: pd.Series, recorded: np.ndarray, readings: pd.DataFrame) -> np.ndarray | None:
+def reader_variance(rows: pd.DataFrame, recorded: np.ndarray, readings: pd.DataFrame) -> np.ndarray | None:
     """The variance (N,) of the error of labels, from readers whose differences depend on the value; None without pairs.
 
     Where most labels are the means of their readings, it is divided by the number of readers.
+
+    Args:
+        rows: `case` and `region` of the labels.
+        readings: `case`, `region` and `value`.
     """
-    by_case = readings.groupby("case")["value"].agg(["mean", "var", "size"]).reindex(cases)
+    by_case = readings.groupby(["case", "region"])["value"].agg(["mean", "var", "size"])
+    by_case = by_case.reindex(pd.MultiIndex.from_frame(rows[["case", "region"]]))
     mean, own, size = (by_case[name].to_numpy(dtype=float) for name in ("mean", "var", "size"))
     several = ~np.isnan(own)
     if several.sum() < FEWEST_NEIGHBOURS:
@@ -252,6 +262,25 @@ def blinded_list(doubts: Doubts, count: int, *, undoubted: float = 0.5, seed: in
     return BlindedList(tuple(map(str, key["case"])), key)
 
 
+def blinded_items(run: Run, items: Mapping[str, Item], count: int) -> dict[str, None]:
+    """The keys of the items of a blinded list of a run, whose seed is that of the study, for a session of them.
+
+    The same run and count give the same list, so that its key can be made again when it has been read.
+
+    Raises:
+        CasewiseError: as `doubtful_labels` and `blinded_list`; or a case of the list is not among the items.
+    """
+    keys = {(item.case, item.image): key for key, item in items.items()}
+    listed = blinded_list(doubtful_labels(run.finished), count, seed=run.study.seed).key
+    wanted = [(str(case), str(image)) for case, image in listed[["case", "image"]].itertuples(index=False)]
+    if missing := [case for case, image in wanted if (case, image) not in keys and (case, "") not in keys]:
+        raise CasewiseError(
+            f"{counted(len(missing), 'case')} of the run {run.folder} are not in the table of the study, the first is "
+            f"{missing[0]}. Give a run of this study."
+        )
+    return {keys.get((case, image)) or keys[case, ""]: None for case, image in wanted}
+
+
 def _drawn(strata: np.ndarray, pools: Mapping[str, np.ndarray], number: int) -> list[int]:
     """Rows from the pools of these strata in turn, and from the other pools where they are exhausted."""
     left = {name: list(map(int, pool)) for name, pool in pools.items()}
@@ -295,7 +324,8 @@ def second_reading(
         CasewiseError: no case of the list has a second reading, or none of the doubtful or the undoubted ones.
     """
     summary = "median" if kind_named(kind).form == "number" or kind == "ordinal" else _most_frequent
-    level = ["case", "target", "region"]
+    of_images = "image" in readings and (readings["image"] != "").any()
+    level = ["case", "target", "region", *(["image"] if of_images else [])]
     value = readings.dropna(subset="value").groupby(level)["value"].agg(summary).rename("value")
     rows = key.join(value, on=level)
     read = rows.dropna(subset="value")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from casewise.console import Show
+from casewise.console import Show, shown_at
 from casewise.metrics.registry import metric_of
 from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.readers.pilot import DRAWS, MOST_SUBJECTS, ExpectedInterval, SizePlan, size_plan
@@ -25,7 +26,7 @@ from casewise.study.learners import learner_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAGE = "plan-size.html"
+PAGE, COLUMNS_SHOWN = "plan-size.html", 80
 COLUMNS = (
     *("quantity", "metric", "subjects", "readers", "value", "low", "high", "width", "measured", "extrapolated"),
     *("lowest", "highest"),
@@ -58,19 +59,19 @@ READERS = (
 
 @dataclass(frozen=True)
 class WrittenPlan:
-    """The sizes of a study, the page, the table, and lines of at most 80 columns for the terminal."""
+    """The sizes of a study, the page, the table, and a text for the terminal in at most 80 columns."""
 
     plan: SizePlan
     page: Path
     table: Path
-    lines: list[str]
+    text: str
 
 
 def plan_size(
     run_folder: Path,
-    output: Path | None,
-    widths: Sequence[float],
-    show: Show,
+    output: Path | None = None,
+    widths: Sequence[float] = (),
+    show: Show | None = None,
     *,
     readings: pd.DataFrame | None = None,
 ) -> WrittenPlan:
@@ -86,14 +87,14 @@ def plan_size(
     """
     page = output or run_folder / PAGE
     check_page(page, ".html")
-    plan = size_plan(FinishedRun.open(run_folder), widths, show, readings=readings)
+    plan = size_plan(FinishedRun.open(run_folder), widths, shown_at(show), readings=readings)
     shown, title = sections(plan), f"How many cases: {report_title(plan.study)}"
     style = (FOLDER / "report.css").read_text() + STYLE
     csv = write_page(
         page.with_suffix(".csv"), size_table(plan).to_csv(index=False, lineterminator="\n", float_format="%.6g"), ".csv"
     )
     write_page(page, plain_page(title, shown, kind="Size of a study", style=style, footer=""), ".html")
-    return WrittenPlan(plan, page, csv, [line for section in shown for line in text_lines(section)])
+    return WrittenPlan(plan, page, csv, "\n".join(line for section in shown for line in text_lines(section)))
 
 
 def size_table(plan: SizePlan) -> pd.DataFrame:
@@ -199,17 +200,17 @@ def sections(plan: SizePlan) -> list[Section]:
 
 
 def text_lines(section: Section) -> Iterator[str]:
-    """The tables and texts of a section for the terminal: lines of tables are aligned, others may be wrapped."""
+    """The tables and texts of a section for the terminal."""
     yield from ("", section.heading)
     for block in section.blocks:
         if isinstance(block, Facts):
-            yield ", ".join(f"{name.lower()}: {value}" for name, value in block.facts)
+            yield from wrap(", ".join(f"{name.lower()}: {value}" for name, value in block.facts), COLUMNS_SHOWN)
         elif isinstance(block, Text):
-            yield block.text
+            yield from wrap(block.text, COLUMNS_SHOWN)
         elif isinstance(block, Table):
             lines = [list(block.columns), *([row.name, *(cell.text for cell in row.cells)] for row in block.rows)]
             widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-            yield from ("", block.caption)
+            yield from ("", *wrap(block.caption, COLUMNS_SHOWN))
             for line in lines:
                 yield "  " + "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
 
