@@ -24,9 +24,9 @@ class _Readers(Plugin):
         from casewise.plugins.readers import command
 
         return [
-            Command("rate", command.rate, "Score the cases of a study in the browser, blind.", after="serve"),
-            Command("agreement", command.agreement, "How far readers agree, and a model with them.", after="rate"),
-            Command("plan-size", command.plan_size, "How many subjects and readers a study needs.", after="agreement"),
+            Command("rate", command.rate, "Score the cases of a study in the browser, blind."),
+            Command("agreement", command.agreement, "How far readers agree, and a model with them."),
+            Command("plan-size", command.plan_size, "How many subjects and readers a study needs."),
         ]
 
 

@@ -317,6 +317,8 @@ def _reader(ratings: Ratings, number: int, kind: str, n_classes: int, plan: Plan
 
 def drift(differences: np.ndarray, positions: np.ndarray, subjects: np.ndarray, plan: Plan = PLAN) -> Estimate:
     """The change of the differences (N,) from the first to the last position, by the least-squares line."""
+    if np.isnan(positions).any():
+        return undefined("the order of reading is not known", subjects)
     span = np.ptp(positions) if len(positions) else 0.0
     if not span > 0:
         return undefined("all cases have the same position", subjects)

@@ -14,6 +14,7 @@ from casewise.plugins.readers.agreement import ICC_AGREEMENT, Agreement
 from casewise.plugins.readers.coefficients import CLASSES, GRADES, NUMBERS, readers_for, readers_for_half_width
 from casewise.plugins.readers.duel import Duel, ReaderDuel
 from casewise.plugins.readers.form import FormField
+from casewise.plugins.readers.sessions import OF_TABLE
 from casewise.report.blocks import Block, Cell, Heading, Items, Section, Text
 from casewise.report.formatting import capital, counted, digits_of, interval, listed, number, percent, plain
 from casewise.report.tables import MetricFormat, figure_cell, split_key
@@ -112,7 +113,9 @@ class Answers:
         read = self.blind[self.blind["value"].notna()]
         sizes = f"{counted(read['case'].nunique(), 'case')} of {counted(read['subject'].nunique(), 'subject')}"
         phantom = "Synthetic phantom data, not patients. " if synthetic else ""
-        blocks: list[Block] = [Text(f"{phantom}{counted(len(readers), 'reader')} scored {sizes}, blinded.")]
+        # how the columns of a table were read is not known
+        blinded = "" if (self.blind["session"] == OF_TABLE).any() else ", blinded"
+        blocks: list[Block] = [Text(f"{phantom}{counted(len(readers), 'reader')} scored {sizes}{blinded}.")]
         questions = {
             "How far do readers differ?": self.how_far(),
             "Does a reader stand out?": self.who_stands_out(),
@@ -153,13 +156,16 @@ class Answers:
         sentences = []
         for name, result in self.whole.items():
             scale = self.scale(name)
+            names = list(result.readers)
             for reader, figures in result.readers.items():
-                if stands_out(figures.bias, count):
+                others = names[1] if len(names) == 2 else "the others"
+                # of two readers, the bias of the second is that of the first with the other sign
+                if stands_out(figures.bias, count) and not (len(names) == 2 and reader == names[1]):
                     side = (figures.bias.value or 0.0) < 0
                     what = f"scores {('higher', 'lower')[side]}"
                     if scale.kind == CLASSES:
                         what = f"says {plain(scale.names[1])} {('more', 'less')[side]} often"
-                    sentences.append(f"{scale.title}: {reader} {what} than the others, by {scale.words(figures.bias)}.")
+                    sentences.append(f"{scale.title}: {reader} {what} than {others}, by {scale.words(figures.bias)}.")
                 if stands_out(figures.drift, count):
                     moves = "falls" if (figures.drift.value or 0.0) < 0 else "rises"
                     text = f"the difference of {reader} from the others {moves} by {scale.words(figures.drift)}"

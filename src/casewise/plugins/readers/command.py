@@ -10,7 +10,10 @@ import typer
 from casewise.cli.run import Quiet, Settings, StudyFile
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from casewise.cohort.cohort import Cohort
+    from casewise.plugins.readers.form import Form
     from casewise.plugins.readers.sessions import SessionRequest
     from casewise.plugins.readers.store import ReadingStore
     from casewise.study.schema import Study
@@ -98,22 +101,13 @@ def agreement(
     from casewise.console import Silent, Terminal
     from casewise.plugins.readers.agreement_page import write_agreement
     from casewise.plugins.readers.model_values import model_values
-    from casewise.plugins.readers.sessions import readings_of
-    from casewise.plugins.readers.store import ReadingStore
 
     show = Silent() if quiet else Terminal()
     with show.bar("agreement"):
         plan, cohort, folder = _opened(study, settings, output)
-        store = ReadingStore(folder, create=False)
-        readings = readings_of(plan, cohort, store)
-        opened = Run.open(run) if run else None
-        values = model_values(opened, readings.form) if opened else None
-        table = readings.table
-        if session:
-            _check_sessions(store, session)
-            table = table[table["session"].isin(session)]
-        path = write_agreement(table, readings.form, page or folder / "agreement.html", study=plan, model=values)
-    store.close()
+        form, table = _readings(plan, cohort, folder, session or [])
+        values = model_values(Run.open(run), form) if run else None
+        path = write_agreement(table, form, page or folder / "agreement.html", study=plan, model=values)
     if not quiet:
         print(f"wrote {path}")
 
@@ -142,6 +136,28 @@ def _opened(path: Path, settings: list[str] | None, output: Path | None) -> tupl
 
     study = read_study(path, settings=settings or [])
     return study, read_cohort(study, to_learn=False, labelled=False), output or Path("runs") / f"{study.name}-readings"
+
+
+def _readings(study: Study, cohort: Cohort, folder: Path, sessions: list[str]) -> tuple[Form, pd.DataFrame]:
+    """The readings of sessions; without any, those in the columns of `evaluation.readers`.
+
+    Raises:
+        CasewiseError: there are none, or no session of this name.
+    """
+    from casewise.plugins.readers.reader_columns import column_readings, columns_form
+    from casewise.plugins.readers.sessions import readings_of
+    from casewise.plugins.readers.store import NAME, ReadingStore
+
+    if study.evaluation.readers and not (folder / NAME).exists():
+        return columns_form(study), column_readings(study, cohort)
+    store = ReadingStore(folder, create=False)
+    try:
+        _check_sessions(store, sessions)
+        readings = readings_of(study, cohort, store)
+        chosen = readings.table["session"].isin(sessions or store.sessions())
+        return readings.form, readings.table[chosen]
+    finally:
+        store.close()
 
 
 def _check_sessions(store: ReadingStore, names: list[str]) -> None:

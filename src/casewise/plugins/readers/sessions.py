@@ -229,6 +229,8 @@ def _reading(study: Study) -> Reading:
 
 COLUMNS = ["case", "image", "subject", "target", "region", "session", "kind", "reader", "occurrence", "position"]
 COLUMNS += ["value", "reason", "comment", "seconds", "at"]
+# The session of readings in the columns of a table.
+OF_TABLE = "(table)"
 
 
 @dataclass(frozen=True)
