@@ -1,6 +1,6 @@
 """How many planted errors are among the most doubtful labels, of casewise and of cleanlab, on the same predictions.
 
-    python benchmarks/doubtful_labels.py [--seeds 10] [--data DATA] [--output docs/results/doubtful-labels.md]
+    python benchmarks/doubtful_labels.py [--seeds 20] [--data DATA] [--output docs/results/doubtful-labels.md]
 
 Features are computed once and kept in runs/doubtful-labels. The head of the page follows.
 
@@ -253,7 +253,7 @@ def interval(values: np.ndarray) -> str:
 def main() -> None:
     """Measure every pack, print and write the page."""
     parser = page_parser(__doc__, data=True)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--pack", action="append", choices=PACKS, help="repeat for several; by default all")
     options, rows = parser.parse_args(), []
     for name in options.pack or PACKS:

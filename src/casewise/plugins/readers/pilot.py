@@ -4,7 +4,8 @@ The width of an interval follows from how much each subject influences the figur
 of a report). A study of n subjects is expected to have n such influences, drawn from those of the run and scaled from
 its number of subjects to n; the interval of the report's scheme is made from them. In subsets of the run's subjects,
 where the interval can be computed, its mean width is given as well. With more subjects than the run, the width is an
-extrapolation.
+extrapolation: from 25 simulated pilots of 60 subjects to studies of 240, the mean width was right within 9 % (MAE, CCC,
+AUROC and accuracy), and single pilots differed with a standard deviation of 6 to 26 % of it.
 
 The learning curve fits the best baseline of the run again, in the same folds and on the same frozen features, on some
 of the training subjects, and evaluates it on the same held-out cases.
