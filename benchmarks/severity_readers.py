@@ -1,0 +1,96 @@
+"""Two radiologists and a model on real films: who is closer to whom.
+
+    python benchmarks/severity_readers.py [--run runs/auto/severity] [--output docs/results/severity-readers.md]
+
+The run is that of `studies/auto/severity.yaml` (`make auto`). Figures are printed, never asserted. The head of the page
+follows.
+
+# Two radiologists and a model
+
+The Brixia score (0 to 18) of chest films of patients with COVID-19, read by a senior and a junior radiologist. The
+model is that of [the planned run](auto.md), on films whose subjects it did not learn from. Of two readers, each is the
+reference of the other: the model is compared with a reader by their distances from the other one. The model was trained
+on the mean of both readers of other films, which is to its advantage, and its predictions may lie between the values
+that readers can give.
+
+In brackets 95 % intervals by subject, from leaving out one subject at a time.
+
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pages import head_of, page_parser, publish, table
+
+from casewise.analysis.run import Run
+from casewise.cohort.cohort import read_cohort
+from casewise.evaluation.results import Estimate
+from casewise.plugins.readers.agreement import ICC_AGREEMENT, ICC_CONSISTENCY, agreements
+from casewise.plugins.readers.duel import ModelPredictions, duels
+from casewise.plugins.readers.model_values import model_values
+from casewise.plugins.readers.reader_columns import column_readings, columns_form
+from casewise.study.loading import read_study
+
+ROOT = Path(__file__).resolve().parents[1]
+# By how much the model's distance may exceed a reader's; a point of 18, stated before the comparison was made.
+MARGIN = 1.0
+VERDICTS = {"better": "closer than the reader", "not worse": f"not farther by more than {MARGIN:g}"}
+
+
+def shown(figure: Estimate, digits: int = 2, *, sign: str = "") -> str:
+    """A figure with its interval."""
+    if figure.value is None:
+        return f"– ({figure.reason})"
+    ends = f" [{figure.low:{sign}.{digits}f}, {figure.high:{sign}.{digits}f}]" if figure.low is not None else ""
+    return f"{figure.value:{sign}.{digits}f}{ends}"
+
+
+def page_of(run: Run) -> str:
+    """The tables of the page."""
+    study = read_study(ROOT / "studies" / "covid-severity.yaml")
+    form = columns_form(study)
+    readings = column_readings(study, read_cohort(study, to_learn=False, labelled=False))
+    values = model_values(run, form)
+    common = readings[readings["case"].isin(values["case"])]
+    result = agreements(common, form.fields)["brixia"]
+    model = ModelPredictions("The model", "out of fold", values)
+    (duel,) = duels(common, form.fields, model, {"brixia": MARGIN}).values()
+    between = result.between
+    rows = [
+        ["mean distance, points", shown(between["mae"])],
+        ["ICC(2,1)", shown(between[ICC_AGREEMENT])],
+        ["ICC(3,1)", shown(between[ICC_CONSISTENCY])],
+        *([f"{name} minus the other", shown(each.bias, sign="+")] for name, each in result.readers.items()),
+    ]
+    blocks = ["## The readers", "\n".join(table(["senior and junior", "figure"], rows))]
+    lines = []
+    for name, each in duel.readers.items():
+        (reference,) = set(duel.readers) - {name}
+        verdict = VERDICTS.get(each.verdict, "not shown to be as close")
+        lines.append(
+            [reference, name, shown(each.reader), shown(each.model), shown(each.difference, sign="+"), verdict]
+        )
+    heads = ["reference", "reader", "reader's distance", "model's distance", "model − reader", "the model is"]
+    blocks += ["## The model against each reader", "\n".join(table(heads, lines))]
+    mean = duel.mean
+    verdict, gap = VERDICTS.get(duel.mean.verdict, "not shown to be as close"), shown(duel.mean.difference, sign="+")
+    cases, subjects = between["mae"].n_cases, between["mae"].n_subjects
+    blocks.append(
+        f"Over both readers, the model's distance minus a reader's is {gap}: {verdict}. {cases} visits of {subjects} "
+        f"subjects; the margin of {MARGIN:g} point was stated in advance."
+    )
+    return "\n\n".join(blocks) + "\n"
+
+
+def main() -> None:
+    """Print and write the page."""
+    parser = page_parser(__doc__)
+    parser.add_argument("--run", type=Path, default=Path("runs/auto/severity"), help="the finished run")
+    options = parser.parse_args()
+    end = "\nMade by `python benchmarks/severity_readers.py --output docs/results/severity-readers.md`.\n"
+    publish(head_of(__doc__) + "\n" + page_of(Run.open(options.run)) + end, options.output)
+
+
+if __name__ == "__main__":
+    main()
