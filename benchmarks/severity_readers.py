@@ -73,7 +73,6 @@ def page_of(run: Run) -> str:
         )
     heads = ["reference", "reader", "reader's distance", "model's distance", "model − reader", "the model is"]
     blocks += ["## The model against each reader", "\n".join(table(heads, lines))]
-    mean = duel.mean
     verdict, gap = VERDICTS.get(duel.mean.verdict, "not shown to be as close"), shown(duel.mean.difference, sign="+")
     cases, subjects = between["mae"].n_cases, between["mae"].n_subjects
     blocks.append(

@@ -82,8 +82,9 @@ def test_the_expected_width_for_fewer_subjects_is_that_of_subsets() -> None:
 )
 def test_expected_widths_agree_with_the_run_and_with_subsets(rows: pd.DataFrame, metrics: tuple[str, str]) -> None:
     judge = judge_of(rows)
+    intervals_of = expected_intervals(rows, judge, list(metrics), PLAN)
     for metric in metrics:
-        expected = {each.subjects: each for each in expected_intervals(rows, judge, metric, PLAN)}
+        expected = {each.subjects: each for each in intervals_of if each.metric == metric}
         subjects = rows["subject"].nunique()
         own = judge.judge(rows, PLAN, whole=False).metrics["net"][metric]
         assert (expected[subjects].low, expected[subjects].high) == pytest.approx((own.low, own.high))
@@ -120,11 +121,11 @@ def test_the_needed_number_of_subjects_is_the_least() -> None:
         low, high = expected_ends("mae", points, basis, size / 60, PLAN.seed)
         return float(high - low)
 
-    needed = subjects_for(0.2, rows, judge, "mae", PLAN)
+    needed = subjects_for(0.2, "mae", points, basis, 60)
     assert needed is not None
     assert width(needed) <= 0.2 < width(round(0.95 * needed))
-    assert subjects_for(1e-6, rows, judge, "mae", PLAN) is None
-    assert subjects_for(50.0, rows, judge, "mae", PLAN) == 10
+    assert subjects_for(1e-6, "mae", points, basis, 60) is None
+    assert subjects_for(50.0, "mae", points, basis, 60) == 10
 
 
 def test_thinned_splits_are_nested_and_keep_who_is_held_out() -> None:

@@ -126,6 +126,19 @@ def test_a_case_needs_as_many_keys_as_scores(browser: Any, served: Reading, size
     }
 
 
+def test_keys_before_a_case_is_there_score_nothing(browser: Any, served: Reading) -> None:
+    """Typed without waiting for the next case, keys are lost, and never become scores of the case before."""
+    with window(browser, served) as page:
+        page.route("**/api/case/2", lambda route: (page.wait_for_timeout(300), route.continue_()))
+        press(page, "1 1 1 1 1 1 1 1 Enter 4 4 Backspace")
+        at(page, "Case 2 of 3")
+        press(page, "3")
+        saved(page)
+    first, second = (served.values()[each.item.key] for each in served.session.order_for("anna")[:2])
+    assert set(first.values()) == {"1"}
+    assert second == {"erythema[upper]": "3"}
+
+
 def test_undo_takes_back_the_last_entries(browser: Any, served: Reading, size: tuple[int, int]) -> None:
     with window(browser, served, size) as page:
         press(page, "2 3 1 Backspace Backspace")
@@ -174,8 +187,12 @@ def test_a_case_that_cannot_be_judged(browser: Any, served: Reading, size: tuple
 def test_enter_stays_at_an_incomplete_case(browser: Any, served: Reading) -> None:
     with window(browser, served) as page:
         press(page, "2 3 1 6 0 4 2 Enter")
+        page.get_by_role("button", name="Go on without").click()
+        at(page, "Case 2 of 3")
+        press(page, "ArrowLeft")
+        at(page, "Case 1 of 3")
+        press(page, "Enter")
         assert "1 score is missing" in page.locator("#hint").inner_text()
-        assert case(page) == "Case 1 of 3"
         press(page, "ArrowRight")
         at(page, "Case 2 of 3")
         press(page, "ArrowRight")
@@ -404,6 +421,13 @@ def test_films_and_scans_by_keyboard_and_mouse(browser: Any, films: Reading) -> 
         assert film.locator("output").inner_text() != first
         page.mouse.wheel(0, -300)
         page.wait_for_function("document.querySelector('.viewer output').textContent.includes('×')")
+        changed = film.locator("output").inner_text()
+        film.get_by_role("button", name="Drag changes window and level").click()
+        page.mouse.move(box["x"] + 100, box["y"] + 100)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 160, box["y"] + 100, steps=4)
+        page.mouse.up()
+        assert film.locator("output").inner_text() != changed
         # the scan: the middle slice first, then by keys, wheel and slider
         scan.locator(".stage").focus()
         assert scan.locator(".figures").first.inner_text() == "5/9"

@@ -217,8 +217,8 @@ def _grey(
     if outside is not None:
         codes[outside] = 0
     slices, height, width = values.shape
-    if (factor := -(-max(height, width) // FILM_SIDE)) > 1:
-        height, width = max(1, height // factor), max(1, width // factor)
+    if (factor := min(-(-max(height, width) // FILM_SIDE), height, width)) > 1:
+        height, width = height // factor, width // factor
         whole = codes[:, : height * factor, : width * factor]
         codes = whole.reshape(slices, height, factor, width, factor).mean(axis=(2, 4)).astype(np.uint16)
     return Picture(kind, codes, (slices, height, width), black, max(white, black + 1), slope, intercept, spacing)

@@ -147,9 +147,9 @@ def size_plan(
             f"{FEWEST_SUBJECTS} are needed to plan a study. Add subjects to the pilot."
         )
     judge = judge_of(rows, study.classes_of(target) or None, study.positive_of(target))
-    metrics = dict.fromkeys([kind.merit, *kind.headline])
-    expected = [each for name in metrics for each in expected_intervals(rows, judge, name, plan)]
-    needed = {width: subjects_for(width, rows, judge, kind.merit, plan) for width in widths}
+    _, points, basis = figures_of(rows, judge, plan)
+    expected = expected_intervals(rows, judge, list(dict.fromkeys([kind.merit, *kind.headline])), plan)
+    needed = {width: subjects_for(width, kind.merit, points, basis, subjects) for width in widths}
     baseline, curve, gain, no_curve = "", list[CurvePoint](), (math.nan,) * 3, "the run has no baselines"
     of_stage = of_target[of_target["stage"] == stage]
     if baselines := [name for name in baselines_among(of_stage["model"].astype(str)) if name in study.learners]:
@@ -222,35 +222,39 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.where(defined.mean(axis=0) >= 0.5, total / np.maximum(defined.sum(axis=0), 1), np.nan)
 
 
-def expected_intervals(rows: pd.DataFrame, judge: Judge, name: str, plan: Plan) -> list[ExpectedInterval]:
-    """The expected interval of one learner's metric in studies of several sizes, from its rows of one stage."""
+def expected_intervals(rows: pd.DataFrame, judge: Judge, names: list[str], plan: Plan) -> list[ExpectedInterval]:
+    """The expected intervals of one learner's metrics in studies of several sizes, from its rows of one stage."""
     _, points, basis = figures_of(rows, judge, plan)
-    count, expected = int(rows["subject"].nunique()), []
-    for size in dict.fromkeys(max(round(count * ratio), FEWEST_SUBJECTS) for ratio in SIZES):
-        low, high = map(float, expected_ends(name, points, basis, size / count, plan.seed))
-        measured = measured_width(rows, judge, name, size, plan) if size <= count else math.nan
-        expected.append(ExpectedInterval(name, size, low, high, measured, size > count))
+    count = int(rows["subject"].nunique())
+    sizes = list(dict.fromkeys(max(round(count * ratio), FEWEST_SUBJECTS) for ratio in SIZES))
+    measured = {size: measured_widths(rows, judge, names, size, plan) for size in sizes if size <= count}
+    expected = []
+    for name in names:
+        for size in sizes:
+            low, high = map(float, expected_ends(name, points, basis, size / count, plan.seed))
+            width = measured[size][name] if size in measured else math.nan
+            expected.append(ExpectedInterval(name, size, low, high, width, size > count))
     return expected
 
 
-def measured_width(rows: pd.DataFrame, judge: Judge, name: str, size: int, plan: Plan) -> float:
-    """The mean width of the interval in random subsets of the subjects; with all of them, that of the run."""
-    rng, names, widths = np.random.default_rng(plan.seed), np.sort(rows["subject"].unique()), []
-    for _ in range(SUBSETS if size < len(names) else 1):
-        chosen = rows["subject"].isin(rng.choice(names, size, replace=False))
+def measured_widths(rows: pd.DataFrame, judge: Judge, names: list[str], size: int, plan: Plan) -> dict[str, float]:
+    """The mean widths of the intervals in random subsets of the subjects; with all of them, those of the run."""
+    rng, subjects, widths = np.random.default_rng(plan.seed), np.sort(rows["subject"].unique()), []
+    for _ in range(SUBSETS if size < len(subjects) else 1):
+        chosen = rows["subject"].isin(rng.choice(subjects, size, replace=False))
         _, points, basis = figures_of(rows[chosen], judge, plan)
-        low, high = intervals.ends(name, points, basis)
-        widths.append(high[0] - low[0])
-    return float(_mean(np.array(widths)))
+        widths.append([np.subtract(*intervals.ends(name, points, basis)[::-1])[0] for name in names])
+    return dict(zip(names, map(float, _mean(np.array(widths))), strict=True))
 
 
-def subjects_for(width: float, rows: pd.DataFrame, judge: Judge, name: str, plan: Plan) -> int | None:
-    """The least number of subjects whose interval is expected to be this narrow; None if none up to the limit is."""
-    _, points, basis = figures_of(rows, judge, plan)
-    count = rows["subject"].nunique()
+def subjects_for(width: float, name: str, points: dict[str, np.ndarray], basis: Basis, subjects: int) -> int | None:
+    """The least number of subjects whose interval is expected to be this narrow; None if none up to the limit is.
+
+    `subjects` are those of the figures.
+    """
 
     def narrow(size: int) -> bool:
-        low, high = expected_ends(name, points, basis, size / count, plan.seed)
+        low, high = expected_ends(name, points, basis, size / subjects, 0)
         return bool(high - low <= width)
 
     few, many = FEWEST_SUBJECTS, MOST_SUBJECTS

@@ -125,6 +125,7 @@ function askForToken() {
 }
 
 function takenOver() {
+  get("state").className = get("state").textContent = get("left").textContent = "";
   const lost = entries.drop().map((entry) => `Case ${entry.position}, ${entry.field ? titleOf(entry.field) : "cannot be judged"}: ${entry.value ?? "cleared"}`);
   const texts = ["Everything that you entered before was saved. Only one window of a reader can write at a time."];
   const list = element("ul");
@@ -150,16 +151,22 @@ async function open(position) {
   saveComment();
   stopTime();
   const number = ++loading;
-  let loaded;
+  // nothing that is typed before the new case is there may become a score of the old one
+  get("reading").inert = true;
+  const unconfirmed = entries.of(position); // the answer may be older
+  let loaded = null, error = null;
   try {
     loaded = await call(`api/case/${position}`);
-  } catch (error) {
-    if (number !== loading) return;
+  } catch (refused) {
+    error = refused;
+  }
+  if (number !== loading) return; // another case was opened meanwhile
+  get("reading").inert = false;
+  if (error) {
     if (error.status === 401) return askForToken();
     return screen("This case cannot be loaded", [error.message], button("Try again", () => open(position), { className: "main" }));
   }
-  if (number !== loading) return; // another case was opened meanwhile
-  for (const entry of entries.of(position)) {
+  for (const entry of unconfirmed) {
     if (entry.field === "comment") loaded.comment = entry.value;
     else if (entry.field === "") loaded.unreadable = entry.value || "";
     else if (entry.value === null) delete loaded.values[entry.field];
@@ -345,7 +352,10 @@ async function forward(anyway = false) {
   const missing = current.unreadable ? [] : form.missing;
   if (missing.length && !anyway) {
     form.openNext(-1);
-    return hint(`${counted(missing.length, "score is", "scores are")} missing. → goes on without.`);
+    hint(`${counted(missing.length, "score is", "scores are")} missing. `);
+    const skip = button("Go on without ", () => forward(true));
+    skip.append(element("kbd", "→"));
+    return get("hint").append(skip);
   }
   const { position, total, complete } = current;
   if (!missing.length && !complete) finished += 1;
@@ -375,7 +385,7 @@ async function finish() {
 function pressed(event) {
   const { key, target } = event;
   if (key.toLowerCase() === "w" && current) windowing = true;
-  if (!current || get("dialog").open || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!current || get("reading").inert || get("dialog").open || event.ctrlKey || event.metaKey || event.altKey) return;
   if (target.id === "comment") {
     if (key === "Escape") form.focus();
     return;

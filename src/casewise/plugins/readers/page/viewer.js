@@ -77,7 +77,19 @@ export class Viewer {
     }
     this.figures = element("output", "", "figures");
     const tools = element("span", "", "tools");
-    const tool = (text, name, action) => tools.append(button(text, action, { ariaLabel: `${name}: ${this.label}`, title: name }));
+    const tool = (text, name, action) => {
+      const node = button(text, action, { ariaLabel: `${name}: ${this.label}`, title: name });
+      tools.append(node);
+      return node;
+    };
+    if (this.image.kind !== "photo") {
+      const toggle = tool("◐", "Drag changes window and level", () => {
+        this.windowing = !this.windowing;
+        toggle.ariaPressed = String(this.windowing);
+        this.stage.classList.toggle("windowing", this.windowing);
+      });
+      toggle.ariaPressed = "false";
+    }
     tool("−", "Smaller", () => this.zoomBy(1 / 1.5));
     tool("+", "Zoom in", () => this.zoomBy(1.5));
     tool("↺", "Reset view and window", () => this.reset());
@@ -100,7 +112,7 @@ export class Viewer {
     }, { passive: false });
     stage.addEventListener("pointerdown", (event) => {
       this.on.used(this);
-      if (event.pointerType !== "touch" || this.zoom > 1 || this.pointers.size) stage.setPointerCapture(event.pointerId);
+      if (event.pointerType !== "touch" || this.zoom > 1 || this.windowing || this.pointers.size) stage.setPointerCapture(event.pointerId);
       this.pointers.set(event.pointerId, event);
     });
     stage.addEventListener("pointermove", (event) => this.move(event));
@@ -117,7 +129,7 @@ export class Viewer {
     if (other) {
       const distance = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
       this.zoomBy(distance(event) / Math.max(1, distance(before)), other);
-    } else if (event.buttons & 2) this.windowBy(dx / 200, dy / 200);
+    } else if (event.buttons & 2 || this.windowing) this.windowBy(dx / 200, dy / 200);
     else if (this.zoom > 1) this.pan(dx, dy);
   }
 
