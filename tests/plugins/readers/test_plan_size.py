@@ -99,17 +99,17 @@ def test_expected_widths_agree_with_the_run_and_with_subsets(rows: pd.DataFrame,
 
 
 @pytest.mark.parametrize(("make", "metric"), [(number_rows, "mae"), (class_rows, "auroc")])
-def test_pilots_foretell_the_width_of_larger_studies(make: Any, metric: str) -> None:
-    foretold, actual = [], []
+def test_pilots_predict_the_width_of_larger_studies(make: Any, metric: str) -> None:
+    predicted, actual = [], []
     for seed in range(12):
         pilot, study = make(60, seed), make(240, 100 + seed)
         judge = judge_of(pilot)
         _, points, basis = figures_of(pilot, judge, PLAN)
-        foretold.append(np.diff(expected_ends(metric, points, basis, 4, 0))[0])
+        predicted.append(np.diff(expected_ends(metric, points, basis, 4, 0))[0])
         _, points, basis = figures_of(study, judge, PLAN)
         low, high = intervals.ends(metric, points, basis)
         actual.append(high[0] - low[0])
-    assert np.mean(foretold) == pytest.approx(np.mean(actual), rel=0.15)
+    assert np.mean(predicted) == pytest.approx(np.mean(actual), rel=0.15)
 
 
 def test_the_needed_number_of_subjects_is_the_least() -> None:
