@@ -50,7 +50,12 @@ def rate(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="--doubtful: how many doubtful cases.")] = 25,
     export: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the labels of all readers as a table (CSV), and end.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the labels of all readers as a table (CSV), and end; with --doubtful those of its session, and how "
+            "many labels changed.",
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; other computers need a reader's token.")] = (
         "127.0.0.1"
@@ -65,15 +70,20 @@ def rate(
     from casewise.plugins.readers.store import ReadingStore, check_reader
 
     show = Silent() if quiet else Terminal()
-    if sum(map(bool, (aided, adjudicate, doubtful, export))) > 1:
-        raise CasewiseError("--aided, --adjudicate, --doubtful and --export are different things; give one of them.")
+    if sum(map(bool, (aided, adjudicate, doubtful))) > 1:
+        raise CasewiseError("--aided, --adjudicate and --doubtful are different sessions; give one of them.")
+    if export and (aided or adjudicate):
+        raise CasewiseError("--export writes what was read; leave out --aided and --adjudicate.")
     names = list(dict.fromkeys(map(check_reader, reader or [])))
     with show.bar("rate"):
         plan, cohort, folder = _opened(study, settings, output)
         store = ReadingStore(folder, create=export is None)
     try:
         if export:
-            _export(plan, cohort, store, export, [session] if session else [])
+            names = [session or "doubtful"] if doubtful else [session] if session else []
+            _export(plan, cohort, store, export, names)
+            if doubtful:
+                _print_second_reading(plan, cohort, store, doubtful, names, count)
             return
         request = _request(
             plan, cohort, store, session, aided=aided, adjudicate=adjudicate, doubtful=doubtful, count=count
@@ -114,6 +124,10 @@ def agreement(
 
 def plan_size(
     run_folder: Annotated[Path, typer.Argument(help="A finished run folder: the pilot.")],
+    width: Annotated[
+        list[float] | None,
+        typer.Option(help="A wanted width of the interval of the primary metric, such as 0.1; may be repeated."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The page to write [default: plan-size.html in the run].")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -123,7 +137,7 @@ def plan_size(
 
     show = Silent() if quiet else Terminal()
     with show.bar("plan-size"):
-        plan = planned(run_folder, output, show=show)
+        plan = planned(run_folder, output, width or (), show)
     if not quiet:
         print(plan.text)
         print(f"wrote {plan.page}")
@@ -182,6 +196,28 @@ def _export(study: Study, cohort: Cohort, store: ReadingStore, path: Path, sessi
         without = f"; {counted(labels.without[name], 'value')} without a label" if labels.without[name] else ""
         print(f"  {name}: {rule} of {', '.join(labels.readers.get(name, {})) or 'no reader'}{without}")
     print(f"for a study file:\n{study_lines(labels, study, path)}")
+
+
+def _print_second_reading(
+    study: Study, cohort: Cohort, store: ReadingStore, run: Path, sessions: list[str], count: int
+) -> None:
+    """How many labels of the doubtful and of the other cases a second reading changed."""
+    from casewise.analysis.run import Run
+    from casewise.plugins.readers.doubtful import blinded_list, doubtful_labels, second_reading
+    from casewise.plugins.readers.export import limit_of
+    from casewise.plugins.readers.sessions import readings_of
+    from casewise.report.formatting import interval, percent
+
+    opened = Run.open(run)
+    doubts = doubtful_labels(opened.finished)
+    key = blinded_list(doubts, count, seed=opened.study.seed).key
+    table = readings_of(study, cohort, store).table
+    table = table[table["session"].isin(sessions) & (table["target"] == doubts.target)]
+    changed = second_reading(key, table, kind=doubts.kind, tolerance=limit_of(study, doubts.target))
+    for name, figure in {"doubtful": changed.doubtful, "other": changed.undoubted}.items():
+        print(f"{name} labels changed: {percent(figure.value)} of {figure.n_cases}")
+    ends = interval(changed.wrong, 0, words=True, percent=True)
+    print(f"labels of {doubts.target} that are wrong, estimated: {percent(changed.wrong.value)} ({ends})")
 
 
 def _request(

@@ -39,6 +39,6 @@ def column_readings(study: Study, cohort: Cohort) -> pd.DataFrame:
             means = values.groupby([cohort.images[key] for key in keys], sort=False).mean().dropna().rename("value")
             tables.append(means.reset_index().assign(target=name, reader=reader))
     empty = {"image": "", "session": OF_TABLE, "kind": "blind", "occurrence": 1, "reason": "", "comment": "", "at": ""}
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["case", "subject", "value"])
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     table = table.assign(**empty, position=float("nan"), seconds=float("nan"))
     return table.assign(region=table["region"].fillna("") if "region" in table else "")[COLUMNS]
