@@ -53,8 +53,8 @@ def rate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write the labels of all readers as a table (CSV), and end; with --doubtful those of its session, and how "
-            "many labels changed.",
+            help="Write the labels of all readers as a table (CSV), and end; with --doubtful those of its session, "
+            "and how many labels changed.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; other computers need a reader's token.")] = (
