@@ -125,6 +125,23 @@ def test_coronal_slices_have_the_head_at_the_top(tmp_path: Path) -> None:
     assert shown(tmp_path / "a.nii")[0, :, 0] == pytest.approx(np.arange(12)[::-1] / 7, abs=1e-4)
 
 
+@pytest.mark.parametrize("axes", ["LPS", "PIR", "SAL"])
+def test_any_orientation_and_scale_give_the_same_slices(tmp_path: Path, axes: str) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="scans are optional")
+    path = scan(tmp_path / "a.nii.gz", (20, 24, 9))
+    stored = nibabel.load(path)
+    target = nibabel.orientations.axcodes2ornt(axes)
+    turned = stored.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(stored.affine), target))
+    turned.header.set_slope_inter(-2.0, 7.0)
+    turned = nibabel.Nifti1Image(np.asarray(turned.dataobj).astype(np.float32) * -2 + 7, turned.affine, turned.header)
+    turned.set_data_dtype(np.int16)
+    turned.to_filename(tmp_path / "b.nii")
+    picture = read_picture(tmp_path / "b.nii")
+    assert (picture.shape, picture.spacing) == (read_picture(path).shape, (1, 1))
+    assert shown(tmp_path / "b.nii") == pytest.approx(shown(path) * -2 + 7, abs=0.5)
+    assert picture.low < picture.high
+
+
 def test_a_folder_of_slices_is_one_scan(tmp_path: Path) -> None:
     pytest.importorskip("SimpleITK", reason="scans are optional")
     for number in (2, 0, 1):

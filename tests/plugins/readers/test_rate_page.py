@@ -129,7 +129,7 @@ def test_a_case_needs_as_many_keys_as_scores(browser: Any, served: Reading, size
             page.keyboard.press("Enter")
         at(page, "Case 3 of 3")
         saved(page)
-        assert page.locator("#left").inner_text().startswith("2 of 3 scored")
+        assert page.locator("#left").inner_text().startswith("anna: 2 of 3 scored")
     keys = [field.key for field in FORM.fields]
     assert served.values() == {
         key: dict(zip(keys, row, strict=True)) for key, row in zip(order[:2], grades, strict=True)
@@ -184,7 +184,7 @@ def test_a_case_that_cannot_be_judged(browser: Any, served: Reading, size: tuple
         press(page, "u 1 Enter")
         at(page, "Case 2 of 3")
         saved(page)
-        assert page.locator("#left").inner_text().startswith("1 of 3 scored")
+        assert page.locator("#left").inner_text().startswith("anna: 1 of 3 scored")
         press(page, "ArrowLeft")
         at(page, "Case 1 of 3")
         page.get_by_role("button", name="Judge it after all").click()
@@ -509,6 +509,6 @@ def test_an_image_that_cannot_be_read(browser: Any, served: Reading) -> None:
     path.write_bytes(b"\xff\xd8\xff")
     with window(browser, served) as page:
         page.get_by_text("This image cannot be shown.").wait_for()
-        assert path.stem not in page.locator(".loading:visible").inner_text()
+        assert path.stem not in page.locator("#viewers").inner_text()
         press(page, "2")
         saved(page)

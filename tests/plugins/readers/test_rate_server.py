@@ -339,36 +339,34 @@ def test_a_damaged_image_is_told_to_the_owner_only(
     assert anna.enter(2, "", "poor quality").json()["progress"]["done"] == 1
 
 
-class FullDisk(ReadingStore):
-    """A store that fails as SQLite does."""
-
-    problem = ""
-
-    def append(self, entry: Entry, window: str) -> int:
-        if self.problem:
-            try:
-                raise sqlite3.OperationalError(self.problem)
-            except sqlite3.OperationalError as error:
-                raise CasewiseError(f"{self.path} could not be written: {error}") from error
-        return super().append(entry, window)
-
-
-@pytest.mark.parametrize(("problem", "status"), [("database or disk is full", 507), ("database is locked", 503)])
-def test_an_entry_that_cannot_be_written_is_tried_again(
-    session: Session, tmp_path: Path, problem: str, status: int
-) -> None:
-    store_of(tmp_path / "readings", session).close()
-    store = FullDisk(tmp_path / "readings")
-    anna = Reader(session, store, "anna")
-    anna.open()
-    store.problem = problem
-    answer = anna.enter(1, "erythema[upper]", "2")
-    assert answer.status_code == status
+def test_a_full_disk_loses_nothing(anna: Reader, store: ReadingStore, tmp_path: Path) -> None:
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    stored = {}
+    for number in range(30):
+        answer = anna.enter(1 + number % COUNT, "comment", text := f"{number}" * 500)
+        if answer.status_code != 200:
+            break
+        stored[1 + number % COUNT] = text
+    assert stored
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "disk_full")
     assert str(tmp_path) not in answer.text
-    assert ("retry-after" in answer.headers) == (status == 503)
-    store.problem = ""
+    assert {position: anna.case(position)["comment"] for position in stored} == stored
+    store._db.execute("PRAGMA max_page_count = 100000")
     assert anna.enter(1, "erythema[upper]", "2").status_code == 200
-    store.close()
+
+
+def test_a_locked_file_is_tried_again(anna: Reader, store: ReadingStore, tmp_path: Path) -> None:
+    store._db.execute("PRAGMA busy_timeout = 20")
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answer = anna.enter(1, "erythema[upper]", "2")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_saved")
+    assert "retry-after" in answer.headers
+    assert str(tmp_path) not in answer.text
+    other.execute("ROLLBACK")
+    other.close()
+    assert anna.enter(1, "erythema[upper]", "2").status_code == 200
 
 
 def test_earlier_visits_and_predictions_are_shown_where_the_session_says_so(

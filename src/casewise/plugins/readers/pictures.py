@@ -27,14 +27,14 @@ PHOTO_SIDE, FILM_SIDE, QUALITY = 2400, 4096, 92
 PERCENTILES = (0.5, 99.5)
 # Pixels from which percentiles are computed, about.
 SAMPLE = 2_000_000
-MOST_VOXELS = 600_000_000
+MOST_VOXELS = 400_000_000
 # The coarsest axis of a volume is that of its slices if it is coarser than the next one by this factor.
 COARSER = 1.25
 NIFTI = (".nii", ".nii.gz")
 # Bytes of the pictures that are kept; the latest is kept in any case.
 CACHE_BYTES = 512 * 2**20
-# Values by axis, the spacing of each axis, and the window.
-Voxels: TypeAlias = tuple[np.ndarray, tuple[float, float, float], tuple[float, float] | None]
+# Values by axis, the spacing of each axis, the window, and slope and intercept.
+Voxels: TypeAlias = tuple[np.ndarray, tuple[float, float, float], tuple[float, float] | None, tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +231,8 @@ def _volume(path: Path) -> Picture:
         ImageError: it cannot be read, is no single volume, or is too large.
     """
     try:
-        values, spacing, window = _nifti(path) if path.name.casefold().endswith(NIFTI) else _series(path)
+        is_nifti = path.name.casefold().endswith(NIFTI)
+        values, spacing, window, scale = _nifti(path) if is_nifti else _series(path)
     except ImportError as error:
         raise ImageError(
             f"{path}: scans need an optional part of casewise: pip install 'casewise[volumes]'."
@@ -245,10 +246,10 @@ def _volume(path: Path) -> Picture:
     axis = axis if spacing[axis] > COARSER * max(rest) else 0
     planes = values[::-1] if axis == 0 else np.moveaxis(values, axis, 0)[:, ::-1]
     across = tuple(spacing[other] for other in range(3) if other != axis)
-    return _grey("volume", planes, window, spacing=(across[0], across[1]))
+    return _grey("volume", planes, window, scale=scale, inverted=scale[0] < 0, spacing=(across[0], across[1]))
 
 
-def _checked_shape(path: Path, shape: tuple[int, ...]) -> None:
+def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
     text = " x ".join(map(str, shape))
     if len(shape) != 3 or min(shape) < 1:
         raise ImageError(f"{path}: it has {text} voxels; a reading shows one volume of three dimensions.")
@@ -262,18 +263,20 @@ def _nifti(path: Path) -> Voxels:
 
     try:
         image: Any = nibabel.load(path)
-        while len(image.shape) > 3 and image.shape[-1] == 1:
-            image = image.slicer[..., 0]
-        _checked_shape(path, image.shape)
-        image = nibabel.as_closest_canonical(image)
-        x, y, z = (float(side) for side in image.header.get_zooms()[:3])
-        values = np.asanyarray(image.dataobj)
+        shape = image.shape
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        _check_shape(path, shape)
+        proxy, orientation = image.dataobj, nibabel.io_orientation(image.affine)
+        stored = proxy.get_unscaled().reshape(shape)  # scaled they would have eight bytes a voxel
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, zlib.error) as error:
         raise ImageError(f"{path}: it is damaged, or not a scan. Copy it again from its source.") from error
-    if values.dtype.kind not in "iuf":
-        raise ImageError(f"{path}: its voxels are {values.dtype}, not one number each.")
-    values = values if values.dtype.kind in "iu" else values.astype(np.float32, copy=False)
-    return values[::-1, ::-1].transpose(2, 1, 0), (z, y, x), None
+    if stored.dtype.kind not in "iuf":
+        raise ImageError(f"{path}: its voxels are {stored.dtype}, not one number each.")
+    values = nibabel.orientations.apply_orientation(stored, orientation)
+    sides = dict(zip(orientation[:, 0].astype(int).tolist(), image.header.get_zooms()[:3], strict=True))
+    spacing = (float(sides[2]), float(sides[1]), float(sides[0]))
+    return values[::-1, ::-1].transpose(2, 1, 0), spacing, None, (float(proxy.slope), float(proxy.inter))
 
 
 def _series(path: Path) -> Voxels:
@@ -292,7 +295,7 @@ def _series(path: Path) -> Voxels:
     header.SetFileName(names[0])
     header.ReadImageInformation()
     columns, rows, *frames = header.GetSize()
-    _checked_shape(path, (len(names) if len(names) > 1 else (frames or [1])[0], rows, columns))
+    _check_shape(path, (len(names) if len(names) > 1 else (frames or [1])[0], rows, columns))
     tags = [header.GetMetaData(key) if header.HasMetaDataKey(key) else None for key in ("0028|1050", "0028|1051")]
     window = _window_of(*(tag.split("\\")[0] if tag else None for tag in tags))
     image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(names if len(names) > 1 else names[0]), "LPS")
@@ -300,4 +303,4 @@ def _series(path: Path) -> Voxels:
     x, y, z = image.GetSpacing()
     if values.ndim != 3:
         raise ImageError(f"{path}: its pixels are colours, not one number each.")
-    return values, (z, y, x), window
+    return values, (z, y, x), window, (1.0, 0.0)

@@ -177,8 +177,11 @@ export class ScoreForm {
     const field = this.fields[this.active];
     if (!field) return;
     const typing = field.entry && !matchMedia("(pointer: coarse)").matches;
-    (typing ? field.entry : field.node).focus({ preventScroll: true });
-    if (typing) field.entry.select();
+    if (!typing) field.node.focus({ preventScroll: true });
+    else if (document.activeElement !== field.entry) {
+      field.entry.focus({ preventScroll: true });
+      field.entry.select();
+    }
     field.node.scrollIntoView({ block: matchMedia("(max-width: 760px)").matches ? "start" : "nearest" });
   }
 

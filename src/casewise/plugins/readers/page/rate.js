@@ -97,7 +97,6 @@ async function start() {
     if (error.status === 401) return askForToken();
     return screen("The reading cannot begin", [error.message], button("Try again", start, { className: "main" }));
   }
-  document.title = desk.session === "main" ? "Reading" : `Reading: ${desk.session}`;
   get("state").textContent = "Saved";
   form = new ScoreForm(get("fields"), desk.form, {
     score: (field, value, before) => enter(field.key, value, before),
@@ -144,7 +143,7 @@ function showProgress() {
   Object.assign(get("progress"), { max: total, value: done });
   const minutes = Math.round(seconds / 60);
   const left = seconds === null || !seconds ? "" : minutes < 1 ? ", less than a minute left" : minutes < 90 ? `, about ${minutes} min left` : `, about ${Math.round(minutes / 60)} h left`;
-  get("left").textContent = `${done} of ${total} scored${left}`;
+  get("left").textContent = `${desk.reader === "reader" ? "" : `${desk.reader}: `}${done} of ${total} scored${left}`;
 }
 
 async function open(position) {
@@ -385,14 +384,15 @@ async function finish() {
 function pressed(event) {
   const { key, target } = event;
   if (key.toLowerCase() === "w" && current) windowing = true;
-  if (!current || get("reading").inert || get("dialog").open || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!current || get("reading").inert || get("dialog").open || event.metaKey) return;
+  if ((event.ctrlKey || event.altKey) && !event.getModifierState("AltGraph")) return; // brackets need AltGr on some keyboards
   if (target.id === "comment") {
     if (key === "Escape") form.focus();
     return;
   }
   const text = target.matches("input[type=text]") ? target.value : null;
   if (target.matches("input[type=range]") && /^(Arrow|Page|Home|End)/.test(key) && !windowing) return;
-  if (text !== null && (/^[\d.,−-]$/.test(key) || (text && /^(Backspace|Delete|ArrowLeft|ArrowRight|Home|End)$/.test(key)))) return;
+  if (text !== null && !windowing && (/^[\d.,−-]$/.test(key) || (text && /^(Backspace|Delete|ArrowLeft|ArrowRight|Home|End)$/.test(key)))) return;
   if (command(key.length === 1 ? key.toLowerCase() : key, target, event.repeat)) event.preventDefault();
 }
 
