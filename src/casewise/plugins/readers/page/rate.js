@@ -10,6 +10,10 @@ const KEYS = [
   ["+ −, wheel", "zoom; drag or arrows move an image with the focus"], ["W + arrows, right drag", "window (← →) and level (↑ ↓)", "grey volume"],
   ["[ ], Page ↑ ↓, wheel", "slices of a scan", "volume"], ["F, double click", "image larger, and back"], ["R", "reset zoom and window"], ["?", "these keys"],
 ];
+const TOUCHES = [
+  ["Tap", "choose a score and go on"], ["Swipe", "other images of the case"], ["Two fingers", "zoom; then drag"], ["Double tap", "image larger, and back"],
+  ["◐, then drag", "window (to the side) and level (up and down)", "grey volume"], ["↺", "reset zoom and window"],
+];
 // More images than these: those of the region that is scored are shown large.
 const MOST_SIDE_BY_SIDE = 2, NARROW = "(max-width: 760px)";
 let desk = null, form = null, current = null, next = 0;
@@ -260,7 +264,7 @@ function mark(region) {
   used = own[0];
   if (get("images").classList.contains("single")) larger(own[0]);
   const { node } = own[0];
-  grid.scrollTo({ left: node.offsetLeft - grid.offsetLeft - 16, top: node.offsetTop - grid.offsetTop, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  grid.scrollTo(node.offsetLeft - grid.offsetLeft - 16, node.offsetTop - grid.offsetTop);
 }
 
 function showUnreadable() {
@@ -340,7 +344,7 @@ function readable() {
 function help() {
   const list = element("dl", "", "keys");
   const kinds = current ? imagesOf(current).map((image) => image.kind) : [];
-  const useful = KEYS.filter(([, , needed]) => !needed || kinds.some((kind) => needed.includes(kind)));
+  const useful = (matchMedia("(pointer: coarse)").matches ? TOUCHES : KEYS).filter(([, , needed]) => !needed || kinds.some((kind) => needed.includes(kind)));
   for (const [keys, text] of useful) list.append(element("dt", keys), element("dd", text));
   const intro = `${counted(desk.progress.total, "case")}, one at a time. Every entry is saved at once; you can stop at any time and go on later.`;
   dialog("How to score", [element("p", intro), list, button("Continue", () => get("dialog").close(), { className: "main", autofocus: true })]);
