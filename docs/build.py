@@ -61,7 +61,7 @@ STUDY_PAGES = {
         ("split", "audit", "pretrain", "external"),
     ),
     "reference-study-recipe.md": ("The study file: training", ("recipe", "nested_cv", "compute")),
-    "reference-study-evaluation.md": ("The study file: evaluation", ("evaluation",)),
+    "reference-study-evaluation.md": ("The study file: evaluation", ("evaluation", "reading")),
 }
 PRESETS_PAGE = "reference-study-presets.md"
 # The description of keys that are explained in another section.
