@@ -110,6 +110,10 @@ STAGES = {"test": "test set", "oof": "out of fold"}
 SHOWN = {"classification": ("auroc", "accuracy"), "ordinal": ("kappa_quadratic",), "regression": ("mae",)}
 
 
+# What the mean of networks and baselines should add to the best baseline, out of fold.
+LEAST_GAIN, FEWEST_PACKS = 0.01, 3
+
+
 # Where the variation of images in training, and its length, were chosen on half of the subjects.
 HALVED = ("oral", "skin", "severity", "idrid")
 # Where a rule was chosen by these very figures; the rounded mean alone changed whether the aim is reached.
@@ -351,6 +355,25 @@ def aim_rows(shown: Sequence[Figure]) -> Iterator[list[str]]:
         yield [name, target, STAGES[stage], metric_of(metric).title, text, estimate, decided]
 
 
+def added_lines(shown: Sequence[Figure]) -> Iterator[str]:
+    """Whether the planned run has the aimed difference from its best baseline, and on which packs it is below it."""
+    from casewise.study.learners import baselines_among
+
+    gaps: dict[str, float] = {}
+    for figure in shown:
+        if figure.stage != "oof" or figure.target != figure.run.study.primary_outcome or figure.metric != "auroc":
+            continue
+        baseline = figure.best(baselines_among(figure.run.results["metrics"]["oof"]))
+        if baseline and (gap := from_baseline(figure, baseline)):
+            gaps[figure.name] = gap["difference"]
+    enough = [f"{name} {gap:+.3f}" for name, gap in gaps.items() if gap >= LEAST_GAIN]
+    below = [f"{name} {gap:+.3f}" for name, gap in gaps.items() if gap < 0]
+    reached = "reached" if len(enough) >= FEWEST_PACKS and not below else "not reached"
+    yield f"The aim was an AUROC higher by {LEAST_GAIN:.3f} than that of the best baseline on {FEWEST_PACKS} packs or"
+    yield f"more, and lower on none, whether or not a difference is shown: {reached}. Higher by so much on {len(enough)}"
+    yield f"of the {len(gaps)} packs with an AUROC ({', '.join(enough) or 'none'}), lower on {', '.join(below) or 'none'}."
+
+
 def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:
     """Sizes, training time and the plan of every run."""
     for name, run in runs.items():
@@ -395,6 +418,7 @@ def page(runs: dict[str, Run], failed: dict[str, str], handwritten: Path | None,
         "\n“At chance” means that the interval of the AUROC includes 0.5, or that of kappa (grades) or of the "
         "concordance (numbers) includes 0: nothing is shown to be learned.\n"
     )
+    text += "\n" + "\n".join(added_lines(shown)) + "\n"
     text += "\n## Subjects on which no variation was chosen\n\nOut of fold, of half of the subjects of each pack.\n\n"
     head = ["pack", "target", "metric", "planned", "best baseline", "planned − baseline", ""]
     text += table(head, untouched_rows(shown))
