@@ -370,8 +370,8 @@ def added_lines(shown: Sequence[Figure]) -> Iterator[str]:
     below = [f"{name} {gap:+.3f}" for name, gap in gaps.items() if gap < 0]
     reached = "reached" if len(enough) >= FEWEST_PACKS and not below else "not reached"
     yield f"The aim was an AUROC higher by {LEAST_GAIN:.3f} than that of the best baseline on {FEWEST_PACKS} packs or"
-    yield f"more, and lower on none, whether or not a difference is shown: {reached}. Higher by so much on {len(enough)}"
-    yield f"of the {len(gaps)} packs with an AUROC ({', '.join(enough) or 'none'}), lower on {', '.join(below) or 'none'}."
+    yield f"more, and lower on none, whether or not a difference is shown: {reached}. Higher by so much: {len(enough)}"
+    yield f"of {len(gaps)} packs with an AUROC ({', '.join(enough) or 'none'}). Lower: {', '.join(below) or 'none'}."
 
 
 def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:

@@ -159,8 +159,7 @@ class _Exchange:
         self._complete = message["type"] != "http.request" or not message.get("more_body", False)
 
     def _too_large(self) -> ServiceError:
-        remedy = "Send fewer or smaller images, or start the service with a larger --max-size."
-        too_large = f"The request is larger than {self._settings.max_bytes / 2**20:,.0f} MiB. {remedy}"
+        too_large = f"The request is larger than {self._settings.max_bytes / 2**20:,.3g} MiB. {self._settings.smaller}"
         return ServiceError(413, "too_large", too_large)
 
 

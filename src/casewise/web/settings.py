@@ -36,6 +36,8 @@ class WebSettings:
     idle_seconds: float = 20.0
     # The option, and an example, that give others access; for messages.
     access: ClassVar[str] = "--token"
+    # What to do where a request is too large.
+    smaller: ClassVar[str] = "Send less."
 
     @property
     def tokens(self) -> Mapping[str, str]:

@@ -197,14 +197,17 @@ def test_impossible_lists_are_refused(count: int, share: float) -> None:
 
 def test_the_list_of_a_session_has_the_keys_of_its_items() -> None:
     rows, _ = classes_with_errors(1, 60)
-    run: Any = SimpleNamespace(finished=finished(rows), study=SimpleNamespace(seed=5), folder="runs/a")
+    run: Any = SimpleNamespace(
+        finished=finished(rows), study=SimpleNamespace(seed=5, primary_outcome="outcome"), folder="runs/a"
+    )
+    form: Any = SimpleNamespace(fields=[SimpleNamespace(target="outcome")])
     items: Any = {f"key {case}": SimpleNamespace(case=case, image="") for case in rows["case"]}
-    keys = list(blinded_items(run, items, 10))
+    keys = list(blinded_items(run, form, items, 10))
     expected = blinded_list(doubtful_labels(run.finished), 10, seed=5)
     assert keys == [f"key {case}" for case in expected.cases]
     del items[keys[3]]
     with pytest.raises(CasewiseError):
-        blinded_items(run, items, 10)
+        blinded_items(run, form, items, 10)
 
 
 def readings_of(key: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
@@ -220,7 +223,7 @@ def test_a_second_reading_estimates_the_share_of_wrong_labels() -> None:
         second = np.where(wrong[number], (key["recorded"] + 1) % 3, key["recorded"])
         reading = second_reading(key, readings_of(key, second), kind="classification")
         assert reading.doubtful.value == pytest.approx(wrong[number][key["doubtful"]].mean())
-        estimates.append(reading.wrong)
+        estimates.append(reading.overall)
     values = np.array([each.value for each in estimates])
     assert values.mean() == pytest.approx(0.1, abs=3 * values.std() / 5)
     assert np.mean([each.low <= 0.1 <= each.high for each in estimates]) >= 0.8
@@ -229,9 +232,9 @@ def test_a_second_reading_estimates_the_share_of_wrong_labels() -> None:
 def test_without_changes_the_interval_of_the_undoubted_is_exact() -> None:
     key = blinded_list(doubts_with([0.0] * 100), 10).key
     reading = second_reading(key, readings_of(key, np.zeros(len(key))), kind="classification")
-    assert (reading.doubtful.value, reading.undoubted.value, reading.wrong.value) == (0.0, 0.0, 0.0)
+    assert (reading.doubtful.value, reading.undoubted.value, reading.overall.value) == (0.0, 0.0, 0.0)
     assert reading.undoubted.high == pytest.approx(1 - 0.025 ** (1 / 10))
-    assert reading.wrong.high == pytest.approx(0.9 * reading.undoubted.high)
+    assert reading.overall.high == pytest.approx(0.9 * reading.undoubted.high)
 
 
 def test_several_readings_count_as_their_median_and_small_differences_as_none() -> None:

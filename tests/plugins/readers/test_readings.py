@@ -21,7 +21,7 @@ from casewise.plugins.readers.export import (
     write_labels,
 )
 from casewise.plugins.readers.form import FormError, form_of
-from casewise.plugins.readers.sessions import Session, SessionRequest, open_session, readings_of
+from casewise.plugins.readers.sessions import Session, SessionRequest, items_of, open_session, readings_of
 from casewise.plugins.readers.store import Entry, ReadingStore, WindowError, check_reader
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -177,7 +177,8 @@ def test_readings_become_labels_that_a_study_reads(
     assert len(readings.table) == 2 * 24 * 4
     labels = labels_of(readings, study, cohort)
     assert labels.rules == {"erythema": "median", "kind_of": "majority", "extent": "mean"}
-    path = write_labels(labels, tmp_path / "labels.csv")
+    path, every = write_labels(labels, readings, tmp_path / "labels.csv")
+    assert len(pd.read_csv(every)) == len(readings.table)
     lines = study_lines(labels, study, path)
     text = STUDY.replace("cohort: cohort.csv", lines) + "split: {by: subject, folds: 2}\n"
     (tmp_path / "labelled.yaml").write_text(text)
@@ -195,8 +196,9 @@ def test_disagreement_is_adjudicated_and_replaces_the_consensus(
 ) -> None:
     session = open_session(study, cohort, store, SessionRequest("blind"))
     read_all(session, store, "anna")
+    assert adjudication_items(readings_of(study, cohort, store), study) == {}
     with pytest.raises(CasewiseError):
-        adjudication_items(readings_of(study, cohort, store), study)
+        open_session(study, cohort, store, SessionRequest("adjudication", "adjudication", {}))
     read_all(session, store, "ben", offset=2)
     items = adjudication_items(readings_of(study, cohort, store), study)
     assert len(items) == 20
@@ -227,3 +229,106 @@ def test_a_case_that_cannot_be_judged_has_no_label(study: Study, cohort: Cohort,
 def test_consensus_of_readers() -> None:
     assert consensus(np.array([1.0, 3.0]), "adjudication", 1.0) != consensus(np.array([1.0, 3.0]), "adjudication", 1.0)
     assert consensus(np.array([1.0, 2.0, 2.0]), "adjudication", 1.0) == 2.0
+
+
+def test_an_adjudication_keeps_its_order_and_grows(study: Study, cohort: Cohort, store: ReadingStore) -> None:
+    items = {case: {"readers": {}} for case in cohort.cases["case"]}
+    keys = list(items)[::-1]
+    first = SessionRequest("adjudication", "adjudication", {key: items[key] for key in keys[:5]})
+    session = open_session(study, cohort, store, first)
+    assert [each.item.key for each in session.order_for("chair")] == keys[:5]
+    more = SessionRequest("adjudication", "adjudication", {key: items[key] for key in keys[3:8]})
+    session = open_session(study, cohort, store, more)
+    assert [each.item.key for each in session.order_for("chair")] == keys[:8]
+    again = open_session(study, cohort, store, SessionRequest("adjudication", "adjudication", {}))
+    assert len(again.order_for("chair")) == 8
+
+
+def test_values_of_an_earlier_form_are_left_out_and_counted(study: Study, cohort: Cohort, store: ReadingStore) -> None:
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    read_all(session, store, "anna")
+    reading = study.key("reading").model_copy(update={"steps": {"extent": 1.0}})
+    coarser = study.model_copy(update={"reading": reading})
+    readings = readings_of(coarser, cohort, store)
+    assert readings.left_out == 24
+    assert set(readings.table["target"]) == {"erythema", "kind_of"}
+    later = open_session(coarser, cohort, store, SessionRequest("blind"))
+    first = later.order_for("anna")[0]
+    assert not later.is_complete(store.current("blind", "anna")[first.item.key, 1])
+    assert session.is_complete(store.current("blind", "anna")[first.item.key, 1])
+
+
+def test_adjudicated_values_are_of_their_own_export(study: Study, cohort: Cohort, store: ReadingStore) -> None:
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    read_all(session, store, "anna")
+    items = dict.fromkeys(cohort.cases["case"])
+    final = open_session(study, cohort, store, SessionRequest("adjudication", "adjudication", items))
+    read_all(final, store, "chair", offset=1)
+    second = open_session(study, cohort, store, SessionRequest("second"))
+    window, one = store.open_window("second", "ben"), second.order_for("ben")[0]
+    store.append(Entry("second", "ben", one.item.key, 1, 1, "kind_of", "other", second.form.version), window)
+    only = labels_of(readings_of(study, cohort, store), study, cohort, ["second"])
+    assert only.without == {"erythema": 0, "kind_of": 0, "extent": 0}
+    assert set(only.table["kind_of"]) == {"", "other"}
+    assert "kind_of_ben_second" in only.table
+
+
+def test_cases_that_were_not_read_again_keep_their_labels(
+    study: Study, cohort: Cohort, store: ReadingStore, tmp_path: Path
+) -> None:
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    read_all(session, store, "anna")
+    path, _ = write_labels(
+        labels_of(readings_of(study, cohort, store), study, cohort),
+        readings_of(study, cohort, store),
+        tmp_path / "l.csv",
+    )
+    labelled = read_study(tmp_path / "study.yaml", settings=[f"cohort={path}"])
+    new, earlier = (read_cohort(labelled, to_learn=False, labelled=each) for each in (False, True))
+    listed = dict.fromkeys([new.cases["case"].iloc[0]])
+    doubtful = open_session(labelled, new, store, SessionRequest("doubtful", "doubtful", listed))
+    window, one = store.open_window("doubtful", "anna"), doubtful.order_for("anna")[0]
+    store.append(Entry("doubtful", "anna", one.item.key, 1, 1, "kind_of", "other", doubtful.form.version), window)
+    labels = labels_of(readings_of(labelled, new, store), labelled, new, ["doubtful"], earlier=earlier)
+    again = (new.images["case"] == one.item.case).to_numpy()
+    assert set(labels.table.loc[again, "kind_of"]) == {"other"}
+    assert set(labels.table.loc[~again, "kind_of"]) == {"plaque"}
+    assert set(labels.table["extent"]) == {"2.5"}
+    other = dict.fromkeys([new.cases["case"].iloc[1]])
+    with pytest.raises(CasewiseError):
+        open_session(labelled, new, store, SessionRequest("doubtful", "doubtful", other))
+    with pytest.raises(CasewiseError, match="erythema_anna"):
+        labels_of(readings_of(labelled, new, store), labelled, new)
+
+
+def test_keys_of_images_do_not_depend_on_other_images(tmp_path: Path) -> None:
+    rows = []
+    for number, folder in enumerate(("a", "a", "b")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (9 * number, 0, 0)).save(tmp_path / folder / f"{number}.png")
+        rows.append({"path": f"{folder}/{number}.png", "subject": f"S{number}"})
+    pd.DataFrame(rows).to_csv(tmp_path / "cohort.csv", index=False)
+    text = "cohort: cohort.csv\npanels: {by: image}\ntargets: {grade: {range: 0..4, integer: true, level: image}}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    study = read_study(tmp_path / "study.yaml")
+    cohort = read_cohort(study, to_learn=False, labelled=False)
+    fewer = Cohort(cohort.images[cohort.images["subject"] != "S2"], cohort.panels, cohort.cases)
+    before, after = (set(items_of(study, each, form_of(study))) for each in (fewer, cohort))
+    assert before < after
+
+
+def test_a_backup_restores_readings_after_a_kill(study: Study, cohort: Cohort, store: ReadingStore) -> None:
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    read_all(session, store, "anna")
+    backup = store.back_up()
+    count = len(store.entries())
+    for end in ("", "-wal", "-shm"):
+        store.path.with_name(store.path.name + end).unlink(missing_ok=True)
+    store.path.write_bytes(backup.read_bytes())
+    assert len(ReadingStore(store.folder).entries()) == count
+
+
+def test_rules_suit_the_kinds_of_targets(tmp_path: Path, study: Study) -> None:
+    for settings in ["reading.disagreement={kind_of: 1}", "reading.consensus={kind_of: median}"]:
+        with pytest.raises(StudyError, match=r"reading\.(disagreement|consensus)"):
+            read_study(tmp_path / "study.yaml", settings=[settings])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.plugins.readers.form import Form
-    from casewise.plugins.readers.sessions import SessionRequest
+    from casewise.plugins.readers.sessions import Readings, SessionRequest
     from casewise.plugins.readers.store import ReadingStore
     from casewise.study.schema import Study
 
@@ -81,9 +82,7 @@ def rate(
     try:
         if export:
             names = [session or "doubtful"] if doubtful else [session] if session else []
-            _export(plan, cohort, store, export, names)
-            if doubtful:
-                _print_second_reading(plan, cohort, store, doubtful, names, count)
+            _export(plan, cohort, store, export, names, doubtful, count)
             return
         request = _request(
             plan, cohort, store, session, aided=aided, adjudicate=adjudicate, doubtful=doubtful, count=count
@@ -168,6 +167,7 @@ def _readings(study: Study, cohort: Cohort, folder: Path, sessions: list[str]) -
     try:
         _check_sessions(store, sessions)
         readings = readings_of(study, cohort, store)
+        _print_left_out(readings)
         chosen = readings.table["session"].isin(sessions or store.sessions())
         return readings.form, readings.table[chosen]
     finally:
@@ -182,42 +182,50 @@ def _check_sessions(store: ReadingStore, names: list[str]) -> None:
             raise CasewiseError(f"--session: {none_of(name, list(sessions) or ['(no session yet)'])}")
 
 
-def _export(study: Study, cohort: Cohort, store: ReadingStore, path: Path, sessions: list[str]) -> None:
+def _print_left_out(readings: Readings) -> None:
+    """Values that are not used."""
+    if readings.left_out:
+        print(
+            f"{readings.left_out:,} values are not used: they are of cases that are not in the table any more, or not "
+            "accepted by the form any more.",
+            file=sys.stderr,
+        )
+
+
+def _export(
+    study: Study,
+    cohort: Cohort,
+    store: ReadingStore,
+    path: Path,
+    sessions: list[str],
+    doubtful: Path | None,
+    count: int,
+) -> None:
+    """Write the labels; of a second reading, cases that were not read again keep theirs."""
+    from casewise.analysis.run import Run
+    from casewise.cohort.cohort import read_cohort
     from casewise.errors import counted
-    from casewise.plugins.readers.export import labels_of, study_lines, write_labels
+    from casewise.plugins.readers.doubtful import second_reading_lines
+    from casewise.plugins.readers.export import labels_of, limit_of, study_lines, write_labels
     from casewise.plugins.readers.sessions import readings_of
     from casewise.run_folder.folder import check_page
 
     check_page(path, ".csv")
     _check_sessions(store, sessions)
-    labels = labels_of(readings_of(study, cohort, store), study, cohort, sessions)
-    print(f"wrote {write_labels(labels, path)}")
+    readings = readings_of(study, cohort, store)
+    earlier = read_cohort(study, to_learn=False) if doubtful else None
+    labels = labels_of(readings, study, cohort, sessions, earlier=earlier)
+    table, every = write_labels(labels, readings, path)
+    print(f"wrote {table}, and all readings with their comments to {every}")
+    _print_left_out(readings)
     for name, rule in labels.rules.items():
         without = f"; {counted(labels.without[name], 'value')} without a label" if labels.without[name] else ""
         print(f"  {name}: {rule} of {', '.join(labels.readers.get(name, {})) or 'no reader'}{without}")
+    if doubtful:
+        again = readings.table[readings.table["session"].isin(sessions)]
+        limits = {field.target: limit_of(study, field.target) for field in readings.form.fields}
+        print("\n".join(second_reading_lines(Run.open(doubtful), readings.form, count, again, limits)))
     print(f"for a study file:\n{study_lines(labels, study, path)}")
-
-
-def _print_second_reading(
-    study: Study, cohort: Cohort, store: ReadingStore, run: Path, sessions: list[str], count: int
-) -> None:
-    """How many labels of the doubtful and of the other cases a second reading changed."""
-    from casewise.analysis.run import Run
-    from casewise.plugins.readers.doubtful import blinded_list, doubtful_labels, second_reading
-    from casewise.plugins.readers.export import limit_of
-    from casewise.plugins.readers.sessions import readings_of
-    from casewise.report.formatting import interval, percent
-
-    opened = Run.open(run)
-    doubts = doubtful_labels(opened.finished)
-    key = blinded_list(doubts, count, seed=opened.study.seed).key
-    table = readings_of(study, cohort, store).table
-    table = table[table["session"].isin(sessions) & (table["target"] == doubts.target)]
-    changed = second_reading(key, table, kind=doubts.kind, tolerance=limit_of(study, doubts.target))
-    for name, figure in {"doubtful": changed.doubtful, "other": changed.undoubted}.items():
-        print(f"{name} labels changed: {percent(figure.value)} of {figure.n_cases}")
-    ends = interval(changed.wrong, 0, words=True, percent=True)
-    print(f"labels of {doubts.target} that are wrong, estimated: {percent(changed.wrong.value)} ({ends})")
 
 
 def _request(
@@ -254,7 +262,9 @@ def _request(
     from casewise.plugins.readers.doubtful import blinded_items
 
     assert doubtful is not None
-    return SessionRequest(name or "doubtful", "doubtful", blinded_items(Run.open(doubtful), readings.items, count))
+    return SessionRequest(
+        name or "doubtful", "doubtful", blinded_items(Run.open(doubtful), readings.form, readings.items, count)
+    )
 
 
 def _serve(

@@ -27,10 +27,12 @@ from casewise.pipeline.finished import FinishedRun
 from casewise.plugins.readers.reader_columns import column_readings
 from casewise.plugins.readers.sessions import COLUMNS as READINGS
 from casewise.predictions.table import probability_columns
+from casewise.report.formatting import interval, percent
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.analysis.run import Run
+    from casewise.plugins.readers.form import Form
     from casewise.plugins.readers.sessions import Item
 
 COLUMNS = (
@@ -262,16 +264,29 @@ def blinded_list(doubts: Doubts, count: int, *, undoubted: float = 0.5, seed: in
     return BlindedList(tuple(map(str, key["case"])), key)
 
 
-def blinded_items(run: Run, items: Mapping[str, Item], count: int) -> dict[str, None]:
-    """The keys of the items of a blinded list of a run, whose seed is that of the study, for a session of them.
+def blinded_of(run: Run, form: Form, count: int) -> tuple[Doubts, BlindedList]:
+    """The doubts of a run and its blinded list, whose seed is that of the study.
 
+    They are of the primary outcome; where readers do not score it, as of one that is computed, of their first target.
     The same run and count give the same list, so that its key can be made again when it has been read.
 
     Raises:
-        CasewiseError: as `doubtful_labels` and `blinded_list`; or a case of the list is not among the items.
+        CasewiseError: as `doubtful_labels` and `blinded_list`.
+    """
+    targets = [field.target for field in form.fields]
+    target = run.study.primary_outcome if run.study.primary_outcome in targets else targets[0]
+    doubts = doubtful_labels(run.finished, target)
+    return doubts, blinded_list(doubts, count, seed=run.study.seed)
+
+
+def blinded_items(run: Run, form: Form, items: Mapping[str, Item], count: int) -> dict[str, None]:
+    """The keys of the items of the blinded list of a run, for a session of them.
+
+    Raises:
+        CasewiseError: as `blinded_of`; or a case of the list is not among the items.
     """
     keys = {(item.case, item.image): key for key, item in items.items()}
-    listed = blinded_list(doubtful_labels(run.finished), count, seed=run.study.seed).key
+    listed = blinded_of(run, form, count)[1].key
     wanted = [(str(case), str(image)) for case, image in listed[["case", "image"]].itertuples(index=False)]
     if missing := [case for case, image in wanted if (case, image) not in keys and (case, "") not in keys]:
         raise CasewiseError(
@@ -279,6 +294,24 @@ def blinded_items(run: Run, items: Mapping[str, Item], count: int) -> dict[str, 
             f"{missing[0]}. Give a run of this study."
         )
     return {keys.get((case, image)) or keys[case, ""]: None for case, image in wanted}
+
+
+def second_reading_lines(
+    run: Run, form: Form, count: int, readings: pd.DataFrame, limits: Mapping[str, float]
+) -> list[str]:
+    """What a second reading of the blinded list changed, in words; `limits` are the tolerances by target."""
+    doubts, blinded = blinded_of(run, form, count)
+    of_target = readings[readings["target"] == doubts.target]
+    reading = second_reading(blinded.key, of_target, kind=doubts.kind, tolerance=limits[doubts.target])
+    sides = {"doubtful": reading.doubtful, "other": reading.undoubted}
+    lines = [
+        f"{name} labels of {doubts.target} changed: {percent(e.value)} of {e.n_cases}" for name, e in sides.items()
+    ]
+    ends = interval(reading.overall, 0, words=True, percent=True)
+    lines.append(
+        f"expected of all cases with such labels: {percent(reading.overall.value)}{f' ({ends})' if ends else ''}"
+    )
+    return lines + ([f"{counted(reading.unread, 'case')} of the list not read yet"] if reading.unread else [])
 
 
 def _drawn(strata: np.ndarray, pools: Mapping[str, np.ndarray], number: int) -> list[int]:
@@ -298,14 +331,15 @@ class SecondReading:
     Attributes:
         doubtful, undoubted: the shares of changed labels; the undoubted ones are weighted by the cases that they stand
             for.
-        wrong: the estimated share of wrong labels among all cases with the labels of the list. The doubtful ones were
-            all read; the interval is due to the undoubted ones, of which a sample was read.
+        overall: the share that a second reading is expected to change among all cases with the labels of the list. It
+            includes the error of the second reading. The doubtful ones were all read; the interval is due to the
+            undoubted ones, of which a sample was read.
         unread: the cases of the list without a second reading.
     """
 
     doubtful: Estimate
     undoubted: Estimate
-    wrong: Estimate
+    overall: Estimate
     unread: int
 
 
@@ -317,13 +351,13 @@ def second_reading(
     Args:
         key: of `BlindedList`.
         readings: the readings table: `case`, `target`, `region`, `value`. Several readings of a case count as their
-            median, those of classes as the most frequent one.
+            median (of two, the lower), those of classes as the most frequent one.
         tolerance: the largest difference of two numbers, or grades, that is no change.
 
     Raises:
         CasewiseError: no case of the list has a second reading, or none of the doubtful or the undoubted ones.
     """
-    summary = "median" if kind_named(kind).form == "number" or kind == "ordinal" else _most_frequent
+    summary = _most_frequent if kind_named(kind).metrics_of == "classification" else _lower_median
     of_images = "image" in readings and (readings["image"] != "").any()
     level = ["case", "target", "region", *(["image"] if of_images else [])]
     value = readings.dropna(subset="value").groupby(level)["value"].agg(summary).rename("value")
@@ -345,8 +379,12 @@ def second_reading(
     undoubted = sides[1]
     ends = of_all(undoubted.value), of_all(undoubted.low), of_all(undoubted.high)
     subjects = int(read["subject"].nunique())
-    wrong = Estimate(*ends, subjects, len(read), undoubted.rough, undoubted.reason)
-    return SecondReading(sides[0], undoubted, wrong, int(rows["value"].isna().sum()))
+    overall = Estimate(*ends, subjects, len(read), undoubted.rough, undoubted.reason)
+    return SecondReading(sides[0], undoubted, overall, int(rows["value"].isna().sum()))
+
+
+def _lower_median(values: pd.Series) -> float:
+    return float(np.sort(values)[(len(values) - 1) // 2])
 
 
 def _most_frequent(values: pd.Series) -> float:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 KEYS = ["case", "image", "target", "region"]
-# Sessions whose values become labels; an aided reader has seen the model.
-LABELLING = ("blind", "doubtful")
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,9 @@ def first_readings(table: pd.DataFrame, sessions: Sequence[str] = ()) -> pd.Data
         table: see `casewise.plugins.readers.sessions.Readings.table`.
         sessions: their names; by default all in which readers saw neither a model nor each other's values.
     """
-    chosen = table["session"].isin(sessions) if sessions else table["kind"].isin(LABELLING[:1])
-    rows = table[chosen & (table["occurrence"] == 1)]
-    return rows.sort_values("at", kind="stable").drop_duplicates([*KEYS, "reader"], keep="first")
+    chosen = table["session"].isin(sessions) if sessions else table["kind"] == "blind"
+    rows = table[chosen & (table["kind"] != "adjudication") & (table["occurrence"] == 1)]
+    return rows.sort_values("entry").drop_duplicates([*KEYS, "reader"], keep="first")
 
 
 def consensus(values: np.ndarray, rule: Consensus, limit: float) -> float:
@@ -88,9 +86,9 @@ def consensus(values: np.ndarray, rule: Consensus, limit: float) -> float:
         return median
     if rule == "adjudication":
         return median if np.ptp(values) <= limit else float("nan")
-    found, counts = np.unique(values, return_counts=True)
+    different, counts = np.unique(values, return_counts=True)
     largest = counts == counts.max()
-    return float(found[largest][0]) if largest.sum() == 1 else float("nan")
+    return float(different[largest][0]) if largest.sum() == 1 else float("nan")
 
 
 def disagreements(readings: Readings, study: Study) -> pd.DataFrame:
@@ -113,16 +111,8 @@ def adjudication_items(readings: Readings, study: Study) -> dict[str, Shown | No
     """The items on which readers disagree, the largest disagreement first, with the blind values of each as A, B, ...
 
     Letters are drawn anew for each item, so that nobody is recognised by them.
-
-    Raises:
-        CasewiseError: nobody disagrees.
     """
     apart = disagreements(readings, study)
-    if apart.empty:
-        raise CasewiseError(
-            "There is nothing to adjudicate: no case was read by two readers who differ by more than "
-            "`reading.disagreement`."
-        )
     keys = {(item.case, item.image): key for key, item in readings.items.items()}
     first, fields = first_readings(readings.table), {(f.target, f.region): f for f in readings.form.fields}
     items: dict[str, Shown | None] = {}
@@ -140,46 +130,61 @@ def adjudication_items(readings: Readings, study: Study) -> dict[str, Shown | No
     return items
 
 
-def labels_of(readings: Readings, study: Study, cohort: Cohort, sessions: Sequence[str] = ()) -> Labels:
+def labels_of(
+    readings: Readings, study: Study, cohort: Cohort, sessions: Sequence[str] = (), *, earlier: Cohort | None = None
+) -> Labels:
     """The table of a study with the values of all readers and their consensus.
 
-    Values of an adjudication session replace the consensus.
+    Values of an adjudication session replace the consensus; one that the chair could not judge has no label.
+
+    Args:
+        sessions: by default all blind ones, and what was adjudicated.
+        earlier: the cohort with its labels, which cases without a reading keep.
 
     Raises:
-        CasewiseError: nothing was read in these sessions.
+        CasewiseError: nothing was read in these sessions; or the table has a column of the name of a new one.
     """
     table = readings.table
     first = first_readings(table, sessions)
     if first.empty:
         names = ", ".join(f"{n} ({k})" for n, k in readings.store.sessions().items()) or "none"
         raise CasewiseError(f"There is nothing to export: no case was read in the chosen sessions. Sessions: {names}.")
-    final = table[(table["kind"] == "adjudication") & table["value"].notna()].sort_values("at", kind="stable")
-    adjudicated = final.groupby(KEYS)["value"].last()
+    final = table[(table["kind"] == "adjudication") & (table["session"].isin(sessions) | (not sessions))]
+    adjudicated = final.sort_values("entry").drop_duplicates(KEYS, keep="last").set_index(KEYS)["value"]
     names = list(dict.fromkeys(field.target for field in readings.form.fields))
     images = cohort.images.drop(columns=["image", "panel", "case", "day", *names], errors="ignore")
     exported, rules, without, columns = images.astype(str), {}, {}, {}
-    single = {field.target for field in readings.form.fields if not field.region}
+    by_case = {field.target for field in readings.form.fields if not field.region}
     fields = {field.target: field for field in readings.form.fields}
+    # a later session of the same reader has columns of its own
+    end = "".join(f"_{name}" for name in sessions)
     for name in names:
         rule = rules[name] = rule_of(study, name)
         own, limit = first[first["target"] == name], limit_of(study, name)
-        scored = own.dropna(subset="value").groupby(KEYS)["value"]
-        label = scored.agg(lambda values: consensus(values.to_numpy(), rule, limit))  # noqa: B023
-        replaced = adjudicated[adjudicated.index.get_level_values("target") == name]
-        label = replaced.combine_first(label)
-        without[name] = int(own.groupby(KEYS).ngroups - label.notna().sum())
-        keys = pd.MultiIndex.from_frame(_keys(cohort, name, by_case=name in single, items=readings))
-        exported[name] = _texts(label.reindex(keys), fields[name])
+        read = own.set_index(KEYS).index.unique()
+        values = own.dropna(subset="value").groupby(KEYS)["value"]
+        label = values.agg(lambda each: consensus(each.to_numpy(), rule, limit)).reindex(read)  # noqa: B023
+        decided = read.intersection(adjudicated.index)
+        label[decided] = adjudicated[decided]
+        without[name] = int(label.isna().sum())
+        keys = pd.MultiIndex.from_frame(_keys(cohort, name, by_case=name in by_case, readings=readings))
+        cells = label.reindex(keys)
+        if earlier is not None:
+            unread = ~keys.isin(read)
+            cells[unread] = earlier.images[name].to_numpy(dtype=float)[unread]
+        exported[name] = _texts(cells, fields[name])
         for reader in sorted(own["reader"].unique()):
-            column = columns.setdefault(name, {})[str(reader)] = f"{name}_{reader}"
-            values = own[own["reader"] == reader].set_index(KEYS)["value"]
-            exported[column] = _texts(values.reindex(keys), fields[name])
+            column = columns.setdefault(name, {})[str(reader)] = f"{name}_{reader}{end}"
+            if column in exported:
+                raise CasewiseError(f"{study.cohort} has a column {column}, which the export would replace. Rename it.")
+            of_reader = own[own["reader"] == reader].set_index(KEYS)["value"]
+            exported[column] = _texts(of_reader.reindex(keys), fields[name])
     return Labels(exported, rules, without, columns)
 
 
-def _keys(cohort: Cohort, name: str, *, by_case: bool, items: Readings) -> pd.DataFrame:
+def _keys(cohort: Cohort, name: str, *, by_case: bool, readings: Readings) -> pd.DataFrame:
     """The key of the label of each image of the cohort."""
-    single = any(item.image for item in items.items.values())
+    single = any(item.image for item in readings.items.values())
     images = cohort.images
     keys = pd.DataFrame({"case": images["case"], "image": images["path"].astype(str) if single else ""})
     return keys.assign(target=name, region="" if by_case else images["region"])[KEYS]
@@ -194,10 +199,18 @@ def _text(value: float, field: FormField) -> str:
     return f"{value:.10g}" if kind_named(field.kind).form == "number" else field.options[int(value)].value
 
 
-def write_labels(labels: Labels, path: Path) -> Path:
-    """Write the table as CSV; texts that a spreadsheet would execute are marked."""
-    cells = labels.table.astype(str).map(guarded)
-    return write_atomic(path, cells.to_csv(index=False))
+def write_labels(labels: Labels, readings: Readings, path: Path) -> list[Path]:
+    """Write the table as CSV, and beside it every reading with its comment; texts that a sheet executes are marked.
+
+    Returns:
+        The two files.
+    """
+    every = path.with_name(f"{path.stem}-readings.csv")
+    tables = {path: labels.table, every: readings.table.drop(columns="entry")}
+    return [
+        write_atomic(file, table.astype(str).replace("nan", "").map(guarded).to_csv(index=False))
+        for file, table in tables.items()
+    ]
 
 
 def study_lines(labels: Labels, study: Study, path: Path) -> str:

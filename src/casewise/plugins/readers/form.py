@@ -23,7 +23,8 @@ AREA = {"0": "0 %", "1": "1 to 9 %", "2": "10 to 29 %", "3": "30 to 49 %", "4": 
 AREA |= {"5": "70 to 89 %", "6": "90 to 100 %"}
 # Fredriksson and Pettersson, Severe psoriasis: oral therapy with a new retinoid, Dermatologica 157 (1978), 238-244.
 PASI = dict.fromkeys(("erythema", "induration", "desquamation", "scaling"), SEVERITY) | {"area": AREA}
-COMMENT, LONGEST_COMMENT = "comment", 2000
+# The key of a comment, which no target can have.
+COMMENT, LONGEST_COMMENT = "#comment", 2000
 
 
 class FormError(CasewiseError):
@@ -80,6 +81,13 @@ class FormField:
             raise FormError(f"{self.title}: a number {limits} is needed, found {cut(text)}.")
         return f"{self.low + round(steps) * self.step:.10g}"
 
+    def accepts(self, text: str) -> bool:
+        """Whether `checked` would; values of an earlier form may not be accepted any more."""
+        try:
+            return bool(self.checked(text))
+        except FormError:
+            return False
+
     def code(self, text: str) -> float:
         """A stored value as a number: for classes and grades their position among the options.
 
@@ -106,8 +114,8 @@ class Form:
         return json_hash(self.as_json())[:16]
 
     def as_json(self) -> dict[str, Any]:
-        """The form as plain values."""
-        return asdict(self)
+        """The form as plain values, with the key of comments."""
+        return asdict(self) | {"comment": COMMENT}
 
     def field(self, key: str) -> FormField:
         """The field of a key.

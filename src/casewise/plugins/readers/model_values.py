@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from casewise.errors import CasewiseError, none_of
-from casewise.plugins.readers.form import Form
+from casewise.errors import CasewiseError
+from casewise.plugins.readers.form import Form, FormField
 from casewise.plugins.readers.sessions import Item
+from casewise.report.formatting import digits_of, number
 
 if TYPE_CHECKING:
     from casewise.analysis.run import Run
@@ -19,17 +20,14 @@ if TYPE_CHECKING:
 HELD_OUT = ("test", "oof")
 
 
-def held_out_rows(run: Run, learner: str = "") -> pd.DataFrame:
-    """The rows of `Run.predictions` of the reported learner, or another, for cases that no network was trained on.
+def held_out_rows(run: Run) -> pd.DataFrame:
+    """The rows of `Run.predictions` of the reported learner for cases that no network was trained on.
 
     Raises:
-        CasewiseError: the run has no such learner, or no such cases.
+        CasewiseError: the run has no such cases.
     """
-    learner = learner or str(run.results.main.learner)
-    if learner not in run.learners:
-        raise CasewiseError(f"{run.folder}: the learner {none_of(learner, run.learners)}")
     rows = run.predictions
-    rows = rows[(rows["learner"] == learner) & rows["stage"].isin(HELD_OUT)]
+    rows = rows[(rows["learner"] == run.results.main.learner) & rows["stage"].isin(HELD_OUT)]
     if rows.empty:
         raise CasewiseError(f"{run.folder}: the run has no predictions of cases that it did not learn from.")
     order = rows["stage"].map(HELD_OUT.index)
@@ -40,8 +38,9 @@ def held_out_rows(run: Run, learner: str = "") -> pd.DataFrame:
 def model_values(run: Run, form: Form) -> pd.DataFrame:
     """The predictions in the terms of a form, one row for each case or image and field.
 
-    Columns: case, image, subject, target, region, `value` (a number, or the code of a class or grade), `prediction`
-    (as text), low, high (of the prediction interval of a number), and `p0`, `p1`, … (of classes, in their order).
+    Columns: case, image, subject, target, region, `value` (a number, or the code of a class or grade), `truth` (the
+    recorded label, NaN without one), `prediction` (as text), low, high (of the prediction interval of a number), and
+    `p0`, `p1`, … (of classes, in their order).
 
     Raises:
         CasewiseError: the run predicts none of the fields.
@@ -53,9 +52,11 @@ def model_values(run: Run, form: Form) -> pd.DataFrame:
         if own.empty:
             continue
         options = [option.value for option in field.options]
-        codes = own["prediction"].map(lambda value: field.code(str(value)))  # noqa: B023
+        codes, truth = (own[name].map(lambda value: _code(value, field)) for name in ("prediction", "reference"))  # noqa: B023
         columns: dict[str, Any] = {name: own[name] for name in ("case", "image", "subject", "target", "region")}
-        columns |= {"value": codes.astype(float), "prediction": own["prediction"].map(_text)}
+        digits = digits_of(field.low, field.high)
+        texts = own["prediction"].map(lambda value: number(value, digits) if isinstance(value, float) else str(value))  # noqa: B023
+        columns |= {"value": codes.astype(float), "truth": truth.astype(float), "prediction": texts}
         columns |= {name: own[name] if name in own else float("nan") for name in ("low", "high")}
         stated = [f"probability of {name}" for name in options]
         if set(stated) <= set(own.columns):
@@ -69,23 +70,29 @@ def model_values(run: Run, form: Form) -> pd.DataFrame:
 
 def shown_values(values: pd.DataFrame, form: Form, items: Mapping[str, Item]) -> dict[str, dict[str, Any]]:
     """What an aided session shows of each item that was predicted: the model's values by the keys of the form."""
-    keys = {(field.target, field.region): field for field in form.fields}
+    fields = {(field.target, field.region): field for field in form.fields}
     of_item: dict[tuple[str, str], dict[str, Any]] = {}
     for row in values.to_dict("records"):
-        field = keys[row["target"], row["region"]]
+        field = fields[row["target"], row["region"]]
         entry: dict[str, Any] = {"value": row["prediction"]}
         if row["low"] == row["low"]:
-            entry |= {"low": _text(row["low"]), "high": _text(row["high"])}
+            entry |= {name: number(row[name], digits_of(field.low, field.high)) for name in ("low", "high")}
         if (share := row.get(f"p{int(row['value'])}")) is not None and field.options and share == share:
             entry["probability"] = round(float(share), 3)
-        of_item.setdefault((row["case"], _name(row["image"])), {})[field.key] = entry
-    found = {name: of_item.get((item.case, _name(item.image))) for name, item in items.items()}
-    return {name: {"model": entries} for name, entries in found.items() if entries}
+        of_item.setdefault((row["case"], row["image"]), {})[field.key] = entry
+    # of a run whose images are elsewhere, by their names, where these tell the images of a case apart
+    by_name: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (case, image), entries in of_item.items():
+        by_name.setdefault((case, Path(image).name), []).append(entries)
+    shown = {}
+    for name, item in items.items():
+        same_name = by_name.get((item.case, Path(item.image).name), [])
+        entries = of_item.get((item.case, item.image)) or (same_name[0] if len(same_name) == 1 else None)
+        if entries:
+            shown[name] = {"model": entries}
+    return shown
 
 
-def _name(image: str) -> str:
-    return Path(image).name
-
-
-def _text(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _code(value: object, field: FormField) -> float:
+    """A prediction or label as a number; NaN without one."""
+    return float("nan") if value is None or value != value else field.code(str(value))

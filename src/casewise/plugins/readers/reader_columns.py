@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from casewise.plugins.readers.form import Form, FormField
@@ -38,7 +39,8 @@ def column_readings(study: Study, cohort: Cohort) -> pd.DataFrame:
             values = pd.to_numeric(cohort.images[column], errors="coerce")
             means = values.groupby([cohort.images[key] for key in keys], sort=False).mean().dropna().rename("value")
             tables.append(means.reset_index().assign(target=name, reader=reader))
-    empty = {"image": "", "session": OF_TABLE, "kind": "blind", "occurrence": 1, "reason": "", "comment": "", "at": ""}
+    facts: dict[str, object] = {"session": OF_TABLE, "kind": "blind", "occurrence": 1, "entry": 0}
+    facts |= dict.fromkeys(("image", "reason", "comment", "at"), "") | {"position": np.nan, "seconds": np.nan}
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
-    table = table.assign(**empty, position=float("nan"), seconds=float("nan"))
+    table = table.assign(**facts)
     return table.assign(region=table["region"].fillna("") if "region" in table else "")[COLUMNS]

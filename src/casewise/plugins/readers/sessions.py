@@ -42,7 +42,7 @@ class Item:
     """What gets one set of values: a case, or a single image where images have labels of their own.
 
     Attributes:
-        key: the case; for an image also its path from the folder that all images share.
+        key: the case; for an image also its path from the folder of the table.
         image: the path in the cohort of the single image; empty for a case.
         order: of the subject's visits.
     """
@@ -78,8 +78,6 @@ def items_of(study: Study, cohort: Cohort, form: Form) -> dict[str, Item]:
         )
     orders = cohort.cases.groupby("subject", sort=False).cumcount()
     order = dict(zip(cohort.cases["case"], orders, strict=True))
-    paths = cohort.images["path"].astype(str)
-    shared = Path(os.path.commonpath([str(Path(path).parent) for path in paths]))
     items: dict[str, Item] = {}
     for case, rows in cohort.images.groupby("case", sort=False):
         images = [ItemImage(Path(p), r) for p, r in zip(rows["path"], rows["region"], strict=True)]
@@ -88,7 +86,7 @@ def items_of(study: Study, cohort: Cohort, form: Form) -> dict[str, Item]:
             items[str(case)] = Item(str(case), str(case), subject, order[case], tuple(images))
             continue
         for image in images:
-            key = f"{case} {image.path.relative_to(shared).as_posix()}"
+            key = f"{case} {Path(os.path.relpath(image.path, study.cohort.parent)).as_posix()}"
             items[key] = Item(key, str(case), subject, order[case], (image,), str(image.path))
     return items
 
@@ -117,16 +115,19 @@ class Session:
         """The items in a random order of the reader's own, the same each time.
 
         Items that were added later come later. A share is read twice, not soon again. In a longitudinal session the
-        visits of a subject follow each other in their order, and none is read twice.
+        visits of a subject follow each other in their order, and none is read twice. Cases to adjudicate stay in their
+        order, the largest disagreement first.
         """
         presented: list[tuple[str, int]] = []
         for number, keys in enumerate(self.batches):
             text = f"{self.seed} {self.name} {reader} {number}"
             rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
-            if self.longitudinal:
+            if self.kind == "adjudication":
+                presented += [(key, 1) for key in keys]
+            elif self.longitudinal:
                 subjects = list(dict.fromkeys(self.items[key].subject for key in keys))
-                place = dict(zip(rng.permutation(subjects).tolist(), range(len(subjects)), strict=True))
-                by_visit = sorted(keys, key=lambda key: (place[self.items[key].subject], self.items[key].order))
+                rank = dict(zip(rng.permutation(subjects).tolist(), range(len(subjects)), strict=True))
+                by_visit = sorted(keys, key=lambda key: (rank[self.items[key].subject], self.items[key].order))
                 presented += [(key, 1) for key in by_visit]
             else:
                 presented += _with_repeats([str(key) for key in rng.permutation(keys)], self.repeat, rng)
@@ -141,8 +142,8 @@ class Session:
 
     def is_complete(self, values: Mapping[str, Entry]) -> bool:
         """Whether every field has a value, or a reason why the item cannot be judged."""
-        stated = {key for key, entry in values.items() if entry.value is not None}
-        return "" in stated or all(field.key in stated for field in self.form.fields)
+        texts = {key: entry.value for key, entry in values.items() if entry.value is not None}
+        return "" in texts or all(f.key in texts and f.accepts(texts[f.key]) for f in self.form.fields)
 
 
 def _with_repeats(keys: list[str], share: float, rng: np.random.Generator) -> list[tuple[str, int]]:
@@ -183,9 +184,12 @@ def open_session(study: Study, cohort: Cohort, store: ReadingStore, request: Ses
     form, reading = form_of(study), _reading(study)
     items = items_of(study, cohort, form)
     wanted: Mapping[str, Shown | None] = dict.fromkeys(items) if request.items is None else request.items
-    if not wanted:
-        raise CasewiseError(f"The session {request.name} would have no cases.")
     recorded = store.session(request.name)
+    if not wanted and not recorded:
+        nobody = "No case was read by two readers who differ by more than `reading.disagreement`. "
+        raise CasewiseError(
+            f"{nobody if request.kind == 'adjudication' else ''}The session {request.name} would have no cases."
+        )
     if recorded and recorded[0] != request.kind:
         raise CasewiseError(
             f"--session: {request.name} is a session of another kind ({recorded[0]}). State another name for this one."
@@ -202,8 +206,13 @@ def open_session(study: Study, cohort: Cohort, store: ReadingStore, request: Ses
             f"{counted(len(missing), 'case')} of the session {request.name} {is_not} in {study.cohort}, such as "
             f"{cut(missing[0])}. Use the table with which it began, or begin another one with --session."
         )
-    # the cases of a session that shows something are fixed when it begins
-    new = [] if stored and request.kind != "blind" else [key for key in wanted if key not in {k for _, k, _ in stored}]
+    old = {key for _, key, _ in stored}
+    if stored and request.kind == "doubtful" and old != set(wanted):
+        raise CasewiseError(
+            f"The session {request.name} has other cases: it began with another run or --count. State these, or "
+            "another name with --session."
+        )
+    new = [key for key in wanted if key not in old]
     if new:
         store.add_items(request.name, new, [wanted[key] for key in new])
         stored = store.items(request.name)
@@ -228,7 +237,7 @@ def _reading(study: Study) -> Reading:
 
 
 COLUMNS = ["case", "image", "subject", "target", "region", "session", "kind", "reader", "occurrence", "position"]
-COLUMNS += ["value", "reason", "comment", "seconds", "at"]
+COLUMNS += ["value", "reason", "comment", "seconds", "at", "entry"]
 # The session of readings in the columns of a table.
 OF_TABLE = "(table)"
 
@@ -247,7 +256,8 @@ class Readings:
 
         Columns: case, image ('' unless images have labels), subject, target, region ('' if none), session, kind,
         reader, occurrence (1, 2), position (1..), value (a number, or the code of a class or grade; NaN where the case
-        cannot be judged), reason, comment, seconds (on the page), at (UTC).
+        cannot be judged), reason, comment, seconds (on the page), at (UTC), entry (its number, which grows with time).
+        Values that the present form does not accept, and cases that are not in the table, are not in it: `left_out`.
         """
         kinds = self.store.sessions()
         newest: dict[tuple[str, str, str, int], dict[str, Entry]] = {}
@@ -270,10 +280,22 @@ class Readings:
                 if not reason and field.key not in texts:
                     continue
                 source = entries[""] if reason else entries[field.key]
+                if not reason and not field.accepts(texts[field.key]):
+                    continue
                 value = np.nan if reason else field.code(field.checked(texts[field.key]))
                 own = {"target": field.target, "region": field.region, "value": value, "at": source.at}
-                rows.append(facts | own | {"position": source.position})
+                rows.append(facts | own | {"position": source.position, "entry": source.id})
         return pd.DataFrame(rows, columns=COLUMNS)
+
+    @property
+    def left_out(self) -> int:
+        """How many values are of cases that are not in the table, of fields that the form lacks, or not accepted."""
+        keys = {field.key: field for field in self.form.fields}
+        newest = {(e.session, e.reader, e.item, e.occurrence, e.field): e for e in self.store.entries()}
+        values = [e for e in newest.values() if e.value is not None and e.field not in ("", COMMENT)]
+        return sum(
+            e.item not in self.items or e.field not in keys or not keys[e.field].accepts(str(e.value)) for e in values
+        )
 
 
 def readings_of(study: Study, cohort: Cohort, store: ReadingStore) -> Readings:

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 Consensus = Literal["mean", "median", "majority", "adjudication"]
+# The rules that suit each kind of target.
+RULES: dict[str, tuple[Consensus, ...]] = {
+    "regression": ("mean", "median", "adjudication"),
+    "ordinal": ("median", "majority", "adjudication"),
+    "classification": ("majority", "adjudication"),
+}
 DEFAULT_CONSENSUS: dict[str, Consensus] = {"regression": "mean", "ordinal": "median", "classification": "majority"}
-_OF_NUMBERS = ("mean", "median")
 REASONS = ("poor quality", "wrong view or body part", "not in the image", "other")
 
 
@@ -37,7 +42,8 @@ class Reading(StudyModel):
     pause: int = Field(50, ge=5)
     """After how many cases a pause is suggested."""
     longitudinal: bool = False
-    """Whether a reader sees earlier visits of the subject; each subject's visits are then read in their order."""
+    """Whether a reader sees earlier visits of the subject; each subject's visits are then read in their order, and none
+    is read twice."""
     consensus: dict[str, Consensus] = {}
     """How several readers become one label. Default: the `mean` of numbers, the `median` of grades and whole
     numbers (of two, the lower), and the `majority` of classes, where a tie stays empty. `adjudication`: the value of an
@@ -45,6 +51,9 @@ class Reading(StudyModel):
     disagreement: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Readers who differ by more than this disagree, and the case is offered for adjudication. Default: 0 for classes
     and grades, else a tenth of the range."""
+    reference: str = ""
+    """What the labels of the study rest on, such as `histology`, if not on these readers: readers and model are then
+    also compared with the labels."""
     margin: dict[str, Annotated[float, Field(gt=0)]] = {}
     """By how much the model's error may exceed a reader's without being called worse, stated before the comparison. For
     classes and grades it is the difference of the share of agreement for classes, and of grades for grades."""
@@ -57,15 +66,19 @@ class Reading(StudyModel):
         """
         options = list(study.targets)
         named = {"targets": self.targets, "steps": self.steps, "anchors": self.anchors, "consensus": self.consensus}
-        named |= {"disagreement": self.disagreement, "margin": self.margin}
+        named |= {"disagreement": self.disagreement}
         for key, names in named.items():
             for name in names:
                 refuse({f"reading.{key}: {none_of(name, options)}": name not in options})
+        outputs = [*options, *study.scores]
+        for name in self.margin:
+            refuse({f"reading.margin: {none_of(name, outputs)}": name not in outputs})
         for name, rule in self.consensus.items():
-            classes = study.kind_of(name) == "classification"
-            refuse(
-                {f"reading.consensus.{name}: classes have no {rule}; write majority": classes and rule in _OF_NUMBERS}
-            )
+            rules = RULES[kind_named(study.kind_of(name)).metrics_of]
+            refuse({f"reading.consensus.{name}: for its kind, {none_of(rule, rules)}": rule not in rules})
+        for name in self.disagreement:
+            classes = kind_named(study.kind_of(name)).metrics_of == "classification"
+            refuse({f"reading.disagreement.{name}: classes are equal or not; leave it out": classes})
         for name in self.steps:
             number = kind_named(study.kind_of(name)).form == "number"
             refuse({f"reading.steps.{name}: {cut(name)} has classes, which have no step": not number})

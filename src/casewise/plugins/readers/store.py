@@ -88,13 +88,19 @@ class ReadingStore:
                 f"{folder}: there are no readings yet ({NAME} is missing). `casewise rate` begins them."
             )
         with self._failures():
-            make_folder(folder)
+            if not folder.exists():
+                make_folder(folder).chmod(0o700)  # the tokens of readers follow from the file
             self._db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
             if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+                try:
+                    self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+                except sqlite3.OperationalError as error:
+                    self._db.rollback()
+                    if "already exists" not in str(error):  # another program made them at this moment
+                        raise
             self._check()
         sync_folder(folder)
 
@@ -116,12 +122,17 @@ class ReadingStore:
         """Report failures of the disk and of the database as errors that name the file and what to do."""
         try:
             yield
+        except sqlite3.IntegrityError as error:
+            text = f"{self.path}: another program began the same session at this moment. Give the command again."
+            raise CasewiseError(text) from error
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) or "constraint" in str(error):
+            # an OperationalError is a full disk, a lock, or missing rights, unless tables are missing
+            if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
                 text = f"{self.path} could not be written: {error}. Free space, or end the program that uses it."
                 raise CasewiseError(f"{text} What was entered before is kept.") from error
             copies = sorted(self.backups.glob("*.sqlite"))
-            remedy = f"The newest backup is {copies[-1]}; copy it to {NAME}." if copies else "There is no backup."
+            remedy = f"Remove {NAME}, {NAME}-wal and {NAME}-shm" if copies else "There is no backup"
+            remedy += f", then copy the newest backup, {copies[-1]}, to {NAME}." if copies else "."
             raise CasewiseError(f"{self.path} is damaged ({error}). {remedy}") from error
         except OSError as error:
             raise CasewiseError(storage_message(error, self.path)) from error
@@ -212,10 +223,6 @@ class ReadingStore:
         """Record a version of the form."""
         with self._writing():
             self._db.execute("INSERT OR IGNORE INTO forms VALUES (?, ?)", [version, json.dumps(content)])
-
-    def forms(self) -> dict[str, dict[str, Any]]:
-        """The content of each version of the form."""
-        return {version: json.loads(text) for version, text in self._rows("SELECT version, content FROM forms")}
 
     # ------------------------------------------------------------------------------------------------------- entries
 

@@ -36,6 +36,7 @@ class ServiceSettings(WebSettings):
     timeout: float = 300.0
     trust: Path | None = None
 
+    smaller: ClassVar[str] = "Send fewer or smaller images, or start the service with a larger --max-size."
     access: ClassVar[str] = "a token, for example in the environment variable CASEWISE_SERVE_TOKEN,"
 
     @property
