@@ -147,13 +147,18 @@ def labels_of(
     table = readings.table
     first = first_readings(table, sessions)
     if first.empty:
-        names = ", ".join(f"{n} ({k})" for n, k in readings.store.sessions().items()) or "none"
-        raise CasewiseError(f"There is nothing to export: no case was read in the chosen sessions. Sessions: {names}.")
+        sessions_text = ", ".join(f"{n} ({k})" for n, k in readings.store.sessions().items()) or "none"
+        raise CasewiseError(
+            f"There is nothing to export: no case was read in the chosen sessions. Sessions: {sessions_text}."
+        )
     final = table[(table["kind"] == "adjudication") & (table["session"].isin(sessions) | (not sessions))]
     adjudicated = final.sort_values("entry").drop_duplicates(KEYS, keep="last").set_index(KEYS)["value"]
     names = list(dict.fromkeys(field.target for field in readings.form.fields))
     images = cohort.images.drop(columns=["image", "panel", "case", "day", *names], errors="ignore")
-    exported, rules, without, columns = images.astype(str), {}, {}, {}
+    exported = images.astype(str)
+    rules: dict[str, Consensus] = {}
+    without: dict[str, int] = {}
+    columns: dict[str, dict[str, str]] = {}
     by_case = {field.target for field in readings.form.fields if not field.region}
     fields = {field.target: field for field in readings.form.fields}
     # a later session of the same reader has columns of its own

@@ -87,9 +87,8 @@ def shown_values(values: pd.DataFrame, form: Form, items: Mapping[str, Item]) ->
     shown = {}
     for name, item in items.items():
         same_name = by_name.get((item.case, Path(item.image).name), [])
-        entries = of_item.get((item.case, item.image)) or (same_name[0] if len(same_name) == 1 else None)
-        if entries:
-            shown[name] = {"model": entries}
+        if own := of_item.get((item.case, item.image)) or (same_name[0] if len(same_name) == 1 else None):
+            shown[name] = {"model": own}
     return shown
 
 

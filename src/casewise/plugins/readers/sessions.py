@@ -273,7 +273,12 @@ class Readings:
                 continue  # of a table with other cases
             texts = {field: entry.value for field, entry in entries.items() if entry.value is not None}
             reason = texts.get("", "")
-            facts = {"case": item.case, "image": item.image, "subject": item.subject, "session": session}
+            facts: dict[str, Any] = {
+                "case": item.case,
+                "image": item.image,
+                "subject": item.subject,
+                "session": session,
+            }
             facts |= {"kind": kinds[session], "reader": reader, "occurrence": occurrence, "reason": reason}
             facts |= {"comment": texts.get(COMMENT, ""), "seconds": longest[key] / 1000}
             for field in self.form.fields:
