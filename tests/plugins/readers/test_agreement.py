@@ -137,15 +137,16 @@ def test_limits_with_repeated_measures() -> None:
 def test_the_number_of_readers() -> None:
     assert reliability(0.5, 4) == pytest.approx(0.8)
     assert readers_for(0.5, 0.8) == 4
-    assert readers_for(0.0, 0.8) is None
+    for icc in (0.0, -0.25, -1.25):
+        assert [reliability(icc, n) for n in (1, 2, 5)] == [0.0, 0.0, 0.0]
+        assert readers_for(icc, 0.8) is None
     assert readers_for_half_width(0.5, 0.5) == 4
-    result = agreement(readings(study(0)), "regression")
-    icc = result.between[ICC_AGREEMENT].value
-    assert icc is not None
-    assert [each.reliability.value for each in result.means] == pytest.approx(
-        [reliability(icc, n) for n in range(1, 6)]
-    )
-    assert result.means[0].half_width / result.means[3].half_width == pytest.approx(2)
+    # ICC(2,1) of Shrout and Fleiss: the mean of four judges has their ICC(2,4) of 0.62; one judge has an error of
+    # (residual + (judges − residual) / 6) in variance
+    means = agreement(readings(JUDGES), "regression").means
+    assert [each.reliability.value for each in means] == pytest.approx([0.290, 0.449, 0.550, 0.620, 0.671], abs=5e-4)
+    assert means[0].half_width == pytest.approx(1.96 * (1.0194 + (32.4861 - 1.0194) / 6) ** 0.5, abs=1e-3)
+    assert means[0].half_width / means[3].half_width == pytest.approx(2)
 
 
 # ---------------------------------------------------------------------------------------------------------- figures
@@ -272,6 +273,8 @@ def test_nothing_can_be_judged() -> None:
 def test_the_earliest_session_counts() -> None:
     early, late = readings(study(0)), readings(study(1)).assign(session="second", at="2031-01-01T00:00:00Z")
     assert ratings_of(pd.concat([late, early])).first == pytest.approx(study(0))
+    # of a clock that was set back
+    assert ratings_of(pd.concat([late.assign(entry=1), early.assign(entry=2)])).first == pytest.approx(study(1))
 
 
 def test_drift_without_positions() -> None:

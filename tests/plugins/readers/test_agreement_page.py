@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from casewise.errors import CasewiseError
 from casewise.plugins.readers.agreement import agreements
@@ -67,6 +68,12 @@ def sections(html: str) -> list[str]:
     return re.findall(r'<section id="([^"]+)"', html)
 
 
+def shown(html: str) -> dict[str, list[float]]:
+    """The numbers of each row of a table; NaN for a dash."""
+    rows = [re.findall(r'data-value="([^"]*)"', row) for row in html.split("<tr")[2:]]
+    return {name: [float(value or NAN) for value in values] for name, *values in rows}
+
+
 def written(table: pd.DataFrame, plan: Study, path: Path, **more: Any) -> str:
     html = write_agreement(table, FORM, path / "agreement.html", study=plan, **more).read_text()
     assert "nan" not in re.sub(r"<svg.*?</svg>|<style.*?</style>", "", html, flags=re.DOTALL).lower().split()
@@ -87,8 +94,31 @@ def test_a_complete_study(table: pd.DataFrame, plan: Study, tmp_path: Path) -> N
     assert again == html
 
 
+def test_readers_with_the_model_beside_histology(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY.replace("reading: {", "reading: {reference: histology, "))
+    blind = table[table["target"] == "finding"]
+    truth, rng = (np.arange(40) % 2).astype(float), np.random.default_rng(0)
+    p = np.clip(0.25 + 0.4 * truth + 0.2 * rng.normal(size=40), 0, 1)
+    model = pd.DataFrame({"case": [f"c{n}" for n in range(40)], "image": "", "region": "", "target": "finding"})
+    model = model.assign(value=(p > 0.5).astype(float), truth=truth, p0=1 - p, p1=p)
+    aided = blind.assign(kind="aided", session="second", value=np.repeat(truth, 3))
+    html = written(pd.concat([blind, aided]), read_study(tmp_path / "study.yaml"), tmp_path, model=model)
+    section = html.split('<section id="reference"')[1].split("</section>")[0]
+    assert "histology" in section
+    beside, with_model = section.split("<table")[1:]
+    assert shown(beside)["AUROC of probabilities"] == pytest.approx(
+        [roc_auc_score(truth, p), NAN, NAN, NAN], nan_ok=True
+    )
+    gap = 1 - (blind["value"].to_numpy() == np.repeat(truth, 3)).mean()
+    assert shown(with_model)["AUROC of calls"] == pytest.approx([1.0, 1 - gap, gap, gap])
+    # without the key, labels may be those of the readers
+    assert "reference" not in sections(written(pd.concat([blind, aided]), plan, tmp_path, model=model))
+
+
 def test_a_table_of_predictions_is_enough(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
-    assert "model" in sections(written(table, plan, tmp_path, model=predicted(table)))
+    html = written(table, plan, tmp_path, model=predicted(table))
+    assert sections(html)[-1] == "model"
+    assert "advantage" in html
 
 
 def test_without_a_model(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
@@ -101,7 +131,11 @@ def test_one_reader(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
     assert sections(html) == ["result", "readers", "model"]
     assert page(alone, SCORE).who_stands_out() == []
     assert page(alone, SCORE).how_many() == []
-    assert len(page(alone, SCORE, GRADE).how_far()) == 1
+    # of one target only
+    some = table[(table["target"] != "grade") | (table["reader"] == "A")]
+    sentences = page(some, GRADE, SCORE, FINDING).how_far()
+    assert [text.split(":")[0] for text in sentences] == ["Score", "Grade", "Finding"]
+    assert sentences[0] == page(table, SCORE).how_far()[0]
 
 
 @pytest.mark.parametrize("keep", [4, 1])
@@ -120,10 +154,39 @@ def test_a_reader_without_a_value_and_a_class_that_nobody_gives(
     assert "number" in sections(html)  # grades
 
 
-def test_no_blind_readings(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
-    for none in (table.assign(kind="aided"), table.assign(value=NAN), table[:0]):
+def test_readings_that_are_not_blind(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
+    model = predicted(table)
+    doubtful = table.assign(kind="doubtful", session="again")
+    assert sections(written(doubtful, plan, tmp_path, model=model))[-1] == "number"
+    aided = table.assign(kind="aided", session="again")
+    assert sections(written(aided, plan, tmp_path, model=model))[-1] == "number"
+    # beside blind readings they do not count
+    assert written(pd.concat([table, doubtful, aided]), plan, tmp_path) == written(table, plan, tmp_path)
+
+
+def test_no_independent_readings(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
+    for none in (table.assign(value=NAN), table[:0]):
         with pytest.raises(CasewiseError):
             write_agreement(none, FORM, tmp_path / "agreement.html", study=plan)
+    with pytest.raises(CasewiseError, match="of chair saw"):
+        write_agreement(
+            table.assign(kind="adjudication", session="chair"), FORM, tmp_path / "agreement.html", study=plan
+        )
+
+
+def test_a_reader_with_the_scale_upside_down(plan: Study, tmp_path: Path) -> None:
+    upside_down = readings(np.stack([np.arange(10.0), np.arange(9.0, -1, -1)], axis=1))
+    written(upside_down, plan, tmp_path)
+    assert page(upside_down, SCORE).results["score"].between["icc[2,1]"].value == pytest.approx(-1.25)
+    assert "poor," in page(upside_down, SCORE).how_far()[0]
+
+
+def test_the_number_of_readers_is_qualified_by_the_interval() -> None:
+    few = page(readings(study(2, 8, bias=(0.0, 0.0), noise=2.5)), SCORE)
+    icc = few.results["score"].between["icc[2,1]"]
+    assert icc.value > 0.5
+    assert icc.low < 0
+    assert "no number by the lower end" in few.how_many()[0]
 
 
 def test_sentences_name_who_stands_out(table: pd.DataFrame) -> None:

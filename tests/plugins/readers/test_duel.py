@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from casewise.evaluation.results import Estimate
 from casewise.plugins.readers.agreement import ratings_of
@@ -117,8 +118,22 @@ def test_predictions_of_images_are_averaged() -> None:
     rows = pd.concat([predicted([1.0, 2.0]).assign(image="x"), predicted([3.0, 2.0]).assign(image="y")])
     assert aligned(units, rows, "value", "regression").tolist() == [2.0, 2.0]
     assert aligned(units, pd.concat([rows, rows.iloc[:1]]), "value", "classification").tolist() == [1.0, 2.0]
-    by_image = ratings_of(readings(study(0, 2)).assign(image="folder/y")).units
-    assert aligned(by_image, rows.assign(image="other/" + rows["image"]), "value", "regression").tolist() == [3.0, 2.0]
+
+
+def test_images_are_matched_by_path_and_by_name_only_where_it_is_unique() -> None:
+    values = study(0, 2)
+    sides = {"right": [3.0, 4.0], "left": [1.0, 2.0]}
+    read = pd.concat([readings(values).assign(image=f"{side}/1.png") for side in ("left", "right")])
+    rows = pd.concat([predicted(each).assign(image=f"{side}/1.png") for side, each in sides.items()])
+    units = ratings_of(read).units
+    expected = [sides[image.split("/")[0]][int(case[1])] for case, image, *_ in units]
+    assert aligned(units, rows, "value", "regression").tolist() == expected
+    # elsewhere, names tell only single images apart
+    moved = rows.assign(image="other/" + rows["image"])
+    assert np.isnan(aligned(units, moved, "value", "regression")).all()
+    left = ratings_of(read[read["image"] == "left/1.png"]).units
+    assert np.isnan(aligned(left, moved, "value", "regression")).all()
+    assert aligned(left, moved[moved["image"].str.contains("left")], "value", "regression").tolist() == [1.0, 2.0]
 
 
 def test_readers_with_the_model_against_a_reference() -> None:
@@ -133,12 +148,22 @@ def test_readers_with_the_model_against_a_reference() -> None:
     rows = predicted(truth).assign(truth=truth)
     fields: Any = [Field()]
     result = against_reference(table, fields, ModelPredictions("net", "out of fold", rows, "biopsy"))["score"]
-    areas, sensitivity, specificity = result["model"]
+    areas, sensitivity, specificity = result.model
+    assert result.auroc is None
     assert sensitivity.first[0].value == specificity.first[0].value == 1.0
     assert sensitivity.difference.value == pytest.approx(1 - blind[truth == 1].mean())
     assert areas.difference.value == pytest.approx(1 - (blind == truth[:, None]).mean())
-    assert [len(each.first) for each in result["aided"]] == [2, 2, 2]
-    assert result["aided"][1].difference.value == pytest.approx((aided[truth == 1] - blind[truth == 1])[:, :2].mean())
+    assert [len(each.first) for each in result.aided or []] == [2, 2, 2]
+    assert result.aided[1].difference.value == pytest.approx((aided[truth == 1] - blind[truth == 1])[:, :2].mean())
     switched = ModelPredictions("net", "out of fold", rows, "biopsy", {"score": 0})
-    assert against_reference(table, fields, switched)["score"]["model"][2].difference == sensitivity.difference
+    assert against_reference(table, fields, switched)["score"].model[2].difference == sensitivity.difference
     assert against_reference(table, fields, ModelPredictions("net", "out of fold", rows)) == {}
+    # the probabilities of the positive class, on a case that a reader did not judge only there
+    p = np.where(truth == 1, 0.4, 0.3) + 0.15 * rng.random(40)
+    table.loc[(table["case"] == "c0") & (table["reader"] == "A"), "value"] = NAN
+    for positive in (0, 1):
+        of_class = rows.assign(**{f"p{positive}": p if positive else 1 - p})
+        model = ModelPredictions("net", "out of fold", of_class, "biopsy", {"score": positive})
+        area = against_reference(table, fields, model)["score"].auroc
+        assert area.n_cases == 39
+        assert area.value == pytest.approx(roc_auc_score(truth[1:], p[1:]))

@@ -83,7 +83,10 @@ def mean_of_others(values: np.ndarray) -> np.ndarray:
 
 def ratings_of(rows: pd.DataFrame) -> Ratings:
     """The ratings in a readings table of one target; of several sessions of a reader, a case's earliest counts."""
-    ordered = rows.sort_values("at", kind="stable").drop_duplicates([*UNIT, "reader", "occurrence"])
+    # clocks can be set back, the numbers of entries only grow
+    ordered = rows.sort_values("entry" if "entry" in rows else "at", kind="stable").drop_duplicates(
+        [*UNIT, "reader", "occurrence"]
+    )
     readers = sorted(ordered["reader"].astype(str).unique())
     units = pd.MultiIndex.from_frame(ordered[UNIT].drop_duplicates())
 

@@ -27,14 +27,17 @@ from casewise.plugins.readers.agreement import (
 from casewise.plugins.readers.agreement_words import Answers, Scale, margin_words, scale_of, verdict_words
 from casewise.plugins.readers.coefficients import CLASSES, GRADES, NUMBERS
 from casewise.plugins.readers.duel import (
+    AIDED,
     BLIND,
+    DOUBTFUL,
+    AgainstReference,
     Duel,
     ModelPredictions,
     against_reference,
     duels,
 )
 from casewise.plugins.readers.form import Form
-from casewise.plugins.readers.multi_reader import Inference, ModalityComparison, ReaderMean
+from casewise.plugins.readers.multi_reader import ModalityComparison, ReaderMean
 from casewise.report.blocks import (
     FOLDER,
     Block,
@@ -50,10 +53,11 @@ from casewise.report.blocks import (
 )
 from casewise.report.context import report_title
 from casewise.report.figures.drawing import FAINT, MARKERS, SERIES, Drawing, Look, canvas, key, limits, svg
-from casewise.report.formatting import capital, counted, interval, number, signed
+from casewise.report.formatting import capital, counted, interval, listed, number, signed
 from casewise.report.tables import MetricFormat
 
 if TYPE_CHECKING:
+    from casewise.plugins.readers.settings import Reading
     from casewise.study.schema import Study
 
 # The page has no list of contents beside it.
@@ -92,11 +96,13 @@ COUNTS = (
 )
 DUEL = (
     "{model}, {source}. Each reader is compared with the mean of the other readers, and the model with the same mean on"
-    " the same cases. Difference: the model’s error minus the reader’s, below 0 where the model is nearer."
+    " the same cases. Difference: the model’s error minus the reader’s, below 0 where the model is nearer. A model that"
+    " learned from labels of these readers has the advantage in this comparison."
 )
 REFERENCE = (
     "Against {reference}. Other readers: intervals for other readers and cases (Obuchowski and Rockette, Hillis);"
-    " these readers: for other cases only. AUROC of calls: the mean of sensitivity and specificity."
+    " these readers: for other cases only. AUROC of calls: the mean of sensitivity and specificity. Readers state no"
+    " probabilities, so the AUROC of the model’s has no counterpart."
 )
 WRITE = MetricFormat()
 KINDS = {NUMBERS: "Numbers", GRADES: "Grades", CLASSES: "Classes"}
@@ -113,24 +119,24 @@ def write_agreement(
     """Write `agreement.html` of a readings table.
 
     Args:
-        readings: of all sessions; agreement and duel use the blind ones.
-        study: its title, and the margins that it states in advance.
+        readings: of the chosen sessions. All figures are of the blind ones; without any, agreement is of those of
+            doubtful labels; without these, of those with the model.
+        study: its title, and the margins and the reference that it states in advance.
         model: what is compared with the readers; a table has the columns of `ModelPredictions.rows`.
 
     Raises:
-        CasewiseError: there is no blind reading with a value; the file cannot be written.
+        CasewiseError: no reading with a value is independent of other readers; the file cannot be written.
     """
-    blind = readings[readings["kind"] == BLIND]
-    if not blind["value"].notna().any():
-        raise CasewiseError("There are no blind readings with a value yet. Read cases with `casewise rate` first.")
+    own = _independent(readings)
+    settings: Reading = study.key("reading")
     plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=study.unit)
     if isinstance(model, pd.DataFrame):
         two = {name: study.classes_of(name).index(str(study.positive_of(name))) for name in _two_classes(form)}
-        model = ModelPredictions("The model", "on cases that it was not trained on", model, positive=two)
-    margins = study.key("reading").margin
+        model = ModelPredictions("The model", "on cases that it was not trained on", model, settings.reference, two)
     scales = {each.target: scale_of(each) for each in form.fields}
-    page = Page(blind, scales, agreements(blind, form.fields, plan), margins)
-    of_model = duels(blind, form.fields, model, margins, plan) if model else {}
+    page = Page(own, scales, agreements(own, form.fields, plan), settings.margin)
+    blind = own["kind"].iloc[0] == BLIND
+    of_model = duels(own, form.fields, model, settings.margin, plan) if model and blind else {}
     sections = [page.result(of_model, synthetic=study.synthetic), *page.details()]
     if model and of_model:
         sections.append(page.duel(of_model, model))
@@ -138,6 +144,20 @@ def write_agreement(
         sections.append(page.reference(compared, model))
     title, style = report_title(study), (FOLDER / "report.css").read_text() + STYLE
     return write_atomic(path, plain_page(title, sections, kind="Agreement of readers", style=style, footer=FOOTER))
+
+
+def _independent(readings: pd.DataFrame) -> pd.DataFrame:
+    """The readings of the first kind that has a value, of those in which readers do not see each other's values."""
+    read = readings[readings["value"].notna()]
+    for kind in (BLIND, DOUBTFUL, AIDED):
+        if (read["kind"] == kind).any():
+            return readings[readings["kind"] == kind]
+    if read.empty:
+        raise CasewiseError("There are no readings with a value yet. Read cases with `casewise rate` first.")
+    raise CasewiseError(
+        f"--session: readers of {listed(sorted(read['session'].unique()))} saw the values of other readers "
+        "(adjudication), which says nothing of their agreement. Choose another session."
+    )
 
 
 def _two_classes(form: Form) -> list[str]:
@@ -223,7 +243,7 @@ class Page(Answers):
         scale, result = self.scale(name), self.results[name]
         if scale.kind == CLASSES or not result.between:
             return None
-        ratings = ratings_of(self.blind[self.blind["target"] == name])
+        ratings = ratings_of(self.readings[self.readings["target"] == name])
         drawing = reader_differences(ratings.readers, ratings.first, scale, name)
         biases = [f"{reader} {signed(f.bias.value, scale.digits)}" for reader, f in result.readers.items()]
         alt = f"{scale.title}, difference of each reader from the mean of the others; bias: {', '.join(biases)}."
@@ -282,23 +302,18 @@ class Page(Answers):
         caption = f"{self.label(name)}. {error}; {margin} in advance."
         return Table(["Reader", "Reader", "Model", "Difference", "The model is"], rows, caption)
 
-    def reference(
-        self, compared: Mapping[str, Mapping[str, Sequence[ModalityComparison]]], model: ModelPredictions
-    ) -> Section:
+    def reference(self, compared: Mapping[str, AgainstReference], model: ModelPredictions) -> Section:
         """Readers, model, and readers with the model, against a reference that depends on no reader."""
         names = {"model": ("Model", "Readers"), "aided": ("Readers with the model", "Readers without")}
         blocks: list[Block] = [Text(REFERENCE.format(reference=model.reference), note=True)]
-        for target, pairs in compared.items():
-            for pair, comparisons in pairs.items():
-                rows = []
-                for each in comparisons:
-                    metric, gap = each.metric, each.difference
-                    cells = [
-                        _mean_cell(metric, each.first, each.mean_first),
-                        _mean_cell(metric, each.second, each.mean_second),
-                        *(_gap_cell(metric, gap.value, inference) for inference in (gap.random, gap.fixed)),
-                    ]
-                    rows.append(Row(WRITE.title(metric) + (" of calls" if metric == "auroc" else ""), cells))
+        for target, against in compared.items():
+            for pair, comparisons in (("model", against.model), ("aided", against.aided or [])):
+                rows = [_comparison_row(each) for each in comparisons]
+                if not rows:
+                    continue
+                if pair == "model" and against.auroc:
+                    cells = [WRITE.cell("auroc", against.auroc), *(Cell("–") for _ in range(3))]
+                    rows.append(Row(f"{WRITE.title('auroc')} of probabilities", cells))
                 sizes = f"{counted(comparisons[0].n_cases, 'case')} of {counted(comparisons[0].n_subjects, 'subject')}"
                 heads = ["Figure", *names[pair], "Difference, other readers", "Difference, these readers"]
                 blocks.append(Table(heads, rows, f"{self.scales[target].title}, {sizes}."))
@@ -323,10 +338,14 @@ def reader_differences(readers: Sequence[str], values: np.ndarray, scale: Scale,
         return svg(figure, f"readers-{name}")
 
 
+def _comparison_row(each: ModalityComparison) -> Row:
+    """Both modalities and their difference by one metric."""
+    metric, gap = each.metric, each.difference
+    cells = [_mean_cell(metric, each.first, each.mean_first), _mean_cell(metric, each.second, each.mean_second)]
+    cells += [WRITE.difference(metric, {"difference": gap.value, **ends}) for ends in (gap.random, gap.fixed)]
+    return Row(WRITE.title(metric) + (" of calls" if metric == "auroc" else ""), cells)
+
+
 def _mean_cell(metric: str, columns: Sequence[Estimate], mean: ReaderMean) -> Cell:
     """The model's figure, or the mean over readers with its interval for other readers."""
     return WRITE.cell(metric, columns[0] if len(columns) == 1 else {"value": mean.value, **mean.random})
-
-
-def _gap_cell(metric: str, value: float | None, inference: Inference) -> Cell:
-    return WRITE.difference(metric, {"difference": value, **inference})

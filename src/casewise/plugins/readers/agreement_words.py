@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from casewise.evaluation.results import Estimate, Figures
 from casewise.plugins.readers.agreement import ICC_AGREEMENT, Agreement
 from casewise.plugins.readers.coefficients import CLASSES, GRADES, NUMBERS, readers_for, readers_for_half_width
-from casewise.plugins.readers.duel import Duel, ReaderDuel
+from casewise.plugins.readers.duel import AIDED, BLIND, DOUBTFUL, Duel, ReaderDuel
 from casewise.plugins.readers.form import FormField
 from casewise.plugins.readers.sessions import OF_TABLE
 from casewise.report.blocks import Block, Cell, Heading, Items, Section, Text
@@ -22,8 +22,14 @@ from casewise.targets import kind_named
 
 # The reliability of a mean of readers, and the level of the words on who stands out.
 WANTED, LEVEL = 0.9, 0.05
-# Koo and Li 2016
-LEVELS = {"excellent": 0.9, "good": 0.75, "moderate": 0.5, "poor": -1.0}
+# Koo and Li 2016; an ICC can lie below -1
+LEVELS = {"excellent": 0.9, "good": 0.75, "moderate": 0.5, "poor": -np.inf}
+# How readings of a kind came about.
+HOW = {
+    BLIND: ", blinded",
+    DOUBTFUL: ", blinded; a model’s doubts chose many of the cases, so that no model is compared here",
+    AIDED: " and saw a model’s predictions, so that no model is compared here",
+}
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,15 @@ def scale_of(field: FormField) -> Scale:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of the first screen, from blind readings, the scale of each target and the agreement by target key.
+    """The answers of the first screen.
 
-    `margins` are by target, stated in advance.
+    Attributes:
+        readings: of one kind of session.
+        scales, margins: by target; margins are stated in advance.
+        results: by target key.
     """
 
-    blind: pd.DataFrame
+    readings: pd.DataFrame
     scales: Mapping[str, Scale]
     results: Mapping[str, Agreement]
     margins: Mapping[str, float] = field(default_factory=dict)
@@ -109,13 +118,13 @@ class Answers:
 
     def result(self, of_model: Mapping[str, Duel], *, synthetic: bool) -> Section:
         """The answers in words."""
-        readers = sorted(self.blind["reader"].astype(str).unique())
-        read = self.blind[self.blind["value"].notna()]
+        readers = sorted(self.readings["reader"].astype(str).unique())
+        read = self.readings[self.readings["value"].notna()]
         sizes = f"{counted(read['case'].nunique(), 'case')} of {counted(read['subject'].nunique(), 'subject')}"
         phantom = "Synthetic phantom data, not patients. " if synthetic else ""
         # how the columns of a table were read is not known
-        blinded = "" if (self.blind["session"] == OF_TABLE).any() else ", blinded"
-        blocks: list[Block] = [Text(f"{phantom}{counted(len(readers), 'reader')} scored {sizes}{blinded}.")]
+        how = "" if (self.readings["session"] == OF_TABLE).any() else HOW[self.readings["kind"].iloc[0]]
+        blocks: list[Block] = [Text(f"{phantom}{counted(len(readers), 'reader')} scored {sizes}{how}.")]
         questions = {
             "How far do readers differ?": self.how_far(),
             "Does a reader stand out?": self.who_stands_out(),
@@ -134,7 +143,8 @@ class Answers:
         for name, result in self.whole.items():
             scale, figures = self.scale(name), result.between
             if not figures:
-                return ["One reader: agreement with others is unknown."]
+                sentences.append(f"{scale.title}: one reader, so agreement with others is unknown.")
+                continue
             first = figures["agreement" if scale.kind == CLASSES else "mae"]
             if first.value is None:
                 sentences.append(f"{scale.title}: undefined ({first.reason}).")
@@ -203,7 +213,9 @@ class Answers:
                 sentences.append(f"{title}: no number of readers has a reliable mean; they do not agree.")
                 continue
             most = None if icc.low is None else readers_for(icc.low, WANTED)
-            up_to = f", {most} by the lower end of its interval" if most and most > count else ""
+            up_to = (
+                "" if icc.low is None or most == count else f", {most or 'no number'} by the lower end of its interval"
+            )
             means = "reader has" if count == 1 else "readers have a mean with"
             sentences.append(f"{title}: {count} {means} a reliability of {WANTED:g} or more{up_to}.")
             if (margin := self.margins.get(name)) is not None:

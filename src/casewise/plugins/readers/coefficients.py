@@ -138,10 +138,12 @@ def limits(differences: np.ndarray, subjects: np.ndarray) -> tuple[float, float,
 def reliability(icc: float, readers: int) -> float:
     """The reliability of the mean of several readers by the formula of Spearman and Brown; they are interchangeable.
 
-    >>> round(reliability(0.6, 3), 3)
-    0.818
+    Readers without agreement have no reliable mean, however many they are: 0 where the ICC is not positive.
+
+    >>> round(reliability(0.6, 3), 3), reliability(-1.25, 2)
+    (0.818, 0.0)
     """
-    return readers * icc / (1 + (readers - 1) * icc)
+    return readers * icc / (1 + (readers - 1) * icc) if icc > 0 else 0.0
 
 
 def readers_for(icc: float, wanted: float) -> int | None:

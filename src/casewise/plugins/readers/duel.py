@@ -20,16 +20,16 @@ from casewise.evaluation.agreement import by_key
 from casewise.evaluation.bootstrap import PLAN, Plan, mean_by_subject
 from casewise.evaluation.results import Estimate, Record
 from casewise.plugins.readers.agreement import leaving_out, mean_of_others, ratings_of, undefined
-from casewise.plugins.readers.coefficients import CLASSES
-from casewise.plugins.readers.multi_reader import METRICS, ModalityComparison, compare_modalities
+from casewise.plugins.readers.coefficients import CLASSES, NUMBERS
+from casewise.plugins.readers.multi_reader import METRICS, ModalityComparison, by_column, compare_modalities
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
     from casewise.plugins.readers.form import FormField
 
 Verdict = Literal["better", "not worse", "not shown"]
-# Kinds of session: without anything of the model, and with its predictions.
-BLIND, AIDED = "blind", "aided"
+# Kinds of session: without anything of the model, the same in cases with doubtful labels, and with its predictions.
+BLIND, DOUBTFUL, AIDED = "blind", "doubtful", "aided"
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ModelPredictions:
     Attributes:
         name: of the model, in words.
         source: what the cases were to the model, such as `out of fold`.
-        rows: `case`, `region`, `target`, `value` (numbers of classes from 0); where they exist `image`, and `truth`,
-            the study's reference.
+        rows: `case`, `region`, `target`, `value` (numbers of classes from 0); where they exist `image`, `truth` (the
+            study's reference), and the probabilities `p0` and `p1` of two classes.
         reference: what the truth rests on, where it does not depend on these readers; only then is it compared with.
         positive: the number of the positive one of two classes, by target; 1 where it is not stated.
     """
@@ -56,13 +56,27 @@ def aligned(units: pd.MultiIndex, rows: pd.DataFrame, column: str, kind: str) ->
     """A column of `ModelPredictions.rows` in the order of `Ratings.units`, (N,), NaN where there is none.
 
     Where a case has one reading but predictions of several images, these are averaged; of classes the commonest counts.
+    Images are matched by their paths, or by their names where these are unique in the case.
     """
-    images = [Path(image).name for image in units.get_level_values("image")]
-    own = rows["image"].map(lambda image: Path(image).name) if any(images) and "image" in rows else ""
+    by_image = any(units.get_level_values("image")) and "image" in rows
+    own = _images_as_read(units, rows[["case", "image"]]) if by_image else ""
     by_unit = rows.assign(image=own).dropna(subset=[column]).groupby(["case", "image", "region"])[column]
     values = by_unit.agg(lambda x: x.mode().iloc[0]) if kind == CLASSES else by_unit.mean()
-    keys = [units.get_level_values("case"), images, units.get_level_values("region")]
-    return values.reindex(pd.MultiIndex.from_arrays(keys)).to_numpy(dtype=float)
+    return values.reindex(units.droplevel("subject")).to_numpy(dtype=float)
+
+
+def _images_as_read(units: pd.MultiIndex, predicted: pd.DataFrame) -> list[str | None]:
+    """The path in `units` of each predicted image; None where there is none."""
+    read = units.to_frame(index=False)[["case", "image"]].drop_duplicates()
+
+    def by_name(images: pd.DataFrame) -> pd.DataFrame:
+        names = images["image"].map(lambda image: Path(image).name)
+        return images.assign(name=names).drop_duplicates().drop_duplicates(["case", "name"], keep=False)
+
+    unique = by_name(predicted).merge(by_name(read), on=["case", "name"], suffixes=("", "_read"))
+    paths = {(row.case, row.image): row.image_read for row in unique.itertuples()}
+    paths |= {(case, image): image for case, image in zip(read["case"], read["image"], strict=True)}
+    return [paths.get(key) for key in zip(predicted["case"], predicted["image"], strict=True)]
 
 
 class ReaderDuel(Record):
@@ -163,14 +177,24 @@ def duels(
     return result
 
 
+class AgainstReference(Record):
+    """Readers, model, and readers with the model against a reference, each comparison by metric.
+
+    Attributes:
+        model: the model's calls minus the readers'.
+        aided: readers in sessions with the model minus without.
+        auroc: of the model's probabilities, in the cases of `model`.
+    """
+
+    model: list[ModalityComparison]
+    aided: list[ModalityComparison] | None = None
+    auroc: Estimate | None = None
+
+
 def against_reference(
     readings: pd.DataFrame, fields: Sequence[FormField], model: ModelPredictions, plan: Plan = PLAN
-) -> dict[str, dict[str, list[ModalityComparison]]]:
-    """Readers, model, and readers with the model, by targets of two classes whose reference depends on no reader.
-
-    `model` is the model minus the readers, `aided` the readers in sessions with the model minus without, each by
-    metric.
-    """
+) -> dict[str, AgainstReference]:
+    """The comparison by targets of two classes whose reference depends on no reader."""
     two = [each.target for each in fields if kind_named(each.kind).metrics_of == CLASSES and len(each.options) == 2]
     result = {}
     for target in dict.fromkeys(two if model.reference and "truth" in model.rows else ()):
@@ -181,18 +205,23 @@ def against_reference(
             continue
         ratings, positive = ratings_of(blind), model.positive.get(target, 1)
         value, truth = (_calls(aligned(ratings.units, rows, name, CLASSES), positive) for name in ("value", "truth"))
-        readers = _calls(ratings.first, positive)
-        pairs = {"model": (value[:, None], readers)}
+        readers, subjects = _calls(ratings.first, positive), ratings.subjects
+
+        def compared(first: np.ndarray, second: np.ndarray) -> list[ModalityComparison]:
+            return [compare_modalities(metric, truth, first, second, subjects, plan) for metric in METRICS]  # noqa: B023
+
+        with_model, auroc = None, None
         aided = of_target[(of_target["kind"] == AIDED) & of_target["reader"].isin(ratings.readers)]
         if len(aided):
             second = ratings_of(aided)
             both = [name in second.readers for name in ratings.readers]
             table = pd.DataFrame(second.first, second.units, second.readers).reindex(ratings.units)
-            pairs["aided"] = _calls(table.to_numpy(float), positive), readers[:, both]
-        result[target] = {
-            name: [compare_modalities(metric, truth, *pair, ratings.subjects, plan) for metric in METRICS]
-            for name, pair in pairs.items()
-        }
+            with_model = compared(_calls(table.to_numpy(float), positive), readers[:, both])
+        if (name := f"p{positive}") in rows:
+            p = aligned(ratings.units, rows, name, NUMBERS)
+            complete = ~np.isnan(np.column_stack([p, value, readers, truth])).any(axis=1)
+            auroc = by_column("auroc", truth[complete], p[complete, None], subjects[complete], plan)[0]
+        result[target] = AgainstReference(compared(value[:, None], readers), with_model, auroc)
     return result
 
 

@@ -237,15 +237,15 @@ def compare_modalities(
         metric,
         len(np.unique(np.asarray(subjects, dtype=str))),
         len(truth),
-        _by_column(metric, truth, first, subjects, plan),
-        _by_column(metric, truth, second, subjects, plan),
+        by_column(metric, truth, first, subjects, plan),
+        by_column(metric, truth, second, subjects, plan),
         mean_over_readers(metric, truth, first, subjects, plan=plan),
         mean_over_readers(metric, truth, second, subjects, plan=plan),
         mean_over_readers(metric, truth, first, subjects, minus=second, plan=plan),
     )
 
 
-def _by_column(
+def by_column(
     metric: Metric, truth: np.ndarray, scores: np.ndarray, subjects: np.ndarray, plan: Plan
 ) -> list[Estimate]:
     """The figure of each column of scores with its interval."""
