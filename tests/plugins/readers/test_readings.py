@@ -284,12 +284,12 @@ def test_cases_that_were_not_read_again_keep_their_labels(
         tmp_path / "l.csv",
     )
     labelled = read_study(tmp_path / "study.yaml", settings=[f"cohort={path}"])
-    new, earlier = (read_cohort(labelled, to_learn=False, labelled=each) for each in (False, True))
+    new = read_cohort(labelled, to_learn=False, labelled=False)
     listed = dict.fromkeys([new.cases["case"].iloc[0]])
     doubtful = open_session(labelled, new, store, SessionRequest("doubtful", "doubtful", listed))
     window, one = store.open_window("doubtful", "anna"), doubtful.order_for("anna")[0]
     store.append(Entry("doubtful", "anna", one.item.key, 1, 1, "kind_of", "other", doubtful.form.version), window)
-    labels = labels_of(readings_of(labelled, new, store), labelled, new, ["doubtful"], earlier=earlier)
+    labels = labels_of(readings_of(labelled, new, store), labelled, new, ["doubtful"], keep=True)
     again = (new.images["case"] == one.item.case).to_numpy()
     assert set(labels.table.loc[again, "kind_of"]) == {"other"}
     assert set(labels.table.loc[~again, "kind_of"]) == {"plaque"}

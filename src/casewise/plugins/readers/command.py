@@ -203,9 +203,8 @@ def _export(
 ) -> None:
     """Write the labels; of a second reading, cases that were not read again keep theirs."""
     from casewise.analysis.run import Run
-    from casewise.cohort.cohort import read_cohort
-    from casewise.errors import counted
-    from casewise.plugins.readers.doubtful import second_reading_lines
+    from casewise.errors import CasewiseError, counted
+    from casewise.plugins.readers.doubtful import blinded_items, second_reading_lines
     from casewise.plugins.readers.export import labels_of, limit_of, study_lines, write_labels
     from casewise.plugins.readers.sessions import readings_of
     from casewise.run_folder.folder import check_page
@@ -213,14 +212,17 @@ def _export(
     check_page(path, ".csv")
     _check_sessions(store, sessions)
     readings = readings_of(study, cohort, store)
-    earlier = read_cohort(study, to_learn=False) if doubtful else None
-    labels = labels_of(readings, study, cohort, sessions, earlier=earlier)
+    if doubtful:
+        listed = set(blinded_items(Run.open(doubtful), readings.form, readings.items, count))
+        if listed != {key for _, key, _ in store.items(sessions[0])}:
+            raise CasewiseError(f"The session {sessions[0]} began with another run or --count: state these.")
+    labels = labels_of(readings, study, cohort, sessions, keep=doubtful is not None)
     table, every = write_labels(labels, readings, path)
     print(f"wrote {table}, and all readings with their comments to {every}")
     _print_left_out(readings)
     for name, rule in labels.rules.items():
         without = f"; {counted(labels.without[name], 'value')} without a label" if labels.without[name] else ""
-        print(f"  {name}: {rule} of {', '.join(labels.readers.get(name, {})) or 'no reader'}{without}")
+        print(f"  {name}: {rule} of {', '.join(labels.readers[name])}{without}")
     if doubtful:
         again = readings.table[readings.table["session"].isin(sessions)]
         limits = {field.target: limit_of(study, field.target) for field in readings.form.fields}

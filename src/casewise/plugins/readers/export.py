@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.cohort import Cohort
+from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError
 from casewise.files import guarded, write_atomic
 from casewise.plugins.readers.form import FormField
@@ -130,8 +132,28 @@ def adjudication_items(readings: Readings, study: Study) -> dict[str, Shown | No
     return items
 
 
+def table_rows(study: Study, cohort: Cohort) -> pd.DataFrame:
+    """The rows of the study's table, one for each image in the order of the cohort, with absolute paths."""
+    cells, _ = read_text_table(study.cohort, Problems(), sheet=study.sheet)
+    heading = study.columns.get("path") or "path"
+    folder = (study.root or study.cohort.parent).absolute()
+    row_of: dict[str, int] = {}
+    for row, text in cells[heading].items():
+        # as `casewise.cohort.checks.check_files` reads them
+        for each in (str(text), str(text).strip(), str(text).replace("\\", "/").strip()):
+            row_of.setdefault(os.path.abspath(os.path.join(folder, each)), row)
+    paths = cohort.images["path"].astype(str)
+    return cells.loc[[row_of[path] for path in paths]].reset_index(drop=True).assign(**{heading: paths.to_numpy()})
+
+
+def label_column(study: Study, name: str) -> str:
+    """The column of the table that has the label of a target; a new one where it is the mean of several."""
+    column = study.targets[name].column or study.columns.get(name) or name
+    return column if isinstance(column, str) else name
+
+
 def labels_of(
-    readings: Readings, study: Study, cohort: Cohort, sessions: Sequence[str] = (), *, earlier: Cohort | None = None
+    readings: Readings, study: Study, cohort: Cohort, sessions: Sequence[str] = (), *, keep: bool = False
 ) -> Labels:
     """The table of a study with the values of all readers and their consensus.
 
@@ -139,7 +161,7 @@ def labels_of(
 
     Args:
         sessions: by default all blind ones, and what was adjudicated.
-        earlier: the cohort with its labels, which cases without a reading keep.
+        keep: whether cases without a reading keep the label that the table has.
 
     Raises:
         CasewiseError: nothing was read in these sessions; or the table has a column of the name of a new one.
@@ -153,9 +175,9 @@ def labels_of(
         )
     final = table[(table["kind"] == "adjudication") & (table["session"].isin(sessions) | (not sessions))]
     adjudicated = final.sort_values("entry").drop_duplicates(KEYS, keep="last").set_index(KEYS)["value"]
-    names = list(dict.fromkeys(field.target for field in readings.form.fields))
-    images = cohort.images.drop(columns=["image", "panel", "case", "day", *names], errors="ignore")
-    exported = images.astype(str)
+    read_targets = set(first["target"])
+    names = [name for name in dict.fromkeys(field.target for field in readings.form.fields) if name in read_targets]
+    exported = table_rows(study, cohort)
     rules: dict[str, Consensus] = {}
     without: dict[str, int] = {}
     columns: dict[str, dict[str, str]] = {}
@@ -173,11 +195,11 @@ def labels_of(
         label[decided] = adjudicated[decided]
         without[name] = int(label.isna().sum())
         keys = pd.MultiIndex.from_frame(_keys(cohort, name, by_case=name in by_case, readings=readings))
-        cells = label.reindex(keys)
-        if earlier is not None:
+        cells, own_column = pd.Series(_texts(label.reindex(keys), fields[name])), label_column(study, name)
+        if keep:
             unread = ~keys.isin(read)
-            cells[unread] = earlier.images[name].to_numpy(dtype=float)[unread]
-        exported[name] = _texts(cells, fields[name])
+            cells[unread] = _recorded(exported, study, name)[unread]
+        exported[own_column] = cells
         for reader in sorted(own["reader"].unique()):
             column = columns.setdefault(name, {})[str(reader)] = f"{name}_{reader}{end}"
             if column in exported:
@@ -185,6 +207,16 @@ def labels_of(
             of_reader = own[own["reader"] == reader].set_index(KEYS)["value"]
             exported[column] = _texts(of_reader.reindex(keys), fields[name])
     return Labels(exported, rules, without, columns)
+
+
+def _recorded(table: pd.DataFrame, study: Study, name: str) -> pd.Series:
+    """The label that the table has, as text; the mean of several columns."""
+    stated = study.targets[name].column
+    if isinstance(stated, list):
+        means = table[stated].apply(pd.to_numeric, errors="coerce").mean(axis=1, skipna=False)
+        return means.map(lambda value: "" if np.isnan(value) else f"{value:.10g}")
+    column = label_column(study, name)
+    return table[column].astype(str) if column in table else pd.Series("", index=table.index)
 
 
 def _keys(cohort: Cohort, name: str, *, by_case: bool, readings: Readings) -> pd.DataFrame:
@@ -221,6 +253,8 @@ def write_labels(labels: Labels, readings: Readings, path: Path) -> list[Path]:
 def study_lines(labels: Labels, study: Study, path: Path) -> str:
     """The lines of a study file that read the table, with the readers of numbers, which a run compares."""
     lines = [f"cohort: {path}"]
+    several = [name for name in labels.rules if isinstance(study.targets[name].column, list)]
+    lines += ["targets:", *(f"  {name}: {{column: {name}}}" for name in several)] if several else []
     numbers = {name: of for name, of in labels.readers.items() if kind_named(study.kind_of(name)).arithmetic}
     numbers = {name: of for name, of in numbers.items() if len(of) > 1}
     if numbers:
