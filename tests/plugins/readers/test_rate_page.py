@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from casewise.plugins.readers.form import Form, FormField
+from casewise.plugins.readers.form import COMMENT, Form, FormField
 from tests.browsing import chromium, needs_chromium
 from tests.plugins.readers.rating import (
     EXTENT,
@@ -230,10 +230,27 @@ def test_a_comment_is_typed_without_scoring(browser: Any, served: Reading) -> No
         press(page, "Escape 3")
         saved(page)
         (values,) = served.values().values()
-        assert values == {"comment": "2 lesions, unclear? u", "erythema[upper]": "3"}
+        assert values == {COMMENT: "2 lesions, unclear? u", "erythema[upper]": "3"}
         press(page, "ArrowRight")
         at(page, "Case 2 of 3")
         assert page.get_by_label("Comment").input_value() == ""
+
+
+def test_what_was_typed_outlives_a_reload_at_once(browser: Any, tmp_path: Path) -> None:
+    form = Form((grade("comment"), EXTENT, grade("grade")), FORM.reasons, 50)
+    with (
+        reading(session_of(items_in(tmp_path / "images", 1), form), tmp_path / "readings") as service,
+        window(browser, service) as page,
+    ):
+        page.on("dialog", lambda dialog: dialog.accept())
+        press(page, "1 2 c")
+        page.keyboard.type("unclear")
+        page.reload()
+        at(page, "Case 1 of 1")
+        until(lambda: page.locator("#comment").input_value() == "unclear")
+        assert page.locator(".scored .value").all_inner_texts() == ["1", "2"]
+        saved(page)
+        assert list(service.values().values()) == [{COMMENT: "unclear", "comment": "1", "extent": "2"}]
 
 
 def test_a_reading_goes_on_after_a_kill_and_a_reload(browser: Any, served: Reading, size: tuple[int, int]) -> None:
@@ -265,6 +282,26 @@ def test_a_reading_goes_on_after_a_kill_and_a_reload(browser: Any, served: Readi
     assert list(values.values()) == ["1", "2", "3", "4", "0"]
 
 
+def test_entries_of_a_window_that_was_taken_over_are_listed(browser: Any, served: Reading) -> None:
+    with window(browser, served) as first:
+        first.on("dialog", lambda dialog: dialog.accept())
+        first.route("**/api/entry", lambda route: route.abort())
+        press(first, "2")
+        first.locator("#state.retrying").wait_for()
+        with window(browser, served) as second:
+            first.unroute("**/api/entry")
+            first.reload()
+            first.get_by_role("heading", name="This reading goes on in another window").wait_for()
+            press(second, "3")
+            saved(second)
+            assert first.locator("#screen li").count() == 1
+            first.get_by_role("button", name="Go on here instead").click()
+            start(first)
+            press(second, "ArrowRight")  # before anything is scored in vain
+            second.get_by_role("heading", name="This reading goes on in another window").wait_for()
+    assert [list(values.values()) for values in served.values().values()] == [["3"]]
+
+
 def test_the_second_window_takes_over(browser: Any, served: Reading, size: tuple[int, int]) -> None:
     with window(browser, served, size) as first:
         press(first, "2 3")
@@ -274,7 +311,7 @@ def test_the_second_window_takes_over(browser: Any, served: Reading, size: tuple
             assert second.locator(".scored .value").all_inner_texts() == ["2", "3"]
             press(second, "1")
             saved(second)
-            press(first, "4")
+            press(first, "4 ArrowRight")
             first.get_by_role("heading", name="This reading goes on in another window").wait_for()
             assert "desquamation (upper): 4" in first.locator("#screen").inner_text()
             assert accessibility_problems(first) == ""
@@ -311,7 +348,6 @@ def test_each_reader_has_a_token(browser: Any, tmp_path: Path) -> None:
         saved(page)
         assert service.values("anna") == {}
         assert len(service.values("ben")) == 1
-        page.goto("about:blank")
         page.goto(f"{service.url}#{TOKENS['anna']}")
         start(page)
         assert page.evaluate("location.hash") == ""
@@ -319,6 +355,34 @@ def test_each_reader_has_a_token(browser: Any, tmp_path: Path) -> None:
         press(page, "3")
         saved(page)
         assert len(service.values("anna")) == 1
+        page.get_by_text("Skip to the scores").focus()
+        press(page, "Enter")
+        assert page.evaluate("document.activeElement.id") == "scores"
+        page.reload()
+        start(page)
+        assert page.locator("#left").inner_text().startswith("anna: ")
+
+
+def test_entries_wait_for_their_reader(browser: Any, tmp_path: Path) -> None:
+    """Another reader's link in the same tab neither sends nor shows what was not saved yet."""
+    session = session_of(items_in(tmp_path / "images", 2))
+    with reading(session, tmp_path / "readings", TOKENS) as service, window(browser, service, begin=False) as page:
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.goto(f"{service.url}#{TOKENS['anna']}")
+        start(page)
+        page.route("**/api/entry", lambda route: route.abort())
+        press(page, "2")
+        page.locator("#state.retrying").wait_for()
+        page.goto(f"{service.url}#{TOKENS['ben']}")
+        page.unroute("**/api/entry")
+        start(page)
+        assert page.locator("#left").inner_text().startswith("ben: ")
+        assert page.locator(".scored").count() == 0
+        assert service.values("anna") == service.values("ben") == {}
+        page.goto(f"{service.url}#{TOKENS['anna']}")
+        start(page)
+        assert page.locator(".scored .value").all_inner_texts() == ["2"]
+        assert [list(values.values()) for values in service.values("anna").values()] == [["2"]]
 
 
 def pauses(form: Form, count: int) -> Form:
@@ -358,6 +422,8 @@ TYPED: dict[str, tuple[FormField, str, str | None]] = {
     "one of eleven": (TEN, "7", "7"),
     "the last of eleven": (TEN, "1 0", "10"),
     "the beginning of another": (TEN, "1 Enter", "1"),
+    "left with an arrow": (EXTENT, "2 ArrowDown", "2"),
+    "a grade left with an arrow": (TEN, "1 ArrowDown", "1"),
     "typed and taken back": (TEN, "1 Backspace 2", "2"),
 }
 

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from casewise.console import Silent
 from casewise.errors import CasewiseError
+from casewise.plugins.readers.form import COMMENT, Form
 from casewise.plugins.readers.server import Desk, RateSettings, application, create_app, run_rating, shown_lines
 from casewise.plugins.readers.sessions import Session
 from casewise.plugins.readers.store import Entry, ReadingStore, WindowError
@@ -60,8 +61,11 @@ class Reader:
         return answers[-1].json()
 
     def case(self, position: int) -> dict[str, Any]:
-        answer: dict[str, Any] = self.client.get(f"/api/case/{position}").json()
+        answer: dict[str, Any] = self.get(position).json()
         return answer
+
+    def get(self, position: int) -> Any:
+        return self.client.get(f"/api/case/{position}", params={"window": self.window})
 
 
 @pytest.fixture
@@ -86,11 +90,11 @@ def values(store: ReadingStore, reader: str) -> dict[str, dict[str, str | None]]
 def test_a_case_is_scored_and_shown_again(anna: Reader, session: Session, store: ReadingStore) -> None:
     opened = anna.open()
     assert opened["progress"] == {"done": 0, "total": COUNT, "seconds_left": None}
-    assert (opened["position"], opened["reader"], opened["kind"]) == (1, "anna", "blind")
+    assert (opened["position"], opened["reader"]) == (1, "anna")
     assert [field["key"] for field in opened["form"]["fields"]] == [field.key for field in FORM.fields]
     answer = anna.score(1)
     assert answer == {"progress": {"done": 1, "total": COUNT, "seconds_left": 4 * (COUNT - 1)}, "next": 2}
-    anna.enter(1, "comment", "blurred\x00 at the\nright")
+    anna.enter(1, COMMENT, "blurred\x00 at the\nright")
     case = anna.case(1)
     assert case["values"] == {field.key: "2" for field in FORM.fields}
     assert case["comment"] == "blurred\\x00 at the\nright"
@@ -129,8 +133,8 @@ def test_the_second_window_takes_over(anna: Reader, session: Session, store: Rea
     before = values(store, "anna")
     other = Reader(session, store, "anna")
     other.open()
-    refused = anna.enter(1, "erythema[upper]", "4")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "other_window")
+    for refused in (anna.enter(1, "erythema[upper]", "4"), anna.get(1)):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "other_window")
     assert values(store, "anna") == before
     assert other.enter(1, "erythema[upper]", "3").status_code == 200
     anna.open()
@@ -149,9 +153,9 @@ def test_entries_outlive_the_service(anna: Reader, session: Session, tmp_path: P
 
 
 def test_nothing_tells_who_a_case_is(anna: Reader, session: Session) -> None:
-    texts = [anna.client.get("/").text, anna.client.post("/api/window").text]
+    texts = [anna.client.get("/").text, json.dumps(anna.open())]
     for position in range(1, COUNT + 1):
-        answer = anna.client.get(f"/api/case/{position}")
+        answer = anna.get(position)
         texts.append(answer.text + str(answer.headers))
         for image in answer.json()["images"]:
             content = anna.client.get(f"/api/image/{image['id']}")
@@ -185,15 +189,51 @@ def test_nobody_reads_or_writes_what_is_of_another(session: Session, store: Read
         for name, token in TOKENS.items()
     }
     windows = {name: client.post("/api/window").json()["window"] for name, client in clients.items()}
-    image = clients["anna"].get("/api/case/1").json()["images"][0]["id"]
+    case = {name: f"/api/case/1?window={window}" for name, window in windows.items()}
+    image = clients["anna"].get(case["anna"]).json()["images"][0]["id"]
     assert clients["anna"].get(f"/api/image/{image}").status_code == 200
     assert clients["ben"].get(f"/api/image/{image}").status_code == 404
     assert TestClient(app, "http://127.0.0.1:8000").get(f"/api/image/{image}").status_code == 401
     body = {"window": windows["anna"], "position": 1, "field": "erythema[upper]", "value": "2", "milliseconds": 5}
     assert clients["ben"].post("/api/entry", json=body).status_code == 409
     assert clients["anna"].post("/api/entry", json=body).status_code == 200
-    assert clients["ben"].get("/api/case/1").json()["values"] == {}
+    assert clients["ben"].get(case["anna"]).status_code == 409
+    assert clients["ben"].get(case["ben"]).json()["values"] == {}
     assert values(store, "ben") == {}
+
+
+def test_a_page_stays_with_its_reader_and_session(session: Session, store: ReadingStore) -> None:
+    """Another reader, or session, may be served at the address of a page that is still open."""
+
+    def client(session: Session, reader: str) -> TestClient:
+        return TestClient(application(session, store, RateSettings(readers=(reader,))), "http://127.0.0.1:8000")
+
+    second = replace(session, name="second")
+    store.begin("second", "blind", {})
+    address = f"/api/case/1?window={client(session, 'anna').post('/api/window').json()['window']}"
+    client(session, "ben").post("/api/window")
+    assert client(session, "ben").get(address).status_code == 409
+    assert client(second, "anna").get(address).status_code == 409
+    assert client(session, "anna").get("/api/case/1").status_code == 409
+    assert client(session, "anna").get(address).status_code == 200  # started again
+
+
+def test_a_doubtful_session_looks_like_a_blind_one(session: Session, store: ReadingStore) -> None:
+    doubtful = replace(session, name="doubtful", kind="doubtful")
+    store.begin("doubtful", "doubtful", {})
+    readers = [Reader(each, store, "anna") for each in (session, doubtful)]
+    blind, opened = (reader.open() for reader in readers)
+    assert blind | {"window": ""} == opened | {"window": ""}
+    assert readers[0].case(1).keys() == readers[1].case(1).keys()
+    assert readers[1].case(1)["shown"] is None
+
+
+def test_values_of_an_earlier_form_are_missing(anna: Reader, session: Session, store: ReadingStore) -> None:
+    anna.score(1)
+    fewer = Form(tuple(replace(field, options=field.options[:2]) for field in FORM.fields[:1]), FORM.reasons, 50)
+    changed = Reader(replace(session, form=fewer), store, "anna")
+    assert changed.open()["progress"]["done"] == 0
+    assert (changed.case(1)["values"], changed.case(1)["complete"]) == ({}, False)
 
 
 TOKENLESS = ["", "Bearer", "Bearer ", "Bearer wrong", "Basic token-of-anna", "token-of-anna", "Bearer token-of-anna2"]
@@ -248,7 +288,7 @@ ODD_ENTRIES: dict[str, tuple[Any, int]] = {
     "long field": ({"field": "e" * 500}, 422),
     "cleared field that does not exist": ({"field": "no such", "value": None}, 422),
     "reason that is none": ({"field": "", "value": "no reason"}, 422),
-    "long comment": ({"field": "comment", "value": "c" * 3000}, 422),
+    "long comment": ({"field": COMMENT, "value": "c" * 3000}, 422),
     "time as text": ({"milliseconds": "5"}, 422),
     "negative time": ({"milliseconds": -5}, 422),
     "endless time": ({"milliseconds": 1e300}, 422),
@@ -286,7 +326,7 @@ ODD_ADDRESSES = {
 
 @pytest.mark.parametrize("address", ODD_ADDRESSES)
 def test_odd_addresses_give_nothing_away(anna: Reader, address: str) -> None:
-    answer = anna.client.get(address, follow_redirects=False)
+    answer = anna.client.get(address, params={"window": anna.window}, follow_redirects=False)
     assert answer.status_code == ODD_ADDRESSES[address]
     assert "root:" not in answer.text
     assert "import" not in answer.text
@@ -344,7 +384,7 @@ def test_a_full_disk_loses_nothing(anna: Reader, store: ReadingStore, tmp_path: 
     store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
     stored = {}
     for number in range(30):
-        answer = anna.enter(1 + number % COUNT, "comment", text := f"{number}" * 500)
+        answer = anna.enter(1 + number % COUNT, COMMENT, text := f"{number}" * 500)
         if answer.status_code != 200:
             break
         stored[1 + number % COUNT] = text
@@ -375,14 +415,15 @@ def test_earlier_visits_and_predictions_are_shown_where_the_session_says_so(
     model = {"model": {"area[trunk]": {"value": "3", "low": "2", "high": "4"}}}
     aided = replace(session, longitudinal=True, shown=dict.fromkeys(session.items, model))
     desk = Desk(aided, store)
-    counts = [len(desk.case("anna", position)["earlier"]) for position in range(1, COUNT + 1)]
+    window = store.open_window("main", "anna")
+    counts = [len(desk.case("anna", position, window)["earlier"]) for position in range(1, COUNT + 1)]
     assert counts == [0, 1, 0, 1]
-    case = desk.case("anna", 2)
+    case = desk.case("anna", 2, window)
     names = {image["id"] for visit in case["earlier"] for image in visit["images"]} | {i["id"] for i in case["images"]}
     assert len(names) == 4
     assert case["shown"] == {"area[trunk]": ["Model: 3 (2 to 4)"]}
-    assert Desk(session, store).case("anna", 2)["earlier"] == []
-    assert Desk(session, store).case("anna", 2)["shown"] is None
+    blind = Desk(session, store).case("anna", 2, window)
+    assert (blind["earlier"], blind["shown"]) == ([], None)
 
 
 def test_values_of_others_have_no_names() -> None:

@@ -123,24 +123,32 @@ class Desk:
         window = self.store.open_window(self.session.name, reader)
         entries = self.store.entries(self.session.name, reader)
         progress, position = self._progress(reader, entries, (entries[-1].position if entries else 1) - 1)
-        facts = {"window": window, "reader": reader, "session": self.session.name, "kind": self.session.kind}
-        return facts | {"form": self.session.form.as_json(), "progress": progress, "position": position}
+        form = self.session.form.as_json()  # nothing of the session: its name and kind may tell why a case is read
+        return {"window": window, "reader": reader, "form": form, "progress": progress, "position": position}
 
-    def case(self, reader: str, position: int) -> Json:
-        """The images of a case, and what the reader entered for it."""
+    def case(self, reader: str, position: int, window: str) -> Json:
+        """The images of a case, and what the reader entered for it.
+
+        Raises:
+            ServiceError: there is no such case.
+            WindowError: the window is of another reader or session, or another one of the reader has taken over.
+        """
+        self._check_window(reader, window)
         presented = self._presented(reader, position)
         key = (presented.item.key, presented.occurrence)
         entries = self.store.current(self.session.name, reader).get(key, {})
-        values = {name: entry.value for name, entry in entries.items() if entry.value is not None}
+        texts = {name: entry.value for name, entry in entries.items() if entry.value is not None}
+        fields = self.session.form.fields
         visits = [self._images_of(reader, position, item.images) for item in self.session.earlier(presented.item)]
         return {
             "position": position,
             "total": len(self._order(reader)),
             "images": self._images_of(reader, position, presented.item.images),
             "earlier": [{"images": images} for images in visits],
-            "comment": values.pop(COMMENT, ""),
-            "unreadable": values.pop("", ""),
-            "values": values,
+            "comment": texts.get(COMMENT, ""),
+            "unreadable": texts.get("", ""),
+            # values of an earlier form that this one does not accept are missing
+            "values": {each.key: texts[each.key] for each in fields if each.accepts(texts.get(each.key, ""))},
             "complete": self.session.is_complete(entries),
             "shown": shown_lines(self.session.shown.get(presented.item.key), self.session.form),
         }
@@ -181,6 +189,11 @@ class Desk:
         entries = self.store.entries(self.session.name, reader)
         progress, position = self._progress(reader, entries, body.position)
         return {"progress": progress, "next": position}
+
+    def _check_window(self, reader: str, window: str) -> None:
+        query = "SELECT name FROM windows WHERE session = ? AND reader = ? ORDER BY id DESC LIMIT 1"
+        if (window,) not in self.store._rows(query, [self.session.name, reader]):
+            raise WindowError("This reading goes on in another window. Load this page again to go on here.")
 
     def _order(self, reader: str) -> list[Presented]:
         with self._lock:
@@ -277,6 +290,10 @@ def create_app(desk: Desk, reader: str = "") -> Starlette:
         content, media_type = desk.image(own, request.path_params["name"], slice_index)
         return Response(content, media_type=media_type)
 
+    def case(request: Request, own: str) -> Response:
+        window = request.query_params.get("window", "")
+        return JSONResponse(desk.case(own, request.path_params["position"], window))
+
     async def entry(request: Request) -> Response:
         content = await request.body()
         try:
@@ -304,10 +321,7 @@ def create_app(desk: Desk, reader: str = "") -> Starlette:
             Route("/", lambda _: FileResponse(PAGE / "index.html")),
             Route("/health", lambda _: JSONResponse({"status": "ok"})),
             Route("/api/window", answering(lambda _, own: JSONResponse(desk.window(own))), methods=["POST"]),
-            Route(
-                "/api/case/{position:int}",
-                answering(lambda request, own: JSONResponse(desk.case(own, request.path_params["position"]))),
-            ),
+            Route("/api/case/{position:int}", answering(case)),
             Route("/api/image/{name}", answering(image)),
             Route("/api/entry", entry, methods=["POST"]),
             Mount("/page", StaticFiles(directory=PAGE)),

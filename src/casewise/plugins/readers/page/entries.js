@@ -10,10 +10,21 @@ export class Refused extends Error {
   }
 }
 
-export const setToken = (token) => sessionStorage.setItem(TOKEN, token);
+if (location.hash.length > 1) {
+  // a link with a token, which never leaves the browser and does not stay in its address
+  sessionStorage.setItem(TOKEN, location.hash.slice(1));
+  history.replaceState(null, "", location.pathname);
+}
+const token = sessionStorage.getItem(TOKEN) || "";
+
+// The page of a reader is never that of another: a token, also a link that is opened in this tab, loads it again.
+export function setToken(text) {
+  sessionStorage.setItem(TOKEN, text);
+  location.reload();
+}
+window.addEventListener("hashchange", () => location.reload());
 
 export async function request(path, options = {}) {
-  const token = sessionStorage.getItem(TOKEN);
   let response;
   try {
     response = await fetch(path, { ...options, headers: token ? { Authorization: `Bearer ${token}` } : {} });
@@ -31,16 +42,14 @@ export class Entries {
   // `on`: state(kind, message), saved(answer), refused(entry, message), taken(), token()
   constructor(on) {
     this.on = on;
-    this.waiting = JSON.parse(sessionStorage.getItem(WAITING) || "[]");
+    this.key = token ? `${WAITING} ${token}` : WAITING; // other readers of this tab neither see nor send them
+    this.waiting = JSON.parse(sessionStorage.getItem(this.key) || "[]");
     this.sending = null;
     this.trouble = ""; // why entries cannot be saved now
     window.addEventListener("online", () => this.wake?.());
-    window.addEventListener("beforeunload", (event) => this.waiting.length && event.preventDefault());
   }
 
   add(entry) {
-    const last = this.waiting.length > 1 ? this.waiting.at(-1) : null; // the first one is on its way
-    if (last && last.field === "comment" && entry.field === "comment" && last.position === entry.position) this.waiting.pop();
     this.waiting.push(entry);
     this.keep();
     if (this.trouble) this.on.state("retrying", this.trouble);
@@ -48,7 +57,7 @@ export class Entries {
   }
 
   keep() {
-    sessionStorage.setItem(WAITING, JSON.stringify(this.waiting));
+    sessionStorage.setItem(this.key, JSON.stringify(this.waiting));
   }
 
   // Values of a case as they are in this tab, also those that are not confirmed yet.
@@ -64,6 +73,7 @@ export class Entries {
     return dropped;
   }
 
+  // Sends what is waiting; false if another window or a missing token prevents it, which `on` shows.
   send() {
     this.sending ||= this.run().finally(() => (this.sending = null));
     return this.sending;
@@ -78,8 +88,10 @@ export class Entries {
       } catch (refused) {
         error = refused;
       }
-      if (error?.status === 409) return this.on.taken();
-      if (error?.status === 401) return this.on.token();
+      if (error?.status === 409 || error?.status === 401) {
+        (error.status === 409 ? this.on.taken : this.on.token)();
+        return false;
+      }
       if (error && PASSING.includes(error.status)) {
         this.trouble = error.message;
         this.on.state("retrying", this.trouble);
@@ -98,5 +110,6 @@ export class Entries {
       else this.on.saved(answer);
     }
     this.on.state("saved");
+    return true;
   }
 }

@@ -34,6 +34,8 @@ export function typed(field, text) {
   return { valid, longer: values.length ? values.some((value) => value !== text && value.startsWith(text)) : true };
 }
 
+const typedIn = (field) => field.entry.value.trim().replace(",", ".").replace("−", "-");
+
 export class ScoreForm {
   // `on`: score(field, value), open(field), full()
   constructor(node, form, on) {
@@ -93,20 +95,20 @@ export class ScoreForm {
     const label = element("label", "", "hidden", { htmlFor: id, textContent: `${field.title}${field.region ? `, ${field.region}` : ""}` });
     field.entry.setAttribute("aria-describedby", `range-${field.index} note-${field.index}`);
     field.entry.addEventListener("input", () => this.type(field, false));
-    field.entry.addEventListener("change", () => this.type(field, true));
+    field.entry.addEventListener("change", () => this.type(field, true, false)); // the reader has gone elsewhere
     row.append(label, field.entry, element("span", field.range, "", { id: `range-${field.index}` }));
     return row;
   }
 
   // A typed number is taken when it is complete: no longer number begins like it, or Enter was pressed.
-  type(field, complete) {
-    const text = field.entry.value.trim().replace(",", ".").replace("−", "-");
+  type(field, complete, onward = true) {
+    const text = typedIn(field);
     const { valid, longer } = typed(field, text);
     const bad = text && !valid && (complete || !longer);
     field.note.textContent = bad ? `Type a number from ${field.range}.` : "";
     field.entry.setAttribute("aria-invalid", String(Boolean(bad)));
-    if (valid && (complete || !longer) && Number(text) !== Number(this.values[field.key] ?? NaN)) this.choose(field, plain(Number(text)));
-    return !bad;
+    if (!valid || (longer && !complete) || Number(text) === Number(this.values[field.key] ?? NaN)) return;
+    this[onward ? "choose" : "take"](field, plain(Number(text)));
   }
 
   fill(values, shown) {
@@ -139,11 +141,29 @@ export class ScoreForm {
   }
 
   choose(field, value) {
+    this.take(field, value);
+    this.openNext(field.index);
+  }
+
+  take(field, value) {
     this.buffer = "";
     const before = this.values[field.key] ?? null;
     this.set(field.key, value);
     this.on.score(field, value, before);
-    this.openNext(field.index);
+  }
+
+  // What is typed in the open field and not its score yet.
+  get pending() {
+    const field = this.fields[this.active];
+    if (!field?.entry) return this.buffer;
+    const text = typedIn(field);
+    return text && Number(text) !== Number(this.values[field.key] ?? NaN) ? text : "";
+  }
+
+  // Takes what is typed in the open field, where it is a value, before the field is left.
+  complete() {
+    const field = this.fields[this.active], text = this.pending;
+    if (text && typed(field, text).valid) this.take(field, field.entry ? plain(Number(text)) : text);
   }
 
   get missing() {
@@ -161,6 +181,7 @@ export class ScoreForm {
 
   open(index) {
     if (index < 0 || index >= this.fields.length) return;
+    this.complete();
     const before = this.fields[this.active];
     this.buffer = "";
     this.active = index;
@@ -215,15 +236,10 @@ export class ScoreForm {
 
   // Enter completes what was typed; whether there was anything.
   enter() {
-    const field = this.fields[this.active];
-    if (!field) return false;
-    if (this.buffer) {
-      if (typed(field, this.buffer).valid) this.choose(field, this.buffer);
-      return true;
-    }
-    const text = field.entry?.value.trim();
-    if (!text || Number(text.replace(",", ".")) === Number(this.values[field.key] ?? NaN)) return false;
-    this.type(field, true);
+    const field = this.fields[this.active], text = this.pending;
+    if (!text) return false;
+    if (field.entry) this.type(field, true);
+    else if (typed(field, text).valid) this.choose(field, text);
     return true;
   }
 

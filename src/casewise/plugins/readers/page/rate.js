@@ -58,6 +58,7 @@ function problem(text) {
 // A full page of text with buttons, instead of the case.
 function screen(title, texts, ...nodes) {
   stopTime();
+  loading += 1; // a case that is still loading does not replace it
   current = null;
   get("title").textContent = "Reading";
   const row = element("p", "", "actions");
@@ -94,8 +95,7 @@ const milliseconds = () => Math.round(spent + (since === null ? 0 : performance.
 async function start() {
   try {
     // entries of before the page was loaded again belong to the window in which they were made
-    await entries.send();
-    if (entries.waiting.length) return;
+    if (!(await entries.send())) return;
     desk = await call("api/window", {});
   } catch (error) {
     if (error.status === 401) return askForToken();
@@ -121,8 +121,6 @@ function askForToken() {
   row.addEventListener("submit", (event) => {
     event.preventDefault();
     setToken(input.value.trim());
-    problem("");
-    start();
   });
   screen("Your token", ["Each reader of this study has a token. This browser forgets it when the tab is closed."], row);
 }
@@ -138,6 +136,7 @@ function takenOver() {
 }
 
 function titleOf(key) {
+  if (key === desk?.form.comment) return "comment";
   const field = desk?.form.fields.find((each) => each.key === key);
   return field ? `${field.title}${field.region ? ` (${field.region})` : ""}` : key;
 }
@@ -150,8 +149,10 @@ function showProgress() {
   get("left").textContent = `${desk.reader === "reader" ? "" : `${desk.reader}: `}${done} of ${total} scored${left}`;
 }
 
+const addressOf = (position) => `api/case/${position}?window=${desk.window}`;
+
 async function open(position) {
-  saveComment();
+  completeTyped();
   stopTime();
   const number = ++loading;
   // nothing that is typed before the new case is there may become a score of the old one
@@ -159,7 +160,7 @@ async function open(position) {
   const unconfirmed = entries.of(position); // the answer may be older
   let loaded = null, error = null;
   try {
-    loaded = await call(`api/case/${position}`);
+    loaded = await call(addressOf(position));
   } catch (refused) {
     error = refused;
   }
@@ -167,10 +168,12 @@ async function open(position) {
   get("reading").inert = false;
   if (error) {
     if (error.status === 401) return askForToken();
+    // entries that are on their way are listed by their own answer
+    if (error.status === 409) return (await entries.send()) && takenOver();
     return screen("This case cannot be loaded", [error.message], button("Try again", () => open(position), { className: "main" }));
   }
   for (const entry of unconfirmed) {
-    if (entry.field === "comment") loaded.comment = entry.value;
+    if (entry.field === desk.form.comment) loaded.comment = entry.value;
     else if (entry.field === "") loaded.unreadable = entry.value || "";
     else if (entry.value === null) delete loaded.values[entry.field];
     else loaded.values[entry.field] = entry.value;
@@ -199,7 +202,7 @@ const imagesOf = (loaded) => [...loaded.images, ...loaded.earlier.flatMap((visit
 // The images of the next case, once those of this one are on the page.
 async function fetchAhead(loaded) {
   await Promise.all(viewers.map((viewer) => viewer.ready));
-  const ahead = await call(`api/case/${loaded.position + 1}`).catch(() => null);
+  const ahead = await call(addressOf(loaded.position + 1)).catch(() => null);
   if (!ahead || current !== loaded) return;
   keep([...imagesOf(loaded), ...imagesOf(ahead)]);
   prefetch(imagesOf(ahead));
@@ -276,7 +279,7 @@ function showUnreadable() {
 }
 
 function send(field, value) {
-  entries.add({ window: desk.window, position: current.position, field, value, milliseconds: milliseconds() });
+  if (current) entries.add({ window: desk.window, position: current.position, field, value, milliseconds: milliseconds() });
 }
 
 function enter(field, value, before) {
@@ -313,7 +316,14 @@ function saveComment() {
   const text = get("comment").value.trim();
   if (!current || text === (current.comment || "")) return;
   current.comment = text;
-  send("comment", text || null);
+  send(desk.form.comment, text || null);
+}
+
+// What is typed and not sent yet, before a case or the page is left.
+function completeTyped() {
+  if (!current) return;
+  form.complete();
+  saveComment();
 }
 
 function cannotJudge() {
@@ -352,6 +362,7 @@ function help() {
 
 // On to the next case, by Enter only if this one has all its scores.
 async function forward(anyway = false) {
+  completeTyped();
   const missing = current.unreadable ? [] : form.missing;
   if (missing.length && !anyway) {
     form.openNext(-1);
@@ -363,10 +374,7 @@ async function forward(anyway = false) {
   const { position, total, complete } = current;
   if (!missing.length && !complete) finished += 1;
   current.complete = true;
-  if (position === total) {
-    saveComment();
-    return finish();
-  }
+  if (position === total) return finish();
   await open(position + 1);
   if (finished && finished % desk.form.pause === 0 && !missing.length && !complete) rest();
 }
@@ -377,8 +385,7 @@ function rest() {
 }
 
 async function finish() {
-  await entries.send();
-  if (entries.waiting.length) return;
+  if (!(await entries.send())) return;
   const { done, total } = desk.progress;
   const back = button("Look at the cases again", () => open(1));
   if (!next) return screen("All cases are scored. Thank you.", [`${counted(total, "case")}, all saved. You can close this window.`], back);
@@ -442,9 +449,13 @@ get("undo").addEventListener("click", undo);
 get("cannot").addEventListener("click", cannotJudge);
 get("readable").addEventListener("click", readable);
 get("next").addEventListener("click", () => forward());
-if (location.hash.length > 1) {
-  // a link with a token, which never leaves the browser and does not stay in its address
-  setToken(decodeURIComponent(location.hash.slice(1)));
-  window.history.replaceState(null, "", location.pathname);
-}
+get("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // what follows # in the address is a token
+  get("scores").focus();
+});
+window.addEventListener("pagehide", completeTyped);
+window.addEventListener("beforeunload", (event) => {
+  completeTyped();
+  if (entries.waiting.length) event.preventDefault();
+});
 start();
