@@ -46,6 +46,10 @@ idrid, kappa: +0.021 with flips, +0.009 with variation, +0.006 with MixUp too. S
 alone. Averages of the weights over the last steps changed nothing beside MixUp (oral +0.009, skin +0.020); half the
 learning rate made oral (+0.011) no worse and skin (+0.010) worse. The other half judges in a table of its own.
 
+The network stays in the plan of every kind of study. On scans it adds nothing here and takes some minutes; these packs
+are three targets of one cohort, too little for a rule on all scans. On photographs and films it adds on some packs and
+not on others, and nothing that is known before the training tells them apart.
+
 ## Planned recipe, linear baselines and network
 """
 
@@ -106,6 +110,7 @@ AIMS: list[tuple[str, str, str, str, float | None]] = [
     ("covid-cxr", "label", "auroc", "oof", 0.94),
     ("covid-cxr", "label", "accuracy", "oof", 0.83),
 ]
+CONTROLS = {name for name, *_, aim in AIMS if aim is None}
 STAGES = {"test": "test set", "oof": "out of fold"}
 SHOWN = {"classification": ("auroc", "accuracy"), "ordinal": ("kappa_quadratic",), "regression": ("mae",)}
 
@@ -361,7 +366,8 @@ def added_lines(shown: Sequence[Figure]) -> Iterator[str]:
 
     gaps: dict[str, float] = {}
     for figure in shown:
-        if figure.stage != "oof" or figure.target != figure.run.study.primary_outcome or figure.metric != "auroc":
+        primary = figure.target == figure.run.study.primary_outcome
+        if figure.stage != "oof" or not primary or figure.metric != "auroc" or figure.name in CONTROLS:
             continue
         baseline = figure.best(baselines_among(figure.run.results["metrics"]["oof"]))
         if baseline and (gap := from_baseline(figure, baseline)):
@@ -370,8 +376,8 @@ def added_lines(shown: Sequence[Figure]) -> Iterator[str]:
     below = [f"{name} {gap:+.3f}" for name, gap in gaps.items() if gap < 0]
     reached = "reached" if len(enough) >= FEWEST_PACKS and not below else "not reached"
     yield f"The aim was an AUROC higher by {LEAST_GAIN:.3f} than that of the best baseline on {FEWEST_PACKS} packs or"
-    yield f"more, and lower on none, whether or not a difference is shown: {reached}. Higher by so much: {len(enough)}"
-    yield f"of {len(gaps)} packs with an AUROC ({', '.join(enough) or 'none'}). Lower: {', '.join(below) or 'none'}."
+    yield f"more, and lower on none, whether or not a difference is shown: {reached}. Of {len(gaps)} packs with an AUROC,"
+    yield f"without the control, higher by so much: {', '.join(enough) or 'none'}; lower: {', '.join(below) or 'none'}."
 
 
 def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:
