@@ -376,8 +376,9 @@ def added_lines(shown: Sequence[Figure]) -> Iterator[str]:
     below = [f"{name} {gap:+.3f}" for name, gap in gaps.items() if gap < 0]
     reached = "reached" if len(enough) >= FEWEST_PACKS and not below else "not reached"
     yield f"The aim was an AUROC higher by {LEAST_GAIN:.3f} than that of the best baseline on {FEWEST_PACKS} packs or"
-    yield f"more, and lower on none, whether or not a difference is shown: {reached}. Of {len(gaps)} packs with an AUROC,"
-    yield f"without the control, higher by so much: {', '.join(enough) or 'none'}; lower: {', '.join(below) or 'none'}."
+    yield f"more, and lower on none, whether or not a difference is shown: {reached}. Of {len(gaps)} packs with an"
+    yield f"AUROC, without the control, higher by so much: {', '.join(enough) or 'none'}; lower: "
+    yield f"{', '.join(below) or 'none'}."
 
 
 def cost_rows(runs: dict[str, Run]) -> Iterator[list[str]]:

@@ -8,7 +8,7 @@
 docs/results/reader-studies.md`: {readers} readers score {cases} cases, each in another order, and read half of them
 twice. A reading is the true value (standard deviation {spread:g}) plus the reader's bias ({bias}), a drift over the
 session ({drift}) and noise (standard deviation {noise}), all in points. The readings are analysed by
-`casewise.plugins.readers.agreement`.
+`casewise.plugins.readers.statistics.agreement`.
 
 The readers are fixed: the planted value is that of these readers and their orders in other subjects. It follows from
 the numbers above, or for grades from {population:,} further cases. An interval at 95 % should contain it in 95 % of the
@@ -29,7 +29,7 @@ from pages import head_of, publish, simulation_parser, table
 
 from casewise.evaluation.results import Estimate
 from casewise.metrics.classes import category_agreement
-from casewise.plugins.readers.agreement import (
+from casewise.plugins.readers.statistics.agreement import (
     FLEISS,
     ICC_AGREEMENT,
     ICC_CONSISTENCY,
@@ -37,7 +37,7 @@ from casewise.plugins.readers.agreement import (
     Agreement,
     agreement,
 )
-from casewise.plugins.readers.coefficients import fleiss, krippendorff
+from casewise.plugins.readers.statistics.coefficients import fleiss, krippendorff
 
 READERS = ("A", "B", "C")
 BIAS, DRIFT, NOISE = np.array([1.0, 0.0, -0.5]), np.array([0.0, 0.0, 1.5]), np.array([0.8, 1.2, 1.0])

@@ -8,8 +8,8 @@
 the model of Roe and Metz (1997) with its published variances: scores of two modalities are sums of normal effects of
 reader, case, and their interactions with each other and with the modality. H and L are a high or low correlation of
 cases (first letter) and a high or low variance of readers (second letter). The area under the ROC curve (AUROC) is
-that of readers without an effect. Every study is analysed by `casewise.plugins.readers.multi_reader`, as on the page of
-agreement. A test at 5 % should be significant in 5 % of the studies without a difference; chance moves a share of 5 %
+that of readers without an effect. Every study is analysed by `casewise.plugins.readers.statistics.multi_reader`, as on
+the page of agreement. A test at 5 % should be significant in 5 % of the studies without a difference; chance moves a share of 5 %
 by ± {chance:.1%}.
 
 {finding}
@@ -47,7 +47,7 @@ import numpy as np
 from pages import head_of, publish, simulation_parser, table
 from scipy.stats import norm
 
-from casewise.plugins.readers.multi_reader import Metric, ReaderMean, mean_over_readers
+from casewise.plugins.readers.statistics.multi_reader import Metric, ReaderMean, mean_over_readers
 
 # Roe and Metz 1997: distance of the means -> AUROC, and by structure the variances of case, modality × case,
 # reader × case and error, and of reader and modality × reader (the same) at each distance.

@@ -26,10 +26,10 @@ from pages import head_of, page_parser, publish, table
 from casewise.analysis.run import Run
 from casewise.cohort.cohort import read_cohort
 from casewise.evaluation.results import Estimate
-from casewise.plugins.readers.agreement import ICC_AGREEMENT, ICC_CONSISTENCY, agreements
-from casewise.plugins.readers.duel import ModelPredictions, duels
 from casewise.plugins.readers.model_values import model_values
 from casewise.plugins.readers.reader_columns import column_readings, columns_form
+from casewise.plugins.readers.statistics.agreement import ICC_AGREEMENT, ICC_CONSISTENCY, agreements
+from casewise.plugins.readers.statistics.duel import ModelPredictions, duels
 from casewise.study.loading import read_study
 
 ROOT = Path(__file__).resolve().parents[1]

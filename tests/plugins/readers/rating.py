@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from casewise.plugins.readers.form import AREA, SEVERITY, Form, FormField, Option
-from casewise.plugins.readers.server import RateSettings, application
-from casewise.plugins.readers.sessions import Item, ItemImage, Session
-from casewise.plugins.readers.store import ReadingStore
+from casewise.plugins.readers.rating.server import RateSettings, application
+from casewise.plugins.readers.rating.sessions import Item, ItemImage, Session
+from casewise.plugins.readers.rating.store import ReadingStore
 from casewise.web.server import bound, server_of
 from tests.film_files import write_film
 

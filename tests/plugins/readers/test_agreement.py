@@ -12,7 +12,7 @@ import pytest
 
 from casewise.evaluation.bootstrap import by_subject
 from casewise.evaluation.results import Estimate
-from casewise.plugins.readers.agreement import (
+from casewise.plugins.readers.statistics.agreement import (
     FLEISS,
     ICC_AGREEMENT,
     ICC_CONSISTENCY,
@@ -25,7 +25,7 @@ from casewise.plugins.readers.agreement import (
     pair,
     ratings_of,
 )
-from casewise.plugins.readers.coefficients import (
+from casewise.plugins.readers.statistics.coefficients import (
     fleiss,
     krippendorff,
     limits,

@@ -12,11 +12,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from casewise.errors import CasewiseError
-from casewise.plugins.readers.agreement import agreements
-from casewise.plugins.readers.agreement_page import Page, write_agreement
-from casewise.plugins.readers.agreement_words import scale_of
-from casewise.plugins.readers.duel import ModelPredictions, duels
 from casewise.plugins.readers.form import Form, FormField, Option
+from casewise.plugins.readers.statistics.agreement import agreements
+from casewise.plugins.readers.statistics.agreement_page import Page, write_agreement
+from casewise.plugins.readers.statistics.agreement_words import scale_of
+from casewise.plugins.readers.statistics.duel import ModelPredictions, duels
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 from tests.plugins.readers.test_agreement import NAN, readings, study

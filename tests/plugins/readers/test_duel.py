@@ -10,8 +10,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from casewise.evaluation.results import Estimate
-from casewise.plugins.readers.agreement import ratings_of
-from casewise.plugins.readers.duel import ModelPredictions, against_reference, aligned, duel, duels, errors, verdict
+from casewise.plugins.readers.statistics.agreement import ratings_of
+from casewise.plugins.readers.statistics.duel import (
+    ModelPredictions,
+    against_reference,
+    aligned,
+    duel,
+    duels,
+    errors,
+    verdict,
+)
 from tests.plugins.readers.test_agreement import NAN, readings, study
 
 

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import f as f_distribution
 from sklearn.metrics import roc_auc_score
 
-from casewise.plugins.readers.multi_reader import (
+from casewise.plugins.readers.statistics.multi_reader import (
     compare_modalities,
     left_out,
     mean_over_readers,

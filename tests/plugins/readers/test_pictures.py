@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from casewise.errors import ImageError
-from casewise.plugins.readers.pictures import FILM_SIDE, PHOTO_SIDE, Pictures, read_picture
+from casewise.plugins.readers.rating.pictures import FILM_SIDE, PHOTO_SIDE, Pictures, read_picture
 from tests.film_files import PEOPLE, write_film
 from tests.plugins.readers.rating import film, photograph, scan
 

@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 from casewise.console import Silent
 from casewise.errors import CasewiseError
 from casewise.plugins.readers.form import COMMENT, Form
-from casewise.plugins.readers.server import Desk, RateSettings, application, create_app, run_rating, shown_lines
-from casewise.plugins.readers.sessions import Session
-from casewise.plugins.readers.store import Entry, ReadingStore, WindowError
+from casewise.plugins.readers.rating.server import Desk, RateSettings, application, create_app, run_rating, shown_lines
+from casewise.plugins.readers.rating.sessions import Session
+from casewise.plugins.readers.rating.store import Entry, ReadingStore, WindowError
 from tests.plugins.readers.rating import FORM, MIXED, SECRETS, TOKENS, items_in, session_of, store_of
 
 COUNT = 4

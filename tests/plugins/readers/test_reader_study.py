@@ -17,9 +17,9 @@ import pytest
 
 from casewise.cohort.cohort import read_cohort
 from casewise.plugins.phantoms.psoriasis import make_psoriasis
-from casewise.plugins.readers.agreement import agreements
-from casewise.plugins.readers.sessions import Presented, SessionRequest, open_session, readings_of
-from casewise.plugins.readers.store import ReadingStore
+from casewise.plugins.readers.rating.sessions import Presented, SessionRequest, open_session, readings_of
+from casewise.plugins.readers.rating.store import ReadingStore
+from casewise.plugins.readers.statistics.agreement import agreements
 from casewise.study.loading import read_study
 from tests.browsing import chromium, needs_chromium
 

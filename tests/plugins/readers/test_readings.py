@@ -13,16 +13,16 @@ from PIL import Image
 
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, StudyError
-from casewise.plugins.readers.export import (
+from casewise.plugins.readers.form import FormError, form_of
+from casewise.plugins.readers.rating.export import (
     adjudication_items,
     consensus,
     labels_of,
     study_lines,
     write_labels,
 )
-from casewise.plugins.readers.form import FormError, form_of
-from casewise.plugins.readers.sessions import Session, SessionRequest, items_of, open_session, readings_of
-from casewise.plugins.readers.store import Entry, ReadingStore, WindowError, check_reader
+from casewise.plugins.readers.rating.sessions import Session, SessionRequest, items_of, open_session, readings_of
+from casewise.plugins.readers.rating.store import Entry, ReadingStore, WindowError, check_reader
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from casewise.cohort.cohort import Cohort
     from casewise.plugins.readers.form import Form
-    from casewise.plugins.readers.sessions import Readings, SessionRequest
-    from casewise.plugins.readers.store import ReadingStore
+    from casewise.plugins.readers.rating.sessions import Readings, SessionRequest
+    from casewise.plugins.readers.rating.store import ReadingStore
     from casewise.study.schema import Study
 
 Folder = Annotated[
@@ -68,7 +68,7 @@ def rate(
     """Score the cases of a study in the browser: blind, by keyboard, in an order of each reader's own."""
     from casewise.console import Silent, Terminal
     from casewise.errors import CasewiseError
-    from casewise.plugins.readers.store import ReadingStore, check_reader
+    from casewise.plugins.readers.rating.store import ReadingStore, check_reader
 
     show = Silent() if quiet else Terminal()
     if sum(map(bool, (aided, adjudicate, doubtful))) > 1:
@@ -108,8 +108,8 @@ def agreement(
     """Write how far readers agree, with themselves and each other, and how a model compares with them."""
     from casewise.analysis.run import Run
     from casewise.console import Silent, Terminal
-    from casewise.plugins.readers.agreement_page import write_agreement
     from casewise.plugins.readers.model_values import model_values
+    from casewise.plugins.readers.statistics.agreement_page import write_agreement
 
     show = Silent() if quiet else Terminal()
     with show.bar("agreement"):
@@ -157,9 +157,9 @@ def _readings(study: Study, cohort: Cohort, folder: Path, sessions: list[str]) -
     Raises:
         CasewiseError: there are none, or no session of this name.
     """
+    from casewise.plugins.readers.rating.sessions import readings_of
+    from casewise.plugins.readers.rating.store import NAME, ReadingStore
     from casewise.plugins.readers.reader_columns import column_readings, columns_form
-    from casewise.plugins.readers.sessions import readings_of
-    from casewise.plugins.readers.store import NAME, ReadingStore
 
     if study.evaluation.readers and not (folder / NAME).exists():
         return columns_form(study), column_readings(study, cohort)
@@ -205,8 +205,8 @@ def _export(
     from casewise.analysis.run import Run
     from casewise.errors import CasewiseError, counted
     from casewise.plugins.readers.doubtful import blinded_items, second_reading_lines
-    from casewise.plugins.readers.export import labels_of, limit_of, study_lines, write_labels
-    from casewise.plugins.readers.sessions import readings_of
+    from casewise.plugins.readers.rating.export import labels_of, limit_of, study_lines, write_labels
+    from casewise.plugins.readers.rating.sessions import readings_of
     from casewise.run_folder.folder import check_page
 
     check_page(path, ".csv")
@@ -247,7 +247,7 @@ def _request(
         CasewiseError: there is nothing to adjudicate, or the run has no predictions of these cases.
     """
     from casewise.analysis.run import Run
-    from casewise.plugins.readers.sessions import SessionRequest, readings_of
+    from casewise.plugins.readers.rating.sessions import SessionRequest, readings_of
 
     if not (aided or adjudicate or doubtful):
         return SessionRequest(name or "blind")
@@ -258,7 +258,7 @@ def _request(
         shown = shown_values(model_values(Run.open(aided), readings.form), readings.form, readings.items)
         return SessionRequest(name or "aided", "aided", shown)
     if adjudicate:
-        from casewise.plugins.readers.export import adjudication_items
+        from casewise.plugins.readers.rating.export import adjudication_items
 
         return SessionRequest(name or "adjudication", "adjudication", adjudication_items(readings, study))
     from casewise.plugins.readers.doubtful import blinded_items
@@ -282,10 +282,10 @@ def _serve(
 ) -> None:
     from casewise.console import Silent, Terminal
     from casewise.errors import CasewiseError
-    from casewise.plugins.readers.sessions import open_session
+    from casewise.plugins.readers.rating.sessions import open_session
 
     try:
-        from casewise.plugins.readers.server import RateSettings, run_rating
+        from casewise.plugins.readers.rating.server import RateSettings, run_rating
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("uvicorn", "starlette", "h11"):
             raise

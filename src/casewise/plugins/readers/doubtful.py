@@ -24,8 +24,8 @@ from casewise.evaluation.bootstrap import PLAN, Plan, estimates
 from casewise.evaluation.results import Estimate
 from casewise.metrics.numbers import sum_by_subject
 from casewise.pipeline.finished import FinishedRun
+from casewise.plugins.readers.rating.sessions import COLUMNS as READINGS
 from casewise.plugins.readers.reader_columns import column_readings
-from casewise.plugins.readers.sessions import COLUMNS as READINGS
 from casewise.predictions.table import probability_columns
 from casewise.report.formatting import interval, percent
 from casewise.targets import kind_named
@@ -33,7 +33,7 @@ from casewise.targets import kind_named
 if TYPE_CHECKING:
     from casewise.analysis.run import Run
     from casewise.plugins.readers.form import Form
-    from casewise.plugins.readers.sessions import Item
+    from casewise.plugins.readers.rating.sessions import Item
 
 COLUMNS = (
     *("case", "subject", "target", "region", "image", "stage"),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from casewise.errors import CasewiseError
 from casewise.plugins.readers.form import Form, FormField
-from casewise.plugins.readers.sessions import Item
+from casewise.plugins.readers.rating.sessions import Item
 from casewise.report.formatting import digits_of, number
 
 if TYPE_CHECKING:

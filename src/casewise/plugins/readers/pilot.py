@@ -33,8 +33,8 @@ from casewise.evaluation.intervals import Basis
 from casewise.evaluation.judges import ClassJudge, Judge, judge_of
 from casewise.metrics.numbers import moments, number_metrics, sum_by_subject
 from casewise.pipeline.finished import FinishedRun
-from casewise.plugins.readers.agreement import MeanOfReaders, agreement
 from casewise.plugins.readers.doubtful import recorded_readings
+from casewise.plugins.readers.statistics.agreement import MeanOfReaders, agreement
 from casewise.predictions.decisions import decide_grades
 from casewise.predictions.scores import scored
 from casewise.predictions.table import CHOOSING, final_rows

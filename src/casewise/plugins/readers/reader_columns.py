@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.plugins.readers.form import Form, FormField
-from casewise.plugins.readers.sessions import COLUMNS, OF_TABLE
+from casewise.plugins.readers.rating.sessions import COLUMNS, OF_TABLE
 
 if TYPE_CHECKING:
     from casewise.cohort.cohort import Cohort
@@ -27,7 +27,7 @@ def columns_form(study: Study) -> Form:
 
 
 def column_readings(study: Study, cohort: Cohort) -> pd.DataFrame:
-    """The readings table of the columns (see `casewise.plugins.readers.sessions.Readings.table`), read once, blind.
+    """The readings table of the columns (see `rating.sessions.Readings.table`), read once, blind.
 
     Values of several images of a case, or of a region where the target has a value for each, are averaged. The order in
     which a reader read is not known, so there is no drift: positions are missing.

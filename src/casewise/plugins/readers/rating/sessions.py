@@ -16,8 +16,8 @@ import pandas as pd
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError, counted, cut
 from casewise.plugins.readers.form import COMMENT, Form, form_of
+from casewise.plugins.readers.rating.store import Entry, ReadingStore
 from casewise.plugins.readers.settings import Reading
-from casewise.plugins.readers.store import Entry, ReadingStore
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study

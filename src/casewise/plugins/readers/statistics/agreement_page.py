@@ -14,7 +14,8 @@ from casewise.errors import CasewiseError
 from casewise.evaluation.bootstrap import Plan
 from casewise.evaluation.results import Estimate
 from casewise.files import write_atomic
-from casewise.plugins.readers.agreement import (
+from casewise.plugins.readers.form import Form
+from casewise.plugins.readers.statistics.agreement import (
     FLEISS,
     ICC_AGREEMENT,
     ICC_CONSISTENCY,
@@ -24,9 +25,9 @@ from casewise.plugins.readers.agreement import (
     mean_of_others,
     ratings_of,
 )
-from casewise.plugins.readers.agreement_words import Answers, Scale, margin_words, scale_of, verdict_words
-from casewise.plugins.readers.coefficients import CLASSES, GRADES, NUMBERS
-from casewise.plugins.readers.duel import (
+from casewise.plugins.readers.statistics.agreement_words import Answers, Scale, margin_words, scale_of, verdict_words
+from casewise.plugins.readers.statistics.coefficients import CLASSES, GRADES, NUMBERS
+from casewise.plugins.readers.statistics.duel import (
     AIDED,
     BLIND,
     DOUBTFUL,
@@ -36,8 +37,7 @@ from casewise.plugins.readers.duel import (
     against_reference,
     duels,
 )
-from casewise.plugins.readers.form import Form
-from casewise.plugins.readers.multi_reader import ModalityComparison, ReaderMean
+from casewise.plugins.readers.statistics.multi_reader import ModalityComparison, ReaderMean
 from casewise.report.blocks import (
     FOLDER,
     Block,

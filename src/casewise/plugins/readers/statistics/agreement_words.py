@@ -10,11 +10,17 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from casewise.evaluation.results import Estimate, Figures
-from casewise.plugins.readers.agreement import ICC_AGREEMENT, Agreement
-from casewise.plugins.readers.coefficients import CLASSES, GRADES, NUMBERS, readers_for, readers_for_half_width
-from casewise.plugins.readers.duel import AIDED, BLIND, DOUBTFUL, Duel, ReaderDuel
 from casewise.plugins.readers.form import FormField
-from casewise.plugins.readers.sessions import OF_TABLE
+from casewise.plugins.readers.rating.sessions import OF_TABLE
+from casewise.plugins.readers.statistics.agreement import ICC_AGREEMENT, Agreement
+from casewise.plugins.readers.statistics.coefficients import (
+    CLASSES,
+    GRADES,
+    NUMBERS,
+    readers_for,
+    readers_for_half_width,
+)
+from casewise.plugins.readers.statistics.duel import AIDED, BLIND, DOUBTFUL, Duel, ReaderDuel
 from casewise.report.blocks import Block, Cell, Heading, Items, Section, Text
 from casewise.report.formatting import capital, counted, digits_of, interval, listed, number, percent, plain
 from casewise.report.tables import MetricFormat, figure_cell, split_key

@@ -19,7 +19,7 @@ from casewise.evaluation.agreement import by_key, group_agreement
 from casewise.evaluation.bootstrap import PLAN, Plan, mean_by_subject, with_intervals
 from casewise.evaluation.intervals import Basis, groups_of
 from casewise.evaluation.results import Estimate, Figures, Interval, Record
-from casewise.plugins.readers.coefficients import (
+from casewise.plugins.readers.statistics.coefficients import (
     CLASSES,
     GRADES,
     NUMBERS,

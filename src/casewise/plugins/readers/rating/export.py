@@ -16,7 +16,7 @@ from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError
 from casewise.files import guarded, write_atomic
 from casewise.plugins.readers.form import FormField
-from casewise.plugins.readers.sessions import Readings, Shown
+from casewise.plugins.readers.rating.sessions import Readings, Shown
 from casewise.plugins.readers.settings import DEFAULT_CONSENSUS, Consensus, Reading
 from casewise.targets import kind_named
 
@@ -62,7 +62,7 @@ def first_readings(table: pd.DataFrame, sessions: Sequence[str] = ()) -> pd.Data
     """Each reader's first reading of each item: a row for each item, field and reader.
 
     Args:
-        table: see `casewise.plugins.readers.sessions.Readings.table`.
+        table: see `casewise.plugins.readers.rating.sessions.Readings.table`.
         sessions: their names; by default all in which readers saw neither a model nor each other's values.
     """
     chosen = table["session"].isin(sessions) if sessions else table["kind"] == "blind"

@@ -19,9 +19,9 @@ import pandas as pd
 from casewise.evaluation.agreement import by_key
 from casewise.evaluation.bootstrap import PLAN, Plan, mean_by_subject
 from casewise.evaluation.results import Estimate, Record
-from casewise.plugins.readers.agreement import leaving_out, mean_of_others, ratings_of, undefined
-from casewise.plugins.readers.coefficients import CLASSES, NUMBERS
-from casewise.plugins.readers.multi_reader import METRICS, ModalityComparison, by_column, compare_modalities
+from casewise.plugins.readers.statistics.agreement import leaving_out, mean_of_others, ratings_of, undefined
+from casewise.plugins.readers.statistics.coefficients import CLASSES, NUMBERS
+from casewise.plugins.readers.statistics.multi_reader import METRICS, ModalityComparison, by_column, compare_modalities
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:

@@ -33,9 +33,9 @@ from starlette.types import ASGIApp
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, ImageError, cut, printable
 from casewise.plugins.readers.form import COMMENT, Form, FormError
-from casewise.plugins.readers.pictures import Pictures
-from casewise.plugins.readers.sessions import ItemImage, Presented, Session, Shown
-from casewise.plugins.readers.store import Entry, ReadingStore, WindowError
+from casewise.plugins.readers.rating.pictures import Pictures
+from casewise.plugins.readers.rating.sessions import ItemImage, Presented, Session, Shown
+from casewise.plugins.readers.rating.store import Entry, ReadingStore, WindowError
 from casewise.web.guard import CLIENT, Guard, response_to
 from casewise.web.server import address_of, bound, log_requests, server_of
 from casewise.web.settings import LOG, Json, ServiceError, WebSettings, is_local
