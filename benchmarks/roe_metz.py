@@ -9,8 +9,8 @@ the model of Roe and Metz (1997) with its published variances: scores of two mod
 reader, case, and their interactions with each other and with the modality. H and L are a high or low correlation of
 cases (first letter) and a high or low variance of readers (second letter). The area under the ROC curve (AUROC) is
 that of readers without an effect. Every study is analysed by `casewise.plugins.readers.statistics.multi_reader`, as on
-the page of agreement. A test at 5 % should be significant in 5 % of the studies without a difference; chance moves a share of 5 %
-by ± {chance:.1%}.
+the page of agreement. A test at 5 % should be significant in 5 % of the studies without a difference; chance moves a
+share of 5 % by ± {chance:.1%}.
 
 {finding}
 

@@ -102,7 +102,7 @@ def score(page: Any, rows: list[list[str]], start: int, stop: int) -> None:
 
 def test_a_reader_study_from_images_to_agreement(tmp_path: Path) -> None:
     make_psoriasis(tmp_path, subjects=40, visits=1, size=(160, 106), seed=3)
-    table = pd.read_csv(tmp_path / "cohort.csv", dtype=str)
+    table = pd.read_csv(tmp_path / "visits.csv", dtype=str)
     targets = ["erythema", "induration", "scaling", "area"]
     table.drop(columns=targets, errors="ignore").to_csv(tmp_path / "cohort.csv", index=False)
     (tmp_path / "study.yaml").write_text(STUDY)

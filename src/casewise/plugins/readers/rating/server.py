@@ -133,7 +133,7 @@ class Desk:
             ServiceError: there is no such case.
             WindowError: the window is of another reader or session, or another one of the reader has taken over.
         """
-        self._check_window(reader, window)
+        self.store.check_window(self.session.name, reader, window)
         presented = self._presented(reader, position)
         key = (presented.item.key, presented.occurrence)
         entries = self.store.current(self.session.name, reader).get(key, {})
@@ -189,11 +189,6 @@ class Desk:
         entries = self.store.entries(self.session.name, reader)
         progress, position = self._progress(reader, entries, body.position)
         return {"progress": progress, "next": position}
-
-    def _check_window(self, reader: str, window: str) -> None:
-        query = "SELECT name FROM windows WHERE session = ? AND reader = ? ORDER BY id DESC LIMIT 1"
-        if (window,) not in self.store._rows(query, [self.session.name, reader]):
-            raise WindowError("This reading goes on in another window. Load this page again to go on here.")
 
     def _order(self, reader: str) -> list[Presented]:
         with self._lock:

@@ -234,6 +234,18 @@ class ReadingStore:
             self._db.execute("INSERT INTO windows (name, session, reader, at) VALUES (?, ?, ?, ?)", values)
         return name
 
+    def check_window(self, session: str, reader: str, window: str) -> int:
+        """The number of a window, which must be the newest of the reader in this session.
+
+        Raises:
+            WindowError: another one was opened since, or there is none of this name.
+        """
+        query = "SELECT id, name FROM windows WHERE session = ? AND reader = ? ORDER BY id DESC LIMIT 1"
+        newest = self._rows(query, [session, reader])
+        if not newest or newest[0][1] != window:
+            raise WindowError("This reading goes on in another window. Load this page again to go on here.")
+        return int(newest[0][0])
+
     def append(self, entry: Entry, window: str) -> int:
         """Add an entry; it is on the disk when this returns its number.
 
@@ -242,12 +254,9 @@ class ReadingStore:
             CasewiseError: the disk is full, or the file cannot be written.
         """
         with self._writing():
-            query = "SELECT id, name FROM windows WHERE session = ? AND reader = ? ORDER BY id DESC LIMIT 1"
-            newest = self._db.execute(query, [entry.session, entry.reader]).fetchone()
-            if newest is None or newest[1] != window:
-                raise WindowError("This reading goes on in another window. Load this page again to go on here.")
+            number = self.check_window(entry.session, entry.reader, window)
             values = [entry.session, entry.reader, entry.item, entry.occurrence, entry.position, entry.field]
-            values += [entry.value, entry.form, entry.milliseconds, newest[0], _now()]
+            values += [entry.value, entry.form, entry.milliseconds, number, _now()]
             query = (
                 "INSERT INTO entries (session, reader, item, occurrence, position, field, value, form, milliseconds, "
                 "window, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
