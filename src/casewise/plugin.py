@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 GROUP = "casewise.plugins"
 # Keys of the study file that plugins of casewise bring, for the message where a plugin is missing.
-KEYS = {"tiles": "slides", "track": "tracking", "volumes": "volumes"}
+KEYS = {"reading": "readers", "tiles": "slides", "track": "tracking", "volumes": "volumes"}
 
 
 @dataclass(frozen=True)
