@@ -9,6 +9,9 @@ log-likelihood in inner folds; numbers: `Ridge`, whose alpha has the smallest ab
 images of a subject together. Both peers start from the same weights and train on the same subjects as the run.
 Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
 
+`auto_predictions.npz` has the predictions of the planned runs of docs/results/auto.md (classes with their
+probabilities, cases and images in the order of their names) and the seconds of their training.
+
 A further peer is a function that returns the rows of the held-out folds with predictions, in the columns of
 `out_of_fold`, and an entry of `peers_of`.
 
