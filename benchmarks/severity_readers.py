@@ -29,13 +29,28 @@ from casewise.evaluation.results import Estimate
 from casewise.plugins.readers.model_values import model_values
 from casewise.plugins.readers.reader_columns import column_readings, columns_form
 from casewise.plugins.readers.statistics.agreement import ICC_AGREEMENT, ICC_CONSISTENCY, agreements
-from casewise.plugins.readers.statistics.duel import ModelPredictions, duels
+from casewise.plugins.readers.statistics.duel import ModelPredictions, ReaderDuel, duels
 from casewise.study.loading import read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 # By how much the model's distance may exceed a reader's; a point of 18, stated before the comparison was made.
 MARGIN = 1.0
-VERDICTS = {"better": "closer than the reader", "not worse": f"not farther by more than {MARGIN:g}"}
+CLOSER, WITHIN, FARTHER, UNKNOWN = (
+    "closer",
+    f"not farther by more than {MARGIN:g}",
+    "farther",
+    "not shown to be as close",
+)
+
+
+def words(each: ReaderDuel) -> str:
+    """The verdict on the model beside a reader."""
+    if each.verdict == "better":
+        return CLOSER
+    farther = each.difference.low is not None and each.difference.low > 0
+    if each.verdict == "not worse":
+        return f"farther, by less than {MARGIN:g}" if farther else WITHIN
+    return FARTHER if farther else UNKNOWN
 
 
 def shown(figure: Estimate, digits: int = 2, *, sign: str = "") -> str:
@@ -67,13 +82,12 @@ def page_of(run: Run) -> str:
     lines = []
     for name, each in duel.readers.items():
         (reference,) = set(duel.readers) - {name}
-        verdict = VERDICTS.get(each.verdict, "not shown to be as close")
         lines.append(
-            [reference, name, shown(each.reader), shown(each.model), shown(each.difference, sign="+"), verdict]
+            [reference, name, shown(each.reader), shown(each.model), shown(each.difference, sign="+"), words(each)]
         )
     heads = ["reference", "reader", "reader's distance", "model's distance", "model − reader", "the model is"]
     blocks += ["## The model against each reader", "\n".join(table(heads, lines))]
-    verdict, gap = VERDICTS.get(duel.mean.verdict, "not shown to be as close"), shown(duel.mean.difference, sign="+")
+    verdict, gap = words(duel.mean), shown(duel.mean.difference, sign="+")
     cases, subjects = between["mae"].n_cases, between["mae"].n_subjects
     blocks.append(
         f"Over both readers, the model's distance minus a reader's is {gap}: {verdict}. {cases} visits of {subjects} "

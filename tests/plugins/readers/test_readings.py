@@ -23,6 +23,7 @@ from casewise.plugins.readers.rating.export import (
 )
 from casewise.plugins.readers.rating.sessions import Session, SessionRequest, items_of, open_session, readings_of
 from casewise.plugins.readers.rating.store import Entry, ReadingStore, WindowError, check_reader
+from casewise.plugins.readers.reader_columns import with_scores
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
 
@@ -332,3 +333,28 @@ def test_rules_suit_the_kinds_of_targets(tmp_path: Path, study: Study) -> None:
     for settings in ["reading.disagreement={kind_of: 1}", "reading.consensus={kind_of: median}"]:
         with pytest.raises(StudyError, match=r"reading\.(disagreement|consensus)"):
             read_study(tmp_path / "study.yaml", settings=[settings])
+
+
+def test_scores_are_computed_from_complete_readings(tmp_path: Path, study: Study) -> None:
+    text = STUDY.replace(
+        "reading:", "scores: {total: {formula: 'erythema[upper] + 2 * erythema[lower]', range: 0..12}}\nreading:"
+    )
+    (tmp_path / "study.yaml").write_text(text)
+    study = read_study(tmp_path / "study.yaml")
+    cohort, store = read_cohort(study, to_learn=False, labelled=False), ReadingStore(tmp_path / "scored")
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    order, window = session.order_for("anna"), store.open_window("blind", "anna")
+    entered = {0: {"erythema[upper]": "3", "erythema[lower]": "4"}, 1: {"erythema[upper]": "3"}, 2: {"": "other"}}
+    for number, values in entered.items():
+        each = order[number]
+        for key, value in values.items():
+            entry = Entry("blind", "anna", each.item.key, 1, each.position, key, value, session.form.version)
+            store.append(entry, window)
+    readings = readings_of(study, cohort, store)
+    form, table = with_scores(study, readings.form, readings.table)
+    assert form.fields[0].key == "total"
+    total = table[table["target"] == "total"].set_index("case")
+    assert len(total) == 2
+    assert total.loc[order[0].item.case, "value"] == 11.0
+    assert np.isnan(total.loc[order[2].item.case, "value"])
+    assert total.loc[order[0].item.case, ["reader", "position", "session"]].tolist() == ["anna", 1, "blind"]

@@ -159,7 +159,7 @@ def _readings(study: Study, cohort: Cohort, folder: Path, sessions: list[str]) -
     """
     from casewise.plugins.readers.rating.sessions import readings_of
     from casewise.plugins.readers.rating.store import NAME, ReadingStore
-    from casewise.plugins.readers.reader_columns import column_readings, columns_form
+    from casewise.plugins.readers.reader_columns import column_readings, columns_form, with_scores
 
     if study.evaluation.readers and not (folder / NAME).exists():
         return columns_form(study), column_readings(study, cohort)
@@ -169,7 +169,7 @@ def _readings(study: Study, cohort: Cohort, folder: Path, sessions: list[str]) -
         readings = readings_of(study, cohort, store)
         _print_left_out(readings)
         chosen = readings.table["session"].isin(sessions or store.sessions())
-        return readings.form, readings.table[chosen]
+        return with_scores(study, readings.form, readings.table[chosen])
     finally:
         store.close()
 

@@ -284,6 +284,11 @@ def margin_words(margin: float, scale: Scale) -> str:
 
 def verdict_words(each: ReaderDuel, margin: float | None, scale: Scale) -> str:
     """What the model is beside a reader."""
+    farther = each.difference.low is not None and each.difference.low > 0
     if each.verdict == "not worse" and margin is not None:
-        return f"not worse than a reader by more than {margin_words(margin, scale)}"
-    return {"better": "better than a reader"}.get(each.verdict, "not shown to be as close as a reader")
+        return ("worse than a reader, by less than " if farther else "not worse than a reader by more than ") + (
+            margin_words(margin, scale)
+        )
+    if each.verdict == "better":
+        return "better than a reader"
+    return "worse than a reader" if farther else "not shown to be as close as a reader"
