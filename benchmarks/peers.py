@@ -1,7 +1,6 @@
 """The planned recipe beside fastai and scikit-learn, on the folds of finished runs of benchmarks/auto.py.
 
-    python benchmarks/auto.py severity oral hpylori idrid
-    python benchmarks/peers.py [NAME[:TARGET] ...] [--without-fastai] [--autogluon PYTHON] [--output PAGE]
+    python benchmarks/peers.py [NAME[:TARGET] ...] [--runs FOLDER] [--without-fastai] [--autogluon PYTHON] [--output F]
 
 fastai is used as its users do: `vision_learner`, `fine_tune(5)` (users.py). scikit-learn: `StandardScaler` and a linear
 model on the pooled features of a frozen MobileNetV2. Classes: `LogisticRegression`, whose C has the highest
@@ -9,8 +8,9 @@ log-likelihood in inner folds; numbers: `Ridge`, whose alpha has the smallest ab
 images of a subject together. Both peers start from the same weights and train on the same subjects as the run.
 Predictions are kept in `--out`/NAME/TARGET as CSV and not made again. Figures are printed, never asserted.
 
-`auto_predictions.npz` has the predictions of the planned runs of docs/results/auto.md (classes with their
-probabilities, cases and images in the order of their names) and the seconds of their training.
+Without `--runs`, the planned predictions are those of docs/results/auto.md, from auto_predictions.npz: numbers, or
+classes with their probabilities, in the order of the names of cases and images. Cohort and folds are made again, and
+must be those of the runs.
 
 A further peer is a function that returns the rows of the held-out folds with predictions, in the columns of
 `out_of_fold`, and an entry of `peers_of`.
@@ -42,8 +42,8 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -56,8 +56,12 @@ from pages import head_of, page_parser, publish
 
 from casewise.analysis.run import Run
 from casewise.files import write_atomic, write_json
+from casewise.metrics.registry import metric_of
+from casewise.study.loading import read_study
+from casewise.study.schema import Study
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights"
+RECORDED = Path(__file__).with_name("auto_predictions.npz")
 AUTOGLUON = Path(__file__).with_name("autogluon_fold.py")
 TEST = 0  # the fold of the test set
 # The runs by default, with a target; the primary outcome where none is stated.
@@ -81,15 +85,93 @@ COLUMNS = ["pack", "target", "metric", "planned", "peer", "its figure", "planned
 COLUMNS += ["time, planned", "time, peer"]
 
 
-def table_of(run: Run, target: str) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Planned:
+    """A planned run, as far as peers are compared with it.
+
+    Attributes:
+        table: see `table_of`.
+        reference: the rows of the predictions table of its headline, at `stage`.
+        seconds: of training, summed over learners and folds.
+    """
+
+    study: Study
+    table: pd.DataFrame
+    reference: pd.DataFrame
+    stage: str
+    seconds: float
+
+    @property
+    def target(self) -> str:
+        """The target of the reference."""
+        return str(self.reference["target"].iloc[0])
+
+
+def planned_run(folder: Path, target: str) -> Planned:
+    """A finished run."""
+    from casewise.analysis.plots import choose
+
+    run = Run.open(folder)
+    chosen = choose(run, target=target or None)
+    folds = {name: TEST if side == "test" else int(side) for name, side in run.files.splits.read()["subjects"].items()}
+    table = table_of(run.study, run.files.cohort.read(), folds, chosen.target)
+    return Planned(run.study, table, chosen.rows, chosen.stage, auto.training_seconds(run))
+
+
+def planned_before(name: str, options: argparse.Namespace) -> Planned:
+    """A run of docs/results/auto.md, from its recorded predictions; its cohort and folds are made again.
+
+    Raises:
+        SystemExit: the folds or cases are not those of the run.
+    """
+    from casewise.console import Silent
+    from casewise.modalities.registry import modality_of
+    from casewise.pipeline.read import read
+    from casewise.predictions.table import COLUMNS as PREDICTED
+    from casewise.splits import grouped
+
+    recorded = np.load(RECORDED)
+    facts = json.loads(str(recorded["facts"]))[name]
+    path = auto.ROOT / "studies" / "auto" / f"{name}.yaml"
+    # the table of a folder of images is made again
+    places = argparse.Namespace(data=options.data, weights=options.weights, runs=options.out)
+    study = read_study(path, **auto.changes_of(path, places))
+    cohort = read(study, None, Silent())
+    splits = grouped.split(modality_of(study).whole(study, cohort), study)
+    target = facts["target"]
+    table = table_of(study, cohort.images, {name: side + 1 for name, side in splits.side.items()}, target)
+    if hashlib.sha256(table.to_csv(index=False).encode()).hexdigest() != facts["split"]:
+        raise SystemExit(
+            f"{name}: its images, labels or folds are not those of docs/results/auto.md. Run auto.py again."
+        )
+    judged = table[table["fold"].isin(held_out(table, facts["stage"]))]
+    judged = judged if study.level_of(target) == "image" else judged.assign(image="").drop_duplicates("case")
+    keys = judged["case"] + "|" + judged["image"]
+    judged = judged.iloc[np.argsort(keys.tolist())]
+    if hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest() != facts["keys"]:
+        raise SystemExit(f"{name}: its cases are not those of docs/results/auto.md. Run auto.py again.")
+    names = study.classes_of(target)
+    truth = judged["label"].map(names.index) if names else judged["label"]
+    rows = judged[["case", "image", "subject"]].assign(target=target, stage=facts["stage"], model=facts["learner"])
+    rows = rows.assign(
+        y_true=truth.astype(float), y_pred=recorded[f"{name}_y"].astype(float), kind=study.kind_of(target)
+    )
+    # out of fold, an AUROC is of pairs within a fold
+    fold = judged["fold"].astype("Int64").where(judged["fold"] != TEST) - 1
+    rows = rows.assign(visit="1", day=np.nan, region="", outer_fold=fold, inner_fold=pd.NA)[list(PREDICTED)]
+    if names:
+        shares = recorded[f"{name}_p"].astype(float)
+        rows = rows.assign(**{f"p{n}": shares[:, n] for n in range(len(names))})
+    return Planned(study, table, rows.reset_index(drop=True), facts["stage"], facts["seconds"])
+
+
+def table_of(study: Study, cohort: pd.DataFrame, side: Mapping[str, int], target: str) -> pd.DataFrame:
     """One row for each image with a label: path without the leading slash, subject, fold (`TEST`: test set), label."""
-    sides = run.files.splits.read()["subjects"]
-    cohort = run.files.cohort.read()
     values = cohort[target].astype(float)
-    names = run.study.classes_of(target)
+    names = study.classes_of(target)
     labels = [names[int(value)] if names and value == value else value for value in values]
     absolute = [Path(path).resolve().as_posix().lstrip("/") for path in cohort["path"]]
-    folds = [TEST if sides[str(subject)] == "test" else int(sides[str(subject)]) for subject in cohort["subject"]]
+    folds = [side[str(subject)] for subject in cohort["subject"]]
     columns = {"path": absolute, "subject": cohort["subject"].astype(str), "fold": folds, "label": labels}
     table = cohort[["case"]].assign(**columns, image=cohort["path"].astype(str))
     return table[values.notna().to_numpy()].reset_index(drop=True)
@@ -240,13 +322,13 @@ def of_autogluon(
     return pd.concat(tables, ignore_index=True), total
 
 
-def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFrame, run: Run) -> pd.DataFrame:
+def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFrame, study: Study) -> pd.DataFrame:
     """A peer's predictions as rows of `predictions.parquet`, beside those of the headline (`reference`).
 
     The images of a case are averaged where the target has one value a case.
     """
     target = str(reference["target"].iloc[0])
-    names = run.study.classes_of(target)
+    names = study.classes_of(target)
     columns = [f"p_{name}" for name in names] if names else ["prediction"]
     # a class without training images has no column
     predictions = predictions.set_index("path").reindex(columns=columns)
@@ -254,27 +336,27 @@ def as_rows(predictions: pd.DataFrame, table: pd.DataFrame, reference: pd.DataFr
         predictions = predictions.fillna(0.0)
     elif predictions["prediction"].isna().any():
         missing = predictions["prediction"].isna().sum()
-        raise SystemExit(f"{run.folder}: the peer predicted no number for {missing} images.")
+        raise SystemExit(f"{target}: the peer predicted no number for {missing} images.")
     predictions = table[["path", "case", "image"]].join(predictions, on="path", how="inner")
     keys = ["case", "image"] if (reference["image"] != "").all() else ["case"]
     means = predictions.groupby(keys)[columns].mean().reset_index()
     rows = reference.drop(columns="distance", errors="ignore").merge(means, on=keys, validate="one_to_one")
     if len(rows) != len(reference):
-        raise SystemExit(f"{run.folder}: {len(reference) - len(rows)} cases were not predicted by the peer.")
+        raise SystemExit(f"{target}: {len(reference) - len(rows)} cases were not predicted by the peer.")
     if not names:
-        low, high = run.study.range_of(target)
+        low, high = study.range_of(target)
         return rows.assign(y_pred=rows["prediction"].clip(low, high)).drop(columns=columns)
     values = rows[columns].to_numpy(dtype=float)
     shares = {f"p{n}": values[:, n] / values.sum(axis=1) for n in range(len(names))}
     return rows.assign(y_pred=values.argmax(axis=1).astype(float), **shares).drop(columns=columns)
 
 
-def compared(rows: dict[str, pd.DataFrame], run: Run, target: str) -> dict[str, Any]:
+def compared(rows: dict[str, pd.DataFrame], study: Study, target: str) -> dict[str, Any]:
     """The figures of every learner and its difference from the planned run, pair by pair: (figure, difference)."""
     from casewise.evaluation.bootstrap import Plan
     from casewise.evaluation.judges import judge_of
 
-    settings, study = run.study.evaluation, run.study
+    settings = study.evaluation
     plan = Plan(settings.bootstrap_resamples, settings.confidence, study.seed)
     metrics = auto.SHOWN[study.kind_of(target)]
     figures: dict[str, Any] = {}
@@ -314,23 +396,19 @@ def peers_of(
 
 def rows_of_pack(name: str, target: str, options: argparse.Namespace) -> list[list[str]]:
     """The lines of the page on one finished run: a line for each metric and peer."""
-    from casewise.analysis.plots import choose
-
-    run = Run.open(options.runs / name)
-    chosen = choose(run, target=target or None)
-    table, reference = table_of(run, chosen.target), chosen.rows
-    numbers = not run.study.classes_of(chosen.target)
-    planned, folder = auto.training_seconds(run), options.out / name / chosen.target
-    peers = peers_of(table, chosen.stage, folder, options, numbers=numbers, planned=planned)
-    rows = {peer: as_rows(predictions, table, reference, run) for peer, (predictions, _) in peers.items()}
-    figures = compared({"planned": reference, **rows}, run, chosen.target)
+    run = planned_run(options.runs / name, target) if options.runs else planned_before(name, options)
+    numbers = not run.study.classes_of(run.target)
+    folder = options.out / name / run.target
+    peers = peers_of(run.table, run.stage, folder, options, numbers=numbers, planned=run.seconds)
+    rows = {peer: as_rows(predictions, run.table, run.reference, run.study) for peer, (predictions, _) in peers.items()}
+    figures = compared({"planned": run.reference, **rows}, run.study, run.target)
     lines = []
     for (peer, metric), (figure, gap) in figures.items():
         if peer != "planned":
             best, own = (auto.with_interval(each, metric) for each in (figures["planned", metric][0], figure))
             between = [auto.with_interval(gap, metric, key="difference", sign="+"), auto.worse(gap, metric)]
-            times = [auto.clock(seconds) for seconds in (planned, peers[peer][1])]
-            lines.append([name, chosen.target, auto.title(metric), best, peer, own, *between, *times])
+            times = [auto.clock(seconds) for seconds in (run.seconds, peers[peer][1])]
+            lines.append([name, run.target, metric_of(metric).title, best, peer, own, *between, *times])
     return lines
 
 
@@ -340,7 +418,8 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", help=f"the runs, as NAME or NAME:TARGET; by default {', '.join(PACKS)}", metavar="NAME"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs/auto"), help="the folder of finished runs")
+    parser.add_argument("--runs", type=Path, help="a folder of finished runs, in place of the recorded predictions")
+    parser.add_argument("--data", type=Path, help="the folder of the packs, if not the one that the studies state")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--without-fastai", dest="fastai", action="store_false", help="leave fastai out")
     parser.add_argument("--without-scikit-learn", dest="scikit_learn", action="store_false", help="leave it out")
@@ -353,7 +432,7 @@ def main() -> None:
     lines, missing = [], []
     for spec in options.names or PACKS:
         name, _, target = spec.partition(":")
-        if not (options.runs / name / "metrics.json").is_file():
+        if options.runs and not (options.runs / name / "metrics.json").is_file():
             missing.append(name)
             continue
         lines += rows_of_pack(name, target or PACKS.get(name, ""), options)
