@@ -141,7 +141,10 @@ def test_one_reader(table: pd.DataFrame, plan: Study, tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [4, 1])
 def test_few_cases(table: pd.DataFrame, plan: Study, tmp_path: Path, keep: int) -> None:
     few = table[table["case"].isin([f"c{n}" for n in range(keep)])]
-    written(few, plan, tmp_path, model=predicted(few))
+    names = sections(written(few, plan, tmp_path, model=predicted(few)))
+    assert names[0] == "result"
+    # of one case no reliability is known, so none of several readers
+    assert ("number" in names) == (keep == 4)
 
 
 def test_a_reader_without_a_value_and_a_class_that_nobody_gives(

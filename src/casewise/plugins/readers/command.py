@@ -81,8 +81,8 @@ def rate(
         store = ReadingStore(folder, create=export is None)
     try:
         if export:
-            names = [session or "doubtful"] if doubtful else [session] if session else []
-            _export(plan, cohort, store, export, names, doubtful, count)
+            sessions = [session or "doubtful"] if doubtful else [session] if session else []
+            _export(plan, cohort, store, export, sessions, doubtful, count)
             return
         request = _request(
             plan, cohort, store, session, aided=aided, adjudicate=adjudicate, doubtful=doubtful, count=count
@@ -161,7 +161,7 @@ def _readings(study: Study, cohort: Cohort, folder: Path, sessions: list[str]) -
     from casewise.plugins.readers.rating.store import NAME, ReadingStore
     from casewise.plugins.readers.reader_columns import column_readings, columns_form, with_scores
 
-    if study.evaluation.readers and not (folder / NAME).exists():
+    if study.evaluation.readers and not sessions and not (folder / NAME).exists():
         return columns_form(study), column_readings(study, cohort)
     store = ReadingStore(folder, create=False)
     try:

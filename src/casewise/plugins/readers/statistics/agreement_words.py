@@ -279,7 +279,8 @@ def _in(ends: str) -> str:
 
 def margin_words(margin: float, scale: Scale) -> str:
     """A margin with its unit; that of classes is a share."""
-    return f"{100 * margin:g} percentage points" if scale.in_percent else f"{margin:g} {scale.unit}"
+    size = f"{100 * margin if scale.in_percent else margin:g}"
+    return f"{size} {scale.unit.removesuffix('s') if size == '1' else scale.unit}"
 
 
 def verdict_words(each: ReaderDuel, margin: float | None, scale: Scale) -> str:
