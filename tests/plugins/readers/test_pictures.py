@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,16 +143,29 @@ def test_any_orientation_and_scale_give_the_same_slices(tmp_path: Path, axes: st
     assert picture.low < picture.high
 
 
-def test_a_folder_of_slices_is_one_scan(tmp_path: Path) -> None:
-    pytest.importorskip("SimpleITK", reason="scans are optional")
+def write_slices(folder: Path, series: str, **tags: Any) -> None:
     for number in (2, 0, 1):
         pixels = np.full((10, 12), 100 * number + 24, np.uint16)
         place = {"ImagePositionPatient": [0, 0, 4.0 * number], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
-        place |= {"PixelSpacing": [1, 1], "SeriesInstanceUID": "1.2.3", "SOPInstanceUID": f"1.2.3.{number}"}
+        place |= {"PixelSpacing": [1, 1], "SeriesInstanceUID": series, "SOPInstanceUID": f"{series}.{number}"}
         place |= {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "RescaleSlope": 1, "RescaleIntercept": -1024}
-        write_film(
-            tmp_path / "scan" / f"{number}.dcm", pixels, WindowCenter=[40, 400], WindowWidth=[350, 1500], **place
-        )
+        path = folder / f"{series}-{number}.dcm"
+        write_film(path, pixels, WindowCenter=[40, 400], WindowWidth=[350, 1500], **place, **tags)
+
+
+def test_of_several_series_none_is_chosen_in_silence(tmp_path: Path) -> None:
+    pytest.importorskip("SimpleITK", reason="scans are optional")
+    write_slices(tmp_path / "scan", "1.2.3")
+    write_slices(tmp_path / "scan", "1.2.4", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    assert read_picture(tmp_path / "scan").shape == (3, 10, 12)
+    write_slices(tmp_path / "scan", "1.2.5")
+    with pytest.raises(ImageError):
+        read_picture(tmp_path / "scan")
+
+
+def test_a_folder_of_slices_is_one_scan(tmp_path: Path) -> None:
+    pytest.importorskip("SimpleITK", reason="scans are optional")
+    write_slices(tmp_path / "scan", "1.2.3")
     path = tmp_path / "scan"
     picture = read_picture(path)
     assert picture.shape == (3, 10, 12)

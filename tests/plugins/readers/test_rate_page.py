@@ -556,7 +556,7 @@ def test_every_control_is_reached_by_the_keyboard(browser: Any, served: Reading)
 
 def test_visits_and_predictions_are_shown(browser: Any, tmp_path: Path, size: tuple[int, int]) -> None:
     session = session_of(items_in(tmp_path / "images", 2), longitudinal=True, kind="aided")
-    model = {"model": {FORM.fields[0].key: {"value": "3", "low": "2", "high": "4"}}}
+    model = {FORM.fields[0].key: ["Model: 3 (2 to 4)"]}
     session = replace(session, shown=dict.fromkeys(session.items, model))
     with reading(session, tmp_path / "readings") as service, window(browser, service, size) as page:
         page.get_by_text("Model: 3 (2 to 4)").wait_for()

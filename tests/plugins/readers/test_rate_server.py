@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from casewise.console import Silent
 from casewise.errors import CasewiseError
 from casewise.plugins.readers.form import COMMENT, Form
-from casewise.plugins.readers.rating.server import Desk, RateSettings, application, create_app, run_rating, shown_lines
+from casewise.plugins.readers.rating.server import Desk, RateSettings, application, create_app, run_rating
 from casewise.plugins.readers.rating.sessions import Session
 from casewise.plugins.readers.rating.store import Entry, ReadingStore, WindowError
 from tests.plugins.readers.rating import FORM, MIXED, SECRETS, TOKENS, items_in, session_of, store_of
@@ -412,7 +412,7 @@ def test_a_locked_file_is_tried_again(anna: Reader, store: ReadingStore, tmp_pat
 def test_earlier_visits_and_predictions_are_shown_where_the_session_says_so(
     session: Session, store: ReadingStore
 ) -> None:
-    model = {"model": {"area[trunk]": {"value": "3", "low": "2", "high": "4"}}}
+    model = {"area[trunk]": ["Model: 3 (2 to 4)"]}
     aided = replace(session, longitudinal=True, shown=dict.fromkeys(session.items, model))
     desk = Desk(aided, store)
     window = store.open_window("main", "anna")
@@ -424,14 +424,6 @@ def test_earlier_visits_and_predictions_are_shown_where_the_session_says_so(
     assert case["shown"] == {"area[trunk]": ["Model: 3 (2 to 4)"]}
     blind = Desk(session, store).case("anna", 2, window)
     assert (blind["earlier"], blind["shown"]) == ([], None)
-
-
-def test_values_of_others_have_no_names() -> None:
-    shown = {"readers": {"A": {"area[trunk]": "3"}, "B": {"": "poor quality"}}}
-    lines = shown_lines(shown, FORM)
-    assert lines is not None
-    assert lines["area[trunk]"] == ["A: 3", "B: cannot be judged (poor quality)"]
-    assert lines["area[upper]"] == ["B: cannot be judged (poor quality)"]
 
 
 def test_a_single_reader_at_this_computer_needs_no_token(session: Session, store: ReadingStore) -> None:

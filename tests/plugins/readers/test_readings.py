@@ -205,7 +205,8 @@ def test_disagreement_is_adjudicated_and_replaces_the_consensus(
     assert len(items) == 20
     shown = next(iter(items.values()))
     assert shown is not None
-    assert set(shown["readers"]) == {"A", "B"}
+    assert all([line[:3] for line in lines] == ["A: ", "B: "] for lines in shown.values())
+    assert len({line[3:] for line in shown["erythema[upper]"]}) == 2
     final = open_session(study, cohort, store, SessionRequest("adjudication", "adjudication", items))
     window, first = store.open_window("adjudication", "chair"), final.order_for("chair")[0]
     entry = Entry("adjudication", "chair", first.item.key, 1, 1, "erythema[upper]", "4", final.form.version)
@@ -233,7 +234,7 @@ def test_consensus_of_readers() -> None:
 
 
 def test_an_adjudication_keeps_its_order_and_grows(study: Study, cohort: Cohort, store: ReadingStore) -> None:
-    items = {case: {"readers": {}} for case in cohort.cases["case"]}
+    items: dict[str, dict[str, list[str]]] = {case: {} for case in cohort.cases["case"]}
     keys = list(items)[::-1]
     first = SessionRequest("adjudication", "adjudication", {key: items[key] for key in keys[:5]})
     session = open_session(study, cohort, store, first)

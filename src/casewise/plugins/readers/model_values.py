@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from casewise.errors import CasewiseError
 from casewise.plugins.readers.form import Form, FormField
-from casewise.plugins.readers.rating.sessions import Item
+from casewise.plugins.readers.rating.sessions import Item, Shown
 from casewise.report.formatting import digits_of, number
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def model_values(run: Run, form: Form) -> pd.DataFrame:
             continue
         options = [option.value for option in field.options]
         codes, truth = (own[name].map(lambda value: _code(value, field)) for name in ("prediction", "reference"))  # noqa: B023
-        columns: dict[str, Any] = {name: own[name] for name in ("case", "image", "subject", "target", "region")}
+        columns = {name: own[name] for name in ("case", "image", "subject", "target", "region")}
         digits = digits_of(field.low, field.high)
         texts = own["prediction"].map(lambda value: number(value, digits) if isinstance(value, float) else str(value))  # noqa: B023
         columns |= {"value": codes.astype(float), "truth": truth.astype(float), "prediction": texts}
@@ -68,27 +68,28 @@ def model_values(run: Run, form: Form) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def shown_values(values: pd.DataFrame, form: Form, items: Mapping[str, Item]) -> dict[str, dict[str, Any]]:
+def shown_values(values: pd.DataFrame, form: Form, items: Mapping[str, Item]) -> dict[str, Shown]:
     """What an aided session shows of each item that was predicted: the model's values by the keys of the form."""
     fields = {(field.target, field.region): field for field in form.fields}
-    of_item: dict[tuple[str, str], dict[str, Any]] = {}
+    of_item: dict[tuple[str, str], Shown] = {}
     for row in values.to_dict("records"):
         field = fields[row["target"], row["region"]]
-        entry: dict[str, Any] = {"value": row["prediction"]}
+        text = f"Model: {row['prediction']}"
         if row["low"] == row["low"]:
-            entry |= {name: number(row[name], digits_of(field.low, field.high)) for name in ("low", "high")}
+            low, high = (number(row[name], digits_of(field.low, field.high)) for name in ("low", "high"))
+            text += f" ({low} to {high})"
         if (share := row.get(f"p{int(row['value'])}")) is not None and field.options and share == share:
-            entry["probability"] = round(float(share), 3)
-        of_item.setdefault((row["case"], row["image"]), {})[field.key] = entry
+            text += f" (probability {share:.2f})"
+        of_item.setdefault((row["case"], row["image"]), {})[field.key] = [text]
     # of a run whose images are elsewhere, by their names, where these tell the images of a case apart
-    by_name: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (case, image), entries in of_item.items():
-        by_name.setdefault((case, Path(image).name), []).append(entries)
+    by_name: dict[tuple[str, str], list[Shown]] = {}
+    for (case, image), lines in of_item.items():
+        by_name.setdefault((case, Path(image).name), []).append(lines)
     shown = {}
     for name, item in items.items():
         same_name = by_name.get((item.case, Path(item.image).name), [])
         if own := of_item.get((item.case, item.image)) or (same_name[0] if len(same_name) == 1 else None):
-            shown[name] = {"model": own}
+            shown[name] = own
     return shown
 
 

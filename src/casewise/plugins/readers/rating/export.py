@@ -121,14 +121,13 @@ def adjudication_items(readings: Readings, study: Study) -> dict[str, Shown | No
     for case, image in apart[["case", "image"]].itertuples(index=False):
         own = first[(first["case"] == case) & (first["image"] == image)]
         names = np.random.default_rng([study.seed, len(items)]).permutation(sorted(own["reader"].unique()))
-        values: dict[str, dict[str, str]] = {}
+        shown: Shown = {}
         for number, name in enumerate(names):
-            of_reader = own[own["reader"] == name]
-            pairs = [(fields[row.target, row.region], row.value) for row in of_reader.itertuples()]
-            reasons = [reason for reason in of_reader["reason"] if reason][:1]
-            stated = {field.key: _text(value, field) for field, value in pairs if not np.isnan(value)}
-            values[chr(ord("A") + number)] = stated | ({"": reasons[0]} if reasons else {})
-        items[keys[case, image]] = {"readers": values}
+            for row in own[own["reader"] == name].itertuples():
+                field = fields[row.target, row.region]
+                text = f"cannot be judged ({row.reason})" if np.isnan(row.value) else _text(row.value, field)
+                shown.setdefault(field.key, []).append(f"{chr(ord('A') + number)}: {text}")
+        items[keys[case, image]] = shown
     return items
 
 

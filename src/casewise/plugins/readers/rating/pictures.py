@@ -31,6 +31,7 @@ MOST_VOXELS = 400_000_000
 # The coarsest axis of a volume is that of its slices if it is coarser than the next one by this factor.
 COARSER = 1.25
 NIFTI = (".nii", ".nii.gz")
+IMAGE_TYPE = "0008|0008"
 # Bytes of the pictures that are kept; the latest is kept in any case.
 CACHE_BYTES = 512 * 2**20
 # Values by axis, the spacing of each axis, the window, and slope and intercept.
@@ -279,18 +280,37 @@ def _nifti(path: Path) -> Voxels:
     return values[::-1, ::-1].transpose(2, 1, 0), spacing, None, (float(proxy.slope), float(proxy.inter))
 
 
-def _series(path: Path) -> Voxels:
-    """The same of a folder of DICOM slices, of its largest series, or of a file of several frames; and its window."""
+def _slices_of(folder: Path) -> list[str]:
+    """The files of the only series in a folder, apart from localisers, in their order.
+
+    Raises:
+        ImageError: there is none, or there are several, of which another one could be shown than the model reads.
+    """
     import SimpleITK
 
-    names = [str(path)]
-    if path.is_dir():
-        folders = sorted({path, *(each for each in path.rglob("*") if each.is_dir())})
-        finder = SimpleITK.ImageSeriesReader
-        series = [finder.GetGDCMSeriesFileNames(str(f), i) for f in folders for i in finder.GetGDCMSeriesIDs(str(f))]
-        names = list(max(series, key=len, default=()))
-    if not names:
-        raise ImageError(f"{path}: the folder contains no DICOM slices.")
+    finder, header = SimpleITK.ImageSeriesReader, SimpleITK.ImageFileReader()
+    folders = sorted({folder, *(each for each in folder.rglob("*") if each.is_dir())})
+    series = [list(finder.GetGDCMSeriesFileNames(str(f), i)) for f in folders for i in finder.GetGDCMSeriesIDs(str(f))]
+    if len(series) > 1:
+        proper = []
+        for names in series:
+            header.SetFileName(names[0])
+            header.ReadImageInformation()
+            kind = header.GetMetaData(IMAGE_TYPE) if header.HasMetaDataKey(IMAGE_TYPE) else ""
+            proper += [] if "LOCALIZER" in kind else [names]
+        series = proper
+    if len(series) != 1:
+        raise ImageError(
+            f"{folder}: the folder contains {len(series) or 'no'} DICOM series; a reading shows one. Name its folder."
+        )
+    return series[0]
+
+
+def _series(path: Path) -> Voxels:
+    """The same of a folder with one series of DICOM slices, or of a file of several frames; and its window."""
+    import SimpleITK
+
+    names = _slices_of(path) if path.is_dir() else [str(path)]
     header = SimpleITK.ImageFileReader()
     header.SetFileName(names[0])
     header.ReadImageInformation()

@@ -32,9 +32,9 @@ from starlette.types import ASGIApp
 
 from casewise.console import Show, Silent
 from casewise.errors import CasewiseError, ImageError, cut, printable
-from casewise.plugins.readers.form import COMMENT, Form, FormError
+from casewise.plugins.readers.form import COMMENT, FormError
 from casewise.plugins.readers.rating.pictures import Pictures
-from casewise.plugins.readers.rating.sessions import ItemImage, Presented, Session, Shown
+from casewise.plugins.readers.rating.sessions import ItemImage, Presented, Session
 from casewise.plugins.readers.rating.store import Entry, ReadingStore, WindowError
 from casewise.web.guard import CLIENT, Guard, response_to
 from casewise.web.server import address_of, bound, log_requests, server_of
@@ -150,7 +150,7 @@ class Desk:
             # values of an earlier form that this one does not accept are missing
             "values": {each.key: texts[each.key] for each in fields if each.accepts(texts.get(each.key, ""))},
             "complete": self.session.is_complete(entries),
-            "shown": shown_lines(self.session.shown.get(presented.item.key), self.session.form),
+            "shown": self.session.shown.get(presented.item.key),
         }
 
     def image(self, reader: str, name: str, index: int) -> tuple[bytes, str]:
@@ -236,31 +236,6 @@ class Desk:
     def _report(self, reader: str, position: int, error: ImageError) -> None:
         """Tell the owner of the study, who started the service, which file is damaged."""
         log.warning("case %d of reader %s: %s", position, reader, error)
-
-
-def shown_lines(shown: Shown | None, form: Form) -> dict[str, list[str]] | None:
-    """What is shown beside each field, as texts; None if the session shows nothing of the case.
-
-    >>> from casewise.plugins.readers.form import FormField
-    >>> form = Form((FormField("grade", "grade", "", "Grade", "ordinal"),), (), 50)
-    >>> shown_lines({"model": {"grade": {"value": "2", "low": "1", "high": "3"}}}, form)
-    {'grade': ['Model: 2 (1 to 3)']}
-    >>> shown_lines({"readers": {"A": {"grade": "2"}, "B": {"": "poor quality"}}}, form)
-    {'grade': ['A: 2', 'B: cannot be judged (poor quality)']}
-    """
-    if shown is None:
-        return None
-    lines: dict[str, list[str]] = {each.key: [] for each in form.fields}
-    for key, facts in shown.get("model", {}).items():
-        details = f" ({facts['low']} to {facts['high']})" if "low" in facts else ""
-        details += f" (probability {facts['probability']:.2f})" if "probability" in facts else ""
-        lines[key].append(f"Model: {facts['value']}{details}")
-    for name, values in shown.get("readers", {}).items():
-        reason = f"cannot be judged ({values['']})" if "" in values else ""
-        for key, texts in lines.items():
-            if text := reason or values.get(key):
-                texts.append(f"{name}: {text}")
-    return {key: texts for key, texts in lines.items() if texts}
 
 
 def create_app(desk: Desk, reader: str = "") -> Starlette:

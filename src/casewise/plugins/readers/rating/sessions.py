@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 SessionKind: TypeAlias = Literal["blind", "aided", "adjudication", "doubtful"]
-# What is shown beside the images: the model's predictions, or the values of other readers, by the keys of the form.
-Shown: TypeAlias = dict[str, Any]
+# What is shown beside the images: lines by the keys of the form, with a model's prediction or values of other readers.
+Shown: TypeAlias = dict[str, list[str]]
 # A case that is read again comes after at least so many others, if there are as many.
 FEWEST_BETWEEN = 10
 
@@ -266,21 +266,16 @@ class Readings:
             key = (entry.session, entry.reader, entry.item, entry.occurrence)
             newest.setdefault(key, {})[entry.field] = entry
             longest[key] = max(longest.get(key, 0), entry.milliseconds)
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, object]] = []
         for key, entries in newest.items():
             session, reader, name, occurrence = key
             if (item := self.items.get(name)) is None:
                 continue  # of a table with other cases
             texts = {field: entry.value for field, entry in entries.items() if entry.value is not None}
             reason = texts.get("", "")
-            facts: dict[str, Any] = {
-                "case": item.case,
-                "image": item.image,
-                "subject": item.subject,
-                "session": session,
-            }
-            facts |= {"kind": kinds[session], "reader": reader, "occurrence": occurrence, "reason": reason}
-            facts |= {"comment": texts.get(COMMENT, ""), "seconds": longest[key] / 1000}
+            facts: dict[str, object] = {"case": item.case, "image": item.image, "subject": item.subject}
+            facts |= {"session": session, "kind": kinds[session], "reader": reader, "occurrence": occurrence}
+            facts |= {"reason": reason, "comment": texts.get(COMMENT, ""), "seconds": longest[key] / 1000}
             for field in self.form.fields:
                 if not reason and field.key not in texts:
                     continue

@@ -8,7 +8,7 @@ import json
 import secrets
 import sqlite3
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -190,7 +190,7 @@ class ReadingStore:
         digest = hmac.digest(bytes.fromhex(self._fact("secret")), reader.encode(), hashlib.sha256)
         return urlsafe_b64encode(digest[:18]).decode()
 
-    def session(self, name: str) -> tuple[str, dict[str, Any]] | None:
+    def session(self, name: str) -> tuple[str, dict[str, float]] | None:
         """The kind and settings of a session; None if there is none of this name."""
         rows = self._rows("SELECT kind, content FROM sessions WHERE name = ?", [name])
         return (str(rows[0][0]), json.loads(rows[0][1])) if rows else None
@@ -199,18 +199,18 @@ class ReadingStore:
         """The kind of each session by its name, in the order of their beginnings."""
         return dict(self._rows("SELECT name, kind FROM sessions ORDER BY at, rowid"))
 
-    def begin(self, name: str, kind: str, content: dict[str, Any]) -> None:
+    def begin(self, name: str, kind: str, content: Mapping[str, float]) -> None:
         """Record a session; nothing happens if there is one of this name."""
         with self._writing():
             values = [name, kind, json.dumps(content), _now()]
             self._db.execute("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?)", values)
 
-    def items(self, session: str) -> list[tuple[int, str, dict[str, Any] | None]]:
+    def items(self, session: str) -> list[tuple[int, str, dict[str, list[str]] | None]]:
         """The items of a session in the order of the table: batch, key, and what is shown beside its images."""
         rows = self._rows("SELECT batch, item, shown FROM items WHERE session = ? ORDER BY number", [session])
         return [(batch, item, None if shown is None else json.loads(shown)) for batch, item, shown in rows]
 
-    def add_items(self, session: str, items: Sequence[str], shown: Sequence[dict[str, Any] | None]) -> None:
+    def add_items(self, session: str, items: Sequence[str], shown: Sequence[Mapping[str, list[str]] | None]) -> None:
         """Add items as a batch of their own, which every reader reads after the earlier ones."""
         with self._writing():
             query = "SELECT coalesce(max(number), -1), coalesce(max(batch), -1) FROM items WHERE session = ?"
@@ -219,7 +219,7 @@ class ReadingStore:
             rows = [(session, last + n, batch + 1, *pair) for n, pair in enumerate(zip(items, texts, strict=True), 1)]
             self._db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
 
-    def add_form(self, version: str, content: dict[str, Any]) -> None:
+    def add_form(self, version: str, content: Mapping[str, object]) -> None:
         """Record a version of the form."""
         with self._writing():
             self._db.execute("INSERT OR IGNORE INTO forms VALUES (?, ?)", [version, json.dumps(content)])
