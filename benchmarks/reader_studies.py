@@ -75,7 +75,7 @@ class Design:
                     times[case, number] = at
                 value = truth[case] + BIAS[number] + DRIFT[number] * at + NOISE[number] * rng.normal()
                 row = {"case": f"c{case}", "subject": f"s{case // self.visits}", "reader": reader, "value": value}
-                rows.append(row | {"occurrence": occurrence, "position": position})
+                rows.append(row | {"session": "blind", "occurrence": occurrence, "position": position})
         table = pd.DataFrame(rows).assign(target="score", image="", region="", at="2030-01-01T00:00:00Z")
         return (
             table.assign(value=np.searchsorted(CUTS, table["value"]).astype(float)) if self.grades else table

@@ -11,7 +11,8 @@ The Brixia score (0 to 18) of chest films of patients with COVID-19, read by a s
 model is that of [the planned run](auto.md), on films whose subjects it did not learn from. Of two readers, each is the
 reference of the other: the model is compared with a reader by their distances from the other one. The model was trained
 on the mean of both readers of other films, which is to its advantage, and its predictions may lie between the values
-that readers can give.
+that readers can give. Parts of the recipe were chosen on half of these subjects ([which](auto.md)), which may flatter
+it.
 
 In brackets 95 % intervals by subject, from leaving out one subject at a time.
 
@@ -29,28 +30,13 @@ from casewise.evaluation.results import Estimate
 from casewise.plugins.readers.model_values import model_values
 from casewise.plugins.readers.reader_columns import column_readings, columns_form
 from casewise.plugins.readers.statistics.agreement import ICC_AGREEMENT, ICC_CONSISTENCY, agreements
-from casewise.plugins.readers.statistics.duel import ModelPredictions, ReaderDuel, duels
+from casewise.plugins.readers.statistics.agreement_words import scale_of, verdict_words
+from casewise.plugins.readers.statistics.duel import ModelPredictions, duels
 from casewise.study.loading import read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 # By how much the model's distance may exceed a reader's; a point of 18, stated before the comparison was made.
 MARGIN = 1.0
-CLOSER, WITHIN, FARTHER, UNKNOWN = (
-    "closer",
-    f"not farther by more than {MARGIN:g}",
-    "farther",
-    "not shown to be as close",
-)
-
-
-def words(each: ReaderDuel) -> str:
-    """The verdict on the model beside a reader."""
-    if each.verdict == "better":
-        return CLOSER
-    farther = each.difference.low is not None and each.difference.low > 0
-    if each.verdict == "not worse":
-        return f"farther, by less than {MARGIN:g}" if farther else WITHIN
-    return FARTHER if farther else UNKNOWN
 
 
 def shown(figure: Estimate, digits: int = 2, *, sign: str = "") -> str:
@@ -67,6 +53,7 @@ def page_of(run: Run) -> str:
     form = columns_form(study)
     readings = column_readings(study, read_cohort(study, to_learn=False, labelled=False))
     values = model_values(run, form)
+    scale = scale_of(form.fields[0])
     common = readings[readings["case"].isin(values["case"])]
     result = agreements(common, form.fields)["brixia"]
     model = ModelPredictions("The model", "out of fold", values)
@@ -83,11 +70,18 @@ def page_of(run: Run) -> str:
     for name, each in duel.readers.items():
         (reference,) = set(duel.readers) - {name}
         lines.append(
-            [reference, name, shown(each.reader), shown(each.model), shown(each.difference, sign="+"), words(each)]
+            [
+                reference,
+                name,
+                shown(each.reader),
+                shown(each.model),
+                shown(each.difference, sign="+"),
+                verdict_words(each, MARGIN, scale),
+            ]
         )
     heads = ["reference", "reader", "reader's distance", "model's distance", "model − reader", "the model is"]
     blocks += ["## The model against each reader", "\n".join(table(heads, lines))]
-    verdict, gap = words(duel.mean), shown(duel.mean.difference, sign="+")
+    verdict, gap = verdict_words(duel.mean, MARGIN, scale), shown(duel.mean.difference, sign="+")
     cases, subjects = between["mae"].n_cases, between["mae"].n_subjects
     blocks.append(
         f"Over both readers, the model's distance minus a reader's is {gap}: {verdict}. {cases} visits of {subjects} "

@@ -87,7 +87,11 @@ def bound(settings: WebSettings) -> socket.socket:
 
 
 def address_of(listening: socket.socket, host: str) -> str:
-    """The address of the page, for a browser on this computer or, with another `host`, for others."""
+    """The address of the page, for a browser on this computer or, with another `host`, for others.
+
+    A host that stands for all addresses of this computer is written as its name.
+    """
+    host = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
     return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from casewise.plugins.readers.form import AREA, SEVERITY, Form, FormField, Option
 from casewise.plugins.readers.rating.server import RateSettings, application
 from casewise.plugins.readers.rating.sessions import Item, ItemImage, Session
-from casewise.plugins.readers.rating.store import ReadingStore
+from casewise.plugins.readers.rating.store import ReadingStore, SessionFacts
 from casewise.web.server import bound, server_of
 from tests.film_files import write_film
 
@@ -98,7 +98,7 @@ def session_of(items: dict[str, Item], form: Form = FORM, **changes: Any) -> Ses
 def store_of(folder: Path, session: Session) -> ReadingStore:
     """A store that knows the session."""
     store = ReadingStore(folder)
-    store.begin(session.name, session.kind, {})
+    store.begin(session.name, session.kind, SessionFacts(0, 0.0, longitudinal=False))
     store.add_form(session.form.version, session.form.as_json())
     return store
 

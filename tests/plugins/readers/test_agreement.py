@@ -24,6 +24,7 @@ from casewise.plugins.readers.statistics.agreement import (
     leaving_out,
     pair,
     ratings_of,
+    without_few,
 )
 from casewise.plugins.readers.statistics.coefficients import (
     fleiss,
@@ -303,3 +304,21 @@ def test_intervals_contain_planted_values(benchmark: Any) -> None:
         planted, estimate, low, high = values.T
         assert ((low <= planted) & (planted <= high)).sum() >= 52, name
         assert np.abs(estimate.mean() - planted.mean()) < 0.5 * (high - low).mean(), name
+
+
+def test_a_reader_of_one_case_leaves_the_figures_of_the_others() -> None:
+    table = readings(np.arange(60.0).reshape(20, 3) % 7)
+    alone = table[(table["reader"] == "A") & (table["case"] == table["case"].iloc[0])].assign(reader="Z")
+    kept, few = without_few(pd.concat([table, alone]))
+    assert len(kept) == len(table)
+    assert list(few.values()) == [["Z"]]
+    assert len(without_few(alone)[0]) == len(alone)
+
+
+def test_positions_go_on_in_the_next_session() -> None:
+    table = readings(np.arange(8.0).reshape(4, 2))
+    first = table["case"].isin(table["case"].unique()[:2])
+    position = table.groupby("reader").cumcount() % 2 + 1
+    sessions = np.where(first, "a", "b")
+    ratings = ratings_of(table.assign(session=sessions, position=position, entry=np.arange(len(table))))
+    assert ratings.position[:, 0].tolist() == [1, 2, 3, 4]

@@ -157,7 +157,9 @@ def number_run(rows: pd.DataFrame) -> Any:
 
 def test_the_number_of_readers_follows_from_their_readings() -> None:
     rows, rng = number_rows(60), np.random.default_rng(0)
-    units = rows[["case", "image", "subject", "target", "region"]].assign(occurrence=1, position=np.nan, at="")
+    units = rows[["case", "image", "subject", "target", "region"]].assign(
+        occurrence=1, position=np.nan, at="", session="a"
+    )
     truth = rng.normal(0, 3, len(units))
     readers = [units.assign(reader=name, value=truth + rng.normal(size=len(units))) for name in "abc"]
     plan = size_plan(number_run(rows), [1.0], Silent(), readings=pd.concat(readers))

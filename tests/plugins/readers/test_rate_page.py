@@ -334,6 +334,26 @@ def test_what_is_not_accepted_is_said_and_not_shown(browser: Any, served: Readin
         assert page.locator(".scored").count() == 0
 
 
+@pytest.mark.parametrize("status", [403, 404, 413, 421])
+def test_entries_outlast_answers_that_are_not_about_them(browser: Any, served: Reading, status: int) -> None:
+    with window(browser, served) as page:
+        page.route("**/api/entry", lambda route: route.fulfill(status=status, body="not casewise"))
+        press(page, "2")
+        page.locator("#state.retrying").wait_for()
+        page.unroute("**/api/entry")
+        page.locator("#state.saved").wait_for()
+        assert [list(values.values()) for values in served.values().values()] == [["2"]]
+
+
+def test_what_cannot_be_saved_without_a_token_is_listed(browser: Any, served: Reading) -> None:
+    with window(browser, served) as page:
+        error = {"error": {"code": "token", "message": "The service needs a token.", "files": []}}
+        page.route("**/api/entry", lambda route: route.fulfill(status=401, json=error))
+        press(page, "2")
+        page.get_by_label("Token").wait_for()
+        assert page.locator("#screen li").count() == 1
+
+
 def test_each_reader_has_a_token(browser: Any, tmp_path: Path) -> None:
     session = session_of(items_in(tmp_path / "images", 2))
     with reading(session, tmp_path / "readings", TOKENS) as service, window(browser, service, begin=False) as page:

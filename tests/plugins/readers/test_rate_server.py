@@ -18,7 +18,7 @@ from casewise.errors import CasewiseError
 from casewise.plugins.readers.form import COMMENT, Form
 from casewise.plugins.readers.rating.server import Desk, RateSettings, application, create_app, run_rating
 from casewise.plugins.readers.rating.sessions import Session
-from casewise.plugins.readers.rating.store import Entry, ReadingStore, WindowError
+from casewise.plugins.readers.rating.store import Entry, ReadingStore, SessionFacts, WindowError
 from tests.plugins.readers.rating import FORM, MIXED, SECRETS, TOKENS, items_in, session_of, store_of
 
 COUNT = 4
@@ -44,15 +44,16 @@ class Reader:
         self.client = TestClient(application(session, store, settings), "http://127.0.0.1:8000")
         token = TOKENS.get(name, "") if token is None else token
         self.client.headers["authorization"] = f"Bearer {token}"
-        self.window = ""
+        self.window, self.form = "", FORM.version
 
     def open(self) -> dict[str, Any]:
         answer: dict[str, Any] = self.client.post("/api/window").json()
-        self.window = answer.get("window", "")
+        self.window, self.form = answer.get("window", ""), answer.get("version", self.form)
         return answer
 
     def enter(self, position: int, field: str, value: str | None, **changes: Any) -> Any:
-        body = {"window": self.window, "position": position, "field": field, "value": value, "milliseconds": 1000}
+        body = {"window": self.window, "form": self.form, "position": position, "field": field, "value": value}
+        body["milliseconds"] = 1000
         return self.client.post("/api/entry", content=json.dumps(body | changes))
 
     def score(self, position: int, grade: str = "2") -> Any:
@@ -194,7 +195,7 @@ def test_nobody_reads_or_writes_what_is_of_another(session: Session, store: Read
     assert clients["anna"].get(f"/api/image/{image}").status_code == 200
     assert clients["ben"].get(f"/api/image/{image}").status_code == 404
     assert TestClient(app, "http://127.0.0.1:8000").get(f"/api/image/{image}").status_code == 401
-    body = {"window": windows["anna"], "position": 1, "field": "erythema[upper]", "value": "2", "milliseconds": 5}
+    body = {"window": windows["anna"], **GOOD}
     assert clients["ben"].post("/api/entry", json=body).status_code == 409
     assert clients["anna"].post("/api/entry", json=body).status_code == 200
     assert clients["ben"].get(case["anna"]).status_code == 409
@@ -209,7 +210,7 @@ def test_a_page_stays_with_its_reader_and_session(session: Session, store: Readi
         return TestClient(application(session, store, RateSettings(readers=(reader,))), "http://127.0.0.1:8000")
 
     second = replace(session, name="second")
-    store.begin("second", "blind", {})
+    store.begin("second", "blind", SessionFacts(0, 0.0, longitudinal=False))
     address = f"/api/case/1?window={client(session, 'anna').post('/api/window').json()['window']}"
     client(session, "ben").post("/api/window")
     assert client(session, "ben").get(address).status_code == 409
@@ -220,7 +221,7 @@ def test_a_page_stays_with_its_reader_and_session(session: Session, store: Readi
 
 def test_a_doubtful_session_looks_like_a_blind_one(session: Session, store: ReadingStore) -> None:
     doubtful = replace(session, name="doubtful", kind="doubtful")
-    store.begin("doubtful", "doubtful", {})
+    store.begin("doubtful", "doubtful", SessionFacts(0, 0.0, longitudinal=False))
     readers = [Reader(each, store, "anna") for each in (session, doubtful)]
     blind, opened = (reader.open() for reader in readers)
     assert blind | {"window": ""} == opened | {"window": ""}
@@ -251,7 +252,13 @@ def test_without_a_token_there_is_nothing(session: Session, store: ReadingStore,
     assert store.entries() == []
 
 
-GOOD: dict[str, Any] = {"position": 1, "field": "erythema[upper]", "value": "2", "milliseconds": 5}
+GOOD: dict[str, Any] = {
+    "form": FORM.version,
+    "position": 1,
+    "field": "erythema[upper]",
+    "value": "2",
+    "milliseconds": 5,
+}
 ODD_ENTRIES: dict[str, tuple[Any, int]] = {
     "no body": (b"", 422),
     "no JSON": (b"{", 422),
@@ -259,8 +266,11 @@ ODD_ENTRIES: dict[str, tuple[Any, int]] = {
     "a number": (b"7", 422),
     "nested deeply": (b"[" * 8000, 422),
     "no UTF-8": (b'{"window": "\xff"}', 422),
-    "half a surrogate": (b'{"window": "\\ud800", "position": 1, "field": "", "value": null, "milliseconds": 0}', 422),
-    "NaN": (b'{"window": "w", "position": NaN, "field": "", "value": null, "milliseconds": 0}', 422),
+    "half a surrogate": (
+        b'{"window": "\\ud800", "form": "f", "position": 1, "field": "", "value": null, "milliseconds": 0}',
+        422,
+    ),
+    "NaN": (b'{"window": "w", "form": "f", "position": NaN, "field": "", "value": null, "milliseconds": 0}', 422),
     "too large": (b" " * 20_000, 413),
     "no position": ({"position": None}, 422),
     "position as text": ({"position": "1"}, 422),
@@ -298,6 +308,8 @@ ODD_ENTRIES: dict[str, tuple[Any, int]] = {
     "an empty window": ({"window": ""}, 409),
     "window as number": ({"window": 1}, 422),
     "a long window": ({"window": "w" * 200}, 422),
+    "no form": ({"form": None}, 422),
+    "a form that never was": ({"form": "0" * 16}, 422),
 }
 
 
@@ -455,7 +467,7 @@ def test_the_port_is_refused_before_anything_starts(session: Session, store: Rea
 
 
 def test_the_window_of_a_reader_is_of_a_session(session: Session, store: ReadingStore) -> None:
-    store.begin("second", "blind", {})
+    store.begin("second", "blind", SessionFacts(0, 0.0, longitudinal=False))
     window = store.open_window("main", "anna")
     store.open_window("second", "anna")
     item = session.order_for("anna")[0].item.key

@@ -17,7 +17,8 @@ import pytest
 
 from casewise.cohort.cohort import read_cohort
 from casewise.plugins.phantoms.psoriasis import make_psoriasis
-from casewise.plugins.readers.rating.sessions import Presented, SessionRequest, open_session, readings_of
+from casewise.plugins.readers.rating.readings import readings_of
+from casewise.plugins.readers.rating.sessions import Presented, SessionRequest, open_session
 from casewise.plugins.readers.rating.store import ReadingStore
 from casewise.plugins.readers.statistics.agreement import agreements
 from casewise.study.loading import read_study

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,15 +16,18 @@ from PIL import Image
 from casewise.cohort.cohort import Cohort, read_cohort
 from casewise.errors import CasewiseError, StudyError
 from casewise.plugins.readers.form import FormError, form_of
+from casewise.plugins.readers.model_values import held_out_rows
 from casewise.plugins.readers.rating.export import (
     adjudication_items,
     consensus,
+    first_readings,
     labels_of,
     study_lines,
     write_labels,
 )
-from casewise.plugins.readers.rating.sessions import Session, SessionRequest, items_of, open_session, readings_of
-from casewise.plugins.readers.rating.store import Entry, ReadingStore, WindowError, check_reader
+from casewise.plugins.readers.rating.readings import readings_of
+from casewise.plugins.readers.rating.sessions import Session, SessionRequest, _with_repeats, items_of, open_session
+from casewise.plugins.readers.rating.store import Entry, ReadingStore, SessionFacts, WindowError, check_reader
 from casewise.plugins.readers.reader_columns import with_scores
 from casewise.study.loading import read_study
 from casewise.study.schema import Study
@@ -135,7 +140,7 @@ def test_a_longitudinal_session_shows_visits_in_their_order(study: Study, cohort
 
 
 def test_entries_are_only_added_and_the_newest_window_writes(store: ReadingStore) -> None:
-    store.begin("blind", "blind", {})
+    store.begin("blind", "blind", SessionFacts(0, 0.0, longitudinal=False))
     store.add_form("v", {})
     old = store.open_window("blind", "anna")
     entry = Entry("blind", "anna", "a", 1, 1, "grade", "2", "v")
@@ -154,7 +159,7 @@ def test_entries_are_only_added_and_the_newest_window_writes(store: ReadingStore
 
 
 def test_a_damaged_file_names_its_backup(store: ReadingStore) -> None:
-    store.begin("blind", "blind", {})
+    store.begin("blind", "blind", SessionFacts(0, 0.0, longitudinal=False))
     store.close()
     store.path.write_bytes(b"SQLite format 3\0" + b"x" * 4000)
     with pytest.raises(CasewiseError, match=r"backups/000000000\.sqlite"):
@@ -288,7 +293,7 @@ def test_cases_that_were_not_read_again_keep_their_labels(
     labelled = read_study(tmp_path / "study.yaml", settings=[f"cohort={path}"])
     new = read_cohort(labelled, to_learn=False, labelled=False)
     listed = dict.fromkeys([new.cases["case"].iloc[0]])
-    doubtful = open_session(labelled, new, store, SessionRequest("doubtful", "doubtful", listed))
+    doubtful = open_session(labelled, new, store, SessionRequest("doubtful", "doubtful", listed, "run 1"))
     window, one = store.open_window("doubtful", "anna"), doubtful.order_for("anna")[0]
     store.append(Entry("doubtful", "anna", one.item.key, 1, 1, "kind_of", "other", doubtful.form.version), window)
     labels = labels_of(readings_of(labelled, new, store), labelled, new, ["doubtful"], keep=True)
@@ -296,9 +301,8 @@ def test_cases_that_were_not_read_again_keep_their_labels(
     assert set(labels.table.loc[again, "kind_of"]) == {"other"}
     assert set(labels.table.loc[~again, "kind_of"]) == {"plaque"}
     assert set(labels.table["extent"]) == {"2.5"}
-    other = dict.fromkeys([new.cases["case"].iloc[1]])
     with pytest.raises(CasewiseError):
-        open_session(labelled, new, store, SessionRequest("doubtful", "doubtful", other))
+        open_session(labelled, new, store, SessionRequest("doubtful", "doubtful", listed, "run 2"))
     with pytest.raises(CasewiseError, match="erythema_anna"):
         labels_of(readings_of(labelled, new, store), labelled, new)
 
@@ -359,3 +363,61 @@ def test_scores_are_computed_from_complete_readings(tmp_path: Path, study: Study
     assert total.loc[order[0].item.case, "value"] == 11.0
     assert np.isnan(total.loc[order[2].item.case, "value"])
     assert total.loc[order[0].item.case, ["reader", "position", "session"]].tolist() == ["anna", 1, "blind"]
+
+
+def test_the_first_reading_stays_the_first_when_it_is_corrected_later(
+    study: Study, cohort: Cohort, store: ReadingStore
+) -> None:
+    for name in ("blind", "later"):
+        open_session(study, cohort, store, SessionRequest(name))
+    form = open_session(study, cohort, store, SessionRequest("blind")).form
+    item = next(iter(items_of(study, cohort, form)))
+    for name, value in (("blind", "1"), ("later", "4"), ("blind", "2")):
+        window = store.open_window(name, "anna")
+        store.append(Entry(name, "anna", item, 1, 1, "erythema[upper]", value, form.version), window)
+    first = first_readings(readings_of(study, cohort, store).table)
+    assert first["value"].tolist() == [2.0]
+
+
+def test_of_a_short_session_half_can_come_again() -> None:
+    for count in (2, 3, 5, 12, 40):
+        keys = [f"c{number}" for number in range(count)]
+        presented = _with_repeats(keys, 1.0, np.random.default_rng(0))
+        again = [key for key, occurrence in presented if occurrence == 2]
+        assert len(set(again)) == len(again) >= count // 2
+        for key in again:
+            apart = presented.index((key, 2)) - presented.index((key, 1))
+            assert apart > min(10, count // 2)
+
+
+@pytest.mark.parametrize(("anchors", "fits"), [({0: "no sign", 4: "severe"}, True), ({"5": "too many"}, False)])
+def test_meanings_are_of_values_of_the_form(study: Study, anchors: dict[object, str], fits: bool) -> None:
+    changed = read_study(study.cohort.parent / "study.yaml", settings=[f"reading.anchors.erythema={anchors}"])
+    if fits:
+        assert form_of(changed).field("erythema[upper]").options[0].text == "no sign"
+    else:
+        with pytest.raises(CasewiseError, match="erythema"):
+            form_of(changed)
+
+
+def test_what_was_left_of_a_backup_does_not_damage_the_next(store: ReadingStore) -> None:
+    store.backups.mkdir(exist_ok=True)
+    (store.backups / "000000000.part").write_bytes(b"no database" * 100)
+    assert store.back_up().stat().st_mode & 0o777 == 0o600
+    assert store.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_differences_as_large_as_the_limit_are_no_disagreement() -> None:
+    assert consensus(np.array([0.1, 0.4]), "adjudication", 0.3) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("chosen_on", "stage", "stages"),
+    [("oof", "test", ["test"]), ("stated", "test", ["oof", "test"]), ("stated", "oof", ["oof", "test"])],
+)
+def test_cases_on_which_the_model_was_chosen_are_not_compared(chosen_on: str, stage: str, stages: list[str]) -> None:
+    rows = pd.DataFrame({"case": ["a", "b"], "stage": ["oof", "test"], "learner": "net", "target": "t", "region": ""})
+    main = SimpleNamespace(learner="net", chosen_on=chosen_on, stage=stage)
+    run: Any = SimpleNamespace(predictions=rows.assign(image=""), results=SimpleNamespace(main=main), folder="run")
+    assert held_out_rows(run, to_compare=True)["stage"].tolist() == stages
+    assert len(held_out_rows(run)) == 2

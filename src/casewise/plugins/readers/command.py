@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +14,11 @@ from casewise.cli.run import Quiet, Settings, StudyFile
 if TYPE_CHECKING:
     import pandas as pd
 
+    from casewise.analysis.run import Run
     from casewise.cohort.cohort import Cohort
     from casewise.plugins.readers.form import Form
-    from casewise.plugins.readers.rating.sessions import Readings, SessionRequest
+    from casewise.plugins.readers.rating.readings import Readings
+    from casewise.plugins.readers.rating.sessions import SessionRequest
     from casewise.plugins.readers.rating.store import ReadingStore
     from casewise.study.schema import Study
 
@@ -77,17 +80,15 @@ def rate(
         raise CasewiseError("--export writes what was read; leave out --aided and --adjudicate.")
     names = list(dict.fromkeys(map(check_reader, reader or [])))
     with show.bar("rate"):
-        plan, cohort, folder = _opened(study, settings, output)
-        store = ReadingStore(folder, create=export is None)
+        opened = _opened(study, settings, output)
+        store = ReadingStore(opened.folder, create=not (export or adjudicate))
     try:
         if export:
             sessions = [session or "doubtful"] if doubtful else [session] if session else []
-            _export(plan, cohort, store, export, sessions, doubtful, count)
+            _export(opened, store, export, sessions, doubtful, count)
             return
-        request = _request(
-            plan, cohort, store, session, aided=aided, adjudicate=adjudicate, doubtful=doubtful, count=count
-        )
-        _serve(plan, cohort, store, request, names, host, port, quiet=quiet)
+        request = _request(opened, store, session, aided=aided, adjudicate=adjudicate, doubtful=doubtful, count=count)
+        _serve(opened, store, request, names, host, port, quiet=quiet)
     finally:
         store.close()
 
@@ -113,10 +114,13 @@ def agreement(
 
     show = Silent() if quiet else Terminal()
     with show.bar("agreement"):
-        plan, cohort, folder = _opened(study, settings, output)
-        form, table = _readings(plan, cohort, folder, session or [])
-        values = model_values(Run.open(run), form) if run else None
-        path = write_agreement(table, form, page or folder / "agreement.html", study=plan, model=values)
+        opened = _opened(study, settings, output)
+        form, table = _readings(opened, session or [])
+        finished = Run.open(run) if run else None
+        values = model_values(finished, form, to_compare=True) if finished else None
+        if finished:
+            table = _without_other_runs(table, opened.folder, finished)
+        path = write_agreement(table, form, page or opened.folder / "agreement.html", study=opened.study, model=values)
     if not quiet:
         print(f"wrote {path}")
 
@@ -142,36 +146,70 @@ def plan_size(
         print(f"wrote {plan.page}")
 
 
-def _opened(path: Path, settings: list[str] | None, output: Path | None) -> tuple[Study, Cohort, Path]:
-    """The study, its cohort without labels, and the folder of its readings."""
+@dataclass(frozen=True)
+class _Opened:
+    """A study, its cohort without labels, and the folder of its readings."""
+
+    study: Study
+    cohort: Cohort
+    folder: Path
+
+    def readings(self, store: ReadingStore) -> Readings:
+        from casewise.plugins.readers.rating.readings import readings_of
+
+        return readings_of(self.study, self.cohort, store)
+
+
+def _opened(path: Path, settings: list[str] | None, output: Path | None) -> _Opened:
     from casewise.cohort.cohort import read_cohort
     from casewise.study.loading import read_study
 
     study = read_study(path, settings=settings or [])
-    return study, read_cohort(study, to_learn=False, labelled=False), output or Path("runs") / f"{study.name}-readings"
+    cohort = read_cohort(study, to_learn=False, labelled=False)
+    return _Opened(study, cohort, output or Path("runs") / f"{study.name}-readings")
 
 
-def _readings(study: Study, cohort: Cohort, folder: Path, sessions: list[str]) -> tuple[Form, pd.DataFrame]:
+def _readings(opened: _Opened, sessions: list[str]) -> tuple[Form, pd.DataFrame]:
     """The readings of sessions; without any, those in the columns of `evaluation.readers`.
 
     Raises:
         CasewiseError: there are none, or no session of this name.
     """
-    from casewise.plugins.readers.rating.sessions import readings_of
     from casewise.plugins.readers.rating.store import NAME, ReadingStore
     from casewise.plugins.readers.reader_columns import column_readings, columns_form, with_scores
 
-    if study.evaluation.readers and not sessions and not (folder / NAME).exists():
-        return columns_form(study), column_readings(study, cohort)
-    store = ReadingStore(folder, create=False)
+    study = opened.study
+    columns = study.evaluation.readers and not sessions
+    if columns and not (opened.folder / NAME).exists():
+        return columns_form(study), column_readings(study, opened.cohort)
+    store = ReadingStore(opened.folder, create=False)
     try:
+        if columns and not store.entries():
+            return columns_form(study), column_readings(study, opened.cohort)
         _check_sessions(store, sessions)
-        readings = readings_of(study, cohort, store)
+        readings = opened.readings(store)
         _print_left_out(readings)
         chosen = readings.table["session"].isin(sessions or store.sessions())
         return with_scores(study, readings.form, readings.table[chosen])
     finally:
         store.close()
+
+
+def _without_other_runs(table: pd.DataFrame, folder: Path, run: Run) -> pd.DataFrame:
+    """The readings without those of sessions that showed predictions of another run."""
+    from casewise.plugins.readers.model_values import source_of
+    from casewise.plugins.readers.rating.store import NAME, ReadingStore
+
+    if not (folder / NAME).exists():
+        return table
+    store = ReadingStore(folder, create=False)
+    try:
+        others = [n for n, k in store.sessions().items() if k == "aided" and store.source(n) != source_of(run)]
+    finally:
+        store.close()
+    if (left_out := table["session"].isin(others)).any():
+        print(f"left out, because they showed predictions of another run: {', '.join(others)}", file=sys.stderr)
+    return table[~left_out]
 
 
 def _check_sessions(store: ReadingStore, names: list[str]) -> None:
@@ -193,30 +231,22 @@ def _print_left_out(readings: Readings) -> None:
 
 
 def _export(
-    study: Study,
-    cohort: Cohort,
-    store: ReadingStore,
-    path: Path,
-    sessions: list[str],
-    doubtful: Path | None,
-    count: int,
+    opened: _Opened, store: ReadingStore, path: Path, sessions: list[str], doubtful: Path | None, count: int
 ) -> None:
     """Write the labels; of a second reading, cases that were not read again keep theirs."""
     from casewise.analysis.run import Run
     from casewise.errors import CasewiseError, counted
-    from casewise.plugins.readers.doubtful import blinded_items, second_reading_lines
-    from casewise.plugins.readers.rating.export import labels_of, limit_of, study_lines, write_labels
-    from casewise.plugins.readers.rating.sessions import readings_of
+    from casewise.plugins.readers.model_values import source_of
+    from casewise.plugins.readers.rating.export import labels_of, study_lines, write_labels
+    from casewise.plugins.readers.second_reading import second_reading_lines
     from casewise.run_folder.folder import check_page
 
     check_page(path, ".csv")
     _check_sessions(store, sessions)
-    readings = readings_of(study, cohort, store)
-    if doubtful:
-        listed = set(blinded_items(Run.open(doubtful), readings.form, readings.items, count))
-        if listed != {key for _, key, _ in store.items(sessions[0])}:
-            raise CasewiseError(f"The session {sessions[0]} began with another run or --count: state these.")
-    labels = labels_of(readings, study, cohort, sessions, keep=doubtful is not None)
+    study, readings = opened.study, opened.readings(store)
+    if doubtful and store.source(sessions[0]) != source_of(Run.open(doubtful), count):
+        raise CasewiseError(f"The session {sessions[0]} began with another run or --count: state these.")
+    labels = labels_of(readings, study, opened.cohort, sessions, keep=doubtful is not None)
     table, every = write_labels(labels, readings, path)
     print(f"wrote {table}, and all readings with their comments to {every}")
     _print_left_out(readings)
@@ -224,15 +254,12 @@ def _export(
         without = f"; {counted(labels.without[name], 'value')} without a label" if labels.without[name] else ""
         print(f"  {name}: {rule} of {', '.join(labels.readers[name])}{without}")
     if doubtful:
-        again = readings.table[readings.table["session"].isin(sessions)]
-        limits = {field.target: limit_of(study, field.target) for field in readings.form.fields}
-        print("\n".join(second_reading_lines(Run.open(doubtful), readings.form, count, again, limits)))
+        print("\n".join(second_reading_lines(Run.open(doubtful), readings.form, count, labels)))
     print(f"for a study file:\n{study_lines(labels, study, path)}")
 
 
 def _request(
-    study: Study,
-    cohort: Cohort,
+    opened: _Opened,
     store: ReadingStore,
     name: str,
     *,
@@ -247,31 +274,32 @@ def _request(
         CasewiseError: there is nothing to adjudicate, or the run has no predictions of these cases.
     """
     from casewise.analysis.run import Run
-    from casewise.plugins.readers.rating.sessions import SessionRequest, readings_of
+    from casewise.plugins.readers.rating.sessions import SessionRequest
 
     if not (aided or adjudicate or doubtful):
         return SessionRequest(name or "blind")
-    readings = readings_of(study, cohort, store)
+    readings = opened.readings(store)
     if aided:
-        from casewise.plugins.readers.model_values import model_values, shown_values
+        from casewise.plugins.readers.model_values import model_values, shown_values, source_of
 
-        shown = shown_values(model_values(Run.open(aided), readings.form), readings.form, readings.items)
-        return SessionRequest(name or "aided", "aided", shown)
+        run = Run.open(aided)
+        shown = shown_values(model_values(run, readings.form), readings.form, readings.items)
+        return SessionRequest(name or "aided", "aided", shown, source_of(run))
     if adjudicate:
         from casewise.plugins.readers.rating.export import adjudication_items
 
-        return SessionRequest(name or "adjudication", "adjudication", adjudication_items(readings, study))
+        return SessionRequest(name or "adjudication", "adjudication", adjudication_items(readings, opened.study))
     from casewise.plugins.readers.doubtful import blinded_items
+    from casewise.plugins.readers.model_values import source_of
 
     assert doubtful is not None
-    return SessionRequest(
-        name or "doubtful", "doubtful", blinded_items(Run.open(doubtful), readings.form, readings.items, count)
-    )
+    run = Run.open(doubtful)
+    items = blinded_items(run, readings.form, readings.items, count)
+    return SessionRequest(name or "doubtful", "doubtful", items, source_of(run, count))
 
 
 def _serve(
-    study: Study,
-    cohort: Cohort,
+    opened: _Opened,
     store: ReadingStore,
     request: SessionRequest,
     readers: list[str],
@@ -292,7 +320,7 @@ def _serve(
         raise CasewiseError(
             "`casewise rate` needs an optional part of casewise: `pip install 'casewise[serve]'`."
         ) from error
-    options = RateSettings(host=host, port=port, readers=tuple(readers or ["reader"]), secrets={})
+    options = RateSettings(host=host, port=port, readers=tuple(readers or ["reader"]))
     options.check()
-    session = open_session(study, cohort, store, request)
+    session = open_session(opened.study, opened.cohort, store, request)
     run_rating(session, store, options, Silent() if quiet else Terminal())

@@ -1,4 +1,4 @@
-"""Labels that a run contradicts most, as a blinded list of cases to be read again, and what a second reading showed.
+"""Labels that a run contradicts most, as a blinded list of cases to be read again.
 
 A network that was trained on a label tends to repeat it, so only predictions of held-out cases are evidence against it.
 For classes and grades, the score of a label is the logarithm of how much more probable the most probable other label
@@ -20,14 +20,10 @@ import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError, RunError, SplitError, counted, none_of
-from casewise.evaluation.bootstrap import PLAN, Plan, estimates
-from casewise.evaluation.results import Estimate
-from casewise.metrics.numbers import sum_by_subject
 from casewise.pipeline.finished import FinishedRun
-from casewise.plugins.readers.rating.sessions import COLUMNS as READINGS
+from casewise.plugins.readers.rating.readings import COLUMNS as READINGS
 from casewise.plugins.readers.reader_columns import column_readings
 from casewise.predictions.table import probability_columns
-from casewise.report.formatting import interval, percent
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -212,42 +208,28 @@ def reader_variance(rows: pd.DataFrame, recorded: np.ndarray, readings: pd.DataF
     return smooth[np.clip(at - width // 2, 0, len(smooth) - 1)] / (np.where(several, size, 1.0) if means else 1.0)
 
 
-@dataclass(frozen=True)
-class BlindedList:
-    """Cases to be read again in random order, without a mark of the doubtful ones, and the key, which is kept apart.
-
-    Attributes:
-        cases: the names of cases, the doubtful ones mixed with as many undoubted ones of the same labels.
-        key: one row for each case: the columns of `Doubts.table`, `doubtful`, the `stratum` in which undoubted cases
-            were drawn, and the `weight`: how many of the cases that are not on the list an undoubted one stands for.
-    """
-
-    cases: tuple[str, ...]
-    key: pd.DataFrame
-
-
-def blinded_list(doubts: Doubts, count: int, *, undoubted: float = 0.5, seed: int = 0) -> BlindedList:
-    """The most doubtful cases, mixed with others that have the same recorded labels.
+def blinded_list(doubts: Doubts, count: int, seed: int = 0) -> pd.DataFrame:
+    """The most doubtful cases to be read again, mixed in random order with as many others of the same labels.
 
     The undoubted ones are drawn at random from all cases that are not among the most doubtful, in the shares in which
     the doubtful ones have each label (numbers: each fifth of the labels). Hard and easy cases are among them, so that
     the list does not tell the doubtful ones, and they show how many labels change where there is no doubt.
 
     Args:
-        count: the number of doubtful cases.
-        undoubted: the share of undoubted cases in the list.
+        count: the number of doubtful cases, one or more.
+
+    Returns:
+        One row for each case: the columns of `Doubts.table`, `doubtful`, the `stratum` in which undoubted cases were
+        drawn, and the `weight`: how many of the cases that are not on the list an undoubted one stands for.
 
     Raises:
-        CasewiseError: the share is not between 0 and 1, or there are too few cases.
+        CasewiseError: there are too few cases.
     """
-    if not 0 <= undoubted < 1 or count < 1:
-        raise CasewiseError(f"A list of {count} doubtful cases with a share of {undoubted:g} undoubted ones is none.")
-    number = round(count * undoubted / (1 - undoubted))
     table = doubts.table.drop_duplicates("case").reset_index(drop=True)  # of several labels of a case, the worst
-    if count + number > len(table):
+    if 2 * count > len(table):
         raise CasewiseError(
-            f"{counted(len(table), 'case')} of {doubts.target} are too few for a list of {count} doubtful and {number} "
-            "undoubted ones. Ask for fewer."
+            f"--count: {counted(len(table), 'case')} of {doubts.target} are too few for a list of {count} doubtful and "
+            f"as many undoubted ones. Ask for {len(table) // 2} or fewer."
         )
     number_form = kind_named(doubts.kind).form == "number"
     band = table["recorded"].rank(pct=True).mul(BANDS).apply(np.ceil) if number_form else table["recorded"]
@@ -255,20 +237,19 @@ def blinded_list(doubts: Doubts, count: int, *, undoubted: float = 0.5, seed: in
     rng = np.random.default_rng(seed)
     doubtful, rest = table.iloc[:count], table.iloc[count:]
     pools = {str(name): rng.permutation(of_stratum.index) for name, of_stratum in rest.groupby("stratum")}
-    drawn = _drawn(rng.permutation(doubtful["stratum"].to_numpy(dtype=str)), pools, number)
+    drawn = _drawn(rng.permutation(doubtful["stratum"].to_numpy(dtype=str)), pools, count)
     key = table.loc[[*doubtful.index, *drawn]].assign(doubtful=lambda t: t.index < count)
     sampled = key.loc[~key["doubtful"], "stratum"].value_counts()
     weight = {name: len(pools[str(name)]) / drawn_cases for name, drawn_cases in sampled.items()}
     key["weight"] = np.where(key["doubtful"], 1.0, key["stratum"].map(weight).fillna(1.0))
-    key = key.iloc[rng.permutation(len(key))].reset_index(drop=True)
-    return BlindedList(tuple(map(str, key["case"])), key)
+    return key.iloc[rng.permutation(len(key))].reset_index(drop=True)
 
 
-def blinded_of(run: Run, form: Form, count: int) -> tuple[Doubts, BlindedList]:
+def blinded_of(run: Run, form: Form, count: int) -> tuple[Doubts, pd.DataFrame]:
     """The doubts of a run and its blinded list, whose seed is that of the study.
 
     They are of the primary outcome; where readers do not score it, as of one that is computed, of their first target.
-    The same run and count give the same list, so that its key can be made again when it has been read.
+    The same run and count give the same list, so that it can be made again when it has been read.
 
     Raises:
         CasewiseError: as `doubtful_labels` and `blinded_list`.
@@ -276,7 +257,7 @@ def blinded_of(run: Run, form: Form, count: int) -> tuple[Doubts, BlindedList]:
     targets = [field.target for field in form.fields]
     target = run.study.primary_outcome if run.study.primary_outcome in targets else targets[0]
     doubts = doubtful_labels(run.finished, target)
-    return doubts, blinded_list(doubts, count, seed=run.study.seed)
+    return doubts, blinded_list(doubts, count, run.study.seed)
 
 
 def blinded_items(run: Run, form: Form, items: Mapping[str, Item], count: int) -> dict[str, None]:
@@ -286,7 +267,7 @@ def blinded_items(run: Run, form: Form, items: Mapping[str, Item], count: int) -
         CasewiseError: as `blinded_of`; or a case of the list is not among the items.
     """
     keys = {(item.case, item.image): key for key, item in items.items()}
-    listed = blinded_of(run, form, count)[1].key
+    listed = blinded_of(run, form, count)[1]
     wanted = [(str(case), str(image)) for case, image in listed[["case", "image"]].itertuples(index=False)]
     if missing := [case for case, image in wanted if (case, image) not in keys and (case, "") not in keys]:
         raise CasewiseError(
@@ -294,24 +275,6 @@ def blinded_items(run: Run, form: Form, items: Mapping[str, Item], count: int) -
             f"{missing[0]}. Give a run of this study."
         )
     return {keys.get((case, image)) or keys[case, ""]: None for case, image in wanted}
-
-
-def second_reading_lines(
-    run: Run, form: Form, count: int, readings: pd.DataFrame, limits: Mapping[str, float]
-) -> list[str]:
-    """What a second reading of the blinded list changed, in words; `limits` are the tolerances by target."""
-    doubts, blinded = blinded_of(run, form, count)
-    of_target = readings[readings["target"] == doubts.target]
-    reading = second_reading(blinded.key, of_target, kind=doubts.kind, tolerance=limits[doubts.target])
-    sides = {"doubtful": reading.doubtful, "other": reading.undoubted}
-    lines = [
-        f"{name} labels of {doubts.target} changed: {percent(e.value)} of {e.n_cases}" for name, e in sides.items()
-    ]
-    ends = interval(reading.overall, 0, words=True, percent=True)
-    lines.append(
-        f"expected of all cases with such labels: {percent(reading.overall.value)}{f' ({ends})' if ends else ''}"
-    )
-    return lines + ([f"{counted(reading.unread, 'case')} of the list not read yet"] if reading.unread else [])
 
 
 def _drawn(strata: np.ndarray, pools: Mapping[str, np.ndarray], number: int) -> list[int]:
@@ -322,82 +285,3 @@ def _drawn(strata: np.ndarray, pools: Mapping[str, np.ndarray], number: int) -> 
         pool = left.get(str(name)) or max(left.values(), key=len)
         drawn.append(pool.pop())
     return drawn
-
-
-@dataclass(frozen=True)
-class SecondReading:
-    """How many labels a second reading changed.
-
-    Attributes:
-        doubtful, undoubted: the shares of changed labels; the undoubted ones are weighted by the cases that they stand
-            for.
-        overall: the share that a second reading is expected to change among all cases with the labels of the list. It
-            includes the error of the second reading. The doubtful ones were all read; the interval is due to the
-            undoubted ones, of which a sample was read.
-        unread: the cases of the list without a second reading.
-    """
-
-    doubtful: Estimate
-    undoubted: Estimate
-    overall: Estimate
-    unread: int
-
-
-def second_reading(
-    key: pd.DataFrame, readings: pd.DataFrame, *, kind: str, tolerance: float = 0.0, plan: Plan = PLAN
-) -> SecondReading:
-    """Compare the second reading of a list with the recorded labels.
-
-    Args:
-        key: of `BlindedList`.
-        readings: the readings table: `case`, `target`, `region`, `value`. Several readings of a case count as their
-            median (of two, the lower), those of classes as the most frequent one.
-        tolerance: the largest difference of two numbers, or grades, that is no change.
-
-    Raises:
-        CasewiseError: no case of the list has a second reading, or none of the doubtful or the undoubted ones.
-    """
-    summary = _most_frequent if kind_named(kind).metrics_of == "classification" else _lower_median
-    of_images = "image" in readings and (readings["image"] != "").any()
-    level = ["case", "target", "region", *(["image"] if of_images else [])]
-    value = readings.dropna(subset="value").groupby(level)["value"].agg(summary).rename("value")
-    rows = key.join(value, on=level)
-    read = rows.dropna(subset="value")
-    changed = ((read["value"] - read["recorded"]).abs() > tolerance).astype(float)
-    sides = []
-    for doubtful in (True, False):
-        side = read["doubtful"] == doubtful
-        if not side.any():
-            name = "doubtful" if doubtful else "undoubted"
-            raise CasewiseError(f"None of the {name} cases of the list has a second reading. Read the list first.")
-        sides.append(_share(changed[side], read.loc[side, "weight"], read.loc[side, "subject"], plan))
-    listed, rest = float(rows["doubtful"].sum()), float(rows.loc[~rows["doubtful"], "weight"].sum())
-
-    def of_all(share: float | None) -> float | None:
-        return None if share is None else (listed * float(sides[0].value or 0.0) + rest * share) / (listed + rest)
-
-    undoubted = sides[1]
-    ends = of_all(undoubted.value), of_all(undoubted.low), of_all(undoubted.high)
-    subjects = int(read["subject"].nunique())
-    overall = Estimate(*ends, subjects, len(read), undoubted.rough, undoubted.reason)
-    return SecondReading(sides[0], undoubted, overall, int(rows["value"].isna().sum()))
-
-
-def _lower_median(values: pd.Series) -> float:
-    return float(np.sort(values)[(len(values) - 1) // 2])
-
-
-def _most_frequent(values: pd.Series) -> float:
-    return float(values.mode().iloc[0])
-
-
-def _share(changed: pd.Series, weights: pd.Series, subjects: pd.Series, plan: Plan) -> Estimate:
-    """The weighted share of changed labels with its interval by subject."""
-    terms = np.stack([weights * changed, weights], axis=1)
-    sums = sum_by_subject(terms, subjects.to_numpy())[:, None, :]
-
-    def share(totals: np.ndarray) -> dict[str, np.ndarray]:
-        with np.errstate(invalid="ignore"):
-            return {"share": totals[..., 0] / totals[..., 1]}
-
-    return estimates(sums, share, lambda *_: "no cases", plan, n_cases=len(changed))[0]["share"]

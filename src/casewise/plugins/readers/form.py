@@ -156,11 +156,23 @@ def form_of(study: Study) -> Form:
         anchors = PASI.get(name, {}) if isinstance(stated, str) else stated
         regions = study.regions if study.level_of(name) == "region" else [""]
         for region in regions:
-            by_region.setdefault(region, []).append(_field(study, name, region, anchors))
+            field = _field(study, name, region, anchors)
+            if not isinstance(stated, str):
+                _check_anchors(field, anchors)
+            by_region.setdefault(region, []).append(field)
     # values of the whole case come last
     ordered = sorted(by_region.items(), key=lambda entry: not entry[0])
     fields = tuple(field for _, of_region in ordered for field in of_region)
     return Form(fields, tuple(reading.reasons), reading.pause)
+
+
+def _check_anchors(field: FormField, anchors: Mapping[str, str]) -> None:
+    values = [option.value for option in field.options]
+    if anchors and not values:
+        raise CasewiseError(f"reading.anchors.{field.target}: its numbers are typed and show no meaning. Leave it out.")
+    for value in anchors:
+        if value not in values:
+            raise CasewiseError(f"reading.anchors.{field.target}: {none_of(value, values)}")
 
 
 def _field(study: Study, name: str, region: str, anchors: Mapping[str, str]) -> FormField:
@@ -171,7 +183,7 @@ def _field(study: Study, name: str, region: str, anchors: Mapping[str, str]) -> 
         return FormField(key, name, region, title, target.kind, options)
     low, high = low_high
     step = study.key("reading").steps.get(name, 1.0 if target.integer else default_step(low, high))
-    count = round((high - low) / step) + 1
+    count = int((high - low) / step + 1e-6) + 1
     values = [f"{low + number * step:.10g}" for number in range(count)] if count <= MOST_OPTIONS else []
     options = tuple(Option(value, anchors.get(value, "")) for value in values)
     return FormField(key, name, region, title, target.kind, options, low, high, step)

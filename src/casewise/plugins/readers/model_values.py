@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, none_of
+from casewise.files import checksum
 from casewise.plugins.readers.form import Form, FormField
 from casewise.plugins.readers.rating.sessions import Item, Shown
+from casewise.predictions.table import CHOOSING
 from casewise.report.formatting import digits_of, number
 
 if TYPE_CHECKING:
@@ -20,14 +22,23 @@ if TYPE_CHECKING:
 HELD_OUT = ("test", "oof")
 
 
-def held_out_rows(run: Run) -> pd.DataFrame:
+def source_of(run: Run, count: int = 0) -> str:
+    """What a session keeps of a run whose predictions it shows, or from which its list of so many doubtful cases is."""
+    return f"{checksum(run.files.predictions.path)}{f' {count}' if count else ''}"
+
+
+def held_out_rows(run: Run, *, to_compare: bool = False) -> pd.DataFrame:
     """The rows of `Run.predictions` of the reported learner for cases that no network was trained on.
+
+    Args:
+        to_compare: leave out the cases on which the learner was chosen among several.
 
     Raises:
         CasewiseError: the run has no such cases.
     """
-    rows = run.predictions
-    rows = rows[(rows["learner"] == run.results.main.learner) & rows["stage"].isin(HELD_OUT)]
+    rows, main = run.predictions, run.results.main
+    stages = [str(main.stage)] if to_compare and main.chosen_on in CHOOSING else HELD_OUT
+    rows = rows[(rows["learner"] == main.learner) & rows["stage"].isin(stages)]
     if rows.empty:
         raise CasewiseError(f"{run.folder}: the run has no predictions of cases that it did not learn from.")
     order = rows["stage"].map(HELD_OUT.index)
@@ -35,7 +46,7 @@ def held_out_rows(run: Run) -> pd.DataFrame:
     return rows.loc[order.sort_values(kind="stable").index].drop_duplicates(keys).sort_index()
 
 
-def model_values(run: Run, form: Form) -> pd.DataFrame:
+def model_values(run: Run, form: Form, *, to_compare: bool = False) -> pd.DataFrame:
     """The predictions in the terms of a form, one row for each case or image and field.
 
     Columns: case, image, subject, target, region, `value` (a number, or the code of a class or grade), `truth` (the
@@ -43,15 +54,17 @@ def model_values(run: Run, form: Form) -> pd.DataFrame:
     `p0`, `p1`, … (of classes, in their order).
 
     Raises:
-        CasewiseError: the run predicts none of the fields.
+        CasewiseError: the run predicts none of the fields, or classes that the study does not have.
     """
-    rows = held_out_rows(run)
+    rows = held_out_rows(run, to_compare=to_compare)
     tables = []
     for field in form.fields:
         own = rows[(rows["target"] == field.target) & (rows["region"].fillna("") == field.region)]
         if own.empty:
             continue
         options = [option.value for option in field.options]
+        if options and (other := sorted({str(v) for v in own["prediction"].dropna()} - set(options))):
+            raise CasewiseError(f"{run.folder}: the run predicts {field.target} as {none_of(other[0], options)}")
         codes, truth = (own[name].map(lambda value: _code(value, field)) for name in ("prediction", "reference"))  # noqa: B023
         columns = {name: own[name] for name in ("case", "image", "subject", "target", "region")}
         digits = digits_of(field.low, field.high)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from casewise.plugins.readers.form import Form, FormField
-from casewise.plugins.readers.rating.sessions import COLUMNS, OF_TABLE
+from casewise.plugins.readers.rating.readings import COLUMNS, OF_TABLE
 from casewise.predictions.scores import apply_scores
 from casewise.study.scores import study_scores
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from casewise.errors import cut, none_of
 from casewise.study.model import Fraction, StudyModel, refuse
@@ -24,6 +24,11 @@ DEFAULT_CONSENSUS: dict[str, Consensus] = {"regression": "mean", "ordinal": "med
 REASONS = ("poor quality", "wrong view or body part", "not in the image", "other")
 
 
+def _as_text(value: object) -> object:
+    """A number as text: YAML reads the grade 0 as a number."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 class Reading(StudyModel):
     """How readers score the cases, and how their scores become labels: [Reader studies](howto-readers.md)."""
 
@@ -32,13 +37,14 @@ class Reading(StudyModel):
     steps: dict[str, Annotated[float, Field(gt=0)]] = {}
     """The smallest difference between two values of a number, such as `{extent: 0.5}`. Default: 1 for whole numbers,
     else about a hundredth of the range."""
-    anchors: dict[str, Literal["pasi"] | dict[str, str]] = {}
+    anchors: dict[str, Literal["pasi"] | dict[Annotated[str, BeforeValidator(_as_text)], str]] = {}
     """What a value means, shown to readers: `{grade: {0: no sign, 1: mild}}`. `pasi`: the published grades of erythema,
     induration, desquamation and area, which targets of these names have in a study with the score `pasi`."""
     reasons: list[str] = list(REASONS)
     """Why a case cannot be judged; a reader chooses one."""
     repeat: Fraction = 0.1
-    """Share of the cases that each reader scores a second time, without being told."""
+    """Share of the cases that each reader scores a second time, without notice. A case never comes again at once, so at
+    most three quarters of a session can come again; of fewer than 40 cases, at least half of them."""
     pause: int = Field(50, ge=5)
     """After how many cases a pause is suggested."""
     longitudinal: bool = False
@@ -55,8 +61,8 @@ class Reading(StudyModel):
     """What the labels of the study rest on, such as `histology`, if not on these readers: readers and model are then
     also compared with the labels."""
     margin: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """By how much the model's error may exceed a reader's without being called worse, stated before the comparison. For
-    classes and grades it is the difference of the share of agreement for classes, and of grades for grades."""
+    """By how much the model's error may exceed a reader's without being called worse, stated before the comparison: a
+    distance for numbers and grades, and for classes a share of agreement (0.05 is five percentage points)."""
 
     def check_with(self, study: Study) -> None:
         """Check that targets exist, and that rules suit their kinds.

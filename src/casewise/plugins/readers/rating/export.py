@@ -16,7 +16,8 @@ from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError
 from casewise.files import guarded, write_atomic
 from casewise.plugins.readers.form import FormField
-from casewise.plugins.readers.rating.sessions import Readings, Shown
+from casewise.plugins.readers.rating.readings import Readings
+from casewise.plugins.readers.rating.sessions import Shown
 from casewise.plugins.readers.settings import DEFAULT_CONSENSUS, Consensus, Reading
 from casewise.targets import kind_named
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 KEYS = ["case", "image", "target", "region"]
+# Of a difference of two values, so that 0.4 − 0.1 is no more than 0.3.
+TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,16 @@ class Labels:
 
     Attributes:
         table: one row for each image, as a study reads it.
+        values: the label of each item and field that was read: `case`, `image`, `target`, `region`, `value`.
+        limits: by target, the difference above which readers disagree.
         rules: how the readers of each target became one label.
         without: by target, how many of the cases that were read have no label.
         readers: of each target, the columns of the readers by their names.
     """
 
     table: pd.DataFrame
+    values: pd.DataFrame
+    limits: dict[str, float]
     rules: dict[str, Consensus]
     without: dict[str, int]
     readers: dict[str, dict[str, str]]
@@ -87,7 +94,7 @@ def consensus(values: np.ndarray, rule: Consensus, limit: float) -> float:
     if rule == "median":
         return median
     if rule == "adjudication":
-        return median if np.ptp(values) <= limit else float("nan")
+        return median if np.ptp(values) <= limit + TOLERANCE else float("nan")
     different, counts = np.unique(values, return_counts=True)
     largest = counts == counts.max()
     return float(different[largest][0]) if largest.sum() == 1 else float("nan")
@@ -99,12 +106,14 @@ def disagreements(readings: Readings, study: Study) -> pd.DataFrame:
     Columns: case, image, fields (how many), worst (the largest share of the range between two readers).
     """
     rows = first_readings(readings.table).dropna(subset="value")
+    if rows.empty:
+        return pd.DataFrame(columns=["case", "image", "fields", "worst"])
     spread = rows.groupby(KEYS, sort=False)["value"].agg(["count", np.ptp]).reset_index()
     names = spread["target"].astype(str)
     widths = names.map({name: float(np.ptp(study.range_of(name))) for name in names.unique()})
     limits = names.map({name: limit_of(study, name) for name in names.unique()})
     spread["share"] = spread["ptp"] / widths
-    apart = spread[(spread["count"] > 1) & (spread["ptp"] > limits + 1e-9)]
+    apart = spread[(spread["count"] > 1) & (spread["ptp"] > limits + TOLERANCE)]
     items = apart.groupby(["case", "image"], sort=False)["share"].agg(fields="count", worst="max").reset_index()
     return items.sort_values(["worst", "fields"], ascending=False, kind="stable", ignore_index=True)
 
@@ -178,6 +187,8 @@ def labels_of(
     names = [name for name in dict.fromkeys(field.target for field in readings.form.fields) if name in read_targets]
     exported = table_rows(study, cohort)
     rules: dict[str, Consensus] = {}
+    limits = {field.target: limit_of(study, field.target) for field in readings.form.fields}
+    labels: list[pd.DataFrame] = []
     without: dict[str, int] = {}
     columns: dict[str, dict[str, str]] = {}
     by_case = {field.target for field in readings.form.fields if not field.region}
@@ -186,13 +197,14 @@ def labels_of(
     end = "".join(f"_{name}" for name in sessions)
     for name in names:
         rule = rules[name] = rule_of(study, name)
-        own, limit = first[first["target"] == name], limit_of(study, name)
+        own, limit = first[first["target"] == name], limits[name]
         read = own.set_index(KEYS).index.unique()
         values = own.dropna(subset="value").groupby(KEYS)["value"]
         label = values.agg(lambda each: consensus(each.to_numpy(), rule, limit)).reindex(read)  # noqa: B023
         decided = read.intersection(adjudicated.index)
         label[decided] = adjudicated[decided]
         without[name] = int(label.isna().sum())
+        labels.append(label.rename("value").reset_index())
         keys = pd.MultiIndex.from_frame(_keys(cohort, name, by_case=name in by_case, readings=readings))
         cells, own_column = pd.Series(_texts(label.reindex(keys), fields[name])), label_column(study, name)
         if keep:
@@ -201,11 +213,15 @@ def labels_of(
         exported[own_column] = cells
         for reader in sorted(own["reader"].unique()):
             column = columns.setdefault(name, {})[str(reader)] = f"{name}_{reader}{end}"
-            if column in exported:
-                raise CasewiseError(f"{study.cohort} has a column {column}, which the export would replace. Rename it.")
+            # the column that the study states as this reader's is replaced by what the reader says now
+            if column in exported and study.evaluation.readers.get(name, {}).get(str(reader)) != column:
+                raise CasewiseError(
+                    f"{study.cohort} has a column {column}, which the export would replace. Rename it, or state it as "
+                    f"`evaluation: {{readers: {{{name}: {{{reader}: {column}}}}}}}` if it is of an earlier export."
+                )
             of_reader = own[own["reader"] == reader].set_index(KEYS)["value"]
             exported[column] = _texts(of_reader.reindex(keys), fields[name])
-    return Labels(exported, rules, without, columns)
+    return Labels(exported, pd.concat(labels, ignore_index=True), limits, rules, without, columns)
 
 
 def _recorded(table: pd.DataFrame, study: Study, name: str) -> pd.Series:

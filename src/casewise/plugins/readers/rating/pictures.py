@@ -164,7 +164,10 @@ def _film(path: Path) -> Picture | None:
             window = (0.0, 2.0 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1)
     except damage():
         return None
-    scaled = None if window is None else ((window[0] - intercept) / slope, (window[1] - intercept) / slope)
+    scaled = None
+    if window is not None:
+        low, high = sorted((end - intercept) / slope for end in window)
+        scaled = (low, high)
     inverted = (kind == "MONOCHROME1") != (slope < 0)
     return _grey("grey", stored[None], scaled, scale=(slope, intercept), inverted=inverted, outside=outside[None])
 

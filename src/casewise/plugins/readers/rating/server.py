@@ -100,6 +100,7 @@ class EntryBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     window: Annotated[str, Field(max_length=100)]
+    form: Annotated[str, Field(max_length=100)]
     position: Annotated[int, Field(ge=1)]
     field: Annotated[str, Field(max_length=400)]
     value: Annotated[str, Field(max_length=4000)] | None
@@ -124,7 +125,8 @@ class Desk:
         entries = self.store.entries(self.session.name, reader)
         progress, position = self._progress(reader, entries, (entries[-1].position if entries else 1) - 1)
         form = self.session.form.as_json()  # nothing of the session: its name and kind may tell why a case is read
-        return {"window": window, "reader": reader, "form": form, "progress": progress, "position": position}
+        begun = {"window": window, "reader": reader, "form": form, "version": self.session.form.version}
+        return begun | {"progress": progress, "position": position}
 
     def case(self, reader: str, position: int, window: str) -> Json:
         """The images of a case, and what the reader entered for it.
@@ -184,8 +186,10 @@ class Desk:
             value = form.checked(body.field, printable(value) if body.field == COMMENT else value)
         elif body.field not in ("", COMMENT):
             form.field(body.field)
+        if not self.store.has_form(body.form):
+            raise ServiceError(422, "form", "The entry is of a form that this study never had. Load the page again.")
         own = (self.session.name, reader, presented.item.key, presented.occurrence, presented.position)
-        self.store.append(Entry(*own, body.field, value, form.version, body.milliseconds), body.window)
+        self.store.append(Entry(*own, body.field, value, body.form, body.milliseconds), body.window)
         entries = self.store.entries(self.session.name, reader)
         progress, position = self._progress(reader, entries, body.position)
         return {"progress": progress, "next": position}

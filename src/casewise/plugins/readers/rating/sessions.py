@@ -6,17 +6,15 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from casewise.cohort.cohort import Cohort
 from casewise.errors import CasewiseError, counted, cut
-from casewise.plugins.readers.form import COMMENT, Form, form_of
-from casewise.plugins.readers.rating.store import Entry, ReadingStore
+from casewise.plugins.readers.form import Form, form_of
+from casewise.plugins.readers.rating.store import Entry, ReadingStore, SessionFacts
 from casewise.plugins.readers.settings import Reading
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 SessionKind: TypeAlias = Literal["blind", "aided", "adjudication", "doubtful"]
 # What is shown beside the images: lines by the keys of the form, with a model's prediction or values of other readers.
 Shown: TypeAlias = dict[str, list[str]]
-# A case that is read again comes after at least so many others, if there are as many.
+# A case that is read again comes after at least so many others, in a session of twice as many cases.
 FEWEST_BETWEEN = 10
 
 
@@ -147,14 +145,13 @@ class Session:
 
 
 def _with_repeats(keys: list[str], share: float, rng: np.random.Generator) -> list[tuple[str, int]]:
-    """Keys in their order, some of them again, after at least a quarter of the others or ten."""
+    """Keys in their order, some of them again, after at least a quarter of the others, or ten if half of them are."""
     count = min(int(np.ceil(share * len(keys) - 1e-9)), len(keys) - 1)
     presented = [(key, 1) for key in keys]
     if count <= 0:
         return presented
-    between = min(max(len(keys) // 4, FEWEST_BETWEEN), len(keys) - 1)
-    # only items with enough others behind them; there are few in a very short session
-    eligible = keys[: max(len(keys) - between, 1)]
+    between = max(len(keys) // 4, min(FEWEST_BETWEEN, len(keys) // 2))
+    eligible = keys[: len(keys) - between]  # items with enough others behind them
     for key in rng.choice(eligible, min(count, len(eligible)), replace=False):
         first = presented.index((str(key), 1))
         at = int(rng.integers(min(first + between + 1, len(presented)), len(presented) + 1))
@@ -168,11 +165,13 @@ class SessionRequest:
 
     Attributes:
         items: the keys of its items with what is shown beside the images; None: all of the cohort, blind.
+        source: what its items follow from, such as the checksum of a run; a session keeps that of its beginning.
     """
 
     name: str
     kind: SessionKind = "blind"
     items: Mapping[str, Shown | None] | None = None
+    source: str = ""
 
 
 def open_session(study: Study, cohort: Cohort, store: ReadingStore, request: SessionRequest) -> Session:
@@ -194,9 +193,13 @@ def open_session(study: Study, cohort: Cohort, store: ReadingStore, request: Ses
         raise CasewiseError(
             f"--session: {request.name} is a session of another kind ({recorded[0]}). State another name for this one."
         )
-    content = {"seed": study.seed, "repeat": reading.repeat, "longitudinal": reading.longitudinal}
-    store.begin(request.name, request.kind, content)
-    content = (store.session(request.name) or ("", content))[1]
+    facts = SessionFacts(study.seed, reading.repeat, reading.longitudinal, request.source)
+    store.begin(request.name, request.kind, facts)
+    facts = (store.session(request.name) or ("", facts))[1]
+    if facts.source != request.source:
+        raise CasewiseError(
+            f"The session {request.name} began with another run or --count. State these, or another --session."
+        )
     store.add_form(form.version, form.as_json())
     stored = store.items(request.name)
     missing = [key for _, key, _ in stored if key not in items]
@@ -207,11 +210,6 @@ def open_session(study: Study, cohort: Cohort, store: ReadingStore, request: Ses
             f"{cut(missing[0])}. Use the table with which it began, or begin another one with --session."
         )
     old = {key for _, key, _ in stored}
-    if stored and request.kind == "doubtful" and old != set(wanted):
-        raise CasewiseError(
-            f"The session {request.name} has other cases: it began with another run or --count. State these, or "
-            "another name with --session."
-        )
     new = [key for key in wanted if key not in old]
     if new:
         store.add_items(request.name, new, [wanted[key] for key in new])
@@ -225,80 +223,12 @@ def open_session(study: Study, cohort: Cohort, store: ReadingStore, request: Ses
         items,
         batches,
         shown,
-        int(content["seed"]),
-        float(content["repeat"]),
-        bool(content["longitudinal"]),
+        facts.seed,
+        facts.repeat,
+        facts.longitudinal,
     )
 
 
 def _reading(study: Study) -> Reading:
     reading: Reading = study.key("reading")
     return reading
-
-
-COLUMNS = ["case", "image", "subject", "target", "region", "session", "kind", "reader", "occurrence", "position"]
-COLUMNS += ["value", "reason", "comment", "seconds", "at", "entry"]
-# The session of readings in the columns of a table.
-OF_TABLE = "(table)"
-
-
-@dataclass(frozen=True)
-class Readings:
-    """All readings of a study as a table."""
-
-    form: Form
-    items: Mapping[str, Item]
-    store: ReadingStore
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """One row for each item, field, reader, occurrence and session that is complete or has a value.
-
-        Columns: case, image ('' unless images have labels), subject, target, region ('' if none), session, kind,
-        reader, occurrence (1, 2), position (1..), value (a number, or the code of a class or grade; NaN where the case
-        cannot be judged), reason, comment, seconds (on the page), at (UTC), entry (its number, which grows with time).
-        Values that the present form does not accept, and cases that are not in the table, are not in it: `left_out`.
-        """
-        kinds = self.store.sessions()
-        newest: dict[tuple[str, str, str, int], dict[str, Entry]] = {}
-        longest: dict[tuple[str, str, str, int], int] = {}
-        for entry in self.store.entries():
-            key = (entry.session, entry.reader, entry.item, entry.occurrence)
-            newest.setdefault(key, {})[entry.field] = entry
-            longest[key] = max(longest.get(key, 0), entry.milliseconds)
-        rows: list[dict[str, object]] = []
-        for key, entries in newest.items():
-            session, reader, name, occurrence = key
-            if (item := self.items.get(name)) is None:
-                continue  # of a table with other cases
-            texts = {field: entry.value for field, entry in entries.items() if entry.value is not None}
-            reason = texts.get("", "")
-            facts: dict[str, object] = {"case": item.case, "image": item.image, "subject": item.subject}
-            facts |= {"session": session, "kind": kinds[session], "reader": reader, "occurrence": occurrence}
-            facts |= {"reason": reason, "comment": texts.get(COMMENT, ""), "seconds": longest[key] / 1000}
-            for field in self.form.fields:
-                if not reason and field.key not in texts:
-                    continue
-                source = entries[""] if reason else entries[field.key]
-                if not reason and not field.accepts(texts[field.key]):
-                    continue
-                value = np.nan if reason else field.code(field.checked(texts[field.key]))
-                own = {"target": field.target, "region": field.region, "value": value, "at": source.at}
-                rows.append(facts | own | {"position": source.position, "entry": source.id})
-        return pd.DataFrame(rows, columns=COLUMNS)
-
-    @property
-    def left_out(self) -> int:
-        """How many values are of cases that are not in the table, of fields that the form lacks, or not accepted."""
-        keys = {field.key: field for field in self.form.fields}
-        newest = {(e.session, e.reader, e.item, e.occurrence, e.field): e for e in self.store.entries()}
-        values = [e for e in newest.values() if e.value is not None and e.field not in ("", COMMENT)]
-        return sum(
-            e.item not in self.items or e.field not in keys or not keys[e.field].accepts(str(e.value)) for e in values
-        )
-
-
-def readings_of(study: Study, cohort: Cohort, store: ReadingStore) -> Readings:
-    """The readings of a study."""
-    form = form_of(study)
-    return Readings(form, items_of(study, cohort, form), store)

@@ -10,7 +10,7 @@ import sqlite3
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
@@ -55,9 +55,9 @@ class Entry:
     Attributes:
         item: the key of the case or image; occurrence: 2 where it is read a second time.
         position: in the reader's order, from 1.
-        field: a key of the form, `comment`, or empty for a reason why the case cannot be judged.
+        field: a key of the form, `#comment`, or empty for a reason why the case cannot be judged.
         value: as text; None where it was cleared.
-        form: its version.
+        form: the version that the reader saw.
         milliseconds: since the case appeared on the page.
     """
 
@@ -72,6 +72,16 @@ class Entry:
     milliseconds: int = 0
     id: int = 0
     at: str = ""
+
+
+@dataclass(frozen=True)
+class SessionFacts:
+    """What a session keeps from its beginning: the seed of its orders, the share that is read twice, and its source."""
+
+    seed: int
+    repeat: float
+    longitudinal: bool
+    source: str = ""
 
 
 class ReadingStore:
@@ -91,6 +101,7 @@ class ReadingStore:
             if not folder.exists():
                 make_folder(folder).chmod(0o700)  # the tokens of readers follow from the file
             self._db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+            self.path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
@@ -173,7 +184,9 @@ class ReadingStore:
             last = self._db.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()[0]
             path = self.backups / f"{last:09d}.sqlite"
             temporary = path.with_suffix(".part")
+            temporary.unlink(missing_ok=True)
             copy = sqlite3.connect(temporary)
+            temporary.chmod(0o600)
             try:
                 self._db.backup(copy)
             finally:
@@ -190,19 +203,24 @@ class ReadingStore:
         digest = hmac.digest(bytes.fromhex(self._fact("secret")), reader.encode(), hashlib.sha256)
         return urlsafe_b64encode(digest[:18]).decode()
 
-    def session(self, name: str) -> tuple[str, dict[str, float]] | None:
-        """The kind and settings of a session; None if there is none of this name."""
+    def session(self, name: str) -> tuple[str, SessionFacts] | None:
+        """The kind and facts of a session; None if there is none of this name."""
         rows = self._rows("SELECT kind, content FROM sessions WHERE name = ?", [name])
-        return (str(rows[0][0]), json.loads(rows[0][1])) if rows else None
+        return (str(rows[0][0]), SessionFacts(**json.loads(rows[0][1]))) if rows else None
+
+    def source(self, name: str) -> str:
+        """What the items of a session follow from; empty where there is no such session."""
+        recorded = self.session(name)
+        return recorded[1].source if recorded else ""
 
     def sessions(self) -> dict[str, str]:
         """The kind of each session by its name, in the order of their beginnings."""
         return dict(self._rows("SELECT name, kind FROM sessions ORDER BY at, rowid"))
 
-    def begin(self, name: str, kind: str, content: Mapping[str, float]) -> None:
+    def begin(self, name: str, kind: str, facts: SessionFacts) -> None:
         """Record a session; nothing happens if there is one of this name."""
         with self._writing():
-            values = [name, kind, json.dumps(content), _now()]
+            values = [name, kind, json.dumps(asdict(facts)), _now()]
             self._db.execute("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?)", values)
 
     def items(self, session: str) -> list[tuple[int, str, dict[str, list[str]] | None]]:
@@ -223,6 +241,10 @@ class ReadingStore:
         """Record a version of the form."""
         with self._writing():
             self._db.execute("INSERT OR IGNORE INTO forms VALUES (?, ?)", [version, json.dumps(content)])
+
+    def has_form(self, version: str) -> bool:
+        """Whether a version of the form was recorded."""
+        return bool(self._rows("SELECT 1 FROM forms WHERE version = ?", [version]))
 
     # ------------------------------------------------------------------------------------------------------- entries
 

@@ -82,11 +82,17 @@ def mean_of_others(values: np.ndarray) -> np.ndarray:
 
 
 def ratings_of(rows: pd.DataFrame) -> Ratings:
-    """The ratings in a readings table of one target; of several sessions of a reader, a case's earliest counts."""
+    """The ratings in a readings table of one target; of several sessions of a reader, a case's earliest counts.
+
+    Positions go on from one session of a reader to the next.
+    """
     # clocks can be set back, the numbers of entries only grow
-    ordered = rows.sort_values("entry" if "entry" in rows else "at", kind="stable").drop_duplicates(
-        [*UNIT, "reader", "occurrence"]
-    )
+    ordered = rows.sort_values("entry" if "entry" in rows else "at", kind="stable")
+    sessions = ordered.groupby(["reader", "session"], sort=False)["position"].max()
+    before = sessions.groupby("reader", sort=False).cumsum() - sessions
+    offset = ordered.join(before.rename("before"), ["reader", "session"])["before"]
+    ordered = ordered.assign(position=ordered["position"] + offset)
+    ordered = ordered.drop_duplicates([*UNIT, "reader", "occurrence"])
     readers = sorted(ordered["reader"].astype(str).unique())
     units = pd.MultiIndex.from_frame(ordered[UNIT].drop_duplicates())
 
@@ -131,6 +137,18 @@ def _few(subjects: np.ndarray) -> str:
     """Why so few subjects give no figure; empty if they are enough."""
     count = len(np.unique(np.asarray(subjects, dtype=str)))
     return f"{count} subjects with these readings; {FEWEST_SUBJECTS} are needed" if count < FEWEST_SUBJECTS else ""
+
+
+def without_few(readings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """A readings table without readers who scored too few subjects of a target, and these by target.
+
+    One case of a reader would leave little that all readers scored. If all readers scored few, all stay.
+    """
+    scored = readings[readings["value"].notna()].groupby(["target", "reader"])["subject"].nunique()
+    counts = readings.join(scored.rename("count"), ["target", "reader"])["count"].fillna(0)
+    few = (counts < FEWEST_SUBJECTS) & (counts.groupby(readings["target"]).transform("max") >= FEWEST_SUBJECTS)
+    left_out = readings[few].groupby("target", sort=False)["reader"].unique()
+    return readings[~few], {str(name): sorted(map(str, readers)) for name, readers in left_out.items()}
 
 
 # ------------------------------------------------------------------------------------------------ groups of readings

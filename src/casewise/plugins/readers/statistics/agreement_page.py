@@ -24,6 +24,7 @@ from casewise.plugins.readers.statistics.agreement import (
     agreements,
     mean_of_others,
     ratings_of,
+    without_few,
 )
 from casewise.plugins.readers.statistics.agreement_words import Answers, Scale, margin_words, scale_of, verdict_words
 from casewise.plugins.readers.statistics.coefficients import CLASSES, GRADES, NUMBERS
@@ -127,6 +128,7 @@ def write_agreement(
     Raises:
         CasewiseError: no reading with a value is independent of other readers; the file cannot be written.
     """
+    readings, few = without_few(readings)
     own = _independent(readings)
     settings: Reading = study.key("reading")
     plan = Plan(confidence=study.evaluation.confidence, seed=study.seed, unit=study.unit)
@@ -134,7 +136,7 @@ def write_agreement(
         two = {name: study.classes_of(name).index(str(study.positive_of(name))) for name in _two_classes(form)}
         model = ModelPredictions("The model", "on cases that it was not trained on", model, settings.reference, two)
     scales = {each.target: scale_of(each) for each in form.fields}
-    page = Page(own, scales, agreements(own, form.fields, plan), settings.margin)
+    page = Page(own, scales, agreements(own, form.fields, plan), settings.margin, few, plan.confidence)
     blind = own["kind"].iloc[0] == BLIND
     of_model = duels(own, form.fields, model, settings.margin, plan) if model and blind else {}
     sections = [page.result(of_model, synthetic=study.synthetic), *page.details()]
@@ -298,8 +300,8 @@ class Page(Answers):
             cells = [scale.size(each.reader), scale.size(each.model), scale.difference(each.difference)]
             rows.append(Row(reader, [*cells, Cell(verdict_words(each, duel.margin, scale))], mark=each is duel.mean))
         error = "Share of the others who disagree" if scale.kind == CLASSES else "Mean distance from the others"
-        margin = "no margin was stated" if duel.margin is None else f"margin {margin_words(duel.margin, scale)}"
-        caption = f"{self.label(name)}. {error}; {margin} in advance."
+        margin = "no margin" if duel.margin is None else f"a margin of {margin_words(duel.margin, scale)}"
+        caption = f"{self.label(name)}. {error}; {margin} was stated in advance."
         return Table(["Reader", "Reader", "Model", "Difference", "The model is"], rows, caption)
 
     def reference(self, compared: Mapping[str, AgainstReference], model: ModelPredictions) -> Section:

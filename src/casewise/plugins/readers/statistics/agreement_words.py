@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +11,8 @@ from scipy.special import stdtrit
 
 from casewise.evaluation.results import Estimate, Figures
 from casewise.plugins.readers.form import FormField
-from casewise.plugins.readers.rating.sessions import OF_TABLE
-from casewise.plugins.readers.statistics.agreement import ICC_AGREEMENT, Agreement
+from casewise.plugins.readers.rating.readings import OF_TABLE
+from casewise.plugins.readers.statistics.agreement import FEWEST_SUBJECTS, ICC_AGREEMENT, Agreement
 from casewise.plugins.readers.statistics.coefficients import (
     CLASSES,
     GRADES,
@@ -99,12 +99,16 @@ class Answers:
         readings: of one kind of session.
         scales, margins: by target; margins are stated in advance.
         results: by target key.
+        few: by target, readers who are left out because they scored too few subjects.
+        confidence: of the intervals of `results`.
     """
 
     readings: pd.DataFrame
     scales: Mapping[str, Scale]
     results: Mapping[str, Agreement]
     margins: Mapping[str, float] = field(default_factory=dict)
+    few: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    confidence: float = 0.95
 
     @property
     def whole(self) -> dict[str, Agreement]:
@@ -124,13 +128,16 @@ class Answers:
 
     def result(self, of_model: Mapping[str, Duel], *, synthetic: bool) -> Section:
         """The answers in words."""
-        readers = sorted(self.readings["reader"].astype(str).unique())
         read = self.readings[self.readings["value"].notna()]
+        readers = read["reader"].unique()
         sizes = f"{counted(read['case'].nunique(), 'case')} of {counted(read['subject'].nunique(), 'subject')}"
         phantom = "Synthetic phantom data, not patients. " if synthetic else ""
         # how the columns of a table were read is not known
         how = "" if (self.readings["session"] == OF_TABLE).any() else HOW[self.readings["kind"].iloc[0]]
         blocks: list[Block] = [Text(f"{phantom}{counted(len(readers), 'reader')} scored {sizes}{how}.")]
+        for name, few in self.few.items():
+            why = f"scored fewer than {FEWEST_SUBJECTS} subjects"
+            blocks.append(Text(f"{self.scale(name).title}: not counted are {listed(few)}, who {why}.", note=True))
         questions = {
             "How far do readers differ?": self.how_far(),
             "Does a reader stand out?": self.who_stands_out(),
@@ -176,17 +183,17 @@ class Answers:
             for reader, figures in result.readers.items():
                 others = names[1] if len(names) == 2 else "the others"
                 # of two readers, the bias of the second is that of the first with the other sign
-                if stands_out(figures.bias, count) and not (len(names) == 2 and reader == names[1]):
+                if stands_out(figures.bias, count, self.confidence) and not (len(names) == 2 and reader == names[1]):
                     side = (figures.bias.value or 0.0) < 0
                     what = f"scores {('higher', 'lower')[side]}"
                     if scale.kind == CLASSES:
                         what = f"says {plain(scale.names[1])} {('more', 'less')[side]} often"
                     sentences.append(f"{scale.title}: {reader} {what} than {others}, by {scale.words(figures.bias)}.")
-                if stands_out(figures.drift, count):
+                if stands_out(figures.drift, count, self.confidence):
                     moves = "falls" if (figures.drift.value or 0.0) < 0 else "rises"
                     text = f"the difference of {reader} from the others {moves} by {scale.words(figures.drift)}"
                     sentences.append(f"{scale.title}: {text} over the session.")
-        none = "No bias and no drift is shown beyond what chance explains among so many figures."
+        none = "No bias or drift larger than chance explains among so many figures."
         return sentences if sentences or not count else [none]
 
     def read_twice(self) -> list[str]:
@@ -239,7 +246,9 @@ class Answers:
             if "[" in name or gap.value is None:
                 continue
             scale = self.scale(name)
-            if scale.kind == CLASSES:
+            if not round(gap.value * (100 if scale.in_percent else 1), 0 if scale.in_percent else scale.digits):
+                size = "on average both are equally close to the others"
+            elif scale.kind == CLASSES:
                 side = "more" if gap.value < 0 else "less"
                 size = f"the model agrees with the others {side} often than a reader does, by {scale.words(gap)}"
             else:
@@ -249,16 +258,16 @@ class Answers:
         return sentences
 
 
-def stands_out(figure: Estimate, count: int) -> bool:
-    """Whether a figure differs from 0, beyond chance among `count` figures (Bonferroni).
+def stands_out(figure: Estimate, count: int, confidence: float = 0.95) -> bool:
+    """Whether a figure, with an interval of this confidence, differs from 0 beyond chance among `count` (Bonferroni).
 
     >>> stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 1), stands_out(Estimate(1.0, 0.1, 1.9, 20, 20, False), 12)
     (True, False)
     """
     if figure.value is None or figure.low is None or figure.high is None:
         return False
-    side, freedom = LEVEL / 2, max(figure.n_subjects - 1, 1)
-    wider = stdtrit(freedom, 1 - side / max(count, 1)) / stdtrit(freedom, 1 - side)
+    freedom = max(figure.n_subjects - 1, 1)
+    wider = stdtrit(freedom, 1 - LEVEL / 2 / max(count, 1)) / stdtrit(freedom, (1 + confidence) / 2)
     return bool(abs(figure.value) > wider * (figure.high - figure.low) / 2)
 
 
@@ -292,4 +301,6 @@ def verdict_words(each: ReaderDuel, margin: float | None, scale: Scale) -> str:
         )
     if each.verdict == "better":
         return "better than a reader"
-    return "worse than a reader" if farther else "not shown to be as close as a reader"
+    if each.difference.high is None:
+        return "not compared: too few cases"
+    return "worse than a reader" if farther else "not clearly better or worse than a reader"

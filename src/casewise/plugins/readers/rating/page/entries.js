@@ -1,7 +1,7 @@
 // The interface, and entries that stay in this tab until the server has confirmed them.
 const TOKEN = "casewise-token", WAITING = "casewise-entries";
 const LONGEST_WAIT = 15000;
-const PASSING = [0, 408, 429, 500, 502, 503, 504, 507];
+const REFUSED = 422; // by the form; whatever else goes wrong, entries are kept and sent again
 
 export class Refused extends Error {
   constructor(status, message) {
@@ -36,7 +36,7 @@ export async function request(path, options = {}) {
   throw new Refused(response.status, answer?.error?.message || `The service answers with status ${response.status}.`);
 }
 
-export const call = async (path, body) => (await request(path, body && { method: "POST", body: JSON.stringify(body) })).json();
+export const call = async (path, body) => (await request(path, body && { method: "POST", body: JSON.stringify(body), keepalive: true })).json();
 
 export class Entries {
   // `on`: state(kind, message), saved(answer), refused(entry, message), taken(), token()
@@ -92,7 +92,7 @@ export class Entries {
         (error.status === 409 ? this.on.taken : this.on.token)();
         return false;
       }
-      if (error && PASSING.includes(error.status)) {
+      if (error && error.status !== REFUSED) {
         this.trouble = error.message;
         this.on.state("retrying", this.trouble);
         await new Promise((resolve) => {

@@ -1,8 +1,8 @@
 // The scores of a case: one field open at a time, answered by keys, a click, or typed numbers.
 import { button, capital, element } from "./elements.js";
 
-// Letters of commands, which never choose an option.
-const RESERVED = "ucrfw";
+// Keys of commands, which never choose an option.
+const RESERVED = "ucrfw+-=−[]?";
 const MOST_VALUES = 5000;
 
 const plain = (number) => String(Number(number.toFixed(6)));
@@ -10,7 +10,7 @@ const plain = (number) => String(Number(number.toFixed(6)));
 // Every value that can be typed, as text; empty if there are too many.
 function valuesOf(field) {
   if (field.options.length) return field.options.map((option) => option.value);
-  const count = field.step > 0 ? Math.round((field.high - field.low) / field.step) : Infinity;
+  const count = field.step > 0 ? Math.floor((field.high - field.low) / field.step + 1e-6) : Infinity;
   return count > MOST_VALUES ? [] : Array.from({ length: count + 1 }, (_, index) => plain(field.low + index * field.step));
 }
 

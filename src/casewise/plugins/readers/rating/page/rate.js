@@ -14,6 +14,7 @@ const TOUCHES = [
   ["Tap", "choose a score and go on"], ["Swipe", "other images of the case"], ["Two fingers", "zoom; then drag"], ["Double tap", "image larger, and back"],
   ["◐, then drag", "window (to the side) and level (up and down)", "grey volume"], ["↺", "reset zoom and window"],
 ];
+const DAY = 86_400_000;
 // More images than these: those of the region that is scored are shown large.
 const MOST_SIDE_BY_SIDE = 2, NARROW = "(max-width: 760px)";
 let desk = null, form = null, current = null, next = 0;
@@ -90,7 +91,7 @@ function stopTime() {
   since = null;
 }
 
-const milliseconds = () => Math.round(spent + (since === null ? 0 : performance.now() - since));
+const milliseconds = () => Math.min(Math.round(spent + (since === null ? 0 : performance.now() - since)), DAY);
 
 async function start() {
   try {
@@ -116,23 +117,30 @@ async function start() {
 
 function askForToken() {
   const input = element("input", "", "", { id: "token", type: "password", autocomplete: "off", required: true });
-  const row = element("form", "", "row");
+  const row = element("form", "", "row"), waiting = listOf(entries.waiting);
   row.append(element("label", "Token", "", { htmlFor: "token" }), input, element("button", "Continue", "main"));
   row.addEventListener("submit", (event) => {
     event.preventDefault();
     setToken(input.value.trim());
   });
-  screen("Your token", ["Each reader of this study has a token. This browser forgets it when the tab is closed."], row);
+  const texts = ["Each reader of this study has a token. This browser forgets it when the tab is closed."];
+  if (waiting) texts.push("Not saved, because the service now needs a token (enter it again if it is missing):");
+  screen("Your token", texts, ...(waiting ? [waiting] : []), row);
+}
+
+// Entries in words; null without any.
+function listOf(waiting) {
+  const list = element("ul");
+  list.append(...waiting.map((entry) => element("li", `Case ${entry.position}, ${entry.field ? titleOf(entry.field) : "cannot be judged"}: ${entry.value ?? "cleared"}`)));
+  return waiting.length ? list : null;
 }
 
 function takenOver() {
   get("state").className = get("state").textContent = get("left").textContent = "";
-  const lost = entries.drop().map((entry) => `Case ${entry.position}, ${entry.field ? titleOf(entry.field) : "cannot be judged"}: ${entry.value ?? "cleared"}`);
+  const lost = listOf(entries.drop());
   const texts = ["Everything that you entered before was saved. Only one window of a reader can write at a time."];
-  const list = element("ul");
-  list.append(...lost.map((text) => element("li", text)));
-  if (lost.length) texts.push("Not saved, because the other window was already open (enter it there if it is right):");
-  screen("This reading goes on in another window", texts, ...(lost.length ? [list] : []), button("Go on here instead", start, { className: "main" }));
+  if (lost) texts.push("Not saved, because the other window was already open (enter it there if it is right):");
+  screen("This reading goes on in another window", texts, ...(lost ? [lost] : []), button("Go on here instead", start, { className: "main" }));
 }
 
 function titleOf(key) {
@@ -279,7 +287,7 @@ function showUnreadable() {
 }
 
 function send(field, value) {
-  if (current) entries.add({ window: desk.window, position: current.position, field, value, milliseconds: milliseconds() });
+  if (current) entries.add({ window: desk.window, form: desk.version, position: current.position, field, value, milliseconds: milliseconds() });
 }
 
 function enter(field, value, before) {
