@@ -72,22 +72,19 @@ def plan_size(
     output: Path | None = None,
     widths: Sequence[float] = (),
     show: Show | None = None,
-    *,
-    readings: pd.DataFrame | None = None,
 ) -> WrittenPlan:
     """Write the page of the sizes of a study like this run, and the table beside it.
 
     Args:
         output: the page, which ends in `.html`; by default `plan-size.html` in the run folder.
         widths: wanted widths of the interval of the primary metric.
-        readings: a readings table; by default the columns of readers of the study.
 
     Raises:
         CasewiseError: there is no finished run, it has too few subjects, or a file cannot be written.
     """
     page = output or run_folder / PAGE
     check_page(page, ".html")
-    plan = size_plan(FinishedRun.open(run_folder), widths, shown_at(show), readings=readings)
+    plan = size_plan(FinishedRun.open(run_folder), widths, shown_at(show))
     shown, title = sections(plan), f"How many cases: {report_title(plan.study)}"
     style = (FOLDER / "report.css").read_text() + STYLE
     csv = write_page(
