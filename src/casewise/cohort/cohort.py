@@ -63,7 +63,7 @@ def read_cohort(
     Raises:
         CohortError: with every problem of the table, each with its row (as a spreadsheet shows it) and remedy.
     """
-    problems = Problems(section="" if to_learn else "external")
+    problems = Problems(section="external" if labelled and not to_learn else "")
     notes: list[str] = []
     if cells is None:
         cells, notes = read_text_table(study.cohort, problems, sheet=study.sheet)

@@ -513,8 +513,8 @@ def write_page(path: Path, text: str, ending: str) -> Path:
     return path
 
 
-def check_page(path: Path, ending: str) -> None:
-    """Check the path of a page before it is made.
+def check_page(path: Path, ending: str, option: str = "--output") -> None:
+    """Check the path of a page before it is made; `option` states it.
 
     Raises:
         RunError: it has another ending, is a folder, or a page of a run.
@@ -528,4 +528,4 @@ def check_page(path: Path, ending: str) -> None:
     elif path.suffix.casefold() != ending:
         problem = f"does not end in {ending}, as this page must"
     if problem:
-        raise RunError(f"{path} {problem}. Choose another file with --output, such as page{ending}.")
+        raise RunError(f"{path} {problem}. Choose another file with {option}, such as page{ending}.")

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from casewise.plugins.readers.form import AREA, SEVERITY, Form, FormField, Option
+from casewise.plugins.readers.form import Form, FormField, Option
 from casewise.plugins.readers.rating.server import RateSettings, application
 from casewise.plugins.readers.rating.sessions import Item, ItemImage, Session
 from casewise.plugins.readers.rating.store import ReadingStore, SessionFacts
+from casewise.plugins.readers.settings import AREA, SEVERITY
 from casewise.web.server import bound, server_of
 from tests.film_files import write_film
 

@@ -431,20 +431,21 @@ TEN = FormField("ten", "ten", "", "ten", "ordinal", options({str(number): "" for
 DIFFERENCE = FormField("difference", "difference", "", "difference", "regression", low=-5, high=5, step=1)
 # What is typed, and what is stored.
 TYPED: dict[str, tuple[FormField, str, str | None]] = {
-    "a digit that begins no longer number": (EXTENT, "8", "8"),
     "Enter ends a number": (EXTENT, "3 Enter", "3"),
-    "a fraction": (EXTENT, "3 . 5", "3.5"),
-    "a comma": (EXTENT, "0 , 5", "0.5"),
-    "outside": (EXTENT, "9", None),
+    "a fraction": (EXTENT, "3 . 5 Enter", "3.5"),
+    "a comma": (EXTENT, "0 , 5 Enter", "0.5"),
+    "outside": (EXTENT, "9 Enter", None),
+    "outside, with a last digit that fits": (EXTENT, "2 5 Enter", None),
     "between steps": (EXTENT, "3 . 2 Enter", None),
-    "corrected": (EXTENT, "9 Backspace 7 . 5", "7.5"),
-    "below zero": (DIFFERENCE, "- 4", "-4"),
-    "one of eleven": (TEN, "7", "7"),
-    "the last of eleven": (TEN, "1 0", "10"),
+    "corrected": (EXTENT, "9 Backspace 7 . 5 Enter", "7.5"),
+    "below zero": (DIFFERENCE, "- 4 Enter", "-4"),
+    "one of eleven": (TEN, "7 Enter", "7"),
+    "the last of eleven": (TEN, "1 0 Enter", "10"),
+    "more than the last of eleven": (TEN, "1 2 Enter", None),
     "the beginning of another": (TEN, "1 Enter", "1"),
     "left with an arrow": (EXTENT, "2 ArrowDown", "2"),
     "a grade left with an arrow": (TEN, "1 ArrowDown", "1"),
-    "typed and taken back": (TEN, "1 Backspace 2", "2"),
+    "typed and taken back": (TEN, "1 Backspace 2 Enter", "2"),
 }
 
 
@@ -541,7 +542,7 @@ def test_films_and_scans_by_keyboard_and_mouse(browser: Any, films: Reading) -> 
         press(page, "Escape")
         assert film.is_visible()
         # scores still go to the form
-        press(page, "8 2 1")
+        press(page, "8 Enter 2 1")
         saved(page)
         (values,) = films.values().values()
         assert values == {"extent": "8", "grade": "2", "kind": "naevus"}

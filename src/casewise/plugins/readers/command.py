@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from casewise.plugins.readers.rating.store import ReadingStore
     from casewise.study.schema import Study
 
+DOUBTFUL_CASES = 25
 Folder = Annotated[
     Path | None, typer.Option("--output", help="The folder of the readings [default: runs/<study's name>-readings].")
 ]
@@ -52,7 +53,9 @@ def rate(
         Path | None,
         typer.Option(metavar="RUN", help="A blind session of cases whose label this run doubts, among as many others."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="--doubtful: how many doubtful cases.")] = 25,
+    count: Annotated[
+        int, typer.Option(min=0, help="--doubtful: how many doubtful cases [default: 25].", show_default=False)
+    ] = 0,
     export: Annotated[
         Path | None,
         typer.Option(
@@ -76,9 +79,14 @@ def rate(
     show = Silent() if quiet else Terminal()
     if sum(map(bool, (aided, adjudicate, doubtful))) > 1:
         raise CasewiseError("--aided, --adjudicate and --doubtful are different sessions; give one of them.")
+    if count and not doubtful:
+        raise CasewiseError("--count is the number of doubtful cases; state the run as well: --doubtful RUN.")
+    count = count or DOUBTFUL_CASES
     if export and (aided or adjudicate):
         raise CasewiseError("--export writes what was read; leave out --aided and --adjudicate.")
-    names = list(dict.fromkeys(map(check_reader, reader or [])))
+    names = list(dict.fromkeys(check_reader(name, "--reader") for name in reader or []))
+    if session:
+        check_reader(session, "--session")
     with show.bar("rate"):
         opened = _opened(study, settings, output)
         store = ReadingStore(opened.folder, create=not (export or adjudicate))
@@ -111,7 +119,10 @@ def agreement(
     from casewise.console import Silent, Terminal
     from casewise.plugins.readers.model_values import model_values
     from casewise.plugins.readers.statistics.agreement_page import write_agreement
+    from casewise.run_folder.folder import check_page
 
+    if page:
+        check_page(page, ".html", "--page")
     show = Silent() if quiet else Terminal()
     with show.bar("agreement"):
         opened = _opened(study, settings, output)
@@ -237,11 +248,10 @@ def _export(
     from casewise.analysis.run import Run
     from casewise.errors import CasewiseError, counted
     from casewise.plugins.readers.model_values import source_of
-    from casewise.plugins.readers.rating.export import labels_of, study_lines, write_labels
+    from casewise.plugins.readers.rating.export import check_export, labels_of, study_lines, write_labels
     from casewise.plugins.readers.second_reading import second_reading_lines
-    from casewise.run_folder.folder import check_page
 
-    check_page(path, ".csv")
+    check_export(path, opened.study.cohort)
     _check_sessions(store, sessions)
     study, readings = opened.study, opened.readings(store)
     if doubtful and store.source(sessions[0]) != source_of(Run.open(doubtful), count):
@@ -323,4 +333,6 @@ def _serve(
     options = RateSettings(host=host, port=port, readers=tuple(readers or ["reader"]))
     options.check()
     session = open_session(opened.study, opened.cohort, store, request)
+    store.check_names(options.readers)
+    _print_left_out(opened.readings(store))
     run_rating(session, store, options, Silent() if quiet else Terminal())

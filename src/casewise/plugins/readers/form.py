@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, cut, none_of
 from casewise.files import json_hash
-from casewise.plugins.readers.settings import Reading
+from casewise.plugins.readers.settings import PASI, Reading
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 # A number with so many values or fewer is chosen from options, one key each.
 MOST_OPTIONS = 10
 STEPS_OF_A_RANGE = 100
-SEVERITY = {"0": "none", "1": "slight", "2": "moderate", "3": "severe", "4": "very severe"}
-AREA = {"0": "0 %", "1": "1 to 9 %", "2": "10 to 29 %", "3": "30 to 49 %", "4": "50 to 69 %"}
-AREA |= {"5": "70 to 89 %", "6": "90 to 100 %"}
-# Fredriksson and Pettersson, Severe psoriasis: oral therapy with a new retinoid, Dermatologica 157 (1978), 238-244.
-PASI = dict.fromkeys(("erythema", "induration", "desquamation", "scaling"), SEVERITY) | {"area": AREA}
 # The key of a comment, which no target can have.
 COMMENT, LONGEST_COMMENT = "#comment", 2000
 
@@ -190,9 +185,9 @@ def _field(study: Study, name: str, region: str, anchors: Mapping[str, str]) -> 
 
 
 def default_step(low: float, high: float) -> float:
-    """The power of ten that divides a range into at most a hundred steps.
+    """The largest power of ten that is at most a hundredth of a range.
 
-    >>> default_step(0, 1), default_step(0, 4), default_step(0, 72)
-    (0.01, 0.1, 1.0)
+    >>> default_step(0, 1), default_step(0, 18), default_step(0, 72)
+    (0.01, 0.1, 0.1)
     """
-    return float(10.0 ** math.ceil(math.log10((high - low) / STEPS_OF_A_RANGE) - 1e-9))
+    return float(10.0 ** math.floor(math.log10((high - low) / STEPS_OF_A_RANGE) + 1e-9))

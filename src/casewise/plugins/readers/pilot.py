@@ -282,21 +282,23 @@ class ThinnedSplits(Splits):
 
 
 def thinned(splits: Splits, labels: dict[str, int], share: float, seed: int) -> ThinnedSplits:
-    """Splits with a random share of the subjects of each side and label to be trained on, at least one of each.
+    """Splits with a random share of the subjects to be trained on, as nearly as possible of each side and label.
 
-    With the same seed, those of a smaller share are among those of a larger one.
+    With the same seed, those of a smaller share are among those of a larger one. Each label stays on two sides, so that
+    no fold lacks it.
     """
-    rng, count, strata = np.random.default_rng(seed), dict[tuple[int, int], int](), []
-    subjects = list(map(str, rng.permutation(sorted(splits.side))))
-    for subject in subjects:
-        stratum = splits.side[subject], labels.get(subject, -1)
-        strata.append((stratum, count.get(stratum, 0)))
-        count[stratum] = strata[-1][1] + 1
-    kept = [
-        subject
-        for subject, (stratum, number) in zip(subjects, strata, strict=True)
-        if number < math.ceil(share * count[stratum])
-    ]
+    rng, strata = np.random.default_rng(seed), dict[tuple[int, int], list[str]]()
+    for subject in map(str, rng.permutation(sorted(splits.side))):
+        strata.setdefault((splits.side[subject], labels.get(subject, -1)), []).append(subject)
+    order: dict[str, float] = {}
+    for members in strata.values():
+        start = rng.random()
+        order |= {subject: (number + start) / len(members) for number, subject in enumerate(members)}
+    kept = {subject for subject, position in order.items() if position < share}
+    for label in {label for _, label in strata}:
+        sides = {side: members for (side, of_side), members in strata.items() if of_side == label}
+        first = sorted((order[members[0]], members[0]) for members in sides.values())
+        kept |= {subject for _, subject in first[:2]}
     return ThinnedSplits(splits.side, splits.folds, splits.record, frozenset(kept))
 
 

@@ -21,6 +21,11 @@ RULES: dict[str, tuple[Consensus, ...]] = {
     "classification": ("majority", "adjudication"),
 }
 DEFAULT_CONSENSUS: dict[str, Consensus] = {"regression": "mean", "ordinal": "median", "classification": "majority"}
+SEVERITY = {"0": "none", "1": "slight", "2": "moderate", "3": "severe", "4": "very severe"}
+AREA = {"0": "0 %", "1": "1 to 9 %", "2": "10 to 29 %", "3": "30 to 49 %", "4": "50 to 69 %"}
+AREA |= {"5": "70 to 89 %", "6": "90 to 100 %"}
+# Fredriksson and Pettersson, Severe psoriasis: oral therapy with a new retinoid, Dermatologica 157 (1978), 238-244.
+PASI = dict.fromkeys(("erythema", "induration", "desquamation", "scaling"), SEVERITY) | {"area": AREA}
 REASONS = ("poor quality", "wrong view or body part", "not in the image", "other")
 
 
@@ -36,7 +41,7 @@ class Reading(StudyModel):
     """What readers score. Default: every target of the study; scores such as `pasi` are computed from them."""
     steps: dict[str, Annotated[float, Field(gt=0)]] = {}
     """The smallest difference between two values of a number, such as `{extent: 0.5}`. Default: 1 for whole numbers,
-    else about a hundredth of the range."""
+    else the largest power of ten that is at most a hundredth of the range."""
     anchors: dict[str, Literal["pasi"] | dict[Annotated[str, BeforeValidator(_as_text)], str]] = {}
     """What a value means, shown to readers: `{grade: {0: no sign, 1: mild}}`. `pasi`: the published grades of erythema,
     induration, desquamation and area, which targets of these names have in a study with the score `pasi`."""
@@ -85,9 +90,19 @@ class Reading(StudyModel):
         for name in self.disagreement:
             classes = kind_named(study.kind_of(name)).metrics_of == "classification"
             refuse({f"reading.disagreement.{name}: classes are equal or not; leave it out": classes})
-        for name in self.steps:
+        for name, step in self.steps.items():
             number = kind_named(study.kind_of(name)).form == "number"
             refuse({f"reading.steps.{name}: {cut(name)} has classes, which have no step": not number})
+            low, high = study.range_of(name)
+            refuse(
+                {
+                    f"reading.steps.{name}: a step of {step:g} is larger than the range of {high - low:g}": step
+                    > high - low
+                }
+            )
+        for name, stated in self.anchors.items():
+            unknown = stated == "pasi" and name not in PASI
+            refuse({f"reading.anchors.{name}: `pasi` has meanings of {', '.join(PASI)} only": unknown})
         refuse({"reading.reasons: state one reason or more": not self.reasons})
 
 

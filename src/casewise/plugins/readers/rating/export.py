@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -242,7 +242,7 @@ def _keys(cohort: Cohort, name: str, *, by_case: bool, readings: Readings) -> pd
     return keys.assign(target=name, region="" if by_case else images["region"])[KEYS]
 
 
-def _texts(values: pd.Series, field: FormField) -> list[str]:
+def _texts(values: Iterable[float], field: FormField) -> list[str]:
     """Values as the table of a study has them; empty without one."""
     return ["" if np.isnan(value) else _text(value, field) for value in values]
 
@@ -257,12 +257,42 @@ def write_labels(labels: Labels, readings: Readings, path: Path) -> list[Path]:
     Returns:
         The two files.
     """
-    every = path.with_name(f"{path.stem}-readings.csv")
-    tables = {path: labels.table, every: readings.table.drop(columns="entry")}
+    every, fields = every_reading(path), {(field.target, field.region): field for field in readings.form.fields}
+    table = readings.table.drop(columns="entry")
+    own = [fields[key] for key in zip(table["target"], table["region"], strict=True)]
+    table = table.assign(value=[t for v, f in zip(table["value"], own, strict=True) for t in _texts([v], f)])
+    tables = {path: labels.table, every: table}
     return [
-        write_atomic(file, table.astype(str).replace("nan", "").map(guarded).to_csv(index=False))
-        for file, table in tables.items()
+        write_atomic(file, texts.fillna("").astype(str).map(guarded).to_csv(index=False))
+        for file, texts in tables.items()
     ]
+
+
+def every_reading(path: Path) -> Path:
+    """The file beside an exported table that has every reading."""
+    return path.with_name(f"{path.stem}-readings.csv")
+
+
+def check_export(path: Path, table: Path) -> None:
+    """Check that labels may be written to a file: it is new, or an earlier export.
+
+    Args:
+        table: of the study.
+
+    Raises:
+        CasewiseError: it has another ending, is a folder, or would replace another file.
+    """
+    problem = ""
+    if path.is_dir():
+        problem = "is a folder"
+    elif path.suffix.casefold() != ".csv":
+        problem = "does not end in .csv"
+    elif path.exists() and path.samefile(table):
+        problem = "is the table of the study"
+    elif path.exists() and not every_reading(path).exists():
+        problem = "exists and is no export"
+    if problem:
+        raise CasewiseError(f"--export: {path} {problem}. Name a new file, such as labels.csv.")
 
 
 def study_lines(labels: Labels, study: Study, path: Path) -> str:
@@ -276,4 +306,6 @@ def study_lines(labels: Labels, study: Study, path: Path) -> str:
         lines += ["evaluation:", "  readers:"]
         for name, of in numbers.items():
             lines.append(f"    {name}: {{{', '.join(f'{reader}: {column}' for reader, column in of.items())}}}")
+    others = [column for name, of in labels.readers.items() if name not in numbers for column in of.values()]
+    lines += ["audit:", f"  outcomes: [{', '.join(others)}]"] if others else []
     return "\n".join(lines)

@@ -248,6 +248,20 @@ class ReadingStore:
 
     # ------------------------------------------------------------------------------------------------------- entries
 
+    def check_names(self, readers: Sequence[str]) -> None:
+        """Check that no reader has the name of an earlier one in other letters.
+
+        Raises:
+            CasewiseError: one differs from another, or from a reader of entries, by capital letters only.
+        """
+        recorded = [str(row[0]) for row in self._rows("SELECT DISTINCT reader FROM windows")]
+        names: dict[str, str] = {}
+        for name in [*recorded, *readers]:
+            if names.setdefault(name.casefold(), name) != name:
+                raise CasewiseError(
+                    f"--reader: {name} and {names[name.casefold()]} differ by capital letters only. Use one."
+                )
+
     def open_window(self, session: str, reader: str) -> str:
         """Begin a window of a reader; earlier ones of the same reader may not write any more."""
         name = secrets.token_urlsafe(12)
@@ -304,15 +318,16 @@ class ReadingStore:
         return newest
 
 
-def check_reader(name: str) -> str:
-    """Return the name of a reader.
+def check_reader(name: str, option: str = "--reader") -> str:
+    """Return the name of a reader or session.
 
     Raises:
         CasewiseError: it is empty, too long, or no plain name.
     """
     if not name or len(name) > 40 or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        text = f"--reader: {cut(name)} is not a reader's name."
-        raise CasewiseError(f"{text} Use at most 40 letters, digits and - _ . , such as reader-1.")
+        raise CasewiseError(
+            f"{option}: {cut(name)} is not a name. Use at most 40 letters, digits and - _ . , such as reader-1."
+        )
     return name
 
 

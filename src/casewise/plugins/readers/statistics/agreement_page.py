@@ -54,7 +54,7 @@ from casewise.report.blocks import (
 )
 from casewise.report.context import report_title
 from casewise.report.figures.drawing import FAINT, MARKERS, SERIES, Drawing, Look, canvas, key, limits, svg
-from casewise.report.formatting import capital, counted, interval, listed, number, signed
+from casewise.report.formatting import capital, counted, interval, listed, number, plain, signed
 from casewise.report.tables import MetricFormat
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ READERS = (
     "Bias: the reader minus the mean of the others on the same cases. Drift: the change of this difference from the"
     " first to the last case of the session. Read twice: cases that were shown again without notice. An interval is"
     " for one figure: of twenty, about one excludes 0 by chance, which the words on the first screen take into account."
+    ""
 )
 PAIRS = (
     "Bias: the second reader minus the first. Limits of agreement: 95 % of the differences lie between them; of"
@@ -102,8 +103,8 @@ DUEL = (
 )
 REFERENCE = (
     "Against {reference}. Other readers: intervals for other readers and cases (Obuchowski and Rockette, Hillis);"
-    " these readers: for other cases only. AUROC of calls: the mean of sensitivity and specificity. Readers state no"
-    " probabilities, so the AUROC of the model’s has no counterpart."
+    " these readers: for other cases only. AUROC of calls: the mean of sensitivity and specificity, as readers state"
+    " no probabilities."
 )
 WRITE = MetricFormat()
 KINDS = {NUMBERS: "Numbers", GRADES: "Grades", CLASSES: "Classes"}
@@ -139,10 +140,13 @@ def write_agreement(
     page = Page(own, scales, agreements(own, form.fields, plan), settings.margin, few, plan.confidence)
     blind = own["kind"].iloc[0] == BLIND
     of_model = duels(own, form.fields, model, settings.margin, plan) if model and blind else {}
-    sections = [page.result(of_model, synthetic=study.synthetic), *page.details()]
+    compared = against_reference(readings, form.fields, model, plan) if model else {}
+    notes = [] if study.subjects_known else [f"{study.not_known}; intervals may be too narrow."]
+    sections = [page.result(of_model, compared, ["Synthetic phantom data, not patients."] * study.synthetic + notes)]
+    sections += page.details()
     if model and of_model:
         sections.append(page.duel(of_model, model))
-    if model and (compared := against_reference(readings, form.fields, model, plan)):
+    if model and compared:
         sections.append(page.reference(compared, model))
     title, style = report_title(study), (FOLDER / "report.css").read_text() + STYLE
     return write_atomic(path, plain_page(title, sections, kind="Agreement of readers", style=style, footer=FOOTER))
@@ -209,7 +213,9 @@ class Page(Answers):
         plots = [plot for name in self.whole if (plot := self.plot(name)) is not None]
         regions = {name: result for name, result in self.results.items() if "[" in name}
         blocks: list[Block] = [Plots(plots)] if plots else []
-        blocks.append(self.reader_table(self.whole, READERS))
+        two = [scale for name in self.whole if len((scale := self.scale(name)).names) == 2]
+        directions = [f" {s.title}: a bias is how much more often a reader says {plain(s.names[1])}." for s in two]
+        blocks.append(self.reader_table(self.whole, READERS + "".join(directions)))
         if regions:
             blocks.append(Fold("By region", [self.reader_table(regions, "Each reader by region.")]))
         return blocks
@@ -299,10 +305,10 @@ class Page(Answers):
         for reader, each in [*duel.readers.items(), ("Mean over readers", duel.mean)]:
             cells = [scale.size(each.reader), scale.size(each.model), scale.difference(each.difference)]
             rows.append(Row(reader, [*cells, Cell(verdict_words(each, duel.margin, scale))], mark=each is duel.mean))
-        error = "Share of the others who disagree" if scale.kind == CLASSES else "Mean distance from the others"
+        error = "share of the others who disagree" if scale.kind == CLASSES else "mean distance from the others"
         margin = "no margin" if duel.margin is None else f"a margin of {margin_words(duel.margin, scale)}"
-        caption = f"{self.label(name)}. {error}; {margin} was stated in advance."
-        return Table(["Reader", "Reader", "Model", "Difference", "The model is"], rows, caption)
+        caption = f"{self.label(name)}. Error: {error}; {margin} was stated in advance."
+        return Table(["Reader", "Reader’s error", "Model’s error", "Difference", "The model is"], rows, caption)
 
     def reference(self, compared: Mapping[str, AgainstReference], model: ModelPredictions) -> Section:
         """Readers, model, and readers with the model, against a reference that depends on no reader."""
@@ -313,12 +319,11 @@ class Page(Answers):
                 rows = [_comparison_row(each) for each in comparisons]
                 if not rows:
                     continue
-                if pair == "model" and against.auroc:
-                    cells = [WRITE.cell("auroc", against.auroc), *(Cell("–") for _ in range(3))]
-                    rows.append(Row(f"{WRITE.title('auroc')} of probabilities", cells))
                 sizes = f"{counted(comparisons[0].n_cases, 'case')} of {counted(comparisons[0].n_subjects, 'subject')}"
                 heads = ["Figure", *names[pair], "Difference, other readers", "Difference, these readers"]
-                blocks.append(Table(heads, rows, f"{self.scales[target].title}, {sizes}."))
+                scale = self.scales[target]
+                positive = scale.names[model.positive.get(target, 1)]
+                blocks.append(Table(heads, rows, f"{scale.title}, {sizes}; positive: {plain(positive)}."))
         return Section("reference", "Against the reference", blocks)
 
 

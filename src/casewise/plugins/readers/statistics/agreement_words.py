@@ -20,9 +20,9 @@ from casewise.plugins.readers.statistics.coefficients import (
     readers_for,
     readers_for_half_width,
 )
-from casewise.plugins.readers.statistics.duel import AIDED, BLIND, DOUBTFUL, Duel, ReaderDuel
+from casewise.plugins.readers.statistics.duel import AIDED, BLIND, DOUBTFUL, AgainstReference, Duel, ReaderDuel
 from casewise.report.blocks import Block, Cell, Heading, Items, Section, Text
-from casewise.report.formatting import capital, counted, digits_of, interval, listed, number, percent, plain
+from casewise.report.formatting import capital, counted, digits_of, interval, listed, number, percent, plain, signed
 from casewise.report.tables import MetricFormat, figure_cell, split_key
 from casewise.targets import kind_named
 
@@ -126,15 +126,17 @@ class Answers:
 
     # ------------------------------------------------------------------------------------------------ first screen
 
-    def result(self, of_model: Mapping[str, Duel], *, synthetic: bool) -> Section:
-        """The answers in words."""
+    def result(
+        self, of_model: Mapping[str, Duel], compared: Mapping[str, AgainstReference], notes: Sequence[str]
+    ) -> Section:
+        """The answers in words, after notes on the data."""
         read = self.readings[self.readings["value"].notna()]
         readers = read["reader"].unique()
         sizes = f"{counted(read['case'].nunique(), 'case')} of {counted(read['subject'].nunique(), 'subject')}"
-        phantom = "Synthetic phantom data, not patients. " if synthetic else ""
         # how the columns of a table were read is not known
         how = "" if (self.readings["session"] == OF_TABLE).any() else HOW[self.readings["kind"].iloc[0]]
-        blocks: list[Block] = [Text(f"{phantom}{counted(len(readers), 'reader')} scored {sizes}{how}.")]
+        blocks: list[Block] = [Text(f"{counted(len(readers), 'reader')} scored {sizes}{how}.")]
+        blocks += [Text(note, note=True) for note in notes]
         for name, few in self.few.items():
             why = f"scored fewer than {FEWEST_SUBJECTS} subjects"
             blocks.append(Text(f"{self.scale(name).title}: not counted are {listed(few)}, who {why}.", note=True))
@@ -144,6 +146,7 @@ class Answers:
             "Does a reader give the same answer twice?": self.read_twice(),
             "How many readers are needed?": self.how_many(),
             "Is the model as close to the readers as a reader is?": self.is_model_as_close(of_model),
+            "How do readers and model compare with the reference?": self.beside_reference(compared),
         }
         for question, answers in questions.items():
             if answers:
@@ -236,6 +239,20 @@ class Answers:
                 means = "reader is" if enough == 1 else "readers have a mean"
                 within = f"within {margin_words(margin, self.scale(name))} of the mean of all readers"
                 sentences.append(f"{title}: {enough} {means} {within}, in 95 % of the cases.")
+        return sentences
+
+    def beside_reference(self, compared: Mapping[str, AgainstReference]) -> list[str]:
+        """The mean of sensitivity and specificity of the model, and of readers with it, minus that of the readers."""
+        sentences = []
+        for target, against in compared.items():
+            pairs = (("the model has", against.model), ("with the model, readers have", against.aided or []))
+            for who, comparisons in pairs:
+                gap = next((each.difference for each in comparisons if each.metric == "auroc"), None)
+                if gap is None or gap.value is None:
+                    continue
+                ends = interval(gap.fixed, 2, words=True)
+                text = f"{who} a mean of sensitivity and specificity that differs by {signed(gap.value, 2)}{_in(ends)}"
+                sentences.append(f"{self.scale(target).title}: {text} from these readers alone.")
         return sentences
 
     def is_model_as_close(self, of_model: Mapping[str, Duel]) -> list[str]:

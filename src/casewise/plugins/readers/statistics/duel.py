@@ -20,8 +20,8 @@ from casewise.evaluation.agreement import by_key
 from casewise.evaluation.bootstrap import PLAN, Plan, mean_by_subject
 from casewise.evaluation.results import Estimate, Record
 from casewise.plugins.readers.statistics.agreement import leaving_out, mean_of_others, ratings_of, undefined
-from casewise.plugins.readers.statistics.coefficients import CLASSES, NUMBERS
-from casewise.plugins.readers.statistics.multi_reader import METRICS, ModalityComparison, by_column, compare_modalities
+from casewise.plugins.readers.statistics.coefficients import CLASSES
+from casewise.plugins.readers.statistics.multi_reader import METRICS, ModalityComparison, compare_modalities
 from casewise.targets import kind_named
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class ModelPredictions:
     Attributes:
         name: of the model, in words.
         source: what the cases were to the model, such as `out of fold`.
-        rows: `case`, `region`, `target`, `value` (numbers of classes from 0); where they exist `image`, `truth` (the
-            study's reference), and the probabilities `p0` and `p1` of two classes.
+        rows: `case`, `region`, `target`, `value` (numbers of classes from 0); where they exist `image`, and `truth`
+            (the study's reference).
         reference: what the truth rests on, where it does not depend on these readers; only then is it compared with.
         positive: the number of the positive one of two classes, by target; 1 where it is not stated.
     """
@@ -183,12 +183,10 @@ class AgainstReference(Record):
     Attributes:
         model: the model's calls minus the readers'.
         aided: readers in sessions with the model minus without.
-        auroc: of the model's probabilities, in the cases of `model`.
     """
 
     model: list[ModalityComparison]
     aided: list[ModalityComparison] | None = None
-    auroc: Estimate | None = None
 
 
 def against_reference(
@@ -210,18 +208,14 @@ def against_reference(
         def compared(first: np.ndarray, second: np.ndarray) -> list[ModalityComparison]:
             return [compare_modalities(metric, truth, first, second, subjects, plan) for metric in METRICS]  # noqa: B023
 
-        with_model, auroc = None, None
+        with_model = None
         aided = of_target[(of_target["kind"] == AIDED) & of_target["reader"].isin(ratings.readers)]
         if len(aided):
             second = ratings_of(aided)
             both = [name in second.readers for name in ratings.readers]
             table = pd.DataFrame(second.first, second.units, second.readers).reindex(ratings.units)
             with_model = compared(_calls(table.to_numpy(float), positive), readers[:, both])
-        if (name := f"p{positive}") in rows:
-            p = aligned(ratings.units, rows, name, NUMBERS)
-            complete = ~np.isnan(np.column_stack([p, value, readers, truth])).any(axis=1)
-            auroc = by_column("auroc", truth[complete], p[complete, None], subjects[complete], plan)[0]
-        result[target] = AgainstReference(compared(value[:, None], readers), with_model, auroc)
+        result[target] = AgainstReference(compared(value[:, None], readers), with_model)
     return result
 
 

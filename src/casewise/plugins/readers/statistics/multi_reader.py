@@ -32,6 +32,8 @@ from casewise.evaluation.results import Estimate, Record
 from casewise.metrics.roc import ranking
 
 Metric = Literal["auroc", "sensitivity", "specificity"]
+# Fewer readers say too little of others.
+FEWEST_READERS = 3
 METRICS: tuple[Metric, ...] = ("auroc", "sensitivity", "specificity")
 _SAME, _MOST_FREEDOM = 1e-12, 1e9
 
@@ -130,8 +132,8 @@ def random_readers(points: np.ndarray, covariance: np.ndarray, plan: Plan = PLAN
     (0.0658, 3.38)
     """
     count = len(points)
-    if count < 2:
-        return Inference(None, None, reason="one reader: nothing is known of other readers")
+    if count < FEWEST_READERS:
+        return Inference(None, None, reason=f"fewer than {FEWEST_READERS} readers say too little of others")
     between = float(points.var(ddof=1))
     shared = max(float(covariance.sum() - np.trace(covariance)) / (count * (count - 1)), 0.0)
     freedom = (between + count * shared) ** 2 / (between**2 / (count - 1)) if between > _SAME**2 else np.inf
@@ -204,7 +206,7 @@ def mean_over_readers(
     random = random_readers(points, (len(without) - 1) / len(without) * deviation.T @ deviation, plan)
     error, freedom = jackknife(without.mean(axis=1, keepdims=True), Basis({}, first.presence, {}, 0.95).strata)
     fixed = _inference(float(points.mean()), float(error[0]) ** 2, float(freedom[0]), plan)
-    result = ReaderMean(value, random, fixed)
+    result = ReaderMean(value, _at_least(random, fixed), fixed)
     if metric == "auroc":
         several = len(np.unique(np.asarray(subjects, dtype=str))) < len(subjects)
         reason = "subjects have several cases" if several else random.reason
@@ -265,6 +267,15 @@ def _inference(value: float, variance: float, freedom: float, plan: Plan) -> Inf
     error, freedom = float(np.sqrt(variance)), min(freedom, _MOST_FREEDOM)
     half = float(stdtrit(freedom, (1 + plan.confidence) / 2)) * error
     return Inference(value - half, value + half, error, freedom, float(2 * stdtr(freedom, -abs(value) / error)))
+
+
+def _at_least(random: Inference, fixed: Inference) -> Inference:
+    """An inference for other readers, which by chance can be narrower than one for these: then that one's ends."""
+    if None in (random.low, random.high, fixed.low, fixed.high):
+        return random
+    if random.high - random.low >= fixed.high - fixed.low:  # type: ignore[operator]
+        return random
+    return replace(random, low=fixed.low, high=fixed.high, p=fixed.p)
 
 
 def _within(mean: ReaderMean) -> ReaderMean:

@@ -36,7 +36,7 @@ export async function request(path, options = {}) {
   throw new Refused(response.status, answer?.error?.message || `The service answers with status ${response.status}.`);
 }
 
-export const call = async (path, body) => (await request(path, body && { method: "POST", body: JSON.stringify(body), keepalive: true })).json();
+export const call = async (path, body) => (await request(path, body && { method: "POST", body: JSON.stringify(body) })).json();
 
 export class Entries {
   // `on`: state(kind, message), saved(answer), refused(entry, message), taken(), token()

@@ -100,14 +100,14 @@ export class ScoreForm {
     return row;
   }
 
-  // A typed number is taken when it is complete: no longer number begins like it, or Enter was pressed.
+  // A typed number is taken when it is complete: Enter was pressed, or the reader goes elsewhere.
   type(field, complete, onward = true) {
     const text = typedIn(field);
     const { valid, longer } = typed(field, text);
     const bad = text && !valid && (complete || !longer);
     field.note.textContent = bad ? `Type a number from ${field.range}.` : "";
     field.entry.setAttribute("aria-invalid", String(Boolean(bad)));
-    if (!valid || (longer && !complete) || Number(text) === Number(this.values[field.key] ?? NaN)) return;
+    if (!valid || !complete || Number(text) === Number(this.values[field.key] ?? NaN)) return;
     this[onward ? "choose" : "take"](field, plain(Number(text)));
   }
 
@@ -224,13 +224,10 @@ export class ScoreForm {
     }
     if (field.keys[0] !== "" || !/[\d.,-]/.test(sign)) return false;
     const text = this.buffer + sign.replace(",", ".");
+    this.buffer = text;
+    this.show(field);
     const { valid, longer } = typed(field, text);
-    if (valid && !longer) this.choose(field, text);
-    else {
-      this.buffer = longer ? text : "";
-      this.show(field);
-      if (!longer) field.note.textContent = `${text} is not one of the grades.`;
-    }
+    if (!valid && !longer) field.note.textContent = `${text} is not one of the grades.`;
     return true;
   }
 
@@ -240,6 +237,7 @@ export class ScoreForm {
     if (!text) return false;
     if (field.entry) this.type(field, true);
     else if (typed(field, text).valid) this.choose(field, text);
+    else field.note.textContent = `${text} is not one of the grades.`;
     return true;
   }
 

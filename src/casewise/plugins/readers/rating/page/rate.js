@@ -5,7 +5,7 @@ import { ScoreForm } from "./form.js";
 import { Viewer, columnsFor, keep, prefetch } from "./viewer.js";
 
 const KEYS = [
-  ["0–9, letters", "choose a score and go on; numbers are typed"], ["↵ or →", "next case"], ["←", "previous case"],
+  ["0–9, letters", "choose a score and go on; a number that is typed ends with ↵"], ["↵ or →", "next case"], ["←", "previous case"],
   ["↑ ↓", "another score of the case"], ["⌫", "undo the last entry"], ["U", "the case cannot be judged"], ["C", "comment (Esc leaves it)"],
   ["+ −, wheel", "zoom; drag or arrows move an image with the focus"], ["W + arrows, right drag", "window (← →) and level (↑ ↓)", "grey volume"],
   ["[ ], Page ↑ ↓, wheel", "slices of a scan", "volume"], ["F, double click", "image larger, and back"], ["R", "reset zoom and window"], ["?", "these keys"],
@@ -123,7 +123,7 @@ function askForToken() {
     event.preventDefault();
     setToken(input.value.trim());
   });
-  const texts = ["Each reader of this study has a token. This browser forgets it when the tab is closed."];
+  const texts = ["Each reader of this study has a token, which is the end of the link that the owner of the study sends. This browser forgets it when the tab is closed."];
   if (waiting) texts.push("Not saved, because the service now needs a token (enter it again if it is missing):");
   screen("Your token", texts, ...(waiting ? [waiting] : []), row);
 }
@@ -279,10 +279,11 @@ function mark(region) {
 }
 
 function showUnreadable() {
-  const reason = current.unreadable;
+  const reason = current.unreadable, invisible = current.images.every((image) => !image.kind);
+  if (invisible && !reason) hint("No image of this case can be shown. State that it cannot be judged (U).");
   get("unreadable").hidden = !reason;
   get("unreadable").firstElementChild.textContent = `Cannot be judged: ${reason}`;
-  get("fields").hidden = Boolean(reason);
+  get("fields").hidden = Boolean(reason) || invisible;
   get("cannot").disabled = Boolean(reason);
 }
 
@@ -365,7 +366,8 @@ function help() {
   const useful = (matchMedia("(pointer: coarse)").matches ? TOUCHES : KEYS).filter(([, , needed]) => !needed || kinds.some((kind) => needed.includes(kind)));
   for (const [keys, text] of useful) list.append(element("dt", keys), element("dd", text));
   const intro = `${counted(desk.progress.total, "case")}, one at a time. Every entry is saved at once; you can stop at any time and go on later.`;
-  dialog("How to score", [element("p", intro), list, button("Continue", () => get("dialog").close(), { className: "main", autofocus: true })]);
+  const others = Object.keys(current?.shown || {}).length ? [element("p", "The lines above the scores are what the model predicts, or what the readers A, B, … gave.")] : [];
+  dialog("How to score", [element("p", intro), ...others, list, button("Continue", () => get("dialog").close(), { className: "main", autofocus: true })]);
 }
 
 // On to the next case, by Enter only if this one has all its scores.
