@@ -223,3 +223,12 @@ def test_the_page_and_the_table_of_a_run(baseline_run: Run, tmp_path: Path) -> N
     assert len(table) == len(plan.expected) + 1 + len(SHARES) + 1
     assert table.loc[table["quantity"] == "expected interval", "extrapolated"].any()
     assert table.loc[table["quantity"] == "subjects needed", "width"].tolist() == [0.2]
+
+
+def test_a_share_of_few_subjects_of_many_labels_is_that_share() -> None:
+    side = {f"s{number}": number % 5 for number in range(50)}
+    labels = {subject: int(subject[1:]) % 7 for subject in side}
+    splits = Splits(side, 5, {})
+    for share in (0.25, 0.5, 0.75):
+        counts = [len(thinned(splits, labels, share, seed, classes=False).training(0)) for seed in range(20)]
+        assert np.mean(counts) == pytest.approx(40 * share, abs=2.5)

@@ -19,6 +19,7 @@ from casewise.plugins.readers.form import FormError, form_of
 from casewise.plugins.readers.model_values import held_out_rows
 from casewise.plugins.readers.rating.export import (
     adjudication_items,
+    check_export,
     consensus,
     first_readings,
     labels_of,
@@ -421,3 +422,33 @@ def test_cases_on_which_the_model_was_chosen_are_not_compared(chosen_on: str, st
     run: Any = SimpleNamespace(predictions=rows.assign(image=""), results=SimpleNamespace(main=main), folder="run")
     assert held_out_rows(run, to_compare=True)["stage"].tolist() == stages
     assert len(held_out_rows(run)) == 2
+
+
+def test_an_export_has_the_names_of_classes_and_replaces_no_other_file(
+    study: Study, cohort: Cohort, store: ReadingStore, tmp_path: Path
+) -> None:
+    session = open_session(study, cohort, store, SessionRequest("blind"))
+    read_all(session, store, "anna")
+    window, first = store.open_window("blind", "ben"), session.order_for("ben")[0]
+    store.append(Entry("blind", "ben", first.item.key, 1, 1, "", "poor quality", session.form.version), window)
+    readings = readings_of(study, cohort, store)
+    path = tmp_path / "labels.csv"
+    check_export(path, study.cohort)
+    write_labels(labels_of(readings, study, cohort), readings, path)
+    every = pd.read_csv(tmp_path / "labels-readings.csv", keep_default_na=False, dtype=str)
+    assert set(every[(every["target"] == "kind_of") & (every["reader"] == "anna")]["value"]) == {"plaque"}
+    assert set(every[every["reader"] == "ben"]["value"]) == {""}
+    check_export(path, study.cohort)  # an earlier export
+    (tmp_path / "other.csv").write_text("keep")
+    for name in (study.cohort, tmp_path / "other.csv", tmp_path, tmp_path / "labels.xlsx"):
+        with pytest.raises(CasewiseError):
+            check_export(Path(name), study.cohort)
+
+
+def test_names_that_differ_by_capital_letters_are_refused(store: ReadingStore) -> None:
+    store.begin("blind", "blind", SessionFacts(0, 0.0, longitudinal=False))
+    store.open_window("blind", "anna")
+    store.check_names(["anna", "ben"])
+    for names in (["Anna"], ["ben", "Ben"]):
+        with pytest.raises(CasewiseError):
+            store.check_names(names)

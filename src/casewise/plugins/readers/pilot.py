@@ -281,11 +281,11 @@ class ThinnedSplits(Splits):
         return [subject for subject in super().training(fold) if subject in self.kept]
 
 
-def thinned(splits: Splits, labels: dict[str, int], share: float, seed: int) -> ThinnedSplits:
+def thinned(splits: Splits, labels: dict[str, int], share: float, seed: int, *, classes: bool = True) -> ThinnedSplits:
     """Splits with a random share of the subjects to be trained on, as nearly as possible of each side and label.
 
-    With the same seed, those of a smaller share are among those of a larger one. Each label stays on two sides, so that
-    no fold lacks it.
+    With the same seed, those of a smaller share are among those of a larger one. Of `classes`, each label stays on two
+    sides, so that no fold lacks it.
     """
     rng, strata = np.random.default_rng(seed), dict[tuple[int, int], list[str]]()
     for subject in map(str, rng.permutation(sorted(splits.side))):
@@ -295,7 +295,7 @@ def thinned(splits: Splits, labels: dict[str, int], share: float, seed: int) -> 
         start = rng.random()
         order |= {subject: (number + start) / len(members) for number, subject in enumerate(members)}
     kept = {subject for subject, position in order.items() if position < share}
-    for label in {label for _, label in strata}:
+    for label in {label for _, label in strata} if classes else ():
         sides = {side: members for (side, of_side), members in strata.items() if of_side == label}
         first = sorted((order[members[0]], members[0]) for members in sides.values())
         kept |= {subject for _, subject in first[:2]}
@@ -362,7 +362,8 @@ def refitted(run: FinishedRun, baseline: str, share: float, draw: int) -> tuple[
     values = label_table(panels, study)[:, list(study.outputs).index(name)]
     labels = kind_named(study.kind_of(name)).fold_labels(values, *study.range_of(name), len(study.classes_of(name)))
     of_subject = dict(zip(panels["subject"].astype(str), map(int, labels), strict=True))
-    splits = thinned(run.splits, of_subject, share, study.seed + draw)
+    classes = kind_named(study.kind_of(name)).form != "number"
+    splits = thinned(run.splits, of_subject, share, study.seed + draw, classes=classes)
     store = prepared.store
     inputs = JobInputs(study, prepared.cohort, splits, StoreAddress(store.folder, store.address))
     counts, tables = [], []
