@@ -86,7 +86,6 @@ READERS = (
     "Bias: the reader minus the mean of the others on the same cases. Drift: the change of this difference from the"
     " first to the last case of the session. Read twice: cases that were shown again without notice. An interval is"
     " for one figure: of twenty, about one excludes 0 by chance, which the words on the first screen take into account."
-    ""
 )
 PAIRS = (
     "Bias: the second reader minus the first. Limits of agreement: 95 % of the differences lie between them; of"
@@ -103,8 +102,8 @@ DUEL = (
 )
 REFERENCE = (
     "Against {reference}. Other readers: intervals for other readers and cases (Obuchowski and Rockette, Hillis);"
-    " these readers: for other cases only. AUROC of calls: the mean of sensitivity and specificity, as readers state"
-    " no probabilities."
+    " these readers: for other cases only. With few readers, the first can by chance be the narrower ones. AUROC of"
+    " calls: the mean of sensitivity and specificity, as readers state no probabilities."
 )
 WRITE = MetricFormat()
 KINDS = {NUMBERS: "Numbers", GRADES: "Grades", CLASSES: "Classes"}

@@ -206,7 +206,7 @@ def mean_over_readers(
     random = random_readers(points, (len(without) - 1) / len(without) * deviation.T @ deviation, plan)
     error, freedom = jackknife(without.mean(axis=1, keepdims=True), Basis({}, first.presence, {}, 0.95).strata)
     fixed = _inference(float(points.mean()), float(error[0]) ** 2, float(freedom[0]), plan)
-    result = ReaderMean(value, _at_least(random, fixed), fixed)
+    result = ReaderMean(value, random, fixed)
     if metric == "auroc":
         several = len(np.unique(np.asarray(subjects, dtype=str))) < len(subjects)
         reason = "subjects have several cases" if several else random.reason
@@ -267,15 +267,6 @@ def _inference(value: float, variance: float, freedom: float, plan: Plan) -> Inf
     error, freedom = float(np.sqrt(variance)), min(freedom, _MOST_FREEDOM)
     half = float(stdtrit(freedom, (1 + plan.confidence) / 2)) * error
     return Inference(value - half, value + half, error, freedom, float(2 * stdtr(freedom, -abs(value) / error)))
-
-
-def _at_least(random: Inference, fixed: Inference) -> Inference:
-    """An inference for other readers, which by chance can be narrower than one for these: then that one's ends."""
-    if None in (random.low, random.high, fixed.low, fixed.high):
-        return random
-    if random.high - random.low >= fixed.high - fixed.low:  # type: ignore[operator]
-        return random
-    return replace(random, low=fixed.low, high=fixed.high, p=fixed.p)
 
 
 def _within(mean: ReaderMean) -> ReaderMean:
