@@ -60,6 +60,8 @@ def window(browser: Any, service: Reading, size: tuple[int, int] = (1280, 900), 
         "request",
         lambda sent: None if sent.url.startswith((service.url, "blob:", "data:")) else problems.append(sent.url),
     )
+    # with interception from the beginning, a route that a test adds holds for the next request
+    page.route("**/api/entry", lambda route: route.continue_())
     page.goto(service.url)
     if begin:
         start(page)
@@ -289,8 +291,8 @@ def test_entries_of_a_window_that_was_taken_over_are_listed(browser: Any, served
         press(first, "2")
         first.locator("#state.retrying").wait_for()
         with window(browser, served) as second:
-            first.unroute("**/api/entry")
             first.reload()
+            first.unroute("**/api/entry")
             first.get_by_role("heading", name="This reading goes on in another window").wait_for()
             press(second, "3")
             saved(second)
@@ -564,6 +566,7 @@ def test_access(browser: Any, films: Reading, served: Reading, size: tuple[int, 
 # What the keyboard reaches, and that it is seen.
 def test_every_control_is_reached_by_the_keyboard(browser: Any, served: Reading) -> None:
     with window(browser, served) as page:
+        until(lambda: page.evaluate("document.activeElement.closest('.field')") is not None)
         page.evaluate("document.activeElement.blur()")
         names = []
         for _ in range(60):
