@@ -21,18 +21,20 @@ The head of the page follows.
 
 The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
 the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
-planned run, from 1 to 30 (in brackets); an epoch was measured on the first fold. scikit-learn: `StandardScaler` and
+planned run, from 1 to 30 (in brackets), or one on a random share of the images where no whole one fits; an epoch was
+measured on the first fold. scikit-learn: `StandardScaler` and
 `LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
 four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
-all other subjects. fastai reads images in the process that trains, with two threads. AutoGluon: `MultiModalPredictor`
-with its defaults, the same network and weights, and the time of the planned run as its limit. The slices of scans are
-images with the label of their case, and predictions of a case are averaged.
+all other subjects. AutoGluon: `MultiModalPredictor` with its defaults, the same network and weights, and the time of
+the planned run as its limit. The slices of scans are images with the label of their case, and predictions of a case are
+averaged.
 
 Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
 
-In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Minutes and
-seconds of wall clock are of training and prediction; those of the planned run are summed over its learners and folds.
+In brackets 95 % intervals by subject. Differences are paired: the same cases and resamples of subjects. Times are
+minutes and seconds of one core, for training and prediction, summed over folds: each network of the planned run was
+trained by one thread, and each peer had one core.
 """
 
 from __future__ import annotations
@@ -69,6 +71,8 @@ PACKS = {"severity": "extent", **dict.fromkeys(["skin", "oral", "hpylori", "idri
 PACKS |= dict.fromkeys(["tumour", "laterality", "grade"], "")
 # Epochs of fine_tune after the one of the head alone: as many as fit into the time of the planned run.
 FEWEST_EPOCHS, MOST_EPOCHS = 1, 30
+# Images, about, on which an epoch is measured.
+TRIED_IMAGES = 600
 # Columns that are text.
 TEXT = ("path", "subject", "case", "image")
 INNER_FOLDS = 4
@@ -283,7 +287,8 @@ def of_fastai(
 ) -> Predicted:
     """The same of fastai's networks, one for each fold, each trained in a process of its own, in so many `seconds`.
 
-    The number of epochs is in the column `epochs`.
+    The number of epochs is in the column `epochs`; where not even one fits, the share of the images that are trained on
+    is in `share`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images, predictions, tables, total = folder / "images.csv", folder / "fold.csv", [], 0.0
@@ -291,13 +296,15 @@ def of_fastai(
     (table if TEST in folds else table[table["fold"] != TEST]).to_csv(images, index=False)
     task = {"table": str(images), "data": "/", "network": weights.stem, "weights": str(weights), "numbers": numbers}
     task["predictions"] = str(predictions)
-    tried = users.measured("fastai fold", **task, fold=folds[0], epochs=1)["seconds"]
+    share = min(1.0, TRIED_IMAGES / len(table))
+    tried = users.measured("fastai fold", **task, fold=folds[0], epochs=1, share=share)["seconds"] / share
     # one epoch of fine_tune follows one of the head alone
     epochs = min(max(int(2 * seconds / len(folds) / tried) - 1, FEWEST_EPOCHS), MOST_EPOCHS)
+    share = min(1.0, seconds / len(folds) / tried)
     for fold in folds:
-        total += users.measured("fastai fold", **task, fold=fold, epochs=epochs)["seconds"]
+        total += users.measured("fastai fold", **task, fold=fold, epochs=epochs, share=share)["seconds"]
         tables.append(pd.read_csv(predictions, dtype=dict.fromkeys(TEXT, str), keep_default_na=False))
-    return pd.concat(tables, ignore_index=True).assign(epochs=epochs), total
+    return pd.concat(tables, ignore_index=True).assign(epochs=epochs, share=share), total
 
 
 def of_autogluon(
@@ -386,7 +393,8 @@ def peers_of(
     if options.fastai:
         make = partial(of_fastai, table, folds, weights, numbers=numbers, seconds=planned, folder=folder)
         made, seconds = read_or_make(folder / "fastai.csv", settings | {"most": MOST_EPOCHS}, make)
-        peers[f"fastai ({made['epochs'].max()})"] = made, seconds
+        share = f" of {made['share'].max():.0%}" if made["share"].max() < 1 else ""
+        peers[f"fastai ({made['epochs'].max()}{share})"] = made, seconds
     if options.autogluon:
         of_time = partial(of_autogluon, seconds=planned, folder=folder, python=options.autogluon)
         make = partial(of_time, table, folds, weights, numbers=numbers)
@@ -427,7 +435,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/auto-peers"), help="where predictions are kept")
     parser.add_argument("--part", type=Path, metavar="FILE", help="a file for the table alone (Markdown)")
     options = parser.parse_args()
-    users.ready()
+    users.ready(cores=1)
     options.fastai = options.fastai and users.has_fastai()
     lines, missing = [], []
     for spec in options.names or PACKS:
