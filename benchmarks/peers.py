@@ -22,10 +22,10 @@ The head of the page follows.
 The images, folds and subjects are those of [the planned runs](auto.md). fastai: `vision_learner` of MobileNetV2 with
 the same weights, `Resize(224)`, `aug_transforms()`, and `fine_tune` with as many epochs as fit into the time of the
 planned run, from 1 to 30 (in brackets), or one on a random share of the images where no whole one fits; an epoch was
-measured on the first fold. scikit-learn: `StandardScaler` and
-`LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the penalty chosen in
-four inner folds by subject. For grades both predict the most probable one. On a test set, each peer is trained once on
-all other subjects. AutoGluon: `MultiModalPredictor` with its defaults, the same network and weights, and the time of
+measured on the first fold. `aug_transforms()` mirrors images, so that fastai cannot learn a side. scikit-learn:
+`StandardScaler` and `LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the
+penalty chosen in four inner folds by subject. For grades both predict the most probable one. On a test set, each peer
+is trained once on all other subjects. AutoGluon: `MultiModalPredictor` with its defaults, the same network and weights, and the time of
 the planned run as its limit. The slices of scans are images with the label of their case, and predictions of a case are
 averaged.
 
@@ -448,6 +448,9 @@ def main() -> None:
     page = head_of(__doc__) + "\n" + part
     page += "".join(f"\n{name} is not a finished run in {options.runs}.\n" for name in missing)
     page += "" if options.fastai else "\nfastai was not trained.\n"
+    page += "" if options.autogluon else "\nAutoGluon was not trained.\n"
+    if left := [name for name in PACKS if name not in {spec.partition(":")[0] for spec in options.names or PACKS}]:
+        page += f"\nNot compared: {', '.join(left)}.\n"
     page += "\nMade by `python benchmarks/peers.py --output docs/results/auto-peers.md`.\n"
     publish(page, options.output)
     if options.part:
