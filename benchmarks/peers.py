@@ -25,9 +25,9 @@ planned run, from 1 to 30 (in brackets), or one on a random share of the images 
 measured on the first fold. `aug_transforms()` mirrors images, so that fastai cannot learn a side. scikit-learn:
 `StandardScaler` and `LogisticRegression` (numbers: `Ridge`) on the pooled features of the frozen MobileNetV2, with the
 penalty chosen in four inner folds by subject. For grades both predict the most probable one. On a test set, each peer
-is trained once on all other subjects. AutoGluon: `MultiModalPredictor` with its defaults, the same network and weights, and the time of
-the planned run as its limit. The slices of scans are images with the label of their case, and predictions of a case are
-averaged.
+is trained once on all other subjects. AutoGluon: `MultiModalPredictor` with its defaults, the same network and weights,
+and the time of the planned run as its limit. The slices of scans are images with the label of their case, and
+predictions of a case are averaged.
 
 Out of fold, the weights of the planned mean are fitted on predictions for the other folds by networks that had this
 fold's subjects among their training cases, which is slightly to its advantage; on a test set they are not.
