@@ -1,0 +1,350 @@
+"""Whether the studies of a node changed, against its first weeks and against the training of the model.
+
+Every series (numbers of the images, distance, flags, predictions, widths) is tested over all studies, by scanner and by
+site, with the sequential tests of `sequential`; together they raise at most one false alarm a year. They assume that
+studies are exchangeable within a scanner as long as nothing changes: one study a subject (`Studies.tested`), no
+seasons.
+Differences too small to matter are not reported (`LEAST_DIFFERENCE`). After an alarm a series starts anew, with the
+studies after the alarm as its baseline.
+
+The first studies are compared with the training once, by `casewise.inference.drift`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binomtest, chi2, ks_2samp, power_divergence
+
+from casewise.inference.drift import LEVEL, Quantiles, drift, shares_below
+from casewise.plugins.node.monitoring.sequential import (
+    ALTERNATIVES,
+    Floats,
+    alarm_at,
+    evidence,
+    mixture,
+    score_ratios,
+    sequential_scores,
+    share_ratios,
+    threshold,
+)
+from casewise.plugins.node.monitoring.series import Kind, Quantity, Studies
+
+if TYPE_CHECKING:
+    from casewise.inference.input_checks import Limits
+
+# Of the one false alarm a year, the share of the tests here; the others are those of outcomes.
+ALARMS_A_YEAR, OF_OUTCOMES = 0.75, 0.25
+# The least difference of two distributions of numbers (Kolmogorov and Smirnov) that is reported.
+LEAST_DIFFERENCE = 0.1
+# A scanner or site with fewer studies in the baseline is tested together with the others only.
+FEWEST_OF_SCOPE = 40
+# A scanner or site that the baseline lacks is reported once it has so many studies.
+NEW = 3
+# An alarm is one of a scanner or site if this share of the evidence is from it, and others have studies as well.
+OF_SCOPE, FEWEST_OTHERS = 0.9, 10
+# The share of studies that may be flagged, as in `casewise.inference.input_checks`, and that exceed a distance of 1.
+EXPECTED_FLAGGED = 0.05
+_SEED = 20_240_501
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The studies that a test is about: of a scanner, a site, or (both empty) all."""
+
+    scanner: str = ""
+    site: str = ""
+
+    @property
+    def text(self) -> str:
+        """Where, in words; empty for all."""
+        return f"on scanner {self.scanner}" if self.scanner else f"at site {self.site}" if self.site else ""
+
+    def rows(self, studies: Studies) -> NDArray[np.bool_]:
+        """(N,) whether a study belongs to it."""
+        if self.scanner:
+            return np.asarray(studies.scanners == self.scanner)
+        return np.asarray(studies.sites == self.site) if self.site else np.ones(len(studies), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that changed.
+
+    Attributes:
+        what: what changed; None for a new scanner or site.
+        scope: where.
+        since: the time of the first changed study (estimated), in seconds.
+        size: the difference of the distributions before and after (0 to 1), of shares their difference.
+        text: what changed, in words.
+        before, after: medians, or shares.
+        detected: the time of the study with which it was found.
+        from_start: whether it is a difference from the training that was there from the first study on.
+    """
+
+    what: Quantity | None
+    scope: Scope
+    since: float
+    size: float
+    text: str
+    before: float | None = None
+    after: float | None = None
+    detected: float | None = None
+    from_start: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tests of some studies: the scopes, and the logarithm of the evidence at which there is an alarm."""
+
+    scopes: tuple[Scope, ...]
+    threshold: float
+
+    @classmethod
+    def of(cls, studies: Studies, baseline: int) -> Plan:
+        """All studies, and each scanner and site with enough studies in the baseline, if there are several."""
+        first = studies.subset(np.arange(min(baseline, len(studies))))
+        scopes = [Scope()]
+        covered = [np.ones(len(first), dtype=bool)]
+        for scope in (*map(Scope, np.unique(first.scanners)), *(Scope(site=name) for name in np.unique(first.sites))):
+            rows = scope.rows(first)
+            if scope != Scope() and rows.sum() >= FEWEST_OF_SCOPE and not any((rows == each).all() for each in covered):
+                scopes.append(scope)
+                covered.append(rows)
+        return cls(tuple(scopes), threshold(len(studies.series) * len(scopes), ALARMS_A_YEAR))
+
+
+def changes(studies: Studies, baseline: int) -> list[Change]:
+    """What changed after the first `baseline` studies, in the order of time."""
+    if len(studies) <= baseline:
+        return []
+    plan = Plan.of(studies, baseline)
+    by_series = (change for quantity in studies.series for change in changes_of(studies, quantity, plan, baseline))
+    return sorted([*new_names(studies, baseline), *by_series], key=lambda change: change.since)
+
+
+def changes_of(studies: Studies, quantity: Quantity, plan: Plan, baseline: int) -> Iterator[Change]:
+    """The changes of one series."""
+    values = studies.series[quantity]
+    rows = np.flatnonzero(np.isfinite(values) & studies.tested)
+    first = int(np.searchsorted(rows, baseline))
+    rng = np.random.default_rng(_SEED)
+    while first < len(rows):
+        own = replace(studies, series={quantity: values}).subset(rows)
+        own_values = own.series[quantity]
+        if quantity.is_share:
+            ratios = share_ratios(own_values, own.strata)
+        else:
+            ratios = score_ratios(sequential_scores(own_values, own.strata, rng))
+        ratios[:first] = 0
+        change, row = _first_change(own, quantity, plan, ratios, first)
+        if change is None:
+            return
+        yield change
+        rows, first = rows[row + 1 :], baseline
+
+
+def _first_change(
+    own: Studies, quantity: Quantity, plan: Plan, ratios: Floats, first: int
+) -> tuple[Change | None, int]:
+    """The first change that is large enough, with the row of the alarm."""
+    alarms: list[tuple[int, float, Scope]] = []
+    for scope in plan.scopes:
+        rows = np.flatnonzero(scope.rows(own)[first:]) + first
+        if len(rows):
+            last, grown = evidence(ratios[rows], own.days[rows])
+            total = mixture(grown)
+            alarms += [(int(rows[last[day]]), -total[day], scope) for day in np.flatnonzero(total >= plan.threshold)]
+    for row, _, scope in sorted(alarms, key=lambda alarm: alarm[:2]):
+        change = _change(own, quantity, plan, ratios, (scope, row, first))
+        if change.size >= (0 if quantity.is_share else LEAST_DIFFERENCE):
+            return change, row
+    return None, 0
+
+
+def _change(own: Studies, quantity: Quantity, plan: Plan, ratios: Floats, alarm: tuple[Scope, int, int]) -> Change:
+    """The change of an alarm: its scope, the row of the alarm, and the first row after the baseline."""
+    scope, row, first = alarm
+    rows = np.flatnonzero(scope.rows(own))
+    counted = rows[(rows >= first) & (rows <= row)]
+    estimate = alarm_at(ratios[counted], len(counted) - 1)
+    start = int(counted[estimate.start])
+    scope = _narrowed(own, ratios[:, estimate.alternative], scope, (start, row))
+    rows = np.flatnonzero(scope.rows(own))
+    start = int(rows[np.searchsorted(rows, start)])
+    values = own.series[quantity]
+    before, after = values[rows[rows < start]], values[rows[(rows >= start) & (rows <= row)]]
+    size, low, high = difference(quantity, before, after)
+    text = quantity.words(higher=high > low)
+    if not quantity.is_share and not ALTERNATIVES[estimate.alternative, 0]:
+        varied = "less" if ALTERNATIVES[estimate.alternative, 1] < 1 else "more"
+        text = f"{varied} varied: {quantity.title[:1].lower()}{quantity.title[1:]}"
+    return Change(quantity, scope, float(own.at[start]), size, text, low, high, float(own.at[row]))
+
+
+def _narrowed(own: Studies, ratios: Floats, scope: Scope, span: tuple[int, int]) -> Scope:
+    """The one scanner or site from which nearly all evidence is; otherwise the scope itself."""
+    if scope != Scope():
+        return scope
+    inside = np.arange(span[0], span[1] + 1)
+    names = [*map(Scope, np.unique(own.scanners[inside])), *(Scope(site=name) for name in np.unique(own.sites[inside]))]
+    total, best, gain = float(ratios[inside].sum()), scope, 0.0
+    for each in names:
+        rows = each.rows(own)[inside]
+        own_gain = float(ratios[inside][rows].sum())
+        if each != Scope() and (~rows).sum() >= FEWEST_OTHERS and own_gain >= max(OF_SCOPE * total, gain + 1e-9):
+            best, gain = each, own_gain
+    return best
+
+
+def difference(quantity: Quantity, before: Floats, after: Floats) -> tuple[float, float, float]:
+    """The difference of two samples, and their medians; for shares the shares. The difference is 0 to 1."""
+    if not len(before) or not len(after):
+        return 0.0, float("nan"), float("nan")
+    if quantity.is_share:
+        low, high = float(before.mean()), float(after.mean())
+        return abs(high - low), low, high
+    return float(ks_2samp(before, after).statistic), float(np.median(before)), float(np.median(after))
+
+
+def new_names(studies: Studies, baseline: int) -> list[Change]:
+    """Scanners and sites that the baseline lacks: each is a finding, with its first study."""
+    changes = []
+    for noun, names in (("scanner", studies.scanners), ("site", studies.sites)):
+        counts = Counter(names[baseline:].tolist())
+        for name in sorted(set(counts) - set(names[:baseline].tolist()) - {""}):
+            if counts[name] >= NEW:
+                start = int(np.flatnonzero(names == name)[0])
+                at, share = float(studies.at[start]), counts[name] / (len(studies) - start)
+                changes.append(Change(None, Scope(), at, share, f"a new {noun}, {name}", detected=at))
+    return changes
+
+
+# ------------------------------------------------------------------------------------------ against the training
+
+
+def against_training(studies: Studies, limits: Limits | None, baseline: int) -> list[Change]:
+    """How the first studies differ from the training: numbers by `drift`, and the shares that were expected.
+
+    The shares of flagged studies and of those beyond a distance of 1 are tested by the binomial distribution, one-sided
+    at 5 % divided by two.
+    """
+    first = studies.subset(np.flatnonzero(studies.tested)[:baseline])
+    if len(first) < baseline or not len(first):
+        return []
+    start, differences = float(first.at[0]), []
+    numbers = {quantity.name: values for quantity, values in first.series.items() if quantity.kind is Kind.NUMBER}
+    if limits and numbers:
+        table = pd.DataFrame({"case": first.names, "subject": first.names, **numbers}).dropna()
+        for name, each in drift([table], limits.quantiles, limits.subjects).differences.items():
+            quantity, gap = Quantity(Kind.NUMBER, name), each["difference"]
+            text = quantity.words(higher=gap < 0)
+            differences.append(Change(quantity, Scope(), start, abs(gap), text, from_start=True))
+    for quantity, yes in _expected_shares(first):
+        count, share = int(yes.sum()), float(yes.mean())
+        if binomtest(count, len(yes), EXPECTED_FLAGGED, alternative="greater").pvalue < LEVEL / 2:
+            size, text = share - EXPECTED_FLAGGED, quantity.words(higher=True)
+            differences.append(Change(quantity, Scope(), start, size, text, EXPECTED_FLAGGED, share, from_start=True))
+    return differences
+
+
+def _expected_shares(studies: Studies) -> Iterator[tuple[Quantity, Floats]]:
+    for quantity, limit in ((Quantity(Kind.FLAGGED), 0.5), (Quantity(Kind.DISTANCE), 1.0)):
+        values = studies.series.get(quantity, np.zeros(0))
+        if len(values := values[np.isfinite(values)]):
+            yield quantity, (values > limit).astype(float)
+
+
+# ---------------------------------------------------------------------------------------------------- comparisons
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two samples differ.
+
+    Attributes:
+        psi: the population stability index.
+        by_chance: the index that one in twenty samples of the same distribution exceeds.
+        distance: that of Kolmogorov and Smirnov; for classes None.
+        p: of Kolmogorov and Smirnov, or of the G-test of classes; for one look, not for many.
+    """
+
+    psi: float
+    by_chance: float
+    distance: float | None
+    p: float | None
+
+
+def stability_index(expected: Floats, observed: Floats) -> float:
+    """The population stability index of two vectors of counts (B,): Σ (o − e) · ln(o / e) over the shares.
+
+    Half a study is added to each count, so that an empty class does not make it infinite.
+
+    >>> round(stability_index(np.array([900.0, 100.0]), np.array([800.0, 200.0])), 3)
+    0.081
+    """
+    e, o = ((counts + 0.5) / (counts + 0.5).sum() for counts in (expected, observed))
+    return float(((o - e) * np.log(o / e)).sum())
+
+
+def index_by_chance(bins: int, first: float, second: float) -> float:
+    """The stability index that one in twenty pairs of samples of these sizes exceeds without a change.
+
+    It is chi-squared with bins - 1 degrees of freedom times 1/n + 1/m (Yurdakul, "Statistical properties of population
+    stability index", 2018).
+
+    >>> round(index_by_chance(10, 200, 200), 3)
+    0.169
+    """
+    return float(chi2.ppf(0.95, max(bins - 1, 1)) * (1 / max(first, 1) + 1 / max(second, 1)))
+
+
+def compared(first: Floats, second: Floats) -> Comparison | None:
+    """Two samples of numbers, in tenths of the first; None if one is empty."""
+    first, second = first[np.isfinite(first)], second[np.isfinite(second)]
+    if not len(first) or not len(second):
+        return None
+    edges = np.unique(np.quantile(first, np.linspace(0.1, 0.9, 9)))
+    counts = [_binned(values, edges) for values in (first, second)]
+    result = ks_2samp(first, second)
+    chance = index_by_chance(len(edges) + 1, len(first), len(second))
+    return Comparison(stability_index(*counts), chance, float(result.statistic), float(result.pvalue))
+
+
+def _binned(values: Floats, edges: Floats) -> Floats:
+    """(B + 1,) counts of values between edges (B,)."""
+    return np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1).astype(float)
+
+
+def compared_classes(first: Mapping[str, int], second: Mapping[str, int]) -> Comparison | None:
+    """Two samples of classes by their counts, with the G-test; None if one is empty."""
+    names = [name for name in dict.fromkeys([*first, *second]) if first.get(name, 0) + second.get(name, 0)]
+    counts = np.array([[sample.get(name, 0) for name in names] for sample in (first, second)], dtype=float)
+    if not counts.size or not counts.sum(axis=1).all():
+        return None
+    first_total, second_total = counts.sum(axis=1).tolist()
+    chance, p = index_by_chance(len(names), first_total, second_total), None
+    if len(names) > 1:
+        expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+        p = float(power_divergence(counts, expected, ddof=len(names), axis=None, lambda_="log-likelihood").pvalue)
+    return Comparison(stability_index(*counts), chance, None, p)
+
+
+def compared_with_quantiles(quantiles: Quantiles, subjects: int, values: Floats) -> Comparison | None:
+    """A sample of numbers against the quantiles of the training; p is not computed, as `drift` tests it."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    points, shares = (np.array(each, dtype=float) for each in quantiles)
+    chosen = np.unique(np.searchsorted(shares, np.linspace(0.1, 0.9, 9)).clip(0, len(points) - 1))
+    expected = np.diff(shares[chosen], prepend=0, append=1) * subjects
+    observed = _binned(values, points[chosen])
+    gaps = shares_below(values, np.arange(len(values)), points) - shares
+    chance = index_by_chance(len(expected), subjects, len(values))
+    return Comparison(stability_index(expected, observed), chance, float(np.abs(gaps).max()), None)
