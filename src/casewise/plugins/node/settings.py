@@ -208,6 +208,8 @@ class SelectRule(StudyModel):
     """A regular expression that occurs in the Series Description, in upper or lower case."""
     spacing: tuple[float, float] | None = None
     """The smallest and largest distance of two pixels in millimetres."""
+    slices: tuple[int, int] | None = None
+    """The smallest and largest number of slices or images of a series."""
     slot: str = ""
     """The slot of the model, where it reads several images of a case, such as `frontal`."""
 
@@ -220,7 +222,7 @@ class SelectRule(StudyModel):
             raise ValueError(f"is not a regular expression ({error})") from None
         return value
 
-    @field_validator("spacing")
+    @field_validator("spacing", "slices")
     @classmethod
     def _increasing(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         refuse({"state the smaller number first, both above 0": value is not None and not 0 < value[0] <= value[1]})
@@ -238,6 +240,10 @@ class AnswerSettings(StudyModel):
     """Whether an answer has no prediction where the bundle would abstain."""
     saliency: bool = True
     """Whether the summary shows a saliency map, if the model has one."""
+    timeout: float = Field(900, gt=0)
+    """Seconds after which the prediction of a study is stopped."""
+    threads: int | None = Field(None, ge=1)
+    """How many cores predict. Default: all."""
 
 
 class DicomPartner(StudyModel):
