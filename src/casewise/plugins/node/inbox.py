@@ -40,10 +40,6 @@ class RefusedError(CasewiseError):
     """What arrived is no image that the node can use; its sender is told, and nothing is kept."""
 
 
-class FullError(CasewiseError):
-    """There is no room for an image, or the disk failed: its sender may try again later; nothing is kept."""
-
-
 @dataclass(frozen=True)
 class ReceivedImage:
     """An image that is in the queue.
@@ -60,6 +56,14 @@ class ReceivedImage:
     is_new: bool = False
 
 
+class FullError(CasewiseError):
+    """There is no room for an image, or the disk failed: its sender may try again later; nothing is kept."""
+
+    def __init__(self, message: str, image: ReceivedImage) -> None:
+        super().__init__(message)
+        self.image = image
+
+
 class Inbox:
     """Where images arrive, for a queue."""
 
@@ -70,6 +74,16 @@ class Inbox:
     def sweep(self) -> None:
         """Remove what killed processes left half written; called before anything is received."""
         sweep(self.folder)
+
+    def problem(self) -> str:
+        """Why nothing can be received at this moment; empty if it can."""
+        try:
+            if shutil.disk_usage(self.folder).free < RESERVE:
+                return f"The disk of {self.folder} is full. Make room on it."
+            self._queue.check_writable()
+        except (CasewiseError, OSError) as error:
+            return str(error)
+        return ""
 
     def receive_file(self, data: bytes, source: str) -> ReceivedImage:
         """Receive a DICOM file (PS3.10).
@@ -116,7 +130,7 @@ class Inbox:
             if self._queue.has_instance(study, instance, sha256):
                 return image
             if shutil.disk_usage(self.folder).free < len(content) + RESERVE:
-                raise FullError(f"The disk of {self.folder} is full. Make room on it.")
+                raise FullError(f"The disk of {self.folder} is full. Make room on it.", image)
             # the content is in the name, so that no other file of this UID is overwritten
             name = f"{_hash(instance)}-{sha256[:16]}.dcm"
             path = self.folder / study_folder(study) / _hash(series) / name
@@ -125,7 +139,7 @@ class Inbox:
         except FullError:
             raise
         except (CasewiseError, OSError) as error:
-            raise FullError(str(error)) from error
+            raise FullError(str(error), image) from error
         return ReceivedImage(study, series, instance, sop_class, is_new)
 
 

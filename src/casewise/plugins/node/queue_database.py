@@ -102,6 +102,15 @@ class QueueDatabase:
         with self._lock:
             self._db.close()
 
+    def check_writable(self) -> None:
+        """Check that a transaction can begin.
+
+        Raises:
+            CasewiseError: it cannot.
+        """
+        with self._writing():
+            pass
+
     @contextmanager
     def _failures(self) -> Iterator[None]:
         """Report failures of the disk and of the database as errors that name the file and what to do."""
