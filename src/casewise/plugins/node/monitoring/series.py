@@ -38,6 +38,7 @@ class Kind(StrEnum):
     CALIBRATION = "calibration"
 
 
+OF_OUTCOMES = (Kind.ERROR, Kind.BIAS, Kind.WRONG, Kind.CALIBRATION)
 # By kind: the title, and what is said where later values are lower and where they are higher.
 _WORDS = {
     Kind.DISTANCE: ("Distance from the training", "images nearer to the training", "images farther from the training"),
@@ -45,23 +46,23 @@ _WORDS = {
     Kind.REFUSED: ("Without a prediction", "fewer studies without a prediction", "more studies without a prediction"),
     Kind.PREDICTION: ("Prediction of {name}", "lower predictions of {name}", "higher predictions of {name}"),
     Kind.PROBABILITY: (
-        *("Probability of {name} {detail}", "lower probabilities of {name} {detail}"),
-        "higher probabilities of {name} {detail}",
+        *("Probability of {name}: {detail}", "lower probabilities of {name}: {detail}"),
+        "higher probabilities of {name}: {detail}",
     ),
     Kind.CLASS: (
-        *("Predicted {name} {detail}", "fewer predictions of {name} {detail}"),
-        "more predictions of {name} {detail}",
+        *("Predicted {name}: {detail}", "fewer predictions of {name}: {detail}"),
+        "more predictions of {name}: {detail}",
     ),
     Kind.WIDTH: ("Interval or set of {name}", "narrower intervals of {name}", "wider intervals of {name}"),
     Kind.ERROR: ("Absolute error of {name}", "a smaller error of {name}", "a larger error of {name}"),
     Kind.BIAS: (
-        *("Prediction − outcome, {name}", "predictions of {name} that are lower against the outcome"),
+        *("Prediction − outcome of {name}", "predictions of {name} that are lower against the outcome"),
         "predictions of {name} that are higher against the outcome",
     ),
     Kind.WRONG: ("Wrong {name}", "fewer wrong predictions of {name}", "more wrong predictions of {name}"),
     Kind.CALIBRATION: (
-        *("Outcome {name} {detail}", "the outcome {name} {detail} is rarer than predicted"),
-        "the outcome {name} {detail} is more frequent than predicted",
+        *("Outcome {name}: {detail}", "{name}: {detail} is rarer than predicted"),
+        "{name}: {detail} is more frequent than predicted",
     ),
 }
 
@@ -85,6 +86,8 @@ class Quantity:
 
         >>> Quantity(Kind.CLASS, "grade", "no_finding").title, Quantity(Kind.NUMBER, "brightness").title
         ('Predicted grade: no finding', 'Brightness')
+        >>> Quantity(Kind.PREDICTION, "score[left]").title
+        'Prediction of score (left)'
         """
         if self.kind is Kind.NUMBER:
             return plain(self.name).capitalize()
@@ -109,12 +112,11 @@ class Quantity:
         """A median or share as text."""
         if self.is_share:
             return percent(value, 1 if value is not None and value < 0.1 else 0)
-        return number(value, 3 if value is not None and abs(value) < 10 else 1)
+        size = abs(value) if value is not None else 0
+        return number(value, 3 if size < 1 else 2 if size < 10 else 1)
 
     def _filled(self, text: str) -> str:
-        return text.replace("{name} {detail}", f"{plain(self.name)}: {plain(self.detail)}").format(
-            name=plain(self.name)
-        )
+        return text.format(name=target_title(self.name), detail=plain(self.detail))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +166,10 @@ def studies_of(observations: Iterable[tuple[str, Observation]], since: float = 0
     """The studies and their series, sorted by time; those before `since` are left out.
 
     Args:
-        observations: of each study its hash and what was recorded.
+        observations: of each study its hash and what was recorded; the last one counts.
     """
-    chosen = sorted((each for each in observations if each[1].at >= since), key=lambda each: (each[1].at, each[0]))
+    latest = {name: each for name, each in observations if each.at >= since}
+    chosen = sorted(latest.items(), key=lambda each: (each[1].at, each[0]))
     names, recorded = [name for name, _ in chosen], [observation for _, observation in chosen]
     at = np.array([each.at for each in recorded], dtype=float)
     return Studies(
@@ -239,6 +242,15 @@ def tested_classes(names: Sequence[str]) -> Sequence[str]:
 
 def _keys(mappings: Iterable[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def target_title(name: str) -> str:
+    """The name of a target within a sentence.
+
+    >>> target_title("lung_score[left]")
+    'lung score (left)'
+    """
+    return plain(name).replace("[", " (").replace("]", ")")
 
 
 def date(at: float) -> str:

@@ -22,6 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, ks_2samp, power_divergence
 
+from casewise.inference.drift import LEAST_DIFFERENCE as LARGE_DIFFERENCE
 from casewise.inference.drift import LEVEL, Quantiles, drift, shares_below
 from casewise.plugins.node.monitoring.sequential import (
     ALTERNATIVES,
@@ -29,12 +30,14 @@ from casewise.plugins.node.monitoring.sequential import (
     alarm_at,
     evidence,
     mixture,
+    odds_ratios,
     score_ratios,
     sequential_scores,
     share_ratios,
     threshold,
 )
 from casewise.plugins.node.monitoring.series import Kind, Quantity, Studies
+from casewise.report.formatting import listed
 
 if TYPE_CHECKING:
     from casewise.inference.input_checks import Limits
@@ -47,8 +50,10 @@ LEAST_DIFFERENCE = 0.1
 FEWEST_OF_SCOPE = 40
 # A scanner or site that the baseline lacks is reported once it has so many studies.
 NEW = 3
-# An alarm is one of a scanner or site if this share of the evidence is from it, and others have studies as well.
-OF_SCOPE, FEWEST_OTHERS = 0.9, 10
+# A change is one of a scanner or site if no more than this share of the evidence is from others, of so many studies.
+OUTSIDE, FEWEST_OTHERS = 0.1, 10
+# So many studies after an alarm help to see on which scanner or site the change is.
+AFTERWARDS = 200
 # The share of studies that may be flagged, as in `casewise.inference.input_checks`, and that exceed a distance of 1.
 EXPECTED_FLAGGED = 0.05
 _SEED = 20_240_501
@@ -129,16 +134,26 @@ def changes(studies: Studies, baseline: int) -> list[Change]:
     return sorted([*new_names(studies, baseline), *by_series], key=lambda change: change.since)
 
 
-def changes_of(studies: Studies, quantity: Quantity, plan: Plan, baseline: int) -> Iterator[Change]:
-    """The changes of one series."""
+def changes_of(
+    studies: Studies, quantity: Quantity, plan: Plan, baseline: int, expected: Floats | None = None
+) -> Iterator[Change]:
+    """The changes of one series.
+
+    Args:
+        expected: (N,) the expected probabilities of a share, with which it is compared from the first study on, in
+            place of the studies before.
+    """
     values = studies.series[quantity]
     rows = np.flatnonzero(np.isfinite(values) & studies.tested)
-    first = int(np.searchsorted(rows, baseline))
+    first = int(np.searchsorted(rows, baseline)) if expected is None else 0
     rng = np.random.default_rng(_SEED)
+    directions: list[bool] = []
     while first < len(rows):
         own = replace(studies, series={quantity: values}).subset(rows)
         own_values = own.series[quantity]
-        if quantity.is_share:
+        if expected is not None:
+            ratios = odds_ratios(own_values, expected[rows])
+        elif quantity.is_share:
             ratios = share_ratios(own_values, own.strata)
         else:
             ratios = score_ratios(sequential_scores(own_values, own.strata, rng))
@@ -146,8 +161,16 @@ def changes_of(studies: Studies, quantity: Quantity, plan: Plan, baseline: int) 
         change, row = _first_change(own, quantity, plan, ratios, first)
         if change is None:
             return
-        yield change
-        rows, first = rows[row + 1 :], baseline
+        if expected is not None:
+            since = rows[np.searchsorted(own.at, change.since) : row + 1]
+            predicted, observed = (float(each[since].mean()) for each in (expected, values))
+            text = quantity.words(higher=observed > predicted)
+            change = replace(change, before=predicted, after=observed, text=text, size=abs(observed - predicted))
+            directions.append(observed > predicted)
+        # a share that is still other than predicted is not another change
+        if directions[-2:] not in ([False, False], [True, True]):
+            yield change
+        rows, first = rows[row + 1 :], 0 if expected is not None else baseline
 
 
 def _first_change(
@@ -175,7 +198,8 @@ def _change(own: Studies, quantity: Quantity, plan: Plan, ratios: Floats, alarm:
     counted = rows[(rows >= first) & (rows <= row)]
     estimate = alarm_at(ratios[counted], len(counted) - 1)
     start = int(counted[estimate.start])
-    scope = _narrowed(own, ratios[:, estimate.alternative], scope, (start, row))
+    span = (start, min(row + AFTERWARDS, len(own) - 1))
+    scope = _located(own, ratios[:, estimate.alternative], scope, span)
     rows = np.flatnonzero(scope.rows(own))
     start = int(rows[np.searchsorted(rows, start)])
     values = own.series[quantity]
@@ -183,22 +207,22 @@ def _change(own: Studies, quantity: Quantity, plan: Plan, ratios: Floats, alarm:
     size, low, high = difference(quantity, before, after)
     text = quantity.words(higher=high > low)
     if not quantity.is_share and not ALTERNATIVES[estimate.alternative, 0]:
-        varied = "less" if ALTERNATIVES[estimate.alternative, 1] < 1 else "more"
-        text = f"{varied} varied: {quantity.title[:1].lower()}{quantity.title[1:]}"
+        more = "less" if ALTERNATIVES[estimate.alternative, 1] < 1 else "more"
+        text = f"{quantity.title[:1].lower()}{quantity.title[1:]} varies {more}"
     return Change(quantity, scope, float(own.at[start]), size, text, low, high, float(own.at[row]))
 
 
-def _narrowed(own: Studies, ratios: Floats, scope: Scope, span: tuple[int, int]) -> Scope:
-    """The one scanner or site from which nearly all evidence is; otherwise the scope itself."""
-    if scope != Scope():
-        return scope
+def _located(own: Studies, ratios: Floats, scope: Scope, span: tuple[int, int]) -> Scope:
+    """The scanner or site outside which there is hardly any evidence of the change, else all studies."""
     inside = np.arange(span[0], span[1] + 1)
+    total, best, gain = float(ratios[inside].sum()), Scope(), -np.inf
     names = [*map(Scope, np.unique(own.scanners[inside])), *(Scope(site=name) for name in np.unique(own.sites[inside]))]
-    total, best, gain = float(ratios[inside].sum()), scope, 0.0
     for each in names:
         rows = each.rows(own)[inside]
-        own_gain = float(ratios[inside][rows].sum())
-        if each != Scope() and (~rows).sum() >= FEWEST_OTHERS and own_gain >= max(OF_SCOPE * total, gain + 1e-9):
+        own_gain, others = float(ratios[inside][rows].sum()), int((~rows).sum())
+        if each == Scope() or (others < FEWEST_OTHERS and each != scope):
+            continue
+        if total - own_gain <= max(OUTSIDE * total, 1) and own_gain > gain:
             best, gain = each, own_gain
     return best
 
@@ -210,7 +234,7 @@ def difference(quantity: Quantity, before: Floats, after: Floats) -> tuple[float
     if quantity.is_share:
         low, high = float(before.mean()), float(after.mean())
         return abs(high - low), low, high
-    return float(ks_2samp(before, after).statistic), float(np.median(before)), float(np.median(after))
+    return float(ks_2samp(before, after, method="asymp").statistic), float(np.median(before)), float(np.median(after))
 
 
 def new_names(studies: Studies, baseline: int) -> list[Change]:
@@ -222,8 +246,28 @@ def new_names(studies: Studies, baseline: int) -> list[Change]:
             if counts[name] >= NEW:
                 start = int(np.flatnonzero(names == name)[0])
                 at, share = float(studies.at[start]), counts[name] / (len(studies) - start)
-                changes.append(Change(None, Scope(), at, share, f"a new {noun}, {name}", detected=at))
+                words = _unlike_others(studies, names == name, np.arange(len(studies)) < baseline)
+                text = f"a new {noun}, {name}" + (f", with {listed(words)}" if words else "")
+                changes.append(Change(None, Scope(), at, share, text, detected=at))
     return changes
+
+
+def _unlike_others(studies: Studies, own: NDArray[np.bool_], first: NDArray[np.bool_]) -> list[str]:
+    """How the first studies of a new scanner or site differ from the baseline; they are compared once, when enough."""
+    rows = np.flatnonzero(own & studies.tested)[:FEWEST_OF_SCOPE]
+    if len(rows) < FEWEST_OF_SCOPE:
+        return []
+    differences = []
+    for quantity, values in studies.series.items():
+        before, after = (each[np.isfinite(each)] for each in (values[first & studies.tested], values[rows]))
+        if not quantity.is_share and len(before) and len(after):
+            gap, low, high = difference(quantity, before, after)
+            if (
+                gap >= LARGE_DIFFERENCE
+                and ks_2samp(before, after, method="asymp").pvalue * len(studies.series) <= LEVEL
+            ):
+                differences.append((gap, quantity.words(higher=high > low)))
+    return list(dict.fromkeys(words for _, words in sorted(differences, reverse=True)))
 
 
 # ------------------------------------------------------------------------------------------ against the training
@@ -312,7 +356,7 @@ def compared(first: Floats, second: Floats) -> Comparison | None:
         return None
     edges = np.unique(np.quantile(first, np.linspace(0.1, 0.9, 9)))
     counts = [_binned(values, edges) for values in (first, second)]
-    result = ks_2samp(first, second)
+    result = ks_2samp(first, second, method="asymp")
     chance = index_by_chance(len(edges) + 1, len(first), len(second))
     return Comparison(stability_index(*counts), chance, float(result.statistic), float(result.pvalue))
 
