@@ -120,7 +120,11 @@ class StorePartner(Partner):
         for syntax in syntaxes:
             entity.add_requested_context(abstract_syntax, [syntax])
         tls = {"tls_args": (self._context, settings.host)} if self._context else {}
-        connection = entity.associate(settings.host, settings.port, ae_title=settings.ae_title, **tls)
+        try:
+            connection = entity.associate(settings.host, settings.port, ae_title=settings.ae_title, **tls)
+        except OSError as error:  # such as a host without an address
+            text = f"{settings.host} cannot be reached ({error.strerror or type(error).__name__})."
+            raise DeliveryError(text, retryable=True, gone=True) from error
         if connection.is_established:
             return connection
         if connection.is_rejected:
