@@ -240,6 +240,35 @@ def test_a_retry_that_is_not_needed_is_refused(tmp_path: Path) -> None:
     assert queue.quarantine("1.2.1", "another")
 
 
+def test_images_and_answers_of_old_studies_are_removed(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path, {})
+    files = []
+    for number in (1, 2, 3):
+        files.append(tmp_path / "received" / f"{number}")
+        files[-1].parent.mkdir(exist_ok=True)
+        files[-1].write_text("image")
+        queue.add_instance("1.2.1", "1.3", f"1.4.{number}", files[-1], f"{number}", "test")
+    add(queue, "1.2.2")
+    complete(queue)
+    files.append(tmp_path / "answers" / "sr")
+    files[-1].parent.mkdir()
+    files[-1].write_text("answer")
+    assert queue.predicted(claimed(queue), answers(queue, "sr"), None)
+    assert queue.remove_sent(time.time() - 1) == 0
+    assert all(path.exists() for path in files)
+    assert queue.remove_sent(time.time() + 1) == 1
+    assert not any(path.exists() for path in files)
+    assert queue.remove_sent(time.time() + 1) == 0
+    assert (queue.files("1.2.1"), queue.answers("1.2.1"), state(queue)) == ([], [], S.SENT)
+    assert len(queue.files("1.2.2")) == 1  # not sent
+    assert queue.add_instance("1.2.1", "1.3", "1.4.1", files[0], "1", "test")
+    assert complete(queue) == []
+    assert state(queue) == S.QUARANTINED
+    for number in (2, 3):
+        queue.add_instance("1.2.1", "1.3", f"1.4.{number}", files[0], f"{number}", "test")
+    assert queue.retry("1.2.1").version == 2
+
+
 def test_leases_end_with_their_process(tmp_path: Path) -> None:
     queue = StudyQueue(tmp_path)
     for number in range(3):

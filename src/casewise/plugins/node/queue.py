@@ -108,7 +108,10 @@ class StudyQueue(DeliveryQueue):
             self._event(study, event, detail)
 
     def complete_ready(self, quiet: float, instances: int | None, now: float) -> list[str]:
-        """Let each study become COMPLETE that has enough images, or none new since `quiet` seconds; their UIDs."""
+        """Let each study become COMPLETE that has enough images, or none new since `quiet` seconds; their UIDs.
+
+        A study whose images were removed (see `remove_sent`) is put in quarantine if fewer came again.
+        """
         query = (
             "SELECT uid FROM studies WHERE state = ? AND (abs(? - last_at) >= ? OR (? IS NOT NULL AND "
             "(SELECT count(DISTINCT instance) FROM instances WHERE study = uid) >= ?)) ORDER BY first_at"
@@ -118,9 +121,20 @@ class StudyQueue(DeliveryQueue):
             return []
         with self._writing() as db:
             ready = [str(row[0]) for row in db.execute(query, values).fetchall()]
+            partial = []
             for study in ready:
-                self._change(study, StudyState.COMPLETE)
-        return ready
+                count, removed = db.execute(
+                    "SELECT (SELECT count(DISTINCT instance) FROM instances WHERE study = uid), removed "
+                    "FROM studies WHERE uid = ?",
+                    [study],
+                ).fetchone()
+                if count < removed:
+                    partial.append(study)
+                    reason = f"{count} of {removed} images came again after these were removed. Send all images again."
+                    self._change(study, StudyState.QUARANTINED, reason)
+                else:
+                    self._change(study, StudyState.COMPLETE, removed=0)
+        return [study for study in ready if study not in partial]
 
     # ---------------------------------------------------------------------------------------------------- prediction
 
@@ -239,6 +253,38 @@ class StudyQueue(DeliveryQueue):
                 self._change(uid, StudyState.COMPLETE, "", **values, version=own[0].version + answered)
             self._event(uid, "retry", "A person put it back.")
             return self._studies("uid = ?", [uid])[0]
+
+    def remove_sent(self, before: float, most: int = 100) -> int:
+        """Remove images and answers of studies that were SENT before a time, in seconds since 1970; their number.
+
+        The studies stay in the queue. If such a study comes again, it is predicted again.
+
+        Args:
+            most: studies at a time, so that nobody waits long.
+        """
+        query = (
+            "SELECT uid FROM studies WHERE state = ? AND changed_at < ? AND EXISTS "
+            "(SELECT 1 FROM instances WHERE study = uid) ORDER BY changed_at LIMIT ?"
+        )
+        studies = self._rows(query, [StudyState.SENT, before, most])
+        for (uid,) in studies:
+            with self._writing() as db:
+                if self._studies("uid = ?", [uid])[0].state != StudyState.SENT:  # images arrived meanwhile
+                    continue
+                paths = db.execute(
+                    "SELECT path FROM instances WHERE study = ? UNION SELECT path FROM answers WHERE study = ?",
+                    [uid, uid],
+                )
+                for (path,) in paths.fetchall():
+                    (self.folder / path).unlink(missing_ok=True)
+                count = db.execute("SELECT count(DISTINCT instance) FROM instances WHERE study = ?", [uid]).fetchone()[
+                    0
+                ]
+                db.execute("DELETE FROM instances WHERE study = ?", [uid])
+                db.execute("DELETE FROM answers WHERE study = ?", [uid])
+                db.execute("UPDATE studies SET removed = ? WHERE uid = ?", [count, uid])
+                self._event(uid, "removed", f"{count} images")
+        return len(studies)
 
     # ------------------------------------------------------------------------------------------------------- reading
 

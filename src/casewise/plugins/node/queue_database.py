@@ -28,7 +28,7 @@ CREATE TABLE studies (
     uid TEXT PRIMARY KEY, label TEXT NOT NULL, state TEXT NOT NULL, version INTEGER NOT NULL DEFAULT 1,
     first_at REAL NOT NULL, last_at REAL NOT NULL, changed_at REAL NOT NULL, reason TEXT NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0, next_at REAL NOT NULL DEFAULT 0, failing_since REAL,
-    lease TEXT NOT NULL DEFAULT '', owner TEXT NOT NULL DEFAULT ''
+    lease TEXT NOT NULL DEFAULT '', owner TEXT NOT NULL DEFAULT '', removed INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX by_state ON studies (state, changed_at);
 CREATE INDEX by_label ON studies (label);

@@ -360,6 +360,8 @@ class NodeSettings(StudyModel):
     """Who receives the answers. Without any, they stay in the folder `answers`."""
     retry: Retry = Retry()
     """When what failed is tried again."""
+    keep: float = Field(30, gt=0)
+    """Days for which images and answers stay on the disk after a study was sent."""
     monitor: Monitor = Monitor()
     """How the node watches itself."""
 
