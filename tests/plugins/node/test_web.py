@@ -46,7 +46,7 @@ def running(folder: Path, **settings: object) -> Iterator[SimpleNamespace]:
 
 def body(*parts: bytes, kind: str = "application/dicom") -> bytes:
     head = f"--border\r\nContent-Type: {kind}\r\n\r\n".encode()
-    return b"".join(head + part + b"\r\n" for part in parts) + b"--border--\r\n"
+    return b"".join(head + each + b"\r\n" for each in parts) + b"--border--\r\n"
 
 
 def ask(

@@ -41,7 +41,7 @@ class WatchedFolder:
         self.folder, self._inbox, self._queue, self._settled = folder, inbox, queue, settled
         self._refused = queue.folder / REFUSED
         # of each file: its size and time of change, and since when these are the same
-        self._seen: dict[str, tuple[tuple[int, ...], float]] = {}
+        self._unchanged: dict[str, tuple[tuple[int, ...], float]] = {}
         make_folder(folder)
 
     def scan(self) -> int:
@@ -54,23 +54,23 @@ class WatchedFolder:
             CasewiseError: the folder cannot be read.
         """
         now, new = time.monotonic(), 0
-        before, self._seen = self._seen, {}
+        before, self._unchanged = self._unchanged, {}
         for path, status in self._files(self.folder, 0):
             state = _state(status)
             last, since = before.get(path, (state, now))
             since = since if last == state else now
             if now - since < self._settled:
-                self._seen[path] = (state, since)
+                self._unchanged[path] = (state, since)
                 continue
             try:
                 new += self._take(Path(path), state)
             except CasewiseError as error:
                 log.error("a file of the incoming folder could not be stored: %s", error)
-                self._seen[path] = (state, since)
+                self._unchanged[path] = (state, since)
                 break
             except OSError as error:  # it is gone, or may not be read or removed
                 log.warning("a file of the incoming folder could not be taken: %s", error.strerror or "")
-                self._seen[path] = (state, now + PAUSE)
+                self._unchanged[path] = (state, now + PAUSE)
         return new
 
     def _take(self, path: Path, state: tuple[int, ...]) -> bool:
