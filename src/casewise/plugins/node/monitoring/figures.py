@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casewise.plugins.node.monitoring.sequential import Floats, Integers
-from casewise.plugins.node.monitoring.series import DAY, Studies, target_title
+from casewise.plugins.node.monitoring.series import DAY, Studies, iso_date, target_title
 from casewise.report.figures.drawing import (
     ACCENT,
     FAINT,
@@ -75,17 +75,21 @@ class Periods:
         """(P,) the middle of each, in days."""
         return self.starts / DAY + self.days / 2
 
-    def reduced(self, values: Floats, rows: Integers, reduce: Callable[[Floats], Sequence[float] | None]) -> Floats:
-        """(P, K) a summary of the finite values (N,) of each period, NaN without any; rows (N,) are their periods."""
-        of_values = [values[(rows == number) & np.isfinite(values)] for number in range(len(self.starts))]
+    def reduced(self, values: Floats, reduce: Callable[[Floats], Sequence[float] | None]) -> Floats:
+        """(P, K) a summary of the finite values (N,) of each period; NaN where there is none."""
+        of_values = [values[(self.of_study == number) & np.isfinite(values)] for number in range(len(self.starts))]
         summaries = [reduce(own) if len(own) else None for own in of_values]
         width = max((len(summary) for summary in summaries if summary is not None), default=1)
         return np.array([[np.nan] * width if summary is None else list(summary) for summary in summaries], dtype=float)
 
+    def means(self, values: Floats) -> Floats:
+        """(P,) the mean of the finite values (N,) of each period."""
+        return self.reduced(values, lambda own: [float(own.mean())])[:, 0]
+
 
 def count_figure(studies: Studies, periods: Periods) -> Drawing:
     """Studies in each period, stacked by scanner."""
-    with _dated("Studies") as (figure, axes):
+    with _dated("Studies", periods) as (figure, axes):
         below = np.zeros(len(periods.starts))
         names, counts = np.unique(studies.scanners, return_counts=True)
         ordered = names[np.argsort(-counts)].tolist()
@@ -120,7 +124,7 @@ def time_figure(
         share: whether the values are shares, shown in percent.
     """
     name = re.sub(r"\W+", "-", title.lower())
-    with _dated(title) as (figure, axes):
+    with _dated(title, periods) as (figure, axes):
         shown = ends if ends.shape[1] == 3 else np.full((len(ends), 3), np.nan)
         if expected.band:
             axes.axhspan(*expected.band, color=FAINT, alpha=0.6, linewidth=0)
@@ -138,7 +142,7 @@ def time_figure(
 
 def class_figure(target: str, shares: Mapping[str, Floats], periods: Periods, since: Sequence[float]) -> Drawing:
     """The share of the predictions of each class, by period (P,)."""
-    with _dated(f"Predicted {target_title(target)}") as (figure, axes):
+    with _dated(f"Predicted {target_title(target)}", periods) as (figure, axes):
         for number, (name, values) in enumerate(list(shares.items())[: len(SERIES)]):
             marker = f"{MARKERS[number]}-"
             axes.plot(periods.middles, values, marker, color=SERIES[number], markersize=3.5, linewidth=1, label=name)
@@ -150,14 +154,17 @@ def class_figure(target: str, shares: Mapping[str, Floats], periods: Periods, si
 
 
 @contextmanager
-def _dated(title: str) -> Iterator[Canvas]:
-    """A canvas with a title and dates below."""
+def _dated(title: str, periods: Periods) -> Iterator[Canvas]:
+    """A canvas with a title and, below, the dates of the periods."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     with canvas(WIDTH, HEIGHT, MARGINS) as (figure, axes):
         locator = AutoDateLocator(minticks=3, maxticks=6)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=True))
+        axes.set_xlim(periods.starts[0] / DAY, periods.starts[-1] / DAY + periods.days)
+        if len(periods.starts) == 1:
+            axes.set_xticks(periods.middles, [iso_date(float(periods.starts[0]))])
         headed(figure, title)
         yield figure, axes
 

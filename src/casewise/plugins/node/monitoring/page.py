@@ -16,7 +16,15 @@ from casewise.plugins.node.monitoring.figures import Expected, Periods, class_fi
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.outcomes import Outcomes, mean_interval, outcome_changes, share_interval
 from casewise.plugins.node.monitoring.sequential import Floats
-from casewise.plugins.node.monitoring.series import Kind, Quantity, Studies, classes_of, date, studies_of, target_title
+from casewise.plugins.node.monitoring.series import (
+    Kind,
+    Quantity,
+    Studies,
+    classes_of,
+    iso_date,
+    studies_of,
+    target_title,
+)
 from casewise.plugins.node.monitoring.shift import (
     EXPECTED_FLAGGED,
     Change,
@@ -45,7 +53,7 @@ from casewise.report.blocks import (
     plain_page,
 )
 from casewise.report.figures.pictures import data_uri
-from casewise.report.formatting import MISSING, is_number, number, p_value, percent, plain
+from casewise.report.formatting import MISSING, capital, is_number, number, p_value, percent, plain
 
 if TYPE_CHECKING:
     from casewise.inference.input_checks import Limits
@@ -62,7 +70,8 @@ OVER_TIME = "Dots: by {period} {of}. {band}Orange: something changed here."
 COMPARED = (
     "The first {baseline:,} studies, and the last {recent:,} of those after them. PSI: population stability index;"
     " in brackets what one in twenty equal samples exceeds. D: the largest distance of the two distributions"
-    " (Kolmogorov and Smirnov). Descriptions: a difference here is no change unless it is in the first table."
+    " (Kolmogorov and Smirnov), of shares the p value of one G-test. Descriptions: a difference here is no change"
+    " unless it is in the first table."
 )
 GROUPS = "Distance: median. PSI: the largest of all numbers, against the other studies of the node."
 UNLIKE = "The largest distance from the training first."
@@ -150,11 +159,11 @@ class Page:
         blocks: list[Block] = [Text(text)]
         rows = [
             Row(
-                change.text if change.what is None or change.what.kind is Kind.NUMBER else change.what.title,
+                capital(change.text) if change.what is None or change.what.kind is Kind.NUMBER else change.what.title,
                 [
                     Cell(change.scope.text or "everywhere"),
-                    Cell("first study" if change.from_start else date(change.since), value=change.since),
-                    Cell(MISSING if change.detected is None else date(change.detected), value=change.detected or ""),
+                    Cell("first study" if change.from_start else iso_date(change.since), value=change.since),
+                    Cell(iso_date(change.detected) if change.detected else MISSING, value=change.detected or ""),
                     *(Cell(_value(change.what, value)) for value in (change.before, change.after)),
                     Cell(number(change.size, 2), value=change.size),
                 ],
@@ -175,27 +184,20 @@ class Page:
         plots = [counts, *(self._plot(each, periods) for each in shares if self._is_shown(each))]
         plots += [self._plot(each, periods) for each in others]
         plots += list(self._class_plots(periods))
-        caption = OVER_TIME.format(
-            period=periods.name,
-            of="the median or share, with nine in ten studies or the interval",
-            band="Dashed: what is expected. ",
-        )
-        blocks: list[Block] = [Plots(plots, caption)]
         numbers = [each for each in studies.series if each.kind is Kind.NUMBER][:MOST_FIGURES]
-        if numbers:
-            drawn = Plots([self._plot(each, periods) for each in numbers], self._of_numbers(periods), "multiples")
-            changed = {change.what for change in self.differences}
-            shown = [each for each in numbers if each in changed]
-            if shown and len(shown) < len(numbers):
-                blocks.append(Plots([self._plot(each, periods) for each in shown], "", "multiples"))
-                rest = [self._plot(each, periods) for each in numbers if each not in changed]
-                drawn = Plots(rest, drawn.note, "multiples")
-            blocks.append(Fold(f"{counted(len(drawn.plots), 'number')} of the images", [drawn]))
-        return Section("time", "Over time", blocks)
-
-    def _of_numbers(self, periods: Periods) -> str:
+        changed = {change.what for change in self.differences}
+        plots += [self._plot(each, periods) for each in numbers if each in changed]
         band = "Grey: nine in ten training images. " if self.limits and self.limits.quantiles else ""
-        return OVER_TIME.format(period=periods.name, of="the median, with nine in ten studies", band=band)
+        note = OVER_TIME.format(
+            period=periods.name,
+            of="the median with nine in ten studies, or the share with its interval",
+            band=f"Dashed: what is expected. {band}",
+        )
+        blocks: list[Block] = [Plots(plots, note)]
+        if rest := [self._plot(each, periods) for each in numbers if each not in changed]:
+            other = "other number" if len(rest) < len(numbers) else "number"
+            blocks.append(Fold(f"{counted(len(rest), other)} of the images", [Plots(rest, "", "multiples")]))
+        return Section("time", "Over time", blocks)
 
     def _is_shown(self, quantity: Quantity) -> bool:
         """Whether a share is worth a figure: flags always, others unless they are zero."""
@@ -204,10 +206,10 @@ class Page:
     def _plot(self, quantity: Quantity, periods: Periods) -> Plot:
         values = self.studies.series[quantity]
         if quantity.is_share:
-            ends = periods.reduced(values, periods.of_study, share_interval)
+            ends = periods.reduced(values, share_interval)
             expected = Expected(line=EXPECTED_FLAGGED if quantity.kind is Kind.FLAGGED else None)
         else:
-            ends = periods.reduced(values, periods.of_study, lambda own: np.quantile(own, [0.5, 0.05, 0.95]).tolist())
+            ends = periods.reduced(values, lambda own: np.quantile(own, [0.5, 0.05, 0.95]).tolist())
             training = self.limits.quantiles.get(quantity.name) if self.limits else None
             band = None
             if quantity.kind is Kind.NUMBER and training:
@@ -226,9 +228,7 @@ class Page:
             shares = {}
             for name in names:
                 own = np.array([np.nan if value is None else value == name for value in predicted], dtype=float)
-                shares[plain(name)] = periods.reduced(own, periods.of_study, lambda values: [float(values.mean())])[
-                    :, 0
-                ]
+                shares[plain(name)] = periods.means(own)
             of_target = [each for each in self.studies.series if each.name == target]
             alt = f"Share of each predicted class of {target_title(target)} by {periods.name}."
             yield Plot(class_figure(target, shares, periods, self._since(*of_target)), alt)
@@ -300,7 +300,7 @@ class Page:
         share = studies.series[flagged]
         cells = [
             Cell(f"{len(studies):,}", value=len(studies)),
-            *(Cell(date(float(at))) for at in (studies.at[0], studies.at[-1])),
+            *(Cell(iso_date(float(at))) for at in (studies.at[0], studies.at[-1])),
             Cell(percent(float(share.mean())), value=float(share.mean())),
             Cell(number(_middle(Quantity(Kind.DISTANCE), distance), 2)),
             Cell(MISSING) if psi is None else Cell(number(psi[0], 2), psi[1]),
@@ -322,7 +322,7 @@ class Page:
         for row in chosen:
             name = str(self.studies.names[row])
             each = self.recorded[name]
-            when, scanner = date(each.at), each.scanner or MISSING
+            when, scanner = iso_date(each.at), each.scanner or MISSING
             reason = "; ".join(each.flags) or "far from the training in its features"
             distance = number(each.distance, 2)
             rows.append(Row(name[:12], [Cell(when), Cell(scanner), Cell(distance), Cell(reason)]))
@@ -353,9 +353,9 @@ class Page:
             line: float | Floats | None = compared_to
             if predicted is not None:
                 compared_to = float(predicted[np.isfinite(predicted)].mean())
-                line = periods.reduced(predicted, periods.of_study, lambda each: [float(each.mean())])[:, 0]
+                line = periods.means(predicted)
             rows.append(Row(quantity.title, [Cell(f"{len(own):,}"), cell, Cell(_value(quantity, compared_to))]))
-            summary = periods.reduced(values, periods.of_study, share_interval if quantity.is_share else mean_interval)
+            summary = periods.reduced(values, share_interval if quantity.is_share else mean_interval)
             since = self._since(quantity)
             drawing = time_figure(quantity.title, summary, periods, since, Expected(line=line), share=quantity.is_share)
             plots.append(Plot(drawing, f"{quantity.title} by {periods.name}."))

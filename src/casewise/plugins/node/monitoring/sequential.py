@@ -19,13 +19,12 @@ studies arrive. The mean over several alternatives keeps this, and probabilities
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, xlogy
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.intp]
@@ -36,21 +35,8 @@ ALTERNATIVES = np.array([(-1.5, 1), (-0.75, 1), (-0.35, 1), (0.35, 1), (0.75, 1)
 ODDS = np.array([1 / 3, 1 / 1.7, 1.7, 3, 8])
 # A study with fewer before it, of its scanner, is no evidence: its rank or expected share is too coarse.
 FEWEST_BEFORE = 20
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """A change that the evidence shows.
-
-    Attributes:
-        row: of the study with which the evidence exceeded the threshold.
-        start: of the first changed study: the maximum of the likelihood of the alternative.
-        alternative: the number of the alternative with the most evidence.
-    """
-
-    row: int
-    start: int
-    alternative: int
+# A few equal scores have no smaller variance than this in an estimate.
+LEAST_VARIANCE = 0.05
 
 
 def threshold(series: int, alarms_a_year: float = 1.0) -> float:
@@ -160,9 +146,52 @@ def mixture(of_alternatives: Floats) -> Floats:
     return np.asarray(np.logaddexp.reduce(of_alternatives, axis=1) - math.log(of_alternatives.shape[1]))
 
 
-def alarm_at(ratios: Floats, row: int) -> Alarm:
-    """The alarm at this row of log likelihood ratios (N, K), with the estimated start of the change."""
-    sums = np.vstack([np.zeros(ratios.shape[1]), np.cumsum(ratios[: row + 1], axis=0)])
-    gains = sums[-1] - sums[:-1].min(axis=0)
-    alternative = int(gains.argmax())
-    return Alarm(row, int(sums[:-1, alternative].argmin()), alternative)
+def full_scores(values: Floats, groups: Integers) -> Floats:
+    """(N,) normal scores of the ranks of values (N,) among all of their group (N,).
+
+    >>> full_scores(np.array([3.0, 1.0, 2.0]), np.zeros(3, dtype=int)).round(2).tolist()
+    [0.67, -0.67, 0.0]
+    """
+    ranked = pd.Series(values).groupby(np.asarray(groups))
+    return np.asarray(ndtri(ranked.rank() / (ranked.transform("size") + 1)))
+
+
+def start_of_change(ratios: Floats, row: int) -> tuple[int, int]:
+    """The first changed study and the alternative of most likelihood, given an alarm at this row.
+
+    Args:
+        ratios: (N, K) log likelihood ratios; studies after the alarm make the estimate better.
+
+    >>> start_of_change(score_ratios(np.repeat([0.0, 1.5], [30, 9])), 35)
+    (30, 5)
+    """
+    sums = np.vstack([np.zeros(ratios.shape[1]), np.cumsum(ratios, axis=0)])
+    before, after = sums[: row + 1], sums[row + 1 :]
+    alternative = int((after.max(axis=0) - before.min(axis=0)).argmax())
+    return int(before[:, alternative].argmin()), alternative
+
+
+def split(values: Floats, first: int, last: int, *, share: bool) -> int:
+    """The number of values (N,) before a change, from `first` to `last`: the maximum of the likelihood.
+
+    Values before and after are normal scores, with a mean and a variance each, or yes (1) and no (0) with two shares.
+    Values after `last` make the estimate better.
+
+    >>> split(np.repeat([0.1, 0.9, 0.2, 2.1, 2.9], 4), 1, 19, share=False)
+    12
+    >>> split(np.repeat([0.0, 1.0], [15, 9]), 1, 20, share=True)
+    15
+    """
+    counts = np.arange(first, last + 1)
+    sums, squares = ((np.cumsum(column)[counts - 1], column.sum()) for column in (values, values**2))
+    before = _likelihood(counts, sums[0], squares[0], share=share)
+    after = _likelihood(len(values) - counts, sums[1] - sums[0], squares[1] - squares[0], share=share)
+    return int(counts[(before + after).argmax()])
+
+
+def _likelihood(counts: Integers, sums: Floats, squares: Floats, *, share: bool) -> Floats:
+    """(P,) the largest log likelihood of samples with these sums and sums of squares (P,)."""
+    mean = sums / counts
+    if share:
+        return np.asarray(counts * (xlogy(mean, mean) + xlogy(1 - mean, 1 - mean)))
+    return np.asarray(-counts / 2 * np.log(np.maximum(squares / counts - mean**2, LEAST_VARIANCE)))

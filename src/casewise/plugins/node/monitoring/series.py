@@ -168,8 +168,8 @@ def studies_of(observations: Iterable[tuple[str, Observation]], since: float = 0
     Args:
         observations: of each study its hash and what was recorded; the last one counts.
     """
-    latest = {name: each for name, each in observations if each.at >= since}
-    chosen = sorted(latest.items(), key=lambda each: (each[1].at, each[0]))
+    latest = [(name, each) for name, each in dict(observations).items() if each.at >= since]
+    chosen = sorted(latest, key=lambda each: (each[1].at, each[0]))
     names, recorded = [name for name, _ in chosen], [observation for _, observation in chosen]
     at = np.array([each.at for each in recorded], dtype=float)
     return Studies(
@@ -261,3 +261,12 @@ def date(at: float) -> str:
     """
     day = datetime.fromtimestamp(at, UTC)
     return f"{day.day} {day:%B %Y}"
+
+
+def iso_date(at: float) -> str:
+    """The day of a time in seconds (UTC), for a table.
+
+    >>> iso_date(86400.0 * 365)
+    '1971-01-01'
+    """
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"

@@ -27,13 +27,15 @@ from casewise.inference.drift import LEVEL, Quantiles, drift, shares_below
 from casewise.plugins.node.monitoring.sequential import (
     ALTERNATIVES,
     Floats,
-    alarm_at,
     evidence,
+    full_scores,
     mixture,
     odds_ratios,
     score_ratios,
     sequential_scores,
     share_ratios,
+    split,
+    start_of_change,
     threshold,
 )
 from casewise.plugins.node.monitoring.series import Kind, Quantity, Studies
@@ -52,7 +54,7 @@ FEWEST_OF_SCOPE = 40
 NEW = 3
 # A change is one of a scanner or site if no more than this share of the evidence is from others, of so many studies.
 OUTSIDE, FEWEST_OTHERS = 0.1, 10
-# So many studies after an alarm help to see on which scanner or site the change is.
+# So many studies after an alarm help to estimate since when, and on which scanner or site.
 AFTERWARDS = 200
 # The share of studies that may be flagged, as in `casewise.inference.input_checks`, and that exceed a distance of 1.
 EXPECTED_FLAGGED = 0.05
@@ -194,20 +196,23 @@ def _first_change(
 def _change(own: Studies, quantity: Quantity, plan: Plan, ratios: Floats, alarm: tuple[Scope, int, int]) -> Change:
     """The change of an alarm: its scope, the row of the alarm, and the first row after the baseline."""
     scope, row, first = alarm
-    rows = np.flatnonzero(scope.rows(own))
-    counted = rows[(rows >= first) & (rows <= row)]
-    estimate = alarm_at(ratios[counted], len(counted) - 1)
-    start = int(counted[estimate.start])
-    span = (start, min(row + AFTERWARDS, len(own) - 1))
-    scope = _located(own, ratios[:, estimate.alternative], scope, span)
+    last = min(row + AFTERWARDS, len(own) - 1)
+    values = own.series[quantity]
+    rows = np.flatnonzero(scope.rows(own)[: last + 1])
+    number, alternative = start_of_change(ratios[rows], int(np.searchsorted(rows, row)))
+    if quantity.kind is not Kind.CALIBRATION:
+        sample = values[rows] if quantity.is_share else full_scores(values[rows], own.strata[rows])
+        ends = max(int(np.searchsorted(rows, first)), 1), int(np.searchsorted(rows, row))
+        number = split(sample, *ends, share=quantity.is_share)
+    start = int(rows[number])
+    scope = _located(own, ratios[:, alternative], scope, (start, last))
     rows = np.flatnonzero(scope.rows(own))
     start = int(rows[np.searchsorted(rows, start)])
-    values = own.series[quantity]
     before, after = values[rows[rows < start]], values[rows[(rows >= start) & (rows <= row)]]
     size, low, high = difference(quantity, before, after)
     text = quantity.words(higher=high > low)
-    if not quantity.is_share and not ALTERNATIVES[estimate.alternative, 0]:
-        more = "less" if ALTERNATIVES[estimate.alternative, 1] < 1 else "more"
+    if not quantity.is_share and not ALTERNATIVES[alternative, 0]:
+        more = "less" if ALTERNATIVES[alternative, 1] < 1 else "more"
         text = f"{quantity.title[:1].lower()}{quantity.title[1:]} varies {more}"
     return Change(quantity, scope, float(own.at[start]), size, text, low, high, float(own.at[row]))
 
