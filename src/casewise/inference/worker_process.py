@@ -138,6 +138,11 @@ class Worker(Generic[Plan]):
         message: Json = json.loads(self._pipe.recv_bytes())
         return message
 
+    def kill(self) -> None:
+        """End the process from another thread: a call that waits for it ends with EOFError."""
+        if self._process is not None:
+            self._process.kill()
+
     def stop(self) -> None:
         """End the process and remove its temporary files."""
         if self._process is not None:

@@ -1,0 +1,237 @@
+"""Answers to studies: predictions and refusals in the formats of hospitals, and a process that may die."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from casewise.errors import CasewiseError, RunError
+from casewise.files import checksum
+from casewise.inference.model import TrainedModel, load_bundle
+from casewise.inference.new_cases import PredictedChunk
+from casewise.plugins.node.queue_records import StoredInstance
+from casewise.plugins.node.selection import UnanswerableError
+from casewise.plugins.node.worker import (
+    FailedError,
+    StoppedError,
+    StudyPredictor,
+    StudyTask,
+    StudyWorker,
+)
+from casewise.run import Run
+from tests.film_files import PEOPLE, film_bytes
+from tests.plugins.node.films import chest_film, node_settings
+from tests.plugins.node.toy import toy
+
+pydicom = pytest.importorskip("pydicom", reason="the extra `node` is not installed")
+pytest.importorskip("highdicom", reason="the extra `node` is not installed")
+pytestmark = pytest.mark.plugins("hospital", "explain")
+
+
+@pytest.fixture(scope="module")
+def model(chest_run: Run) -> TrainedModel:
+    return load_bundle(chest_run.folder / "bundle")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., StudyTask]:
+    def made(*films: bytes, uid: str = "1.2.826.7") -> StudyTask:
+        files = []
+        for number, content in enumerate(films):
+            path = tmp_path / f"{number}.dcm"
+            path.write_bytes(content)
+            files.append(StoredInstance(path, "", "", checksum(path)))
+        return StudyTask(uid, files, tmp_path / "answers" / "study")
+
+    return made
+
+
+@pytest.fixture
+def film(chests: Path) -> Path:
+    return chests.parent / str(pd.read_csv(chests)["path"][0])
+
+
+@pytest.fixture
+def predictor(model: TrainedModel, tmp_path: Path, chest_run: Run) -> StudyPredictor:
+    return StudyPredictor(model, node_settings(tmp_path, chest_run.folder / "bundle"), "salt")
+
+
+def test_a_study_has_the_prediction_of_its_image(
+    predictor: StudyPredictor, model: TrainedModel, film: Path, task: Callable[..., StudyTask]
+) -> None:
+    own = task(chest_film(film, 7), chest_film(film, 7, 2, ViewPosition="LL"))
+    answer = predictor.answer(own)
+    (sr,) = answer.answers
+    assert (sr.name, sr.format, sr.path, sr.sha256) == ("sr.dcm", "sr", own.folder / "sr.dcm", checksum(sr.path))
+    report = pydicom.dcmread(sr.path)
+    assert (report.StudyInstanceUID, report.PatientID, report.Modality) == ("1.2.826.7", "P7", "SR")
+    expected = model.predict(own.files[0].path, learner="headline").iloc[0]
+    observation = answer.observation
+    assert observation.predictions == {"label": expected["prediction"]}
+    for name, share in observation.probabilities["label"].items():
+        assert share == pytest.approx(expected[f"probability of {name}"], abs=1e-6)
+    assert set(observation.probabilities["label"]) == set(model.table.classes["label"])
+    assert observation.distance == pytest.approx(expected["distance"], nan_ok=True)
+    assert (observation.scanner, observation.site, observation.refused) == ("Acme X1", "West R1", "")
+    assert len(observation.subject) == 16
+    assert not any(text in observation.as_json() for text in (*PEOPLE, "P7"))
+    assert not list(own.folder.parent.glob("*.part"))
+
+
+def test_the_subject_of_an_observation_is_that_of_the_patient(
+    predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask]
+) -> None:
+    tags = ({}, {"StudyDate": "20260101"}, {"PatientID": "P8"})
+    subjects = [predictor.answer(task(chest_film(film, 7, **each))).observation.subject for each in tags]
+    assert subjects[0] == subjects[1] != subjects[2]
+
+
+def test_a_study_without_a_fitting_image_is_answered_with_the_reason(
+    predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask]
+) -> None:
+    answer = predictor.answer(task(chest_film(film, 7, BodyPartExamined="HAND", SeriesDescription="Zebulon's hand")))
+    assert "body part is HAND" in answer.observation.refused
+    assert (answer.observation.predictions, answer.observation.distance) == ({}, None)
+    report = pydicom.dcmread(answer.answers[0].path)
+    assert (report.StudyInstanceUID, report.PatientID) == ("1.2.826.7", "P7")
+    assert "body part is HAND" in report.to_json()
+    assert "Zebulon's" not in report.to_json() + answer.observation.as_json()
+
+
+def test_an_image_that_cannot_be_decoded_is_answered_without_paths(
+    predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask], tmp_path: Path
+) -> None:
+    study = task(chest_film(film, 7, PhotometricInterpretation="PALETTE COLOR"))
+    answer = predictor.answer(study)
+    assert "image-1.dcm" in answer.observation.refused
+    assert "/" not in answer.observation.refused
+    assert str(tmp_path) not in pydicom.dcmread(answer.answers[0].path).to_json()
+
+
+def test_what_nobody_can_be_answered_about(
+    predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask]
+) -> None:
+    for films in (
+        [chest_film(film, 7), chest_film(film, 7, 2, PatientID="P8")],
+        [chest_film(film, 7, PatientID="")],
+        [b"no image"],
+    ):
+        with pytest.raises(UnanswerableError):
+            predictor.answer(task(*films))
+    job = {"uid": "1.2.826.7", "files": ["/nowhere/a.dcm"], "folder": "/nowhere/answers"}
+    assert set(predictor.reply(job)) == {"unanswerable"}
+    json.dumps(predictor.reply(job))
+
+
+def test_a_repeat_replaces_the_answers(predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask]) -> None:
+    study = task(chest_film(film, 7))
+    first = pydicom.dcmread(predictor.answer(study).answers[0].path)
+    again = predictor.answer(study)
+    assert pydicom.dcmread(again.answers[0].path).SOPInstanceUID == first.SOPInstanceUID
+    assert [path.name for path in study.folder.iterdir()] == ["sr.dcm"]
+
+
+def test_pictures_are_for_formats_that_show_them(
+    model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks: list[PredictedChunk] = []
+    monkeypatch.setattr("casewise.plugins.node.worker.check_formats", lambda names: None)
+    monkeypatch.setattr(StudyPredictor, "_written", lambda self, chunk, task: chunks.append(chunk) or ())
+    for formats, saliency in ((["summary-sc"], True), (["summary-sc"], False), (["sr"], True)):
+        answer = {"formats": formats, "saliency": saliency}
+        settings = node_settings(tmp_path, model.folder, answer=answer)
+        StudyPredictor(model, settings).answer(task(chest_film(film, 7)))
+    (picture,) = chunks[0].pictures["1.2.826.7"]
+    assert picture.image.shape == picture.overlay.shape
+    assert picture.image.shape[2] == 3
+    assert (picture.image != picture.overlay).any()
+    assert [dict(chunk.pictures) for chunk in chunks[1:]] == [{}, {}]
+
+
+def test_settings_that_do_not_suit_the_model(model: TrainedModel, tmp_path: Path) -> None:
+    for changes in (
+        {"select": [{"slot": "front"}]},
+        {"answer": {"formats": ["sr", "xml"]}, "send": []},
+    ):
+        with pytest.raises(CasewiseError):
+            StudyPredictor(model, node_settings(tmp_path, model.folder, **changes))
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[StudyWorker]:
+    settings = node_settings(tmp_path, tmp_path / "bundle", answer={"timeout": 3})
+    (tmp_path / "work").mkdir()
+    process = StudyWorker(settings, tmp_path / "work", "", target=toy)
+    assert process.start()["checksum"] == "abc"
+    yield process
+    process.stop()
+
+
+def study(uid: str, files: Sequence[StoredInstance] = ()) -> StudyTask:
+    return StudyTask(uid, files, Path("/a"))
+
+
+def test_a_process_that_dies_is_started_again(worker: StudyWorker) -> None:
+    assert worker.answer(study("die once")).answers[0].path == Path("/a/sr.dcm")
+    with pytest.raises(UnanswerableError, match="twice"):
+        worker.answer(study("die"))
+    assert worker.answer(study("well")).observation.at == 1.0
+
+
+def test_what_a_process_reports(worker: StudyWorker) -> None:
+    with pytest.raises(FailedError) as failed:
+        worker.answer(study("fault"))
+    assert failed.value.fault
+    with pytest.raises(UnanswerableError):
+        worker.answer(study("person"))
+
+
+def test_a_process_that_hangs_is_ended(tmp_path: Path, worker: StudyWorker) -> None:
+    import threading
+
+    with pytest.raises(UnanswerableError, match="3 seconds"):
+        worker.answer(study("hang"))
+    assert worker.answer(study("well")).answers
+    (tmp_path / "work" / "hangs").unlink()
+    errors: list[Exception] = []
+
+    def stopped() -> None:
+        try:
+            worker.answer(study("hang"))
+        except StoppedError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=stopped)
+    thread.start()
+    while not (tmp_path / "work" / "hangs").exists():
+        time.sleep(0.02)
+    worker.stop()
+    thread.join(20)
+    assert len(errors) == 1
+
+
+def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    worker = StudyWorker(node_settings(tmp_path, tmp_path / "nothing"), tmp_path / "work", "")
+    with pytest.raises(RunError):
+        worker.start()
+
+
+def test_a_real_process_answers(
+    model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+    worker = StudyWorker(node_settings(tmp_path, model.folder), tmp_path / "work", "salt")
+    try:
+        assert worker.start()["checksum"] == model.checksum
+        answer = worker.answer(task(chest_film(film, 7)))
+        assert answer.answers[0].sha256 == checksum(answer.answers[0].path)
+        assert set(answer.observation.predictions) == {"label"}
+        with pytest.raises(UnanswerableError):
+            worker.answer(task(film_bytes(np.zeros((8, 8), np.uint8), PatientID="")))
+    finally:
+        worker.stop()
