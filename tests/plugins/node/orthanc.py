@@ -45,17 +45,21 @@ class Orthanc:
 
 @contextmanager
 def running_orthanc(
-    folder: Path, modalities: Mapping[str, tuple[str, str, int]] | None = None, **settings: Any
+    folder: Path,
+    modalities: Mapping[str, tuple[str, str, int]] | None = None,
+    ports: tuple[int, int] | None = None,
+    **settings: Any,
 ) -> Iterator[Orthanc]:
-    """Run it on free ports.
+    """Run it, by default on free ports.
 
     Args:
+        ports: for DICOM and HTTP, such as those of a server that ran before.
         modalities: AE title, host and port of those that it may send to, and that may send to it, by name.
     """
     program = shutil.which("Orthanc")
     if program is None:
         pytest.skip("the program Orthanc is not installed")
-    dicom, web = free_port(), free_port()
+    dicom, web = ports or (free_port(), free_port())
     folder.mkdir(parents=True, exist_ok=True)
     configuration = {
         "Name": "test",

@@ -111,5 +111,10 @@ def test_monitor(file: str, tmp_path: Path, chest_run: Run) -> None:
     done = casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"}), *words)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr
     assert "pneumonia" in (tmp_path / "page.html").read_text()
+    queue = StudyQueue(tmp_path / "node")
+    queue.note("accession", study_label("A1"), "1.2.1")
+    queue.close()
+    (tmp_path / "outcomes.csv").write_text("accession,target,value\nA1,label,pneumonia\n")
+    assert casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"})).returncode == 0
     (tmp_path / "outcomes.csv").write_text("study,target,value\n9.9,label,pneumonia\n")
     assert casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"})).returncode == 2

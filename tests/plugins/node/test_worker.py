@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import PredictedChunk
-from casewise.plugins.node.queue_records import StoredInstance
+from casewise.plugins.node.queue_records import StoredInstance, study_label
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.worker import (
     FailedError,
@@ -77,7 +78,7 @@ def test_a_study_has_the_prediction_of_its_image(
     assert set(observation.probabilities["label"]) == set(model.table.classes["label"])
     assert observation.distance == pytest.approx(expected["distance"], nan_ok=True)
     assert (observation.scanner, observation.site, observation.refused) == ("Acme X1", "West R1", "")
-    assert len(observation.subject) == 16
+    assert (len(observation.subject), answer.accession) == (16, study_label("A7"))
     assert not any(text in observation.as_json() for text in (*PEOPLE, "P7"))
     assert not list(own.folder.parent.glob("*.part"))
 
@@ -150,6 +151,44 @@ def test_pictures_are_for_formats_that_show_them(
     assert picture.image.shape[2] == 3
     assert (picture.image != picture.overlay).any()
     assert [dict(chunk.pictures) for chunk in chunks[1:]] == [{}, {}]
+
+
+def scan(sequence: str, number: int, **tags: Any) -> bytes:
+    """A slice of a DICOM series."""
+    rng = np.random.default_rng([number, ord(sequence[-1])])
+    pixels = (rng.random((32, 32)) * 100).astype(np.uint16)
+    pixels[8:24, 8:24] += 600
+    series = f"1.2.826.7.{sequence[-1]}"
+    about: dict[str, Any] = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR", "PatientID": "P7"}
+    about |= {"StudyInstanceUID": "1.2.826.7", "SeriesInstanceUID": series, "SOPInstanceUID": f"{series}.{number}"}
+    about |= {"SeriesDescription": f"{sequence} axial", "InstanceNumber": number, "PixelSpacing": [1, 1]}
+    about |= {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, 3 * number]}
+    about |= {"FrameOfReferenceUID": "1.2.826.7.9", "SliceThickness": 3, "ViewPosition": None}
+    return film_bytes(pixels, **about | tags)
+
+
+@pytest.mark.plugins("volumes")
+def test_scans_are_read_as_series(task: Callable[..., StudyTask], tmp_path: Path) -> None:
+    from casewise.run import run
+    from casewise.study.loading import build_study
+    from tests.combinations import make_table, settings
+
+    pytest.importorskip("SimpleITK", reason="the extra `volumes` is not installed")
+    values = settings("volumes", "classes", make_table(tmp_path, "volumes", "here", seed=1), "explanation")
+    values["volumes"]["sequences"] = ["T1", "T2"]
+    finished = run(build_study(values, source="study", folder=tmp_path), tmp_path / "run")
+    select = [{"modality": ["MR"], "description": name, "slices": [4, 10], "slot": name} for name in ("T1", "T2")]
+    own = node_settings(tmp_path, finished.folder / "bundle", select=select)
+    predictor = StudyPredictor(load_bundle(own.bundle), own)
+    films = [scan(name, number) for number in range(6) for name in ("T1", "T2")]
+    answer = predictor.answer(task(*films, scan("T3", 1, SeriesDescription="Localizer")))
+    assert (set(answer.observation.predictions), answer.observation.refused) == ({"classes"}, "")
+    report = pydicom.dcmread(answer.answers[0].path)
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert sorted(len(series.ReferencedSOPSequence) for series in evidence) == [6, 6]
+    refused = predictor.answer(task(*films[::2], *films[1:3:2])).observation.refused
+    assert "T2" in refused
+    assert "1 slice," in refused
 
 
 def test_settings_that_do_not_suit_the_model(model: TrainedModel, tmp_path: Path) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError
 from casewise.inference.model import load_bundle
-from casewise.modalities.store.dicom_file import damage_named, quiet_pydicom, text_of
 from casewise.plugins.node.monitoring.outcomes import compared_outcomes, read_outcomes
 from casewise.plugins.node.monitoring.page import Watched, WrittenMonitoring, write_monitoring
 from casewise.plugins.node.queue import StudyQueue, study_label
@@ -52,17 +50,5 @@ def monitor_node(settings: NodeSettings, path: Path | None = None) -> WrittenMon
 
 
 def accessions_of(queue: StudyQueue) -> dict[str, str]:
-    """The label of each study by that of its accession number, from the header of one of its images."""
-    labels = {}
-    for study in queue.studies():
-        files = queue.files(study.uid)
-        if not files or not files[0].path.exists():
-            continue
-        with damage_named(files[0].path):
-            header = quiet_pydicom().dcmread(
-                files[0].path, stop_before_pixels=True, specific_tags=["AccessionNumber"], force=True
-            )
-            accession = text_of(header, "AccessionNumber")
-        if accession:
-            labels[hashlib.sha256(accession.encode()).hexdigest()[:12]] = study_label(study.uid)
-    return labels
+    """The label of each study by the hash of its accession number."""
+    return {detail: study_label(uid) for _, uid, event, detail in queue.events() if event == ACCESSION}

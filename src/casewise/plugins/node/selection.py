@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted, cut, nearest, printable, shortened
-from casewise.inference.resident import slots_of
 from casewise.modalities.store.dicom_file import (
     DEFLATED,
     damage_named,
@@ -40,7 +39,7 @@ TAGS = (
     "PatientBirthDate", "Modality", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence",
     "SeriesDescription", "StudyDescription", "ProtocolName", "PixelSpacing", "ImagerPixelSpacing", "ImageType", "Rows",
     "NumberOfFrames", "InstanceNumber", "SeriesNumber", "PresentationIntentType", "SoftwareVersions", "Manufacturer",
-    "ManufacturerModelName", "InstitutionName", "StationName",
+    "ManufacturerModelName", "InstitutionName", "StationName", "AccessionNumber",
 )  # fmt: skip
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 OWN = "casewise"
@@ -100,6 +99,7 @@ class InstanceHeader:
     is_own: bool = False
     scanner: str = ""
     site: str = ""
+    accession: str = ""
 
 
 def read_header(path: Path) -> InstanceHeader:
@@ -144,6 +144,7 @@ def read_header(path: Path) -> InstanceHeader:
         is_own=texts["SoftwareVersions"].startswith(OWN) or texts["Manufacturer"] == OWN,
         scanner=" ".join(filter(None, (texts["Manufacturer"], texts["ManufacturerModelName"]))),
         site=" ".join(filter(None, (texts["InstitutionName"], texts["StationName"]))),
+        accession=texts["AccessionNumber"],
     )  # fmt: skip
 
 
@@ -200,6 +201,8 @@ class Slots:
     @classmethod
     def of(cls, study: Study) -> Slots:
         """Those of the study of a bundle."""
+        from casewise.inference.resident import slots_of  # loads torch, which the process that receives does not need
+
         settings = study.modality_settings
         optional = study.missing_regions == "allow" or getattr(settings, "missing", "require") == "mask"
         return cls(tuple(slots_of(study)) or ("",), bool(getattr(settings, "sequences", None)), optional)
@@ -307,7 +310,7 @@ def _mismatch(group: Sequence[InstanceHeader], rule: SelectRule) -> str:
 def _count_mismatch(images: Sequence[InstanceHeader], rule: SelectRule) -> str:
     count = sum(header.frames for header in images)
     if rule.slices and not rule.slices[0] <= count <= rule.slices[1]:
-        return f"{count:,} slices are not {rule.slices[0]:,} to {rule.slices[1]:,}"
+        return f"it has {counted(count, 'slice')}, allowed: {rule.slices[0]:,} to {rule.slices[1]:,}"
     return ""
 
 

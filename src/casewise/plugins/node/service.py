@@ -34,7 +34,15 @@ from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.send import partners, routes, send_due
 from casewise.plugins.node.settings import NodeSettings
 from casewise.plugins.node.watched_folder import WatchedFolder
-from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyTask, StudyWorker, work
+from casewise.plugins.node.worker import (
+    PICTURES,
+    FailedError,
+    NodePlan,
+    StoppedError,
+    StudyTask,
+    StudyWorker,
+    work,
+)
 from casewise.version import __version__
 from casewise.web.settings import Json, location_of
 
@@ -107,6 +115,7 @@ class Node:
         for partner in self.partners:
             self._loop(f"send to {partner.name}", partial(self._send, partner))
         self._loop("monitor", self._monitor, pause=20)
+        self._loop("keep", self._remove, pause=3600)
 
     def stop(self) -> None:
         """End: the study at work may end within seconds, or remains for the next start."""
@@ -114,18 +123,20 @@ class Node:
         for receiver in (self.dicom, self.web):
             if receiver:
                 receiver.stop()
-        predicting = next((thread for thread in self._threads if thread.name == "predict"), None)
-        if predicting:
-            predicting.join(GRACE)
-        self.worker.stop()
         for thread in self._threads:
-            thread.join(GRACE)
+            if thread.name == "predict":
+                thread.join(GRACE)
+        self.worker.stop()
+        end = time.monotonic() + GRACE
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
         self.queue.close()
         self._lock.release()
 
     def readiness(self) -> Mapping[str, str]:
         """By loop the problem that it met last; empty if it met none. Of partners, answers wait in the queue."""
-        return {name: text for name, text in self._problems.items() if not name.startswith("send to ")}
+        problems = {name: text for name, text in self._problems.items() if not name.startswith("send to ")}
+        return {"receive": self.inbox.problem(), **problems}
 
     def _loop(self, name: str, step: Callable[[], bool], pause: float = PAUSE) -> None:
         """Repeat a step in a thread: at once after one that did something, and otherwise after a pause."""
@@ -173,12 +184,14 @@ class Node:
         except UnanswerableError as error:
             self._quarantine(study, str(error))
         except FailedError as error:
+            self._problems["model"] = "" if error.fault else str(error)
             if error.fault and study.attempts + 1 >= MOST_FAULTS:
                 self._quarantine(study, str(error))
             else:
                 log.warning("study %s: not predicted: %s", study.label, error)
                 self.queue.failed(study, str(error), self.settings.retry)
         else:
+            self._problems["model"] = ""
             seconds, refused = time.monotonic() - begun, answer.observation.refused
             self.trail.append(
                 "predicted",
@@ -189,6 +202,8 @@ class Node:
                 answers={each.name: each.sha256 for each in answer.answers},
                 refused=bool(refused),
             )
+            if answer.accession:
+                self.queue.note("accession", answer.accession, study.uid)
             if self.queue.predicted(study, answer.answers, answer.observation, seconds):
                 count, result = len(answer.answers), f"no prediction: {refused}" if refused else "predicted"
                 log.info("study %s: %s (%.1f s, %s)", study.label, result, seconds, counted(count, "answer"))
@@ -234,6 +249,14 @@ class Node:
         elif process.exitcode:
             raise CasewiseError("The page of monitoring could not be written; `casewise monitor` says why.")
         return False
+
+    def _remove(self) -> bool:
+        """Remove images and answers of studies that were sent long ago, and pictures of unlike ones."""
+        before = time.time() - self.settings.keep * 86_400
+        for picture in (self.settings.folder / PICTURES).glob("*.png"):
+            if picture.stat().st_mtime < before:
+                picture.unlink()
+        return bool(self.queue.remove_sent(before))
 
     def _state_model(self, checksum: str) -> None:
         """Record by which bundle studies are predicted from now on."""

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import joblib
 import numpy as np
 import pandas as pd
 
@@ -81,10 +82,15 @@ class StudyTask:
 
 @dataclass(frozen=True)
 class StudyAnswer:
-    """The answers of a study, which lie durably at their paths, and what is recorded of it for monitoring."""
+    """The answers of a study, which lie durably at their paths, and what is recorded of it for monitoring.
+
+    Attributes:
+        accession: a hash of its accession number, by which outcomes may name it; empty without one.
+    """
 
     answers: tuple[Answer, ...]
     observation: Observation
+    accession: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class StudyWorker:
         salt: str,
         target: Callable[[Connection, NodePlan], None] = work,
     ) -> None:
-        threads = settings.answer.threads or len(os.sched_getaffinity(0))
+        threads = settings.answer.threads or int(joblib.cpu_count())
         plan = NodePlan(settings.bundle, folder, threads, settings.trust, settings, salt)
         self._worker, self._timeout, self._stopped = Worker(plan, target), settings.answer.timeout, False
 
@@ -165,7 +171,7 @@ class StudyWorker:
         if "failed" in message:
             raise FailedError(message["failed"], fault=message["fault"])
         answers = tuple(Answer(name, style, Path(path), sha256) for name, style, path, sha256 in message["answers"])
-        return StudyAnswer(answers, Observation.from_json(message["observation"]))
+        return StudyAnswer(answers, Observation.from_json(message["observation"]), message["accession"])
 
     def stop(self) -> None:
         """End the process at once; a call of `answer` in another thread ends with StoppedError."""
@@ -220,7 +226,7 @@ class StudyPredictor:
         except Exception as error:  # noqa: BLE001 (the study is tried again, and then left to a person)
             return {"failed": f"A fault of casewise ({location_of(error)}). Please report it.", "fault": True}
         rows = [[each.name, each.format, str(each.path), each.sha256] for each in answer.answers]
-        return {"answers": rows, "observation": answer.observation.as_json()}
+        return {"answers": rows, "observation": answer.observation.as_json(), "accession": answer.accession}
 
     def answer(self, task: StudyTask) -> StudyAnswer:
         """Choose the images of a study, predict them, and write the answers into its folder.
@@ -243,7 +249,8 @@ class StudyPredictor:
             chunk = replace(chunk, table=chunk.table.assign(case=task.uid, subject=patient, visit=""))
             answers = self._written(chunk, task)
         subject = hmac.new(self._salt.encode(), patient.encode(), hashlib.sha256).hexdigest()[:16] if self._salt else ""
-        return StudyAnswer(answers, observed(chunk, chosen[0], subject))
+        accession = next((study_label(header.accession) for header in headers if header.accession), "")
+        return StudyAnswer(answers, observed(chunk, chosen[0], subject), accession)
 
     def _predicted(self, task: StudyTask, rows: Sequence[Row], work: Path) -> PredictedChunk:
         """The predictions of the chosen images, which are linked into `work` under names that say nothing."""
