@@ -159,7 +159,7 @@ class Page:
         blocks: list[Block] = [Text(text)]
         rows = [
             Row(
-                capital(change.text) if change.what is None or change.what.kind is Kind.NUMBER else change.what.title,
+                capital(change.text),
                 [
                     Cell(change.scope.text or "everywhere"),
                     Cell("first study" if change.from_start else iso_date(change.since), value=change.since),
@@ -325,12 +325,16 @@ class Page:
             when, scanner = iso_date(each.at), each.scanner or MISSING
             reason = "; ".join(each.flags) or "far from the training in its features"
             distance = number(each.distance, 2)
-            rows.append(Row(name[:12], [Cell(when), Cell(scanner), Cell(distance), Cell(reason)]))
-            text = [Text(f"{when}, {scanner}"), Text(f"Distance {distance}. {reason}")]
-            shown = [Picture(_uri(pictures[name]), f"Study {name[:12]}")] if name in pictures else []
-            cards.append(Card(name[:12], shown, text))
-        table = Table(["Study", "Date", "Scanner", "Distance", "Reason"], rows, UNLIKE)
-        blocks: list[Block] = [Text(UNLIKE, note=True), Cards(cards)] if any(c.pictures for c in cards) else [table]
+            if name in pictures:
+                shown = Picture(_uri(pictures[name]), f"Study {name[:12]}")
+                text = [Text(f"{when}, {scanner}"), Text(f"Distance {distance}. {capital(reason)}.")]
+                cards.append(Card(name[:12], [shown], text))
+            else:
+                rows.append(Row(name[:12], [Cell(when), Cell(scanner), Cell(distance), Cell(reason)]))
+        blocks: list[Block] = [Text(UNLIKE, note=True), Cards(cards)] if cards else []
+        if rows:
+            heads = ["Study", "Date", "Scanner", "Distance", "Reason"]
+            blocks.append(Table(heads, rows, "" if cards else UNLIKE))
         yield Section("unlike", "Most unlike the training", blocks)
 
     def _is_unlike(self, row: int) -> bool:

@@ -159,6 +159,8 @@ def changes_of(
             ratios = share_ratios(own_values, own.strata)
         else:
             ratios = score_ratios(sequential_scores(own_values, own.strata, rng))
+        if quantity.kind is Kind.BIAS:  # that it varies more is a larger error, another series
+            ratios = ratios[:, ALTERNATIVES[:, 0] != 0]
         ratios[:first] = 0
         change, row = _first_change(own, quantity, plan, ratios, first)
         if change is None:
