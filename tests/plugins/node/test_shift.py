@@ -1,9 +1,12 @@
 """Tests of a change: their parts against references, silence without a change, and planted changes."""
 
+# ruff: noqa: F811 (a fixture of another file)
+
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +45,7 @@ from casewise.plugins.node.monitoring.shift import (
 )
 from casewise.plugins.node.monitoring.summary import groups
 from tests.plugins.node.observed import DAY, START, Node, limits, observed
+from tests.test_simulations import benchmark  # noqa: F401 (fixture)
 
 BRIGHTNESS = Quantity(Kind.NUMBER, "brightness")
 
@@ -367,3 +371,21 @@ class TestTraining:
     def test_few_studies_are_not_compared(self) -> None:
         assert against_training(studies_of(observed(Node(1, 10, 0, 3.0))), limits(), 200) == []
         assert against_training(studies_of([]), limits(), 200) == []
+
+
+def test_the_simulation_of_the_results_page_notices_what_it_plants(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated = benchmark("node_monitoring")
+    monkeypatch.setattr(simulated, "FILMS", 60)
+    pools = simulated.Pools.drawn()
+    rng = np.random.default_rng(0)
+    quiet = simulated.changes_in(simulated.node(pools, rng, 30, 20, simulated.Shift(), 30))
+    assert quiet == []
+    changed = simulated.changes_in(simulated.node(pools, rng, 30, 60, simulated.SHIFTS["other processing"], 15))
+    assert {each.scope.scanner for each in changed} <= {"A", ""}
+    assert any(each.what == BRIGHTNESS and abs(each.since / DAY - 15) < 1 for each in changed)
+    # every night is a night with some difference at 5 %, hardly one at a thousandth of that
+    studies, _ = simulated.divided(simulated.node(pools, rng, 40, 20, simulated.Shift(), 40))
+    assert len(simulated.nights_with_difference(studies, 0.05)) > 3
+    assert len(simulated.nights_with_difference(studies, 1e-5, window=100)) == 0
