@@ -13,6 +13,12 @@ import pytest
 from scipy.stats import chi2_contingency, ks_2samp, kstest, norm
 
 from casewise.errors import CasewiseError
+from casewise.plugins.node.monitoring.comparison import (
+    compared,
+    compared_classes,
+    compared_with_quantiles,
+    stability_index,
+)
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.sequential import (
     ALTERNATIVES,
@@ -38,10 +44,6 @@ from casewise.plugins.node.monitoring.shift import (
     Scope,
     against_training,
     changes,
-    compared,
-    compared_classes,
-    compared_with_quantiles,
-    stability_index,
 )
 from casewise.plugins.node.monitoring.summary import groups
 from tests.plugins.node.observed import DAY, START, Node, limits, observed

@@ -12,6 +12,12 @@ import numpy as np
 
 from casewise.errors import CasewiseError, counted
 from casewise.files import write_atomic
+from casewise.plugins.node.monitoring.comparison import (
+    Comparison,
+    compared,
+    compared_classes,
+    compared_with_quantiles,
+)
 from casewise.plugins.node.monitoring.figures import Expected, Periods, class_figure, count_figure, time_figure
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.outcomes import Outcomes, mean_interval, outcome_changes, share_interval
@@ -28,12 +34,8 @@ from casewise.plugins.node.monitoring.series import (
 from casewise.plugins.node.monitoring.shift import (
     EXPECTED_FLAGGED,
     Change,
-    Comparison,
     against_training,
     changes,
-    compared,
-    compared_classes,
-    compared_with_quantiles,
 )
 from casewise.plugins.node.monitoring.summary import sentence
 from casewise.report.blocks import (

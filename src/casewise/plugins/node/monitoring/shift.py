@@ -13,17 +13,17 @@ The first studies are compared with the training once, by `casewise.inference.dr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest, chi2, ks_2samp, power_divergence
+from scipy.stats import binomtest, ks_2samp
 
 from casewise.inference.drift import LEAST_DIFFERENCE as LARGE_DIFFERENCE
-from casewise.inference.drift import LEVEL, Quantiles, drift, shares_below
+from casewise.inference.drift import LEVEL, drift
 from casewise.plugins.node.monitoring.sequential import (
     ALTERNATIVES,
     Floats,
@@ -207,7 +207,7 @@ def _change(own: Studies, quantity: Quantity, plan: Plan, ratios: Floats, alarm:
         ends = max(int(np.searchsorted(rows, first)), 1), int(np.searchsorted(rows, row))
         number = split(sample, *ends, share=quantity.is_share)
     start = int(rows[number])
-    scope = _located(own, ratios[:, alternative], scope, (start, last))
+    scope = _located(own, ratios[:, alternative], scope, (start, row, last))
     rows = np.flatnonzero(scope.rows(own))
     start = int(rows[np.searchsorted(rows, start)])
     before, after = values[rows[rows < start]], values[rows[(rows >= start) & (rows <= row)]]
@@ -219,15 +219,20 @@ def _change(own: Studies, quantity: Quantity, plan: Plan, ratios: Floats, alarm:
     return Change(quantity, scope, float(own.at[start]), size, text, low, high, float(own.at[row]))
 
 
-def _located(own: Studies, ratios: Floats, scope: Scope, span: tuple[int, int]) -> Scope:
-    """The scanner or site outside which there is hardly any evidence of the change, else all studies."""
-    inside = np.arange(span[0], span[1] + 1)
+def _located(own: Studies, ratios: Floats, scope: Scope, span: tuple[int, int, int]) -> Scope:
+    """The scanner or site outside which there is hardly any evidence of the change, else all studies.
+
+    Args:
+        span: the rows of the start, of the alarm, and of the last study that is evidence.
+    """
+    start, alarm, last = span
+    inside = np.arange(start, last + 1)
     total, best, gain = float(ratios[inside].sum()), Scope(), -np.inf
     names = [*map(Scope, np.unique(own.scanners[inside])), *(Scope(site=name) for name in np.unique(own.sites[inside]))]
     for each in names:
         rows = each.rows(own)[inside]
         own_gain, others = float(ratios[inside][rows].sum()), int((~rows).sum())
-        if each == Scope() or (others < FEWEST_OTHERS and each != scope):
+        if each == Scope() or (others < FEWEST_OTHERS and each != scope) or not rows[: alarm - start + 1].any():
             continue
         if total - own_gain <= max(OUTSIDE * total, 1) and own_gain > gain:
             best, gain = each, own_gain
@@ -269,10 +274,8 @@ def _unlike_others(studies: Studies, own: NDArray[np.bool_], first: NDArray[np.b
         before, after = (each[np.isfinite(each)] for each in (values[first & studies.tested], values[rows]))
         if not quantity.is_share and len(before) and len(after):
             gap, low, high = difference(quantity, before, after)
-            if (
-                gap >= LARGE_DIFFERENCE
-                and ks_2samp(before, after, method="asymp").pvalue * len(studies.series) <= LEVEL
-            ):
+            p = float(ks_2samp(before, after, method="asymp").pvalue) * len(studies.series)
+            if gap >= LARGE_DIFFERENCE and p <= LEVEL:
                 differences.append((gap, quantity.words(higher=high > low)))
     return list(dict.fromkeys(words for _, words in sorted(differences, reverse=True)))
 
@@ -310,92 +313,3 @@ def _expected_shares(studies: Studies) -> Iterator[tuple[Quantity, Floats]]:
         values = studies.series.get(quantity, np.zeros(0))
         if len(values := values[np.isfinite(values)]):
             yield quantity, (values > limit).astype(float)
-
-
-# ---------------------------------------------------------------------------------------------------- comparisons
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How two samples differ.
-
-    Attributes:
-        psi: the population stability index.
-        by_chance: the index that one in twenty samples of the same distribution exceeds.
-        distance: that of Kolmogorov and Smirnov; for classes None.
-        p: of Kolmogorov and Smirnov, or of the G-test of classes; for one look, not for many.
-    """
-
-    psi: float
-    by_chance: float
-    distance: float | None
-    p: float | None
-
-
-def stability_index(expected: Floats, observed: Floats) -> float:
-    """The population stability index of two vectors of counts (B,): Σ (o − e) · ln(o / e) over the shares.
-
-    Half a study is added to each count, so that an empty class does not make it infinite.
-
-    >>> round(stability_index(np.array([900.0, 100.0]), np.array([800.0, 200.0])), 3)
-    0.081
-    """
-    e, o = ((counts + 0.5) / (counts + 0.5).sum() for counts in (expected, observed))
-    return float(((o - e) * np.log(o / e)).sum())
-
-
-def index_by_chance(bins: int, first: float, second: float) -> float:
-    """The stability index that one in twenty pairs of samples of these sizes exceeds without a change.
-
-    It is chi-squared with bins - 1 degrees of freedom times 1/n + 1/m (Yurdakul, "Statistical properties of population
-    stability index", 2018).
-
-    >>> round(index_by_chance(10, 200, 200), 3)
-    0.169
-    """
-    return float(chi2.ppf(0.95, max(bins - 1, 1)) * (1 / max(first, 1) + 1 / max(second, 1)))
-
-
-def compared(first: Floats, second: Floats) -> Comparison | None:
-    """Two samples of numbers, in tenths of the first; None if one is empty."""
-    first, second = first[np.isfinite(first)], second[np.isfinite(second)]
-    if not len(first) or not len(second):
-        return None
-    edges = np.unique(np.quantile(first, np.linspace(0.1, 0.9, 9)))
-    counts = [_binned(values, edges) for values in (first, second)]
-    result = ks_2samp(first, second, method="asymp")
-    chance = index_by_chance(len(edges) + 1, len(first), len(second))
-    return Comparison(stability_index(*counts), chance, float(result.statistic), float(result.pvalue))
-
-
-def _binned(values: Floats, edges: Floats) -> Floats:
-    """(B + 1,) counts of values between edges (B,)."""
-    return np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1).astype(float)
-
-
-def compared_classes(first: Mapping[str, int], second: Mapping[str, int]) -> Comparison | None:
-    """Two samples of classes by their counts, with the G-test; None if one is empty."""
-    names = [name for name in dict.fromkeys([*first, *second]) if first.get(name, 0) + second.get(name, 0)]
-    counts = np.array([[sample.get(name, 0) for name in names] for sample in (first, second)], dtype=float)
-    if not counts.size or not counts.sum(axis=1).all():
-        return None
-    first_total, second_total = counts.sum(axis=1).tolist()
-    chance, p = index_by_chance(len(names), first_total, second_total), None
-    if len(names) > 1:
-        expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
-        p = float(power_divergence(counts, expected, ddof=len(names), axis=None, lambda_="log-likelihood").pvalue)
-    return Comparison(stability_index(*counts), chance, None, p)
-
-
-def compared_with_quantiles(quantiles: Quantiles, subjects: int, values: Floats) -> Comparison | None:
-    """A sample of numbers against the quantiles of the training; p is not computed, as `drift` tests it."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None
-    points, shares = (np.array(each, dtype=float) for each in quantiles)
-    chosen = np.unique(np.searchsorted(shares, np.linspace(0.1, 0.9, 9)).clip(0, len(points) - 1))
-    expected = np.diff(shares[chosen], prepend=0, append=1) * subjects
-    observed = _binned(values, points[chosen])
-    gaps = shares_below(values, np.arange(len(values)), points) - shares
-    chance = index_by_chance(len(expected), subjects, len(values))
-    return Comparison(stability_index(expected, observed), chance, float(np.abs(gaps).max()), None)
