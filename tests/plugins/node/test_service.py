@@ -77,7 +77,7 @@ def check_answers(folder: Path, count: int, unfit: list[int]) -> None:
     for uid, report in reports.items():
         number = int(uid.rpartition(".")[2])
         assert report.PatientID == f"P{number}"
-        assert ("No image fits" in report.to_json()) is (number in unfit)
+        assert ("No image of the study suits" in report.to_json()) is (number in unfit)
 
 
 class TestWithAToy:

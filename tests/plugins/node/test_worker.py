@@ -40,7 +40,7 @@ def model(chest_run: Run) -> TrainedModel:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Callable[..., StudyTask]:
-    def made(*films: bytes, uid: str = "1.2.826.7") -> StudyTask:
+    def write(*films: bytes, uid: str = "1.2.826.7") -> StudyTask:
         files = []
         for number, content in enumerate(films):
             path = tmp_path / f"{number}.dcm"
@@ -48,7 +48,7 @@ def task(tmp_path: Path) -> Callable[..., StudyTask]:
             files.append(StoredInstance(path, "", "", checksum(path)))
         return StudyTask(uid, files, tmp_path / "answers" / "study")
 
-    return made
+    return write
 
 
 @pytest.fixture

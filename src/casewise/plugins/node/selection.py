@@ -283,7 +283,7 @@ def select(headers: Sequence[InstanceHeader], rules: Sequence[SelectRule], slots
         listed = [f"{_described(group)} ({_mismatch(group, rule)})" for group in groups]
         more = f"; and {len(listed) - MOST_LISTED:,} more" if len(listed) > MOST_LISTED else ""
         has = "; ".join(listed[:MOST_LISTED]) or "no images"
-        raise SelectionError(f"No image fits the rule of `select`{name}. The study has {has}{more}.")
+        raise SelectionError(f"No image of the study suits the model{name}. It has {has}{more}.")
     return chosen
 
 
@@ -303,7 +303,7 @@ def _mismatch(group: Sequence[InstanceHeader], rule: SelectRule) -> str:
     """The first reason why a series does not fit a rule."""
     images = [header for header in group if header.is_image]
     if not images:
-        return "no image of an acquisition"
+        return "not of an acquisition"
     return _count_mismatch(images, rule) or next(filter(None, (_header_mismatch(each, rule) for each in images)), "")
 
 
@@ -348,7 +348,7 @@ def _has_word(text: str, word: str) -> bool:
 
 
 def _described(group: Sequence[InstanceHeader]) -> str:
-    """A series in words: modality, description, and the number of its objects."""
+    """A series in words: modality, description, and the number of its images."""
     first = group[0]
     title = f" {first.title!r}" if first.title else ""
-    return f"{shortened(printable(first.modality), 16) or 'a series'}{title}, {counted(len(group), 'object')}"
+    return f"{shortened(printable(first.modality), 16) or 'a series'}{title}, {counted(len(group), 'image')}"
