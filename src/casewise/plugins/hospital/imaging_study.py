@@ -161,7 +161,7 @@ def _requests(header: Dataset) -> Iterator[Dataset]:
         item.RequestedProcedureCodeSequence = (
             stated.get("RequestedProcedureCodeSequence") or header.get("RequestedProcedureCodeSequence") or []
         )
-        if any(item.values()):
+        if any(element.value for element in item):
             item.StudyInstanceUID = stated.get("StudyInstanceUID") or header.StudyInstanceUID
             item.ReferencedStudySequence = []
             yield item
@@ -209,6 +209,8 @@ def as_file(result: CaseResult, dataset: Dataset) -> bytes:
     if study.timezone:
         dataset.TimezoneOffsetFromUTC = study.headers[0].TimezoneOffsetFromUTC
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = dataset.ContentDate, dataset.ContentTime
+    for item in dataset.get("ContributingEquipmentSequence", []):
+        item.ContributionDateTime = f"{dataset.ContentDate}{dataset.ContentTime}"
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the images may violate the standard

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -173,16 +173,21 @@ def _fonts() -> list[str]:
     return [name for name in FONTS if name in installed]
 
 
-@cache
 def width_of(text: str, size: float, bold: bool = False) -> float:
-    """The width of a line in pixels."""
+    """The width of a line in pixels: that of its words and the blanks between them."""
+    words = text.split(" ")
+    return sum(_width(word, size, bold) for word in words) + (len(words) - 1) * _width(" ", size, bold)
+
+
+@lru_cache(4096)
+def _width(word: str, size: float, bold: bool) -> float:
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
     font = FontProperties(family=_fonts(), size=size, weight="bold" if bold else "normal")  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # signs that no font has are drawn as boxes
-        return float(RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, ismath=False)[0])
+        return float(RendererAgg(1, 1, 72).get_text_width_height_descent(word, font, ismath=False)[0])
 
 
 def wrapped(text: str, width: float, size: float, bold: bool = False) -> list[str]:
@@ -196,13 +201,22 @@ def wrapped(text: str, width: float, size: float, bold: bool = False) -> list[st
         longer = f"{lines[-1]} {word}".strip()
         if width_of(longer, size, bold) <= width:
             lines[-1] = longer
-            continue
-        lines.append("")
-        for sign in word:
-            if lines[-1] and width_of(lines[-1] + sign, size, bold) > width:
-                lines.append("")
-            lines[-1] += sign
+        elif width_of(word, size, bold) <= width:
+            lines.append(word)
+        else:
+            lines += _divided(word, width, size, bold)
     return [line for line in lines if line]
+
+
+def _divided(word: str, width: float, size: float, bold: bool) -> list[str]:
+    pieces, room = [""], width
+    for sign in word:
+        room -= _width(sign, size, bold)
+        if room < 0 and pieces[-1]:
+            pieces.append("")
+            room = width - _width(sign, size, bold)
+        pieces[-1] += sign
+    return pieces
 
 
 class _Column:
@@ -214,7 +228,7 @@ class _Column:
 
     def size(self, size: float) -> float:
         """The size of type in this column."""
-        return max(SMALLEST, size * self.scale)
+        return max(SMALLEST, round(size * self.scale))
 
     def write(self, text: str, size: float, *, bold: bool = False, colour: str = INK) -> None:
         """Add a paragraph."""
