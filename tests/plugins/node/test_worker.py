@@ -14,12 +14,12 @@ from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import PredictedChunk
+from casewise.plugins.node.predictor import StudyPredictor
 from casewise.plugins.node.queue_records import StoredInstance, study_label
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.worker import (
     FailedError,
     StoppedError,
-    StudyPredictor,
     StudyTask,
     StudyWorker,
 )
@@ -140,7 +140,7 @@ def test_pictures_are_for_formats_that_show_them(
     model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks: list[PredictedChunk] = []
-    monkeypatch.setattr("casewise.plugins.node.worker.check_formats", lambda names: None)
+    monkeypatch.setattr("casewise.plugins.node.predictor.check_formats", lambda names: None)
     monkeypatch.setattr(StudyPredictor, "_written", lambda self, chunk, task: chunks.append(chunk) or ())
     for formats, saliency in ((["summary-sc"], True), (["summary-sc"], False), (["sr"], True)):
         answer = {"formats": formats, "saliency": saliency}

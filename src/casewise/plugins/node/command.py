@@ -48,7 +48,7 @@ def check(
         receivers = partners_of(settings)
         bar(0, 0, "loading the model")
         from casewise.inference.model import load_bundle
-        from casewise.plugins.node.worker import StudyPredictor
+        from casewise.plugins.node.predictor import StudyPredictor
 
         description = StudyPredictor(load_bundle(settings.bundle, trust=settings.trust), settings).description
         problems = {}
