@@ -111,6 +111,8 @@ def test_monitor(file: str, tmp_path: Path, chest_run: Run) -> None:
     done = casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"}), *words)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr
     assert "pneumonia" in (tmp_path / "page.html").read_text()
+    done = casewise("monitor", node_file(tmp_path, bundle, monitor={"since": "2026-03-01"}))
+    assert (done.returncode, "1 March 2026" in done.stdout) == (0, True), done.stderr
     queue = StudyQueue(tmp_path / "node")
     queue.note("accession", study_label("A1"), "1.2.1")
     queue.close()
@@ -118,3 +120,27 @@ def test_monitor(file: str, tmp_path: Path, chest_run: Run) -> None:
     assert casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"})).returncode == 0
     (tmp_path / "outcomes.csv").write_text("study,target,value\n9.9,label,pneumonia\n")
     assert casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"})).returncode == 2
+
+
+def test_errors_of_a_bundle_are_those_out_of_fold(chest_run: Run) -> None:
+    from casewise.inference.model import load_bundle
+    from casewise.plugins.node.monitor import errors_of
+
+    model = load_bundle(chest_run.folder / "bundle")
+    figures = chest_run.results.figures("oof", model.headline, "label")
+    accuracy = figures["accuracy"].value
+    assert accuracy is not None
+    assert errors_of(model) == {"label": pytest.approx(1 - accuracy, abs=1e-5)}
+
+
+def test_status_names_a_format_that_could_not_be_written(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path / "node")
+    queue.add_instance("1.2.1", "s", "1", queue.folder / "a.dcm", "ab", "test")
+    queue.complete_ready(0, 1, time.time())
+    study = queue.claim(StudyState.COMPLETE, time.time())
+    assert study is not None
+    queue.predicted(study, [], OBSERVATION, unwritten={"summary-sc": "A fault."})
+    queue.close()
+    done = casewise("node", "status", node_file(tmp_path, tmp_path / "bundle"))
+    assert done.returncode == 1
+    assert {study.label, "summary-sc:", "sent"} <= set(done.stdout.split())

@@ -159,7 +159,18 @@ def test_a_morning(hospital: Hospital, chest_run: Run, chests: Path) -> None:
         wait(lambda: all_answered(queue, count))
         queue.close()
         check_pacs(pacs, count, unfit, [SR, SC])
+        whole = [
+            name for study in pacs.ask("/studies") for name in pacs.ask(f"/studies/{study}/instances?expand=false")
+        ]
+        hospital.send([name if isinstance(name, str) else name["ID"] for name in whole])  # with the answers of the node
         hospital.end_node()
+    queue = StudyQueue(hospital.folder / "node")
+    events = [event for _, _, event, _ in queue.events()]
+    assert (events.count("predicted"), events.count("not kept"), queue.counts()[StudyState.SENT]) == (
+        *(count, 2 * count),
+        count,
+    )
+    queue.close()
     assert not any(person in hospital.log for person in ("P1", *PEOPLE))
 
 

@@ -104,6 +104,9 @@ def test_an_accepted_change_is_the_new_baseline(tmp_path: Path) -> None:
     result, html = written(tmp_path, node, watched=Watched("Films", 200, START + 9 * DAY), limits=None)
     assert result.changes == ()
     assert "660 studies since 10 January 2026" in result.sentence
+    assert "before 10 January 2026" in result.sentence
+    none, _ = written(tmp_path, node, watched=Watched("Films", 200, START + 99 * DAY), limits=None)
+    assert date(START + 99 * DAY) in none.sentence
     assert "<h1>Monitoring of Films</h1>" in html
 
 

@@ -17,7 +17,8 @@ import pytest
 
 from casewise.errors import CasewiseError
 from casewise.plugins.node.monitoring.observation import Observation
-from casewise.plugins.node.queue import Answer, QueuedStudy, StudyQueue, StudyState, study_folder, study_label
+from casewise.plugins.node.queue import Answer, QueuedStudy, StudyQueue, StudyState, study_label
+from casewise.plugins.node.queue_records import study_folder
 from casewise.plugins.node.settings import Retry
 
 S = StudyState
@@ -62,7 +63,7 @@ def test_a_study_on_its_way(tmp_path: Path) -> None:
     observation = Observation(5.0, scanner="A", flags=("dark",), predictions={"grade": "2", "extent": 0.5})
     assert queue.predicted(study, answers(queue, "sr", "fhir-r4"), observation, seconds=1.5)
     assert queue.observations() == [(study.label, observation)]
-    assert queue.prediction_seconds() == (1, 1.5)
+    assert queue.prediction_totals() == (1, 1.5, 0)
     assert queue.oldest_waiting() is not None
     due = queue.deliveries(time.time())
     assert {(each.partner, each.answer.format, each.version) for each in due} == {
@@ -90,7 +91,6 @@ def test_without_partners_a_predicted_study_is_sent(tmp_path: Path) -> None:
     assert queue.predicted(claimed(queue), answers(queue, "sr"), None)
     assert state(queue) == S.SENT
     assert queue.observations() == []
-    assert [answer.path for answer in queue.answers("1.2.1")] == [tmp_path / "answers" / "sr"]
 
 
 def test_images_that_arrive_late_are_predicted_again(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_another_file_of_the_same_uid_needs_a_person(tmp_path: Path) -> None:
     add(queue)
     assert add(queue, content="other")
     assert state(queue) == S.QUARANTINED
-    assert queue.studies(S.QUARANTINED)[0].instances == 1
+    assert queue.studies(unfinished=True)[0].instances == 1
     assert add(queue, number=2)
     assert complete(queue) == []
     assert queue.retry(study_label("1.2.1")).state == S.COMPLETE
@@ -237,15 +237,15 @@ def test_a_retry_that_is_not_needed_is_refused(tmp_path: Path) -> None:
     study = claimed(queue)
     assert queue.quarantine(study, "a reason")
     assert queue.studies()[0].reason == "a reason"
-    assert queue.quarantine("1.2.1", "another")
+    assert not queue.quarantine(study, "another")
 
 
 def test_images_and_answers_of_old_studies_are_removed(tmp_path: Path) -> None:
     queue = StudyQueue(tmp_path, {})
     files = []
     for number in (1, 2, 3):
-        files.append(tmp_path / "received" / f"{number}")
-        files[-1].parent.mkdir(exist_ok=True)
+        files.append(tmp_path / "received" / "study" / "series" / f"{number}")
+        files[-1].parent.mkdir(parents=True, exist_ok=True)
         files[-1].write_text("image")
         queue.add_instance("1.2.1", "1.3", f"1.4.{number}", files[-1], f"{number}", "test")
     add(queue, "1.2.2")
@@ -259,7 +259,8 @@ def test_images_and_answers_of_old_studies_are_removed(tmp_path: Path) -> None:
     assert queue.remove_sent(time.time() + 1) == 1
     assert not any(path.exists() for path in files)
     assert queue.remove_sent(time.time() + 1) == 0
-    assert (queue.files("1.2.1"), queue.answers("1.2.1"), state(queue)) == ([], [], S.SENT)
+    assert (queue.files("1.2.1"), state(queue)) == ([], S.SENT)
+    assert not list((tmp_path / "received").iterdir())
     assert len(queue.files("1.2.2")) == 1  # not sent
     assert queue.add_instance("1.2.1", "1.3", "1.4.1", files[0], "1", "test")
     assert complete(queue) == []
@@ -323,10 +324,33 @@ def test_a_thousand_studies_at_once(tmp_path: Path) -> None:
     assert len(queue.events()) == 5000
 
 
+def test_an_answer_without_a_format_is_sent_and_stated(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path, ROUTES)
+    add(queue)
+    complete(queue)
+    unwritten = {"summary-sc": "A fault."}
+    assert queue.predicted(claimed(queue), answers(queue, "sr"), None, unwritten=unwritten)
+    assert queue.studies()[0].reason == "Without summary-sc: A fault."
+    (delivery,) = queue.deliveries(time.time())
+    queue.delivered(delivery)
+    (study,) = queue.studies(unfinished=True)
+    assert (study.state, study.reason, study.unwritten) == (S.SENT, "", "Without summary-sc: A fault.")
+    assert queue.prediction_totals()[2] == 1
+    assert queue.retry("1.2.1").state == S.COMPLETE
+    assert queue.predicted(claimed(queue), answers(queue, "sr", "summary-sc"), None)
+    for delivery in queue.deliveries(time.time()):
+        queue.delivered(delivery)
+    assert (queue.studies(unfinished=True), queue.prediction_totals()[2]) == ([], 1)
+    with pytest.raises(CasewiseError):
+        queue.retry("1.2.1")
+
+
 def test_events_stay(tmp_path: Path) -> None:
     queue = StudyQueue(tmp_path)
     add(queue)
-    queue.note("refused", "It is not a DICOM file.")
+    for _ in range(2):
+        queue.note("refused", "It is not a DICOM file.")
+    assert [event for _, _, event, _ in queue.events()] == ["received", "refused"]
     database = sqlite3.connect(queue.path)
     for statement in ("DELETE FROM events", "UPDATE events SET detail = ''"):
         with pytest.raises(sqlite3.IntegrityError):

@@ -25,12 +25,14 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from casewise.errors import CasewiseError  # noqa: E402
 from casewise.files import TEMPORARY, checksum  # noqa: E402
 from casewise.plugins.node import inbox as inbox_module  # noqa: E402
-from casewise.plugins.node.dicom_receive import SYNTAXES, DicomReceiver, image_classes  # noqa: E402
+from casewise.plugins.node.dicom_receive import SYNTAXES, DicomReceiver  # noqa: E402
 from casewise.plugins.node.inbox import FullError, Inbox, RefusedError  # noqa: E402
 from casewise.plugins.node.queue import StudyQueue, StudyState  # noqa: E402
 from casewise.plugins.node.settings import DicomReceive, Tls  # noqa: E402
 from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, free_port, image  # noqa: E402
 
+# Softcopy presentation state, key object selection, encapsulated PDF, segmentation.
+OTHERS = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("11.1", "88.59", "104.1", "66.4"))
 RECEIVER = """
 import sys, time
 from pathlib import Path
@@ -105,9 +107,6 @@ def test_images_are_stored_with_their_bytes(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_classes_and_syntaxes_of_images_are_accepted(tmp_path: Path) -> None:
-    classes = image_classes()
-    assert {DX, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7"} <= set(classes)
-    assert SR not in classes
     with running(tmp_path) as node:
         entity = pynetdicom.AE(ae_title="PACS")
         for syntax in SYNTAXES:
@@ -115,8 +114,17 @@ def test_classes_and_syntaxes_of_images_are_accepted(tmp_path: Path) -> None:
         association = entity.associate("127.0.0.1", node.port, ae_title="CASEWISE")
         assert {str(context.transfer_syntax[0]) for context in association.accepted_contexts} == set(SYNTAXES)
         association.release()
-        with connected(node.port) as association:
-            assert SR not in [context.abstract_syntax for context in association.accepted_contexts]
+        classes = {DX, SR, *OTHERS, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"}
+        entity = pynetdicom.AE(ae_title="PACS")
+        for each in classes:
+            entity.add_requested_context(each)
+        association = entity.associate("127.0.0.1", node.port, ae_title="CASEWISE")
+        assert {str(context.abstract_syntax) for context in association.accepted_contexts} == classes
+        for each in OTHERS:
+            assert send(association, image(SOPClassUID=each, PixelData=None, SOPInstanceUID=f"{each}.1")) == 0
+        association.release()
+        assert node.queue.studies() == []
+        assert len(node.queue.events("1.2.1")) == len(OTHERS)
 
 
 def test_repeats_by_another_way_change_nothing_but_other_content_needs_a_person(tmp_path: Path) -> None:
@@ -182,10 +190,16 @@ def test_damaged_bytes_are_refused(tmp_path: Path) -> None:
     assert inbox.receive_file(data, "folder").is_new
 
 
-def test_own_answers_that_come_back_are_not_kept(tmp_path: Path) -> None:
+def test_own_answers_and_other_objects_are_not_kept(tmp_path: Path) -> None:
     queue = StudyQueue(tmp_path)
-    assert not Inbox(queue).receive_file(file_bytes(image(Manufacturer="casewise")), "folder").is_new
+    for tags in ({"Manufacturer": "casewise"}, {"SOPClassUID": SR, "PixelData": None}):
+        for _ in range(2):
+            assert not Inbox(queue).receive_file(file_bytes(image(**tags)), "folder").is_new
     assert queue.studies() == []
+    assert [event for _, _, event, _ in queue.events("1.2.1")] == ["not kept"] * 2
+    assert not any(path.is_file() for path in (tmp_path / "received").rglob("*"))
+    with pytest.raises(RefusedError):
+        Inbox(queue).receive_file(file_bytes(image(SOPClassUID=SR, StudyInstanceUID="../../x")), "folder")
 
 
 def test_hostile_objects_do_not_end_the_connection(tmp_path: Path) -> None:

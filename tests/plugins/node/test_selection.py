@@ -47,7 +47,7 @@ class TestHeader:
         header = read_header(written(tmp_path / "a.dcm", ImagerPixelSpacing=[0.1, 0.2], SeriesNumber=3, **tags))
         assert (header.modality, header.body_part, header.view, header.spacing) == ("DX", "CHEST", "PA", (0.1, 0.2))
         assert (header.scanner, header.site, header.order) == ("Acme X1", "West R2", (3, 0))
-        assert (header.is_image, header.is_raw, header.is_own, header.frames) == (True, False, False, 1)
+        assert (header.is_image, header.is_raw, header.frames) == (True, False, 1)
         assert patient_of([header, header]) == NUMBER
 
     @pytest.mark.parametrize(
@@ -75,9 +75,7 @@ class TestHeader:
         [
             ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "is_image"),
             ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.4"}, "is_image"),
-            ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33"}, "is_image"),
             ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "is_image"),
-            ({"SoftwareVersions": ["casewise 1.0"]}, "is_own"),
             ({"PresentationIntentType": "FOR PROCESSING"}, "is_raw"),
         ],
     )
@@ -129,14 +127,11 @@ class TestFilms:
         assert self.chosen(raw, FILM) == ["a.dcm"]
         assert self.chosen(raw) == ["raw.dcm"]
 
-    def test_own_answers_and_captures_are_not_read(self) -> None:
-        own, capture = (
-            replace(FILM, path=Path("x"), instance="1.0", **c) for c in ({"is_own": True}, {"is_image": False})
-        )
-        assert self.chosen(own, capture, FILM) == ["a.dcm"]
-        for header in (own, capture):
-            with pytest.raises(SelectionError):
-                self.chosen(header)
+    def test_captures_are_not_read(self) -> None:
+        capture = replace(FILM, path=Path("x"), instance="1.0", is_image=False)
+        assert self.chosen(capture, FILM) == ["a.dcm"]
+        with pytest.raises(SelectionError):
+            self.chosen(capture)
 
     def test_a_body_part_in_a_description_counts_where_it_is_not_stated(self) -> None:
         assert self.chosen(replace(FILM, body_part="", words="XR Chest 2 views")) == ["a.dcm"]

@@ -1,14 +1,17 @@
 """A node at work: studies arrive in a folder, and every one ends in an answer or in quarantine, whatever is killed."""
 
+import io
 import json
 import os
 import random
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,13 @@ import yaml
 from casewise.errors import CasewiseError
 from casewise.plugins.node import service
 from casewise.plugins.node.audit_trail import AuditTrail
-from casewise.plugins.node.queue import StudyQueue, StudyState, study_folder, study_label
+from casewise.plugins.node.queue import StudyQueue, StudyState, study_label
+from casewise.plugins.node.queue_records import study_folder
 from casewise.plugins.node.service import Node, salt_of
 from casewise.plugins.node.settings import NodeSettings
 from casewise.run import Run
 from tests.film_files import PEOPLE
+from tests.plugins.node.dicom_objects import certificate, client_context
 from tests.plugins.node.films import RULE, node_settings, studies
 from tests.plugins.node.toy import toy
 
@@ -80,6 +85,23 @@ def check_answers(folder: Path, count: int, unfit: list[int]) -> None:
         assert ("No image of the study suits" in report.to_json()) is (number in unfit)
 
 
+class Processes:
+    """In place of processes that write the page of monitoring."""
+
+    def __init__(self, page: Path) -> None:
+        self.page, self.count, self.exitcode = page, 0, 0
+
+    def Process(self, **_: Any) -> "Processes":  # noqa: N802
+        return self
+
+    def start(self) -> None:
+        self.count += 1
+        self.page.touch()
+
+    def is_alive(self) -> bool:
+        return False
+
+
 class TestWithAToy:
     """Without a model."""
 
@@ -127,8 +149,8 @@ class TestWithAToy:
         queue = StudyQueue(settings.folder)
         queue.add_instance("well", "s", "1", queue.folder / "a.dcm", "ab", "test")
         queue.complete_ready(0, 1, time.time())
-        for _ in range(service.MOST_ENDS):
-            queue.note("released", "The process that worked on it ended.", "well")
+        for number in range(service.MOST_ENDS):
+            queue.note("released", f"The process {number} that worked on it ended.", "well")
         queue.close()
         with running(settings, target=toy) as node:
             wait(lambda: ended(node.queue, 1))
@@ -160,6 +182,36 @@ class TestWithAToy:
             wait(lambda: node.readiness()["predict"] != "")
             wait(lambda: ended(node.queue, 1) and node.readiness()["predict"] == "")
 
+    def test_the_page_of_monitoring_is_written_at_its_time_of_day(
+        self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        processes, page = Processes(settings.folder / "monitoring.html"), settings.folder / "monitoring.html"
+        monkeypatch.setattr(service.multiprocessing, "get_context", lambda _: processes)
+        now = [datetime(2026, 3, 1, 1, 0)]
+        node = Node(settings, target=toy, clock=lambda: now[0])
+        for text, count in (
+            ("2026-03-01 01:59", 0),
+            ("2026-03-01 02:00", 1),
+            ("2026-03-01 23:59", 1),
+            ("2026-03-02 01:59", 1),
+            ("2026-03-03 14:00", 2),
+            ("2026-03-04 03:00", 3),
+        ):
+            now[0] = datetime.fromisoformat(text)
+            node._monitor()
+            assert processes.count == count
+        processes.exitcode, now[0] = 1, datetime(2026, 3, 5, 3, 0)
+        with pytest.raises(CasewiseError):
+            node._monitor()
+        node.stop()
+        for text, count in (("2026-03-05 02:30", 5), ("2026-03-05 01:30", 4)):  # the page is of 2 a.m. the day before
+            os.utime(page, (datetime(2026, 3, 4, 3, 0).timestamp(),) * 2)
+            now[0], processes.count, processes.exitcode = datetime.fromisoformat(text), 4, 0
+            node = Node(settings, target=toy, clock=lambda: now[0])
+            node._monitor()
+            node.stop()
+            assert processes.count == count
+
     def test_the_salt_stays(self, tmp_path: Path) -> None:
         assert salt_of(tmp_path) == salt_of(tmp_path)
         assert len(salt_of(tmp_path)) == 64
@@ -185,6 +237,46 @@ def test_studies_are_answered(chest_run: Run, chests: Path, tmp_path: Path) -> N
     names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
     assert not any(person in name for person in ("P1", *PEOPLE) for name in names)
     assert study_folder("1.2.826.1") in "".join(names)
+
+
+def test_a_study_on_an_encrypted_way(chest_run: Run, chests: Path, tmp_path: Path) -> None:
+    pynetdicom = pytest.importorskip("pynetdicom", reason="the extra `node` is not installed")
+    authority = certificate(tmp_path, "authority")[0]
+    certificates = {name: certificate(tmp_path, name, "authority") for name in ("node", "pacs")}
+    tls = {"certificate": certificates["node"][0], "key": certificates["node"][1], "ca": authority}
+    received: list[Any] = []
+
+    def store(event: Any) -> int:
+        received.append(event.dataset)
+        return 0
+
+    pacs = pynetdicom.AE(ae_title="PACS")
+    pacs.supported_contexts = pynetdicom.StoragePresentationContexts
+    pacs_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority))
+    pacs_context.load_cert_chain(*certificates["pacs"])
+    pacs_context.verify_mode = ssl.CERT_REQUIRED
+    handlers = [(pynetdicom.evt.EVT_C_STORE, store)]
+    server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=pacs_context)
+    partner = {"host": "127.0.0.1", "port": server.server_address[1], "ae_title": "PACS", "tls": tls}
+    receive = {"dicom": {"port": 0, "allowed": ["PACS"], "tls": tls}}
+    settings = node_settings(
+        tmp_path, chest_run.folder / "bundle", receive=receive, send=[{"dicom": partner}], complete={"instances": 1}
+    )
+    film = pydicom.dcmread(io.BytesIO(next(studies(chests, 1))[1][0]))
+    try:
+        with running(settings) as node:
+            assert node.dicom is not None
+            pacs.add_requested_context(film.SOPClassUID, film.file_meta.TransferSyntaxUID)
+            client = client_context(authority, certificates["pacs"])
+            sending = pacs.associate("127.0.0.1", node.dicom.port, ae_title="CASEWISE", tls_args=(client, "127.0.0.1"))
+            assert sending.send_c_store(film).Status == 0
+            sending.release()
+            wait(lambda: ended(node.queue, 1))
+            assert node.queue.counts()[StudyState.SENT] == 1
+    finally:
+        server.shutdown()
+    (report,) = received
+    assert (report.StudyInstanceUID, report.PatientID, report.Modality) == ("1.2.826.1", "P1", "SR")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from casewise.plugins.node import inbox as inbox_module
 from casewise.plugins.node.inbox import Inbox
 from casewise.plugins.node.queue import StudyQueue
 from casewise.plugins.node.watched_folder import WatchedFolder
-from tests.plugins.node.dicom_objects import file_bytes, image
+from tests.plugins.node.dicom_objects import SR, file_bytes, image
 
 
 def watched(tmp_path: Path, settled: float = 0.0) -> tuple[WatchedFolder, StudyQueue]:
@@ -67,6 +67,15 @@ def test_what_is_no_image_is_moved_with_a_reason(tmp_path: Path) -> None:
     assert {path.read_bytes() for path in refused} == set(files.values())
     assert not any("patient" in path.name for path in refused)
     assert [event for _, _, event, _ in queue.events()] == ["refused"] * 3
+
+
+def test_reports_are_removed_and_not_kept(tmp_path: Path) -> None:
+    folder, queue = watched(tmp_path)
+    (tmp_path / "incoming" / "sr.dcm").write_bytes(file_bytes(image(SOPClassUID=SR, PixelData=None)))
+    assert folder.scan() == 0
+    assert not list((tmp_path / "incoming").iterdir())
+    assert not (tmp_path / "node" / "refused").exists()
+    assert [event for _, _, event, _ in queue.events()] == ["not kept"]
 
 
 def test_links_and_hidden_and_odd_files_stay(tmp_path: Path) -> None:

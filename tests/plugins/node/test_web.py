@@ -25,7 +25,7 @@ from casewise.plugins.node.inbox import Inbox
 from casewise.plugins.node.queue import Answer, StudyQueue, StudyState
 from casewise.plugins.node.settings import Tls, WebReceive
 from casewise.plugins.node.web import WebServer, metrics
-from tests.plugins.node.dicom_objects import DX, certificate, client_context, file_bytes, image
+from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, image
 
 KIND = 'multipart/related; type="application/dicom"; boundary=border'
 
@@ -75,7 +75,9 @@ def test_images_are_stored(tmp_path: Path) -> None:
         assert stored[0]["00081150"] == {"vr": "UI", "Value": [DX]}
         assert "00081198" not in answer
         assert node.queue.studies()[0].instances == 3
-        assert store(node.port, file_bytes(image()))[0] == 200
+        status, answer = store(node.port, file_bytes(image()), file_bytes(image(SOPClassUID=SR, PixelData=None)))
+        assert (status, [item["00081150"]["Value"] for item in answer["00081199"]["Value"]]) == (200, [[DX], [SR]])
+        assert node.queue.studies()[0].instances == 3
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,13 +133,14 @@ def test_metrics(tmp_path: Path) -> None:
     queue.complete_ready(0, None, time.time() + 1)
     claimed = queue.claim(StudyState.COMPLETE, time.time())
     assert claimed is not None
-    queue.predicted(claimed, [Answer("a", "sr", tmp_path / "a", "b")], None, seconds=1.25)
+    queue.predicted(claimed, [Answer("a", "sr", tmp_path / "a", "b")], None, seconds=1.25, unwritten={"fhir": "x"})
     lines = dict(line.rsplit(" ", 1) for line in metrics(queue, {}).splitlines() if not line.startswith("#"))
     assert lines['casewise_studies{state="complete"}'] == "1"
     assert lines['casewise_studies{state="predicted"}'] == "1"
     assert lines['casewise_studies{state="sent"}'] == "0"
     assert lines['casewise_deliveries{partner="a \\"PACS\\"",state="pending"}'] == "1"
     assert (lines["casewise_prediction_seconds_count"], lines["casewise_prediction_seconds_sum"]) == ("1", "1.25")
+    assert lines["casewise_unwritten_formats_total"] == "1"
     assert float(lines["casewise_oldest_waiting_seconds"]) >= 0
     assert "1.2.1" not in str(lines)
 

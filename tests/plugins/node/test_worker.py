@@ -19,11 +19,15 @@ from casewise.plugins.node.queue_records import StoredInstance, study_label
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.worker import (
     FailedError,
+    NodePlan,
     StoppedError,
     StudyTask,
     StudyWorker,
+    _predictor,
 )
 from casewise.run import Run
+from casewise.run_folder import BundleFolder
+from casewise.run_folder.bundle_folder import write_archive
 from tests.film_files import PEOPLE, film_bytes
 from tests.plugins.node.films import chest_film, node_settings
 from tests.plugins.node.toy import toy
@@ -86,9 +90,10 @@ def test_a_study_has_the_prediction_of_its_image(
 def test_the_subject_of_an_observation_is_that_of_the_patient(
     predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask]
 ) -> None:
-    tags = ({}, {"StudyDate": "20260101"}, {"PatientID": "P8"})
+    tags = ({}, {"StudyDate": "20260101"}, {"PatientID": "P8"}, {"IssuerOfPatientID": "West"})
     subjects = [predictor.answer(task(chest_film(film, 7, **each))).observation.subject for each in tags]
-    assert subjects[0] == subjects[1] != subjects[2]
+    assert subjects[0] == subjects[1]
+    assert len(set(subjects)) == 3
 
 
 def test_a_study_without_a_fitting_image_is_answered_with_the_reason(
@@ -136,12 +141,120 @@ def test_a_repeat_replaces_the_answers(predictor: StudyPredictor, film: Path, ta
     assert [path.name for path in study.folder.iterdir()] == ["sr.dcm"]
 
 
+def test_a_format_that_cannot_be_written_keeps_back_no_other(
+    model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats = ["sr", "summary-sc", "fhir-r4"]
+    predictor = StudyPredictor(model, node_settings(tmp_path, model.folder, answer={"formats": formats}))
+    study, summary = task(chest_film(film, 7)), "casewise.plugins.hospital.summary_objects.SummaryImage.files"
+
+    def failing(error: Exception) -> Callable[..., Any]:
+        def fail(*_: Any, **__: Any) -> Any:
+            raise error
+
+        return fail
+
+    def written() -> list[str]:
+        return sorted(path.name for path in study.folder.iterdir())
+
+    names = [answer.format for answer in predictor.answer(study).answers]
+    assert (names, written()) == (formats, ["fhir-r4.json", "sr.dcm", "summary-sc.dcm"])
+    for error, quoted in ((ValueError("of P7"), False), (CasewiseError("No room."), True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(summary, failing(error))
+            answer = predictor.answer(study)
+        assert ([each.format for each in answer.answers], list(answer.unwritten)) == (["sr", "fhir-r4"], ["summary-sc"])
+        assert (str(error) in answer.unwritten["summary-sc"]) is quoted
+        assert written() == ["fhir-r4.json", "sr.dcm"]
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyPredictor, "_pictures", failing(ValueError("of P7")))
+        answer = predictor.answer(study)
+    assert (len(answer.answers), list(answer.unwritten)) == (3, ["pictures"])
+    with monkeypatch.context() as patch:
+        patch.setattr(summary, failing(RunError("The disk is full.")))
+        assert predictor.reply(
+            {"uid": study.uid, "files": [str(study.files[0].path)], "folder": str(study.folder)}
+        ) == {
+            "failed": "The disk is full.",
+            "fault": False,
+        }
+        patch.setattr("casewise.plugins.hospital.formats.results_of", failing(ValueError("of P7")))
+        with pytest.raises(UnanswerableError) as raised:
+            predictor.answer(study)
+    assert "P7" not in str(raised.value)
+
+
+def test_a_study_unlike_the_training_has_no_prediction(
+    model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path
+) -> None:
+    assert model.limits is not None
+    uids = {"StudyInstanceUID": "1.2.826.7", "SeriesInstanceUID": "1.2.826.7.1"}
+    white = film_bytes(np.full((64, 64), 65535, np.uint16), PatientID="P7", BodyPartExamined="CHEST", **uids)
+    answers = []
+    for abstain in (False, True):
+        settings = node_settings(tmp_path, model.folder, answer={"formats": ["sr"], "abstain": abstain})
+        predictor = StudyPredictor(model, settings)
+        answers.append(predictor.answer(task(white)).observation)
+        assert set(predictor.answer(task(chest_film(film, 7))).observation.predictions) == {"label"}
+    assert all(answer.flags for answer in answers)
+    assert [set(answer.predictions) for answer in answers] == [{"label"}, set()]
+    assert (answers[0].refused, bool(answers[1].refused)) == ("", True)
+
+
+def test_a_bundle_of_a_node_is_signed_with_the_trusted_key(model: TrainedModel, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography", reason="signatures are optional")
+    from tests.test_crafted_bundle import key_pair
+
+    key, public = key_pair(tmp_path / "key")
+    _, other = key_pair(tmp_path / "other")
+    signed = write_archive(BundleFolder(model.folder), tmp_path / "signed.zip", key)
+    data = signed.read_bytes()
+    (tmp_path / "changed.zip").write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+
+    def description(bundle: Path, trust: Path) -> str:
+        settings = node_settings(tmp_path, bundle, trust=trust)
+        checksum = _predictor(NodePlan(bundle, tmp_path, 1, settings.trust, settings))[0]["checksum"]
+        return str(checksum)
+
+    assert description(signed, public) == model.checksum
+    for bundle, trust in ((signed, other), (tmp_path / "changed.zip", public), (model.folder, public)):
+        with pytest.raises(RunError):
+            description(bundle, trust)
+    (tmp_path / "work").mkdir()
+    worker = StudyWorker(node_settings(tmp_path, signed, trust=other), tmp_path / "work", "")
+    with pytest.raises(RunError):
+        worker.start()
+
+
+def test_views_of_a_study_are_the_regions_of_a_model(task: Callable[..., StudyTask], tmp_path: Path) -> None:
+    from casewise.run import run
+    from casewise.study.loading import build_study
+    from tests.combinations import make_table, settings
+
+    table = make_table(tmp_path, "photographs", "here", seed=1)
+    finished = run(
+        build_study(settings("photographs", "number", table, "several"), source="study", folder=tmp_path),
+        tmp_path / "run",
+    )
+    select = [{"view": ["PA"], "slot": "upper"}, {"view": ["LL"], "slot": "lower"}]
+    own = node_settings(tmp_path, finished.folder / "bundle", select=select)
+    predictor = StudyPredictor(load_bundle(own.bundle), own)
+    films = [tmp_path / "here1-upper.png", tmp_path / "here1-lower.png"]
+    frontal, lateral = chest_film(films[0], 7), chest_film(films[1], 7, 2, ViewPosition="LL")
+    observation = predictor.answer(task(frontal, lateral)).observation
+    assert {name.partition("[")[2].rstrip("]") for name in observation.predictions} == {"upper", "lower"}
+    assert observation.refused == ""
+    assert "lower" in predictor.answer(task(frontal)).observation.refused
+    with pytest.raises(CasewiseError):
+        StudyPredictor(load_bundle(own.bundle), node_settings(tmp_path, own.bundle, select=select[:1]))
+
+
 def test_pictures_are_for_formats_that_show_them(
     model: TrainedModel, film: Path, task: Callable[..., StudyTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks: list[PredictedChunk] = []
     monkeypatch.setattr("casewise.plugins.node.predictor.check_formats", lambda names: None)
-    monkeypatch.setattr(StudyPredictor, "_written", lambda self, chunk, task: chunks.append(chunk) or ())
+    monkeypatch.setattr(StudyPredictor, "_written", lambda self, chunk, *_: chunks.append(chunk) or ())
     for formats, saliency in ((["summary-sc"], True), (["summary-sc"], False), (["sr"], True)):
         answer = {"formats": formats, "saliency": saliency}
         settings = node_settings(tmp_path, model.folder, answer=answer)

@@ -26,6 +26,6 @@ def toy(connection: Connection, plan: NodePlan) -> None:
             (plan.folder.parent / "hangs").touch()
             time.sleep(60)
         answer: dict[str, Any] = {"answers": [["sr.dcm", "sr", "/a/sr.dcm", "ab"]], "observation": '{"at": 1.0}'}
-        answer["accession"] = "c47f5b18b8a4"
+        answer |= {"accession": "c47f5b18b8a4", "unwritten": {}}
         replies = {"fault": {"failed": "x", "fault": True}, "person": {"unanswerable": "y"}}
         connection.send_bytes(json.dumps(replies.get(job["uid"], answer)).encode())

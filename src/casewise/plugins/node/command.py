@@ -96,31 +96,36 @@ def status(
 ) -> None:
     """Print how many studies are in each state, and those that wait, failed or need a person, with the reason.
 
-    Exit code 1: a study is in quarantine.
+    Exit code 1: a study is in quarantine or lacks a format of its answer, or the audit trail was changed.
     """
     from rich.console import Console
     from rich.table import Table
 
-    from casewise.plugins.node.queue import StudyState
+    from casewise.plugins.node.audit_trail import AuditTrail
+    from casewise.plugins.node.queue_records import StudyState
 
-    queue = _queue(_settings(file))
+    settings = _settings(file)
+    queue, trail = _queue(settings), AuditTrail(settings.folder)
+    breaks, head = trail.verify(), trail.head()
     try:
         counts, deliveries = queue.counts(), queue.delivery_counts()
-        open_studies = queue.studies(*(state for state in StudyState if state != StudyState.SENT))
+        unfinished = queue.studies(unfinished=True)
     finally:
         queue.close()
     print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
     for (partner, state), count in deliveries.items():
         print(f"{partner}: {count:,} answers {state}")
-    if open_studies:
+    for each in breaks:
+        print(f"audit trail: line {each.line:,} {each.reason}")
+    if not breaks:
+        print(f"audit trail: unbroken, its last line has the SHA-256 {head}")
+    if unfinished:
         table = Table("study", "state", "images", "since", "attempts", "reason", box=None, pad_edge=False)
-        for study in open_studies:
-            name = study.uid if uids else study.label
-            table.add_row(
-                name, study.state, f"{study.instances:,}", study.changed_at, str(study.attempts), study.reason
-            )
+        for study in unfinished:
+            name, reason = study.uid if uids else study.label, study.reason or study.unwritten
+            table.add_row(name, study.state, f"{study.instances:,}", study.changed_at, str(study.attempts), reason)
         Console(soft_wrap=True, markup=False, highlight=False).print(table)
-    if counts[StudyState.QUARANTINED]:
+    if counts[StudyState.QUARANTINED] or breaks or any(study.unwritten for study in unfinished):
         raise typer.Exit(1)
 
 
@@ -129,15 +134,13 @@ def retry(
     file: NodeFile,
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Its Study Instance UID, or its name in `status`.")],
 ) -> None:
-    """Put a study back into the queue that failed, is in quarantine, or waits for a partner."""
-    from casewise.plugins.node.queue import study_label
-
+    """Put a study back into the queue that failed, is in quarantine, lacks a format, or waits for a partner."""
     queue = _queue(_settings(file))
     try:
         put_back = queue.retry(study)
     finally:
         queue.close()
-    print(f"{study_label(put_back.uid)} is {put_back.state}")
+    print(f"{put_back.label} is {put_back.state}")
 
 
 def monitor(

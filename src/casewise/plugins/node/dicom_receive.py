@@ -1,4 +1,7 @@
-"""Images that partners send with C-STORE: a DICOM server that answers with success only what is safely stored."""
+"""Images that partners send with C-STORE: a DICOM server that answers with success only what is safely stored.
+
+Objects that are no images are accepted as well (see `inbox`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
 from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +71,8 @@ class DicomReceiver:
         entity.require_calling_aet = list(settings.allowed)
         entity.maximum_associations, entity.maximum_pdu_size = settings.associations, PDU
         entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = NEGOTIATION, ANSWER, SILENCE
-        for uid in image_classes():
-            entity.add_supported_context(uid, list(SYNTAXES))
+        for each in AllStoragePresentationContexts:
+            entity.add_supported_context(str(each.abstract_syntax), list(SYNTAXES))
         entity.add_supported_context(VERIFICATION)
         context = settings.tls.server() if settings.tls else None
         handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_REJECTED, _log_rejected)]
@@ -145,12 +147,6 @@ class _Server(ThreadedAssociationServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a connection that failed, without a traceback."""
         log.warning("a connection failed")
-
-
-def image_classes() -> Sequence[str]:
-    """The UIDs of all SOP classes of images."""
-    uids = (context.abstract_syntax for context in AllStoragePresentationContexts)
-    return [str(uid) for uid in uids if uid is not None and "Image Storage" in uid.name]
 
 
 def _log_rejected(event: Any) -> None:

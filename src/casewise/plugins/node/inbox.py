@@ -1,5 +1,8 @@
 """What arrives at a node: an image is checked, written durably and added to the queue before its sender is answered.
 
+Objects of other kinds, such as reports, and answers of this software that come back are accepted but not kept, so that
+a PACS may send whole studies.
+
 A file is written with a head of its own: the sender's file meta information, which may name stations and differs
 between repeats, is left out, and the bytes of the data set stay as they are. Names of files are hashes, so that nothing
 that a file states becomes a path.
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.errors import CasewiseError
 from casewise.files import make_folder, sweep, write_atomic
 from casewise.modalities.store.dicom_file import DEFLATED, damage, quiet_pydicom
-from casewise.plugins.node.queue_records import study_folder
+from casewise.plugins.node.queue_records import study_folder, study_label
 
 if TYPE_CHECKING:
     from casewise.plugins.node.queue import StudyQueue
@@ -46,7 +49,7 @@ class ReceivedImage:
 
     Attributes:
         study, series, instance, sop_class: its UIDs.
-        is_new: whether it was not there before. An answer of this software that comes back is not kept.
+        is_new: whether it was not there before, and is kept.
     """
 
     study: str
@@ -121,12 +124,15 @@ class Inbox:
         image = ReceivedImage(study, series, instance, sop_class)
         if stated not in (None, (sop_class, instance)):
             raise RefusedError("Its identifiers are not those that its sender stated.")
-        if elements.get(MAKER, b"").strip(b" \0") == OWN:
-            return image
-        _check_pixels(elements, syntax)
+        kind = "an answer of casewise" if elements.get(MAKER, b"").strip(b" \0") == OWN else kind_of(sop_class)
+        if not kind:
+            _check_pixels(elements, syntax)
         content = _head(image, syntax) + dataset
         sha256 = hashlib.sha256(content).hexdigest()
         try:
+            if kind:
+                self._queue.note("not kept", f"{kind}, {study_label(instance)}, from {source}", study)
+                return image
             if self._queue.has_instance(study, instance, sha256):
                 return image
             if shutil.disk_usage(self.folder).free < len(content) + RESERVE:
@@ -141,6 +147,16 @@ class Inbox:
         except (CasewiseError, OSError) as error:
             raise FullError(str(error), image) from error
         return ReceivedImage(study, series, instance, sop_class, is_new)
+
+
+def kind_of(sop_class: str) -> str:
+    """What an object is that is no image; empty for an image.
+
+    >>> kind_of("1.2.840.10008.5.1.4.1.1.88.33"), kind_of("1.2.840.10008.5.1.4.1.1.2")
+    ('Comprehensive SR Storage', '')
+    """
+    name = quiet_pydicom().uid.UID(sop_class).name
+    return "" if "Image Storage" in name else str(name)
 
 
 def _hash(uid: str) -> str:

@@ -1,7 +1,8 @@
 """The model of a node in memory: it chooses the images of a study, predicts them, and writes the answers.
 
 A study is answered in every case: with predictions, or, where no image suits the model, with the reason in place of
-each prediction. Only what cannot be answered, such as a study of two patients or a damaged file, needs a person.
+each prediction. A format that cannot be written keeps back no other one. Only what cannot be answered, such as a study
+of two patients or a damaged file, needs a person.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,7 @@ from casewise.inference.input_checks import reasons_of
 from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase
 from casewise.inference.output_table import FAR
 from casewise.inference.resident import ResidentModel, pictured, slot_column
-from casewise.plugin import plugins
+from casewise.plugin import Plugin, plugins
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.queue_records import Answer, StoredInstance, study_label
 from casewise.plugins.node.selection import (
@@ -100,9 +102,10 @@ class StudyPredictor:
         except CasewiseError as error:
             return {"unanswerable": str(error)}
         except Exception as error:  # noqa: BLE001 (the study is tried again, and then left to a person)
-            return {"failed": f"A fault of casewise ({location_of(error)}). Please report it.", "fault": True}
+            return {"failed": fault_text(error), "fault": True}
         rows = [[each.name, each.format, str(each.path), each.sha256] for each in answer.answers]
-        return {"answers": rows, "observation": answer.observation.as_json(), "accession": answer.accession}
+        observation, unwritten = answer.observation.as_json(), dict(answer.unwritten)
+        return {"answers": rows, "observation": observation, "accession": answer.accession, "unwritten": unwritten}
 
     def answer(self, task: StudyTask) -> StudyAnswer:
         """Choose the images of a study, predict them, and write the answers into its folder.
@@ -110,23 +113,24 @@ class StudyPredictor:
         Raises:
             CasewiseError: it cannot be answered.
         """
-        headers = [header for file in task.files if not (header := read_header(file.path)).is_own]
-        patient = patient_of(headers)
+        headers = [read_header(file.path) for file in task.files]
+        patient, unwritten = patient_of(headers), dict[str, str]()
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             try:
                 selection = select(headers, self._settings.select, self._slots)
-                chunk = self._predicted(task, selection.rows, work)
+                chunk = self._predicted(task, selection.rows, work, unwritten)
                 chosen = selection.headers
             except SelectionError as error:
                 chunk, chosen = self._refused(task, headers, str(error)), headers
             chunk = replace(chunk, table=chunk.table.assign(case=task.uid, subject=patient, visit=""))
-            answers = self._written(chunk, task)
-        subject = hmac.new(self._salt.encode(), patient.encode(), hashlib.sha256).hexdigest()[:16] if self._salt else ""
+            answers = self._written(chunk, task, unwritten)
+        subject = f"{next((header.issuer for header in headers if header.issuer), '')}\\{patient}".encode()
+        subject_hash = hmac.new(self._salt.encode(), subject, hashlib.sha256).hexdigest()[:16] if self._salt else ""
         accession = next((study_label(header.accession) for header in headers if header.accession), "")
-        return StudyAnswer(answers, observed(chunk, chosen[0], subject), accession)
+        return StudyAnswer(answers, observed(chunk, chosen[0], subject_hash), accession, unwritten)
 
-    def _predicted(self, task: StudyTask, rows: Sequence[Row], work: Path) -> PredictedChunk:
+    def _predicted(self, task: StudyTask, rows: Sequence[Row], work: Path, unwritten: dict[str, str]) -> PredictedChunk:
         """The predictions of the chosen images, which are linked into `work` under names that say nothing."""
         resident, column = self.resident, slot_column(self.resident.study)
         sources = [
@@ -143,9 +147,11 @@ class StudyPredictor:
             resident.ensemble, table, cell_table, cases, work / "prepared", batch, abstain=abstain
         )
         predicted = predicted.assign(problem=[str(text).replace(f"{work}/", "") for text in predicted["problem"]])
-        self._keep_picture(task.uid, predicted, prepared)
         slots = {path.name: row.slot for path, row in zip(sources, rows, strict=True)}
-        pictures = self._pictures(table.study, prepared, predicted, slots)
+        pictures: list[CasePicture] = []
+        with _noted(unwritten, "pictures"):
+            self._keep_picture(task.uid, predicted, prepared)
+            pictures = self._pictures(table.study, prepared, predicted, slots)
         return PredictedChunk(
             predicted, {task.uid: tuple(sources)}, False, batch, {task.uid: pictures} if pictures else {}
         )
@@ -202,39 +208,69 @@ class StudyPredictor:
                 break
         return pictures
 
-    def _written(self, chunk: PredictedChunk, task: StudyTask) -> tuple[Answer, ...]:
-        """Write the answers beside their folder, then move each into it, where it replaces that of an earlier attempt.
+    def _written(self, chunk: PredictedChunk, task: StudyTask, unwritten: dict[str, str]) -> tuple[Answer, ...]:
+        """Write the answers beside their folder, then move them into it, in place of those of an earlier attempt.
+
+        Args:
+            unwritten: gets the reason why a format could not be written.
 
         Raises:
-            UnanswerableError: a format cannot be written for this study.
+            UnanswerableError: no format could be written.
             RunError: the folder cannot be written.
         """
         staged = task.folder.with_name(f"{task.folder.name}.part")
         shutil.rmtree(staged, ignore_errors=True)
-        folders = {name: staged / name for name in self._settings.answer.formats}
-        for plugin in plugins():
-            if own := {name: folders[name] for name in plugin.result_formats() if name in folders}:
-                with plugin.result_folders(
-                    self.resident.model, own, names=True, subject_system=self._settings.answer.subject_system
-                ) as results:
+        formats, system = self._settings.answer.formats, self._settings.answer.subject_system
+        for name in formats:
+            folder = {name: staged / name}
+            with _noted(unwritten, name):
+                owner = format_owners()[name]
+                with owner.result_folders(self.resident.model, folder, names=True, subject_system=system) as results:
                     results.receive(chunk)
-                if lacking := next((each for each in results.folders if each.without or not each.files), None):
-                    reason = next(iter(lacking.without.values()), "Nothing was written.")
-                    raise UnanswerableError(f"{lacking.title}: {reason}")
+                (written,) = results.folders
+                if written.without or not written.files:
+                    unwritten[name] = next(iter(written.without.values()), "Nothing was written.")
+        if all(name in unwritten for name in formats):
+            raise UnanswerableError(" ".join(f"{name}: {unwritten[name]}" for name in formats))
         node = multiprocessing.parent_process()
         if node and not node.is_alive():
             os._exit(0)  # a node that was started again answers the study
         answers = []
         make_folder(task.folder)
-        for style, folder in folders.items():
-            files = sorted(folder.iterdir())
+        for style in (name for name in formats if name not in unwritten):
+            files = sorted((staged / style).iterdir())
             for number, file in enumerate(files, 1):
                 name = f"{style}{f'-{number}' if len(files) > 1 else ''}{file.suffix}"
                 os.replace(file, task.folder / name)
                 answers.append(Answer(name, style, task.folder / name, checksum(task.folder / name)))
+        for path in set(task.folder.iterdir()) - {answer.path for answer in answers}:
+            path.unlink()
         sync_folder(task.folder)
         shutil.rmtree(staged, ignore_errors=True)
         return tuple(answers)
+
+
+@contextmanager
+def _noted(unwritten: dict[str, str], name: str) -> Iterator[None]:
+    """Note an error as the reason why something is not in an answer; a disk or memory that is full is still one."""
+    try:
+        yield
+    except (RunError, MemoryError):
+        raise
+    except CasewiseError as error:
+        unwritten[name] = str(error)
+    except Exception as error:  # noqa: BLE001 (its message may quote data of a patient)
+        unwritten[name] = fault_text(error)
+
+
+def fault_text(error: Exception) -> str:
+    """A fault in words, without the message of the error, which may quote data of a patient."""
+    return f"A fault of casewise ({location_of(error)}). Please report it."
+
+
+def format_owners() -> dict[str, Plugin]:
+    """By format the plugin that writes it."""
+    return {name: plugin for plugin in plugins() for name in plugin.result_formats()}
 
 
 def check_formats(names: Sequence[str]) -> None:
@@ -243,7 +279,7 @@ def check_formats(names: Sequence[str]) -> None:
     Raises:
         CasewiseError: a format is unknown, or a package is missing.
     """
-    owners = {name: plugin for plugin in plugins() for name in plugin.result_formats()}
+    owners = format_owners()
     for name in names:
         if name not in owners:
             raise CasewiseError(f"answer.formats: {none_of(name, owners)}")

@@ -10,37 +10,19 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, cut
-from casewise.plugins.node.queue_database import owner_of
+from casewise.plugins.node.queue_database import cut_text, owner_of
 from casewise.plugins.node.queue_deliveries import DeliveryQueue
-from casewise.plugins.node.queue_records import (
-    Answer,
-    Delivery,
-    QueuedStudy,
-    StoredInstance,
-    StudyState,
-    study_folder,
-    study_label,
-)
+from casewise.plugins.node.queue_records import Answer, QueuedStudy, StoredInstance, StudyState, study_label
 
 if TYPE_CHECKING:
     from casewise.plugins.node.monitoring.observation import Observation
     from casewise.plugins.node.settings import Retry
-
-__all__ = [
-    "Answer",
-    "Delivery",
-    "QueuedStudy",
-    "StoredInstance",
-    "StudyQueue",
-    "StudyState",
-    "study_folder",
-    "study_label",
-]
 
 
 class StudyQueue(DeliveryQueue):
@@ -103,9 +85,11 @@ class StudyQueue(DeliveryQueue):
         return self._db.execute(query, [study, instance, sha256]).fetchone() is not None
 
     def note(self, event: str, detail: str, study: str = "") -> None:
-        """Record an event, such as a file that was refused; without names of patients."""
-        with self._writing():
-            self._event(study, event, detail)
+        """Record an event, such as a file that was refused, once; without names of patients."""
+        query = "SELECT 1 FROM events WHERE study = ? AND event = ? AND detail = ?"
+        with self._writing() as db:
+            if not db.execute(query, [study, event, cut_text(detail)]).fetchone():
+                self._event(study, event, detail)
 
     def complete_ready(self, quiet: float, instances: int | None, now: float) -> list[str]:
         """Let each study become COMPLETE that has enough images, or none new since `quiet` seconds; their UIDs.
@@ -169,9 +153,19 @@ class StudyQueue(DeliveryQueue):
             db.execute("UPDATE studies SET lease = '', owner = '' WHERE uid = ? AND lease = ?", values)
 
     def predicted(
-        self, study: QueuedStudy, answers: Sequence[Answer], observation: Observation | None, seconds: float = 0.0
+        self,
+        study: QueuedStudy,
+        answers: Sequence[Answer],
+        observation: Observation | None,
+        *,
+        seconds: float = 0.0,
+        unwritten: Mapping[str, str] | None = None,
     ) -> bool:
         """Record the answers of a claimed study, which lie durably at their paths, and what was observed.
+
+        Args:
+            seconds: that the prediction took.
+            unwritten: by format the reason why it could not be written.
 
         Returns:
             False, and nothing is recorded, if images arrived meanwhile: the study will be predicted again.
@@ -184,10 +178,12 @@ class StudyQueue(DeliveryQueue):
                 path = os.path.relpath(answer.path.absolute(), self.folder)
                 values = [study.uid, answer.name, answer.format, path, answer.sha256]
                 db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", values)
-            query = "INSERT INTO predictions (study, version, at, seconds, observation) VALUES (?, ?, ?, ?, ?)"
-            content = None if observation is None else observation.as_json()
-            db.execute(query, [study.uid, study.version, time.time(), seconds, content])
-            self._change(study.uid, StudyState.PREDICTED, attempts=0, next_at=0, failing_since=None)
+            content, lacking = None if observation is None else observation.as_json(), unwritten or {}
+            query = "INSERT INTO predictions (study, version, at, seconds, unwritten, observation) VALUES (?,?,?,?,?,?)"
+            db.execute(query, [study.uid, study.version, time.time(), seconds, len(lacking), content])
+            text = cut_text(" ".join(f"Without {name}: {reason}" for name, reason in lacking.items()))
+            state = StudyState.PREDICTED
+            self._change(study.uid, state, text, attempts=0, next_at=0, failing_since=None, unwritten=text)
             self._add_deliveries(study.uid)
             self._finish(study.uid)
         return True
@@ -209,22 +205,19 @@ class StudyQueue(DeliveryQueue):
             self._change(study.uid, state, reason, **values)
         return True
 
-    def quarantine(self, study: QueuedStudy | str, reason: str) -> bool:
-        """Leave a study to a person; its pending deliveries are dropped.
+    def quarantine(self, study: QueuedStudy, reason: str) -> bool:
+        """Leave a claimed study to a person.
 
         Returns:
-            False, and nothing has changed, if images of a claimed study arrived meanwhile.
+            False, and nothing has changed, if images arrived meanwhile: the study will be predicted again.
         """
         with self._writing():
-            if isinstance(study, QueuedStudy) and study.lease and not self._holds(study):
-                return False
-            uid = study.uid if isinstance(study, QueuedStudy) else study
-            self._drop_pending(uid)
-            self._change(uid, StudyState.QUARANTINED, reason)
-        return True
+            if current := self._holds(study):
+                self._change(study.uid, StudyState.QUARANTINED, reason)
+        return current
 
     def retry(self, study: str) -> QueuedStudy:
-        """Put a study back to work that failed, is in quarantine, or whose answers wait for a partner.
+        """Put a study back to work that failed, is in quarantine, lacks a format, or whose answers wait for a partner.
 
         Answers that were given up are delivered again. Any other study is predicted again, with the newer of two files
         that have one SOP Instance UID.
@@ -240,7 +233,9 @@ class StudyQueue(DeliveryQueue):
             if not own:
                 raise CasewiseError(f"There is no study {cut(study)}. `casewise node status` lists the studies.")
             uid, state = own[0].uid, own[0].state
-            if state in (StudyState.RECEIVED, StudyState.COMPLETE, StudyState.SENT):
+            if state in (StudyState.RECEIVED, StudyState.COMPLETE) or (
+                state == StudyState.SENT and not own[0].unwritten
+            ):
                 raise CasewiseError(f"The study {own[0].label} is {state}: there is nothing to try again.")
             values: dict[str, Any] = {"attempts": 0, "next_at": 0, "failing_since": None}
             undelivered = "study = ? AND state != 'delivered'"
@@ -275,34 +270,31 @@ class StudyQueue(DeliveryQueue):
                     "SELECT path FROM instances WHERE study = ? UNION SELECT path FROM answers WHERE study = ?",
                     [uid, uid],
                 )
-                for (path,) in paths.fetchall():
-                    (self.folder / path).unlink(missing_ok=True)
-                count = db.execute("SELECT count(DISTINCT instance) FROM instances WHERE study = ?", [uid]).fetchone()[
-                    0
-                ]
+                for path in [self.folder / name for (name,) in paths.fetchall()]:
+                    path.unlink(missing_ok=True)
+                    for folder in path.parents[:2]:  # of a series and its study, or of the answers
+                        if folder.parent != self.folder:
+                            with suppress(OSError):  # it is not empty
+                                folder.rmdir()
+                query = "SELECT count(DISTINCT instance) FROM instances WHERE study = ?"
+                (count,) = db.execute(query, [uid]).fetchone()
                 db.execute("DELETE FROM instances WHERE study = ?", [uid])
                 db.execute("DELETE FROM answers WHERE study = ?", [uid])
-                db.execute("UPDATE studies SET removed = ? WHERE uid = ?", [count, uid])
+                db.execute("UPDATE studies SET removed = ?, unwritten = '' WHERE uid = ?", [count, uid])
                 self._event(uid, "removed", f"{count} images")
         return len(studies)
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def studies(self, *states: StudyState) -> list[QueuedStudy]:
-        """The studies in some states, or all; those that changed first come first."""
-        chosen = states or tuple(StudyState)
-        return self._studies(f"state IN ({', '.join('?' * len(chosen))})", chosen)
+    def studies(self, *, unfinished: bool = False) -> list[QueuedStudy]:
+        """All studies, or those that are not SENT or lack a format; those that changed first come first."""
+        return self._studies("NOT ? OR state != ? OR unwritten != ''", [unfinished, StudyState.SENT])
 
     def files(self, study: str) -> list[StoredInstance]:
         """The images of a study in the order of their arrival; of two with one SOP Instance UID, the newer."""
         query = "SELECT path, series, instance, sha256 FROM instances WHERE study = ? ORDER BY id"
         newest = {row[2]: StoredInstance(self.folder / row[0], *row[1:]) for row in self._rows(query, [study])}
         return list(newest.values())
-
-    def answers(self, study: str) -> list[Answer]:
-        """The answers of a study."""
-        query = "SELECT name, format, path, sha256 FROM answers WHERE study = ? ORDER BY name"
-        return [Answer(row[0], row[1], self.folder / row[2], row[3]) for row in self._rows(query, [study])]
 
     def counts(self) -> dict[StudyState, int]:
         """How many studies are in each state."""
@@ -314,10 +306,11 @@ class StudyQueue(DeliveryQueue):
         query = "SELECT partner, state, count(*) FROM deliveries GROUP BY partner, state ORDER BY partner, state"
         return {(partner, state): count for partner, state, count in self._rows(query)}
 
-    def prediction_seconds(self) -> tuple[int, float]:
-        """The number of predictions, and the seconds that they took together."""
-        count, seconds = self._rows("SELECT count(*), coalesce(sum(seconds), 0.0) FROM predictions")[0]
-        return count, seconds
+    def prediction_totals(self) -> tuple[int, float, int]:
+        """The number of predictions, the seconds that they took, and the formats that could not be written."""
+        query = "SELECT count(*), coalesce(sum(seconds), 0.0), coalesce(sum(unwritten), 0) FROM predictions"
+        count, seconds, unwritten = self._rows(query)[0]
+        return count, seconds, unwritten
 
     def oldest_waiting(self) -> float | None:
         """When the first image arrived of the study that waits longest for its answer, in seconds since 1970."""
@@ -332,6 +325,11 @@ class StudyQueue(DeliveryQueue):
 
         query = "SELECT study, observation FROM predictions WHERE observation IS NOT NULL ORDER BY id"
         return [(study_label(study), Observation.from_json(text)) for study, text in self._rows(query)]
+
+    def accessions(self) -> dict[str, str]:
+        """The label of each study by the hash of its accession number."""
+        rows = self._rows("SELECT detail, study FROM events WHERE event = 'accession' ORDER BY id")
+        return {accession: study_label(study) for accession, study in rows}
 
     def events(self, study: str = "") -> list[tuple[float, str, str, str]]:
         """What happened, in its order: seconds since 1970, UID, event and detail; of one study if stated."""

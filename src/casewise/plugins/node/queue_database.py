@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from casewise.errors import CasewiseError
+from casewise.errors import CasewiseError, printable
 from casewise.files import make_folder, storage_message, sync_folder
 from casewise.plugins.node.queue_records import QueuedStudy, StudyState
 
@@ -28,7 +28,8 @@ CREATE TABLE studies (
     uid TEXT PRIMARY KEY, label TEXT NOT NULL, state TEXT NOT NULL, version INTEGER NOT NULL DEFAULT 1,
     first_at REAL NOT NULL, last_at REAL NOT NULL, changed_at REAL NOT NULL, reason TEXT NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0, next_at REAL NOT NULL DEFAULT 0, failing_since REAL,
-    lease TEXT NOT NULL DEFAULT '', owner TEXT NOT NULL DEFAULT '', removed INTEGER NOT NULL DEFAULT 0
+    lease TEXT NOT NULL DEFAULT '', owner TEXT NOT NULL DEFAULT '', removed INTEGER NOT NULL DEFAULT 0,
+    unwritten TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX by_state ON studies (state, changed_at);
 CREATE INDEX by_label ON studies (label);
@@ -39,9 +40,9 @@ CREATE TABLE instances (
 );
 CREATE TABLE predictions (
     id INTEGER PRIMARY KEY AUTOINCREMENT, study TEXT NOT NULL REFERENCES studies, version INTEGER NOT NULL,
-    at REAL NOT NULL, seconds REAL NOT NULL, observation TEXT
+    at REAL NOT NULL, seconds REAL NOT NULL, unwritten INTEGER NOT NULL, observation TEXT
 );
-CREATE INDEX seconds_of_predictions ON predictions (seconds);
+CREATE INDEX totals_of_predictions ON predictions (seconds, unwritten);
 CREATE TABLE answers (
     study TEXT NOT NULL REFERENCES studies, name TEXT NOT NULL, format TEXT NOT NULL, path TEXT NOT NULL,
     sha256 TEXT NOT NULL, PRIMARY KEY (study, name)
@@ -157,7 +158,7 @@ class QueueDatabase:
     def _studies(self, condition: str, values: Sequence[Any]) -> list[QueuedStudy]:
         query = (
             "SELECT uid, state, (SELECT count(DISTINCT instance) FROM instances WHERE study = uid), "  # noqa: S608
-            "first_at, changed_at, reason, attempts, next_at, version, lease FROM studies "
+            "first_at, changed_at, reason, attempts, next_at, version, lease, unwritten FROM studies "
             f"WHERE {condition} ORDER BY changed_at, uid"
         )
         return [
@@ -180,4 +181,4 @@ def _iso(seconds: float) -> str:
 
 def cut_text(text: str) -> str:
     """A reason in one line of bounded length."""
-    return " ".join(text.split())[:500]
+    return printable(" ".join(text.split()))[:500]

@@ -12,8 +12,8 @@ class StudyState(StrEnum):
     """Where a study is on its way.
 
     `RECEIVED`: images arrive. `COMPLETE`: it waits for its prediction. `PREDICTED`: answers are being delivered.
-    `SENT`: every partner has its answers. `FAILED`: its prediction failed, and will be repeated. `QUARANTINED`: a
-    person must decide.
+    `SENT`: every partner has its answers, but for formats that could not be written. `FAILED`: its prediction failed,
+    and will be repeated. `QUARANTINED`: a person must decide.
     """
 
     RECEIVED = "received"
@@ -34,6 +34,7 @@ class QueuedStudy:
         first_at: when its first image arrived; changed_at: the last change of state; both in ISO 8601, UTC.
         reason: of a failure or quarantine; attempts: that failed; next_at: the next one, in seconds since 1970.
         lease: of the process that works on it; empty if none does.
+        unwritten: which formats of its answer could not be written, with the reasons.
     """
 
     uid: str
@@ -46,6 +47,7 @@ class QueuedStudy:
     next_at: float
     version: int
     lease: str = ""
+    unwritten: str = ""
 
     @property
     def label(self) -> str:

@@ -1,9 +1,8 @@
 """Which images of a received study the model reads: the headers of its instances, and the rules of `select`.
 
 A film or photograph is chosen by itself, and all that fit a slot are images of the case, as in the training table. A
-scan is chosen as a series, and exactly one series must fit. Never chosen: objects that are no images of an acquisition
-(reports, presentation states, secondary captures), localisers, answers of casewise itself, and raw films where the
-study has the same for presentation.
+scan is chosen as a series, and exactly one series must fit. Never chosen: secondary captures, localisers, and raw
+films where the study has the same for presentation.
 
 The view of a film is that of ViewPosition, else of ViewCodeSequence (CID 4010), else the only view that its description
 names; a body part that is not stated is looked for in AnatomicRegionSequence and the descriptions.
@@ -24,7 +23,6 @@ from casewise.modalities.store.dicom_file import (
     damage_named,
     head_of,
     is_dicom,
-    name_of,
     quiet_pydicom,
     text_of,
     whole_number,
@@ -35,14 +33,13 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName",
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID", "PatientName",
     "PatientBirthDate", "Modality", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence",
-    "SeriesDescription", "StudyDescription", "ProtocolName", "PixelSpacing", "ImagerPixelSpacing", "ImageType", "Rows",
-    "NumberOfFrames", "InstanceNumber", "SeriesNumber", "PresentationIntentType", "SoftwareVersions", "Manufacturer",
+    "SeriesDescription", "StudyDescription", "ProtocolName", "PixelSpacing", "ImagerPixelSpacing", "ImageType",
+    "NumberOfFrames", "InstanceNumber", "SeriesNumber", "PresentationIntentType", "Manufacturer",
     "ManufacturerModelName", "InstitutionName", "StationName", "AccessionNumber",
 )  # fmt: skip
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-OWN = "casewise"
 # The meanings of codes of views by their letters, as ViewPosition states them.
 VIEWS = {
     "anteroposterior": "AP",
@@ -77,7 +74,7 @@ class InstanceHeader:
         description: of the series, for rules; `title` is the same for messages, without names.
         words: descriptions of series, protocol and study.
         spacing: in mm between rows and between columns; empty if not stated.
-        is_image: whether it may be chosen at all.
+        issuer: of the identifier of the patient; is_image: whether it may be chosen at all.
         scanner: manufacturer and model; site: institution and station.
     """
 
@@ -96,10 +93,10 @@ class InstanceHeader:
     order: tuple[int, int] = (0, 0)
     is_image: bool = True
     is_raw: bool = False
-    is_own: bool = False
     scanner: str = ""
     site: str = ""
     accession: str = ""
+    issuer: str = ""
 
 
 def read_header(path: Path) -> InstanceHeader:
@@ -117,7 +114,6 @@ def read_header(path: Path) -> InstanceHeader:
         texts = {tag: text_of(tags, tag) for tag in TAGS if not tag.endswith("Sequence")}
         region, view_code = (_meaning(tags, name) for name in ("AnatomicRegionSequence", "ViewCodeSequence"))
         numbers = [whole_number(tags, name, 0) for name in ("SeriesNumber", "InstanceNumber", "NumberOfFrames")]
-        kind = name_of(tags.get("SOPClassUID"))
     if lacking := next((tag for tag in ("SOPInstanceUID", "SeriesInstanceUID") if not texts[tag]), ""):
         raise UnanswerableError(f"{path.name} has no {lacking}.")
     person = (texts["PatientID"], texts["PatientName"], texts["PatientBirthDate"])
@@ -138,13 +134,12 @@ def read_header(path: Path) -> InstanceHeader:
         spacing=_numbers(texts["PixelSpacing"] or texts["ImagerPixelSpacing"]),
         frames=max(1, numbers[2]),
         order=(numbers[0], numbers[1]),
-        is_image="Image Storage" in kind and bool(texts["Rows"]) and not secondary
-        and "LOCALIZER" not in texts["ImageType"].upper(),
+        is_image=not secondary and "LOCALIZER" not in texts["ImageType"].upper(),
         is_raw=texts["PresentationIntentType"].upper() == "FOR PROCESSING",
-        is_own=texts["SoftwareVersions"].startswith(OWN) or texts["Manufacturer"] == OWN,
         scanner=" ".join(filter(None, (texts["Manufacturer"], texts["ManufacturerModelName"]))),
         site=" ".join(filter(None, (texts["InstitutionName"], texts["StationName"]))),
         accession=texts["AccessionNumber"],
+        issuer=texts["IssuerOfPatientID"],
     )  # fmt: skip
 
 
@@ -174,14 +169,14 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _nameless(text: str, person: tuple[str, str, str]) -> str:
-    """A description for messages, withheld where it has a name or identifier of the patient in it.
+    """A text of a header for messages, withheld where it has a name or identifier of the patient in it.
 
     >>> _nameless("Thorax Doe, Jane", ("4711", "Doe^Jane", "")), _nameless("Thorax", ("4711", "Doe^Jane", ""))
-    ('description withheld', 'Thorax')
+    ('withheld', 'Thorax')
     """
-    words = {word.casefold() for value in person for word in re.findall(r"\w{3,}", value)}
-    hit = words & {word.casefold() for word in re.findall(r"\w{3,}", text)}
-    return "description withheld" if hit else shortened(printable(text), 40)
+    words = {word.casefold() for value in person for word in re.findall(r"\w{2,}", value)}
+    hit = words & {word.casefold() for word in re.findall(r"\w{2,}", text)}
+    return "withheld" if hit else shortened(printable(text), 40)
 
 
 @dataclass(frozen=True)
@@ -263,8 +258,7 @@ def select(headers: Sequence[InstanceHeader], rules: Sequence[SelectRule], slots
     """
     series: dict[str, list[InstanceHeader]] = {}
     for header in sorted(headers, key=lambda header: (header.order, natural(header.instance))):
-        if not header.is_own:
-            series.setdefault(header.series, []).append(header)
+        series.setdefault(header.series, []).append(header)
     groups, chosen, unfilled = list(series.values()), Selection(), []
     for rule in rules or [SelectRule()]:
         fitting = list(_fitting(groups, rule, scans=slots.scans))
@@ -326,7 +320,7 @@ def _header_mismatch(header: InstanceHeader, rule: SelectRule) -> str:
             continue
         if name == "body part" and not stated and any(_has_word(header.words, each) for each in allowed):
             continue
-        is_stated = f"is {shortened(printable(stated), 40)}" if stated else "is not stated"
+        is_stated = f"is {_nameless(stated, header.person)}" if stated else "is not stated"
         return f"its {name} {is_stated}, allowed: {', '.join(allowed)}"
     if rule.description and not re.search(rule.description, header.description, re.IGNORECASE):
         return f"its description does not fit {rule.description!r}"

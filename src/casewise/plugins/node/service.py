@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from multiprocessing.connection import Connection
@@ -29,12 +29,14 @@ from casewise.errors import CasewiseError, counted
 from casewise.files import make_folder, write_atomic
 from casewise.plugins.node.audit_trail import AuditTrail
 from casewise.plugins.node.inbox import Inbox
-from casewise.plugins.node.queue import Delivery, QueuedStudy, StudyQueue, StudyState, study_folder, study_label
+from casewise.plugins.node.queue import StudyQueue
+from casewise.plugins.node.queue_records import Delivery, QueuedStudy, StudyState, study_folder, study_label
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.send import partners, routes, send_due
 from casewise.plugins.node.settings import NodeSettings
 from casewise.plugins.node.watched_folder import WatchedFolder
 from casewise.plugins.node.worker import (
+    PAGE,
     PICTURES,
     FailedError,
     NodePlan,
@@ -65,13 +67,19 @@ class Node:
 
     Args:
         target: the function of the process that predicts.
+        clock: gives the time of this computer, for the page of monitoring.
 
     Raises:
         CasewiseError: another node works in the folder, or the queue, a certificate or a token cannot be used.
     """
 
-    def __init__(self, settings: NodeSettings, target: Callable[[Connection, NodePlan], None] = work) -> None:
-        self.settings, folder = settings, settings.folder
+    def __init__(
+        self,
+        settings: NodeSettings,
+        target: Callable[[Connection, NodePlan], None] = work,
+        clock: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        self.settings, self._clock, folder = settings, clock, settings.folder
         make_folder(folder)
         self._lock = _locked(folder)
         self.partners = partners(settings)
@@ -85,7 +93,8 @@ class Node:
         self._stopping, self._threads = threading.Event(), list[threading.Thread]()
         self._problems: dict[str, str] = {}
         self._claimed: QueuedStudy | None = None
-        self._monitored = datetime.now().date() if datetime.now().strftime("%H:%M") >= settings.monitor.at else None
+        page = folder / PAGE
+        self._monitored = datetime.fromtimestamp(page.stat().st_mtime) if page.exists() else clock()
 
     def start(self) -> None:
         """Load the model, then receive, predict and send, in threads.
@@ -135,7 +144,8 @@ class Node:
 
     def readiness(self) -> Mapping[str, str]:
         """By loop the problem that it met last; empty if it met none. Of partners, answers wait in the queue."""
-        problems = {name: text for name, text in self._problems.items() if not name.startswith("send to ")}
+        current = self._problems.copy()  # loops add to it meanwhile
+        problems = {name: text for name, text in current.items() if not name.startswith("send to ")}
         return {"receive": self.inbox.problem(), **problems}
 
     def _loop(self, name: str, step: Callable[[], bool], pause: float = PAUSE) -> None:
@@ -201,10 +211,15 @@ class Node:
                 files=sorted(file.sha256 for file in files),
                 answers={each.name: each.sha256 for each in answer.answers},
                 refused=bool(refused),
+                unwritten=dict(answer.unwritten),
             )
+            for name, reason in answer.unwritten.items():
+                log.warning("study %s: answered without %s: %s", study.label, name, reason)
             if answer.accession:
                 self.queue.note("accession", answer.accession, study.uid)
-            if self.queue.predicted(study, answer.answers, answer.observation, seconds):
+            if self.queue.predicted(
+                study, answer.answers, answer.observation, seconds=seconds, unwritten=answer.unwritten
+            ):
                 count, result = len(answer.answers), f"no prediction: {refused}" if refused else "predicted"
                 log.info("study %s: %s (%.1f s, %s)", study.label, result, seconds, counted(count, "answer"))
             else:
@@ -235,11 +250,15 @@ class Node:
         return bool(send_due(self.queue, partner, self.settings.retry, time.time(), record))
 
     def _monitor(self) -> bool:
-        """Write the page of monitoring once a day, in a process of its own, whose memory is free again afterwards."""
-        now = datetime.now()
-        if self._monitored == now.date() or now.strftime("%H:%M") < self.settings.monitor.at:
+        """Write the page of monitoring once a day, in a process of its own, whose memory is free again afterwards.
+
+        A node that does not run at the time of day writes it at its next start.
+        """
+        now, at = self._clock(), self.settings.monitor.at
+        due = now.replace(hour=int(at[:2]), minute=int(at[3:]), second=0, microsecond=0)
+        if self._monitored >= (due if due <= now else due - timedelta(days=1)):
             return False
-        self._monitored = now.date()
+        self._monitored = now
         process = multiprocessing.get_context("spawn").Process(target=_write_page, args=(self.settings,), daemon=True)
         process.start()
         while process.is_alive() and not self._stopping.wait(1):
@@ -343,7 +362,7 @@ def salt_of(folder: Path) -> str:
     path = folder / SALT
     if not path.exists():
         write_atomic(path, secrets.token_hex(32))
-        path.chmod(0o600)
+    path.chmod(0o600)
     return path.read_text()
 
 

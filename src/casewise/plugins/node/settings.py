@@ -6,6 +6,7 @@ import os
 import re
 import ssl
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -113,10 +114,7 @@ class DicomReceive(StudyModel):
 
     @model_validator(mode="after")
     def _closed(self) -> DicomReceive:
-        needed = not is_local(self.host) and not self.allowed
-        message = f"with the host {cut(self.host)}, other computers can send to the node; state under `allowed` the AE"
-        refuse({f"{message} titles that may, or use the host 127.0.0.1": needed})
-        refuse({"tls: a receiver needs certificate and key": self.tls is not None and not self.tls.certificate})
+        _refuse_open(self, "`allowed` the AE titles that may", self.allowed)
         return self
 
 
@@ -149,10 +147,7 @@ class WebReceive(StudyModel):
 
     @model_validator(mode="after")
     def _closed(self) -> WebReceive:
-        needed = not is_local(self.host) and not self.tokens
-        message = f"with the host {cut(self.host)}, other computers can send to the node; state under `tokens` a file"
-        refuse({f"{message} for each client that may, or use the host 127.0.0.1": needed})
-        refuse({"tls: a receiver needs certificate and key": self.tls is not None and not self.tls.certificate})
+        _refuse_open(self, "`tokens` a file for each client that may", self.tokens)
         return self
 
     def web_settings(self) -> NodeWebSettings:
@@ -170,13 +165,22 @@ class WebReceive(StudyModel):
         return settings
 
 
+def _refuse_open(receiver: DicomReceive | WebReceive, remedy: str, permitted: object) -> None:
+    """Refuse a receiver that everybody on the network can use, and one with an encryption that cannot be used."""
+    problem = f"with the host {cut(receiver.host)}, other computers can send to the node; state under {remedy}"
+    needed = not is_local(receiver.host) and not permitted
+    refuse({f"{problem}, or use the host 127.0.0.1": needed})
+    refuse({"tls: a receiver needs certificate and key": receiver.tls is not None and not receiver.tls.certificate})
+
+
 class Receive(StudyModel):
     """The ways on which images arrive; at least one."""
 
     dicom: DicomReceive | None = None
     """C-STORE."""
     folder: NodePath | None = None
-    """A folder for files of images, or subfolders of them; they are removed from it when they are in the queue."""
+    """A folder for files of images, or subfolders of them; they are removed from it when they are in the queue. DICOM
+    objects without an image, such as reports, are removed as well; what is no DICOM file is moved to `refused`."""
     web: WebReceive | None = None
     """STOW-RS at `/studies`, and `/health`, `/ready` and `/metrics`."""
 
@@ -233,7 +237,8 @@ class AnswerSettings(StudyModel):
     """What the node writes on a study."""
 
     formats: list[str] = Field(["sr"], min_length=1)
-    """The formats, as of `casewise predict --also`: `sr`, `summary-sc`, `summary-pdf`, `fhir-r4`, `fhir`."""
+    """The formats, as of `casewise predict --also`: `sr`, `summary-sc`, `summary-pdf`, `fhir-r4`, `fhir`. One that
+    cannot be written for a study keeps back no other; `casewise node status` then names the study."""
     subject_system: str = ""
     """The system of patient identifiers in FHIR, such as `urn:oid:1.2.3`."""
     abstain: bool = False
@@ -333,10 +338,14 @@ class Monitor(StudyModel):
 
     baseline: int = Field(200, ge=20)
     """The number of first studies with which later ones are compared, besides those of the training."""
+    since: date | None = None
+    """A day, such as `2026-03-01`, before which every change is accepted: earlier studies are left out, and the first
+    ones from this day on (UTC) are the new baseline."""
     outcomes: NodePath | None = None
     """A table of outcomes that arrive later: the columns `study` or `accession`, `target` and `value`."""
     at: str = Field("02:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
-    """The time of day, on the clock of this computer, at which the page is written."""
+    """The time of day, on the clock of this computer, at which the page is written; if the node does not run then, it
+    is written at its next start."""
 
 
 class NodeSettings(StudyModel):

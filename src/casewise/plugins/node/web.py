@@ -206,45 +206,26 @@ class _Parts:
 
 def metrics(queue: StudyQueue, readiness: Mapping[str, str]) -> str:
     """The numbers of the node in the text format of Prometheus, version 0.0.4."""
-    predictions, seconds = queue.prediction_seconds()
+    predictions, seconds, unwritten = queue.prediction_totals()
     oldest = queue.oldest_waiting()
-    families: list[tuple[str, str, str, Mapping[str, float]]] = [
-        ("casewise_ready", "gauge", "Whether the node is ready.", {"": float(not any(readiness.values()))}),
-        ("casewise_studies", "gauge", "Studies by state.", _labelled("state", queue.counts())),
-        (
-            "casewise_deliveries",
-            "gauge",
-            "Answers by partner and state.",
-            {
-                _labels(partner=partner, state=state): count
-                for (partner, state), count in queue.delivery_counts().items()
-            },
-        ),
-        (
-            "casewise_prediction_seconds",
-            "summary",
-            "Seconds of predictions.",
-            {"_sum": seconds, "_count": predictions},
-        ),
-        (
-            "casewise_oldest_waiting_seconds",
-            "gauge",
-            "Age of the study that waits longest for its answer.",
-            {"": 0.0 if oldest is None else max(time.time() - oldest, 0.0)},
-        ),
-    ]
+    waiting = 0.0 if oldest is None else max(time.time() - oldest, 0.0)
+    deliveries = queue.delivery_counts().items()
+    families: dict[str, Mapping[str, float]] = {
+        "casewise_ready gauge Whether the node is ready.": {"": float(not any(readiness.values()))},
+        "casewise_studies gauge Studies by state.": {_labels(state=name): n for name, n in queue.counts().items()},
+        "casewise_deliveries gauge Answers by partner and state.": {
+            _labels(partner=partner, state=state): count for (partner, state), count in deliveries
+        },
+        "casewise_prediction_seconds summary Seconds of predictions.": {"_sum": seconds, "_count": predictions},
+        "casewise_unwritten_formats_total counter Formats of answers that could not be written.": {"": unwritten},
+        "casewise_oldest_waiting_seconds gauge Age of the study that waits longest for its answer.": {"": waiting},
+    }
     lines = []
-    for name, kind, text, values in families:
+    for family, values in families.items():
+        name, kind, text = family.split(" ", 2)
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        lines += [
-            f"{name}{labels} {value:g}" if value % 1 else f"{name}{labels} {value:.0f}"
-            for labels, value in values.items()
-        ]
+        lines += [f"{name}{labels} {value:{'g' if value % 1 else '.0f'}}" for labels, value in values.items()]
     return "\n".join(lines) + "\n"
-
-
-def _labelled(label: str, values: Mapping[Any, float]) -> dict[str, float]:
-    return {_labels(**{label: str(name)}): value for name, value in values.items()}
 
 
 def _labels(**values: str) -> str:

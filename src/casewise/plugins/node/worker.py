@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import joblib
 
@@ -15,15 +14,13 @@ from casewise.errors import CasewiseError, RunError
 from casewise.inference.worker_process import Worker, WorkerPlan, answer_jobs
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.queue_records import Answer, StoredInstance
+from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import Json
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger("casewise.node")
-# The folder, in that of the node, with pictures of studies that are unlike the training.
-PICTURES = "pictures"
+# In the folder of the node: that of pictures of studies that are unlike the training, and the page of monitoring.
+PICTURES, PAGE = "pictures", "monitoring.html"
 
 
 class FailedError(CasewiseError):
@@ -62,11 +59,13 @@ class StudyAnswer:
 
     Attributes:
         accession: a hash of its accession number, by which outcomes may name it; empty without one.
+        unwritten: by format the reason why it could not be written.
     """
 
     answers: tuple[Answer, ...]
     observation: Observation
     accession: str = ""
+    unwritten: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,11 +99,7 @@ class StudyWorker:
     """
 
     def __init__(
-        self,
-        settings: NodeSettings,
-        folder: Path,
-        salt: str,
-        target: Callable[[Connection, NodePlan], None] = work,
+        self, settings: NodeSettings, folder: Path, salt: str, target: Callable[[Connection, NodePlan], None] = work
     ) -> None:
         threads = settings.answer.threads or int(joblib.cpu_count())
         plan = NodePlan(settings.bundle, folder, threads, settings.trust, settings, salt)
@@ -127,8 +122,6 @@ class StudyWorker:
             FailedError: another attempt may succeed.
             StoppedError: `stop` was called.
         """
-        from casewise.plugins.node.selection import UnanswerableError
-
         job = {"uid": task.uid, "files": [str(file.path) for file in task.files], "folder": str(task.folder)}
         for _ in range(2):
             try:
@@ -148,7 +141,8 @@ class StudyWorker:
         if "failed" in message:
             raise FailedError(message["failed"], fault=message["fault"])
         answers = tuple(Answer(name, style, Path(path), sha256) for name, style, path, sha256 in message["answers"])
-        return StudyAnswer(answers, Observation.from_json(message["observation"]), message["accession"])
+        observation = Observation.from_json(message["observation"])
+        return StudyAnswer(answers, observation, message["accession"], message["unwritten"])
 
     def stop(self) -> None:
         """End the process at once; a call of `answer` in another thread ends with StoppedError."""

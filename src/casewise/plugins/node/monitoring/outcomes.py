@@ -48,7 +48,8 @@ class Outcomes:
     Attributes:
         studies: the series of errors and outcomes.
         expected: of the shares of outcomes the predicted probabilities (N,).
-        out_of_fold: by target the mean absolute error in the study that the model is from, if it is known.
+        out_of_fold: by target the error in the study that the model is from, if it is known: the mean absolute one, or
+            the share of wrong classes.
     """
 
     studies: Studies

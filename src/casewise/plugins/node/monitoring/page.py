@@ -12,12 +12,7 @@ import numpy as np
 
 from casewise.errors import CasewiseError, counted
 from casewise.files import write_atomic
-from casewise.plugins.node.monitoring.comparison import (
-    Comparison,
-    compared,
-    compared_classes,
-    compared_with_quantiles,
-)
+from casewise.plugins.node.monitoring.comparison import Comparison, compared, compared_classes, compared_with_quantiles
 from casewise.plugins.node.monitoring.figures import Expected, Periods, class_figure, count_figure, time_figure
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.monitoring.outcomes import Outcomes, mean_interval, outcome_changes, share_interval
@@ -31,12 +26,7 @@ from casewise.plugins.node.monitoring.series import (
     studies_of,
     target_title,
 )
-from casewise.plugins.node.monitoring.shift import (
-    EXPECTED_FLAGGED,
-    Change,
-    against_training,
-    changes,
-)
+from casewise.plugins.node.monitoring.shift import EXPECTED_FLAGGED, Change, against_training, changes
 from casewise.plugins.node.monitoring.summary import sentence
 from casewise.report.blocks import (
     FOLDER,
@@ -129,7 +119,7 @@ def write_monitoring(
     differences = (*against_training(studies, limits, watched.baseline), *changes(studies, watched.baseline))
     if outcomes is not None:
         differences += tuple(outcome_changes(outcomes))
-    text = sentence(studies, differences, watched.baseline)
+    text = sentence(studies, differences, watched.baseline, watched.since)
     page = Page(studies, dict(observations), limits, watched.baseline, differences)
     sections = [page.result(text)]
     if len(studies):
@@ -355,7 +345,7 @@ class Page:
                 middle, low, high = map(quantity.value, ends)
                 cell = Cell(middle, f"[{low}, {high}]")
             predicted = outcomes.expected.get(quantity)
-            compared_to = outcomes.out_of_fold.get(quantity.name) if quantity.kind is Kind.ERROR else None
+            compared_to = outcomes.out_of_fold.get(quantity.name) if quantity.kind in (Kind.ERROR, Kind.WRONG) else None
             line: float | Floats | None = compared_to
             if predicted is not None:
                 compared_to = float(predicted[np.isfinite(predicted)].mean())

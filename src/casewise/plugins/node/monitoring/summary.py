@@ -12,23 +12,18 @@ from casewise.report.formatting import capital, listed
 RATE = "at most one false alarm a year"
 # Changes in one place that began within so many days are one in the sentence, and so many of them are named.
 TOGETHER, MOST_GROUPS, MOST_IN_GROUP = 7 * DAY, 4, 6
-# The quantities of which the sentence states the values before and after.
-_WITH_VALUES = (
-    Kind.FLAGGED,
-    Kind.REFUSED,
-    Kind.PREDICTION,
-    Kind.PROBABILITY,
-    Kind.CLASS,
-    Kind.ERROR,
-    Kind.WRONG,
-    Kind.CALIBRATION,
-)
+# The quantities of which the sentence does not state the values before and after.
+_WITHOUT_VALUES = (Kind.NUMBER, Kind.DISTANCE, Kind.WIDTH, Kind.BIAS)
 
 
-def sentence(studies: Studies, changes: Sequence[Change], baseline: int) -> str:
-    """What changed, or that nothing did, with the number of studies, since when, and the rate of false alarms."""
+def sentence(studies: Studies, changes: Sequence[Change], baseline: int, accepted: float = 0.0) -> str:
+    """What changed, or that nothing did, with the number of studies, since when, and the rate of false alarms.
+
+    Args:
+        accepted: the time in seconds before which changes are accepted; 0 for none.
+    """
     if not len(studies):
-        return "No study has been predicted yet."
+        return f"No study has been predicted {f'since {date(accepted)}' if accepted else 'yet'}."
     since = f"since {date(float(studies.at[0]))}"
     later = [change for change in changes if not change.from_start]
     start = [change for change in changes if change.from_start]
@@ -45,7 +40,7 @@ def sentence(studies: Studies, changes: Sequence[Change], baseline: int) -> str:
     if start:
         words = listed(list(dict.fromkeys(_words(change) for change in start)))
         text += f" Already the first studies differ from the training: {words}."
-    return text
+    return text + (f" Changes before {date(accepted)} are accepted." if accepted else "")
 
 
 def groups(changes: Sequence[Change]) -> list[list[Change]]:
@@ -77,7 +72,7 @@ def _group_text(group: Sequence[Change]) -> str:
 
 
 def _words(change: Change) -> str:
-    if change.what is None or change.before is None or change.what.kind not in _WITH_VALUES:
+    if change.what is None or change.before is None or change.what.kind in _WITHOUT_VALUES:
         return change.text
     before, after = change.what.value(change.before), change.what.value(change.after)
     if change.what.kind is Kind.CALIBRATION:
