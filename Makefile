@@ -22,7 +22,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.tools: $(VENV)/.done
-	$(INSTALL) -e ".[heic,dicom,slides,volumes,explain,export,hospital,sign,trials,serve,ray,track,dev]"
+	$(INSTALL) -e ".[heic,dicom,slides,volumes,explain,export,hospital,sign,trials,serve,node,ray,track,dev]"
 	touch $@
 
 demo: setup

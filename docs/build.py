@@ -14,11 +14,11 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -79,6 +79,29 @@ support JSON schemas can complete and check keys. To use this, write as the firs
 
 `PATH` is the folder `docs` of the repository.
 """
+NODE_HEAD = """# The file of a node
+
+The keys of `node.yaml`, with which [a node](howto-node.md) receives and answers studies. It is read as a study file
+is: an unknown key is an error, and relative paths start at the folder of the file. `casewise node check` checks it.
+
+The model of this example reads two sequences of a scan. For each, one series of a study must fit a rule:
+
+```yaml
+# node file
+bundle: pancreas.zip
+trust: team.pub
+receive:
+  dicom: {host: 0.0.0.0, allowed: [MR1, PACS], tls: {certificate: node.pem, key: node.key, ca: hospital.pem}}
+complete: {quiet: 120}
+select:
+  - {slot: t1, modality: [MR], description: "t1.*vibe", slices: [40, 200]}
+  - {slot: t2, modality: [MR], description: "t2.*haste", spacing: [0.5, 1.5]}
+answer: {formats: [sr, summary-pdf], abstain: true, timeout: 1800}
+send:
+  - dicom: {host: pacs.hospital, ae_title: PACS, tls: {ca: hospital.pem}}
+monitor: {outcomes: outcomes.csv}
+```
+"""
 PRESETS_HEAD = "A preset is a study file. `extends: NAME` is the same as writing its lines.\n"
 METRICS_HEAD = """# Metrics
 
@@ -97,7 +120,7 @@ COMMANDS_TAIL = """`casewise --version` shows the version.
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | `run`: a network could not be trained and is left out of the report; `reproduce`: predictions differ. Any other command, or with a traceback: a fault of casewise, please report it |
+| 1 | `run`: a network could not be trained and is left out of the report; `reproduce`: predictions differ; `predict`: no case was predicted; `node check`, `node status`: a partner cannot be reached, or a study is in quarantine. Any other command, or with a traceback: a fault of casewise, please report it |
 | 2 | an error in the input; the message states what it is, where, and how to correct it |
 | 130, 143 | stopped by Ctrl-C or SIGTERM; the same command continues |
 
@@ -155,7 +178,6 @@ def study_page(page: str) -> str:
     first = page == next(iter(STUDY_PAGES))
     lines = [GENERATED, f"# {STUDY_PAGES[page][0]}", STUDY_HEAD if first else _other_pages(page)]
     lines += _sections_by_page() if first else []
-    undocumented: list[str] = []
     for model, section in _sections(Study, ""):
         if _page_of(section) != page:
             continue
@@ -163,21 +185,45 @@ def study_page(page: str) -> str:
         lines += [f"## `{section}`" if section else "## The study", ""]
         if model is Study:
             lines.append(f"- `extends` (text): {EXTENDS}")
-        shared: list[str] = []
-        for name, field in model.model_fields.items():
-            text = " ".join((field.description or "").split())
-            undocumented += [] if text else [f"{model.__name__}.{name}"]
-            if text == AS_IN_THE_STUDY:
-                shared.append(f"`{name}`")
-                continue
-            kind = ACCEPTED_VALUES.get(f"{model.__name__}.{name}") or _kind(
-                own["properties"][name], field, section, name
-            )
-            lines.append(f"- `{name}` ({kind}{_default(field, name)}): {text}")
-        lines += [f"- {', '.join(shared)}: {AS_IN_THE_STUDY}", ""] if shared else [""]
-    if undocumented:
-        sys.exit(f"These keys of the study file have no description: {', '.join(undocumented)}.")
+        lines += [*_keys(model, own, section, _link), ""]
     lines += _scores() if "scores" in STUDY_PAGES[page][1] else []
+    return "\n".join(lines)
+
+
+def _keys(model: type[StudyModel], schema: dict[str, Any], section: str, link: Callable[[str], str]) -> list[str]:
+    """The keys of a section as entries of a list; `link` makes a link to a section."""
+    entries: list[str] = []
+    shared: list[str] = []
+    undocumented: list[str] = []
+    for name, field in model.model_fields.items():
+        text = " ".join((field.description or "").split())
+        undocumented += [] if text else [f"{model.__name__}.{name}"]
+        if text == AS_IN_THE_STUDY:
+            shared.append(f"`{name}`")
+            continue
+        kind = ACCEPTED_VALUES.get(f"{model.__name__}.{name}") or _kind(
+            schema["properties"][name], field, _section_path(section, name), link
+        )
+        entries.append(f"- `{name}` ({kind}{_default(field, name)}): {text}")
+    if undocumented:
+        sys.exit(f"These keys have no description: {', '.join(undocumented)}.")
+    return entries + ([f"- {', '.join(shared)}: {AS_IN_THE_STUDY}"] if shared else [])
+
+
+def node_page() -> str:
+    """Keys of the file of a node; the same settings of several sections are described once."""
+    from casewise.plugins.node.settings import NodeSettings, Tls
+
+    def link(section: str) -> str:
+        section = "tls" if section.endswith("tls") else section
+        return f"[`{section}`](#{section.replace('.', '')})"
+
+    schema = NodeSettings.model_json_schema()
+    lines = [GENERATED, NODE_HEAD]
+    sections = [(model, path) for model, path in _sections(NodeSettings, "") if model is not Tls]
+    for model, section in [*sections, (Tls, "tls")]:
+        own = schema if model is NodeSettings else schema["$defs"][model.__name__]
+        lines += [f"## `{section}`" if section else "## The node", "", *_keys(model, own, section, link), ""]
     return "\n".join(lines)
 
 
@@ -259,8 +305,8 @@ def _inner(annotation: Any) -> list[type[StudyModel]]:
     return [o for o in options if isinstance(o, type) and issubclass(o, StudyModel)]
 
 
-def _kind(node: dict[str, Any], field: FieldInfo, section: str, name: str) -> str:
-    """The accepted values of a key, in words."""
+def _kind(node: dict[str, Any], field: FieldInfo, path: str, link: Callable[[str], str]) -> str:
+    """The accepted values of a key, in words; those of a section are a link to it, at `path`."""
     readers = {getattr(m, "func", None) for m in field.metadata}
     if parse_range in readers:
         return "range, such as `0..4`"
@@ -269,7 +315,7 @@ def _kind(node: dict[str, Any], field: FieldInfo, section: str, name: str) -> st
     if texts in readers:
         return "column: text or list of texts"
     if _inner(field.annotation):
-        return _link(_section_path(section, name))
+        return ("list of " if get_origin(field.annotation) is list else "") + link(path)
     return _in_words(node)
 
 
@@ -479,7 +525,12 @@ def fidelity_page() -> str:
         lines += [f"{states.total()} statements: {counts}.", ""]
         for section, rows in paper["statements"].items():
             lines += [f"### {paper['title']}: {section[0].lower()}{section[1:]}", ""]
-            lines += ["| statement | place | state | where | shown by |", "|---|---|---|---|---|", *map(_statement, rows), ""]
+            lines += [
+                "| statement | place | state | where | shown by |",
+                "|---|---|---|---|---|",
+                *map(_statement, rows),
+                "",
+            ]
     return "\n".join(lines)
 
 
@@ -505,6 +556,7 @@ PAGES = {
     **{page: partial(study_page, page) for page in STUDY_PAGES},
     PRESETS_PAGE: presets_page,
     "study.schema.json": schema_file,
+    "reference-node.md": node_page,
     "reference-metrics.md": metrics_page,
     "reference-commands.md": commands_page,
     LICENCES_PAGE: licences_page,

@@ -43,7 +43,9 @@ def test_the_command_is_a_program() -> None:
     assert "Traceback" not in failed.stderr
 
 
-@pytest.mark.plugins("cluster", "explain", "export", "hospital", "init", "serve", "slides", "tracking", "volumes")
+@pytest.mark.plugins(
+    "cluster", "explain", "export", "hospital", "init", "node", "serve", "slides", "tracking", "volumes"
+)
 def test_every_command_has_help() -> None:
     for command in ([], ["run"], ["validate"], ["audit"], ["init"], ["results"], ["predict"], ["bundle"], ["explain"]):
         done = casewise(*command, "-h")

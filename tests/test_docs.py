@@ -29,7 +29,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
 PLACES = ("studies/", "docs/", "src/", "tests/", "benchmarks/", ".ci/")
 every_plugin = pytest.mark.plugins(
-    "cluster", "explain", "export", "hospital", "init", "serve", "slides", "tracking", "volumes"
+    "cluster", "explain", "export", "hospital", "init", "node", "serve", "slides", "tracking", "volumes"
 )
 pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 
@@ -131,9 +131,11 @@ def test_commands_and_options_exist(page: Path) -> None:
     commands = typer.main.get_command(command_line()).commands  # type: ignore[attr-defined]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for text in code(page):
-        if found := re.match(r"casewise ([a-z][\w-]*)", text):
+        if found := re.match(r"casewise ([a-z][\w-]*)(?: ([a-z]+))?", text):
             assert found[1] in commands, text
-            known = {name for parameter in commands[found[1]].params for name in parameter.opts} | {"--help"}
+            command = commands[found[1]]
+            command = getattr(command, "commands", {}).get(found[2], command)
+            known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
             assert set(re.findall(r"(?<!\S)--[\w-]+", text)) <= known, text
         for name in re.findall(r"\bmake ([a-z-]+)", text):
             assert name in targets, text
@@ -173,9 +175,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @every_plugin
 @pages
-def test_examples_read_as_study_files(page: Path, tmp_path: Path) -> None:
+def test_examples_read_as_files_of_studies_and_nodes(page: Path, tmp_path: Path) -> None:
     for text in blocks(page, "yaml"):
         head, path = text.splitlines()[0], tmp_path / "study.yaml"
+        if head == "# node file":
+            from casewise.plugins.node.settings import read_settings
+
+            path.write_text(text)
+            assert read_settings(path).receive
+            continue
         if head.startswith("# study file: "):
             path = tmp_path / head.removeprefix("# study file: ")
         else:

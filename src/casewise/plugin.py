@@ -118,13 +118,14 @@ class Plugin:
         """
 
     def result_folders(
-        self, model: TrainedModel, folders: Mapping[str, Path], *, names: bool
+        self, model: TrainedModel, folders: Mapping[str, Path], *, names: bool, subject_system: str = ""
     ) -> AbstractContextManager[ResultFolders]:
         """What writes new cases in some of `result_formats`; the files appear when the block ends without an error.
 
         Args:
             folders: the folder of each format.
             names: whether the files have the names of subjects, visits and images, in place of hashes.
+            subject_system: the URI of the system that identifies subjects, for formats that state it.
         """
         raise NotImplementedError
 

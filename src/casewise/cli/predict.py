@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,7 +46,8 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="FORMAT=FOLDER",
-            help="Write each case in a format of hospitals, too: fhir=FOLDER (FHIR R5), sr=FOLDER (DICOM SR).",
+            help="Write each case in a format of hospitals, too: sr=FOLDER (DICOM SR), fhir=FOLDER (FHIR R5), "
+            "fhir-r4=FOLDER, summary-sc=FOLDER (a page as DICOM image), summary-pdf=FOLDER (as DICOM PDF).",
         ),
     ] = None,
     names: Annotated[
@@ -56,6 +57,9 @@ def predict(
             help="Name subjects, visits and image files in the files of --also and their names [default: hashes].",
         ),
     ] = False,
+    subject_system: Annotated[
+        str, typer.Option(metavar="URI", help="The system that identifies subjects, for FHIR, such as urn:oid:1.2.3.")
+    ] = "",
     root: Annotated[
         Path | None, typer.Option(help="The folder that the table's paths are relative to [default: its own].")
     ] = None,
@@ -97,6 +101,8 @@ def predict(
         columns[name] = heading
     if names and not also:
         raise CasewiseError("--names is about the files of --also, such as --also fhir=results/fhir. Give both.")
+    if subject_system and not names:
+        raise CasewiseError("--subject-system is about the names of subjects, and without --names there are none.")
     folders = parsed_folders(also or [])
     with show.bar("predict") as bar:
         bar(0, 0, "checking the arguments")
@@ -124,7 +130,8 @@ def predict(
         bar(0, 0, "loading the model")
         model = load_bundle(bundle, trust=trust)
         with ExitStack() as stack:
-            results = [stack.enter_context(each) for each in _result_folders(model, folders, names=names)]
+            named = {"names": names, "subject_system": subject_system}
+            results = [stack.enter_context(each) for each in _result_folders(model, folders, named)]
 
             def receive(chunk: PredictedChunk) -> None:
                 for each in results:
@@ -191,11 +198,11 @@ def parsed_folders(options: Sequence[str]) -> dict[str, Path]:
 
 
 def _result_folders(
-    model: TrainedModel, folders: Mapping[str, Path], *, names: bool
+    model: TrainedModel, folders: Mapping[str, Path], options: Mapping[str, Any]
 ) -> Iterator[AbstractContextManager[ResultFolders]]:
     for plugin in plugins() if folders else ():
         if own := {name: folders[name] for name in plugin.result_formats() if name in folders}:
-            yield plugin.result_folders(model, own, names=names)
+            yield plugin.result_folders(model, own, **options)
 
 
 def bundle(

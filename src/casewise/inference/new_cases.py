@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from casewise.cohort.checks import find_columns
 from casewise.cohort.cohort import Cohort, read_cohort
@@ -303,6 +305,20 @@ class RawCase:
     problem: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class CasePicture:
+    """A picture of a case for people: the image, and the image under its saliency map, if there is one.
+
+    Attributes:
+        image: (H, W, 3) `uint8`.
+        overlay: (H, W, 3) `uint8`, or None.
+    """
+
+    title: str
+    image: NDArray[np.uint8]
+    overlay: NDArray[np.uint8] | None = None
+
+
 @dataclass(frozen=True)
 class PredictedChunk:
     """Predictions of some cases.
@@ -312,12 +328,14 @@ class PredictedChunk:
         sources: by case the files of its images, or the folders of its scans, as the table names them.
         has_visits: whether the table names visits.
         batch: tables of the numbers of the images of these cases and of those before them (`casewise.inference.drift`).
+        pictures: by case what is shown beside its predictions; empty where no saliency maps were computed.
     """
 
     table: pd.DataFrame
     sources: Mapping[str, tuple[Path, ...]]
     has_visits: bool
     batch: Batch = field(default_factory=list)
+    pictures: Mapping[str, Sequence[CasePicture]] = field(default_factory=dict)
 
 
 def sources_of(cases: Sequence[RawCase], cells: pd.DataFrame, study: Study) -> dict[str, tuple[Path, ...]]:

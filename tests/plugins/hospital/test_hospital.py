@@ -5,6 +5,7 @@ import io
 import json
 import os
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ VALUES = (
 )
 
 
+STATED = {
+    "StudyTime": "101530.25",
+    "TimezoneOffsetFromUTC": "+0100",
+    "AccessionNumber": "A-1",
+    "StudyID": "77",
+    "InstitutionName": "Klinik Süd",
+    "IssuerOfPatientID": "KIS",
+    "RequestedProcedureID": "RP7",
+    "RequestedProcedureDescription": "Thorax",
+    "PatientSex": "F",
+    "ReferringPhysicianName": "Arzt^Änne",
+}
+
+
 def film(path: Path, **tags: Any) -> Path:
     about: dict[str, Any] = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1", "StudyDate": "20200131"}
     about |= {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg", "PatientID": "ÄÖ-7"}
@@ -54,14 +69,29 @@ def result(*sources: Path, values: tuple[Value, ...] = VALUES) -> CaseResult:
     return CaseResult("Jörg Müller/Woche 4", "Jörg Müller", "Woche 4", sources, values)
 
 
-def observations(values: tuple[Value, ...] = VALUES) -> dict[str, dict[str, Any]]:
-    """The Observations of a case by the text of their codes, validated by the library of the standard."""
-    from fhir.resources.observation import Observation
+def transaction(case: CaseResult, name: str = "fhir") -> dict[str, list[dict[str, Any]]]:
+    """The resources of a case by their type, validated by the library of the standard; the entries by their URL."""
+    ((_, content),) = FORMATS[name].files(case, FACTS)
+    module = import_module(f"fhir.resources.{'R4B.' if name == 'fhir-r4' else ''}bundle")
+    module.Bundle.model_validate_json(content)
+    bundle = json.loads(content)
+    assert bundle["type"] == "transaction"
+    resources: dict[str, list[dict[str, Any]]] = {}
+    for entry in bundle["entry"]:
+        kind, identifier = entry["resource"]["resourceType"], entry["resource"]["identifier"][0]
+        url = f"{kind}?identifier={identifier['system']}|{identifier['value']}"
+        assert entry["request"] == {"method": "PUT", "url": url}
+        resources.setdefault(kind, []).append(entry["resource"] | {"fullUrl": entry["fullUrl"]})
+    return resources
 
-    contents = [content for _, content in FORMATS["fhir"].files(result(values=values), FACTS)]
-    resources = [Observation.model_validate_json(content) for content in contents]
-    assert {resource.get_resource_type() for resource in resources} == {"Observation"}
-    return {resource.code.text: json.loads(data) for resource, data in zip(resources, contents, strict=True)}
+
+def observations(values: tuple[Value, ...] = VALUES) -> dict[str, dict[str, Any]]:
+    """The Observations of a case by the text of their codes."""
+    return {made["code"]["text"]: made for made in transaction(result(values=values))["Observation"]}
+
+
+def score(value: float) -> dict[str, Any]:
+    return {"value": value, "unit": "score", "system": "http://unitsofmeasure.org", "code": "{score}"}
 
 
 def extensions(element: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -74,7 +104,8 @@ class TestFhir:
     def test_scores_have_their_inputs_and_other_targets_stand_alone(self) -> None:
         made = observations()
         assert set(made) == {"total", "worst (upper)", "worst (lower)", "befund", "grade", "age"}
-        assert made["total"]["valueQuantity"] == {"value": 5.25}
+        assert made["total"]["valueQuantity"] == score(5.25)
+        assert made["total"]["component"][0]["valueQuantity"]["code"] == "1"
         inputs = {part["code"]["text"]: part["valueQuantity"]["value"] for part in made["total"]["component"]}
         assert inputs == {"redness (upper)": 1.23457, "redness (lower)": 2.0}
         worst = made["worst (upper)"]
@@ -83,17 +114,18 @@ class TestFhir:
         assert "component" not in made["grade"]
 
     def test_intervals_are_extensions_and_never_reference_ranges(self) -> None:
-        made, limits = observations(), {"low": {"value": 4.0}, "high": {"value": 6.5}}
+        made, limits = observations(), {"low": score(4.0), "high": score(6.5)}
         assert extensions(made["total"], "prediction-interval") == [{"range": limits, "coverage": 0.9}]
         first = made["total"]["component"][0]
-        assert extensions(first, "prediction-interval")[0]["range"]["high"] == {"value": 2.0}
+        assert extensions(first, "prediction-interval")[0]["range"]["high"]["value"] == 2.0
         assert "referenceRange" not in json.dumps(made)
         assert any("90% prediction interval 4 to 6.5" in note["text"] for note in made["total"]["note"])
 
-    def test_images_of_one_name_have_files_of_their_own(self) -> None:
-        values = tuple(Value("net", "age", image=f"{side}/img.png", prediction=2.0) for side in ("left", "right"))
-        names = [name for name, _ in FORMATS["fhir"].files(result(values=values), FACTS)]
-        assert len(set(names)) == 2
+    def test_images_of_one_name_are_told_from_each_other(self) -> None:
+        files = [f"{side}/img.png" for side in ("left", "right")]
+        values = tuple(Value("net", "age", image=file, prediction=2.0, source=Path(file)) for file in files)
+        made = transaction(result(values=values))["Observation"]
+        assert len({each["identifier"][0]["value"] for each in made}) == len({each["fullUrl"] for each in made}) == 2
 
     def test_the_note_states_whether_a_case_is_unlike_the_training_cases(self) -> None:
         notes = {name: " ".join(note["text"] for note in made["note"]) for name, made in observations().items()}
@@ -125,17 +157,56 @@ class TestFhir:
         assert "redness[lower]" in made["total"]["dataAbsentReason"]["text"]
         assert made["total"]["component"][0]["valueQuantity"]["value"] == 1.23457
 
-    def test_every_resource_names_its_status_subject_and_model(self) -> None:
-        for made in observations().values():
-            assert made["status"] == "preliminary"
-            assert made["subject"] == {"type": "Patient", "identifier": {"value": "Jörg Müller"}}
-            assert made["encounter"]["identifier"] == {"value": "Woche 4"}
-            assert made["contained"][0]["identifier"][0]["value"] == FACTS.checksum
-            assert (made["device"], made["contained"][0]["displayName"]) == ({"reference": "#model"}, "Schöne Studie")
-            assert made["note"][0]["text"] == RESEARCH
-            assert not {"issued", "effectiveDateTime"} & set(made)  # nothing states when it was observed
-        first, second = ({made["identifier"][0]["value"] for made in observations().values()} for _ in range(2))
-        assert (first, len(first)) == (second, 6)
+    @pytest.mark.parametrize("name", ["fhir", "fhir-r4"])
+    def test_every_resource_names_its_status_subject_and_model(self, name: str) -> None:
+        made = transaction(result(), name)
+        (device,), (report,), observed = made["Device"], made["DiagnosticReport"], made["Observation"]
+        assert device["identifier"][0]["value"] == FACTS.checksum
+        shown = device["displayName"] if name == "fhir" else device["deviceName"][0]["name"]
+        assert shown == "Schöne Studie"
+        for each in (report, *observed):
+            assert each["status"] == "preliminary"
+            assert each["subject"] == {"type": "Patient", "identifier": {"value": "Jörg Müller"}}
+            assert each["encounter"]["identifier"] == {"value": "Woche 4"}
+            assert each["issued"]
+            assert not {"effectiveDateTime", "basedOn", "derivedFrom", "study", "imagingStudy", "performer"} & set(each)
+        assert [each["reference"] for each in report["result"]] == [each["fullUrl"] for each in observed]
+        assert report["conclusion"].startswith(RESEARCH)
+        for each in observed:
+            assert each["device"] == {"reference": device["fullUrl"]}
+            assert each["note"][0]["text"] == RESEARCH
+        again = transaction(result(), name)["Observation"]
+        assert [each["fullUrl"] for each in again] == [each["fullUrl"] for each in observed]
+        assert len({each["fullUrl"] for each in observed}) == 6
+
+    @pytest.mark.parametrize(("name", "key"), [("fhir", "study"), ("fhir-r4", "imagingStudy")])
+    def test_what_the_images_state_about_their_study(self, tmp_path: Path, name: str, key: str) -> None:
+        image = film(tmp_path / "a.dcm", **STATED)
+        case = replace(result(image), subject_system="urn:oid:1.2.3")
+        made = transaction(case, name)
+        for each in (*made["DiagnosticReport"], *made["Observation"]):
+            patient = {"system": "urn:oid:1.2.3", "value": "ÄÖ-7", "assigner": {"display": "KIS"}}
+            assert each["subject"]["identifier"] == patient
+            assert each["effectiveDateTime"] == "2020-01-31T10:15:30+01:00"
+            order = each["basedOn"][0]["identifier"]
+            assert (order["type"]["coding"][0]["code"], order["value"]) == ("ACSN", "A-1")
+            assert each["performer"] == [{"type": "Organization", "display": "Klinik Süd"}]
+            images = each[key if each["resourceType"] == "DiagnosticReport" else "derivedFrom"]
+            assert images[0]["identifier"] == {"system": "urn:dicom:uid", "value": "urn:oid:1.2.3"}
+        nameless = replace(case, named=False, subject="hashed-1", visit="", subject_system="")
+        ((_, content),) = FORMATS[name].files(nameless, FACTS)
+        hidden = ("ÄÖ-7", "2020", "A-1", "Klinik", "1.2.3", "KIS", "issued", "urn:dicom:uid")
+        assert not [text for text in hidden if json.dumps(text)[1:-1] in json.dumps(json.loads(content))]
+        # with and without names, and from another folder, the same resources are replaced
+        moved = replace(case, sources=(film(tmp_path / "b.dcm", **STATED),))
+        urls = [[e["fullUrl"] for e in transaction(each, name)["Observation"]] for each in (case, nameless, moved)]
+        assert urls[0] == urls[1] == urls[2]
+
+    def test_a_study_without_an_offset_has_a_date_alone(self, tmp_path: Path) -> None:
+        image = film(tmp_path / "a.dcm", StudyTime="101530", PatientID="")
+        (report,) = transaction(replace(result(image), subject_system="urn:oid:1.2.3"))["DiagnosticReport"]
+        assert report["effectiveDateTime"] == "2020-01-31"
+        assert report["subject"]["identifier"] == {"value": "Jörg Müller"}  # not an identifier of this system
 
     def test_texts_that_fhir_does_not_allow(self) -> None:
         strange = Value("net", " a \x00 \n b ", prediction=1.0)
@@ -261,11 +332,11 @@ def test_files_appear_together_and_only_at_the_end(tmp_path: Path, monkeypatch: 
     for _ in range(2):  # a second time, the files are replaced
         with result_folders(None, folders) as results:  # type: ignore[arg-type]
             results.receive(chunk)
-            assert not folders["fhir"].exists() or len(list(folders["fhir"].iterdir())) == 6
+            assert not folders["fhir"].exists() or len(list(folders["fhir"].iterdir())) == 3
         fhir, sr = results.folders
-        assert (fhir.files, set(fhir.without)) == (6, {""})
+        assert (fhir.files, set(fhir.without)) == (3, {""})
         assert (sr.files, len(sr.without)) == (1, 3)
-        assert len(list(folders["fhir"].iterdir())) == 6
+        assert len(list(folders["fhir"].iterdir())) == 3
         assert [path.suffix for path in folders["sr"].iterdir()] == [".dcm"]
         assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["fhir", "sr"]
 
@@ -307,14 +378,16 @@ def test_no_name_of_table_or_file_is_written(tmp_path: Path, monkeypatch: pytest
     with result_folders(None, folders) as results:  # type: ignore[arg-type]
         results.receive(chunk)
     written = [path for folder in folders.values() for path in folder.iterdir()]
-    assert len(written) == 2 + 4 * (1 + image)
+    assert len(written) == 2 * len(FORMATS)
     for path in written:
         content = os.fsencode(path.name) + path.read_bytes()
         assert not [mark for mark in MARKS if mark in content], path.name
-        assert b"upside down" in content
-        assert b"no image of trunk" in content
-    subjects = {json.loads(path.read_bytes())["subject"]["identifier"]["value"] for path in folders["fhir"].iterdir()}
-    assert len(subjects) == 2
+        if path.parent.name in ("fhir", "fhir-r4", "sr"):
+            assert b"upside down" in content
+            assert b"no image of trunk" in content
+    first, second = (path.read_bytes() for path in folders["fhir"].iterdir())
+    subjects = [json.loads(data)["entry"][1]["resource"]["subject"]["identifier"]["value"] for data in (first, second)]
+    assert len(set(subjects)) == 2
     if image:  # without its name, an image is known by its identifier
         groups = [g for path in folders["sr"].iterdir() for g in srread(path).content.get_image_measurement_groups()]
         shown = [[s.referenced_sop_instance_uid for s in group.source_images] for group in groups]
@@ -360,7 +433,6 @@ def test_the_sources_of_cases(tmp_path: Path) -> None:
 
 def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     """From a bundle with random weights and films of new cases to files of both standards."""
-    from fhir.resources.observation import Observation
     from highdicom.sr import srread
 
     from casewise.inference.model import load_bundle
@@ -380,16 +452,22 @@ def test_the_command_writes_both_formats(tmp_path: Path) -> None:
     for path in (tmp_path / "hashed").iterdir():
         content = os.fsencode(path.name) + path.read_bytes()
         assert not [name for name in ("Jörg-7", "J\\u00f6rg-7", "Änne", "nowhere", "w4-") if name.encode() in content]
-    assert len(list((tmp_path / "hashed").iterdir())) == 7
+    assert len(list((tmp_path / "hashed").iterdir())) == 3
     assert casewise(*words, "--names").returncode == 2
+    assert casewise(*words, "--subject-system", "urn:oid:1.2", "--also", f"sr={tmp_path / 'sr'}").returncode == 2
+    words += ["--subject-system", "urn:oid:1.2"]
     done = casewise(*words, "--names", "--also", f"fhir={tmp_path / 'fhir'}", "--also", f"sr={tmp_path / 'sr'}")
     assert done.returncode == 0, done.stderr
     assert "nowhere.dcm" in done.stderr
-    made = [Observation.model_validate_json(path.read_bytes()) for path in (tmp_path / "fhir").iterdir()]
-    assert sorted(each.subject.identifier.value for each in made) == ["Jörg-7"] * 3 + ["Änne"] * 3
-    assert {each.encounter.identifier.value for each in made} == {"w4-"}
-    absent = [each for each in made if each.dataAbsentReason]
-    assert {each.subject.identifier.value for each in absent} == {"Änne"}
+    bundles = [json.loads(path.read_bytes()) for path in (tmp_path / "fhir").iterdir()]
+    made = [e["resource"] for b in bundles for e in b["entry"] if e["resource"]["resourceType"] == "Observation"]
+    # the patient of the images, and where there are none that of the table
+    patients = [each["subject"]["identifier"] for each in made]
+    assert sorted(each["value"] for each in patients) == ["Änne"] * 3 + ["ÄÖ-7"] * 3
+    assert {each["system"] for each in patients} == {"urn:oid:1.2"}
+    assert {each["encounter"]["identifier"]["value"] for each in made} == {"w4-"}
+    absent = [each for each in made if "dataAbsentReason" in each]
+    assert {each["subject"]["identifier"]["value"] for each in absent} == {"Änne"}
     (report,) = map(srread, (tmp_path / "sr").iterdir())
     assert report.StudyInstanceUID == "1.2.3"
     model = load_bundle(bundle)

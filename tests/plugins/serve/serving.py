@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from casewise.plugins.serve.pool import SUBMISSIONS, WorkerPlan, WorkerPool, work
+from casewise.plugins.serve.pool import SUBMISSIONS, ServicePlan, WorkerPool, work
 from casewise.plugins.serve.server import service
 from casewise.plugins.serve.settings import ServiceSettings
 from casewise.web.server import server_of
@@ -32,7 +32,7 @@ class Running:
 
 
 @contextmanager
-def running(settings: ServiceSettings, target: Callable[[Connection, WorkerPlan], None] = work) -> Iterator[Running]:
+def running(settings: ServiceSettings, target: Callable[[Connection, ServicePlan], None] = work) -> Iterator[Running]:
     """A service on a free port."""
     with socket.create_server(("127.0.0.1", 0)) as listening, service(settings, target) as (app, pool, _):
         server = server_of(app, settings)
@@ -46,7 +46,7 @@ def running(settings: ServiceSettings, target: Callable[[Connection, WorkerPlan]
             thread.join()
 
 
-def toy_work(connection: Connection, plan: WorkerPlan) -> None:
+def toy_work(connection: Connection, plan: ServicePlan) -> None:
     """A worker that does what the name of the first visit says: die, die once, wait for a file, or answer."""
     name = "another" if (plan.folder.parent / "changed").exists() else "first"
     connection.send_bytes(json.dumps({"ready": TOY | {"name": name}}).encode())

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from casewise.inference.model import load_bundle
+from casewise.inference.resident import strongest_slice
 from casewise.modalities.base import NativeMap
 from casewise.plugins.serve.pool import answered
-from casewise.plugins.serve.results import explained_class, strongest_slice
+from casewise.plugins.serve.results import explained_class
 from casewise.plugins.serve.session import ModelSession
 from casewise.plugins.serve.submission import Submission, UploadedFile, Visit, into_series, neutral_name
 from casewise.run import run

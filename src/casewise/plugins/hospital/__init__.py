@@ -27,11 +27,11 @@ class _Hospital(Plugin):
         format_named(name)
 
     def result_folders(
-        self, model: TrainedModel, folders: Mapping[str, Path], *, names: bool
+        self, model: TrainedModel, folders: Mapping[str, Path], *, names: bool, subject_system: str = ""
     ) -> AbstractContextManager[ResultFolders]:
         from casewise.plugins.hospital.formats import result_folders
 
-        return result_folders(model, folders, names=names)
+        return result_folders(model, folders, names=names, subject_system=subject_system)
 
 
 plugin = _Hospital()

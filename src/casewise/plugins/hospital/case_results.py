@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from casewise.errors import RunError
+from casewise.errors import CasewiseError, RunError
 from casewise.inference.input_checks import joined, possible_reasons, reasons_of
-from casewise.inference.new_cases import LEFT_OUT, PredictedChunk
+from casewise.inference.new_cases import LEFT_OUT, CasePicture, PredictedChunk
 from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
+from casewise.plugins.hospital.imaging_study import ImagingStudy
 from casewise.run_folder import RunFolder
 from casewise.study.model import parse_range
 from casewise.study.scores import Score
@@ -135,6 +139,11 @@ class CaseResult:
         subject: as the table names it, or a hash; `case` and `visit` alike.
         visit: empty if the table has no visits.
         sources: the files of its images, or folders of DICOM series.
+        key: a hash of bundle and case, the same with and without names.
+        named: whether it has names, and may state whom and what study it is about.
+        subject_system: the URI of the system that identifies subjects; empty if it is not stated.
+        pictures: the images with their saliency maps; empty where none were computed.
+        at: when it was predicted.
     """
 
     case: str
@@ -142,6 +151,34 @@ class CaseResult:
     visit: str
     sources: tuple[Path, ...]
     values: tuple[Value, ...]
+    key: str = ""
+    named: bool = True
+    subject_system: str = ""
+    pictures: Sequence[CasePicture] = ()
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @cached_property
+    def study(self) -> ImagingStudy:
+        """The study of its images, read once.
+
+        Raises:
+            CasewiseError: an image is not DICOM, cannot be read, lacks an identifier, or shows another patient.
+        """
+        return ImagingStudy.of(self.sources)
+
+    def unique(self, *names: str) -> UUID:
+        """An identifier of something of this case: the same whenever the same bundle predicts the same case again."""
+        return unique(self.key, *names)
+
+    def image_key(self, value: Value) -> str:
+        """What identifies the image of a value, also in other folders if it is DICOM; empty for a whole case."""
+        if value.source is None:
+            return ""
+        try:
+            headers = self.study.of_file(value.source)
+        except CasewiseError:
+            headers = []
+        return str(headers[0].SOPInstanceUID) if headers else str(value.source)
 
 
 @dataclass(frozen=True)
@@ -152,23 +189,33 @@ class Quantity:
     inputs: tuple[Value, ...] = ()
 
 
-def results_of(chunk: PredictedChunk, facts: ModelFacts, *, names: bool = False) -> list[CaseResult]:
+def results_of(
+    chunk: PredictedChunk, facts: ModelFacts, *, names: bool = False, subject_system: str = ""
+) -> Iterator[CaseResult]:
     """The cases of a chunk in their order, without rows that name no subject.
 
     Args:
         names: whether they have the names of the table and of files, in place of hashes and fixed texts.
+        subject_system: the URI of the system that identifies subjects.
     """
-    results = []
     for case, rows in chunk.table.groupby("case", sort=False):
         if not case:
             continue
         first = rows.iloc[0]
         values = tuple(_value(row, facts) for row in rows.to_dict("records"))
         visit = str(first["visit"]) if chunk.has_visits else ""
-        result = CaseResult(str(case), str(first["subject"]), visit, chunk.sources.get(str(case), ()), values)
+        result = CaseResult(
+            str(case),
+            str(first["subject"]),
+            visit,
+            chunk.sources.get(str(case), ()),
+            values,
+            key=digest(facts.checksum, str(case)),
+            subject_system=subject_system,
+            pictures=chunk.pictures.get(str(case), ()),
+        )
         result = result if names else _without_names(result, facts)
-        results.append(replace(result, values=with_uncomputed(result.values, facts)))
-    return results
+        yield replace(result, values=with_uncomputed(result.values, facts))
 
 
 def _without_names(result: CaseResult, facts: ModelFacts) -> CaseResult:
@@ -178,11 +225,14 @@ def _without_names(result: CaseResult, facts: ModelFacts) -> CaseResult:
         case=_hashed(facts, result.case),
         subject=_hashed(facts, result.subject),
         visit=result.visit and _hashed(facts, result.subject, result.visit),
-        values=tuple(_nameless(value, facts) for value in result.values),
+        values=tuple(nameless(value, facts) for value in result.values),
+        named=False,
+        subject_system="",
     )
 
 
-def _nameless(value: Value, facts: ModelFacts) -> Value:
+def nameless(value: Value, facts: ModelFacts) -> Value:
+    """A value with a hash in place of its image, and fixed texts for flags and problems that may contain a name."""
     # a reason may follow the name of a file
     flags = joined(
         next((text for text in facts.flags if reason == text or reason.endswith(f": {text}")), UNLIKE)
@@ -273,21 +323,30 @@ def _uncomputed(score: Score, learner: str, values: Sequence[Value]) -> Value:
 def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
     """Sentences for a person who reads the results: what they are, their intervals, and what limits them."""
     sentences = [RESEARCH]
-    if facts.synthetic:
-        sentences.append("The model was trained on synthetic images.")
-    share = f"{facts.coverage:.0%}" if facts.coverage is not None else ""
     several = len({value.learner for value in values}) > 1
     for value in values:
         title = f"{value.title}, {value.learner}" if several else value.title
         if value.prediction is None:
             sentences.append(f"{title}: no prediction. {value.problem}")
-            continue
-        if value.low is not None and value.high is not None:
-            sentences.append(f"{title}: {share} prediction interval {value.low:.4g} to {value.high:.4g}.")
-        if value.members:
-            sentences.append(f"{title}: {share} prediction set: {', '.join(value.members)}.")
-        if value.note:
-            sentences.append(f"{title}: {value.note}.")
+        else:
+            sentences += [f"{title}: {text}." for text in uncertainty(value, facts)]
+    return sentences + limits(values, facts)
+
+
+def uncertainty(value: Value, facts: ModelFacts) -> Iterator[str]:
+    """The interval or set of a prediction in words, and the note about it."""
+    share = f"{facts.coverage:.0%} " if facts.coverage is not None else ""
+    if value.low is not None and value.high is not None:
+        yield f"{share}prediction interval {value.low:.4g} to {value.high:.4g}"
+    if value.members:
+        yield f"{share}prediction set: {', '.join(value.members)}"
+    if value.note:
+        yield value.note
+
+
+def limits(values: Sequence[Value], facts: ModelFacts) -> list[str]:
+    """Sentences on why the figures of the model may not apply."""
+    sentences = ["The model was trained on synthetic images."] if facts.synthetic else []
     flags = "; ".join(dict.fromkeys(value.flags for value in values if value.flags))
     if flags:
         sentences.append(f"The case is unlike the training cases: {flags}. The model's figures may not apply to it.")
@@ -302,3 +361,12 @@ def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
 def digest(*names: str) -> str:
     """A SHA-256 of names, which tells their order and their ends."""
     return hashlib.sha256(json.dumps(names, ensure_ascii=True).encode()).hexdigest()
+
+
+def unique(*names: str) -> UUID:
+    """A UUID of 122 bits of the SHA-256 of names.
+
+    >>> unique("bundle", "case")
+    UUID('abdfdb26-78c2-5c5c-8277-1874c4e56871')
+    """
+    return UUID(digest(*names)[:32], version=5)

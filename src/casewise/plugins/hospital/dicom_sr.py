@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casewise.errors import CasewiseError, printable, shortened
-from casewise.modalities.store.dicom_file import damage_named, dicom_files, head_of, is_dicom, quiet_pydicom
+from casewise.errors import printable
+from casewise.modalities.store.dicom_file import damage_named
 from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Value, remarks
+from casewise.plugins.hospital.imaging_study import as_file, one_line, own_series, uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -20,15 +18,8 @@ if TYPE_CHECKING:
 
 # The designator of our own codes: the standard reserves those that begin with 99 for private schemes.
 SCHEME = "99CASEWISE"
-LONGEST_CODE, LONGEST_MEANING, LONGEST_NAME = 16, 64, 64
-NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
-# What the images of one person have in common.
-PATIENT = ("PatientID", "PatientName", "PatientBirthDate")
-# What a report copies from the images, and may be empty in them.
-COPIED = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"),
-    *("StudyDate", "StudyTime", "ReferringPhysicianName"),
-)
+LONGEST_CODE, LONGEST_MEANING = 16, 64
+SERIES_NUMBER = 9901
 
 
 class DicomSr:
@@ -43,60 +34,18 @@ class DicomSr:
         Raises:
             CasewiseError: the case cannot be written in this format; the message is the reason.
         """
-        import pydicom
-
-        stream = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the images may violate the standard
-            pydicom.dcmwrite(stream, report(result, source_headers(result), facts), enforce_file_format=True)
-        yield "", stream.getvalue()
+        yield "", as_file(result, report(result, facts))
 
 
-def source_headers(result: CaseResult) -> list[Dataset]:
-    """The headers of the images of a case, each image once, all of one patient.
-
-    Raises:
-        CasewiseError: an image is not DICOM, cannot be read, lacks an identifier, or shows another patient.
-    """
-    pydicom = quiet_pydicom()
-    headers: dict[str, Dataset] = {}
-    for path in _files(result.sources):
-        if not is_dicom(head_of(path)):
-            raise CasewiseError(f"{path.name} is not a DICOM file, and a report belongs to the study of its images.")
-        with damage_named(path):
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-            if lacking := next((name for name in NEEDED if not header.get(name)), None):
-                raise CasewiseError(f"{path.name} has no {lacking}, by which a report refers to it.")
-            header.decode()
-            for name in COPIED:
-                # as text, so that it is written in the character set of the report
-                setattr(header, name, str(header.get(name) or ""))
-            header.SpecificCharacterSet = "ISO_IR 192"
-            headers.setdefault(str(header.SOPInstanceUID), header)
-    if not headers:
-        raise CasewiseError("No image of the case is named, and a report belongs to the study of its images.")
-    people = {tuple(str(header.get(name) or "").strip() for name in PATIENT) for header in headers.values()}
-    if len(people) > 1:
-        raise CasewiseError(
-            "Its images have several patient identifiers, names or dates of birth. A report is about one patient."
-        )
-    return list(headers.values())
-
-
-def _files(sources: Sequence[Path]) -> Iterator[Path]:
-    for source in sources:
-        yield from dicom_files(source)[0] if os.path.isdir(source) else [source]
-
-
-def report(result: CaseResult, headers: Sequence[Dataset], facts: ModelFacts) -> Dataset:
+def report(result: CaseResult, facts: ModelFacts) -> Dataset:
     """The report of a case: a group of measurements for each learner, region and image, and remarks as comments."""
-    import highdicom as hd
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
+    study = result.study
     observer = sr.DeviceObserverIdentifyingAttributes(
         uid=f"2.25.{int(facts.checksum[:32], 16)}",
-        name=_name(facts.name),
+        name=one_line(facts.name),
         manufacturer_name="casewise",
         model_name=f"casewise {facts.version}",
         serial_number=facts.checksum,
@@ -112,7 +61,7 @@ def report(result: CaseResult, headers: Sequence[Dataset], facts: ModelFacts) ->
     content = sr.MeasurementReport(
         observation_context=context,
         procedure_reported=codes.SCT.ImagingProcedure,
-        imaging_measurements=[_group(values, headers, facts) for values in groups.values()],
+        imaging_measurements=[_group(values, result, facts) for values in groups.values()],
     )
     for sentence in remarks(result.values, facts):
         comment = sr.TextContentItem(
@@ -121,28 +70,24 @@ def report(result: CaseResult, headers: Sequence[Dataset], facts: ModelFacts) ->
         content[0].ContentSequence.append(comment)
     with damage_named(Path("the images of the case")):
         return sr.ComprehensiveSR(
-            evidence=headers,
+            evidence=study.headers,
             content=content[0],
-            series_instance_uid=hd.UID(),
-            series_number=9901,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="casewise",
             is_complete=all(not value.problem for value in result.values),
             is_final=False,
             is_verified=False,
-            series_description=_name(f"casewise: {facts.name}"),
-            software_versions=f"casewise {facts.version}",
+            requested_procedures=study.requests or None,
+            **own_series(result, facts, "sr", SERIES_NUMBER),
         )
 
 
-def _group(values: Sequence[Value], headers: Sequence[Dataset], facts: ModelFacts) -> Any:
+def _group(values: Sequence[Value], result: CaseResult, facts: ModelFacts) -> Any:
     """The measurements of one learner, region and image, with the images that they refer to."""
     from highdicom import UID, sr
 
-    first = values[0]
-    # values of one image refer to that image alone
-    headers = [header for header in headers if Path(header.filename) == first.source] or headers
+    first, study = values[0], result.study
+    # values of one image refer to that image alone; a refused study may contain objects that are no images
+    headers = (first.source and study.of_file(first.source)) or study.headers
+    images = [header for header in headers if header.get("Rows")]
     code = _Codes(facts)
     measurements, evaluations = [], []
     for value in values:
@@ -168,7 +113,8 @@ def _group(values: Sequence[Value], headers: Sequence[Dataset], facts: ModelFact
         ]
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
-            uid=UID(), identifier=printable(", ".join(filter(None, (first.learner, first.location))))
+            uid=UID(uid(result, "group", study.uid, first.learner, first.region, result.image_key(first))),
+            identifier=printable(", ".join(filter(None, (first.learner, first.location)))),
         ),
         algorithm_id=sr.AlgorithmIdentification(
             name=printable(facts.name),
@@ -178,9 +124,7 @@ def _group(values: Sequence[Value], headers: Sequence[Dataset], facts: ModelFact
         finding_sites=[sr.FindingSite(code("R", first.region))] if first.region else None,
         measurements=measurements or None,
         qualitative_evaluations=evaluations or None,
-        source_images=[
-            sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID) for header in headers
-        ],
+        source_images=[sr.SourceImageForMeasurementGroup(each.SOPClassUID, each.SOPInstanceUID) for each in images],
     )
 
 
@@ -204,9 +148,4 @@ class _Codes:
         short = f"{kind}-{name}"
         if len(short) > LONGEST_CODE or not short.replace("-", "").replace("_", "").isalnum() or not short.isascii():
             short = f"{kind}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:14]}"
-        return Code(short, SCHEME, _name(name, LONGEST_MEANING), self._version)
-
-
-def _name(text: str, limit: int = LONGEST_NAME) -> str:
-    """Text as one value of DICOM: printable, without the sign that divides values, and never empty."""
-    return shortened(" ".join(printable(text).replace("\\", "/").split()), limit) or "-"
+        return Code(short, SCHEME, one_line(name, LONGEST_MEANING), self._version)

@@ -1,28 +1,49 @@
-"""Predictions as FHIR R5: an `Observation` for each score with its inputs, and for each target that no score uses."""
+"""Predictions as FHIR R5 or R4: one transaction a case with its observations, a report that lists them, and the model.
+
+Each resource is written where its identifier already exists (conditional update), so that a repetition replaces it. A
+score is an `Observation` with its inputs as components; a target that no score uses is one of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from importlib import import_module
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
-from casewise.errors import printable
+from casewise.errors import CasewiseError, printable
 from casewise.files import json_text
-from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Quantity, Value, digest, quantities, remarks
+from casewise.plugins.hospital.case_results import (
+    RESEARCH,
+    CaseResult,
+    ModelFacts,
+    Quantity,
+    Value,
+    digest,
+    limits,
+    quantities,
+    remarks,
+    unique,
+)
+from casewise.plugins.hospital.imaging_study import ImagingStudy
 
 # Everything that casewise names itself is below this URI: targets, classes, extensions and identifiers.
 OWN = "urn:casewise"
-ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
+TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
 DIGITS = 6
 # A resource of FHIR, or an element of one, as JSON.
 Resource: TypeAlias = dict[str, Any]
+Release: TypeAlias = Literal["R4", "R5"]
 
 
 class Fhir:
-    """FHIR R5 Observation as JSON."""
+    """A transaction Bundle of FHIR as JSON."""
 
-    name, title, ending = "fhir", "FHIR R5 Observation", ".json"
+    ending = ".json"
     packages: tuple[str, ...] = ("fhir.resources",)
+
+    def __init__(self, name: str, release: Release) -> None:
+        self.name, self.title, self._release = name, f"FHIR {release} transaction", release
 
     def files(self, result: CaseResult, facts: ModelFacts) -> Iterator[tuple[str, bytes]]:
         """The files of a case: a name that tells them from the case's others, and their bytes.
@@ -30,36 +51,96 @@ class Fhir:
         Raises:
             CasewiseError: the case cannot be written in this format; the message is the reason.
         """
-        from fhir.resources.observation import Observation
-
-        for quantity in quantities(result, facts):
-            resource = observation(result, quantity, facts)
-            Observation.model_validate(resource)
-            main = quantity.main
-            # two images of a case may have one name in different folders
-            image = digest(main.image)[:8] if main.image else ""
-            name = "-".join(filter(None, (main.target, main.location, image, main.learner)))
-            yield name, json_text(resource).encode()
+        # what R4B changed of R4 is in none of these resources
+        module = import_module(f"fhir.resources.{'R4B.' if self._release == 'R4' else ''}bundle")
+        content = transaction(result, facts, self._release)
+        module.Bundle.model_validate(content)
+        yield "", json_text(content).encode()
 
 
-def observation(result: CaseResult, quantity: Quantity, facts: ModelFacts) -> Resource:
-    """The Observation of one quantity as JSON."""
+def transaction(result: CaseResult, facts: ModelFacts, release: Release) -> Resource:
+    """The Bundle of a case as JSON."""
+    device = _entry(_device(facts, release))
+    context = _context(result)
+    model = {"reference": device["fullUrl"]}
+    observations = [
+        _entry(_observation(result, quantity, facts) | context | {"device": model})
+        for quantity in quantities(result, facts)
+    ]
+    report = {
+        "resourceType": "DiagnosticReport",
+        "identifier": [_identifier("report", digest(result.key, *sorted({each.learner for each in result.values})))],
+        "status": "preliminary",
+        "category": [_concept(f"{TERMINOLOGY}/v2-0074", "IMG", "Diagnostic Imaging")],
+        "code": _concept("http://loinc.org", "18748-4", "Diagnostic imaging study"),
+        **context,
+        "result": [{"reference": entry["fullUrl"]} for entry in observations],
+        "conclusion": _text(" ".join([RESEARCH, *limits(result.values, facts)])),
+    }
+    if images := report.pop("derivedFrom", []):
+        report["imagingStudy" if release == "R4" else "study"] = images
+    return {"resourceType": "Bundle", "type": "transaction", "entry": [device, *observations, _entry(report)]}
+
+
+def _entry(resource: Resource) -> Resource:
+    """A resource of a transaction that is written in place of that with the same identifier, if there is one."""
+    kind, identifier = resource["resourceType"], resource["identifier"][0]
+    return {
+        "fullUrl": unique(kind, identifier["system"], identifier["value"]).urn,
+        "resource": resource,
+        "request": {"method": "PUT", "url": f"{kind}?identifier={identifier['system']}|{identifier['value']}"},
+    }
+
+
+def _context(result: CaseResult) -> Resource:
+    """What observations and report state alike: whom and what study they are about, when, and where it was examined."""
+    study = _study(result)
+    patient: Resource = {"value": _text(study.patient_id if study and study.patient_id else result.subject)}
+    if result.subject_system and (study is None or study.patient_id):
+        patient["system"] = result.subject_system
+    context: Resource = {"subject": {"type": "Patient", "identifier": patient}}
+    if result.visit:
+        context["encounter"] = {"type": "Encounter", "identifier": {"value": _text(result.visit)}}
+    if result.named:
+        context["issued"] = result.at.isoformat(timespec="seconds")
+    if study is None:
+        return context
+    images = {"system": "urn:dicom:uid", "value": f"urn:oid:{study.uid}"}
+    context["derivedFrom"] = [{"type": "ImagingStudy", "identifier": images}]
+    if study.issuer and study.patient_id:
+        patient["assigner"] = {"display": _text(study.issuer)}
+    if study.started:
+        context["effectiveDateTime"] = study.started
+    if study.accession:
+        order = {"type": _concept(f"{TERMINOLOGY}/v2-0203", "ACSN", "Accession ID"), "value": _text(study.accession)}
+        context["basedOn"] = [{"type": "ServiceRequest", "identifier": order}]
+    if study.institution:
+        context["performer"] = [{"type": "Organization", "display": _text(study.institution)}]
+    return context
+
+
+def _study(result: CaseResult) -> ImagingStudy | None:
+    """The study of the images, if it may be named and they are DICOM files of one patient."""
+    try:
+        return result.study if result.named else None
+    except CasewiseError:
+        return None
+
+
+def _observation(result: CaseResult, quantity: Quantity, facts: ModelFacts) -> Resource:
+    """The Observation of one quantity as JSON, without its context."""
     main = quantity.main
-    names = (facts.checksum, main.learner, result.case, main.region, main.image, main.target)
+    key = digest(result.key, main.learner, main.region, result.image_key(main), main.target)
     resource = {
         "resourceType": "Observation",
-        "contained": [_device(facts)],
-        "identifier": [{"system": f"{OWN}:result", "value": digest(*names)}],
+        "identifier": [_identifier("result", key)],
         "status": "preliminary",
+        "category": [_concept(f"{TERMINOLOGY}/observation-category", "imaging", "Imaging")],
         "code": _code(main, facts),
-        "subject": {"type": "Patient", "identifier": {"value": _text(result.subject)}},
         **_value(main, facts),
         "method": {"text": _text(f"casewise {facts.version}, learner {main.learner} of the model {facts.name}")},
-        "device": {"reference": "#model"},
         "note": [{"text": _text(sentence)} for sentence in remarks([main, *quantity.inputs], facts)],
     }
-    if result.visit:
-        resource["encounter"] = {"type": "Encounter", "identifier": {"value": _text(result.visit)}}
     if main.region:
         resource["bodySite"] = {"text": _text(main.region)}
     if quantity.inputs:
@@ -67,14 +148,22 @@ def observation(result: CaseResult, quantity: Quantity, facts: ModelFacts) -> Re
     return resource
 
 
-def _device(facts: ModelFacts) -> Resource:
+def _device(facts: ModelFacts, release: Release) -> Resource:
+    name = _text(facts.name)
     return {
         "resourceType": "Device",
-        "id": "model",
-        "identifier": [{"system": f"{OWN}:bundle-manifest-sha256", "value": facts.checksum}],
-        "displayName": _text(facts.name),
+        "identifier": [_identifier("bundle-manifest-sha256", facts.checksum)],
         "version": [{"value": f"casewise {facts.version}"}],
+        **({"displayName": name} if release == "R5" else {"deviceName": [{"name": name, "type": "model-name"}]}),
     }
+
+
+def _identifier(kind: str, value: str) -> dict[str, str]:
+    return {"system": f"{OWN}:{kind}", "value": value}
+
+
+def _concept(system: str, code: str, display: str) -> Resource:
+    return {"coding": [{"system": system, "code": code, "display": display}]}
 
 
 def _code(value: Value, facts: ModelFacts) -> Resource:
@@ -84,22 +173,22 @@ def _code(value: Value, facts: ModelFacts) -> Resource:
 def _value(value: Value, facts: ModelFacts) -> Resource:
     """The elements of a value or of its absence, for an Observation or a component."""
     if value.prediction is None:
-        coding = {"system": ABSENT, "code": "error", "display": "Error"}
-        return {"dataAbsentReason": {"coding": [coding], "text": _text(value.problem)}}
+        reason = _concept(f"{TERMINOLOGY}/data-absent-reason", "error", "Error")
+        return {"dataAbsentReason": reason | {"text": _text(value.problem)}}
     extensions = list(_extensions(value, facts))
     extended = {"extension": extensions} if extensions else {}
     if isinstance(value.prediction, str):
         coding = _coding(_class_system(value), value.prediction, facts)
         return {"valueCodeableConcept": {"coding": [coding], "text": _text(value.prediction)}} | extended
-    return {"valueQuantity": {"value": _rounded(value.prediction)}} | extended
+    return {"valueQuantity": _quantity(value.prediction, value, facts)} | extended
 
 
 def _extensions(value: Value, facts: ModelFacts) -> Iterator[Resource]:
     """The interval, the set, the probabilities and the distance, for which an Observation has no element."""
     coverage = [{"url": "coverage", "valueDecimal": facts.coverage}] if facts.coverage is not None else []
     if value.low is not None and value.high is not None:
-        limits = {"low": {"value": _rounded(value.low)}, "high": {"value": _rounded(value.high)}}
-        yield _extension("prediction-interval", [{"url": "range", "valueRange": limits}, *coverage])
+        ends = {"low": _quantity(value.low, value, facts), "high": _quantity(value.high, value, facts)}
+        yield _extension("prediction-interval", [{"url": "range", "valueRange": ends}, *coverage])
     if value.members:
         members = [{"url": "class", "valueCoding": _coding(_class_system(value), n, facts)} for n in value.members]
         yield _extension("prediction-set", [*members, *coverage])
@@ -108,6 +197,12 @@ def _extensions(value: Value, facts: ModelFacts) -> Iterator[Resource]:
         yield _extension("probability", [of_class, {"url": "value", "valueDecimal": _rounded(share)}])
     if value.distance is not None:
         yield {"url": f"{OWN}:training-distance", "valueDecimal": _rounded(value.distance)}
+
+
+def _quantity(number: float, value: Value, facts: ModelFacts) -> Resource:
+    """A number with its unit in UCUM, where both are numbers without a dimension."""
+    unit, code = ("score", "{score}") if value.target in facts.scores else ("1", "1")
+    return {"value": _rounded(number), "unit": unit, "system": "http://unitsofmeasure.org", "code": code}
 
 
 def _extension(name: str, inner: list[Resource]) -> Resource:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from casewise.errors import CasewiseError, RunError, cut, nearest
 from casewise.files import make_folder, staging_folder, sync_folder, write_atomic
-from casewise.plugins.hospital.case_results import ModelFacts, digest, results_of
+from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, digest, results_of
 from casewise.plugins.hospital.dicom_sr import DicomSr
 from casewise.plugins.hospital.fhir import Fhir
+from casewise.plugins.hospital.summary_objects import SummaryImage, SummaryPdf
 
 if TYPE_CHECKING:
     from casewise.inference.model import TrainedModel
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 # A class with `name` (on the command line), `title` (for people), `ending` (of its files), `packages` (the modules that
 # it needs beyond those of casewise) and `files`.
-ResultFormat: TypeAlias = Fhir | DicomSr
-FORMATS: dict[str, ResultFormat] = {each.name: each for each in (Fhir(), DicomSr())}
+ResultFormat: TypeAlias = Fhir | DicomSr | SummaryImage | SummaryPdf
+FORMATS: dict[str, ResultFormat] = {
+    each.name: each for each in (Fhir("fhir", "R5"), Fhir("fhir-r4", "R4"), DicomSr(), SummaryImage(), SummaryPdf())
+}
 
 
 def format_named(name: str) -> ResultFormat:
@@ -63,7 +66,6 @@ class ResultFolder:
     Attributes:
         folder: where they go.
         staged: where they are until all cases are predicted.
-        names: whether files have the names of the table.
         files: how many were written.
         without: by case the reason why there is none.
     """
@@ -71,7 +73,6 @@ class ResultFolder:
     format: ResultFormat
     folder: Path
     staged: Path
-    names: bool
     files: int = 0
     without: dict[str, str] = field(default_factory=dict)
 
@@ -80,20 +81,16 @@ class ResultFolder:
         """What people call the format."""
         return self.format.title
 
-    def receive(self, chunk: PredictedChunk, facts: ModelFacts) -> None:
-        """Write the files of every case of a chunk."""
-        if (chunk.table["case"] == "").any():
-            self.without.setdefault("", NO_SUBJECT)
-        for result in results_of(chunk, facts, names=self.names):
-            try:
-                for name, content in self.format.files(result, facts):
-                    stem = file_stem(result.case, name)
-                    write_atomic(self.staged / f"{stem}{self.format.ending}", content)
-                    self.files += 1
-            except RunError:
-                raise
-            except CasewiseError as error:
-                self.without[result.case] = str(error)
+    def add(self, result: CaseResult, facts: ModelFacts) -> None:
+        """Write the files of a case."""
+        try:
+            for name, content in self.format.files(result, facts):
+                write_atomic(self.staged / f"{file_stem(result.case, name)}{self.format.ending}", content)
+                self.files += 1
+        except RunError:
+            raise
+        except CasewiseError as error:
+            self.without[result.case] = str(error)
 
     def publish(self) -> None:
         """Move the files to their folder; those of the same names are replaced."""
@@ -107,11 +104,14 @@ class ResultFolder:
 
 
 @contextmanager
-def result_folders(model: TrainedModel, folders: Mapping[str, Path], *, names: bool = False) -> Iterator[Results]:
+def result_folders(
+    model: TrainedModel, folders: Mapping[str, Path], *, names: bool = False, subject_system: str = ""
+) -> Iterator[Results]:
     """What receives the predictions of every chunk; the files appear when the block ends without an error.
 
     Args:
         names: whether the files have the names of subjects, visits and images, in place of hashes.
+        subject_system: the URI of the system that identifies subjects, for FHIR.
 
     Raises:
         RunError: the model is no bundle, or a folder cannot be written.
@@ -124,8 +124,8 @@ def result_folders(model: TrainedModel, folders: Mapping[str, Path], *, names: b
                 staged = stack.enter_context(staging_folder(folder))
             except OSError as error:
                 raise RunError(f"{folder} could not be written: {error.strerror or error}.") from error
-            written.append(ResultFolder(format_named(name), folder, staged, names))
-        yield Results(facts, written)
+            written.append(ResultFolder(format_named(name), folder, staged))
+        yield Results(facts, written, names, subject_system)
         for each in written:
             each.publish()
 
@@ -136,11 +136,17 @@ class Results:
 
     facts: ModelFacts
     folders: list[ResultFolder]
+    names: bool
+    subject_system: str
 
     def receive(self, chunk: PredictedChunk) -> None:
         """Write the files of a chunk in every format."""
-        for folder in self.folders:
-            folder.receive(chunk, self.facts)
+        if (chunk.table["case"] == "").any():
+            for folder in self.folders:
+                folder.without.setdefault("", NO_SUBJECT)
+        for result in results_of(chunk, self.facts, names=self.names, subject_system=self.subject_system):
+            for folder in self.folders:
+                folder.add(result, self.facts)
 
 
 def file_stem(case: str, name: str) -> str:

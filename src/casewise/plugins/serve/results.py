@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from casewise.evaluation.response import percent_change, responds
 from casewise.inference.input_checks import SEPARATOR
 from casewise.inference.output_table import FAR
-from casewise.modalities.base import NativeMap
+from casewise.inference.resident import pictured
 from casewise.plugin import Explainer
 from casewise.plugins.serve.submission import NEUTRAL, SUBJECT, Submission
 from casewise.web.settings import Json
 
 JPEG_QUALITY = 88
-# Grey values of a scan between these percentiles are shown from black to white.
-WINDOW = (1.0, 99.0)
 
 
 def explained_class(rows: pd.DataFrame, target: str, level: str, shown: Mapping[str, Any]) -> str:
@@ -117,9 +115,7 @@ def map_picture(explainer: Explainer, shown: Any, submission: Submission) -> Jso
     number = NEUTRAL.search(shown.native.name)
     file = submission.files[int(number[1])] if number else None
     visit = int(shown.case.rpartition(" ")[2])
-    picture, values, note = shown.native.picture, shown.native.values, ""
-    if picture is None:
-        picture, values, note = strongest_slice(shown.native)
+    picture, values, note = pictured(shown.native)
     return {
         "visit": visit,
         "file": file.name if file else "",
@@ -135,26 +131,6 @@ def map_picture(explainer: Explainer, shown: Any, submission: Submission) -> Jso
         "original": data_url(picture),
         "overlay": data_url(explainer.overlay(picture, values, signed=shown.signed)),
     }
-
-
-def strongest_slice(native: NativeMap) -> tuple[NDArray[np.uint8], NDArray[np.floating], str]:
-    """The axial slice of a scan with the largest influence: its picture, its map, and a note on what it shows.
-
-    The patient's front is up, and the patient's right is on the left, as radiologists view it.
-    """
-    import nibabel
-
-    assert native.affine is not None
-    assert native.voxels is not None
-    turn = nibabel.orientations.io_orientation(native.affine)
-    values, voxels = (nibabel.orientations.apply_orientation(a, turn) for a in (native.values, native.voxels))
-    number = int(np.abs(values).sum(axis=(0, 1)).argmax())
-    low, high = np.percentile(voxels, WINDOW)
-    grey = np.clip((voxels[:, :, number] - low) / max(float(high - low), 1e-6), 0, 1) * 255
-    picture = np.ascontiguousarray(np.rint(grey).astype(np.uint8).T[::-1, ::-1])
-    which = f"axial slice {number + 1} of {values.shape[2]}, the one with the largest influence"
-    note = f"{which}; the right of the patient is on the left"
-    return picture, np.ascontiguousarray(values[:, :, number].T[::-1, ::-1]), note
 
 
 def data_url(picture: NDArray[np.uint8]) -> str:

@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from casewise.console import Show, Silent
-from casewise.plugins.serve.pool import RETRY_AFTER, WorkerPlan, WorkerPool, work
+from casewise.plugins.serve.pool import RETRY_AFTER, ServicePlan, WorkerPool, work
 from casewise.plugins.serve.settings import ServiceSettings, check_learner
 from casewise.plugins.serve.submission import read_submission
 from casewise.run_folder.folder import check_model_path
@@ -110,7 +110,7 @@ CONNECTIONS = 200
 
 @contextmanager
 def service(
-    settings: ServiceSettings, target: Callable[[Connection, WorkerPlan], None] = work
+    settings: ServiceSettings, target: Callable[[Connection, ServicePlan], None] = work
 ) -> Iterator[tuple[ASGIApp, WorkerPool, Json]]:
     """The application with its worker processes, and the description of its model; all ends with the block.
 
@@ -123,7 +123,8 @@ def service(
     settings.check()
     with tempfile.TemporaryDirectory(prefix="casewise-serve-") as name:
         threads = max(1, (os.cpu_count() or 1) // settings.workers)
-        plan = WorkerPlan(settings.bundle, settings.learner, settings.max_pixels, Path(name), threads, settings.trust)
+        common = (settings.bundle, Path(name), threads, settings.trust)
+        plan = ServicePlan(*common, learner=settings.learner, max_pixels=settings.max_pixels)
         pool = WorkerPool(plan, settings, target)
         try:
             description = pool.start()

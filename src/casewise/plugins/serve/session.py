@@ -12,32 +12,20 @@ import numpy as np
 import pandas as pd
 
 from casewise.cohort.folder_layout import ENDINGS
-from casewise.errors import CasewiseError, ImageError, RunError
+from casewise.errors import CasewiseError, ImageError
 from casewise.evaluation.agreement import band_of
-from casewise.inference.ensemble import Ensemble
 from casewise.inference.input_checks import reasons_of
-from casewise.inference.model import TrainedModel, load_bundle, with_columns
-from casewise.inference.new_cases import NewCases, NewTable, cases_of, new_table, prepare_together
-from casewise.inference.predictor import Predictor
-from casewise.modalities.base import PreparedCohort
+from casewise.inference.model import TrainedModel, load_bundle
+from casewise.inference.new_cases import NewCases, NewTable, prepare_together
+from casewise.inference.resident import ResidentModel, slot_column, slots_of
 from casewise.modalities.registry import modality_of
-from casewise.plugin import explainer
 from casewise.plugins.serve.results import explained_class, flags_of, map_picture, plain, trajectory
 from casewise.plugins.serve.settings import check_learner
-from casewise.plugins.serve.submission import (
-    SUBJECT,
-    Submission,
-    check_pixels,
-    check_slots,
-    into_series,
-    needed_columns,
-    slot_column,
-    slots_of,
-)
+from casewise.plugins.serve.submission import SUBJECT, Submission, check_pixels, check_slots, into_series
 from casewise.predictions.covariates import encodings_of
 from casewise.report.formatting import display_name
 from casewise.study.images import POOLINGS
-from casewise.study.learners import learner_name, the_learner
+from casewise.study.learners import learner_name
 from casewise.study.schema import Study
 from casewise.targets import kind_named
 from casewise.version import __version__
@@ -146,8 +134,6 @@ def _target(study: Study, name: str, title: str, bands: dict[str, float]) -> Jso
     }
 
 
-# The longest side of a picture with a map, in pixels: large photographs are then decoded at a quarter of their size.
-PICTURE_SIDE = 600
 # Columns of the output table that have an entry of another name or form in an answer.
 OTHER_FORM = {"learner", "case", "subject", "visit", "image", "prediction", "prediction set", "problem"}
 
@@ -168,25 +154,14 @@ class ModelSession:
     def __init__(self, path: Path, learner: str, *, max_pixels: int, trust: Path | None = None) -> None:
         self.model: TrainedModel = load_bundle(path, trust=trust)
         check_learner(learner, self.model.learners)
-        self.ensemble = Ensemble(self.model.members, self.model.combination, learner)
-        self.max_pixels, self.explainer = max_pixels, explainer()
-        self.learner = self.ensemble.learners[0]
-        self._check_columns()
-        self.networks_kept = self.ensemble.load()
-        self._on_cpu: dict[tuple[str, int], Predictor] = {}
-
-    @cached_property
-    def study(self) -> Study:
-        """The study by which new cases are read, without a table."""
-        return self.model.reader.study(Path("cases.csv"))
+        self.resident, self.max_pixels = ResidentModel(self.model, learner), max_pixels
+        self.ensemble, self.learner, self.study = self.resident.ensemble, self.resident.learner, self.resident.study
 
     @cached_property
     def description(self) -> Json:
         """The answer of /api/model (see `casewise.plugins.serve.session.describe`)."""
-        networks = {member.model for member in self.ensemble.members}
-        explainable = self.explainer.explainable(self.model.members) if self.explainer else []
-        maps = [name for name in explainable if name in networks]
-        described = describe(self.model, self.study, self.learner, sorted(networks), maps)
+        networks = sorted({member.model for member in self.ensemble.members})
+        described = describe(self.model, self.study, self.learner, networks, self.resident.explained)
         return described | {"covariates": covariate_fields(self.ensemble.covariates)}
 
     def predict(self, submission: Submission, folder: Path) -> Json:
@@ -205,32 +180,27 @@ class ModelSession:
         Raises:
             CasewiseError: as `predict`; or there is no such learner or target, or it has no maps.
         """
-        names = self.description["explained_learners"]
+        names, explainer = self.resident.explained, self.resident.explainer
         learner = submission.learner or next(iter(names), "")
-        if self.explainer is None or learner not in names:
+        if explainer is None or learner not in names:
             why = "Its networks weight tiles, or the plugin `explain` is not installed."
             remedy = f"Choose one of: {', '.join(names)}." if names else why
             message = f"There are no saliency maps of {learner or self.learner}. {remedy}"
             raise ServiceError(422, "no_saliency", message)
         try:
-            target = self.explainer.target_of(self.study, submission.target)
+            target = explainer.target_of(self.study, submission.target)
         except CasewiseError as error:
             raise ServiceError(422, "unknown_target", str(error)) from error
         maps: list[Json] = []
         with tempfile.TemporaryDirectory(dir=folder) as work:
             # only the maps of classes depend on what was predicted
             table, prepared, rows = self._prepared(submission, folder, Path(work), predict=bool(target.output.classes))
-            classes = list(self.model.table.classes[target.target])
-            coded = rows.assign(y_pred=[classes.index(v) if v in classes else np.nan for v in rows["prediction"]])
-            for new in prepared:
-                at = PreparedCohort(table.study, new.cohort, new.folder, new.store)
-                predictors = map(self._cpu_predictor, self.ensemble.predictors(learner))
-                for shown in self.explainer.explain_new(predictors, at, target, coded, side=PICTURE_SIDE):
-                    level = self.study.level_of(target.target)
-                    entry = map_picture(self.explainer, shown, submission)
-                    entry["explained_class"] = explained_class(rows, target.target, level, entry)
-                    del entry["stored"]
-                    maps.append(entry)
+            for shown in self.resident.maps(table.study, prepared, rows, target=target, learner=learner):
+                level = self.study.level_of(target.target)
+                entry = map_picture(explainer, shown, submission)
+                entry["explained_class"] = explained_class(rows, target.target, level, entry)
+                del entry["stored"]
+                maps.append(entry)
         signed = any(entry["signed"] for entry in maps)
         return {
             "model": self._facts,
@@ -239,17 +209,9 @@ class ModelSession:
             "target": target.target,
             "title": self.description["titles"].get(target.target, target.target),
             "signed": signed,
-            "meaning": self._meaning(learner, signed=signed, classes=bool(target.output.classes)),
+            "meaning": self.resident.meaning(learner, signed=signed, classes=bool(target.output.classes)),
             "maps": maps,
         }
-
-    def _meaning(self, learner: str, *, signed: bool, classes: bool) -> str:
-        """What the maps of a learner show; of classes, they are about the one that the service's learner predicts."""
-        what = "contributions to its" if signed else "influence on its"
-        if not classes:
-            return f"{what} prediction"
-        by = "that it predicts" if learner == self.learner else f"that {the_learner(self.learner)} predicts"
-        return f"{what} output for the class {by}"
 
     def _prepared(
         self, submission: Submission, folder: Path, work: Path, *, predict: bool = True
@@ -264,10 +226,7 @@ class ModelSession:
         check_slots(submission, self.description)
         check_pixels(submission, folder, self.max_pixels, self.description)
         rows = self._cells(submission, folder)
-        table = new_table(rows, self.model.reader, work, columns=self._columns, root=folder)
-        cells = table.cells()
-        table = with_columns(table, cells, self.ensemble)
-        cases = cases_of(cells, table.study)
+        table, cells, cases = self.resident.table(rows, work, folder)
         if not predict:
             prepared, refused = prepare_together(table, cells, cases, work / "prepared")
             if refused:
@@ -280,12 +239,6 @@ class ModelSession:
             raise ImageError("\n".join(problems))
         return table, prepared, rows
 
-    @property
-    def _columns(self) -> dict[str, str]:
-        """The headings of the tables of requests; a column that they do not have is empty."""
-        stated = ["path", "subject", "visit", *(["region"] if self.study.regions else [])]
-        return dict.fromkeys(self.model.reader.settings["columns"], "") | {name: name for name in stated}
-
     def _cells(self, submission: Submission, folder: Path) -> pd.DataFrame:
         """One row for each image or scan; the DICOM files of one scan are moved into a folder."""
         column, rows = slot_column(self.study), []
@@ -294,28 +247,6 @@ class ModelSession:
             covariates = submission.visits[file.visit].covariates
             rows.append({**cells, **({column: file.slot} if column else {}), **covariates})
         return pd.DataFrame(rows)
-
-    def _check_columns(self) -> None:
-        """Refuse a model whose cases need more columns of a table than files and their regions or sequences state."""
-        needed = set(modality_of(self.study).columns(self.study)) - {"path", slot_column(self.study)}
-        if needed := needed | needed_columns(self.study):
-            lacking = f"its cases need the table's column {min(needed)!r}, which an upload does not state"
-            raise RunError(f"{self.model.folder}: {lacking}. Use `casewise predict` with a table.")
-
-    def _cpu_predictor(self, predictor: Predictor) -> Predictor:
-        """The network where maps are computed: itself, or a copy of one that predicts on a GPU.
-
-        Copies stay in memory if all networks do.
-        """
-        if next(predictor.network.parameters()).device.type == "cpu":
-            return predictor
-        key = (predictor.bundle.model, predictor.bundle.fold)
-        if key not in self._on_cpu:
-            copied = Predictor(predictor.bundle, predictor.bundle.load(), predictor.distance)
-            if self.networks_kept < len(self.model.members):
-                return copied
-            self._on_cpu[key] = copied
-        return self._on_cpu[key]
 
     @property
     def _facts(self) -> Json:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from starlette.datastructures import FormData, UploadFile
     from starlette.requests import Request
 
-    from casewise.study.schema import Study
-
 
 # The subject of every request; what the client calls the subject never reaches the prediction.
 SUBJECT = "subject"
@@ -116,22 +114,6 @@ def neutral_name(number: int, name: str) -> str:
     """
     ending = next((ending for ending in KEPT_ENDINGS if name.casefold().endswith(ending)), "")
     return f"upload-{number}{ending}"
-
-
-def slots_of(study: Study) -> list[str]:
-    """The regions or sequences of a case; empty where images have neither."""
-    return list(study.regions) or [str(name) for name in getattr(study.modality_settings, "sequences", [])]
-
-
-def slot_column(study: Study) -> str:
-    """The heading of the region or sequence in the table of a request; empty where images have neither."""
-    return "region" if study.regions else str(getattr(study.modality_settings, "column", ""))
-
-
-def needed_columns(study: Study) -> set[str]:
-    """Columns that the settings of the modality name, without which there are no cases."""
-    column = getattr(study.modality_settings, "slice_index", None)
-    return {str(column)} if column else set()
 
 
 def check_slots(submission: Submission, description: Mapping[str, Any]) -> None:

@@ -1,0 +1,22 @@
+"""A node of a hospital network: it receives studies, decides which images a model reads, answers, and is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from casewise.plugin import Command, Plugin
+
+
+class _Node(Plugin):
+    name = extra = "node"
+
+    def commands(self) -> Sequence[Command]:
+        from casewise.plugins.node import command
+
+        return [
+            Command("node", command.node, "Receive studies in a hospital network, and answer them."),
+            Command("monitor", command.monitor, "Whether the studies and predictions of a node have changed."),
+        ]
+
+
+plugin = _Node()

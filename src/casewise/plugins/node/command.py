@@ -1,0 +1,183 @@
+"""The commands of a node: check its file, run it, look at its studies, put one back, and monitor it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from casewise.cli.run import Quiet
+
+if TYPE_CHECKING:
+    from casewise.plugins.node.queue import StudyQueue
+    from casewise.plugins.node.settings import NodeSettings
+
+NodeFile = Annotated[Path, typer.Argument(metavar="NODE", help="The file of the node, such as node.yaml.")]
+node = typer.Typer(no_args_is_help=True, help="Receive studies in a hospital network, and answer them with a model.")
+
+
+@node.command()
+def check(
+    file: NodeFile,
+    partners: Annotated[
+        bool, typer.Option("--partners", help="Also reach every partner, without sending anything.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check the file of a node and load its bundle; nothing is started.
+
+    casewise node check node.yaml --partners
+
+    Exit code 1: a partner cannot be reached.
+    """
+    from casewise.console import Silent, Terminal, print_error
+    from casewise.errors import CasewiseError
+
+    show = Silent() if quiet else Terminal()
+    settings = _settings(file)
+    with show.bar("check") as bar:
+        bar(0, 0, "reading the settings")
+        from casewise.plugins.node.send import partners as partners_of
+
+        settings.check_files()
+        if settings.receive.dicom:
+            import casewise.plugins.node.dicom_receive
+        if settings.receive.web:
+            import casewise.plugins.node.web  # noqa: F401 (their packages may be missing)
+        receivers = partners_of(settings)
+        bar(0, 0, "loading the model")
+        from casewise.inference.model import load_bundle
+        from casewise.plugins.node.predictor import StudyPredictor
+
+        description = StudyPredictor(load_bundle(settings.bundle, trust=settings.trust), settings).description
+        problems = {}
+        for partner in receivers if partners else ():
+            bar(0, 0, partner.name)
+            try:
+                partner.check()
+            except CasewiseError as error:
+                problems[partner.name] = str(error)
+    signed = (
+        f"signed with the key of {settings.trust}" if settings.trust else "its signature is not checked: no `trust`"
+    )
+    show.line("model", f"{description['title']}, checksum {description['checksum']}; {signed}")
+    for partner in receivers:
+        reached = "" if not partners else f": {problems.get(partner.name, 'reached')}"
+        show.line("send", f"{', '.join(partner.formats)} to {partner.name}{reached}")
+    for remark in settings.remarks():
+        print_error(remark)
+    if problems:
+        raise typer.Exit(1)
+    show.line("node", f"{file} can be used")
+
+
+@node.command()
+def start(file: NodeFile, quiet: Quiet = False) -> None:
+    """Receive studies, predict them and send the answers, until Ctrl-C or SIGTERM.
+
+    Whatever ends it, even a power failure: the next start goes on where it was.
+    """
+    from casewise.console import Silent, Terminal
+
+    settings = _settings(file)
+    from casewise.plugins.node.service import run_node
+
+    settings.check_files()
+    run_node(settings, Silent() if quiet else Terminal())
+
+
+@node.command()
+def status(
+    file: NodeFile,
+    uids: Annotated[
+        bool, typer.Option("--uids", help="Name studies by their Study Instance UID, not by a hash of it.")
+    ] = False,
+) -> None:
+    """Print how many studies are in each state, and those that wait, failed or need a person, with the reason.
+
+    Exit code 1: a study is in quarantine or lacks a format of its answer, or the audit trail was changed.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from casewise.plugins.node.audit_trail import AuditTrail
+    from casewise.plugins.node.queue_records import StudyState
+
+    settings = _settings(file)
+    queue, trail = _queue(settings), AuditTrail(settings.folder)
+    breaks, head = trail.verify(), trail.head()
+    try:
+        counts, deliveries = queue.counts(), queue.delivery_counts()
+        unfinished = queue.studies(unfinished=True)
+    finally:
+        queue.close()
+    print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
+    for (partner, state), count in deliveries.items():
+        print(f"{partner}: {count:,} answers {state}")
+    for each in breaks:
+        print(f"audit trail: line {each.line:,} {each.reason}")
+    if not breaks:
+        print(f"audit trail: unbroken, its last line has the SHA-256 {head}")
+    if unfinished:
+        table = Table("study", "state", "images", "since", "attempts", "reason", box=None, pad_edge=False)
+        for study in unfinished:
+            name, reason = study.uid if uids else study.label, study.reason or study.unwritten
+            table.add_row(name, study.state, f"{study.instances:,}", study.changed_at, str(study.attempts), reason)
+        Console(soft_wrap=True, markup=False, highlight=False).print(table)
+    if counts[StudyState.QUARANTINED] or breaks or any(study.unwritten for study in unfinished):
+        raise typer.Exit(1)
+
+
+@node.command()
+def retry(
+    file: NodeFile,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Its Study Instance UID, or its name in `status`.")],
+) -> None:
+    """Put a study back into the queue that failed, is in quarantine, lacks a format, or waits for a partner."""
+    queue = _queue(_settings(file))
+    try:
+        put_back = queue.retry(study)
+    finally:
+        queue.close()
+    print(f"{put_back.label} is {put_back.state}")
+
+
+def monitor(
+    file: NodeFile,
+    page: Annotated[
+        Path | None, typer.Option(help="The page to write [default: monitoring.html in the folder of the node].")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write whether studies, predictions and outcomes of a node have changed, and since when."""
+    from casewise.console import Silent, Terminal
+
+    settings = _settings(file)
+    with (Silent() if quiet else Terminal()).bar("monitor"):
+        from casewise.plugins.node.monitor import monitor_node
+
+        written = monitor_node(settings, page)
+    print(written.sentence)
+    if not quiet:
+        print(f"wrote {written.page}")
+
+
+def _settings(file: Path) -> NodeSettings:
+    from casewise.plugins.node.settings import read_settings
+
+    return read_settings(file)
+
+
+def _queue(settings: NodeSettings) -> StudyQueue:
+    """The queue of a node, which may be running.
+
+    Raises:
+        CasewiseError: it never ran.
+    """
+    from casewise.errors import CasewiseError
+    from casewise.plugins.node.queue import StudyQueue
+
+    if not (settings.folder / "queue.sqlite").exists():
+        raise CasewiseError(f"{settings.folder} has no queue: the node has not run. Start it: `casewise node start`.")
+    return StudyQueue(settings.folder)

@@ -1,0 +1,390 @@
+"""The page of monitoring: one sentence, what changed, and figures over time, by scanner and site."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casewise.errors import CasewiseError, counted
+from casewise.files import write_atomic
+from casewise.plugins.node.monitoring.comparison import Comparison, compared, compared_classes, compared_with_quantiles
+from casewise.plugins.node.monitoring.figures import Expected, Periods, class_figure, count_figure, time_figure
+from casewise.plugins.node.monitoring.observation import Observation
+from casewise.plugins.node.monitoring.outcomes import Outcomes, mean_interval, outcome_changes, share_interval
+from casewise.plugins.node.monitoring.sequential import Floats
+from casewise.plugins.node.monitoring.series import (
+    Kind,
+    Quantity,
+    Studies,
+    classes_of,
+    iso_date,
+    studies_of,
+    target_title,
+)
+from casewise.plugins.node.monitoring.shift import EXPECTED_FLAGGED, Change, against_training, changes
+from casewise.plugins.node.monitoring.summary import sentence
+from casewise.report.blocks import (
+    FOLDER,
+    Block,
+    Card,
+    Cards,
+    Cell,
+    Fold,
+    Picture,
+    Plot,
+    Plots,
+    Row,
+    Section,
+    Table,
+    Text,
+    plain_page,
+)
+from casewise.report.figures.pictures import data_uri
+from casewise.report.formatting import MISSING, capital, is_number, number, p_value, percent, plain
+
+if TYPE_CHECKING:
+    from casewise.inference.input_checks import Limits
+
+# The page has no list of contents beside it.
+STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
+FOOTER = "Studies are named by a hash of their Study Instance UID. Days are those of UTC. Research software."
+MOST_UNLIKE, MOST_FIGURES, PICTURE_SIDE = 8, 40, 240
+CHANGES = (
+    "Since: the first changed study, an estimate. Noticed: the day on which the evidence sufficed. Before and after:"
+    " medians, or shares. Difference: of the distributions (Kolmogorov and Smirnov, 0 to 1), or of the shares."
+)
+OVER_TIME = "Dots: by {period} {of}. {band}Orange: something changed here."
+COMPARED = (
+    "The first {baseline:,} studies, and the last {recent:,} of those after them. PSI: population stability index;"
+    " in brackets what one in twenty equal samples exceeds. D: the largest distance of the two distributions"
+    " (Kolmogorov and Smirnov), of shares the p value of one G-test. Descriptions: a difference here is no change"
+    " unless it is in the first table."
+)
+GROUPS = "Distance: median. PSI: the largest of all numbers, against the other studies of the node."
+UNLIKE = "The largest distance from the training first."
+OUTCOMES = "All outcomes. Intervals: 95 %, by study. Out of fold: on subjects of the study that the model had not seen."
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How a node is watched.
+
+    Attributes:
+        title: of the model.
+        baseline: the number of first studies with which later ones are compared.
+        since: studies before this time, in seconds, are left out, as after a change that was accepted.
+    """
+
+    title: str = "the node"
+    baseline: int = 200
+    since: float = 0.0
+
+
+@dataclass(frozen=True)
+class WrittenMonitoring:
+    """The page, the sentence for the terminal, and everything that changed."""
+
+    page: Path
+    sentence: str
+    changes: tuple[Change, ...]
+
+
+def write_monitoring(
+    path: Path,
+    observations: Sequence[tuple[str, Observation]],
+    limits: Limits | None = None,
+    *,
+    watched: Watched | None = None,
+    outcomes: Outcomes | None = None,
+    pictures: Mapping[str, Path] | None = None,
+) -> WrittenMonitoring:
+    """Write `monitoring.html`.
+
+    Args:
+        observations: of each study its hash and what was recorded.
+        limits: those of the bundle, with the quantiles of the training.
+        outcomes: those of `compared_outcomes`, if there are any.
+        pictures: by the hash of a study the file of a picture of it.
+
+    Raises:
+        CasewiseError: a picture cannot be read, or the page cannot be written.
+    """
+    watched = watched or Watched()
+    studies = studies_of(observations, watched.since)
+    differences = (*against_training(studies, limits, watched.baseline), *changes(studies, watched.baseline))
+    if outcomes is not None:
+        differences += tuple(outcome_changes(outcomes))
+    text = sentence(studies, differences, watched.baseline, watched.since)
+    page = Page(studies, dict(observations), limits, watched.baseline, differences)
+    sections = [page.result(text)]
+    if len(studies):
+        sections += [page.over_time(), *page.compared(), page.groups(), *page.unlike(pictures or {})]
+    if outcomes is not None and len(outcomes.studies):
+        sections.append(page.outcomes(outcomes))
+    style = (FOLDER / "report.css").read_text() + STYLE
+    html = plain_page(f"Monitoring of {watched.title}", sections, kind="Monitoring", style=style, footer=FOOTER)
+    return WrittenMonitoring(write_atomic(path, html), text, differences)
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """The sections of the page.
+
+    Attributes:
+        recorded: by the hash of a study what was recorded.
+        differences: everything that changed.
+    """
+
+    studies: Studies
+    recorded: Mapping[str, Observation]
+    limits: Limits | None
+    baseline: int
+    differences: Sequence[Change]
+
+    def result(self, text: str) -> Section:
+        """The sentence, and a table of changes."""
+        blocks: list[Block] = [Text(text)]
+        rows = [
+            Row(
+                capital(change.text),
+                [
+                    Cell(change.scope.text or "everywhere"),
+                    Cell("first study" if change.from_start else iso_date(change.since), value=change.since),
+                    Cell(iso_date(change.detected) if change.detected else MISSING, value=change.detected or ""),
+                    *(Cell(_value(change.what, value)) for value in (change.before, change.after)),
+                    Cell(number(change.size, 2), value=change.size),
+                ],
+            )
+            for change in self.differences
+        ]
+        if rows:
+            heads = ["What", "Where", "Since", "Noticed", "Before", "After", "Difference"]
+            blocks.append(Table(heads, rows, CHANGES, sortable=True))
+        return Section("result", "Result", blocks)
+
+    def over_time(self) -> Section:
+        """Counts, shares, distances, predictions and widths, then every number."""
+        studies, periods = self.studies, Periods.of(self.studies)
+        counts = Plot(count_figure(studies, periods), f"Studies by {periods.name}: {studies.total()}.")
+        shares = [each for each in studies.series if each.kind in (Kind.FLAGGED, Kind.REFUSED)]
+        others = [each for each in studies.series if each.kind in (Kind.DISTANCE, Kind.PREDICTION, Kind.WIDTH)]
+        plots = [counts, *(self._plot(each, periods) for each in shares if self._is_shown(each))]
+        plots += [self._plot(each, periods) for each in others]
+        plots += list(self._class_plots(periods))
+        numbers = [each for each in studies.series if each.kind is Kind.NUMBER][:MOST_FIGURES]
+        changed = {change.what for change in self.differences}
+        plots += [self._plot(each, periods) for each in numbers if each in changed]
+        band = "Grey: nine in ten training images. " if self.limits and self.limits.quantiles else ""
+        note = OVER_TIME.format(
+            period=periods.name,
+            of="the median with nine in ten studies, or the share with its interval",
+            band=f"Dashed: what is expected. {band}",
+        )
+        blocks: list[Block] = [Plots(plots, note)]
+        if rest := [self._plot(each, periods) for each in numbers if each not in changed]:
+            other = "other number" if len(rest) < len(numbers) else "number"
+            blocks.append(Fold(f"{counted(len(rest), other)} of the images", [Plots(rest, "", "multiples")]))
+        return Section("time", "Over time", blocks)
+
+    def _is_shown(self, quantity: Quantity) -> bool:
+        """Whether a share is worth a figure: flags always, others unless they are zero."""
+        return quantity.kind is Kind.FLAGGED or bool(np.nansum(self.studies.series[quantity]))
+
+    def _plot(self, quantity: Quantity, periods: Periods) -> Plot:
+        values = self.studies.series[quantity]
+        if quantity.is_share:
+            ends = periods.reduced(values, share_interval)
+            expected = Expected(line=EXPECTED_FLAGGED if quantity.kind is Kind.FLAGGED else None)
+        else:
+            ends = periods.reduced(values, lambda own: np.quantile(own, [0.5, 0.05, 0.95]).tolist())
+            training = self.limits.quantiles.get(quantity.name) if self.limits else None
+            band = None
+            if quantity.kind is Kind.NUMBER and training:
+                low, high = np.interp([0.05, 0.95], training[1], training[0]).tolist()
+                band = (low, high)
+            expected = Expected(band, 1.0 if quantity.kind is Kind.DISTANCE else None)
+        drawing = time_figure(quantity.title, ends, periods, self._since(quantity), expected, share=quantity.is_share)
+        return Plot(drawing, f"{quantity.title} by {periods.name}.")
+
+    def _since(self, *quantities: Quantity) -> list[float]:
+        return [change.since for change in self.differences if change.what in quantities and not change.from_start]
+
+    def _class_plots(self, periods: Periods) -> Iterator[Plot]:
+        for target, names in classes_of(self.recorded.values()).items():
+            predicted = [self.recorded[name].predictions.get(target) for name in self.studies.names.tolist()]
+            shares = {}
+            for name in names:
+                own = np.array([np.nan if value is None else value == name for value in predicted], dtype=float)
+                shares[plain(name)] = periods.means(own)
+            of_target = [each for each in self.studies.series if each.name == target]
+            alt = f"Share of each predicted class of {target_title(target)} by {periods.name}."
+            yield Plot(class_figure(target, shares, periods, self._since(*of_target)), alt)
+
+    def compared(self) -> Iterator[Section]:
+        """Every number and prediction of the last studies against the first ones and the training."""
+        first = np.arange(len(self.studies)) < self.baseline
+        recent = ~first & (np.arange(len(self.studies)) >= len(self.studies) - self.baseline)
+        if not recent.any():
+            return
+        rows = []
+        for quantity, values in self.studies.series.items():
+            if quantity.is_share:
+                yes, no = ([int(np.nansum(v)), int(np.nansum(1 - v))] for v in (values[first], values[recent]))
+                both = compared_classes(*({"yes": count[0], "no": count[1]} for count in (yes, no)))
+            else:
+                both = compared(values[first], values[recent])
+            training = self._with_training(quantity, values[recent])
+            ends = [_middle(quantity, values[own]) for own in (first, recent)]
+            cells = [Cell(_value(quantity, end)) for end in ends]
+            rows.append(Row(quantity.title, [*cells, *_cells(both), *_cells(training)]))
+        rows += [
+            Row(f"Predicted {target_title(target)}", [Cell(MISSING), Cell(MISSING), *_cells(both), *_cells(None)])
+            for target, both in self._of_classes(first, recent)
+        ]
+        heads = ["", "First", "Last", "PSI", "D", "PSI, training", "D, training"]
+        caption = COMPARED.format(baseline=int(first.sum()), recent=int(recent.sum()))
+        yield Section(
+            "compared", "Against the first studies and the training", [Table(heads, rows, caption, wide=True)]
+        )
+
+    def _with_training(self, quantity: Quantity, values: Floats) -> Comparison | None:
+        training = self.limits.quantiles.get(quantity.name) if self.limits else None
+        if quantity.kind is not Kind.NUMBER or training is None or self.limits is None:
+            return None
+        return compared_with_quantiles(training, self.limits.subjects, values)
+
+    def _of_classes(self, first: np.ndarray, recent: np.ndarray) -> Iterator[tuple[str, Comparison | None]]:
+        names = self.studies.names
+        for target in classes_of(self.recorded.values()):
+            counts = [
+                Counter(
+                    str(self.recorded[name].predictions[target])
+                    for name in names[own].tolist()
+                    if target in self.recorded[name].predictions
+                )
+                for own in (first, recent)
+            ]
+            yield target, compared_classes(*counts)
+
+    def groups(self) -> Section:
+        """A row for each scanner and site."""
+        blocks: list[Block] = []
+        for noun, names in (("Scanner", self.studies.scanners), ("Site", self.studies.sites)):
+            rows = [self._group_row(str(name), names == name) for name in np.unique(names)]
+            heads = [noun, "Studies", "First", "Last", "Flagged", "Distance", "PSI"]
+            blocks.append(Table(heads, rows, GROUPS if not blocks else ""))
+        return Section("groups", "By scanner and site", blocks)
+
+    def _group_row(self, name: str, own: np.ndarray) -> Row:
+        studies = self.studies.subset(own)
+        flagged, distance = Quantity(Kind.FLAGGED), studies.series.get(Quantity(Kind.DISTANCE), np.zeros(0))
+        largest = [
+            (both.psi, quantity.title)
+            for quantity, values in self.studies.series.items()
+            if not quantity.is_share and (both := compared(values[~own], values[own]))
+        ]
+        psi = max(largest, default=None)
+        share = studies.series[flagged]
+        cells = [
+            Cell(f"{len(studies):,}", value=len(studies)),
+            *(Cell(iso_date(float(at))) for at in (studies.at[0], studies.at[-1])),
+            Cell(percent(float(share.mean())), value=float(share.mean())),
+            Cell(number(_middle(Quantity(Kind.DISTANCE), distance), 2)),
+            Cell(MISSING) if psi is None else Cell(number(psi[0], 2), psi[1]),
+        ]
+        return Row(name or "not recorded", cells)
+
+    def unlike(self, pictures: Mapping[str, Path]) -> Iterator[Section]:
+        """The studies that are most unlike the training, with their pictures if there are any."""
+
+        def order(row: int) -> tuple[float, float, float]:
+            each = self.recorded[str(self.studies.names[row])]
+            return -(each.distance or 0.0), -len(each.flags), -each.numbers.get("look", 0.0)
+
+        candidates = [row for row in range(len(self.studies)) if self._is_unlike(row)]
+        chosen = sorted(candidates, key=order)[:MOST_UNLIKE]
+        if not chosen:
+            return
+        cards, rows = [], []
+        for row in chosen:
+            name = str(self.studies.names[row])
+            each = self.recorded[name]
+            when, scanner = iso_date(each.at), each.scanner or MISSING
+            reason = "; ".join(each.flags) or "far from the training in its features"
+            distance = number(each.distance, 2)
+            if name in pictures:
+                shown = Picture(_uri(pictures[name]), f"Study {name[:12]}")
+                text = [Text(f"{when}, {scanner}"), Text(f"Distance {distance}. {capital(reason)}.")]
+                cards.append(Card(name[:12], [shown], text))
+            else:
+                rows.append(Row(name[:12], [Cell(when), Cell(scanner), Cell(distance), Cell(reason)]))
+        blocks: list[Block] = [Text(UNLIKE, note=True), Cards(cards)] if cards else []
+        if rows:
+            heads = ["Study", "Date", "Scanner", "Distance", "Reason"]
+            blocks.append(Table(heads, rows, "" if cards else UNLIKE))
+        yield Section("unlike", "Most unlike the training", blocks)
+
+    def _is_unlike(self, row: int) -> bool:
+        each = self.recorded[str(self.studies.names[row])]
+        return bool(each.flags) or (each.distance or 0) > 1
+
+    def outcomes(self, outcomes: Outcomes) -> Section:
+        """Errors and calibration of all outcomes, and over time."""
+        studies, plots, rows = outcomes.studies, [], []
+        periods = Periods.of(studies)
+        for quantity, values in studies.series.items():
+            own = values[np.isfinite(values)]
+            ends = (share_interval if quantity.is_share else mean_interval)(own)
+            cell = Cell(MISSING)
+            if ends:
+                middle, low, high = map(quantity.value, ends)
+                cell = Cell(middle, f"[{low}, {high}]")
+            predicted = outcomes.expected.get(quantity)
+            compared_to = outcomes.out_of_fold.get(quantity.name) if quantity.kind in (Kind.ERROR, Kind.WRONG) else None
+            line: float | Floats | None = compared_to
+            if predicted is not None:
+                compared_to = float(predicted[np.isfinite(predicted)].mean())
+                line = periods.means(predicted)
+            rows.append(Row(quantity.title, [Cell(f"{len(own):,}"), cell, Cell(_value(quantity, compared_to))]))
+            summary = periods.reduced(values, share_interval if quantity.is_share else mean_interval)
+            since = self._since(quantity)
+            drawing = time_figure(quantity.title, summary, periods, since, Expected(line=line), share=quantity.is_share)
+            plots.append(Plot(drawing, f"{quantity.title} by {periods.name}."))
+        heads = ["", "Outcomes", "Here", "Out of fold, or predicted"]
+        note = OVER_TIME.format(period=periods.name, of="with its interval", band="Dashed: out of fold, or predicted. ")
+        return Section("outcomes", "Outcomes", [Table(heads, rows, OUTCOMES), Plots(plots, note)])
+
+
+def _middle(quantity: Quantity, values: Floats) -> float | None:
+    """The median of the finite values, of shares the mean; None without any."""
+    own = values[np.isfinite(values)]
+    return float(own.mean() if quantity.is_share else np.median(own)) if len(own) else None
+
+
+def _value(quantity: Quantity | None, value: float | None) -> str:
+    return MISSING if quantity is None or not is_number(value) else quantity.value(value)
+
+
+def _cells(both: Comparison | None) -> list[Cell]:
+    """The stability index with what chance gives, and the distance or the p value of classes."""
+    if both is None:
+        return [Cell(MISSING), Cell(MISSING)]
+    psi = Cell(number(both.psi, 2), f"[{number(both.by_chance, 2)}]", value=both.psi)
+    if both.distance is None:
+        return [psi, Cell(MISSING if both.p is None else f"p {p_value(both.p)}")]
+    return [psi, Cell(number(both.distance, 2), value=both.distance)]
+
+
+def _uri(path: Path) -> str:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return data_uri(np.asarray(image.convert("RGB")), longest=PICTURE_SIDE)
+    except OSError as error:
+        raise CasewiseError(f"{path} is no picture that can be read ({error}).") from error

@@ -1,0 +1,338 @@
+"""The model of a node in memory: it chooses the images of a study, predicts them, and writes the answers.
+
+A study is answered in every case: with predictions, or, where no image suits the model, with the reason in place of
+each prediction. A format that cannot be written keeps back no other one. Only what cannot be answered, such as a study
+of two patients or a damaged file, needs a person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from casewise.errors import CasewiseError, RunError, none_of
+from casewise.files import checksum, make_folder, sync_folder, write_atomic
+from casewise.inference.input_checks import reasons_of
+from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase
+from casewise.inference.output_table import FAR
+from casewise.inference.resident import ResidentModel, pictured, slot_column
+from casewise.plugin import Plugin, plugins
+from casewise.plugins.node.monitoring.observation import Observation
+from casewise.plugins.node.queue_records import Answer, StoredInstance, study_label
+from casewise.plugins.node.selection import (
+    InstanceHeader,
+    Row,
+    SelectionError,
+    Slots,
+    UnanswerableError,
+    patient_of,
+    read_header,
+    select,
+)
+from casewise.plugins.node.settings import NodeSettings
+from casewise.plugins.node.worker import PICTURES, StudyAnswer, StudyTask
+from casewise.run_folder.folder import HEADLINE
+from casewise.study.learners import learner_name
+from casewise.web.settings import Json, location_of
+
+if TYPE_CHECKING:
+    from casewise.inference.model import TrainedModel
+    from casewise.study.schema import Study
+
+# The patient while a study is predicted: what the images call the patient is written into answers only.
+SUBJECT = "patient"
+# Formats that show pictures begin so; others need no saliency maps.
+SHOWS_PICTURES = "summary"
+MOST_PICTURES = 6
+# The longest side of a picture for the page of monitoring, in pixels.
+PICTURE_SIDE = 240
+
+
+class StudyPredictor:
+    """The model of a node in memory.
+
+    Raises:
+        CasewiseError: the model, the rules of selection and the formats do not suit each other.
+    """
+
+    def __init__(self, model: TrainedModel, settings: NodeSettings, salt: str = "") -> None:
+        if not model.checksum:
+            raise RunError(f"bundle: {model.folder} is no bundle, which answers name by its checksum.")
+        self.resident, self._settings, self._salt = ResidentModel(model, HEADLINE), settings, salt
+        if columns := self.resident.ensemble.covariates.get("columns", ()):
+            raise RunError(f"bundle: {model.folder} predicts from {', '.join(columns)}, which images do not state.")
+        self._slots = Slots.of(self.resident.study)
+        self._slots.check(settings.select)
+        check_formats(settings.answer.formats)
+        if settings.answer.abstain:
+            model.check_abstaining()
+        self._target = self._explained()
+
+    @property
+    def description(self) -> Json:
+        """The title and the checksum of the model."""
+        about, model = self.resident.model.about, self.resident.model
+        return {"title": str(about.get("title") or about.get("name") or "the model"), "checksum": model.checksum}
+
+    def reply(self, job: Json) -> Json:
+        """The answer to a job as plain values, or why there is none; no content of files is quoted."""
+        files = [StoredInstance(Path(path), "", "", "") for path in job["files"]]
+        try:
+            answer = self.answer(StudyTask(job["uid"], files, Path(job["folder"])))
+        except UnanswerableError as error:
+            return {"unanswerable": str(error)}
+        except (RunError, OSError, MemoryError) as error:
+            text = str(error) if isinstance(error, RunError) else f"{type(error).__name__} ({location_of(error)})"
+            return {"failed": text, "fault": False}
+        except CasewiseError as error:
+            return {"unanswerable": str(error)}
+        except Exception as error:  # noqa: BLE001 (the study is tried again, and then left to a person)
+            return {"failed": fault_text(error), "fault": True}
+        rows = [[each.name, each.format, str(each.path), each.sha256] for each in answer.answers]
+        observation, unwritten = answer.observation.as_json(), dict(answer.unwritten)
+        return {"answers": rows, "observation": observation, "accession": answer.accession, "unwritten": unwritten}
+
+    def answer(self, task: StudyTask) -> StudyAnswer:
+        """Choose the images of a study, predict them, and write the answers into its folder.
+
+        Raises:
+            CasewiseError: it cannot be answered.
+        """
+        headers = [read_header(file.path) for file in task.files]
+        patient, unwritten = patient_of(headers), dict[str, str]()
+        with tempfile.TemporaryDirectory() as name:
+            work = Path(name)
+            try:
+                selection = select(headers, self._settings.select, self._slots)
+                chunk = self._predicted(task, selection.rows, work, unwritten)
+                chosen = selection.headers
+            except SelectionError as error:
+                chunk, chosen = self._refused(task, headers, str(error)), headers
+            chunk = replace(chunk, table=chunk.table.assign(case=task.uid, subject=patient, visit=""))
+            answers = self._written(chunk, task, unwritten)
+        subject = f"{next((header.issuer for header in headers if header.issuer), '')}\\{patient}".encode()
+        subject_hash = hmac.new(self._salt.encode(), subject, hashlib.sha256).hexdigest()[:16] if self._salt else ""
+        accession = next((study_label(header.accession) for header in headers if header.accession), "")
+        return StudyAnswer(answers, observed(chunk, chosen[0], subject_hash), accession, unwritten)
+
+    def _predicted(self, task: StudyTask, rows: Sequence[Row], work: Path, unwritten: dict[str, str]) -> PredictedChunk:
+        """The predictions of the chosen images, which are linked into `work` under names that say nothing."""
+        resident, column = self.resident, slot_column(self.resident.study)
+        sources = [
+            _linked(row.files, work / f"image-{number}", self._slots.scans) for number, row in enumerate(rows, 1)
+        ]
+        cells = [
+            {"path": path.name, "subject": SUBJECT, **({column: row.slot} if column else {})}
+            for path, row in zip(sources, rows, strict=True)
+        ]
+        table, cell_table, cases = resident.table(pd.DataFrame(cells), work, work)
+        batch: list[pd.DataFrame] = []
+        abstain = self._settings.answer.abstain
+        predicted, prepared = resident.model.predict_together(
+            resident.ensemble, table, cell_table, cases, work / "prepared", batch, abstain=abstain
+        )
+        predicted = predicted.assign(problem=[str(text).replace(f"{work}/", "") for text in predicted["problem"]])
+        slots = {path.name: row.slot for path, row in zip(sources, rows, strict=True)}
+        pictures: list[CasePicture] = []
+        with _noted(unwritten, "pictures"):
+            self._keep_picture(task.uid, predicted, prepared)
+            pictures = self._pictures(table.study, prepared, predicted, slots)
+        return PredictedChunk(
+            predicted, {task.uid: tuple(sources)}, False, batch, {task.uid: pictures} if pictures else {}
+        )
+
+    def _keep_picture(self, uid: str, predicted: pd.DataFrame, prepared: Sequence[NewCases]) -> None:
+        """Keep a picture of a study that is unlike the training, for the page of monitoring."""
+        unlike = (predicted["flags"] != "").any() or bool((predicted["distance"] > FAR).any())
+        if unlike and prepared:
+            picture = np.asarray(prepared[0].store.tiles[0])  # (C, H, W)
+            image = Image.fromarray(picture[0] if len(picture) != 3 else picture.transpose(1, 2, 0))
+            image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+            image.save(content := io.BytesIO(), "PNG")
+            write_atomic(self._settings.folder / PICTURES / f"{study_label(uid)}.png", content.getvalue())
+
+    def _refused(self, task: StudyTask, headers: Sequence[InstanceHeader], reason: str) -> PredictedChunk:
+        """A row without prediction for each target; its sources are the first instance of each series."""
+        case = RawCase(task.uid, SUBJECT, "", ())
+        table = self.resident.model.table.of_problems([(case, reason)], self.resident.ensemble.learners)
+        firsts = {header.series: header.path for header in reversed(headers)}
+        return PredictedChunk(table, {task.uid: tuple(firsts.values())}, False)
+
+    def _explained(self) -> Any:
+        """What saliency maps are about; None if no answer shows them, or the model has none."""
+        shown = any(name.startswith(SHOWS_PICTURES) for name in self._settings.answer.formats)
+        if not (self._settings.answer.saliency and shown and self.resident.explainer and self.resident.explained):
+            return None
+        try:
+            return self.resident.explainer.target_of(self.resident.study, "")
+        except CasewiseError:  # such as a score that no network predicts by itself
+            return None
+
+    def _pictures(
+        self, study: Study, prepared: Sequence[NewCases], predicted: pd.DataFrame, slots: Mapping[str, str]
+    ) -> list[CasePicture]:
+        """The images under their saliency maps.
+
+        Args:
+            slots: by the name of an image its region.
+        """
+        if self._target is None or not prepared or predicted["prediction"].isna().all():
+            return []
+        explainer, learner = self.resident.explainer, self.resident.explained[0]
+        assert explainer is not None
+        pictures: list[CasePicture] = []
+        for shown in self.resident.maps(study, prepared, predicted, target=self._target, learner=learner):
+            image, values, note = pictured(shown.native)
+            meaning = self.resident.meaning(learner, signed=shown.signed, classes=bool(self._target.output.classes))
+            where = shown.channel or slots.get(Path(shown.native.name).name, "")
+            title = ", ".join(filter(None, (where, f"{learner_name(learner)}: {meaning}", note)))
+            overlay = explainer.overlay(image, values, signed=shown.signed)
+            colour = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
+            pictures.append(CasePicture(title, colour, overlay))
+            if len(pictures) == MOST_PICTURES:
+                break
+        return pictures
+
+    def _written(self, chunk: PredictedChunk, task: StudyTask, unwritten: dict[str, str]) -> tuple[Answer, ...]:
+        """Write the answers beside their folder, then move them into it, in place of those of an earlier attempt.
+
+        Args:
+            unwritten: gets the reason why a format could not be written.
+
+        Raises:
+            UnanswerableError: no format could be written.
+            RunError: the folder cannot be written.
+        """
+        staged = task.folder.with_name(f"{task.folder.name}.part")
+        shutil.rmtree(staged, ignore_errors=True)
+        formats, system = self._settings.answer.formats, self._settings.answer.subject_system
+        for name in formats:
+            folder = {name: staged / name}
+            with _noted(unwritten, name):
+                owner = format_owners()[name]
+                with owner.result_folders(self.resident.model, folder, names=True, subject_system=system) as results:
+                    results.receive(chunk)
+                (written,) = results.folders
+                if written.without or not written.files:
+                    unwritten[name] = next(iter(written.without.values()), "Nothing was written.")
+        if all(name in unwritten for name in formats):
+            raise UnanswerableError(" ".join(f"{name}: {unwritten[name]}" for name in formats))
+        node = multiprocessing.parent_process()
+        if node and not node.is_alive():
+            os._exit(0)  # a node that was started again answers the study
+        answers = []
+        make_folder(task.folder)
+        for style in (name for name in formats if name not in unwritten):
+            files = sorted((staged / style).iterdir())
+            for number, file in enumerate(files, 1):
+                name = f"{style}{f'-{number}' if len(files) > 1 else ''}{file.suffix}"
+                os.replace(file, task.folder / name)
+                answers.append(Answer(name, style, task.folder / name, checksum(task.folder / name)))
+        for path in set(task.folder.iterdir()) - {answer.path for answer in answers}:
+            path.unlink()
+        sync_folder(task.folder)
+        shutil.rmtree(staged, ignore_errors=True)
+        return tuple(answers)
+
+
+@contextmanager
+def _noted(unwritten: dict[str, str], name: str) -> Iterator[None]:
+    """Note an error as the reason why something is not in an answer; a disk or memory that is full is still one."""
+    try:
+        yield
+    except (RunError, MemoryError):
+        raise
+    except CasewiseError as error:
+        unwritten[name] = str(error)
+    except Exception as error:  # noqa: BLE001 (its message may quote data of a patient)
+        unwritten[name] = fault_text(error)
+
+
+def fault_text(error: Exception) -> str:
+    """A fault in words, without the message of the error, which may quote data of a patient."""
+    return f"A fault of casewise ({location_of(error)}). Please report it."
+
+
+def format_owners() -> dict[str, Plugin]:
+    """By format the plugin that writes it."""
+    return {name: plugin for plugin in plugins() for name in plugin.result_formats()}
+
+
+def check_formats(names: Sequence[str]) -> None:
+    """Check that every format can be written.
+
+    Raises:
+        CasewiseError: a format is unknown, or a package is missing.
+    """
+    owners = format_owners()
+    for name in names:
+        if name not in owners:
+            raise CasewiseError(f"answer.formats: {none_of(name, owners)}")
+        owners[name].check_result_format(name)
+
+
+def _linked(files: Sequence[Path], path: Path, scan: bool) -> Path:
+    """A link to a film, or a folder of links to the files of a scan."""
+    if not scan:
+        path = path.with_suffix(".dcm")
+        os.symlink(files[0], path)
+        return path
+    path.mkdir()
+    for number, file in enumerate(files, 1):
+        os.symlink(file, path / f"{number:05}.dcm")
+    return path
+
+
+def observed(chunk: PredictedChunk, header: InstanceHeader, subject: str = "") -> Observation:
+    """What is recorded of the predictions of a study, without names."""
+    numbers = pd.concat(chunk.batch).drop(columns=["case", "subject"]).mean() if chunk.batch else pd.Series(dtype=float)
+    predictions: dict[str, float | str] = {}
+    widths: dict[str, float] = {}
+    probabilities: dict[str, dict[str, float]] = {}
+    for row in chunk.table.to_dict("records"):
+        if row["prediction"] is None or pd.isna(row["prediction"]):
+            continue
+        name = f"{row['target']}[{row['region']}]" if row["region"] else str(row["target"])
+        own = {
+            str(key).removeprefix("probability of "): float(value)
+            for key, value in row.items()
+            if str(key).startswith("probability of ") and not pd.isna(value)
+        }
+        value, members = row["prediction"], [text for text in str(row["prediction set"]).split(" | ") if text]
+        width = len(members) if members else row["prediction high"] - row["prediction low"]
+        predictions.setdefault(name, str(value) if own else float(value))
+        if not pd.isna(width) and (members or not own):
+            widths.setdefault(name, float(width))
+        if own:
+            probabilities.setdefault(name, own)
+    distances = pd.to_numeric(chunk.table["distance"]).dropna()
+    flags = [reason.rpartition(": ")[2] for text in chunk.table["flags"] for reason in reasons_of(str(text))]
+    problems = [str(text) for text in chunk.table["problem"] if text]
+    return Observation(
+        at=time.time(),
+        scanner=header.scanner,
+        site=header.site,
+        numbers={str(name): float(value) for name, value in numbers.items()},
+        distance=float(distances.max()) if len(distances) else None,
+        flags=tuple(dict.fromkeys(flags)),
+        refused=problems[0] if problems and not predictions else "",
+        predictions=predictions,
+        widths=widths,
+        probabilities=probabilities,
+        subject=subject,
+    )

@@ -1,0 +1,113 @@
+"""What the queue of a node holds: studies with their states, images, answers and deliveries."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class StudyState(StrEnum):
+    """Where a study is on its way.
+
+    `RECEIVED`: images arrive. `COMPLETE`: it waits for its prediction. `PREDICTED`: answers are being delivered.
+    `SENT`: every partner has its answers, but for formats that could not be written. `FAILED`: its prediction failed,
+    and will be repeated. `QUARANTINED`: a person must decide.
+    """
+
+    RECEIVED = "received"
+    COMPLETE = "complete"
+    PREDICTED = "predicted"
+    SENT = "sent"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True)
+class QueuedStudy:
+    """A study in the queue.
+
+    Attributes:
+        uid: its Study Instance UID; label: for logs (see `study_label`).
+        instances: how many are stored; version: 1, and one more each time that images arrived after a prediction.
+        first_at: when its first image arrived; changed_at: the last change of state; both in ISO 8601, UTC.
+        reason: of a failure or quarantine; attempts: that failed; next_at: the next one, in seconds since 1970.
+        lease: of the process that works on it; empty if none does.
+        unwritten: which formats of its answer could not be written, with the reasons.
+    """
+
+    uid: str
+    state: StudyState
+    instances: int
+    first_at: str
+    changed_at: str
+    reason: str
+    attempts: int
+    next_at: float
+    version: int
+    lease: str = ""
+    unwritten: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name of the study in logs."""
+        return study_label(self.uid)
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """An image of a study, as received."""
+
+    path: Path
+    series: str
+    instance: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A file that states the result of a study.
+
+    Attributes:
+        name: within its study; format: of `casewise predict --also`.
+    """
+
+    name: str
+    format: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An answer that a partner has not received yet.
+
+    Attributes:
+        attempts: that failed; version: of the study.
+    """
+
+    id: int
+    study: str
+    answer: Answer
+    partner: str
+    attempts: int
+    version: int
+
+
+def study_label(uid: str) -> str:
+    """The name of a study in logs, metrics and the audit trail, from which its UID does not follow.
+
+    >>> study_label("1.2.3")
+    'c47f5b18b8a4'
+    """
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
+def study_folder(uid: str) -> str:
+    """The name of the folder of a study: longer than its label, so that no two studies ever share one.
+
+    >>> study_folder("1.2.3").startswith(study_label("1.2.3")), len(study_folder("1.2.3"))
+    (True, 32)
+    """
+    return hashlib.sha256(uid.encode()).hexdigest()[:32]

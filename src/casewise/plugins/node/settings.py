@@ -1,0 +1,474 @@
+"""The file of a node: what it receives, when a study is complete, what it answers, and to whom."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from casewise.errors import CasewiseError, StudyError, cut, nearest
+from casewise.files import read_regular
+from casewise.study.messages import sentences
+from casewise.study.model import StudyModel, refuse
+from casewise.study.yaml_text import mapping
+from casewise.web.settings import WebSettings, is_local
+
+# The largest file of a node, and of a token, that is read, in bytes.
+LARGEST, LARGEST_TOKEN = 1_000_000, 10_000
+# How the names of formats begin that are no DICOM objects, which PACS do not take.
+NOT_DICOM = "fhir"
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    """A path that starts at the folder of the file."""
+    return Path(os.path.abspath(Path((info.context or {}).get("folder", ".")) / path))
+
+
+def _title(value: str) -> str:
+    """An AE title: PS3.5, 6.2, VR AE."""
+    title = value.strip()
+    if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):
+        raise ValueError("an AE title has 1 to 16 characters of ASCII without a backslash")
+    return title
+
+
+NodePath = Annotated[Path, AfterValidator(_absolute)]
+AeTitle = Annotated[str, AfterValidator(_title)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Tls(StudyModel):
+    """Encryption of connections; files in PEM format."""
+
+    certificate: NodePath | None = None
+    """The certificate of this node, with those that signed it. A receiver needs it; a sender where the partner asks."""
+    key: NodePath | None = None
+    """The private key of `certificate`, without a password."""
+    ca: NodePath | None = None
+    """The certificates that are trusted. A receiver then accepts only partners that have a certificate signed by one of
+    them. A sender without it trusts those of the system."""
+
+    @model_validator(mode="after")
+    def _both(self) -> Tls:
+        refuse(
+            {"certificate and key belong together: state both, or neither": bool(self.certificate) != bool(self.key)}
+        )
+        return self
+
+    def server(self) -> ssl.SSLContext:
+        """For a receiver.
+
+        Raises:
+            StudyError: a file cannot be used.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if self.ca:
+            context.verify_mode = ssl.CERT_REQUIRED
+        return self._load(context)
+
+    def client(self) -> ssl.SSLContext:
+        """For a sender; the name of the partner's certificate must be its host.
+
+        Raises:
+            StudyError: a file cannot be used.
+        """
+        return self._load(ssl.create_default_context() if not self.ca else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+    def _load(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        for key, path in (("ca", self.ca), ("certificate", self.certificate)):
+            try:
+                if path and key == "ca":
+                    context.load_verify_locations(path)
+                elif path:
+                    context.load_cert_chain(path, self.key, password="")  # no prompt for the password of a key
+            except (OSError, ssl.SSLError) as error:
+                text = error.strerror if isinstance(error, OSError) and error.strerror else error
+                file = f"{path} with its key {self.key}" if key == "certificate" else str(path)
+                problem = f"tls.{key}: {file} cannot be used ({cut(str(text))})."
+                raise StudyError(f"{problem} State files in PEM format, and a key without a password.") from error
+        return context
+
+
+class DicomReceive(StudyModel):
+    """Images that are sent to the node with C-STORE."""
+
+    port: Port = 11112
+    """The port; 0 for a free one."""
+    ae_title: AeTitle = "CASEWISE"
+    """The AE title of the node, by which partners must call it."""
+    host: str = "127.0.0.1"
+    """The address at which the node listens: 127.0.0.1 for this computer only, 0.0.0.0 for all of its networks."""
+    allowed: list[AeTitle] = []
+    """The AE titles that may send; others are rejected. Needed unless `host` is of this computer."""
+    tls: Tls | None = None
+    """Encryption. An AE title is no secret, so `tls` with `ca` is what keeps others away."""
+    associations: int = Field(10, ge=1, le=100)
+    """How many partners may be connected at a time."""
+
+    @model_validator(mode="after")
+    def _closed(self) -> DicomReceive:
+        _refuse_open(self, "`allowed` the AE titles that may", self.allowed)
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeWebSettings(WebSettings):
+    """`receive.web` for the server, with the secrets that its files hold."""
+
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """The token of each client."""
+        return self.secrets
+
+
+class WebReceive(StudyModel):
+    """Images that are sent to the node with DICOMweb (STOW-RS), and its state for monitoring systems."""
+
+    port: Port = 8104
+    """The port; 0 for a free one."""
+    host: str = "127.0.0.1"
+    """The address at which the node listens, as in `receive.dicom`."""
+    tokens: dict[str, NodePath] = {}
+    """For each client, the file with its token, which it sends as `Authorization: Bearer TOKEN`. Needed unless `host`
+    is of this computer."""
+    tls: Tls | None = None
+    """Encryption; without it, others on the network can read tokens and images."""
+    largest: float = Field(512, gt=0)
+    """The largest request, in MiB."""
+
+    @model_validator(mode="after")
+    def _closed(self) -> WebReceive:
+        _refuse_open(self, "`tokens` a file for each client that may", self.tokens)
+        return self
+
+    def web_settings(self) -> NodeWebSettings:
+        """The settings of the server.
+
+        Raises:
+            CasewiseError: a token cannot be read, or is too short.
+        """
+        secrets = {name: read_token(path, f"receive.web.tokens.{name}") for name, path in self.tokens.items()}
+        settings = NodeWebSettings(host=self.host, port=self.port, max_bytes=int(self.largest * 2**20), secrets=secrets)
+        try:
+            settings.check()
+        except CasewiseError as error:
+            raise StudyError(f"receive.web.tokens: {str(error).partition(': ')[2]}") from None
+        return settings
+
+
+def _refuse_open(receiver: DicomReceive | WebReceive, remedy: str, permitted: object) -> None:
+    """Refuse a receiver that everybody on the network can use, and one with an encryption that cannot be used."""
+    problem = f"with the host {cut(receiver.host)}, other computers can send to the node; state under {remedy}"
+    needed = not is_local(receiver.host) and not permitted
+    refuse({f"{problem}, or use the host 127.0.0.1": needed})
+    refuse({"tls: a receiver needs certificate and key": receiver.tls is not None and not receiver.tls.certificate})
+
+
+class Receive(StudyModel):
+    """The ways on which images arrive; at least one."""
+
+    dicom: DicomReceive | None = None
+    """C-STORE."""
+    folder: NodePath | None = None
+    """A folder for files of images, or subfolders of them; they are removed from it when they are in the queue. DICOM
+    objects without an image, such as reports, are removed as well; what is no DICOM file is moved to `refused`."""
+    web: WebReceive | None = None
+    """STOW-RS at `/studies`, and `/health`, `/ready` and `/metrics`."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Receive:
+        refuse({"state dicom, folder or web": not (self.dicom or self.folder or self.web)})
+        return self
+
+
+class Complete(StudyModel):
+    """When all images of a study have arrived."""
+
+    quiet: float = Field(30, gt=0)
+    """Seconds without a new image. Images that arrive later are added, and the study is predicted again."""
+    instances: int | None = Field(None, ge=1)
+    """With so many images, a study is complete at once."""
+
+
+class SelectRule(StudyModel):
+    """The images that the model reads; each condition that is stated must hold."""
+
+    modality: list[str] = []
+    """Of Modality, such as `[DX, CR]`."""
+    body_part: list[str] = []
+    """Of Body Part Examined, such as `[CHEST]`."""
+    view: list[str] = []
+    """Of View Position, such as `[PA, AP]`."""
+    description: str = ""
+    """A regular expression that occurs in the Series Description, in upper or lower case."""
+    spacing: tuple[float, float] | None = None
+    """The smallest and largest distance of two pixels in millimetres."""
+    slices: tuple[int, int] | None = None
+    """The smallest and largest number of slices or images of a series."""
+    slot: str = ""
+    """The slot of the model, where it reads several images of a case, such as `frontal`."""
+
+    @field_validator("description")
+    @classmethod
+    def _expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is not a regular expression ({error})") from None
+        return value
+
+    @field_validator("spacing", "slices")
+    @classmethod
+    def _increasing(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        refuse({"state the smaller number first, both above 0": value is not None and not 0 < value[0] <= value[1]})
+        return value
+
+
+class AnswerSettings(StudyModel):
+    """What the node writes on a study."""
+
+    formats: list[str] = Field(["sr"], min_length=1)
+    """The formats, as of `casewise predict --also`: `sr`, `summary-sc`, `summary-pdf`, `fhir-r4`, `fhir`. One that
+    cannot be written for a study keeps back no other; `casewise node status` then names the study."""
+    subject_system: str = ""
+    """The system of patient identifiers in FHIR, such as `urn:oid:1.2.3`."""
+    abstain: bool = False
+    """Whether an answer has no prediction where the bundle would abstain."""
+    saliency: bool = True
+    """Whether the summary shows a saliency map, if the model has one."""
+    timeout: float = Field(900, gt=0)
+    """Seconds after which the prediction of a study is stopped."""
+    threads: int | None = Field(None, ge=1)
+    """How many cores predict. Default: all."""
+
+
+class DicomPartner(StudyModel):
+    """A partner that stores answers sent with C-STORE."""
+
+    host: str
+    """Its address."""
+    port: int = Field(104, ge=1, le=65535)
+    """Its port."""
+    ae_title: AeTitle
+    """Its AE title."""
+    calling: AeTitle = "CASEWISE"
+    """The AE title by which the node introduces itself."""
+    tls: Tls | None = None
+    """Encryption; `tls: {}` trusts the certificates of the system."""
+
+
+class SendRule(StudyModel):
+    """A partner that receives answers: `dicom`, `stow` or `folder`."""
+
+    dicom: DicomPartner | None = None
+    """A PACS that is sent DICOM answers with C-STORE."""
+    stow: str = ""
+    """The address of a server that takes DICOM answers with STOW-RS, such as `https://pacs/dicom-web/studies`."""
+    token: NodePath | None = None
+    """With `stow`: the file with a token that is sent as `Authorization: Bearer TOKEN`."""
+    tls: Tls | None = None
+    """With `stow` and https: the certificates."""
+    folder: NodePath | None = None
+    """A folder; each study has a subfolder of it."""
+    formats: list[str] = []
+    """Which answers. Default: all of `answer.formats` that the partner can take: no FHIR with `dicom` and `stow`."""
+
+    @property
+    def name(self) -> str:
+        """For messages, and to recognise the partner after a restart."""
+        if self.dicom:
+            return f"{self.dicom.ae_title}@{self.dicom.host}:{self.dicom.port}"
+        return self.stow or f"folder {self.folder}"
+
+    @model_validator(mode="after")
+    def _single(self) -> SendRule:
+        kinds = [self.dicom is not None, bool(self.stow), self.folder is not None]
+        refuse({"state one of dicom, stow and folder": sum(kinds) != 1})
+        if self.stow:
+            try:
+                address = urlsplit(self.stow)
+                valid = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+            except ValueError:
+                valid = False
+            refuse({"stow: write an address such as https://pacs/dicom-web/studies": not valid})
+            refuse({"stow: put no password into the address; state a token": "@" in self.stow})
+        refuse({"token: belongs to stow": self.token is not None and not self.stow})
+        https = self.stow.startswith("https:")
+        refuse({"tls: belongs to stow with https; write that of dicom under it": self.tls is not None and not https})
+        refuse({"token: needs https, or a host of this computer": self.token is not None and not self._private()})
+        unfit = [name for name in self.formats if name.startswith(NOT_DICOM) and not self.folder]
+        refuse({f"formats: {', '.join(unfit)} can go into a folder only": unfit})
+        return self
+
+    def _private(self) -> bool:
+        address = urlsplit(self.stow)
+        return address.scheme == "https" or is_local(address.hostname or "")
+
+
+class Retry(StudyModel):
+    """When what failed is tried again."""
+
+    first: float = Field(10, gt=0)
+    """Seconds until the second attempt; each wait is twice the one before."""
+    longest: float = Field(3600, gt=0)
+    """The longest wait in seconds."""
+    give_up: float = Field(604_800, gt=0)
+    """Seconds since the first failure after which a study is put in quarantine, where a person decides."""
+
+    def wait(self, attempts: int) -> float:
+        """Seconds to wait after so many attempts.
+
+        >>> [Retry(first=10, longest=60).wait(attempts) for attempts in (1, 2, 3, 4, 5000)]
+        [10.0, 20.0, 40.0, 60.0, 60.0]
+        """
+        return min(self.first * 2.0 ** min(max(attempts - 1, 0), 60), self.longest)
+
+
+class Monitor(StudyModel):
+    """How the node watches itself."""
+
+    baseline: int = Field(200, ge=20)
+    """The number of first studies with which later ones are compared, besides those of the training."""
+    since: date | None = None
+    """A day, such as `2026-03-01`, before which every change is accepted: earlier studies are left out, and the first
+    ones from this day on (UTC) are the new baseline."""
+    outcomes: NodePath | None = None
+    """A table of outcomes that arrive later: the columns `study` or `accession`, `target` and `value`."""
+    at: str = Field("02:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    """The time of day, on the clock of this computer, at which the page is written; if the node does not run then, it
+    is written at its next start."""
+
+
+class NodeSettings(StudyModel):
+    """The file of a node, such as `node.yaml`. Paths start at its folder."""
+
+    bundle: NodePath
+    """The trained model: a bundle."""
+    trust: NodePath | None = None
+    """A public key; a bundle that is not signed with its private key is refused."""
+    folder: NodePath = Path("node")
+    """The folder with everything that the node writes: queue, received images, answers, audit trail and pages."""
+    receive: Receive
+    """The ways on which images arrive."""
+    complete: Complete = Complete()
+    """When all images of a study have arrived."""
+    select: list[SelectRule] = []
+    """The images of a study that the model reads: one rule for each slot. Default: all images."""
+    answer: AnswerSettings = AnswerSettings()
+    """What the node writes on a study."""
+    send: list[SendRule] = []
+    """Who receives the answers. Without any, they stay in the folder `answers`."""
+    retry: Retry = Retry()
+    """When what failed is tried again."""
+    keep: float = Field(30, gt=0)
+    """Days for which images and answers stay on the disk after a study was sent."""
+    monitor: Monitor = Monitor()
+    """How the node watches itself."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> NodeSettings:
+        for number, rule in enumerate(self.send):
+            unknown = [name for name in rule.formats if name not in self.answer.formats]
+            hint = nearest(unknown[0], self.answer.formats) if unknown else ""
+            problem = f"send.{number}.formats: {cut(unknown[:1])} is not in answer.formats.{hint}"
+            refuse({problem: unknown})
+            refuse({f"send.{number}: no format of answer.formats suits it": not self.formats_for(rule)})
+        names = [rule.name for rule in self.send]
+        refuse({f"send: {cut(name)} is stated twice": names.count(name) > 1 for name in names})
+        slots = [rule.slot for rule in self.select]
+        refuse({"select: with several rules, each needs a slot of its own": len(set(slots)) < len(slots)})
+        folders = {"folder": self.folder, "receive.folder": self.receive.folder}
+        folders |= {f"send.{number}.folder": rule.folder for number, rule in enumerate(self.send)}
+        stated = [(key, path) for key, path in folders.items() if path is not None]
+        for key, path in stated:
+            for other, above in stated:
+                same = key != other and path.is_relative_to(above) and "receive.folder" in (key, other)
+                refuse({f"{key}: {path} is in the folder of {other}; choose another one": same})
+        return self
+
+    def formats_for(self, rule: SendRule) -> list[str]:
+        """The formats that a partner receives."""
+        suitable = [name for name in self.answer.formats if rule.folder or not name.startswith(NOT_DICOM)]
+        return rule.formats or suitable
+
+    def check_files(self) -> None:
+        """Check tokens and certificates.
+
+        Raises:
+            StudyError: one cannot be used; the message begins with its key.
+        """
+        if self.receive.web:
+            self.receive.web.web_settings()
+        receivers = {"receive.dicom": self.receive.dicom, "receive.web": self.receive.web}
+        tls = [(key, each.tls, True) for key, each in receivers.items() if each and each.tls]
+        for number, rule in enumerate(self.send):
+            key = f"send.{number}"
+            if rule.token:
+                read_token(rule.token, f"{key}.token")
+            stated = rule.dicom.tls if rule.dicom else rule.tls
+            tls += [(key, stated, False)] if stated else []
+        for key, each, receives in tls:
+            try:
+                each.server() if receives else each.client()
+            except StudyError as error:
+                raise StudyError(f"{key}: {error}") from None
+
+    def remarks(self) -> list[str]:
+        """What another computer on the network could read, in sentences."""
+        lines = []
+        for key, each in {"receive.dicom": self.receive.dicom, "receive.web": self.receive.web}.items():
+            if each and not each.tls and not is_local(each.host):
+                lines.append(f"{key}: images are received without encryption. State `tls`.")
+        for rule in self.send:
+            host = rule.dicom.host if rule.dicom else urlsplit(rule.stow).hostname or "localhost"
+            encrypted = rule.dicom.tls is not None if rule.dicom else rule.stow.startswith("https:")
+            if not encrypted and not is_local(host):
+                lines.append(f"send: answers go to {rule.name} without encryption.")
+        return lines
+
+
+def read_token(path: Path, key: str) -> str:
+    """The token in a file, without blanks around it.
+
+    Raises:
+        StudyError: the file cannot be read, or has no token.
+    """
+    try:
+        token = read_regular(path, LARGEST_TOKEN).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        text = error.strerror if isinstance(error, OSError) else "it has characters that no token has"
+        raise StudyError(f"{key}: {path} cannot be read: {text}. Put the token into it, in one line.") from None
+    if not token or any(c.isspace() or not c.isprintable() for c in token):
+        raise StudyError(f"{key}: {path} must have one line, the token.")
+    return token
+
+
+def read_settings(path: Path | str) -> NodeSettings:
+    """Read the file of a node; its paths become absolute.
+
+    Raises:
+        StudyError: the file is missing, is not YAML, or has invalid values; the message lists all problems by key.
+    """
+    path = Path(path)
+    try:
+        text = read_regular(path, LARGEST).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise StudyError(f"The file of a node {path} cannot be read: {error.strerror or error}.{hint}") from None
+    values: dict[str, Any] = mapping(text, str(path))
+    try:
+        return NodeSettings.model_validate(values, context={"folder": path.parent})
+    except ValidationError as error:
+        lines = sentences(error.errors(include_url=False, include_context=False), values, NodeSettings)
+        raise StudyError(f"{path} cannot be used:\n  " + "\n  ".join(lines)) from None

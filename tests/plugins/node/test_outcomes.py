@@ -1,0 +1,196 @@
+"""Outcomes of studies: the table, errors and calibration, and when they changed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import ttest_1samp
+
+from casewise.errors import CohortError
+from casewise.plugins.node.monitoring.observation import Observation
+from casewise.plugins.node.monitoring.outcomes import (
+    Outcome,
+    compared_outcomes,
+    mean_interval,
+    outcome_changes,
+    read_outcomes,
+    share_interval,
+)
+from casewise.plugins.node.monitoring.series import Kind, Quantity
+from tests.plugins.node.observed import DAY, START
+
+CALIBRATION = Quantity(Kind.CALIBRATION, "finding", "yes")
+ERROR = Quantity(Kind.ERROR, "score")
+Recorded = list[tuple[str, Observation]]
+
+
+def label(uid: str) -> str:
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
+def recorded(count: int, seed: int = 0) -> Recorded:
+    """Studies with the UID `1.2.<number>`, twenty a day, a probability of `yes` and a score."""
+    rng = np.random.default_rng(seed)
+    studies = []
+    for number in range(count):
+        p = float(expit(rng.normal(-1, 1.5)))
+        predictions: dict[str, float | str] = {"finding": "yes" if p > 0.5 else "no", "score": float(rng.gamma(3, 2))}
+        probabilities = {"finding": {"no": 1 - p, "yes": p}}
+        at = START + DAY * number / 20
+        studies.append((label(f"1.2.{number}"), Observation(at, predictions=predictions, probabilities=probabilities)))
+    return studies
+
+
+def outcomes_of(studies: Recorded, odds: float, error: float, seed: int = 1) -> list[Outcome]:
+    """Outcomes whose odds are `odds` times those predicted, and scores with an error of this standard deviation."""
+    rng = np.random.default_rng(seed)
+    outcomes = []
+    for name, each in studies:
+        p = each.probabilities["finding"]["yes"]
+        value = "yes" if rng.random() < odds * p / (odds * p + 1 - p) else "no"
+        outcomes.append(Outcome(name, "finding", value))
+        outcomes.append(Outcome(name, "score", float(each.predictions["score"]) + error * rng.normal()))
+    return outcomes
+
+
+class TestTable:
+    def write(self, folder: Path, text: str) -> Path:
+        path = folder / "outcomes.csv"
+        path.write_text(text)
+        return path
+
+    def test_studies_are_named_by_uid_or_hash(self, tmp_path: Path) -> None:
+        studies = recorded(3)
+        path = self.write(
+            tmp_path, f"study,target,value\n1.2.0,finding,yes\n{studies[2][0]},score,3.5\n1.2.0,score,-1\n"
+        )
+        assert read_outcomes(path, studies) == [
+            Outcome(studies[0][0], "finding", "yes"),
+            Outcome(studies[2][0], "score", 3.5),
+            Outcome(studies[0][0], "score", -1.0),
+        ]
+
+    def test_studies_are_named_by_accession_number(self, tmp_path: Path) -> None:
+        studies = recorded(3)
+        path = self.write(tmp_path, "value;accession;target\nno;A-7;finding\n")
+        assert read_outcomes(path, studies, {label("A-7"): studies[1][0]}) == [Outcome(studies[1][0], "finding", "no")]
+
+    @pytest.mark.parametrize(
+        ("rows", "words"),
+        [
+            (["1.2.9,finding,yes"], ["row 2", "1.2.9"]),
+            (["1.2.0,grade,yes"], ["row 2", "grade", "finding"]),
+            (["1.2.0,finding,maybe"], ["row 2", "maybe", "no, yes"]),
+            (["1.2.0,score,high"], ["row 2", "high"]),
+            (["1.2.0,score,nan"], ["row 2"]),
+            (["1.2.0,score,"], ["row 2"]),
+            (["1.2.0,score,1", "1.2.0,score,2"], ["row 3"]),
+            (["1.2.9,finding,yes", "1.2.0,score,x", "1.2.8,finding,no"], ["3 problems", "row 2", "row 3", "row 4"]),
+        ],
+    )
+    def test_every_row_that_fits_nothing_is_named(self, tmp_path: Path, rows: list[str], words: list[str]) -> None:
+        path = self.write(tmp_path, "\n".join(["study,target,value", *rows]))
+        with pytest.raises(CohortError) as error:
+            read_outcomes(path, recorded(2))
+        assert all(word in str(error.value) for word in words)
+
+    @pytest.mark.parametrize("head", ["target,value", "study,value", "study,target,result"])
+    def test_a_missing_column_is_named(self, tmp_path: Path, head: str) -> None:
+        path = self.write(tmp_path, f"{head}\n" + ",".join(["a"] * len(head.split(","))))
+        with pytest.raises(CohortError) as error:
+            read_outcomes(path, recorded(2))
+        assert str(path) in str(error.value)
+
+    def test_a_study_without_a_prediction_has_no_outcome(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "study,target,value\n1.2.0,finding,yes\n")
+        with pytest.raises(CohortError):
+            read_outcomes(path, [(label("1.2.0"), Observation(1.0, refused="unreadable"))])
+        with pytest.raises(CohortError):
+            read_outcomes(path, [])
+        with pytest.raises(CohortError):
+            read_outcomes(tmp_path / "none.csv", recorded(1))
+
+    def test_a_repeated_row_counts_once(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "study,target,value\n1.2.0,score,1.0\n1.2.0,score,1\n")
+        assert len(read_outcomes(path, recorded(1))) == 1
+
+
+class TestErrors:
+    def test_errors_and_outcomes_are_series(self) -> None:
+        studies = recorded(30)
+        own = compared_outcomes(outcomes_of(studies[:20], 1, 0.5), studies)
+        assert len(own.studies) == 20
+        assert set(own.studies.series) == {
+            *(CALIBRATION, ERROR, Quantity(Kind.BIAS, "score"), Quantity(Kind.WRONG, "finding"))
+        }
+        assert np.allclose(np.abs(own.studies.series[Quantity(Kind.BIAS, "score")]), own.studies.series[ERROR])
+        probabilities = [each.probabilities["finding"]["yes"] for _, each in studies[:20]]
+        assert np.allclose(own.expected[CALIBRATION], np.clip(probabilities, 1e-3, 1 - 1e-3))
+
+    def test_classes_without_probabilities_have_errors_only(self) -> None:
+        studies = [(str(n), Observation(float(n), predictions={"grade": "12"[n % 2]})) for n in range(9)]
+        own = compared_outcomes([Outcome(name, "grade", "1") for name, _ in studies], studies)
+        assert own.studies.series[Quantity(Kind.WRONG, "grade")].mean() == pytest.approx(4 / 9)
+        assert own.expected == {}
+
+    def test_intervals(self) -> None:
+        values = np.random.default_rng(0).normal(3, 1, 25)
+        ends = mean_interval(values)
+        reference = ttest_1samp(values, 0).confidence_interval(0.95)
+        assert ends is not None
+        assert ends == pytest.approx((values.mean(), reference.low, reference.high))
+        assert mean_interval(values[:4]) is None
+        assert share_interval(np.zeros(0)) is None
+        # Wilson's interval of 0 of 10 ends at z² / (10 + z²)
+        assert share_interval(np.zeros(10)) == pytest.approx((0, 0, 1.96**2 / (10 + 1.96**2)), abs=1e-4)
+
+
+class TestChanges:
+    def test_a_calibrated_model_is_silent(self) -> None:
+        alarms = 0
+        for seed in range(10):
+            studies = recorded(1500, seed)
+            alarms += len(outcome_changes(compared_outcomes(outcomes_of(studies, 1, 1, seed), studies)))
+        # 75 days each, at most one false alarm in four years: 0.5 expected
+        assert alarms <= 2
+
+    @pytest.mark.parametrize("odds", [2.5, 0.3])
+    def test_calibration_that_is_lost_is_noticed_and_reported_once(self, odds: float) -> None:
+        studies = recorded(1500)
+        outcomes = [*outcomes_of(studies[:700], 1, 1), *outcomes_of(studies[700:], odds, 1)]
+        changed = [each for each in outcome_changes(compared_outcomes(outcomes, studies)) if each.what == CALIBRATION]
+        (change,) = changed
+        assert (change.since - START) / DAY * 20 == pytest.approx(700, abs=80)
+        assert change.before is not None
+        assert change.after is not None
+        assert (change.after > change.before) == (odds > 1)
+
+    def test_a_model_that_was_never_calibrated_is_noticed_without_a_baseline(self) -> None:
+        studies = recorded(300)
+        changed = outcome_changes(compared_outcomes(outcomes_of(studies, 4, 1), studies))
+        (change,) = [each for each in changed if each.what == CALIBRATION]
+        assert (change.since - START) / DAY * 20 < 40
+
+    def test_larger_errors_are_noticed(self) -> None:
+        studies = recorded(900)
+        outcomes = [*outcomes_of(studies[:500], 1, 1), *outcomes_of(studies[500:], 1, 2.5)]
+        changed = {each.what: each for each in outcome_changes(compared_outcomes(outcomes, studies))}
+        change = changed[ERROR]
+        assert (change.since - START) / DAY * 20 == pytest.approx(500, abs=40)
+        assert change.after == pytest.approx(2.5 * 0.674, rel=0.3)
+        assert CALIBRATION not in changed
+
+    @pytest.mark.parametrize("count", [0, 1, 10])
+    def test_few_outcomes(self, count: int) -> None:
+        studies = recorded(20)
+        own = compared_outcomes(outcomes_of(studies[:count], 1, 1), studies)
+        assert outcome_changes(own) == []
+
+    def test_outcomes_of_earlier_studies_are_left_out(self) -> None:
+        studies = recorded(40)
+        own = compared_outcomes(outcomes_of(studies, 1, 1), studies, since=START + DAY)
+        assert len(own.studies) == 20

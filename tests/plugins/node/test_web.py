@@ -1,0 +1,165 @@
+"""STOW-RS, health, readiness and metrics, with the real server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra `node` is not installed")
+pytest.importorskip("python_multipart", reason="the extra `node` is not installed")
+pytest.importorskip("pydicom", reason="the extra `node` is not installed")
+
+from casewise.errors import CasewiseError
+from casewise.plugins.node import inbox as inbox_module
+from casewise.plugins.node.inbox import Inbox
+from casewise.plugins.node.queue import Answer, StudyQueue, StudyState
+from casewise.plugins.node.settings import Tls, WebReceive
+from casewise.plugins.node.web import WebServer, metrics
+from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, image
+
+KIND = 'multipart/related; type="application/dicom"; boundary=border'
+
+
+@contextmanager
+def running(folder: Path, **settings: object) -> Iterator[SimpleNamespace]:
+    queue = StudyQueue(folder)
+    problems: dict[str, str] = {"bundle": ""}
+    inbox = Inbox(queue)
+    server = WebServer(WebReceive(port=0, **settings), inbox, queue, lambda: problems | {"disk": inbox.problem()})  # type: ignore[arg-type]
+    server.start()
+    try:
+        yield SimpleNamespace(queue=queue, port=server.port, problems=problems)
+    finally:
+        server.stop()
+        queue.close()
+
+
+def body(*parts: bytes, kind: str = "application/dicom") -> bytes:
+    head = f"--border\r\nContent-Type: {kind}\r\n\r\n".encode()
+    return b"".join(head + each + b"\r\n" for each in parts) + b"--border--\r\n"
+
+
+def ask(
+    port: int, path: str, data: bytes | None = None, context: ssl.SSLContext | None = None, **headers: str
+) -> tuple[int, Any]:
+    kind = http.client.HTTPSConnection if context else http.client.HTTPConnection
+    options = {"context": context} if context else {}
+    with closing(kind("127.0.0.1", port, timeout=20, **options)) as connection:  # type: ignore[arg-type]
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("GET" if data is None else "POST", path, data, names)
+        answer = connection.getresponse()
+        content = answer.read()
+        return answer.status, json.loads(content) if b"json" in answer.headers["content-type"].encode() else content
+
+
+def store(port: int, *parts: bytes, **headers: str) -> tuple[int, Any]:
+    return ask(port, "/studies", body(*parts), Content_Type=KIND, **headers)
+
+
+def test_images_are_stored(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        status, answer = store(node.port, *(file_bytes(image(number=number)) for number in (1, 2, 3)))
+        assert status == 200
+        stored = answer["00081199"]["Value"]
+        assert [item["00081155"]["Value"] for item in stored] == [["1.2.1.1.1"], ["1.2.1.1.2"], ["1.2.1.1.3"]]
+        assert stored[0]["00081150"] == {"vr": "UI", "Value": [DX]}
+        assert "00081198" not in answer
+        assert node.queue.studies()[0].instances == 3
+        status, answer = store(node.port, file_bytes(image()), file_bytes(image(SOPClassUID=SR, PixelData=None)))
+        assert (status, [item["00081150"]["Value"] for item in answer["00081199"]["Value"]]) == (200, [[DX], [SR]])
+        assert node.queue.studies()[0].instances == 3
+
+
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(tmp_path, largest=0.01) as node:
+        status, answer = store(node.port, file_bytes(image()), b"text", file_bytes(image(PixelData=None)))
+        assert status == 202
+        assert len(answer["0008119A"]["Value"]) == 2
+        assert answer["0008119A"]["Value"][0]["00081197"] == {"vr": "US", "Value": [0xC000]}
+        assert store(node.port, b"text")[0] == 409
+        assert store(node.port, bytes(20_000))[0] == 413
+        assert ask(node.port, "/studies", b"x", Content_Type="application/dicom")[0] == 415
+        assert ask(node.port, "/studies", body(b"{}", kind="application/json"), Content_Type=KIND)[0] == 415
+        assert ask(node.port, "/studies", b"no border", Content_Type=KIND)[0] == 400
+        assert ask(node.port, "/studies", body(b"cut")[:-20], Content_Type=KIND)[0] == 400
+        assert ask(node.port, "/studies")[0] == 405
+        assert ask(node.port, "/nothing")[0] == 404
+        assert ask(node.port, "/health", Host="evil.example")[0] == 421
+        monkeypatch.setattr(inbox_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        status, answer = store(node.port, file_bytes(image(number=2)))
+        assert status == 503
+        assert answer["00081198"]["Value"][0]["00081197"] == {"vr": "US", "Value": [0xA700]}
+        assert answer["00081198"]["Value"][0]["00081155"]["Value"] == ["1.2.1.1.2"]
+        assert node.queue.studies()[0].instances == 1
+        assert ask(node.port, "/ready")[0] == 503
+
+
+def test_tokens(tmp_path: Path) -> None:
+    (tmp_path / "pacs").write_text("token-of-the-pacs\n")
+    with running(tmp_path / "node", tokens={"pacs": tmp_path / "pacs"}) as node:
+        data = file_bytes(image())
+        assert store(node.port, data)[0] == 401
+        assert store(node.port, data, Authorization="Bearer wrong-token")[0] == 401
+        assert node.queue.studies() == []
+        assert ask(node.port, "/metrics")[0] == 401
+        assert ask(node.port, "/health")[0] == 200
+        assert store(node.port, data, Authorization="Bearer token-of-the-pacs")[0] == 200
+        assert node.queue.events()[0][3] == "web pacs"
+
+
+def test_health_and_readiness(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        assert ask(node.port, "/health") == (200, {"status": "ok"})
+        assert ask(node.port, "/ready") == (200, {"ready": True, "problems": {}})
+        node.problems["bundle"] = "It is being loaded."
+        assert ask(node.port, "/ready") == (503, {"ready": False, "problems": {"bundle": "It is being loaded."}})
+        assert b"casewise_ready 0" in ask(node.port, "/metrics")[1]
+
+
+def test_metrics(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path, {'a "PACS"': ["sr"]})
+    for study in ("1.2.1", "1.2.2"):
+        queue.add_instance(study, "1", "2", tmp_path / "a", "b", "test")
+    queue.complete_ready(0, None, time.time() + 1)
+    claimed = queue.claim(StudyState.COMPLETE, time.time())
+    assert claimed is not None
+    queue.predicted(claimed, [Answer("a", "sr", tmp_path / "a", "b")], None, seconds=1.25, unwritten={"fhir": "x"})
+    lines = dict(line.rsplit(" ", 1) for line in metrics(queue, {}).splitlines() if not line.startswith("#"))
+    assert lines['casewise_studies{state="complete"}'] == "1"
+    assert lines['casewise_studies{state="predicted"}'] == "1"
+    assert lines['casewise_studies{state="sent"}'] == "0"
+    assert lines['casewise_deliveries{partner="a \\"PACS\\"",state="pending"}'] == "1"
+    assert (lines["casewise_prediction_seconds_count"], lines["casewise_prediction_seconds_sum"]) == ("1", "1.25")
+    assert lines["casewise_unwritten_formats_total"] == "1"
+    assert float(lines["casewise_oldest_waiting_seconds"]) >= 0
+    assert "1.2.1" not in str(lines)
+
+
+def test_tls_with_certificates_of_clients(tmp_path: Path) -> None:
+    authority = certificate(tmp_path, "authority")[0]
+    own, client = certificate(tmp_path, "node", "authority"), certificate(tmp_path, "client", "authority")
+    tls = Tls(certificate=own[0], key=own[1], ca=authority)
+    with running(tmp_path / "node", tls=tls) as node:
+        with closing(socket.create_connection(("127.0.0.1", node.port))):  # no handshake follows
+            assert ask(node.port, "/health", context=client_context(authority, client))[0] == 200
+        with pytest.raises((OSError, http.client.HTTPException)):
+            ask(node.port, "/health", context=client_context(authority))
+        with pytest.raises((OSError, http.client.HTTPException)):
+            ask(node.port, "/health")
+
+
+def test_a_used_port_is_named(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        server = WebServer(WebReceive(port=node.port), Inbox(node.queue), node.queue, dict)
+        with pytest.raises(CasewiseError, match=str(node.port)):
+            server.start()
