@@ -175,7 +175,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @every_plugin
 @pages
-def test_examples_read_as_files_of_studies_and_nodes(page: Path, tmp_path: Path) -> None:
+def test_examples_read_as_study_files(page: Path, tmp_path: Path) -> None:
     for text in blocks(page, "yaml"):
         head, path = text.splitlines()[0], tmp_path / "study.yaml"
         if head == "# node file":

@@ -45,7 +45,7 @@ from casewise.plugins.node.selection import (
     select,
 )
 from casewise.plugins.node.settings import NodeSettings
-from casewise.plugins.node.worker import PICTURES, StudyAnswer, StudyTask
+from casewise.plugins.node.study_task import PICTURES, StudyAnswer, StudyTask
 from casewise.run_folder.folder import HEADLINE
 from casewise.study.learners import learner_name
 from casewise.web.settings import Json, location_of

@@ -34,17 +34,9 @@ from casewise.plugins.node.queue_records import Delivery, QueuedStudy, StudyStat
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.send import partners, routes, send_due
 from casewise.plugins.node.settings import NodeSettings
+from casewise.plugins.node.study_task import PAGE, PICTURES, StudyTask
 from casewise.plugins.node.watched_folder import WatchedFolder
-from casewise.plugins.node.worker import (
-    PAGE,
-    PICTURES,
-    FailedError,
-    NodePlan,
-    StoppedError,
-    StudyTask,
-    StudyWorker,
-    work,
-)
+from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyWorker, work
 from casewise.version import __version__
 from casewise.web.settings import Json, location_of
 
