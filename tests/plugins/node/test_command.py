@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.queue import StudyQueue, StudyState, study_label
 from casewise.plugins.node.settings import Retry
-from casewise.plugins.node.worker import Observation
 from casewise.run import Run
 from tests.plugins.node.dicom_objects import free_port
 from tests.plugins.node.films import RULE

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,14 +13,12 @@ import joblib
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.worker_process import Worker, WorkerPlan, answer_jobs
 from casewise.plugins.node.monitoring.observation import Observation
-from casewise.plugins.node.queue_records import Answer, StoredInstance
+from casewise.plugins.node.queue_records import Answer, StudyAnswer, StudyTask
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import Json
 
 log = logging.getLogger("casewise.node")
-# In the folder of the node: that of pictures of studies that are unlike the training, and the page of monitoring.
-PICTURES, PAGE = "pictures", "monitoring.html"
 
 
 class FailedError(CasewiseError):
@@ -37,35 +35,6 @@ class FailedError(CasewiseError):
 
 class StoppedError(CasewiseError):
     """The node ended while it predicted; the study remains as it was."""
-
-
-@dataclass(frozen=True)
-class StudyTask:
-    """A study to be answered.
-
-    Attributes:
-        uid: its Study Instance UID.
-        folder: where its answers go.
-    """
-
-    uid: str
-    files: Sequence[StoredInstance]
-    folder: Path
-
-
-@dataclass(frozen=True)
-class StudyAnswer:
-    """The answers of a study, which lie durably at their paths, and what is recorded of it for monitoring.
-
-    Attributes:
-        accession: a hash of its accession number, by which outcomes may name it; empty without one.
-        unwritten: by format the reason why it could not be written.
-    """
-
-    answers: tuple[Answer, ...]
-    observation: Observation
-    accession: str = ""
-    unwritten: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
