@@ -15,10 +15,15 @@ from casewise.files import checksum
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import PredictedChunk
 from casewise.plugins.node.predictor import StudyPredictor
-from casewise.plugins.node.queue_records import StoredInstance, study_label
+from casewise.plugins.node.queue_records import StoredInstance, StudyTask, study_label
 from casewise.plugins.node.selection import UnanswerableError
-from casewise.plugins.node.study_task import StudyTask
-from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyWorker, _predictor
+from casewise.plugins.node.worker import (
+    FailedError,
+    NodePlan,
+    StoppedError,
+    StudyWorker,
+    _predictor,
+)
 from casewise.run import Run
 from casewise.run_folder import BundleFolder
 from casewise.run_folder.bundle_folder import write_archive

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from casewise.cohort.table import Problems, read_text_table
 from casewise.errors import CasewiseError
 from casewise.inference.model import load_bundle
+from casewise.plugins.node.monitoring.observation import PAGE, PICTURES
 from casewise.plugins.node.monitoring.outcomes import compared_outcomes, read_outcomes
 from casewise.plugins.node.monitoring.page import Watched, WrittenMonitoring, write_monitoring
 from casewise.plugins.node.queue import StudyQueue
-from casewise.plugins.node.study_task import PAGE, PICTURES
 from casewise.run_folder import BundleFolder
 
 if TYPE_CHECKING:

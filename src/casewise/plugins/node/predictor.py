@@ -32,8 +32,8 @@ from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, 
 from casewise.inference.output_table import FAR
 from casewise.inference.resident import ResidentModel, pictured, slot_column
 from casewise.plugin import Plugin, plugins
-from casewise.plugins.node.monitoring.observation import Observation
-from casewise.plugins.node.queue_records import Answer, StoredInstance, study_label
+from casewise.plugins.node.monitoring.observation import PICTURES, Observation
+from casewise.plugins.node.queue_records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label
 from casewise.plugins.node.selection import (
     InstanceHeader,
     Row,
@@ -45,7 +45,6 @@ from casewise.plugins.node.selection import (
     select,
 )
 from casewise.plugins.node.settings import NodeSettings
-from casewise.plugins.node.study_task import PICTURES, StudyAnswer, StudyTask
 from casewise.run_folder.folder import HEADLINE
 from casewise.study.learners import learner_name
 from casewise.web.settings import Json, location_of

@@ -1,11 +1,16 @@
-"""What the queue of a node holds: studies with their states, images, answers and deliveries."""
+"""What the queue of a node holds: studies with their states, images, answers and deliveries; and a study at work."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from casewise.plugins.node.monitoring.observation import Observation
 
 
 class StudyState(StrEnum):
@@ -93,6 +98,35 @@ class Delivery:
     partner: str
     attempts: int
     version: int
+
+
+@dataclass(frozen=True)
+class StudyTask:
+    """A study to be answered.
+
+    Attributes:
+        uid: its Study Instance UID.
+        folder: where its answers go.
+    """
+
+    uid: str
+    files: Sequence[StoredInstance]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class StudyAnswer:
+    """The answers of a study, which lie durably at their paths, and what is recorded of it for monitoring.
+
+    Attributes:
+        accession: a hash of its accession number, by which outcomes may name it; empty without one.
+        unwritten: by format the reason why it could not be written.
+    """
+
+    answers: tuple[Answer, ...]
+    observation: Observation
+    accession: str = ""
+    unwritten: Mapping[str, str] = field(default_factory=dict)
 
 
 def study_label(uid: str) -> str:

@@ -29,12 +29,12 @@ from casewise.errors import CasewiseError, counted
 from casewise.files import make_folder, write_atomic
 from casewise.plugins.node.audit_trail import AuditTrail
 from casewise.plugins.node.inbox import Inbox
+from casewise.plugins.node.monitoring.observation import PAGE, PICTURES
 from casewise.plugins.node.queue import StudyQueue
-from casewise.plugins.node.queue_records import Delivery, QueuedStudy, StudyState, study_folder, study_label
+from casewise.plugins.node.queue_records import Delivery, QueuedStudy, StudyState, StudyTask, study_folder, study_label
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.send import partners, routes, send_due
 from casewise.plugins.node.settings import NodeSettings
-from casewise.plugins.node.study_task import PAGE, PICTURES, StudyTask
 from casewise.plugins.node.watched_folder import WatchedFolder
 from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyWorker, work
 from casewise.version import __version__

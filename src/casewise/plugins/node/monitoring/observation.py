@@ -11,6 +11,9 @@ from typing import Any
 from casewise.errors import CasewiseError, shortened
 from casewise.evaluation.results import from_json
 
+# In the folder of the node: that of pictures of studies that are unlike the training, and the page of monitoring.
+PICTURES, PAGE = "pictures", "monitoring.html"
+
 
 @dataclass(frozen=True)
 class Observation:
