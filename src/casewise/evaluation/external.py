@@ -165,8 +165,8 @@ def source_means(
         samples, fewest = _resampled_means(judge, learner_rows, sources, plan)
         means[str(learner)] = {}
         for name in dict.fromkeys(name for each in figures.values() for name in each if "[" not in name):
-            known = {source: each[name] for source, each in figures.items() if name in each}
-            defined = {source: figure for source, figure in known.items() if figure.value is not None}
+            of_source = {source: each[name] for source, each in figures.items() if name in each}
+            defined = {source: figure for source, figure in of_source.items() if figure.value is not None}
             value = float(np.mean([figure.value for figure in defined.values()])) if defined else None
             means[str(learner)][name] = SourceMean(
                 value,

@@ -115,8 +115,8 @@ class NumberOutput:
         predicted = torch.stack([(target.raw[:, 0] - target.mean) / target.std for target in batch], dim=1)
         expected = torch.stack([(target.truth - target.mean) / target.std for target in batch], dim=1)
         scored = ~expected.isnan()
-        known = torch.where(scored, expected, predicted.detach())
-        elementwise = LOSSES[recipe.loss](predicted, known, reduction="none")
+        filled = torch.where(scored, expected, predicted.detach())
+        elementwise = LOSSES[recipe.loss](predicted, filled, reduction="none")
         return len(batch) * (elementwise * scored).sum() / scored.sum().clamp(min=1)
 
     def guess_loss(self, fitted: Tensor, validation: Tensor, output: Output, recipe: Recipe) -> float:

@@ -252,8 +252,8 @@ def _bundle_facts(path: Path) -> Facts:
         raise WeightsError(f"weights: {path} is not a trained casewise network ({names}).{hint}")
     values, file = folder.facts.read(), folder.facts.path
     if values.get("format") != FORMAT:
-        found = repr(values.get("format"))
-        raise WeightsError(f"weights: {file} has format {found}, and this version of casewise reads {FORMAT}.")
+        stated = repr(values.get("format"))
+        raise WeightsError(f"weights: {file} has format {stated}, and this version of casewise reads {FORMAT}.")
     missing = [name for name in ("backbone", "subjects", "weights", "weights_sha256", "network") if name not in values]
     if missing or not isinstance(values["network"], dict):
         raise WeightsError(f"weights: {file} is damaged: {', '.join(missing) or 'network'} cannot be read.")

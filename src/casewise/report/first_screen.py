@@ -138,12 +138,12 @@ def lead(context: ReportContext) -> str:
 
 def evaluated(context: ReportContext) -> str:
     """The cases that the figures are from, and that the networks had not seen them."""
-    rows, held = context.headline_rows, context.stage in ("test", "validation")
+    rows, held_out = context.headline_rows, context.stage in ("test", "validation")
     if rows.empty:
         return "No case has a reference value: nothing can be evaluated."
     count = "Internal: " * bool(own_side(context)) + counted_cases(context, rows)
-    count += f" in a {context.stage} set" if held else ""
-    if held and context.study.subjects_known:
+    count += f" in a {context.stage} set" if held_out else ""
+    if held_out and context.study.subjects_known:
         text = f"{count}. No model was trained on these subjects"
         return text + (", but their loss stopped the training." if context.stopped_on_validation else ".")
     whose, what = f" {context.site}" * context.by_site, "it" if context.by_site else f"the {context.study.unit}"
@@ -161,16 +161,16 @@ def sizes(context: ReportContext) -> list[Size]:
     here, shown = defined(context.quoted.get(metric)), []
     outside = context.metric(EXTERNAL, context.learner, metric)
     within = context.metrics.known_sources
-    known = defined(within.site_means.get(context.learner, {}).get(metric)) if within and context.by_site else None
+    of_known = defined(within.site_means.get(context.learner, {}).get(metric)) if within and context.by_site else None
     if outside:
         shown.append(_size(context, metric, outside, context.study.external_name, external_recalls(context)))
     if here:
         over = counted(len(getattr(here, "sources", [])), context.site) if context.by_site else ""
-        cohort = f"{context.site}s left out" if known else own_side(context)[2:]
+        cohort = f"{context.site}s left out" if of_known else own_side(context)[2:]
         shown.append(_size(context, metric, here, cohort, over and f"mean over {over}"))
-    if known:
+    if of_known:
         names = f"known {context.site}s", f"in folds of {context.study.unit}s"
-        shown.append(_size(context, metric, known, *names))
+        shown.append(_size(context, metric, of_known, *names))
     return shown
 
 

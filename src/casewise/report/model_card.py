@@ -128,8 +128,8 @@ def _audited(audit: Mapping[str, Any]) -> list[Block]:
         return [Text("The cohort was not audited.")]
     if not audit["findings"]:
         untested = audit.get("untested", "")
-        found = "duplicates or leaks" if untested else "duplicates, leaks or shortcuts among what it could test"
-        return [Text(f"The audit found no {found}{f'; {untested}' if untested else ''}.")]
+        kinds = "duplicates or leaks" if untested else "duplicates, leaks or shortcuts among what it could test"
+        return [Text(f"The audit found no {kinds}{f'; {untested}' if untested else ''}.")]
     rows = [Row(f["id"], [Cell(f["level"]), Cell(str(audit["accepted"].get(f["id"], "")))]) for f in audit["findings"]]
     return [Table(["Finding", "Level", "Accepted because"], rows, "Findings of the audit.")]
 

@@ -1,1 +1,1 @@
-"""Servers on this computer: who may use them, what surrounds every request, and how they run."""
+"""Services on this computer: who may use them, what surrounds every request, how they run, and their databases."""

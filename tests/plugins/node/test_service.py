@@ -181,6 +181,7 @@ class TestWithAToy:
             node.queue.add_instance("well", "s", "1", node.queue.folder / "a.dcm", "ab", "test")
             wait(lambda: node.readiness()["predict"] != "")
             wait(lambda: ended(node.queue, 1) and node.readiness()["predict"] == "")
+            assert [each.state for each in node.queue.studies()] == [StudyState.SENT]
 
     def test_the_page_of_monitoring_is_written_at_its_time_of_day(
         self, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch

@@ -409,7 +409,7 @@ def _offer_beginnings(rows: ImageRows, sources: Sequence[str]) -> None:
     )
     if sources or "" in beginnings or not 2 <= len(beginnings) <= 20 or min(beginnings.values()) < 2:
         return
-    if rows.subjects == len(rows.present) and set(beginnings) == {part.upper() for part in _repeating_part(rows)[1]}:
+    if rows.subjects == len(rows.present) and set(beginnings) == {text.upper() for text in _repeating_part(rows)[1]}:
         return  # offered as people or hospitals
     shown = names_text([f"{name} ({count:,})" for name, count in beginnings.most_common()], 6)
     rows.doubts.append(

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import psutil
 
-from casewise.errors import CasewiseError, printable
-from casewise.files import make_folder, storage_message, sync_folder
+from casewise.errors import printable
 from casewise.plugins.node.queue_records import QueuedStudy, StudyState
+from casewise.web.database import Database
 
-NAME, FORMAT = "queue.sqlite", 1
-# How long a transaction waits for one of another process, in seconds.
-BUSY = 30
+NAME = "queue.sqlite"
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 INSERT INTO facts VALUES ('format', '1');
@@ -64,44 +59,24 @@ CREATE TRIGGER events_last BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'ev
 """
 
 
-class QueueDatabase:
+class QueueDatabase(Database):
     """The file of a queue. It may be used by several threads and processes of one computer.
 
     Raises:
         CasewiseError: the file is damaged, of a newer casewise, or cannot be written.
     """
 
+    schema, busy = SCHEMA, 30
+
     def __init__(self, folder: Path) -> None:
-        self.folder, self.path, self._lock = folder.absolute(), folder.absolute() / NAME, RLock()
-        self.own_process = owner_of(os.getpid())
-        with self._failures():
-            make_folder(folder)
-            self._db = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                try:
-                    self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-                except sqlite3.OperationalError as error:
-                    self._db.rollback()
-                    if "already exists" not in str(error):  # another process made them at this moment
-                        raise
-            problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if problem != "ok":
-                raise sqlite3.DatabaseError(problem)
-            stated = int(self._db.execute("SELECT value FROM facts WHERE name = 'format'").fetchone()[0])
-        if stated > FORMAT:
-            text = f"{self.path} is of a newer casewise (format {stated}, here {FORMAT}). Update casewise."
-            raise CasewiseError(text)
-        sync_folder(folder)
+        self.folder, self.own_process = folder.absolute(), owner_of(os.getpid())
+        super().__init__(self.folder / NAME)
 
     def close(self) -> None:
         """Give back the studies that this process works on, and close the file."""
         with self._writing() as db:
             db.execute("UPDATE studies SET lease = '', owner = '' WHERE owner = ?", [self.own_process])
-        with self._lock:
-            self._db.close()
+        super().close()
 
     def check_writable(self) -> None:
         """Check that a transaction can begin.
@@ -111,37 +86,6 @@ class QueueDatabase:
         """
         with self._writing():
             pass
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Report failures of the disk and of the database as errors that name the file and what to do."""
-        try:
-            yield
-        except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:  # a full disk, a lock, closed
-            text = f"{self.path} could not be written: {error}. Free space, or end the program that uses it."
-            raise CasewiseError(f"{text} What was stored before is kept.") from error
-        except sqlite3.DatabaseError as error:
-            text = f"{self.path} is damaged ({error}). Copy {self.folder} elsewhere, then restore it from a backup."
-            raise CasewiseError(text) from error
-        except OSError as error:
-            raise CasewiseError(storage_message(error, self.path)) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: what the block writes is durable when it ends, or not there at all."""
-        with self._lock, self._failures():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock, self._failures():
-            return self._db.execute(query, values).fetchall()
 
     def _event(self, study: str, event: str, detail: str = "") -> None:
         values = (time.time(), study, event, cut_text(detail))

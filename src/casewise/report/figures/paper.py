@@ -90,8 +90,8 @@ def fitted(
 def _correlation(figure: Estimate | None) -> str:
     if figure is None or figure.value is None:
         return "r is not defined"
-    known = figure.low is not None and figure.high is not None
-    ends = f" ({number(figure.low, 2)} to {number(figure.high, 2)})" if known else ""
+    has_interval = figure.low is not None and figure.high is not None
+    ends = f" ({number(figure.low, 2)} to {number(figure.high, 2)})" if has_interval else ""
     return f"r = {number(figure.value, 2)}{ends}"
 
 

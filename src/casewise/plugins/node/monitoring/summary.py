@@ -67,8 +67,8 @@ def _group_text(group: Sequence[Change]) -> str:
     words = list(dict.fromkeys(_words(change) for change in by_size))
     if (more := len(words) - MOST_IN_GROUP) > 0:
         words = [*words[:MOST_IN_GROUP], f"{counted(more, 'other change')}"]
-    place = f", {group[0].scope.text}" if group[0].scope.text else ""
-    return f"{capital('since')} {date(by_size[0].since)}{place}: {listed(words)}."
+    scope = f", {group[0].scope.text}" if group[0].scope.text else ""
+    return f"{capital('since')} {date(by_size[0].since)}{scope}: {listed(words)}."
 
 
 def _words(change: Change) -> str:

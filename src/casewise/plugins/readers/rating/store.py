@@ -8,18 +8,16 @@ import json
 import secrets
 import sqlite3
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import RLock
-from typing import Any
 
 from casewise.errors import CasewiseError, cut
-from casewise.files import make_folder, storage_message, sync_folder
+from casewise.files import make_folder
+from casewise.web.database import Database
 
-NAME, FORMAT = "readings.sqlite", 1
+NAME = "readings.sqlite"
 BACKUPS, ENTRIES_BETWEEN_BACKUPS = 3, 200
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -84,92 +82,33 @@ class SessionFacts:
     source: str = ""
 
 
-class ReadingStore:
+class ReadingStore(Database):
     """The readings in a folder. It may be used by several threads, and by several processes one after another.
 
     Raises:
         CasewiseError: the file is damaged, of a newer casewise, or cannot be written.
     """
 
+    schema = SCHEMA
+
     def __init__(self, folder: Path, *, create: bool = True) -> None:
-        self.folder, self.path, self._lock = folder, folder / NAME, RLock()
-        if not self.path.exists() and not create:
+        self.folder = folder
+        if not (folder / NAME).exists() and not create:
             raise CasewiseError(
                 f"{folder}: there are no readings yet ({NAME} is missing). `casewise rate` begins them."
             )
-        with self._failures():
-            if not folder.exists():
-                make_folder(folder).chmod(0o700)  # the tokens of readers follow from the file
-            self._db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
-            self.path.chmod(0o600)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                try:
-                    self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-                except sqlite3.OperationalError as error:
-                    self._db.rollback()
-                    if "already exists" not in str(error):  # another program made them at this moment
-                        raise
-            self._check()
-        sync_folder(folder)
+        super().__init__(folder / NAME)
 
-    def _check(self) -> None:
-        problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if problem != "ok":
-            raise sqlite3.DatabaseError(problem)
-        stated = int(self._fact("format"))
-        if stated > FORMAT:
-            raise CasewiseError(
-                f"{self.path} is of a newer casewise (format {stated}, here {FORMAT}). Update casewise."
-            )
-
-    def _fact(self, name: str) -> str:
-        return str(self._db.execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()[0])
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Report failures of the disk and of the database as errors that name the file and what to do."""
-        try:
-            yield
-        except sqlite3.IntegrityError as error:
-            text = f"{self.path}: another program began the same session at this moment. Give the command again."
-            raise CasewiseError(text) from error
-        except sqlite3.DatabaseError as error:
-            # an OperationalError is a full disk, a lock, or missing rights, unless tables are missing
-            if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
-                text = f"{self.path} could not be written: {error}. Free space, or end the program that uses it."
-                raise CasewiseError(f"{text} What was entered before is kept.") from error
-            copies = sorted(self.backups.glob("*.sqlite"))
-            remedy = f"Remove {NAME}, {NAME}-wal and {NAME}-shm" if copies else "There is no backup"
-            remedy += f", then copy the newest backup, {copies[-1]}, to {NAME}." if copies else "."
-            raise CasewiseError(f"{self.path} is damaged ({error}). {remedy}") from error
-        except OSError as error:
-            raise CasewiseError(storage_message(error, self.path)) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """A transaction: what the block writes is durable when it ends, or not there at all."""
-        with self._lock, self._failures():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock, self._failures():
-            return self._db.execute(query, values).fetchall()
+    def remedy(self) -> str:
+        """The newest backup, if there is one."""
+        if not (copies := sorted(self.backups.glob("*.sqlite"))):
+            return "There is no backup."
+        return f"Remove {NAME}, {NAME}-wal and {NAME}-shm, then copy the newest backup, {copies[-1]}, to {NAME}."
 
     def close(self) -> None:
         """Back up and close the file."""
         self.back_up()
-        with self._lock:
-            self._db.close()
+        super().close()
 
     @property
     def backups(self) -> Path:

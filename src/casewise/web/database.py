@@ -1,0 +1,102 @@
+"""A database of a service: one SQLite file, whose transactions are durable, and errors that say what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any, ClassVar
+
+from casewise.errors import CasewiseError
+from casewise.files import make_folder, storage_message, sync_folder
+
+
+class Database:
+    """A file that several threads and processes of one computer may use; only its owner may read it.
+
+    Its schema has a table `facts` of names and values, with the `format`.
+
+    Raises:
+        CasewiseError: the file is damaged, of a newer casewise, or cannot be written.
+    """
+
+    schema: ClassVar[str]
+    format: ClassVar[int] = 1
+    # How long a transaction waits for one of another process, in seconds.
+    busy: ClassVar[float] = 10
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, RLock()
+        with self._failures():
+            if not path.parent.exists():
+                make_folder(path.parent).chmod(0o700)
+            self._db = sqlite3.connect(path, timeout=self.busy, isolation_level=None, check_same_thread=False)
+            path.chmod(0o600)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+            if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                try:
+                    self._db.executescript(f"BEGIN IMMEDIATE; {self.schema} COMMIT;")
+                except sqlite3.OperationalError as error:
+                    self._db.rollback()
+                    if "already exists" not in str(error):  # another program made them at this moment
+                        raise
+            problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise sqlite3.DatabaseError(problem)
+            stated = int(self._fact("format"))
+        if stated > self.format:
+            raise CasewiseError(
+                f"{path} is of a newer casewise (format {stated}, here {self.format}). Update casewise."
+            )
+        sync_folder(path.parent)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def remedy(self) -> str:
+        """What to do where the file is damaged, in sentences."""
+        return f"Copy {self.path.parent} elsewhere, then restore it from a backup."
+
+    def _fact(self, name: str) -> str:
+        return str(self._db.execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()[0])
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Report failures of the disk and of the database as errors that name the file and what to do."""
+        try:
+            yield
+        except sqlite3.IntegrityError as error:
+            text = f"{self.path}: another program began the same at this moment. Give the command again."
+            raise CasewiseError(text) from error
+        except sqlite3.DatabaseError as error:
+            # an OperationalError is a full disk, a lock, or missing rights, unless tables are missing
+            busy = isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError)
+            if busy and "no such" not in str(error):
+                text = f"{self.path} could not be written: {error}. Free space, or end the program that uses it."
+                raise CasewiseError(f"{text} What was stored before is kept.") from error
+            raise CasewiseError(f"{self.path} is damaged ({error}). {self.remedy()}") from error
+        except OSError as error:
+            raise CasewiseError(storage_message(error, self.path)) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: what the block writes is durable when it ends, or not there at all."""
+        with self._lock, self._failures():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock, self._failures():
+            return self._db.execute(query, values).fetchall()
