@@ -137,9 +137,14 @@ class Answers:
         how = "" if (self.readings["session"] == OF_TABLE).any() else HOW[self.readings["kind"].iloc[0]]
         blocks: list[Block] = [Text(f"{counted(len(readers), 'reader')} scored {sizes}{how}.")]
         blocks += [Text(note, note=True) for note in notes]
+        of_reader: dict[str, list[str]] = {}
         for name, few in self.few.items():
-            why = f"scored fewer than {FEWEST_SUBJECTS} subjects"
-            blocks.append(Text(f"{self.scale(name).title}: not counted are {listed(few)}, who {why}.", note=True))
+            for reader in few:
+                of_reader.setdefault(reader, []).append(self.scale(name).title.lower())
+        if of_reader:
+            named = listed([f"{reader} ({', '.join(targets)})" for reader, targets in of_reader.items()])
+            text = f"Left out because they have fewer than {FEWEST_SUBJECTS} subjects: {named}."
+            blocks.append(Text(text, note=True))
         questions = {
             "How far do readers differ?": self.how_far(),
             "Does a reader stand out?": self.who_stands_out(),
@@ -245,14 +250,14 @@ class Answers:
         """The mean of sensitivity and specificity of the model, and of readers with it, minus that of the readers."""
         sentences = []
         for target, against in compared.items():
-            pairs = (("the model has", against.model), ("with the model, readers have", against.aided or []))
+            pairs = (("the model", against.model), ("readers with the model", against.aided or []))
             for who, comparisons in pairs:
                 gap = next((each.difference for each in comparisons if each.metric == "auroc"), None)
                 if gap is None or gap.value is None:
                     continue
                 ends = interval(gap.fixed, 2, words=True)
-                text = f"{who} a mean of sensitivity and specificity that differs by {signed(gap.value, 2)}{_in(ends)}"
-                sentences.append(f"{self.scale(target).title}: {text} from these readers alone.")
+                size = f"mean of sensitivity and specificity {signed(gap.value, 2)}{_in(ends)}"
+                sentences.append(f"{self.scale(target).title}: {who} against these readers alone, {size}.")
         return sentences
 
     def is_model_as_close(self, of_model: Mapping[str, Duel]) -> list[str]:
