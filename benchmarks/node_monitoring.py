@@ -171,7 +171,7 @@ def node(pools: Pools, rng: np.random.Generator, days: int, per_day: int, shift:
         outcome = rng.random(n) < p / (p + (1 - p) / np.where(is_changed, shift.odds, 1.0))
     series[PROBABILITY] = p
     series[Quantity(Kind.PREDICTION, SCORE)] = rng.gamma(2, 2, n) + 3 * p
-    series[Quantity(Kind.WIDTH, FINDING)] = 1.0 + ((p > 0.1) & (p < 0.9))
+    series[Quantity(Kind.SET_SIZE, FINDING)] = 1.0 + ((p > 0.1) & (p < 0.9))
     series[Quantity(Kind.WIDTH, SCORE)] = 4 + rng.gamma(2, 0.5, n)
     known_later = rng.random(n) < WITH_OUTCOME
     calibration = Quantity(Kind.CALIBRATION, FINDING, "yes")

@@ -181,3 +181,9 @@ def test_the_page_is_as_wide_as_the_window(tmp_path: Path, width: int) -> None:
         page.goto(result.page.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.locator("#result p").first.bounding_box()["y"] < 300
+
+
+def test_widths_are_of_numbers_and_set_sizes_of_classes() -> None:
+    quantities = studies_of(observed(Node(5, 20))).series
+    kinds = {each.name: each.kind for each in quantities if each.kind in (Kind.WIDTH, Kind.SET_SIZE)}
+    assert kinds == {"finding": Kind.SET_SIZE, "score[left]": Kind.WIDTH}

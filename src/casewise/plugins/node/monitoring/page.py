@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 # The page has no list of contents beside it.
 STYLE = "\n@media (min-width: 1100px) { .page { display: block; } }\n"
 FOOTER = "Studies are named by a hash of their Study Instance UID. Days are those of UTC. Research software."
+PLOTTED = (Kind.DISTANCE, Kind.PREDICTION, Kind.WIDTH, Kind.SET_SIZE)
 MOST_UNLIKE, MOST_FIGURES, PICTURE_SIDE = 8, 40, 240
 CHANGES = (
     "Since: the first changed study, an estimate. Noticed: the day on which the evidence sufficed. Before and after:"
@@ -172,7 +173,7 @@ class Page:
         studies, periods = self.studies, Periods.of(self.studies)
         counts = Plot(count_figure(studies, periods), f"Studies by {periods.name}: {studies.total()}.")
         shares = [each for each in studies.series if each.kind in (Kind.FLAGGED, Kind.REFUSED)]
-        others = [each for each in studies.series if each.kind in (Kind.DISTANCE, Kind.PREDICTION, Kind.WIDTH)]
+        others = [each for each in studies.series if each.kind in PLOTTED]
         plots = [counts, *(self._plot(each, periods) for each in shares if self._is_shown(each))]
         plots += [self._plot(each, periods) for each in others]
         plots += list(self._class_plots(periods))

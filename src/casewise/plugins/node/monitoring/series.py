@@ -32,6 +32,7 @@ class Kind(StrEnum):
     PROBABILITY = "probability"
     CLASS = "class"
     WIDTH = "width"
+    SET_SIZE = "set size"
     ERROR = "error"
     BIAS = "bias"
     WRONG = "wrong"
@@ -53,7 +54,8 @@ _WORDS = {
         *("Predicted {name}: {detail}", "fewer predictions of {name}: {detail}"),
         "more predictions of {name}: {detail}",
     ),
-    Kind.WIDTH: ("Interval or set of {name}", "narrower intervals of {name}", "wider intervals of {name}"),
+    Kind.WIDTH: ("Interval width of {name}", "narrower intervals of {name}", "wider intervals of {name}"),
+    Kind.SET_SIZE: ("Set size of {name}", "smaller sets of {name}", "larger sets of {name}"),
     Kind.ERROR: ("Absolute error of {name}", "a smaller error of {name}", "a larger error of {name}"),
     Kind.BIAS: (
         *("Prediction − outcome of {name}", "predictions of {name} that are lower against the outcome"),
@@ -214,7 +216,8 @@ def _series(recorded: Sequence[Observation]) -> dict[Quantity, Floats]:
             else:
                 columns[Quantity(Kind.CLASS, target, name)] = [None if v is None else v == name for v in values]
     for target in _keys(each.widths for each in recorded):
-        columns[Quantity(Kind.WIDTH, target)] = [each.widths.get(target) for each in recorded]
+        quantity = Quantity(Kind.SET_SIZE if target in classes else Kind.WIDTH, target)
+        columns[quantity] = [each.widths.get(target) for each in recorded]
     series = {quantity: np.array(column, dtype=float) for quantity, column in columns.items()}
     return {quantity: values for quantity, values in series.items() if np.isfinite(values).any()}
 

@@ -13,7 +13,7 @@ RATE = "at most one false alarm a year"
 # Changes in one place that began within so many days are one in the sentence, and so many of them are named.
 TOGETHER, MOST_GROUPS, MOST_IN_GROUP = 7 * DAY, 4, 6
 # The quantities of which the sentence does not state the values before and after.
-_WITHOUT_VALUES = (Kind.NUMBER, Kind.DISTANCE, Kind.WIDTH, Kind.BIAS)
+_WITHOUT_VALUES = (Kind.NUMBER, Kind.DISTANCE, Kind.WIDTH, Kind.SET_SIZE, Kind.BIAS)
 
 
 def sentence(studies: Studies, changes: Sequence[Change], baseline: int, accepted: float = 0.0) -> str:
