@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from casewise.plugins.node.monitoring.observation import Observation
-from casewise.plugins.node.queue import StudyQueue, StudyState, study_label
+from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState, study_label
 from casewise.plugins.node.settings import Retry
 from casewise.run import Run
 from tests.plugins.node.dicom_objects import free_port
@@ -124,7 +124,7 @@ def test_monitor(file: str, tmp_path: Path, chest_run: Run) -> None:
 
 def test_errors_of_a_bundle_are_those_out_of_fold(chest_run: Run) -> None:
     from casewise.inference.model import load_bundle
-    from casewise.plugins.node.monitor import errors_of
+    from casewise.plugins.node.monitoring.of_node import errors_of
 
     model = load_bundle(chest_run.folder / "bundle")
     figures = chest_run.results.figures("oof", model.headline, "label")

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from casewise.plugins.node.audit_trail import AuditTrail
-from casewise.plugins.node.queue import StudyQueue, StudyState
+from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState
 from casewise.run import Run
 from tests.film_files import PEOPLE
 from tests.plugins.node.dicom_objects import free_port

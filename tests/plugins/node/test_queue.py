@@ -17,8 +17,8 @@ import pytest
 
 from casewise.errors import CasewiseError
 from casewise.plugins.node.monitoring.observation import Observation
-from casewise.plugins.node.queue import Answer, QueuedStudy, StudyQueue, StudyState, study_label
-from casewise.plugins.node.queue_records import study_folder
+from casewise.plugins.node.queue.records import study_folder
+from casewise.plugins.node.queue.study_queue import Answer, QueuedStudy, StudyQueue, StudyState, study_label
 from casewise.plugins.node.settings import Retry
 
 S = StudyState
@@ -276,7 +276,8 @@ def test_leases_end_with_their_process(tmp_path: Path) -> None:
         add(queue, f"1.2.{number}")
     complete(queue)
     code = (
-        "import sys, time; from pathlib import Path; from casewise.plugins.node.queue import StudyQueue, StudyState\n"
+        "import sys, time; from pathlib import Path\n"
+        "from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState\n"
         "queue = StudyQueue(Path(sys.argv[1]))\n"
         "print(queue.claim(StudyState.COMPLETE, time.time()).uid, flush=True)\n"
         "sys.stdin.read()\n"
@@ -374,7 +375,7 @@ def test_files_that_are_no_queue(tmp_path: Path) -> None:
 WORKER = """
 import sys, time
 from pathlib import Path
-from casewise.plugins.node.queue import Answer, StudyQueue, StudyState
+from casewise.plugins.node.queue.study_queue import Answer, StudyQueue, StudyState
 from casewise.plugins.node.settings import Retry
 folder = Path(sys.argv[1])
 queue = StudyQueue(folder, {"pacs": ["sr"]})

@@ -24,10 +24,10 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from casewise.errors import CasewiseError  # noqa: E402
 from casewise.files import TEMPORARY, checksum  # noqa: E402
-from casewise.plugins.node import inbox as inbox_module  # noqa: E402
-from casewise.plugins.node.dicom_receive import SYNTAXES, DicomReceiver  # noqa: E402
-from casewise.plugins.node.inbox import FullError, Inbox, RefusedError  # noqa: E402
-from casewise.plugins.node.queue import StudyQueue, StudyState  # noqa: E402
+from casewise.plugins.node.receive import inbox as inbox_module  # noqa: E402
+from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState  # noqa: E402
+from casewise.plugins.node.receive.dicom import SYNTAXES, DicomReceiver  # noqa: E402
+from casewise.plugins.node.receive.inbox import FullError, Inbox, RefusedError  # noqa: E402
 from casewise.plugins.node.settings import DicomReceive, Tls  # noqa: E402
 from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, free_port, image  # noqa: E402
 
@@ -36,9 +36,9 @@ OTHERS = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("11.1", "88.59", "10
 RECEIVER = """
 import sys, time
 from pathlib import Path
-from casewise.plugins.node.dicom_receive import DicomReceiver
-from casewise.plugins.node.inbox import Inbox
-from casewise.plugins.node.queue import StudyQueue
+from casewise.plugins.node.receive.dicom import DicomReceiver
+from casewise.plugins.node.receive.inbox import Inbox
+from casewise.plugins.node.queue.study_queue import StudyQueue
 from casewise.plugins.node.settings import DicomReceive
 inbox = Inbox(StudyQueue(Path(sys.argv[1])))
 inbox.sweep()
@@ -299,8 +299,8 @@ def test_with_no_room_for_the_queue_an_image_is_refused(tmp_path: Path) -> None:
 def test_a_limit_on_files_leaves_nothing_half_written(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from casewise.plugins.node.inbox import Inbox, FullError\n"
-        "from casewise.plugins.node.queue import StudyQueue\n"
+        "from casewise.plugins.node.receive.inbox import Inbox, FullError\n"
+        "from casewise.plugins.node.queue.study_queue import StudyQueue\n"
         "inbox = Inbox(StudyQueue(Path(sys.argv[1])))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"

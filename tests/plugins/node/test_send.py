@@ -18,9 +18,9 @@ pynetdicom = pytest.importorskip("pynetdicom", reason="the extra `node` is not i
 
 from pynetdicom import evt  # noqa: E402
 
-from casewise.plugins.node.dicom_receive import DicomReceiver  # noqa: E402
-from casewise.plugins.node.inbox import Inbox  # noqa: E402
-from casewise.plugins.node.queue import Answer, StudyQueue, StudyState  # noqa: E402
+from casewise.plugins.node.queue.study_queue import Answer, StudyQueue, StudyState  # noqa: E402
+from casewise.plugins.node.receive.dicom import DicomReceiver  # noqa: E402
+from casewise.plugins.node.receive.inbox import Inbox  # noqa: E402
 from casewise.plugins.node.send import (  # noqa: E402
     DeliveryError,
     FolderPartner,

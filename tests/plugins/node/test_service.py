@@ -21,8 +21,8 @@ import yaml
 from casewise.errors import CasewiseError
 from casewise.plugins.node import service
 from casewise.plugins.node.audit_trail import AuditTrail
-from casewise.plugins.node.queue import StudyQueue, StudyState, study_label
-from casewise.plugins.node.queue_records import study_folder
+from casewise.plugins.node.queue.records import study_folder
+from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState, study_label
 from casewise.plugins.node.service import Node, salt_of
 from casewise.plugins.node.settings import NodeSettings
 from casewise.run import Run

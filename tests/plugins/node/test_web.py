@@ -20,11 +20,11 @@ pytest.importorskip("python_multipart", reason="the extra `node` is not installe
 pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 
 from casewise.errors import CasewiseError
-from casewise.plugins.node import inbox as inbox_module
-from casewise.plugins.node.inbox import Inbox
-from casewise.plugins.node.queue import Answer, StudyQueue, StudyState
+from casewise.plugins.node.receive import inbox as inbox_module
+from casewise.plugins.node.queue.study_queue import Answer, StudyQueue, StudyState
+from casewise.plugins.node.receive.inbox import Inbox
+from casewise.plugins.node.receive.web import WebServer, metrics
 from casewise.plugins.node.settings import Tls, WebReceive
-from casewise.plugins.node.web import WebServer, metrics
 from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, image
 
 KIND = 'multipart/related; type="application/dicom"; boundary=border'

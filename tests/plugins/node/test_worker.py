@@ -15,7 +15,7 @@ from casewise.files import checksum
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import PredictedChunk
 from casewise.plugins.node.predictor import StudyPredictor
-from casewise.plugins.node.queue_records import StoredInstance, StudyTask, study_label
+from casewise.plugins.node.queue.records import StoredInstance, StudyTask, study_label
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.worker import (
     FailedError,

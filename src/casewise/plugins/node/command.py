@@ -10,7 +10,7 @@ import typer
 from casewise.cli.run import Quiet
 
 if TYPE_CHECKING:
-    from casewise.plugins.node.queue import StudyQueue
+    from casewise.plugins.node.queue.study_queue import StudyQueue
     from casewise.plugins.node.settings import NodeSettings
 
 NodeFile = Annotated[Path, typer.Argument(metavar="NODE", help="The file of the node, such as node.yaml.")]
@@ -42,9 +42,9 @@ def check(
 
         settings.check_files()
         if settings.receive.dicom:
-            import casewise.plugins.node.dicom_receive
+            import casewise.plugins.node.receive.dicom
         if settings.receive.web:
-            import casewise.plugins.node.web  # noqa: F401 (their packages may be missing)
+            import casewise.plugins.node.receive.web  # noqa: F401 (their packages may be missing)
         receivers = partners_of(settings)
         bar(0, 0, "loading the model")
         from casewise.inference.model import load_bundle
@@ -102,7 +102,7 @@ def status(
     from rich.table import Table
 
     from casewise.plugins.node.audit_trail import AuditTrail
-    from casewise.plugins.node.queue_records import StudyState
+    from casewise.plugins.node.queue.records import StudyState
 
     settings = _settings(file)
     queue, trail = _queue(settings), AuditTrail(settings.folder)
@@ -155,7 +155,7 @@ def monitor(
 
     settings = _settings(file)
     with (Silent() if quiet else Terminal()).bar("monitor"):
-        from casewise.plugins.node.monitor import monitor_node
+        from casewise.plugins.node.monitoring.of_node import monitor_node
 
         written = monitor_node(settings, page)
     print(written.sentence)
@@ -176,7 +176,7 @@ def _queue(settings: NodeSettings) -> StudyQueue:
         CasewiseError: it never ran.
     """
     from casewise.errors import CasewiseError
-    from casewise.plugins.node.queue import StudyQueue
+    from casewise.plugins.node.queue.study_queue import StudyQueue
 
     if not (settings.folder / "queue.sqlite").exists():
         raise CasewiseError(f"{settings.folder} has no queue: the node has not run. Start it: `casewise node start`.")

@@ -33,7 +33,7 @@ from casewise.inference.output_table import FAR
 from casewise.inference.resident import ResidentModel, pictured, slot_column
 from casewise.plugin import Plugin, plugins
 from casewise.plugins.node.monitoring.observation import PICTURES, Observation
-from casewise.plugins.node.queue_records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label
+from casewise.plugins.node.queue.records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label
 from casewise.plugins.node.selection import (
     InstanceHeader,
     Row,

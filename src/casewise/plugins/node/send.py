@@ -22,8 +22,8 @@ from casewise.modalities.store.dicom_file import damage, quiet_pydicom
 from casewise.plugins.node.settings import NodeSettings, Retry, read_token
 
 if TYPE_CHECKING:
-    from casewise.plugins.node.queue import StudyQueue
-    from casewise.plugins.node.queue_records import Delivery
+    from casewise.plugins.node.queue.records import Delivery
+    from casewise.plugins.node.queue.study_queue import StudyQueue
     from casewise.plugins.node.settings import DicomPartner, SendRule
 
 log = logging.getLogger("casewise.node")

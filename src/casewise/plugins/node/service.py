@@ -28,22 +28,22 @@ from casewise.console import Show
 from casewise.errors import CasewiseError, counted
 from casewise.files import make_folder, write_atomic
 from casewise.plugins.node.audit_trail import AuditTrail
-from casewise.plugins.node.inbox import Inbox
 from casewise.plugins.node.monitoring.observation import PAGE, PICTURES
-from casewise.plugins.node.queue import StudyQueue
-from casewise.plugins.node.queue_records import Delivery, QueuedStudy, StudyState, StudyTask, study_folder, study_label
+from casewise.plugins.node.queue.records import Delivery, QueuedStudy, StudyState, StudyTask, study_folder, study_label
+from casewise.plugins.node.queue.study_queue import StudyQueue
+from casewise.plugins.node.receive.inbox import Inbox
+from casewise.plugins.node.receive.watched_folder import WatchedFolder
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.send import partners, routes, send_due
 from casewise.plugins.node.settings import NodeSettings
-from casewise.plugins.node.watched_folder import WatchedFolder
 from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyWorker, work
 from casewise.version import __version__
 from casewise.web.settings import Json, location_of
 
 if TYPE_CHECKING:
-    from casewise.plugins.node.dicom_receive import DicomReceiver
+    from casewise.plugins.node.receive.dicom import DicomReceiver
+    from casewise.plugins.node.receive.web import WebServer
     from casewise.plugins.node.send import Partner
-    from casewise.plugins.node.web import WebServer
 
 log = logging.getLogger("casewise.node")
 ANSWERS, WORK, LOCK, SALT, MODEL, LOGGED = "answers", "work", ".node.lock", ".salt", "model.txt", "node.log"
@@ -99,12 +99,12 @@ class Node:
         self._state_model(str(self.description["checksum"]))
         self.inbox.sweep()
         if settings.receive.dicom:
-            from casewise.plugins.node.dicom_receive import DicomReceiver
+            from casewise.plugins.node.receive.dicom import DicomReceiver
 
             self.dicom = DicomReceiver(settings.receive.dicom, self.inbox)
             self.dicom.start()
         if settings.receive.web:
-            from casewise.plugins.node.web import WebServer
+            from casewise.plugins.node.receive.web import WebServer
 
             self.web = WebServer(settings.receive.web, self.inbox, self.queue, self.readiness)
             self.web.start()
@@ -359,7 +359,7 @@ def salt_of(folder: Path) -> str:
 
 
 def _write_page(settings: NodeSettings) -> None:
-    from casewise.plugins.node.monitor import monitor_node
+    from casewise.plugins.node.monitoring.of_node import monitor_node
 
     logging.getLogger("casewise").setLevel(logging.ERROR)
     monitor_node(settings)

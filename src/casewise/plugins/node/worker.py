@@ -13,7 +13,7 @@ import joblib
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.worker_process import Worker, WorkerPlan, answer_jobs
 from casewise.plugins.node.monitoring.observation import Observation
-from casewise.plugins.node.queue_records import Answer, StudyAnswer, StudyTask
+from casewise.plugins.node.queue.records import Answer, StudyAnswer, StudyTask
 from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import Json

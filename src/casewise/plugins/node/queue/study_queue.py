@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, cut
-from casewise.plugins.node.queue_database import cut_text, owner_of
-from casewise.plugins.node.queue_deliveries import DeliveryQueue
-from casewise.plugins.node.queue_records import Answer, QueuedStudy, StoredInstance, StudyState, study_label
+from casewise.plugins.node.queue.database import cut_text, owner_of
+from casewise.plugins.node.queue.deliveries import DeliveryQueue
+from casewise.plugins.node.queue.records import Answer, QueuedStudy, StoredInstance, StudyState, study_label
 
 if TYPE_CHECKING:
     from casewise.plugins.node.monitoring.observation import Observation

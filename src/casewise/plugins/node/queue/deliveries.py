@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casewise.plugins.node.queue_database import QueueDatabase, cut_text
-from casewise.plugins.node.queue_records import Answer, Delivery, StudyState
+from casewise.plugins.node.queue.database import QueueDatabase, cut_text
+from casewise.plugins.node.queue.records import Answer, Delivery, StudyState
 
 if TYPE_CHECKING:
     from casewise.plugins.node.settings import Retry

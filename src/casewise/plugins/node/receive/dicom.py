@@ -13,7 +13,7 @@ from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError, cut, printable
-from casewise.plugins.node.inbox import FullError, Inbox, RefusedError
+from casewise.plugins.node.receive.inbox import FullError, Inbox, RefusedError
 from casewise.web.settings import location_of
 
 try:

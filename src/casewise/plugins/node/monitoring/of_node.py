@@ -12,7 +12,7 @@ from casewise.inference.model import load_bundle
 from casewise.plugins.node.monitoring.observation import PAGE, PICTURES
 from casewise.plugins.node.monitoring.outcomes import compared_outcomes, read_outcomes
 from casewise.plugins.node.monitoring.page import Watched, WrittenMonitoring, write_monitoring
-from casewise.plugins.node.queue import StudyQueue
+from casewise.plugins.node.queue.study_queue import StudyQueue
 from casewise.run_folder import BundleFolder
 
 if TYPE_CHECKING:

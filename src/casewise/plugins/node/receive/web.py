@@ -12,7 +12,7 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError
-from casewise.plugins.node.inbox import FullError, Inbox, ReceivedImage, RefusedError
+from casewise.plugins.node.receive.inbox import FullError, Inbox, ReceivedImage, RefusedError
 from casewise.web.settings import LOG, Json, ServiceError
 
 try:
@@ -32,7 +32,7 @@ except ImportError as error:
     raise CasewiseError("receive.web needs starlette and uvicorn: pip install 'casewise[node]'") from error
 
 if TYPE_CHECKING:
-    from casewise.plugins.node.queue import StudyQueue
+    from casewise.plugins.node.queue.study_queue import StudyQueue
     from casewise.plugins.node.settings import WebReceive
 
 log = logging.getLogger("casewise.node")

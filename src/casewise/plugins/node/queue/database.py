@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from casewise.errors import printable
-from casewise.plugins.node.queue_records import QueuedStudy, StudyState
+from casewise.plugins.node.queue.records import QueuedStudy, StudyState
 from casewise.web.database import Database
 
 NAME = "queue.sqlite"

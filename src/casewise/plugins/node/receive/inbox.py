@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from casewise.errors import CasewiseError
 from casewise.files import make_folder, sweep, write_atomic
 from casewise.modalities.store.dicom_file import DEFLATED, damage, quiet_pydicom
-from casewise.plugins.node.queue_records import study_folder, study_label
+from casewise.plugins.node.queue.records import study_folder, study_label
 
 if TYPE_CHECKING:
-    from casewise.plugins.node.queue import StudyQueue
+    from casewise.plugins.node.queue.study_queue import StudyQueue
 
 FOLDER = "received"
 # A UID: PS3.5, 9.1. Leading zeros, which the standard forbids, occur.

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from casewise.errors import CasewiseError
 from casewise.files import make_folder, read_regular, write_atomic
-from casewise.plugins.node.inbox import Inbox, RefusedError
-from casewise.plugins.node.queue import StudyQueue
+from casewise.plugins.node.queue.study_queue import StudyQueue
+from casewise.plugins.node.receive.inbox import Inbox, RefusedError
 
 log = logging.getLogger("casewise.node")
 # The folder for files that are no images, in that of the node.
