@@ -24,8 +24,8 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from casewise.errors import CasewiseError  # noqa: E402
 from casewise.files import TEMPORARY, checksum  # noqa: E402
-from casewise.plugins.node.receive import inbox as inbox_module  # noqa: E402
 from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState  # noqa: E402
+from casewise.plugins.node.receive import inbox as inbox_module  # noqa: E402
 from casewise.plugins.node.receive.dicom import SYNTAXES, DicomReceiver  # noqa: E402
 from casewise.plugins.node.receive.inbox import FullError, Inbox, RefusedError  # noqa: E402
 from casewise.plugins.node.settings import DicomReceive, Tls  # noqa: E402

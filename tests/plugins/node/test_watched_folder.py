@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 
 from casewise.errors import CasewiseError
-from casewise.plugins.node.receive import inbox as inbox_module
 from casewise.plugins.node.queue.study_queue import StudyQueue
+from casewise.plugins.node.receive import inbox as inbox_module
 from casewise.plugins.node.receive.inbox import Inbox
 from casewise.plugins.node.receive.watched_folder import WatchedFolder
 from tests.plugins.node.dicom_objects import SR, file_bytes, image

@@ -20,8 +20,8 @@ pytest.importorskip("python_multipart", reason="the extra `node` is not installe
 pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 
 from casewise.errors import CasewiseError
-from casewise.plugins.node.receive import inbox as inbox_module
 from casewise.plugins.node.queue.study_queue import Answer, StudyQueue, StudyState
+from casewise.plugins.node.receive import inbox as inbox_module
 from casewise.plugins.node.receive.inbox import Inbox
 from casewise.plugins.node.receive.web import WebServer, metrics
 from casewise.plugins.node.settings import Tls, WebReceive
