@@ -50,7 +50,8 @@ def check(
         from casewise.inference.model import load_bundle
         from casewise.plugins.node.predictor import StudyPredictor
 
-        description = StudyPredictor(load_bundle(settings.bundle, trust=settings.trust), settings).description
+        predictor = StudyPredictor(load_bundle(settings.bundle, trust=settings.trust), settings)
+        description = predictor.description
         problems = {}
         for partner in receivers if partners else ():
             bar(0, 0, partner.name)
@@ -65,6 +66,8 @@ def check(
     for partner in receivers:
         reached = "" if not partners else f": {problems.get(partner.name, 'reached')}"
         show.line("send", f"{', '.join(partner.formats)} to {partner.name}{reached}")
+    if predictor.without_maps:
+        print_error(f"Summary pages will show no saliency maps. {predictor.without_maps}")
     for remark in settings.remarks():
         print_error(remark)
     if problems:
@@ -98,9 +101,7 @@ def status(
 
     Exit code 1: a study is in quarantine or lacks a format of its answer, or the audit trail was changed.
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from casewise.errors import counted
     from casewise.plugins.node.audit_trail import AuditTrail
     from casewise.plugins.node.queue.records import StudyState
 
@@ -119,12 +120,14 @@ def status(
         print(f"audit trail: line {each.line:,} {each.reason}")
     if not breaks:
         print(f"audit trail: unbroken, its last line has the SHA-256 {head}")
-    if unfinished:
-        table = Table("study", "state", "images", "since", "attempts", "reason", box=None, pad_edge=False)
-        for study in unfinished:
-            name, reason = study.uid if uids else study.label, study.reason or study.unwritten
-            table.add_row(name, study.state, f"{study.instances:,}", study.changed_at, str(study.attempts), reason)
-        Console(soft_wrap=True, markup=False, highlight=False).print(table)
+    for study in unfinished:
+        images, tried = (
+            counted(study.instances, "image"),
+            f", {counted(study.attempts, 'attempt')}" * bool(study.attempts),
+        )
+        print(f"{study.uid if uids else study.label}  {study.state} since {study.changed_at}, {images}{tried}")
+        if reason := study.reason or study.unwritten:
+            print(f"    {reason}")
     if counts[StudyState.QUARANTINED] or breaks or any(study.unwritten for study in unfinished):
         raise typer.Exit(1)
 

@@ -65,6 +65,9 @@ PICTURE_SIDE = 240
 class StudyPredictor:
     """The model of a node in memory.
 
+    Attributes:
+        without_maps: why summary pages will show no saliency maps; empty if they will, or need not.
+
     Raises:
         CasewiseError: the model, the rules of selection and the formats do not suit each other.
     """
@@ -80,7 +83,9 @@ class StudyPredictor:
         check_formats(settings.answer.formats)
         if settings.answer.abstain:
             model.check_abstaining()
-        self._target = self._explained()
+        self._target, self.without_maps = None, ""
+        if settings.answer.saliency and any(name.startswith(SHOWS_PICTURES) for name in settings.answer.formats):
+            self._target, self.without_maps = self._explained()
 
     @property
     def description(self) -> Json:
@@ -172,15 +177,16 @@ class StudyPredictor:
         firsts = {header.series: header.path for header in reversed(headers)}
         return PredictedChunk(table, {task.uid: tuple(firsts.values())}, False)
 
-    def _explained(self) -> Any:
-        """What saliency maps are about; None if no answer shows them, or the model has none."""
-        shown = any(name.startswith(SHOWS_PICTURES) for name in self._settings.answer.formats)
-        if not (self._settings.answer.saliency and shown and self.resident.explainer and self.resident.explained):
-            return None
+    def _explained(self) -> tuple[Any, str]:
+        """What saliency maps are about; None, and the reason, where there are none."""
+        if self.resident.explainer is None:
+            return None, "The extra `explain` is not installed: pip install 'casewise[explain]'."
+        if not self.resident.explained:
+            return None, "No network of the model has saliency maps."
         try:
-            return self.resident.explainer.target_of(self.resident.study, "")
-        except CasewiseError:  # such as a score that no network predicts by itself
-            return None
+            return self.resident.explainer.target_of(self.resident.study, ""), ""
+        except CasewiseError as error:  # such as a score that no network predicts by itself
+            return None, str(error)
 
     def _pictures(
         self, study: Study, prepared: Sequence[NewCases], predicted: pd.DataFrame, slots: Mapping[str, str]

@@ -290,7 +290,8 @@ def run_node(settings: NodeSettings, show: Show) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     with _logging(settings.folder / LOGGED):
-        with show.bar("node"):
+        with show.bar("node") as bar:
+            bar(0, 0, "loading the model")
             node = Node(settings)
             try:
                 node.start()
