@@ -76,7 +76,7 @@ function dialog(title, content, closed = () => {}) {
   node.replaceChildren(element("h2", title, "", { id: "dialog-title" }), ...content);
   node.onclose = () => {
     startTime();
-    form?.focus();
+    if (document.activeElement !== get("comment")) form?.focus(); // the event may come after the next key
     closed();
   };
   node.showModal();
