@@ -3,6 +3,7 @@
 ```python
 import casewise
 
+run = casewise.fit(frame, "grades", target="grade")  # a study of a data frame; or, with a study file:
 study = casewise.read_study("study.yaml")
 run = casewise.run(study, "runs/grades")  # later: casewise.open_run("runs/grades")
 run.metrics, run.predictions  # data frames
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from casewise.analysis.comparison import compare
 from casewise.analysis.run import Run
 from casewise.errors import CasewiseError
-from casewise.run import reproduce, run
+from casewise.run import fit, reproduce, run
 from casewise.version import __version__
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 __all__ = ["CasewiseError", "Run", "__version__", "compare", "executing_on", "load_bundle", "open_run", "read_study"]
-__all__ += ["reproduce", "run"]
+__all__ += ["fit", "reproduce", "run"]
 
 
 def read_study(path: Path | str, **changes: Any) -> Study:

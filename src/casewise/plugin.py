@@ -83,6 +83,21 @@ class ResultFolders(Protocol):
     def receive(self, chunk: PredictedChunk) -> None: ...
 
 
+class NewStudy(Protocol):
+    """A study that is not written yet.
+
+    Attributes:
+        files: their contents by name.
+        understood: what was understood of the table, in lines; doubts: what a person should check.
+    """
+
+    files: dict[str, bytes]
+    understood: list[str]
+    doubts: list[str]
+
+    def write(self) -> list[Path]: ...
+
+
 class Plugin:
     """What a plugin brings to casewise; a subclass overrides what it has, and imports it inside of the method.
 
@@ -128,6 +143,19 @@ class Plugin:
             subject_system: the URI of the system that identifies subjects, for formats that state it.
         """
         raise NotImplementedError
+
+    def new_study(self, table: Path, images: Path | None, target: str, subject: str, folder: Path) -> NewStudy | None:
+        """The study file for somebody's table and images, which is not written yet; None if it makes none.
+
+        Args:
+            images: their folder; None: that of the table.
+            target, subject: columns; empty: the likeliest ones.
+            folder: where the study is going to be.
+
+        Raises:
+            CasewiseError: the table or the images cannot be read, or there is nothing to predict.
+        """
+        return None
 
     def commands(self) -> Sequence[Command]:
         """Commands of the command line."""

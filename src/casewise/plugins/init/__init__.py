@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from casewise.plugin import Plugin
+
+if TYPE_CHECKING:
+    from casewise.plugins.init.new_study import NewStudy
 
 
 class _Init(Plugin):
     name = "init"
     command = ("init", "Write a study file, and a table from folders of images.", "audit")
+
+    def new_study(self, table: Path, images: Path | None, target: str, subject: str, folder: Path) -> NewStudy:
+        from casewise.plugins.init.own_data import plan_study
+
+        return plan_study(table=table, images=images, target=target, subject=subject, folder=folder)
 
 
 plugin = _Init()
