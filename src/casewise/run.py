@@ -88,8 +88,8 @@ def fit(
 ) -> Run:
     """Make a study of a table and its images, as `casewise init`, and run it.
 
-    Everything is in the folder `output`: `table.csv` (of a data frame), `study.yaml`, which can be changed and run again, and
-    the run folder `run`. Called again with the same arguments, it continues.
+    Everything is in the folder `output`: `table.csv` (of a data frame), `study.yaml`, which can be changed and run
+    again, and the run folder `run`. Called again with the same arguments, it continues.
 
     Args:
         table: a row for each image or case, with the files of the images; a data frame or the path of a file.
@@ -153,7 +153,7 @@ def table_bytes(table: pd.DataFrame) -> bytes:
 
 
 def image_folder(table: pd.DataFrame) -> Path:
-    """The folder that contains all files of the first column with absolute paths; the current one without such a column.
+    """The folder that contains the files of the first column with absolute paths; without one, the current folder.
 
     >>> import pandas as pd
     >>> str(image_folder(pd.DataFrame({"subject": [1, 2], "path": ["/a/b/1.jpg", "/a/c/2.jpg"]})))

@@ -18,7 +18,8 @@ def test_a_data_frame_is_fitted_and_continued(chests: Path, tmp_path: Path) -> N
     frame = frame_of(chests)
     changes = {"backbones": [], "budget": 60}
     run = casewise.fit(frame, tmp_path / "study", target="label", **changes)
-    assert len(run.cohort) == len(frame) and run.report.is_file()
+    assert len(run.cohort) == len(frame)
+    assert run.report.is_file()
     again = casewise.fit(frame, tmp_path / "study", target="label", **changes)
     pd.testing.assert_frame_equal(again.metrics, run.metrics)
     for other in ({"target": "subject"}, {"target": "label", "subject": "label"}):
