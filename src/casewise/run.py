@@ -88,8 +88,8 @@ def fit(
 ) -> Run:
     """Make a study of a table and its images, as `casewise init`, and run it.
 
-    Everything is in the folder `output`: `table.csv` (of a data frame), `study.yaml`, which can be changed and run
-    again, and the run folder `run`. Called again with the same arguments, it continues.
+    Everything is in the folder `output`: `table.csv` (of a data frame), `study.yaml`, `fit.yaml`, which has
+    `changes`, and the run folder `run`. Called again with the same arguments, it continues.
 
     Args:
         table: a row for each image or case, with the files of the images; a data frame or the path of a file.
@@ -108,6 +108,8 @@ def fit(
         CasewiseError: something in the table, the images or the folder must be corrected first; `output` has the study
             of other arguments.
     """
+    import yaml
+
     from casewise.console import shown_at
     from casewise.errors import CasewiseError
     from casewise.files import write_atomic
@@ -129,14 +131,18 @@ def fit(
         raise CasewiseError("casewise.fit needs the plugin `init`, which is not there. Install casewise again.")
     for line in (*new.understood, *new.doubts):
         show.line("study", line)
-    if not (folder / "study.yaml").exists():
-        new.write()
-    elif any(not (folder / name).exists() or (folder / name).read_bytes() != file for name, file in new.files.items()):
+    files = dict(new.files)
+    if changes:
+        files["fit.yaml"] = yaml.safe_dump({"extends": "study.yaml", **changes}, sort_keys=False).encode()
+    present = [name for name in (*files, "fit.yaml") if (folder / name).exists()]
+    if present and {name: (folder / name).read_bytes() for name in present} != files:
         raise CasewiseError(
             f"{folder} has a study of other arguments, or one that was changed. Run it with `casewise.run`, or name "
             "another folder as `output`."
         )
-    return run(read_study(folder / "study.yaml", **changes), folder / "run", show=show)
+    for name, file in files.items():
+        write_atomic(folder / name, file)
+    return run(read_study(folder / ("fit.yaml" if changes else "study.yaml")), folder / "run", show=show)
 
 
 def table_bytes(table: pd.DataFrame) -> bytes:

@@ -22,9 +22,12 @@ def test_a_data_frame_is_fitted_and_continued(chests: Path, tmp_path: Path) -> N
     assert run.report.is_file()
     again = casewise.fit(frame, tmp_path / "study", target="label", **changes)
     pd.testing.assert_frame_equal(again.metrics, run.metrics)
+    assert casewise.read_study(tmp_path / "study" / "fit.yaml").budget == 60
     for other in ({"target": "subject"}, {"target": "label", "subject": "label"}):
         with pytest.raises(CasewiseError):
             casewise.fit(frame, tmp_path / "study", **other, **changes)
+    with pytest.raises(CasewiseError):
+        casewise.fit(frame, tmp_path / "study", target="label")
     with pytest.raises(CasewiseError, match=r"table\.csv"):
         casewise.fit(frame[:-1], tmp_path / "study", target="label", **changes)
 
