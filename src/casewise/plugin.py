@@ -95,8 +95,6 @@ class NewStudy(Protocol):
     understood: list[str]
     doubts: list[str]
 
-    def write(self) -> list[Path]: ...
-
 
 class Plugin:
     """What a plugin brings to casewise; a subclass overrides what it has, and imports it inside of the method.

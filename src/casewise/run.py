@@ -134,8 +134,8 @@ def fit(
     files = dict(new.files)
     if changes:
         files["fit.yaml"] = yaml.safe_dump({"extends": "study.yaml", **changes}, sort_keys=False).encode()
-    present = [name for name in (*files, "fit.yaml") if (folder / name).exists()]
-    if present and {name: (folder / name).read_bytes() for name in present} != files:
+    present = [name for name in {*files, "fit.yaml"} if (folder / name).exists()]
+    if any((folder / name).read_bytes() != files.get(name) for name in present):
         raise CasewiseError(
             f"{folder} has a study of other arguments, or one that was changed. Run it with `casewise.run`, or name "
             "another folder as `output`."
