@@ -111,6 +111,10 @@ def test_an_answer_is_about_one_patient() -> None:
     for headers in ([FILM, other], [], [replace(FILM, person=("", "", ""))]):
         with pytest.raises(UnanswerableError):
             patient_of(headers)
+    with pytest.raises(UnanswerableError):
+        patient_of([replace(FILM, issuer="A"), replace(FILM, issuer="B")])
+    spelt = replace(FILM, person=("4711", "Doe^Jane^^", ""), issuer="A")
+    assert patient_of([FILM, spelt]) == "4711"
 
 
 class TestFilms:

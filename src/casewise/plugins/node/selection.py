@@ -24,6 +24,7 @@ from casewise.modalities.store.dicom_file import (
     head_of,
     is_dicom,
     quiet_pydicom,
+    same_patient,
     text_of,
     whole_number,
 )
@@ -239,12 +240,11 @@ def patient_of(headers: Sequence[InstanceHeader]) -> str:
     Raises:
         UnanswerableError: there is none, or there are several patients.
     """
-    people = {header.person for header in headers}
-    if len(people) > 1:
-        raise UnanswerableError(f"The study names {len(people)} patients. An answer is about one.")
-    if not people or not next(iter(people))[0]:
+    if not same_patient((*header.person, header.issuer) for header in headers):
+        raise UnanswerableError("The study names several patients. An answer is about one.")
+    if not headers or not headers[0].person[0]:
         raise UnanswerableError("The study states no PatientID, so nobody is known whom an answer is about.")
-    return next(iter(people))[0]
+    return headers[0].person[0]
 
 
 def select(headers: Sequence[InstanceHeader], rules: Sequence[SelectRule], slots: Slots) -> Selection:
