@@ -57,6 +57,8 @@ class TestHeader:
             ("antero-posterior", "lateral", "AP"),
             ("left lateral", "", "LL"),
             ("frontal", "", "FRONTAL"),
+            ("medio-lateral", "", "ML"),
+            ("latero-medial", "", "LM"),
             ("", "Thorax PA stehend", "PA"),
             ("", "PA + LAT", ""),
             ("", "papaya", ""),
@@ -215,3 +217,30 @@ def test_rules_are_about_slots_of_the_model() -> None:
     for slots, rules in ((Slots(), ["T1"]), (scans, []), (scans, ["T1"]), (scans, ["T1", "T2", "T3"])):
         with pytest.raises(CasewiseError, match="select"):
             slots.check([SelectRule(slot=name) for name in rules])
+
+
+def test_an_image_has_one_slot() -> None:
+    films = [
+        replace(FILM, path=Path(f"{side}.dcm"), series=side, instance=side, view="CC", laterality=side) for side in "LR"
+    ]
+    sides = {"left": "L", "right": "R"}
+    slots, rules = Slots(tuple(sides)), [SelectRule(view=["CC"], slot=name) for name in sides]
+    with pytest.raises(SelectionError, match="left and right"):
+        select(films, rules, slots)
+    apart = [rule.model_copy(update={"laterality": [sides[rule.slot]]}) for rule in rules]
+    assert [(str(row.files[0]), row.slot) for row in select(films, apart, slots).rows] == [
+        ("L.dcm", "left"),
+        ("R.dcm", "right"),
+    ]
+    with pytest.raises(SelectionError, match="laterality"):
+        select([replace(film, laterality="") for film in films], apart, slots)
+
+
+def test_views_and_sides_of_headers(tmp_path: Path) -> None:
+    about = {"ViewPosition": "", "StudyDescription": "Chest PA"}
+    assert read_header(written(tmp_path / "a.dcm", **about, ImageLaterality=None, Laterality="R")).laterality == "R"
+    assert read_header(written(tmp_path / "b.dcm", **about, Laterality="R", ImageLaterality="L")).laterality == "L"
+    # what a study is called says nothing about one of its films
+    lateral = read_header(written(tmp_path / "c.dcm", **about, SeriesDescription=""))
+    assert (lateral.view, lateral.words) == ("", "Chest PA")
+    assert read_header(written(tmp_path / "d.dcm", **about, ProtocolName="Thorax ap")).view == "AP"

@@ -4,8 +4,9 @@ A film or photograph is chosen by itself, and all that fit a slot are images of 
 scan is chosen as a series, and exactly one series must fit. Never chosen: secondary captures, localisers, and raw
 films where the study has the same for presentation.
 
-The view of a film is that of ViewPosition, else of ViewCodeSequence (CID 4010), else the only view that its description
-names; a body part that is not stated is looked for in AnatomicRegionSequence and the descriptions.
+The view of a film is that of ViewPosition, else of ViewCodeSequence (CID 4010), else the only view that the description
+of its series or protocol names; a body part that is not stated is looked for in AnatomicRegionSequence and the
+descriptions, also that of the study.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ TAGS = (
     "PatientBirthDate", "Modality", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence",
     "SeriesDescription", "StudyDescription", "ProtocolName", "PixelSpacing", "ImagerPixelSpacing", "ImageType",
     "NumberOfFrames", "InstanceNumber", "SeriesNumber", "PresentationIntentType", "Manufacturer",
-    "ManufacturerModelName", "InstitutionName", "StationName", "AccessionNumber",
+    "ManufacturerModelName", "InstitutionName", "StationName", "AccessionNumber", "ImageLaterality", "Laterality",
 )  # fmt: skip
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # The meanings of codes of views by their letters, as ViewPosition states them.
@@ -50,8 +51,8 @@ VIEWS = {
     "rightlateral": "RL",
     "craniocaudal": "CC",
     "mediolateraloblique": "MLO",
-    "mediallateral": "ML",
-    "lateralmedial": "LM",
+    "mediolateral": "ML",
+    "lateromedial": "LM",
 }
 IN_DESCRIPTIONS = re.compile(r"\b(AP|PA|LAT|LATERAL|LL|RL|CC|MLO|ML|LM)\b", re.IGNORECASE)
 # Series that a reason lists.
@@ -86,6 +87,7 @@ class InstanceHeader:
     modality: str
     body_part: str = ""
     view: str = ""
+    laterality: str = ""
     description: str = ""
     title: str = ""
     words: str = ""
@@ -128,7 +130,8 @@ def read_header(path: Path) -> InstanceHeader:
         person=person,
         modality=texts["Modality"].upper(),
         body_part=(texts["BodyPartExamined"] or region).upper(),
-        view=view or _only_view(described),
+        view=view or _only_view(described[:2]),
+        laterality=texts["ImageLaterality"] or texts["Laterality"],
         description=described[0],
         title=_nameless(described[0] or described[1], person),
         words=" ".join(filter(None, described)),
@@ -254,12 +257,12 @@ def select(headers: Sequence[InstanceHeader], rules: Sequence[SelectRule], slots
         rules: one for each slot; without any, every image fits.
 
     Raises:
-        SelectionError: no image fits a slot, or several series fit where one scan is needed.
+        SelectionError: no image fits a slot, an image fits two, or several series fit where one scan is needed.
     """
     series: dict[str, list[InstanceHeader]] = {}
     for header in sorted(headers, key=lambda header: (header.order, natural(header.instance))):
         series.setdefault(header.series, []).append(header)
-    groups, chosen, unfilled = list(series.values()), Selection(), []
+    groups, chosen, unfilled, slot_of = list(series.values()), Selection(), [], dict[Path, str]()
     for rule in rules or [SelectRule()]:
         fitting = list(_fitting(groups, rule, scans=slots.scans))
         if slots.scans and len(fitting) > 1:
@@ -268,6 +271,9 @@ def select(headers: Sequence[InstanceHeader], rules: Sequence[SelectRule], slots
         images = [header for group in fitting for header in group]
         images = [header for header in images if not header.is_raw] or images
         files = tuple(header.path for header in images)
+        if twice := [header for header in images if slot_of.setdefault(header.path, rule.slot) != rule.slot]:
+            both = f"{slot_of[twice[0].path]} and {rule.slot}"
+            raise SelectionError(f"An image fits {both}, so the rules do not tell them apart: {_described(twice)}.")
         if not files:
             unfilled.append(rule)
         chosen.rows.extend([Row(files, rule.slot)] if slots.scans and files else [Row((f,), rule.slot) for f in files])
@@ -314,6 +320,7 @@ def _header_mismatch(header: InstanceHeader, rule: SelectRule) -> str:
         ("modality", header.modality, rule.modality),
         ("body part", header.body_part, rule.body_part),
         ("view", header.view, rule.view),
+        ("laterality", header.laterality, rule.laterality),
     ):
         wanted = {_letters(each) for each in allowed}
         if not wanted or _letters(stated) in wanted:

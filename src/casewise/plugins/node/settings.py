@@ -208,6 +208,8 @@ class SelectRule(StudyModel):
     """Of Body Part Examined, such as `[CHEST]`."""
     view: list[str] = []
     """Of View Position, such as `[PA, AP]`."""
+    laterality: list[str] = []
+    """Of Image Laterality, else of Laterality, such as `[L]`."""
     description: str = ""
     """A regular expression that occurs in the Series Description, in upper or lower case."""
     spacing: tuple[float, float] | None = None
