@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from casewise.errors import CasewiseError, RunError
+from casewise.errors import RunError
 from casewise.inference.input_checks import joined, possible_reasons, reasons_of
 from casewise.inference.new_cases import LEFT_OUT, CasePicture, PredictedChunk
 from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
-from casewise.plugins.hospital.imaging_study import ImagingStudy
+from casewise.plugins.hospital.imaging_study import ImagingStudy, NoStudyError
 from casewise.run_folder import RunFolder
 from casewise.study.model import parse_range
 from casewise.study.scores import Score
@@ -162,7 +163,8 @@ class CaseResult:
         """The study of its images, read once.
 
         Raises:
-            CasewiseError: an image is not DICOM, cannot be read, lacks an identifier, or shows another patient.
+            NoStudyError: no image is DICOM.
+            CasewiseError: one is not DICOM, cannot be read, lacks an identifier, or is of another patient.
         """
         return ImagingStudy.of(self.sources)
 
@@ -176,7 +178,7 @@ class CaseResult:
             return ""
         try:
             headers = self.study.of_file(value.source)
-        except CasewiseError:
+        except NoStudyError:
             headers = []
         return str(headers[0].SOPInstanceUID) if headers else str(value.source)
 
@@ -274,7 +276,7 @@ def _value(row: Mapping[Any, Any], facts: ModelFacts) -> Value:
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None or value != value else float(value)
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def with_uncomputed(values: Sequence[Value], facts: ModelFacts) -> tuple[Value, ...]:
@@ -335,7 +337,7 @@ def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
 
 def uncertainty(value: Value, facts: ModelFacts) -> Iterator[str]:
     """The interval or set of a prediction in words, and the note about it."""
-    share = f"{facts.coverage:.0%} " if facts.coverage is not None else ""
+    share = f"{100 * facts.coverage:g}% " if facts.coverage is not None else ""
     if value.low is not None and value.high is not None:
         yield f"{share}prediction interval {value.low:.4g} to {value.high:.4g}"
     if value.members:

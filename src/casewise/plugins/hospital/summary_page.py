@@ -33,6 +33,7 @@ from casewise.plugins.hospital.case_results import (
     quantities,
     uncertainty,
 )
+from casewise.report.formatting import probability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -255,7 +256,8 @@ class _Column:
             top = self.y + (LINE * size - thick) / 2
             self.items.append(Box(left, top, (longest, thick), PALE))
             self.items.append(Box(left, top, (longest * share, thick), BLUE if name == chosen else GREY))
-            self.items.append(Text(left + longest + 6, self.y, f"{share:.0%}", size, name == chosen))
+            percent = probability(share).replace(" ", "")
+            self.items.append(Text(left + longest + 6, self.y, percent, size, name == chosen))
             self.y += LINE * size * max(1, len(lines))
 
     def space(self, height: float) -> None:
