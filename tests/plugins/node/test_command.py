@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from casewise.plugins.node.audit_trail import AuditTrail
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState, study_label
 from casewise.plugins.node.settings import Retry
@@ -31,17 +32,17 @@ def node_file(folder: Path, bundle: Path, /, **changes: Any) -> str:
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     """The file of a node with three studies."""
-    queue = StudyQueue(tmp_path / "node")
+    queue = StudyQueue(tmp_path / "node", retry=Retry(first=1000))
     for uid in UIDS:
         queue.add_instance(uid, "s", f"{uid}.1", queue.folder / "a.dcm", "ab", "test")
     queue.complete_ready(0, 1, time.time())
-    while study := queue.claim(StudyState.COMPLETE, time.time()):
+    while study := queue.claim(time.time()):
         if UIDS[study.uid] == StudyState.SENT:
-            queue.predicted(study, [], OBSERVATION)
+            queue.predicted(study, [], OBSERVATION, accession=study_label("A1"))
         elif UIDS[study.uid] == StudyState.QUARANTINED:
             queue.quarantine(study, "two patients")
         else:
-            queue.failed(study, "no memory", Retry(first=1000))
+            queue.failed(study, "no memory")
     queue.close()
     return node_file(tmp_path, tmp_path / "bundle")
 
@@ -63,7 +64,33 @@ def test_a_study_is_put_back(file: str) -> None:
         assert (done.returncode, done.stdout.split()[-1]) == (0, "complete")
     assert casewise("node", "retry", file, "1.2.1").returncode == 2
     assert casewise("node", "retry", file, "9.9").returncode == 2
+    assert casewise("node", "retry", file).returncode == 2
     assert casewise("node", "status", file).returncode == 0
+
+
+def test_all_studies_are_put_back(file: str) -> None:
+    done = casewise("node", "retry", file, "--all")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert casewise("node", "retry", file, "--all").stdout == ""
+
+
+def test_studies_are_discarded(file: str) -> None:
+    assert casewise("node", "discard", file).returncode == 2
+    assert casewise("node", "discard", file, "1.2.1").returncode == 2
+    assert casewise("node", "discard", file, "1.2.2", study_label("1.2.3")).returncode == 0
+    done = casewise("node", "status", file)
+    assert (done.returncode, "2 discarded" in done.stdout) == (0, True)
+
+
+def test_status_compares_the_audit_trail_with_the_queue(file: str, tmp_path: Path) -> None:
+    casewise("node", "retry", file, "1.2.2")
+    queue = StudyQueue(tmp_path / "node")
+    trail = AuditTrail(queue)
+    trail.write()
+    queue.close()
+    assert casewise("node", "status", file).returncode == 0
+    trail.path.write_bytes(trail.path.read_bytes().replace(b"memory", b"money"))
+    assert casewise("node", "status", file).returncode == 1
 
 
 def test_a_node_that_never_ran(tmp_path: Path) -> None:
@@ -113,9 +140,6 @@ def test_monitor(file: str, tmp_path: Path, chest_run: Run) -> None:
     assert "pneumonia" in (tmp_path / "page.html").read_text()
     done = casewise("monitor", node_file(tmp_path, bundle, monitor={"since": "2026-03-01"}))
     assert (done.returncode, "1 March 2026" in done.stdout) == (0, True), done.stderr
-    queue = StudyQueue(tmp_path / "node")
-    queue.note("accession", study_label("A1"), "1.2.1")
-    queue.close()
     (tmp_path / "outcomes.csv").write_text("accession,target,value\nA1,label,pneumonia\n")
     assert casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"})).returncode == 0
     (tmp_path / "outcomes.csv").write_text("study,target,value\n9.9,label,pneumonia\n")
@@ -137,7 +161,7 @@ def test_status_names_a_format_that_could_not_be_written(tmp_path: Path) -> None
     queue = StudyQueue(tmp_path / "node")
     queue.add_instance("1.2.1", "s", "1", queue.folder / "a.dcm", "ab", "test")
     queue.complete_ready(0, 1, time.time())
-    study = queue.claim(StudyState.COMPLETE, time.time())
+    study = queue.claim(time.time())
     assert study is not None
     queue.predicted(study, [], OBSERVATION, unwritten={"summary-sc": "A fault."})
     queue.close()

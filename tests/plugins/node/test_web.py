@@ -20,7 +20,7 @@ pytest.importorskip("python_multipart", reason="the extra `node` is not installe
 pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 
 from casewise.errors import CasewiseError
-from casewise.plugins.node.queue.study_queue import Answer, StudyQueue, StudyState
+from casewise.plugins.node.queue.study_queue import Answer, StudyQueue
 from casewise.plugins.node.receive import inbox as inbox_module
 from casewise.plugins.node.receive.inbox import Inbox
 from casewise.plugins.node.receive.web import WebServer, metrics
@@ -131,7 +131,7 @@ def test_metrics(tmp_path: Path) -> None:
     for study in ("1.2.1", "1.2.2"):
         queue.add_instance(study, "1", "2", tmp_path / "a", "b", "test")
     queue.complete_ready(0, None, time.time() + 1)
-    claimed = queue.claim(StudyState.COMPLETE, time.time())
+    claimed = queue.claim(time.time())
     assert claimed is not None
     queue.predicted(claimed, [Answer("a", "sr", tmp_path / "a", "b")], None, seconds=1.25, unwritten={"fhir": "x"})
     lines = dict(line.rsplit(" ", 1) for line in metrics(queue, {}).splitlines() if not line.startswith("#"))

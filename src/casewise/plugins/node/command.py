@@ -1,4 +1,4 @@
-"""The commands of a node: check its file, run it, look at its studies, put one back, and monitor it."""
+"""The commands of a node: check its file, run it, look at its studies, retry or discard them, and monitor it."""
 
 from __future__ import annotations
 
@@ -106,9 +106,10 @@ def status(
     from casewise.plugins.node.queue.records import StudyState
 
     settings = _settings(file)
-    queue, trail = _queue(settings), AuditTrail(settings.folder)
-    breaks, head = trail.verify(), trail.head()
+    queue = _queue(settings)
+    trail = AuditTrail(queue)
     try:
+        breaks, head = trail.verify(), trail.head()
         counts, deliveries = queue.counts(), queue.delivery_counts()
         unfinished = queue.studies(unfinished=True)
     finally:
@@ -132,18 +133,47 @@ def status(
         raise typer.Exit(1)
 
 
+Studies = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="STUDY", help="Study Instance UIDs, or the names of the studies in `status`."),
+]
+
+
 @node.command()
 def retry(
     file: NodeFile,
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Its Study Instance UID, or its name in `status`.")],
+    studies: Studies = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All studies that failed, are in quarantine, or wait for a partner.")
+    ] = False,
 ) -> None:
-    """Put a study back into the queue that failed, is in quarantine, lacks a format, or waits for a partner."""
-    queue = _queue(_settings(file))
+    """Put studies back to work that failed, are in quarantine, lack a format, wait for a partner, or were discarded."""
+    from casewise.plugins.node.queue.records import StudyState
+
+    queue, states = _queue(_settings(file)), (StudyState.FAILED, StudyState.QUARANTINED, StudyState.PREDICTED)
     try:
-        put_back = queue.retry(study)
+        names = [study.uid for study in queue.studies(unfinished=True) if study.state in states] if everything else []
+        if not names and not studies and not everything:
+            raise typer.BadParameter("State studies, or --all.")
+        for name in [*names, *(studies or ())]:
+            study = queue.retry(name)
+            print(f"{study.label} is {study.state}")
     finally:
         queue.close()
-    print(f"{put_back.label} is {put_back.state}")
+
+
+@node.command()
+def discard(file: NodeFile, studies: Studies) -> None:
+    """Dismiss studies that are in quarantine, failed, or wait for a partner: they need no answer.
+
+    A study of which another image arrives is predicted again; `retry` puts it back as well.
+    """
+    queue = _queue(_settings(file))
+    try:
+        for name in studies or ():
+            print(f"{queue.discard(name).label} is discarded")
+    finally:
+        queue.close()
 
 
 def monitor(

@@ -95,7 +95,7 @@ class StudyPredictor:
 
     def reply(self, job: Json) -> Json:
         """The answer to a job as plain values, or why there is none; no content of files is quoted."""
-        files = [StoredInstance(Path(path), "", "", "") for path in job["files"]]
+        files = [StoredInstance(Path(path), "", "") for path in job["files"]]
         try:
             answer = self.answer(StudyTask(job["uid"], files, Path(job["folder"])))
         except UnanswerableError as error:

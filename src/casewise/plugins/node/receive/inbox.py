@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from casewise.errors import CasewiseError
-from casewise.files import make_folder, sweep, write_atomic
+from casewise.files import make_folder, write_atomic
 from casewise.modalities.store.dicom_file import DEFLATED, damage, quiet_pydicom
 from casewise.plugins.node.queue.records import study_folder, study_label
 
@@ -75,8 +75,8 @@ class Inbox:
         make_folder(self.folder)
 
     def sweep(self) -> None:
-        """Remove what killed processes left half written; called before anything is received."""
-        sweep(self.folder)
+        """Remove files of no study, such as those of a kill or a full disk; called before anything is received."""
+        self._queue.sweep(self.folder)
 
     def problem(self) -> str:
         """Why nothing can be received at this moment; empty if it can."""
