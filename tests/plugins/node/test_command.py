@@ -1,14 +1,16 @@
 """The commands of a node."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from casewise.inference.model import load_bundle
 from casewise.plugins.node.audit_trail import AuditTrail
-from casewise.plugins.node.monitoring.observation import Observation
+from casewise.plugins.node.monitoring.observation import Observation, identifier_hash, salt_of
 from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState, study_label
 from casewise.plugins.node.settings import Retry
 from casewise.run import Run
@@ -38,7 +40,7 @@ def file(tmp_path: Path) -> str:
     queue.complete_ready(0, 1, time.time())
     while study := queue.claim(time.time()):
         if UIDS[study.uid] == StudyState.SENT:
-            queue.predicted(study, [], OBSERVATION, accession=study_label("A1"))
+            queue.predicted(study, [], OBSERVATION)
         elif UIDS[study.uid] == StudyState.QUARANTINED:
             queue.quarantine(study, "two patients")
         else:
@@ -129,25 +131,40 @@ def test_check(tmp_path: Path, chest_run: Run) -> None:
 
 def test_monitor(file: str, tmp_path: Path, chest_run: Run) -> None:
     pytest.importorskip("pydicom", reason="the extra `node` is not installed")
-    bundle = chest_run.folder / "bundle"
-    done = casewise("monitor", node_file(tmp_path, bundle))
-    assert done.returncode == 0, done.stderr
+    bundle, page = chest_run.folder / "bundle", tmp_path / "page.html"
+    queue = StudyQueue(tmp_path / "node")
+    queue.add_instance("1.2.4", "s", "1.2.4.1", queue.folder / "a.dcm", "ab", "test")
+    queue.complete_ready(0, 1, time.time())
+    while (study := queue.claim(time.time())) and study.uid != "1.2.4":
+        queue.release(study)
+    assert study is not None
+    own = replace(OBSERVATION, bundle=load_bundle(bundle).checksum)
+    queue.predicted(study, [], own, accession=identifier_hash(salt_of(tmp_path / "node"), "A4"))
+    queue.close()
+
+    def monitored(*words: str, **monitor: str) -> str:
+        done = casewise("monitor", node_file(tmp_path, bundle, monitor=monitor), *words)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    assert "1 study that another bundle predicted" in " ".join(monitored().split()).replace(
+        "before 1 January 1970 ", ""
+    )
     assert (tmp_path / "node" / "monitoring.html").exists()
-    (tmp_path / "outcomes.csv").write_text("study,target,value\n1.2.1,label,pneumonia\n")
-    words = ["--page", str(tmp_path / "page.html"), "--quiet"]
-    done = casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"}), *words)
-    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr
-    assert "pneumonia" in (tmp_path / "page.html").read_text()
-    done = casewise("monitor", node_file(tmp_path, bundle, monitor={"since": "2026-03-01"}))
-    assert (done.returncode, "1 March 2026" in done.stdout) == (0, True), done.stderr
-    (tmp_path / "outcomes.csv").write_text("accession,target,value\nA1,label,pneumonia\n")
-    assert casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"})).returncode == 0
-    (tmp_path / "outcomes.csv").write_text("study,target,value\n9.9,label,pneumonia\n")
-    assert casewise("monitor", node_file(tmp_path, bundle, monitor={"outcomes": "outcomes.csv"})).returncode == 2
+    assert "Outcomes" in monitored(outcomes="later.csv")
+    table = tmp_path / "outcomes.csv"
+    table.write_text("study,target,value\n1.2.4,label,pneumonia\n")
+    words = ["--page", str(page), "--quiet"]
+    assert len(monitored(*words, outcomes=table.name).splitlines()) == 1
+    assert "Wrong label" in page.read_text()
+    assert "1 March 2026" in monitored(since="2026-03-01")
+    for head, cell, used in (("accession", "A4", True), ("accession", "A1", False), ("study", "1.2.1", False)):
+        table.write_text(f"{head},target,value\n{cell},label,pneumonia\n")
+        monitored(*words, outcomes=table.name)
+        assert ("Wrong label" in page.read_text(), "Not used" in page.read_text()) == (used, not used)
 
 
 def test_errors_of_a_bundle_are_those_out_of_fold(chest_run: Run) -> None:
-    from casewise.inference.model import load_bundle
     from casewise.plugins.node.monitoring.of_node import errors_of
 
     model = load_bundle(chest_run.folder / "bundle")

@@ -345,6 +345,9 @@ class Monitor(StudyModel):
     ones from this day on (UTC) are the new baseline."""
     outcomes: NodePath | None = None
     """A table of outcomes that arrive later: the columns `study` or `accession`, `target` and `value`."""
+    outcomes_after: int = Field(90, ge=0)
+    """The age in days from which on a study is tested by its outcome: when nearly all outcomes are known. Some kinds of
+    outcomes are known sooner than others, which would look like a change."""
     at: str = Field("02:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     """The time of day, on the clock of this computer, at which the page is written; if the node does not run then, it
     is written at its next start."""
