@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -156,8 +157,12 @@ class Studies:
     def uniforms(self, quantity: Quantity) -> Floats:
         """(N,) numbers between 0 and 1, by which ties of a series are broken: always the same one for a study."""
         (salt,) = pd.util.hash_array(np.array([repr(quantity)], dtype=object))
-        mixed = pd.util.hash_array(pd.util.hash_array(self.names.astype(object)) ^ salt)
+        mixed = pd.util.hash_array(self._hashes ^ salt)
         return np.asarray((mixed >> np.uint64(11)) / 2**53)
+
+    @cached_property
+    def _hashes(self) -> NDArray[np.uint64]:
+        return pd.util.hash_array(self.names.astype(object))
 
     def subset(self, rows: NDArray[np.bool_] | Integers) -> Studies:
         """Some of the studies."""

@@ -7,8 +7,8 @@ seasons.
 Differences too small to matter are not reported (`LEAST_DIFFERENCE`). After an alarm a series starts anew, with the
 studies after the alarm as its baseline.
 
-An alarm depends on the studies up to it only, so that every later page reports it as well; since when and where is
-estimated with the studies after it, too.
+An alarm at the end of a day depends on the studies until then only, so that later pages report it as well; since when
+and where is estimated with the studies after it, too.
 
 The first studies are compared with the training once, by `casewise.inference.drift`.
 """
@@ -189,7 +189,7 @@ def changes_of(
         elif quantity.is_share:
             ratios = share_ratios(own_values, own.strata)
         else:
-            ratios = score_ratios(sequential_scores(own_values, own.strata, own.uniforms(quantity)))
+            ratios = score_ratios(sequential_scores(own_values, own.strata, studies.uniforms(quantity)[rows]))
         if quantity.kind is Kind.BIAS:  # that it varies more is a larger error, another series
             ratios = ratios[:, ALTERNATIVES[:, 0] != 0]
         ratios[:first] = 0
