@@ -18,7 +18,7 @@ from casewise.inference.new_cases import CasePicture
 from casewise.plugins.hospital.case_results import CaseResult, ModelFacts, Value
 from casewise.plugins.hospital.formats import FORMATS
 from casewise.plugins.hospital.imaging_study import ImagingStudy
-from casewise.plugins.hospital.summary_page import SIDE, SMALLEST, Box, Text, drawn, page
+from casewise.plugins.hospital.summary_page import NOTICE, SIDE, SMALLEST, Box, Text, drawn, page
 from tests.plugins.hospital.test_hospital import FACTS, STATED, VALUES, film, result
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `hospital` is not installed")
@@ -206,7 +206,7 @@ class TestPage:
     def test_what_the_page_states(self, tmp_path: Path) -> None:
         case = replace(result(film(tmp_path / "a.dcm", **STATED)), at=AT)
         shown = texts(case)
-        assert all(text in shown for text in ("Research software, not a medical device", "Schöne Studie", "5.25"))
+        assert all(text in shown for text in (NOTICE, "Schöne Studie", "5.25"))
         assert all(text in shown for text in ("90% prediction interval 4 to 6.5", "75%", "No prediction", "ab" * 6))
         assert "Study of 2020-01-31 10:15" in shown
         shares = {"0": 0.004, "1": 0.996, "2": 0.0}

@@ -18,6 +18,7 @@ from casewise.inference.input_checks import joined, possible_reasons, reasons_of
 from casewise.inference.new_cases import LEFT_OUT, CasePicture, PredictedChunk
 from casewise.inference.output_table import FAR, FLAGGED, NOT_FINITE
 from casewise.plugins.hospital.imaging_study import ImagingStudy, NoStudyError
+from casewise.report.formatting import plain
 from casewise.run_folder import RunFolder
 from casewise.study.model import parse_range
 from casewise.study.scores import Score
@@ -47,6 +48,8 @@ class ModelFacts:
         coverage: the share of cases that intervals and sets are meant to contain; None if nothing was calibrated.
         synthetic: whether the model was trained on synthetic images.
         flags: every reason by which it flags cases.
+        result: the main figures of its study, in one line; empty if nothing was evaluated.
+        titles: of targets and scores, for people.
     """
 
     name: str
@@ -56,6 +59,8 @@ class ModelFacts:
     coverage: float | None = None
     synthetic: bool = False
     flags: tuple[str, ...] = ()
+    result: str = ""
+    titles: Mapping[str, str] = field(default_factory=dict)
     version: str = __version__
 
     @classmethod
@@ -86,6 +91,8 @@ class ModelFacts:
             coverage=None if level is None else float(level),
             synthetic=bool(model.about.get("synthetic")),
             flags=possible_reasons(model.limits) if model.limits else (),
+            result=str(model.about.get("result", "")),
+            titles={name: str(title) for name, title in model.about.get("display", {}).items()},
         )
 
 
@@ -324,7 +331,7 @@ def _uncomputed(score: Score, learner: str, values: Sequence[Value]) -> Value:
 
 def remarks(values: Sequence[Value], facts: ModelFacts) -> list[str]:
     """Sentences for a person who reads the results: what they are, their intervals, and what limits them."""
-    sentences = [RESEARCH]
+    sentences = [RESEARCH, *([f"In its study: {facts.result}."] if facts.result else [])]
     several = len({value.learner for value in values}) > 1
     for value in values:
         title = f"{value.title}, {value.learner}" if several else value.title
@@ -341,7 +348,7 @@ def uncertainty(value: Value, facts: ModelFacts) -> Iterator[str]:
     if value.low is not None and value.high is not None:
         yield f"{share}prediction interval {value.low:.4g} to {value.high:.4g}"
     if value.members:
-        yield f"{share}prediction set: {', '.join(value.members)}"
+        yield f"{share}prediction set: {', '.join(map(plain, value.members))}"
     if value.note:
         yield value.note
 

@@ -38,7 +38,7 @@ def own_series(result: CaseResult, facts: ModelFacts, kind: str, number: int) ->
         "manufacturer": "casewise",
         "manufacturer_model_name": "casewise",
         "device_serial_number": facts.checksum,
-        "series_description": one_line(f"casewise: {facts.name}"),
+        "series_description": one_line(f"casewise {'report' if kind == 'sr' else 'page'}: {facts.name}"),
         "software_versions": f"casewise {facts.version}",
         "institution_name": one_line(study.institution) if study.institution else None,
         "content_date": at.date(),

@@ -40,6 +40,7 @@ from casewise.plugins.node.selection import (
     select,
 )
 from casewise.plugins.node.settings import NodeSettings
+from casewise.report.formatting import plain
 from casewise.run_folder.folder import HEADLINE
 from casewise.study.learners import learner_name
 from casewise.web.settings import Json, location_of
@@ -199,11 +200,14 @@ class StudyPredictor:
         explainer, learner = self.resident.explainer, self.resident.explained[0]
         assert explainer is not None
         pictures: list[CasePicture] = []
+        classes = predicted.loc[predicted["target"] == self._target.output.name, "prediction"].unique()
+        of_class = f" for {plain(classes[0])}" if self._target.output.classes and len(classes) == 1 else ""
         for shown in self.resident.maps(study, prepared, predicted, target=self._target, learner=learner):
             image, values, note = pictured(shown.native)
-            meaning = self.resident.meaning(learner, signed=shown.signed, classes=bool(self._target.output.classes))
             where = shown.channel or slots.get(Path(shown.native.name).name, "")
-            title = ", ".join(filter(None, (where, f"{learner_name(learner)}: {meaning}", note)))
+            how = "red raises and blue lowers" if shown.signed else "the more colour, the more influence on"
+            meaning = f"{learner_name(learner)}: {how} its output{of_class}"
+            title = ", ".join(filter(None, (where, meaning, note)))
             overlay = explainer.overlay(image, values, signed=shown.signed)
             colour = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
             pictures.append(CasePicture(title, colour, overlay))
