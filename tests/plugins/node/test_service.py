@@ -24,9 +24,10 @@ from casewise.console import Silent
 from casewise.errors import CasewiseError
 from casewise.plugins.node import service
 from casewise.plugins.node.audit_trail import AuditTrail
+from casewise.plugins.node.monitoring.observation import salt_of
 from casewise.plugins.node.queue.records import study_folder
 from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState, study_label
-from casewise.plugins.node.service import Node, run_node, salt_of
+from casewise.plugins.node.service import Node, run_node
 from casewise.plugins.node.settings import NodeSettings, read_settings
 from casewise.run import Run
 from tests.film_files import PEOPLE

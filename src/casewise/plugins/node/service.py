@@ -285,30 +285,28 @@ def run_node(settings: NodeSettings, show: Show) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     with _logging(settings.folder / LOGGED):
-        with show.bar("node") as bar, ThreadPoolExecutor(1) as pool:
-            bar(0, 0, "loading the model")
-            node = Node(settings)
-            starting = pool.submit(node.start)
-            while wait([starting], PAUSE).not_done:
-                if ended.is_set():
-                    node.worker.stop()  # again: it may be starting
-        problem = starting.exception()
-        if problem or ended.is_set():
+        node = Node(settings)
+        try:
+            with show.bar("node") as bar, ThreadPoolExecutor(1) as pool:
+                bar(0, 0, "loading the model")
+                starting = pool.submit(node.start)
+                while wait([starting], PAUSE).not_done:
+                    if ended.is_set():
+                        node.worker.stop()  # again: it may be starting
+            if not ended.is_set():
+                starting.result()
+                about = node.description
+                show.line("model", f"{about['title']}, checksum {about['checksum'][:12]}")
+                for line in receiving(node):
+                    show.line("receive", line)
+                for remark in settings.remarks():
+                    show.line("remark", remark)
+                log.info("the node is ready")
+                ended.wait()
+            show.line("node", "ending")
+        finally:
             node.stop()
-        if ended.is_set():
-            return
-        if problem:
-            raise problem
-        show.line("model", f"{node.description['title']}, checksum {node.description['checksum'][:12]}")
-        for line in receiving(node):
-            show.line("receive", line)
-        for remark in settings.remarks():
-            show.line("remark", remark)
-        log.info("the node is ready")
-        ended.wait()
-        show.line("node", "ending")
-        node.stop()
-        log.info("the node ended")
+            log.info("the node ended")
 
 
 def receiving(node: Node) -> Iterator[str]:
