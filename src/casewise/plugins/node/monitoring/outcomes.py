@@ -187,7 +187,7 @@ def _outcome(
 ) -> tuple[str, Outcome | None]:
     """The outcome that a row states, or the reason why it states none; without what the row quotes of a patient."""
     if len(labels) > 1:
-        return "The accession number is one of several studies: state `study`, the UID.", None
+        return "The accession number is one of several studies: state the UID in the column study.", None
     name = next(iter(labels & recorded.keys()), "")
     if not name:
         return "The model of this node predicted no such study.", None
