@@ -76,14 +76,21 @@ def protocol(idle_seconds: float) -> type[H11Protocol]:
     return ImpatientProtocol
 
 
-def bound(settings: WebSettings) -> socket.socket:
-    """A listening socket."""
+def bound(settings: WebSettings, key: str = "--port") -> socket.socket:
+    """A listening socket.
+
+    Args:
+        key: where the port is stated, for messages.
+
+    Raises:
+        CasewiseError: the port cannot be used.
+    """
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((settings.host, settings.port), family=family, backlog=CONNECTIONS)
     except OSError as error:
         reason = f"{settings.host} port {settings.port} cannot be used ({error.strerror or error})"
-        raise CasewiseError(f"--port: {reason}. Choose another port, or 0 for a free one.") from error
+        raise CasewiseError(f"{key}: {reason}. Choose another port, or 0 for a free one.") from error
 
 
 def address_of(listening: socket.socket, host: str) -> str:

@@ -128,7 +128,11 @@ def service(
         pool = WorkerPool(plan, settings, target)
         try:
             description = pool.start()
-            yield Guard(create_app(settings, pool, description, Path(name)), settings, PATHS), pool, description
+            yield (
+                Guard(create_app(settings, pool, description, Path(name)), settings, PATHS, ("/page/",)),
+                pool,
+                description,
+            )
         finally:
             pool.stop()
 

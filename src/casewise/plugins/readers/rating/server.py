@@ -324,7 +324,7 @@ def application(session: Session, store: ReadingStore, settings: RateSettings) -
     """The application with its guard."""
     settings = settings.with_tokens(store)
     sole = "" if settings.tokens else settings.readers[0]
-    return Guard(create_app(Desk(session, store), sole), settings, PATHS)
+    return Guard(create_app(Desk(session, store), sole), settings, PATHS, ("/page/",))
 
 
 def run_rating(session: Session, store: ReadingStore, settings: RateSettings, show: Show) -> None:
