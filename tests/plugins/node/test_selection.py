@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 
 from casewise.errors import CasewiseError, ImageError
-from casewise.plugins.node.selection import (
-    InstanceHeader,
-    SelectionError,
-    Slots,
-    UnanswerableError,
-    patient_of,
-    read_header,
-    select,
-)
+from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
+from casewise.plugins.node.selection import SelectionError, Slots, select
 from casewise.plugins.node.settings import SelectRule
-from tests.film_files import NUMBER, PEOPLE, film_bytes
+from tests.film_files import NUMBER, film_bytes
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 
@@ -89,11 +82,24 @@ class TestHeader:
         assert getattr(header, field) is not getattr(photograph, field)
         assert photograph.is_image
 
-    def test_names_of_the_patient_are_withheld(self, tmp_path: Path) -> None:
-        header = read_header(written(tmp_path / "a.dcm", SeriesDescription="Thorax Zebulon", Modality="CT"))
+    @pytest.mark.parametrize(
+        "tag", ["SeriesDescription", "ProtocolName", "BodyPartExamined", "ViewPosition", "Modality"]
+    )
+    @pytest.mark.parametrize("text", ["Thorax *03.04.1950", "DOEJANE", "Mueller", "A7712345", "0004711", "4711_pa"])
+    def test_texts_of_headers_are_in_the_report_only(self, tmp_path: Path, tag: str, text: str) -> None:
+        tags = {"Modality": "DX", "BodyPartExamined": "CHEST", "ViewPosition": "PA", "SeriesDescription": "", tag: text}
+        header = read_header(written(tmp_path / "a.dcm", **tags))
+        rule = CHEST.model_copy(update={"description": "^T1$"})
+        two = [header, replace(header, series="2")]
+        for headers, rules, slots in (([header], [rule], Slots()), (two, [], Slots(scans=True))):
+            with pytest.raises(SelectionError) as refused:
+                select(headers, rules, slots)
+            assert text not in str(refused.value)
+
+    def test_a_report_names_series(self) -> None:
         with pytest.raises(SelectionError) as refused:
-            select([header], [CHEST], Slots())
-        assert not any(text in str(refused.value) for text in PEOPLE)
+            select([replace(LATERAL, modality="CT")], [CHEST], Slots())
+        assert "Chest lat" in refused.value.report
         assert "CT" in str(refused.value)
 
     def test_damaged_files(self, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from casewise.errors import CasewiseError, RunError
 from casewise.files import checksum
 from casewise.inference.model import TrainedModel, load_bundle
 from casewise.inference.new_cases import PredictedChunk
+from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import identifier_hash
 from casewise.plugins.node.predictor import StudyPredictor
 from casewise.plugins.node.queue.records import StoredInstance, StudyTask
-from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.worker import (
     FailedError,
     NodePlan,
@@ -101,12 +101,12 @@ def test_a_study_without_a_fitting_image_is_answered_with_the_reason(
     predictor: StudyPredictor, film: Path, task: Callable[..., StudyTask]
 ) -> None:
     answer = predictor.answer(task(chest_film(film, 7, BodyPartExamined="HAND", SeriesDescription="Zebulon's hand")))
-    assert "body part is HAND" in answer.observation.refused
+    assert "body part" in answer.observation.refused
     assert (answer.observation.predictions, answer.observation.distance) == ({}, None)
     report = pydicom.dcmread(answer.answers[0].path)
     assert (report.StudyInstanceUID, report.PatientID) == ("1.2.826.7", "P7")
     assert "body part is HAND" in report.to_json()
-    assert "Zebulon's" not in report.to_json() + answer.observation.as_json()
+    assert not any(text in answer.observation.as_json() for text in ("HAND", "Zebulon"))
 
 
 def test_an_image_that_cannot_be_decoded_is_answered_without_paths(
@@ -114,9 +114,11 @@ def test_an_image_that_cannot_be_decoded_is_answered_without_paths(
 ) -> None:
     study = task(chest_film(film, 7, PhotometricInterpretation="PALETTE COLOR"))
     answer = predictor.answer(study)
-    assert "image-1.dcm" in answer.observation.refused
-    assert "/" not in answer.observation.refused
-    assert str(tmp_path) not in pydicom.dcmread(answer.answers[0].path).to_json()
+    report = pydicom.dcmread(answer.answers[0].path).to_json()
+    assert "image-1.dcm" in report
+    assert str(tmp_path) not in report
+    assert answer.observation.refused
+    assert "PALETTE" not in answer.observation.refused
 
 
 def test_what_nobody_can_be_answered_about(

@@ -27,18 +27,10 @@ from casewise.files import checksum, make_folder, sync_folder, write_atomic
 from casewise.inference.new_cases import CasePicture, NewCases, PredictedChunk, RawCase
 from casewise.inference.resident import ResidentModel, pictured, slot_column
 from casewise.plugin import Plugin, plugins
+from casewise.plugins.node.headers import InstanceHeader, UnanswerableError, patient_of, read_header
 from casewise.plugins.node.monitoring.observation import PICTURES, identifier_hash, observed
 from casewise.plugins.node.queue.records import Answer, StoredInstance, StudyAnswer, StudyTask, study_label
-from casewise.plugins.node.selection import (
-    InstanceHeader,
-    Row,
-    SelectionError,
-    Slots,
-    UnanswerableError,
-    patient_of,
-    read_header,
-    select,
-)
+from casewise.plugins.node.selection import Row, SelectionError, Slots, select
 from casewise.plugins.node.settings import NodeSettings
 from casewise.report.formatting import plain
 from casewise.run_folder.folder import HEADLINE
@@ -114,7 +106,7 @@ class StudyPredictor:
             CasewiseError: it cannot be answered.
         """
         headers = [read_header(file.path) for file in task.files]
-        patient, unwritten = patient_of(headers), dict[str, str]()
+        patient, unwritten, refused = patient_of(headers), dict[str, str](), ""
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             try:
@@ -122,13 +114,14 @@ class StudyPredictor:
                 chunk = self._predicted(task, selection.rows, work, unwritten)
                 chosen = selection.headers
             except SelectionError as error:
-                chunk, chosen = self._refused(task, headers, str(error)), headers
+                chunk, chosen, refused = self._refused(task, headers, error.report), headers, str(error)
             chunk = replace(chunk, table=chunk.table.assign(case=task.uid, subject=patient, visit=""))
             answers = self._written(chunk, task, unwritten)
         issuer = next((header.issuer for header in headers if header.issuer), "")
         accession = next((header.accession for header in headers if header.accession), "")
         observation = observed(
             chunk,
+            refused=refused,
             scanner=chosen[0].scanner,
             site=chosen[0].site,
             subject=identifier_hash(self._salt, issuer, patient),

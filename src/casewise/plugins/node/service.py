@@ -28,12 +28,12 @@ from casewise.console import Show
 from casewise.errors import CasewiseError, counted
 from casewise.files import make_folder
 from casewise.plugins.node.audit_trail import AuditTrail
+from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import PAGE, PICTURES, salt_of
 from casewise.plugins.node.queue.records import QueuedStudy, StudyTask, study_folder, study_label
 from casewise.plugins.node.queue.study_queue import StudyQueue
 from casewise.plugins.node.receive.inbox import Inbox
 from casewise.plugins.node.receive.watched_folder import REFUSED, WatchedFolder
-from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.send import partners, routes, send_due
 from casewise.plugins.node.settings import NodeSettings
 from casewise.plugins.node.worker import FailedError, NodePlan, StoppedError, StudyWorker, work

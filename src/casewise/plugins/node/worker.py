@@ -14,9 +14,9 @@ import joblib
 
 from casewise.errors import CasewiseError, RunError
 from casewise.inference.worker_process import Worker, WorkerPlan, answer_jobs
+from casewise.plugins.node.headers import UnanswerableError
 from casewise.plugins.node.monitoring.observation import Observation
 from casewise.plugins.node.queue.records import Answer, StudyAnswer, StudyTask
-from casewise.plugins.node.selection import UnanswerableError
 from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import Json
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # In the folder of the node: that of pictures of studies that are unlike the training, the page of monitoring, and the
 # secret with which identifiers are hashed.
 PICTURES, PAGE, SALT = "pictures", "monitoring.html", ".salt"
+# Why chosen images have no prediction.
+NOT_PREDICTED = "No prediction follows from the images. The answer says why."
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,11 @@ def _is_lost(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def observed(chunk: PredictedChunk, **about: str) -> Observation:
+def observed(chunk: PredictedChunk, *, refused: str = "", **about: str) -> Observation:
     """What is recorded of the predictions of a study, without names.
 
     Args:
+        refused: why no image was chosen. Other reasons may quote headers, so they are in the answer only.
         about: the fields `scanner`, `site`, `subject` and `bundle`.
     """
     from casewise.inference.input_checks import reasons_of  # it imports torch
@@ -149,13 +152,14 @@ def observed(chunk: PredictedChunk, **about: str) -> Observation:
             probabilities[name] = own
     distances = pd.to_numeric(chunk.table["distance"]).dropna()
     flags = [reason.rpartition(": ")[2] for text in chunk.table["flags"] for reason in reasons_of(str(text))]
-    problems = [str(text) for text in chunk.table["problem"] if text]
+    if not refused and (chunk.table["problem"] != "").any():
+        refused = NOT_PREDICTED
     return Observation(
         at=time.time(),
         images=tuple({str(name): float(value) for name, value in image.items()} for image in images),
         distance=float(distances.max()) if len(distances) else None,
         flags=tuple(dict.fromkeys(flags)),
-        refused=problems[0] if problems and not predictions else "",
+        refused="" if predictions else refused,
         predictions=predictions,
         widths=widths,
         probabilities=probabilities,
