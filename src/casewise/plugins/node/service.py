@@ -75,7 +75,7 @@ class Node:
         self._lock = _locked(folder)
         self.partners = partners(settings)
         self.queue = StudyQueue(folder, routes(self.partners), settings.retry)
-        self.trail, self.inbox = AuditTrail(self.queue), Inbox(self.queue)
+        self.trail, self.inbox = AuditTrail(self.queue), Inbox(self.queue, settings.receive.largest_bytes)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         self.worker = StudyWorker(settings, make_folder(folder / WORK), salt_of(folder), target)
         self.description: Json = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -142,22 +143,29 @@ class WebReceive(StudyModel):
     is of this computer."""
     tls: Tls | None = None
     """Encryption; without it, others on the network can read tokens and images."""
-    largest: float = Field(512, gt=0)
-    """The largest request, in MiB."""
 
     @model_validator(mode="after")
     def _closed(self) -> WebReceive:
         _refuse_open(self, "`tokens` a file for each client that may", self.tokens)
         return self
 
-    def web_settings(self) -> NodeWebSettings:
+    def web_settings(self, largest: int) -> NodeWebSettings:
         """The settings of the server.
+
+        Args:
+            largest: bytes of a request, for which there is time at 1 MiB a second.
 
         Raises:
             CasewiseError: a token cannot be read, or is too short.
         """
         secrets = {name: read_token(path, f"receive.web.tokens.{name}") for name, path in self.tokens.items()}
-        settings = NodeWebSettings(host=self.host, port=self.port, max_bytes=int(self.largest * 2**20), secrets=secrets)
+        settings = NodeWebSettings(
+            host=self.host,
+            port=self.port,
+            max_bytes=largest,
+            upload_seconds=max(WebSettings.upload_seconds, largest / 2**20),
+            secrets=secrets,
+        )
         try:
             settings.check()
         except CasewiseError as error:
@@ -179,10 +187,19 @@ class Receive(StudyModel):
     dicom: DicomReceive | None = None
     """C-STORE."""
     folder: NodePath | None = None
-    """A folder for files of images, or subfolders of them; they are removed from it when they are in the queue. DICOM
-    objects without an image, such as reports, are removed as well; what is no DICOM file is moved to `refused`."""
+    """A folder for files of images, or subfolders of them. A file that did not change for 2 seconds is taken into the
+    queue and removed, also a DICOM object without an image, such as a report. What is no image, or only the beginning
+    of one, stays until it did not change for 10 minutes; then it is moved to `refused`."""
     web: WebReceive | None = None
     """STOW-RS at `/studies`, and `/health`, `/ready` and `/metrics`."""
+    largest: float = Field(512, gt=0)
+    """The largest image, and the largest request of STOW-RS, in MiB. A connection may need so much memory, and a
+    request may take a second for each MiB, at least 300."""
+
+    @property
+    def largest_bytes(self) -> int:
+        """The limit in bytes."""
+        return int(self.largest * 2**20)
 
     @model_validator(mode="after")
     def _any(self) -> Receive:
@@ -286,10 +303,10 @@ class SendRule(StudyModel):
 
     @property
     def name(self) -> str:
-        """For messages, and to recognise the partner after a restart."""
+        """For messages, and to recognise the partner after a restart; the query of an address may be a secret."""
         if self.dicom:
             return f"{self.dicom.ae_title}@{self.dicom.host}:{self.dicom.port}"
-        return self.stow or f"folder {self.folder}"
+        return urlsplit(self.stow)._replace(query="", fragment="").geturl() if self.stow else f"folder {self.folder}"
 
     @model_validator(mode="after")
     def _single(self) -> SendRule:
@@ -380,7 +397,7 @@ class NodeSettings(StudyModel):
     """How the node watches itself."""
 
     @model_validator(mode="after")
-    def _agree(self) -> NodeSettings:
+    def _agree(self, info: ValidationInfo) -> NodeSettings:
         for number, rule in enumerate(self.send):
             unknown = [name for name in rule.formats if name not in self.answer.formats]
             hint = nearest(unknown[0], self.answer.formats) if unknown else ""
@@ -391,14 +408,22 @@ class NodeSettings(StudyModel):
         refuse({f"send: {cut(name)} is stated twice": names.count(name) > 1 for name in names})
         slots = [rule.slot for rule in self.select]
         refuse({"select: with several rules, each needs a slot of its own": len(set(slots)) < len(slots)})
-        folders = {"folder": self.folder, "receive.folder": self.receive.folder}
-        folders |= {f"send.{number}.folder": rule.folder for number, rule in enumerate(self.send)}
-        stated = [(key, path) for key, path in folders.items() if path is not None]
-        for key, path in stated:
-            for other, above in stated:
-                same = key != other and path.is_relative_to(above) and "receive.folder" in (key, other)
-                refuse({f"{key}: {path} is in the folder of {other}; choose another one": same})
+        self._check_incoming((info.context or {}).get("file"))
         return self
+
+    def _check_incoming(self, file: Path | None) -> None:
+        """Refuse a folder of incoming files with what the node needs in it, or in what the node or a partner writes."""
+        incoming = self.receive.folder
+        if incoming is None:
+            return
+        real = Path(os.path.realpath(incoming))
+        for key, path in [("this file", file), *_paths(self)]:
+            if key == "receive.folder" or path is None:
+                continue
+            other = Path(os.path.realpath(path))
+            taken = f"receive.folder: {incoming} contains {path}, which is {key}, and files in it are taken away"
+            refuse({f"{taken}; choose another folder": other.is_relative_to(real)})
+            refuse({f"receive.folder: {incoming} is in {key}; choose another folder": real.is_relative_to(other)})
 
     def formats_for(self, rule: SendRule) -> list[str]:
         """The formats that a partner receives."""
@@ -406,13 +431,16 @@ class NodeSettings(StudyModel):
         return rule.formats or suitable
 
     def check_files(self) -> None:
-        """Check tokens and certificates.
+        """Check tokens, certificates and folders.
 
         Raises:
             StudyError: one cannot be used; the message begins with its key.
         """
+        for key, path in (("folder", self.folder), ("receive.folder", self.receive.folder)):
+            if path and (problem := _folder_problem(path)):
+                raise StudyError(f"{key}: {problem}")
         if self.receive.web:
-            self.receive.web.web_settings()
+            self.receive.web.web_settings(self.receive.largest_bytes)
         receivers = {"receive.dicom": self.receive.dicom, "receive.web": self.receive.web}
         tls = [(key, each.tls, True) for key, each in receivers.items() if each and each.tls]
         for number, rule in enumerate(self.send):
@@ -439,6 +467,25 @@ class NodeSettings(StudyModel):
             if not encrypted and not is_local(host):
                 lines.append(f"send: answers go to {rule.name} without encryption.")
         return lines
+
+
+def _paths(value: object, key: str = "") -> Iterator[tuple[str, Path]]:
+    """The paths in settings, by key."""
+    if isinstance(value, Path):
+        yield key, value
+    entries = dict(enumerate(value)) if isinstance(value, list) else value
+    for name, each in dict(entries).items() if isinstance(entries, (StudyModel, dict)) else ():
+        yield from _paths(each, f"{key}.{name}" if key else str(name))
+
+
+def _folder_problem(path: Path) -> str:
+    """Why files cannot be written into a folder, which may be missing yet; empty if they can."""
+    while not os.path.lexists(path):
+        path = path.parent
+    if not path.is_dir():
+        return f"{path} is no folder. State another one."
+    usable = os.access(path, os.R_OK | os.W_OK | os.X_OK)
+    return "" if usable else f"{path} cannot be read and written. Check its permissions, and who runs the node."
 
 
 def read_token(path: Path, key: str) -> str:
@@ -473,7 +520,7 @@ def read_settings(path: Path | str) -> NodeSettings:
         raise StudyError(f"The file of a node {path} cannot be read: {error.strerror or error}.{hint}") from None
     values: dict[str, Any] = mapping(text, str(path))
     try:
-        return NodeSettings.model_validate(values, context={"folder": path.parent})
+        return NodeSettings.model_validate(values, context={"folder": path.parent, "file": path})
     except ValidationError as error:
         lines = sentences(error.errors(include_url=False, include_context=False), values, NodeSettings)
         raise StudyError(f"{path} cannot be used:\n  " + "\n  ".join(lines)) from None

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,12 @@ class StudyQueue(QueueDatabase):
         with self._writing() as db:
             if not db.execute(query, [study, event, cut_text(detail)]).fetchone():
                 self._event(study, event, detail)
+
+    def keep_waiting(self, studies: Iterable[str]) -> None:
+        """Let studies become complete as late as if an image had arrived now, because one of theirs still arrives."""
+        query = "UPDATE studies SET last_at = ? WHERE uid = ? AND state = ?"
+        with self._writing() as db:
+            db.executemany(query, [(time.time(), study, StudyState.RECEIVED) for study in studies])
 
     def complete_ready(self, quiet: float, instances: int | None, now: float) -> list[str]:
         """Let each study become COMPLETE that has enough images, or none new since `quiet` seconds; their UIDs.
