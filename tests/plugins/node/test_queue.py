@@ -324,7 +324,10 @@ def test_a_study_is_discarded_by_a_person(tmp_path: Path) -> None:
     assert (due(queue), queue.claim(time.time() + 1e5), queue.oldest_waiting()) == ([], None, None)
     assert [event for _, _, event, _ in queue.events("1.2.1")][-1] == "discarded"
     assert add(queue, "1.2.0", 2)
-    assert (queue.studies()[-1].state, queue.studies()[-1].version) == (S.RECEIVED, 2)
+    again = queue.studies()[-1]
+    assert (again.state, again.version, again.instances) == (S.RECEIVED, 2, 1)  # without the images of before
+    assert add(queue, "1.2.0", 1)
+    assert queue.studies()[-1].instances == 2
     assert queue.retry("1.2.1").state == S.COMPLETE  # a person may err
     assert queue.remove_sent(time.time() + 1) == 1
     with pytest.raises(CasewiseError):

@@ -50,6 +50,9 @@ class StudyQueue(QueueDatabase):
                 )
                 db.execute(query, [study, study_label(study), StudyState.RECEIVED, now, now, now])
                 self._event(study, StudyState.RECEIVED, source)
+            elif row[0] == StudyState.DISCARDED:  # it begins anew, without the images that it had
+                db.execute("DELETE FROM instances WHERE study = ?", [study])
+                db.execute("UPDATE studies SET removed = 0 WHERE uid = ?", [study])
             other = db.execute("SELECT 1 FROM instances WHERE study = ? AND instance = ?", [study, instance]).fetchone()
             query = (
                 "INSERT INTO instances (study, series, instance, path, sha256, source, at) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -67,13 +70,16 @@ class StudyQueue(QueueDatabase):
         return True
 
     def has_instance(self, study: str, instance: str, sha256: str) -> bool:
-        """Whether an image is recorded, with the same bytes."""
+        """Whether an image is recorded, with the same bytes; not of a study that was discarded."""
         with self._lock, self._failures():
             return self._has(study, instance, sha256)
 
     def _has(self, study: str, instance: str, sha256: str) -> bool:
-        query = "SELECT 1 FROM instances WHERE study = ? AND instance = ? AND sha256 = ?"
-        return self._db.execute(query, [study, instance, sha256]).fetchone() is not None
+        query = (
+            "SELECT 1 FROM instances JOIN studies ON uid = study "
+            "WHERE study = ? AND instance = ? AND sha256 = ? AND state != ?"
+        )
+        return self._db.execute(query, [study, instance, sha256, StudyState.DISCARDED]).fetchone() is not None
 
     def note(self, event: str, detail: str, study: str = "") -> None:
         """Record an event, such as a file that was refused, once; without names of patients."""
@@ -244,6 +250,8 @@ class StudyQueue(QueueDatabase):
 
     def discard(self, study: str) -> QueuedStudy:
         """Dismiss a study in quarantine, or one that failed or waits for a partner; it waits for nothing any more.
+
+        If images of it arrive later, it begins anew with these.
 
         Args:
             study: its UID or label.
