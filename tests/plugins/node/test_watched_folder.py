@@ -90,12 +90,14 @@ def test_what_is_no_image_is_moved_with_a_reason(tmp_path: Path) -> None:
     files = {"Name of a patient.txt": b"text", "empty": b"", "cut.dcm": file_bytes(image())[:400]}
     for name, data in files.items():
         (tmp_path / "incoming" / name).write_bytes(data)
+        os.utime(tmp_path / "incoming" / name, (1, 1))
     assert folder.scan() == 0
     assert len(list((tmp_path / "incoming").iterdir())) == 3
     assert folder.scan() == 0
     assert not list((tmp_path / "incoming").iterdir())
     refused = list((tmp_path / "node" / "refused").iterdir())
     assert {path.read_bytes() for path in refused} == set(files.values())
+    assert min(path.stat().st_mtime for path in refused) > 1
     assert not any("patient" in path.name for path in refused)
     assert [event for _, _, event, _ in queue.events()] == ["refused"] * 3
 

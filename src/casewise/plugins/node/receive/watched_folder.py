@@ -120,7 +120,9 @@ class WatchedFolder:
         stream.seek(0)
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         make_folder(self._refused)
-        shutil.move(path, self._refused / sha256[:32])
+        target = self._refused / sha256[:32]
+        shutil.move(path, target)
+        os.utime(target)  # it is kept for days from now on
         sync_folder(self._refused)
         del self._waiting[str(path)]
         self._queue.note("refused", f"{sha256[:12]}: {reason}")
