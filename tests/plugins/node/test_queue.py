@@ -343,6 +343,22 @@ def test_a_study_that_comes_again_waits_since_then(tmp_path: Path, monkeypatch: 
     assert queue.oldest_waiting() == now
 
 
+def test_what_was_sent_is_sent_once_more(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path, ROUTES)
+    predicted(queue, "1.2.1")
+    sent = len(due(queue))
+    for each in due(queue):
+        queue.delivered(each)
+    assert state(queue) == S.SENT
+    assert queue.retry("1.2.1").state == S.PREDICTED
+    assert len(due(queue)) == sent > 0
+    for each in due(queue):
+        queue.delivered(each)
+    assert queue.remove_sent(time.time() + 1) == 1
+    with pytest.raises(CasewiseError, match="again"):
+        queue.retry("1.2.1")
+
+
 def test_a_retry_that_is_not_needed_is_refused(tmp_path: Path) -> None:
     queue = StudyQueue(tmp_path)
     add(queue)
@@ -480,8 +496,6 @@ def test_an_answer_without_a_format_is_sent_and_stated(tmp_path: Path) -> None:
     for delivery in due(queue):
         queue.delivered(delivery)
     assert (queue.studies(unfinished=True), queue.prediction_totals()[2]) == ([], 1)
-    with pytest.raises(CasewiseError):
-        queue.retry("1.2.1")
 
 
 def test_events_stay(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def check(
             import casewise.plugins.node.receive.dicom
         if settings.receive.web:
             import casewise.plugins.node.receive.web  # noqa: F401 (their packages may be missing)
+        _check_ports(settings)
         receivers = partners_of(settings)
         bar(0, 0, "loading the model")
         from casewise.inference.model import load_bundle
@@ -116,7 +117,7 @@ def status(
         queue.close()
     print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
     for (partner, state), count in deliveries.items():
-        print(f"{partner}: {count:,} answers {state}")
+        print(f"{partner}: {counted(count, 'answer')} {state}")
     for each in breaks:
         print(f"audit trail: line {each.line:,} {each.reason}")
     if not breaks:
@@ -147,7 +148,10 @@ def retry(
         bool, typer.Option("--all", help="All studies that failed, are in quarantine, or wait for a partner.")
     ] = False,
 ) -> None:
-    """Put studies back to work that failed, are in quarantine, lack a format, wait for a partner, or were discarded."""
+    """Put studies back to work that failed, are in quarantine, lack a format, wait for a partner, or were discarded.
+
+    The answers of a study that was sent are sent once more.
+    """
     from casewise.plugins.node.queue.records import StudyState
 
     queue, states = _queue(_settings(file)), (StudyState.FAILED, StudyState.QUARANTINED, StudyState.PREDICTED)
@@ -166,8 +170,10 @@ def retry(
 def discard(file: NodeFile, studies: Studies) -> None:
     """Dismiss studies that are in quarantine, failed, or wait for a partner: they need no answer.
 
-    A study of which another image arrives is predicted again; `retry` puts it back as well.
+    A study of which images arrive later begins anew with these; `retry` puts it back as it was.
     """
+    if not studies:
+        raise typer.BadParameter("State studies.")
     queue = _queue(_settings(file))
     try:
         for name in studies or ():
@@ -200,6 +206,30 @@ def _settings(file: Path) -> NodeSettings:
     from casewise.plugins.node.settings import read_settings
 
     return read_settings(file)
+
+
+def _check_ports(settings: NodeSettings) -> None:
+    """Try the ports on which the node is going to listen, unless it does so now.
+
+    Raises:
+        CasewiseError: one cannot be used; the message names the key.
+    """
+    from contextlib import ExitStack
+
+    from filelock import FileLock, Timeout
+
+    from casewise.plugins.node.service import LOCK
+    from casewise.web.server import bound
+
+    with ExitStack() as stack:
+        if settings.folder.exists():
+            try:
+                stack.enter_context(FileLock(settings.folder / LOCK).acquire(timeout=0))
+            except Timeout:
+                return
+        for key, receiver in {"receive.dicom": settings.receive.dicom, "receive.web": settings.receive.web}.items():
+            if receiver:
+                stack.enter_context(bound(receiver.host, receiver.port, key))
 
 
 def _queue(settings: NodeSettings) -> StudyQueue:

@@ -86,6 +86,7 @@ class Node:
         self._claimed: QueuedStudy | None = None
         page = folder / PAGE
         self._monitored = datetime.fromtimestamp(page.stat().st_mtime) if page.exists() else clock()
+        self._unwritten = ""
 
     def start(self) -> None:
         """Load the model, then receive, predict and send, in threads.
@@ -247,8 +248,10 @@ class Node:
         now, at = self._clock(), self.settings.monitor.at
         due = now.replace(hour=int(at[:2]), minute=int(at[3:]), second=0, microsecond=0)
         if self._monitored >= (due if due <= now else due - timedelta(days=1)):
+            if self._unwritten:  # remains the problem until a page is written
+                raise CasewiseError(self._unwritten)
             return False
-        self._monitored = now
+        self._monitored, self._unwritten = now, ""
         process = multiprocessing.get_context("spawn").Process(target=_write_page, args=(self.settings,), daemon=True)
         process.start()
         while process.is_alive() and not self._stopping.wait(1):
@@ -256,7 +259,8 @@ class Node:
         if process.is_alive():
             process.kill()
         elif process.exitcode:
-            raise CasewiseError("The page of monitoring could not be written; `casewise monitor` says why.")
+            self._unwritten = "The page of monitoring could not be written; `casewise monitor` says why."
+            raise CasewiseError(self._unwritten)
         return False
 
     def _remove(self) -> bool:

@@ -225,7 +225,8 @@ class StudyQueue(QueueDatabase):
             since = db.execute("SELECT failing_since FROM studies WHERE uid = ?", [study.uid]).fetchone()[0] or now
             attempts = study.attempts + 1
             state = StudyState.QUARANTINED if now - since >= self._retry.give_up else StudyState.FAILED
-            values: dict[str, Any] = {"attempts": attempts, "next_at": now + self._retry.wait(attempts), "failing_since": since}
+            values: dict[str, Any] = {"attempts": attempts, "failing_since": since}
+            values["next_at"] = now + self._retry.wait(attempts)
             self._change(study.uid, state, reason, facts={"version": study.version}, **values)
         return True
 
@@ -245,7 +246,9 @@ class StudyQueue(QueueDatabase):
     def _named(self, study: str) -> QueuedStudy:
         own = self._studies("uid = ? OR label = ?", [study, study])
         if not own:
-            raise CasewiseError(f"There is no study {cut(study)}. `casewise node status` lists the studies.")
+            raise CasewiseError(
+                f"There is no study {cut(study)}. `casewise node status` lists those that wait, node.log all."
+            )
         return own[0]
 
     def discard(self, study: str) -> QueuedStudy:
@@ -270,8 +273,8 @@ class StudyQueue(QueueDatabase):
     def retry(self, study: str) -> QueuedStudy:
         """Put a study back to work that is not answered, lacks a format, or was discarded and still has its images.
 
-        Answers that were given up are delivered again. Any other study is predicted again, with the newer of two files
-        that have one SOP Instance UID.
+        Answers that were given up, and those of a study that was sent, are delivered again. Any other study is
+        predicted again, with the newer of two files that have one SOP Instance UID.
 
         Args:
             study: its UID or label.
@@ -282,11 +285,13 @@ class StudyQueue(QueueDatabase):
         with self._writing() as db:
             own = self._named(study)
             uid, state = own.uid, own.state
-            needed = {StudyState.SENT: own.unwritten, StudyState.DISCARDED: own.instances}
-            if state in (StudyState.RECEIVED, StudyState.COMPLETE) or not needed.get(state, True):
+            if state in (StudyState.RECEIVED, StudyState.COMPLETE):
                 raise CasewiseError(f"The study {own.label} is {state}: there is nothing to try again.")
+            if state in (StudyState.SENT, StudyState.DISCARDED) and not own.instances:
+                raise CasewiseError(f"The images and answers of {own.label} were removed. Send its images again.")
             values: dict[str, Any] = {"attempts": 0, "next_at": 0, "failing_since": None}
-            undelivered = "study = ? AND state != 'delivered'"
+            again = state == StudyState.SENT and not own.unwritten
+            undelivered = "study = ?" if again else "study = ? AND state != 'delivered'"
             if db.execute(f"SELECT 1 FROM deliveries WHERE {undelivered}", [uid]).fetchone():  # noqa: S608
                 query = f"DELETE FROM pauses WHERE partner IN (SELECT partner FROM deliveries WHERE {undelivered})"  # noqa: S608
                 db.execute(query, [uid])

@@ -272,7 +272,7 @@ class WebServer:
         self._server.config.load()
         if self._settings.tls:
             self._server.config.ssl = self._settings.tls.server()
-        listening = bound(self._web, "receive.web")
+        listening = bound(self._web.host, self._web.port, "receive.web")
         self.port = listening.getsockname()[1]
         run = self._server.run
         self._thread = threading.Thread(target=run, args=([listening],), name="web", daemon=True)

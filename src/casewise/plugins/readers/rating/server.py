@@ -336,7 +336,7 @@ def run_rating(session: Session, store: ReadingStore, settings: RateSettings, sh
     settings.check()
     settings = settings.with_tokens(store)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with bound(settings) as listening, suppress(KeyboardInterrupt, SystemExit):
+    with bound(settings.host, settings.port) as listening, suppress(KeyboardInterrupt, SystemExit):
         address = address_of(listening, settings.host)
         for reader in settings.readers:
             # what follows # stays in the browser
