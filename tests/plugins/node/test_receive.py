@@ -27,12 +27,13 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from casewise.errors import CasewiseError  # noqa: E402
 from casewise.files import TEMPORARY, checksum  # noqa: E402
+from casewise.plugins.node.credentials import Tls  # noqa: E402
 from casewise.plugins.node.queue.study_queue import StudyQueue, StudyState  # noqa: E402
 from casewise.plugins.node.receive import inbox as inbox_module  # noqa: E402
 from casewise.plugins.node.receive.data_set import RefusedError  # noqa: E402
 from casewise.plugins.node.receive.dicom import SYNTAXES, DicomReceiver  # noqa: E402
 from casewise.plugins.node.receive.inbox import FullError, Inbox  # noqa: E402
-from casewise.plugins.node.settings import DicomReceive, Tls  # noqa: E402
+from casewise.plugins.node.settings import DicomReceive  # noqa: E402
 from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, file_of, free_port, image  # noqa: E402
 
 # Softcopy presentation state, key object selection, encapsulated PDF, segmentation.
@@ -43,6 +44,7 @@ from pathlib import Path
 from casewise.plugins.node.receive.dicom import DicomReceiver
 from casewise.plugins.node.receive.inbox import Inbox
 from casewise.plugins.node.queue.study_queue import StudyQueue
+from casewise.plugins.node.credentials import Tls  # noqa: E402
 from casewise.plugins.node.settings import DicomReceive
 inbox = Inbox(StudyQueue(Path(sys.argv[1])))
 inbox.sweep()

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from casewise.errors import StudyError
-from casewise.plugins.node.settings import NodeSettings, read_settings, read_token
+from casewise.plugins.node.credentials import read_token
+from casewise.plugins.node.settings import NodeSettings, read_settings
 from tests.plugins.node.dicom_objects import certificate
 
 FULL = """
@@ -50,7 +51,7 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert settings.send[0].name == "ORTHANC@127.0.0.1:4242"
     assert len({rule.name for rule in settings.send}) == 3
     settings.check_files()
-    assert len(settings.remarks()) == 1
+    assert len(settings.remarks()) == 2
     assert [settings.receive.web.web_settings(n * 2**20).upload_seconds for n in (1, 4096)] == [300, 4096]
 
 
@@ -195,3 +196,17 @@ def test_a_secret_in_an_address_is_no_name(tmp_path: Path) -> None:
     )
     assert settings.send[0].name == "http://pacs/studies"
     assert "SECRET" not in " ".join(settings.remarks())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"retry": {"first": 7200, "longest": 60}},
+        {"select": [{"modality": ["Xray"]}]},
+        {"monitor": {"at": "2am"}},
+    ],
+)
+def test_settings_that_cannot_be_meant(tmp_path: Path, changes: dict[str, object]) -> None:
+    values = {"bundle": "a.zip", "receive": {"folder": "incoming"}, **changes}
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        NodeSettings.model_validate(values, context={"folder": tmp_path})

@@ -20,11 +20,12 @@ pytest.importorskip("python_multipart", reason="the extra `node` is not installe
 pytest.importorskip("pydicom", reason="the extra `node` is not installed")
 
 from casewise.errors import CasewiseError
+from casewise.plugins.node.credentials import Tls
 from casewise.plugins.node.queue.study_queue import Answer, StudyQueue
 from casewise.plugins.node.receive import inbox as inbox_module
 from casewise.plugins.node.receive.inbox import LARGEST, Inbox
 from casewise.plugins.node.receive.web import WebServer, metrics
-from casewise.plugins.node.settings import Tls, WebReceive
+from casewise.plugins.node.settings import WebReceive
 from tests.plugins.node.dicom_objects import DX, SR, certificate, client_context, file_bytes, image
 
 KIND = 'multipart/related; type="application/dicom"; boundary=border'

@@ -16,18 +16,13 @@ from typing import TYPE_CHECKING
 from casewise.cohort.table import natural
 from casewise.errors import CasewiseError, counted, cut, nearest, printable, shortened
 from casewise.plugins.node.headers import InstanceHeader
-from casewise.plugins.node.settings import SelectRule
+from casewise.plugins.node.settings import MODALITIES, SelectRule
 
 if TYPE_CHECKING:
     from casewise.study.schema import Study
 
 # Series that a reason lists.
 MOST_LISTED = 6
-# Modalities of images: PS3.3, C.7.3.1.1.1. Whatever else stands there is not quoted in logs.
-MODALITIES = re.compile(
-    "BI|BMD|CR|CT|DG|DX|EPS|ES|GM|IO|IVOCT|IVUS|LS|MG|MR|NM|OAM|OCT|OPM?|OPT|OPTBSV|OPTENF|OT|PT|PX|RF|RG|RTIMAGE|SEG|SM|"
-    "TG|US|VA|XA|XC"
-)
 
 
 class SelectionError(CasewiseError):

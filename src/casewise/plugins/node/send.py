@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 from casewise.errors import CasewiseError, cut, printable
 from casewise.files import checksum, make_folder, write_atomic
 from casewise.modalities.store.dicom_file import damage, quiet_pydicom
+from casewise.plugins.node.credentials import read_token
 from casewise.plugins.node.queue.records import study_label
-from casewise.plugins.node.settings import NodeSettings, read_token
+from casewise.plugins.node.settings import NodeSettings
 from casewise.web.settings import location_of
 
 if TYPE_CHECKING:

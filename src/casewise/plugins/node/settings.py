@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,20 +15,21 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from casewise.errors import CasewiseError, StudyError, cut, nearest
 from casewise.files import read_regular
+from casewise.plugins.node.credentials import NodePath, Tls, read_token
 from casewise.study.messages import sentences
 from casewise.study.model import StudyModel, refuse
 from casewise.study.yaml_text import mapping
 from casewise.web.settings import WebSettings, is_local
 
-# The largest file of a node, and of a token, that is read, in bytes.
-LARGEST, LARGEST_TOKEN = 1_000_000, 10_000
+# The largest file of a node that is read, in bytes.
+LARGEST = 1_000_000
+# Modalities of images: PS3.3, C.7.3.1.1.1. Whatever else stands there is not quoted in logs.
+MODALITIES = re.compile(
+    "BI|BMD|CR|CT|DG|DX|EPS|ES|GM|IO|IVOCT|IVUS|LS|MG|MR|NM|OAM|OCT|OPM?|OPT|OPTBSV|OPTENF|OT|PT|PX|RF|RG|RTIMAGE|SEG|SM|"
+    "TG|US|VA|XA|XC"
+)
 # How the names of formats begin that are no DICOM objects, which PACS do not take.
 NOT_DICOM = "fhir"
-
-
-def _absolute(path: Path, info: ValidationInfo) -> Path:
-    """A path that starts at the folder of the file."""
-    return Path(os.path.abspath(Path((info.context or {}).get("folder", ".")) / path))
 
 
 def _title(value: str) -> str:
@@ -40,61 +40,8 @@ def _title(value: str) -> str:
     return title
 
 
-NodePath = Annotated[Path, AfterValidator(_absolute)]
 AeTitle = Annotated[str, AfterValidator(_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class Tls(StudyModel):
-    """Encryption of connections; files in PEM format."""
-
-    certificate: NodePath | None = None
-    """The certificate of this node, with those that signed it. A receiver needs it; a sender where the partner asks."""
-    key: NodePath | None = None
-    """The private key of `certificate`, without a password."""
-    ca: NodePath | None = None
-    """The certificates that are trusted. A receiver then accepts only partners that have a certificate signed by one of
-    them. A sender without it trusts those of the system."""
-
-    @model_validator(mode="after")
-    def _both(self) -> Tls:
-        refuse(
-            {"certificate and key belong together: state both, or neither": bool(self.certificate) != bool(self.key)}
-        )
-        return self
-
-    def server(self) -> ssl.SSLContext:
-        """For a receiver.
-
-        Raises:
-            StudyError: a file cannot be used.
-        """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if self.ca:
-            context.verify_mode = ssl.CERT_REQUIRED
-        return self._load(context)
-
-    def client(self) -> ssl.SSLContext:
-        """For a sender; the name of the partner's certificate must be its host.
-
-        Raises:
-            StudyError: a file cannot be used.
-        """
-        return self._load(ssl.create_default_context() if not self.ca else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-
-    def _load(self, context: ssl.SSLContext) -> ssl.SSLContext:
-        for key, path in (("ca", self.ca), ("certificate", self.certificate)):
-            try:
-                if path and key == "ca":
-                    context.load_verify_locations(path)
-                elif path:
-                    context.load_cert_chain(path, self.key, password="")  # no prompt for the password of a key
-            except (OSError, ssl.SSLError) as error:
-                text = error.strerror if isinstance(error, OSError) and error.strerror else error
-                file = f"{path} with its key {self.key}" if key == "certificate" else str(path)
-                problem = f"tls.{key}: {file} cannot be used ({cut(str(text))})."
-                raise StudyError(f"{problem} State files in PEM format, and a key without a password.") from error
-        return context
 
 
 class DicomReceive(StudyModel):
@@ -159,6 +106,8 @@ class WebReceive(StudyModel):
             CasewiseError: a token cannot be read, or is too short.
         """
         secrets = {name: read_token(path, f"receive.web.tokens.{name}") for name, path in self.tokens.items()}
+        if len(set(secrets.values())) < len(secrets):
+            raise StudyError("receive.web.tokens: two clients have the same token. Give each one of its own.")
         settings = NodeWebSettings(
             host=self.host,
             port=self.port,
@@ -235,6 +184,13 @@ class SelectRule(StudyModel):
     """The smallest and largest number of slices or images of a series."""
     slot: str = ""
     """The slot of the model, where it reads several images of a case, such as `frontal`."""
+
+    @field_validator("modality")
+    @classmethod
+    def _modalities(cls, values: list[str]) -> list[str]:
+        wrong = [value for value in values if not MODALITIES.fullmatch(value)]
+        refuse({f"{cut(wrong[:1])} is no modality of DICOM, such as DX, CR, CT or MR": wrong})
+        return values
 
     @field_validator("description")
     @classmethod
@@ -343,6 +299,11 @@ class Retry(StudyModel):
     give_up: float = Field(604_800, gt=0)
     """Seconds since the first failure after which a study is put in quarantine, where a person decides."""
 
+    @model_validator(mode="after")
+    def _increasing(self) -> Retry:
+        refuse({"first: is longer than longest": self.first > self.longest})
+        return self
+
     def wait(self, attempts: int) -> float:
         """Seconds to wait after so many attempts.
 
@@ -365,9 +326,15 @@ class Monitor(StudyModel):
     outcomes_after: int = Field(90, ge=0)
     """The age in days from which on a study is tested by its outcome: when nearly all outcomes are known. Some kinds of
     outcomes are known sooner than others, which would look like a change."""
-    at: str = Field("02:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    at: str = "02:00"
     """The time of day, on the clock of this computer, at which the page is written; if the node does not run then, it
     is written at its next start."""
+
+    @field_validator("at")
+    @classmethod
+    def _time(cls, value: str) -> str:
+        refuse({"write a time such as 02:00 or 23:30": not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value)})
+        return value
 
 
 class NodeSettings(StudyModel):
@@ -456,8 +423,10 @@ class NodeSettings(StudyModel):
                 raise StudyError(f"{key}: {error}") from None
 
     def remarks(self) -> list[str]:
-        """What another computer on the network could read, in sentences."""
+        """What another computer on the network could read, and what is not there yet, in sentences."""
         lines = []
+        if (outcomes := self.monitor.outcomes) and not outcomes.exists():
+            lines.append(f"monitor.outcomes: {outcomes} does not exist yet.")
         for key, each in {"receive.dicom": self.receive.dicom, "receive.web": self.receive.web}.items():
             if each and not each.tls and not is_local(each.host):
                 lines.append(f"{key}: images are received without encryption. State `tls`.")
@@ -486,22 +455,6 @@ def _folder_problem(path: Path) -> str:
         return f"{path} is no folder. State another one."
     usable = os.access(path, os.R_OK | os.W_OK | os.X_OK)
     return "" if usable else f"{path} cannot be read and written. Check its permissions, and who runs the node."
-
-
-def read_token(path: Path, key: str) -> str:
-    """The token in a file, without blanks around it.
-
-    Raises:
-        StudyError: the file cannot be read, or has no token.
-    """
-    try:
-        token = read_regular(path, LARGEST_TOKEN).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        text = error.strerror if isinstance(error, OSError) else "it has characters that no token has"
-        raise StudyError(f"{key}: {path} cannot be read: {text}. Put the token into it, in one line.") from None
-    if not token or any(c.isspace() or not c.isprintable() for c in token):
-        raise StudyError(f"{key}: {path} must have one line, the token.")
-    return token
 
 
 def read_settings(path: Path | str) -> NodeSettings:
