@@ -163,5 +163,6 @@ class _Server(ThreadedAssociationServer):
 
 
 def _log_rejected(event: Any) -> None:
-    caller = cut(printable(str(event.assoc.requestor.ae_title)))
-    log.warning("a connection of %s was rejected", caller)
+    request = event.assoc.requestor.primitive
+    titles = [cut(printable(str(title))) for title in (request.calling_ae_title, request.called_ae_title)]
+    log.warning("a connection of %s, which calls %s, was rejected", *titles)
