@@ -46,7 +46,8 @@ def run(task: dict[str, Any]) -> float:
     settings = {"model.names": ["timm_image"], "env.num_gpus": 0, "env.precision": "32"}
     settings["model.timm_image.checkpoint_name"] = str(checkpoint(Path(task["weights"]), folder / "network"))
     shutil.rmtree(folder / "predictor", ignore_errors=True)
-    start, kind = time.perf_counter(), "regression" if task["numbers"] else "multiclass"
+    kind = "regression" if task["numbers"] else "binary" if train["label"].nunique() == 2 else "multiclass"
+    start = time.perf_counter()
     predictor = MultiModalPredictor("label", problem_type=kind, path=str(folder / "predictor"), verbosity=1)
     predictor.fit(files[0], time_limit=task["seconds"], hyperparameters=settings, seed=0)
     if task["numbers"]:
